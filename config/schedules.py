@@ -1,0 +1,19 @@
+"""The schedules that every installation starts with. They become rows once; operators own them from then on."""
+
+from typing import NamedTuple
+
+
+class DefaultSchedule(NamedTuple):
+    """A cron row that runs one of the kernel's maintenance actions."""
+
+    name: str
+    action: str
+    cron: str
+
+
+DEFAULT_SCHEDULES = (
+    DefaultSchedule("maintenance.prune", "prune", "*/10 * * * *"),
+    DefaultSchedule("maintenance.expire", "expire", "*/10 * * * *"),
+    DefaultSchedule("maintenance.partitions", "partitions", "15 3 * * *"),
+    DefaultSchedule("maintenance.forget_workers", "forget_workers", "30 * * * *"),
+)

@@ -1,0 +1,75 @@
+"""Profile scoring: who is scored, the jobs that score, and the answers that identical jobs share."""
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, String, Text, desc, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Expiry
+from models.lifecycle import Job, Lifecycle, Step, kernel_indexes
+
+DEFAULT_MODEL = "gpt-3.5-turbo"
+
+SCORING = Lifecycle(
+    steps=(Step("scoring.score", ready="pending", running="processing", done="completed"),),
+    retention=timedelta(days=7),
+)
+
+
+class Profile(Base):
+    """Someone or something to be scored; a name alone makes a row. Row level security shows it to its owner."""
+
+    __tablename__ = "profiles"
+    __table_args__ = (Index("idx_profiles_owner_id", "owner_id"), {"schema": "scoring"})
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    owner_id: Mapped[UUID | None]
+    name: Mapped[str] = mapped_column(Text)
+    attributes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ScoringJob(Job):
+    """One evaluation of one profile by a language model."""
+
+    __tablename__ = "scoring_jobs"
+    __lifecycle__: ClassVar[Lifecycle] = SCORING
+    __table_args__ = (
+        Index("idx_scoring_jobs_profile_id", "profile_id"),
+        Index("idx_scoring_jobs_status", "status"),
+        Index("idx_scoring_jobs_created_at", desc("created_at")),
+        Index("idx_scoring_jobs_status_updated", "status", desc("updated_at")),
+        *kernel_indexes("scoring_jobs", limit_column="profile_id"),
+        {"schema": "scoring"},
+    )
+
+    profile_id: Mapped[UUID] = mapped_column(ForeignKey("scoring.profiles.id", ondelete="CASCADE"))
+    status: Mapped[str] = mapped_column(String(20), server_default=text("'pending'"))
+    prompt: Mapped[str] = mapped_column(Text)
+    model_name: Mapped[str] = mapped_column(String(50), server_default=text(f"'{DEFAULT_MODEL}'"))
+    llm_response: Mapped[dict[str, Any] | None]
+    parsed_score: Mapped[dict[str, Any] | None]
+
+
+class ScoringAnswer(Base):
+    """The answer to one exact question, shared by identical jobs for 24 hours.
+
+    ``job_id`` and ``job_version`` name the run that asks or asked: while that run lives and ``answered_at`` is
+    null, identical jobs wait for it instead of calling the model again.
+    """
+
+    __tablename__ = "answers"
+    __table_args__ = (Index("ix_answers_answered_at", "answered_at"), {"schema": "scoring"})
+    __expiry__ = Expiry(column="claimed_at", after=timedelta(hours=25))
+
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    job_id: Mapped[UUID]
+    job_version: Mapped[int] = mapped_column(Integer)
+    model: Mapped[str | None] = mapped_column(Text)
+    llm_response: Mapped[dict[str, Any] | None]
+    parsed_score: Mapped[dict[str, Any] | None]
+    claimed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    answered_at: Mapped[datetime | None]

@@ -1,0 +1,42 @@
+"""Make the proving tables through the same migration helper that every domain's revision uses."""
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.schema import CreateTable
+
+from migrations.lifecycle import JobTable, Step, attach_lifecycle
+from models.lifecycle import Job
+from tests.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob
+
+MODELS: tuple[type[Job], ...] = (PlainJob, KeyedJob, TwoStepJob)
+
+
+def create(connection: Connection) -> None:
+    """Create the proving schema with its three job tables."""
+    connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+    with Operations.context(MigrationContext.configure(connection)):
+        for model in MODELS:
+            _create_table(connection, model)
+            attach_lifecycle(_job_table(model))
+
+
+def _create_table(connection: Connection, model: type[Job]) -> None:
+    table = model.__table__.to_metadata(MetaData())
+    for index in tuple(table.indexes):  # the helper makes the kernel's indexes, conditions and all
+        table.indexes.remove(index)
+    table.c.status.server_default = None
+    connection.execute(CreateTable(table))
+    initial = model.__lifecycle__.initial
+    connection.execute(text(f"ALTER TABLE {table} ALTER status SET DEFAULT '{initial}'"))
+    connection.execute(text(f"ALTER TABLE {table} SET (fillfactor = 50)"))
+
+
+def _job_table(model: type[Job]) -> JobTable:
+    lifecycle = model.__lifecycle__
+    return JobTable(
+        schema=SCHEMA,
+        table=model.__tablename__,
+        steps=[Step(stage=s.stage, ready=s.ready, running=s.running, done=s.done) for s in lifecycle.steps],
+        limit_column="key" if model is KeyedJob else None,
+    )

@@ -1,0 +1,248 @@
+"""The dispatcher: one leads, picks due jobs inside every limit, marks them and publishes them in batches.
+
+Any number run; a session lock in Postgres makes one the leader, and all its statements run on the connection that
+holds the lock. A leader that stalls is disconnected by Postgres itself (``idle_session_timeout``), which frees the
+lock for the next. Publishing is handed in: this room knows no Celery and no Redis.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from workers.runtime.backoff import full_jitter
+from workers.runtime.database import Database, Raw
+from workers.runtime.registry import Registry, Stage
+from workers.runtime.settler import is_database_away
+from workers.runtime.store.dispatch import Picked, Window, pick, unmark, unmark_exactly, wake_due
+from workers.runtime.store.processes import StageCapacity, publish_limits, report_leader, survey, try_to_lead
+from workers.runtime.store.rescue import rescue_expired
+from workers.runtime.store.tables import job_table
+
+log = structlog.get_logger(__name__)
+
+FOLLOW_SECONDS = 0.5
+LEADER_SESSION = "-c idle_session_timeout=3s"
+MOST_PER_PASS = 512
+# A stage with a backlog this long is busy: the leader looks by itself and asks not to be rung for every enqueue.
+BUSY = 64
+RESCUE_SECONDS = 1.0
+SURVEY_SECONDS = 0.25
+ROAD_CHECK_SECONDS = 0.5
+WAKE_SECONDS = 0.1
+REPORT_SECONDS = 1.0
+BUSY_REST_SECONDS = 0.002
+
+
+class Road(Protocol):
+    """The way to the workers: at least once, in no order, and it may lose everything."""
+
+    async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
+        """Hand one batch to the workers; raise if that cannot be done within a few seconds."""
+
+    async def lost_everything(self) -> bool:
+        """Tell whether the road has been emptied since it was last asked; raise if it cannot be reached."""
+
+    async def is_empty(self, queue: str) -> bool:
+        """Tell whether no message of ``queue`` waits to be taken."""
+
+
+class Dispatcher:
+    """One dispatcher process: follows until it can lead, leads until its connection goes."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        road: Road,
+        *,
+        name: str,
+        batch_size: int = 64,
+        poll_seconds: float = 0.2,
+        redispatch_seconds: float = 5.0,
+    ) -> None:
+        self._database = database
+        self.registry = registry
+        self.road = road
+        self._name = name
+        self.batch_size = batch_size
+        self.poll_seconds = poll_seconds
+        self.redispatch = timedelta(seconds=redispatch_seconds)
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish the pass under way, then return from :meth:`run`."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Follow and lead until stopped; outlive any absence of Postgres or Redis."""
+        attempt = 0
+        while not self._stop.is_set():
+            try:
+                await self._follow_then_lead()
+                attempt = 0
+            except Exception as error:
+                if not is_database_away(error):
+                    log.exception("dispatcher_pass_failed")
+                else:
+                    log.warning("dispatcher_lost_database", error=type(error).__name__, attempt=attempt)
+                attempt += 1
+                delay = full_jitter(min(attempt, 2), draw=random.random, base=timedelta(seconds=1))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), 0.2 + delay.total_seconds())
+
+    async def _follow_then_lead(self) -> None:
+        connection = await self._database.listen(settings=LEADER_SESSION)
+        try:
+            while not self._stop.is_set():
+                if await try_to_lead(connection, name=self._name):
+                    log.info("dispatcher_leads", name=self._name)
+                    await self._lead(connection)
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), FOLLOW_SECONDS)
+        finally:
+            with suppress(Exception):
+                await connection.close()
+
+    async def _lead(self, connection: Raw) -> None:
+        await connection.execute("LISTEN gristmill_work")
+        await publish_limits(connection, self.registry.values())
+        leading = _Leading(self, connection)
+        while not self._stop.is_set():
+            await leading.tick()
+
+
+class _Leading:
+    """What a leader remembers between ticks; gone with its leadership, and rebuilt from the rows by the next."""
+
+    def __init__(self, dispatcher: Dispatcher, connection: Raw) -> None:
+        self._d = dispatcher
+        self._connection = connection
+        self._cursors: dict[str, Any] = {}
+        self._capacity: dict[str, StageCapacity] = {}
+        self._listening = True
+        self._road_is_open = True
+        self._due: dict[str, float] = {}
+        self._rung: set[str] | None = None
+
+    def _is_time(self, chore: str, every: float) -> bool:
+        """Tell whether ``chore`` was last done more than ``every`` seconds ago, and count it as done now."""
+        now = time.monotonic()
+        if now < self._due.get(chore, 0.0):
+            return False
+        self._due[chore] = now + every
+        return True
+
+    async def tick(self) -> None:
+        """Dispatch what is due, do the chores whose time has come, then sleep until rung or the next poll."""
+        if self._is_time("survey", SURVEY_SECONDS):
+            self._capacity = await survey(self._connection)
+        picked = await self._dispatch_all() if self._road_is_open else 0
+        if await self._chores():
+            self._rung = None
+        else:
+            await self._rest(picked)
+
+    async def _chores(self) -> bool:
+        """Look after the road, rescue, wake; return whether any job became ready by it."""
+        woken = 0
+        if self._is_time("road", ROAD_CHECK_SECONDS):
+            woken += await self._look_after_road()
+        if self._is_time("rescue", RESCUE_SECONDS):
+            woken += await self._rescue()
+        if self._is_time("wake", WAKE_SECONDS):
+            for model in {stage.model for stage in self._d.registry.values()}:
+                woken += await wake_due(self._connection, model)
+        return woken > 0
+
+    async def _rest(self, picked: int) -> None:
+        """Sleep by how busy the tick was. Rung only when idle: ringing for each of many enqueues would slow them."""
+        busy = picked >= BUSY
+        self._rung = None
+        if busy == self._listening:
+            self._listening = not busy
+            await report_leader(self._connection, listening=self._listening)
+            return  # one more look, for what was enqueued while nobody rang
+        if self._is_time("report", REPORT_SECONDS):
+            await report_leader(self._connection)
+        if busy:
+            await asyncio.sleep(BUSY_REST_SECONDS)
+            return
+        notices = self._connection.notifies(timeout=self._d.poll_seconds, stop_after=1)
+        self._rung = {notice.payload async for notice in notices} or None
+
+    async def _dispatch_all(self) -> int:
+        """Dispatch every stage, or after a bell those whose table rang."""
+        picked = 0
+        for stage in self._d.registry.values():
+            if self._rung is not None and job_table(stage.model).label not in self._rung:
+                continue
+            capacity = self._capacity.get(stage.name)
+            if capacity and not capacity.paused and capacity.slots:
+                picked += await self._dispatch(stage, capacity.slots)
+        return picked
+
+    async def _dispatch(self, stage: Stage, slots: int) -> int:
+        cursor = self._cursors.get(stage.name)
+        done = await pick(self._connection, stage, Window(slots, MOST_PER_PASS), cursor=cursor)
+        if cursor is not None and done.cursor is None and not done.jobs:
+            done = await pick(self._connection, stage, Window(slots, MOST_PER_PASS))
+        self._cursors[stage.name] = done.cursor
+        size = self._batch_of(len(done.jobs))
+        for start in range(0, len(done.jobs), size):
+            await self._publish(stage, done.jobs[start : start + size])
+        return len(done.jobs)
+
+    def _batch_of(self, jobs: int) -> int:
+        """One job per message when idle, full messages under load, and never a single message for several workers."""
+        return max(1, min(self._d.batch_size, jobs // 4))
+
+    async def _publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
+        try:
+            await self._d.road.publish(stage, batch)
+        except Exception as error:  # noqa: BLE001 - whatever the road's library raises: the tickets are taken back
+            self._road_is_open = False
+            log.warning("publish_failed", stage=stage.name, jobs=len(batch), error=type(error).__name__)
+            await unmark_exactly(self._connection, stage.model, [(job.id, job.version) for job in batch])
+
+    async def _look_after_road(self) -> int:
+        """Take back the tickets that the road lost: all of them if it lost its data, else those long unclaimed."""
+        taken_back = 0
+        try:
+            lost = await self._d.road.lost_everything()
+            self._road_is_open = True
+        except Exception as error:  # noqa: BLE001 - as above
+            if self._road_is_open:
+                log.warning("road_closed", error=type(error).__name__)
+            self._road_is_open = False
+            return 0
+        for stage in self._d.registry.values():
+            capacity = self._capacity.get(stage.name)
+            age = timedelta() if lost or (capacity and capacity.paused) else await self._patience(stage)
+            count = await unmark(self._connection, stage, older_than=age)
+            if count:
+                log.warning("dispatched_again", stage=stage.name, jobs=count, road_lost_everything=lost)
+            taken_back += count
+        return taken_back
+
+    async def _patience(self, stage: Stage) -> timedelta:
+        """Wait longer for a job whose message may still lie in the queue: its worker is just busy."""
+        with suppress(Exception):
+            if not await self._d.road.is_empty(stage.queue):
+                return 6 * self._d.redispatch
+        return self._d.redispatch
+
+    async def _rescue(self) -> int:
+        rescued = 0
+        for stage in self._d.registry.values():
+            count = await rescue_expired(self._connection, stage)
+            if count:
+                log.warning("rescued", stage=stage.name, jobs=count)
+            rescued += count
+        return rescued

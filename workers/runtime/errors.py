@@ -1,0 +1,46 @@
+"""The errors that decide a job's fate, and how any exception is read as one. Knows no library but the standard one."""
+
+from datetime import timedelta
+
+from workers.runtime.outcomes import Fail, Retry, Snooze
+
+ERROR_LIMIT = 2_000
+
+
+class Retryable(Exception):
+    """Worth another attempt: a timeout, a lost connection, a server's 5xx."""
+
+
+class Permanent(Exception):
+    """No attempt can succeed: invalid input, refused credentials, refused content."""
+
+
+class RateLimited(Exception):
+    """The provider asks to wait: the job is snoozed for ``delay``, no attempt spent."""
+
+    def __init__(self, reason: str, *, delay: timedelta) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+def describe(error: BaseException) -> str:
+    """Return one bounded line for ``error``: its class unless it is ours, then its message.
+
+    Of a database error only the server's own first line: the rest quotes statements, parameters and whole rows.
+    """
+    diagnosis = getattr(getattr(error, "orig", error), "diag", None)
+    message = " ".join(str(getattr(diagnosis, "message_primary", None) or error).split())
+    if not isinstance(error, (Retryable, Permanent, RateLimited)):
+        message = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return message[:ERROR_LIMIT]
+
+
+def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
+    """Decide what an exception of a handler means: permanent fails, a rate limit snoozes, all else is retried."""
+    match error:
+        case Permanent():
+            return Fail(describe(error))
+        case RateLimited(delay=delay):
+            return Snooze(delay, describe(error))
+        case _:
+            return Retry(describe(error))

@@ -1,0 +1,59 @@
+"""When a schedule is due. Pure: cron text, a time zone, what fired last, and the time now."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+# `all` never fires more than this many missed times at once, however long no beat ran.
+MOST_CAUGHT_UP = 100
+
+
+class ScheduleError(ValueError):
+    """A schedule cannot be understood; the message names the field, the rule and the value."""
+
+
+def check(cron: str, timezone: str) -> None:
+    """Raise ScheduleError unless ``cron`` and ``timezone`` can be understood."""
+    next_time(cron, timezone, after=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def next_time(cron: str, timezone: str, *, after: datetime) -> datetime:
+    """Return the first time of ``cron`` after ``after``, in UTC. A wall-clock time skipped by DST fires when it ends."""
+    return next(_times(cron, timezone, after))
+
+
+def _times(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ScheduleError(f"timezone must be an IANA name such as Europe/Paris, got {timezone!r}") from None
+    try:
+        times = CronSim(cron, after.astimezone(zone))
+    except CronSimError as error:
+        raise ScheduleError(f"cron must have five fields that make sense ({error}), got {cron!r}") from None
+    for time in times:
+        yield time.astimezone(UTC)
+
+
+def due_times(cron: str, timezone: str, *, last: datetime, now: datetime, catch_up: str) -> list[datetime]:
+    """Return the times to fire now, oldest first.
+
+    ``last`` is the newest time already fired, or the schedule's creation. Of several missed times, ``all`` fires
+    each (at most 100), ``one`` the newest, ``skip`` the newest only if it is less than a minute old.
+    """
+    missed: list[datetime] = []
+    for time in _times(cron, timezone, last):
+        if time > now:
+            break
+        missed.append(time)
+        if len(missed) > MOST_CAUGHT_UP:
+            missed.pop(0)
+    match catch_up:
+        case "all":
+            return missed
+        case "one":
+            return missed[-1:]
+        case _:
+            return [time for time in missed[-1:] if (now - time).total_seconds() < 60]

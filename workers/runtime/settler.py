@@ -1,0 +1,157 @@
+"""Group commit: record the outcomes of all runs of this process together, and tell each run what became of its own.
+
+One flush is under way at a time; what finishes meanwhile joins the next, so batches grow with the load and a lone
+outcome waits for nobody.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from models.lifecycle import Job
+from workers.runtime.backoff import full_jitter
+from workers.runtime.database import DISCONNECTED, Database
+from workers.runtime.decisions import Settled
+from workers.runtime.outcomes import Write
+from workers.runtime.store.settle import settle, settled_by
+
+log = structlog.get_logger(__name__)
+
+MOST_PER_FLUSH = 512
+# Under load a short pause lets outcomes gather; a lone one is flushed at once.
+GATHER_SECONDS = 0.003
+DEADLOCK_ATTEMPTS = 5
+
+
+@dataclass(slots=True)
+class Item:
+    """One outcome on its way: ``done`` resolves to whether the fence held, or raises what its own row did wrong."""
+
+    model: type[Job]
+    row: Settled
+    write: Write | None
+    done: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def group(self) -> tuple[type[Job], tuple[str, ...]]:
+        """Rows that one statement can settle together: of one table, setting the same columns."""
+        return self.model, tuple(sorted(self.row.values))
+
+    def resolve(self, accepted: bool) -> None:  # noqa: FBT001 - a plain setter of the future
+        if not self.done.done():
+            self.done.set_result(accepted)
+
+    def reject(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Settler:
+    """The settling half of a worker process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[Item] = []
+        self._arrived = asyncio.Event()
+
+    async def settle(self, model: type[Job], row: Settled, write: Write | None = None) -> bool:
+        """Record ``row`` under its fence, with what ``write`` adds, and return whether the fence held.
+
+        Waits as long as Postgres is away. Raises only what this row or its ``write`` did wrong by itself.
+        """
+        item = Item(model, row, write)
+        self._waiting.append(item)
+        self._arrived.set()
+        return await item.done
+
+    async def run(self) -> None:
+        """Flush for ever; cancelled by the runner once nothing runs any more."""
+        while True:
+            await self._arrived.wait()
+            batch, self._waiting = self._waiting[:MOST_PER_FLUSH], self._waiting[MOST_PER_FLUSH:]
+            if not self._waiting:
+                self._arrived.clear()
+            groups: dict[object, list[Item]] = defaultdict(list)
+            for item in batch:
+                groups[item.group].append(item)
+            for group in groups.values():
+                await self._flush_until_done(group)
+            if len(batch) > 1:
+                await asyncio.sleep(GATHER_SECONDS)
+
+    async def _flush_until_done(self, items: Sequence[Item]) -> None:
+        """Flush ``items``, waiting out a lost database; a row that is wrong by itself fails alone."""
+        attempt = 0
+        while True:
+            try:
+                accepted = await self._flush(items)
+            except Exception as error:  # noqa: BLE001 - sorted below: the database's fault, a deadlock, or a row's own
+                if not is_database_away(error):
+                    await self._flush_apart(items, error)
+                    return
+                attempt += 1
+                log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=type(error).__name__)
+                await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
+                continue
+            if attempt:
+                # A commit whose answer was lost looks like a lost fence: history tells the two apart.
+                accepted |= await self._already_settled([i for i in items if i.row.job_id not in accepted])
+            for item in items:
+                item.resolve(item.row.job_id in accepted)
+            return
+
+    async def _flush(self, items: Sequence[Item]) -> set[object]:
+        """Settle ``items`` in one statement, or in one transaction with their writes; return whose fence held."""
+        rows = [item.row for item in items]
+        if not any(item.write for item in items):
+            async with self._database.kernel() as conn:
+                return set(await settle(conn, items[0].model, rows))
+        async with self._database.kernel_transaction() as (conn, session):
+            accepted = await settle(conn, items[0].model, rows)
+            for item in sorted(items, key=lambda item: item.row.job_id):
+                if item.write and item.row.job_id in accepted:
+                    await item.write(session)
+            return set(accepted)
+
+    async def _flush_apart(self, items: Sequence[Item], error: Exception) -> None:
+        """Settle each item in a transaction of its own: one bad row must not take its neighbours with it."""
+        if len(items) == 1:
+            items[0].reject(error)
+            return
+        log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=type(error).__name__)
+        for item in items:
+            await self._flush_until_done([item])
+
+    async def _already_settled(self, items: Sequence[Item]) -> set[object]:
+        if not items:
+            return set()
+        fences = [(item.row.job_id, item.row.fence) for item in items]
+        try:
+            async with self._database.kernel() as conn:
+                return set(await settled_by(conn, fences, changed_by=self._database.changed_by))
+        except DISCONNECTED:
+            log.warning("settle_could_not_be_verified", jobs=len(items))
+            return set()
+
+
+TRANSIENT = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Tell whether ``error`` is the database's state (gone, restarting, deadlock, lock) and not the statement's fault."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    return isinstance(error, (*DISCONNECTED, *TRANSIENT, OSError, TimeoutError)) or "QueuePool limit" in str(error)

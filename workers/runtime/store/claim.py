@@ -1,0 +1,83 @@
+"""Claim a batch, mark progress, find runs that lost their fence."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+from uuid import UUID
+
+from models.lifecycle import Job
+from workers.runtime.database import Raw
+from workers.runtime.registry import Stage
+from workers.runtime.store.tables import JobTable, job_table
+
+Ticket = tuple[UUID, int]
+
+
+@cache
+def _claim_sql(t: JobTable) -> str:
+    c = t.column
+    # `status || ''` keeps the planner from matching a partial index whose statistics say "empty": the primary key
+    # serves every batch. Only a dispatched job can be claimed, which is what makes concurrency limits hard.
+    return f"""
+        UPDATE {t.name} AS j
+           SET {c["status"]} = %(running)s, {c["version"]} = j.{c["version"]} + 1, {c["lease_owner"]} = %(owner)s,
+               {c["started_at"]} = now(), {c["updated_at"]} = now(), {c["progress"]} = 1,
+               {c["deadline_at"]} = now() + make_interval(secs => coalesce(j.{c["timeout_seconds"]}, %(timeout)s)),
+               {c["change_action"]} = 'claim', {c["change_reason"]} = NULL
+          FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
+         WHERE j.{c["id"]} = u.id AND j.{c["version"]} = u.version AND j.{c["status"]} || '' = %(ready)s
+           AND j.{c["dispatched_at"]} IS NOT NULL
+        RETURNING j.*"""
+
+
+async def claim(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+    """Move these dispatched jobs from ready to running under ``owner``; return those that were still to be had.
+
+    A duplicate, stale, cancelled or paused ticket claims nothing. Each job comes back with the version that is its
+    run's fence.
+    """
+    t = job_table(stage.model)
+    cursor = await conn.execute(
+        _claim_sql(t),
+        {
+            "running": stage.step.running,
+            "ready": stage.step.ready,
+            "owner": owner,
+            "timeout": stage.timeout / timedelta(seconds=1),
+            "ids": [id for id, _ in tickets],
+            "versions": [version for _, version in tickets],
+        },
+    )
+    columns = [column.name for column in cursor.description or ()]
+    return [t.job(columns, row) for row in await cursor.fetchall()]
+
+
+@cache
+def _lost_sql(t: JobTable) -> str:
+    c = t.column
+    return f"""
+        SELECT u.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
+          LEFT JOIN {t.name} AS j ON j.{c["id"]} = u.id AND j.{c["version"]} = u.version
+         WHERE j.{c["id"]} IS NULL"""
+
+
+async def lost_fences(conn: Raw, model: type[Job], runs: Sequence[Ticket]) -> set[UUID]:
+    """Return the jobs among ``runs`` whose version has moved on: their runs have nothing left to settle."""
+    cursor = await conn.execute(
+        _lost_sql(job_table(model)), {"ids": [id for id, _ in runs], "versions": [version for _, version in runs]}
+    )
+    return {row[0] for row in await cursor.fetchall()}
+
+
+@cache
+def _progress_sql(t: JobTable) -> str:
+    c = t.column
+    return f"""
+        UPDATE {t.name} SET {c["progress"]} = %(progress)s, {c["updated_at"]} = now()
+         WHERE {c["id"]} = %(id)s AND {c["version"]} = %(version)s"""
+
+
+async def set_progress(conn: Raw, model: type[Job], run: Ticket, progress: int) -> None:
+    """Store ``progress`` (1–99) under the run's fence; a stale run changes nothing."""
+    id_, version = run
+    await conn.execute(_progress_sql(job_table(model)), {"progress": progress, "id": id_, "version": version})

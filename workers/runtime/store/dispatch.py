@@ -1,0 +1,211 @@
+"""Pick due jobs and mark them dispatched; take marks back; wake jobs whose time has come.
+
+Run by the leading dispatcher on the connection that holds its lock, so that whoever lost the lock cannot mark.
+Conditions name states literally: only so can the planner prove that the partial indexes apply.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from models.lifecycle import Job
+from workers.runtime.database import Raw
+from workers.runtime.registry import Stage
+from workers.runtime.store.tables import JobTable, job_table
+
+# Keys looked at in one pass over a stage with a limit; the cursor carries on from there in the next.
+KEYS_PER_PASS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """One job that now holds a ticket: the id and version that its message carries, and when it became a job."""
+
+    id: UUID
+    version: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many jobs of a stage may be out: ``slots`` of live workers, and at most ``at_most`` in this pass."""
+
+    slots: int
+    at_most: int
+
+    @property
+    def floor(self) -> int:
+        """Kept waiting in Redis even when every slot is taken, so that a freed one finds work at once."""
+        return max(1, self.slots // 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass picked, and where the next one starts among the keys (None: at the first)."""
+
+    jobs: list[Picked]
+    cursor: Any
+
+
+def _conditions(t: JobTable, stage: Stage, alias: str = "j") -> str:
+    c = t.column
+    return (
+        f"{alias}.{c['status']} = '{stage.step.ready}' AND {alias}.{c['dispatched_at']} IS NULL "
+        f"AND {alias}.{c['due_at']} IS NULL"
+    )
+
+
+def _room(t: JobTable, stage: Stage) -> str:
+    """Return the CTE that counts what is out and says how many more may follow: twice the free slots."""
+    c = t.column
+    return f"""
+        room AS MATERIALIZED (
+          SELECT least(%(at_most)s, greatest(2 * (%(slots)s - running), %(floor)s) - waiting)::bigint AS n
+            FROM (SELECT count(*) FILTER (WHERE {c["status"]} = '{stage.step.ready}') AS waiting,
+                         count(*) FILTER (WHERE {c["status"]} = '{stage.step.running}') AS running
+                    FROM {t.name}
+                   WHERE {c["dispatched_at"]} IS NOT NULL AND {c["completed_at"]} IS NULL
+                     AND {c["status"]} IN ('{stage.step.ready}', '{stage.step.running}')) AS out)"""
+
+
+def _mark(t: JobTable, stage: Stage) -> str:
+    """Return the CTEs that lock what was picked, skipping rows held by others, and mark it."""
+    c = t.column
+    return f"""
+        held AS (
+          SELECT j.{c["id"]} AS id FROM {t.name} AS j WHERE j.{c["id"]} IN (SELECT id FROM picked)
+             AND {_conditions(t, stage)} FOR UPDATE SKIP LOCKED),
+        marked AS (
+          UPDATE {t.name} AS j SET {c["dispatched_at"]} = clock_timestamp() FROM held WHERE j.{c["id"]} = held.id
+          RETURNING j.{c["id"]} AS id, j.{c["version"]} AS version, j.{c["created_at"]} AS created_at,
+                    j.{c["priority"]} AS priority)"""
+
+
+@cache
+def _pick_sql(t: JobTable, stage: Stage) -> str:
+    c = t.column
+    return f"""
+        WITH {_room(t, stage)},
+        picked AS (
+          SELECT j.{c["id"]} AS id FROM {t.name} AS j WHERE {_conditions(t, stage)}
+           ORDER BY j.{c["priority"]}, j.{c["created_at"]}, j.{c["id"]}
+           LIMIT (SELECT greatest(n, 0) FROM room)),
+        {_mark(t, stage)}
+        SELECT id, version, created_at FROM marked ORDER BY priority, created_at, id"""
+
+
+@cache
+def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
+    assert stage.limit is not None
+    c, key = t.column, t.column[stage.limit.column]
+    ready = _conditions(t, stage)
+    start = "" if from_first else f"AND j.{key} > %(cursor)s"
+    # A loose index scan steps from key to key, so that a key with a million jobs costs as much as one with a single
+    # job; the lateral part takes of each key only what its limit leaves. Turns before priorities: every key's first
+    # job goes before any key's second.
+    return f"""
+        WITH RECURSIVE {_room(t, stage)},
+        flight AS MATERIALIZED (
+          SELECT j.{key} AS key, count(*) AS n FROM {t.name} AS j
+           WHERE j.{c["dispatched_at"]} IS NOT NULL AND j.{c["completed_at"]} IS NULL
+             AND j.{c["status"]} IN ('{stage.step.ready}', '{stage.step.running}') GROUP BY 1),
+        keys (key, nth) AS (
+          (SELECT j.{key}, 1 FROM {t.name} AS j WHERE {ready} {start} ORDER BY j.{key} LIMIT 1)
+          UNION ALL
+          SELECT (SELECT j.{key} FROM {t.name} AS j WHERE {ready} AND j.{key} > keys.key ORDER BY j.{key} LIMIT 1),
+                 nth + 1
+            FROM keys WHERE keys.key IS NOT NULL AND nth < {KEYS_PER_PASS}),
+        picked AS (
+          SELECT turns.id, turn FROM keys LEFT JOIN flight ON flight.key = keys.key
+           CROSS JOIN LATERAL (
+             SELECT j.{c["id"]} AS id, j.{c["priority"]} AS priority, j.{c["created_at"]} AS created_at,
+                    row_number() OVER (ORDER BY j.{c["priority"]}, j.{c["created_at"]}, j.{c["id"]}) AS turn
+               FROM {t.name} AS j WHERE {ready} AND j.{key} = keys.key
+              ORDER BY j.{c["priority"]}, j.{c["created_at"]}, j.{c["id"]}
+              LIMIT greatest(0, least(%(limit)s - coalesce(flight.n, 0), %(at_most)s))) AS turns
+           WHERE keys.key IS NOT NULL
+           ORDER BY turn, priority, created_at, id LIMIT (SELECT greatest(n, 0) FROM room)),
+        {_mark(t, stage)}
+        SELECT marked.id, version, created_at, walk.last, walk.n
+          FROM (SELECT max(key::text) AS last, count(key) AS n FROM keys) AS walk
+          LEFT JOIN (marked JOIN picked ON picked.id = marked.id) ON true
+         ORDER BY turn, priority, created_at, marked.id"""
+
+
+async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None) -> Pass:
+    """Mark due jobs of ``stage`` as dispatched, inside the window and every limit, and return them in order.
+
+    Without a limit: by priority, then age. With one: one job per key in turn, then priority, then age, looking at
+    up to :data:`KEYS_PER_PASS` keys after ``cursor``.
+    """
+    t = job_table(stage.model)
+    values = {"slots": window.slots, "floor": window.floor, "at_most": window.at_most}
+    if stage.limit is None:
+        rows = await (await conn.execute(_pick_sql(t, stage), values)).fetchall()
+        return Pass([Picked(*row) for row in rows], None)
+    sql = _pick_fairly_sql(t, stage, from_first=cursor is None)
+    rows = await (await conn.execute(sql, {**values, "limit": stage.limit.at_most, "cursor": cursor})).fetchall()
+    last, keys = rows[0][3:]
+    jobs = [Picked(*row[:3]) for row in rows if row[0] is not None]
+    return Pass(jobs, last if keys >= KEYS_PER_PASS else None)
+
+
+@cache
+def _unmark_sql(t: JobTable) -> str:
+    c = t.column
+    ready = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready))
+    return f"""
+        UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
+         WHERE j.{c["id"]} IN (
+           SELECT i.{c["id"]} FROM {t.name} AS i
+            WHERE i.{c["status"]} IN ({ready}) AND i.{c["dispatched_at"]} <= now() - %(older_than)s
+              AND i.{c["completed_at"]} IS NULL AND i.{c["status"]} = ANY (%(states)s) LIMIT 10000 FOR UPDATE SKIP LOCKED)
+        RETURNING j.{c["id"]}"""
+
+
+async def unmark(conn: Raw, stage: Stage, *, older_than: timedelta) -> int:
+    """Take back the tickets of jobs that were dispatched this long ago and never claimed; return how many.
+
+    A message that still travels claims nothing without its ticket, so a limit cannot be overrun by late deliveries.
+    """
+    cursor = await conn.execute(
+        _unmark_sql(job_table(stage.model)), {"older_than": older_than, "states": [stage.step.ready]}
+    )
+    return len(await cursor.fetchall())
+
+
+@cache
+def _unmark_exactly_sql(t: JobTable) -> str:
+    c = t.column
+    return f"""
+        UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
+          FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
+         WHERE j.{c["id"]} = u.id AND j.{c["version"]} = u.version"""
+
+
+async def unmark_exactly(conn: Raw, model: type[Job], tickets: Sequence[tuple[UUID, int]]) -> None:
+    """Take back these tickets: their batch was not published, or a draining worker hands it back unclaimed."""
+    await conn.execute(
+        _unmark_exactly_sql(job_table(model)),
+        {"ids": [id for id, _ in tickets], "versions": [version for _, version in tickets]},
+    )
+
+
+@cache
+def _wake_sql(t: JobTable) -> str:
+    c = t.column
+    ready = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready))
+    return f"""
+        UPDATE {t.name} AS j SET {c["due_at"]} = NULL
+         WHERE j.{c["id"]} IN (
+           SELECT i.{c["id"]} FROM {t.name} AS i WHERE i.{c["status"]} IN ({ready}) AND i.{c["due_at"]} <= now()
+            ORDER BY i.{c["due_at"]} LIMIT 1000 FOR UPDATE SKIP LOCKED)
+        RETURNING j.{c["id"]}"""
+
+
+async def wake_due(conn: Raw, model: type[Job]) -> int:
+    """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000)."""
+    return len(await (await conn.execute(_wake_sql(job_table(model)))).fetchall())

@@ -1,0 +1,76 @@
+"""What an operator does to jobs: cancel and retry; and to stages: pause and resume."""
+
+from collections.abc import Sequence
+from functools import cache
+from uuid import UUID
+
+from models.lifecycle import Job
+from workers.runtime.database import Raw
+from workers.runtime.store.tables import JobTable, job_table
+
+
+@cache
+def _cancel_sql(t: JobTable) -> str:
+    c = t.column
+    live = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready | t.lifecycle.running))
+    return f"""
+        UPDATE {t.name} AS j
+           SET {c["status"]} = '{t.lifecycle.cancelled}', {c["version"]} = j.{c["version"]} + 1,
+               {c["completed_at"]} = now(), {c["updated_at"]} = now(), {c["due_at"]} = NULL,
+               {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL,
+               {c["change_action"]} = 'cancel', {c["change_reason"]} = %(reason)s
+         WHERE j.{c["id"]} = ANY (%(ids)s) AND j.{c["status"]} IN ({live})
+        RETURNING j.{c["id"]}"""
+
+
+async def cancel(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str) -> set[UUID]:
+    """Cancel these jobs, ready or running; return those that were. A terminal job stays as it is.
+
+    A running one is fenced off by this very statement: its run can settle nothing any more, and its worker is told
+    to stop it.
+    """
+    cursor = await conn.execute(_cancel_sql(job_table(model)), {"ids": list(ids), "reason": reason})
+    return {row[0] for row in await cursor.fetchall()}
+
+
+@cache
+def _retry_sql(t: JobTable) -> str:
+    c, steps = t.column, t.lifecycle.steps
+    # A job failed in the step it was running: that is where it goes on.
+    ready = " ".join(f"WHEN '{step.running}' THEN '{step.ready}'" for step in steps)
+    return f"""
+        UPDATE {t.name} AS j
+           SET {c["status"]} = CASE (SELECT old_state FROM runtime.transitions AS h
+                                      WHERE h.job_id = j.{c["id"]} AND h.version_to = j.{c["version"]} LIMIT 1)
+                               {ready} ELSE '{steps[0].ready}' END,
+               {c["version"]} = j.{c["version"]} + 1, {c["retry_count"]} = j.{c["retry_count"]} + 1,
+               {c["completed_at"]} = NULL, {c["started_at"]} = NULL, {c["lease_owner"]} = NULL,
+               {c["due_at"]} = NULL, {c["progress"]} = 0, {c["updated_at"]} = now(),
+               {c["change_action"]} = 'retry', {c["change_reason"]} = %(reason)s
+         WHERE j.{c["id"]} = ANY (%(ids)s) AND j.{c["status"]} = '{t.lifecycle.failed}'
+           AND j.{c["retry_count"]} < j.{c["max_retries"]}
+        RETURNING j.{c["id"]}"""
+
+
+async def retry(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str) -> set[UUID]:
+    """Send these failed jobs back to ready, one attempt spent; return those that had one left."""
+    cursor = await conn.execute(_retry_sql(job_table(model)), {"ids": list(ids), "reason": reason})
+    return {row[0] for row in await cursor.fetchall()}
+
+
+async def pause(conn: Raw, stage: str, *, by: str) -> bool:
+    """Dispatch nothing more of ``stage``; return whether it is known. What was dispatched is taken back by the leader."""
+    cursor = await conn.execute(
+        "UPDATE runtime.stages SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, %(by)s) "
+        "WHERE name = %(stage)s",
+        {"stage": stage, "by": by},
+    )
+    return cursor.rowcount == 1
+
+
+async def resume(conn: Raw, stage: str) -> bool:
+    """Dispatch ``stage`` again; return whether it is known."""
+    cursor = await conn.execute(
+        "UPDATE runtime.stages SET paused_at = NULL, paused_by = NULL WHERE name = %(stage)s", {"stage": stage}
+    )
+    return cursor.rowcount == 1

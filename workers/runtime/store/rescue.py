@@ -1,0 +1,72 @@
+"""Free jobs whose worker fell silent or whose deadline passed."""
+
+from datetime import timedelta
+from functools import cache
+
+from models.lifecycle import Job
+from workers.runtime.database import Raw
+from workers.runtime.registry import Stage
+from workers.runtime.store.tables import JobTable, job_table
+
+# A live worker enforces its jobs' deadlines itself; the rescue of a passed deadline is for one that cannot.
+DEADLINE_MARGIN = timedelta(seconds=10)
+
+
+@cache
+def _rescue_sql(t: JobTable, stage: Stage) -> str:
+    c = t.column
+    # The first rescue runs again at once; a job that takes its worker down each time waits longer every time.
+    return f"""
+        WITH lost AS (
+          SELECT j.{c["id"]} AS id, w.id IS NULL AS orphaned FROM {t.name} AS j
+            LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
+                  AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)
+           WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
+             AND j.{c["completed_at"]} IS NULL
+             AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL) OR j.{c["deadline_at"]} < now() - %(margin)s)
+           LIMIT 1000 FOR UPDATE OF j SKIP LOCKED)
+        UPDATE {t.name} AS j
+           SET {c["status"]} = CASE WHEN spent THEN '{t.lifecycle.failed}' ELSE '{stage.step.ready}' END,
+               {c["version"]} = j.{c["version"]} + 1,
+               {c["retry_count"]} = least(j.{c["retry_count"]} + 1, j.{c["max_retries"]}),
+               {c["completed_at"]} = CASE WHEN spent THEN now() END,
+               {c["started_at"]} = CASE WHEN spent THEN j.{c["started_at"]} END,
+               {c["lease_owner"]} = CASE WHEN spent THEN j.{c["lease_owner"]} END,
+               {c["due_at"]} = CASE WHEN NOT spent AND j.{c["retry_count"]} > 0
+                                    THEN now() + make_interval(secs => least(300, 2 ^ j.{c["retry_count"]})) END,
+               {c["progress"]} = CASE WHEN spent THEN j.{c["progress"]} ELSE 0 END,
+               {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["updated_at"]} = now(),
+               {c["error_message"]} = reason, {c["change_action"]} = 'rescue', {c["change_reason"]} = reason
+          FROM (SELECT lost.id, k.{c["retry_count"]} >= k.{c["max_retries"]} AS spent,
+                       CASE WHEN orphaned THEN 'worker fell silent' ELSE 'deadline passed' END AS reason
+                  FROM lost JOIN {t.name} AS k ON k.{c["id"]} = lost.id) AS l
+         WHERE j.{c["id"]} = l.id
+        RETURNING j.{c["id"]}"""
+
+
+async def rescue_expired(conn: Raw, stage: Stage) -> int:
+    """Send back to ready, or fail where no attempt is left, the runs that nobody can finish; return how many (≤ 1,000).
+
+    Only an expired lease or a passed deadline counts, never the mere age of a run. Each rescue costs one attempt.
+    """
+    sql = _rescue_sql(job_table(stage.model), stage)
+    return len(await (await conn.execute(sql, {"margin": DEADLINE_MARGIN})).fetchall())
+
+
+@cache
+def _prune_sql(t: JobTable) -> str:
+    c = t.column
+    terminal = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.terminal))
+    return f"""
+        DELETE FROM {t.name} AS j WHERE j.{c["id"]} IN (
+          SELECT i.{c["id"]} FROM {t.name} AS i
+           WHERE i.{c["completed_at"]} < now() - %(retention)s AND i.{c["status"]} IN ({terminal})
+           ORDER BY i.{c["completed_at"]} LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+        RETURNING j.{c["id"]}"""
+
+
+async def prune(conn: Raw, model: type[Job], *, batch: int = 1_000) -> int:
+    """Delete one batch of terminal jobs that are older than their table's retention; return how many."""
+    t = job_table(model)
+    cursor = await conn.execute(_prune_sql(t), {"retention": t.lifecycle.retention, "batch": batch})
+    return len(await cursor.fetchall())

@@ -1,0 +1,110 @@
+"""A worker process's signs of life and its ear for bad news: heartbeat, lost fences, drain, goodbye."""
+
+import asyncio
+import random
+from collections import defaultdict
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from models.lifecycle import Job
+from workers.runtime.backoff import full_jitter
+from workers.runtime.database import Database
+from workers.runtime.settler import is_database_away
+from workers.runtime.store.claim import Ticket, lost_fences
+from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
+
+if TYPE_CHECKING:
+    from workers.runtime.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+# Behind the bell: every running job's fence is looked up this often, in one statement per table.
+FENCE_CHECK_SECONDS = 1.0
+
+
+class Watch:
+    """Keeps one worker's lease and stops its runs whose fence is gone."""
+
+    def __init__(self, database: Database, worker: WorkerRow, *, heartbeat_seconds: float) -> None:
+        self._database = database
+        self._worker = worker
+        self._heartbeat_seconds = heartbeat_seconds
+
+    async def first_heartbeat(self, runner: "Runner") -> None:
+        """Write the worker's row before its first claim; wait as long as Postgres is away."""
+        attempt = 0
+        while True:
+            try:
+                await self._beat(runner)
+            except Exception as error:
+                if not is_database_away(error):
+                    raise
+                attempt += 1
+                log.warning("start_waits_for_database", attempt=attempt, error=type(error).__name__)
+                await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
+            else:
+                return
+
+    async def _beat(self, runner: "Runner") -> None:
+        async with self._database.kernel() as conn:
+            now = await beat_heart(conn, self._worker, running=len(runner.running))
+        runner.clock_offset = now - datetime.now(UTC)
+
+    async def keep_lease(self, runner: "Runner") -> None:
+        """Beat for ever; a beat that fails is repeated soon, for the lease runs on."""
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            try:
+                await self._beat(runner)
+            except Exception as error:  # noqa: BLE001 - the heart must go on beating
+                log.warning("heartbeat_failed", error=type(error).__name__)
+                await asyncio.sleep(random.random())  # noqa: S311 - jitter, not a secret
+
+    async def heed_fences(self, runner: "Runner") -> None:
+        """Stop runs whose job was moved by someone else: told by Postgres at once, and looked up every second."""
+        while True:
+            try:
+                await self._listen(runner)
+            except Exception as error:  # noqa: BLE001 - deaf for a moment; the next lookup catches up
+                log.warning("fence_watch_interrupted", error=type(error).__name__)
+                await asyncio.sleep(0.5 + random.random())  # noqa: S311
+
+    async def _listen(self, runner: "Runner") -> None:
+        connection = await self._database.listen()
+        try:
+            await connection.execute("LISTEN gristmill_fence")
+            while True:
+                async for notice in connection.notifies(timeout=FENCE_CHECK_SECONDS):
+                    owner, _, job_id = notice.payload.partition(" ")
+                    if owner == str(self._worker.id):
+                        runner.stop_run(UUID(job_id), "fence")
+                await self._check(runner)
+        finally:
+            with suppress(Exception):
+                await connection.close()
+
+    async def _check(self, runner: "Runner") -> None:
+        runs: dict[type[Job], list[Ticket]] = defaultdict(list)
+        for running in runner.running.values():
+            runs[running.stage.model].append((running.job.id, running.job.version))
+        for model, tickets in runs.items():
+            async with self._database.kernel() as conn:
+                lost = await lost_fences(conn, model, tickets)
+            for job_id in lost:
+                runner.stop_run(job_id, "fence")
+
+    async def announce_drain(self, runner: "Runner") -> None:
+        """Tell the dispatcher to count on this worker no more."""
+        with suppress(Exception):  # the worker stops either way
+            async with asyncio.timeout(1), self._database.kernel() as conn:
+                await mark_draining(conn, runner.worker_id)
+
+    async def say_goodbye(self, runner: "Runner") -> None:
+        """Remove the worker's row; it holds no claim any more."""
+        with suppress(Exception):  # a row left behind is forgotten by maintenance
+            async with asyncio.timeout(1), self._database.kernel() as conn:
+                await remove_worker(conn, runner.worker_id)

@@ -1,0 +1,138 @@
+"""Celery beat on rows: a scheduler whose entries are ``runtime.schedules``.
+
+Any number of beats may run. A tick is a row keyed by schedule and time; who inserts it fires it, in the same
+transaction as the job it enqueues, so a tick fires once and a job is never enqueued without its tick.
+"""
+
+import random
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from celery import Celery
+from celery.apps.beat import Beat
+from celery.beat import Scheduler
+from sqlalchemy import Engine, create_engine, func, make_url, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from config.celery import SYSTEM_QUEUE
+from config.schedules import DefaultSchedule
+from models.runtime import Schedule, Tick
+from workers.runtime.database import KEEPALIVE
+from workers.runtime.enqueue import EnqueueError, enqueue
+from workers.runtime.registry import Registry, UnknownStageError
+from workers.runtime.schedules import ScheduleError, due_times
+from workers.transport.app import create_app
+from workers.transport.names import process_name
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 1
+
+
+def add_defaults(session: Session, defaults: Iterable[DefaultSchedule]) -> None:
+    """Write the schedules that are not there yet; what operators changed or paused stays."""
+    for schedule in defaults:
+        row = insert(Schedule).values(name=schedule.name, action=schedule.action, cron=schedule.cron)
+        session.execute(row.on_conflict_do_nothing(index_elements=[Schedule.name]))
+
+
+def fire_due(session: Session, *, fired_by: str) -> list[str]:
+    """Fire every due tick that no other beat has fired, and return the maintenance actions to publish.
+
+    Jobs are enqueued in this transaction. A row that cannot be understood is logged and passed over.
+    """
+    now = session.scalar(select(func.now()))
+    assert now is not None
+    to_publish: list[str] = []
+    for schedule in session.scalars(select(Schedule).where(Schedule.enabled)):
+        last = schedule.last_scheduled_for or schedule.created_at
+        try:
+            due = due_times(schedule.cron, schedule.timezone, last=last, now=now, catch_up=schedule.catch_up)
+        except ScheduleError as error:
+            log.warning("schedule_refused", schedule=schedule.name, error=str(error))
+            continue
+        for scheduled_for in due:
+            row = insert(Tick).values(schedule=schedule.name, scheduled_for=scheduled_for, fired_by=fired_by)
+            won = session.execute(row.on_conflict_do_nothing().returning(Tick.schedule)).first()
+            if won:
+                to_publish += _fire(session, schedule, scheduled_for)
+        if due:
+            session.execute(
+                update(Schedule)
+                .where(Schedule.name == schedule.name)
+                .values(last_scheduled_for=func.greatest(Schedule.last_scheduled_for, due[-1]))
+            )
+    return to_publish
+
+
+def _fire(session: Session, schedule: Schedule, scheduled_for: Any) -> list[str]:
+    """Enqueue the schedule's job, or name its action for publishing after the commit."""
+    if schedule.action is not None:
+        return [schedule.action]
+    assert schedule.stage is not None
+    key = f"schedule:{schedule.name}:{scheduled_for.isoformat()}"
+    try:
+        with session.begin_nested():
+            job = enqueue(session, schedule.stage, schedule.payload, idempotency_key=key)
+    except (EnqueueError, UnknownStageError) as error:
+        log.warning("schedule_refused", schedule=schedule.name, error=str(error))
+        return []
+    session.execute(
+        update(Tick).where(Tick.schedule == schedule.name, Tick.scheduled_for == scheduled_for).values(job_id=job.id)
+    )
+    log.info("schedule_fired", schedule=schedule.name, job_id=str(job.id))
+    return []
+
+
+class RowScheduler(Scheduler):
+    """Beat's scheduler. Its in-memory schedule stays empty; each tick reads the rows."""
+
+    engine: Engine
+    process: str
+
+    def setup_schedule(self) -> None:
+        """Nothing to load: rows are read at each tick."""
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Fire what is due and return the seconds to the next look; an absent Postgres or Redis is waited out."""
+        try:
+            with Session(self.engine) as session, session.begin():
+                published = fire_due(session, fired_by=self.process)
+            for action in published:
+                # Lost on the road, it is done at its next time: every action repeats its condition.
+                self.app.send_task("gristmill.maintain", args=[action], queue=SYSTEM_QUEUE, retry=False)
+        except Exception as error:  # noqa: BLE001 - beat goes on whatever is away
+            log.warning("beat_tick_failed", error=type(error).__name__)
+            time.sleep(random.random())  # noqa: S311 - jitter
+        return TICK_SECONDS
+
+
+def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults: Iterable[DefaultSchedule]) -> int:
+    """Run one beat until SIGTERM; return its exit code. Waits for Postgres at its start."""
+    app: Celery = create_app(redis_url, registry)
+    name = process_name("beat")
+    url = make_url(database_url).set(drivername="postgresql+psycopg")
+    options = f"-c gristmill.changed_by=beat:{name} -c lock_timeout=5s"
+    engine = create_engine(url, pool_pre_ping=True, pool_size=1, connect_args={"options": options, **KEEPALIVE})
+    _write_defaults(engine, defaults)
+    # Beat takes a class and makes it itself: what it needs travels as class attributes.
+    scheduler: Any = type("GristmillScheduler", (RowScheduler,), {"engine": engine, "process": name})
+    log.info("beat_ready", name=name)
+    Beat(app=app, scheduler=scheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()
+    return 0
+
+
+def _write_defaults(engine: Engine, defaults: Iterable[DefaultSchedule]) -> None:
+    defaults = tuple(defaults)
+    while True:
+        try:
+            with Session(engine) as session, session.begin():
+                add_defaults(session, defaults)
+        except Exception as error:  # noqa: BLE001 - not there yet, or not migrated yet
+            log.warning("beat_waits_for_database", error=type(error).__name__)
+            time.sleep(1 + random.random())  # noqa: S311
+        else:
+            return

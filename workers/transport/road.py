@@ -1,0 +1,70 @@
+"""The road to the workers: Celery messages through Redis, and a sentinel key that tells when Redis lost its data."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu import Connection, Producer
+from redis.asyncio import Redis
+
+from workers.runtime.registry import Stage
+from workers.runtime.store.dispatch import Picked
+from workers.transport.events import EventStream
+
+log = structlog.get_logger(__name__)
+
+SENTINEL = "gristmill:sentinel"
+ANSWER_SECONDS = 3.0
+
+
+class CeleryRoad:
+    """Publishes batches; implements :class:`workers.runtime.dispatcher.Road`."""
+
+    def __init__(self, app: Celery, redis_url: str, events: EventStream) -> None:
+        self._app = app
+        self._redis: Redis = Redis.from_url(
+            redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
+        )
+        self._events = events
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+
+    async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
+        """Publish one message with ``[[id, version], …]``; raise on any trouble, after dropping the connection."""
+        await asyncio.to_thread(self._publish, stage, [[str(job.id), job.version] for job in batch])
+        for job in batch:
+            self._events.sent(stage, job)
+
+    def _publish(self, stage: Stage, batch: list[list[Any]]) -> None:
+        try:
+            if self._producer is None:
+                self._connection = self._app.connection_for_write()
+                self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
+            self._app.send_task(
+                stage.name, args=[batch], queue=stage.queue, producer=self._producer, retry=False, ignore_result=True
+            )
+        except Exception:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            with suppress(Exception):  # closing what is broken
+                connection.release()
+
+    async def lost_everything(self) -> bool:
+        """Set the sentinel if it is gone, and tell whether it was: only a Redis that lost its data has none."""
+        return bool(await self._redis.set(SENTINEL, "1", nx=True))
+
+    async def is_empty(self, queue: str) -> bool:
+        """Tell whether no message of ``queue`` waits to be taken."""
+        return not await self._redis.llen(queue)
+
+    async def close(self) -> None:
+        """Close both connections."""
+        self._drop()
+        await self._redis.aclose()
