@@ -16,3 +16,6 @@ class NoModel:
         self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
     ) -> Answer[T]:
         raise AssertionError(f"no proving stage may ask a model, got {len(messages)} messages for {into} of {model!r}")
+
+    async def aclose(self) -> None:
+        """Nothing to release."""

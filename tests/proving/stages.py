@@ -30,6 +30,7 @@ class Act(BaseModel):
 
 async def perform(job: ProvingJob, ctx: Context) -> Outcome:
     """Do ``job.act`` after ``job.seconds``."""
+    entered = time.time()
     if job.seconds and job.act != "block":
         await asyncio.sleep(job.seconds)
     match job.act:
@@ -37,6 +38,8 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:
             return Complete()
         case "result":
             return Complete(values={"result": {"attempt": ctx.run.attempt}})
+        case "stamp":
+            return Complete(values={"result": {"handler_started": entered}})
         case "write":
             return Complete(values={"result": {"wrote": True}}, write=_effect(job, ctx))
         case "bad_write":

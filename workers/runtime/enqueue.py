@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
-from workers.runtime.registry import Stage, registry
+from workers.runtime.registry import Stage, discover, registry
 from workers.runtime.store.tables import JobTable, job_table
 
 ROWS_PER_STATEMENT = 5_000
@@ -77,7 +77,8 @@ def enqueue_many(
 
 
 def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]]) -> list[Enqueued]:
-    stage = registry[stage_name]
+    # A service that only enqueues has imported no handler yet: the stages are found on the first miss.
+    stage = registry[stage_name] if stage_name in registry else discover()[stage_name]
     rows = [_validated(stage, job, position) for position, job in enumerate(jobs)]
     done: list[Enqueued] = []
     for start in range(0, len(rows), ROWS_PER_STATEMENT):

@@ -41,3 +41,6 @@ class LanguageModel(Protocol):
         self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
     ) -> Answer[T]:
         """Ask once and return the answer as ``into``; raise Retryable, RateLimited or Permanent."""
+
+    async def aclose(self) -> None:
+        """Release its connections; nothing is asked afterwards."""

@@ -21,7 +21,11 @@ Handler = Callable[[J, Context], Awaitable[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a lifecycle with the handler that performs it."""
+    """One step of a lifecycle with the handler that performs it.
+
+    ``settable`` are the attributes that ``Complete(values=…)`` may set: the model's own, none of the lifecycle's or
+    the payload's.
+    """
 
     name: str
     model: type[Job]
@@ -30,17 +34,12 @@ class Stage:
     payload: type[BaseModel]
     limit: Limit | None
     timeout: timedelta
+    settable: frozenset[str]
 
     @property
     def queue(self) -> str:
         """The Celery queue that carries this stage: its first word."""
         return self.name.partition(".")[0]
-
-    @property
-    def settable(self) -> frozenset[str]:
-        """The attributes that ``Complete(values=…)`` may set: the model's own, none of the lifecycle's or the payload's."""
-        own = {attribute.key for attribute in inspect(self.model).column_attrs}
-        return frozenset(own - set(JOB_ATTRIBUTES) - set(self.payload.model_fields))
 
 
 class UnknownStageError(LookupError):
@@ -94,7 +93,9 @@ def stage(
     """
 
     def register(handler: Handler[J]) -> Handler[J]:
-        into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout))
+        own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
+        settable = own - JOB_ATTRIBUTES - payload.model_fields.keys()
+        into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout, settable))
         return handler
 
     return register

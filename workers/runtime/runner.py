@@ -208,7 +208,7 @@ class Runner:
         """Return ``outcome`` if it is one; a handler that returns anything else is wrong every time."""
         match outcome:
             case Complete(values=values):
-                foreign = set(values) - set(stage.settable)
+                foreign = values.keys() - stage.settable
                 if foreign:
                     return Fail(f"handler of {stage.name!r} set {sorted(foreign)}, which are not its columns to set")
                 return outcome

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -62,6 +63,7 @@ class WorkerRuntime:
         self._id = uuid.uuid4()
         self._database = Database(options.database_url, changed_by=f"worker:{self._id}", pool_size=options.pool_size)
         self._events = EventStream(app, self.name)
+        self._llm = llm
         self._loop = LoopThread("jobs")
         self._runner = Runner(
             self._database, registry, worker_id=self._id, slots=options.slots, llm=llm, events=self._events
@@ -149,7 +151,9 @@ class WorkerRuntime:
         assert self._drained is not None
         self._drained.wait(self._options.grace_seconds + 4)
         self._events.stop()
-        self._loop.submit(self._database.close()).result(timeout=2)
+        for closing in (self._llm.aclose(), self._database.close()):
+            with suppress(Exception):  # the process ends either way
+                self._loop.submit(closing).result(timeout=2)
         self._loop.stop()
         log.info("worker_stopped", name=self.name)
 

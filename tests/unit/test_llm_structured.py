@@ -1,0 +1,136 @@
+"""Asking for structured answers, and finding them in what came back."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from workers.llm.structured import InvalidAnswerError, Rung, instructed, reask, response_format, schema_of, validated
+from workers.runtime.ports import Message
+
+
+class Part(BaseModel):
+    title: str = Field(description="a property that has a keyword's name")
+    score: float = Field(ge=0, le=100)
+
+
+class Whole(BaseModel):
+    parts: list[Part]
+    best: Part = Field(description="beside a reference")
+    flags: list[str] = Field(default_factory=list)
+
+
+GOOD = json.dumps({"title": "a", "score": 5})
+
+
+def objects_in(schema: Any) -> list[dict[str, Any]]:
+    if isinstance(schema, list):
+        return [found for item in schema for found in objects_in(item)]
+    if not isinstance(schema, dict):
+        return []
+    inner = [found for value in schema.values() for found in objects_in(value)]
+    return [schema, *inner] if schema.get("type") == "object" else inner
+
+
+def test_schema_is_strict_at_every_level():
+    """Strict readers demand every property required, no others allowed, and nothing beside a reference."""
+    schema = schema_of(Whole)
+
+    assert len(objects_in(schema)) == 2
+    for node in objects_in(schema):
+        assert node["required"] == list(node["properties"])
+        assert node["additionalProperties"] is False
+    assert schema["properties"]["best"] == {"$ref": "#/$defs/Part"}
+    assert "title" in schema["$defs"]["Part"]["properties"]
+    assert "default" not in json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"  \n{GOOD}\n",
+        f"```json\n{GOOD}\n```",
+        f"Sure!\n```\n{GOOD}\n```\nHope it helps {{really}}.",
+        f'<think>maybe {{"title": "no", "score": 1}}</think>{GOOD}',
+        f'so {{"title": "no", "score": 1}} or not </think>\n{GOOD}',
+        f"The answer {{as asked}} is {GOOD}, and that is it.",
+        f'{{"draft": true}} {GOOD}',
+        json.dumps({"title": "a", "score": "5"}),
+    ],
+)
+def test_answer_is_found_in_its_wrapping(text):
+    """Fences, reasoning and prose around a valid answer do not cost another call."""
+    assert validated(text, Part) == Part(title="a", score=5)
+
+
+def test_markup_inside_a_string_is_left_alone():
+    """A whole JSON text is read as it is, whatever its strings quote."""
+    text = json.dumps({"title": "uses </think> and ```code``` {braces}", "score": 5})
+
+    assert validated(text, Part).title == "uses </think> and ```code``` {braces}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no JSON object"),
+        ("quite good", "no JSON object"),
+        ('<think>{"title": "draft", "score": 1}', "no JSON object"),
+        ('{"title": "a"', "no JSON object"),
+        ('{"title": "a", "score": 101}', "score: Input should be less than or equal to 100"),
+        ('{"title": "a", "score": NaN}', "score: Input should be a valid number"),
+        ("{" * 5_000, "no JSON object"),
+    ],
+)
+def test_invalid_answer_says_what_is_wrong(text, said):
+    """The message can be quoted to the model."""
+    with pytest.raises(InvalidAnswerError, match=said):
+        validated(text, Part)
+
+
+def test_truncation_is_named_and_a_complete_document_is_not_truncated():
+    """A grammar guarantees a valid prefix only; a document that is complete counts whatever the finish reason."""
+    assert validated(GOOD, Part, truncated=True).score == 5
+    with pytest.raises(InvalidAnswerError, match="cut off"):
+        validated(GOOD[:-1], Part, truncated=True)
+
+
+def test_error_is_bounded_and_does_not_echo_the_input():
+    """Many mistakes are quoted in part."""
+    parts = [{"title": "secret words", "score": 999}] * 40
+
+    with pytest.raises(InvalidAnswerError, match="and 36 more") as caught:
+        validated(json.dumps({"parts": parts}), Whole)
+
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_schema_is_told_below_the_first_rung():
+    """JSON mode needs the word JSON in the messages; the first rung sends the schema itself."""
+    messages: list[Message] = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "This."}]
+
+    assert instructed(messages, Rung.SCHEMA, Part) == messages
+    told = instructed(messages, Rung.JSON, Part)
+    assert [message["role"] for message in told] == ["system", "user"]
+    assert "JSON" in told[0]["content"]
+    assert instructed(messages[1:], Rung.PROMPT, Part)[0]["role"] == "system"
+
+
+def test_each_rung_has_its_format():
+    """Schema, JSON mode, nothing."""
+    assert [(response_format(rung, Part) or {}).get("type") for rung in Rung] == ["json_schema", "json_object", None]
+
+
+def test_reask_alternates_turns_and_quotes_the_error():
+    """Chat templates refuse two user turns in a row, and reasoning is not sent back."""
+    question: list[Message] = [{"role": "user", "content": "Judge."}]
+
+    again = reask(question, "<think>hm</think>bad", InvalidAnswerError("score: missing"), Part)
+
+    assert [message["role"] for message in again] == ["user", "assistant", "user"]
+    assert again[1]["content"] == "bad"
+    assert "score: missing" in again[2]["content"]
+    assert '"score"' in again[2]["content"]

@@ -1,0 +1,152 @@
+"""Any OpenAI-compatible server behind the LanguageModel protocol: OpenAI, OpenRouter, LM Studio, llama.cpp, vLLM."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from time import perf_counter
+from typing import Any, TypeVar
+
+import httpx2
+import openai
+from pydantic import BaseModel
+
+from workers.llm import names, structured
+from workers.llm.errors import classify, names_response_format
+from workers.llm.model_list import ModelList
+from workers.llm.pool import ManyPools
+from workers.llm.structured import InvalidAnswerError, Rung, validated
+from workers.llm.wire import Completion, read
+from workers.runtime.errors import Retryable
+from workers.runtime.ports import Answer, Message
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class CompatibleModel:
+    """A provider that speaks OpenAI's chat completions.
+
+    Its own retries are off (the kernel retries) and every wait is bounded. The strongest form of structured answer
+    that the server accepts is found at the first call and remembered per model. Lives on one event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        model: str | None,
+        connect_timeout: float,
+        timeout: float,
+        max_connections: int,
+    ) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._default = model
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._max_connections = max_connections
+        self._server = names.public_url(base_url)
+        self._rungs: dict[str, Rung] = {}
+
+    async def resolve(self, model: str) -> str:
+        """Return ``<server>|<model>`` for the model that will be asked; raise Permanent if the server has none such.
+
+        A server that lists no models is taken to serve any.
+        """
+        asked = self._asked(model)
+        if names.is_openai(self._base_url):
+            names.require_openai(asked)
+        elif known := await self._models.known():
+            names.require_served(asked, known, server=self._server)
+        return f"{self._server}|{asked}"
+
+    async def parse(
+        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+    ) -> Answer[T]:
+        """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
+
+        ``parameters`` are members of the request's body. Tokens are those of both calls. Two invalid answers are
+        Retryable: a model's output is random.
+        """
+        started = perf_counter()
+        asked = self._asked(model)
+        first = await self._complete(messages, into=into, model=asked, parameters=parameters or {})
+        calls = [first]
+        try:
+            value = _value(first, into)
+        except InvalidAnswerError as error:
+            again = structured.reask(messages, first.text, error, into)
+            calls.append(await self._complete(again, into=into, model=asked, parameters=parameters or {}))
+            try:
+                value = _value(calls[-1], into)
+            except InvalidAnswerError as second_error:
+                raise Retryable(f"model {asked!r} gave two invalid answers: {second_error}") from None
+        return Answer(
+            value=value,
+            raw=calls[-1].raw,
+            model=calls[-1].model or asked,
+            prompt_tokens=_total(call.prompt_tokens for call in calls),
+            completion_tokens=_total(call.completion_tokens for call in calls),
+            seconds=perf_counter() - started,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections, if any were opened."""
+        if "_client" in self.__dict__:
+            await self._client.close()
+
+    @cached_property
+    def _client(self) -> openai.AsyncOpenAI:
+        # Made at first use: connections belong to the event loop that opens them, and to the process after a fork.
+        timeout = httpx2.Timeout(self._timeout, connect=self._connect_timeout)
+        transport = ManyPools(self._base_url, max_connections=self._max_connections)
+        return openai.AsyncOpenAI(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=httpx2.AsyncClient(transport=transport, timeout=timeout),
+        )
+
+    @cached_property
+    def _models(self) -> ModelList:
+        return ModelList(self._client, timeout=self._timeout)
+
+    def _asked(self, model: str) -> str:
+        return self._default if self._default and model == names.TABLE_DEFAULT else model
+
+    async def _complete(
+        self, messages: Sequence[Message], *, into: type[BaseModel], model: str, parameters: Mapping[str, Any]
+    ) -> Completion:
+        """Make one call in the strongest form that the server is not known to refuse."""
+        while True:
+            rung = self._rungs.get(model, Rung.SCHEMA)
+            body = {**parameters, "model": model, "messages": structured.instructed(messages, rung, into)}
+            if form := structured.response_format(rung, into):
+                body["response_format"] = form
+            try:
+                return read(await self._post(body))
+            except openai.APIStatusError as error:
+                if rung is Rung.PROMPT or not names_response_format(error):
+                    raise classify(error) from error
+                # Of calls that ran at the same time, only those that asked by this rung may leave it.
+                self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
+            except (openai.OpenAIError, TimeoutError) as error:
+                raise classify(error) from error
+
+    async def _post(self, body: Mapping[str, Any]) -> str:
+        # The body is posted as it is: building it through the client's typed parameters costs 1.3 ms of CPU a call,
+        # and its typed result turns what compatible servers really send into attribute errors.
+        async with asyncio.timeout(self._timeout):  # the client's own read timeout starts anew with every byte
+            response = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+        return response.text
+
+
+def _value(completion: Completion, into: type[T]) -> T:
+    return validated(completion.text, into, truncated=completion.finish_reason == "length")
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of what is known, or None where nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

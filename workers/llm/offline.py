@@ -1,0 +1,135 @@
+"""The evaluator that answers when no provider is configured: rules, not intelligence, and it says so everywhere.
+
+It counts features of a profile against the words of each criterion (``features.py``), so its scores tell a full
+profile from an empty one, deterministically and without a network. They are no judgement of quality.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from workers.llm import features
+from workers.runtime.errors import Permanent
+from workers.runtime.ports import Answer, Message
+
+T = TypeVar("T", bound=BaseModel)
+
+MODEL = "offline-rubric-v1"
+NOTE = "rule-based, not an AI judgement"
+SUPPORTED = frozenset({"overall", "criteria", "flags"})
+
+THIN_WORDS = 30
+REPETITIVE = 0.4
+QUOTES, QUOTE_WIDTH = 3, 160
+MISSING_NAMED = 5
+FORBIDDEN_COST = 15.0
+
+
+class OfflineEvaluator:
+    """A deterministic rubric evaluator behind the LanguageModel protocol.
+
+    It reads the JSON of the sections ``<criteria>`` (a list of name, weight, description) and ``<profile>`` (name,
+    attributes) of the messages, and answers schemas with overall, criteria and flags. Any model name is accepted:
+    the answer's own is ``offline-rubric-v1``.
+    """
+
+    async def resolve(self, model: str) -> str:  # noqa: ARG002 - the protocol's signature
+        """Return the evaluator's own name, whatever model the job names."""
+        return MODEL
+
+    async def parse(
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,  # noqa: ARG002 - the protocol's signature
+        parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - rules take none
+    ) -> Answer[T]:
+        """Return the evaluation as ``into``; raise Permanent for a question that is no rubric and a profile."""
+        started = perf_counter()
+        if not into.model_fields.keys() >= SUPPORTED:
+            raise Permanent(f"{MODEL} answers schemas with overall, criteria and flags only, got {into.__name__}")
+        criteria, profile = _section("criteria", messages), _section("profile", messages)
+        evaluation = await asyncio.to_thread(evaluate, criteria, profile)  # some milliseconds for a long profile
+        try:
+            value = into.model_validate(evaluation)
+        except ValidationError as error:
+            raise Permanent(f"{MODEL} cannot answer {into.__name__}: {error.errors()[0]['msg']}") from None
+        return Answer(
+            value=value,
+            raw={"model": MODEL, "note": NOTE, "evaluation": evaluation},
+            model=MODEL,
+            prompt_tokens=0,
+            completion_tokens=0,
+            seconds=perf_counter() - started,
+        )
+
+    async def aclose(self) -> None:
+        """Hold nothing, close nothing."""
+
+
+def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Score ``profile`` by each criterion; the same input always gives the same result.
+
+    A criterion's key terms are the words of its description, of its name where it has none.
+    """
+    read = features.passages(profile.get("attributes") or {})
+    forbidden = features.forbidden_terms(read)
+    scored = [_score(criterion, read, forbidden) for criterion in criteria]
+    weights = [float(criterion.get("weight", 1)) for criterion in criteria]
+    overall = sum(weight * score["score"] for weight, score in zip(weights, scored, strict=True)) / (sum(weights) or 1)
+    return {"overall": round(overall, 1), "criteria": scored, "flags": _flags(read, forbidden)}
+
+
+def _score(
+    criterion: Mapping[str, Any], profile: Sequence[features.Passage], forbidden: Sequence[str]
+) -> dict[str, Any]:
+    key_terms = features.terms_of(criterion.get("description", "")) or features.terms_of(criterion["name"])
+    measured = features.measure(key_terms, profile)
+    return {
+        "name": criterion["name"],
+        "score": max(0.0, measured.score - FORBIDDEN_COST * len(forbidden)),
+        "evidence": features.snippets(key_terms, profile, at_most=QUOTES, width=QUOTE_WIDTH),
+        "reasoning": _rationale(measured, forbidden, terms=len(key_terms)),
+    }
+
+
+def _rationale(measured: features.Features, forbidden: Sequence[str], *, terms: int) -> str:
+    """Name the features behind a score."""
+    parts = [
+        f"coverage {measured.coverage:.2f} ({len(measured.found)} of {terms} key terms)",
+        f"specificity {measured.specificity:.2f}",
+        f"structure {measured.structure:.2f}",
+        f"length {measured.length:.2f}",
+        f"repetition {measured.repetition:.2f}",
+    ]
+    if measured.missing:
+        parts.append(f"not mentioned: {', '.join(measured.missing[:MISSING_NAMED])}")
+    if forbidden:
+        parts.append(f"forbidden: {', '.join(forbidden)}")
+    return f"{NOTE}: {'; '.join(parts)}"
+
+
+def _flags(profile: Sequence[features.Passage], forbidden: Sequence[str]) -> list[str]:
+    if not profile:
+        return ["no evidence"]
+    words = [word for passage in profile for word in passage.words]
+    flags = [f"forbidden term: {term}" for term in forbidden]
+    if len(words) < THIN_WORDS:
+        flags.append("little evidence")
+    if features.repetition(words) > REPETITIVE:
+        flags.append("repetitive text")
+    return flags
+
+
+def _section(name: str, messages: Sequence[Message]) -> Any:
+    """Return the JSON of the last section of that name; raise Permanent where there is none."""
+    for message in reversed(messages):
+        if found := re.search(rf"<{name}>\n(.*?)\n</{name}>", message["content"], re.DOTALL):
+            return json.loads(found[1])
+    raise Permanent(f"{MODEL} answers questions with the sections criteria and profile only; {name} is missing")

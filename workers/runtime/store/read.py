@@ -1,0 +1,151 @@
+"""What people ask of jobs and stages: lists, one job, its history, counts. Reads only; never in a dispatcher's tick."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import class_row, scalar_row
+
+from workers.runtime.database import Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """One row of ``runtime.jobs``: any job of any table, with why it waits."""
+
+    id: UUID
+    stage: str
+    status: str
+    version: int
+    priority: int
+    progress: int
+    retry_count: int
+    max_retries: int
+    due_at: datetime | None
+    idempotency_key: str | None
+    wait_reason: str | None
+    age: timedelta
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    lease_owner: UUID | None
+    error_message: str | None
+    table_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionView:
+    """One row of ``runtime.transitions``."""
+
+    job_id: UUID
+    stage: str
+    old_state: str | None
+    new_state: str
+    version_from: int | None
+    version_to: int
+    changed_by: str | None
+    change_reason: str | None
+    change_action: str | None
+    created_at: datetime
+    context: dict[str, Any] | None
+    ip_address: Any
+    user_agent: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageView:
+    """One stage: what waits, runs and failed, the oldest wait, what was done in the last minute, who may run it."""
+
+    stage: str
+    ready: int
+    running: int
+    failed: int
+    oldest_wait: timedelta | None
+    done_last_minute: int
+    slots: int
+    limit_at_most: int | None
+    paused_at: datetime | None
+    paused_by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs: every part that is set must hold. ``error`` is a substring of the error message."""
+
+    stage: str | None = None
+    status: str | None = None
+    older_than: timedelta | None = None
+    error: str | None = None
+    ids: Sequence[UUID] | None = None
+
+
+async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
+    """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before."""
+    cursor = conn.cursor(row_factory=class_row(JobView))
+    await cursor.execute(
+        """SELECT * FROM runtime.jobs
+            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+              AND (%(older)s::interval IS NULL OR age > %(older)s)
+              AND (%(error)s::text IS NULL OR strpos(lower(error_message), lower(%(error)s)) > 0)
+              AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s)) AND (%(after)s::uuid IS NULL OR id < %(after)s)
+            ORDER BY id DESC LIMIT %(limit)s""",
+        {
+            "stage": wanted.stage,
+            "status": wanted.status,
+            "older": wanted.older_than,
+            "error": wanted.error,
+            "ids": None if wanted.ids is None else list(wanted.ids),
+            "after": after,
+            "limit": limit,
+        },
+    )
+    return await cursor.fetchall()
+
+
+async def get_job(conn: Raw, job_id: UUID) -> JobView | None:
+    """Return one job, or None if no table has it (any more)."""
+    found = await list_jobs(conn, JobFilter(ids=[job_id]), limit=1)
+    return found[0] if found else None
+
+
+async def history(conn: Raw, job_id: UUID) -> list[TransitionView]:
+    """Return a job's transitions in order; they outlive the job itself."""
+    cursor = conn.cursor(row_factory=class_row(TransitionView))
+    await cursor.execute(
+        """SELECT job_id, stage, old_state, new_state, version_from, version_to, changed_by, change_reason,
+                  change_action, created_at, context, ip_address, user_agent
+             FROM runtime.transitions WHERE job_id = %(id)s ORDER BY version_to""",
+        {"id": job_id},
+    )
+    return await cursor.fetchall()
+
+
+async def list_stages(conn: Raw) -> list[StageView]:
+    """Return every stage with its counts. Counts whole tables: for people, not for loops."""
+    cursor = conn.cursor(row_factory=class_row(StageView))
+    await cursor.execute(
+        """SELECT s.name AS stage, count(j.id) FILTER (WHERE j.status = s.ready) AS ready,
+                  count(j.id) FILTER (WHERE j.status = s.running) AS running,
+                  count(j.id) FILTER (WHERE j.error_message IS NOT NULL AND j.completed_at IS NOT NULL) AS failed,
+                  max(j.age) FILTER (WHERE j.status = s.ready AND (j.due_at IS NULL OR j.due_at <= now())) AS oldest_wait,
+                  (SELECT count(*) FROM runtime.transitions AS t WHERE t.created_at > now() - interval '1 minute'
+                      AND t.stage = s.name AND t.new_state = s.done) AS done_last_minute,
+                  (SELECT coalesce(sum(w.slots), 0) FROM runtime.workers AS w
+                    WHERE split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
+                      AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)) AS slots,
+                  s.limit_at_most, s.paused_at, s.paused_by
+             FROM runtime.stages AS s LEFT JOIN runtime.jobs AS j ON j.stage = s.name
+            GROUP BY s.name, s.ready, s.running, s.done, s.limit_at_most, s.paused_at, s.paused_by ORDER BY s.name"""
+    )
+    return await cursor.fetchall()
+
+
+async def dispatcher_seen(conn: Raw) -> timedelta | None:
+    """Return how long ago the leading dispatcher last showed itself; None if none ever did."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute("SELECT now() - seen_at FROM runtime.dispatcher WHERE leader IS NOT NULL")
+    seen: timedelta | None = await cursor.fetchone()
+    return seen

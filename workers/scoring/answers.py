@@ -1,0 +1,125 @@
+"""Answers that identical jobs share: one question, one call, one result for a day.
+
+A row of ``scoring.answers`` is a flight while it has no answer: it belongs to the run that put it there, for as long
+as that very run is processing. A run that failed, was snoozed, rescued or cancelled has moved its job's version on,
+so its flight is over without anyone cleaning up.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Interval, cast, exists, func, null, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.scoring import SCORING, ScoringAnswer, ScoringJob
+from workers.runtime.context import Run
+
+REUSED_FOR = timedelta(hours=24)
+LEAST_WAIT, MOST_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)
+
+# The first of the two keys of our advisory locks: "SCOR". One-key locks are a space of their own.
+_LOCK_SPACE = 0x53434F52
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """Nobody has asked: this run asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The question was answered within a day, by the job named."""
+
+    job_id: UUID
+    llm_response: dict[str, Any]
+    parsed_score: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """The run of another job is asking; look again after ``delay``."""
+
+    job_id: UUID
+    delay: timedelta
+
+
+async def take(session: AsyncSession, fingerprint: bytes, *, run: Run) -> Ours | Answered | InFlight:
+    """Take the question for ``run`` unless it is answered or being asked; of any number who try, one gets it.
+
+    The lock comes in a statement of its own: what the next ones see is then not older than whoever held it before.
+    It ends with the session's transaction.
+    """
+    await session.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, _lock_key(fingerprint))))
+    found = await _found(session, fingerprint)
+    if found is not None:
+        return found
+    claim = {
+        "job_id": run.job_id,
+        "job_version": run.version,
+        "model": None,
+        "llm_response": null(),
+        "parsed_score": null(),
+        "claimed_at": func.now(),
+        "answered_at": None,
+    }
+    taken = insert(ScoringAnswer).values(fingerprint=fingerprint, **claim)
+    await session.execute(taken.on_conflict_do_update(index_elements=[ScoringAnswer.fingerprint], set_=claim))
+    return Ours()
+
+
+async def record(
+    session: AsyncSession,
+    fingerprint: bytes,
+    *,
+    run: Run,
+    model: str,
+    llm_response: dict[str, Any],
+    parsed_score: dict[str, Any],
+) -> None:
+    """Keep the answer for identical jobs, if ``run`` still holds the question; to be written with its settle."""
+    await session.execute(
+        update(ScoringAnswer)
+        .where(
+            ScoringAnswer.fingerprint == fingerprint,
+            ScoringAnswer.job_id == run.job_id,
+            ScoringAnswer.job_version == run.version,
+            ScoringAnswer.answered_at.is_(None),
+        )
+        .values(model=model, llm_response=llm_response, parsed_score=parsed_score, answered_at=func.now())
+    )
+
+
+def wait_for(elapsed: timedelta) -> timedelta:
+    """Return how long to wait for a flight that began ``elapsed`` ago: as long again, within 0.5 to 5 s."""
+    return min(max(elapsed, LEAST_WAIT), MOST_WAIT)
+
+
+async def _found(session: AsyncSession, fingerprint: bytes) -> Answered | InFlight | None:
+    """Return what stands in the way of asking: an answer not too old, or a run that is still processing."""
+    holder_runs = exists().where(
+        ScoringJob.id == ScoringAnswer.job_id,
+        ScoringJob.version == ScoringAnswer.job_version,
+        ScoringJob.status == SCORING.step("scoring.score").running,
+    )
+    found = select(
+        ScoringAnswer.job_id,
+        ScoringAnswer.llm_response,
+        ScoringAnswer.parsed_score,
+        ScoringAnswer.answered_at,
+        (ScoringAnswer.answered_at > func.now() - cast(REUSED_FOR, Interval)).label("fresh"),
+        (func.now() - ScoringAnswer.claimed_at).label("elapsed"),
+        holder_runs.label("holder_runs"),
+    ).where(ScoringAnswer.fingerprint == fingerprint)
+    row = (await session.execute(found)).one_or_none()
+    if row is not None and row.fresh:
+        return Answered(row.job_id, row.llm_response, row.parsed_score)
+    if row is not None and row.answered_at is None and row.holder_runs:
+        return InFlight(row.job_id, wait_for(row.elapsed))
+    return None
+
+
+def _lock_key(fingerprint: bytes) -> int:
+    return int.from_bytes(fingerprint[:4], signed=True)

@@ -1,0 +1,133 @@
+"""What a profile is judged by: criteria with weights, written in and read from a prompt. Pure.
+
+A prompt is free text, optionally followed by its criteria::
+
+    Judge how well this package serves a newcomer.
+
+    Criteria:
+    - documentation (35): a long description, usage examples, a link to the documentation
+    - clarity (25): says what it does and for whom,
+      in plain words
+
+The heading is a line ``Criteria:`` directly followed by a line that begins with ``- ``. Each such line is
+``- name (weight): description``; weights are all given or all left out (then equal), descriptions may go on in
+indented lines, and a blank line ends the list. A prompt without a list is judged by ``DEFAULT_CRITERIA``.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAX_CRITERIA = 20
+MAX_NAME = 80
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 1_000.0
+
+_HEADING = re.compile(r"^[ \t]*criteria:[ \t]*\r?\n(?=- )", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(r"- *(?P<name>[^():\s][^():]*?) *(?:\((?P<weight>[^()]*)\))? *(?:: *(?P<description>.*))?")
+
+
+class RubricError(ValueError):
+    """A prompt's criteria cannot be read; the message names the line and the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One thing a profile is judged by. Only the ratio of weights matters."""
+
+    name: str
+    weight: float
+    description: str
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != " ".join(self.name.split()) or re.search("[():]", self.name):
+            raise RubricError(f"criterion name must be one line without brackets or colons, got {self.name[:80]!r}")
+        if len(self.name) > MAX_NAME:
+            raise RubricError(f"criterion name must have at most {MAX_NAME} characters, got {self.name[:40]!r}…")
+        if not LEAST_WEIGHT <= self.weight <= MOST_WEIGHT:
+            raise RubricError(f"weight of {self.name!r} must be from 0.01 to 1000, got {self.weight:g}")
+
+
+class Prompt(NamedTuple):
+    """A prompt taken apart: the task in free text, and the criteria."""
+
+    task: str
+    criteria: tuple[Criterion, ...]
+
+
+DEFAULT_CRITERIA = (
+    Criterion("relevance", 40, "the profile has what the task asks for"),
+    Criterion("evidence", 35, "claims are backed by facts, numbers, links, named references or results"),
+    Criterion("clarity", 25, "a summary or description says plainly what or who this is and for whom"),
+)
+
+PACKAGE_CRITERIA = (
+    Criterion(
+        "documentation",
+        35,
+        "documentation link, long description, installation instructions, usage examples, API reference",
+    ),
+    Criterion("clarity", 25, "a summary says what it does and for whom; the description lists features and use cases"),
+    Criterion("maintenance", 25, "a recent release, stable status, supported Python versions, issue tracker, tests"),
+    Criterion("openness", 15, "an open source license, public repository, homepage, named author, how to contribute"),
+)
+
+
+def split(prompt: str) -> Prompt:
+    """Take a prompt apart; raise RubricError naming the line that breaks the grammar."""
+    heading = _HEADING.search(prompt)
+    if heading is None:
+        return Prompt(prompt.strip(), DEFAULT_CRITERIA)
+    listed, _, after = re.sub(r"\r\n?", "\n", prompt[heading.end() :]).partition("\n\n")
+    task = "\n\n".join(part for part in (prompt[: heading.start()].strip(), after.strip()) if part)
+    return Prompt(task, _weighted([_read(line) for line in _joined(listed.splitlines())]))
+
+
+def parse(prompt: str) -> tuple[Criterion, ...]:
+    """Return the criteria of a prompt, the default ones where it lists none; raise RubricError as ``split`` does."""
+    return split(prompt).criteria
+
+
+def render(criteria: Sequence[Criterion], *, task: str = "") -> str:
+    """Return the prompt that ``split`` reads as this task and these criteria."""
+    lines = [f"- {one.name} ({one.weight!r}): {' '.join(one.description.split())}" for one in criteria]
+    return "\n".join([*([task.strip(), ""] if task.strip() else []), "Criteria:", *lines])
+
+
+def _joined(lines: Iterable[str]) -> list[str]:
+    """Put indented lines behind the line they continue."""
+    joined: list[str] = []
+    for line in lines:
+        if joined and line[:1] in " \t":
+            joined[-1] += f" {line.strip()}"
+        elif line.strip():
+            joined.append(line.rstrip())
+    return joined
+
+
+def _read(line: str) -> tuple[str, float | None, str]:
+    read = _LINE.fullmatch(line)
+    if read is None:
+        raise RubricError(f"a criterion is written '- name (weight): description', got {line[:80]!r}")
+    weight = read["weight"]
+    if weight is not None and not re.fullmatch(r" *\d{1,4}(\.\d*)? *%? *", weight):
+        raise RubricError(f"weight must be a number like 30, got {weight[:20]!r} in {line[:80]!r}")
+    return read["name"], None if weight is None else float(weight.rstrip(" %")), (read["description"] or "").strip()
+
+
+def _weighted(read: Sequence[tuple[str, float | None, str]]) -> tuple[Criterion, ...]:
+    if len(read) > MAX_CRITERIA:
+        raise RubricError(f"a rubric has at most {MAX_CRITERIA} criteria, got {len(read)}")
+    weights = [weight for _, weight, _ in read]
+    if None in weights and any(weights):
+        raise RubricError("weights must be given for all criteria or for none")
+    criteria = tuple(Criterion(name, 1.0 if weight is None else weight, about) for name, weight, about in read)
+    names = [criterion.name.casefold() for criterion in criteria]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RubricError(f"criterion {twice!r} is listed twice")
+    return criteria
+
+
+PACKAGE_PROMPT = render(
+    PACKAGE_CRITERIA, task="Judge how well this software package presents itself to someone who may depend on it."
+)
