@@ -17,6 +17,7 @@ import structlog
 
 from workers.runtime.backoff import full_jitter
 from workers.runtime.database import Database, Raw
+from workers.runtime.errors import describe
 from workers.runtime.registry import Registry, Stage
 from workers.runtime.settler import is_database_away
 from workers.runtime.store.dispatch import Picked, Window, pick, unmark, unmark_exactly, wake_due
@@ -90,7 +91,7 @@ class Dispatcher:
                 if not is_database_away(error):
                     log.exception("dispatcher_pass_failed")
                 else:
-                    log.warning("dispatcher_lost_database", error=type(error).__name__, attempt=attempt)
+                    log.warning("dispatcher_lost_database", error=describe(error), attempt=attempt)
                 attempt += 1
                 delay = full_jitter(min(attempt, 2), draw=random.random, base=timedelta(seconds=1))
                 with suppress(TimeoutError):
@@ -126,6 +127,7 @@ class _Leading:
         self._connection = connection
         self._cursors: dict[str, Any] = {}
         self._capacity: dict[str, StageCapacity] = {}
+        self._since = time.monotonic()
         self._listening = True
         self._road_is_open = True
         self._due: dict[str, float] = {}
@@ -208,7 +210,7 @@ class _Leading:
             await self._d.road.publish(stage, batch)
         except Exception as error:  # noqa: BLE001 - whatever the road's library raises: the tickets are taken back
             self._road_is_open = False
-            log.warning("publish_failed", stage=stage.name, jobs=len(batch), error=type(error).__name__)
+            log.warning("publish_failed", stage=stage.name, jobs=len(batch), error=describe(error))
             await unmark_exactly(self._connection, stage.model, [(job.id, job.version) for job in batch])
 
     async def _look_after_road(self) -> int:
@@ -219,7 +221,7 @@ class _Leading:
             self._road_is_open = True
         except Exception as error:  # noqa: BLE001 - as above
             if self._road_is_open:
-                log.warning("road_closed", error=type(error).__name__)
+                log.warning("road_closed", error=describe(error))
             self._road_is_open = False
             return 0
         for stage in self._d.registry.values():
@@ -240,8 +242,9 @@ class _Leading:
 
     async def _rescue(self) -> int:
         rescued = 0
+        led_for = timedelta(seconds=time.monotonic() - self._since)
         for stage in self._d.registry.values():
-            count = await rescue_expired(self._connection, stage)
+            count = await rescue_expired(self._connection, stage, led_for=led_for)
             if count:
                 log.warning("rescued", stage=stage.name, jobs=count)
             rescued += count

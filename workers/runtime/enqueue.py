@@ -111,7 +111,8 @@ def first_line(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field} is not a field of this stage"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    return f"{field} {message[:1].lower()}{message[1:]}, got {_cut(repr(first['input']))}"
+    value = "" if ", got " in message else f", got {_cut(repr(first['input']))}"
+    return f"{field} {message[:1].lower()}{message[1:]}{value}"
 
 
 def _cut(value: str, limit: int = 80) -> str:

@@ -28,8 +28,8 @@ def describe(error: BaseException) -> str:
 
     Of a database error only the server's own first line: the rest quotes statements, parameters and whole rows.
     """
-    diagnosis = getattr(getattr(error, "orig", error), "diag", None)
-    message = " ".join(str(getattr(diagnosis, "message_primary", None) or error).split())
+    cause = getattr(error, "orig", None) or error
+    message = " ".join(str(getattr(getattr(cause, "diag", None), "message_primary", None) or cause).split())
     if not isinstance(error, (Retryable, Permanent, RateLimited)):
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return message[:ERROR_LIMIT]

@@ -147,7 +147,7 @@ class Runner:
             except Exception as error:
                 if not is_database_away(error):
                     raise
-                log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=type(error).__name__)
+                log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=describe(error))
                 await asyncio.sleep(full_jitter(attempt, draw=self._draw).total_seconds())
         return []
 

@@ -18,6 +18,7 @@ from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
 from workers.runtime.database import DISCONNECTED, Database
 from workers.runtime.decisions import Settled
+from workers.runtime.errors import describe
 from workers.runtime.outcomes import Write
 from workers.runtime.store.settle import settle, settled_by
 
@@ -96,7 +97,7 @@ class Settler:
                     await self._flush_apart(items, error)
                     return
                 attempt += 1
-                log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=type(error).__name__)
+                log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
                 await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
                 continue
             if attempt:
@@ -124,7 +125,7 @@ class Settler:
         if len(items) == 1:
             items[0].reject(error)
             return
-        log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=type(error).__name__)
+        log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=describe(error))
         for item in items:
             await self._flush_until_done([item])
 

@@ -13,6 +13,7 @@ import structlog
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
 from workers.runtime.database import Database
+from workers.runtime.errors import describe
 from workers.runtime.settler import is_database_away
 from workers.runtime.store.claim import Ticket, lost_fences
 from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
@@ -44,7 +45,7 @@ class Watch:
                 if not is_database_away(error):
                     raise
                 attempt += 1
-                log.warning("start_waits_for_database", attempt=attempt, error=type(error).__name__)
+                log.warning("start_waits_for_database", attempt=attempt, error=describe(error))
                 await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
             else:
                 return
@@ -61,7 +62,7 @@ class Watch:
             try:
                 await self._beat(runner)
             except Exception as error:  # noqa: BLE001 - the heart must go on beating
-                log.warning("heartbeat_failed", error=type(error).__name__)
+                log.warning("heartbeat_failed", error=describe(error))
                 await asyncio.sleep(random.random())  # noqa: S311 - jitter, not a secret
 
     async def heed_fences(self, runner: "Runner") -> None:
@@ -70,7 +71,7 @@ class Watch:
             try:
                 await self._listen(runner)
             except Exception as error:  # noqa: BLE001 - deaf for a moment; the next lookup catches up
-                log.warning("fence_watch_interrupted", error=type(error).__name__)
+                log.warning("fence_watch_interrupted", error=describe(error))
                 await asyncio.sleep(0.5 + random.random())  # noqa: S311
 
     async def _listen(self, runner: "Runner") -> None:

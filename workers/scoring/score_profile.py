@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import DEFAULT_MODEL, Profile, ScoringJob
@@ -47,6 +47,8 @@ class ScoreRequest(BaseModel):
     ``prompt`` is free text with optional criteria (``workers.scoring.rubric``). Whether a provider has the model is
     known only when the job runs.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     profile_id: UUID
     prompt: Annotated[str, StringConstraints(strip_whitespace=True, max_length=20_000), AfterValidator(_readable)]

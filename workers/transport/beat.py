@@ -22,6 +22,7 @@ from config.schedules import DefaultSchedule
 from models.runtime import Schedule, Tick
 from workers.runtime.database import KEEPALIVE
 from workers.runtime.enqueue import EnqueueError, enqueue
+from workers.runtime.errors import describe
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.schedules import ScheduleError, due_times
 from workers.transport.app import create_app
@@ -105,7 +106,7 @@ class RowScheduler(Scheduler):
                 # Lost on the road, it is done at its next time: every action repeats its condition.
                 self.app.send_task("gristmill.maintain", args=[action], queue=SYSTEM_QUEUE, retry=False)
         except Exception as error:  # noqa: BLE001 - beat goes on whatever is away
-            log.warning("beat_tick_failed", error=type(error).__name__)
+            log.warning("beat_tick_failed", error=describe(error))
             time.sleep(random.random())  # noqa: S311 - jitter
         return TICK_SECONDS
 
@@ -132,7 +133,7 @@ def _write_defaults(engine: Engine, defaults: Iterable[DefaultSchedule]) -> None
             with Session(engine) as session, session.begin():
                 add_defaults(session, defaults)
         except Exception as error:  # noqa: BLE001 - not there yet, or not migrated yet
-            log.warning("beat_waits_for_database", error=type(error).__name__)
+            log.warning("beat_waits_for_database", error=describe(error))
             time.sleep(1 + random.random())  # noqa: S311
         else:
             return

@@ -20,7 +20,7 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
         WITH lost AS (
           SELECT j.{c["id"]} AS id, w.id IS NULL AS orphaned FROM {t.name} AS j
             LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
-                  AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)
+                  AND greatest(w.heartbeat_at, now() - %(led_for)s) > now() - make_interval(secs => w.lease_seconds)
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
              AND j.{c["completed_at"]} IS NULL
              AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL) OR j.{c["deadline_at"]} < now() - %(margin)s)
@@ -44,13 +44,15 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
         RETURNING j.{c["id"]}"""
 
 
-async def rescue_expired(conn: Raw, stage: Stage) -> int:
+async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta) -> int:
     """Send back to ready, or fail where no attempt is left, the runs that nobody can finish; return how many (≤ 1,000).
 
     Only an expired lease or a passed deadline counts, never the mere age of a run. Each rescue costs one attempt.
+    ``led_for`` is how long the caller has been leading: no lease expires sooner than its length after that, so an
+    absence of Postgres, in which no heart could beat, takes no job from a living worker.
     """
     sql = _rescue_sql(job_table(stage.model), stage)
-    return len(await (await conn.execute(sql, {"margin": DEADLINE_MARGIN})).fetchall())
+    return len(await (await conn.execute(sql, {"margin": DEADLINE_MARGIN, "led_for": led_for})).fetchall())
 
 
 @cache
