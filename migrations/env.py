@@ -33,7 +33,7 @@ def database_url() -> str:
     """Return the URL handed in, else the one of the settings."""
     if url := context.config.attributes.get("url"):
         return str(url)
-    from config.settings import load  # only the bare `alembic` command line gets here
+    from config.settings import load  # noqa: PLC0415 - only the bare `alembic` command line gets here
 
     url = load().database_url
     if url is None:

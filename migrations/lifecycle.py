@@ -128,16 +128,19 @@ def _indexes(t: JobTable) -> list[str]:
     waits = f"{t.status}::text IN ({_literals(t.ready)})"
     key = f"{t.limit_column}, " if t.limit_column else ""
     in_flight = t.limit_column or "lease_owner"
-    return [
-        f"CREATE INDEX ix_{t.table}_ready ON {t.name} ({t.status}, {key}priority, created_at, id) "
-        f"WHERE {waits} AND dispatched_at IS NULL AND {t.due_at} IS NULL",
-        f"CREATE INDEX ix_{t.table}_due ON {t.name} ({t.due_at}) WHERE {waits} AND {t.due_at} IS NOT NULL",
-        f"CREATE INDEX ix_{t.table}_in_flight ON {t.name} ({t.status}, {in_flight}) "
-        "WHERE dispatched_at IS NOT NULL AND completed_at IS NULL",
-        f"CREATE INDEX ix_{t.table}_completed ON {t.name} (completed_at) WHERE completed_at IS NOT NULL",
-        f"CREATE UNIQUE INDEX uq_{t.table}_idempotency_key ON {t.name} (idempotency_key) "
-        "WHERE idempotency_key IS NOT NULL",
-    ]
+    prefix = f"ix_{t.table}"
+    indexes = {
+        f"INDEX {prefix}_ready ON {t.name} ({t.status}, {key}priority, created_at, id)": (
+            f"{waits} AND dispatched_at IS NULL AND {t.due_at} IS NULL"
+        ),
+        f"INDEX {prefix}_due ON {t.name} ({t.due_at})": f"{waits} AND {t.due_at} IS NOT NULL",
+        f"INDEX {prefix}_in_flight ON {t.name} ({t.status}, {in_flight})": (
+            "dispatched_at IS NOT NULL AND completed_at IS NULL"
+        ),
+        f"INDEX {prefix}_completed ON {t.name} (completed_at)": "completed_at IS NOT NULL",
+        f"UNIQUE INDEX uq_{t.table}_idempotency_key ON {t.name} (idempotency_key)": "idempotency_key IS NOT NULL",
+    }
+    return [f"CREATE {index} WHERE {condition}" for index, condition in indexes.items()]
 
 
 def _definition(t: JobTable) -> str:

@@ -98,7 +98,7 @@ class Dispatcher(Base):
 
 
 class Schedule(Base):
-    """A cron row: at each time of ``cron`` in ``timezone``, beat enqueues ``payload`` for ``stage``, or runs ``action``.
+    """A cron row: at each time of ``cron`` in ``timezone``, beat enqueues ``payload`` for ``stage`` or runs ``action``.
 
     ``catch_up`` says what happens to times that passed while no beat ran: ``skip`` them, fire ``one``, or fire ``all``.
     """

@@ -204,7 +204,8 @@ BEGIN
     v_from := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC';
     v_name := 'transitions_' || to_char(v_from AT TIME ZONE 'UTC', 'YYYY_MM');
     CONTINUE WHEN to_regclass('runtime.' || v_name) IS NOT NULL;
-    EXECUTE format('CREATE TABLE runtime.%I (LIKE runtime.transitions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
+    EXECUTE format(
+      'CREATE TABLE runtime.%I (LIKE runtime.transitions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
     EXECUTE format(
       'WITH moved AS (DELETE FROM runtime.transitions_default WHERE created_at >= %L AND created_at < %L RETURNING *)
        INSERT INTO runtime.%I SELECT * FROM moved', v_from, v_from + interval '1 month', v_name);

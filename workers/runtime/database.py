@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import psycopg
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 KERNEL_PINS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
@@ -36,6 +38,7 @@ class Database:
         return create_async_engine(
             self._url,
             connect_args={"options": settings, **KEEPALIVE, "application_name": self.changed_by[:63]},
+            hide_parameters=True,  # an error's text must not quote payloads
             max_overflow=5,
             pool_timeout=10,
             **options,
@@ -43,7 +46,7 @@ class Database:
 
     @asynccontextmanager
     async def kernel(self) -> AsyncIterator[Raw]:
-        """Yield an autocommitting psycopg connection; one that breaks takes the whole pool with it, as they share fate."""
+        """Yield an autocommitting psycopg connection; one that breaks takes the pool with it: they share its fate."""
         async with self._kernel.connect() as connection:
             raw = await _raw(connection)
             try:
@@ -106,3 +109,20 @@ def libpq_url(url: URL | str) -> str:
 
 async def _raw(connection: AsyncConnection) -> Raw:
     return cast("Raw", (await connection.get_raw_connection()).driver_connection)
+
+
+TRANSIENT = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Tell whether ``error`` is the database's state (gone, restarting, a deadlock, a lock) and worth another try."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    return isinstance(error, (*DISCONNECTED, *TRANSIENT, OSError, TimeoutError, PoolTimeoutError))

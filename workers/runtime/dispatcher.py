@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import structlog
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import Database, Raw
+from workers.runtime.database import Database, Raw, is_database_away
 from workers.runtime.errors import describe
 from workers.runtime.registry import Registry, Stage
-from workers.runtime.settler import is_database_away
 from workers.runtime.store.dispatch import Picked, Window, pick, unmark, unmark_exactly, wake_due
 from workers.runtime.store.processes import StageCapacity, publish_limits, report_leader, survey, try_to_lead
 from workers.runtime.store.rescue import rescue_expired

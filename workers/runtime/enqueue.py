@@ -152,7 +152,7 @@ def _insert(session: Session, stage: Stage, rows: Sequence[dict[str, Any]]) -> l
             f"SELECT {t.column['idempotency_key']}, {t.column['id']} FROM {t.name} "
             f"WHERE {t.column['idempotency_key']} = ANY (:keys)"
         )
-        first = {key: id_ for key, id_ in session.execute(found, {"keys": repeated})}
+        first = {row[0]: row[1] for row in session.execute(found, {"keys": repeated})}
     return [Enqueued(id_ or first[key], id_ is not None) for id_, key in inserted]
 
 

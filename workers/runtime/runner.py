@@ -18,13 +18,13 @@ import structlog
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
 from workers.runtime.context import Context, Run
-from workers.runtime.database import Database
+from workers.runtime.database import Database, is_database_away
 from workers.runtime.decisions import Settled, decide
 from workers.runtime.errors import describe, outcome_of
 from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, Stage
-from workers.runtime.settler import Settler, is_database_away
+from workers.runtime.settler import Settler
 from workers.runtime.store.claim import Ticket, claim, set_progress
 from workers.runtime.store.dispatch import unmark_exactly
 from workers.runtime.watch import Watch

@@ -1,13 +1,15 @@
 """When a schedule is due. Pure: cron text, a time zone, what fired last, and the time now."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
 # `all` never fires more than this many missed times at once, however long no beat ran.
 MOST_CAUGHT_UP = 100
+# What `skip` still takes for punctual.
+PUNCTUAL = timedelta(minutes=1)
 
 
 class ScheduleError(ValueError):
@@ -20,7 +22,7 @@ def check(cron: str, timezone: str) -> None:
 
 
 def next_time(cron: str, timezone: str, *, after: datetime) -> datetime:
-    """Return the first time of ``cron`` after ``after``, in UTC. A wall-clock time skipped by DST fires when it ends."""
+    """Return the first time of ``cron`` after ``after``, in UTC. A wall-clock time that DST skips fires after it."""
     return next(_times(cron, timezone, after))
 
 
@@ -56,4 +58,4 @@ def due_times(cron: str, timezone: str, *, last: datetime, now: datetime, catch_
         case "one":
             return missed[-1:]
         case _:
-            return [time for time in missed[-1:] if (now - time).total_seconds() < 60]
+            return [time for time in missed[-1:] if now - time < PUNCTUAL]

@@ -10,13 +10,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import psycopg
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import DISCONNECTED, Database
+from workers.runtime.database import DISCONNECTED, Database, is_database_away
 from workers.runtime.decisions import Settled
 from workers.runtime.errors import describe
 from workers.runtime.outcomes import Write
@@ -27,7 +25,6 @@ log = structlog.get_logger(__name__)
 MOST_PER_FLUSH = 512
 # Under load a short pause lets outcomes gather; a lone one is flushed at once.
 GATHER_SECONDS = 0.003
-DEADLOCK_ATTEMPTS = 5
 
 
 @dataclass(slots=True)
@@ -139,20 +136,3 @@ class Settler:
         except DISCONNECTED:
             log.warning("settle_could_not_be_verified", jobs=len(items))
             return set()
-
-
-TRANSIENT = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
-    psycopg.errors.AdminShutdown,
-    psycopg.errors.ReadOnlySqlTransaction,
-)
-
-
-def is_database_away(error: BaseException) -> bool:
-    """Tell whether ``error`` is the database's state (gone, restarting, deadlock, lock) and not the statement's fault."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    return isinstance(error, (*DISCONNECTED, *TRANSIENT, OSError, TimeoutError)) or "QueuePool limit" in str(error)

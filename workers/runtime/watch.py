@@ -12,9 +12,8 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import Database
+from workers.runtime.database import Database, is_database_away
 from workers.runtime.errors import describe
-from workers.runtime.settler import is_database_away
 from workers.runtime.store.claim import Ticket, lost_fences
 from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
 

@@ -14,7 +14,7 @@ def create_app(broker_url: str, registry: Registry) -> Celery:
     """Return a Celery application with one queue per first word of the registered stages, and the system queue."""
     app = Celery("gristmill", set_as_current=False, autofinalize=True)
     app.conf.update(celery_settings(broker_url))
-    # The nameless exchange delivers by queue name alone: nothing to declare in Redis, so nothing that a flush could lose.
+    # The nameless exchange delivers by queue name: nothing is declared in Redis, so a flush loses no binding.
     app.conf.task_queues = [
         Queue(name, Exchange("", type="direct"), routing_key=name) for name in queue_names(registry)
     ]
@@ -31,7 +31,7 @@ def add_tasks(
     registry: Registry,
     *,
     deliver: Callable[[str, Sequence[Any]], None],
-    enqueue: Callable[..., str],
+    enqueue: Callable[..., str | None],
     maintain: Callable[[str], None],
 ) -> None:
     """Register a carrier task per stage, the ``gristmill.enqueue`` door and ``gristmill.maintain``.
@@ -52,15 +52,15 @@ def _carrier(name: str, deliver: Callable[[str, Sequence[Any]], None]) -> Callab
     return carrier
 
 
-def _door(enqueue: Callable[..., str]) -> Callable[..., str]:
-    def door(
+def _door(enqueue: Callable[..., str | None]) -> Callable[..., str | None]:
+    def door(  # noqa: PLR0917 - services send these by position
         task: Any,
         stage: str,
         payload: Mapping[str, Any],
         idempotency_key: str | None = None,
         priority: int = 5,
         due_at: str | None = None,
-    ) -> str:
+    ) -> str | None:
         # Without a key of its own, the message's id makes a redelivered message the same job.
         key = idempotency_key or f"celery:{task.request.id}"
         return enqueue(stage, payload, idempotency_key=key, priority=priority, due_at=due_at)

@@ -117,7 +117,13 @@ def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults:
     name = process_name("beat")
     url = make_url(database_url).set(drivername="postgresql+psycopg")
     options = f"-c gristmill.changed_by=beat:{name} -c lock_timeout=5s"
-    engine = create_engine(url, pool_pre_ping=True, pool_size=1, connect_args={"options": options, **KEEPALIVE})
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=1,
+        hide_parameters=True,
+        connect_args={"options": options, **KEEPALIVE},
+    )
     _write_defaults(engine, defaults)
     # Beat takes a class and makes it itself: what it needs travels as class attributes.
     scheduler: Any = type("GristmillScheduler", (RowScheduler,), {"engine": engine, "process": name})

@@ -49,6 +49,7 @@ class EventStream:
         self._thread.join(timeout=2)
 
     def sent(self, stage: Stage, job: Picked) -> None:
+        """Show that a job was handed to the road."""
         self._add("task-sent", job.id, name=stage.name, queue=stage.queue, **_redacted({}))
 
     def started(self, stage: Stage, job: Job) -> None:
@@ -56,7 +57,7 @@ class EventStream:
         self._add("task-received", job.id, name=stage.name, retries=job.retry_count, **about)
         self._add("task-started", job.id)
 
-    def settled(self, stage: Stage, job: Job, row: Settled, *, seconds: float) -> None:
+    def settled(self, stage: Stage, job: Job, row: Settled, *, seconds: float) -> None:  # noqa: ARG002 - the protocol's
         match row.action:
             case "complete":
                 self._add("task-succeeded", job.id, runtime=seconds, result=f"{row.status} (version {row.fence + 1})")
@@ -71,7 +72,7 @@ class EventStream:
     def stale(self, stage: Stage, job: Job) -> None:
         self.stopped(stage, job)
 
-    def stopped(self, stage: Stage, job: Job) -> None:
+    def stopped(self, stage: Stage, job: Job) -> None:  # noqa: ARG002 - the protocol's
         self.revoked(job.id)
 
     def revoked(self, job_id: UUID) -> None:

@@ -15,15 +15,16 @@ from uuid import UUID
 
 import structlog
 from celery import Celery, bootsteps, signals
+from celery.exceptions import Reject
 
 from models.lifecycle import Job
-from workers.runtime.database import Database
+from workers.runtime.database import Database, is_database_away
 from workers.runtime.enqueue import EnqueueError, enqueue
+from workers.runtime.errors import describe
 from workers.runtime.maintenance import actions, concrete, run_action
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.runner import Runner
-from workers.runtime.settler import is_database_away
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.watch import Watch
@@ -36,7 +37,6 @@ from workers.transport.names import process_name
 log = structlog.get_logger(__name__)
 
 CARRIERS = 8
-DOOR_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class WorkerRuntime:
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
 
     def deliver(self, stage: str, batch: Sequence[Any]) -> None:
-        """Take one batch off a carrier task: returns once it is claimed. A malformed message is refused with a reason."""
+        """Take one batch off a carrier task; return once it is claimed. A malformed message is refused, with a reason."""
         try:
             tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
         except (TypeError, ValueError) as error:
@@ -96,24 +96,28 @@ class WorkerRuntime:
             return
         self._loop.submit(self._runner.accept(stage, tickets)).result()
 
-    def enqueue(self, stage: str, payload: Mapping[str, Any], **options: Any) -> str:
-        """The Celery door: one row; waits out a short absence of Postgres before it gives up with an error."""
+    def enqueue(self, stage: str, payload: Mapping[str, Any], **options: Any) -> str | None:
+        """Put in the row that a service's Celery message asks for; a bad request is refused with a logged reason.
+
+        Waits as long as Postgres is away; a draining worker puts the message back for another.
+        """
 
         async def put() -> str:
             async with self._database.session() as session:
                 return str((await enqueue(session, stage, payload, **options)).id)
 
-        give_up = time.monotonic() + DOOR_PATIENCE_SECONDS
-        while True:
+        while self._drained is None:
             try:
                 return self._loop.submit(put()).result()
             except (EnqueueError, UnknownStageError) as error:
                 log.warning("enqueue_refused", stage=stage, error=str(error))
-                raise
+                return None
             except Exception as error:
-                if not is_database_away(error) or time.monotonic() > give_up:
+                if not is_database_away(error):
                     raise
+                log.warning("enqueue_waits_for_database", stage=stage, error=describe(error))
                 time.sleep(1.0)
+        raise Reject("the worker is draining", requeue=True)
 
     def maintain(self, action: str) -> None:
         """Run one maintenance action to its end."""

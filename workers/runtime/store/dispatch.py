@@ -154,15 +154,14 @@ async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None) -
 
 
 @cache
-def _unmark_sql(t: JobTable) -> str:
+def _unmark_sql(t: JobTable, stage: Stage) -> str:
     c = t.column
-    ready = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready))
     return f"""
         UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
          WHERE j.{c["id"]} IN (
            SELECT i.{c["id"]} FROM {t.name} AS i
-            WHERE i.{c["status"]} IN ({ready}) AND i.{c["dispatched_at"]} <= now() - %(older_than)s
-              AND i.{c["completed_at"]} IS NULL AND i.{c["status"]} = ANY (%(states)s) LIMIT 10000 FOR UPDATE SKIP LOCKED)
+            WHERE i.{c["status"]} = '{stage.step.ready}' AND i.{c["dispatched_at"]} <= now() - %(older_than)s
+              AND i.{c["completed_at"]} IS NULL LIMIT 10000 FOR UPDATE SKIP LOCKED)
         RETURNING j.{c["id"]}"""
 
 
@@ -171,9 +170,7 @@ async def unmark(conn: Raw, stage: Stage, *, older_than: timedelta) -> int:
 
     A message that still travels claims nothing without its ticket, so a limit cannot be overrun by late deliveries.
     """
-    cursor = await conn.execute(
-        _unmark_sql(job_table(stage.model)), {"older_than": older_than, "states": [stage.step.ready]}
-    )
+    cursor = await conn.execute(_unmark_sql(job_table(stage.model), stage), {"older_than": older_than})
     return len(await cursor.fetchall())
 
 

@@ -59,7 +59,7 @@ async def retry(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str
 
 
 async def pause(conn: Raw, stage: str, *, by: str) -> bool:
-    """Dispatch nothing more of ``stage``; return whether it is known. What was dispatched is taken back by the leader."""
+    """Dispatch nothing more of ``stage``; return whether it is known. The leader takes back what was dispatched."""
     cursor = await conn.execute(
         "UPDATE runtime.stages SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, %(by)s) "
         "WHERE name = %(stage)s",

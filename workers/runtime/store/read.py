@@ -130,7 +130,7 @@ async def list_stages(conn: Raw) -> list[StageView]:
         """SELECT s.name AS stage, count(j.id) FILTER (WHERE j.status = s.ready) AS ready,
                   count(j.id) FILTER (WHERE j.status = s.running) AS running,
                   count(j.id) FILTER (WHERE j.error_message IS NOT NULL AND j.completed_at IS NOT NULL) AS failed,
-                  max(j.age) FILTER (WHERE j.status = s.ready AND (j.due_at IS NULL OR j.due_at <= now())) AS oldest_wait,
+                  max(j.age) FILTER (WHERE j.status = s.ready AND coalesce(j.due_at <= now(), true)) AS oldest_wait,
                   (SELECT count(*) FROM runtime.transitions AS t WHERE t.created_at > now() - interval '1 minute'
                       AND t.stage = s.name AND t.new_state = s.done) AS done_last_minute,
                   (SELECT coalesce(sum(w.slots), 0) FROM runtime.workers AS w

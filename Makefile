@@ -1,0 +1,110 @@
+# Everything a contributor runs. `make` alone lists it.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# Interpreters to try, in this order, where uv is not installed: `make setup PYTHON=/opt/python3.13/bin/python3`.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+# Further arguments of the command behind a target: `make test ARGS="-k settings"`, `make lock ARGS=--upgrade`.
+ARGS ?=
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(INSTALLED) ## install everything into .venv, again only when a dependency changed
+
+.PHONY: demo
+demo: $(INSTALLED) ## score real profiles on servers that start by themselves
+	@$(BIN)/gristmill demo $(ARGS)
+
+.PHONY: test
+test: $(INSTALLED) ## run every test: unit, integration, migrations, end to end
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: $(INSTALLED) ## lint, formatting, types, who may import whom
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: up
+up: $(INSTALLED) ## start the whole system here; Ctrl-C drains it
+	@$(BIN)/gristmill up $(ARGS)
+
+.PHONY: down
+down: $(INSTALLED) ## stop what a detached `gristmill up` started
+	@$(BIN)/gristmill down $(ARGS)
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure beside the naive pattern
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## run only the tests that kill, restart and empty things
+	@$(BIN)/pytest -m faults $(ARGS)
+
+.PHONY: fmt
+fmt: $(INSTALLED) ## format the code and mend what the linter can
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+# Both files hold hashes and name no index: any mirror serves them. The second one is what the image installs.
+COMPILE = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.PHONY: lock
+lock: ## solve the dependencies anew (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv on PATH" >&2; exit 1; }
+	@$(COMPILE) --group dev --extra embedded --output-file requirements.lock $(ARGS)
+	@$(COMPILE) --group build --constraint requirements.lock --output-file requirements-runtime.lock
+
+# Readable by the containers' users, in a folder that only its owner may enter. What exists is kept.
+.PHONY: secrets
+secrets: ## make the passwords that docker-compose.yml reads, once
+	@set -eu; umask 077; mkdir -p secrets; cd secrets; \
+	random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }; \
+	keep() { [ -e "$$1" ] || { printf %s "$$2" > "$$1"; chmod 444 "$$1"; echo "secrets/$$1 written"; }; }; \
+	keep postgres_password "$$(random)"; \
+	keep redis_password "$$(random)"; \
+	keep database_url "postgresql://gristmill:$$(cat postgres_password)@postgres:5432/gristmill"; \
+	keep redis_url "redis://:$$(cat redis_password)@redis:6379/0"; \
+	keep gristmill_flower__basic_auth "operator:$$(random)"; \
+	keep openai_api_key "$${OPENAI_API_KEY:-}"
+
+.PHONY: clean
+clean: ## remove caches and build results; keeps .venv and the data in .gristmill
+	@rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The project goes in without its dependencies and without build isolation: all of it comes from the lock, by hash.
+$(INSTALLED): requirements.lock pyproject.toml
+	@set -e; if command -v uv >/dev/null; then \
+		$(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python '>=3.11' .venv; \
+		install='uv pip install --quiet --python $(BIN)/python'; \
+	else \
+		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory venv; \
+		install='$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install'; \
+		echo 'installing into .venv with pip; this takes a minute, with uv on PATH seconds'; \
+	fi; \
+	$$install --require-hashes --requirement requirements.lock; \
+	$$install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: venv
+venv:
+	@found=; for python in $(PYTHON); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		found=$$python; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+		exec "$$python" -m venv --clear .venv; \
+	done; \
+	if [ -n "$$found" ]; then \
+		echo "$$found has no venv module: install it (Debian, Ubuntu: apt install python3-venv) or uv" >&2; \
+	else \
+		echo 'Python 3.11 or newer is needed: install python3 and python3-venv, or uv' >&2; \
+	fi; exit 1

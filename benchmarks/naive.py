@@ -1,0 +1,98 @@
+"""The pattern most projects start with, to compare with: one Celery message per job, an ORM session, three commits,
+
+a row-level audit trigger. No fence, no recovery: a killed worker or a flushed Redis loses jobs.
+"""
+
+import os
+import sys
+import time
+import uuid
+from typing import Any
+
+from celery import Celery
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+SCHEMA = """
+CREATE TABLE naive_jobs (
+  id uuid PRIMARY KEY, status varchar(20) NOT NULL DEFAULT 'pending', seconds float8 NOT NULL DEFAULT 0,
+  progress int NOT NULL DEFAULT 0, created_at timestamptz NOT NULL DEFAULT now(), started_at timestamptz,
+  completed_at timestamptz, updated_at timestamptz NOT NULL DEFAULT now(), handler_started float8);
+CREATE INDEX ON naive_jobs (status);
+CREATE INDEX ON naive_jobs (created_at DESC);
+CREATE INDEX ON naive_jobs (status, updated_at DESC);
+CREATE TABLE naive_audit (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(), job_id uuid NOT NULL, old_state varchar(20), new_state varchar(20),
+  created_at timestamptz NOT NULL DEFAULT now());
+CREATE FUNCTION naive_audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  INSERT INTO naive_audit (job_id, old_state, new_state) VALUES (NEW.id, OLD.status, NEW.status); RETURN NEW;
+END $$;
+CREATE TRIGGER audit AFTER UPDATE ON naive_jobs FOR EACH ROW EXECUTE FUNCTION naive_audit();
+"""
+
+app = Celery("naive", broker=os.environ.get("REDIS_URL"))
+app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=4, broker_connection_retry_on_startup=True)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class NaiveJob(Base):
+    __tablename__ = "naive_jobs"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    seconds: Mapped[float]
+    progress: Mapped[int]
+    handler_started: Mapped[float | None]
+
+
+_engine: Any = None
+
+
+def engine() -> Any:
+    """Return this process's engine, made after the fork."""
+    global _engine  # noqa: PLW0603 - what a naive project does
+    if _engine is None:
+        _engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1))
+    return _engine
+
+
+@app.task(name="naive.work")
+def work(job_id: str) -> None:
+    """Load, mark processing, commit; do the work, note progress, commit; mark completed, commit."""
+    entered = time.time()
+    with Session(engine(), expire_on_commit=True) as session:
+        job = session.get_one(NaiveJob, uuid.UUID(job_id))
+        job.status = "processing"
+        session.commit()
+        if job.seconds:
+            time.sleep(job.seconds)
+        job.progress = 50
+        session.commit()
+        job.status, job.progress, job.handler_started = "completed", 100, entered
+        session.commit()
+
+
+def worker_command(concurrency: int) -> list[str]:
+    """Return the command of a prefork worker."""
+    options = ["--pool=prefork", f"--concurrency={concurrency}", "--loglevel=ERROR", "--without-gossip"]
+    return [sys.executable, "-m", "celery", "-A", "benchmarks.naive", "worker", *options]
+
+
+def enqueue(session: Session, count: int, *, seconds: float = 0.0) -> list[str]:
+    """Insert ``count`` rows; the caller commits and then publishes, with the gap in between that loses jobs."""
+    ids = [str(uuid.uuid4()) for _ in range(count)]
+    session.execute(
+        text("INSERT INTO naive_jobs (id, seconds) SELECT unnest(CAST(:ids AS uuid[])), :seconds"),
+        {"ids": ids, "seconds": seconds},
+    )
+    return ids
+
+
+def publish(ids: list[str]) -> None:
+    """Send one message per job over one connection."""
+    with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
+        for job_id in ids:
+            app.send_task("naive.work", args=[job_id], producer=producer)

@@ -1,0 +1,85 @@
+"""Keep secrets and payloads out of everything a person or a log collector reads. Pure; knows no settings."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import date, timedelta
+from enum import Enum
+from pathlib import PurePath
+from uuid import UUID
+
+from pydantic import SecretBytes, SecretStr
+
+MASK = "***"
+TEXT_LIMIT = 2_000
+TRACEBACK_LIMIT = 16_000
+_DEPTH = 6
+
+_PAYLOAD_KEYS = frozenset({"payload", "prompt", "llm_response", "messages"})
+_SECRET_KEY = re.compile(
+    r"(^|_)(password|passwd|secret|token|credentials?|authorization|cookie|api_?key|basic_auth)$", re.IGNORECASE
+)
+
+_Replacement = str | Callable[[re.Match[str]], str]
+_IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
+    # scheme://user:password@host, also where the password holds a raw "/" or "@"
+    (re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/?#@]*):[^\s'\"<>]*@", re.IGNORECASE), rf"\1:{MASK}@"),
+    (re.compile(r"\b(password|passwd|secret|token|api_?key)=[^\s&;,'\")]+", re.IGNORECASE), rf"\1={MASK}"),
+    (re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"\bsk-[\w*-]{6,}"), f"sk-{MASK}"),
+    # what libraries quote of the data: SQLAlchemy's parameters, Postgres' rows, pydantic's input
+    (re.compile(r"\[parameters: .*?\](?=\n|$)", re.DOTALL), f"[parameters: {MASK}]"),
+    (re.compile(r"(Failing row contains |Key \([^)]*\)=)\(.*"), rf"\1({MASK})"),
+    (re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), f"input_value={MASK}"),
+)
+
+
+def redact_text(text: str, *, limit: int = TEXT_LIMIT) -> str:
+    """Return ``text`` with passwords, keys and quoted data masked, cut to ``limit`` characters.
+
+    A marker tells how much was cut, so that nobody takes the rest for the whole.
+    """
+    for pattern, replacement in _IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
+
+
+def redact(key: str, value: object, *, depth: int = _DEPTH) -> object:
+    """Return ``value`` as it may be shown under ``key``: JSON-able, and in text only what is no secret.
+
+    An object of any other class is shown by its class name alone: a model's ``repr`` is a whole payload.
+    """
+    if _SECRET_KEY.search(key) or isinstance(value, (SecretStr, SecretBytes)):
+        return MASK if value else None
+    match value:
+        case str():
+            return redact_text(value, limit=TRACEBACK_LIMIT if key in {"exception", "stack"} else TEXT_LIMIT)
+        case Mapping() if depth:
+            return redact_mapping({str(name): item for name, item in value.items()}, depth=depth - 1)
+        case Sequence() | AbstractSet() if depth and not isinstance(value, (bytes, bytearray, memoryview)):
+            return [redact(key, item, depth=depth - 1) for item in value]
+        case _:
+            return _scalar(value)
+
+
+def _scalar(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case date():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case UUID() | PurePath():
+            return str(value)
+        case Enum():
+            return value.name
+        case BaseException():
+            return redact_text(f"{type(value).__name__}: {value}")
+        case _:
+            return f"<{type(value).__name__}>"
+
+
+def redact_mapping(values: Mapping[str, object], *, depth: int = _DEPTH) -> dict[str, object]:
+    """Return ``values`` without payloads and with every value redacted."""
+    return {key: redact(key, value, depth=depth) for key, value in values.items() if key.lower() not in _PAYLOAD_KEYS}

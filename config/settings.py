@@ -1,0 +1,297 @@
+"""Every setting, read once by an entry point and handed down as plain arguments.
+
+Sources, first one wins: a command's own options, the environment, ``.env`` in the working folder, and files named
+like the variables under ``/run/secrets``. An empty value counts as unset.
+"""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from config.redaction import MASK, redact_text
+
+PREFIX = "GRISTMILL_"
+DOTENV = Path(".env")
+SECRETS_DIR = Path("/run/secrets")
+_SHOWN = 80
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one line that names the variable, the rule and the value."""
+
+
+class Database(BaseModel):
+    """Connections to Postgres."""
+
+    pool_size: int = Field(10, ge=1, le=500, description="connections one process keeps beside the kernel's own")
+
+
+class LLM(BaseModel):
+    """Calls to the language model's provider."""
+
+    model: str | None = Field(None, description="model asked where a job keeps the table's default name")
+    connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to the provider")
+    timeout_seconds: Seconds = Field(90.0, description="longest wait for one answer")
+    max_connections: int = Field(1_000, ge=1, description="open connections to the provider per worker process")
+
+
+class Worker(BaseModel):
+    """One worker process."""
+
+    slots: int = Field(100, ge=1, le=10_000, description="jobs running at once in one worker process")
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="queues this worker serves, separated by commas; unset: all of them"
+    )
+    heartbeat_seconds: Seconds = Field(5.0, description="how often a worker process shows that it lives")
+    lease_seconds: Seconds = Field(
+        30.0, validate_default=True, description="silence after which a worker's jobs are rescued; over 3 heartbeats"
+    )
+    grace_seconds: float = Field(
+        20.0, ge=0, allow_inf_nan=False, description="how long running jobs may finish after SIGTERM"
+    )
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("lease_seconds")
+    @classmethod
+    def _outlives_heartbeats(cls, value: float, info: ValidationInfo) -> float:
+        heartbeat = info.data.get("heartbeat_seconds")
+        if heartbeat is not None and value <= 3 * heartbeat:
+            raise ValueError(f"must exceed three heartbeats ({3 * heartbeat:g} s)")
+        return value
+
+
+class Dispatcher(BaseModel):
+    """The leading dispatcher."""
+
+    poll_seconds: Seconds = Field(0.2, description="longest sleep between two looks for due jobs")
+    batch_size: int = Field(64, ge=1, le=1_000, description="most jobs carried by one Celery message")
+    redispatch_seconds: Seconds = Field(5.0, description="age at which an unclaimed dispatch is given out again")
+
+
+class Flower(BaseModel):
+    """The Flower role."""
+
+    port: int = Field(5555, ge=1, le=65_535, description="port Flower listens on")
+    address: str = Field("127.0.0.1", description="address Flower listens on; beyond loopback it requires basic_auth")
+    basic_auth: SecretStr | None = Field(None, validate_default=True, description="user:password that Flower asks for")
+
+    @field_validator("basic_auth", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("basic_auth")
+    @classmethod
+    def _guards_what_others_reach(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        address = info.data.get("address", "")
+        if value is None and not _is_loopback(address):
+            raise ValueError(f"must be set to user:password, as Flower listens beyond loopback, on {address!r}")
+        if value and not all(value.get_secret_value().partition(":")):
+            raise ValueError("must be user:password")
+        return value
+
+
+class Settings(BaseSettings):
+    """All settings. Entry points get theirs from :func:`load`, which turns a bad value into one line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_file=DOTENV,
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        secrets_dir_missing="ok",
+    )
+
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL 18 with a role that may create schemas; unset: the embedded server",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        validation_alias="REDIS_URL",
+        description="Redis or Valkey with maxmemory-policy noeviction; unset: the embedded server",
+    )
+    openai_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="OPENAI_API_KEY",
+        description="key of the provider; with neither key nor base URL the offline evaluator answers",
+    )
+    openai_base_url: str | None = Field(
+        None,
+        validation_alias="OPENAI_BASE_URL",
+        description="any OpenAI-compatible server (OpenRouter, LM Studio, llama.cpp, …)",
+    )
+    data_dir: Path = Field(Path(".gristmill"), description="where the embedded servers and `gristmill up` keep state")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
+    transitions_retention_days: int = Field(400, ge=1, description="age at which months of the audit trail are dropped")
+    database: Database = Field(default_factory=Database)
+    llm: LLM = Field(default_factory=LLM)
+    worker: Worker = Field(default_factory=Worker)
+    dispatcher: Dispatcher = Field(default_factory=Dispatcher)
+    flower: Flower = Field(default_factory=Flower)
+
+    @field_validator("database_url", "redis_url", "openai_api_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None  # of a secret's file; the environment's empty values never get here
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        _must_start(value, "postgresql://", "postgres://", "postgresql+psycopg://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        _must_start(value, "redis://", "rediss://")
+        return value
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        _must_start(value, "http://", "https://")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the base class fixes the signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read secret files with nested names too (``gristmill_flower__basic_auth``)."""
+        return init_settings, env_settings, dotenv_settings, NestedSecretsSettingsSource(file_secret_settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting as ``gristmill config`` shows it; secrets are masked, ``None`` means unset."""
+
+    variable: str
+    value: str | None
+    default: str | None
+    meaning: str
+
+
+def load(*, secrets_dir: Path = SECRETS_DIR, **overrides: Any) -> Settings:
+    """Return the settings; raise :class:`SettingsError` where one is wrong or unknown.
+
+    ``overrides`` are a command's own options by field name, and win: ``load(worker={"slots": 5})``.
+    """
+    if unknown := overrides.keys() - Settings.model_fields.keys():
+        raise TypeError(f"no setting is named {', '.join(sorted(unknown))}")
+    try:
+        _refuse_unknown({*os.environ, *dotenv_values(DOTENV), *_secret_names(secrets_dir)})
+        return Settings(_secrets_dir=secrets_dir, **overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_line, error.errors(include_url=False)))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings cannot be read from {DOTENV} or {secrets_dir}: {error}") from None
+
+
+def describe(settings: Settings) -> list[Row]:
+    """List every setting with its value, default and meaning, in the order of declaration."""
+    rows = []
+    for path, field in _leaves():
+        value: Any = settings
+        for name in path:
+            value = getattr(value, name)
+        default = field.get_default(call_default_factory=True, validated_data={})
+        rows.append(Row(_variable(path), _shown(value), _shown(default), field.description or ""))
+    return rows
+
+
+def _leaves() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (((name, inner), leaf) for inner, leaf in field.annotation.model_fields.items())
+        else:
+            yield (name,), field
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    alias = Settings.model_fields[path[0]].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + "__".join(path).upper()
+
+
+def _shown(value: object) -> str | None:
+    match value:
+        case None | ():
+            return None
+        case SecretStr():
+            secret = value.get_secret_value()
+            return redact_text(secret) if "://" in secret else MASK
+        case tuple():
+            return ",".join(map(str, value))
+        case _:
+            return redact_text(str(value))
+
+
+def _refuse_unknown(names: set[str]) -> None:
+    known = {_variable(path) for path, _ in _leaves()}
+    for name in sorted(name.upper() for name in names):
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            hint = f"did you mean {nearest[0]}?" if nearest else "`gristmill config` lists all of them"
+            raise SettingsError(f"{name} is not a setting; {hint}")
+
+
+def _secret_names(secrets_dir: Path) -> list[str]:
+    return [entry.name for entry in secrets_dir.iterdir()] if secrets_dir.is_dir() else []
+
+
+def _line(error: ErrorDetails) -> str:
+    """Say which variable breaks which rule with which value."""
+    loc = tuple(str(part) for part in error["loc"])
+    path, field = next(
+        (path, field) for path, field in _leaves() if path == loc[: len(path)] or _variable(path) == loc[0]
+    )
+    rule = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be").partition(", unable")[0]
+    value = error["input"]
+    if value is None:
+        return f"{_variable(path)} {rule}"
+    if SecretStr in get_args(field.annotation):
+        value = _shown(SecretStr(str(value)))
+    return f"{_variable(path)} {rule}, got {redact_text(repr(value), limit=_SHOWN)}"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _must_start(value: SecretStr | str | None, *schemes: str) -> None:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if text and not text.startswith(schemes):
+        raise ValueError(f"must start with {' or '.join(schemes)}")

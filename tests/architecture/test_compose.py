@@ -1,0 +1,194 @@
+"""docker-compose.yml and Dockerfile: valid, and every command, variable, secret and queue named there exists.
+
+No engine is needed: the file is read, its commands are looked up in the command line, its settings in the settings.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from config.celery import SYSTEM_QUEUE
+from config.settings import Settings, describe
+from workers.runtime.registry import discover
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+ROLES = {name: service for name, service in SERVICES.items() if service["image"] == "gristmill"}
+DEFAULTS = {row.variable: row.default for row in describe(Settings.model_construct())}
+EXIT_SECONDS = 5  # within which a worker is gone after its grace
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+    "packages"
+]
+
+each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+each_role = pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
+
+
+def seconds(duration: str) -> float:
+    return sum(int(n) * {"s": 1, "m": 60, "h": 3600}[unit] for n, unit in re.findall(r"(\d+)([smh])", duration))
+
+
+def understood(arguments: list[str]) -> bool:
+    """Tell whether `gristmill` with these arguments names a command and options that exist; raise what it says."""
+    from cli.main import app
+
+    program, name, *options = arguments
+    assert program == "gristmill"
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    with group.make_context(program, [name], resilient_parsing=True) as context:
+        command = group.get_command(context, name)
+        assert command, f"`gristmill {name}` does not exist"
+        with command.make_context(name, options, parent=context):
+            return True
+
+
+def test_file_follows_the_compose_specification():
+    """Any compose implementation reads it."""
+    tool = str(Path(sys.executable).with_name("check-jsonschema"))
+    run = subprocess.run(
+        [tool, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_role_of_the_house_is_there():
+    """What the system needs runs; dispatcher and beat run twice, so that either may die."""
+    roles = {service["command"][1] for service in ROLES.values()}
+
+    assert roles == {"migrate", "worker", "dispatcher", "beat", "flower"}
+    assert {name: SERVICES[name]["deploy"]["replicas"] for name in ("dispatcher", "beat")} == {
+        "dispatcher": 2,
+        "beat": 2,
+    }
+
+
+@each_role
+def test_commands_exist(role):
+    """A command renamed in the command line is noticed here, not by a container that restarts for ever."""
+    assert understood(role["command"])
+
+
+@each_role
+def test_health_checks_exist(role):
+    """A role is healthy by a command that exists; what runs once needs none."""
+    check = role["healthcheck"]
+    if role["command"][1] == "migrate":
+        assert check == {"disable": True}
+        return
+    kind, *command = check["test"]
+
+    assert kind == "CMD"
+    if command[0] == "python":
+        compile(command[2], "healthcheck", "exec")
+    else:
+        assert understood(command)
+
+
+@each_role
+def test_variables_are_settings(role):
+    """A misspelt variable would stop the role at its start; here it stops the commit."""
+    named = {**role["environment"]}
+    interpolated = {name for value in named.values() for name in re.findall(r"\$\{([A-Z_]+)", value)}
+
+    assert named.keys() | interpolated <= DEFAULTS.keys()
+
+
+@each_role
+def test_secrets_are_settings_and_never_variables(role):
+    """Passwords and keys come by file: an environment shows in `docker inspect`."""
+    secrets = {name.upper() for name in role["secrets"]}
+
+    assert secrets <= DEFAULTS.keys()
+    assert "DATABASE_URL" in secrets
+    assert not {"DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "GRISTMILL_FLOWER__BASIC_AUTH"} & {*role["environment"]}
+
+
+def test_make_writes_every_secret(tmp_path):
+    """`make secrets` is all that a first start needs."""
+    subprocess.run(["make", "-f", ROOT / "Makefile", "secrets"], cwd=tmp_path, check=True, capture_output=True)
+
+    declared = {tmp_path / secret["file"] for secret in COMPOSE["secrets"].values()}
+    assert declared == set((tmp_path / "secrets").iterdir())
+
+
+def test_queues_exist_and_none_is_left_unserved():
+    """A worker serves stages that are registered, and one group of workers serves all of them."""
+    known = {stage.queue for stage in discover().values()} | {SYSTEM_QUEUE}
+    workers = [service for service in ROLES.values() if service["command"][1] == "worker"]
+    groups = [service["environment"].get("GRISTMILL_WORKER__QUEUES", "") for service in workers]
+
+    assert {queue for group in groups for queue in group.split(",") if queue} <= known
+    assert "" in groups
+
+
+def test_workers_may_finish_their_grace():
+    """The engine waits longer than a draining worker needs, and so never kills one."""
+    variable = "GRISTMILL_WORKER__GRACE_SECONDS"
+    for service in ROLES.values():
+        if service["command"][1] == "worker":
+            grace = service["environment"].get(variable, DEFAULTS[variable])
+            assert seconds(service["stop_grace_period"]) > float(grace) + EXIT_SECONDS
+
+
+@each_service
+def test_containers_are_confined(service):
+    """No container runs as root, gains a capability, writes its own files or takes the whole machine."""
+    limits = service["deploy"]["resources"]["limits"]
+
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert limits.keys() == {"cpus", "memory", "pids"}
+    assert service["image"] == "gristmill" or service["user"] not in {"root", "0"}
+
+
+@each_service
+def test_dependencies_and_networks_exist(service):
+    """What a container waits for has a health check or an end; what it joins is declared."""
+    for name, needed in service.get("depends_on", {}).items():
+        once = needed["condition"] == "service_completed_successfully"
+        assert once is bool(SERVICES[name].get("healthcheck", {}).get("disable"))
+    assert set(service["networks"]) <= COMPOSE["networks"].keys()
+    assert set(service["secrets"]) <= COMPOSE["secrets"].keys()
+
+
+def test_redis_evicts_and_keeps_nothing():
+    """A queue is one key: evicting it would lose all of it; Postgres is what is kept."""
+    command = SERVICES["redis"]["command"][-1]
+
+    assert '--maxmemory-policy noeviction --save "" --appendonly no' in command
+    assert not SERVICES["redis"].get("volumes")
+
+
+def test_image_is_built_from_all_of_ours_and_nothing_else():
+    """A new package is copied into the image, and only what is copied is sent to the build."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = {name for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()}
+    sent = {
+        line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+
+    assert copied == sent
+    assert set(PACKAGES) < copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_image_runs_as_an_ordinary_user():
+    """Root inside a container is a hole away from root outside."""
+    users = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert users
+    assert users[-1] not in {"root", "0", "0:0"}

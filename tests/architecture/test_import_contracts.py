@@ -1,0 +1,99 @@
+"""Who may import whom: the contracts hold, each fails when it is broken, and new rooms fall under them."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import config
+
+ROOT = Path(__file__).parents[2]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+
+# A house as small as the contracts allow, with one domain that they have never heard of.
+HOUSE = {
+    "cli/__init__.py": "import config, gateway, migrations, workers.transport",
+    "config/__init__.py": "",
+    "gateway/__init__.py": "import models, workers.runtime",
+    "migrations/__init__.py": "",
+    "migrations/env.py": "import config, models",
+    "migrations/versions/__init__.py": "",
+    "migrations/versions/0001_first.py": "import migrations",
+    "models/__init__.py": "",
+    "workers/__init__.py": "",
+    "workers/llm/__init__.py": "import openai, workers.runtime",
+    "workers/runtime/__init__.py": "import models",
+    "workers/brewing/__init__.py": "import models, workers.runtime",
+    "workers/scoring/__init__.py": "import models, workers.runtime",
+    "workers/transport/__init__.py": "import celery, kombu",
+    "workers/transport/app.py": "import config, workers.llm, workers.runtime, workers.scoring",
+}
+VIOLATIONS = [
+    ("layers", "models/job.py", "import workers.runtime"),
+    ("layers", "workers/runtime/store.py", "import cli"),
+    ("rooms", "workers/brewing/brew.py", "import workers.scoring"),
+    ("rooms", "workers/brewing/brew.py", "import workers.llm"),
+    ("rooms", "workers/runtime/store.py", "import workers.transport"),
+    ("rooms", "workers/llm/provider.py", "import workers.scoring"),
+    ("gateway", "gateway/enqueue.py", "import workers.transport"),
+    ("config", "workers/brewing/brew.py", "from config import settings"),
+    ("config", "workers/runtime/store.py", "import config"),
+    ("config-alone", "config/settings.py", "import models"),
+    ("migrations", "models/job.py", "import migrations"),
+    ("revisions", "migrations/versions/0002_next.py", "import models"),
+    ("celery", "cli/worker.py", "import celery"),
+    ("celery", "workers/runtime/store.py", "from kombu import Queue"),
+    ("openai", "workers/brewing/brew.py", "import openai"),
+]
+
+
+def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the contracts of pyproject.toml on the packages in ``folder``."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def house(tmp_path):
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    for name, text in HOUSE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_our_rooms_keep_every_contract():
+    """The code as it is."""
+    run = lint(ROOT)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_an_allowed_house_keeps_every_contract(house):
+    """The contracts forbid nothing that the architecture allows, and need no edit for a new domain."""
+    run = lint(house)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(("contract", "file", "violation"), VIOLATIONS)
+def test_a_planted_violation_breaks_its_contract(house, contract, file, violation):
+    """A contract that cannot fail protects nothing."""
+    (house / file).write_text(violation)
+
+    run = lint(house, "--contract", contract)
+
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "0 kept, 1 broken" in run.stdout
+
+
+def test_every_contract_has_a_violation_planted():
+    """A contract added later is proved as well."""
+    assert {contract["id"] for contract in CONTRACTS} == {contract for contract, _, _ in VIOLATIONS}
+
+
+def test_our_packages_are_the_ones_imported():
+    """No installed package of the same name shadows ours: site-packages comes first on the path."""
+    assert Path(config.__file__).parents[1] == ROOT
