@@ -19,7 +19,7 @@ J = TypeVar("J", bound=Job)
 Handler = Callable[[J, Context], Awaitable[Outcome]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # one per name: identity is equality, and the key of cached SQL
 class Stage:
     """One step of a lifecycle with the handler that performs it.
 
@@ -94,7 +94,7 @@ def stage(
 
     def register(handler: Handler[J]) -> Handler[J]:
         own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
-        settable = own - JOB_ATTRIBUTES - payload.model_fields.keys()
+        settable = own - JOB_ATTRIBUTES - frozenset(payload.model_fields)
         into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout, settable))
         return handler
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from config.celery import SYSTEM_QUEUE, celery_settings
@@ -13,12 +13,17 @@ from workers.runtime.registry import Registry
 def create_app(broker_url: str, registry: Registry) -> Celery:
     """Return a Celery application with one queue per first word of the registered stages, and the system queue."""
     app = Celery("gristmill", set_as_current=False, autofinalize=True)
+    signals.setup_logging.connect(_leave_logging_alone)
     app.conf.update(celery_settings(broker_url))
     # The nameless exchange delivers by queue name: nothing is declared in Redis, so a flush loses no binding.
     app.conf.task_queues = [
         Queue(name, Exchange("", type="direct"), routing_key=name) for name in queue_names(registry)
     ]
     return app
+
+
+def _leave_logging_alone(**_: Any) -> None:
+    """Keep the logging that the entry point configured: Celery configures its own only where nobody listens here."""
 
 
 def queue_names(registry: Registry) -> list[str]:

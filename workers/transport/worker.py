@@ -6,6 +6,7 @@ Celery's main thread consumes; a few pool threads carry batches to the one async
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from uuid import UUID
 
 import structlog
 from celery import Celery, bootsteps, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SecurityWarning
 
 from models.lifecycle import Job
 from workers.runtime.database import Database, is_database_away
@@ -88,7 +89,7 @@ class WorkerRuntime:
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
 
     def deliver(self, stage: str, batch: Sequence[Any]) -> None:
-        """Take one batch off a carrier task; return once it is claimed. A malformed message is refused, with a reason."""
+        """Take one batch off a carrier task; return once it is claimed. A malformed one is refused, with a reason."""
         try:
             tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
         except (TypeError, ValueError) as error:
@@ -203,6 +204,8 @@ def run_worker(registry: Registry, llm: LanguageModel, options: WorkerOptions) -
     def drain(**_: Any) -> None:
         runtime.begin_drain()
 
+    # The warning is about pickle; this worker accepts JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning, module="celery.platforms")
     worker = app.Worker(
         hostname=runtime.name,
         pool="threads",
@@ -212,6 +215,7 @@ def run_worker(registry: Registry, llm: LanguageModel, options: WorkerOptions) -
         without_mingle=True,
         task_events=False,
         loglevel="WARNING",
+        quiet=True,
     )
     worker.start()
     return int(worker.exitcode or 0)
