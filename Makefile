@@ -85,7 +85,7 @@ clean: ## remove caches and build results; keeps .venv and the data in .gristmil
 $(INSTALLED): requirements.lock pyproject.toml
 	@set -e; if command -v uv >/dev/null; then \
 		$(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python '>=3.11' .venv; \
-		install='uv pip install --quiet --python $(BIN)/python'; \
+		install='uv pip install --quiet --compile-bytecode --python $(BIN)/python'; \
 	else \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory venv; \
 		install='$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install'; \

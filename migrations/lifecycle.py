@@ -170,11 +170,13 @@ def _jobs_branch(t: JobTable) -> str:
                j.retry_count, j.max_retries, j.{t.due_at} AS due_at, j.idempotency_key,
                CASE
                  WHEN j.completed_at IS NOT NULL OR j.{t.status}::text = s.running THEN NULL
-                 WHEN s.paused_at IS NOT NULL THEN 'paused by ' || s.paused_by
+                 WHEN s.paused_at IS NOT NULL THEN 'paused' || coalesce(' by ' || s.paused_by, '')
                  WHEN j.dispatched_at IS NOT NULL THEN 'dispatched, waiting for a slot'
-                 WHEN j.{t.due_at} > now() THEN CASE j.change_action
-                   WHEN 'retry' THEN 'backing off after: ' || coalesce(j.change_reason, '')
-                   WHEN 'snooze' THEN 'snoozed: ' || coalesce(j.change_reason, '') ELSE 'due later' END
+                 WHEN j.{t.due_at} > now() THEN CASE
+                   WHEN j.change_action IN ('retry', 'rescue')
+                     THEN 'backing off after: ' || coalesce(j.change_reason, '')
+                   WHEN j.change_action = 'snooze' THEN 'snoozed: ' || coalesce(j.change_reason, '')
+                   ELSE 'due later' END
                  WHEN NOT runtime.has_worker(s.name) THEN 'no worker for queue ' || split_part(s.name, '.', 1)
                  WHEN {at_limit} THEN 'limit reached: {t.limit_column or ""} has ' || s.limit_at_most || ' in flight'
                  ELSE 'ready, waiting for the dispatcher'

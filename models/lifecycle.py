@@ -6,6 +6,7 @@ the declarative base. The database enforces the same rules (``migrations/lifecyc
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import ClassVar
 from uuid import UUID
 
@@ -27,7 +28,7 @@ class Step:
     done: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Lifecycle:
     """The states of one job table, its legal transitions and how long its terminal rows are kept.
 
@@ -42,33 +43,33 @@ class Lifecycle:
     retention: timedelta
     also: frozenset[tuple[str, str]] = field(default_factory=frozenset)
 
-    @property
+    @cached_property
     def initial(self) -> str:
         """The state in which a job is inserted; no other is accepted."""
         return self.steps[0].ready
 
-    @property
+    @cached_property
     def completed(self) -> str:
         """The state in which a job that went well ends."""
         return self.steps[-1].done
 
-    @property
+    @cached_property
     def ready(self) -> frozenset[str]:
         return frozenset(step.ready for step in self.steps)
 
-    @property
+    @cached_property
     def running(self) -> frozenset[str]:
         return frozenset(step.running for step in self.steps)
 
-    @property
+    @cached_property
     def terminal(self) -> frozenset[str]:
         return frozenset({self.completed, self.failed, self.cancelled})
 
-    @property
+    @cached_property
     def states(self) -> frozenset[str]:
         return self.ready | self.running | self.terminal | frozenset(state for pair in self.also for state in pair)
 
-    @property
+    @cached_property
     def transitions(self) -> frozenset[tuple[str, str]]:
         """Every legal ``(old, new)`` pair."""
         legal = set(self.also)

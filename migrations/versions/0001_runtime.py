@@ -197,20 +197,23 @@ LANGUAGE plpgsql AS $$
 -- Make the partitions of this month and the next ones; move rows that already fell into the default partition.
 DECLARE
   v_from timestamptz;
+  v_to timestamptz;
   v_name text;
   v_made integer := 0;
 BEGIN
+  PERFORM pg_advisory_xact_lock('runtime.transitions'::regclass::bigint);  -- two at once would make a month twice
   FOR i IN 0..p_months_ahead LOOP
     v_from := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC';
+    v_to := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i + 1)) AT TIME ZONE 'UTC';
     v_name := 'transitions_' || to_char(v_from AT TIME ZONE 'UTC', 'YYYY_MM');
     CONTINUE WHEN to_regclass('runtime.' || v_name) IS NOT NULL;
     EXECUTE format(
       'CREATE TABLE runtime.%I (LIKE runtime.transitions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
     EXECUTE format(
       'WITH moved AS (DELETE FROM runtime.transitions_default WHERE created_at >= %L AND created_at < %L RETURNING *)
-       INSERT INTO runtime.%I SELECT * FROM moved', v_from, v_from + interval '1 month', v_name);
+       INSERT INTO runtime.%I SELECT * FROM moved', v_from, v_to, v_name);
     EXECUTE format('ALTER TABLE runtime.transitions ATTACH PARTITION runtime.%I FOR VALUES FROM (%L) TO (%L)', v_name,
-      v_from, ((v_from AT TIME ZONE 'UTC') + interval '1 month') AT TIME ZONE 'UTC');
+      v_from, v_to);
     v_made := v_made + 1;
   END LOOP;
   RETURN v_made;
@@ -225,6 +228,7 @@ DECLARE
   v_name text;
   v_dropped text[] := '{}';
 BEGIN
+  PERFORM pg_advisory_xact_lock('runtime.transitions'::regclass::bigint);
   FOR v_name IN
     SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
      WHERE i.inhparent = 'runtime.transitions'::regclass AND c.relname ~ '^transitions_\\d{4}_\\d{2}$'

@@ -64,7 +64,7 @@ def _profiles() -> None:
         sa.Column("created_at", TIME, nullable=False, server_default=NOW),
         sa.Column("updated_at", TIME, nullable=False, server_default=NOW),
         sa.PrimaryKeyConstraint("id", name="pk_profiles"),
-        sa.CheckConstraint("btrim(name) <> ''", name="name"),
+        sa.CheckConstraint(r"name ~ '\S'", name="name"),
         schema="scoring",
     )
     op.create_index("idx_profiles_owner_id", "profiles", ["owner_id"], schema="scoring")
@@ -102,7 +102,7 @@ def _scoring_jobs() -> None:
         sa.ForeignKeyConstraint(
             ["profile_id"], ["scoring.profiles.id"], name="fk_scoring_jobs_profile_id_profiles", ondelete="CASCADE"
         ),
-        sa.CheckConstraint("btrim(prompt) <> ''", name="prompt"),
+        sa.CheckConstraint(r"prompt ~ '\S'", name="prompt"),
         sa.CheckConstraint("model_name ~ '^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$'", name="model_name"),
         sa.CheckConstraint("max_retries BETWEEN 0 AND 5", name="max_retries"),
         schema="scoring",

@@ -21,7 +21,7 @@ def main() -> int:
     role, options = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     registry = discover()
-    urls = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
+    urls: dict[str, Any] = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
     if role == "worker":
         from workers.transport.app import queue_names
         from workers.transport.worker import WorkerOptions, run_worker

@@ -1,8 +1,10 @@
 """Make the proving tables through the same migration helper that every domain's revision uses."""
 
+from typing import cast
+
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, MetaData, text
+from sqlalchemy import Connection, MetaData, Table, text
 from sqlalchemy.schema import CreateTable
 
 from migrations.lifecycle import JobTable, Step, attach_lifecycle
@@ -19,10 +21,13 @@ def create(connection: Connection) -> None:
         for model in MODELS:
             _create_table(connection, model)
             attach_lifecycle(_job_table(model))
+    # `runtime.jobs` shows every table's jobs with the rights of who asks.
+    connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
 
 
 def _create_table(connection: Connection, model: type[Job]) -> None:
-    table = model.__table__.to_metadata(MetaData())
+    table = cast("Table", model.__table__).to_metadata(MetaData())
     for index in tuple(table.indexes):  # the helper makes the kernel's indexes, conditions and all
         table.indexes.remove(index)
     table.c.status.server_default = None

@@ -34,10 +34,9 @@ class Database:
         self._general = self._engine(pool_size=pool_size, pool_pre_ping=True)
 
     def _engine(self, *, pins: str = "", **options: Any) -> AsyncEngine:
-        settings = f"-c gristmill.changed_by={self.changed_by} -c lock_timeout={LOCK_MILLISECONDS} {pins}"
         return create_async_engine(
             self._url,
-            connect_args={"options": settings, **KEEPALIVE, "application_name": self.changed_by[:63]},
+            connect_args={"options": self._settings(pins), **KEEPALIVE, "application_name": self.changed_by[:63]},
             hide_parameters=True,  # an error's text must not quote payloads
             max_overflow=5,
             pool_timeout=10,
@@ -81,10 +80,14 @@ class Database:
 
     async def listen(self, *, autocommit: bool = True, settings: str = "") -> Raw:
         """Open a connection of its own, outside the pools: for LISTEN, and for the dispatcher's leader lock."""
-        options = f"-c gristmill.changed_by={self.changed_by} -c lock_timeout={LOCK_MILLISECONDS} {settings}"
         return await psycopg.AsyncConnection.connect(
-            libpq_url(self._url), autocommit=autocommit, options=options, **KEEPALIVE
+            libpq_url(self._url), autocommit=autocommit, options=self._settings(settings), **KEEPALIVE
         )
+
+    def _settings(self, more: str) -> str:
+        """Return what every session starts with, as a command line of Postgres: blanks in a name are escaped."""
+        name = self.changed_by.replace("\\", "\\\\").replace(" ", "\\ ")
+        return f"-c gristmill.changed_by={name} -c lock_timeout={LOCK_MILLISECONDS} {more}"
 
     async def close(self) -> None:
         """Close every pooled connection."""

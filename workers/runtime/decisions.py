@@ -8,6 +8,7 @@ from uuid import UUID
 
 from models.lifecycle import Job, Lifecycle, Step
 from workers.runtime.backoff import full_jitter
+from workers.runtime.errors import one_line
 from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 
 PROGRESS_DONE, PROGRESS_NONE = 100, 0
@@ -37,14 +38,15 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
     error. Snooze and release spend none.
     """
 
-    def row(status: str, action: str, **rest: Any) -> Settled:
-        terminal = status in lifecycle.terminal
+    def row(status: str, action: str, *, reason: str | None = None, error: str | None = None, **rest: Any) -> Settled:
         return Settled(
             job_id=job.id,
             fence=job.version,
             status=status,
             action=action,
-            terminal=terminal,
+            reason=None if reason is None else one_line(reason),
+            error=None if error is None else one_line(error),
+            terminal=status in lifecycle.terminal,
             **{"retry_count": job.retry_count, **rest},
         )
 

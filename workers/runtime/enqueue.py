@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg import errors
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -142,7 +142,7 @@ def _insert(session: Session, stage: Stage, rows: Sequence[dict[str, Any]]) -> l
     sql = _insert_sql(t, tuple(sorted(rows[0])))
     try:
         inserted = session.execute(text(sql), {"rows": json.dumps(rows)}).all()
-    except IntegrityError as error:
+    except (DataError, IntegrityError) as error:
         raise EnqueueError(_refusal(error)) from None
     repeated = [key for id_, key in inserted if id_ is None]
     first: dict[str, UUID] = {}
@@ -161,6 +161,8 @@ def _refusal(error: DBAPIError) -> str:
     match error.orig:
         case errors.ForeignKeyViolation() as violation:
             return f"{(violation.diag.message_detail or 'a row it refers to is missing').rstrip('.')}"
+        case errors.UntranslatableCharacter():
+            return "no text may contain a NUL character, which Postgres cannot store"
         case errors.Error() as other:
             return str(other.diag.message_primary)
         case other:

@@ -29,10 +29,16 @@ def describe(error: BaseException) -> str:
     Of a database error only the server's own first line: the rest quotes statements, parameters and whole rows.
     """
     cause = getattr(error, "orig", None) or error
-    message = " ".join(str(getattr(getattr(cause, "diag", None), "message_primary", None) or cause).split())
+    message = str(getattr(getattr(cause, "diag", None), "message_primary", None) or cause)
     if not isinstance(error, (Retryable, Permanent, RateLimited)):
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return message[:ERROR_LIMIT]
+    return one_line(message)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` as one bounded line that Postgres can store: it takes neither NUL nor half a surrogate pair."""
+    line = " ".join(text.replace("\x00", "\N{REPLACEMENT CHARACTER}").split())
+    return line[:ERROR_LIMIT].encode("utf-8", "replace").decode("utf-8")
 
 
 def outcome_of(error: BaseException) -> Snooze | Fail | Retry:

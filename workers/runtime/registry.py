@@ -61,6 +61,9 @@ class Registry(Mapping[str, Stage]):
         except KeyError:
             raise UnknownStageError(name, self._stages) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._stages
+
     def __iter__(self) -> Any:
         return iter(sorted(self._stages))
 

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 DRAINING = "worker is draining"
 CLAIM_ATTEMPTS = 4
 SLOT_PATIENCE_SECONDS = 2.0
+GATHER_SECONDS = 0.004
 
 
 class JobEvents(Protocol):
@@ -85,7 +86,8 @@ class Runner:
         self._draw = draw
         self._settler = Settler(database)
         self._free = slots
-        self._changed = asyncio.Condition()
+        self._freed = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._draining = False
         self._background: list[asyncio.Task[None]] = []
 
@@ -120,23 +122,28 @@ class Runner:
             try:
                 jobs = await self._claim(stage, part)
             finally:
-                await self._give_back(reserved - len(jobs))
+                self._give_back(reserved - len(jobs))
             for job in jobs:
                 self._launch(stage, job)
 
     async def _reserve(self, wanted: int) -> int:
-        async with self._changed:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SLOT_PATIENCE_SECONDS):
-                    await self._changed.wait_for(lambda: self._free > 0 or self._draining)
-            reserved = 0 if self._draining else min(self._free, wanted)
-            self._free -= reserved
-            return reserved
+        """Take up to ``wanted`` slots, waiting a little for the first; none when draining or when none came free.
 
-    async def _give_back(self, slots: int) -> None:
-        async with self._changed:
-            self._free += slots
-            self._changed.notify_all()
+        Slots that had to be waited for come free in bursts: a moment's patience claims them together.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SLOT_PATIENCE_SECONDS), self._turn:
+                while not self._free and not self._draining:
+                    self._freed.clear()
+                    await self._freed.wait()
+                    await asyncio.sleep(GATHER_SECONDS)
+        reserved = 0 if self._draining else min(self._free, wanted)
+        self._free -= reserved
+        return reserved
+
+    def _give_back(self, slots: int) -> None:
+        self._free += slots
+        self._freed.set()
 
     async def _claim(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
         """Claim, bridging a short absence of Postgres. Given up, the tickets are dispatched again by the leader."""
@@ -177,7 +184,7 @@ class Runner:
             log.exception("run_lost")
         finally:
             self.running.pop(job.id, None)
-            await self._give_back(1)
+            self._give_back(1)
 
     async def _settlement(self, running: Running) -> Settlement | None:
         """Return the handler's outcome, or what its exception means; None when the fence is gone."""
@@ -254,18 +261,17 @@ class Runner:
             running.stop = running.stop or why
             running.task.cancel()
 
-    async def begin_drain(self) -> None:
+    def begin_drain(self) -> None:
         """Claim nothing more; batches that wait for slots are handed back."""
-        async with self._changed:
-            self._draining = True
-            self._changed.notify_all()
+        self._draining = True
+        self._freed.set()
 
     async def drain(self, *, grace: float, watch: Watch) -> None:
         """Let running jobs finish for ``grace`` seconds, then cancel and release the rest; return when all is settled.
 
         Ends within ``grace`` + 4 s, whatever handlers or Postgres do: what could not be settled waits for its lease.
         """
-        await self.begin_drain()
+        self.begin_drain()
         await watch.announce_drain(self)
         if not await self._idle(within=grace):
             log.info("drain_releases_running_jobs", jobs=len(self.running))
@@ -280,6 +286,8 @@ class Runner:
 
     async def _idle(self, *, within: float) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout(within), self._changed:
-                await self._changed.wait_for(lambda: not self.running)
+            async with asyncio.timeout(within):
+                while self.running:
+                    self._freed.clear()
+                    await self._freed.wait()
         return not self.running

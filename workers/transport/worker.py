@@ -31,6 +31,7 @@ from workers.runtime.store.processes import WorkerRow
 from workers.runtime.watch import Watch
 from workers.transport import control  # noqa: F401 - importing it registers the remote control command
 from workers.transport.app import add_tasks, create_app, queue_names
+from workers.transport.consumer import CarefulConsumer
 from workers.transport.events import EventStream
 from workers.transport.loop import LoopThread
 from workers.transport.names import process_name
@@ -209,6 +210,7 @@ def run_worker(registry: Registry, llm: LanguageModel, options: WorkerOptions) -
     worker = app.Worker(
         hostname=runtime.name,
         pool="threads",
+        consumer_cls=CarefulConsumer,
         concurrency=CARRIERS,
         queues=",".join(options.queues),
         without_gossip=True,

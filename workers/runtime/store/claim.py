@@ -48,8 +48,7 @@ async def claim(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UU
             "versions": [version for _, version in tickets],
         },
     )
-    columns = [column.name for column in cursor.description or ()]
-    return [t.job(columns, row) for row in await cursor.fetchall()]
+    return t.jobs([column.name for column in cursor.description or ()], await cursor.fetchall())
 
 
 @cache

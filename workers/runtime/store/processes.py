@@ -89,22 +89,23 @@ async def report_leader(conn: Raw, *, listening: bool | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StageCapacity:
-    """What a stage may use now: nothing while paused, else the slots of live workers on its queue."""
+    """What a stage may use now: nothing while paused, else the slots of so many live workers on its queue."""
 
     paused: bool
     slots: int
+    workers: int
 
 
 async def survey(conn: Raw) -> dict[str, StageCapacity]:
     """Return the capacity of every stage the database knows."""
     cursor = await conn.execute(
-        """SELECT s.name, s.paused_at IS NOT NULL, coalesce(sum(w.slots), 0)::int
+        """SELECT s.name, s.paused_at IS NOT NULL, coalesce(sum(w.slots), 0)::int, count(w.id)::int
              FROM runtime.stages AS s
              LEFT JOIN runtime.workers AS w ON split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
                    AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)
             GROUP BY s.name, s.paused_at"""
     )
-    return {name: StageCapacity(paused, slots) for name, paused, slots in await cursor.fetchall()}
+    return {name: StageCapacity(*capacity) for name, *capacity in await cursor.fetchall()}
 
 
 async def publish_limits(conn: Raw, stages: Iterable[Stage]) -> None:

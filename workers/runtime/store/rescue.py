@@ -60,10 +60,10 @@ def _prune_sql(t: JobTable) -> str:
     c = t.column
     terminal = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.terminal))
     return f"""
-        DELETE FROM {t.name} AS j WHERE j.{c["id"]} IN (
+        DELETE FROM {t.name} AS j WHERE j.{c["id"]} = ANY (ARRAY(
           SELECT i.{c["id"]} FROM {t.name} AS i
            WHERE i.{c["completed_at"]} < now() - %(retention)s AND i.{c["status"]} IN ({terminal})
-           ORDER BY i.{c["completed_at"]} LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+           ORDER BY i.{c["completed_at"]} LIMIT %(batch)s FOR UPDATE SKIP LOCKED))
         RETURNING j.{c["id"]}"""
 
 

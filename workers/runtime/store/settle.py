@@ -1,13 +1,12 @@
 """Settle many runs in one statement, each under its fence."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
@@ -20,6 +19,8 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
     values = "".join(f", {c[name]} = v.{c[name]}" for name in attributes)
     # One evaluation per row, whatever the columns' types: Postgres reads each value from JSON by its own column.
+    # As in a claim, `status || ''` keeps partial indexes out of the plan; what does not run has nothing to settle.
+    running = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.running))
     source = f"CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, u.row_values) AS v" if attributes else ""
     return f"""
         UPDATE {t.name} AS j
@@ -32,12 +33,11 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
                {c["completed_at"]} = CASE WHEN u.terminal THEN now() END,
                {c["updated_at"]} = now(), {c["error_message"]} = u.error,
                {c["change_action"]} = u.action, {c["change_reason"]} = u.reason{values}
-          FROM unnest(%(ids)s::uuid[], %(fences)s::int[], %(statuses)s::text[], %(retry_counts)s::int[],
-                      %(progresses)s::int[], %(delays)s::float8[], %(terminals)s::bool[], %(errors)s::text[],
-                      %(actions)s::text[], %(reasons)s::text[], %(row_values)s::jsonb[])
-               AS u(id, fence, status, retry_count, progress, delay, terminal, error, action, reason, row_values)
+          FROM jsonb_to_recordset(%(rows)s::jsonb) AS u(
+                 job_id uuid, fence int, status text, retry_count int, progress int, delay float8, terminal bool,
+                 error text, action text, reason text, row_values jsonb)
                {source}
-         WHERE j.{c["id"]} = u.id AND j.{c["version"]} = u.fence
+         WHERE j.{c["id"]} = u.job_id AND j.{c["version"]} = u.fence AND j.{c["status"]} || '' IN ({running})
         RETURNING j.{c["id"]}"""
 
 
@@ -50,29 +50,30 @@ async def settle(conn: Raw, model: type[Job], rows: Sequence[Settled]) -> set[UU
     t = job_table(model)
     ordered = sorted(rows, key=lambda row: row.job_id)
     attributes = tuple(sorted(ordered[0].values))
-    cursor = await conn.execute(
-        _settle_sql(t, attributes),
-        {
-            "ids": [row.job_id for row in ordered],
-            "fences": [row.fence for row in ordered],
-            "statuses": [row.status for row in ordered],
-            "retry_counts": [row.retry_count for row in ordered],
-            "progresses": [row.progress for row in ordered],
-            "delays": [None if row.delay is None else row.delay / timedelta(seconds=1) for row in ordered],
-            "terminals": [row.terminal for row in ordered],
-            "errors": [row.error for row in ordered],
-            "actions": [row.action for row in ordered],
-            "reasons": [row.reason for row in ordered],
-            "row_values": [_as_json(t, row.values) for row in ordered],
-        },
-    )
+    # One JSON parameter, written in Rust: the driver's dozen of arrays cost more than all else in a settle.
+    content = to_json([_fields(t, row) for row in ordered])
+    cursor = await conn.execute(_settle_sql(t, attributes), {"rows": content.decode()})
     return {row[0] for row in await cursor.fetchall()}
 
 
-def _as_json(t: JobTable, values: Mapping[str, Any]) -> str | None:
-    if not values:
-        return None
-    return json.dumps({t.column[name].strip('"'): to_jsonable_python(value) for name, value in values.items()})
+def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
+    """Return what the statement reads of ``row``; what is left out is null."""
+    fields: dict[str, Any] = {
+        "job_id": row.job_id,
+        "fence": row.fence,
+        "status": row.status,
+        "retry_count": row.retry_count,
+        "progress": row.progress,
+        "terminal": row.terminal,
+        "action": row.action,
+    }
+    if row.reason is not None or row.error is not None:
+        fields |= {"reason": row.reason, "error": row.error}
+    if row.delay is not None:
+        fields["delay"] = row.delay / timedelta(seconds=1)
+    if row.values:
+        fields["row_values"] = {t.column[name].strip('"'): value for name, value in row.values.items()}
+    return fields
 
 
 async def settled_by(conn: Raw, fences: Sequence[tuple[UUID, int]], *, changed_by: str) -> set[UUID]:

@@ -21,15 +21,19 @@ class JobTable:
     column: Mapping[str, str]
     attribute: Mapping[str, str]
 
-    def job(self, columns: Sequence[str], row: Sequence[Any]) -> Job:
-        """Return a detached model instance for a row; ``columns`` are the row's column names.
+    def jobs(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Job]:
+        """Return a detached model instance per row; ``columns`` are the rows' column names.
 
-        Built without a session, as loading would build it: the hot path pays no ORM for it.
+        Built without a session, as loading would build them: the hot path pays no ORM for it.
         """
-        job: Job = inspect(self.model).class_manager.new_instance()
-        attribute = self.attribute
-        job.__dict__.update((attribute[name], value) for name, value in zip(columns, row, strict=True))
-        return job
+        attributes = [self.attribute[name] for name in columns]
+        new_instance = inspect(self.model).class_manager.new_instance
+        jobs: list[Job] = []
+        for row in rows:
+            job: Job = new_instance()
+            job.__dict__.update(zip(attributes, row, strict=True))
+            jobs.append(job)
+        return jobs
 
 
 @cache

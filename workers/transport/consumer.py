@@ -1,0 +1,58 @@
+"""Celery's consumer, except that no message can end the worker or stop its ears, and none is quoted in a log.
+
+Celery lets what it cannot foresee in a message (a body of two parts, a missing id) end the worker, which gives the
+message back for the next worker to end by.
+"""
+
+from collections.abc import Callable
+from logging import getLogger
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+
+log = structlog.get_logger(__name__)
+
+# What reading a malformed message raises. Lost connections, shutdown and the system's own errors pass.
+UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
+PROTOCOL = "a message follows Celery's protocol, in JSON"
+
+
+class CarefulConsumer(Consumer):
+    """Discards what it cannot read, with the reason."""
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
+        """Return what is called with each message."""
+        receive = super().create_task_handler(*args, **options)
+
+        def receive_carefully(message: Any) -> None:
+            try:
+                receive(message)
+            except UNREADABLE as error:
+                self._refuse(message, PROTOCOL, error)
+
+        return receive_carefully
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature, as below
+        self._refuse(message, "a message names its task")
+
+    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:  # noqa: ARG002
+        self._refuse(message, "a task is a stage that this worker knows, or gristmill.enqueue")
+
+    def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:  # noqa: ARG002
+        self._refuse(message, PROTOCOL, exc)
+
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        self._refuse(message, PROTOCOL, exc)
+
+    def _refuse(self, message: Any, rule: str, error: BaseException | None = None) -> None:
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        log.warning(
+            "message_refused",
+            rule=rule,
+            task=str(headers.get("task"))[:100],
+            error=type(error).__name__ if error else None,
+        )
+        if not message.acknowledged:
+            errors: tuple[type[Exception], ...] = vars(self)["connection_errors"]  # its type stub has forgotten it
+            message.reject_log_error(getLogger(__name__), errors)
