@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 KERNEL_PINS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 CONNECT_SECONDS = 5
+# Longest wait for a connection that other jobs of this process hold.
+POOL_SECONDS = 30
 # A statement that waits for a lock longer than this is given up and tried again: bounded waits, no pile-up.
 LOCK_MILLISECONDS = 10_000
 
@@ -39,7 +41,7 @@ class Database:
             connect_args={"options": self._settings(pins), **KEEPALIVE, "application_name": self.changed_by[:63]},
             hide_parameters=True,  # an error's text must not quote payloads
             max_overflow=5,
-            pool_timeout=10,
+            pool_timeout=POOL_SECONDS,
             **options,
         )
 

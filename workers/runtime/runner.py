@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
@@ -25,7 +26,7 @@ from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Set
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, Stage
 from workers.runtime.settler import Settler
-from workers.runtime.store.claim import Ticket, claim, set_progress
+from workers.runtime.store.claim import Ticket, claim, claimed_before, set_progress
 from workers.runtime.store.dispatch import unmark_exactly
 from workers.runtime.watch import Watch
 
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 DRAINING = "worker is draining"
 CLAIM_ATTEMPTS = 4
+CROWDED_DELAY = timedelta(seconds=2)
 SLOT_PATIENCE_SECONDS = 2.0
 GATHER_SECONDS = 0.004
 
@@ -51,12 +53,16 @@ class JobEvents(Protocol):
 
 @dataclass(slots=True)
 class Running:
-    """One job on the loop. ``stop`` says why its task is being cancelled; once ``settling``, nothing stops it."""
+    """One job on the loop. ``stop`` says why it is to end; once ``settling``, nothing stops it.
+
+    A task is cancelled only once it is ``entered``: asyncio drops one that has not begun without running any of it.
+    """
 
     stage: Stage
     job: Job
     task: asyncio.Task[None] | None = None
     stop: Literal["fence", "drain"] | None = None
+    entered: bool = False
     settling: bool = False
     started: float = field(default_factory=time.monotonic)
 
@@ -146,11 +152,16 @@ class Runner:
         self._freed.set()
 
     async def _claim(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
-        """Claim, bridging a short absence of Postgres. Given up, the tickets are dispatched again by the leader."""
+        """Claim, bridging a short absence of Postgres. Given up, the tickets are dispatched again by the leader.
+
+        A claim whose answer was lost with the connection may have been committed: its jobs are ours to run.
+        """
         for attempt in range(1, CLAIM_ATTEMPTS + 1):
             try:
                 async with self._database.kernel() as conn:
-                    return await claim(conn, stage, tickets, owner=self.worker_id)
+                    ours = await claimed_before(conn, stage, tickets, owner=self.worker_id) if attempt > 1 else []
+                    fresh = await claim(conn, stage, tickets, owner=self.worker_id)
+                    return [job for job in ours if job.id not in self.running] + fresh
             except Exception as error:
                 if not is_database_away(error):
                     raise
@@ -183,7 +194,8 @@ class Runner:
         except Exception:  # the loop's last line of defence: the lease expires and the job is rescued
             log.exception("run_lost")
         finally:
-            self.running.pop(job.id, None)
+            if self.running.get(job.id) is running:  # and not a newer run of a job that was taken from this one
+                del self.running[job.id]
             self._give_back(1)
 
     async def _settlement(self, running: Running) -> Settlement | None:
@@ -191,25 +203,32 @@ class Runner:
         stage, job = running.stage, running.job
         seconds = job.timeout_seconds or stage.timeout.total_seconds()
         deadline = asyncio.timeout(seconds)
+        running.entered = True
+        if running.stop:
+            return self._stopped(running)
         try:
             async with deadline:
                 outcome = await stage.handler(job, self._context(stage, job))
-        except asyncio.CancelledError:
-            match running.stop:
-                case "fence":
-                    log.info("run_stopped", reason="its job was moved on by someone else")
-                    self._events.stopped(stage, job)
-                    return None
-                case "drain":
-                    return Release(DRAINING)
-                case _:
-                    return Retry("handler was cancelled from within")
-        except Exception as error:  # noqa: BLE001 - every failure of a handler has a meaning for its job
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each has a meaning for its job
+            if running.stop:
+                return self._stopped(running)
+            if isinstance(error, asyncio.CancelledError):
+                return Retry("handler was cancelled from within")
             if isinstance(error, TimeoutError) and deadline.expired():
                 return Retry(f"deadline of {seconds:g} s passed")
             log.warning("handler_raised", error=describe(error))
+            if isinstance(error, PoolTimeoutError):  # this process is too busy; the job has done nothing wrong
+                return Snooze(CROWDED_DELAY, "no database connection came free")
             return outcome_of(error)
         return self._checked(stage, outcome)
+
+    def _stopped(self, running: Running) -> Settlement | None:
+        """Return what a run leaves that was told to end, however its handler took it."""
+        if running.stop == "drain":
+            return Release(DRAINING)
+        log.info("run_stopped", reason="its job was moved on by someone else")
+        self._events.stopped(running.stage, running.job)
+        return None
 
     def _checked(self, stage: Stage, outcome: object) -> Settlement:
         """Return ``outcome`` if it is one; a handler that returns anything else is wrong every time."""
@@ -259,7 +278,8 @@ class Runner:
         running = self.running.get(job_id)
         if running and running.task and not running.settling:
             running.stop = running.stop or why
-            running.task.cancel()
+            if running.entered:
+                running.task.cancel()
 
     def begin_drain(self) -> None:
         """Claim nothing more; batches that wait for slots are handed back."""

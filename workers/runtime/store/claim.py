@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
+from typing import Any
 from uuid import UUID
+
+from psycopg import AsyncCursor
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw

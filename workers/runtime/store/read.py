@@ -186,7 +186,7 @@ class HistoryCheck:
         return self.ended_twice + self.gaps + self.duplicates + self.mismatched + self.unrecorded
 
 
-# A history may begin late only where the months before it were dropped: its job is older than all that is kept.
+# A history may begin late only where the months before it were dropped: its job is older than the first one kept.
 _VERIFY = """
 WITH recorded AS (
   SELECT t.job_id, t.stage, t.old_state, t.new_state, t.version_from, t.version_to, l.terminal,
@@ -212,7 +212,7 @@ judged AS (
          coalesce(j.status, h.state) AS state, h.transitions, h.ends, h.reopened, h.duplicates,
          (h.ends - h.reopened <> h.ended::int AND NOT h.begins_late)::int AS ended_twice,
          h.gaps + (h.begins_late AND coalesce(j.created_at, uuid_extract_timestamp(h.job_id), now())
-                                     >= (SELECT min(created_at) FROM runtime.transitions))::int AS gaps,
+                   >= date_trunc('month', (SELECT min(created_at) FROM runtime.transitions), 'UTC'))::int AS gaps,
          (j.id IS NOT NULL AND (j.version <> h.version OR j.status <> h.state))::int AS mismatched,
          (h.job_id IS NULL)::int AS unrecorded
     FROM histories AS h FULL JOIN runtime.jobs AS j ON j.id = h.job_id)
