@@ -1,0 +1,18 @@
+"""``gristmill config``."""
+
+from cli.output import Json, print_json, print_table
+
+
+def config(as_json: Json = False) -> None:
+    """Show every setting with its value, default and meaning; secrets are masked."""
+    from config.settings import describe, load
+
+    rows = describe(load())
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("VARIABLE", "VALUE", "DEFAULT", "MEANING"),
+        ((row.variable, row.value or "–", row.default or "–", row.meaning) for row in rows),
+        keep={"VARIABLE"},
+    )

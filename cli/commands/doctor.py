@@ -1,0 +1,49 @@
+"""``gristmill doctor``."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Json, print_json, remark
+
+if TYPE_CHECKING:
+    from cli.doctor.check import Check
+
+_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+
+
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Only Postgres, Redis and schema; silent when well.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Check everything Gristmill depends on, and say how to mend what fails. Exit code 1 if anything does."""
+    from cli.doctor.examine import examine
+    from config.settings import load
+
+    checks = asyncio.run(examine(load(), quick=quick))
+    failed = [check for check in checks if check.state == "failed"]
+    if as_json:
+        print_json({"ok": not failed, "checks": checks})
+    elif quick:
+        for check in failed:
+            remark(f"gristmill: {check.name}: {check.found}; {check.mend}")
+    else:
+        _print(checks)
+        if failed:
+            remark(f"gristmill: {len(failed)} of {len(checks)} checks failed: {', '.join(one.name for one in failed)}")
+    return 1 if failed else 0
+
+
+def _print(checks: "list[Check]") -> None:
+    from rich.text import Text
+
+    from cli.output import console
+
+    shown = console()
+    for check in checks:
+        mark, colour = _MARKS[check.state]
+        line = Text.assemble((mark, colour), f" {check.name:<12} {check.found}")
+        shown.print(line)
+        if check.mend:
+            shown.print(Text(f"  {'':<12} → {check.mend}", style="" if check.state == "failed" else "dim"))

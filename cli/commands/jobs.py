@@ -1,0 +1,213 @@
+"""``gristmill jobs``: look at jobs, one or many, and at their histories."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from cli.commands.jobs_change import cancel, retry
+from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.errors import CommandError
+from cli.output import Json, print_json, print_table, remark
+from cli.values import duration, moment
+
+if TYPE_CHECKING:
+    from workers.runtime.store.read import HistoryCheck, JobView, TransitionView
+
+app = typer.Typer(help="List, follow, explain, cancel, retry and verify jobs.", no_args_is_help=True)
+app.command("cancel")(cancel)
+app.command("retry")(retry)
+
+JobId = Annotated[UUID, typer.Argument(metavar="ID")]
+
+
+@app.command("list")
+def list_(
+    *,
+    stage: Stage = None,
+    status: Status = None,
+    older_than: Age = None,
+    error: Error = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most jobs to show.")] = 50,
+    after: Annotated[UUID | None, typer.Option(help="Go on after this id, the last of the page before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    from cli.selection import listed
+
+    jobs = listed(wanted(stage=stage, status=status, older_than=older_than, error=error), limit=limit, after=after)
+    if as_json:
+        print_json(jobs)
+    elif jobs:
+        print_table(_COLUMNS, map(_row, jobs), keep={"ID", "STAGE"})
+        if len(jobs) == limit:
+            remark(f"only the newest {limit}; more: --limit N, or --after {jobs[-1].id}")
+    else:
+        remark("no jobs match")
+
+
+@app.command()
+def show(job_id: JobId, as_json: Json = False) -> None:
+    """Show one job, its result and its history."""
+    from cli.connection import ask
+    from cli.selection import inspect
+
+    job, own, transitions = ask(lambda conn: inspect(conn, job_id))
+    if as_json:
+        print_json({"job": job, "values": own, "transitions": transitions})
+        return
+    if job is not None:
+        _print_facts(job, own)
+    else:
+        remark(f"job {job_id} itself is gone (pruned or deleted); its history stays")
+    _print_history(transitions)
+
+
+@app.command()
+def watch(
+    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]")] = None,
+    stage: Stage = None,
+    status: Status = None,
+) -> int:
+    """Follow one job to its end, or all that is going on until Ctrl-C. Exit code 1 unless the job completed."""
+    from cli.addresses import addresses
+    from config.settings import load
+
+    database_url = addresses(load()).database_url
+    if job_id is None:
+        from cli.watching import watch as keep_watching
+
+        asyncio.run(keep_watching(database_url, wanted(stage=stage, status=status)))
+        return 0
+    from cli.following import follow
+
+    return 0 if asyncio.run(follow(database_url, job_id, tell=print)).completed else 1
+
+
+@app.command()
+def why(job_id: JobId, as_json: Json = False) -> None:
+    """Say what a job waits for, or what became of it."""
+    from cli.connection import ask
+    from cli.following import state_line
+    from cli.selection import existing
+
+    job = ask(lambda conn: existing(conn, job_id))
+    if as_json:
+        print_json({"id": job.id, "stage": job.stage, "status": job.status, "wait_reason": job.wait_reason})
+        return
+    due = f" (due {moment(job.due_at)})" if job.due_at and job.wait_reason else ""
+    print(f"{state_line(job)}{due}")
+
+
+@app.command()
+def verify(stage: Stage = None, as_json: Json = False) -> int:
+    """Hold every job against its recorded history: ended exactly once, versions without gaps, nothing twice.
+
+    Prints the counts per stage; exit code 1 and the ids if anything is wrong.
+    """
+    from cli.connection import ask
+    from cli.selection import verified
+
+    checks = ask(lambda conn: verified(conn, stage))
+    violations = sum(check.violations for check in checks)
+    if as_json:
+        print_json({"ok": not violations, "violations": violations, "stages": checks})
+    else:
+        _print_checks(checks)
+    if violations:
+        suspects = ", ".join(str(job_id) for check in checks for job_id in check.suspects)
+        raise CommandError(f"{violations} violations; jobs: {suspects}")
+    return 0
+
+
+_COLUMNS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
+
+
+def _row(job: "JobView") -> tuple[object, ...]:
+    why = job.error_message if job.completed_at else job.wait_reason
+    return job.id, job.stage, job.status, job.priority, job.retry_count + 1, duration(job.age), _cut(why or "")
+
+
+def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
+    took = duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
+    facts = {
+        "id": job.id,
+        "stage": job.stage,
+        "status": job.status,
+        "waits for": job.wait_reason,
+        "error": job.error_message,
+        "progress": f"{job.progress} %",
+        "attempts": f"{job.retry_count + 1} of {job.max_retries + 1}",
+        "priority": job.priority,
+        "version": job.version,
+        "created": moment(job.created_at),
+        "due": moment(job.due_at),
+        "started": moment(job.started_at),
+        "completed": moment(job.completed_at) + (f" (ran {took})" if took else ""),
+        "key": job.idempotency_key,
+        **own,
+    }
+    width = max(len(name) for name in facts) + 2
+    for name, value in facts.items():
+        if value not in (None, ""):
+            print(f"{name:<{width}}{_cut(_flat(value), 500)}")
+    print()
+
+
+def _flat(value: object) -> str:
+    """Return ``value`` on one line, JSON where it is no plain value."""
+    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
+    return " ".join(text.split())
+
+
+def _print_history(transitions: "list[TransitionView]") -> None:
+    print_table(
+        (">VERSION", "WHEN", "FROM", "TO", "ACTION", "BY", "REASON"),
+        (
+            (
+                t.version_to,
+                moment(t.created_at),
+                t.old_state or "–",
+                t.new_state,
+                t.change_action,
+                t.changed_by,
+                t.change_reason,
+            )
+            for t in transitions
+        ),
+        keep={"WHEN"},
+    )
+
+
+def _print_checks(checks: "list[HistoryCheck]") -> None:
+    print_table(
+        (
+            "STAGE",
+            ">JOBS",
+            ">WAITING",
+            ">RUNNING",
+            ">COMPLETED",
+            ">FAILED",
+            ">CANCELLED",
+            ">GONE",
+            ">TRANSITIONS",
+            ">ENDS",
+        ),
+        (
+            (c.stage, c.jobs, c.waiting, c.running, c.completed, c.failed, c.cancelled, c.gone, c.transitions, c.ends)
+            for c in checks
+        ),
+        keep={"STAGE"},
+    )
+    print()
+    print_table(
+        ("VIOLATIONS", ">ENDED TWICE", ">VERSION GAPS", ">DUPLICATES", ">ROW ≠ HISTORY", ">NO HISTORY"),
+        ((c.stage, c.ended_twice, c.gaps, c.duplicates, c.mismatched, c.unrecorded) for c in checks),
+        keep={"VIOLATIONS"},
+    )
+
+
+def _cut(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

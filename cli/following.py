@@ -1,0 +1,65 @@
+"""Follow one job to its end by looking at its row."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from cli.connection import connected
+from cli.errors import CommandError
+from cli.values import duration
+from models.lifecycle import Job
+from workers.runtime.maintenance import concrete
+from workers.runtime.registry import discover
+from workers.runtime.store.read import JobView, get_job
+from workers.runtime.store.tables import job_table
+
+_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job at its end, and whether that is the end its lifecycle hopes for."""
+
+    job: JobView
+    completed: bool
+
+
+def job_models() -> dict[str, type[Job]]:
+    """Return every job table's model by the name that ``runtime.jobs`` gives the table."""
+    discover()
+    models: list[type[Job]] = concrete(Job)
+    return {job_table(model).label: model for model in models}
+
+
+def is_completed(job: JobView) -> bool:
+    """Tell whether ``job`` ended well."""
+    model = job_models().get(job.table_name)
+    return job.completed_at is not None and model is not None and job.status == model.__lifecycle__.completed
+
+
+async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]) -> Ended:
+    """Return the job once it has ended; ``tell`` gets a line for each change a person would want to see."""
+    pause, told = _FIRST_LOOK_SECONDS, ""
+    async with connected(database_url) as connection:
+        while True:
+            job = await get_job(connection, job_id)
+            if job is None:
+                raise CommandError(f"job {job_id} does not exist (any more)")
+            if (line := state_line(job)) != told:
+                tell(line)
+                told = line
+            if job.completed_at is not None:
+                return Ended(job, is_completed(job))
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, _LONGEST_LOOK_SECONDS)
+
+
+def state_line(job: JobView) -> str:
+    """Return where a job stands, in a few words."""
+    if job.completed_at is not None:
+        took = f" in {duration(job.completed_at - job.created_at)}"
+        return f"{job.status}{took}" + (f": {job.error_message}" if job.error_message else "")
+    if job.wait_reason is not None:
+        return f"{job.status}: {job.wait_reason}"
+    return f"{job.status} (attempt {job.retry_count + 1}, {job.progress} %)"

@@ -1,0 +1,93 @@
+"""The ``gristmill`` command: its commands put together, and every error told in one line.
+
+Imported by every command, `gristmill --help` included: what is heavy is imported by the command that needs it.
+"""
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError  # typer shows them nowhere else
+
+from cli.commands import config, demo, doctor, enqueue, jobs, migrate, roles, schedules, stages, system
+from cli.complaints import complaint
+
+app = typer.Typer(
+    name="gristmill",
+    help="A durable worker system for jobs that call language models.",
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"gristmill {version('gristmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *, _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False
+) -> None:
+    pass
+
+
+_HERE, _WORK, _ROLES = "This machine", "Work", "One role (what `up` and docker-compose run)"
+for name, function, panel in (
+    ("demo", demo.demo, _HERE),
+    ("up", system.up, _HERE),
+    ("down", system.down, _HERE),
+    ("status", system.status, _HERE),
+    ("doctor", doctor.doctor, _HERE),
+    ("config", config.config, _HERE),
+    ("migrate", migrate.migrate, _HERE),
+    ("enqueue", enqueue.enqueue, _WORK),
+    ("worker", roles.worker, _ROLES),
+    ("dispatcher", roles.dispatcher, _ROLES),
+    ("beat", roles.beat, _ROLES),
+    ("flower", roles.flower, _ROLES),
+):
+    app.command(name, rich_help_panel=panel)(function)
+for name, group in (("jobs", jobs.app), ("stages", stages.app), ("schedules", schedules.app)):
+    app.add_typer(group, name=name, rich_help_panel=_WORK)
+
+
+def main() -> int:
+    """Run the command of ``sys.argv``; return 0 done, 1 failed, 2 wrong usage."""
+    try:
+        result = typer.main.get_command(app).main(prog_name="gristmill", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except ClickException as error:
+        return _fail(_usage(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error becomes one line
+        if os.environ.get("GRISTMILL_LOG_LEVEL") == "DEBUG":
+            traceback.print_exc()
+        return _fail(*complaint(error))
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: ClickException) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if isinstance(error, UsageError) and error.ctx else "gristmill"
+    return f"{message[:1].lower()}{message[1:]} (see `{command} --help`)"
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"gristmill: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What a role asks of its servers before it starts: refuse what would lose work, wait for what will come."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import psycopg
+import redis
+import structlog
+
+from cli.doctor.servers import NOEVICTION, OLDEST_POSTGRES
+from cli.errors import CommandError
+from cli.revisions import CURRENT, Position, position_of
+from config.redaction import redact_text
+from workers.runtime.backoff import full_jitter
+from workers.runtime.database import libpq_url
+from workers.transport.dispatcher import eviction_policy
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_WAIT = timedelta(seconds=10)
+_CONNECT_SECONDS = 5
+
+
+class _NotYetError(Exception):
+    """What is missing, and what would mend it."""
+
+
+async def wait_for_database(database_url: str) -> None:
+    """Return when Postgres answers and its schema serves this release; raise CommandError if it is too old a server."""
+    await _wait("Postgres", lambda: asyncio.to_thread(_look_at_database, database_url))
+
+
+async def wait_for_redis(redis_url: str) -> None:
+    """Return when Redis answers; raise CommandError if it may evict, for a queue is one key."""
+    await _wait("Redis", lambda: _look_at_redis(redis_url))
+
+
+async def _wait(server: str, look: Callable[[], Awaitable[None]]) -> None:
+    """Look until it is there, seldom enough to be no burden and with jitter, so that roles do not come all at once."""
+    attempt = 0
+    while True:
+        try:
+            await look()
+        except (_NotYetError, psycopg.OperationalError, redis.ConnectionError, redis.TimeoutError) as error:
+            attempt += 1
+            log.warning(
+                "start_waits", waits_for=server, attempt=attempt, error=redact_text(" ".join(str(error).split()))
+            )
+            pause = full_jitter(attempt, draw=random.random, base=timedelta(seconds=0.5), ceiling=_LONGEST_WAIT)
+            await asyncio.sleep(0.1 + pause.total_seconds())
+        else:
+            return
+
+
+def _look_at_database(database_url: str) -> None:
+    with psycopg.connect(libpq_url(database_url), autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
+        version = connection.info.server_version // 10_000
+        if version < OLDEST_POSTGRES:
+            raise CommandError(f"Postgres must be {OLDEST_POSTGRES} or newer, got {version}")
+        position = _position(connection)
+    if not position.usable:
+        at = position.current or "no revision"
+        raise _NotYetError(f"database is at {at}, this release needs {position.head}: run `gristmill migrate`")
+    if not position.known:
+        log.warning("database_is_newer", revision=position.current, newest_known=position.head)
+
+
+def _position(connection: "psycopg.Connection[tuple[str]]") -> Position:
+    try:
+        row = connection.execute(CURRENT).fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    return position_of(row[0] if row else None)
+
+
+async def _look_at_redis(redis_url: str) -> None:
+    policy = await told_policy(redis_url)
+    if policy is None:
+        log.warning("eviction_policy_unknown", rule=f"maxmemory-policy must be {NOEVICTION}; this server does not tell")
+    elif policy != NOEVICTION:
+        raise CommandError(
+            f"Redis maxmemory-policy must be {NOEVICTION}, as evicting a queue loses it whole; got {policy!r}"
+        )
+
+
+async def told_policy(redis_url: str) -> str | None:
+    """Return Redis's maxmemory-policy, or None where the server does not tell or this user may not ask."""
+    try:
+        return await eviction_policy(redis_url)
+    except redis.ResponseError:
+        return None

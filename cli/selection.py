@@ -1,0 +1,148 @@
+"""Find the jobs a command means, and change all of them."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from cli.addresses import addresses
+from cli.connection import connected
+from cli.errors import CommandError
+from cli.following import job_models
+from config.settings import load
+from models.lifecycle import Job
+from workers.runtime.database import Raw
+from workers.runtime.registry import UnknownStageError
+from workers.runtime.store.intervene import cancel, retry
+from workers.runtime.store.read import (
+    HistoryCheck,
+    JobFilter,
+    JobView,
+    TransitionView,
+    get_job,
+    history,
+    known_stages,
+    list_jobs,
+    own_values,
+    verify_history,
+)
+
+PAGE = 1_000
+
+
+async def check_stage(conn: Raw, stage: str | None) -> None:
+    """Raise UnknownStageError for a stage the database does not know."""
+    if stage is not None and stage not in (known := await known_stages(conn)):
+        raise UnknownStageError(stage, known)
+
+
+def listed(wanted: JobFilter, *, limit: int, after: UUID | None) -> list[JobView]:
+    """Return up to ``limit`` jobs, newest first."""
+
+    async def run() -> list[JobView]:
+        async with connected(addresses(load()).database_url) as conn:
+            await check_stage(conn, wanted.stage)
+            return await list_jobs(conn, wanted, limit=limit, after=after)
+
+    return asyncio.run(run())
+
+
+async def existing(conn: Raw, job_id: UUID) -> JobView:
+    """Return one job or raise CommandError."""
+    job = await get_job(conn, job_id)
+    if job is None:
+        raise CommandError(f"job {job_id} does not exist (any more)")
+    return job
+
+
+async def inspect(conn: Raw, job_id: UUID) -> tuple[JobView | None, dict[str, Any], list[TransitionView]]:
+    """Return a job, the columns that are its domain's own, and its history; the job may be gone before its history."""
+    job, transitions = await get_job(conn, job_id), await history(conn, job_id)
+    if job is None and not transitions:
+        raise CommandError(f"job {job_id} does not exist (any more)")
+    return job, await _own_values(conn, job) if job else {}, transitions
+
+
+async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
+    model = job_models().get(job.table_name)
+    return await own_values(conn, model, job.id) if model else {}  # none: a table of a newer release
+
+
+async def verified(conn: Raw, stage: str | None) -> list[HistoryCheck]:
+    """Return the verdict on every stage, or on one."""
+    await check_stage(conn, stage)
+    return await verify_history(conn, stage=stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something an operator does to jobs: what it is called when done, to which jobs, and the statement that does it."""
+
+    done: str
+    reason: str
+    refuses: Callable[[JobView, type[Job]], str | None]
+    perform: Callable[..., Awaitable[set[UUID]]]
+
+
+def cancellation(reason: str) -> Change:
+    """Return the change that stops jobs that have not ended."""
+
+    def refuses(job: JobView, _: type[Job]) -> str | None:
+        return f"is {job.status} already" if job.completed_at else None
+
+    return Change("cancelled", reason, refuses, cancel)
+
+
+def retrial(reason: str) -> Change:
+    """Return the change that sends failed jobs back to ready."""
+
+    def refuses(job: JobView, model: type[Job]) -> str | None:
+        if job.status != model.__lifecycle__.failed:
+            return f"is {job.status}, only a failed one can be retried"
+        return f"has no attempt left of {job.max_retries + 1}" if job.retry_count >= job.max_retries else None
+
+    return Change("retried", reason, refuses, retry)
+
+
+@dataclass(slots=True)
+class Changed:
+    """The jobs that were changed (or would be), and the others with the reason."""
+
+    ids: list[UUID] = field(default_factory=list)
+    refused: dict[UUID, str] = field(default_factory=dict)
+
+
+async def apply(conn: Raw, change: Change, wanted: JobFilter, *, dry_run: bool) -> Changed:
+    """Change every job that ``wanted`` selects and that can be; with ``dry_run`` only tell which.
+
+    A job that moved on between the look and the statement is told as refused: the statement repeats the condition.
+    """
+    await check_stage(conn, wanted.stage)
+    changed, models = Changed(), job_models()
+    async for page in _pages(conn, wanted):
+        possible: dict[type[Job], list[UUID]] = defaultdict(list)
+        for job in page:
+            model = models.get(job.table_name)
+            if model is None:
+                changed.refused[job.id] = f"is of table {job.table_name}, which this release does not know"
+            elif (why := change.refuses(job, model)) is not None:
+                changed.refused[job.id] = why
+            else:
+                possible[model].append(job.id)
+        for model, ids in possible.items():
+            done = set(ids) if dry_run else await change.perform(conn, model, ids, reason=change.reason)
+            changed.ids += [job_id for job_id in ids if job_id in done]
+            changed.refused |= {job_id: "changed meanwhile" for job_id in ids if job_id not in done}
+    known = changed.refused.keys() | set(changed.ids)
+    changed.refused |= {job_id: "does not exist (any more)" for job_id in wanted.ids or () if job_id not in known}
+    return changed
+
+
+async def _pages(conn: Raw, wanted: JobFilter) -> AsyncIterator[Sequence[JobView]]:
+    """Yield all matching jobs, a page at a time, newest first; jobs that arrive meanwhile are not among them."""
+    last: UUID | None = None
+    while page := await list_jobs(conn, wanted, limit=PAGE, after=last):
+        last = page[-1].id
+        yield page

@@ -1,0 +1,91 @@
+"""Read what people type and write what they read: ages, times, payloads, durations. Pure but for payload files."""
+
+import json
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cli.errors import WrongUsageError
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SHOWN = 60
+
+
+def parse_age(text: str) -> timedelta:
+    """Return the duration that ``text`` names: a number with s, m, h, d or w."""
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
+    if found is None:
+        raise WrongUsageError(f"age must be a number with s, m, h, d or w, such as 10m, got {_cut(text)!r}")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def parse_time(text: str) -> datetime:
+    """Return the moment that ``text`` names in ISO 8601; without an offset it is meant in this machine's zone."""
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise WrongUsageError(f"time must be ISO 8601, such as 2030-01-31T08:00, got {_cut(text)!r}") from None
+
+
+def parse_payload(text: str) -> dict[str, Any]:
+    """Return the JSON object that ``text`` is or, after ``@``, that the named file holds; ``@-`` reads standard input."""
+    if text.startswith("@"):
+        where, text = text[1:], _content(text[1:])
+    else:
+        where = "payload"
+    try:
+        payload = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise WrongUsageError(f"{where} is not JSON: {error.msg} at {place}") from None
+    except RecursionError:
+        raise WrongUsageError(f"{where} is nested too deeply") from None
+    if not isinstance(payload, dict):
+        raise WrongUsageError(f"{where} must be a JSON object, got {_cut(text)!r}")
+    return payload
+
+
+def _content(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise WrongUsageError(f"payload file {name!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise WrongUsageError(f"payload file {name!r} is not UTF-8") from None
+
+
+def duration(span: timedelta | None) -> str:
+    """Return ``span`` in its largest fitting unit: 30 ms, 4.2 s, 42 s, 3 min, 5 h, 12 d; nothing for None."""
+    if span is None:
+        return ""
+    seconds = max(span.total_seconds(), 0)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for limit, size, unit in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < limit:
+            return f"{seconds:.1f} s" if seconds < 10 else f"{seconds / size:.0f} {unit}"  # noqa: PLR2004 - one digit more
+    return f"{seconds / 86_400:.0f} d"
+
+
+def moment(time: datetime | None) -> str:
+    """Return ``time`` in this machine's zone, to the second; nothing for None."""
+    return time.astimezone().isoformat(sep=" ", timespec="seconds") if time else ""
+
+
+def jsonable(value: Any) -> Any:
+    """Return ``value`` for ``json.dumps``: times in ISO 8601 and UTC, durations in seconds, all else as text."""
+    match value:
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case set() | frozenset() | tuple():
+            return list(value)
+        case _:
+            return str(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -1,0 +1,59 @@
+"""Show what is going on, until Ctrl-C: a table that renews itself on a terminal, lines of change elsewhere."""
+
+import asyncio
+import sys
+from uuid import UUID
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from cli.connection import connected
+from cli.following import state_line
+from cli.output import console, table
+from cli.selection import check_stage
+from cli.stage_view import STAGE_COLUMNS, stage_row
+from cli.values import duration
+from workers.runtime.store.read import JobFilter, JobView, StageView, list_jobs, list_stages
+
+_SHOWN = 15
+_SECONDS = 1.0
+
+
+async def watch(database_url: str, wanted: JobFilter) -> None:
+    """Show the stages and the newest matching jobs every second, for ever."""
+    async with connected(database_url) as conn:
+        await check_stage(conn, wanted.stage)
+        if not sys.stdout.isatty():
+            # What had ended before is no news.
+            told = {job.id: _line(job) for job in await list_jobs(conn, wanted, limit=_SHOWN) if job.completed_at}
+            while True:
+                told = _tell_changes(await list_jobs(conn, wanted, limit=_SHOWN), told)
+                await asyncio.sleep(_SECONDS)
+        with Live(console=console(), auto_refresh=False, screen=False) as live:
+            while True:
+                stages = [one for one in await list_stages(conn) if wanted.stage in (None, one.stage)]
+                live.update(_view(stages, await list_jobs(conn, wanted, limit=_SHOWN)), refresh=True)
+                await asyncio.sleep(_SECONDS)
+
+
+def _view(stages: list[StageView], jobs: list[JobView]) -> Group:
+    return Group(
+        table(STAGE_COLUMNS, map(stage_row, stages), keep={"STAGE"}),
+        Text(),
+        table(("ID", "STAGE", "AGE", "STATE"), ((j.id, j.stage, duration(j.age), state_line(j)) for j in jobs)),
+        Text("\nCtrl-C ends watching", style="dim"),
+    )
+
+
+def _tell_changes(jobs: list[JobView], told: dict[UUID, str]) -> dict[UUID, str]:
+    """Print a line for each job whose state is not the one told last; return what is told now."""
+    now = {job.id: _line(job) for job in reversed(jobs)}
+    for job_id, line in now.items():
+        if told.get(job_id) != line:
+            print(line, flush=True)
+    return now
+
+
+def _line(job: JobView) -> str:
+    return f"{job.id} {job.stage} {state_line(job)}"

@@ -1,0 +1,129 @@
+"""What models declare is what the newest schema enforces: lifecycles, guards, checks and kernel indexes."""
+
+import pytest
+
+from models import load_all
+from models.lifecycle import PRIORITY_FIRST, PRIORITY_LAST, Job
+from models.runtime import LifecycleDefinition
+from tests.proving.models import KeyedJob, PlainJob, TwoStepJob
+from workers.runtime.maintenance import concrete
+from workers.runtime.store.tables import job_table
+
+load_all()
+MODELS: list[type[Job]] = [*concrete(Job)]
+every_job_table = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+
+
+def rows(connection, statement: str, *values: object):
+    return connection.exec_driver_sql(statement, values).all()
+
+
+@every_job_table
+def test_the_declared_lifecycle_is_the_enforced_one(connection, model):
+    """States, transitions and terminal states, as the trigger was rendered from them."""
+    t = job_table(model)
+
+    [row] = rows(
+        connection, "SELECT initial, terminal, transitions FROM runtime.lifecycles WHERE table_name = %s", t.label
+    )
+
+    lifecycle = t.lifecycle
+    assert row.initial == lifecycle.initial
+    assert set(row.terminal) == lifecycle.terminal
+    assert {tuple(pair.split(">")) for pair in row.transitions} == lifecycle.transitions
+
+
+@every_job_table
+def test_the_trigger_names_every_legal_transition_and_no_other(connection, model):
+    """The row above is a description; this is the function that decides."""
+    t = job_table(model)
+
+    [(source,)] = rows(
+        connection,
+        "SELECT p.prosrc FROM pg_trigger JOIN pg_proc AS p ON p.oid = tgfoid "
+        "WHERE tgrelid = %s::regclass AND tgname = 'guard_update'",
+        t.label,
+    )
+
+    legal = source.partition("ALL (ARRAY[")[2].partition("])")[0]
+    assert {tuple(pair.strip("' ").split(">")) for pair in legal.split(",")} == t.lifecycle.transitions
+
+
+@every_job_table
+def test_every_stage_of_a_lifecycle_is_known_to_the_database(connection, model):
+    """By name and states."""
+    found = rows(
+        connection,
+        "SELECT name, ready, running, done FROM runtime.stages WHERE table_name = %s",
+        job_table(model).label,
+    )
+
+    steps = model.__lifecycle__.steps
+    assert {tuple(row) for row in found} == {(step.stage, step.ready, step.running, step.done) for step in steps}
+
+
+@every_job_table
+def test_both_guards_stand_on_the_table_and_on_each_partition(connection, model):
+    """An UPDATE addressed to a partition does not fire the parent's statement trigger."""
+    found = rows(
+        connection,
+        "SELECT t.relid::regclass::text, array_agg(g.tgname::text ORDER BY g.tgname) "
+        "FROM pg_partition_tree(%s::regclass) AS t LEFT JOIN pg_trigger AS g ON g.tgrelid = t.relid "
+        "AND NOT g.tgisinternal AND g.tgenabled = 'O' GROUP BY 1",
+        job_table(model).label,
+    ) or rows(
+        connection,
+        "SELECT tgrelid::regclass::text, array_agg(tgname::text ORDER BY tgname) FROM pg_trigger "
+        "WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled = 'O' GROUP BY 1",
+        job_table(model).label,
+    )
+
+    assert found
+    assert all(guards == ["guard_insert", "guard_update"] for _, guards in found)
+
+
+@every_job_table
+def test_the_kernels_indexes_are_partial(connection, model):
+    """Alembic compares their columns; their conditions are what makes them small."""
+    t = job_table(model)
+    name = t.label.partition(".")[2]
+
+    found = dict(rows(connection, "SELECT indexname::text, indexdef FROM pg_indexes WHERE tablename = %s", name))
+
+    for index in ("ready", "due", "in_flight", "completed"):
+        assert " WHERE " in found[f"ix_{name}_{index}"]
+    assert "UNIQUE" in found[f"uq_{name}_idempotency_key"]
+
+
+@every_job_table
+def test_ranges_and_states_are_checks(connection, model):
+    """Whatever door a row comes through."""
+    t = job_table(model)
+    name = t.label.partition(".")[2]
+
+    checks = dict(
+        rows(
+            connection,
+            "SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE conrelid = %s::regclass AND contype = 'c'",
+            t.label,
+        )
+    )
+
+    assert f">= {PRIORITY_FIRST}" in checks[f"ck_{name}_priority"]
+    assert f"<= {PRIORITY_LAST}" in checks[f"ck_{name}_priority"]
+    for rule in ("terminal_timestamp", "version", "progress", "retry_count", "timeout_seconds"):
+        assert f"ck_{name}_{rule}" in checks
+    assert all(f"'{state}'" in checks[f"ck_{name}_status"] for state in t.lifecycle.states)
+
+
+def test_no_lifecycle_is_left_in_the_database_that_no_model_declares(connection):
+    """A table that was dropped took its lifecycle along."""
+    known = {job_table(model).label for model in MODELS}
+
+    assert {name for (name,) in rows(connection, f"SELECT table_name FROM {LifecycleDefinition.__table__}")} == known
+
+
+def test_the_proving_tables_are_made_as_every_domains_are():
+    """What is proved on them holds for the others."""
+    assert {PlainJob, KeyedJob, TwoStepJob} < set(MODELS)

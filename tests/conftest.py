@@ -1,0 +1,190 @@
+"""One pair of real servers per session. ``database`` gives a test real commits, ``session`` an outer rollback.
+
+Cloning a database costs as much as running twenty tests: those that commit share one clone, emptied for each.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+from redis import Redis
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
+
+import tests.proving.stages  # noqa: F401 - registers the proving stages
+from cli.embedded import EmbeddedServers, throwaway_servers
+from tests.proving.schema import create as create_proving_tables
+from workers.runtime.database import Database, libpq_url
+from workers.runtime.registry import Registry, discover
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = "gristmill_template"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServers]:
+    """Real PostgreSQL and Valkey for the whole session, in folders that vanish with it."""
+    with throwaway_servers() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """Every stage there is, the proving ones included."""
+    return discover()
+
+
+def sqlalchemy_url(url: str) -> str:
+    """Return a libpq URL as SQLAlchemy names its driver."""
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def with_database(url: str, name: str) -> str:
+    """Return ``url`` with another database's name."""
+    return libpq_url(url).rsplit("/", 1)[0] + f"/{name}"
+
+
+def alembic_config(**attributes: object) -> Config:
+    """Return Alembic's configuration as ``gristmill migrate`` makes it: a URL or a connection handed in."""
+    config = Config(ROOT / "alembic.ini")
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.attributes.update(attributes)
+    return config
+
+
+def migrate(url: str, *, to: str = "head") -> None:
+    """Run Alembic on ``url`` up or down to a revision."""
+    (command.downgrade if to == "base" else command.upgrade)(alembic_config(url=url), to)
+
+
+def create_database(url: str, name: str, *, template: str = "template1") -> str:
+    """Create a database on the server of ``url`` and return its own URL."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    return with_database(url, name)
+
+
+def drop_database(url: str, name: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def make_template(url: str) -> str:
+    """Make a migrated database with the proving tables on the server of ``url``, to be cloned; return its name."""
+    template_url = create_database(url, TEMPLATE)
+    migrate(template_url)
+    engine = create_engine(sqlalchemy_url(template_url), poolclass=NullPool)
+    with engine.begin() as connection:
+        create_proving_tables(connection)
+    return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def template(servers: EmbeddedServers) -> str:
+    """The name of a database to clone; nobody connects to it."""
+    return make_template(servers.urls.database_url)
+
+
+def empty(url: str) -> None:
+    """Make the database as if it had just been cloned: nobody connected, no rows but the lifecycles'."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        admin.execute("SET session_replication_role = replica")  # no foreign key decides the order
+        tables = admin.execute(
+            "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
+            "AND relnamespace::regnamespace::text NOT IN ('public', 'pg_catalog', 'information_schema') "
+            "AND relname NOT IN ('lifecycles', 'stages')"
+        ).fetchall()
+        for (table,) in tables:
+            admin.execute(f"DELETE FROM {table}".encode())
+        admin.execute("UPDATE runtime.stages SET limit_at_most = NULL, paused_at = NULL, paused_by = NULL")
+
+
+@pytest.fixture(scope="session")
+def clone_url(servers: EmbeddedServers, template: str) -> str:
+    """The one clone that committing tests use in turn."""
+    return create_database(servers.urls.database_url, "committed", template=template)
+
+
+@pytest.fixture
+def database_url(clone_url: str) -> str:
+    """A database of the test's own as long as it runs, empty; whoever an earlier test left connected is gone."""
+    empty(clone_url)
+    return clone_url
+
+
+@pytest.fixture
+def fresh_database_url(servers: EmbeddedServers, template: str) -> Iterator[str]:
+    """A clone for a test that changes more than rows; dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield create_database(servers.urls.database_url, name, template=template)
+    drop_database(servers.urls.database_url, name)
+
+
+@pytest.fixture
+def empty_database_url(servers: EmbeddedServers) -> Iterator[str]:
+    """A database that no migration has seen; dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield create_database(servers.urls.database_url, name)
+    drop_database(servers.urls.database_url, name)
+
+
+@pytest.fixture(scope="session")
+def shared_database_url(servers: EmbeddedServers, template: str) -> str:
+    """One clone for every test that rolls back what it wrote."""
+    return create_database(servers.urls.database_url, "shared", template=template)
+
+
+@pytest.fixture
+async def session(shared_database_url: str) -> AsyncIterator[AsyncSession]:
+    """A session inside an outer transaction that is rolled back: a test may commit, and nobody ever sees it."""
+    engine = create_async_engine(sqlalchemy_url(shared_database_url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        outer = await connection.begin()
+        bound = AsyncSession(connection, expire_on_commit=False, join_transaction_mode="create_savepoint")
+        async with bound as session:
+            yield session
+        await outer.rollback()
+
+
+@pytest.fixture
+def redis_url(servers: EmbeddedServers) -> Iterator[str]:
+    """An empty Redis, emptied again afterwards."""
+    url = servers.urls.redis_url
+    with Redis.from_url(url) as redis:
+        redis.flushall()
+        yield url
+        redis.flushall()
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """A SQLAlchemy connection in autocommit, to arrange and to look."""
+    engine = create_engine(sqlalchemy_url(database_url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def psql(database_url: str) -> "Iterator[psycopg.Connection[dict[str, object]]]":
+    """A plain connection in autocommit, as a person in psql has it: it says nothing of who it is."""
+    with psycopg.connect(database_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The kernel's pools on the test's own database: real commits, several connections."""
+    database = Database(database_url, changed_by="test")
+    yield database
+    await database.close()

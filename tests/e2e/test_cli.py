@@ -1,0 +1,364 @@
+"""The command line as a person uses it: real processes in a folder of their own, one after the other.
+
+The tests of this module share one system and are written in the order of its life: up, work, down, demo.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from cli.embedded import EmbeddedServers
+from cli.supervision_status import read_status, stop_supervisor
+from cli.system import COMMAND
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE_SECONDS = 60
+ROLES = {"worker-1", "dispatcher", "beat", "flower"}
+LATER = "2100-01-01"
+
+
+@dataclass(slots=True)
+class Shell:
+    """A person's shell: a working folder, an environment, and the commands run there."""
+
+    folder: Path
+    env: dict[str, str] = field(repr=False)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / ".gristmill"
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env={**self.env, **(env or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env={**self.env, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def says(self, *arguments: str) -> str:
+        """Run a command that succeeds and return what it prints."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def tells(self, *arguments: str) -> Any:
+        """Run a command that succeeds with --json and return the values."""
+        return json.loads(self.says(*arguments, "--json"))
+
+    def refuses(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+        """Run a command that fails; return its exit code and its one line."""
+        done = self.run(*arguments, env=env)
+        (line,) = done.stderr.splitlines()
+        assert "Traceback" not in done.stdout
+        assert line.startswith("gristmill: ")
+        return done.returncode, line.removeprefix("gristmill: ")
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A shell in an empty folder, which holds a trap: a package named like one of ours."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "config").mkdir()
+    (folder / "config" / "__init__.py").write_text("raise SystemExit('imported from the working folder')")
+    ours = ("GRISTMILL_", "DATABASE_URL", "REDIS_URL", "OPENAI_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # each command would compile everything again
+    shell = Shell(folder, env)
+    yield shell
+    if shell.data_dir.exists():
+        stop_supervisor(shell.data_dir, timeout=timedelta(seconds=PATIENCE_SECONDS))
+        EmbeddedServers(shell.data_dir).remove()
+
+
+@pytest.fixture(scope="module")
+def running(shell: Shell) -> Shell:
+    """The shell after `gristmill up --detach`."""
+    shell.says("up", "--detach", "--workers", "1")
+    return shell
+
+
+@pytest.fixture(scope="module")
+def urls(running: Shell) -> dict[str, str]:
+    """Where the system answers, passwords included."""
+    status = json.loads(running.says("status", "--json", "--show-secrets"))
+    return {name: status[name] for name in ("database_url", "redis_url", "flower_url")}
+
+
+@pytest.fixture(scope="module")
+def profile(urls: dict[str, str]) -> str:
+    """The id of a profile to score."""
+    return str(ask(urls, "INSERT INTO scoring.profiles (name) VALUES ('somebody') RETURNING id"))
+
+
+def ask(urls: Mapping[str, str], statement: str) -> object:
+    with psycopg.connect(urls["database_url"], autocommit=True) as connection:
+        row = connection.execute(statement.encode()).fetchone()
+    return row[0] if row else None
+
+
+def payload(profile: str, prompt: str = "Judge it.") -> str:
+    return json.dumps({"profile_id": profile, "prompt": prompt})
+
+
+def test_before_up_commands_say_what_to_do(shell: Shell) -> None:
+    """The newcomer's first mistakes: one line each, and the exit code scripts expect."""
+    assert shell.refuses("jobs", "list") == (1, "nothing runs here; start it with `gristmill up` or set DATABASE_URL")
+    assert shell.refuses("status") == (1, "nothing runs in .gristmill; start it with `gristmill up`")
+    assert shell.refuses("enqueue", "scoring.rescore", "--payload", "{}") == (
+        2,
+        "stage 'scoring.rescore' is not registered; known stages: scoring.score",
+    )
+
+
+def test_up_in_the_background_runs_every_role_and_hides_passwords(running: Shell, urls: dict[str, str]) -> None:
+    """`status` shows the whole system; passwords only when asked for."""
+    status = running.tells("status")
+
+    assert status["state"] == "running"
+    assert {role["name"]: role["state"] for role in status["roles"]} == dict.fromkeys(ROLES, "running")
+    assert ":***@" in status["database_url"]
+    assert urls["database_url"].startswith("postgresql://gristmill:")
+    assert "***" not in urls["database_url"] + urls["redis_url"]
+    code, line = running.refuses("up")
+    assert (code, "already runs here" in line) == (1, True)
+
+
+def test_enqueue_waits_for_the_end_and_exits_by_it(running: Shell, urls: dict[str, str], profile: str) -> None:
+    """0 for a job that completed; 1 for one that did not."""
+    done = running.tells("enqueue", "scoring.score", "--payload", payload(profile), "--wait")
+    with running.start("enqueue", "scoring.score", "--payload", payload(profile), "--at", LATER, "--wait") as given_up:
+        assert given_up.stdout is not None
+        running.says("jobs", "cancel", given_up.stdout.readline().strip())
+        rest, _ = given_up.communicate(timeout=PATIENCE_SECONDS)
+
+    assert (done["created"], done["job"]["status"]) == (True, "completed")
+    assert given_up.returncode == 1
+    assert "cancelled" in rest
+    who = ask(urls, f"SELECT changed_by FROM runtime.transitions WHERE job_id = '{done['id']}' AND version_to = 1")
+    assert str(who).startswith("cli:")
+
+
+def test_doctor_finds_a_running_system_healthy(running: Shell) -> None:
+    """Every check names what it found; the quick ones are silent."""
+    checks = {check["name"]: check["state"] for check in running.tells("doctor")["checks"]}
+
+    assert set(checks.values()) == {"ok"}, checks
+    assert checks.keys() >= {"Postgres", "schema", "clock", "dispatcher", "workers", "Redis", "eviction", "disk"}
+    quick = running.run("doctor", "--quick")
+    assert (quick.returncode, quick.stdout, quick.stderr) == (0, "", "")
+
+
+def test_a_waiting_job_is_listed_explained_and_cancelled_once(running: Shell, profile: str) -> None:
+    """An idempotency key gives the same job; what is cancelled stays cancelled."""
+    arguments = ("enqueue", "scoring.score", "--payload", payload(profile), "--at", LATER, "--key", "once")
+    job_id = running.says(*arguments)
+
+    assert running.says(*arguments) == job_id
+    (listed,) = running.tells("jobs", "list", "--status", "pending")
+    assert (listed["id"], listed["wait_reason"], listed["idempotency_key"]) == (job_id, "due later", "once")
+    assert running.says("jobs", "why", job_id).startswith("pending: due later")
+    would = running.tells("jobs", "cancel", "--stage", "scoring.score", "--status", "pending", "--dry-run")
+    assert would == {"dry_run": True, "cancelled": [job_id], "refused": {}}
+    assert running.tells("jobs", "cancel", job_id)["cancelled"] == [job_id]
+    assert running.refuses("jobs", "cancel", job_id) == (1, f"job {job_id} is cancelled already")
+
+
+def test_failed_jobs_are_shown_with_their_history_and_retried(running: Shell, urls: dict[str, str], profile: str) -> None:
+    """A job that came in by SQL and cannot succeed fails with its reason; a retry runs it again."""
+    bad = "Criteria:\n- a (heavy): no number"
+    job_id = str(ask(urls, f"SELECT scoring.enqueue_score('{profile}', E'{bad.encode('unicode_escape').decode()}')"))
+    assert running.run("jobs", "watch", job_id).returncode == 1
+
+    shown = running.tells("jobs", "show", job_id)
+    retried = running.tells("jobs", "retry", "--status", "failed", "--error", "WEIGHT must")
+
+    assert shown["job"]["status"] == "failed"
+    assert shown["values"]["prompt"] == bad
+    assert [step["new_state"] for step in shown["transitions"]] == ["pending", "processing", "failed"]
+    assert retried["retried"] == [job_id]
+    eventually(lambda: ask(urls, f"SELECT count(*) FROM runtime.transitions WHERE job_id = '{job_id}'") == 6)
+
+
+def test_a_paused_stage_keeps_its_jobs_until_it_is_resumed(running: Shell, profile: str) -> None:
+    """Nothing is dispatched meanwhile, and the job says who paused it."""
+    running.says("stages", "pause", "scoring.score")
+    job_id = running.says("enqueue", "scoring.score", "--payload", payload(profile))
+
+    (stage,) = running.tells("stages")
+    assert stage["ready"] == 1
+    assert stage["paused_by"].startswith("cli:")
+    running.says("stages", "resume", "scoring.score")
+    assert running.says("jobs", "watch", job_id).splitlines()[-1].startswith("completed")
+
+
+def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[str, str], profile: str) -> None:
+    """Everything about a schedule is checked when it is added; running one now returns its job."""
+    running.says("schedules", "add", "nightly", "--cron", "0 3 * * *", "--stage", "scoring.score", "--payload", payload(profile))
+    rows = {row["name"]: row for row in running.tells("schedules", "list")}
+    job_id = running.tells("schedules", "run", "nightly")["job_id"]
+
+    assert rows.keys() >= {"nightly", "maintenance.prune"}
+    assert rows["nightly"]["next_time"].endswith("T03:00:00+00:00")
+    assert ask(urls, f"SELECT stage FROM runtime.jobs WHERE id = '{job_id}'") == "scoring.score"
+    running.says("schedules", "pause", "nightly")
+    assert ask(urls, "SELECT enabled FROM runtime.schedules WHERE name = 'nightly'") is False
+    running.says("schedules", "remove", "nightly")
+    assert ask(urls, "SELECT count(*) FROM runtime.schedules WHERE name = 'nightly'") == 0
+    assert running.refuses("schedules", "add", "x", "--cron", "* * * * *", "--stage", "scoring.score") == (
+        2,
+        "payload: profile_id is required",
+    )
+
+
+def test_flower_answers_this_machine_and_no_foreign_page(urls: dict[str, str]) -> None:
+    """Its API works without a password on loopback, and not for a site in the operator's browser."""
+
+    def answer(**headers: str) -> int:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{urls['flower_url']}/api/tasks", headers=headers)) as got:
+                return int(got.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    assert answer() == 200
+    assert answer(Origin="http://evil.example") == 403
+
+
+def test_a_role_refuses_a_redis_that_may_evict(running: Shell, urls: dict[str, str]) -> None:
+    """A queue is one key: evicting it would lose the road with everything on it."""
+    with redis.Redis.from_url(urls["redis_url"]) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            code, line = running.refuses("worker", env=as_settings(urls))
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+    assert code == 1
+    assert line.startswith("Redis maxmemory-policy must be noeviction")
+
+
+def test_a_role_waits_until_the_database_is_migrated(running: Shell, urls: dict[str, str], tmp_path: Path) -> None:
+    """Started too early, it does not crash: it says what it waits for and begins when it is there."""
+    with psycopg.connect(urls["database_url"], autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty")
+    env = as_settings({**urls, "database_url": urls["database_url"].rsplit("/", 1)[0] + "/empty"})
+    log = tmp_path / "beat.log"
+    with log.open("w") as file:
+        beat = subprocess.Popen([*COMMAND, "beat"], cwd=running.folder, env={**running.env, **env}, stderr=file)
+    with beat:
+        try:
+            eventually(lambda: "run `gristmill migrate`" in log.read_text())
+            assert running.run("migrate", env=env).stdout.startswith("migrated from an empty database")
+            eventually(lambda: "beat_ready" in log.read_text())
+        finally:
+            beat.terminate()
+
+
+def test_all_of_it_is_proved_by_the_recorded_history(running: Shell) -> None:
+    """Every job of this module ended once for each time it could, with versions that follow each other."""
+    verdict = running.tells("jobs", "verify")
+
+    assert (verdict["ok"], verdict["violations"]) == (True, 0)
+    (stage,) = verdict["stages"]
+    assert stage["jobs"] >= 5
+    assert stage["reopened"] == 1
+    assert stage["ends"] - stage["reopened"] == stage["completed"] + stage["failed"] + stage["cancelled"]
+
+
+def test_down_leaves_nothing_running(running: Shell) -> None:
+    """Roles and servers end; a second `down` has nothing to do."""
+    status = read_status(running.data_dir)
+    assert status
+    pids = [role.pid for role in status.roles if role.pid]
+
+    assert running.says("down") == "stopped"
+
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert json.loads(running.run("status", "--json").stdout)["state"] == "stopped"
+
+
+def test_ctrl_c_drains_an_attached_up(running: Shell) -> None:
+    """The signal a person sends ends everything, in order, with success."""
+    with running.start("up", "--workers", "1") as up:
+        try:
+            eventually(lambda: is_running(running))
+        finally:
+            up.send_signal(signal.SIGINT)
+        said, _ = up.communicate(timeout=PATIENCE_SECONDS)
+
+    assert up.returncode == 0
+    assert "Flower    http://127.0.0.1:" in said
+    assert said.splitlines()[-1] == "stopped"
+    assert read_status(running.data_dir) is None
+
+
+def test_a_bad_profile_is_named_before_anything_starts(shell: Shell, tmp_path: Path) -> None:
+    """File, line, field and rule in one line; nothing was started or written."""
+    file = tmp_path / "people.csv"
+    file.write_text("name,about\nA,x\n,y\n")
+
+    code, line = shell.refuses("demo", "--profiles", str(file))
+
+    assert code == 2
+    assert line == f"{file}, line 3: field 'name' must be a text that is not empty"
+    assert read_status(shell.data_dir) is None
+
+
+def test_the_demo_scores_real_packages_twice_and_leaves_nothing_running(shell: Shell) -> None:
+    """Without network, key or configuration: scores with reasons, cache hits, an honest label, and an end."""
+    said = shell.says("demo")
+
+    assert "Best" in said
+    assert "Worst" in said
+    assert "rule-based, not an AI judgement" in said
+    first, second = (line for line in said.splitlines() if " jobs in " in line)
+    assert "0 failed" in first
+    assert "0 answered from identical earlier jobs" in first
+    assert "; 0 evaluated, " in second
+    assert read_status(shell.data_dir) is None
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Poll ``condition`` until it holds; fail the test if that takes too long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.05)
+
+
+def as_settings(urls: Mapping[str, str]) -> dict[str, str]:
+    return {"DATABASE_URL": urls["database_url"], "REDIS_URL": urls["redis_url"]}
+
+
+def is_running(shell: Shell) -> bool:
+    status = read_status(shell.data_dir)
+    return status is not None and status.state == "running"

@@ -1,0 +1,197 @@
+"""Revisions go up, down and up again, say why they exist, and meet each other politely."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tests.conftest import ROOT, alembic_config, migrate, sqlalchemy_url
+from tests.waiting import until
+
+LOCK_KEY = 0x6772_6973_746D  # migrations/env.py
+
+# Everything that a revision can make and a downgrade can forget, as comparable rows.
+SCHEMA = """
+SELECT 'column', format('%I.%I.%I %s %s %s', n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+                        a.attnotnull, pg_get_expr(d.adbin, d.adrelid))
+  FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attnum > 0 AND NOT a.attisdropped AND n.nspname !~ '^(pg_|information_schema|public)'
+UNION ALL
+SELECT 'constraint', format('%s %I %s', conrelid::regclass, conname, pg_get_constraintdef(o.oid))
+  FROM pg_constraint AS o JOIN pg_namespace AS n ON n.oid = o.connamespace
+ WHERE n.nspname !~ '^(pg_|information_schema|public)'
+UNION ALL
+SELECT 'index', indexdef FROM pg_indexes WHERE schemaname !~ '^(pg_|public)'
+UNION ALL
+SELECT 'function', pg_get_functiondef(p.oid) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE n.nspname !~ '^(pg_|information_schema|public)'
+UNION ALL
+SELECT 'trigger', pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'view', definition FROM pg_views WHERE schemaname !~ '^(pg_|information_schema)'
+UNION ALL
+SELECT 'policy', format('%s %s %s %s', schemaname, tablename, policyname, qual) FROM pg_policies
+UNION ALL
+SELECT 'stage', name || ' ' || table_name FROM runtime.stages
+UNION ALL
+SELECT 'rights', format('%s %s', oid::regclass, relacl) FROM pg_class
+ WHERE relnamespace::regnamespace::text IN ('runtime', 'scoring')
+ORDER BY 1, 2
+"""
+REVISIONS = list(ScriptDirectory(str(ROOT / "migrations")).walk_revisions())
+
+
+def schema(url: str) -> list[tuple[str, str]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(SCHEMA).fetchall()
+
+
+def schemas(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)'"
+        ).fetchall()
+    return {name for (name,) in rows}
+
+
+def test_up_down_up_makes_the_same_schema_again(empty_database_url):
+    """And down leaves nothing of it."""
+    migrate(empty_database_url)
+    first = schema(empty_database_url)
+
+    migrate(empty_database_url, to="base")
+    assert schemas(empty_database_url) == {"public"}
+
+    migrate(empty_database_url)
+    assert schema(empty_database_url) == first
+
+
+def test_each_step_down_can_be_taken_back(empty_database_url):
+    """A release that goes wrong goes one revision back and forth, not all the way."""
+    migrate(empty_database_url)
+    newest = schema(empty_database_url)
+    config = alembic_config(url=empty_database_url)
+
+    for steps in range(1, len(REVISIONS) + 1):
+        command.downgrade(config, f"-{steps}")
+        command.upgrade(config, "head")
+        assert schema(empty_database_url) == newest
+
+
+def test_going_down_takes_the_jobs_of_a_table_out_of_the_view(empty_database_url):
+    """``runtime.jobs`` and the stages follow the tables that are left."""
+    migrate(empty_database_url)
+    command.downgrade(alembic_config(url=empty_database_url), "0001")
+
+    with psycopg.connect(empty_database_url) as connection:
+        assert connection.execute("SELECT name FROM runtime.stages").fetchall() == []
+        assert connection.execute("SELECT to_regclass('runtime.jobs')").fetchone() == (None,)
+
+
+def test_models_and_revisions_describe_one_schema(empty_database_url):
+    """``alembic check``, as anybody runs it: nothing is left to generate."""
+    migrate(empty_database_url)
+
+    run = alembic("check", url=empty_database_url)
+    said, _ = run.communicate(timeout=60)
+
+    assert run.returncode == 0, said
+    assert "No new upgrade operations detected" in said
+
+
+@pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.revision)
+def test_a_revision_says_why_and_whether_the_previous_release_survives_it(revision):
+    """What an operator asks before a deployment stands in its docstring."""
+    assert re.search(r"^Why: .+", revision.doc + revision.longdoc, re.MULTILINE)
+    assert re.search(r"^Previous release: .+", revision.longdoc, re.MULTILINE)
+    assert callable(revision.module.downgrade)
+    assert "pass" not in inspect.getsource(revision.module.downgrade).split()
+
+
+def test_there_is_one_line_of_revisions():
+    """Two heads would be two answers to what the newest schema is."""
+    assert len(ScriptDirectory(str(ROOT / "migrations")).get_heads()) == 1
+
+
+def alembic(*arguments: str, url: str) -> "subprocess.Popen[str]":
+    """Start the ``alembic`` command line on the database of ``url``."""
+    command_line = [sys.executable, "-m", "alembic", *arguments]
+    environment = {**os.environ, "DATABASE_URL": url}
+    return subprocess.Popen(
+        command_line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_migrations_at_once_both_succeed(empty_database_url):
+    """Two containers of a deployment start together: one migrates, the other finds it done."""
+    runs = [alembic("upgrade", "head", url=empty_database_url) for _ in range(2)]
+
+    said = [run.communicate(timeout=60)[0] for run in runs]
+
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert "scoring" in schemas(empty_database_url)
+
+
+async def test_a_migration_waits_for_the_one_under_way(empty_database_url):
+    """It takes its turn by a lock of its own, held for the whole run, and leaves none behind."""
+    with closing(psycopg.connect(empty_database_url, autocommit=True)) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+        migrating = threading.Thread(target=migrate, args=(empty_database_url,))
+        migrating.start()
+        await until(lambda: other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+        assert "runtime" not in schemas(empty_database_url)
+
+        other.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
+        migrating.join(timeout=30)
+
+        assert "runtime" in schemas(empty_database_url)
+        await until(
+            lambda: other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+        )
+
+
+async def test_a_connection_that_is_handed_in_is_used_and_given_back_clean(empty_database_url):
+    """The caller of an async engine migrates through ``run_sync``; its session's timeouts are its own again."""
+    engine = create_async_engine(sqlalchemy_url(empty_database_url), poolclass=NullPool)
+
+    def upgrade(connection) -> None:
+        command.upgrade(alembic_config(connection=connection), "head")
+
+    async with engine.connect() as connection:
+        before = (await connection.exec_driver_sql("SHOW lock_timeout")).scalar()
+        await connection.run_sync(upgrade)
+        assert (await connection.exec_driver_sql("SHOW lock_timeout")).scalar() == before
+    await engine.dispose()
+
+    assert "scoring" in schemas(empty_database_url)
+
+
+def test_sql_without_a_database_is_refused():
+    """Revisions read what is there; a script made offline would be wrong."""
+    with pytest.raises(SystemExit, match="offline mode is not supported"):
+        command.upgrade(alembic_config(), "head", sql=True)
+
+
+def test_a_migrated_database_accepts_a_job_at_once(empty_database_url):
+    """Nothing else has to be prepared by hand."""
+    migrate(empty_database_url)
+    engine = create_engine(sqlalchemy_url(empty_database_url), poolclass=NullPool)
+
+    with engine.begin() as connection:
+        profile = connection.exec_driver_sql("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id").scalar()
+        job = connection.exec_driver_sql("SELECT scoring.enqueue_score(%s, 'Judge.')", (profile,)).scalar()
+        reason = connection.exec_driver_sql("SELECT wait_reason FROM runtime.jobs WHERE id = %s", (job,)).scalar()
+
+    assert reason == "no worker for queue scoring"
