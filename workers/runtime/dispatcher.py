@@ -167,6 +167,8 @@ class _Leading:
         """Dispatch what is due, do the chores whose time has come, then sleep until rung or the next poll."""
         if self._is_time("survey", SURVEY_SECONDS):
             self._capacity = await survey(self._connection)
+        if self._is_time("poll", self._d.poll_seconds):
+            self._rung = None  # one table that rings all the time must not keep the others from being looked at
         picked = await self._dispatch_all() if self._road_is_open else 0
         if await self._chores():
             self._rung = None
@@ -210,7 +212,7 @@ class _Leading:
             if self._rung is not None and job_table(stage.model).label not in self._rung:
                 continue
             capacity = self._capacity.get(stage.name)
-            if capacity and not capacity.paused and capacity.slots:
+            if self._road_is_open and capacity and not capacity.paused and capacity.slots:
                 picked += await self._dispatch(stage, capacity.slots)
         return picked
 
@@ -226,16 +228,22 @@ class _Leading:
         share = math.ceil(len(done.jobs) / self._capacity[stage.name].workers)
         size = max(1, min(self._d.batch_size, share))
         for start in range(0, len(done.jobs), size):
-            await self._publish(stage, done.jobs[start : start + size])
+            if not await self._publish(stage, done.jobs[start : start + size]):
+                await self._take_back(stage, done.jobs[start:])
+                return start
         return len(done.jobs)
 
-    async def _publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
+    async def _publish(self, stage: Stage, batch: Sequence[Picked]) -> bool:
         try:
             await self._d.road.publish(stage, batch)
-        except Exception as error:  # noqa: BLE001 - whatever the road's library raises: the tickets are taken back
+        except Exception as error:  # noqa: BLE001 - whatever the road's library raises: the road is closed
             self._road_is_open = False
-            log.warning("publish_failed", stage=stage.name, jobs=len(batch), error=describe(error))
-            await unmark_exactly(self._connection, stage.model, [(job.id, job.version) for job in batch])
+            log.warning("publish_failed", stage=stage.name, error=describe(error))
+        return self._road_is_open
+
+    async def _take_back(self, stage: Stage, jobs: Sequence[Picked]) -> None:
+        """Take back the tickets of what was not published; trying each batch would stall the leader."""
+        await unmark_exactly(self._connection, stage.model, [(job.id, job.version) for job in jobs])
 
     async def _look_after_road(self) -> int:
         """Take back the tickets that the road lost: all of them if it lost its data, else those long unclaimed."""

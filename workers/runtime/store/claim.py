@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
-from typing import Any
 from uuid import UUID
-
-from psycopg import AsyncCursor
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
@@ -47,6 +44,30 @@ async def claim(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UU
             "ready": stage.step.ready,
             "owner": owner,
             "timeout": stage.timeout / timedelta(seconds=1),
+            "ids": [id for id, _ in tickets],
+            "versions": [version for _, version in tickets],
+        },
+    )
+    return t.jobs([column.name for column in cursor.description or ()], await cursor.fetchall())
+
+
+@cache
+def _claimed_sql(t: JobTable) -> str:
+    c = t.column
+    return f"""
+        SELECT j.* FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
+          JOIN {t.name} AS j ON j.{c["id"]} = u.id AND j.{c["version"]} = u.version + 1
+         WHERE j.{c["status"]} || '' = %(running)s AND j.{c["lease_owner"]} = %(owner)s"""
+
+
+async def claimed_before(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+    """Return the jobs that an earlier claim of these tickets by ``owner`` got, though its answer was lost."""
+    t = job_table(stage.model)
+    cursor = await conn.execute(
+        _claimed_sql(t),
+        {
+            "running": stage.step.running,
+            "owner": owner,
             "ids": [id for id, _ in tickets],
             "versions": [version for _, version in tickets],
         },

@@ -1,0 +1,87 @@
+"""Real beats on real rows: a time fires once whoever fires it, and pruning deletes only what is old."""
+
+from uuid import UUID
+
+import pytest
+
+from tests.e2e.system import System
+
+pytestmark = pytest.mark.e2e
+
+SCHEDULE = """
+    INSERT INTO runtime.schedules (name, stage, payload, cron, catch_up, created_at)
+    VALUES (%s, 'proving.plain', '{"act": "write"}', '* * * * *', %s, date_trunc('minute', now()) - interval '5 min')
+"""
+
+
+@pytest.fixture
+def beats(system: System) -> None:
+    """Two beats, a worker and a dispatcher."""
+    for _ in range(2 - len(system.living("beat"))):
+        system.start("beat")
+    system.staff(workers=1)
+    system.wait(lambda: all(b.said("beat_ready") for b in system.living("beat")), "the beats are ready", seconds=60.0)
+
+
+@pytest.mark.parametrize(("catch_up", "times"), [("one", 1), ("all", 5)])
+def test_missed_times_fire_once_each_though_two_beats_run(
+    system: System, beats: None, catch_up: str, times: int
+) -> None:
+    """Of five missed minutes, ``one`` fires the newest and ``all`` each; every fired time has one job."""
+    started = system.ask("SELECT now()")[0][0]
+    system.run(SCHEDULE, catch_up, catch_up)
+    fired = "SELECT job_id FROM runtime.ticks WHERE schedule = %s AND scheduled_for <= %s"
+    due = "SELECT last_scheduled_for >= date_trunc('minute', %s) FROM runtime.schedules WHERE name = %s"
+
+    system.wait(lambda: system.ask(due, started, catch_up) == [(True,)], "the missed times have fired")
+    system.run("UPDATE runtime.schedules SET enabled = false WHERE name = %s", catch_up)
+    jobs = [row[0] for row in system.ask(fired, catch_up, started)]
+    system.await_all(jobs)
+
+    assert len(jobs) == len(set(jobs)) == times
+    system.assert_settled_once(jobs)
+    keyed = system.ask(
+        "SELECT count(*) FROM proving.plain_jobs WHERE idempotency_key LIKE %s", f"schedule:{catch_up}:%"
+    )
+    ticks = system.ask("SELECT count(*) FROM runtime.ticks WHERE schedule = %s", catch_up)
+    assert keyed == ticks
+
+
+def test_prune_deletes_what_is_past_its_retention_and_nothing_younger(system: System, beats: None) -> None:
+    """Beat's own schedule: scoring jobs that ended eight days ago go, with six days or unfinished they stay."""
+    (profile,) = system.ask("INSERT INTO scoring.profiles (name) VALUES ('pruned') RETURNING id")[0]
+    old = [ended_days_ago(system, profile, 8) for _ in range(20)]
+    kept = [ended_days_ago(system, profile, 6), waiting_since(system, profile, 30)]
+
+    system.run("UPDATE runtime.schedules SET last_scheduled_for = now() - interval '11 min' WHERE action = 'prune'")
+    remaining = "SELECT id FROM scoring.scoring_jobs WHERE profile_id = %s"
+    system.wait(lambda: len(system.ask(remaining, profile)) <= len(kept), "the old ones are pruned")
+
+    assert {row[0] for row in system.ask(remaining, profile)} == set(kept)
+    assert all(len(steps) == 3 for steps in system.histories(old).values()), "history outlives the job"
+    assert len(system.histories(old)) == len(old)
+
+
+def waiting_since(system: System, profile: UUID, days: int) -> UUID:
+    """Return a job that was made so many days ago and is not due yet."""
+    (job,) = system.ask(
+        "INSERT INTO scoring.scoring_jobs (profile_id, prompt, created_at, due_at)"
+        " VALUES (%s, 'Is it old?', now() - make_interval(days => %s), now() + interval '1 day') RETURNING id",
+        profile,
+        days,
+    )[0]
+    assert isinstance(job, UUID)
+    return job
+
+
+def ended_days_ago(system: System, profile: UUID, days: int) -> UUID:
+    """Return a job that was completed so many days ago."""
+    job = waiting_since(system, profile, days)
+    system.run("UPDATE scoring.scoring_jobs SET status = 'processing', version = 2 WHERE id = %s", job)
+    system.run(
+        "UPDATE scoring.scoring_jobs SET status = 'completed', version = 3, due_at = NULL,"
+        " completed_at = now() - make_interval(days => %s) WHERE id = %s",
+        days,
+        job,
+    )
+    return job

@@ -1,0 +1,183 @@
+"""Whatever door a job comes in by and whatever reaches the queue, each job is executed once."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from celery import Celery
+from kombu import Connection, Producer
+from redis import Redis
+
+from tests.e2e.system import Role, System
+from tests.fakes.openai_server import FakeOpenAI
+
+pytestmark = pytest.mark.e2e
+
+PROFILES, QUESTION = 50, "How clear is it? Question {}"
+SOME_PROFILES = "INSERT INTO scoring.profiles (name) SELECT 'p' || n FROM generate_series(1, %s) AS n RETURNING id"
+
+
+@contextmanager
+def service(system: System) -> Iterator[Celery]:
+    """A Celery application of somebody else, that knows nothing of ours but the broker."""
+    app = Celery("service", broker=system.redis_url, set_as_current=False)
+    app.conf.task_ignore_result = True
+    yield app
+    app.close()
+
+
+def enter_by_three_doors(system: System, profiles: Sequence[UUID], jobs: int) -> list[UUID]:
+    """Enqueue so many scoring jobs by Python, SQL and Celery in turn, and return their ids once all are rows."""
+    asked = [(profiles[n % len(profiles)], QUESTION.format(n)) for n in range(jobs)]
+    with service(system) as app:
+        for profile, prompt in asked[2::3]:
+            payload = {"profile_id": str(profile), "prompt": prompt}
+            app.send_task("gristmill.enqueue", args=["scoring.score", payload], queue="gristmill")
+    system.enqueue("scoring.score", [{"profile_id": profile, "prompt": prompt} for profile, prompt in asked[0::3]])
+    for profile, prompt in asked[1::3]:
+        system.ask("SELECT scoring.enqueue_score(%s, %s)", profile, prompt)
+    rows = "SELECT id FROM scoring.scoring_jobs WHERE prompt = ANY (%s)"
+    prompts = [prompt for _, prompt in asked]
+    system.wait(lambda: len(system.ask(rows, prompts)) == jobs, "every message is a row")
+    return [row[0] for row in system.ask(rows, prompts)]
+
+
+@pytest.mark.faults
+def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: System) -> None:
+    """500 scoring jobs by three doors, kill -9 of one of two workers and FLUSHALL halfway: each completed once."""
+    with FakeOpenAI() as fake:
+        fake.script(default={"kind": "answer", "delay_ms": 300})
+        settings = {
+            "OPENAI_BASE_URL": fake.url,
+            "GRISTMILL_WORKER__SLOTS": "20",
+            "GRISTMILL_WORKER__HEARTBEAT_SECONDS": "0.5",
+            "GRISTMILL_WORKER__LEASE_SECONDS": "3",
+        }
+        starting = [system.start_gristmill("worker", **settings) for _ in range(2)]
+        system.staff(workers=0)
+        with system.lasting(starting) as (victim, _):
+            profiles = [row[0] for row in system.ask(SOME_PROFILES, PROFILES)]
+            jobs = enter_by_three_doors(system, profiles, 500)
+            system.wait(lambda: system.count("completed", jobs) >= 200, "halfway")
+            victim.kill()
+            with Redis.from_url(system.redis_url) as redis:
+                redis.flushall()
+            system.await_all(jobs, seconds=90.0)
+
+    system.assert_settled_once(jobs)
+    assert system.ask("SELECT count(*), count(parsed_score) FROM scoring.scoring_jobs") == [(500, 500)]
+    assert fake.calls >= 500
+    rescued = [steps for steps in system.histories(jobs).values() if "rescue" in [s.change_action for s in steps]]
+    assert rescued, "the victim held nothing: nothing was proved"
+
+
+# ── what reaches the stage queue ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def crew(system: System) -> list[Role]:
+    """Two workers and a dispatcher."""
+    return system.staff(workers=2)
+
+
+@contextmanager
+def stage_queue(system: System) -> Iterator[Producer]:
+    """A plain producer into the queue of the proving stages."""
+    with Connection(system.redis_url) as connection, connection.channel() as channel:
+        yield Producer(channel, routing_key="proving", auto_declare=False)
+
+
+def deliver(producer: Producer, batch: Any, *, task: str = "proving.plain") -> None:
+    """Publish a message as the dispatcher writes it."""
+    task_id = str(uuid.uuid4())
+    headers = {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "retries": 0}
+    producer.publish([[batch], {}, {}], headers=headers, serializer="json", correlation_id=task_id)
+
+
+@pytest.mark.faults
+def test_delivery_repeated_five_times_executes_once(system: System, crew: list[Role]) -> None:
+    """Copies of every message before, during and after the run claim nothing, whatever version they name."""
+    jobs = system.enqueue("proving.plain", [{"act": "write", "seconds": 0.5}] * 30)
+    batch = [[str(job), 1] for job in jobs]
+
+    with stage_queue(system) as producer:
+        for _ in range(5):
+            deliver(producer, batch)
+        system.await_all(jobs)
+        for version in (1, 2, 3):
+            for _ in range(5):
+                deliver(producer, [[job, version] for job, _ in batch])
+    system.assert_each_works(crew)
+
+    system.assert_settled_once(jobs)
+    assert {tuple(system.actions(job)) for job in jobs} == {("enqueue", "claim", "complete")}
+    assert system.ask("SELECT DISTINCT effects FROM proving.plain_jobs WHERE id = ANY (%s)", jobs) == [(1,)]
+    assert system.ask("SELECT max(retry_count) FROM proving.plain_jobs WHERE id = ANY (%s)", jobs) == [(0,)]
+
+
+def test_undispatched_job_cannot_be_claimed_by_a_forged_message(system: System, crew: list[Role]) -> None:
+    """Only the leader's ticket opens a job: a message for a paused stage's job does nothing."""
+    system.run("UPDATE runtime.stages SET paused_at = now(), paused_by = 'test' WHERE name = 'proving.plain'")
+    (job,) = system.enqueue("proving.plain", [{"act": "write"}])
+    (marker,) = system.enqueue("proving.first", [{}])
+
+    with stage_queue(system) as producer:
+        for _ in range(5):
+            deliver(producer, [[str(job), 1]])
+    system.await_all([marker])
+    forged = system.actions(job)
+    system.run("UPDATE runtime.stages SET paused_at = NULL, paused_by = NULL WHERE name = 'proving.plain'")
+    system.await_all([job])
+
+    assert forged == ["enqueue"]
+    assert system.actions(job) == ["enqueue", "claim", "complete"]
+
+
+BATCHES: Mapping[str, Any] = {
+    "an unknown job": [[str(uuid.uuid4()), 1]],
+    "no batch": None,
+    "a number": 7,
+    "half a ticket": [["only an id"]],
+    "no uuid": [["not a uuid", 1]],
+    "a version that is text": [[str(uuid.uuid4()), "one"]],
+    "a version beyond Postgres": [[str(uuid.uuid4()), 2**40]],
+    "a negative version": [[str(uuid.uuid4()), -1]],
+    "a dictionary": {"id": 1},
+    "nested too deep": [[[[[[1]]]]]],
+}
+NAMED = {"lang": "py", "task": "proving.plain", "id": "1"}
+JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+PICKLE = {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
+MESSAGES: Mapping[str, tuple[Any, dict[str, Any]]] = {
+    "an unknown task": ("[[], {}, {}]", {**JSON, "headers": {**NAMED, "task": "proving.no_such_stage"}}),
+    "an unknown task without id": ("[[], {}, {}]", {**JSON, "headers": {"lang": "py", "task": "nobody.knows"}}),
+    "a task without id": ("[[], {}, {}]", {**JSON, "headers": {"lang": "py", "task": "proving.plain"}}),
+    "no JSON": (b"\xff\x00 no json", {**JSON, "headers": NAMED}),
+    "plain text": ("plain text", {"content_type": "text/plain", "content_encoding": "utf-8", "headers": NAMED}),
+    "a pickle": (b"\x80\x04.", {**PICKLE, "headers": NAMED}),
+    "no task": ('{"no": "task"}', JSON),
+    "a body of two parts": ("[[], {}]", {**JSON, "headers": NAMED}),
+    "a body of nothing": ("null", {**JSON, "headers": NAMED}),
+    "too many arguments": ("[[1, 2, 3], {}, {}]", {**JSON, "headers": NAMED}),
+    "a time limit that is none": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "timelimit": "x"}}),
+    "an unknown compression": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "compression": "nobody-knows"}}),
+}
+
+
+@pytest.mark.faults
+def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, crew: list[Role]) -> None:
+    """Malformed batches, unknown tasks and foreign bodies are passed over; no worker dies, hangs or quotes them."""
+    with stage_queue(system) as producer:
+        for _ in range(5):  # more of each than a worker's carriers: one that kept any would end deaf
+            for batch in BATCHES.values():
+                deliver(producer, batch)
+            for body, properties in MESSAGES.values():
+                producer.publish(body, **properties)
+
+    system.assert_each_works(crew)
+    system.check_alive()
+    assert all(role.said("message_refused") for role in crew)
+    assert not any(role.said("no json", "plain text") for role in crew)

@@ -1,0 +1,154 @@
+"""Real Flower beside real workers: it shows jobs under their own ids and without their payloads, and cancels them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+from uuid import UUID
+
+import pytest
+
+from cli.embedded.ports import choose_port
+from tests.e2e.browser import chromium
+from tests.e2e.system import Role, System
+
+pytestmark = pytest.mark.e2e
+
+SECRET = "sk-live-51HzTopSecretKey"
+DATATABLE = (
+    "/tasks/datatable?draw=1&start=0&length=500&search[value]=&order[0][column]=0&order[0][dir]=asc"
+    "&columns[0][data]=name"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flower:
+    """A running Flower, read over HTTP."""
+
+    url: str
+
+    def page(self, path: str) -> str:
+        """Return what is at ``path``; nobody's proxy has a say in it."""
+        with build_opener(ProxyHandler({})).open(self.url + path, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def answers(self) -> bool:
+        try:
+            return self.page("/healthcheck") == "OK"
+        except URLError:
+            return False
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Return every task that Flower lists, by id."""
+        found: dict[str, dict[str, Any]] = json.loads(self.page("/api/tasks"))
+        return found
+
+    def task(self, job: UUID) -> dict[str, Any]:
+        """Return what Flower tells of one job; nothing if it has not heard of it."""
+        return self.tasks().get(str(job), {})
+
+
+@pytest.fixture(scope="module")
+def flower(system: System) -> Flower:
+    """Flower as ``gristmill flower`` runs it, beside two workers and a dispatcher."""
+    port = choose_port()
+    flower = Flower(f"http://127.0.0.1:{port}")
+    system.start_gristmill("flower", GRISTMILL_FLOWER__PORT=str(port))
+    system.staff(workers=2)
+    system.wait(flower.answers, "Flower answers", seconds=60.0)
+    system.wait(lambda: hears(system, flower), "Flower hears of jobs")
+    return flower
+
+
+def hears(system: System, flower: Flower) -> bool:
+    """Tell whether Flower knows a job that was made just now: it subscribes some time after it answers."""
+    (job,) = system.enqueue("proving.plain", [{}])
+    system.await_all([job])
+    return bool(flower.task(job))
+
+
+def test_jobs_are_listed_by_their_ids_with_stage_state_and_runtime(system: System, flower: Flower) -> None:
+    """Each job is one task, named by its stage and in its own state; no carrier task is beside it."""
+    done, slow, failed = system.enqueue("proving.plain", [{"seconds": 0.3}, {"seconds": 15.0}, {"act": "permanent"}])
+    (keyed,) = system.enqueue("proving.keyed", [{"key": "a"}])
+
+    system.wait(lambda: flower.task(done).get("state") == "SUCCESS", "success is shown")
+    system.wait(lambda: flower.task(slow).get("state") == "STARTED", "the running one is shown")
+    system.wait(lambda: flower.task(failed).get("state") == "FAILURE", "failure is shown")
+    system.wait(lambda: flower.task(keyed).get("state") == "SUCCESS", "the other stage is shown")
+
+    listed = flower.tasks()
+    assert flower.task(done)["name"] == flower.task(slow)["name"] == "proving.plain"
+    assert flower.task(keyed)["name"] == "proving.keyed"
+    assert 0.3 <= flower.task(done)["runtime"] < 5.0
+    assert "completed" in flower.task(done)["result"]
+    assert "told to give up" in flower.task(failed)["exception"]
+    jobs = {str(row[0]) for row in system.ask("SELECT id FROM runtime.jobs")}
+    assert listed.keys() <= jobs
+    assert {task["name"] for task in listed.values()} <= {"proving.plain", "proving.keyed"}
+    system.cancel([slow])
+    system.wait(lambda: flower.task(slow).get("state") == "REVOKED", "cancelled is shown")
+
+
+def test_retried_job_shows_how_often_and_why(system: System, flower: Flower) -> None:
+    """A job between two attempts is in state RETRY, with the count and the error of the last."""
+    (job,) = system.enqueue("proving.plain", [{"act": "raise"}])
+
+    system.wait(lambda: flower.task(job).get("state") == "RETRY", "the retry is shown")
+    told = flower.task(job)
+
+    assert told["retries"] >= 1
+    assert "told to raise" in told["exception"]
+    system.cancel([job])
+
+
+def test_payload_never_reaches_flower(system: System, flower: Flower) -> None:
+    """Neither a page nor an API answer of Flower holds what a job was given."""
+    (job,) = system.enqueue("proving.plain", [{"key": SECRET}])
+    (profile,) = system.ask("INSERT INTO scoring.profiles (name) VALUES (%s) RETURNING id", SECRET)[0]
+    (scoring,) = system.enqueue("scoring.score", [{"profile_id": profile, "prompt": f"The key is {SECRET}"}])
+
+    system.wait(lambda: flower.task(job).get("state") == "SUCCESS", "the job is shown")
+    system.wait(lambda: flower.task(scoring), "the scoring job is shown")
+    paths = ["/tasks", DATATABLE, "/workers", "/api/tasks", "/api/workers?refresh=1", "/metrics"]
+    paths += [path for id_ in (job, scoring) for path in (f"/task/{id_}", f"/api/task/info/{id_}")]
+    pages = {path: flower.page(path) for path in paths}
+
+    assert str(job) in pages[DATATABLE]
+    assert [path for path, page in pages.items() if SECRET in page] == []
+
+
+@pytest.fixture
+def running(system: System, flower: Flower) -> Iterator[tuple[Role, UUID]]:
+    """A job that runs, and the worker that runs it."""
+    (job,) = system.enqueue("proving.plain", [{"act": "write", "seconds": 18.0}])
+    system.await_all([job], "processing")
+    system.wait(lambda: flower.task(job).get("state") == "STARTED", "the job is shown")
+    yield next(role for role in system.living("worker") if system.held_by(role, [job])), job
+    system.cancel([job])
+
+
+@pytest.mark.browser
+def test_revoke_in_a_browser_cancels_the_running_job(
+    system: System, flower: Flower, running: tuple[Role, UUID]
+) -> None:
+    """A person finds the job by its id and presses Terminate: within two seconds it is cancelled, its run stopped."""
+    worker, job = running
+    with chromium() as browser:
+        browser.open(f"{flower.url}/tasks")
+        browser.waits_for(str(job))
+        browser.open(f"{flower.url}/task/{job}")
+        browser.waits_for("STARTED")
+        browser.element("#task-terminate").click()
+        system.wait(lambda: system.count("cancelled", [job]) == 1, "the job is cancelled", seconds=2.0)
+        system.wait(lambda: worker.said("run_stopped", job=job), "its run is stopped", seconds=2.0)
+        browser.open(f"{flower.url}/task/{job}")
+        browser.waits_for("REVOKED")
+        hosts = browser.hosts()
+
+    system.assert_settled_once([job], "cancelled")
+    assert system.actions(job) == ["enqueue", "claim", "cancel"]
+    assert system.history(job)[-1].change_reason == "revoked by remote control"
+    assert hosts == {"127.0.0.1"}, "Flower's pages load nothing from elsewhere"

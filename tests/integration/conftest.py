@@ -1,0 +1,52 @@
+"""The kernel's tests: jobs in any state, worker processes in miniature, an ear for every bell."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.kernel import PLAIN, Jobs, WorkerProcess, started_worker
+from workers.runtime.database import Database
+from workers.runtime.registry import Registry, Stage
+
+StartWorker = Callable[..., Awaitable[WorkerProcess]]
+
+
+@pytest.fixture
+async def jobs(database: Database, registry: Registry) -> Jobs:
+    """Jobs in any state, in the test's own database."""
+    return Jobs(database, registry)
+
+
+@pytest.fixture
+def plain(registry: Registry) -> Stage:
+    """The stage of the plain proving jobs."""
+    return registry[PLAIN]
+
+
+@pytest.fixture
+async def start_worker(database_url: str, registry: Registry) -> AsyncIterator[StartWorker]:
+    """Start worker processes on the test's database; they stop with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> WorkerProcess:
+            return await stack.enter_async_context(started_worker(database_url, registry, **options))
+
+        yield start
+
+
+@pytest.fixture
+async def worker(start_worker: StartWorker) -> WorkerProcess:
+    """One worker process of fifty slots."""
+    return await start_worker()
+
+
+@pytest.fixture
+async def listener(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection that hears every bell of the kernel."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("LISTEN gristmill_work")
+        await connection.execute("LISTEN gristmill_fence")
+        yield connection

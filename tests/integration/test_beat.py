@@ -1,0 +1,188 @@
+"""Beat's decisions on real rows: a tick fires once, in the transaction of the job it enqueues, whatever was missed."""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import create_engine, func, select, text, update
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+from structlog.testing import capture_logs
+
+from config.schedules import DEFAULT_SCHEDULES
+from models.runtime import Schedule, Tick
+from tests.conftest import sqlalchemy_url
+from tests.proving.models import PlainJob
+from workers.transport.beat import add_defaults, fire_due
+
+Open = Callable[[], Session]
+EVERY_MINUTE = "* * * * *"
+
+
+@pytest.fixture
+def connect(database_url):
+    """Open a session on a connection of its own."""
+    engine = create_engine(sqlalchemy_url(database_url), poolclass=NullPool)
+    yield lambda: Session(engine)
+    engine.dispose()
+
+
+def add(connect: Open, name: str = "s", *, ago: timedelta = timedelta(minutes=5), **columns: object) -> None:
+    """Add a schedule that was created ``ago``; unless told otherwise it enqueues plain jobs each minute."""
+    target = {} if "action" in columns else {"stage": "proving.plain", "payload": {"key": name}}
+    with connect() as session, session.begin():
+        session.add(Schedule(**{"name": name, "cron": EVERY_MINUTE, **target, **columns}))
+        session.flush()
+        session.execute(update(Schedule).where(Schedule.name == name).values(created_at=func.now() - ago))
+
+
+def fire(connect: Open, by: str = "beat") -> list[str]:
+    with connect() as session, session.begin():
+        return fire_due(session, fired_by=by)
+
+
+def jobs_of(connect: Open, key: str = "s") -> int:
+    with connect() as session:
+        return session.scalar(select(func.count()).select_from(PlainJob).where(PlainJob.key == key)) or 0
+
+
+def test_a_due_schedule_enqueues_its_job_and_remembers_the_tick(connect):
+    """The tick names the job; the schedule, the time it fired for."""
+    add(connect)
+
+    assert fire(connect, "beat one") == []
+
+    with connect() as session:
+        [tick] = session.scalars(select(Tick)).all()
+        job = session.get(PlainJob, tick.job_id)
+        schedule = session.get(Schedule, "s")
+        assert job is not None
+        assert schedule is not None
+        assert (tick.fired_by, schedule.last_scheduled_for) == ("beat one", tick.scheduled_for)
+        assert job.idempotency_key == f"schedule:s:{tick.scheduled_for.isoformat()}"
+
+
+def test_what_fired_does_not_fire_again(connect):
+    """The next look, a moment later, finds nothing due."""
+    add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
+    fire(connect)
+    fire(connect)
+
+    assert jobs_of(connect) == 1
+
+
+def test_two_beats_at_the_same_moment_fire_a_tick_once(connect):
+    """Both see it due; the second waits for the first's commit and leaves it."""
+    add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
+    with connect() as one, one.begin():
+        fire_due(one, fired_by="one")
+        rival = threading.Thread(target=fire, args=(connect, "two"))
+        rival.start()
+        waits_for_a_lock(connect)
+    rival.join(timeout=10)
+
+    assert jobs_of(connect) == 1
+    with connect() as session:
+        assert session.scalars(select(Tick.fired_by)).all() == ["one"]
+
+
+def test_a_tick_that_rolled_back_is_fired_by_the_next_beat(connect):
+    """A beat that dies before its commit takes neither the tick nor the job with it."""
+    add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
+    with connect() as session:
+        fire_due(session, fired_by="dying")
+        session.rollback()
+    assert jobs_of(connect) == 0
+
+    fire(connect, "next")
+
+    assert jobs_of(connect) == 1
+
+
+@pytest.mark.parametrize(("catch_up", "jobs"), [("all", 5), ("one", 1), ("skip", 0)])
+def test_missed_times_follow_the_schedules_policy(connect, catch_up, jobs):
+    """Five months without a beat: each of five times, the newest, or none, for it is too late."""
+    today = datetime.now(UTC)
+    ago = timedelta(days=today.day - 1 + 4 * 30 + 15)
+    add(connect, cron="0 0 1 * *", ago=ago, catch_up=catch_up)
+
+    fire(connect)
+
+    assert jobs_of(connect) == jobs
+
+
+def test_skip_fires_what_is_less_than_a_minute_old(connect):
+    """A beat that looks each second never skips what it is awake for."""
+    add(connect, catch_up="skip")
+
+    fire(connect)
+
+    assert jobs_of(connect) == 1
+
+
+def test_a_paused_schedule_does_not_fire(connect):
+    """Until somebody enables it."""
+    add(connect, enabled=False)
+
+    fire(connect)
+
+    assert jobs_of(connect) == 0
+
+
+def test_an_action_is_named_for_publishing_and_enqueues_nothing(connect):
+    """The caller publishes it after the commit."""
+    add(connect, action="prune")
+
+    assert fire(connect) == ["prune"]
+    assert jobs_of(connect) == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"cron": "every day"}, "cron must have five fields"),
+        ({"timezone": "Mars/Olympus"}, "timezone must be an IANA name"),
+        ({"stage": "proving.typo"}, "stage 'proving.typo' is not registered"),
+        ({"payload": {"colour": "red"}}, "colour is not a field of this stage"),
+        ({"payload": {"act": "x" * 21}}, "value too long"),
+    ],
+)
+def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, columns, said):
+    """The others fire; the log names the schedule and what is wrong with it."""
+    add(connect, "bad", **columns)
+    add(connect, "good")
+
+    with capture_logs() as logs:
+        fire(connect)
+
+    assert (jobs_of(connect, "bad"), jobs_of(connect, "good")) == (0, 1)
+    [line] = [line for line in logs if line["event"] == "schedule_refused"]
+    assert line["schedule"] == "bad"
+    assert said in line["error"]
+
+
+def test_defaults_are_written_once_and_left_to_the_operator_then(connect):
+    """A schedule that was changed, or paused, stays so over restarts."""
+    with connect() as session, session.begin():
+        add_defaults(session, DEFAULT_SCHEDULES)
+        session.execute(update(Schedule).values(cron="7 7 * * *", enabled=False))
+
+    with connect() as session, session.begin():
+        add_defaults(session, DEFAULT_SCHEDULES)
+
+    with connect() as session:
+        rows = session.execute(select(Schedule.name, Schedule.cron, Schedule.enabled)).all()
+    assert {row.name for row in rows} == {schedule.name for schedule in DEFAULT_SCHEDULES}
+    assert {(row.cron, row.enabled) for row in rows} == {("7 7 * * *", False)}
+
+
+def waits_for_a_lock(connect: Open) -> None:
+    """Return once some connection waits for a lock."""
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with connect() as session:
+        for _ in range(2_000):
+            if session.scalar(waiting):
+                return
+            session.execute(text("SELECT pg_sleep(0.005)"))
+    raise AssertionError("nobody waits for a lock")

@@ -1,0 +1,217 @@
+"""The scoring tables against their seed, and who may see which rows."""
+
+import uuid
+
+import psycopg
+import pytest
+
+# Column: type, nullable, default; as the seed has them, but for what the migration's docstring says of ids and nulls.
+SEED = {
+    "id": ("uuid", False, "uuidv7()"),
+    "profile_id": ("uuid", False, None),
+    "status": ("character varying(20)", False, "'pending'::character varying"),
+    "prompt": ("text", False, None),
+    "model_name": ("character varying(50)", False, "'gpt-3.5-turbo'::character varying"),
+    "llm_response": ("jsonb", True, None),
+    "parsed_score": ("jsonb", True, None),
+    "error_message": ("text", True, None),
+    "retry_count": ("integer", False, "0"),
+    "created_at": ("timestamp with time zone", False, "now()"),
+    "started_at": ("timestamp with time zone", True, None),
+    "completed_at": ("timestamp with time zone", True, None),
+    "updated_at": ("timestamp with time zone", False, "now()"),
+}
+SEED_INDEXES = {
+    "idx_scoring_jobs_profile_id": "(profile_id)",
+    "idx_scoring_jobs_status": "(status)",
+    "idx_scoring_jobs_created_at": "(created_at DESC)",
+    "idx_scoring_jobs_status_updated": "(status, updated_at DESC)",
+}
+ALICE, BOB = uuid.uuid4(), uuid.uuid4()
+
+
+def columns(psql, table: str):
+    rows = psql.execute(
+        "SELECT attname AS name, format_type(atttypid, atttypmod) AS type, NOT attnotnull AS nullable, "
+        "pg_get_expr(adbin, adrelid) AS fallback FROM pg_attribute "
+        "LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
+        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        [table],
+    )
+    return {row["name"]: (row["type"], row["nullable"], row["fallback"]) for row in rows}
+
+
+@pytest.fixture
+def profiles(psql):
+    """A profile each of Alice, Bob and nobody, with one job; return the ids by owner."""
+    ids = {}
+    for owner in (ALICE, BOB, None):
+        [row] = psql.execute("INSERT INTO scoring.profiles (owner_id, name) VALUES (%s, 'p') RETURNING id", [owner])
+        ids[owner] = row["id"]
+        psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.')", [row["id"]])
+    return ids
+
+
+@pytest.fixture
+def as_service(psql, profiles):
+    """Speak as a service for one user, or for nobody, until the test ends."""
+    with psql.transaction(force_rollback=True):
+
+        def speak(user: uuid.UUID | None) -> None:
+            psql.execute("SET LOCAL ROLE gristmill_service")
+            if user:
+                psql.execute(f"SET LOCAL gristmill.user_id = '{user}'")
+
+        yield speak
+
+
+def seen(psql, table: str) -> int:
+    return psql.execute(f"SELECT count(*) AS n FROM {table}").fetchone()["n"]
+
+
+def test_every_column_of_the_seed_is_there_as_it_says(psql):
+    """Name, type, default; the lifecycle's columns stand beside them."""
+    found = columns(psql, "scoring.scoring_jobs")
+
+    assert {name: found[name] for name in SEED} == SEED
+
+
+def test_the_lifecycles_columns_stand_beside_them(psql):
+    """What every job table has."""
+    added = columns(psql, "scoring.scoring_jobs").keys() - SEED.keys()
+
+    assert added == {
+        "version",
+        "priority",
+        "max_retries",
+        "due_at",
+        "timeout_seconds",
+        "progress",
+        "dispatched_at",
+        "lease_owner",
+        "deadline_at",
+        "idempotency_key",
+        "change_action",
+        "change_reason",
+    }
+
+
+def test_a_profile_has_an_owner_a_name_and_attributes(psql):
+    """A name alone makes a row."""
+    assert columns(psql, "scoring.profiles") == {
+        "id": ("uuid", False, "uuidv7()"),
+        "owner_id": ("uuid", True, None),
+        "name": ("text", False, None),
+        "attributes": ("jsonb", False, "'{}'::jsonb"),
+        "created_at": ("timestamp with time zone", False, "now()"),
+        "updated_at": ("timestamp with time zone", False, "now()"),
+    }
+    psql.execute("INSERT INTO scoring.profiles (name) VALUES ('Ada')")
+    with pytest.raises(psycopg.errors.CheckViolation, match="ck_profiles_name"):
+        psql.execute("INSERT INTO scoring.profiles (name) VALUES ('  ')")
+
+
+def test_the_seeds_indexes_have_their_names_columns_and_order(psql):
+    """Whole-table indexes, as asked for; the kernel's own are partial."""
+    rows = psql.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'scoring'").fetchall()
+    found = {row["indexname"]: row["indexdef"].partition(" USING btree ")[2] for row in rows}
+
+    assert {name: found.get(name) for name in SEED_INDEXES} == SEED_INDEXES
+
+
+def test_a_deleted_profile_takes_its_jobs_with_it(psql, profiles):
+    """``ON DELETE CASCADE``; those of others stay."""
+    psql.execute("DELETE FROM scoring.profiles WHERE id = %s", [profiles[ALICE]])
+
+    assert seen(psql, "scoring.scoring_jobs") == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("prompt", "''", "ck_scoring_jobs_prompt"),
+        ("prompt", "E' \\n\\t'", "ck_scoring_jobs_prompt"),
+        ("model_name", "''", "ck_scoring_jobs_model_name"),
+        ("model_name", "'gpt 4'", "ck_scoring_jobs_model_name"),
+        ("model_name", "'-rm'", "ck_scoring_jobs_model_name"),
+        ("status", "'done'", "ck_scoring_jobs_status"),
+        ("max_retries", "6", "ck_scoring_jobs_max_retries"),
+        ("retry_count", "6", "ck_scoring_jobs_retry_count"),
+        ("priority", "0", "ck_scoring_jobs_priority"),
+    ],
+)
+def test_the_seeds_rules_are_checks(psql, profiles, column, value, rule):
+    """Each refused by a constraint that names the column."""
+    with pytest.raises(psycopg.errors.CheckViolation, match=rule):
+        psql.execute(f"UPDATE scoring.scoring_jobs SET {column} = {value}")
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4.1:free", "meta-llama/Llama-3.1-8B@q4", "o3"])
+def test_model_names_of_every_provider_are_accepted(psql, profiles, model):
+    """OpenAI's, OpenRouter's, a local server's."""
+    psql.execute("UPDATE scoring.scoring_jobs SET model_name = %s", [model])
+
+
+def test_row_level_security_is_on(psql):
+    """For both tables, with one policy each."""
+    rows = psql.execute(
+        "SELECT relname::text, relrowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies "
+        "FROM pg_class AS c WHERE oid IN ('scoring.profiles'::regclass, 'scoring.scoring_jobs'::regclass)"
+    ).fetchall()
+
+    assert {(row["relname"], row["relrowsecurity"], row["policies"]) for row in rows} == {
+        ("profiles", True, 1),
+        ("scoring_jobs", True, 1),
+    }
+
+
+def test_a_user_sees_own_profiles_and_their_jobs(psql, profiles, as_service):
+    """``SET LOCAL gristmill.user_id`` decides, in the tables and in ``runtime.jobs``."""
+    as_service(ALICE)
+
+    assert [row["id"] for row in psql.execute("SELECT id FROM scoring.profiles")] == [profiles[ALICE]]
+    assert [row["profile_id"] for row in psql.execute("SELECT profile_id FROM scoring.scoring_jobs")] == [
+        profiles[ALICE]
+    ]
+    assert psql.execute("SELECT count(*) AS n FROM runtime.jobs WHERE stage = 'scoring.score'").fetchone()["n"] == 1
+
+
+def test_a_service_that_names_no_user_sees_nothing(psql, profiles, as_service):
+    """Not even profiles without an owner."""
+    as_service(None)
+
+    assert (seen(psql, "scoring.profiles"), seen(psql, "scoring.scoring_jobs")) == (0, 0)
+
+
+def test_a_user_enqueues_for_own_profiles_only(psql, profiles, as_service):
+    """The policy holds for writing too; history is written though the role has no right to it."""
+    as_service(ALICE)
+
+    job_id = psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.') AS id", [profiles[ALICE]]).fetchone()["id"]
+    assert psql.execute("SELECT wait_reason FROM runtime.jobs WHERE id = %s", [job_id]).fetchone() is not None
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"), psql.transaction():
+        psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.')", [profiles[BOB]])
+
+
+def test_a_user_cannot_take_anothers_profile(psql, profiles, as_service):
+    """Neither by giving one away nor by updating what is not seen."""
+    as_service(ALICE)
+
+    cursor = psql.execute("UPDATE scoring.profiles SET owner_id = %s WHERE id = %s", [ALICE, profiles[BOB]])
+    assert cursor.rowcount == 0
+
+
+def test_a_service_can_neither_write_nor_read_history(psql, profiles, as_service):
+    """Only the triggers write it."""
+    as_service(ALICE)
+
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), psql.transaction():
+        psql.execute("SELECT 1 FROM runtime.transitions")
+
+
+def test_workers_see_every_row(psql, profiles):
+    """Their role bypasses the policies."""
+    with psql.transaction():
+        psql.execute("SET LOCAL ROLE gristmill_worker")
+
+        assert (seen(psql, "scoring.profiles"), seen(psql, "scoring.scoring_jobs")) == (3, 3)

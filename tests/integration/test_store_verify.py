@@ -1,0 +1,84 @@
+"""Hold jobs against their recorded history: sound ones pass, and each kind of damage is found."""
+
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, text
+
+from workers.runtime.database import Database
+from workers.runtime.store.read import HistoryCheck, verify_history
+
+JOBS = "proving.plain_jobs"
+
+
+async def check(database: Database) -> HistoryCheck:
+    async with database.kernel() as conn:
+        (found,) = await verify_history(conn, stage="proving.plain")
+    return found
+
+
+@pytest.fixture
+def job_id(connection: Connection) -> UUID:
+    """A job that failed, was retried by an operator and then completed: versions 1 to 6."""
+    job_id: UUID = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
+    for status, ended in (
+        ("processing", "NULL"), ("failed", "now()"), ("pending", "NULL"), ("processing", "NULL"), ("completed", "now()"),
+    ):  # fmt: skip
+        connection.execute(
+            text(
+                f"UPDATE {JOBS} SET status = '{status}', version = version + 1, completed_at = {ended}, "
+                "dispatched_at = now() WHERE id = :id"
+            ),
+            {"id": job_id},
+        )
+    return job_id
+
+
+async def test_a_retried_job_ended_once_for_each_time_it_could(database: Database, job_id: UUID) -> None:
+    """An operator's retry opens a failed job again: two ends are right then."""
+    found = await check(database)
+
+    assert (found.jobs, found.completed, found.transitions) == (1, 1, 6)
+    assert (found.ends, found.reopened, found.violations, found.suspects) == (2, 1, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ("DELETE FROM runtime.transitions WHERE job_id = :id AND version_to = 4", "gaps"),
+        ("DELETE FROM runtime.transitions WHERE job_id = :id AND version_to = 1", "gaps"),
+        (
+            "INSERT INTO runtime.transitions (job_id, stage, old_state, new_state, version_from, version_to, created_at) "
+            "SELECT job_id, stage, old_state, new_state, version_from, version_to, now() FROM runtime.transitions "
+            "WHERE job_id = :id AND version_to = 6",
+            "duplicates",
+        ),
+        ("DELETE FROM runtime.transitions WHERE job_id = :id", "unrecorded"),
+        (f"UPDATE {JOBS} SET version = 7 WHERE id = :id", "mismatched"),
+        (
+            "UPDATE runtime.transitions SET old_state = 'processing' WHERE job_id = :id AND version_to = 4",
+            "ended_twice",
+        ),
+    ],
+)
+async def test_damage_is_found_and_the_job_named(
+    database: Database, connection: Connection, job_id: UUID, damage: str, kind: str
+) -> None:
+    """Whatever the triggers make impossible and someone did all the same."""
+    connection.execute(text("SET session_replication_role = replica"))  # as if the triggers were not there
+    connection.execute(text(damage), {"id": job_id})
+
+    found = await check(database)
+
+    assert getattr(found, kind) == 1
+    assert found.violations >= 1
+    assert found.suspects == [job_id]
+
+
+async def test_a_pruned_job_s_history_still_counts(database: Database, connection: Connection, job_id: UUID) -> None:
+    """Rows go after their retention, their transitions stay: that is no violation."""
+    connection.execute(text(f"DELETE FROM {JOBS}"))
+
+    found = await check(database)
+
+    assert (found.jobs, found.gone, found.completed, found.violations) == (0, 1, 1, 0)

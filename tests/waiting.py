@@ -1,0 +1,20 @@
+"""Wait for a condition instead of guessing how long something takes."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+
+PATIENCE_SECONDS = 10.0
+POLL_SECONDS = 0.01
+
+
+async def until(condition: Callable[[], object | Awaitable[object]], *, within: float = PATIENCE_SECONDS) -> None:
+    """Return as soon as ``condition`` holds; fail the test when it does not within ``within`` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = condition()
+        if await answer if inspect.isawaitable(answer) else answer:
+            return
+        assert time.monotonic() < deadline, f"did not hold within {within:g} s: {inspect.getsource(condition).strip()}"
+        await asyncio.sleep(POLL_SECONDS)
