@@ -50,7 +50,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = ()) -> "Table":
-    """Return a table of plain texts. A column named with ``>`` in front is aligned right; ``keep`` are never wrapped."""
+    """Return a table of plain texts. Columns named with ``>`` in front are aligned right; ``keep`` never wrap."""
     from rich.table import Table
     from rich.text import Text
 

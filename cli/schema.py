@@ -1,14 +1,14 @@
-"""Move the database's schema. The only room that runs the migrations; imports Alembic, so only who migrates imports it."""
+"""Move the database's schema. The only room that runs the migrations, and that pays for importing Alembic."""
 
 import logging
 from pathlib import Path
 
-import migrations
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError as AlembicError
 
+import migrations
 from cli.errors import WrongUsageError
 from cli.revisions import CURRENT, Position, position_of, revisions
 from workers.runtime.database import libpq_url

@@ -78,7 +78,7 @@ async def verified(conn: Raw, stage: str | None) -> list[HistoryCheck]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something an operator does to jobs: what it is called when done, to which jobs, and the statement that does it."""
+    """Something an operator does to jobs: its name when done, which jobs refuse it, the statement that does it."""
 
     done: str
     reason: str

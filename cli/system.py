@@ -107,7 +107,7 @@ def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
 
 
 def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path, beginning: int) -> Status:
-    """Return the status of the supervisor ``process`` once it runs its roles; ``log`` from ``beginning`` is its output."""
+    """Return the status of the supervisor ``process`` once its roles run; ``log`` from ``beginning`` is its output."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -30,7 +30,7 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_payload(text: str) -> dict[str, Any]:
-    """Return the JSON object that ``text`` is or, after ``@``, that the named file holds; ``@-`` reads standard input."""
+    """Return the JSON object that ``text`` is or, after ``@``, that the file holds; ``@-`` reads standard input."""
     if text.startswith("@"):
         where, text = text[1:], _content(text[1:])
     else:

@@ -134,7 +134,7 @@ class Jobs:
 class WorkerProcess:
     """The kernel's half of a worker process, on the test's loop."""
 
-    def __init__(self, url: str, registry: Registry, *, slots: int, heartbeat_seconds: float = 0.2) -> None:
+    def __init__(self, url: str, registry: Registry, *, slots: int, lease_seconds: float = 3.0) -> None:
         self.id = uuid.uuid4()
         self.events = RecordedEvents()
         self.database = Database(url, changed_by=f"worker:{self.id}")
@@ -147,8 +147,8 @@ class WorkerProcess:
             events=self.events,
             draw=lambda: 0.0,
         )
-        row = WorkerRow(id=self.id, name="w", queues=("proving",), slots=slots, lease_seconds=3.0)
-        self.watch = Watch(self.database, row, heartbeat_seconds=heartbeat_seconds)
+        row = WorkerRow(id=self.id, name="w", queues=("proving",), slots=slots, lease_seconds=lease_seconds)
+        self.watch = Watch(self.database, row, heartbeat_seconds=0.2)
 
     async def accept(self, tickets: Sequence[Ticket], stage: str = PLAIN) -> None:
         """Take one batch, as the carrier task hands it over."""
@@ -170,9 +170,11 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def started_worker(url: str, registry: Registry, *, slots: int = 50) -> AsyncIterator[WorkerProcess]:
+async def started_worker(
+    url: str, registry: Registry, *, slots: int = 50, lease_seconds: float = 3.0
+) -> AsyncIterator[WorkerProcess]:
     """A worker process on the database of ``url``, stopped when the block ends."""
-    worker = WorkerProcess(url, registry, slots=slots)
+    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds)
     await worker.runner.start(worker.watch)
     try:
         yield worker

@@ -35,16 +35,14 @@ def read(path: Path) -> list[NewProfile]:
     if path.suffix.lower() not in readers:
         raise WrongUsageError(f"{path} must be a .jsonl or .csv file")
     text = _text(path)
-    found: list[NewProfile] = []
     try:
-        for line, values in readers[path.suffix.lower()](text):
-            found.append(_profile(line, values))
-            if len(found) > MOST:
-                raise _LineError(line, f"a file has at most {MOST} profiles")
+        found = [_profile(line, values) for line, values in readers[path.suffix.lower()](text)]
     except _LineError as error:
         raise WrongUsageError(f"{path}, line {error.line}: {error}") from None
     if not found:
         raise WrongUsageError(f"{path} holds no profile")
+    if len(found) > MOST:
+        raise WrongUsageError(f"{path} holds {len(found)} profiles, at most {MOST} are scored at once")
     return found
 
 

@@ -59,7 +59,7 @@ def summary(first: Round, again: Round) -> list[str]:
     """Return the lines below the tables."""
     lines = ["", _round_line("1st round", first), _round_line("2nd round", again)]
     if first.cached:
-        lines.append("Some answers of the 1st round are those of an earlier run: identical questions are asked once a day.")
+        lines.append("Answers of the 1st round are partly those of an earlier run: a question is asked once a day.")
     lines += [f"  failed: {job.name}: {job.error}" for job in (*first.failed, *again.failed)[:SHOWN]]
     models = sorted({(job.score or {}).get("model", "") for job in first.completed})
     if OFFLINE in models:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,17 @@ from cli.demo.profile_file import read
 from cli.demo.profiles import NewProfile
 from cli.demo.report import Round, print_report
 from cli.demo.scoring import enqueue_round, follow_round, outcome, put_profiles
+from cli.errors import CommandError
 from cli.processes import spawn
 from cli.supervision_status import read_status, stop_supervisor
-from cli.system import COMMAND, await_running, flower_port_for, start_detached
+from cli.system import COMMAND, await_running, flower_port_for, last_line, start_detached
 from workers.scoring.rubric import PACKAGE_PROMPT
 
 if TYPE_CHECKING:
     from config.settings import Settings
 
 WORKERS = 2
+HOPELESS_RESTARTS = 3
 # No list of criteria: any profile is judged by the built-in ones (relevance, evidence, clarity).
 PROFILE_PROMPT = "Judge how well this profile tells what or who it describes, for whom, and on what evidence."
 
@@ -41,7 +44,8 @@ def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
     with _system(settings, keep=keep) as urls:
         print(f"Watch the jobs in Flower meanwhile: {urls['flower_url']}/tasks", flush=True)
         prompt = PROFILE_PROMPT if file else PACKAGE_PROMPT
-        first, again = asyncio.run(_score(urls["database_url"], profiles, prompt))
+        check = partial(_check_roles, settings.data_dir)
+        first, again = asyncio.run(_score(urls["database_url"], profiles, prompt, check=check))
         print_report(first, again)
     if read_status(settings.data_dir):
         print(
@@ -52,16 +56,27 @@ def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
     return 1 if first.failed or again.failed else 0
 
 
-async def _score(database_url: str, profiles: Sequence[NewProfile], prompt: str) -> tuple[Round, Round]:
+async def _score(
+    database_url: str, profiles: Sequence[NewProfile], prompt: str, *, check: Callable[[], None]
+) -> tuple[Round, Round]:
     rounds = []
     async with opened(database_url) as database:
         profile_ids = await put_profiles(database, profiles)
         for title in ("1st round", "2nd round"):
             job_ids = await enqueue_round(database, profile_ids, prompt)
             with progress(title) as show:
-                await follow_round(database_url, job_ids, show)
+                await follow_round(database_url, job_ids, show, check=check)
             rounds.append(Round(await outcome(database, job_ids)))
     return rounds[0], rounds[1]
+
+
+def _check_roles(data_dir: Path) -> None:
+    """Raise CommandError if a role fails again and again, with what it said last."""
+    status = read_status(data_dir)
+    for role in status.roles if status else ():
+        if role.state == "backing off" and role.restarts >= HOPELESS_RESTARTS:
+            log = data_dir.resolve() / "logs" / f"{role.name}.log"
+            raise CommandError(f"{role.name} does not start: {last_line(log, 0)} (log: {log})")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from cli.connection import connected
 from cli.demo.profiles import NewProfile
 from cli.errors import CommandError
 from models.scoring import SCORING, Profile, ScoringJob
-from workers.runtime.database import Database
+from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import enqueue_many
 from workers.runtime.store.intervene import cancel
 
@@ -56,7 +56,7 @@ class Scored:
 
 
 async def put_profiles(database: Database, profiles: Sequence[NewProfile]) -> list[UUID]:
-    """Return the ids of ``profiles``, in their order; one that is there already, word for word, is not written twice."""
+    """Return the ids of ``profiles``, in their order; one that is there word for word is not written twice."""
     async with database.session() as session:
         columns = select(Profile.id, Profile.name, Profile.attributes)
         names = {profile.name for profile in profiles}
@@ -82,21 +82,26 @@ async def enqueue_round(database: Database, profile_ids: Sequence[UUID], prompt:
         return [job.id for job in await enqueue_many(session, STAGE, jobs)]
 
 
-async def follow_round(database_url: str, job_ids: Sequence[UUID], show: Callable[[Progress], None]) -> None:
-    """Return when all of these jobs have ended, showing progress; what has not ended when this is given up is cancelled.
+async def follow_round(
+    database_url: str, job_ids: Sequence[UUID], show: Callable[[Progress], None], *, check: Callable[[], None]
+) -> None:
+    """Return when all of these jobs have ended, showing progress; given up before, the others are cancelled.
 
-    Raises CommandError if nothing moves for two minutes, with what the jobs wait for.
+    ``check`` is called at each look and may raise. Raises CommandError if nothing moves for two minutes, with what
+    the jobs wait for.
     """
     async with connected(database_url) as conn:
         try:
-            await _follow(conn, job_ids, show)
+            await _follow(conn, job_ids, show, check)
         except BaseException:
             with suppress(Exception):  # the first error is the one to tell
                 await cancel(conn, ScoringJob, job_ids, reason="the demonstration was ended")
             raise
 
 
-async def _follow(conn: Any, job_ids: Sequence[UUID], show: Callable[[Progress], None]) -> None:
+async def _follow(
+    conn: Raw, job_ids: Sequence[UUID], show: Callable[[Progress], None], check: Callable[[], None]
+) -> None:
     loop = asyncio.get_running_loop()
     seen, moved_at = Progress(len(job_ids)), loop.time()
     while seen.ended < seen.total:
@@ -104,22 +109,24 @@ async def _follow(conn: Any, job_ids: Sequence[UUID], show: Callable[[Progress],
         if now != seen:
             seen, moved_at = now, loop.time()
         show(seen)
+        check()
         if loop.time() - moved_at > STALLED_SECONDS:
             raise CommandError(f"nothing moved for {STALLED_SECONDS:.0f} s; {await _waits(conn, job_ids)}")
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _progress(conn: Any, job_ids: Sequence[UUID]) -> Progress:
+async def _progress(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
     cursor = await conn.execute(
-        """SELECT count(*) FILTER (WHERE status = %(completed)s), count(*) FILTER (WHERE status IN ('failed', 'cancelled')),
+        """SELECT count(*) FILTER (WHERE status = %(completed)s),
+                  count(*) FILTER (WHERE status IN ('failed', 'cancelled')),
                   count(*) FILTER (WHERE llm_response ? 'cached_from'), coalesce(sum(retry_count), 0)::int
              FROM scoring.scoring_jobs WHERE id = ANY (%(ids)s)""",
         {"ids": list(job_ids), "completed": SCORING.completed},
     )
-    return Progress(len(job_ids), *await cursor.fetchone())
+    return Progress(len(job_ids), *(await cursor.fetchone() or ()))
 
 
-async def _waits(conn: Any, job_ids: Sequence[UUID]) -> str:
+async def _waits(conn: Raw, job_ids: Sequence[UUID]) -> str:
     cursor = await conn.execute("SELECT wait_reason FROM runtime.jobs WHERE id = ANY (%s)", [list(job_ids)])
     reasons = Counter(reason for (reason,) in await cursor.fetchall() if reason)
     return "; ".join(f"{count} jobs: {reason}" for reason, count in reasons.most_common(3)) or "all of them run"

@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from cli.embedded import EmbeddedServers, throwaway_servers
-from cli.processes import kill_session, spawn
+from cli.processes import describe_exit, kill_session, spawn
 from tests.conftest import migrate, sqlalchemy_url
 from tests.proving.models import PlainJob
 from tests.proving.schema import create as create_proving_tables
@@ -188,9 +188,8 @@ class System:
 
     def check_alive(self) -> None:
         """Fail if any role ended that nobody ended."""
-        gone = [f"{role.kind} {role.pid}: {role.process.returncode}" for role in self.roles if not role.alive]
-        unasked = [role for role in self.roles if not role.alive and not role.ended]
-        assert not unasked, f"ended unasked: {gone}"
+        unasked = [role for role in self.roles if not role.ended and not role.alive]
+        assert not unasked, [f"{r.kind} {r.pid} {describe_exit(r.process.returncode)}, unasked" for r in unasked]
 
     def worker_id(self, role: Role) -> UUID | None:
         """Return the id under which ``role`` holds leases, once it shows signs of life."""

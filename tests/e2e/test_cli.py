@@ -191,7 +191,9 @@ def test_a_waiting_job_is_listed_explained_and_cancelled_once(running: Shell, pr
     assert running.refuses("jobs", "cancel", job_id) == (1, f"job {job_id} is cancelled already")
 
 
-def test_failed_jobs_are_shown_with_their_history_and_retried(running: Shell, urls: dict[str, str], profile: str) -> None:
+def test_failed_jobs_are_shown_with_their_history_and_retried(
+    running: Shell, urls: dict[str, str], profile: str
+) -> None:
     """A job that came in by SQL and cannot succeed fails with its reason; a retry runs it again."""
     bad = "Criteria:\n- a (heavy): no number"
     job_id = str(ask(urls, f"SELECT scoring.enqueue_score('{profile}', E'{bad.encode('unicode_escape').decode()}')"))
@@ -221,7 +223,9 @@ def test_a_paused_stage_keeps_its_jobs_until_it_is_resumed(running: Shell, profi
 
 def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[str, str], profile: str) -> None:
     """Everything about a schedule is checked when it is added; running one now returns its job."""
-    running.says("schedules", "add", "nightly", "--cron", "0 3 * * *", "--stage", "scoring.score", "--payload", payload(profile))
+    running.says(
+        "schedules", "add", "nightly", "--cron", "0 3 * * *", "--stage", "scoring.score", "--payload", payload(profile)
+    )
     rows = {row["name"]: row for row in running.tells("schedules", "list")}
     job_id = running.tells("schedules", "run", "nightly")["job_id"]
 
@@ -242,8 +246,9 @@ def test_flower_answers_this_machine_and_no_foreign_page(urls: dict[str, str]) -
     """Its API works without a password on loopback, and not for a site in the operator's browser."""
 
     def answer(**headers: str) -> int:
+        request = urllib.request.Request(f"{urls['flower_url']}/api/tasks", headers=headers)  # noqa: S310 - our own
         try:
-            with urllib.request.urlopen(urllib.request.Request(f"{urls['flower_url']}/api/tasks", headers=headers)) as got:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as got:  # noqa: S310 - our own
                 return int(got.status)
         except urllib.error.HTTPError as error:
             error.close()

@@ -89,8 +89,9 @@ def give(system: System, worker: Role, *payloads: Mapping[str, Any]) -> list[lis
         kinds = [[job for job in jobs[start :: len(payloads)] if job in mine] for start in range(len(payloads))]
         return kinds if all(kinds) else []
 
-    for _ in range(20):
-        jobs = system.enqueue("proving.plain", [*payloads] * 4)
+    jobs: list[UUID] = []
+    for _ in range(10):
+        jobs += system.enqueue("proving.plain", [*payloads] * 4)
         with suppress(AssertionError):
             found: list[list[UUID]] = system.wait(held, "it runs all kinds", seconds=0.7)
             return found
@@ -101,7 +102,7 @@ def test_drained_worker_finishes_what_is_short_and_gives_back_the_rest(system: S
     """SIGTERM: short runs finish, long ones and unstarted ones are released unspent, nothing waits for a lease."""
     system.stop(system.staff(workers=0))
     starting = [
-        system.start("worker", slots=4, lease_seconds=60.0, grace_seconds=GRACE_SECONDS),
+        system.start("worker", slots=16, lease_seconds=60.0, grace_seconds=GRACE_SECONDS),
         system.start("worker", slots=100, lease_seconds=60.0),
     ]
     with system.lasting(starting) as (leaving, staying):

@@ -11,16 +11,16 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from tests.conftest import sqlalchemy_url
-from tests.kernel import PLAIN
+from tests.kernel import PLAIN, Jobs
 from tests.waiting import until
 from workers.runtime.enqueue import ROWS_PER_STATEMENT, EnqueueError, enqueue, enqueue_many
 
 SCORE = "scoring.score"
 
 
-async def profile(jobs) -> uuid.UUID:
+async def profile(jobs: Jobs) -> uuid.UUID:
     [row] = await jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id")
-    return row["id"]
+    return uuid.UUID(str(row["id"]))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ The kernel's connections forbid what the planner would choose then. A batch cost
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -99,7 +99,9 @@ async def test_a_settle_reads_the_primary_key_once_per_run(jobs, plain, kernel):
     recorded = Recorder()
     runs = [plain.model(id=row["id"], version=2, retry_count=0, max_retries=5) for row in rows]
 
-    await settle.settle(recorded, plain.model, [jobs.outcome(run, Complete({"effects": 3})) for run in runs])
+    await settle.settle(
+        cast("Raw", recorded), plain.model, [jobs.outcome(run, Complete({"effects": 3})) for run in runs]
+    )
     plan = await analyzed(kernel, recorded.statement, recorded.values)
 
     assert plan[0]["Actual Rows"] == BATCH

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -343,7 +344,7 @@ def perform():
 
 async def test_a_handler_is_given_its_run_a_clock_short_sessions_and_progress(jobs, database_url, perform):
     """All of the context, against the real database."""
-    seen = {}
+    seen: dict[str, Any] = {}
 
     @perform
     async def handler(job, ctx):

@@ -66,7 +66,7 @@ def as_service(psql, profiles):
 
 
 def seen(psql, table: str) -> int:
-    return psql.execute(f"SELECT count(*) AS n FROM {table}").fetchone()["n"]
+    return int(psql.execute(f"SELECT count(*) AS n FROM {table}").fetchone()["n"])
 
 
 def test_every_column_of_the_seed_is_there_as_it_says(psql):

@@ -9,6 +9,10 @@ from workers.runtime.database import Database
 from workers.runtime.store.read import HistoryCheck, verify_history
 
 JOBS = "proving.plain_jobs"
+WRITTEN_TWICE = """
+INSERT INTO runtime.transitions (job_id, stage, old_state, new_state, version_from, version_to, created_at)
+SELECT job_id, stage, old_state, new_state, version_from, version_to, now() FROM runtime.transitions
+ WHERE job_id = :id AND version_to = 6"""
 
 
 async def check(database: Database) -> HistoryCheck:
@@ -21,9 +25,8 @@ async def check(database: Database) -> HistoryCheck:
 def job_id(connection: Connection) -> UUID:
     """A job that failed, was retried by an operator and then completed: versions 1 to 6."""
     job_id: UUID = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
-    for status, ended in (
-        ("processing", "NULL"), ("failed", "now()"), ("pending", "NULL"), ("processing", "NULL"), ("completed", "now()"),
-    ):  # fmt: skip
+    for status in ("processing", "failed", "pending", "processing", "completed"):
+        ended = "now()" if status in {"failed", "completed"} else "NULL"
         connection.execute(
             text(
                 f"UPDATE {JOBS} SET status = '{status}', version = version + 1, completed_at = {ended}, "
@@ -47,12 +50,7 @@ async def test_a_retried_job_ended_once_for_each_time_it_could(database: Databas
     [
         ("DELETE FROM runtime.transitions WHERE job_id = :id AND version_to = 4", "gaps"),
         ("DELETE FROM runtime.transitions WHERE job_id = :id AND version_to = 1", "gaps"),
-        (
-            "INSERT INTO runtime.transitions (job_id, stage, old_state, new_state, version_from, version_to, created_at) "
-            "SELECT job_id, stage, old_state, new_state, version_from, version_to, now() FROM runtime.transitions "
-            "WHERE job_id = :id AND version_to = 6",
-            "duplicates",
-        ),
+        (WRITTEN_TWICE, "duplicates"),
         ("DELETE FROM runtime.transitions WHERE job_id = :id", "unrecorded"),
         (f"UPDATE {JOBS} SET version = 7 WHERE id = :id", "mismatched"),
         (

@@ -9,9 +9,8 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
 import tests.proving.stages  # noqa: F401 - importing registers the stages
+from config.logging import configure
 from config.schedules import DEFAULT_SCHEDULES
 from tests.proving.llm import NoModel
 from workers.runtime.registry import discover
@@ -19,7 +18,7 @@ from workers.runtime.registry import discover
 
 def main() -> int:
     role, options = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    configure("json")
     registry = discover()
     urls: dict[str, Any] = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
     if role == "worker":

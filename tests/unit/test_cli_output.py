@@ -102,9 +102,8 @@ def test_every_command_of_the_contract_is_there() -> None:
     commands = getattr(root, "commands", {})
     groups = {name: set(getattr(group, "commands", ())) for name, group in commands.items()}
 
-    assert groups.keys() >= {
-        "up", "down", "status", "demo", "migrate", "config", "doctor", "worker", "dispatcher", "beat", "flower", "enqueue",
-    }  # fmt: skip
+    assert groups.keys() >= {"up", "down", "status", "demo", "migrate", "config", "doctor"}
+    assert groups.keys() >= {"worker", "dispatcher", "beat", "flower", "enqueue"}
     assert groups["jobs"] == {"list", "show", "watch", "cancel", "retry", "why", "verify"}
     assert groups["stages"] == {"pause", "resume"}
     assert groups["schedules"] == {"list", "add", "pause", "resume", "run", "remove"}

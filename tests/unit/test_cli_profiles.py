@@ -14,7 +14,6 @@ from cli.demo.report import Round, entry, summary
 from cli.demo.scoring import Scored
 from cli.errors import WrongUsageError
 
-
 REASON = "coverage 0.33 (2 of 6 key terms); not mentioned: links"
 OFFLINE_REASON = f"rule-based, not an AI judgement: {REASON.replace(';', '; structure 0.40;')}"
 

@@ -76,9 +76,7 @@ def test_revisions_are_those_of_alembic_in_its_order() -> None:
     ("current", "usable", "known"),
     [(None, False, True), ("0001", False, True), ("head", True, True), ("9999", True, False)],
 )
-def test_a_role_runs_at_the_head_and_on_what_a_newer_release_made(
-    current: str | None, usable: bool, known: bool
-) -> None:
+def test_a_role_runs_at_the_head_and_on_what_a_newer_release_made(current, usable, known) -> None:
     """During a rolling upgrade the old release goes on while the new one has migrated."""
     position = position_of(revisions()[-1] if current == "head" else current)
 
@@ -104,8 +102,6 @@ def test_flower_beyond_loopback_needs_a_password() -> None:
         ("", None, True),
     ],
 )
-def test_flower_without_a_password_answers_this_machine_s_own_pages_only(
-    host: str, origin: str | None, foreign: bool
-) -> None:
+def test_flower_without_a_password_answers_this_machine_s_own_pages_only(host, origin, foreign) -> None:
     """A site open in the operator's browser can neither read jobs nor revoke them."""
     assert is_foreign(host, origin) is foreign

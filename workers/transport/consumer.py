@@ -1,4 +1,4 @@
-"""Celery's consumer, except that no message can end the worker or stop its ears, and none is quoted in a log.
+"""Celery's consumer, except that no message and no lost broker can end the worker, and no message is quoted in a log.
 
 Celery lets what it cannot foresee in a message (a body of two parts, a missing id) end the worker, which gives the
 message back for the next worker to end by.
@@ -32,6 +32,15 @@ class CarefulConsumer(Consumer):
                 self._refuse(message, PROTOCOL, error)
 
         return receive_carefully
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Give the broken connection up; the consumer connects again afterwards, whatever happens here."""
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError as error:
+            # kombu 5.7 restores unacknowledged messages over the connection that it has just thrown away. What they
+            # carried is dispatched again from Postgres.
+            log.warning("broken_connection_not_closed", error=str(error))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature, as below
         self._refuse(message, "a message names its task")

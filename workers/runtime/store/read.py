@@ -226,8 +226,8 @@ SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (W
        coalesce(sum(reopened), 0)::int AS reopened, coalesce(sum(ended_twice), 0)::int AS ended_twice,
        coalesce(sum(gaps), 0)::int AS gaps, coalesce(sum(duplicates), 0)::int AS duplicates,
        coalesce(sum(mismatched), 0)::int AS mismatched, coalesce(sum(unrecorded), 0)::int AS unrecorded,
-       coalesce((array_agg(d.id ORDER BY d.id) FILTER (
-         WHERE ended_twice > 0 OR gaps > 0 OR duplicates > 0 OR mismatched > 0 OR unrecorded > 0))[1:20], '{}') AS suspects
+       coalesce((array_agg(d.id ORDER BY d.id) FILTER (WHERE ended_twice > 0 OR gaps > 0 OR duplicates > 0
+                                                          OR mismatched > 0 OR unrecorded > 0))[1:20], '{}') AS suspects
   FROM judged AS d LEFT JOIN runtime.stages AS s ON s.name = d.stage
  WHERE %(stage)s::text IS NULL OR d.stage = %(stage)s
  GROUP BY d.stage ORDER BY d.stage"""
