@@ -9,7 +9,7 @@ import traceback
 from typing import Annotated
 
 import typer
-from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError  # typer shows them nowhere else
+from typer.exceptions import TyperException
 
 from cli.commands import config, demo, doctor, enqueue, jobs, migrate, roles, schedules, stages, system
 from cli.complaints import complaint
@@ -62,10 +62,10 @@ def main() -> int:
     """Run the command of ``sys.argv``; return 0 done, 1 failed, 2 wrong usage."""
     try:
         result = typer.main.get_command(app).main(prog_name="gristmill", standalone_mode=False)
-    except NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 0
-    except ClickException as error:
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command of commands, alone: its help is the answer
+            print(error.format_message())
+            return 0
         return _fail(_usage(error), error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain once more when it flushes at exit.
@@ -78,9 +78,10 @@ def main() -> int:
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: ClickException) -> str:
+def _usage(error: TyperException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
-    command = error.ctx.command_path if isinstance(error, UsageError) and error.ctx else "gristmill"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "gristmill"
     return f"{message[:1].lower()}{message[1:]} (see `{command} --help`)"
 
 

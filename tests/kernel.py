@@ -12,10 +12,12 @@ from psycopg.rows import dict_row
 
 from models.lifecycle import Job
 from tests.fakes.events import RecordedEvents
+from tests.fakes.road import FakeRoad
 from tests.proving.llm import NoModel
 from tests.waiting import until
 from workers.runtime.database import Database, Raw
 from workers.runtime.decisions import Settled, decide
+from workers.runtime.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many
 from workers.runtime.outcomes import Settlement
 from workers.runtime.registry import Registry
@@ -186,3 +188,32 @@ async def heard(listener: psycopg.AsyncConnection[Any]) -> list[tuple[str, str]]
     """Return what rang since the last time: a notice arrives with the answer to any statement after its commit."""
     await listener.execute("SELECT 1")
     return [(notice.channel, notice.payload) async for notice in listener.notifies(timeout=0)]
+
+
+@asynccontextmanager
+async def dispatching(
+    url: str, registry: Registry, road: FakeRoad, name: str = "one", **options: Any
+) -> AsyncIterator[Dispatcher]:
+    """A dispatcher at work, stopped when the block ends."""
+    database = Database(url, changed_by=f"dispatcher:{name}", pool_size=1)
+    dispatcher = Dispatcher(database, registry, road, name=name, **{"poll_seconds": 0.05, **options})
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        road.passable.set()
+        dispatcher.stop()
+        await asyncio.wait_for(task, 10)
+        await database.close()
+
+
+async def passes(road: FakeRoad, count: int = 3) -> None:
+    """Return after the leader has looked after its road ``count`` times more, and so dispatched as often at least."""
+    seen = road.checks
+    await until(lambda: road.checks >= seen + count)
+
+
+async def leader(jobs: Jobs) -> str | None:
+    """Return who leads, if anybody ever did."""
+    rows = await jobs.sql("SELECT leader FROM runtime.dispatcher")
+    return rows[0]["leader"] if rows else None

@@ -22,15 +22,18 @@ from cli.errors import CommandError
 from cli.processes import spawn
 from cli.supervision_status import read_status, stop_supervisor
 from cli.system import COMMAND, await_running, flower_port_for, last_line, start_detached
-from workers.scoring.rubric import PACKAGE_PROMPT
+from workers.scoring.rubric import DEFAULT_CRITERIA, PACKAGE_PROMPT, render
 
 if TYPE_CHECKING:
     from config.settings import Settings
 
 WORKERS = 2
 HOPELESS_RESTARTS = 3
-# No list of criteria: any profile is judged by the built-in ones (relevance, evidence, clarity).
-PROFILE_PROMPT = "Judge how well this profile tells what or who it describes, for whom, and on what evidence."
+# Of the built-in criteria those that fit any profile: relevance needs a task that only its owner could name.
+PROFILE_PROMPT = render(
+    [criterion for criterion in DEFAULT_CRITERIA if criterion.name != "relevance"],
+    task="Judge how well this profile tells what or who it describes, for whom, and on what evidence.",
+)
 
 
 def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:

@@ -41,6 +41,8 @@ TERMINAL = {"completed", "failed", "cancelled"}
 PATIENCE_SECONDS = 30.0
 START_SECONDS = 60.0
 LOG_TAIL = 40
+FOLLOWERS = """SELECT count(*) FROM pg_stat_activity
+                WHERE pid <> pg_backend_pid() AND query LIKE 'SELECT pg_try_advisory_lock%'"""
 
 
 class Transition(NamedTuple):
@@ -175,6 +177,7 @@ class System:
                 self.start(kind)
         self.await_ready(self.living("worker"))
         self.wait(lambda: self.leader_pid() in {r.pid for r in self.living("dispatcher")}, "a dispatcher leads")
+        self.wait(lambda: self.ask(FOLLOWERS)[0][0] >= dispatchers - 1, "the others follow", seconds=START_SECONDS)
         return self.living("worker")
 
     def living(self, kind: str) -> list[Role]:
@@ -230,7 +233,7 @@ class System:
 
     def ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of one statement, on a connection that a restart of Postgres may break."""
-        return self._connected().execute(sql, values).fetchall()
+        return self._connected().execute(sql, values or None).fetchall()
 
     def run(self, sql: str, *values: Any) -> None:
         """Execute one statement that returns nothing."""

@@ -105,6 +105,14 @@ def running(shell: Shell) -> Shell:
     return shell
 
 
+@pytest.fixture
+def stopped(shell: Shell) -> Shell:
+    """The shell while nothing runs."""
+    if shell.data_dir.exists():
+        stop_supervisor(shell.data_dir, timeout=timedelta(seconds=PATIENCE_SECONDS))
+    return shell
+
+
 @pytest.fixture(scope="module")
 def urls(running: Shell) -> dict[str, str]:
     """Where the system answers, passwords included."""
@@ -311,11 +319,11 @@ def test_down_leaves_nothing_running(running: Shell) -> None:
     assert json.loads(running.run("status", "--json").stdout)["state"] == "stopped"
 
 
-def test_ctrl_c_drains_an_attached_up(running: Shell) -> None:
+def test_ctrl_c_drains_an_attached_up(stopped: Shell) -> None:
     """The signal a person sends ends everything, in order, with success."""
-    with running.start("up", "--workers", "1") as up:
+    with stopped.start("up", "--workers", "1") as up:
         try:
-            eventually(lambda: is_running(running))
+            eventually(lambda: is_running(stopped))
         finally:
             up.send_signal(signal.SIGINT)
         said, _ = up.communicate(timeout=PATIENCE_SECONDS)
@@ -323,33 +331,33 @@ def test_ctrl_c_drains_an_attached_up(running: Shell) -> None:
     assert up.returncode == 0
     assert "Flower    http://127.0.0.1:" in said
     assert said.splitlines()[-1] == "stopped"
-    assert read_status(running.data_dir) is None
+    assert read_status(stopped.data_dir) is None
 
 
-def test_a_bad_profile_is_named_before_anything_starts(shell: Shell, tmp_path: Path) -> None:
+def test_a_bad_profile_is_named_before_anything_starts(stopped: Shell, tmp_path: Path) -> None:
     """File, line, field and rule in one line; nothing was started or written."""
     file = tmp_path / "people.csv"
     file.write_text("name,about\nA,x\n,y\n")
 
-    code, line = shell.refuses("demo", "--profiles", str(file))
+    code, line = stopped.refuses("demo", "--profiles", str(file))
 
     assert code == 2
     assert line == f"{file}, line 3: field 'name' must be a text that is not empty"
-    assert read_status(shell.data_dir) is None
+    assert read_status(stopped.data_dir) is None
 
 
-def test_the_demo_scores_real_packages_twice_and_leaves_nothing_running(shell: Shell) -> None:
+def test_the_demo_scores_real_packages_twice_and_leaves_nothing_running(stopped: Shell) -> None:
     """Without network, key or configuration: scores with reasons, cache hits, an honest label, and an end."""
-    said = shell.says("demo")
+    said = stopped.says("demo")
 
     assert "Best" in said
     assert "Worst" in said
     assert "rule-based, not an AI judgement" in said
-    first, second = (line for line in said.splitlines() if " jobs in " in line)
+    first, second = (line for line in said.splitlines() if "round: " in line and " jobs in " in line)
     assert "0 failed" in first
     assert "0 answered from identical earlier jobs" in first
     assert "; 0 evaluated, " in second
-    assert read_status(shell.data_dir) is None
+    assert read_status(stopped.data_dir) is None
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -119,17 +120,16 @@ def test_delivery_repeated_five_times_executes_once(system: System, crew: list[R
 
 
 def test_undispatched_job_cannot_be_claimed_by_a_forged_message(system: System, crew: list[Role]) -> None:
-    """Only the leader's ticket opens a job: a message for a paused stage's job does nothing."""
-    system.run("UPDATE runtime.stages SET paused_at = now(), paused_by = 'test' WHERE name = 'proving.plain'")
-    (job,) = system.enqueue("proving.plain", [{"act": "write"}])
-    (marker,) = system.enqueue("proving.first", [{}])
+    """Only the leader's ticket opens a job: a message for one that is not due yet does nothing."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    (job,) = system.enqueue("proving.plain", [{"act": "write", "due_at": tomorrow}])
 
     with stage_queue(system) as producer:
         for _ in range(5):
             deliver(producer, [[str(job), 1]])
-    system.await_all([marker])
+    system.assert_each_works(crew)
     forged = system.actions(job)
-    system.run("UPDATE runtime.stages SET paused_at = NULL, paused_by = NULL WHERE name = 'proving.plain'")
+    system.run("UPDATE proving.plain_jobs SET due_at = now() WHERE id = %s", job)
     system.await_all([job])
 
     assert forged == ["enqueue"]

@@ -7,11 +7,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.kernel import PLAIN, Jobs, WorkerProcess, started_worker
+from tests.fakes.road import FakeRoad
+from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
+from tests.proving.models import PlainJob
+from tests.proving.stages import Act
 from workers.runtime.database import Database
-from workers.runtime.registry import Registry, Stage
+from workers.runtime.registry import Handler, Registry, Stage, stage
 
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
+StartDispatcher = Callable[..., Awaitable[FakeRoad]]
 
 
 @pytest.fixture
@@ -50,3 +54,32 @@ async def listener(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[A
         await connection.execute("LISTEN gristmill_work")
         await connection.execute("LISTEN gristmill_fence")
         yield connection
+
+
+class Handlers:
+    """A registry whose one stage performs what the test says."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+
+    def __call__(self, handler: Handler[PlainJob]) -> Handler[PlainJob]:
+        return stage(PLAIN, of=PlainJob, payload=Act, into=self.registry)(handler)
+
+
+@pytest.fixture
+def perform() -> Handlers:
+    """Register the handler that the test decorates."""
+    return Handlers()
+
+
+@pytest.fixture
+async def start_dispatcher(database_url: str, registry: Registry) -> AsyncIterator[StartDispatcher]:
+    """Start dispatchers, each with a road of its own or the one handed in; they stop with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(road: FakeRoad | None = None, **options: Any) -> FakeRoad:
+            road = road or FakeRoad()
+            await stack.enter_async_context(dispatching(database_url, registry, road, **options))
+            return road
+
+        yield start

@@ -2,96 +2,52 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any
 
-import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes.road import FakeRoad
-from tests.kernel import PLAIN, Jobs
+from tests.kernel import PLAIN, Jobs, leader, passes
 from tests.proving.models import LIMIT
 from tests.waiting import until
-from workers.runtime.database import Database
-from workers.runtime.dispatcher import Dispatcher
+from workers.runtime.enqueue import enqueue_many
 from workers.runtime.outcomes import Snooze
+from workers.runtime.store.dispatch import KEYS_PER_PASS
 from workers.runtime.store.intervene import pause, resume
 
 KEYED = "proving.keyed"
-Start = Callable[..., Awaitable[FakeRoad]]
 
 
-@asynccontextmanager
-async def dispatching(url, registry, road, name="one", **options: Any):
-    """A dispatcher at work, stopped when the block ends."""
-    database = Database(url, changed_by=f"dispatcher:{name}", pool_size=1)
-    dispatcher = Dispatcher(database, registry, road, name=name, **{"poll_seconds": 0.05, **options})
-    task = asyncio.create_task(dispatcher.run())
-    try:
-        yield dispatcher
-    finally:
-        road.passable.set()
-        dispatcher.stop()
-        await asyncio.wait_for(task, 10)
-        await database.close()
-
-
-@pytest.fixture
-async def start(database_url, registry):
-    """Start a dispatcher with a road of its own, or with the one handed in."""
-    async with AsyncExitStack() as stack:
-
-        async def begin(road: FakeRoad | None = None, **options: Any) -> FakeRoad:
-            road = road or FakeRoad()
-            await stack.enter_async_context(dispatching(database_url, registry, road, **options))
-            return road
-
-        yield begin
-
-
-async def passes(jobs: Jobs, road: FakeRoad, count: int = 3) -> None:
-    """Return after the leader has looked after its road ``count`` times more, and so dispatched as often at least."""
-    seen = road.checks
-    await until(lambda: road.checks >= seen + count)
-
-
-async def leader(jobs: Jobs) -> str | None:
-    rows = await jobs.sql("SELECT leader FROM runtime.dispatcher")
-    return rows[0]["leader"] if rows else None
-
-
-async def test_a_due_job_is_published_once_with_its_ticket(jobs, start):
+async def test_a_due_job_is_published_once_with_its_ticket(jobs, start_dispatcher):
     """Id and version, marked in the row; again only when there is a reason."""
     await jobs.worker()
     [job_id] = await jobs.ready()
 
-    road = await start(redispatch_seconds=60)
+    road = await start_dispatcher(redispatch_seconds=60)
     await until(lambda: road.of(PLAIN))
-    await passes(jobs, road)
+    await passes(road)
 
     assert [(job.id, job.version) for job in road.of(PLAIN)] == [(job_id, 1)]
     assert (await jobs.row(job_id))["dispatched_at"] is not None
 
 
-async def test_new_work_is_published_without_waiting_for_the_poll(jobs, start):
+async def test_new_work_is_published_without_waiting_for_the_poll(jobs, start_dispatcher):
     """The bell rings; the poll behind it is far off."""
     await jobs.worker()
-    road = await start(poll_seconds=2.0)
+    road = await start_dispatcher(poll_seconds=2.0)
     await until(lambda: leader(jobs))
-    await passes(jobs, road, 1)
+    await passes(road, 1)
 
     await jobs.ready()
 
     await until(lambda: road.of(PLAIN), within=1.5)
 
 
-async def test_without_a_worker_nothing_is_published(jobs, start):
+async def test_without_a_worker_nothing_is_published(jobs, start_dispatcher):
     """The backlog waits in Postgres, where it can be counted; a worker that comes is noticed."""
     await jobs.ready()
-    road = await start()
-    await passes(jobs, road)
+    road = await start_dispatcher()
+    await passes(road)
     assert road.batches == []
 
     await jobs.worker()
@@ -99,39 +55,39 @@ async def test_without_a_worker_nothing_is_published(jobs, start):
     await until(lambda: road.of(PLAIN))
 
 
-async def test_out_on_the_road_is_a_bounded_window(jobs, start):
+async def test_out_on_the_road_is_a_bounded_window(jobs, start_dispatcher):
     """Twice the free slots, however long the backlog and however many passes."""
     await jobs.worker(slots=10)
     await jobs.ready(count=500)
 
-    road = await start(redispatch_seconds=60)
+    road = await start_dispatcher(redispatch_seconds=60)
     await until(lambda: len(road.of(PLAIN)) >= 20)
-    await passes(jobs, road)
+    await passes(road)
 
     assert len(road.of(PLAIN)) <= 40  # the floor follows the pace of the first pass for a moment
     assert await jobs.count(status="pending") == 500
     assert len({job.id for job in road.of(PLAIN)}) == len(road.of(PLAIN))
 
 
-async def test_jobs_are_published_by_priority_then_age(jobs, start):
+async def test_jobs_are_published_by_priority_then_age(jobs, start_dispatcher):
     """Whatever the order they came in."""
     await jobs.worker()
     old, new = await jobs.ready(priority=5), await jobs.ready(priority=5)
     urgent, idle = await jobs.ready(priority=1), await jobs.ready(priority=10)
 
-    road = await start()
+    road = await start_dispatcher()
     await until(lambda: len(road.of(PLAIN)) == 4)
 
     assert [job.id for job in road.of(PLAIN)] == urgent + old + new + idle
 
 
-async def test_a_batch_is_full_under_load_and_never_all_of_it_for_one_of_many(jobs, start):
+async def test_a_batch_is_full_under_load_and_never_all_of_it_for_one_of_many(jobs, start_dispatcher):
     """One message each when idle; shared among workers; bounded."""
     await jobs.worker()
     await jobs.worker()
     await jobs.ready(count=100)
 
-    road = await start(batch_size=16)
+    road = await start_dispatcher(batch_size=16)
     await until(lambda: len(road.of(PLAIN)) == 100)
     assert Counter(len(batch) for _, batch in road.batches).most_common(1)[0][0] == 16
     assert max(len(batch) for _, batch in road.batches) == 16
@@ -141,22 +97,37 @@ async def test_a_batch_is_full_under_load_and_never_all_of_it_for_one_of_many(jo
     assert len(road.batches[-1][1]) == 5
 
 
-async def test_every_key_gets_its_turn(jobs, start):
+async def test_every_key_gets_its_turn(jobs, start_dispatcher):
     """A key with a thousand jobs does not keep one with a single job waiting, nor has more than its limit out."""
     await jobs.worker()
     await jobs.ready(KEYED, 1_000, key="greedy")
     modest = [(await jobs.ready(KEYED, 1, key=f"modest {n}"))[0] for n in range(5)]
 
-    road = await start(redispatch_seconds=60)
+    road = await start_dispatcher(redispatch_seconds=60)
     await until(lambda: len(road.of(KEYED)) == LIMIT + 5)
-    await passes(jobs, road)
+    await passes(road)
 
     published = [job.id for job in road.of(KEYED)]
     assert len(published) == LIMIT + 5
     assert set(modest) <= set(published)
 
 
-async def test_no_key_ever_runs_more_than_its_limit(jobs, start, start_worker):
+async def test_more_keys_than_one_pass_looks_at_all_get_their_turn(jobs, start_dispatcher):
+    """The leader carries on behind the last key, and begins again when it is through."""
+    keys = KEYS_PER_PASS + 40
+    await jobs.worker(slots=2 * keys)
+    async with jobs.database.session() as session:
+        await enqueue_many(session, KEYED, [{"key": f"key {n:04}"} for n in range(keys)])
+
+    road = await start_dispatcher(redispatch_seconds=60)
+    await until(lambda: len(road.of(KEYED)) == keys)
+    await jobs.ready(KEYED, key="key 0000")
+    await until(lambda: len(road.of(KEYED)) == keys + 1)
+
+    assert len({job.id for job in road.of(KEYED)}) == keys + 1
+
+
+async def test_no_key_ever_runs_more_than_its_limit(jobs, start_dispatcher, start_worker):
     """Several workers, many jobs of one key and some of others: all done, never more than three of a key at once."""
     workers = [await start_worker(slots=20) for _ in range(2)]
     await jobs.ready(KEYED, 120, key="many")
@@ -170,7 +141,7 @@ async def test_no_key_ever_runs_more_than_its_limit(jobs, start, start_worker):
         await workers[turn % 2].accept(tickets, stage)
         await workers[(turn + 1) % 2].accept(tickets, stage)  # every message comes twice
 
-    await start(FakeRoad(deliver))
+    await start_dispatcher(FakeRoad(deliver))
     await until(lambda: done(jobs, KEYED, 160), within=40)
 
     [most] = await jobs.sql(
@@ -188,11 +159,11 @@ async def done(jobs: Jobs, stage: str, count: int) -> bool:
     return await jobs.count(stage, status="completed") == count
 
 
-async def test_a_pause_takes_back_what_is_out_and_resume_gives_it_again(jobs, start):
+async def test_a_pause_takes_back_what_is_out_and_resume_gives_it_again(jobs, start_dispatcher):
     """What travels claims nothing meanwhile; other stages go on."""
     await jobs.worker()
     await jobs.ready(count=3)
-    road = await start(redispatch_seconds=60)
+    road = await start_dispatcher(redispatch_seconds=60)
     await until(lambda: len(road.of(PLAIN)) == 3)
     ticket = (road.of(PLAIN)[0].id, road.of(PLAIN)[0].version)
 
@@ -214,13 +185,13 @@ async def no_ticket_is_out(jobs: Jobs) -> bool:
     return not await jobs.sql("SELECT 1 FROM proving.plain_jobs WHERE dispatched_at IS NOT NULL")
 
 
-async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jobs, start):
+async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jobs, start_dispatcher):
     """A bell says where to look first, never where alone."""
     await jobs.worker()
     async with jobs.database.kernel() as conn:
         await pause(conn, KEYED, by="alice")
         await jobs.ready(KEYED, key="k")
-        road = await start()
+        road = await start_dispatcher()
         await until(lambda: leader(jobs))
 
         async def ring() -> None:
@@ -236,13 +207,13 @@ async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jo
         await asyncio.gather(ringing, return_exceptions=True)
 
 
-async def test_a_job_is_woken_when_its_time_has_come(jobs, start):
+async def test_a_job_is_woken_when_its_time_has_come(jobs, start_dispatcher):
     """Snoozed for a moment, published again with its new version."""
     await jobs.worker(worker_id=jobs.owner)
     [job] = await jobs.running()
     await jobs.settle(job, Snooze(timedelta(seconds=0.3), "quota"))
 
-    road = await start()
+    road = await start_dispatcher()
     await until(lambda: road.of(PLAIN))
 
     [published] = road.of(PLAIN)
@@ -251,36 +222,36 @@ async def test_a_job_is_woken_when_its_time_has_come(jobs, start):
     assert row["dispatched_at"] - row["updated_at"] >= timedelta(seconds=0.3)
 
 
-async def test_what_nobody_claims_is_published_again(jobs, start):
+async def test_what_nobody_claims_is_published_again(jobs, start_dispatcher):
     """A worker died between the message and the claim: the same ticket goes out once more."""
     await jobs.worker()
     [job_id] = await jobs.ready()
 
-    road = await start(redispatch_seconds=0.3)
+    road = await start_dispatcher(redispatch_seconds=0.3)
     await until(lambda: len(road.of(PLAIN)) >= 2)
 
     assert {(job.id, job.version) for job in road.of(PLAIN)} == {(job_id, 1)}
 
 
-async def test_what_still_lies_in_its_queue_is_given_more_time(jobs, start):
+async def test_what_still_lies_in_its_queue_is_given_more_time(jobs, start_dispatcher):
     """The workers are busy, not dead."""
     await jobs.worker()
     await jobs.ready()
     road = FakeRoad()
     road.empty = False
 
-    await start(road, redispatch_seconds=0.3)
+    await start_dispatcher(road, redispatch_seconds=0.3)
     await until(lambda: road.of(PLAIN))
-    await passes(jobs, road, 2)
+    await passes(road, 2)
 
     assert len(road.of(PLAIN)) == 1
 
 
-async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start):
+async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start_dispatcher):
     """Nobody waits for the messages that are gone, nor is anything claimed twice."""
     await jobs.worker()
     ids = await jobs.ready(count=20)
-    road = await start(redispatch_seconds=3_600)
+    road = await start_dispatcher(redispatch_seconds=3_600)
     await until(lambda: len(road.of(PLAIN)) == 20)
 
     road.lost = True
@@ -289,7 +260,7 @@ async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start):
     assert Counter(job.id for job in road.of(PLAIN)) == dict.fromkeys(ids, 2)
 
 
-async def test_a_closed_road_gets_its_tickets_back_and_is_tried_again(jobs, start):
+async def test_a_closed_road_gets_its_tickets_back_and_is_tried_again(jobs, start_dispatcher):
     """One attempt tells that it is closed; when it opens, everything goes out once."""
     await jobs.worker()
     road = FakeRoad()
@@ -297,106 +268,28 @@ async def test_a_closed_road_gets_its_tickets_back_and_is_tried_again(jobs, star
     await jobs.ready(count=30)
 
     with capture_logs() as logs:
-        await start(road, redispatch_seconds=3_600, batch_size=4)
+        await start_dispatcher(road, redispatch_seconds=3_600, batch_size=4)
         await until(lambda: road.attempts)
         await until(lambda: no_ticket_is_out(jobs))
-        await passes(jobs, road)
+        await passes(road)
     assert road.attempts == 1
     assert len([line for line in logs if line["event"] in {"publish_failed", "road_closed"}]) <= 2
 
     road.closed = False
     await until(lambda: len(road.of(PLAIN)) == 30)
-    await passes(jobs, road)
+    await passes(road)
     assert len(road.of(PLAIN)) == 30
 
 
-async def test_the_jobs_of_a_silent_worker_are_published_again(jobs, start):
+async def test_the_jobs_of_a_silent_worker_are_published_again(jobs, start_dispatcher):
     """Rescued by the leader, after the lease, counted from its own beginning."""
     await jobs.worker()
     silent = await jobs.worker(lease_seconds=1.0)
     [ticket] = await jobs.dispatched()
     [job] = await jobs.claim([ticket], owner=silent)
 
-    road = await start()
+    road = await start_dispatcher()
     await until(lambda: road.of(PLAIN))
 
     assert [(one.id, one.version) for one in road.of(PLAIN)] == [(job.id, 3)]
     assert (await jobs.history(job.id))[-1].changed_by == "dispatcher:one"
-
-
-async def test_the_leader_asks_to_be_rung_only_when_idle(jobs, start):
-    """Under load it looks by itself; ringing for each of many enqueues would slow them."""
-    listening = "SELECT listening FROM runtime.dispatcher"
-    await jobs.worker(slots=400)
-    await jobs.ready(count=800)
-    road = FakeRoad()
-    road.passable.clear()
-
-    await start(road)
-    road.passable.set()
-    await until(lambda: len(road.of(PLAIN)) == 800)
-
-    await until(lambda: jobs.sql(f"{listening} WHERE listening"))
-
-
-async def test_a_second_dispatcher_follows_and_publishes_nothing(jobs, start):
-    """One leads; the lock says who."""
-    await jobs.worker()
-    leading = await start(name="one")
-    await until(lambda: leader(jobs))
-    following = await start(name="two")
-
-    await jobs.ready(count=10)
-    await until(lambda: len(leading.of(PLAIN)) == 10)
-    await passes(jobs, leading)
-
-    assert (await leader(jobs), following.batches, following.checks) == ("one", [], 0)
-
-
-async def test_the_second_takes_over_when_the_leaders_connection_is_killed(jobs, start):
-    """Within a second or so; the first comes back as a follower or a leader, and no job is published twice."""
-    await jobs.worker()
-    one = await start(name="one", redispatch_seconds=3_600)
-    await until(lambda: leader(jobs))
-    two = await start(name="two", redispatch_seconds=3_600)
-    await jobs.ready(count=5)
-    await until(lambda: len(one.of(PLAIN)) == 5)
-
-    for _ in range(3):
-        await jobs.sql(
-            "SELECT pg_terminate_backend(pid, 2000) FROM pg_locks WHERE locktype = 'advisory' AND granted "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        await jobs.ready(count=5)
-    await until(lambda: len(one.of(PLAIN) + two.of(PLAIN)) == 20)
-
-    assert len({job.id for job in one.of(PLAIN) + two.of(PLAIN)}) == 20
-
-
-async def test_the_second_takes_over_when_the_leader_stalls(jobs, start):
-    """A leader that says nothing for three seconds loses its lock by Postgres's own hand, and its tickets with it."""
-    await jobs.worker()
-    stalled = FakeRoad()
-    await start(stalled, name="one", redispatch_seconds=0.5)
-    await until(lambda: leader(jobs))
-    stalled.passable.clear()
-    [job_id] = await jobs.ready()
-    await until(lambda: stalled.attempts)
-
-    other = await start(name="two", redispatch_seconds=0.5)
-    await until(lambda: other.of(PLAIN), within=8)
-
-    assert {job.id for job in other.of(PLAIN)} == {job_id}
-    assert await leader(jobs) == "two"
-
-
-async def test_a_stopped_leader_hands_over_at_once(jobs, database_url, registry, start):
-    """It finishes its pass, closes its connection, and the next one leads."""
-    await jobs.worker()
-    road = FakeRoad()
-    async with dispatching(database_url, registry, road, name="one"):
-        await until(lambda: leader(jobs))
-        second = await start(name="two")
-
-    await jobs.ready()
-    await until(lambda: second.of(PLAIN), within=3)

@@ -162,9 +162,10 @@ async def test_of_two_twins_the_second_is_the_job_when_the_first_rolls_back(jobs
 async def test_a_hundred_callers_with_one_key_make_one_job(jobs):
     """However they meet."""
 
-    async def call() -> uuid.UUID:
+    async def call() -> object:
         async with jobs.database.session() as session:
-            return (await enqueue(session, PLAIN, {}, idempotency_key="same")).id
+            job = await enqueue(session, PLAIN, {}, idempotency_key="same")
+        return job.id
 
     ids = await asyncio.gather(*(call() for _ in range(100)))
 

@@ -11,8 +11,7 @@ import pytest
 from cli.embedded import throwaway_servers
 from tests.conftest import create_database, drop_database, make_template
 from tests.fakes.road import FakeRoad
-from tests.integration.test_dispatcher import dispatching
-from tests.kernel import PLAIN, Jobs, WorkerProcess, started_worker
+from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
 from tests.waiting import until
 from workers.runtime.database import Database
 

@@ -10,14 +10,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from tests.fakes.wire import wire_to
-from tests.kernel import PLAIN, WorkerProcess, started_worker
-from tests.proving.models import PlainJob
-from tests.proving.stages import Act
-from tests.waiting import until
+from tests.kernel import started_worker
 from workers.runtime.outcomes import Complete
-from workers.runtime.registry import Registry, stage
-from workers.runtime.store.intervene import cancel
-from workers.runtime.store.rescue import rescue_expired
 
 # What each act of the proving stages leaves after one run: status, attempts spent, and the error or result.
 ACTS = [
@@ -176,134 +170,6 @@ async def test_a_passed_deadline_ends_the_run_for_one_attempt(jobs, worker):
     assert (row["status"], row["retry_count"], row["error_message"]) == ("pending", 1, "deadline of 1 s passed")
 
 
-async def test_a_cancelled_job_stops_within_a_second(jobs, worker):
-    """By another connection: the run is told, its task is cancelled, nothing of it is written."""
-    [ticket] = await jobs.dispatched(seconds=60)
-    await worker.accept([ticket])
-
-    async with jobs.database.kernel() as conn:
-        await cancel(conn, PlainJob, [ticket[0]], reason="no more")
-    await worker.idle(within=1.0)
-
-    assert worker.events.of(ticket[0]) == ["started", "stopped"]
-    assert (await jobs.row(ticket[0]))["status"] == "cancelled"
-
-
-async def test_a_job_whose_row_is_gone_stops_though_no_bell_rings(jobs, worker):
-    """Every running fence is looked up each second."""
-    [ticket] = await jobs.dispatched(seconds=60)
-    await worker.accept([ticket])
-
-    await jobs.sql("DELETE FROM proving.plain_jobs")
-
-    await worker.idle(within=3.0)
-    assert worker.events.of(ticket[0]) == ["started", "stopped"]
-
-
-async def test_a_late_notice_of_an_earlier_run_stops_nothing(jobs, worker):
-    """The job was rescued, came back and is run again, here: the notice of then is not meant for now."""
-    [ticket] = await jobs.dispatched(seconds=0.3)
-    await worker.accept([ticket])
-
-    await jobs.sql("SELECT pg_notify('gristmill_fence', %s)", f"{worker.id} {ticket[0]}")
-    await worker.idle()
-
-    assert worker.events.of(ticket[0]) == ["started", "complete"]
-
-
-async def test_a_notice_that_makes_no_sense_harms_nobody(jobs, worker):
-    """Anyone may ring; the watch goes on listening."""
-    for payload in ("", "nonsense", f"{worker.id} nonsense"):
-        await jobs.sql("SELECT pg_notify('gristmill_fence', %s)", payload)
-    [ticket] = await jobs.dispatched(seconds=60)
-    await worker.accept([ticket])
-
-    async with jobs.database.kernel() as conn:
-        await cancel(conn, PlainJob, [ticket[0]], reason="no more")
-    await worker.idle(within=3.0)
-
-
-@pytest.mark.parametrize(
-    ("why", "status", "told"), [("drain", "pending", "release"), ("fence", "processing", "stopped")]
-)
-async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(jobs, worker, why, status, told):
-    """Between claim and start there is a moment too."""
-    [ticket] = await jobs.dispatched()
-
-    await worker.accept([ticket])
-    worker.runner.stop_run(ticket[0], why)
-    await worker.idle()
-
-    assert worker.runner._free == worker.runner.slots
-    assert worker.events.of(ticket[0]) == ["started", told]
-    assert (await jobs.row(ticket[0]))["status"] == status
-
-
-async def test_a_drain_waits_for_what_runs_within_its_grace(jobs, start_worker):
-    """Nobody is interrupted who would have been done in time."""
-    worker = await start_worker()
-    [ticket] = await jobs.dispatched(seconds=0.3)
-    await worker.accept([ticket])
-
-    await worker.runner.drain(grace=5.0, watch=worker.watch)
-
-    assert (await jobs.row(ticket[0]))["status"] == "completed"
-
-
-async def test_a_drain_releases_what_is_not_done_in_time(jobs, start_worker):
-    """Back to ready at once, no attempt spent, nothing waits for a lease; the worker's row is gone."""
-    worker = await start_worker()
-    tickets = await jobs.dispatched(count=5, seconds=60)
-    await worker.accept(tickets)
-
-    await worker.runner.drain(grace=0.1, watch=worker.watch)
-
-    for job_id, _ in tickets:
-        row = await jobs.row(job_id)
-        assert (row["status"], row["retry_count"], row["due_at"], row["dispatched_at"]) == ("pending", 0, None, None)
-        assert (await jobs.history(job_id))[-1].change_reason == "worker is draining"
-    assert await jobs.sql("SELECT 1 FROM runtime.workers") == []
-
-
-async def test_a_draining_worker_hands_back_what_it_has_not_claimed(jobs, start_worker):
-    """Batches that wait for a slot, and batches that arrive now."""
-    worker = await start_worker(slots=1)
-    [long] = await jobs.dispatched(seconds=60)
-    await worker.accept([long])
-    waiting = await jobs.dispatched(count=3)
-    waits = asyncio.create_task(worker.accept(waiting))
-    await asyncio.sleep(0)
-
-    worker.runner.begin_drain()
-    async with asyncio.timeout(1):
-        await waits
-        await worker.accept(late := await jobs.dispatched(count=1))
-
-    assert {ticket[0] for ticket in await jobs.dispatched(count=0)} == {id_ for id_, _ in waiting + late}
-
-
-async def test_the_dispatcher_stops_counting_on_a_draining_worker(jobs, start_worker):
-    """Its row says so while the last jobs run."""
-    worker = await start_worker()
-    await worker.accept(await jobs.dispatched(seconds=0.5))
-
-    drained = asyncio.create_task(worker.runner.drain(grace=5.0, watch=worker.watch))
-
-    await until(lambda: jobs.sql("SELECT 1 FROM runtime.workers WHERE draining_at IS NOT NULL"))
-    await drained
-
-
-async def test_a_worker_shows_itself_while_it_lives(jobs, worker):
-    """One row, renewed with what runs; it is there before the first claim."""
-    [first] = await jobs.sql("SELECT heartbeat_at, slots, queues FROM runtime.workers WHERE id = %s", worker.id)
-    await worker.accept(await jobs.dispatched(count=2, seconds=60))
-
-    later = "SELECT 1 FROM runtime.workers WHERE heartbeat_at > %s AND running = 2"
-    await until(lambda: jobs.sql(later, first["heartbeat_at"]))
-
-    assert (first["slots"], first["queues"]) == (50, ["proving"])
-
-
 async def test_a_claim_whose_answer_was_lost_is_run_all_the_same(jobs, database_url, registry):
     """The line broke after the claim was committed: the jobs are ours, and nobody else would run them for long."""
     async with wire_to(database_url) as (url, wire), started_worker(url, registry) as worker:
@@ -325,21 +191,6 @@ async def test_logs_name_the_run_and_never_its_payload(jobs, worker):
 
     assert "a private key" not in str(logs)
     assert [line["error"] for line in logs if line["event"] == "handler_raised"] == ["RuntimeError: told to raise"]
-
-
-class Handlers:
-    """A registry whose one stage performs what the test says."""
-
-    def __init__(self) -> None:
-        self.registry = Registry()
-
-    def __call__(self, handler):
-        return stage(PLAIN, of=PlainJob, payload=Act, into=self.registry)(handler)
-
-
-@pytest.fixture
-def perform():
-    return Handlers()
 
 
 async def test_a_handler_is_given_its_run_a_clock_short_sessions_and_progress(jobs, database_url, perform):
@@ -382,63 +233,3 @@ async def test_a_handler_that_exits_fails_its_job_and_not_the_process(jobs, data
 
     assert await jobs.count(act="exit", status="pending", error_message="SystemExit: 2") == 1
     assert await jobs.count(status="completed") == 1
-
-
-async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_all_the_same(
-    jobs, database_url, perform
-):
-    """A library that wraps every exception must not cost the drained job an attempt."""
-
-    @perform
-    async def handler(job, ctx):
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            raise RuntimeError("connection closed") from None
-        return Complete()
-
-    async with started_worker(database_url, perform.registry) as worker:
-        [ticket] = await jobs.dispatched()
-        await worker.accept([ticket])
-        await until(lambda: worker.runner.running)
-        await worker.runner.drain(grace=0.1, watch=worker.watch)
-
-    assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
-    assert (await jobs.row(ticket[0]))["retry_count"] == 0
-
-
-async def test_a_run_that_lingers_does_not_hide_the_newer_run_of_its_job(jobs, database_url, perform):
-    """Rescued from a handler that does not let go, run again in the same process: the new run stays known."""
-    let_go = asyncio.Event()
-
-    @perform
-    async def handler(job, ctx):
-        if ctx.run.version > 2:
-            await asyncio.sleep(60)
-        while not let_go.is_set():
-            try:
-                await let_go.wait()
-            except asyncio.CancelledError:
-                continue
-        return Complete()
-
-    async with started_worker(database_url, perform.registry) as worker:
-        [ticket] = await jobs.dispatched()
-        await worker.accept([ticket])
-        await asyncio.sleep(0)
-        await rescue_from(jobs, worker)
-        await worker.accept(await jobs.dispatched(count=0))
-
-        let_go.set()
-        await until(lambda: worker.events.of(ticket[0])[-1] == "stale")
-
-        assert [running.job.version for running in worker.runner.running.values()] == [4]
-        await worker.runner.drain(grace=0.0, watch=worker.watch)
-    assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "rescue", "claim", "release"]
-
-
-async def rescue_from(jobs, worker: WorkerProcess) -> None:
-    """Free the worker's job as if its deadline were long past."""
-    await jobs.sql("UPDATE proving.plain_jobs SET deadline_at = now() - interval '1 minute'")
-    async with jobs.database.kernel() as conn:
-        assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta()) == 1

@@ -124,13 +124,15 @@ def _insert_sql(t: JobTable, columns: tuple[str, ...]) -> str:
     names = ", ".join(f'"{name}"' for name in columns)
     values = ", ".join(f'r."{name}"' for name in columns)
     c = t.column
+    # Inserted by key, so that two batches that share keys wait for each other in one order and cannot deadlock.
     return f"""
         WITH input AS MATERIALIZED (
           SELECT uuidv7() AS new_id, e.nth, {values}
             FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
            CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r),
         inserted AS (
-          INSERT INTO {t.name} ({c["id"]}, {names}) SELECT new_id, {names} FROM input ORDER BY nth
+          INSERT INTO {t.name} ({c["id"]}, {names}) SELECT new_id, {names} FROM input
+           ORDER BY {c["idempotency_key"]}, nth
           ON CONFLICT ({c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
           RETURNING {c["id"]} AS id)
         SELECT inserted.id, input.{c["idempotency_key"]} FROM input LEFT JOIN inserted ON inserted.id = input.new_id

@@ -33,14 +33,26 @@ class CarefulConsumer(Consumer):
 
         return receive_carefully
 
+    # kombu 5.7 may still restore or acknowledge a message over a connection that it has already thrown away, and falls
+    # over its own None. The road has lost the message's fate; Postgres has not.
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Give the broken connection up; the consumer connects again afterwards, whatever happens here."""
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
-            # kombu 5.7 restores unacknowledged messages over the connection that it has just thrown away. What they
-            # carried is dispatched again from Postgres.
-            log.warning("broken_connection_not_closed", error=str(error))
+            log.info("connection_was_gone", error=str(error))
+
+    def call_soon_ack(self, p: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Acknowledge or reject soon; once the message's connection is gone, not at all."""
+
+        def settle() -> None:
+            try:
+                p(*args, **options)
+            except AttributeError as error:
+                log.info("connection_was_gone", error=str(error))
+
+        return super().call_soon_ack(settle)  # type: ignore[misc]  # newer than its stub
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature, as below
         self._refuse(message, "a message names its task")

@@ -1,0 +1,91 @@
+"""The pools: who a session says it is, what is pinned, what commits."""
+
+import pytest
+from sqlalchemy import text
+
+from tests.waiting import until
+from workers.runtime.database import Database
+
+
+async def show(conn, setting: str) -> str:
+    [(value,)] = await (await conn.execute(f"SHOW {setting}".encode())).fetchall()
+    return str(value)
+
+
+@pytest.mark.parametrize("name", ["worker:1", "cli:Ada Lovelace", r"cli:AD\ada"])
+async def test_every_connection_says_who_it_is(database_url, name):
+    """Blanks and backslashes included: a person's name must not end the connection's options."""
+    database = Database(database_url, changed_by=name)
+
+    async with database.kernel() as conn, database.session() as session, await database.listen() as alone:
+        said = [await show(conn, "gristmill.changed_by"), await show(alone, "gristmill.changed_by")]
+        said.append(str(await session.scalar(text("SHOW gristmill.changed_by"))))
+    await database.close()
+
+    assert said == [name] * 3
+
+
+async def test_the_kernels_connections_are_pinned_to_nested_loops_and_no_others(database):
+    """Handlers plan as everybody does; nobody waits for a lock for ever."""
+    async with database.kernel() as conn, await database.listen() as alone, database.session() as session:
+        assert [await show(conn, f"enable_{plan}") for plan in ("seqscan", "hashjoin", "mergejoin")] == ["off"] * 3
+        assert [await show(conn, "lock_timeout"), await show(alone, "lock_timeout")] == ["10s", "10s"]
+        assert await show(alone, "enable_hashjoin") == "on"
+        assert await session.scalar(text("SHOW enable_hashjoin")) == "on"
+
+
+async def test_a_kernel_statement_commits_by_itself(database, psql):
+    """There is no transaction to forget."""
+    async with database.kernel() as conn:
+        await conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
+
+        assert psql.execute("SELECT count(*) AS n FROM proving.plain_jobs").fetchone() == {"n": 1}
+
+
+async def test_a_kernel_transaction_is_one_for_both_views(database, psql):
+    """What the session adds and what the connection does commit together, at the end of the block."""
+    async with database.kernel_transaction() as (conn, session):
+        await conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
+        await session.execute(text("INSERT INTO proving.plain_jobs DEFAULT VALUES"))
+        assert psql.execute("SELECT count(*) AS n FROM proving.plain_jobs").fetchone() == {"n": 0}
+
+    assert psql.execute("SELECT count(*) AS n FROM proving.plain_jobs").fetchone() == {"n": 2}
+
+
+async def test_an_error_rolls_both_views_back_and_the_next_statement_commits_again(database, psql):
+    """The connection goes back to its pool as it came."""
+    with pytest.raises(RuntimeError, match="no"):
+        await fail_inside_a_transaction(database)
+    async with database.kernel() as conn:
+        await conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
+
+    assert psql.execute("SELECT count(*) AS n FROM proving.plain_jobs").fetchone() == {"n": 1}
+
+
+async def fail_inside_a_transaction(database: Database) -> None:
+    async with database.kernel_transaction() as (conn, session):
+        await conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
+        await session.execute(text("INSERT INTO proving.plain_jobs DEFAULT VALUES"))
+        raise RuntimeError("no")
+
+
+async def test_a_pool_whose_connections_were_ended_serves_again(database, psql):
+    """One error, then new connections; no restart."""
+    async with database.kernel() as one, database.kernel() as other:
+        await one.execute("SELECT 1")
+        await other.execute("SELECT 1")
+    psql.execute(
+        "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+    async def served() -> bool:
+        try:
+            async with database.kernel() as conn:
+                await conn.execute("SELECT 1")
+        except Exception:  # noqa: BLE001 - a broken connection, found by its first use
+            return False
+        return True
+
+    await until(served, within=3)
+    assert await served()

@@ -1,0 +1,84 @@
+"""A worker that is told to stop: it finishes what it can, releases the rest, and leaves nothing to a lease."""
+
+import asyncio
+
+from tests.kernel import started_worker
+from tests.waiting import until
+from workers.runtime.outcomes import Complete
+
+
+async def test_a_drain_waits_for_what_runs_within_its_grace(jobs, start_worker):
+    """Nobody is interrupted who would have been done in time."""
+    worker = await start_worker()
+    [ticket] = await jobs.dispatched(seconds=0.3)
+    await worker.accept([ticket])
+
+    await worker.runner.drain(grace=5.0, watch=worker.watch)
+
+    assert (await jobs.row(ticket[0]))["status"] == "completed"
+
+
+async def test_a_drain_releases_what_is_not_done_in_time(jobs, start_worker):
+    """Back to ready at once, no attempt spent, nothing waits for a lease; the worker's row is gone."""
+    worker = await start_worker()
+    tickets = await jobs.dispatched(count=5, seconds=60)
+    await worker.accept(tickets)
+
+    await worker.runner.drain(grace=0.1, watch=worker.watch)
+
+    for job_id, _ in tickets:
+        row = await jobs.row(job_id)
+        assert (row["status"], row["retry_count"], row["due_at"], row["dispatched_at"]) == ("pending", 0, None, None)
+        assert (await jobs.history(job_id))[-1].change_reason == "worker is draining"
+    assert await jobs.sql("SELECT 1 FROM runtime.workers") == []
+
+
+async def test_a_draining_worker_hands_back_what_it_has_not_claimed(jobs, start_worker):
+    """Batches that wait for a slot, and batches that arrive now."""
+    worker = await start_worker(slots=1)
+    [long] = await jobs.dispatched(seconds=60)
+    await worker.accept([long])
+    waiting = await jobs.dispatched(count=3)
+    waits = asyncio.create_task(worker.accept(waiting))
+    await asyncio.sleep(0)
+
+    worker.runner.begin_drain()
+    async with asyncio.timeout(1):
+        await waits
+        await worker.accept(late := await jobs.dispatched(count=1))
+
+    assert {ticket[0] for ticket in await jobs.dispatched(count=0)} == {id_ for id_, _ in waiting + late}
+
+
+async def test_the_dispatcher_stops_counting_on_a_draining_worker(jobs, start_worker):
+    """Its row says so while the last jobs run."""
+    worker = await start_worker()
+    await worker.accept(await jobs.dispatched(seconds=0.5))
+
+    drained = asyncio.create_task(worker.runner.drain(grace=5.0, watch=worker.watch))
+
+    await until(lambda: jobs.sql("SELECT 1 FROM runtime.workers WHERE draining_at IS NOT NULL"))
+    await drained
+
+
+async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_all_the_same(
+    jobs, database_url, perform
+):
+    """A library that wraps every exception must not cost the drained job an attempt."""
+
+    @perform
+    async def handler(job, ctx):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RuntimeError("connection closed") from None
+        return Complete()
+
+    async with started_worker(database_url, perform.registry) as worker:
+        [ticket] = await jobs.dispatched()
+        await worker.accept([ticket])
+        await until(lambda: worker.runner.running)
+        await worker.runner.drain(grace=0.1, watch=worker.watch)
+
+    assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
+    assert (await jobs.row(ticket[0]))["retry_count"] == 0
