@@ -176,7 +176,8 @@ class System:
             for _ in range(count - len(self.living(kind))):
                 self.start(kind)
         self.await_ready(self.living("worker"))
-        self.wait(lambda: self.leader_pid() in {r.pid for r in self.living("dispatcher")}, "a dispatcher leads")
+        pids = {role.pid for role in self.living("dispatcher")}
+        self.wait(lambda: self.leader_pid() in pids, "a dispatcher leads", seconds=START_SECONDS)
         self.wait(lambda: self.ask(FOLLOWERS)[0][0] >= dispatchers - 1, "the others follow", seconds=START_SECONDS)
         return self.living("worker")
 
