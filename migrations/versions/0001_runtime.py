@@ -32,6 +32,7 @@ def upgrade() -> None:
     _schedules()
     for statement in (ROLES, ENSURE_PARTITIONS, DROP_PARTITIONS, REFUSE, HAS_WORKER, REBUILD_JOBS_VIEW):
         op.execute(statement)
+    op.execute(PARTITION_RIGHTS)
     op.execute("SELECT runtime.ensure_transition_partitions(3)")
     op.execute("SELECT runtime.rebuild_jobs_view()")
 
@@ -187,13 +188,14 @@ DO $$ BEGIN
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
     GRANT USAGE ON SCHEMA runtime TO gristmill_worker;
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA runtime TO gristmill_worker;
+    GRANT SELECT ON public.alembic_version TO gristmill_worker;
   END IF;
 END $$
 """
 
 ENSURE_PARTITIONS = """
 CREATE FUNCTION runtime.ensure_transition_partitions(p_months_ahead integer) RETURNS integer
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- Make the partitions of this month and the next ones; move rows that already fell into the default partition.
 DECLARE
   v_from timestamptz;
@@ -222,7 +224,7 @@ END $$
 
 DROP_PARTITIONS = """
 CREATE FUNCTION runtime.drop_transition_partitions(p_older_than interval) RETURNS text[]
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- Drop the months that ended before the cutoff and return their names; dropping a month costs no vacuum.
 DECLARE
   v_name text;
@@ -238,6 +240,18 @@ BEGIN
     v_dropped := v_dropped || v_name;
   END LOOP;
   RETURN v_dropped;
+END $$
+"""
+
+# Making and dropping partitions takes the owner's rights; the workers who do it by schedule get just these two.
+PARTITION_RIGHTS = """
+REVOKE EXECUTE ON FUNCTION runtime.ensure_transition_partitions(integer),
+  runtime.drop_transition_partitions(interval) FROM PUBLIC;
+DO $$ BEGIN
+  IF to_regrole('gristmill_worker') IS NOT NULL THEN
+    GRANT EXECUTE ON FUNCTION runtime.ensure_transition_partitions(integer),
+      runtime.drop_transition_partitions(interval) TO gristmill_worker;
+  END IF;
 END $$
 """
 

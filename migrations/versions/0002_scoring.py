@@ -168,6 +168,9 @@ GRANTS_AND_POLICIES = (
       IF to_regrole('gristmill_worker') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA scoring TO gristmill_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA scoring TO gristmill_worker;
+        -- BYPASSRLS is not inherited by members of the role; a policy is.
+        CREATE POLICY profiles_workers ON scoring.profiles FOR ALL TO gristmill_worker USING (true);
+        CREATE POLICY scoring_jobs_workers ON scoring.scoring_jobs FOR ALL TO gristmill_worker USING (true);
       END IF;
     END $$
     """,

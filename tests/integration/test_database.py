@@ -1,5 +1,6 @@
 """The pools: who a session says it is, what is pinned, what commits."""
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -89,3 +90,23 @@ async def test_a_pool_whose_connections_were_ended_serves_again(database, psql):
 
     await until(served, within=3)
     assert await served()
+
+
+async def test_a_connection_that_was_out_while_another_broke_is_closed_in_the_end(database_url, psql):
+    """None is forgotten in a pool that nobody looks after any more."""
+    database = Database(database_url, changed_by="test")
+    async with database.kernel() as held:
+        await held.execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError):
+            await use_a_broken_connection(database, psql)
+    async with database.kernel() as fresh:
+        await fresh.execute("SELECT 1")
+    await database.close()
+
+    assert held.closed
+
+
+async def use_a_broken_connection(database: Database, psql: "psycopg.Connection[dict[str, object]]") -> None:
+    async with database.kernel() as conn:
+        psql.execute("SELECT pg_terminate_backend(%s, 2000)", [conn.info.backend_pid])
+        await conn.execute("SELECT 1")

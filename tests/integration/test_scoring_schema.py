@@ -153,15 +153,15 @@ def test_model_names_of_every_provider_are_accepted(psql, profiles, model):
 
 
 def test_row_level_security_is_on(psql):
-    """For both tables, with one policy each."""
+    """For both tables: a policy for users, and one for workers, since members do not inherit BYPASSRLS."""
     rows = psql.execute(
         "SELECT relname::text, relrowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies "
         "FROM pg_class AS c WHERE oid IN ('scoring.profiles'::regclass, 'scoring.scoring_jobs'::regclass)"
     ).fetchall()
 
     assert {(row["relname"], row["relrowsecurity"], row["policies"]) for row in rows} == {
-        ("profiles", True, 1),
-        ("scoring_jobs", True, 1),
+        ("profiles", True, 2),
+        ("scoring_jobs", True, 2),
     }
 
 
@@ -209,9 +209,11 @@ def test_a_service_can_neither_write_nor_read_history(psql, profiles, as_service
         psql.execute("SELECT 1 FROM runtime.transitions")
 
 
-def test_workers_see_every_row(psql, profiles):
-    """Their role bypasses the policies."""
-    with psql.transaction():
-        psql.execute("SET LOCAL ROLE gristmill_worker")
+@pytest.mark.parametrize("member", [False, True])
+def test_workers_see_every_row(psql, profiles, member):
+    """The role itself, and whoever logs in as a member of it."""
+    with psql.transaction(force_rollback=True):
+        psql.execute("CREATE ROLE some_worker LOGIN IN ROLE gristmill_worker")
+        psql.execute("SET LOCAL ROLE some_worker" if member else "SET LOCAL ROLE gristmill_worker")
 
         assert (seen(psql, "scoring.profiles"), seen(psql, "scoring.scoring_jobs")) == (3, 3)

@@ -121,4 +121,4 @@ async def rescue_from(jobs, worker: WorkerProcess) -> None:
     """Free the worker's job as if its deadline were long past."""
     await jobs.sql("UPDATE proving.plain_jobs SET deadline_at = now() - interval '1 minute'")
     async with jobs.database.kernel() as conn:
-        assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta()) == 1
+        assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta(hours=1)) == 1

@@ -5,15 +5,18 @@ a partial index once per row of a batch (measured: 215 ms instead of 6 for a set
 each statement by themselves unless a transaction is asked for.
 """
 
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import psycopg
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 KERNEL_PINS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 CONNECT_SECONDS = 5
@@ -33,6 +36,9 @@ class Database:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self.changed_by = changed_by
         self._kernel = self._engine(pins=KERNEL_PINS, pool_size=5, isolation_level="AUTOCOMMIT")
+        self._broken_at = -math.inf
+        event.listen(self._kernel.sync_engine, "connect", _note_time)
+        event.listen(self._kernel.sync_engine, "checkout", self._replace_broken)
         self._general = self._engine(pool_size=pool_size, pool_pre_ping=True)
 
     def _engine(self, *, pins: str = "", **options: Any) -> AsyncEngine:
@@ -47,7 +53,7 @@ class Database:
 
     @asynccontextmanager
     async def kernel(self) -> AsyncIterator[Raw]:
-        """Yield an autocommitting psycopg connection; one that breaks takes the pool with it: they share its fate."""
+        """Yield an autocommitting psycopg connection. When one breaks, all that were open by then are replaced."""
         async with self._kernel.connect() as connection:
             raw = await _raw(connection)
             try:
@@ -55,8 +61,13 @@ class Database:
             except DISCONNECTED:
                 if raw.closed:
                     await connection.invalidate()
-                    await self._kernel.dispose()
+                    self._broken_at = time.monotonic()
                 raise
+
+    def _replace_broken(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        """Have the pool replace a connection that was open when another broke: they share its fate."""
+        if record.info["connected_at"] <= self._broken_at:
+            raise DisconnectionError("connected before Postgres went away")
 
     @asynccontextmanager
     async def kernel_transaction(self) -> AsyncIterator[tuple[Raw, AsyncSession]]:
@@ -71,7 +82,7 @@ class Database:
                     yield await _raw(transactional), session
                     await session.flush()
             except DISCONNECTED:
-                await self._kernel.dispose()
+                self._broken_at = time.monotonic()
                 raise
 
     @asynccontextmanager
@@ -110,6 +121,10 @@ KEEPALIVE: dict[str, Any] = {
 def libpq_url(url: URL | str) -> str:
     """Return ``url`` as libpq and psycopg read it, password included: never for a log."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _note_time(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["connected_at"] = time.monotonic()
 
 
 async def _raw(connection: AsyncConnection) -> Raw:

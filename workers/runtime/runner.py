@@ -152,11 +152,13 @@ class Runner:
         self._freed.set()
 
     async def _claim(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
-        """Claim, bridging a short absence of Postgres. Given up, the tickets are dispatched again by the leader.
+        """Claim, waiting as long as Postgres is away; only a draining worker gives up after a few attempts.
 
         A claim whose answer was lost with the connection may have been committed: its jobs are ours to run.
         """
-        for attempt in range(1, CLAIM_ATTEMPTS + 1):
+        attempt = 0
+        while not (self._draining and attempt >= CLAIM_ATTEMPTS):
+            attempt += 1
             try:
                 async with self._database.kernel() as conn:
                     ours = await claimed_before(conn, stage, tickets, owner=self.worker_id) if attempt > 1 else []
@@ -166,7 +168,7 @@ class Runner:
                 if not is_database_away(error):
                     raise
                 log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=describe(error))
-                await asyncio.sleep(full_jitter(attempt, draw=self._draw).total_seconds())
+                await asyncio.sleep(full_jitter(min(attempt, 3), draw=self._draw).total_seconds())
         return []
 
     async def _hand_back(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
@@ -175,7 +177,8 @@ class Runner:
                 await unmark_exactly(conn, stage.model, tickets)
 
     def _launch(self, stage: Stage, job: Job) -> None:
-        running = Running(stage, job)
+        # Claimed as the drain began: given back at once.
+        running = Running(stage, job, stop="drain" if self._draining else None)
         self.running[job.id] = running
         self._events.started(stage, job)
         running.task = asyncio.create_task(self._perform(running), name=f"{stage.name} {job.id}")
@@ -201,6 +204,8 @@ class Runner:
     async def _settlement(self, running: Running) -> Settlement | None:
         """Return the handler's outcome, or what its exception means; None when the fence is gone."""
         stage, job = running.stage, running.job
+        if running.stop == "drain":
+            return Release(DRAINING)
         seconds = job.timeout_seconds or stage.timeout.total_seconds()
         deadline = asyncio.timeout(seconds)
         running.entered = True
@@ -246,7 +251,10 @@ class Runner:
     def _context(self, stage: Stage, job: Job) -> Context:
         async def progress(percent: int) -> None:
             async with self._database.kernel() as conn:
-                await set_progress(conn, stage.model, (job.id, job.version), min(max(percent, 1), 99))
+                held = await set_progress(conn, stage.model, (job.id, job.version), min(max(percent, 1), 99))
+            if not held:  # cancelled or taken: nothing that costs may follow
+                self.stop_run(job.id, "fence", version=job.version)
+                await asyncio.sleep(0)  # where the cancellation is raised
 
         return Context(
             run=Run(stage.name, job.id, job.version, job.retry_count + 1),
@@ -273,10 +281,10 @@ class Runner:
             log.warning("stale_write_rejected")
             self._events.stale(stage, job)
 
-    def stop_run(self, job_id: UUID, why: Literal["fence", "drain"]) -> None:
-        """Cancel the task of one job; a handler that ignores it is cancelled again by the next call."""
+    def stop_run(self, job_id: UUID, why: Literal["fence", "drain"], *, version: int | None = None) -> None:
+        """Cancel the task of one job, of that run only if ``version`` is given; repeated calls cancel again."""
         running = self.running.get(job_id)
-        if running and running.task and not running.settling:
+        if running and running.task and not running.settling and version in {None, running.job.version}:
             running.stop = running.stop or why
             if running.entered:
                 running.task.cancel()
@@ -301,13 +309,13 @@ class Runner:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        if not self.running:
+        if self._free == self.slots:
             await watch.say_goodbye(self)
 
     async def _idle(self, *, within: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
-                while self.running:
+                while self._free < self.slots:  # a slot reserved for a claim under way counts as taken
                     self._freed.clear()
                     await self._freed.wait()
-        return not self.running
+        return self._free == self.slots

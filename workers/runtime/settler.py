@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from psycopg.errors import LockNotAvailable
 
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import DISCONNECTED, Database, is_database_away
+from workers.runtime.database import Database, is_database_away
 from workers.runtime.decisions import Settled
 from workers.runtime.errors import describe
 from workers.runtime.outcomes import Write
@@ -57,6 +58,7 @@ class Settler:
         self._database = database
         self._waiting: list[Item] = []
         self._arrived = asyncio.Event()
+        self._apart: set[asyncio.Task[None]] = set()
 
     async def settle(self, model: type[Job], row: Settled, write: Write | None = None) -> bool:
         """Record ``row`` under its fence, with what ``write`` adds, and return whether the fence held.
@@ -83,7 +85,7 @@ class Settler:
             if len(batch) > 1:
                 await asyncio.sleep(GATHER_SECONDS)
 
-    async def _flush_until_done(self, items: Sequence[Item]) -> None:
+    async def _flush_until_done(self, items: Sequence[Item], *, apart: bool = False) -> None:
         """Flush ``items``, waiting out a lost database; a row that is wrong by itself fails alone."""
         attempt = 0
         while True:
@@ -92,6 +94,10 @@ class Settler:
             except Exception as error:  # noqa: BLE001 - sorted below: the database's fault, a deadlock, or a row's own
                 if not is_database_away(error):
                     await self._flush_apart(items, error)
+                    return
+                if not apart and isinstance(getattr(error, "orig", error), LockNotAvailable):
+                    # Somebody holds one of these rows: it waits by itself, and the others not at all.
+                    self._spread(items)
                     return
                 attempt += 1
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
@@ -103,6 +109,12 @@ class Settler:
             for item in items:
                 item.resolve(item.row.job_id in accepted)
             return
+
+    def _spread(self, items: Sequence[Item]) -> None:
+        for item in items:
+            task = asyncio.create_task(self._flush_until_done([item], apart=True))
+            self._apart.add(task)
+            task.add_done_callback(self._apart.discard)
 
     async def _flush(self, items: Sequence[Item]) -> set[object]:
         """Settle ``items`` in one statement, or in one transaction with their writes; return whose fence held."""
@@ -133,6 +145,6 @@ class Settler:
         try:
             async with self._database.kernel() as conn:
                 return set(await settled_by(conn, fences, changed_by=self._database.changed_by))
-        except DISCONNECTED:
-            log.warning("settle_could_not_be_verified", jobs=len(items))
+        except Exception as error:  # noqa: BLE001 - the settler must outlive it; the rows are safe either way
+            log.warning("settle_could_not_be_verified", jobs=len(items), error=describe(error))
             return set()

@@ -96,8 +96,9 @@ class Watch:
         for model, tickets in runs.items():
             async with self._database.kernel() as conn:
                 lost = await lost_fences(conn, model, tickets)
+            versions = dict(tickets)
             for job_id in lost:
-                runner.stop_run(job_id, "fence")
+                runner.stop_run(job_id, "fence", version=versions[job_id])
 
     async def announce_drain(self, runner: "Runner") -> None:
         """Tell the dispatcher to count on this worker no more."""

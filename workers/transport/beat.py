@@ -79,7 +79,7 @@ def _fire(session: Session, schedule: Schedule, scheduled_for: Any) -> list[str]
         with session.begin_nested():
             job = enqueue(session, schedule.stage, schedule.payload, idempotency_key=key)
     except (EnqueueError, UnknownStageError) as error:
-        log.warning("schedule_refused", schedule=schedule.name, error=str(error))
+        log.warning("schedule_refused", schedule=schedule.name, error=str(error).partition(", got ")[0])
         return []
     session.execute(
         update(Tick).where(Tick.schedule == schedule.name, Tick.scheduled_for == scheduled_for).values(job_id=job.id)

@@ -14,6 +14,7 @@ import structlog
 from celery import Celery
 from celery.events import EventDispatcher
 
+from config.redaction import redact_text
 from models.lifecycle import Job
 from workers.runtime.decisions import Settled
 from workers.runtime.registry import Stage
@@ -62,11 +63,11 @@ class EventStream:
             case "complete":
                 self._add("task-succeeded", job.id, runtime=seconds, result=f"{row.status} (version {row.fence + 1})")
             case "fail":
-                self._add("task-failed", job.id, exception=row.error or "", traceback="")
+                self._add("task-failed", job.id, exception=redact_text(row.error or ""), traceback="")
             case "cancel":
                 self._add("task-revoked", job.id, terminated=False, signum=None, expired=False)
             case _:
-                reason = f"{row.action}: {row.reason}"
+                reason = redact_text(f"{row.action}: {row.reason}")
                 self._add("task-retried", job.id, exception=reason, traceback="", retries=row.retry_count)
 
     def stale(self, stage: Stage, job: Job) -> None:

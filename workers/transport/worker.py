@@ -112,7 +112,7 @@ class WorkerRuntime:
             try:
                 return self._loop.submit(put()).result()
             except (EnqueueError, UnknownStageError) as error:
-                log.warning("enqueue_refused", stage=stage, error=str(error))
+                log.warning("enqueue_refused", stage=stage, error=str(error).partition(", got ")[0])
                 return None
             except Exception as error:
                 if not is_database_away(error):
@@ -136,6 +136,8 @@ class WorkerRuntime:
             async with self._database.kernel() as conn:
                 for model in concrete(Job):
                     done |= await cancel(conn, model, ids, reason=reason)
+            for job_id in done:  # cancelled is terminal: whatever runs here under that id has lost its fence
+                self._runner.stop_run(job_id, "fence")
             return done
 
         cancelled = self._loop.submit(everywhere()).result(timeout=10)

@@ -100,7 +100,8 @@ def _progress_sql(t: JobTable) -> str:
          WHERE {c["id"]} = %(id)s AND {c["version"]} = %(version)s"""
 
 
-async def set_progress(conn: Raw, model: type[Job], run: Ticket, progress: int) -> None:
-    """Store ``progress`` (1–99) under the run's fence; a stale run changes nothing."""
+async def set_progress(conn: Raw, model: type[Job], run: Ticket, progress: int) -> bool:
+    """Store ``progress`` (1–99) under the run's fence; return whether it held. A stale run changes nothing."""
     id_, version = run
-    await conn.execute(_progress_sql(job_table(model)), {"progress": progress, "id": id_, "version": version})
+    cursor = await conn.execute(_progress_sql(job_table(model)), {"progress": progress, "id": id_, "version": version})
+    return cursor.rowcount == 1

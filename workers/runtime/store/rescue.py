@@ -23,7 +23,8 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
                   AND greatest(w.heartbeat_at, now() - %(led_for)s) > now() - make_interval(secs => w.lease_seconds)
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
              AND j.{c["completed_at"]} IS NULL
-             AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL) OR j.{c["deadline_at"]} < now() - %(margin)s)
+             AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL)
+                  OR (j.{c["deadline_at"]} < now() - %(margin)s AND %(led_for)s > %(margin)s))
            LIMIT 1000 FOR UPDATE OF j SKIP LOCKED)
         UPDATE {t.name} AS j
            SET {c["status"]} = CASE WHEN spent THEN '{t.lifecycle.failed}' ELSE '{stage.step.ready}' END,
@@ -49,7 +50,7 @@ async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta) -> int:
 
     Only an expired lease or a passed deadline counts, never the mere age of a run. Each rescue costs one attempt.
     ``led_for`` is how long the caller has been leading: no lease expires sooner than its length after that, so an
-    absence of Postgres, in which no heart could beat, takes no job from a living worker.
+    absence of Postgres, in which no heart could beat and nothing could settle, takes no job from a living worker.
     """
     sql = _rescue_sql(job_table(stage.model), stage)
     return len(await (await conn.execute(sql, {"margin": DEADLINE_MARGIN, "led_for": led_for})).fetchall())
