@@ -82,3 +82,17 @@ async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_a
 
     assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
     assert (await jobs.row(ticket[0]))["retry_count"] == 0
+
+
+async def test_a_claim_under_way_as_the_drain_begins_is_given_back(jobs, start_worker):
+    """It is neither run nor left to a lease that nobody renews."""
+    worker = await start_worker()
+    [ticket] = await jobs.dispatched(seconds=60)
+    claiming = asyncio.create_task(worker.accept([ticket]))
+    await asyncio.sleep(0)  # its slot is reserved, its claim on the way
+
+    await worker.runner.drain(grace=5.0, watch=worker.watch)
+    await claiming
+
+    row = await jobs.row(ticket[0])
+    assert (row["status"], row["retry_count"], row["lease_owner"]) == ("pending", 0, None)

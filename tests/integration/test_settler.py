@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -253,3 +254,18 @@ async def test_a_lone_outcome_waits_for_nobody(jobs, plain, settler):
 
     assert min(times) < 0.05
     assert await jobs.count(PLAIN, status="completed") == 20
+
+
+async def test_a_row_that_someone_holds_waits_alone(jobs, plain, settler, database_url):
+    """Its neighbour is settled while the lock lasts, and it is settled itself once the lock is gone."""
+    held, free = await jobs.running(count=2)
+    with psycopg.connect(database_url) as holder:
+        holder.execute("SELECT 1 FROM proving.plain_jobs WHERE id = %s FOR UPDATE", [held.id])
+        waiting, neighbour = (
+            asyncio.create_task(settler.settle(plain.model, jobs.outcome(job, Complete()))) for job in (held, free)
+        )
+
+        assert await asyncio.wait_for(neighbour, 30)
+        assert not waiting.done()
+
+    assert await asyncio.wait_for(waiting, 30)

@@ -109,12 +109,13 @@ async def test_the_second_worker_claims_when_the_first_rolls_back(jobs, plain):
 
 
 async def test_progress_is_kept_under_the_fence_only(jobs):
-    """A run that lost its job reports to nobody; progress is no transition."""
+    """A run that lost its job reports to nobody, and is told so; progress is no transition."""
     [job] = await jobs.running()
     async with jobs.database.kernel() as conn:
-        await set_progress(conn, type(job), (job.id, job.version), 40)
-        await set_progress(conn, type(job), (job.id, job.version - 1), 90)
+        held = await set_progress(conn, type(job), (job.id, job.version), 40)
+        stale = await set_progress(conn, type(job), (job.id, job.version - 1), 90)
 
+    assert (held, stale) == (True, False)
     assert (await jobs.row(job.id))["progress"] == 40
     assert await jobs.actions(job.id) == ["enqueue", "claim"]
 
