@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 from redis import Redis
 from sqlalchemy import Connection, create_engine
@@ -24,6 +25,10 @@ from workers.runtime.database import Database, libpq_url
 from workers.runtime.registry import Registry, discover
 
 ROOT = Path(__file__).parents[1]
+# How long an example takes is the machine's business: a busy one must not fail a property that holds.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
+
 TEMPLATE = "gristmill_template"
 
 
