@@ -1,6 +1,6 @@
 """Real beats on real rows: a time fires once whoever fires it, and pruning deletes only what is old."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -11,6 +11,10 @@ pytestmark = pytest.mark.e2e
 SCHEDULE = """
     INSERT INTO runtime.schedules (name, stage, payload, cron, catch_up, created_at)
     VALUES (%s, 'proving.plain', '{"act": "write"}', '* * * * *', %s, date_trunc('minute', now()) - interval '5 min')
+"""
+PRUNE_NOW = """
+    INSERT INTO runtime.schedules (name, action, cron, created_at)
+    VALUES (%s, 'prune', '* * * * *', date_trunc('minute', now()) - interval '1 min')
 """
 
 
@@ -28,38 +32,39 @@ def test_missed_times_fire_once_each_though_two_beats_run(
     system: System, beats: None, catch_up: str, times: int
 ) -> None:
     """Of five missed minutes, ``one`` fires the newest and ``all`` each; every fired time has one job."""
+    name = f"{catch_up} {uuid4()}"
     started = system.ask("SELECT now()")[0][0]
-    system.run(SCHEDULE, catch_up, catch_up)
+    system.run(SCHEDULE, name, catch_up)
     fired = "SELECT job_id FROM runtime.ticks WHERE schedule = %s AND scheduled_for <= %s"
     due = "SELECT last_scheduled_for >= date_trunc('minute', %s) FROM runtime.schedules WHERE name = %s"
 
-    system.wait(lambda: system.ask(due, started, catch_up) == [(True,)], "the missed times have fired")
-    system.run("UPDATE runtime.schedules SET enabled = false WHERE name = %s", catch_up)
-    jobs = [row[0] for row in system.ask(fired, catch_up, started)]
+    system.wait(lambda: system.ask(due, started, name) == [(True,)], "the missed times have fired")
+    system.run("UPDATE runtime.schedules SET enabled = false WHERE name = %s", name)
+    jobs = [row[0] for row in system.ask(fired, name, started)]
     system.await_all(jobs)
 
     assert len(jobs) == len(set(jobs)) == times
     system.assert_settled_once(jobs)
-    keyed = system.ask(
-        "SELECT count(*) FROM proving.plain_jobs WHERE idempotency_key LIKE %s", f"schedule:{catch_up}:%"
-    )
-    ticks = system.ask("SELECT count(*) FROM runtime.ticks WHERE schedule = %s", catch_up)
+    keyed = system.ask("SELECT count(*) FROM proving.plain_jobs WHERE idempotency_key LIKE %s", f"schedule:{name}:%")
+    ticks = system.ask("SELECT count(*) FROM runtime.ticks WHERE schedule = %s", name)
     assert keyed == ticks
 
 
 def test_prune_deletes_what_is_past_its_retention_and_nothing_younger(system: System, beats: None) -> None:
-    """Beat's own schedule: scoring jobs that ended eight days ago go, with six days or unfinished they stay."""
+    """Beat has it done: scoring jobs that ended eight days ago go, with six days or unfinished they stay."""
     (profile,) = system.ask("INSERT INTO scoring.profiles (name) VALUES ('pruned') RETURNING id")[0]
     old = [ended_days_ago(system, profile, 8) for _ in range(20)]
     kept = [ended_days_ago(system, profile, 6), waiting_since(system, profile, 30)]
 
-    system.run("UPDATE runtime.schedules SET last_scheduled_for = now() - interval '11 min' WHERE action = 'prune'")
+    system.run(PRUNE_NOW, f"prune {uuid4()}")
     remaining = "SELECT id FROM scoring.scoring_jobs WHERE profile_id = %s"
     system.wait(lambda: len(system.ask(remaining, profile)) <= len(kept), "the old ones are pruned")
 
     assert {row[0] for row in system.ask(remaining, profile)} == set(kept)
     assert all(len(steps) == 3 for steps in system.histories(old).values()), "history outlives the job"
     assert len(system.histories(old)) == len(old)
+    default = "SELECT enabled FROM runtime.schedules WHERE name = 'maintenance.prune' AND action = 'prune'"
+    assert system.ask(default) == [(True,)], "every installation prunes by itself"
 
 
 def waiting_since(system: System, profile: UUID, days: int) -> UUID:

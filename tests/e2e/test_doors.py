@@ -17,7 +17,7 @@ from tests.fakes.openai_server import FakeOpenAI
 
 pytestmark = pytest.mark.e2e
 
-PROFILES, QUESTION = 50, "How clear is it? Question {}"
+PROFILES = 50
 SOME_PROFILES = "INSERT INTO scoring.profiles (name) SELECT 'p' || n FROM generate_series(1, %s) AS n RETURNING id"
 
 
@@ -32,7 +32,7 @@ def service(system: System) -> Iterator[Celery]:
 
 def enter_by_three_doors(system: System, profiles: Sequence[UUID], jobs: int) -> list[UUID]:
     """Enqueue so many scoring jobs by Python, SQL and Celery in turn, and return their ids once all are rows."""
-    asked = [(profiles[n % len(profiles)], QUESTION.format(n)) for n in range(jobs)]
+    asked = [(profiles[n % len(profiles)], f"How clear is it? Question {n} of {uuid.uuid4()}") for n in range(jobs)]
     with service(system) as app:
         for profile, prompt in asked[2::3]:
             payload = {"profile_id": str(profile), "prompt": prompt}
@@ -69,7 +69,8 @@ def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: 
             system.await_all(jobs, seconds=90.0)
 
     system.assert_settled_once(jobs)
-    assert system.ask("SELECT count(*), count(parsed_score) FROM scoring.scoring_jobs") == [(500, 500)]
+    scored = "SELECT count(*), count(parsed_score) FROM scoring.scoring_jobs WHERE id = ANY (%s)"
+    assert system.ask(scored, jobs) == [(500, 500)]
     assert fake.calls >= 500
     rescued = [steps for steps in system.histories(jobs).values() if "rescue" in [s.change_action for s in steps]]
     assert rescued, "the victim held nothing: nothing was proved"
