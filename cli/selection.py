@@ -17,7 +17,6 @@ from workers.runtime.database import Raw
 from workers.runtime.registry import UnknownStageError
 from workers.runtime.store.intervene import cancel, retry
 from workers.runtime.store.read import (
-    HistoryCheck,
     JobFilter,
     JobView,
     TransitionView,
@@ -26,8 +25,8 @@ from workers.runtime.store.read import (
     known_stages,
     list_jobs,
     own_values,
-    verify_history,
 )
+from workers.runtime.store.verify import HistoryCheck, verify_history
 
 PAGE = 1_000
 

@@ -74,6 +74,18 @@ def redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     return redact_mapping(event)
 
 
+def run_named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Spell out the run that an event belongs to (a structlog processor): its stage, job, version and attempt.
+
+    A worker binds one value per run, whose parts are only looked at when something is logged.
+    """
+    run = event.pop("run", None)
+    if run is None:
+        return event
+    stage, job_id, version, attempt = run
+    return {"stage": stage, "job_id": str(job_id), "version": version, "attempt": attempt, **event}
+
+
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Put what a reader looks for first; the context follows."""
     head = ("timestamp", "level", "event", "logger")
@@ -90,12 +102,13 @@ def _renderers(style: Style, stream: TextIO) -> list[Processor]:
 def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | None = None) -> None:
     """Send every log of this process to ``stream`` (standard error) in one style; calling it again replaces the first.
 
-    ``auto`` is the console style on a terminal, else JSON lines. Values bound with ``structlog.contextvars`` (stage,
-    job_id, version, attempt) appear in every event of that context, also in those of libraries.
+    ``auto`` is the console style on a terminal, else JSON lines. Values bound with ``structlog.contextvars`` (the
+    ``run``: stage, job_id, version, attempt) appear in every event of that context, also in those of libraries.
     """
     stream = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        run_named,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

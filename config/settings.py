@@ -86,7 +86,7 @@ class Dispatcher(BaseModel):
     """The leading dispatcher."""
 
     poll_seconds: Seconds = Field(0.2, description="longest sleep between two looks for due jobs")
-    batch_size: int = Field(64, ge=1, le=1_000, description="most jobs carried by one Celery message")
+    batch_size: int = Field(256, ge=1, le=1_000, description="most jobs carried by one Celery message")
     redispatch_seconds: Seconds = Field(5.0, description="age at which an unclaimed dispatch is given out again")
 
 

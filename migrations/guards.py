@@ -73,6 +73,7 @@ def update_guard(t: "JobTable") -> str:
     """
     legal = ", ".join(f"'{pair}'" for pair in t.transitions)
     running = ", ".join(f"'{state}'" for state in t.running)
+    terminal = ", ".join(f"'{state}'" for state in t.terminal)
     old, new = f"o.{t.status}::text", f"n.{t.status}::text"
     changed = "(n.change_action, n.change_reason) IS DISTINCT FROM (o.change_action, o.change_reason)"
     return f"""
@@ -90,6 +91,8 @@ def update_guard(t: "JobTable") -> str:
                     WHEN n.version <> o.version + 1
                       THEN runtime.refuse_transition('{t.name}', n.id,
                              format('its version must grow by one, got %s after %s', n.version, o.version))
+                    WHEN {old} = {new} AND {old} = ANY (ARRAY[{terminal}])
+                      THEN runtime.refuse_transition('{t.name}', n.id, format('%s is final', {old}))
                     WHEN {old} <> {new} AND {old} || '>' || {new} <> ALL (ARRAY[{legal}])
                       THEN runtime.refuse_transition('{t.name}', n.id, format('%s cannot become %s', {old}, {new}))
                     ELSE n.version END,

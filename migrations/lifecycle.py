@@ -24,7 +24,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobTable:
-    """A job table as a revision sees it. Column names differ from the defaults where a seed has its own."""
+    """A job table as a revision sees it. Column names differ from the defaults where a seed has its own.
+
+    ``status_is_enum`` where the status column is of an enum type, which casts to text only at run time and so not in
+    an index. ``ends_at_full_progress`` is what ``models.lifecycle`` says of it.
+    """
 
     schema: str
     table: str
@@ -36,6 +40,8 @@ class JobTable:
     status: str = "status"
     due_at: str = "due_at"
     error_message: str = "error_message"
+    status_is_enum: bool = False
+    ends_at_full_progress: bool = False
 
     @property
     def name(self) -> str:
@@ -66,6 +72,11 @@ class JobTable:
     def states(self) -> list[str]:
         return sorted({state for pair in self.transitions for state in pair.split(">")})
 
+    @property
+    def plain_status(self) -> str:
+        """The status as checks and index conditions compare it with literals."""
+        return self.status if self.status_is_enum else f"{self.status}::text"
+
     def stage_of(self, state: str) -> str:
         """Return a SQL expression for the stage that a row in ``state`` (itself an expression) belongs to."""
         cases = " ".join(
@@ -86,6 +97,7 @@ def attach_lifecycle(job_table: JobTable, *, partitions: Sequence[str] = ()) -> 
     op.execute(update_guard(job_table))
     for table in (job_table.table, *partitions):
         attach_guards(job_table, table)
+    op.execute(_grants(job_table))
     op.execute("SELECT runtime.rebuild_jobs_view()")
 
 
@@ -111,21 +123,26 @@ def detach_lifecycle(job_table: JobTable) -> None:
 
 
 def _checks(t: JobTable) -> list[str]:
-    terminal = f"{t.status}::text IN ({_literals(t.terminal)})"
+    terminal = f"{t.plain_status} IN ({_literals(t.terminal)})"
     rules = {
-        "status": f"{t.status}::text IN ({_literals(t.states)})",
+        "status": f"{t.plain_status} IN ({_literals(t.states)})",
         "terminal_timestamp": f"({terminal}) = (completed_at IS NOT NULL)",
         "version": "version >= 1",
         "priority": "priority BETWEEN 1 AND 10",
-        "progress": "progress BETWEEN 0 AND 100",
+        "progress": "progress BETWEEN 0 AND 100" + (f" AND {_progress_by_state(t)}" if t.ends_at_full_progress else ""),
         "retry_count": "retry_count BETWEEN 0 AND max_retries",
         "timeout_seconds": "timeout_seconds > 0",
     }
     return [f"ALTER TABLE {t.name} ADD CONSTRAINT ck_{t.table}_{name} CHECK ({rule})" for name, rule in rules.items()]
 
 
+def _progress_by_state(t: JobTable) -> str:
+    return f"""CASE WHEN {t.plain_status} IN ({_literals(t.terminal)}) THEN progress = 100
+        WHEN {t.plain_status} IN ({_literals(t.running)}) THEN progress > 0 ELSE progress = 0 END"""
+
+
 def _indexes(t: JobTable) -> list[str]:
-    waits = f"{t.status}::text IN ({_literals(t.ready)})"
+    waits = f"{t.plain_status} IN ({_literals(t.ready)})"
     key = f"{t.limit_column}, " if t.limit_column else ""
     in_flight = t.limit_column or "lease_owner"
     prefix = f"ix_{t.table}"
@@ -148,6 +165,22 @@ def _definition(t: JobTable) -> str:
         INSERT INTO runtime.lifecycles (table_name, initial, terminal, transitions, jobs_branch)
         VALUES ({_literal(t.name)}, {_literal(t.steps[0].ready)}, ARRAY[{_literals(t.terminal)}],
                 ARRAY[{_literals(t.transitions)}], {_literal(_jobs_branch(t))})
+    """
+
+
+def _grants(t: JobTable) -> str:
+    # `runtime.jobs` reads every job table with the rights of who asks: one that a service may not read fails them all.
+    return f"""
+        DO $$ BEGIN
+          IF to_regrole('gristmill_service') IS NOT NULL THEN
+            GRANT USAGE ON SCHEMA {t.schema} TO gristmill_service;
+            GRANT SELECT ON {t.name} TO gristmill_service;
+          END IF;
+          IF to_regrole('gristmill_worker') IS NOT NULL THEN
+            GRANT USAGE ON SCHEMA {t.schema} TO gristmill_worker;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON {t.name} TO gristmill_worker;
+          END IF;
+        END $$
     """
 
 

@@ -34,7 +34,9 @@ class Lifecycle:
 
     The transitions follow from the steps: a step is claimed, ends in its ``done`` state, goes back to ready
     (retry, snooze, release, rescue), fails or is cancelled; a ready job can be cancelled; a failed one can be
-    retried by an operator. ``also`` adds what a domain allows beyond that.
+    retried by an operator. ``also`` adds what a domain allows beyond that. With ``ends_at_full_progress`` a failed
+    or cancelled job shows progress 100 as a completed one does, a running one more than 0 and a ready one 0, by CHECK;
+    without, a job that ended early keeps what it had reached.
     """
 
     steps: tuple[Step, ...]
@@ -42,6 +44,7 @@ class Lifecycle:
     cancelled: str = "cancelled"
     retention: timedelta
     also: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    ends_at_full_progress: bool = False
 
     @cached_property
     def initial(self) -> str:
@@ -124,7 +127,9 @@ class Job(Base):
 JOB_ATTRIBUTES = frozenset(name for name in Job.__annotations__ if not name.startswith("__"))
 
 
-def kernel_indexes(table: str, *, limit_column: str | None = None, due_column: str = "due_at") -> tuple[Index, ...]:
+def kernel_indexes(
+    table: str, *, limit_column: str | None = None, status_column: str = "status", due_column: str = "due_at"
+) -> tuple[Index, ...]:
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
     Alembic compares them by name and columns; their conditions are written by the migration that attaches the
@@ -132,9 +137,9 @@ def kernel_indexes(table: str, *, limit_column: str | None = None, due_column: s
     """
     key = (limit_column,) if limit_column else ()
     return (
-        Index(f"ix_{table}_ready", "status", *key, "priority", "created_at", "id"),
+        Index(f"ix_{table}_ready", status_column, *key, "priority", "created_at", "id"),
         Index(f"ix_{table}_due", due_column),
-        Index(f"ix_{table}_in_flight", "status", *(key or ("lease_owner",))),
+        Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),
         Index(f"ix_{table}_completed", "completed_at"),
         Index(f"uq_{table}_idempotency_key", "idempotency_key", unique=True),
     )

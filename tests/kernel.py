@@ -19,9 +19,10 @@ from workers.runtime.database import Database, Raw
 from workers.runtime.decisions import Settled, decide
 from workers.runtime.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many
-from workers.runtime.outcomes import Settlement
+from workers.runtime.outcomes import Settlement, Write
 from workers.runtime.registry import Registry
 from workers.runtime.runner import Runner
+from workers.runtime.settler import Item, Settler
 from workers.runtime.store.claim import Ticket, claim
 from workers.runtime.store.dispatch import Window, pick
 from workers.runtime.store.processes import WorkerRow, beat_heart
@@ -182,6 +183,23 @@ async def started_worker(
         yield worker
     finally:
         await worker.stop()
+
+
+class AwaitedSettler(Settler):
+    """A settler whose outcomes can be awaited."""
+
+    async def settle(self, model: type[Job], row: Settled, write: Write | None = None) -> bool:
+        """Submit one outcome; return whether its fence held, or raise what it did wrong by itself."""
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
+            if isinstance(answer, Exception):
+                told.set_exception(answer)
+            else:
+                told.set_result(answer)
+
+        self.submit(Item(model, row, write, done))
+        return await told
 
 
 async def heard(listener: psycopg.AsyncConnection[Any]) -> list[tuple[str, str]]:

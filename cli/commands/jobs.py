@@ -14,7 +14,8 @@ from cli.output import Json, print_json, print_table, remark
 from cli.values import duration, moment
 
 if TYPE_CHECKING:
-    from workers.runtime.store.read import HistoryCheck, JobView, TransitionView
+    from workers.runtime.store.read import JobView, TransitionView
+    from workers.runtime.store.verify import HistoryCheck
 
 app = typer.Typer(help="List, follow, explain, cancel, retry and verify jobs.", no_args_is_help=True)
 app.command("cancel")(cancel)

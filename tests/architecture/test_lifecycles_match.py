@@ -69,12 +69,12 @@ def test_both_guards_stand_on_the_table_and_on_each_partition(connection, model)
         connection,
         "SELECT t.relid::regclass::text, array_agg(g.tgname::text ORDER BY g.tgname) "
         "FROM pg_partition_tree(%s::regclass) AS t LEFT JOIN pg_trigger AS g ON g.tgrelid = t.relid "
-        "AND NOT g.tgisinternal AND g.tgenabled = 'O' GROUP BY 1",
+        "AND g.tgname LIKE 'guard%%' AND g.tgenabled = 'O' GROUP BY 1",
         job_table(model).label,
     ) or rows(
         connection,
         "SELECT tgrelid::regclass::text, array_agg(tgname::text ORDER BY tgname) FROM pg_trigger "
-        "WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled = 'O' GROUP BY 1",
+        "WHERE tgrelid = %s::regclass AND tgname LIKE 'guard%%' AND tgenabled = 'O' GROUP BY 1",
         job_table(model).label,
     )
 
@@ -112,6 +112,7 @@ def test_ranges_and_states_are_checks(connection, model):
 
     assert f">= {PRIORITY_FIRST}" in checks[f"ck_{name}_priority"]
     assert f"<= {PRIORITY_LAST}" in checks[f"ck_{name}_priority"]
+    assert ("progress = 100" in checks[f"ck_{name}_progress"]) == t.lifecycle.ends_at_full_progress
     for rule in ("terminal_timestamp", "version", "progress", "retry_count", "timeout_seconds"):
         assert f"ck_{name}_{rule}" in checks
     assert all(f"'{state}'" in checks[f"ck_{name}_status"] for state in t.lifecycle.states)

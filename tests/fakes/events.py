@@ -2,28 +2,27 @@
 
 from uuid import UUID
 
-from models.lifecycle import Job
+from workers.runtime.context import Run
 from workers.runtime.decisions import Settled
-from workers.runtime.registry import Stage
 
 
 class RecordedEvents:
-    """Implements :class:`workers.runtime.runner.JobEvents`."""
+    """Implements :class:`workers.runtime.running.JobEvents`."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, UUID]] = []
 
-    def started(self, stage: Stage, job: Job) -> None:
-        self.told.append(("started", job.id))
+    def started(self, run: Run) -> None:
+        self.told.append(("started", run.job_id))
 
-    def settled(self, stage: Stage, job: Job, row: Settled, *, seconds: float) -> None:
-        self.told.append((row.action, job.id))
+    def settled(self, run: Run, row: Settled, *, seconds: float) -> None:
+        self.told.append((row.action, run.job_id))
 
-    def stopped(self, stage: Stage, job: Job) -> None:
-        self.told.append(("stopped", job.id))
+    def stopped(self, run: Run) -> None:
+        self.told.append(("stopped", run.job_id))
 
-    def stale(self, stage: Stage, job: Job) -> None:
-        self.told.append(("stale", job.id))
+    def stale(self, run: Run) -> None:
+        self.told.append(("stale", run.job_id))
 
     def of(self, job_id: UUID) -> list[str]:
         """Return what was told of one job."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.lifecycle import Job
+from workers.runtime.context import Run
 from workers.runtime.database import Database
 from workers.runtime.decisions import Settled
 from workers.runtime.dispatcher import Dispatcher
@@ -25,18 +25,18 @@ class Heard:
 
     events: list[tuple[str, str, uuid.UUID]] = field(default_factory=list)
 
-    def started(self, stage: Stage, job: Job) -> None:
-        self.events.append(("started", stage.name, job.id))
+    def started(self, run: Run) -> None:
+        self.events.append(("started", run.stage, run.job_id))
 
-    def settled(self, stage: Stage, job: Job, row: Settled, *, seconds: float) -> None:
+    def settled(self, run: Run, row: Settled, *, seconds: float) -> None:
         assert seconds >= 0
-        self.events.append((row.action, stage.name, job.id))
+        self.events.append((row.action, run.stage, run.job_id))
 
-    def stopped(self, stage: Stage, job: Job) -> None:
-        self.events.append(("stopped", stage.name, job.id))
+    def stopped(self, run: Run) -> None:
+        self.events.append(("stopped", run.stage, run.job_id))
 
-    def stale(self, stage: Stage, job: Job) -> None:
-        self.events.append(("stale", stage.name, job.id))
+    def stale(self, run: Run) -> None:
+        self.events.append(("stale", run.stage, run.job_id))
 
 
 class ShortRoad:

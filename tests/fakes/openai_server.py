@@ -8,10 +8,11 @@ In a test::
         assert fake.calls == 2
 
 Or as a process, which prints its URL: ``python -m tests.fakes.openai_server --port 0``. Over HTTP, ``POST /__script``
-takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, ``POST /__reset`` forgets all.
+takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, ``GET /__ledger`` every chat call there
+was (``calls_of`` reads it), ``POST /__reset`` forgets all.
 
 A behaviour is a dictionary: ``kind`` (see ``KINDS``), ``delay_ms`` before the answer, and for ``status`` also
-``status``, ``code``, ``message``, ``retry_after``, ``headers``.
+``status``, ``code``, ``message``, ``retry_after``, ``headers``. In a ``mix`` it has a ``weight`` too, 1 if left out.
 """
 
 import argparse
@@ -19,20 +20,39 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import random
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, Self
+from uuid import UUID
+
+from tests.chaos.evidence import Call
 
 SHAPED = ("answer", "fenced", "think", "parts", "invalid", "malformed", "prose", "truncated", "empty")
 REFUSED = ("refusal", "filtered", "no_usage", "no_choices", "error_200", "html", "status", "hang", "drip", "disconnect")
 KINDS = frozenset(SHAPED + REFUSED)
 FORMATS = ("json_schema", "json_object", "text")
 REMEMBERED = 1_000
+MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model"})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+@dataclass(slots=True)
+class Entry:
+    """One line of the ledger: what was asked under which key, what was answered (a status or a kind), and when.
+
+    ``ended_at`` stays None when no whole answer was sent.
+    """
+
+    key: str | None
+    started_at: float
+    answer: str = "none"
+    ended_at: float | None = None
 
 
 class Script:
@@ -51,20 +71,30 @@ class Script:
         self.reported_model: str | None = None
         self.calls = self.max_in_flight = self.listings = self.connections = 0
         self.requests: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
+        self.mix: list[dict[str, Any]] = []
+        self.ledger: list[Entry] = []
+        self._draw = random.Random(0)
 
     def change(self, **changes: Any) -> None:
-        """Set ``queue`` (a behaviour per call), ``default``, ``formats``, ``models``, ``reported_model``."""
-        for behaviour in [*changes.get("queue", ()), *([changes["default"]] if "default" in changes else [])]:
+        """Set ``queue`` (a behaviour per call), ``mix`` (drawn by weight, by ``seed``), ``default``, ``formats`` …"""
+        default = [changes["default"]] if "default" in changes else []
+        for behaviour in [*changes.get("queue", ()), *changes.get("mix", ()), *default]:
             if behaviour.get("kind", "answer") not in KINDS:
                 raise ValueError(f"kind must be one of {', '.join(sorted(KINDS))}, got {behaviour['kind']!r}")
-        if unknown := changes.keys() - {"queue", "default", "formats", "models", "reported_model"}:
+        if unknown := changes.keys() - MEMBERS:
             raise ValueError(f"unknown members: {', '.join(sorted(unknown))}")
+        if "seed" in changes:
+            self._draw = random.Random(changes.pop("seed"))
         for name, value in changes.items():
             setattr(self, name, deque(value) if name == "queue" else value)
 
     def next(self) -> dict[str, Any]:
-        """Take the next behaviour of the queue, the default one when it is empty."""
-        return self.queue.popleft() if self.queue else self.default
+        """Take the next behaviour of the queue; when it is empty draw one of the mix; without a mix the default."""
+        if self.queue:
+            return self.queue.popleft()
+        if not self.mix:
+            return self.default
+        return self._draw.choices(self.mix, [behaviour.get("weight", 1) for behaviour in self.mix])[0]
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters and the last thousand chat requests."""
@@ -72,14 +102,17 @@ class Script:
         return {name: getattr(self, name) for name in counters} | {"requests": list(self.requests)}
 
     @contextlib.contextmanager
-    def call(self, body: dict[str, Any], headers: Mapping[str, str]) -> Iterator[None]:
-        """Count one chat call while it lasts. The key itself is not kept."""
+    def call(self, body: dict[str, Any], headers: Mapping[str, str]) -> Iterator[Entry]:
+        """Count one chat call while it lasts, and enter it in the ledger. The API key itself is not kept."""
+        entry = Entry(headers.get("idempotency-key"), time.time())
+        self.ledger.append(entry)
         self.calls += 1
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         self.requests.append({"at": time.time(), "authorized": "authorization" in headers, "body": body})
         try:
-            yield
+            yield entry
+            entry.ended_at = time.time()
         finally:
             self.in_flight -= 1
 
@@ -111,13 +144,15 @@ class Connection:
         match method, path.removeprefix("/v1"):
             case "POST", "/chat/completions":
                 request = json.loads(body)
-                with self.script.call(request, headers):
-                    await self.chat(request)
+                with self.script.call(request, headers) as entry:
+                    await self.chat(request, entry)
             case "GET", "/models" if self.script.models is not None:
                 self.script.listings += 1
                 await self.send({"object": "list", "data": [{"id": name} for name in self.script.models]})
             case "GET", "/__requests":
                 await self.send(self.script.snapshot())
+            case "GET", "/__ledger":
+                await self.send({"calls": [asdict(entry) for entry in self.script.ledger]})
             case "POST", "/__reset":
                 self.script.reset()
                 await self.send({})
@@ -131,15 +166,18 @@ class Connection:
             case _:
                 await self.refuse({"status": 404, "message": f"no such route {path}"})
 
-    async def chat(self, request: dict[str, Any]) -> None:
+    async def chat(self, request: dict[str, Any], entry: Entry) -> None:
         asked_form = request.get("response_format", {}).get("type", "text")
         if asked_form not in self.script.formats:
+            entry.answer = "400"
             await self.refuse({"status": 400, "message": f"'response_format.type' {asked_form!r} is not supported"})
             return
         behaviour = self.script.next()
+        kind = behaviour.get("kind", "answer")
+        entry.answer = str(behaviour["status"]) if kind == "status" else kind
         if delay := behaviour.get("delay_ms"):
             await asyncio.sleep(delay / 1_000)
-        match behaviour.get("kind", "answer"):
+        match kind:
             case "status":
                 await self.refuse(behaviour)
             case "hang":
@@ -153,7 +191,7 @@ class Connection:
                 await self.send({"error": {"code": behaviour.get("code", 502), "message": "upstream failed"}})
             case "drip":
                 await self.drip(completion(request, "answer", self.script.reported_model))
-            case kind:
+            case _:
                 await self.send(completion(request, kind, self.script.reported_model))
 
     async def refuse(self, behaviour: Mapping[str, Any]) -> None:
@@ -240,6 +278,21 @@ def scores(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"overall": round(overall, 1), "criteria": given, "flags": []}
 
 
+def calls_of(entries: Iterable[Mapping[str, Any]]) -> list[Call]:
+    """Return the ledger's entries that name their job, in order: ``calls`` of ``GET /__ledger``."""
+    return [
+        Call(
+            job_id=UUID(entry["key"][:36]),
+            key=entry["key"],
+            answer=entry["answer"],
+            started_at=entry["started_at"],
+            ended_at=entry["ended_at"],
+        )
+        for entry in entries
+        if entry["key"]
+    ]
+
+
 async def serve(script: Script, *, port: int = 0) -> asyncio.Server:
     """Start listening on loopback."""
 
@@ -302,6 +355,11 @@ class FakeOpenAI:
     def requests(self) -> list[dict[str, Any]]:
         """The bodies of the chat calls, in order."""
         return [request["body"] for request in list(self._script.requests)]
+
+    @property
+    def ledger(self) -> list[Call]:
+        """Every chat call that named its job, in order."""
+        return calls_of(map(asdict, list(self._script.ledger)))
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters and the requests."""

@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
 from tests.fakes.openai_server import FakeOpenAI
 from workers.llm.provider import build
+from workers.runtime.context import Run, current_run
 from workers.runtime.errors import Permanent, RateLimited, Retryable
 from workers.scoring.question import ask
 from workers.scoring.score import answer_to
@@ -61,6 +63,37 @@ async def test_answer_keeps_evidence_of_the_call(provider, fake):
     assert request["seed"] == 7
     assert request["response_format"]["json_schema"]["strict"] is True
     assert fake.snapshot()["requests"][0]["authorized"]
+
+
+def become_run_of(job_id, *, attempt):
+    """Make the test's own task a run, as the runner makes each task that it starts."""
+    current_run.set(Run("scoring.score", job_id, version=2 * attempt, attempt=attempt))
+
+
+async def test_question_carries_its_job_as_idempotency_key_on_every_attempt(provider, fake):
+    """Attempts of one job that ask the same share a key; a re-ask and another job's question have their own."""
+    mine, other = uuid4(), uuid4()
+    fake.script(queue=[{"kind": "malformed"}])
+
+    become_run_of(mine, attempt=1)
+    await parse(provider)
+    become_run_of(mine, attempt=2)
+    await parse(provider)
+    become_run_of(other, attempt=1)
+    await parse(provider)
+
+    asked, asked_again, second_attempt, others = [call.key for call in fake.ledger]
+    assert asked == second_attempt
+    assert len({asked, asked_again, others}) == 3
+    assert [call.job_id for call in fake.ledger] == [mine, mine, mine, other]
+    assert len(asked) == 36 + 1 + 16
+
+
+async def test_question_outside_of_a_run_carries_no_key(provider, fake):
+    """Whoever asks without a job, as a diagnosis does, claims none."""
+    await parse(provider)
+
+    assert (fake.calls, fake.ledger) == (1, [])
 
 
 @pytest.mark.parametrize("kind", ["fenced", "think", "parts", "no_usage"])

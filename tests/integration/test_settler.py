@@ -11,10 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from tests.fakes.wire import wire_to
-from tests.kernel import PLAIN
+from tests.kernel import PLAIN, AwaitedSettler
 from workers.runtime.database import Database
 from workers.runtime.outcomes import Complete, Fail, Snooze, Write
-from workers.runtime.settler import Settler
 from workers.runtime.store.intervene import cancel
 
 ONE_SETTLE = b'"change_action" = u.action'  # in the settling statement, and in no other
@@ -23,7 +22,7 @@ ONE_SETTLE = b'"change_action" = u.action'  # in the settling statement, and in 
 @asynccontextmanager
 async def settling(database: Database):
     """A settler at work on ``database``."""
-    settler = Settler(database)
+    settler = AwaitedSettler(database)
     task = asyncio.create_task(settler.run())
     try:
         yield settler

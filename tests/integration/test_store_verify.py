@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from workers.runtime.database import Database
-from workers.runtime.store.read import HistoryCheck, verify_history
+from workers.runtime.store.verify import HistoryCheck, verify_history
 
 JOBS = "proving.plain_jobs"
 WRITTEN_TWICE = """

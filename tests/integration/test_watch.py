@@ -71,7 +71,7 @@ async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(j
     worker.runner.stop_run(ticket[0], why)
     await worker.idle()
 
-    assert worker.runner._free == worker.runner.slots
+    assert worker.runner.slots.free == worker.runner.slots.count
     assert worker.events.of(ticket[0]) == ["started", told]
     assert (await jobs.row(ticket[0]))["status"] == status
 

@@ -1,23 +1,32 @@
-"""Run one role with the proving stages registered: ``python -m tests.proving worker|dispatcher|beat``.
+"""Run one role with the proving stages registered: ``python -m tests.proving worker|dispatcher|beat|caller``.
 
-Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument.
+Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, and ``model_url``
+(who answers a worker's language model calls; without it nobody) and what ``tests.proving.surroundings`` arranges.
 """
 
 import json
 import os
 import sys
-from datetime import timedelta
 from typing import Any
 
-import tests.proving.stages  # noqa: F401 - importing registers the stages
-from config.logging import configure
-from config.schedules import DEFAULT_SCHEDULES
-from tests.proving.llm import NoModel
-from workers.runtime.registry import discover
+from tests.proving.surroundings import arrange
 
 
 def main() -> int:
     role, options = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    arrange(options)  # before anything is imported that could keep the true clock
+    return run(role, options)
+
+
+def run(role: str, options: dict[str, Any]) -> int:
+    """Run one role to its end."""
+    from datetime import timedelta
+
+    import tests.proving.stages  # noqa: F401 - importing registers the stages
+    from config.logging import configure
+    from config.schedules import DEFAULT_SCHEDULES
+    from workers.runtime.registry import discover
+
     configure("json")
     registry = discover()
     urls: dict[str, Any] = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
@@ -33,15 +42,31 @@ def main() -> int:
             "grace_seconds": 5.0,
             "transitions_retention": timedelta(days=400),
         }
-        return run_worker(registry, NoModel(), WorkerOptions(**urls, **{**defaults, **options}))
+        model = language_model(options.pop("model_url", None))
+        return run_worker(registry, model, WorkerOptions(**urls, **{**defaults, **options}))
     if role == "dispatcher":
         from workers.transport.dispatcher import run_dispatcher
 
-        defaults = {"batch_size": 64, "poll_seconds": 0.2, "redispatch_seconds": 2.0}
+        defaults = {"batch_size": 256, "poll_seconds": 0.2, "redispatch_seconds": 2.0}
         return run_dispatcher(registry, **urls, **{**defaults, **options})
+    if role == "caller":
+        from tests.proving.caller import call
+
+        return call(urls["database_url"], **options)
     from workers.transport.beat import run_beat
 
     return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES)
+
+
+def language_model(url: str | None) -> Any:
+    """Return the provider at ``url``, as impatient as a test can bear, or one that refuses every question."""
+    if url is None:
+        from tests.proving.llm import NoModel
+
+        return NoModel()
+    from workers.llm.provider import build
+
+    return build(api_key="key", base_url=url, model=None, connect_timeout=2.0, timeout=4.0, max_connections=64)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Handlers that do what their row says. Importing this module registers them."""
 
 import asyncio
+import ctypes
 import os
 import time
 from datetime import timedelta
@@ -64,11 +65,28 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:  # noqa: C901, PLR0
             raise Retryable("told to try again")
         case "block":
             time.sleep(job.seconds)  # noqa: ASYNC251 - a handler that never yields is what is being proved
+        case "spin":
+            while True:  # nor does it ever end
+                pass
+        case "hog":
+            _allocate_without_end()
+        case "hold":
+            async with ctx.session() as session:
+                await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": max(job.seconds, 1.0)})
         case "die":
             os._exit(9)
+        case "crash":
+            ctypes.string_at(0)  # a segmentation fault
         case "nonsense":
             return "nonsense"  # type: ignore[return-value]
     return Complete()
+
+
+def _allocate_without_end() -> None:
+    """Take memory until there is none, touching every page; bounded by the address space of the process."""
+    taken = []
+    while True:
+        taken.append(b"x" * (16 * 1024 * 1024))
 
 
 def _effect(job: ProvingJob, ctx: Context) -> Any:

@@ -1,6 +1,8 @@
 """Any OpenAI-compatible server behind the LanguageModel protocol: OpenAI, OpenRouter, LM Studio, llama.cpp, vLLM."""
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from time import perf_counter
@@ -16,7 +18,9 @@ from workers.llm.model_list import ModelList
 from workers.llm.pool import ManyPools
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
+from workers.runtime.context import current_run
 from workers.runtime.errors import Retryable
+from workers.runtime.failpoints import failpoint
 from workers.runtime.ports import Answer, Message
 
 T = TypeVar("T", bound=BaseModel)
@@ -138,8 +142,24 @@ class CompatibleModel:
         # The body is posted as it is: building it through the client's typed parameters costs 1.3 ms of CPU a call,
         # and its typed result turns what compatible servers really send into attribute errors.
         async with asyncio.timeout(self._timeout):  # the client's own read timeout starts anew with every byte
-            response = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+            failpoint("provider.before")
+            response = await self._client.post(
+                "/chat/completions", cast_to=httpx2.Response, body=body, options={"headers": _idempotency(body)}
+            )
+        failpoint("provider.after")
         return response.text
+
+
+def _idempotency(body: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header by which a server, a proxy or an audit knows this question of the current run's job again.
+
+    The same on every attempt of the job, for the same body; another for a re-ask. None outside of runs.
+    """
+    run = current_run.get()
+    if run is None:
+        return {}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return {"Idempotency-Key": f"{run.job_id}-{digest[:16]}"}
 
 
 def _value(completion: Completion, into: type[T]) -> T:

@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from workers.runtime.ports import LanguageModel
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One claim of one job. ``version`` is the fence: every write of this run names it."""
 
     stage: str
@@ -21,7 +22,11 @@ class Run:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# The run that the current task performs, for what goes out on its behalf and must name its job. None outside of runs.
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+
+
+@dataclass(slots=True, kw_only=True)  # made once per run: frozen, it would take twice as long
 class Context:
     """The surroundings of one run.
 

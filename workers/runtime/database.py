@@ -1,8 +1,8 @@
 """Connections to Postgres: one pool for the kernel's own statements, one for handlers and everyone else.
 
-The kernel's pool pins the planner to nested loops over primary keys: under stale statistics it would otherwise scan
-a partial index once per row of a batch (measured: 215 ms instead of 6 for a settle of 256). Its connections commit
-each statement by themselves unless a transaction is asked for.
+The kernel's pool keeps the planner from reading whole tables for a batch, whatever their statistics say
+(:data:`workers.runtime.store.tables.TICKETS`). Its connections commit each statement by themselves unless a
+transaction is asked for.
 """
 
 import math
@@ -18,12 +18,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-KERNEL_PINS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+KERNEL_PINS = (
+    "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_mergejoin=off "
+    # A plan for any batch is a plan for a small one: it compares each pair of a large one.
+    "-c plan_cache_mode=force_custom_plan"
+)
 CONNECT_SECONDS = 5
 # Longest wait for a connection that other jobs of this process hold.
 POOL_SECONDS = 30
 # A statement that waits for a lock longer than this is given up and tried again: bounded waits, no pile-up.
 LOCK_MILLISECONDS = 10_000
+
+# Claims of every carrier, a settle, and what else may meet: kept open, for opening one costs as much as a claim.
+KERNEL_CONNECTIONS = 12
 
 Raw = psycopg.AsyncConnection[Any]
 DISCONNECTED = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -35,7 +42,9 @@ class Database:
     def __init__(self, url: str, *, changed_by: str, pool_size: int = 5) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self.changed_by = changed_by
-        self._kernel = self._engine(pins=KERNEL_PINS, pool_size=5, isolation_level="AUTOCOMMIT")
+        self._kernel = self._engine(
+            pins=KERNEL_PINS, pool_size=KERNEL_CONNECTIONS, isolation_level="AUTOCOMMIT", pool_use_lifo=True
+        )
         self._broken_at = -math.inf
         event.listen(self._kernel.sync_engine, "connect", _note_time)
         event.listen(self._kernel.sync_engine, "checkout", self._replace_broken)

@@ -1,9 +1,9 @@
 """What a settlement means for a job's row. Pure: the same inputs always give the same row."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job, Lifecycle, Step
@@ -14,21 +14,20 @@ from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Set
 PROGRESS_DONE, PROGRESS_NONE = 100, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(NamedTuple):
     """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle."""
 
     job_id: UUID
     fence: int
     status: str
     action: str
-    reason: str | None = None
-    error: str | None = None
     retry_count: int
+    terminal: bool
     progress: int | None = None
     delay: timedelta | None = None
-    terminal: bool = False
-    values: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    error: str | None = None
+    values: Mapping[str, Any] = MappingProxyType({})
 
 
 def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *, draw: Callable[[], float]) -> Settled:
@@ -39,6 +38,8 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
     """
 
     def row(status: str, action: str, *, reason: str | None = None, error: str | None = None, **rest: Any) -> Settled:
+        terminal = status in lifecycle.terminal
+        full = {"progress": PROGRESS_DONE} if terminal and lifecycle.ends_at_full_progress else {}
         return Settled(
             job_id=job.id,
             fence=job.version,
@@ -46,14 +47,15 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
             action=action,
             reason=None if reason is None else one_line(reason),
             error=None if error is None else one_line(error),
-            terminal=status in lifecycle.terminal,
-            **{"retry_count": job.retry_count, **rest},
+            terminal=terminal,
+            **{"retry_count": job.retry_count, **full, **rest},
         )
 
     match settlement:
         case Complete(values=values):
-            progress = PROGRESS_DONE if step.done in lifecycle.terminal else PROGRESS_NONE
-            return row(step.done, "complete", progress=progress, values=values)
+            ended = step.done in lifecycle.terminal
+            progress = PROGRESS_DONE if ended else PROGRESS_NONE
+            return Settled(job.id, job.version, step.done, "complete", job.retry_count, ended, progress, values=values)
         case Snooze(delay=delay, reason=reason):
             return row(
                 step.ready, "snooze", reason=reason, delay=delay, error=job.error_message, progress=PROGRESS_NONE

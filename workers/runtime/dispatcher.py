@@ -19,6 +19,7 @@ import structlog
 from workers.runtime.backoff import full_jitter
 from workers.runtime.database import Database, Raw, is_database_away
 from workers.runtime.errors import describe
+from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Registry, Stage
 from workers.runtime.store.dispatch import Picked, Window, pick, unmark, unmark_exactly, wake_due
 from workers.runtime.store.processes import StageCapacity, publish_limits, report_leader, survey, try_to_lead
@@ -67,7 +68,7 @@ class Dispatcher:
         road: Road,
         *,
         name: str,
-        batch_size: int = 64,
+        batch_size: int = 256,
         poll_seconds: float = 0.2,
         redispatch_seconds: float = 5.0,
     ) -> None:
@@ -220,11 +221,14 @@ class _Leading:
         cursor = self._cursors.get(stage.name)
         pace = self._paces.setdefault(stage.name, Pace())
         window = Window(slots, MOST_PER_PASS, floor=1 + int(pace.per_second() * ROAD_SECONDS))
+        failpoint("dispatch.before")
         done = await pick(self._connection, stage, window, cursor=cursor)
         if cursor is not None and done.cursor is None and not done.jobs:
             done = await pick(self._connection, stage, window)
         self._cursors[stage.name] = done.cursor
         pace.count(len(done.jobs))
+        if done.jobs:
+            failpoint("dispatch.after")
         share = math.ceil(len(done.jobs) / self._capacity[stage.name].workers)
         size = max(1, min(self._d.batch_size, share))
         for start in range(0, len(done.jobs), size):
@@ -235,7 +239,9 @@ class _Leading:
 
     async def _publish(self, stage: Stage, batch: Sequence[Picked]) -> bool:
         try:
+            failpoint("publish.before")
             await self._d.road.publish(stage, batch)
+            failpoint("publish.after")
         except Exception as error:  # noqa: BLE001 - whatever the road's library raises: the road is closed
             self._road_is_open = False
             log.warning("publish_failed", stage=stage.name, error=describe(error))
@@ -276,8 +282,10 @@ class _Leading:
         rescued = 0
         led_for = timedelta(seconds=time.monotonic() - self._since)
         for stage in self._d.registry.values():
+            failpoint("rescue.before")
             count = await rescue_expired(self._connection, stage, led_for=led_for)
             if count:
+                failpoint("rescue.after")
                 log.warning("rescued", stage=stage.name, jobs=count)
             rescued += count
         return rescued

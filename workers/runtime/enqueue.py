@@ -1,4 +1,4 @@
-"""Put jobs into their table, in the caller's transaction: one statement, whatever their number. Publishes nothing."""
+"""Put jobs into their table, in the caller's transaction: few statements, whatever their number. Publishes nothing."""
 
 import json
 from collections.abc import Awaitable, Mapping, Sequence
@@ -8,18 +8,23 @@ from functools import cache
 from typing import Any, overload
 from uuid import UUID
 
+import psycopg
 from psycopg import errors
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
+from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Stage, discover, registry
+from workers.runtime.store.bulk import can_copy, copy_in, new_ids
 from workers.runtime.store.tables import JobTable, job_table
 
 ROWS_PER_STATEMENT = 5_000
+# From so many on, jobs without keys are copied in: below, the round trips cost more than they save.
+ROWS_TO_COPY = 100
 
 
 class EnqueueError(ValueError):
@@ -68,8 +73,8 @@ def enqueue_many(
 ) -> list[Enqueued] | Awaitable[list[Enqueued]]:
     """Enqueue many jobs of one stage; each mapping is a payload, with the options of :func:`enqueue` beside it.
 
-    One statement per 5,000 jobs. Results come in the order of ``jobs``. One invalid job refuses all of them, naming
-    its position.
+    Jobs without keys are copied in, others go in one statement per 5,000. Results come in the order of ``jobs``, and
+    so do the ids. One invalid job refuses all of them, naming its position.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, jobs))
@@ -79,27 +84,78 @@ def enqueue_many(
 def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]]) -> list[Enqueued]:
     # A service that only enqueues has imported no handler yet: the stages are found on the first miss.
     stage = registry[stage_name] if stage_name in registry else discover()[stage_name]
-    rows = [_validated(stage, job, position) for position, job in enumerate(jobs)]
-    done: list[Enqueued] = []
-    for start in range(0, len(rows), ROWS_PER_STATEMENT):
-        done += _insert(session, stage, rows[start : start + ROWS_PER_STATEMENT])
+    batch = _validated(stage, jobs)
+    failpoint("enqueue.before")
+    try:
+        done = _put(session, batch)
+    except (DataError, IntegrityError) as error:
+        raise EnqueueError(_refusal(error.orig)) from None
+    except (psycopg.DataError, psycopg.IntegrityError) as error:  # of COPY, which goes past SQLAlchemy
+        raise EnqueueError(_refusal(error)) from None
+    failpoint("enqueue.after")
     return done
 
 
-def _validated(stage: Stage, job: Mapping[str, Any], position: int) -> dict[str, Any]:
-    """Return the row of ``job`` as columns, or raise EnqueueError with the first thing wrong about it."""
-    options = {name: value for name, value in job.items() if name in Options.model_fields}
-    payload = {name: value for name, value in job.items() if name not in options}
+OPTIONS = tuple(Options.model_fields)
+UNSAID = tuple(Options().model_dump(mode="json").values())
+KEY = OPTIONS.index("idempotency_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Valid jobs of one stage: the values of ``attributes`` of each, its options last."""
+
+    table: JobTable
+    attributes: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def keys(self) -> list[str | None]:
+        place = len(self.attributes) - len(OPTIONS) + KEY
+        return [row[place] for row in self.rows]
+
+
+def _validated(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> Batch:
+    """Return ``jobs`` as rows, or raise EnqueueError with the first thing wrong about the first wrong one."""
+    fields = tuple(stage.payload.model_fields)
     try:
-        row = {
-            **stage.payload.model_validate(payload).model_dump(mode="json"),
-            **Options.model_validate(options).model_dump(mode="json"),
-        }
+        payloads, options = _split(stage.payload, jobs)
+    except ValidationError:
+        for position, job in enumerate(jobs):  # once more one by one: only so the first wrong one is told
+            _validate_alone(stage, job, position)
+        raise
+    rows = [(*(payload[name] for name in fields), *said) for payload, said in zip(payloads, options, strict=True)]
+    return Batch(job_table(stage.model), (*fields, *OPTIONS), rows)
+
+
+def _split(
+    payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
+    """Return the payloads and the options of ``jobs``, validated and as JSON has them: all payloads in one go."""
+    payloads, options = [], []
+    for job in jobs:
+        if job.keys().isdisjoint(OPTIONS):
+            payloads.append(job)
+            options.append(UNSAID)
+        else:
+            payloads.append({name: value for name, value in job.items() if name not in OPTIONS})
+            said = Options.model_validate({name: job[name] for name in OPTIONS if name in job})
+            options.append(tuple(said.model_dump(mode="json").values()))
+    adapter = _many(payload)
+    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options
+
+
+@cache
+def _many(payload: type[BaseModel]) -> TypeAdapter[list[Any]]:
+    return TypeAdapter(list[payload])  # type: ignore[valid-type]
+
+
+def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None:
+    try:
+        stage.payload.model_validate({name: value for name, value in job.items() if name not in OPTIONS})
+        Options.model_validate({name: job[name] for name in OPTIONS if name in job})
     except ValidationError as error:
         where = f"job {position}: " if position else ""
         raise EnqueueError(where + first_line(error)) from None
-    column = job_table(stage.model).column
-    return {column[name].strip('"'): value for name, value in row.items()}
 
 
 def first_line(error: ValidationError) -> str:
@@ -119,33 +175,56 @@ def _cut(value: str, limit: int = 80) -> str:
     return value if len(value) <= limit else value[: limit - 1] + "…"
 
 
+def _put(session: Session, batch: Batch) -> list[Enqueued]:
+    """Insert the batch; the ids ascend in the order of its rows."""
+    if not batch.rows:
+        return []
+    if len(batch.rows) == 1:
+        return _insert(session, batch, batch.rows, [None])
+    keys = batch.keys()
+    connection = session.connection()
+    ids = new_ids(connection, len(batch.rows))
+    copied = len(ids) >= ROWS_TO_COPY and not any(keys) and can_copy(connection, batch.table, batch.attributes)
+    if copied:
+        copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
+        return [Enqueued(id_, created=True) for id_ in ids]
+    # In the order of their keys across all statements: batches that share keys wait for each other in one order, and
+    # cannot deadlock.
+    order = sorted(range(len(ids)), key=lambda place: keys[place] or "")
+    done: dict[int, Enqueued] = {}
+    for start in range(0, len(order), ROWS_PER_STATEMENT):
+        places = order[start : start + ROWS_PER_STATEMENT]
+        part = _insert(session, batch, [batch.rows[place] for place in places], [ids[place] for place in places])
+        done.update(zip(places, part, strict=True))
+    return [done[place] for place in range(len(ids))]
+
+
 @cache
-def _insert_sql(t: JobTable, columns: tuple[str, ...]) -> str:
-    names = ", ".join(f'"{name}"' for name in columns)
-    values = ", ".join(f'r."{name}"' for name in columns)
+def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
-    # Inserted by key, so that two batches that share keys wait for each other in one order and cannot deadlock.
+    names = ", ".join(c[name] for name in attributes)
+    values = ", ".join(f"r.{c[name]}" for name in attributes)
     return f"""
         WITH input AS MATERIALIZED (
-          SELECT uuidv7() AS new_id, e.nth, {values}
+          SELECT coalesce(r.{c["id"]}, uuidv7()) AS new_id, e.nth, {values}
             FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
            CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r),
         inserted AS (
-          INSERT INTO {t.name} ({c["id"]}, {names}) SELECT new_id, {names} FROM input
-           ORDER BY {c["idempotency_key"]}, nth
+          INSERT INTO {t.name} ({c["id"]}, {names}) SELECT new_id, {names} FROM input ORDER BY nth
           ON CONFLICT ({c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
           RETURNING {c["id"]} AS id)
         SELECT inserted.id, input.{c["idempotency_key"]} FROM input LEFT JOIN inserted ON inserted.id = input.new_id
          ORDER BY nth"""
 
 
-def _insert(session: Session, stage: Stage, rows: Sequence[dict[str, Any]]) -> list[Enqueued]:
-    t = job_table(stage.model)
-    sql = _insert_sql(t, tuple(sorted(rows[0])))
-    try:
-        inserted = session.execute(text(sql), {"rows": json.dumps(rows)}).all()
-    except (DataError, IntegrityError) as error:
-        raise EnqueueError(_refusal(error)) from None
+def _insert(
+    session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]], ids: Sequence[UUID | None]
+) -> list[Enqueued]:
+    """Insert ``rows`` in their order under ``ids`` (None: the database's); a key that is taken returns its job."""
+    t, attributes = batch.table, batch.attributes
+    columns = [t.column[name].strip('"') for name in ("id", *attributes)]
+    content = [dict(zip(columns, (id_ and str(id_), *row), strict=True)) for id_, row in zip(ids, rows, strict=True)]
+    inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content)}).all()
     repeated = [key for id_, key in inserted if id_ is None]
     first: dict[str, UUID] = {}
     if repeated:
@@ -158,14 +237,19 @@ def _insert(session: Session, stage: Stage, rows: Sequence[dict[str, Any]]) -> l
     return [Enqueued(id_ or first[key], id_ is not None) for id_, key in inserted]
 
 
-def _refusal(error: DBAPIError) -> str:
+def _refusal(error: BaseException | None) -> str:
     """Return what the database says of the row without quoting it whole."""
-    match error.orig:
+    match error:
         case errors.ForeignKeyViolation() as violation:
             return f"{(violation.diag.message_detail or 'a row it refers to is missing').rstrip('.')}"
         case errors.UntranslatableCharacter():
-            return "no text may contain a NUL character, which Postgres cannot store"
-        case errors.Error() as other:
+            return NUL
+        case psycopg.DataError() if error.sqlstate is None:  # the driver's own: the one text it does not send
+            return NUL
+        case psycopg.Error() as other:
             return str(other.diag.message_primary)
         case other:
             return type(other).__name__
+
+
+NUL = "no text may contain a NUL character, which Postgres cannot store"

@@ -13,6 +13,7 @@ from sqlalchemy import Table, delete, func, text
 from models.base import Base, Expiry
 from models.lifecycle import Job
 from workers.runtime.database import Database
+from workers.runtime.failpoints import failpoint
 from workers.runtime.store.processes import forget_silent_workers
 from workers.runtime.store.rescue import prune
 
@@ -37,7 +38,10 @@ async def prune_jobs(database: Database) -> int:
         deleted = -1
         while deleted:
             async with database.kernel() as conn:
+                failpoint("prune.before")
                 deleted = await prune(conn, model)
+            if deleted:
+                failpoint("prune.after")
             total += deleted
     return total
 

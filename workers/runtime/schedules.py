@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import dropwhile, islice, takewhile
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -26,13 +27,13 @@ def next_time(cron: str, timezone: str, *, after: datetime) -> datetime:
     return next(_times(cron, timezone, after))
 
 
-def _times(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
+def _times(cron: str, timezone: str, start: datetime, *, backwards: bool = False) -> Iterator[datetime]:
     try:
         zone = ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError):
         raise ScheduleError(f"timezone must be an IANA name such as Europe/Paris, got {timezone!r}") from None
     try:
-        times = CronSim(cron, after.astimezone(zone))
+        times = CronSim(cron, start.astimezone(zone), reverse=backwards)
     except CronSimError as error:
         raise ScheduleError(f"cron must have five fields that make sense ({error}), got {cron!r}") from None
     for time in times:
@@ -43,19 +44,15 @@ def due_times(cron: str, timezone: str, *, last: datetime, now: datetime, catch_
     """Return the times to fire now, oldest first.
 
     ``last`` is the newest time already fired, or the schedule's creation. Of several missed times, ``all`` fires
-    each (at most 100), ``one`` the newest, ``skip`` the newest only if it is less than a minute old.
+    each (the newest 100), ``one`` the newest, ``skip`` the newest only if it is less than a minute old. However long
+    no beat ran, no more than that is looked at.
     """
-    missed: list[datetime] = []
-    for time in _times(cron, timezone, last):
-        if time > now:
-            break
-        missed.append(time)
-        if len(missed) > MOST_CAUGHT_UP:
-            missed.pop(0)
+    newest_first = _times(cron, timezone, now + timedelta(minutes=1), backwards=True)
+    missed = takewhile(lambda time: time > last, dropwhile(lambda time: time > now, newest_first))
     match catch_up:
         case "all":
-            return missed
+            return [*islice(missed, MOST_CAUGHT_UP)][::-1]
         case "one":
-            return missed[-1:]
+            return [*islice(missed, 1)]
         case _:
-            return [time for time in missed[-1:] if now - time < PUNCTUAL]
+            return [time for time in islice(missed, 1) if now - time < PUNCTUAL]

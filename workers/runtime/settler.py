@@ -7,8 +7,8 @@ outcome waits for nobody.
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 from psycopg.errors import LockNotAvailable
@@ -18,6 +18,7 @@ from workers.runtime.backoff import full_jitter
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.decisions import Settled
 from workers.runtime.errors import describe
+from workers.runtime.failpoints import failpoint
 from workers.runtime.outcomes import Write
 from workers.runtime.store.settle import settle, settled_by
 
@@ -30,25 +31,26 @@ GATHER_SECONDS = 0.003
 
 @dataclass(slots=True)
 class Item:
-    """One outcome on its way: ``done`` resolves to whether the fence held, or raises what its own row did wrong."""
+    """One outcome on its way under its fence, with what ``write`` adds.
+
+    ``done`` is called once, with whether the fence held or with what this row or its write did wrong by itself.
+    """
 
     model: type[Job]
     row: Settled
     write: Write | None
-    done: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    done: Callable[[bool | Exception], None]
 
     @property
     def group(self) -> tuple[type[Job], tuple[str, ...]]:
         """Rows that one statement can settle together: of one table, setting the same columns."""
-        return self.model, tuple(sorted(self.row.values))
+        return self.model, tuple(sorted(self.row.values)) if self.row.values else ()
 
-    def resolve(self, accepted: bool) -> None:  # noqa: FBT001 - a plain setter of the future
-        if not self.done.done():
-            self.done.set_result(accepted)
-
-    def reject(self, error: BaseException) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+    def tell(self, answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
+        try:
+            self.done(answer)
+        except Exception:  # the settler must outlive it; the run's lease expires and its job is rescued
+            log.exception("run_lost", job_id=str(self.row.job_id))
 
 
 class Settler:
@@ -60,15 +62,10 @@ class Settler:
         self._arrived = asyncio.Event()
         self._apart: set[asyncio.Task[None]] = set()
 
-    async def settle(self, model: type[Job], row: Settled, write: Write | None = None) -> bool:
-        """Record ``row`` under its fence, with what ``write`` adds, and return whether the fence held.
-
-        Waits as long as Postgres is away. Raises only what this row or its ``write`` did wrong by itself.
-        """
-        item = Item(model, row, write)
+    def submit(self, item: Item) -> None:
+        """Record the outcome with the next flush, however long Postgres is away."""
         self._waiting.append(item)
         self._arrived.set()
-        return await item.done
 
     async def run(self) -> None:
         """Flush for ever; cancelled by the runner once nothing runs any more."""
@@ -91,6 +88,7 @@ class Settler:
         while True:
             try:
                 accepted = await self._flush(items)
+                failpoint("commit.after")
             except Exception as error:  # noqa: BLE001 - sorted below: the database's fault, a deadlock, or a row's own
                 if not is_database_away(error):
                     await self._flush_apart(items, error)
@@ -107,7 +105,7 @@ class Settler:
                 # A commit whose answer was lost looks like a lost fence: history tells the two apart.
                 accepted |= await self._already_settled([i for i in items if i.row.job_id not in accepted])
             for item in items:
-                item.resolve(item.row.job_id in accepted)
+                item.tell(item.row.job_id in accepted)
             return
 
     def _spread(self, items: Sequence[Item]) -> None:
@@ -119,20 +117,25 @@ class Settler:
     async def _flush(self, items: Sequence[Item]) -> set[object]:
         """Settle ``items`` in one statement, or in one transaction with their writes; return whose fence held."""
         rows = [item.row for item in items]
+        failpoint("settle.before")
         if not any(item.write for item in items):
             async with self._database.kernel() as conn:
                 return set(await settle(conn, items[0].model, rows))
         async with self._database.kernel_transaction() as (conn, session):
             accepted = await settle(conn, items[0].model, rows)
+            failpoint("settle.after")
             for item in sorted(items, key=lambda item: item.row.job_id):
                 if item.write and item.row.job_id in accepted:
+                    failpoint("write.before")
                     await item.write(session)
+                    failpoint("write.after")
+            failpoint("commit.before")
             return set(accepted)
 
     async def _flush_apart(self, items: Sequence[Item], error: Exception) -> None:
         """Settle each item in a transaction of its own: one bad row must not take its neighbours with it."""
         if len(items) == 1:
-            items[0].reject(error)
+            items[0].tell(error)
             return
         log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=describe(error))
         for item in items:

@@ -14,6 +14,7 @@ from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.errors import describe
+from workers.runtime.failpoints import failpoint
 from workers.runtime.store.claim import Ticket, lost_fences
 from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
 
@@ -51,7 +52,9 @@ class Watch:
 
     async def _beat(self, runner: "Runner") -> None:
         async with self._database.kernel() as conn:
+            failpoint("heartbeat.before")
             now = await beat_heart(conn, self._worker, running=len(runner.running))
+            failpoint("heartbeat.after")
         runner.clock_offset = now - datetime.now(UTC)
 
     async def keep_lease(self, runner: "Runner") -> None:

@@ -7,12 +7,15 @@ from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from config.celery import SYSTEM_QUEUE, celery_settings
+from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Registry
+from workers.transport.envelopes import use_careful_transport
 
 
 def create_app(broker_url: str, registry: Registry) -> Celery:
     """Return a Celery application with one queue per first word of the registered stages, and the system queue."""
     app = Celery("gristmill", set_as_current=False, autofinalize=True)
+    use_careful_transport()
     signals.setup_logging.connect(_leave_logging_alone)
     app.conf.update(celery_settings(broker_url))
     # The nameless exchange delivers by queue name: nothing is declared in Redis, so a flush loses no binding.
@@ -52,7 +55,9 @@ def add_tasks(
 
 def _carrier(name: str, deliver: Callable[[str, Sequence[Any]], None]) -> Callable[[Sequence[Any]], None]:
     def carrier(batch: Sequence[Any]) -> None:
+        failpoint("carrier.before")
         deliver(name, batch)
+        failpoint("carrier.after")
 
     return carrier
 

@@ -23,6 +23,7 @@ from models.runtime import Schedule, Tick
 from workers.runtime.database import KEEPALIVE
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
+from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.schedules import ScheduleError, due_times
 from workers.transport.app import create_app
@@ -102,6 +103,8 @@ class RowScheduler(Scheduler):
         try:
             with Session(self.engine) as session, session.begin():
                 published = fire_due(session, fired_by=self.process)
+                failpoint("tick.before")
+            failpoint("tick.after")
             for action in published:
                 # Lost on the road, it is done at its next time: every action repeats its condition.
                 self.app.send_task("gristmill.maintain", args=[action], queue=SYSTEM_QUEUE, retry=False)

@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 from celery.worker.consumer import Consumer
 
+from workers.runtime.failpoints import failpoint
+
 log = structlog.get_logger(__name__)
 
 # What reading a malformed message raises. Lost connections, shutdown and the system's own errors pass.
@@ -47,10 +49,12 @@ class CarefulConsumer(Consumer):
         """Acknowledge or reject soon; once the message's connection is gone, not at all."""
 
         def settle() -> None:
+            failpoint("ack.before")
             try:
                 p(*args, **options)
             except AttributeError as error:
                 log.info("connection_was_gone", error=str(error))
+            failpoint("ack.after")
 
         return super().call_soon_ack(settle)  # type: ignore[misc]  # newer than its stub
 

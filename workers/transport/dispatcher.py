@@ -11,6 +11,7 @@ from workers.runtime.dispatcher import Dispatcher
 from workers.runtime.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import EventStream
+from workers.transport.loop import spare_the_collector
 from workers.transport.names import process_name
 from workers.transport.road import CeleryRoad
 
@@ -49,6 +50,7 @@ def run_dispatcher(
             await database.close()
 
     events.start()
+    spare_the_collector()
     try:
         asyncio.run(main())
     finally:

@@ -35,8 +35,7 @@ class CeleryRoad:
     async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
         """Publish one message with ``[[id, version], …]``; raise on any trouble, after dropping the connection."""
         await asyncio.to_thread(self._publish, stage, [[str(job.id), job.version] for job in batch])
-        for job in batch:
-            self._events.sent(stage, job)
+        self._events.sent(stage, batch)
 
     def _publish(self, stage: Stage, batch: list[list[Any]]) -> None:
         try:

@@ -22,6 +22,7 @@ from models.lifecycle import Job
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
+from workers.runtime.failpoints import failpoint
 from workers.runtime.maintenance import actions, concrete, run_action
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, UnknownStageError
@@ -33,12 +34,15 @@ from workers.transport import control  # noqa: F401 - importing it registers the
 from workers.transport.app import add_tasks, create_app, queue_names
 from workers.transport.consumer import CarefulConsumer
 from workers.transport.events import EventStream
-from workers.transport.loop import LoopThread
+from workers.transport.loop import LoopThread, spare_the_collector
 from workers.transport.names import process_name
 
 log = structlog.get_logger(__name__)
 
 CARRIERS = 8
+# A handler that never yields silences its whole process: the jobs are rescued after one lease, the process is of no
+# more use to anybody. Well after that it ends, for its supervisor to start another.
+STUCK_LEASES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +89,10 @@ class WorkerRuntime:
     def start(self) -> None:
         """Start the loop and show the first sign of life; waits while Postgres is away."""
         self._loop.start()
+        self._loop.end_process_if_stuck(STUCK_LEASES * self._options.lease_seconds)
         self._events.start()
         self._loop.submit(self._runner.start(self._watch)).result()
+        spare_the_collector()
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
 
     def deliver(self, stage: str, batch: Sequence[Any]) -> None:
@@ -106,7 +112,10 @@ class WorkerRuntime:
 
         async def put() -> str:
             async with self._database.session() as session:
-                return str((await enqueue(session, stage, payload, **options)).id)
+                job = await enqueue(session, stage, payload, **options)
+                failpoint("enqueue_commit.before")
+            failpoint("enqueue_commit.after")
+            return str(job.id)
 
         while self._drained is None:
             try:

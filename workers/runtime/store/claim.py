@@ -8,7 +8,7 @@ from uuid import UUID
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
-from workers.runtime.store.tables import JobTable, job_table
+from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
 Ticket = tuple[UUID, int]
 
@@ -16,36 +16,35 @@ Ticket = tuple[UUID, int]
 @cache
 def _claim_sql(t: JobTable) -> str:
     c = t.column
-    # `status || ''` keeps the planner from matching a partial index whose statistics say "empty": the primary key
-    # serves every batch. Only a dispatched job can be claimed, which is what makes concurrency limits hard.
+    # Only a dispatched job can be claimed, which is what makes concurrency limits hard.
     return f"""
         UPDATE {t.name} AS j
            SET {c["status"]} = %(running)s, {c["version"]} = j.{c["version"]} + 1, {c["lease_owner"]} = %(owner)s,
                {c["started_at"]} = now(), {c["updated_at"]} = now(), {c["progress"]} = 1,
                {c["deadline_at"]} = now() + make_interval(secs => coalesce(j.{c["timeout_seconds"]}, %(timeout)s)),
                {c["change_action"]} = 'claim', {c["change_reason"]} = NULL
-          FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
-         WHERE j.{c["id"]} = u.id AND j.{c["version"]} = u.version AND j.{c["status"]} || '' = %(ready)s
-           AND j.{c["dispatched_at"]} IS NOT NULL
+          FROM {TICKETS}
+         WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version
+           AND CASE WHEN j.{c["status"]} = %(ready)s AND j.{c["dispatched_at"]} IS NOT NULL THEN true END
         RETURNING j.*"""
 
 
-async def claim(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UUID) -> list[Job]:
-    """Move these dispatched jobs from ready to running under ``owner``; return those that were still to be had.
+async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+    """Move the dispatched jobs of ``batch`` to running under ``owner``; return those that were still to be had.
 
     A duplicate, stale, cancelled or paused ticket claims nothing. Each job comes back with the version that is its
     run's fence.
     """
     t = job_table(stage.model)
-    cursor = await conn.execute(
+    cursor = conn.cursor(binary=True)
+    await cursor.execute(
         _claim_sql(t),
         {
             "running": stage.step.running,
             "ready": stage.step.ready,
             "owner": owner,
             "timeout": stage.timeout / timedelta(seconds=1),
-            "ids": [id for id, _ in tickets],
-            "versions": [version for _, version in tickets],
+            **tickets(batch),
         },
     )
     return t.jobs([column.name for column in cursor.description or ()], await cursor.fetchall())
@@ -55,21 +54,21 @@ async def claim(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UU
 def _claimed_sql(t: JobTable) -> str:
     c = t.column
     return f"""
-        SELECT j.* FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
+        SELECT j.* FROM {TICKETS}
           JOIN {t.name} AS j ON j.{c["id"]} = u.id AND j.{c["version"]} = u.version + 1
-         WHERE j.{c["status"]} || '' = %(running)s AND j.{c["lease_owner"]} = %(owner)s"""
+         WHERE j.{c["id"]} = ANY (%(ids)s::uuid[])
+           AND CASE WHEN j.{c["status"]} = %(running)s AND j.{c["lease_owner"]} = %(owner)s THEN true END"""
 
 
-async def claimed_before(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, owner: UUID) -> list[Job]:
-    """Return the jobs that an earlier claim of these tickets by ``owner`` got, though its answer was lost."""
+async def claimed_before(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+    """Return the jobs that an earlier claim of ``batch`` by ``owner`` got, though its answer was lost."""
     t = job_table(stage.model)
     cursor = await conn.execute(
         _claimed_sql(t),
         {
             "running": stage.step.running,
             "owner": owner,
-            "ids": [id for id, _ in tickets],
-            "versions": [version for _, version in tickets],
+            **tickets(batch),
         },
     )
     return t.jobs([column.name for column in cursor.description or ()], await cursor.fetchall())
@@ -79,16 +78,15 @@ async def claimed_before(conn: Raw, stage: Stage, tickets: Sequence[Ticket], *, 
 def _lost_sql(t: JobTable) -> str:
     c = t.column
     return f"""
-        SELECT u.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
-          LEFT JOIN {t.name} AS j ON j.{c["id"]} = u.id AND j.{c["version"]} = u.version
+        SELECT u.id FROM {TICKETS}
+          LEFT JOIN {t.name} AS j
+            ON j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version
          WHERE j.{c["id"]} IS NULL"""
 
 
 async def lost_fences(conn: Raw, model: type[Job], runs: Sequence[Ticket]) -> set[UUID]:
     """Return the jobs among ``runs`` whose version has moved on: their runs have nothing left to settle."""
-    cursor = await conn.execute(
-        _lost_sql(job_table(model)), {"ids": [id for id, _ in runs], "versions": [version for _, version in runs]}
-    )
+    cursor = await conn.execute(_lost_sql(job_table(model)), tickets(runs))
     return {row[0] for row in await cursor.fetchall()}
 
 

@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
-from workers.runtime.store.tables import JobTable, job_table
+from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
 # Keys looked at in one pass over a stage with a limit; the cursor carries on from there in the next.
 KEYS_PER_PASS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(NamedTuple):
     """One job that now holds a ticket: the id and version that its message carries, and when it became a job."""
 
     id: UUID
@@ -133,7 +132,8 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
            ORDER BY turn, priority, created_at, id LIMIT (SELECT greatest(n, 0) FROM room)),
         {_mark(t, stage)}
         SELECT marked.id, version, created_at, walk.last, walk.n
-          FROM (SELECT max(key::text) AS last, count(key) AS n FROM keys) AS walk
+          FROM (SELECT (array_agg(key ORDER BY nth DESC) FILTER (WHERE key IS NOT NULL))[1] AS last, count(key) AS n
+                  FROM keys) AS walk
           LEFT JOIN (marked JOIN picked ON picked.id = marked.id) ON true
          ORDER BY turn, priority, created_at, marked.id"""
 
@@ -182,16 +182,13 @@ def _unmark_exactly_sql(t: JobTable) -> str:
     c = t.column
     return f"""
         UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
-          FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
-         WHERE j.{c["id"]} = u.id AND j.{c["version"]} = u.version"""
+          FROM {TICKETS}
+         WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version"""
 
 
-async def unmark_exactly(conn: Raw, model: type[Job], tickets: Sequence[tuple[UUID, int]]) -> None:
+async def unmark_exactly(conn: Raw, model: type[Job], batch: Sequence[tuple[UUID, int]]) -> None:
     """Take back these tickets: their batch was not published, or a draining worker hands it back unclaimed."""
-    await conn.execute(
-        _unmark_exactly_sql(job_table(model)),
-        {"ids": [id for id, _ in tickets], "versions": [version for _, version in tickets]},
-    )
+    await conn.execute(_unmark_exactly_sql(job_table(model)), tickets(batch))
 
 
 @cache

@@ -17,7 +17,7 @@ def _cancel_sql(t: JobTable) -> str:
         UPDATE {t.name} AS j
            SET {c["status"]} = '{t.lifecycle.cancelled}', {c["version"]} = j.{c["version"]} + 1,
                {c["completed_at"]} = now(), {c["updated_at"]} = now(), {c["due_at"]} = NULL,
-               {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL,
+               {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["progress"]} = {t.progress_at_end},
                {c["change_action"]} = 'cancel', {c["change_reason"]} = %(reason)s
          WHERE j.{c["id"]} = ANY (%(ids)s) AND j.{c["status"]} IN ({live})
         RETURNING j.{c["id"]}"""
@@ -40,9 +40,9 @@ def _retry_sql(t: JobTable) -> str:
     ready = " ".join(f"WHEN '{step.running}' THEN '{step.ready}'" for step in steps)
     return f"""
         UPDATE {t.name} AS j
-           SET {c["status"]} = CASE (SELECT old_state FROM runtime.transitions AS h
+           SET {c["status"]} = (CASE (SELECT old_state FROM runtime.transitions AS h
                                       WHERE h.job_id = j.{c["id"]} AND h.version_to = j.{c["version"]} LIMIT 1)
-                               {ready} ELSE '{steps[0].ready}' END,
+                               {ready} ELSE '{steps[0].ready}' END)::{t.status_type},
                {c["version"]} = j.{c["version"]} + 1, {c["retry_count"]} = j.{c["retry_count"]} + 1,
                {c["completed_at"]} = NULL, {c["started_at"]} = NULL, {c["lease_owner"]} = NULL,
                {c["due_at"]} = NULL, {c["progress"]} = 0, {c["updated_at"]} = now(),

@@ -18,7 +18,8 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
     # The first rescue runs again at once; a job that takes its worker down each time waits longer every time.
     return f"""
         WITH lost AS (
-          SELECT j.{c["id"]} AS id, w.id IS NULL AS orphaned FROM {t.name} AS j
+          SELECT j.{c["id"]} AS id, w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL AS orphaned
+            FROM {t.name} AS j
             LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
                   AND greatest(w.heartbeat_at, now() - %(led_for)s) > now() - make_interval(secs => w.lease_seconds)
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
@@ -27,7 +28,8 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
                   OR (j.{c["deadline_at"]} < now() - %(margin)s AND %(led_for)s > %(margin)s))
            LIMIT 1000 FOR UPDATE OF j SKIP LOCKED)
         UPDATE {t.name} AS j
-           SET {c["status"]} = CASE WHEN spent THEN '{t.lifecycle.failed}' ELSE '{stage.step.ready}' END,
+           SET {c["status"]} =
+                 (CASE WHEN spent THEN '{t.lifecycle.failed}' ELSE '{stage.step.ready}' END)::{t.status_type},
                {c["version"]} = j.{c["version"]} + 1,
                {c["retry_count"]} = least(j.{c["retry_count"]} + 1, j.{c["max_retries"]}),
                {c["completed_at"]} = CASE WHEN spent THEN now() END,
@@ -35,7 +37,7 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
                {c["lease_owner"]} = CASE WHEN spent THEN j.{c["lease_owner"]} END,
                {c["due_at"]} = CASE WHEN NOT spent AND j.{c["retry_count"]} > 0
                                     THEN now() + make_interval(secs => least(300, 2 ^ j.{c["retry_count"]})) END,
-               {c["progress"]} = CASE WHEN spent THEN j.{c["progress"]} ELSE 0 END,
+               {c["progress"]} = CASE WHEN spent THEN {t.progress_at_end} ELSE 0 END,
                {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["updated_at"]} = now(),
                {c["error_message"]} = reason, {c["change_action"]} = 'rescue', {c["change_reason"]} = reason
           FROM (SELECT lost.id, k.{c["retry_count"]} >= k.{c["max_retries"]} AS spent,

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.decisions import Settled
-from workers.runtime.store.tables import JobTable, job_table
+from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
 
 @cache
@@ -19,7 +19,7 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
     values = "".join(f", {c[name]} = v.{c[name]}" for name in attributes)
     # One evaluation per row, whatever the columns' types: Postgres reads each value from JSON by its own column.
-    # As in a claim, `status || ''` keeps partial indexes out of the plan; what does not run has nothing to settle.
+    # What does not run has nothing to settle.
     running = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.running))
     source = f"CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, u.row_values) AS v" if attributes else ""
     return f"""
@@ -34,10 +34,11 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
                {c["updated_at"]} = now(), {c["error_message"]} = u.error,
                {c["change_action"]} = u.action, {c["change_reason"]} = u.reason{values}
           FROM jsonb_to_recordset(%(rows)s::jsonb) AS u(
-                 job_id uuid, fence int, status text, retry_count int, progress int, delay float8, terminal bool,
-                 error text, action text, reason text, row_values jsonb)
+                 job_id uuid, fence int, status {t.status_type}, retry_count int, progress int, delay float8,
+                 terminal bool, error text, action text, reason text, row_values jsonb)
                {source}
-         WHERE j.{c["id"]} = u.job_id AND j.{c["version"]} = u.fence AND j.{c["status"]} || '' IN ({running})
+         WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.job_id AND j.{c["version"]} = u.fence
+           AND CASE WHEN j.{c["status"]} IN ({running}) THEN true END
         RETURNING j.{c["id"]}"""
 
 
@@ -51,15 +52,16 @@ async def settle(conn: Raw, model: type[Job], rows: Sequence[Settled]) -> set[UU
     ordered = sorted(rows, key=lambda row: row.job_id)
     attributes = tuple(sorted(ordered[0].values))
     # One JSON parameter, written in Rust: the driver's dozen of arrays cost more than all else in a settle.
+    ids = "{" + ",".join([row.job_id.hex for row in ordered]) + "}"
     content = to_json([_fields(t, row) for row in ordered])
-    cursor = await conn.execute(_settle_sql(t, attributes), {"rows": content.decode()})
+    cursor = await conn.execute(_settle_sql(t, attributes), {"rows": content.decode(), "ids": ids})
     return {row[0] for row in await cursor.fetchall()}
 
 
 def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
     """Return what the statement reads of ``row``; what is left out is null."""
     fields: dict[str, Any] = {
-        "job_id": row.job_id,
+        "job_id": row.job_id.hex,
         "fence": row.fence,
         "status": row.status,
         "retry_count": row.retry_count,
@@ -82,9 +84,9 @@ async def settled_by(conn: Raw, fences: Sequence[tuple[UUID, int]], *, changed_b
     After a commit whose answer was lost, this tells a settle that did happen from a fence that was lost.
     """
     cursor = await conn.execute(
-        """SELECT t.job_id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)
+        f"""SELECT t.job_id FROM {TICKETS}
              JOIN runtime.transitions AS t ON t.job_id = u.id AND t.version_to = u.version + 1
             WHERE t.changed_by = %(changed_by)s""",
-        {"ids": [id for id, _ in fences], "versions": [version for _, version in fences], "changed_by": changed_by},
+        {**tickets(fences), "changed_by": changed_by},
     )
     return {row[0] for row in await cursor.fetchall()}

@@ -1,0 +1,17 @@
+"""An assessor that does nothing, to measure what is around it. Importing this module registers it."""
+
+from pydantic import BaseModel
+
+from workers.assessment.registry import Desk, assessor
+from workers.assessment.request import AssessmentRequest
+from workers.assessment.result import AssessmentResult
+
+
+class NoOptions(BaseModel):
+    """Whatever it is given means nothing to it."""
+
+
+@assessor("noop", options=NoOptions)
+async def assess_nothing(request: AssessmentRequest, options: NoOptions, desk: Desk) -> AssessmentResult:
+    """Return a result at once, asking nobody."""
+    return AssessmentResult(assessment_type=request.assessment_type, score=1.0, verdict="excellent", rule_based=True)

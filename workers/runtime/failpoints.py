@@ -1,0 +1,100 @@
+"""Named places where a test may have this process die, as a power cut would: between one step and the next.
+
+``GRISTMILL_FAILPOINTS=claim.after`` ends the process the first time it comes there, ``claim.after:3`` the third time;
+several are separated by commas. Only tests set it. Unset, :data:`failpoint` does nothing, at the price of a call.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Literal, get_args
+
+VARIABLE = "GRISTMILL_FAILPOINTS"
+EXIT_CODE = 97
+
+Point = Literal[
+    # A caller's INSERT, still uncommitted on both sides; the commit of what a Celery message asked for.
+    "enqueue.before",
+    "enqueue.after",
+    "enqueue_commit.before",
+    "enqueue_commit.after",
+    # The leader: pick and mark (one statement), each batch's publishing, the rescue of one stage's lost runs.
+    "dispatch.before",
+    "dispatch.after",
+    "publish.before",
+    "publish.after",
+    "rescue.before",
+    "rescue.after",
+    # A message's way through a worker: its acknowledgement, the carrier task, the claim of its batch.
+    "ack.before",
+    "ack.after",
+    "carrier.before",
+    "carrier.after",
+    "claim.before",
+    "claim.after",
+    # One call of a provider, from the request's first byte to the answer's last.
+    "provider.before",
+    "provider.after",
+    # A flush of outcomes: the guarded update, each handler's own write, the commit of both.
+    "settle.before",
+    "settle.after",
+    "write.before",
+    "write.after",
+    "commit.before",
+    "commit.after",
+    "heartbeat.before",
+    "heartbeat.after",
+    # Maintenance and beat: one batch's delete; the commit of a tick, before its actions are published.
+    "prune.before",
+    "prune.after",
+    "tick.before",
+    "tick.after",
+]
+POINTS: tuple[Point, ...] = get_args(Point)
+
+
+def parse(text: str) -> dict[str, int]:
+    """Return at which arrival each point named in ``text`` ends the process; raise ValueError for anything else."""
+    armed: dict[str, int] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, nth = entry.partition(":")
+        if name not in POINTS:
+            raise ValueError(f"{VARIABLE} names failpoints, got {name!r}; known failpoints: {', '.join(POINTS)}")
+        if colon and not (nth.isdecimal() and int(nth) > 0):
+            raise ValueError(f"{VARIABLE} counts arrivals from 1, got {entry!r}")
+        armed[name] = int(nth) if colon else 1
+    return armed
+
+
+def _nowhere(_point: Point, /) -> None:
+    """Go on."""
+
+
+def _armed(at: Mapping[str, int]) -> Callable[[Point], None]:
+    """Return what counts the arrivals at the points of ``at``, in whatever thread, and dies at the last of them."""
+    left = dict(at)
+    lock = Lock()
+
+    def die_when_due(point: Point, /) -> None:
+        if point not in left:
+            return
+        with lock:
+            left[point] -= 1
+            if left[point] == 0:
+                os.write(2, f"failpoint {point} reached\n".encode())
+                os._exit(EXIT_CODE)  # nothing is flushed, closed, rolled back or handed over
+
+    return die_when_due
+
+
+def _from_environment() -> Callable[[Point], None]:
+    try:
+        armed = parse(os.environ.get(VARIABLE, ""))
+    except ValueError as error:
+        sys.exit(str(error))  # one line, and no role runs
+    return _armed(armed) if armed else _nowhere
+
+
+# Bound once, here: to call it where nothing is armed costs a call of nothing.
+failpoint: Callable[[Point], None] = _from_environment()

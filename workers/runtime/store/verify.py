@@ -1,0 +1,95 @@
+"""Hold every job against its recorded history. Reads whole tables: for people and tests, not for loops."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from workers.runtime.database import Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCheck:
+    """One stage's jobs held against their histories. The last five say what must never be: all of them are 0.
+
+    ``ends`` are transitions into a terminal state, ``reopened`` those out of one (an operator's retry), so that a
+    job has ended exactly once for each time it could: ``ended_twice`` counts the others. ``gaps`` are versions that
+    do not follow each other or begin above 1, ``duplicates`` versions written twice, ``mismatched`` rows that are
+    not where their history ends, ``unrecorded`` rows without one. ``suspects`` are the first ids of these.
+    """
+
+    stage: str
+    jobs: int
+    gone: int
+    waiting: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    transitions: int
+    ends: int
+    reopened: int
+    ended_twice: int
+    gaps: int
+    duplicates: int
+    mismatched: int
+    unrecorded: int
+    suspects: list[UUID]
+
+    @property
+    def violations(self) -> int:
+        return self.ended_twice + self.gaps + self.duplicates + self.mismatched + self.unrecorded
+
+
+# A history may begin late only where the months before it were dropped: its job is older than the first one kept.
+_VERIFY = """
+WITH recorded AS (
+  SELECT t.job_id, t.stage, t.old_state, t.new_state, t.version_from, t.version_to, l.terminal,
+         lag(t.version_to) OVER steps AS version_before, lag(t.new_state) OVER steps AS state_before,
+         lead(t.version_to) OVER steps IS NULL AS newest
+    FROM runtime.transitions AS t
+    LEFT JOIN runtime.stages AS s ON s.name = t.stage LEFT JOIN runtime.lifecycles AS l USING (table_name)
+  WINDOW steps AS (PARTITION BY t.job_id ORDER BY t.version_to, t.created_at)),
+histories AS (
+  SELECT job_id, max(stage) FILTER (WHERE newest) AS stage, max(new_state) FILTER (WHERE newest) AS state,
+         max(version_to) AS version, count(*) AS transitions,
+         bool_or(new_state = ANY (terminal)) FILTER (WHERE newest) AS ended,
+         count(*) FILTER (WHERE new_state = ANY (terminal)) AS ends,
+         count(*) FILTER (WHERE old_state = ANY (terminal)) AS reopened,
+         count(*) FILTER (WHERE version_to = version_before) AS duplicates,
+         count(*) FILTER (WHERE version_before IS NOT NULL AND version_to <> version_before
+                            AND (version_to <> version_before + 1 OR version_from IS DISTINCT FROM version_before
+                                 OR old_state IS DISTINCT FROM state_before)) AS gaps,
+         bool_or(version_before IS NULL AND (version_from IS NOT NULL OR version_to <> 1)) AS begins_late
+    FROM recorded GROUP BY job_id),
+judged AS (
+  SELECT coalesce(h.job_id, j.id) AS id, coalesce(j.stage, h.stage) AS stage, j.id IS NOT NULL AS present,
+         coalesce(j.status, h.state) AS state, h.transitions, h.ends, h.reopened, h.duplicates,
+         (h.ends - h.reopened <> h.ended::int AND NOT h.begins_late)::int AS ended_twice,
+         h.gaps + (h.begins_late AND coalesce(j.created_at, uuid_extract_timestamp(h.job_id), now())
+                   >= date_trunc('month', (SELECT min(created_at) FROM runtime.transitions), 'UTC'))::int AS gaps,
+         (j.id IS NOT NULL AND (j.version <> h.version OR j.status <> h.state))::int AS mismatched,
+         (h.job_id IS NULL)::int AS unrecorded
+    FROM histories AS h FULL JOIN runtime.jobs AS j ON j.id = h.job_id)
+SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (WHERE NOT present)::int AS gone,
+       count(*) FILTER (WHERE present AND d.state = s.ready)::int AS waiting,
+       count(*) FILTER (WHERE present AND d.state = s.running)::int AS running,
+       count(*) FILTER (WHERE d.state = s.done)::int AS completed,
+       count(*) FILTER (WHERE d.state = 'failed')::int AS failed,
+       count(*) FILTER (WHERE d.state = 'cancelled')::int AS cancelled,
+       coalesce(sum(transitions), 0)::int AS transitions, coalesce(sum(ends), 0)::int AS ends,
+       coalesce(sum(reopened), 0)::int AS reopened, coalesce(sum(ended_twice), 0)::int AS ended_twice,
+       coalesce(sum(gaps), 0)::int AS gaps, coalesce(sum(duplicates), 0)::int AS duplicates,
+       coalesce(sum(mismatched), 0)::int AS mismatched, coalesce(sum(unrecorded), 0)::int AS unrecorded,
+       coalesce((array_agg(d.id ORDER BY d.id) FILTER (WHERE ended_twice > 0 OR gaps > 0 OR duplicates > 0
+                                                          OR mismatched > 0 OR unrecorded > 0))[1:20], '{}') AS suspects
+  FROM judged AS d LEFT JOIN runtime.stages AS s ON s.name = d.stage
+ WHERE %(stage)s::text IS NULL OR d.stage = %(stage)s
+ GROUP BY d.stage ORDER BY d.stage"""
+
+
+async def verify_history(conn: Raw, *, stage: str | None = None) -> list[HistoryCheck]:
+    """Hold every job against its transitions, in one snapshot; return the counts per stage. Reads whole tables."""
+    cursor = conn.cursor(row_factory=class_row(HistoryCheck))
+    await cursor.execute(_VERIFY, {"stage": stage})
+    return await cursor.fetchall()
