@@ -1,145 +1,130 @@
-"""``python -m benchmarks``: Gristmill beside the naive Celery pattern, interleaved in one run, medians and ratios."""
+"""``python -m benchmarks``: measure Gristmill beside what there is to compare it with, interleaved in one run.
+
+``python -m benchmarks report FILE`` prints a kept run as Markdown, ``plot FILE`` draws it.
+"""
 
 import argparse
-import platform
-import statistics
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import naive
-from benchmarks.measure import (
-    Latency,
-    clean,
-    drain,
-    latency,
-    naive_drain,
-    naive_latency,
-    rates_of_enqueue,
-    workers_are_up,
-)
-from benchmarks.system import System, processes, roles, system
+from benchmarks import report
+from benchmarks.facts import environment
+from benchmarks.figures import Results, read
+from benchmarks.parts import Bench, Part, backlog, calls, drain, enqueue, latency, memory, upkeep, watched
+from benchmarks.peers.measure import PEERS
+from benchmarks.sizes import HUGE, QUICK, WHOLE, Sizes
+from benchmarks.system import system
 
-WORKERS = 2
-WARM_UP = 50
-T = TypeVar("T")
+PARTS: dict[str, Part] = {
+    "enqueue": enqueue.run,
+    "drain": drain.run,
+    "latency": latency.run,
+    "calls": calls.run,
+    "backlog": backlog.run,
+    "prune": upkeep.run,
+    "memory": memory.run,
+    "watched": watched.run,
+}
+PICTURES = Path("docs/figures")
 
 
-def main() -> None:
-    options = _arguments()
-    console = Console()
-    console.print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, "
-        f"{options.repeat} interleaved rounds, PostgreSQL with fsync on, everything on this machine"
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, report or plot; return 0 unless a part failed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    match given:
+        case ["report" | "plot", file, *_] if not Path(file).is_file():
+            print(f"no run is kept in {file!r}; make one with --json FILE", file=sys.stderr)
+            return 1
+        case ["report", file]:
+            print(report.markdown(read(Path(file))))
+            return 0
+        case ["plot", file, *rest]:
+            return _plot(Path(file), Path(rest[0]) if rest else PICTURES)
+    # A run that is ended must stop the servers and roles it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return _run(_options(given))
+
+
+def _plot(file: Path, into: Path) -> int:
+    if find_spec("matplotlib") is None:
+        print("plot needs matplotlib: install the project's dependency group bench", file=sys.stderr)
+        return 1
+    from benchmarks.plot import draw
+
+    for picture in draw(read(file), into):
+        print(picture)
+    return 0
+
+
+def _options(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure Gristmill beside other ways to do the same; or: report FILE, plot FILE [FOLDER].",
     )
-    table = Table("figure", "gristmill", "naive Celery", "ratio", title="Gristmill beside the naive pattern")
-    with system() as bench:
-        bench.postgres.execute(naive.SCHEMA)
-        naive.app.conf.update(broker_url=bench.redis_url)
-        _enqueue(bench, table, options.jobs)
-        _drain(bench, table, options)
-        _latency(bench, table, options)
-        _calls(bench, table, options)
-    console.print(table)
+    parser.add_argument("--only", type=_Names(PARTS), default=list(PARTS), help=f"parts of: {', '.join(PARTS)}")
+    parser.add_argument("--peers", type=_Names(PEERS), default=[], help=f"peers of: {', '.join(PEERS)}")
+    parser.add_argument("--quick", action="store_true", help="a small run, within three minutes without peers")
+    parser.add_argument("--huge", action="store_true", help="also a backlog of 10 million jobs")
+    parser.add_argument("--repeat", type=int, help="interleaved rounds")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of every count: to try it, not to believe it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the run here, written after every part")
+    return parser.parse_args(given)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=20_000, help="no-op jobs per drain")
-    parser.add_argument("--naive-jobs", type=int, default=1_500, help="no-op jobs per drain of the naive pattern")
-    parser.add_argument("--repeat", type=int, default=3, help="interleaved rounds")
-    parser.add_argument("--seconds", type=float, default=10, help="length of a latency run at 20 jobs/s")
-    parser.add_argument("--calls", type=int, default=10_000, help="200 ms calls per round")
-    return parser.parse_args()
+class _Names:
+    """Reads names separated by commas, each of which must be known."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = list(known)
+
+    def __call__(self, value: str) -> list[str]:
+        names = [name for name in value.split(",") if name]
+        if unknown := [name for name in names if name not in self._known]:
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(self._known)}; got {', '.join(unknown)}")
+        return names
 
 
-def _enqueue(bench: System, table: Table, jobs: int) -> None:
-    bulk, single = rates_of_enqueue(bench, jobs)
-    clean(bench)
-    table.add_row("enqueue, bulk, jobs/s", f"{bulk:,.0f}", "", "")
-    table.add_row("enqueue, a commit each, jobs/s", f"{single:,.0f}", "", "")
+def sizes_of(options: argparse.Namespace) -> Sizes:
+    """Return how much is to be measured."""
+    sizes = QUICK if options.quick else WHOLE
+    if options.huge:
+        sizes = replace(sizes, depths=(*sizes.depths, HUGE))
+    if options.scale != 1.0:
+        sizes = sizes.scaled(options.scale)
+    return replace(sizes, repeat=options.repeat) if options.repeat else sizes
 
 
-def _interleaved(
-    bench: System,
-    repeat: int,
-    ours: Callable[[], T],
-    theirs: Callable[[], T],
-    *,
-    workers: int,
-    slots: int,
-    concurrency: int,
-) -> tuple[list[T], list[T]]:
-    """Run A B A B, each system alone on the machine while it is measured."""
-    mine: list[T] = []
-    naives: list[T] = []
-    for _ in range(repeat):
-        with processes(roles(workers, slots=slots), bench.environment):
-            workers_are_up(bench, workers)
-            drain(bench, WARM_UP)
-            mine.append(ours())
-        bench.postgres.execute("DELETE FROM runtime.workers")
-        clean(bench)
-        with processes([naive.worker_command(concurrency)], bench.environment):
-            naive_drain(bench, WARM_UP)
-            clean(bench)
-            naives.append(theirs())
-        clean(bench)
-    return mine, naives
+def _run(options: argparse.Namespace) -> int:
+    console = Console(highlight=False)
+    sizes = sizes_of(options)
+    start = time.monotonic()
 
+    def say(line: str) -> None:
+        console.print(f"[{time.monotonic() - start:4.0f} s] {line}", markup=False, style="dim")
 
-def _drain(bench: System, table: Table, options: argparse.Namespace) -> None:
-    ours, theirs = _interleaved(
-        bench,
-        options.repeat,
-        lambda: drain(bench, options.jobs),
-        lambda: naive_drain(bench, options.naive_jobs),
-        workers=WORKERS,
-        slots=1_000,
-        concurrency=4,
-    )
-    a, b = statistics.median(ours), statistics.median(theirs)
-    table.add_row("drain of no-op jobs, jobs/s", f"{a:,.0f}", f"{b:,.0f}", f"{a / b:.1f} ×")
-
-
-def _latency(bench: System, table: Table, options: argparse.Namespace) -> None:
-    ours, theirs = _interleaved(
-        bench,
-        options.repeat,
-        lambda: latency(bench, rate=20, seconds=options.seconds),
-        lambda: naive_latency(bench, rate=20, seconds=options.seconds),
-        workers=1,
-        slots=1_000,
-        concurrency=4,
-    )
-
-    def median(of: list[Latency], name: str) -> float:
-        return float(statistics.median(getattr(each, name) for each in of))
-
-    for name in ("p50", "p99"):
-        a, b = median(ours, name), median(theirs, name)
-        table.add_row(f"commit to handler at 20 jobs/s, {name}, ms", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f} ×")
-
-
-def _calls(bench: System, table: Table, options: argparse.Namespace) -> None:
-    ours, theirs = _interleaved(
-        bench,
-        options.repeat,
-        lambda: drain(bench, options.calls, seconds=0.2),
-        lambda: naive_drain(bench, 400, seconds=0.2),
-        workers=1,
-        slots=1_000,
-        concurrency=16,
-    )
-    a, b = statistics.median(ours), statistics.median(theirs)
-    table.add_row("200 ms calls, one worker process, calls/s", f"{a:,.0f}", f"{b:,.0f}", f"{a / b:.1f} ×")
-    table.add_row("… of the ideal of 1,000 slots", f"{a / 5_000:.0%}", "", "")
+    with system() as servers:
+        chosen = {"parts": options.only, "peers": options.peers, "quick": options.quick, **asdict(sizes)}
+        results = Results(environment(servers), chosen)
+        bench = Bench(servers, sizes, say, [PEERS[name] for name in options.peers])
+        for name in options.only:
+            say(f"part {name}")
+            try:
+                results.figures += PARTS[name](bench)
+            except Exception as error:  # noqa: BLE001 - the other parts are worth having
+                results.failures[name] = f"{type(error).__name__}: {error}"
+                say(f"{name} failed: {results.failures[name]}")
+            if options.json:
+                results.write(options.json)
+    report.show(results, console)
+    return 1 if results.failures else 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
-    main()
+    sys.exit(main())

@@ -7,11 +7,16 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from benchmarks.gristmill import PATIENCE, Drained, Running, arrivals, percentiles
+from benchmarks.system import Meter, System, processes, wait_for
 
 SCHEMA = """
 CREATE TABLE naive_jobs (
@@ -75,10 +80,61 @@ def work(job_id: str) -> None:
         session.commit()
 
 
-def worker_command(concurrency: int) -> list[str]:
-    """Return the command of a prefork worker."""
+@contextmanager
+def naive(system: System, *, concurrency: int) -> Iterator[Running]:
+    """Run one prefork worker, warmed up; what it leaves is deleted."""
+    app.conf.update(broker_url=system.redis_url)
+    if not system.value("SELECT to_regclass('naive_jobs') IS NOT NULL"):
+        system.postgres.execute(SCHEMA.encode())
     options = ["--pool=prefork", f"--concurrency={concurrency}", "--loglevel=ERROR", "--without-gossip"]
-    return [sys.executable, "-m", "celery", "-A", "benchmarks.naive", "worker", *options]
+    command = [sys.executable, "-m", "celery", "-A", "benchmarks.naive", "worker", *options]
+    with processes([command], system.environment, log=system.folder / "naive.log") as pids:
+        running = Running(system, {"workers": pids})
+        drain(running, 10 * concurrency)
+        yield running
+    system.postgres.execute("TRUNCATE naive_jobs, naive_audit")
+    system.postgres.execute("CHECKPOINT")
+
+
+def drain(running: Running, jobs: int, *, seconds: float = 0.0) -> Drained:
+    """Commit ``jobs`` rows, then publish; measure from the first message to the last commit."""
+    system = running.system
+    with Session(system.engine) as session:
+        ids = enqueue(session, jobs, seconds=seconds)
+        session.commit()
+    start, meter = time.time(), Meter(system, running.groups)
+    publish(ids)
+    wait_until_drained(running)
+    cpu = meter.used()
+    last = system.value("SELECT extract(epoch FROM max(created_at))::float8 FROM naive_audit")
+    return Drained(jobs, float(last) - start, cpu)
+
+
+def wait_until_drained(running: Running) -> None:
+    """Return once every row is completed."""
+    left = "SELECT count(*) FROM naive_jobs WHERE status <> 'completed'"
+    wait_for(lambda: not running.system.value(left), seconds=PATIENCE, every=0.1, alive=running.pids)
+
+
+def latency(running: Running, *, rate: float, seconds: float) -> dict[str, float]:
+    """Enqueue at ``rate`` jobs/s, commit, then publish; return commit-to-handler percentiles."""
+    system = running.system
+    committed: dict[str, float] = {}
+    start = time.time()
+    with (
+        Session(system.engine) as session,
+        app.connection_for_write() as connection,
+        app.amqp.Producer(connection) as producer,
+    ):
+        for at in arrivals(rate, seconds):
+            time.sleep(max(0.0, start + at - time.time()))
+            (job_id,) = enqueue(session, 1)
+            session.commit()
+            committed[job_id] = time.time()
+            app.send_task("naive.work", args=[job_id], producer=producer)
+    wait_until_drained(running)
+    started = system.postgres.execute("SELECT id::text, handler_started FROM naive_jobs").fetchall()
+    return percentiles([at - committed[job_id] for job_id, at in started if job_id in committed])
 
 
 def enqueue(session: Session, count: int, *, seconds: float = 0.0) -> list[str]:

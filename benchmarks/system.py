@@ -1,14 +1,12 @@
 """Real servers and real role processes for one benchmark run, in a folder that vanishes with it."""
 
-import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,87 +14,132 @@ import psutil
 import psycopg
 from alembic import command
 from alembic.config import Config
+from redis import Redis
 from sqlalchemy import Engine, create_engine
 
 from cli.embedded import EmbeddedServers
 from tests.proving.schema import create as create_proving_tables
 
+STOP_SECONDS = 15.0
+
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Where the servers are, and an engine to arrange and to look."""
+    """Where the servers are, a folder for what processes leave, and connections to arrange and to look."""
 
-    database_url: str
-    redis_url: str
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    folder: Path
     engine: Engine
     postgres: psycopg.Connection[Any]
+    postmaster: int
+    valkey: int
 
     @property
     def environment(self) -> dict[str, str]:
+        """What every process is started with."""
         return {**os.environ, "DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Return the first column of the one row that ``sql`` finds."""
+        row = self.postgres.execute(sql.encode(), parameters).fetchone()
+        assert row is not None
+        return row[0]
 
 
 @contextmanager
 def system() -> Iterator[System]:
-    """Start durable servers (fsync on) with the proving tables."""
+    """Start durable servers (fsync on) with the whole schema and the proving tables."""
     with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as folder:
         servers = EmbeddedServers(Path(folder) / "data")
         urls = servers.start()
+        engine = create_engine(urls.database_url.replace("postgresql://", "postgresql+psycopg://", 1))
         try:
             config = Config("alembic.ini")
             config.attributes["url"] = urls.database_url
             command.upgrade(config, "head")
-            engine = create_engine(urls.database_url.replace("postgresql://", "postgresql+psycopg://", 1))
             with engine.begin() as connection:
                 create_proving_tables(connection)
             with psycopg.connect(urls.database_url, autocommit=True) as postgres:
-                yield System(urls.database_url, urls.redis_url, engine, postgres)
-            engine.dispose()
+                postmaster = psutil.Process(postgres.info.backend_pid).ppid()
+                with Redis.from_url(urls.redis_url) as redis:
+                    valkey = int(redis.info("server")["process_id"])
+                yield System(urls.database_url, urls.redis_url, Path(folder), engine, postgres, postmaster, valkey)
         finally:
+            engine.dispose()
             servers.remove()
 
 
 @contextmanager
-def processes(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> Iterator[list[int]]:
-    """Run these commands while the block lasts; stop them by SIGTERM, then SIGKILL, and always wait for them."""
-    running = [
-        subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for argv in commands
-    ]
+def processes(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str], *, log: Path | None = None
+) -> Iterator[list[int]]:
+    """Run these commands while the block lasts; stop them by SIGTERM, then SIGKILL, and always wait for them.
+
+    A process that ended by itself is an error that quotes the last line it said.
+    """
+    running: list[subprocess.Popen[bytes]] = []
     try:
+        with (log or Path(os.devnull)).open("ab") as output:
+            for argv in commands:
+                running.append(subprocess.Popen(argv, env=dict(environment), stdout=output, stderr=output))  # noqa: PERF401 - those started before a failure must be stopped
         yield [process.pid for process in running]
+        for process in running:
+            if process.poll() is not None:
+                said = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
+                raise RuntimeError(f"{' '.join(process.args)[-80:]} ended by itself: {' '.join(said)}")  # type: ignore[arg-type]
     finally:
         for process in running:
             process.terminate()
         for process in running:
             try:
-                process.wait(15)
+                process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
-def roles(workers: int, *, slots: int) -> list[list[str]]:
-    """Return the commands of one Gristmill: so many worker processes and one dispatcher."""
-    options = json.dumps({"slots": slots, "heartbeat_seconds": 5.0, "lease_seconds": 30.0})
-    worker = [sys.executable, "-m", "tests.proving", "worker", options]
-    return [worker] * workers + [[sys.executable, "-m", "tests.proving", "dispatcher"]]
-
-
-def wait_for(condition: Any, *, seconds: float, every: float = 0.05) -> None:
-    """Poll ``condition`` until it holds; give up with TimeoutError."""
+def wait_for(
+    condition: Callable[[], object], *, seconds: float, every: float = 0.05, alive: Sequence[int] = ()
+) -> None:
+    """Poll ``condition`` until it holds; give up with TimeoutError, and at once if one of ``alive`` has ended."""
     give_up = time.monotonic() + seconds
     while not condition():
+        for pid in alive:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                raise RuntimeError("a process that was to do it has ended by itself")
         if time.monotonic() > give_up:
-            raise TimeoutError(f"condition did not hold within {seconds:g} s")
+            raise TimeoutError(f"nothing came of it within {seconds:g} s")
         time.sleep(every)
 
 
+Cpu = dict[str, float]
+
+
+class Meter:
+    """Processor time by group of processes, since it was made. Steadier than any rate on a shared machine."""
+
+    def __init__(self, system: System, groups: Mapping[str, Sequence[int]]) -> None:
+        self._groups = {**groups, "postgres": [system.postmaster], "valkey": [system.valkey]}
+        self._before = self._now()
+
+    def used(self) -> Cpu:
+        """Return the seconds that each group has used."""
+        return {name: after - self._before[name] for name, after in self._now().items()}
+
+    def _now(self) -> Cpu:
+        return {name: sum(map(cpu_seconds, pids)) for name, pids in self._groups.items()}
+
+
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of ``pid`` and the children it has waited for or still has."""
+    """Return the processor time of ``pid``, its living children and those it has waited for."""
     process = psutil.Process(pid)
-    total = 0.0
-    for each in [process, *process.children(recursive=True)]:
-        times = each.cpu_times()
-        total += times.user + times.system
+    own = process.cpu_times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for child in process.children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:  # ended meanwhile: its time is the parent's at the next look
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
     return total

@@ -1,0 +1,81 @@
+"""What a run measures: one figure holds the samples of every contender, and says which way is better."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+OURS = "gristmill"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured thing: samples by contender, one per interleaved round; ours first where it is compared."""
+
+    name: str
+    title: str
+    unit: str
+    samples: dict[str, list[float]]
+
+    @property
+    def contenders(self) -> list[str]:
+        return list(self.samples)
+
+    def median(self, contender: str = OURS) -> float | None:
+        """Return the middle sample of ``contender``, or None where it was not measured."""
+        samples = self.samples.get(contender)
+        return statistics.median(samples) if samples else None
+
+    def ratio(self, beside: str) -> float | None:
+        """Return how many times ours is of ``beside``: the median of the rounds' own ratios, as each round shares
+
+        the machine's mood.
+        """
+        pairs = zip(self.samples.get(OURS, ()), self.samples.get(beside, ()), strict=False)
+        ratios = [ours / theirs for ours, theirs in pairs if theirs]
+        return statistics.median(ratios) if ratios else None
+
+
+@dataclass(slots=True)
+class Results:
+    """One run: where it was made, how, what it measured and what it could not measure."""
+
+    environment: dict[str, Any]
+    options: dict[str, Any]
+    figures: list[Figure] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def get(self, name: str) -> Figure | None:
+        """Return the figure of that name."""
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+    def starting(self, prefix: str) -> list[Figure]:
+        """Return the figures whose names start so, in the order of measuring."""
+        return [figure for figure in self.figures if figure.name.startswith(prefix)]
+
+    def write(self, path: Path) -> None:
+        """Keep the run as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> Results:
+    """Return the run that :meth:`Results.write` kept."""
+    stored = json.loads(path.read_text())
+    return Results(
+        stored["environment"], stored["options"], [Figure(**one) for one in stored["figures"]], stored["failures"]
+    )
+
+
+def figure(name: str, title: str, unit: str, samples: Mapping[str, float | Iterable[float]]) -> Figure:
+    """Return a figure; a contender measured once may be given as a bare number."""
+    return Figure(
+        name,
+        title,
+        unit,
+        {
+            who: [float(measured)] if isinstance(measured, int | float) else [float(one) for one in measured]
+            for who, measured in samples.items()
+        },
+    )

@@ -1,0 +1,46 @@
+"""The parts of a run, each a file: what it measures, beside what, in which order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from benchmarks.figures import Figure
+from benchmarks.peers.measure import Peer
+from benchmarks.sizes import Sizes
+from benchmarks.system import System
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every part is given: the servers, how much to measure, whom to compare with, and whom to tell."""
+
+    system: System
+    sizes: Sizes
+    say: Callable[[str], None]
+    peers: Sequence[Peer] = field(default_factory=list)
+
+    def interleaved(self, contenders: dict[str, Callable[[], T]]) -> dict[str, list[T]]:
+        """Run A B C, A B C …, each alone on the machine while it is measured; return the samples of each.
+
+        A contender that fails is left out of the rounds that follow, with the reason told; ours must not fail.
+        """
+        samples: dict[str, list[T]] = {}
+        failed: set[str] = set()
+        for turn in range(self.sizes.repeat):
+            for position, (name, measure) in enumerate(contenders.items()):
+                if name in failed:
+                    continue
+                self.say(f"round {turn + 1} of {self.sizes.repeat}: {name}")
+                try:
+                    samples.setdefault(name, []).append(measure())
+                except Exception as error:
+                    if position == 0:
+                        raise
+                    failed.add(name)
+                    self.say(f"{name} is left out: {type(error).__name__}: {error}")
+        return {name: measured for name, measured in samples.items() if measured}
+
+
+Part = Callable[[Bench], Iterator[Figure]]

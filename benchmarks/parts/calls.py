@@ -1,0 +1,153 @@
+"""Calls of 200 ms: how many at once, how near to the ideal, and with real HTTP how many a second."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import naive
+from benchmarks.figures import OURS, Figure, figure
+from benchmarks.gristmill import PLAIN, drain, gristmill
+from benchmarks.parts import Bench
+from benchmarks.peers.measure import Peer
+from benchmarks.peers.measure import drain as drain_peer
+from benchmarks.stages import CALL_URL
+
+CALL_SECONDS = 0.2
+SLOTS = 1_000
+LONG_SECONDS = 2.0
+NAIVE_CONCURRENCY = 16
+# Started and not yet completed, at the worst moment of the run.
+MOST_AT_ONCE = f"""
+    SELECT coalesce(max(n), 0)::int FROM (
+      SELECT sum(step) OVER (ORDER BY at, step) AS n FROM (
+        SELECT started_at AS at, 1 AS step FROM {PLAIN}
+        UNION ALL SELECT completed_at, -1 FROM {PLAIN}) AS steps) AS running"""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Jobs per second, and the most that ran at one moment."""
+
+    rate: float
+    at_once: float
+
+
+def run(bench: Bench) -> Iterator[Figure]:
+    """Measure sleeping handlers first, then real calls to a provider in a process of its own."""
+    yield from _sleeping(bench)
+    yield from _http(bench)
+
+
+def _sleeping(bench: Bench) -> Iterator[Figure]:
+    system, calls = bench.system, bench.sizes.calls
+
+    def ours(workers: int, jobs: int, seconds: float) -> Callable[[], Called]:
+        def measure() -> Called:
+            with gristmill(system, workers=workers, slots=SLOTS) as running:
+                rate = drain(running, jobs, seconds=seconds).rate
+                return Called(rate, float(system.value(MOST_AT_ONCE)))
+
+        return measure
+
+    def theirs() -> Called:
+        with naive.naive(system, concurrency=NAIVE_CONCURRENCY) as running:
+            return Called(naive.drain(running, bench.sizes.naive_calls, seconds=CALL_SECONDS).rate, NAIVE_CONCURRENCY)
+
+    one, two, long = "one process", "two processes", "two processes, 2 s calls"
+    samples = bench.interleaved(
+        {
+            one: ours(1, calls, CALL_SECONDS),
+            two: ours(2, calls, CALL_SECONDS),
+            long: ours(2, max(2 * SLOTS, calls // 4), LONG_SECONDS),
+            "naive Celery": theirs,
+        }
+    )
+    rates = {name: [each.rate for each in called] for name, called in samples.items()}
+    yield figure(
+        "calls",
+        f"200 ms calls, sleeping handlers, {SLOTS:,} slots a process",
+        "calls/s",
+        {OURS: rates[one], "two processes": rates[two], "naive Celery": rates.get("naive Celery", [])},
+    )
+    ideal = SLOTS / CALL_SECONDS
+    share = [rate / ideal * 100 for rate in rates[one]]
+    yield figure("calls_ideal", "… one process, of the ideal of its slots", "%", {OURS: share})
+    yield figure(
+        "calls_concurrent",
+        "… most at once on two processes",
+        "jobs",
+        {OURS: [each.at_once for each in samples[two]], "2 s calls": [each.at_once for each in samples[long]]},
+    )
+
+
+def _http(bench: Bench) -> Iterator[Figure]:
+    system, calls = bench.system, max(20, bench.sizes.calls // 4)
+    with provider() as url:
+
+        def ours(act: str) -> Callable[[], Called]:
+            def measure() -> Called:
+                with gristmill(system, slots=SLOTS, base_url=url) as running:
+                    statistics(url)
+                    return Called(drain(running, calls, act=act).rate, statistics(url)["most_at_once"])
+
+            return measure
+
+        def of(peer: Peer) -> Callable[[], Called]:
+            def measure() -> Called:
+                statistics(url)
+                jobs = max(20, int(calls * peer.share))
+                return Called(drain_peer(system, peer, jobs, call_url=url).rate, statistics(url)["most_at_once"])
+
+            return measure
+
+        with _told(url):
+            samples = bench.interleaved(
+                {OURS: ours("call"), "ctx.llm": ours("ask"), **{peer.name: of(peer) for peer in bench.peers}}
+            )
+    yield figure(
+        "calls_http",
+        "200 ms HTTP calls, two processes",
+        "calls/s",
+        {name: [each.rate for each in called] for name, called in samples.items()},
+    )
+    yield figure(
+        "calls_http_concurrent",
+        "… most at once, as the provider saw it",
+        "calls",
+        {name: [each.at_once for each in called] for name, called in samples.items()},
+    )
+
+
+@contextmanager
+def provider() -> Iterator[str]:
+    """Run the provider and yield its base URL."""
+    command = [sys.executable, "-m", "benchmarks.http_server", "--delay", str(CALL_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Have the roles that are started meanwhile know where to call."""
+    os.environ[CALL_URL] = url
+    try:
+        yield
+    finally:
+        del os.environ[CALL_URL]
+
+
+def statistics(url: str) -> dict[str, Any]:
+    """Return what the provider counted since it was last asked."""
+    with urllib.request.urlopen(url.replace("/v1", "/stats"), timeout=10) as answer:  # noqa: S310 - our own server
+        counted: dict[str, Any] = json.load(answer)
+        return counted

@@ -1,0 +1,40 @@
+"""How much memory a worker process keeps: idle, and with a thousand jobs running."""
+
+from collections.abc import Iterator
+
+import psutil
+
+from benchmarks.figures import OURS, Figure, figure
+from benchmarks.gristmill import PLAIN, fill, gristmill
+from benchmarks.parts import Bench
+from benchmarks.system import wait_for
+
+MEGABYTE = 1_000_000
+LONG_SECONDS = 3_600.0
+
+
+def run(bench: Bench) -> Iterator[Figure]:
+    """Read the resident set of one worker before and while its slots are full."""
+    running_jobs = bench.sizes.running
+    samples = bench.interleaved({OURS: lambda: _idle_and_running(bench, running_jobs)})[OURS]
+    yield figure("memory_idle", "resident memory of a worker, idle", "MB", {OURS: [idle for idle, _ in samples]})
+    yield figure(
+        "memory_running",
+        f"resident memory of a worker, {running_jobs:,} jobs running",
+        "MB",
+        {OURS: [full for _, full in samples]},
+    )
+
+
+def _idle_and_running(bench: Bench, jobs: int) -> tuple[float, float]:
+    system = bench.system
+    with gristmill(system, workers=1, slots=max(jobs, 1), warm_up=0) as running:
+        idle = _resident(running.workers[0])
+        fill(system, jobs, seconds=LONG_SECONDS)
+        count = f"SELECT count(*) FROM {PLAIN} WHERE status = 'processing'"
+        wait_for(lambda: system.value(count) == jobs, seconds=60)
+        return idle, _resident(running.workers[0])
+
+
+def _resident(pid: int) -> float:
+    return float(psutil.Process(pid).memory_info().rss) / MEGABYTE

@@ -1,0 +1,67 @@
+"""The targets, in one table. Each is judged by the run's own figures; what was not measured is said to be so."""
+
+from dataclasses import dataclass
+
+from benchmarks.figures import Figure, Results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A bound on a figure of ours, or on its ratio to ``beside`` in the same run."""
+
+    figure: str
+    says: str
+    beside: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def measured(self, results: Results) -> float | None:
+        """Return what is held against the bound."""
+        found: Figure | None = results.get(self.figure)
+        if found is None:
+            return None
+        return found.ratio(self.beside) if self.beside else found.median()
+
+    def met(self, measured: float) -> bool:
+        if self.at_least is not None and measured < self.at_least:
+            return False
+        return self.at_most is None or measured <= self.at_most
+
+
+DURABLE_PEERS = ("procrastinate", "oban", "dbos", "absurd")
+
+TARGETS = (
+    Target(figure="drain", says="drain ≥ 30 × naive", beside="naive Celery", at_least=30),
+    Target(figure="drain", says="drain ≥ 65 % of raw SQL, one connection", beside="raw SQL", at_least=0.65),
+    Target(figure="drain", says="drain ≥ 65 % of raw SQL, two connections", beside="raw SQL × 2", at_least=0.65),
+    *(Target(figure="drain", says=f"drain ≥ 2 × {peer}", beside=peer, at_least=2) for peer in DURABLE_PEERS),
+    Target(figure="drain", says="drain ≥ 1 × pgqueuer", beside="pgqueuer", at_least=1),
+    Target(figure="enqueue_bulk", says="bulk enqueue ≥ 70 % of COPY", beside="COPY", at_least=0.7),
+    Target(figure="latency_20_p50", says="commit to handler at 20/s, p50 ≤ 8 ms", at_most=8),
+    Target(figure="latency_20_p99", says="commit to handler at 20/s, p99 ≤ 30 ms", at_most=30),
+    Target(figure="calls_concurrent", says="≥ 2,000 calls at once on 2 processes", at_least=2_000),
+    Target(figure="calls_ideal", says="200 ms calls, 1,000 slots: ≥ 90 % of ideal", at_least=90),
+    Target(figure="calls_http", says="HTTP calls ≥ taskiq", beside="taskiq", at_least=1),
+    Target(figure="calls_http", says="HTTP calls ≥ pgqueuer", beside="pgqueuer", at_least=1),
+    Target(figure="backlog_fall", says="drain at the deepest backlog falls < 15 %", at_most=15),
+    Target(figure="backlog_snoozed_fall", says="drain behind 10⁵ snoozed jobs falls < 15 %", at_most=15),
+    Target(figure="backlog_hot_fall", says="drain beside a saturated key falls < 15 %", at_most=15),
+    Target(figure="backlog_select_worst", says="select part of a tick ≤ 3 ms", at_most=3),
+    Target(figure="backlog_pick_worst", says="tick that marks 512 ≤ 15 ms", at_most=15),
+    Target(figure="backlog_hot_select_worst", says="… with a saturated key ≤ 3 ms", at_most=3),
+    Target(figure="backlog_hot_pick_worst", says="… that marks 512 with a saturated key ≤ 15 ms", at_most=15),
+    Target(figure="backlog_plans", says="every pick goes by its index", at_least=100),
+    Target(figure="backlog_hot_plans", says="… with limits too", at_least=100),
+    Target(figure="memory_idle", says="worker RSS ≤ 120 MB idle", at_most=120),
+    Target(figure="memory_running", says="worker RSS ≤ 250 MB at 1,000 running", at_most=250),
+    Target(figure="watched", says="job events cost ≤ 25 % of the drain", beside="events off", at_least=0.75),
+)
+
+
+def verdict(target: Target, results: Results) -> tuple[str, str]:
+    """Return the figure and ``met``, ``not met`` or ``not measured``."""
+    measured = target.measured(results)
+    if measured is None:
+        return "", "not measured"
+    shown = f"{measured:.2f} ×" if target.beside else f"{measured:,.1f}"
+    return shown, "met" if target.met(measured) else "not met"

@@ -1,0 +1,35 @@
+"""``gristmill bench``: what the deployed system does per second, measured on throw-away scoring jobs."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from cli.output import Json, print_json, print_table, remark
+
+ANNOUNCEMENT = (
+    "bench enqueues up to {jobs:,} scoring jobs of throw-away profiles, answered by the offline evaluator; the jobs, "
+    "the profiles and their answers are deleted afterwards, their transitions stay in the history"
+)
+
+
+def bench(
+    jobs: Annotated[int, typer.Option(min=100, max=1_000_000, help="Jobs to drain.")] = 5_000,
+    rate: Annotated[float, typer.Option(min=1, max=1_000, help="Jobs per second while latency is measured.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long latency is measured.")] = 10.0,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Measure the configured system: enqueue rate, drain rate, latency. Other work on it shows in the figures."""
+    from cli.addresses import addresses
+    from cli.load import Load, measure
+    from config.settings import load
+
+    database_url = addresses(load()).database_url
+    remark(ANNOUNCEMENT.format(jobs=jobs + int(rate * seconds)))
+    measured = asyncio.run(measure(database_url, Load(jobs=jobs, rate=rate, seconds=seconds), tell=remark))
+    if as_json:
+        print_json(measured)
+    else:
+        print_table(("FIGURE", ">VALUE", "UNIT"), measured.rows())
+    return 0
