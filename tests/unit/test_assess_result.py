@@ -1,0 +1,90 @@
+"""How criteria and parts become one score: weights, shares, verdicts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.assessment.result import shares, total, verdict_of, weighted_mean
+from workers.assessment.rubric import Scale
+
+SHARES = st.floats(0, 1)
+WEIGHTS = st.floats(0.01, 1_000)
+PAIRS = st.lists(st.tuples(SHARES, WEIGHTS), min_size=1, max_size=20)
+
+
+@given(PAIRS)
+def test_mean_lies_between_its_scores(pairs):
+    """However the weights are set."""
+    scores = [score for score, _ in pairs]
+
+    assert min(scores) - 1e-4 <= weighted_mean(pairs) <= max(scores) + 1e-4
+
+
+@given(PAIRS, st.floats(0.1, 10))
+def test_only_the_ratio_of_weights_matters(pairs, factor):
+    """Weights of 1 and 2 say what weights of 10 and 20 say."""
+    assert weighted_mean(pairs) == pytest.approx(weighted_mean([(s, w * factor) for s, w in pairs]), abs=2e-4)
+
+
+@given(PAIRS, SHARES)
+def test_a_better_criterion_never_lowers_the_whole(pairs, better):
+    """Whichever criterion it is."""
+    (score, weight), *others = pairs
+
+    raised = weighted_mean([(max(score, better), weight), *others])
+
+    assert raised >= weighted_mean(pairs) - 1e-4
+
+
+@given(st.permutations([(0.1, 1.0), (0.5, 3.0), (0.9, 0.5)]))
+def test_order_does_not_matter(pairs):
+    """A rubric is a set of criteria."""
+    assert weighted_mean(pairs) == weighted_mean([(0.1, 1.0), (0.5, 3.0), (0.9, 0.5)])
+
+
+@given(st.lists(st.none() | WEIGHTS, min_size=1, max_size=10))
+def test_shares_of_what_counts_sum_to_one(weights):
+    """What failed counts for nothing, and the others make up the whole."""
+    counted = shares(weights)
+
+    assert all((share == 0) if weight is None else share >= 0 for share, weight in zip(counted, weights, strict=True))
+    assert sum(counted) == pytest.approx(1.0 if any(weights) else 0.0, abs=1e-3)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0.01, 1e6), SHARES)
+def test_points_never_leave_their_scale(lowest, width, share):
+    """Rounding included."""
+    scale = Scale(lowest=lowest, highest=min(lowest + width, 1e6)) if lowest < 1e6 - 0.01 else Scale()
+
+    assert scale.lowest <= scale.points(share) <= scale.highest
+
+
+def test_points_run_along_the_scale():
+    """A scale of one to five, from end to end."""
+    scale = Scale(lowest=1, highest=5)
+
+    assert [scale.points(share) for share in (0, 0.25, 0.5, 1)] == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict"),
+    [
+        (0, "poor"),
+        (0.3999, "poor"),
+        (0.4, "fair"),
+        (0.6, "good"),
+        (0.7999, "good"),
+        (0.8, "excellent"),
+        (1, "excellent"),
+    ],
+)
+def test_verdict_names_the_band(score, verdict):
+    """Each bound belongs to the better band."""
+    assert verdict_of(score) == verdict
+
+
+def test_tokens_are_unknown_only_where_nobody_told_any():
+    """Nothing told is not zero."""
+    assert total([None, None]) is None
+    assert total([None, 3, 4]) == 7
+    assert total([]) is None

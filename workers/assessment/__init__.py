@@ -1,0 +1,1 @@
+"""Assess servers and texts by type, and keep every criterion's score beside the verdict."""

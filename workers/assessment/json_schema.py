@@ -1,0 +1,86 @@
+"""Hold a document against a JSON Schema, without ever fetching anything."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from itertools import islice
+from typing import Any, Protocol
+
+import jsonschema_rs
+from jsonschema_rs import RegexOptions, ValidationError
+
+from workers.assessment.result import SchemaCheck, SchemaError
+from workers.runtime.errors import Permanent, one_line
+
+ERRORS_LISTED = 100
+MESSAGE_WIDTH = 300
+BUNDLED = "gristmill's own schema of a server description"
+GIVEN = "the schema in options"
+
+
+class Validator(Protocol):
+    """What a draft's validator does."""
+
+    def iter_errors(self, instance: Any) -> Any:
+        """Yield every error, in the order of the schema."""
+
+
+def check(document: Mapping[str, Any], schema: Mapping[str, Any] | None) -> SchemaCheck:
+    """Hold ``document`` against ``schema``, ours if None; raise Permanent if that is no schema we can use.
+
+    Formats count as rules, patterns are matched in linear time (so without look-around and back references), and a
+    reference to anything outside of the schema is refused.
+    """
+    validator = _bundled() if schema is None else _compiled(json.dumps(schema, sort_keys=True))
+    found = iter(validator.iter_errors(document))
+    errors = [_read(error) for error in islice(found, ERRORS_LISTED)]
+    more = sum(1 for _ in found)
+    return SchemaCheck(
+        valid=not errors,
+        against=BUNDLED if schema is None else str(schema.get("title") or schema.get("$id") or GIVEN)[:MESSAGE_WIDTH],
+        error_count=len(errors) + more,
+        errors=errors,
+    )
+
+
+def json_path(parts: Sequence[str | int]) -> str:
+    """Return the JSON path of a place: ``$.packages[0].name``; names that need quotes get them."""
+    steps = [
+        f"[{part}]" if isinstance(part, int) else f".{part}" if part.isidentifier() else f"[{json.dumps(part)}]"
+        for part in parts
+    ]
+    return "".join(["$", *steps])
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> Validator:
+    return _compiled(files("workers.assessment").joinpath("mcp_server.schema.json").read_text("utf-8"))
+
+
+@lru_cache(maxsize=16)
+def _compiled(schema: str) -> Validator:
+    try:
+        return jsonschema_rs.validator_for(
+            json.loads(schema),
+            retriever=_refuse,
+            validate_formats=True,
+            pattern_options=RegexOptions(size_limit=1 << 20),
+        )
+    except (ValueError, jsonschema_rs.ReferencingError) as error:
+        # A ValidationError's text is many lines with the value in them; its message is one.
+        said = getattr(error, "message", None) or str(error)
+        raise Permanent(f"options.schema is not usable as a JSON Schema: {_short(said)}") from None
+
+
+def _refuse(uri: str) -> Any:
+    raise LookupError(f"references are never fetched, put {uri!r} into the schema's $defs")
+
+
+def _read(error: ValidationError) -> SchemaError:
+    return SchemaError(path=json_path(error.instance_path), rule=error.kind.name, message=_short(error.message))
+
+
+def _short(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= MESSAGE_WIDTH else f"{line[: MESSAGE_WIDTH - 1]}…"

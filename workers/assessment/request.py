@@ -1,0 +1,67 @@
+"""What an assessment is asked: the request that services write, held to the same rules at every door. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from workers.runtime.errors import Permanent
+
+VALUE_SHOWN = 80
+
+M = TypeVar("M", bound=BaseModel)
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+
+
+class AssessmentRequest(BaseModel):
+    """The value of ``request_data``: ``serverName``, ``assessmentType``, ``options``, ``timestamp``, ``source``.
+
+    What ``options`` may hold is said by the type. Members beyond these five belong to whoever wrote them: they are
+    kept, and mean nothing here.
+    """
+
+    model_config = ConfigDict(extra="allow", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+    server_name: Name
+    assessment_type: Name
+    options: dict[str, Any] = Field(default_factory=dict)
+    timestamp: datetime | None = None
+    source: str | None = None
+
+
+def read(data: object) -> AssessmentRequest:
+    """Return the request in ``data``; raise Permanent with one line that names the field, the rule and the value."""
+    return validated(AssessmentRequest, data, name="request_data")
+
+
+def validated(into: type[M], data: object, *, name: str, prefix: str = "") -> M:
+    """Return ``data`` as ``into``, or raise Permanent for the first thing wrong; ``prefix`` leads every field's path.
+
+    ``name`` is what the whole is called where no field is to blame.
+    """
+    try:
+        return into.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(map(str, first["loc"]))
+        raise Permanent(_refusal(first, f"{prefix}{path}" if path else name, into)) from None
+
+
+def _refusal(first: Mapping[str, Any], field: str, into: type[BaseModel]) -> str:
+    match first["type"]:
+        case "missing":
+            return f"{field} is required, got nothing"
+        case "extra_forbidden" if len(first["loc"]) == 1:
+            known = ", ".join(sorted(one.alias or key for key, one in into.model_fields.items()))
+            return f"{field} is none of {known}, got {_cut(repr(first['input']))}"
+        case "extra_forbidden":
+            return f"{field} is not a member here, got {_cut(repr(first['input']))}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    value = "" if ", got " in message else f", got {_cut(repr(first['input']))}"
+    return f"{field} {message[:1].lower()}{message[1:]}{value}"
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= VALUE_SHOWN else f"{value[: VALUE_SHOWN - 1]}…"

@@ -1,0 +1,73 @@
+"""Why the store refuses, as exceptions with one clear line each."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from psycopg.errors import Error
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+CONFLICT = "GM409"
+_NOT_FOUND = "P0002"
+_CHECK = "23514"
+_NUL = "22P05"
+# Data exceptions and broken constraints: what the caller gave is wrong, whatever the assessment's state.
+_WRONG_VALUES = ("22", "23")
+
+
+class AssessmentError(ValueError):
+    """The store refuses; the message is one line."""
+
+
+class Conflict(AssessmentError):
+    """Somebody else was faster: the assessment has version ``actual``, the caller expected ``expected``."""
+
+    def __init__(self, message: str, *, expected: int, actual: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class IllegalTransition(AssessmentError):
+    """The lifecycle has no way from the assessment's state to the one asked for."""
+
+
+class UnknownAssessment(AssessmentError):
+    """No assessment has that id (any more)."""
+
+
+class InvalidChange(AssessmentError):
+    """A value breaks a rule of the table: progress, priority, length, an id that exists with another request."""
+
+
+@asynccontextmanager
+async def refusals(session: AsyncSession) -> AsyncIterator[None]:
+    """Run the block in a savepoint and raise what the database refuses as one of ours; other errors pass."""
+    try:
+        async with session.begin_nested():
+            yield
+    except DBAPIError as error:
+        refusal = _refusal(error.orig)
+        if refusal is None:
+            raise
+        raise refusal from None
+
+
+def _refusal(error: BaseException | None) -> AssessmentError | None:
+    if not isinstance(error, Error) or error.sqlstate is None:
+        return None
+    message = " ".join((error.diag.message_primary or type(error).__name__).split())
+    match error.sqlstate:
+        case str(code) if code == CONFLICT:
+            actual, expected = (int(part) for part in re.findall(r"version (-?\d+)", message)[-2:])
+            return Conflict(message, expected=expected, actual=actual)
+        case str(code) if code == _NOT_FOUND:
+            return UnknownAssessment(message)
+        case str(code) if code == _CHECK and error.diag.constraint_name is None:
+            return IllegalTransition(message)
+        case str(code) if code == _NUL:
+            return InvalidChange("no text may contain a NUL character, which Postgres cannot store")
+        case str(code) if code.startswith(_WRONG_VALUES):
+            return InvalidChange(message)
+    return None

@@ -1,0 +1,41 @@
+"""``llm_rubric``: a model judges the content that the request brings, by the criteria that it brings."""
+
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from workers.assessment.judgement import Subject, judge
+from workers.assessment.registry import Desk, assessor
+from workers.assessment.request import AssessmentRequest
+from workers.assessment.result import AssessmentResult, overall, verdict_of
+from workers.assessment.rubric import Content, Criteria, JudgeOptions
+
+
+class RubricOptions(JudgeOptions):
+    """``content`` is text or JSON; ``task`` says in free text what it is judged for."""
+
+    criteria: Criteria
+    content: Content
+    task: Annotated[str, StringConstraints(max_length=4_000)] = ""
+
+
+@assessor("llm_rubric", options=RubricOptions)
+async def assess_by_rubric(request: AssessmentRequest, options: RubricOptions, desk: Desk) -> AssessmentResult:
+    """Judge the content by each criterion; every criterion is answered exactly once, within its scale."""
+    subject = Subject(
+        name=request.server_name, content=options.content, task=options.task or f"Assess {request.server_name}."
+    )
+    judged = await judge(subject, options.criteria, options, desk)
+    score = overall(judged.criteria)
+    return AssessmentResult(
+        assessment_type=request.assessment_type,
+        score=score,
+        verdict=verdict_of(score),
+        criteria=judged.criteria,
+        flags=judged.flags,
+        model=judged.model,
+        rule_based=judged.rule_based,
+        note=judged.note,
+        prompt_tokens=judged.prompt_tokens,
+        completion_tokens=judged.completion_tokens,
+    )

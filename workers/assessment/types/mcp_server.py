@@ -1,0 +1,146 @@
+"""``mcp_server``: whether the description of an MCP server is valid by its schema, and how well it serves people."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from workers.assessment.json_schema import check
+from workers.assessment.judgement import Judgement, Subject, judge
+from workers.assessment.mcp_findings import findings, variables
+from workers.assessment.registry import Desk, assessor
+from workers.assessment.request import AssessmentRequest
+from workers.assessment.result import AssessmentResult, CriterionResult, SchemaCheck, overall, verdict_of
+from workers.assessment.rubric import Criterion, Document, JudgeOptions
+
+CHECKED = 0.2
+SCHEMA_WEIGHT, RULES_WEIGHT = 25.0, 20.0
+FINDING_COST = 0.2
+FINDINGS_SHOWN = 20
+TASK = (
+    "Judge how well this description of an MCP server (Model Context Protocol) serves a person who decides whether to "
+    "install it and then does."
+)
+
+CRITERIA = (
+    Criterion(
+        name="naming",
+        weight=10,
+        description="the namespace is the publisher's, such as io.github.owner or a domain turned round, and the name "
+        "behind it tells which server it is",
+    ),
+    Criterion(
+        name="description",
+        weight=25,
+        description="a clear description says what the server does, for which tools, assistants or agents, and with "
+        "which service, API or data it connects through the Model Context Protocol",
+    ),
+    Criterion(
+        name="installability",
+        weight=25,
+        description="a package in a named registry with version and arguments to run it, or a remote with transport "
+        "and url: enough to install and start the server",
+    ),
+    Criterion(
+        name="repository",
+        weight=15,
+        description="a public source repository with its url, which belongs to the publisher that the name tells",
+    ),
+    Criterion(
+        name="secrets",
+        weight=15,
+        description="every environment variable or header has a description; API keys, tokens and passwords are "
+        "required inputs marked secret, never values",
+    ),
+    Criterion(
+        name="version",
+        weight=10,
+        description="an exact version with its release date, and a package version that agrees with it",
+    ),
+)
+
+
+class McpServerOptions(JudgeOptions):
+    """``server`` is the description; ``schema`` the published revision to hold it against, ours where none is given."""
+
+    model_config = ConfigDict(extra="forbid", validate_by_alias=True)
+
+    server: Document
+    server_schema: Annotated[Document | None, Field(alias="schema")] = None
+
+
+@assessor("mcp_server", options=McpServerOptions)
+async def assess_mcp_server(request: AssessmentRequest, options: McpServerOptions, desk: Desk) -> AssessmentResult:
+    """Hold the description against its schema and fixed rules, and have a model judge its quality.
+
+    A description that breaks its schema is ``invalid`` whatever its quality. Secrets are judged only where there are
+    variables or headers to set.
+    """
+    checked = await asyncio.to_thread(check, options.server, options.server_schema)
+    await desk.progress(CHECKED)
+    criteria = [one for one in CRITERIA if one.name != "secrets" or variables(options.server)]
+    subject = Subject(name=request.server_name, content=options.server, task=TASK)
+    judged = await judge(subject, criteria, options, _rest_of(desk))
+    return _result(request, options.server, checked, judged)
+
+
+def _rest_of(desk: Desk) -> Desk:
+    """Return a desk for the judgement, which begins once the schema is checked."""
+
+    async def progress(share: float) -> None:
+        await desk.progress(CHECKED + (1 - CHECKED) * share)
+
+    return Desk(llm=desk.llm, progress=progress, last_attempt=desk.last_attempt)
+
+
+def _result(
+    request: AssessmentRequest, server: Mapping[str, Any], checked: SchemaCheck, judged: Judgement
+) -> AssessmentResult:
+    noticed = findings(server)
+    criteria = [_of_schema(checked), _of_rules(noticed), *judged.criteria]
+    score = overall(criteria)
+    more = [f"and {len(noticed) - FINDINGS_SHOWN} more findings"] if len(noticed) > FINDINGS_SHOWN else []
+    unasked = [] if variables(server) else ["secrets not judged: there is no variable or header to set"]
+    return AssessmentResult(
+        assessment_type=request.assessment_type,
+        score=score,
+        verdict=verdict_of(score) if checked.valid else "invalid",
+        criteria=criteria,
+        schema_check=checked,
+        flags=[*noticed[:FINDINGS_SHOWN], *more, *unasked, *judged.flags],
+        model=judged.model,
+        rule_based=judged.rule_based,
+        note=judged.note,
+        prompt_tokens=judged.prompt_tokens,
+        completion_tokens=judged.completion_tokens,
+    )
+
+
+def _of_schema(checked: SchemaCheck) -> CriterionResult:
+    """Return the schema's part of the score: all or nothing."""
+    said = f"valid against {checked.against}" if checked.valid else f"breaks {checked.against}"
+    count = "" if checked.valid else f" in {checked.error_count} place{'s' if checked.error_count > 1 else ''}"
+    shown = [f"{error.path}: {error.message}" for error in checked.errors[:3]]
+    return _by_rule("schema", 1.0 if checked.valid else 0.0, weight=SCHEMA_WEIGHT, said=said + count, evidence=shown)
+
+
+def _of_rules(noticed: list[str]) -> CriterionResult:
+    """Return the fixed rules' part of the score: each finding costs a fifth of it."""
+    score = max(0.0, round(1 - FINDING_COST * len(noticed), 4))
+    said = f"fixed rules object to {len(noticed)} thing{'s' if len(noticed) > 1 else ''}" if noticed else "no objection"
+    return _by_rule("rules", score, weight=RULES_WEIGHT, said=said, evidence=noticed[:3])
+
+
+def _by_rule(name: str, score: float, *, weight: float, said: str, evidence: list[str]) -> CriterionResult:
+    return CriterionResult(
+        name=name,
+        score=score,
+        points=score,
+        lowest=0.0,
+        highest=1.0,
+        weight=weight,
+        evidence=evidence,
+        reasoning=said,
+        rule_based=True,
+    )
