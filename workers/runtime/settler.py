@@ -82,8 +82,11 @@ class Settler:
             if len(batch) > 1:
                 await asyncio.sleep(GATHER_SECONDS)
 
-    async def _flush_until_done(self, items: Sequence[Item], *, apart: bool = False) -> None:
-        """Flush ``items``, waiting out a lost database; a row that is wrong by itself fails alone."""
+    async def _flush_until_done(self, items: Sequence[Item], *, apart: bool = False, unsure: bool = False) -> None:
+        """Flush ``items``, waiting out a lost database; a row that is wrong by itself fails alone.
+
+        ``unsure``: an earlier flush of them got no answer, and may have been committed all the same.
+        """
         attempt = 0
         while True:
             try:
@@ -91,26 +94,27 @@ class Settler:
                 failpoint("commit.after")
             except Exception as error:  # noqa: BLE001 - sorted below: the database's fault, a deadlock, or a row's own
                 if not is_database_away(error):
-                    await self._flush_apart(items, error)
+                    await self._flush_apart(items, error, unsure=unsure)
                     return
                 if not apart and isinstance(getattr(error, "orig", error), LockNotAvailable):
                     # Somebody holds one of these rows: it waits by itself, and the others not at all.
-                    self._spread(items)
+                    self._spread(items, unsure=unsure)
                     return
                 attempt += 1
+                unsure = True
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
                 await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
                 continue
-            if attempt:
+            if unsure:
                 # A commit whose answer was lost looks like a lost fence: history tells the two apart.
                 accepted |= await self._already_settled([i for i in items if i.row.job_id not in accepted])
             for item in items:
                 item.tell(item.row.job_id in accepted)
             return
 
-    def _spread(self, items: Sequence[Item]) -> None:
+    def _spread(self, items: Sequence[Item], *, unsure: bool) -> None:
         for item in items:
-            task = asyncio.create_task(self._flush_until_done([item], apart=True))
+            task = asyncio.create_task(self._flush_until_done([item], apart=True, unsure=unsure))
             self._apart.add(task)
             task.add_done_callback(self._apart.discard)
 
@@ -132,22 +136,25 @@ class Settler:
             failpoint("commit.before")
             return set(accepted)
 
-    async def _flush_apart(self, items: Sequence[Item], error: Exception) -> None:
+    async def _flush_apart(self, items: Sequence[Item], error: Exception, *, unsure: bool) -> None:
         """Settle each item in a transaction of its own: one bad row must not take its neighbours with it."""
         if len(items) == 1:
             items[0].tell(error)
             return
         log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=describe(error))
         for item in items:
-            await self._flush_until_done([item])
+            await self._flush_until_done([item], unsure=unsure)
 
     async def _already_settled(self, items: Sequence[Item]) -> set[object]:
         if not items:
             return set()
         fences = [(item.row.job_id, item.row.fence) for item in items]
-        try:
-            async with self._database.kernel() as conn:
-                return set(await settled_by(conn, fences, changed_by=self._database.changed_by))
-        except Exception as error:  # noqa: BLE001 - the settler must outlive it; the rows are safe either way
-            log.warning("settle_could_not_be_verified", jobs=len(items), error=describe(error))
-            return set()
+        while True:
+            try:
+                async with self._database.kernel() as conn:
+                    return set(await settled_by(conn, fences, changed_by=self._database.changed_by))
+            except Exception as error:  # noqa: BLE001 - the settler must outlive it; the rows are safe either way
+                log.warning("settle_could_not_be_verified", jobs=len(items), error=describe(error))
+                if not is_database_away(error):
+                    return set()
+                await asyncio.sleep(full_jitter(1, draw=random.random).total_seconds())

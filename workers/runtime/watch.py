@@ -80,6 +80,7 @@ class Watch:
         connection = await self._database.listen()
         try:
             await connection.execute("LISTEN gristmill_fence")
+            await self._check(runner)  # for what rang while nobody listened
             looked = time.monotonic()
             while True:
                 notices = connection.notifies(timeout=FENCE_CHECK_SECONDS, stop_after=1)

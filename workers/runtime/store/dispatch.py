@@ -63,7 +63,8 @@ def _room(t: JobTable, stage: Stage) -> str:
         room AS MATERIALIZED (
           SELECT least(%(at_most)s, greatest(2 * (%(slots)s - running), %(floor)s) - waiting)::bigint AS n
             FROM (SELECT count(*) FILTER (WHERE {c["status"]} = '{stage.step.ready}') AS waiting,
-                         count(*) FILTER (WHERE {c["status"]} = '{stage.step.running}') AS running
+                         count(*) FILTER (WHERE {c["status"]} = '{stage.step.running}'
+                                            AND {c["lease_owner"]} IS NOT NULL) AS running
                     FROM {t.name}
                    WHERE {c["dispatched_at"]} IS NOT NULL AND {c["completed_at"]} IS NULL
                      AND {c["status"]} IN ('{stage.step.ready}', '{stage.step.running}')) AS out)"""

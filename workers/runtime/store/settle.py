@@ -86,7 +86,7 @@ async def settled_by(conn: Raw, fences: Sequence[tuple[UUID, int]], *, changed_b
     cursor = await conn.execute(
         f"""SELECT t.job_id FROM {TICKETS}
              JOIN runtime.transitions AS t ON t.job_id = u.id AND t.version_to = u.version + 1
-            WHERE t.changed_by = %(changed_by)s""",
+            WHERE t.job_id = ANY (%(ids)s::uuid[]) AND t.changed_by = %(changed_by)s""",
         {**tickets(fences), "changed_by": changed_by},
     )
     return {row[0] for row in await cursor.fetchall()}
