@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli.commands import config, demo, doctor, enqueue, jobs, migrate, roles, schedules, stages, system
+from cli.commands import (
+    assessments,
+    bench,
+    config,
+    demo,
+    doctor,
+    enqueue,
+    jobs,
+    migrate,
+    roles,
+    schedules,
+    stages,
+    system,
+)
 from cli.complaints import complaint
 
 app = typer.Typer(
@@ -48,13 +61,19 @@ for name, function, panel in (
     ("config", config.config, _HERE),
     ("migrate", migrate.migrate, _HERE),
     ("enqueue", enqueue.enqueue, _WORK),
+    ("bench", bench.bench, _WORK),
     ("worker", roles.worker, _ROLES),
     ("dispatcher", roles.dispatcher, _ROLES),
     ("beat", roles.beat, _ROLES),
     ("flower", roles.flower, _ROLES),
 ):
     app.command(name, rich_help_panel=panel)(function)
-for name, group in (("jobs", jobs.app), ("stages", stages.app), ("schedules", schedules.app)):
+for name, group in (
+    ("jobs", jobs.app),
+    ("stages", stages.app),
+    ("schedules", schedules.app),
+    ("assessments", assessments.app),
+):
     app.add_typer(group, name=name, rich_help_panel=_WORK)
 
 

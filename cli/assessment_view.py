@@ -1,0 +1,154 @@
+"""How a person reads an assessment: the facts, the verdict, each criterion with its reasons, the history. Pure text."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cli.values import duration, moment
+
+if TYPE_CHECKING:
+    from models.assessments import Assessment
+    from workers.assessment.result import AssessmentResult, CriterionResult, PartResult, SchemaCheck
+    from workers.assessment.store.history import AuditRow
+
+WIDTH = 100
+ERRORS_SHOWN = 10
+
+
+# What only the kernel reads; `gristmill jobs show` has it.
+_KERNELS = {"dispatched_at", "lease_owner", "deadline_at", "idempotency_key", "change_action", "change_reason"}
+
+
+def plain(assessment: "Assessment") -> dict[str, Any]:
+    """Return what ``--json`` prints of an assessment: the seed's columns, by their names."""
+    return {
+        column.name: getattr(assessment, attribute.key)
+        for attribute in type(assessment).__mapper__.column_attrs
+        if (column := attribute.columns[0]).name not in _KERNELS
+    }
+
+
+def row(assessment: "Assessment") -> Sequence[object]:
+    """Return the cells of one line of a list, as :data:`COLUMNS` names them."""
+    request, result = assessment.request_data, assessment.result_data or {}
+    told = assessment.error_message if assessment.status == "failed" else result.get("verdict")
+    return (
+        assessment.assessment_id,
+        request.get("assessmentType"),
+        assessment.status,
+        assessment.version,
+        f"{assessment.progress} %",
+        assessment.priority,
+        moment(assessment.created_at),
+        textwrap.shorten(str(told or ""), 80, placeholder="…"),
+    )
+
+
+COLUMNS = ("ASSESSMENT", "TYPE", "STATE", ">VERSION", ">DONE", ">PRIO", "CREATED", "VERDICT / ERROR")
+
+
+def facts(assessment: "Assessment") -> Iterator[str]:
+    """Yield the lines above the result."""
+    ran = assessment.completed_at and assessment.started_at and assessment.completed_at - assessment.started_at
+    request = assessment.request_data
+    told = {
+        "assessment": assessment.assessment_id,
+        "server": request.get("serverName"),
+        "type": request.get("assessmentType"),
+        "state": f"{assessment.status}, {assessment.progress} %, version {assessment.version}",
+        "error": assessment.error_message,
+        "attempts": f"{assessment.retry_count + (assessment.status != 'pending')} of {assessment.max_retries + 1}",
+        "priority": assessment.priority,
+        "created": moment(assessment.created_at),
+        "due": moment(assessment.due_at),
+        "completed": moment(assessment.completed_at) + (f" (ran {duration(ran)})" if ran else ""),
+        "job": assessment.id,
+    }
+    for name, value in told.items():
+        if value not in (None, ""):
+            yield f"{name:<12}{value}"
+
+
+def result(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a result: ours criterion by criterion, one of another service's making as JSON."""
+    from pydantic import ValidationError
+
+    from workers.assessment.result import AssessmentResult
+
+    try:
+        yield from _verdict(AssessmentResult.model_validate(data))
+    except ValidationError:
+        yield from json.dumps(data, indent=2, ensure_ascii=False, default=str).splitlines()
+
+
+def _verdict(found: "AssessmentResult") -> Iterator[str]:
+    by = f", by {found.model}" if found.model else ""
+    yield f"{found.verdict.upper()}  {found.score:.2f}  ({found.assessment_type}{by})"
+    if found.note:
+        yield f"note: {found.note}"
+    for flag in found.flags:
+        yield from _wrapped(f"! {flag}", indent="", hang="  ")
+    if found.schema_check:
+        yield from _schema(found.schema_check)
+    for criterion in found.criteria:
+        yield ""
+        yield from _criterion(criterion)
+    for part in found.parts:
+        yield ""
+        yield from _part(part)
+
+
+def _criterion(one: "CriterionResult") -> Iterator[str]:
+    judge = "by rule" if one.rule_based else "by the model"
+    scale = f"{one.points:g} on {one.lowest:g}–{one.highest:g}"
+    yield f"{one.name:<24}{_bar(one.score)} {one.score:.2f}   {scale}, weight {one.weight:g}, {judge}"
+    yield from _wrapped(one.reasoning, indent="    ", hang="    ")
+    for evidence in one.evidence:
+        yield from _wrapped(f"– {evidence}", indent="    ", hang="      ")
+
+
+def _part(part: "PartResult") -> Iterator[str]:
+    yield f"── {part.name} ({part.assessment_type}), weight {part.weight:g}, counts for {part.share:.0%}: {part.status}"
+    if part.error:
+        yield from _wrapped(part.error, indent="    ", hang="    ")
+    if part.result:
+        yield from (f"   {line}".rstrip() for line in _verdict(part.result))
+
+
+def _schema(check: "SchemaCheck") -> Iterator[str]:
+    yield f"schema: {'valid' if check.valid else f'{check.error_count} errors'} against {check.against}"
+    for error in check.errors[:ERRORS_SHOWN]:
+        yield from _wrapped(f"– {error.path}: {error.message}", indent="    ", hang="      ")
+    if check.error_count > ERRORS_SHOWN:
+        yield f"    … and {check.error_count - ERRORS_SHOWN} more (--json shows them)"
+
+
+def _bar(score: float, cells: int = 10) -> str:
+    full = round(score * cells)
+    return "█" * full + "·" * (cells - full)
+
+
+def _wrapped(text: str, *, indent: str, hang: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=hang)
+
+
+def history(trail: "Sequence[AuditRow]") -> Iterator[Sequence[object]]:
+    """Yield the cells of the audit trail, as :data:`HISTORY` names them."""
+    for one in trail:
+        where = " ".join(str(part) for part in (one.ip_address, one.user_agent) if part)
+        more = json.dumps(one.context, ensure_ascii=False) if one.context else ""
+        yield (
+            one.version_to,
+            moment(one.created_at),
+            one.old_state or "–",
+            one.new_state,
+            one.change_action,
+            one.changed_by,
+            one.change_reason,
+            where,
+            more,
+        )
+
+
+HISTORY = (">VERSION", "WHEN", "FROM", "TO", "ACTION", "BY", "REASON", "FROM WHERE", "CONTEXT")

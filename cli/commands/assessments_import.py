@@ -1,0 +1,60 @@
+"""``gristmill assessments import``: take over the assessments of the event-based system."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Json, print_json, print_table, remark
+
+if TYPE_CHECKING:
+    from workers.assessment.store.imports import ImportReport
+
+SHOWN = 20
+
+
+def import_(
+    file: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="A CSV with a header, or JSON lines.")
+    ] = None,
+    *,
+    table: Annotated[str | None, typer.Option(help="A table of this database, such as existing_assessments.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Assessments per transaction.")] = 1_000,
+    refused: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was refused, as JSON lines.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Import assessments with their times and results. Run it again after an interruption: nothing is taken twice.
+
+    Exit code 1 if an entry was refused; each one is told with its place and the reason.
+    """
+    from cli.assessment_store import take_over
+
+    def tell(report: "ImportReport") -> None:
+        remark(f"{report.read:,} read, {report.taken.total():,} taken, {len(report.refused):,} refused")
+
+    report = take_over(table=table, file=file, batch=batch, refused_file=refused, tell=tell)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    return 1 if report.refused else 0
+
+
+def _print(report: "ImportReport") -> None:
+    told = [
+        ("read", report.read),
+        *((f"taken as {state}", count) for state, count in sorted(report.taken.items())),
+        ("there already", report.already_there),
+        ("refused", len(report.refused)),
+    ]
+    print_table(("WHAT", ">ENTRIES"), told)
+    if report.past_retention:
+        remark(f"{report.past_retention:,} ended more than 30 days ago: the next cleanup deletes them")
+    if report.refused:
+        print()
+        print_table(
+            (">PLACE", "ASSESSMENT", "WHY NOT"),
+            ((one.position, one.assessment_id, one.reason) for one in report.refused[:SHOWN]),
+        )
+        if len(report.refused) > SHOWN:
+            remark(f"and {len(report.refused) - SHOWN:,} more: --refused FILE writes them all")

@@ -1,0 +1,63 @@
+"""``gristmill assessments stats``: counts, durations, reasons of failure by hour, and a plot."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Json, print_json, print_table, remark
+from cli.values import duration, moment, parse_age
+
+if TYPE_CHECKING:
+    from workers.assessment.store.reports import Quantiles, Statistics
+
+
+def stats(
+    *,
+    since: Annotated[str | None, typer.Option(metavar="AGE", help="Only the last 30m, 24h, 7d …")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw what ended each hour.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count assessments by state, their durations by type and their failures by hour and reason."""
+    span = parse_age(since) if since else None
+    from cli.assessment_plot import svg
+    from cli.assessment_store import in_store
+    from workers.assessment.store.reports import statistics
+
+    found = in_store(lambda session: statistics(session, since=span))
+    if plot is not None:
+        plot.write_text(svg(found), encoding="utf-8")
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    if plot is not None:
+        remark(f"drawn into {plot}")
+
+
+def _print(found: "Statistics") -> None:
+    print_table(
+        ("STATE", ">COUNT", ">OLDEST WAIT"),
+        ((one.state, one.count, duration(one.oldest)) for one in found.states),
+    )
+    if found.durations:
+        print()
+        print_table(
+            ("TYPE", ">COMPLETED", ">RUN P50", ">RUN P95", ">TOTAL P50", ">TOTAL P95"),
+            ((d.assessment_type, d.count, *_spans(d.processing), *_spans(d.total)) for d in found.durations),
+        )
+    if found.failures:
+        print()
+        print_table(
+            ("HOUR", ">FAILED", "REASON"),
+            ((moment(one.hour), one.count, one.reason) for one in found.failures),
+            keep={"HOUR"},
+        )
+
+
+def _spans(quantiles: "Quantiles | None") -> tuple[str, str]:
+    from datetime import timedelta
+
+    if quantiles is None:
+        return "–", "–"
+    return duration(timedelta(seconds=quantiles.p50)), duration(timedelta(seconds=quantiles.p95))
