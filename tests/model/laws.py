@@ -1,0 +1,59 @@
+"""What must hold of every world and every move between two."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from models.lifecycle import Lifecycle
+from tests.model.world import CLAIMED, RUNNING, TOLD, Move, World
+
+
+class Law(StrEnum):
+    LEGAL = "a transition is one that the lifecycle declares"
+    GAPLESS = "a version grows by one with each transition, and never else"
+    FINAL = "what ended stays as it is, but for an operator's retry of a failed job"
+    FENCED = "a write under an old fence changes nothing"
+    TICKETED = "a claim takes a dispatched job, at the version that its message names"
+    ALONE = "the row's version has one running holder"
+    COUNTED = "what runs has an owner and counts against its limit; what waits or ended has neither"
+    HEARD = "a run whose job moved on can be told so"
+    KEPT = "a run is told to stop only if its job moved on"
+    QUIET = "no provider call starts after the worker was told to stop"
+    ENDS = "an end can be reached by what happens by itself"
+
+
+def broken_by_move(lifecycle: Lifecycle, before: World, move: Move) -> Iterator[Law]:
+    """Return the laws that going from ``before`` to ``move.after`` breaks."""
+    old, new = before.row, move.after.row
+    if new is not old:
+        moved = new.status != old.status
+        if moved and (old.status, new.status) not in lifecycle.transitions:
+            yield Law.LEGAL
+        if new.version - old.version != moved:
+            yield Law.GAPLESS
+        if old.status in lifecycle.terminal and (old.status != lifecycle.failed or move.what != "operator retries"):
+            yield Law.FINAL
+        if move.fence is not None and move.fence != old.version:
+            yield Law.FENCED
+        if move.claims and not (old.ticket and not old.due and move.claims.version == old.version):
+            yield Law.TICKETED
+    if move.by and move.by.phase == TOLD and move.after is before:
+        yield Law.QUIET
+
+
+def broken_in(lifecycle: Lifecycle, world: World) -> Iterator[Law]:
+    """Return the laws that ``world`` itself breaks."""
+    row = world.row
+    if sum(run.version == row.version and run.phase != CLAIMED for run in world.runs) > 1:
+        yield Law.ALONE
+    runs = row.status in lifecycle.running
+    if (
+        (row.owner is not None) != runs
+        or (runs and not row.ticket)
+        or (row.ticket and row.status in lifecycle.terminal)
+    ):
+        yield Law.COUNTED
+    for run in world.runs:
+        if run.phase == RUNNING and run.version != row.version and not run.watched:
+            yield Law.HEARD
+        if run.phase == TOLD and run.version == row.version:
+            yield Law.KEPT

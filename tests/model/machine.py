@@ -1,0 +1,225 @@
+"""Whatever is done to several jobs at once, in any order, the store does what the model says."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from models.lifecycle import Job
+from tests.model.ledger import Entry
+from tests.model.store import Store
+from tests.model.twin import HOUR, Claimed, Twin
+from tests.proving.schema import MODELS
+from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+from workers.runtime.registry import Registry
+from workers.runtime.store.claim import Ticket
+from workers.runtime.store.dispatch import Window
+
+WORKERS = (UUID(int=1), UUID(int=2))
+FIRST_STAGES = ("proving.plain", "proving.keyed", "proving.first")
+STAGES = (*FIRST_STAGES, "proving.second")
+PAST, NOW, FUTURE = (datetime(year, 1, 1, tzinfo=UTC) for year in (2001, 2026, 2999))
+OUTCOMES: tuple[Settlement, ...] = (
+    *(Complete(), Retry("boom"), Fail("no\x00thing\nhelps"), Snooze(HOUR, "quota"), Snooze(timedelta(), "busy")),
+    *(Release("drain"), Cancel("unwanted")),
+)
+WIDE = Window(slots=9, at_most=9, floor=9)
+
+# 0 is the newest: what fails shrinks towards what has just been made.
+WHICH = st.lists(st.integers(0, 11), min_size=1, max_size=4)
+JOB = st.fixed_dictionaries(
+    {
+        "key": st.sampled_from(["a", "b"]),
+        "priority": st.sampled_from([5, 1]),
+        "due_at": st.sampled_from([*[None] * 6, PAST, FUTURE]),
+        "idempotency_key": st.sampled_from([None, None, None, "once"]),
+    }
+)
+WINDOW = st.builds(Window, slots=st.integers(0, 6), at_most=st.sampled_from([9, 9, 2]), floor=st.sampled_from([9, 1]))
+STAGE, WORKER, MODEL = st.sampled_from(STAGES), st.sampled_from(WORKERS), st.sampled_from(MODELS)
+SETTLED = st.lists(st.sampled_from(OUTCOMES), min_size=4, max_size=4)
+MODE = st.sampled_from(["holding", "holding", "values", "stale"])
+ATTEMPTS = st.sampled_from([2, 1, 0])
+SELDOM = st.sampled_from([False, False, True])
+
+
+def some(items: Sequence[Any], which: Sequence[int]) -> list[Any]:
+    """Return the items counted from the newest, each once."""
+    return list({index % len(items): items[-1 - index % len(items)] for index in which}.values())
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Several jobs, two workers, one leader and an operator."""
+
+    def __init__(self, store: Store, registry: Registry, tally: Counter[str]) -> None:
+        super().__init__()
+        self.twin = Twin(store, registry, tally)
+
+    @initialize(jobs=st.lists(JOB, min_size=4, max_size=4), attempts=ATTEMPTS)
+    def two_workers_meet_some_jobs(self, jobs: list[dict[str, Any]], attempts: int) -> None:
+        for worker in WORKERS:
+            self.twin.hear(worker)
+        for stage in FIRST_STAGES:
+            self.twin.enqueue(stage, jobs, attempts=attempts, now=NOW)
+
+    # ── enqueue and dispatch ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(stage=st.sampled_from(FIRST_STAGES), jobs=st.lists(JOB, min_size=1, max_size=4), attempts=ATTEMPTS)
+    def enqueue(self, stage: str, jobs: list[dict[str, Any]], attempts: int) -> None:
+        self.twin.enqueue(stage, jobs, attempts=attempts, now=NOW)
+
+    @rule(stage=STAGE, window=WINDOW, cursor=st.sampled_from([None, None, "a"]))
+    def leader_dispatches(self, stage: str, window: Window, cursor: str | None) -> None:
+        self.twin.dispatch(stage, window, cursor=cursor)
+
+    @rule(stage=STAGE, long_out=SELDOM)
+    def leader_unmarks(self, stage: str, *, long_out: bool) -> None:
+        self.twin.unmark(stage, older_than=HOUR if long_out else timedelta())
+
+    @precondition(lambda self: self.twin.sent)
+    @rule(which=WHICH)
+    def tickets_are_handed_back(self, which: list[int]) -> None:
+        self.twin.hand_back(*self._tickets(which))
+
+    def _busy(self, stage: str, *, running: bool) -> str:
+        """Return ``stage`` if it has a job that is ready (or ``running``), else one that has, if any."""
+        busy = {(entry.model, entry.row.status) for entry in self.twin.ledger.jobs.values()}
+        for name in (stage, *reversed(STAGES)):
+            of = self.twin.registry[name]
+            if (of.model, of.step.running if running else of.step.ready) in busy:
+                return name
+        return stage
+
+    def _tickets(self, which: list[int]) -> tuple[str, list[Ticket]]:
+        """Return tickets of one stage, whatever became of them: messages come late, and twice."""
+        chosen = some(self.twin.sent, which)
+        return chosen[0][0], [ticket for stage, ticket in chosen if stage == chosen[0][0]]
+
+    # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @precondition(lambda self: self.twin.sent)
+    @rule(which=WHICH, worker=WORKER)
+    def worker_claims(self, which: list[int], worker: UUID) -> None:
+        """Late messages, doubled ones, taken back ones: whatever was ever sent may arrive, and again."""
+        self.twin.claim(*self._tickets(which), worker)
+
+    @rule(stage=STAGE, which=WHICH, worker=WORKER)
+    def worker_claims_what_is_sent(self, stage: str, which: list[int], worker: UUID) -> None:
+        """The way of nearly every job, so that there is something to go wrong."""
+        self._send_and_claim(stage, which, worker)
+
+    @rule(stage=STAGE, which=WHICH, worker=WORKER, outcomes=SETTLED, mode=MODE)
+    def worker_runs_what_is_sent(
+        self, stage: str, which: list[int], worker: UUID, outcomes: list[Settlement], mode: str
+    ) -> None:
+        """To its end, unless other runs are settled in its place."""
+        self._send_and_claim(stage, which, worker)
+        self.twin.check()
+        if self.twin.runs:
+            self._settle(which, outcomes, mode)
+
+    def _send_and_claim(self, stage: str, which: list[int], worker: UUID) -> None:
+        stage = self._busy(stage, running=False)
+        self.twin.dispatch(stage, WIDE)
+        jobs = self.twin.ledger.jobs
+        held = [
+            (job_id, version)
+            for of, (job_id, version) in self.twin.sent
+            if of == stage and jobs[job_id].row.ticket and jobs[job_id].row.version == version
+        ]
+        if held:
+            self.twin.claim(stage, some(held, which), worker)
+
+    @precondition(lambda self: self.twin.runs)
+    @rule(index=st.integers(0, 11), percent=st.integers(1, 99))
+    def run_writes_progress(self, index: int, percent: int) -> None:
+        self.twin.write_progress(some(self.twin.runs, [index])[0], percent)
+
+    @precondition(lambda self: self.twin.runs)
+    @rule(which=WHICH, outcomes=SETTLED, mode=MODE)
+    def runs_settle(self, which: list[int], outcomes: list[Settlement], mode: str) -> None:
+        self._settle(which, outcomes, mode)
+
+    def _settle(self, which: list[int], outcomes: list[Settlement], mode: str) -> None:
+        """Stale runs too, and settled ones again; two of one job perhaps, one of them stale."""
+        if mode == "values":
+            outcomes = [Complete({"result": {"of": n}}) for n in range(4)]
+        self.twin.settle(self._runs(which, stale=mode == "stale"), outcomes)
+
+    @precondition(lambda self: self.twin.runs)
+    @rule(which=WHICH)
+    def worker_looks_after_its_runs(self, which: list[int]) -> None:
+        self.twin.look_after(self._runs(which, stale=True))
+
+    def _runs(self, which: list[int], *, stale: bool) -> list[Claimed]:
+        """Return runs of one worker and table: any, or unless ``stale`` such as hold their fence, if there are any."""
+        runs, jobs = self.twin.runs, self.twin.ledger.jobs
+        holding = [run for run in runs if run.job.version == jobs[run.job.id].row.version]
+        first, *more = some(runs if stale else holding or runs, which)
+        return [first, *(run for run in more if (type(run.job), run.worker) == (type(first.job), first.worker))]
+
+    @rule(worker=WORKER, how=st.sampled_from(["heard", "silent", "gone"]))
+    def worker_is(self, worker: UUID, how: str) -> None:
+        {"heard": self.twin.hear, "silent": self.twin.silence, "gone": self.twin.remove}[how](worker)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(model=MODEL, wakes=st.booleans())
+    def time_passes(self, model: type[Job], *, wakes: bool) -> None:
+        self.twin.pass_time(model)
+        if wakes:
+            self.twin.wake(model)
+
+    @rule(model=MODEL)
+    def leader_wakes(self, model: type[Job]) -> None:
+        self.twin.wake(model)
+
+    @rule(stage=STAGE, after=st.sampled_from(["silence", "hours", "nothing"]), worker=WORKER, patient=SELDOM)
+    def leader_rescues(self, stage: str, after: str, worker: UUID, *, patient: bool) -> None:
+        stage = self._busy(stage, running=True)
+        if after == "silence":
+            self.twin.silence(worker)
+        elif after == "hours":
+            self.twin.pass_time(self.twin.registry[stage].model)
+        self.twin.rescue(stage, patient=patient)
+
+    # ── operator ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(index=st.integers(0, 11))
+    def operator_cancels(self, index: int) -> None:
+        self.twin.cancel(*self._ids([index]))
+
+    @rule(which=WHICH)
+    def operator_retries(self, which: list[int]) -> None:
+        """What failed; whatever else there is, if nothing has."""
+        self.twin.retry(*self._ids(which, status="failed"))
+
+    def _ids(self, which: list[int], *, status: str = "") -> tuple[type[Job], list[UUID]]:
+        """Return jobs of one table, in ``status`` if there are any."""
+        jobs = list(self.twin.ledger.jobs.values())
+        chosen: list[Entry] = some([entry for entry in jobs if entry.row.status == status] or jobs, which)
+        return chosen[0].model, [entry.id for entry in chosen if entry.model is chosen[0].model]
+
+    @rule(stage=st.sampled_from([*STAGES, "proving.unknown"]), pauses=SELDOM)
+    def operator_pauses_or_resumes(self, stage: str, *, pauses: bool) -> None:
+        (self.twin.pause if pauses else self.twin.resume)(stage)
+
+    # ── what holds after each step ───────────────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def every_row_and_its_history_are_as_the_model_says(self) -> None:
+        self.twin.check()
+
+    @invariant()
+    def no_key_has_more_out_than_its_limit(self) -> None:
+        of = self.twin.registry["proving.keyed"]
+        out = Counter(entry.key for entry in self.twin.ledger.of(of.model) if entry.row.ticket)
+        assert of.limit is not None
+        assert all(count <= of.limit.at_most for count in out.values())
+
+    def teardown(self) -> None:
+        self.twin.audit()

@@ -1,0 +1,150 @@
+"""What the kernel's statements do to one row, as pure functions. The one model that both proofs share.
+
+``tests/model/world.py`` explores it with everything that may go wrong around it; ``tests/model/machine.py`` holds it
+against the real statements on a real Postgres. Which transitions are legal and what an outcome means are not said
+here: that is the kernel's own ``Lifecycle`` and ``decide``.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from models.lifecycle import Lifecycle, Step
+from workers.runtime.decisions import Settled
+
+
+class Row(NamedTuple):
+    """One job. ``ticket``: dispatched; ``due``: it waits for a time; ``failed_in``: the state that it failed in."""
+
+    status: str
+    version: int = 1
+    retry_count: int = 0
+    max_retries: int = 5
+    ticket: bool = False
+    due: bool = False
+    owner: Hashable = None
+    progress: int = 0
+    started: bool = False
+    ended: bool = False
+    error: str | None = None
+    action: str | None = "enqueue"
+    reason: str | None = None
+    failed_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defences:
+    """What protects a job. All of them hold in the kernel; a test takes one away and sees what goes wrong."""
+
+    fence_at_settle: bool = True
+    fence_at_progress: bool = True
+    version_at_claim: bool = True
+    ticket_at_claim: bool = True
+    rescue_raises_version: bool = True
+    launch_ends_older_run: bool = True
+    launch_looks_for_twin: bool = True
+    told_run_stops: bool = True
+    tickets_expire: bool = True
+
+
+ALL = Defences()
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """The kernel's statements for jobs of one lifecycle. Each returns the row it leaves, or None: it takes nothing."""
+
+    lifecycle: Lifecycle
+    defences: Defences = ALL
+
+    def mark(self, row: Row) -> Row | None:
+        """Give the ticket, as ``pick`` does to what it chose."""
+        free = row.status in self.lifecycle.ready and not row.ticket and not row.due
+        return row._replace(ticket=True) if free else None
+
+    def unmark(self, row: Row, step: Step) -> Row | None:
+        """Take an old ticket back."""
+        return row._replace(ticket=False) if row.status == step.ready and row.ticket else None
+
+    def unmark_exactly(self, row: Row, version: int) -> Row | None:
+        """Take this very ticket back."""
+        return row._replace(ticket=False) if row.version == version else None
+
+    def wake(self, row: Row) -> Row | None:
+        """Join the ready ones, its time having come."""
+        return row._replace(due=False) if row.status in self.lifecycle.ready and row.due else None
+
+    def claim(self, row: Row, step: Step, version: int, *, owner: Hashable) -> Row | None:
+        held = row.ticket or not self.defences.ticket_at_claim
+        named = row.version == version or not self.defences.version_at_claim
+        if not (row.status == step.ready and held and named):
+            return None
+        return self._move(row, step.running, "claim", owner=owner, ticket=row.ticket, started=True, progress=1)
+
+    def claimed_before(self, row: Row, step: Step, version: int, *, owner: Hashable) -> bool:
+        """Tell whether an earlier claim of this ticket by ``owner`` stands."""
+        return row.status == step.running and row.version == version + 1 and row.owner == owner
+
+    def set_progress(self, row: Row, fence: int, percent: int) -> Row | None:
+        held = row.version == fence or not self.defences.fence_at_progress
+        return row._replace(progress=percent) if held else None
+
+    def settle(self, row: Row, settled: Settled) -> Row | None:
+        held = row.version == settled.fence or not self.defences.fence_at_settle
+        if not (held and row.status in self.lifecycle.running):
+            return None
+        return self._move(
+            row,
+            settled.status,
+            settled.action,
+            reason=settled.reason,
+            retry_count=settled.retry_count,
+            due=settled.delay is not None,
+            progress=row.progress if settled.progress is None else settled.progress,
+            owner=row.owner if settled.terminal else None,
+            started=row.started and settled.terminal,
+            error=settled.error,
+        )
+
+    def rescue(self, row: Row, step: Step, *, reason: str) -> Row | None:
+        """Free the run that nobody can finish; the caller knows of leases and deadlines."""
+        if row.status != step.running:
+            return None
+        spent = row.retry_count >= row.max_retries
+        rescued = self._move(
+            row,
+            self.lifecycle.failed if spent else step.ready,
+            "rescue",
+            reason=reason,
+            retry_count=min(row.retry_count + 1, row.max_retries),
+            due=not spent and row.retry_count > 0,
+            progress=row.progress if spent else 0,
+            owner=row.owner if spent else None,
+            started=row.started and spent,
+            error=reason,
+        )
+        return rescued if self.defences.rescue_raises_version else rescued._replace(version=row.version)
+
+    def cancel(self, row: Row, *, reason: str) -> Row | None:
+        if row.status in self.lifecycle.terminal:
+            return None
+        return self._move(row, self.lifecycle.cancelled, "cancel", reason=reason, owner=row.owner, started=row.started)
+
+    def retry(self, row: Row, *, reason: str) -> Row | None:
+        """Send a failed job back to the step that it failed in."""
+        if row.status != self.lifecycle.failed or row.retry_count >= row.max_retries:
+            return None
+        ready = next(step.ready for step in self.lifecycle.steps if step.running == row.failed_in)
+        return self._move(row, ready, "retry", reason=reason, retry_count=row.retry_count + 1, progress=0)
+
+    def _move(self, row: Row, status: str, action: str, **kept: Any) -> Row:
+        """Make one transition: ticket, due, owner, started and reason are gone but for what is ``kept``."""
+        gone = {"ticket": False, "due": False, "owner": None, "started": False, "reason": None}
+        return row._replace(
+            status=status,
+            version=row.version + 1,
+            ended=status in self.lifecycle.terminal,
+            action=action,
+            failed_in=row.status if status == self.lifecycle.failed else None,
+            **{**gone, **kept},
+        )

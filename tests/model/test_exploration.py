@@ -1,0 +1,148 @@
+"""Every world that one job can get into is visited, and none breaks a law; with a defence removed, one does.
+
+A wider exploration than the default takes a minute: ``MODEL_BOUNDS=2,3,1 pytest tests/model/test_exploration.py`` (most
+messages under way, most runs, most claims without an answer).
+"""
+
+import os
+
+import pytest
+
+from tests.model.explore import Exploration, explore
+from tests.model.laws import Law
+from tests.model.stand_ins import canonical
+from tests.model.statements import Defences
+from tests.model.world import Around, Bounds, World
+from tests.proving.models import PlainJob, TwoStepJob
+
+
+def bounds(default: str) -> Bounds:
+    return Bounds(*map(int, os.environ.get("MODEL_BOUNDS", default).split(",")))
+
+
+BOUNDS = bounds("2,2,1")
+# What the default bounds visit: an exploration that became smaller by accident must not pass for a proof.
+WORLDS = {PlainJob: 3_000, TwoStepJob: 3_400}
+
+
+@pytest.fixture(scope="module")
+def plain() -> Exploration:
+    """Everything that can happen to a job of one step."""
+    return explore(Around(PlainJob, max_retries=1, bounds=BOUNDS))
+
+
+@pytest.fixture(scope="module")
+def two_step() -> Exploration:
+    """Everything that can happen to a job of two steps."""
+    return explore(Around(TwoStepJob, max_retries=1, bounds=bounds("1,2,1")))
+
+
+@pytest.mark.parametrize("model", [PlainJob, TwoStepJob])
+def test_no_world_that_can_be_reached_breaks_a_law(model, request, record_property):
+    """Whatever is lost, doubled, reordered, crashed, rescued, cancelled or retried, in any order, without end."""
+    found = request.getfixturevalue("plain" if model is PlainJob else "two_step")
+
+    record_property("worlds", len(found.worlds))
+    record_property("moves", found.moves)
+    assert found.broken == {}
+    assert len(found.worlds) >= WORLDS[model]
+
+
+@pytest.mark.parametrize("model", [PlainJob, TwoStepJob])
+def test_exactly_the_declared_transitions_happen(model, request):
+    """The lifecycle allows nothing that the kernel never does, and the exploration leaves none of it out."""
+    found = request.getfixturevalue("plain" if model is PlainJob else "two_step")
+
+    assert found.transitions == model.__lifecycle__.transitions
+
+
+def test_every_kind_of_trouble_was_met(plain):
+    """Nothing in the list of what can happen is a dead letter."""
+    for deed in (
+        "leader marks and dies",
+        "leader dispatches, hears no answer and takes back",
+        "leader unmarks",
+        "message lost",
+        "message doubled",
+        "full worker hands the message back",
+        "worker 1 claims without an answer",
+        "worker 1 asks again and has it",
+        "worker 1 crashes",
+        "run of worker 1 is lost",
+        "run of worker 1 settles: snooze",
+        "run of worker 1 settles: release",
+        "run of worker 1 settles: retry",
+        "run of worker 1 settles: complete, without an answer",
+        "run of worker 1 (stale) settles in vain",
+        "run of worker 1 (stale) writes progress in vain and stops",
+        "run of worker 1 (stale) is told to stop",
+        "rescue",
+        "rescue from a living worker",
+        "its time comes",
+        "cancel",
+        "operator retries",
+    ):
+        assert deed in plain.deeds
+
+
+@pytest.mark.parametrize(
+    ("defence", "law"),
+    [
+        ("fence_at_settle", Law.FENCED),
+        ("fence_at_progress", Law.FENCED),
+        ("version_at_claim", Law.TICKETED),
+        ("ticket_at_claim", Law.TICKETED),
+        ("ticket_at_claim", Law.COUNTED),
+        ("rescue_raises_version", Law.GAPLESS),
+        ("tickets_expire", Law.ENDS),
+        ("told_run_stops", Law.QUIET),
+        ("launch_ends_older_run", Law.HEARD),
+        ("launch_looks_for_twin", Law.ALONE),
+        ("launch_looks_for_twin", Law.KEPT),
+    ],
+)
+def test_a_defence_removed_breaks_its_law(defence, law):
+    """The exploration is no rubber stamp: it finds the shortest way to the damage that each defence prevents."""
+    around = Around(PlainJob, max_retries=1, bounds=Bounds(1, 2, 1), defences=Defences(**{defence: False}))
+
+    broken = explore(around, until=law).broken
+
+    assert broken[law], f"{law} holds without {defence}"
+
+
+def test_a_late_message_needs_its_ticket_taken_back_to_do_harm():
+    """Unmark while the message travels, in a kernel whose claim forgot to ask for the ticket: no limit counts it."""
+    without_ticket = Around(PlainJob, max_retries=0, bounds=BOUNDS, defences=Defences(ticket_at_claim=False))
+
+    way = explore(without_ticket, until=Law.COUNTED).broken[Law.COUNTED]
+
+    assert way == ["pending: leader dispatches, hears no answer and takes back", "pending: worker 0 claims"]
+
+
+def test_a_settle_that_ignores_its_fence_ends_somebody_elses_run():
+    """An earlier run completes the job under the hands of a later one."""
+    unfenced = Around(PlainJob, max_retries=1, bounds=BOUNDS, defences=Defences(fence_at_settle=False))
+
+    way = explore(unfenced, until=Law.FENCED).broken[Law.FENCED]
+
+    assert way[-1].endswith("(stale) settles: complete")
+    assert sum("claims" in move for move in way) == 2
+
+
+def test_worlds_that_stand_for_others_stand_for_all_of_them():
+    """With versions counted from 1 and the workers told apart, as many moves lead to the same worlds and no other."""
+    depth, around = 5, Around(PlainJob, max_retries=1, bounds=Bounds(9, 9, 9))
+    literal, stand_ins = {around.first}, {canonical(around.first)}
+    every_literal, every_stand_in = set(literal), set(stand_ins)
+    for _ in range(depth):
+        literal = _next(around, literal) - every_literal
+        stand_ins = {canonical(world) for world in _next(around, stand_ins)} - every_stand_in
+        every_literal |= literal
+        every_stand_in |= stand_ins
+
+    assert {canonical(world) for world in every_literal} == every_stand_in
+    assert len(every_literal) > 2 * len(every_stand_in)
+
+
+def _next(around: Around, worlds: set[World]) -> set[World]:
+    return {move.after for world in worlds for move in around.moves(world)}

@@ -1,0 +1,140 @@
+"""Counterexamples that the exploration found in earlier kernels, replayed on a real worker process."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from tests.fakes.events import RecordedEvents
+from tests.fakes.wire import wire_to
+from tests.kernel import PLAIN, Jobs
+from tests.proving.llm import NoModel
+from tests.proving.models import PlainJob
+from tests.proving.stages import Act
+from tests.waiting import until
+from workers.runtime.context import Context
+from workers.runtime.database import Database
+from workers.runtime.outcomes import Complete, Outcome
+from workers.runtime.registry import Registry, stage
+from workers.runtime.runner import Runner
+from workers.runtime.store.claim import Ticket
+from workers.runtime.store.rescue import rescue_expired
+
+
+class DeafWorker:
+    """A worker process that hears no news of its runs, as one does that was stopped for longer than its lease.
+
+    It has no heart either: whatever it claims may be rescued. Its handlers never end by themselves.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.id = uuid.uuid4()
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        registry = Registry()
+        stage(PLAIN, of=PlainJob, payload=Act, into=registry)(self._perform)
+        self.runner = Runner(
+            database, registry, worker_id=self.id, slots=9, llm=NoModel(), events=RecordedEvents(), draw=lambda: 0.0
+        )
+
+    async def _perform(self, job: PlainJob, _ctx: Context) -> Outcome:
+        self.begun.append(job.version)
+        task = asyncio.current_task()
+        assert task
+        self._tasks.append(task)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.append(job.version)
+        return Complete()
+
+    async def accept(self, *tickets: Ticket) -> None:
+        await self.runner.accept(PLAIN, tickets)
+        await asyncio.sleep(0)  # where the handlers begin
+
+    async def stop(self) -> None:
+        """End every run; what they leave is settled by nobody."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def jobs(database, registry):
+    """Jobs in any state, in the test's own database."""
+    return Jobs(database, registry)
+
+
+@asynccontextmanager
+async def deaf_worker(url: str) -> AsyncIterator[DeafWorker]:
+    database = Database(url, changed_by=f"worker:{uuid.uuid4()}")
+    worker = DeafWorker(database)
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        await database.close()
+
+
+async def rescued_and_sent_again(jobs: Jobs) -> Ticket:
+    """Take the one running job from its worker and dispatch it anew."""
+    async with jobs.database.kernel() as conn:
+        assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta(hours=1)) == 1
+    [ticket] = await jobs.dispatched(count=0)
+    return ticket
+
+
+async def test_a_newer_run_of_a_job_ends_the_older_one_in_the_same_process(jobs, database_url):
+    """Nobody would tell the older one any more: it would call its provider, past its deadline too, until it ends."""
+    async with deaf_worker(database_url) as worker:
+        await worker.accept(*await jobs.dispatched())
+
+        await worker.accept(await rescued_and_sent_again(jobs))
+
+        await until(lambda: worker.ended == [2])
+        assert worker.begun == [2, 4]
+        assert [run.run.version for run in worker.runner.running.values()] == [4]
+
+
+async def test_a_claim_without_an_answer_is_run_beside_an_older_run_of_its_job(jobs, database_url):
+    """It is another run: taken for the older one, it would be nobody's until its deadline, for an attempt."""
+    async with wire_to(database_url) as (url, wire), deaf_worker(url) as worker:
+        await worker.accept(*await jobs.dispatched())
+        ticket = await rescued_and_sent_again(jobs)
+        wire.lose_answer(b"'claim'")
+
+        await worker.accept(ticket)
+
+        assert wire.lost == 1
+        assert worker.begun == [2, 4]
+
+
+async def test_a_claim_that_took_too_long_does_not_replace_a_newer_run(jobs, database, database_url):
+    """The job was rescued, claimed anew and started while the answer was on its way: the newer run goes on alone."""
+    async with deaf_worker(database_url) as worker, database.kernel() as holder:
+        early, held = await jobs.dispatched(count=2)
+        await jobs.claim([early], owner=worker.id)  # the worker's own, whose answer it never got
+        async with holder.transaction():
+            await holder.execute("SELECT 1 FROM proving.plain_jobs WHERE id = %s FOR UPDATE", [held[0]])
+            slow = asyncio.create_task(worker.accept(early, held))
+            await until(lambda: _waits(jobs))
+            await jobs.sql(f"SELECT pg_terminate_backend(pid) {WAITING}")  # so it asks again, and finds its claim
+            await until(lambda: _waits(jobs))
+            await worker.accept(await rescued_and_sent_again(jobs))
+        await slow
+
+        assert {run.run.version for run in worker.runner.running.values()} == {2, 4}
+        assert worker.runner.running[early[0]].run.version == 4
+        assert sorted(worker.begun) == [2, 4]
+        assert worker.ended == []
+
+
+WAITING = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'worker:%'"
+
+
+async def _waits(jobs: Jobs) -> bool:
+    return bool(await jobs.sql(f"SELECT 1 {WAITING}"))

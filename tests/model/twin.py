@@ -1,0 +1,272 @@
+"""Do one thing to the real store and to the model, and hold their answers, rows and histories against each other."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from models.lifecycle import Job
+from tests.model.ledger import Change, Entry, Ledger
+from tests.model.statements import Row
+from tests.model.store import LEADER, OPERATOR, SERVICE, Store, Stored
+from workers.runtime.decisions import decide
+from workers.runtime.outcomes import Settlement
+from workers.runtime.registry import Registry
+from workers.runtime.store.claim import Ticket, claim, claimed_before, lost_fences, set_progress
+from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
+from workers.runtime.store.intervene import cancel, pause, resume, retry
+from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker, survey
+from workers.runtime.store.rescue import rescue_expired
+from workers.runtime.store.settle import settle, settled_by
+from workers.runtime.store.verify import verify_history
+
+SLOTS = 4
+HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
+LEASE_SECONDS = 3_600.0
+
+
+class Claimed(NamedTuple):
+    """One run, as a worker holds it: it may settle at any time, as often as it likes, however stale."""
+
+    stage: str
+    job: Job
+    worker: UUID
+
+    @property
+    def name(self) -> str:
+        return f"worker:{self.worker}"
+
+
+class Twin:
+    """The store and its model. Every method is one statement of the kernel, or one way for time to pass."""
+
+    def __init__(self, store: Store, registry: Registry, tally: Counter[str]) -> None:
+        self.store, self.registry, self.tally = store, registry, tally
+        self.ledger = Ledger(tally)
+        self.sent: list[tuple[str, Ticket]] = []
+        self.runs: list[Claimed] = []
+        store.empty()
+
+    def check(self) -> None:
+        """Compare every row and every transition."""
+        rows, history = self.store.everything()
+
+        assert rows == {entry.id: _stored(entry) for entry in self.ledger.jobs.values()}
+        assert history == [
+            (job_id, *change) for job_id, entry in sorted(self.ledger.jobs.items()) for change in entry.history
+        ]
+        self.tally["step"] += 1
+
+    def audit(self) -> None:
+        """Have the kernel check its own history: there is nothing to find."""
+        checks = self.store.run(verify_history(self.store.by(OPERATOR)))
+        assert not [check for check in checks if check.violations]
+        assert sum(check.jobs for check in checks) == len(self.ledger.jobs)
+
+    # ── enqueue and dispatch ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def enqueue(self, stage: str, jobs: Sequence[dict[str, Any]], *, attempts: int, now: datetime) -> None:
+        enqueued = self.store.enqueue(stage, jobs)
+
+        model = self.registry[stage].model
+        fresh = [one.id for one in enqueued if one.created]
+        # No deadline passes by itself.
+        self.store.update(model, f"max_retries = {attempts}, timeout_seconds = 100000", fresh)
+        created = self.store.created_at(model, fresh)
+        for one, job in zip(enqueued, jobs, strict=True):
+            key = job["idempotency_key"]
+            known = self.ledger.keys.get((model, key))
+            assert (one.created, one.id) == ((False, known) if known else (True, one.id))
+            self.tally["enqueued before"] += not one.created
+            if one.created:
+                row = Row(model.__lifecycle__.initial, max_retries=attempts, due=job["due_at"] is not None)
+                history = [Change(None, 1, stage, None, row.status, "enqueue", None, SERVICE)]
+                entry = Entry(one.id, model, row, job["priority"], job["key"], created[one.id], history)
+                entry.time_came = row.due and job["due_at"] < now
+                self.ledger.jobs[one.id] = entry
+                self.ledger.keys |= {(model, key): one.id} if key else {}
+
+    def dispatch(self, stage: str, window: Window, *, cursor: str | None = None) -> int:
+        """Pick what may go out; of a paused stage, take everything back. Return how many went out."""
+        leader, of = self.store.by(LEADER), self.registry[stage]
+        capacity = self.store.run(survey(leader))[stage]
+        heard = [silent for silent in self.ledger.silent.values() if not silent]
+        assert (capacity.paused, capacity.slots) == (stage in self.ledger.paused, SLOTS * len(heard))
+        if capacity.paused:
+            self.unmark(stage, older_than=timedelta())
+            return 0
+
+        picked = self.store.run(pick(leader, of, window, cursor=cursor)).jobs
+
+        tickets = [(one.id, one.version) for one in picked]
+        assert tickets == self.ledger.pick(of, window, cursor=cursor, by=LEADER)
+        self.sent += [(stage, ticket) for ticket in tickets]
+        return len(tickets)
+
+    def unmark(self, stage: str, *, older_than: timedelta) -> None:
+        of = self.registry[stage]
+
+        count = self.store.run(unmark(self.store.by(LEADER), of, older_than=older_than))
+
+        old = [entry.id for entry in self.ledger.of(of.model) if entry.long_out or not older_than]
+        taken = self.ledger.each(old, lambda entry: entry.statements.unmark(entry.row, of.step), by=LEADER)
+        assert count == len(taken)
+        self.tally["unmark"] += count
+
+    def hand_back(self, stage: str, tickets: Sequence[Ticket]) -> None:
+        self.store.run(unmark_exactly(self.store.by(LEADER), self.registry[stage].model, tickets))
+
+        for job_id, version in tickets:
+            entry = self.ledger.jobs[job_id]
+            held = entry.row.ticket
+            if self.ledger.apply(entry, entry.statements.unmark_exactly(entry.row, version), by=LEADER):
+                self.tally["unmark exactly"] += held
+
+    # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def claim(self, stage: str, tickets: Sequence[Ticket], worker: UUID) -> None:
+        of, name = self.registry[stage], f"worker:{worker}"
+
+        jobs = self.store.run(claim(self.store.by(name), of, tickets, owner=worker))
+
+        fences = {(job.id, job.version) for job in jobs}
+        assert fences == self.ledger.claim(of, tickets, owner=worker, by=name)
+        assert all(job.retry_count == self.ledger.jobs[job.id].row.retry_count for job in jobs)
+        self.runs += [Claimed(stage, job, worker) for job in jobs]
+
+    def write_progress(self, run: Claimed, percent: int) -> None:
+        fence, entry = run.job.version, self.ledger.jobs[run.job.id]
+
+        held = self.store.run(set_progress(self.store.by(run.name), type(run.job), (run.job.id, fence), percent))
+
+        assert held == self.ledger.apply(entry, entry.statements.set_progress(entry.row, fence, percent), by=run.name)
+        self.tally["progress" if held else "progress refused"] += 1
+
+    def settle(self, runs: Sequence[Claimed], outcomes: Sequence[Settlement]) -> None:
+        """In one statement, as a worker settles its runs of one table."""
+        rows = [
+            decide(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
+            for run, outcome in zip(runs, outcomes, strict=False)
+        ]
+        model, name = type(runs[0].job), runs[0].name
+
+        taken = self.store.run(settle(self.store.by(name), model, rows))
+
+        assert taken == self.ledger.settle(rows, by=name)
+        self._hold_time(model)
+
+    def look_after(self, runs: Sequence[Claimed]) -> None:
+        """After an answer that was lost: whose settle it was, whose claim it was, and which fences are gone."""
+        name, of = runs[0].name, self.registry[runs[0].stage]
+        conn, fences = self.store.by(name), [(run.job.id, run.job.version) for run in runs]
+
+        settled = self.store.run(settled_by(conn, fences, changed_by=name))
+        lost = self.store.run(lost_fences(conn, of.model, fences))
+        tickets = [(job_id, fence - 1) for job_id, fence in fences]
+        claimed = self.store.run(claimed_before(conn, of, tickets, owner=runs[0].worker))
+
+        jobs = self.ledger.jobs
+        assert settled == self.ledger.settled_by(fences, name)
+        assert lost == {job_id for job_id, fence in fences if jobs[job_id].row.version != fence}
+        assert {(job.id, job.version - 1) for job in claimed} == {
+            (job_id, version)
+            for job_id, version in tickets
+            if jobs[job_id].statements.claimed_before(jobs[job_id].row, of.step, version, owner=runs[0].worker)
+        }
+        self.tally.update({"settled by": len(settled), "lost": len(lost), "claimed before": len(claimed)})
+
+    def hear(self, worker: UUID) -> None:
+        row = WorkerRow(id=worker, name="w", queues=("proving",), slots=SLOTS, lease_seconds=LEASE_SECONDS)
+        self.store.run(beat_heart(self.store.by(f"worker:{worker}"), row, running=0))
+        self.ledger.silent[worker] = False
+
+    def silence(self, worker: UUID) -> None:
+        self.store.sql("UPDATE runtime.workers SET heartbeat_at = now() - interval '2 hours' WHERE id = %s", worker)
+        self.ledger.silent |= {worker: True} if worker in self.ledger.silent else {}
+
+    def remove(self, worker: UUID) -> None:
+        """Its row goes, whatever runs in its name."""
+        self.store.run(remove_worker(self.store.by(f"worker:{worker}"), worker))
+        self.ledger.silent.pop(worker, None)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _hold_time(self, model: type[Job]) -> None:
+        """Put off whatever a backoff of seconds would make due by itself."""
+        if waiting := [entry.id for entry in self.ledger.of(model) if entry.row.due and not entry.time_came]:
+            self.store.update(model, "due_at = now() + interval '1 hour'", waiting)
+
+    def pass_time(self, model: type[Job]) -> None:
+        """What waits for a time has waited; whatever was dispatched or runs has been for days."""
+        entries = list(self.ledger.of(model))
+        past = (
+            "due_at = CASE WHEN due_at IS NOT NULL THEN now() END, dispatched_at = dispatched_at - interval '9 days', "
+            "deadline_at = deadline_at - interval '9 days'"
+        )
+        self.store.update(model, past, [entry.id for entry in entries])
+        for entry in entries:
+            entry.time_came = entry.row.due
+            entry.long_out = entry.row.ticket
+            entry.overdue = entry.row.status in model.__lifecycle__.running
+
+    def wake(self, model: type[Job]) -> None:
+        count = self.store.run(wake_due(self.store.by(LEADER), model))
+
+        come = [entry.id for entry in self.ledger.of(model) if entry.time_came]
+        woken = self.ledger.each(come, lambda entry: entry.statements.wake(entry.row), by=LEADER)
+        assert count == len(woken)
+        self.tally["wake"] += count
+
+    def rescue(self, stage: str, *, patient: bool) -> None:
+        """By a leader that has led for long, or else for too short a time to judge leases and deadlines."""
+        of = self.registry[stage]
+
+        count = self.store.run(rescue_expired(self.store.by(LEADER), of, led_for=SECOND if patient else 2 * HOUR))
+
+        assert count == self.ledger.rescue(of, patient=patient, by=LEADER)
+        self._hold_time(of.model)
+
+    # ── operator ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cancel(self, model: type[Job], ids: Sequence[UUID]) -> None:
+        done = self.store.run(cancel(self.store.by(OPERATOR), model, ids, reason="unwanted"))
+
+        assert done == self._operated(ids, lambda one: one.statements.cancel(one.row, reason="unwanted"))
+
+    def retry(self, model: type[Job], ids: Sequence[UUID]) -> None:
+        done = self.store.run(retry(self.store.by(OPERATOR), model, ids, reason="again"))
+
+        assert done == self._operated(ids, lambda one: one.statements.retry(one.row, reason="again"))
+        self.tally["operator retries"] += len(done)
+
+    def _operated(self, ids: Sequence[UUID], change: Callable[[Entry], Row | None]) -> set[UUID]:
+        return self.ledger.each(ids, change, by=OPERATOR)
+
+    def pause(self, stage: str) -> None:
+        assert self.store.run(pause(self.store.by(OPERATOR), stage, by=OPERATOR)) == (stage in self.registry)
+        self.ledger.paused.add(stage)
+
+    def resume(self, stage: str) -> None:
+        assert self.store.run(resume(self.store.by(OPERATOR), stage)) == (stage in self.registry)
+        self.ledger.paused.discard(stage)
+
+
+def _stored(entry: Entry) -> Stored:
+    row = entry.row
+    assert isinstance(row.owner, UUID | None)
+    return Stored(
+        status=row.status,
+        version=row.version,
+        retry_count=row.retry_count,
+        max_retries=row.max_retries,
+        ticket=row.ticket,
+        due=row.due,
+        owner=row.owner,
+        progress=row.progress,
+        started=row.started,
+        ended=row.ended,
+        under_deadline=row.status in entry.model.__lifecycle__.running,
+        error=row.error,
+        result=entry.result,
+    )
