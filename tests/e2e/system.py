@@ -114,11 +114,15 @@ class Role:
 
 @dataclass(slots=True)
 class System:
-    """Servers, roles, and the questions that every test asks of them."""
+    """Servers, roles, and the questions that every test asks of them.
+
+    ``environment`` is what roles are told beside the servers' addresses, or instead of them.
+    """
 
     servers: EmbeddedServers
     folder: Path
     roles: list[Role] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     _connection: psycopg.Connection[Any] | None = None
 
     @property
@@ -131,9 +135,9 @@ class System:
 
     # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, kind: str, **options: Any) -> Role:
+    def start(self, kind: str, *, environment: Mapping[str, str] | None = None, **options: Any) -> Role:
         """Start one role that knows the proving stages, and return at once."""
-        return self._start(kind, ["-m", "tests.proving", kind, json.dumps(options)], options)
+        return self._start(kind, ["-m", "tests.proving", kind, json.dumps(options)], options, environment)
 
     def start_gristmill(self, kind: str, **environment: str) -> Role:
         """Start one role as ``gristmill`` runs it, with these settings, and return at once."""
@@ -206,7 +210,8 @@ class System:
         return found[0][0] if found else None
 
     def _environment(self) -> dict[str, str]:
-        environment = {**os.environ, "DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        urls = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        environment = {**os.environ, **urls, **self.environment}
         # Half of a role's start is compiling its imports: where that may not be kept beside the sources, keep it here.
         if environment.pop("PYTHONDONTWRITEBYTECODE", None):
             environment["PYTHONPYCACHEPREFIX"] = str(self.folder.parent / "bytecode")

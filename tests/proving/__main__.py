@@ -22,6 +22,7 @@ def run(role: str, options: dict[str, Any]) -> int:
     """Run one role to its end."""
     from datetime import timedelta
 
+    import tests.proving.assessors
     import tests.proving.stages  # noqa: F401 - importing registers the stages
     from config.logging import configure
     from config.schedules import DEFAULT_SCHEDULES

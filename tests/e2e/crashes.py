@@ -1,0 +1,179 @@
+"""Processes that die at a named step of their work, a few at a time, while the rest of a system goes on."""
+
+import json
+import time
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from uuid import UUID
+
+from redis import Redis
+
+from tests.e2e.system import Role, System, Transition
+from workers.runtime.failpoints import EXIT_CODE, VARIABLE, Point
+
+AT_ONCE = 6
+ATTEMPTS = 6
+FEED_SECONDS = 0.5
+# Without any death: a machine that starts many processes may take its time for each.
+REACH_SECONDS = 60.0
+# More is not fed while so many jobs wait: how long a run takes must not decide how much there is to do.
+ENOUGH = 16
+WAITING = "SELECT count(*) FROM proving.plain_jobs WHERE status = 'pending' AND due_at IS NULL"
+# Marked as dispatched and claimed by nobody.
+STRANDED = "SELECT count(*) FROM proving.plain_jobs WHERE status = 'pending' AND dispatched_at IS NOT NULL"
+
+
+Histories = dict[UUID, list[Transition]]
+
+
+@dataclass(slots=True)
+class Crash:
+    """One process and the point it dies at; ``stranded`` jobs had a ticket and no claim right after its death."""
+
+    point: Point
+    role: Role
+    worker_id: UUID | None = None
+    stranded: int = 0
+
+    def assert_there(self) -> None:
+        """Fail unless the process ended at its point and nowhere else."""
+        code = self.role.exit_code(within=0.1)
+        assert code == EXIT_CODE, f"{self.point}: {self.role.kind} {self.role.pid} exited with {code}"
+        assert self.role.said(f"failpoint {self.point} reached")
+
+
+@dataclass(slots=True)
+class Crashes:
+    """Every crash of one kind of role, and what was under way meanwhile.
+
+    ``jobs`` of the plain stage, ``scoring`` jobs, ``waiting`` jobs that are old and not due, the ``keys`` that a
+    service sent by Celery message and those of them whose message was ``taken`` by a worker that left no row; at the
+    end, the ``histories`` of the first two.
+    """
+
+    by_point: dict[Point, Crash] = field(default_factory=dict)
+    jobs: list[UUID] = field(default_factory=list)
+    scoring: list[UUID] = field(default_factory=list)
+    waiting: list[UUID] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    histories: Histories = field(default_factory=dict)
+
+    def steps_of(self, crash: Crash) -> list[Transition]:
+        """Return every transition that the dead worker wrote."""
+        return [s for steps in self.histories.values() for s in steps if s.changed_by == f"worker:{crash.worker_id}"]
+
+    def after_claims_of(self, crash: Crash) -> list[Transition]:
+        """Return what followed each claim of the dead worker, whoever did it."""
+        found = []
+        for steps in self.histories.values():
+            for claim, following in pairwise(steps):
+                if claim.change_action == "claim" and claim.changed_by == f"worker:{crash.worker_id}":
+                    found.append(following)
+        return found
+
+
+@dataclass(slots=True)
+class Schedule:
+    """A schedule that beats died of: what each left behind. ``until`` is the time before which its times count."""
+
+    name: str
+    until: datetime
+    crashes: dict[Point, Crash] = field(default_factory=dict)
+    jobs: dict[Point, list[UUID]] = field(default_factory=dict)
+
+    def fired(self, system: System) -> list[UUID]:
+        """Return the jobs of the times that have fired by now."""
+        ticks = "SELECT job_id FROM runtime.ticks WHERE schedule = %s AND scheduled_for <= %s"
+        return [row[0] for row in system.ask(ticks, self.name, self.until)]
+
+
+def arm(system: System, kind: str, point: Point, *, nth: int = 1, **options: object) -> Role:
+    """Start a role that dies at its ``nth`` arrival at ``point``."""
+    role = system.start(kind, environment={VARIABLE: f"{point}:{nth}"}, **options)
+    role.ended = True  # on purpose, whenever that is
+    return role
+
+
+def crash_all(
+    system: System, points: Sequence[Point], *, start: Callable[[Point], Role], feed: Callable[[], None]
+) -> dict[Point, Crash]:
+    """Start an armed role per point, so many at once as fit the machine, and feed the system until each has died."""
+    waiting, alive = deque(points), list[Crash]()
+    crashes: dict[Point, Crash] = {}
+    last_death, next_feed = time.monotonic(), 0.0
+    while waiting or alive:
+        while waiting and len(alive) < AT_ONCE:
+            point = waiting.popleft()
+            crashes[point] = Crash(point, start(point))
+            alive.append(crashes[point])
+        for crash in [crash for crash in alive if not crash.role.alive]:
+            _note(system, crash)
+            alive.remove(crash)
+            last_death = time.monotonic()
+        if time.monotonic() >= next_feed:
+            if system.ask(WAITING)[0][0] < ENOUGH:
+                feed()
+            next_feed = time.monotonic() + FEED_SECONDS
+        assert time.monotonic() < last_death + REACH_SECONDS, f"never reached: {[crash.point for crash in alive]}"
+        system.check_alive()
+        time.sleep(0.02)
+    return crashes
+
+
+def _note(system: System, crash: Crash) -> None:
+    """Keep what can be seen of a process just after its death."""
+    crash.stranded = system.ask(STRANDED)[0][0]
+    if crash.role.kind == "worker":
+        crash.worker_id = system.worker_id(crash.role)
+        assert crash.worker_id, f"{crash.point}: worker {crash.role.pid} died before it had shown itself"
+
+
+def enqueue_some(system: System, jobs: int = 16) -> list[UUID]:
+    """Enqueue jobs whose effect can be counted."""
+    return system.enqueue("proving.plain", [{"act": "write", "seconds": 0.02}] * jobs)
+
+
+def await_ends(system: System, jobs: list[UUID]) -> None:
+    """Return when each of these jobs is in a terminal state."""
+    ended = "SELECT count(*) FROM runtime.jobs WHERE id = ANY (%s) AND status IN ('completed', 'failed')"
+    system.wait(lambda: system.ask(ended, jobs) == [(len(jobs),)], f"all {len(jobs)} jobs ended", seconds=60.0)
+
+
+def assert_lawful(system: System, jobs: list[UUID], histories: Histories) -> None:
+    """Fail unless each job ended once, its versions without a gap, and was begun once and once more per rescue.
+
+    A job may fail only by losing a worker with its last attempt.
+    """
+    ends = {job: histories[job][-1] for job in jobs}
+    for state in ("completed", "failed"):
+        system.assert_settled_once([job for job, end in ends.items() if end.new_state == state], state)
+    for job, end in ends.items():
+        done = [step.change_action for step in histories[job]]
+        assert done.count("claim") == done.count("rescue") + (end.new_state == "completed"), (job, done)
+        assert done.count("claim") <= ATTEMPTS, (job, done)
+        assert end.new_state == "completed" or (done[-1], done.count("claim")) == ("rescue", ATTEMPTS), (job, done)
+
+
+def assert_effects_once(system: System, jobs: list[UUID]) -> None:
+    """Fail unless what completed has had its effect once, and what did not has had none."""
+    wrong = "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s) AND effects <> (status = 'completed')::int"
+    assert system.ask(wrong, jobs) == [(0,)]
+
+
+def unacknowledged(system: System) -> str:
+    """Return the bodies of all messages that were taken off the road and not acknowledged."""
+    with Redis.from_url(system.redis_url) as redis:
+        kept = [json.loads(message)[0] for message in redis.hvals("unacked")]
+    return "\n".join(b64decode(message["body"]).decode() for message in kept)
+
+
+def let_time_pass(system: System, seconds: float) -> None:
+    """Make every unacknowledged message that much older on the road."""
+    with Redis.from_url(system.redis_url) as redis:
+        for tag, taken_at in redis.zrange("unacked_index", 0, -1, withscores=True):
+            redis.zadd("unacked_index", {tag: taken_at - seconds})
