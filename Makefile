@@ -41,12 +41,12 @@ down: $(INSTALLED) ## stop what a detached `gristmill up` started
 	@$(BIN)/gristmill down $(ARGS)
 
 .PHONY: bench
-bench: $(INSTALLED) ## measure beside the naive pattern
+bench: $(INSTALLED) ## measure beside other queues; ARGS=--quick in minutes
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## run only the tests that kill, restart and empty things
-	@$(BIN)/pytest -m faults $(ARGS)
+chaos: $(INSTALLED) ## hurt a whole system in every way of the matrix for ten minutes, then judge its history
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: fmt
 fmt: $(INSTALLED) ## format the code and mend what the linter can

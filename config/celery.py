@@ -44,6 +44,9 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
             "socket_keepalive": True,
             "health_check_interval": 10,
             "retry_on_timeout": True,
+            # What a dead worker had taken and not acknowledged: a service's `gristmill.enqueue` whose row is not there
+            # yet. The default gives it back after an hour. Twice is no harm: its key makes it one job.
+            "visibility_timeout": 120,
         },
         "enable_utc": True,
         "timezone": "UTC",

@@ -1,0 +1,252 @@
+"""Where faults happen: real servers behind proxies of ours, a crew, a fake provider and a load; and how to look."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import psycopg
+from redis import Redis
+
+import tests.proving.stages  # noqa: F401 - registers the proving stages
+from tests.chaos.crew import Crew
+from tests.chaos.evidence import Evidence
+from tests.chaos.proxy import Proxy
+from tests.chaos.workload import Workload
+from tests.e2e.system import System, running_system
+from tests.fakes.openai_server import FakeOpenAI
+from workers.runtime.registry import discover
+
+# As tests/proving/__main__.py starts the roles, and as workers/runtime/dispatcher.py looks after them.
+LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
+REDISPATCH_SECONDS = 2.0
+# What a shared machine with more processes than cores may add to a promise about time. The bounds named in the faults
+# are the system's own; every one of them is judged with this on top.
+LOAD_SECONDS = 5.0
+START_SECONDS = 120.0
+SLOTS = 40
+MEMORY_MEGABYTES = 3_000
+PROFILES = 25
+CRON = "* * * * *"
+CATCH_UP = {"chaos.each": "all", "chaos.one": "one", "chaos.skip": "skip", "chaos.more": "all"}
+
+
+class BrokenPromise(AssertionError):
+    """The system did not do what a fault's guarantee says."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Arena:
+    """The whole system under test, and the handles by which it is hurt.
+
+    ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops.
+    """
+
+    system: System
+    crew: Crew
+    workload: Workload
+    evidence: Evidence
+    provider: FakeOpenAI
+    draw: random.Random
+    postgres_road: Proxy
+    door_road: Proxy
+    redis_road: Proxy
+    provider_road: Proxy
+    brief: bool
+    drains: int
+    later: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    _look_at: float = 0.0
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self, sql: str, *values: Any, seconds: float = 30.0) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement, over again while Postgres is away or threw this session out."""
+        give_up = time.monotonic() + seconds
+        while True:
+            try:
+                return self.system.ask(sql, *values)
+            except psycopg.OperationalError:
+                if time.monotonic() > give_up:
+                    raise
+                self.rest(0.1)
+
+    def run(self, sql: str, *values: Any) -> None:
+        """Execute one statement that returns nothing."""
+        self.ask(f"WITH done AS ({sql} RETURNING 1) SELECT count(*) FROM done", *values)
+
+    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float) -> Any:
+        """Poll until ``condition`` holds and return what it returned, mending the crew; raise BrokenPromise if late."""
+        give_up = time.monotonic() + seconds
+        while True:
+            try:
+                if held := condition():
+                    return held
+            except psycopg.OperationalError:
+                pass  # Postgres is away, which may be the fault
+            if time.monotonic() > give_up:
+                raise BrokenPromise(f"after {seconds:g} s, not yet: {what}")
+            self.rest(0.05)
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass, with a crew that is mended."""
+        end = time.monotonic() + seconds
+        while True:
+            self.crew.mend()
+            self._look_later()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.1))
+
+    def _look_later(self) -> None:
+        """See once a second which of the things that were to come have come, and which are late."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + 1.0
+        for one in list(self.later):
+            name, deadline, condition = one
+            with suppress(psycopg.OperationalError):
+                if condition():
+                    self.later.remove(one)
+                    continue
+            if time.monotonic() > deadline:
+                self.later.remove(one)
+                self.late.append(f"late: {name}")
+
+    def promise(self, held: object, what: str) -> None:
+        """Raise BrokenPromise unless ``held``."""
+        if not held:
+            raise BrokenPromise(what)
+
+    def await_crew(self) -> None:
+        """Return when every post is filled by somebody at work. How long a start takes is the machine's business."""
+        self.crew.mend()
+        self.wait(self.crew.ready, "every role works", seconds=START_SECONDS)
+
+    def redis(self) -> "Redis":
+        """Return a client of Redis that passes by the proxy."""
+        return Redis.from_url(self.system.redis_url, socket_timeout=5)
+
+    # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def plain(self, count: int, *, max_retries: int | None = None, **payload: Any) -> list[UUID]:
+        """Enqueue so many equal jobs of ``proving.plain``."""
+        return self.workload.put("proving.plain", [payload] * count, max_retries=max_retries)
+
+    def states(self, jobs: Sequence[UUID]) -> dict[UUID, str]:
+        """Return the state of each of these jobs."""
+        return dict(self.ask("SELECT id, status FROM runtime.jobs WHERE id = ANY (%s)", list(jobs)))
+
+    def running_under(self, worker: UUID) -> list[UUID]:
+        """Return the jobs that run under this worker's lease now."""
+        rows = self.ask(
+            "SELECT id FROM runtime.jobs WHERE lease_owner = %s AND status IN ('processing', 'finishing')", worker
+        )
+        return [row[0] for row in rows]
+
+    def steps(self, jobs: Sequence[UUID], action: str, *, since: float) -> dict[UUID, float]:
+        """Return when ``action`` was first done to each of these jobs after ``since``, in seconds since the epoch."""
+        rows = self.ask(
+            "SELECT job_id, extract(epoch FROM min(created_at))::float8 FROM runtime.transitions"
+            " WHERE job_id = ANY (%s) AND change_action = %s AND created_at > to_timestamp(%s) GROUP BY job_id",
+            list(jobs),
+            action,
+            since,
+        )
+        return dict(rows)
+
+    def leases_lost(self, workers: Sequence[UUID], *, since: float = 0.0) -> int:
+        """Count the runs of these workers that were taken from them by a rescue after ``since``."""
+        rows = self.ask(
+            "SELECT count(*) FROM runtime.transitions AS run JOIN runtime.transitions AS next"
+            " ON next.job_id = run.job_id AND next.version_to = run.version_to + 1"
+            " WHERE run.change_action = 'claim' AND run.changed_by = ANY (%s) AND next.change_action = 'rescue'"
+            " AND next.created_at > to_timestamp(%s)",
+            [f"worker:{worker}" for worker in workers],
+            since,
+        )
+        return int(rows[0][0])
+
+    def soon(self, name: str, condition: Callable[[], bool], *, within: float) -> None:
+        """Note that ``condition`` must hold by then; other faults go on meanwhile. It must not wait for Postgres."""
+        self.later.append((name, time.monotonic() + within, condition))
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port
+
+
+def _through(url: str, proxy: Proxy) -> str:
+    host, port = _address(url)
+    return url.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
+
+
+@contextmanager
+def opened_arena(folder: Path, *, seed: int, rate: float, brief: bool, drains: int) -> Iterator[Arena]:
+    """Start everything, yield it once every role works and the load runs, and end all of it, whatever happens."""
+    with ExitStack() as stack:
+        system = stack.enter_context(running_system(folder))
+        provider = stack.enter_context(FakeOpenAI())
+        targets = (system.database_url, system.database_url, system.redis_url, provider.url)
+        roads = [stack.enter_context(Proxy(_address(url), seed=seed)) for url in targets]
+        system.environment = {
+            "DATABASE_URL": _through(system.database_url, roads[0]),
+            "REDIS_URL": _through(system.redis_url, roads[2]),
+            "no_proxy": "*",
+        }
+        evidence = Evidence()
+        workload = Workload(
+            system.database_url,
+            _through(system.database_url, roads[1]),
+            registry=discover(),
+            evidence=evidence,
+            seed=seed,
+            rate=rate,
+        )
+        stack.callback(workload.close)
+        arena = Arena(
+            system=system,
+            crew=Crew(system),
+            workload=workload,
+            evidence=evidence,
+            provider=provider,
+            draw=random.Random(seed),
+            postgres_road=roads[0],
+            door_road=roads[1],
+            redis_road=roads[2],
+            provider_road=roads[3],
+            brief=brief,
+            drains=drains,
+        )
+        _furnish(arena, model_url=_through(provider.url, roads[3]))
+        workload.start()
+        yield arena
+
+
+def _furnish(arena: Arena, *, model_url: str) -> None:
+    rows = arena.ask(
+        "INSERT INTO scoring.profiles (name) SELECT 'p' || n FROM generate_series(1, %s) AS n RETURNING id", PROFILES
+    )
+    arena.workload.profiles = [row[0] for row in rows]
+    for name, catch_up in CATCH_UP.items():
+        arena.run(
+            "INSERT INTO runtime.schedules (name, stage, payload, cron, catch_up)"
+            " VALUES (%s, 'proving.plain', '{\"act\": \"write\"}', %s, %s)",
+            name,
+            CRON,
+            catch_up,
+        )
+    arena.run("INSERT INTO runtime.schedules (name, action, cron) VALUES ('chaos.prune', 'prune', %s)", CRON)
+    arena.crew.hire("worker", 2, slots=SLOTS, memory_megabytes=MEMORY_MEGABYTES, model_url=model_url)
+    arena.crew.hire("dispatcher", 2)
+    arena.crew.hire("beat", 2)
+    arena.await_crew()

@@ -1,0 +1,105 @@
+"""Bugs to plant: each a change of the kernel's own text for the length of a test.
+
+The one place where our own code is patched on purpose, to show that the checker sees what it says it sees. A text that
+no longer says what a bug would damage fails the planting: that bug must be planted anew.
+"""
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from models.lifecycle import Job
+from workers.runtime import runner
+from workers.runtime.running import Running
+from workers.runtime.settler import Item, Settler
+from workers.runtime.store import claim, dispatch, intervene, rescue, settle
+from workers.runtime.store.tables import JobTable
+from workers.transport import beat
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A function of the kernel with each of ``changes`` made in its text once, or put in place of it as a ``whole``."""
+
+    owner: Any
+    name: str
+    changes: Mapping[str, str] = field(default_factory=dict)
+    whole: Callable[..., Any] | None = None
+
+    def plant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put the bug in for the length of the test."""
+        monkeypatch.setattr(self.owner, self.name, self.whole or self._changed())
+
+    def _changed(self) -> Any:
+        function = inspect.unwrap(getattr(self.owner, self.name))
+        source = textwrap.dedent(inspect.getsource(function))
+        for right, wrong in self.changes.items():
+            assert source.count(right) == 1, f"{self.name} no longer says {right!r} once: plant this bug anew"
+            source = source.replace(right, wrong)
+        namespace: dict[str, Any] = {}
+        code = compile(source, f"<{self.name}, damaged>", "exec")
+        exec(code, sys.modules[function.__module__].__dict__, namespace)  # noqa: S102 - our own text
+        return namespace[self.name]
+
+
+async def _claimed_and_forgotten(*args: Any, **options: Any) -> list[Job]:
+    """Acknowledge a batch, claim it, and lose it."""
+    await claim.claim(*args, **options)
+    return []
+
+
+def _said_but_not_done(_: Settler, item: Item) -> None:
+    """Say that an outcome was recorded."""
+    item.tell(True)
+
+
+async def _written_apart(self: Settler, items: Sequence[Item]) -> set[object]:
+    """Commit what handlers write by itself, then settle."""
+    for item in items:
+        if item.write:
+            async with self._database.session() as session:
+                await item.write(session)
+    async with self._database.kernel() as conn:
+        return set(await settle.settle(conn, items[0].model, [item.row for item in items]))
+
+
+def _cancel_that_only_tells(t: JobTable) -> str:
+    """Answer as a cancel does and leave the run its fence."""
+    return f"UPDATE {t.name} AS j SET change_reason = %(reason)s WHERE j.id = ANY (%(ids)s) RETURNING j.id"
+
+
+def _deaf(_: Running, why: str) -> None:
+    """Go on whatever is said."""
+
+
+FENCE = {""" AND j.{c["version"]} = u.fence""": ""}
+UNVERSIONED = {"""{c["version"]} = j.{c["version"]} + 1""": """{c["version"]} = j.version"""}
+
+NO_FENCE = Bug(settle, "_settle_sql", FENCE)
+NO_STATE = Bug(settle, "_settle_sql", FENCE | {"""j.{c["status"]} IN ({running})""": "true"})
+WRITTEN_APART = Bug(Settler, "_flush", whole=_written_apart)
+SETTLE_FORGOTTEN = Bug(Settler, "submit", whole=_said_but_not_done)
+CLAIM_FORGOTTEN = Bug(runner, "claim", whole=_claimed_and_forgotten)
+NO_TICKET = Bug(claim, "_claim_sql", {""" AND j.{c["dispatched_at"]} IS NOT NULL""": ""})
+ONE_TOO_MANY = Bug(dispatch, "_pick_fairly_sql", {"%(limit)s - coalesce": "%(limit)s + 1 - coalesce"})
+TICKETS_KEPT = Bug(
+    dispatch, "_unmark_sql", {"<= now() - %(older_than)s": "< now() - interval '1 day' - %(older_than)s"}
+)
+TICK_IGNORED = Bug(beat, "fire_due", {"if won:": "if True:"})
+TICK_KEY_OWN = Bug(beat, "_fire", {'key = f"schedule:': 'key = f"{id(session)}:'})
+LIVING_RESCUED = Bug(
+    rescue, "_rescue_sql", {"> now() - make_interval(secs => w.lease": "> now() + make_interval(secs => w.lease"}
+)
+RESCUE_UNVERSIONED = Bug(rescue, "_rescue_sql", UNVERSIONED)
+RESCUE_FREE = Bug(rescue, "_rescue_sql", {"""least(j.{c["retry_count"]} + 1,""": """least(j.{c["retry_count"]},"""})
+CANCEL_UNFENCED = Bug(intervene, "_cancel_sql", whole=_cancel_that_only_tells)
+CANCEL_UNVERSIONED = Bug(intervene, "_cancel_sql", UNVERSIONED)
+CANCEL_UNHEARD = Bug(Running, "end", whole=_deaf)
+YOUNG = {"""i.{c["completed_at"]} < now() - %(retention)s""": "true"}
+PRUNE_YOUNG = Bug(rescue, "_prune_sql", YOUNG)
+PRUNE_WAITING = Bug(rescue, "_prune_sql", YOUNG | {"""i.{c["status"]} IN ({terminal})""": "true"})

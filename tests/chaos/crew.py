@@ -1,0 +1,92 @@
+"""The processes under test: so many of each kind, replaced when they end, as a supervisor would.
+
+Only the main thread may start processes (they end with it), so whoever waits there has the crew mended meanwhile.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from cli.processes import describe_exit
+from tests.e2e.system import Role, System
+
+# An order in which a restart of everything is soonest useful.
+KINDS = ("worker", "dispatcher", "beat")
+
+
+@dataclass(slots=True)
+class Post:
+    """One place to be filled: the options of whoever holds it, what one holder alone is told, and who that is."""
+
+    kind: str
+    options: Mapping[str, Any]
+    role: Role
+    worker_id: UUID | None = None
+
+
+@dataclass(slots=True)
+class Crew:
+    """Every post of the system. ``unasked`` are deaths that nobody had reason to expect."""
+
+    system: System
+    posts: list[Post] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
+    _forgiving: int = 0
+
+    def hire(self, kind: str, count: int, **options: Any) -> None:
+        """Add posts and fill them."""
+        for _ in range(count):
+            self.posts.append(Post(kind, options, self.system.start(kind, **options)))
+
+    def of(self, kind: str) -> list[Post]:
+        return [post for post in self.posts if post.kind == kind]
+
+    def roles(self, kind: str) -> list[Role]:
+        """Return the living roles of one kind."""
+        return [post.role for post in self.of(kind) if post.role.alive]
+
+    def replace(self, post: Post, *, environment: Mapping[str, str] | None = None, **options: Any) -> Role:
+        """Fill a post whose holder has ended; ``environment`` and ``options`` are for this new holder only."""
+        post.role = self.system.start(post.kind, environment=environment, **{**post.options, **options})
+        post.worker_id = None
+        return post.role
+
+    def mend(self) -> None:
+        """Fill every post whose holder has ended."""
+        for post in self.posts:
+            if post.role.alive:
+                continue
+            if not post.role.ended and not self._forgiving:
+                how = describe_exit(post.role.process.returncode)
+                self.unasked.append(f"{post.kind} {post.role.pid} {how}, unasked ({post.role.log.name})")
+            self.replace(post)
+
+    @contextmanager
+    def may_die(self) -> Iterator[None]:
+        """Take deaths within the block for part of the fault."""
+        self._forgiving += 1
+        try:
+            yield
+            self.mend()
+        finally:
+            self._forgiving -= 1
+
+    def worker_ids(self) -> dict[UUID, Role]:
+        """Return the workers that have shown themselves, by the id under which they hold leases."""
+        for post in self.of("worker"):
+            post.worker_id = post.worker_id or self.system.worker_id(post.role)
+        return {post.worker_id: post.role for post in self.of("worker") if post.worker_id}
+
+    def ready(self) -> bool:
+        """Tell whether every post is filled by somebody who has begun to work; a dispatcher has, if one leads."""
+        if len(self.worker_ids()) < len(self.of("worker")):
+            return False
+        if not all(post.role.said("beat_ready") for post in self.of("beat")):
+            return False
+        return self.system.leader_pid() in {role.pid for role in self.roles("dispatcher")}
+
+    def said(self, event: str) -> int:
+        """Count the log lines of all workers there ever were that name ``event``."""
+        return sum(event in line for role in self.system.roles if role.kind == "worker" for line in role.lines())

@@ -1,0 +1,45 @@
+"""Handlers that take their process with them: by memory, by never yielding, by a crash of the interpreter."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from tests.chaos.arena import Arena
+from tests.chaos.faults import fault
+
+RETRIES = 1
+# Two attempts of a lease and a tick each; but a worker may have to be started first, on whatever machine this is.
+FAILED_WITHIN = 120.0
+
+
+@fault(brief=False, deafens=True)
+def handler_allocates_without_end(arena: Arena) -> None:
+    """A handler takes all memory its process may have: it fails after its attempts, its neighbours are unharmed."""
+    _ruin(arena, "hog")
+
+
+@fault(deafens=True)
+def handler_crashes_the_interpreter(arena: Arena) -> None:
+    """A handler ends its process by a segmentation fault: it fails after its attempts, its neighbours are unharmed."""
+    _ruin(arena, "crash")
+
+
+@fault(brief=False, deafens=True)
+def handler_never_yields(arena: Arena) -> None:
+    """A handler never gives the loop back: it fails after its attempts, and its process ends itself and is replaced."""
+    _ruin(arena, "spin")
+
+
+def _ruin(arena: Arena, act: str) -> None:
+    """Enqueue one such job among good ones; return when it has failed and every post is filled again."""
+    neighbours = arena.plain(30, act="write", seconds=1.0)
+    with arena.crew.may_die():
+        culprits = arena.plain(1, act=act, max_retries=RETRIES)
+        arena.wait(lambda: _all(arena, culprits, "failed"), f"the job that does {act!r} fails", seconds=FAILED_WITHIN)
+        arena.wait(lambda: _all(arena, neighbours, "completed"), "its neighbours complete", seconds=FAILED_WITHIN)
+        arena.await_crew()
+    effects = arena.ask("SELECT DISTINCT effects FROM proving.plain_jobs WHERE id = ANY (%s)", neighbours)
+    arena.promise(effects == [(1,)], f"its neighbours took effect {effects} times")
+
+
+def _all(arena: Arena, jobs: Sequence[UUID], state: str) -> bool:
+    return set(arena.states(jobs).values()) == {state}

@@ -1,0 +1,41 @@
+"""What callers do to each other: cancels at every moment, and one key that wants everything."""
+
+from tests.chaos.arena import LOAD_SECONDS, Arena
+from tests.chaos.faults import fault
+from tests.chaos.workload import score
+
+CANCELLED = 60
+NOISE = 1_000
+OTHERS = 40
+WAITED_WITHIN = 2.0
+
+
+@fault()
+def cancel_raced(arena: Arena) -> None:
+    """Cancels race every other step of their jobs: each ends once, and asks no model after the acknowledgement."""
+    scored = [score(arena.draw, arena.workload.profiles)[1] for _ in range(CANCELLED)]
+    jobs = [("scoring.score", job) for job in arena.workload.put("scoring.score", scored)]
+    jobs += [("proving.plain", job) for job in arena.plain(CANCELLED, act="write", seconds=0.1)]
+    two_steps = [{"act": "write", "seconds": 0.1}] * CANCELLED
+    jobs += [("proving.first", job) for job in arena.workload.put("proving.first", two_steps)]
+    arena.workload.cancel_later(jobs, within=1.5)
+    arena.rest(2.0)
+
+
+@fault()
+def one_noisy_key(arena: Arena) -> None:
+    """One key enqueues a thousand jobs: the 95th percentile of the other keys' waits stays below two seconds."""
+    arena.workload.put("proving.keyed", [{"key": "noisy", "seconds": 0.02}] * NOISE)
+    quiet = []
+    for _ in range(OTHERS // 8):
+        quiet += arena.workload.put("proving.keyed", [{"key": f"quiet{n}"} for n in range(8)])
+        arena.rest(0.3)
+    started = arena.wait(
+        lambda: (found := arena.steps(quiet, "claim", since=0)) and len(found) == len(quiet) and found,
+        "the other keys' jobs are claimed",
+        seconds=60.0,
+    )
+    enqueued = arena.steps(quiet, "enqueue", since=0)
+    waits = sorted(started[job] - enqueued[job] for job in quiet)
+    p95 = waits[int(len(waits) * 0.95)]
+    arena.promise(p95 <= WAITED_WITHIN + LOAD_SECONDS, f"the other keys' p95 wait was {p95:.1f} s")

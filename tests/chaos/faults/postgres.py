@@ -1,0 +1,133 @@
+"""Postgres that throws sessions out, goes away, holds locks, has no room, or whose answers get lost."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+
+from tests.chaos.arena import Arena
+from tests.chaos.faults import fault
+
+LOCK_SECONDS = 5.0
+LONGEST_ABSENCE = 10.0
+SOME_SECONDS = 4.0
+SHARE_LOST = 0.2
+LATENCY_SECONDS = 0.05
+HOLDERS = 30
+SESSIONS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+
+
+@fault(deafens=True)
+def sessions_terminated(arena: Arena) -> None:
+    """pg_terminate_backend of sessions drawn at random, whoever has them: no commit is lost, nobody needs a restart."""
+    for _ in range(12):
+        arena.ask(f"SELECT pg_terminate_backend(pid) FROM (SELECT pid {SESSIONS} ORDER BY random() LIMIT 2) AS victims")
+        arena.rest(0.25)
+
+
+@fault(deafens=True)
+def postgres_stopped_immediately(arena: Arena) -> None:
+    """Postgres is stopped at once, without a word to anybody, for up to ten seconds: no commit is lost, no human."""
+    servers = arena.system.servers
+    process = servers._servers["postgres"]._process
+    assert process is not None
+    process.send_signal(signal.SIGQUIT)
+    process.wait(30)
+    arena.rest(arena.draw.uniform(0, LONGEST_ABSENCE / 4 if arena.brief else LONGEST_ABSENCE))
+    servers.start_postgres()
+
+
+@fault(brief=False, deafens=True)
+def postgres_killed(arena: Arena) -> None:
+    """SIGKILL of Postgres, which recovers from its log: no commit is lost, no human."""
+    arena.system.servers.kill_postgres()
+    arena.rest(arena.draw.uniform(0, LONGEST_ABSENCE / 4))
+    arena.system.servers.start_postgres()
+
+
+@fault(deafens=True)
+def commit_answers_lost(arena: Arena) -> None:
+    """Commits succeed but a fifth of their answers never arrives: no double transition, a second look decides."""
+    with arena.postgres_road.losing_commits(SHARE_LOST), arena.door_road.losing_commits(SHARE_LOST):
+        arena.rest(SOME_SECONDS)
+    arena.promise(arena.postgres_road.answers_dropped, "no answer was lost")
+
+
+@fault(deafens=True)
+def postgres_connections_reset(arena: Arena) -> None:
+    """Every connection to Postgres is reset, three times in a row: no commit is lost, nobody needs a restart."""
+    for _ in range(3):
+        arena.postgres_road.cut()
+        arena.door_road.cut()
+        arena.rest(1.0)
+
+
+@fault(brief=False, deafens=True)
+def postgres_unreachable(arena: Arena) -> None:
+    """Connections to Postgres are refused for some seconds: no commit is lost, nobody needs a restart."""
+    with arena.postgres_road.refusing():
+        arena.rest(SOME_SECONDS)
+
+
+@fault(brief=False, deafens=True)
+def postgres_stalled(arena: Arena) -> None:
+    """No byte passes to or from Postgres for longer than a lease: what was rescued meanwhile runs once all the same."""
+    with arena.postgres_road.stalled():
+        arena.rest(SOME_SECONDS)
+
+
+@fault(brief=False, deafens=True)
+def postgres_slow(arena: Arena) -> None:
+    """Every message to and from Postgres takes 50 ms longer: all is slower, nothing is lost."""
+    with arena.postgres_road.slow(LATENCY_SECONDS):
+        arena.rest(SOME_SECONDS)
+
+
+@fault(deafens=True)
+def table_locked(arena: Arena) -> None:
+    """Somebody holds a whole job table for five seconds: waits are bounded and its neighbours go on."""
+    with _holding(arena, "LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE"):
+        arena.rest(LOCK_SECONDS)
+
+
+@fault(deafens=True)
+def rows_locked(arena: Arena) -> None:
+    """Somebody holds the rows of running jobs for five seconds: those wait alone, their neighbours settle."""
+    with _holding(arena, "SELECT FROM proving.plain_jobs WHERE completed_at IS NULL FOR UPDATE SKIP LOCKED"):
+        arena.rest(LOCK_SECONDS)
+
+
+@contextmanager
+def _holding(arena: Arena, sql: str) -> Iterator[None]:
+    with psycopg.connect(arena.system.database_url) as connection:
+        connection.execute(sql.encode())
+        yield
+        connection.rollback()
+
+
+@fault(brief=False, deafens=True)
+def connections_exhausted(arena: Arena) -> None:
+    """Strangers take every connection that Postgres has, some sessions end: the system goes on when there is room."""
+    with ExitStack() as strangers:
+        for _ in range(1_000):
+            try:
+                stranger: psycopg.Connection[Any] = psycopg.connect(arena.system.database_url, autocommit=True)
+            except psycopg.OperationalError:
+                break
+            strangers.callback(stranger.close)
+        arena.system.ask(
+            f"SELECT pg_terminate_backend(pid) FROM (SELECT pid {SESSIONS} AND application_name <> ''"
+            " ORDER BY random() LIMIT 6) AS victims"
+        )
+        arena.rest(SOME_SECONDS)
+
+
+@fault(deafens=True)
+def pool_exhausted(arena: Arena) -> None:
+    """Handlers hold more sessions than their worker has connections: they take turns, and no attempt is spent."""
+    jobs = arena.plain(HOLDERS, act="hold", seconds=1.0)
+
+    done = "SELECT sum(retry_count), count(completed_at) FROM proving.plain_jobs WHERE id = ANY (%s)"
+    arena.wait(lambda: arena.ask(done, jobs)[0] == (0, len(jobs)), "all are done unspent", seconds=60.0)

@@ -1,0 +1,122 @@
+"""Worker processes that are killed, frozen, drained, or told a wrong time."""
+
+import time
+
+from tests.chaos.arena import (
+    GRACE_SECONDS,
+    LEASE_SECONDS,
+    LOAD_SECONDS,
+    RESCUE_TICK_SECONDS,
+    START_SECONDS,
+    Arena,
+)
+from tests.chaos.crew import Post
+from tests.chaos.faults import fault
+
+RESCUED_WITHIN = LEASE_SECONDS + RESCUE_TICK_SECONDS + LOAD_SECONDS
+DRAINED_WITHIN = GRACE_SECONDS + 4.0
+HOUR = 3600
+
+
+@fault()
+def worker_killed(arena: Arena) -> None:
+    """SIGKILL of one worker mid-call: its jobs run again within the lease and one tick, one attempt spent."""
+    _kill(arena, [arena.draw.choice(arena.crew.of("worker"))])
+
+
+@fault(brief=False)
+def all_workers_killed(arena: Arena) -> None:
+    """SIGKILL of every worker mid-call: all their jobs run again within the lease and one tick, one attempt spent."""
+    _kill(arena, arena.crew.of("worker"))
+
+
+def _kill(arena: Arena, victims: list[Post]) -> None:
+    arena.plain(4 * SLOTS_HELD, act="write", seconds=2.0)
+    ids = arena.crew.worker_ids()
+    workers = [worker for worker, role in ids.items() if role in [post.role for post in victims]]
+    arena.wait(lambda: all(len(arena.running_under(w)) >= SLOTS_HELD for w in workers), "they are busy", seconds=60)
+    for post in victims:
+        post.role.kill()
+    killed_at = time.time()
+    held = [job for worker in workers for job in arena.running_under(worker)]
+    arena.crew.mend()
+    arena.wait(lambda: not any(map(arena.running_under, workers)), "their jobs are freed", seconds=RESCUED_WITHIN + 5)
+    rescued = arena.steps(held, "rescue", since=killed_at)
+    last = max(rescued.values(), default=killed_at) - killed_at
+    arena.promise(last <= RESCUED_WITHIN, f"rescued after {last:.1f} s, not within {RESCUED_WITHIN:g} s")
+    arena.await_crew()
+
+
+SLOTS_HELD = 4
+
+
+@fault(deafens=True)
+def worker_frozen(arena: Arena) -> None:
+    """SIGSTOP of one worker for twice its lease, then CONT: the second run wins, the zombie's writes are refused."""
+    arena.plain(20, act="write", seconds=2.0)
+    worker, zombie = arena.draw.choice(list(arena.crew.worker_ids().items()))
+    arena.wait(lambda: arena.running_under(worker), "it is busy", seconds=60)
+    frozen_at = time.time()
+    zombie.freeze()
+    held = arena.running_under(worker)
+    arena.rest(2 * LEASE_SECONDS)
+    zombie.thaw()
+    rescued = list(arena.steps(held, "rescue", since=frozen_at))
+    arena.promise(rescued or not held, "nothing was taken from the frozen worker")
+    refused = ("stale_write_rejected", "run_stopped")
+    arena.wait(lambda: all(zombie.said(*refused, job=job) for job in rescued), "the zombie is told", seconds=30)
+
+
+@fault()
+def workers_drained_in_turn(arena: Arena) -> None:
+    """Rolling SIGTERM of all workers under load: each drains within its grace, and no attempt is spent."""
+    for turn in range(arena.drains):
+        post = arena.crew.of("worker")[turn % 2]
+        leaving, worker = post.role, post.worker_id
+        assert worker is not None
+        asked_at = time.time()
+        leaving.terminate()
+        arena.crew.replace(post)  # its successor starts while it drains
+        code = leaving.exit_code(within=DRAINED_WITHIN + START_SECONDS)
+        took = time.time() - asked_at
+        arena.promise(code == 0, f"worker {leaving.pid} ended with status {code}")
+        arena.promise(took <= DRAINED_WITHIN + LOAD_SECONDS, f"draining took {took:.1f} s")
+        arena.await_crew()
+        arena.promise(not arena.leases_lost([worker], since=asked_at), f"worker {leaving.pid} left jobs to be rescued")
+
+
+@fault(brief=False)
+def clock_an_hour_ahead(arena: Arena) -> None:
+    """One worker's clock runs an hour ahead: leases, expiry and limits follow Postgres' clock and notice nothing."""
+    _live_with_clock(arena, HOUR)
+
+
+@fault(brief=False)
+def clock_an_hour_behind(arena: Arena) -> None:
+    """One worker's clock runs an hour behind: leases, expiry and limits follow Postgres' clock and notice nothing."""
+    _live_with_clock(arena, -HOUR)
+
+
+def _live_with_clock(arena: Arena, offset: int) -> None:
+    post = arena.draw.choice(arena.crew.of("worker"))
+    post.role.terminate()
+    post.role.exit_code(within=DRAINED_WITHIN + START_SECONDS)
+    arena.crew.replace(post, clock_offset_seconds=offset)
+    arena.await_crew()
+    arena.rest(2.0)  # the first second of a worker's work is spent on imports
+    since = time.time()
+    jobs = arena.plain(40, act="write", seconds=0.2)
+    done = "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s) AND status = 'completed' AND effects = 1"
+    arena.wait(lambda: arena.ask(done, jobs)[0][0] == len(jobs), "its jobs are done once", seconds=60)
+    assert post.worker_id is not None
+    arena.promise(not arena.leases_lost([post.worker_id], since=since), "a wrong clock cost it a lease")
+    taken = "SELECT count(*) FROM runtime.transitions WHERE changed_by = %s AND change_action = 'claim'"
+    arena.promise(arena.ask(taken, f"worker:{post.worker_id}")[0][0], "it took no job")
+    wrong = (
+        "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s)"
+        " AND greatest(started_at, completed_at, updated_at) - created_at > interval '30 minutes'"
+    )
+    arena.promise(not arena.ask(wrong, jobs)[0][0], "a wrong clock was written down")
+    post.role.terminate()
+    post.role.exit_code(within=DRAINED_WITHIN + START_SECONDS)
+    arena.await_crew()

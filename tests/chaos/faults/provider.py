@@ -1,0 +1,50 @@
+"""A provider that refuses, hangs, drips, truncates, or cannot be reached. Some of it is part of the everyday mix."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.chaos.arena import Arena
+from tests.chaos.faults import fault
+from tests.chaos.workload import score
+
+SOME_SECONDS = 4.0
+JOBS = 10
+EVERYDAY: Sequence[dict[str, Any]] = (
+    {"kind": "answer", "delay_ms": 200, "weight": 12},
+    {"kind": "answer", "delay_ms": 1_500, "weight": 4},
+    {"kind": "status", "status": 429, "retry_after": "1", "weight": 2},
+    {"kind": "status", "status": 500, "weight": 2},
+    {"kind": "truncated", "weight": 1},
+    {"kind": "malformed", "weight": 1},
+    {"kind": "disconnect", "weight": 1},
+    {"kind": "drip", "weight": 1},
+    {"kind": "hang", "weight": 1},
+)
+
+
+@fault()
+def provider_fails(arena: Arena) -> None:
+    """Every answer of the provider is a 429, a 500, a hang, a drip or half a document: none is lost."""
+    arena.provider.script(mix=[behaviour for behaviour in EVERYDAY if behaviour["kind"] != "answer"])
+    _ask(arena)
+    arena.provider.script(mix=list(EVERYDAY))
+
+
+@fault()
+def provider_unreachable(arena: Arena) -> None:
+    """Connections to the provider are reset and refused: jobs are retried later, none lost."""
+    with arena.provider_road.refusing():
+        _ask(arena)
+
+
+@fault(brief=False)
+def provider_half_open(arena: Arena) -> None:
+    """Every open connection to the provider falls silent: its calls end at their deadline and are retried."""
+    _ask(arena)
+    arena.provider_road.silence()
+
+
+def _ask(arena: Arena) -> None:
+    orders = [score(arena.draw, arena.workload.profiles) for _ in range(JOBS)]
+    arena.workload.put("scoring.score", [payload for _, payload in orders])
+    arena.rest(SOME_SECONDS)

@@ -1,0 +1,206 @@
+"""Hurt a running system with every fault of the matrix, time how it heals, and have its history judged."""
+
+import asyncio
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+
+from tests.chaos.arena import LEASE_SECONDS, LOAD_SECONDS, Arena, BrokenPromise, opened_arena
+from tests.chaos.checker import Report, check
+from tests.chaos.faults import Fault, matrix
+from tests.chaos.faults.provider import EVERYDAY
+from tests.chaos.report import Outcome, Wound
+from workers.runtime.errors import describe
+
+# What does not heal in its bound is watched for so long; after that the run is broken off.
+GIVEN_UP_SECONDS = 90.0
+SETTLED_SECONDS = 150.0
+CALM_SECONDS = 0.5
+# A job that could move has stood still if nothing happened to it for so long.
+PATIENCE = timedelta(seconds=15)
+# A machine with more processes than cores delays a heartbeat by up to two seconds, while other statements get through.
+SURELY_SHOWN = timedelta(seconds=LEASE_SECONDS - 2.0)
+# On top of a bound and its fixed allowance, so often what the same fresh job took right before the fault.
+SLOWNESS = 3
+RATE = 12.0
+DRAINS_BRIEF, DRAINS, DRAINS_LONG, LONG_MINUTES = 3, 8, 20, 20
+AGED_AT_ONCE = 20
+# First what goes on in the background of the others; in a brief run last what waits for processes to start.
+SLOW = ("processes", "crashes", "handlers")
+FIRST = ("beat_paused_across_ticks", "both_beats_paused_across_ticks")
+
+
+def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), brief: bool = False) -> Outcome:
+    """Run every fault once in an order drawn by ``seed``, then more of them until the time is over; judge all of it.
+
+    ``only`` restricts the faults by name. A ``brief`` run takes those marked so, each once, and ends.
+    """
+    names = "".join(f" --only {name}" for name in only)
+    span = " --brief" if brief else f" --minutes {minutes:g}"
+    outcome = Outcome(seed, f"python -m tests.chaos --seed {seed}{span}{names}")
+    started = time.monotonic()
+    faults = [fault for fault in matrix().values() if (fault.name in only if only else fault.brief or not brief)]
+    drains = DRAINS_BRIEF if brief else DRAINS if minutes < LONG_MINUTES else DRAINS_LONG
+    with (
+        _noted(outcome),
+        opened_arena(folder, seed=seed, rate=RATE, brief=brief, drains=drains) as arena,
+    ):
+        arena.provider.script(mix=list(EVERYDAY), seed=seed)
+        _say(f"everything runs after {time.monotonic() - started:.0f} s")
+        until = time.monotonic() + 60 * minutes
+        with _noted(outcome):
+            for fault in _plan(faults, random.Random(seed), until=until, brief=brief, once=bool(only)):
+                outcome.wounds.append(_inject(arena, fault))
+                _age_some(arena)
+            _end(arena, outcome)
+        outcome.problems += arena.crew.unasked + arena.late
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _plan(faults: Sequence[Fault], draw: random.Random, *, until: float, brief: bool, once: bool) -> Iterator[Fault]:
+    """Yield every fault once, then others until the time is over; a brief run yields no more than its time allows."""
+    rest = [fault for fault in faults if fault.name not in FIRST]
+    draw.shuffle(rest)
+    if brief:
+        rest.sort(key=lambda fault: fault.area in SLOW)
+    for fault in [fault for fault in faults if fault.name in FIRST] + rest:
+        if brief and time.monotonic() > until:
+            _say(f"no time for {fault.name}: `make chaos` has it")
+        else:
+            yield fault
+    while not brief and not once and time.monotonic() < until:
+        yield draw.choice(faults)
+
+
+def _inject(arena: Arena, fault: Fault) -> Wound:
+    """Let one fault happen, and measure how long the system takes to be well again."""
+    arena.rest(CALM_SECONDS)
+    calm = _heal(arena, time.time())
+    problems: list[str] = []
+    started = time.monotonic()
+    try:
+        fault.act(arena)
+    except BrokenPromise as broken:
+        problems.append(str(broken))
+    except Exception as error:  # noqa: BLE001 - whatever a fault ran into, the system must be well afterwards
+        problems.append(describe(error))
+    lasted = time.monotonic() - started
+    if fault.deafens:
+        arena.evidence.deaf.append((time.time() - lasted, time.time()))
+    healed_after = _heal(arena, time.time())
+    bound = fault.heals_within + LOAD_SECONDS + SLOWNESS * calm
+    if healed_after > bound:
+        problems.append(f"healed after {healed_after:.1f} s, not within {fault.heals_within:g} s")
+    problems += arena.crew.unasked
+    arena.crew.unasked.clear()
+    times = f"calm {calm:4.1f} s, lasted {lasted:5.1f} s, healed {healed_after:5.1f} s"
+    _say(f"{fault.name:<38} {times}  {'; '.join(problems)}")
+    if math.isinf(healed_after):
+        raise BrokenPromise(f"{fault.name}: the system did not heal in {GIVEN_UP_SECONDS:g} s")
+    return Wound(fault, lasted, healed_after, problems)
+
+
+def _heal(arena: Arena, ended_at: float) -> float:
+    """Return how long after ``ended_at`` a fresh job was completed and every worker had taken one; wait for it."""
+    give_up = ended_at + GIVEN_UP_SECONDS
+    (probe,) = arena.plain(1, priority=1)
+    while time.time() < give_up:
+        arena.rest(0.1)
+        workers = [f"worker:{worker}" for worker in arena.crew.worker_ids()]
+        found = arena.ask(
+            "SELECT extract(epoch FROM min(created_at))::float8 FROM runtime.transitions"
+            " WHERE created_at > to_timestamp(%s) AND (change_action = 'claim' AND changed_by = ANY (%s)"
+            " OR change_action = 'complete' AND job_id = %s) GROUP BY change_action, changed_by",
+            ended_at,
+            workers,
+            probe,
+        )
+        if len(workers) == len(arena.crew.of("worker")) and len(found) == len(workers) + 1:
+            return float(max(at for (at,) in found)) - ended_at
+    return math.inf
+
+
+def _age_some(arena: Arena) -> None:
+    """Make some ended jobs older than their table keeps them, for prune to find."""
+    rows = arena.ask(
+        "UPDATE proving.plain_jobs SET completed_at = completed_at - interval '2 days' WHERE id IN ("
+        " SELECT id FROM proving.plain_jobs WHERE completed_at > now() - interval '1 hour'"
+        " ORDER BY random() LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING id",
+        AGED_AT_ONCE,
+    )
+    arena.evidence.aged |= {row[0] for row in rows}
+
+
+def _end(arena: Arena, outcome: Outcome) -> None:
+    """Wait for what was to come, stop the load, let everything settle, drain the crew, and judge what is left."""
+    while arena.later:
+        arena.rest(0.2)
+    arena.workload.stop()
+    arena.run("UPDATE runtime.schedules SET enabled = false")
+    live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
+    _say(f"the load has stopped, {arena.ask(live)[0][0]} jobs are left")
+    with _noted(outcome):
+        arena.wait(lambda: not _hurry(arena) and not arena.ask(live)[0][0], "every job ends", seconds=SETTLED_SECONDS)
+    _drain(arena, outcome)
+    evidence = arena.evidence
+    evidence.calls = arena.provider.ledger
+    evidence.stale_rejections = arena.crew.said("stale_write_rejected")
+    outcome.checked = _judge(arena)
+    outcome.counts = {
+        "jobs acknowledged": len(evidence.committed),
+        "answers lost for good": len(evidence.unsure),
+        "cancels acknowledged": len(evidence.cancelled),
+        "calls of the provider": len(evidence.calls),
+        "stale writes rejected": evidence.stale_rejections,
+        "answers kept by the proxy": arena.postgres_road.answers_dropped + arena.door_road.answers_dropped,
+        "processes started": len(arena.system.roles),
+        "rescues": arena.ask("SELECT count(*) FROM runtime.transitions WHERE change_action = 'rescue'")[0][0],
+        "transitions": arena.ask("SELECT count(*) FROM runtime.transitions")[0][0],
+    }
+
+
+def _hurry(arena: Arena) -> int:
+    """Cut back-offs and snoozes short: nothing is learnt by waiting for them. Return how many there were."""
+    tables = {arena.workload.table(stage) for stage in arena.evidence.committed.values()}
+    hurry = "UPDATE {} SET due_at = NULL WHERE due_at > now() AND change_action IN ('retry', 'rescue', 'snooze')"
+    return sum(len(arena.ask(f"{hurry.format(table)} RETURNING id")) for table in tables)
+
+
+def _drain(arena: Arena, outcome: Outcome) -> None:
+    roles = [post.role for post in arena.crew.posts]
+    for role in roles:
+        role.terminate()
+    for role in roles:
+        with _noted(outcome):
+            code = role.exit_code(within=30.0)
+            arena.promise(code == 0, f"{role.kind} {role.pid} ended with status {code}")
+
+
+def _judge(arena: Arena) -> Report:
+    async def judge() -> Report:
+        async with await psycopg.AsyncConnection.connect(arena.system.database_url, autocommit=True) as connection:
+            return await check(connection, arena.evidence, patience=PATIENCE, lease=SURELY_SHOWN)
+
+    return asyncio.run(judge())
+
+
+@contextmanager
+def _noted(outcome: Outcome) -> Iterator[None]:
+    """Write a broken promise down and go on."""
+    try:
+        yield
+    except AssertionError as broken:
+        outcome.problems.append(str(broken))
+
+
+def _say(line: str, *, out: Callable[[str], object] = sys.stdout.write) -> None:
+    out(f"{time.strftime('%H:%M:%S')}  {line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,198 @@
+"""A TCP proxy before one server, whose links can be cut, refused, silenced, stalled, slowed, or robbed of an answer.
+
+Runs on a loop of its own thread; every method may be called from any thread and is in force when it returns.
+"""
+
+import asyncio
+import random
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+CHUNK = 64 * 1024
+# How long a client hears nothing of a commit that was made, before its connection breaks.
+SILENCE_SECONDS = 1.0
+# What Postgres says when a statement that wrote is committed: the command's tag, then "ready, no transaction open".
+WROTE = re.compile(rb"C\x00\x00\x00.(?:COMMIT|INSERT|UPDATE)")
+COMMITTED = b"Z\x00\x00\x00\x05I"
+LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+class Link:
+    """One client's connection and ours to the server for it."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.ends = (client, server)
+        self.silent = False
+
+    def abort(self) -> None:
+        """End both sides by a reset, as a router that lost its table would."""
+        for end in self.ends:
+            with suppress(OSError, AttributeError):
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            end.transport.abort()
+
+
+class Proxy:
+    """Listens on a free port of loopback and forwards to ``target``; ``port`` stays the same while it is open."""
+
+    def __init__(self, target: tuple[str, int], *, seed: int = 0) -> None:
+        self.target = target
+        self.port = 0
+        self._random = random.Random(seed)
+        self._links: set[Link] = set()
+        self._delay = 0.0
+        self._loss = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._flowing = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._server: asyncio.Server | None = None
+        self.answers_dropped = 0
+
+    def __enter__(self) -> Self:
+        self._flowing.set()
+        self._thread.start()
+        self._call(self._listen())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cut(self) -> int:
+        """Reset every link; new ones are accepted. Return how many there were."""
+        return int(self._do(self._cut))
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Reset every link and refuse new ones while the block lasts."""
+        self._call(self._stop_listening())
+        self.cut()
+        try:
+            yield
+        finally:
+            self._call(self._listen())
+
+    def silence(self) -> int:
+        """Make every link of now half-open for good: nothing comes through, nothing breaks; new links work."""
+        return int(self._do(self._silence))
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Hold every byte back while the block lasts; all of it arrives afterwards."""
+        self._do(self._flowing.clear)
+        try:
+            yield
+        finally:
+            self._do(self._flowing.set)
+
+    @contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Add so much to the way of every chunk, in both directions, while the block lasts."""
+        self._delay = seconds
+        try:
+            yield
+        finally:
+            self._delay = 0.0
+
+    @contextmanager
+    def losing_commits(self, share: float) -> Iterator[None]:
+        """Keep this share of Postgres' answers to committed writes, and break those links, while the block lasts."""
+        self._loss = share
+        try:
+            yield
+        finally:
+            self._loss = 0.0
+
+    # ── the proxy itself ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(
+            self._connected, "127.0.0.1", self.port, backlog=1_024, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _close(self) -> None:
+        await self._stop_listening()
+        self._cut()
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        try:
+            answers, server = await asyncio.open_connection(*self.target)
+        except OSError:
+            client.transport.abort()
+            return
+        link = Link(client, server)
+        self._links.add(link)
+        pumps = [
+            asyncio.ensure_future(self._pump(link, reader, server, answers=False)),
+            asyncio.ensure_future(self._pump(link, answers, client, answers=True)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # closing; asyncio 3.11 reports a cancelled connection as an error of its own
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            self._links.discard(link)
+            for end in link.ends:
+                end.transport.abort() if link.silent else end.close()
+
+    async def _pump(
+        self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
+    ) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while chunk := await reader.read(CHUNK):
+                if self._delay:
+                    await asyncio.sleep(self._delay)
+                await self._flowing.wait()
+                if link.silent:
+                    continue
+                if answers and self._loss and self._is_lost(chunk):
+                    self.answers_dropped += 1
+                    await asyncio.sleep(SILENCE_SECONDS)
+                    link.abort()
+                    return
+                writer.write(chunk)
+                await writer.drain()
+
+    def _is_lost(self, chunk: bytes) -> bool:
+        return bool(chunk.endswith(COMMITTED) and WROTE.search(chunk) and self._random.random() < self._loss)
+
+    def _cut(self) -> int:
+        links = list(self._links)
+        for link in links:
+            link.abort()
+        return len(links)
+
+    def _silence(self) -> int:
+        for link in self._links:
+            link.silent = True
+        return len(self._links)
+
+    def _do(self, change: Callable[[], Any]) -> Any:
+        async def do() -> Any:
+            return change()
+
+        return self._call(do())
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

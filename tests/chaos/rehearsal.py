@@ -1,0 +1,242 @@
+"""A small run in one process on real Postgres, with its evidence: what the checker is tried on."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from tests.chaos.checker import Report, check
+from tests.chaos.evidence import Evidence
+from tests.conftest import sqlalchemy_url
+from tests.fakes.road import FakeRoad
+from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
+from tests.proving.models import LIMIT, KeyedJob, PlainJob
+from tests.proving.stages import Act, perform
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
+from workers.runtime.admission import Limit
+from workers.runtime.context import Context
+from workers.runtime.database import Database
+from workers.runtime.outcomes import Outcome
+from workers.runtime.registry import Registry, stage
+from workers.runtime.store import intervene, rescue
+from workers.runtime.store.processes import WorkerRow, beat_heart
+from workers.transport import beat
+
+EVERY_MINUTE = "* * * * *"
+LEASE_SECONDS = 0.4
+KEYED = "proving.keyed"
+FIRST_RUN = 2
+# The statistics of a transaction stand still unless they are cleared.
+SOMEBODY_WAITS = """
+SELECT pg_stat_clear_snapshot(), EXISTS (
+  SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"""
+
+
+class Gates:
+    """Holds every run back until its gate opens: that of a job's first run, or that of later ones."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.later = asyncio.Event()
+
+    def close(self) -> None:
+        """Close both again."""
+        self.first.clear()
+        self.later.clear()
+
+    def registry(self) -> Registry:
+        """Return the plain and the keyed stage, with handlers that wait at the gates before they do what rows say."""
+        registry = Registry()
+
+        async def behind_gates(job: Any, ctx: Context) -> Outcome:
+            await (self.first if ctx.run.version == FIRST_RUN else self.later).wait()
+            return await perform(job, ctx)
+
+        stage(PLAIN, of=PlainJob, payload=Act, into=registry)(behind_gates)
+        stage(KEYED, of=KeyedJob, payload=Act, limit=Limit("key", at_most=LIMIT), into=registry)(behind_gates)
+        return registry
+
+
+class Rehearsal:
+    """Workers, a dispatcher, beats and people at work on one database, and the evidence of what they were told."""
+
+    def __init__(self, url: str, registry: Registry, database: Database, stack: AsyncExitStack) -> None:
+        self.url = url
+        self.registry = registry
+        self.database = database
+        self.jobs = Jobs(database, registry)
+        self.evidence = Evidence()
+        self.workers: list[WorkerProcess] = []
+        self.told: list[str] = []
+        self.vanished = 0
+        self.guarded = True
+        self._stack = stack
+
+    async def enqueue(self, stage: str = PLAIN, count: int = 1, **job: Any) -> list[UUID]:
+        """Enqueue and write down what was answered."""
+        ids = await self.jobs.ready(stage, count, **job)
+        self.evidence.committed |= dict.fromkeys(ids, stage)
+        return ids
+
+    async def worker(self, **options: Any) -> WorkerProcess:
+        """Start a worker; it stops with the rehearsal."""
+        worker = await self._stack.enter_async_context(started_worker(self.url, self.registry, **options))
+        self.workers.append(worker)
+        return worker
+
+    async def deliver(self, worker: WorkerProcess, stage: str = PLAIN) -> None:
+        """Dispatch what is due and hand it to ``worker``; return once it is claimed."""
+        await worker.accept(await self.jobs.dispatched(stage, 0), stage)
+
+    async def freeze(self, worker: WorkerProcess) -> None:
+        """Stop a worker's heart and its ears, as SIGSTOP does; its runs wait at the gate."""
+        organs = [task for task in worker.runner._background if task.get_name() in {"heartbeat", "fences"}]
+        for task in organs:
+            task.cancel()
+        await asyncio.wait(organs)
+
+    async def dispatcher(self, worker: WorkerProcess) -> None:
+        """Start a dispatcher whose road ends at ``worker``."""
+
+        async def deliver(stage: str, tickets: Any) -> None:
+            await worker.accept(tickets, stage)
+
+        road = FakeRoad(deliver)
+        await self._stack.enter_async_context(dispatching(self.url, self.registry, road))
+
+    async def cancel(self, *ids: UUID, stage: str = PLAIN) -> None:
+        """Cancel as a person does, and write down when it was acknowledged."""
+        async with self.guard(stage), self.database.kernel() as conn:
+            done = await intervene.cancel(conn, self.registry[stage].model, ids, reason="no longer wanted")
+        self.evidence.cancelled |= dict.fromkeys(done, time.time())
+
+    async def retry(self, *ids: UUID, stage: str = PLAIN) -> None:
+        """Send failed jobs back as a person does."""
+        async with self.database.kernel() as conn:
+            await intervene.retry(conn, self.registry[stage].model, ids, reason="once more")
+
+    async def rescue(self, stage: str = PLAIN, *, led_for: timedelta = timedelta(minutes=1)) -> int:
+        """Have the leader look once for runs that nobody can finish."""
+        database = Database(self.url, changed_by="dispatcher:one", pool_size=1)
+        try:
+            async with self.guard(stage), database.kernel() as conn:
+                return await rescue.rescue_expired(conn, self.registry[stage], led_for=led_for)
+        finally:
+            await database.close()
+
+    @asynccontextmanager
+    async def guard(self, stage: str) -> AsyncIterator[None]:
+        """Take the guard off the stage's table while the block lasts, if this rehearsal is to be without."""
+        alter = f"ALTER TABLE {self.registry[stage].model.__table__} {{}} TRIGGER guard_update"
+        if self.guarded:
+            yield
+            return
+        await self.jobs.sql(alter.format("DISABLE"))
+        yield
+        await self.jobs.sql(alter.format("ENABLE"))
+
+    async def claim_and_vanish(self, stage: str = PLAIN) -> None:
+        """Claim every dispatched job as a worker that is never heard of again."""
+        worker = WorkerRow(id=uuid.uuid4(), name="doomed", queues=("proving",), slots=1, lease_seconds=LEASE_SECONDS)
+        database = Database(self.url, changed_by=f"worker:{worker.id}", pool_size=1)
+        try:
+            async with database.kernel() as conn:
+                await beat_heart(conn, worker, running=0)
+            tickets = await self.jobs.dispatched(stage, 0)
+            await Jobs(database, self.registry).claim(tickets, stage, owner=worker.id)
+            self.vanished += 1
+        finally:
+            await database.close()
+
+    async def prune(self, *ids: UUID, age: timedelta = timedelta(days=2), stage: str = PLAIN) -> int:
+        """Make these ended jobs old, then let maintenance prune their table."""
+        model = self.registry[stage].model
+        if ids:
+            aged = f"UPDATE {model.__table__} SET completed_at = completed_at - %s WHERE id = ANY (%s)"
+            await self.jobs.sql(aged, age, list(ids))
+            self.evidence.aged |= set(ids)
+        async with self.database.kernel() as conn:
+            return await rescue.prune(conn, model)
+
+    async def schedule(self, name: str = "each-minute", *, minutes_ago: int = 3) -> None:
+        """Add a schedule of plain jobs that has missed some minutes, all of which are to be caught up."""
+        await self.jobs.sql(
+            "INSERT INTO runtime.schedules (name, stage, cron, catch_up, created_at) VALUES (%s, %s, %s, 'all', "
+            "now() - make_interval(mins => %s))",
+            name,
+            PLAIN,
+            EVERY_MINUTE,
+            minutes_ago,
+        )
+
+    async def beats(self) -> None:
+        """Have two beats look at the schedules in the same moment: both see the same ticks due."""
+        await asyncio.to_thread(self._race_of_beats)
+
+    def _race_of_beats(self) -> None:
+        with self._beat("one") as one:
+            rival = threading.Thread(target=self._fire_second)
+            rival.start()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while rival.is_alive() and not one.execute(text(SOMEBODY_WAITS)).one()[1]:
+                assert time.monotonic() < deadline, "the second beat neither waits nor ends"
+                time.sleep(POLL_SECONDS)
+        rival.join(PATIENCE_SECONDS)
+
+    def _fire_second(self) -> None:
+        with self._beat("two"):
+            pass
+
+    @contextmanager
+    def _beat(self, name: str) -> Iterator[Session]:
+        """Fire what is due as the beat ``name``; commit when the block ends."""
+        options = f"-c gristmill.changed_by=beat:{name}"
+        engine = create_engine(sqlalchemy_url(self.url), poolclass=NullPool, connect_args={"options": options})
+        with Session(engine) as session, session.begin():
+            beat.fire_due(session, fired_by=name)
+            yield session
+        engine.dispose()
+
+    async def settled(self, *, stage: str = PLAIN, within: float = 10.0) -> None:
+        """Return when no job of the stage's table can move any more, snoozes and back-offs cut short."""
+        table = self.registry[stage].model.__table__
+        hurry = f"UPDATE {table} SET due_at = NULL WHERE due_at IS NOT NULL AND change_action IN ('retry', 'snooze')"
+        live = f"SELECT 1 FROM {table} WHERE completed_at IS NULL AND due_at IS NULL LIMIT 1"
+
+        async def quiet() -> bool:
+            await self.jobs.sql(hurry)
+            return not await self.jobs.sql(live)
+
+        await until(quiet, within=within)
+
+    def listen(self) -> None:
+        """Write down how many writes the workers rejected as stale and how many runs they stopped."""
+        told = self.told + [what for worker in self.workers for what, _ in worker.events.told]
+        self.evidence.stale_rejections = told.count("stale")
+        self.evidence.stopped_runs = None if self.vanished else told.count("stopped")
+
+    async def judge(self, **options: Any) -> Report:
+        """Check what the rehearsal left."""
+        self.listen()
+        async with self.database.kernel() as conn:
+            return await check(conn, self.evidence, **{"lease": timedelta(seconds=LEASE_SECONDS), **options})
+
+
+@asynccontextmanager
+async def rehearsing(url: str, registry: Registry) -> AsyncIterator[Rehearsal]:
+    """Open a rehearsal on the empty database of ``url``; all it started has stopped when the block ends."""
+    database = Database(url, changed_by="somebody")
+    try:
+        async with AsyncExitStack() as stack:
+            yield Rehearsal(url, registry, database, stack)
+    finally:
+        await database.close()

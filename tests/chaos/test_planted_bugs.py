@@ -1,0 +1,267 @@
+"""Plant one bug of each class in the kernel, let it really run, and have the checker find it.
+
+The same runs without a bug pass, so that it is the bug that is found.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from tests.chaos import bugs
+from tests.chaos.bugs import Bug
+from tests.chaos.checker import Report
+from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
+from tests.fakes.mill import mill
+from tests.fakes.openai_server import FakeOpenAI
+from tests.kernel import PLAIN
+from tests.waiting import until
+from workers.llm.provider import build
+from workers.runtime.registry import Registry
+from workers.runtime.store import dispatch
+
+SCORING = "scoring.score"
+
+
+# ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Scenario = Callable[[Rehearsal, Gates], Awaitable[Report]]
+
+
+async def frozen_worker(run: Rehearsal, gates: Gates) -> Report:
+    """A worker freezes in the middle of a job, another runs it, and the first comes back before that is done."""
+    await run.enqueue(act="write")
+    first = await run.worker(lease_seconds=LEASE_SECONDS)
+    await run.deliver(first)
+    await run.freeze(first)
+    await until(run.rescue)
+    second = await run.worker(lease_seconds=30.0)
+    await run.deliver(second)
+    gates.first.set()
+    await first.idle()
+    async with run.guard(PLAIN):
+        gates.later.set()
+        await second.idle()
+    return await run.judge()
+
+
+async def busy_worker(run: Rehearsal, gates: Gates) -> Report:
+    """The leader looks for lost runs while a living worker is at work on one."""
+    await run.enqueue(act="write")
+    worker = await run.worker(lease_seconds=30.0)
+    await run.deliver(worker)
+    await run.rescue()
+    gates.first.set()
+    gates.later.set()
+    await worker.idle()
+    await run.deliver(worker)
+    await worker.idle()
+    return await run.judge(lease=timedelta(seconds=30))
+
+
+async def forged_tickets(run: Rehearsal, gates: Gates) -> Report:
+    """Five jobs of one key, three of which get a ticket; messages arrive for all five."""
+    tickets = [(job, 1) for job in await run.enqueue(KEYED, 5, key="a")]
+    worker = await run.worker()
+    await run.jobs.dispatched(KEYED, 0)
+    await worker.accept(tickets, KEYED)
+    gates.first.set()
+    await worker.idle()
+    await run.deliver(worker, KEYED)
+    await worker.idle()
+    return await run.judge()
+
+
+async def crowded_key(run: Rehearsal, gates: Gates) -> Report:
+    """Five jobs of one key, dispatched as its limit allows."""
+    await run.enqueue(KEYED, 5, key="a")
+    worker = await run.worker()
+    await run.deliver(worker, KEYED)
+    gates.first.set()
+    await worker.idle()
+    await run.deliver(worker, KEYED)
+    await worker.idle()
+    return await run.judge()
+
+
+async def two_beats(run: Rehearsal, gates: Gates) -> Report:
+    """Two beats see the same three ticks due at the same moment."""
+    gates.first.set()
+    await run.schedule()
+    await run.beats()
+    worker = await run.worker()
+    await run.deliver(worker)
+    await worker.idle()
+    return await run.judge()
+
+
+async def cancelled_run(run: Rehearsal, gates: Gates) -> Report:
+    """A job is cancelled while it runs, and its handler would be done a moment later."""
+    (job,) = await run.enqueue(act="write")
+    worker = await run.worker()
+    await run.deliver(worker)
+    await run.cancel(job)
+    gates.first.set()
+    await worker.idle()
+    return await run.judge()
+
+
+async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
+    """A scoring job is cancelled in its first call, whose answer is such that it would be asked once more."""
+    (row,) = await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id::text AS profile_id")
+    with FakeOpenAI() as fake:
+        fake.script(queue=[{"kind": "malformed", "delay_ms": 3_000}])
+        llm = build(
+            api_key="sk-test", base_url=fake.url, model=None, connect_timeout=2.0, timeout=10.0, max_connections=5
+        )
+        async with mill(run.url, run.registry, llm) as heard:
+            (job,) = await run.enqueue(SCORING, prompt="Judge.", **row)
+            await until(lambda: fake.calls == 1)
+            await run.cancel(job, stage=SCORING)
+            await until(lambda: heard.events[-1][0] == "stopped" or fake.calls == 2)
+        await llm.aclose()
+        run.evidence.calls = fake.ledger
+    run.told = [what for what, *_ in heard.events]
+    return await run.judge(grace=timedelta(seconds=0.5))
+
+
+async def old_and_young(run: Rehearsal, gates: Gates) -> Report:
+    """Two jobs have ended, one of them long ago, and one waits, when maintenance prunes."""
+    gates.first.set()
+    await run.enqueue(due_at="2999-01-01T00:00:00Z")
+    old, _ = await run.enqueue(count=2)
+    worker = await run.worker()
+    await run.deliver(worker)
+    await worker.idle()
+    await run.prune(old)
+    return await run.judge()
+
+
+async def lost_message(run: Rehearsal, gates: Gates) -> Report:
+    """A message is lost on the road; the leader takes the tickets back and dispatches again."""
+    gates.first.set()
+    await run.enqueue(count=3)
+    worker = await run.worker()
+    await run.jobs.dispatched(PLAIN, 0)
+    async with run.database.kernel() as conn:
+        await dispatch.unmark(conn, run.registry[PLAIN], older_than=timedelta(0))
+    await run.deliver(worker)
+    await worker.idle()
+    return await run.judge()
+
+
+@pytest.fixture
+async def gates() -> Gates:
+    return Gates()
+
+
+@pytest.fixture
+async def run(
+    database_url: str, registry: Registry, gates: Gates, request: pytest.FixtureRequest
+) -> AsyncIterator[Rehearsal]:
+    """A rehearsal whose proving handlers wait at the gates; whatever happened, they open before it ends."""
+    stages = gates.registry()
+    stages.add(registry[SCORING])
+    async with rehearsing(database_url, stages) as run:
+        yield run
+        gates.first.set()
+        gates.later.set()
+
+
+# ── what must be found ───────────────────────────────────────────────────────────────────────────────────────────────
+
+FOUND: list[tuple[str, Scenario, tuple[Bug, ...], str]] = [
+    ("settle without its fence", frozen_worker, (bugs.NO_FENCE,), "runs settled by their claimant"),
+    ("write outside the settle's transaction", frozen_worker, (bugs.WRITTEN_APART,), "effects committed once"),
+    ("rescue that costs no attempt", frozen_worker, (bugs.RESCUE_FREE,), "attempts counted"),
+    ("rescue of a living worker", busy_worker, (bugs.LIVING_RESCUED,), "only the silent are rescued"),
+    ("claim without ticket", forged_tickets, (bugs.NO_TICKET,), "running per key within its limit"),
+    ("limit off by one", crowded_key, (bugs.ONE_TOO_MANY,), "running per key within its limit"),
+    ("tick fired twice", two_beats, (bugs.TICK_IGNORED, bugs.TICK_KEY_OWN), "one job per tick"),
+    ("cancel that leaves the fence", cancelled_run, (bugs.CANCEL_UNFENCED,), "cancelled stays cancelled"),
+    ("cancel that no run hears", cancelled_caller, (bugs.CANCEL_UNHEARD,), "no call after a cancel"),
+    ("prune without retention", old_and_young, (bugs.PRUNE_YOUNG,), "prune removed only the old and ended"),
+    ("prune of what waits", old_and_young, (bugs.PRUNE_WAITING,), "committed jobs exist"),
+    ("message acknowledged and forgotten", crowded_key, (bugs.CLAIM_FORGOTTEN,), "no job stands still"),
+    ("outcome acknowledged and forgotten", crowded_key, (bugs.SETTLE_FORGOTTEN,), "no job stands still"),
+    ("ticket of a lost message kept", lost_message, (bugs.TICKETS_KEPT,), "no job stands still"),
+]
+SCENARIOS = list(dict.fromkeys(scenario for _, scenario, _, _ in FOUND))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_run_without_a_bug_passes(run: Rehearsal, gates: Gates, scenario: Scenario) -> None:
+    """Whatever is found below is found because of the bug."""
+    report = await scenario(run, gates)
+
+    assert report.ok, report.render()
+
+
+@pytest.mark.parametrize("found", FOUND, ids=[name for name, *_ in FOUND])
+async def test_planted_bug_is_found_by_its_rule(
+    run: Rehearsal,
+    gates: Gates,
+    monkeypatch: pytest.MonkeyPatch,
+    found: tuple[str, Scenario, tuple[Bug, ...], str],
+) -> None:
+    """The same run with the bug breaks the rule that the bug offends."""
+    _, scenario, planted, rule = found
+    for bug in planted:
+        bug.plant(monkeypatch)
+
+    report = await scenario(run, gates)
+
+    assert rule in report.failed, report.render()
+
+
+# ── what the database refuses by itself ──────────────────────────────────────────────────────────────────────────────
+
+REFUSED: list[tuple[str, Scenario, Bug, str]] = [
+    ("rescue without a new version", frozen_worker, bugs.RESCUE_UNVERSIONED, "versions gapless"),
+    ("cancel without a new version", cancelled_run, bugs.CANCEL_UNVERSIONED, "cancelled stays cancelled"),
+]
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=[name for name, *_ in REFUSED])
+async def test_bug_that_the_trigger_refuses_is_found_without_it_too(
+    run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, Scenario, Bug, str]
+) -> None:
+    """The table's guard stops it at the statement; were the guard gone, the checker would find it."""
+    _, scenario, bug, rule = refused
+    bug.plant(monkeypatch)
+
+    with pytest.raises(psycopg.errors.CheckViolation, match="its version must grow by one"):
+        await scenario(run, gates)
+    run.guarded = False
+    report = await scenario(run, gates)
+
+    assert rule in report.failed, report.render()
+
+
+async def test_second_end_is_refused_by_the_trigger_and_found_without_it(
+    run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With neither fence nor state in the settle, what is done stays done; were the guard gone, it would be seen."""
+    bugs.NO_STATE.plant(monkeypatch)
+
+    with capture_logs() as logs:
+        await frozen_worker(run, gates)
+    run.guarded = False
+    gates.close()
+    report = await frozen_worker(run, gates)
+
+    assert any("completed is final" in entry.get("error", "") for entry in logs)
+    assert "rows are where their history ends" in report.failed, report.render()
+
+
+async def test_tick_that_ignores_its_row_is_held_by_its_key(
+    run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick is fired once by its row, and were that ignored, still once by the job's idempotency key."""
+    bugs.TICK_IGNORED.plant(monkeypatch)
+
+    report = await two_beats(run, gates)
+
+    assert report.ok, report.render()

@@ -1,0 +1,207 @@
+"""The load that runs all the time: every kind of job by two doors, cancels at any moment, and what is known of each.
+
+Lives on a loop of its own thread. One door is a direct connection to Postgres, the other leads through the proxy, so
+that an answer may be lost on it.
+"""
+
+import asyncio
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+from uuid import UUID
+
+from tests.chaos.evidence import Evidence
+from workers.runtime.database import Database
+from workers.runtime.enqueue import enqueue
+from workers.runtime.registry import Registry
+from workers.runtime.store.intervene import cancel
+from workers.runtime.store.tables import job_table
+
+T = TypeVar("T")
+Order = tuple[str, dict[str, Any]]
+
+KEYS = 8
+PUT_SECONDS = 25.0
+# Of all jobs: how many are cancelled at some moment, how many come by the door on which answers may be lost, and how
+# many of those are asked for again when their answer was lost.
+CANCELLED, PROXIED, REPEATED = 0.06, 0.4, 0.5
+PRIORITY_PROBE = 1
+
+
+def _plain(draw: random.Random, act: str = "complete", seconds: float = 0.3) -> Order:
+    return "proving.plain", {"act": act, "seconds": round(draw.uniform(0, seconds), 3)}
+
+
+def score(draw: random.Random, profiles: Sequence[UUID]) -> Order:
+    """Return a scoring job about one of ``profiles``; one in eight asks what others asked before."""
+    topic = draw.randrange(20) if draw.random() < 1 / 8 else draw.getrandbits(64)
+    return "scoring.score", {"profile_id": str(draw.choice(profiles)), "prompt": f"How clear is it? Question {topic}"}
+
+
+# How often each kind of job is drawn, and how it is made. ``profiles`` are asked for by scoring jobs.
+MIX: Sequence[tuple[int, Callable[[random.Random, Sequence[UUID]], Order]]] = (
+    (6, lambda draw, _: _plain(draw)),
+    (3, lambda draw, _: _plain(draw, seconds=3.0)),
+    (5, lambda draw, _: _plain(draw, "write", 1.5)),
+    (2, lambda draw, _: _plain(draw, "flaky")),
+    (2, lambda draw, _: _plain(draw, "snooze")),
+    (1, lambda draw, _: _plain(draw, "fail")),
+    (1, lambda draw, _: _plain(draw, "bad_write")),
+    (5, lambda draw, _: ("proving.keyed", {"key": f"k{draw.randrange(KEYS)}", "seconds": draw.uniform(0, 0.5)})),
+    (3, lambda draw, _: ("proving.first", {"act": "write", "seconds": draw.uniform(0, 0.5)})),
+    (6, score),
+)
+
+
+class Workload:
+    """Enqueues about ``rate`` jobs a second until stopped, and keeps ``evidence`` of what it was answered."""
+
+    def __init__(
+        self, direct_url: str, proxied_url: str, *, registry: Registry, evidence: Evidence, seed: int, rate: float
+    ) -> None:
+        self.evidence = evidence
+        self.profiles: list[UUID] = []
+        self.refused = 0
+        self._registry = registry
+        self._draw = random.Random(seed)
+        self._rate = rate
+        self._direct = Database(direct_url, changed_by="chaos", pool_size=10)
+        self._proxied = Database(proxied_url, changed_by="chaos", pool_size=10)
+        self._recent: deque[tuple[str, UUID]] = deque(maxlen=200)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="workload", daemon=True)
+        self._producing: asyncio.Task[None] | None = None
+        self._errands: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Begin to enqueue."""
+
+        async def start() -> None:
+            self._producing = asyncio.create_task(self._produce())
+
+        self._thread.start()
+        self._submit(start())
+
+    def stop(self) -> None:
+        """Enqueue no more; return when every answer under way has come or was given up."""
+
+        async def stop() -> None:
+            if self._producing is not None:
+                self._producing.cancel()
+            await asyncio.gather(*self._errands, return_exceptions=True)
+
+        if self._thread.is_alive():
+            self._submit(stop(), seconds=2 * PUT_SECONDS)
+
+    def close(self) -> None:
+        """Stop, then close every connection."""
+        self.stop()
+
+        async def close() -> None:
+            await self._direct.close()
+            await self._proxied.close()
+
+        if self._thread.is_alive():
+            with suppress(Exception):
+                self._submit(close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+        self._loop.close()
+
+    # ── what faults ask for, from the main thread ────────────────────────────────────────────────────────────────────
+
+    def put(self, stage: str, payloads: Sequence[Mapping[str, Any]], *, max_retries: int | None = None) -> list[UUID]:
+        """Enqueue these jobs in one transaction by the direct door, waiting as long as Postgres is away."""
+
+        async def put() -> list[UUID]:
+            model = self._registry[stage].model
+            async with self._direct.session() as session:
+                jobs = [(await enqueue(session, stage, payload)).id for payload in payloads]
+                if max_retries is not None:
+                    for job in jobs:
+                        (await session.get_one(model, job)).max_retries = max_retries
+            self.evidence.committed |= dict.fromkeys(jobs, stage)
+            return jobs
+
+        while True:
+            try:
+                return self._submit(put())
+            except Exception:  # noqa: BLE001 - whatever kept it: none of these has been acknowledged, so ask anew
+                time.sleep(0.1)
+
+    def table(self, stage: str) -> str:
+        """Return the name of the table that holds the jobs of ``stage``."""
+        return job_table(self._registry[stage].model).name
+
+    def cancel_later(self, jobs: Sequence[tuple[str, UUID]], *, within: float) -> None:
+        """Cancel each of these jobs at a moment of its own."""
+
+        async def plan() -> None:
+            for stage, job in jobs:
+                self._errand(self._cancel(stage, job, after=self._draw.uniform(0, within)))
+
+        self._submit(plan())
+
+    # ── the load ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _produce(self) -> None:
+        weights = [weight for weight, _ in MIX]
+        while True:
+            await asyncio.sleep(self._draw.expovariate(self._rate))
+            make = self._draw.choices(MIX, weights)[0][1]
+            stage, payload = make(self._draw, self.profiles)
+            self._errand(self._put(stage, payload | {"priority": self._draw.randint(2, 10)}))
+
+    async def _put(self, stage: str, payload: dict[str, Any]) -> None:
+        proxied = self._draw.random() < PROXIED
+        key = f"chaos:{self._draw.getrandbits(64):x}" if proxied or self._draw.random() < 1 / 2 else None
+        try:
+            job = await self._ask(self._proxied if proxied else self._direct, stage, payload, key)
+        except Exception:  # noqa: BLE001 - any trouble at all: the job may have been committed or not
+            self.refused += 1
+            if key:
+                self.evidence.unsure[key] = stage
+                await self._ask_again(stage, payload, key)
+            return
+        self._note(stage, job)
+        if self._draw.random() < CANCELLED:
+            await self._cancel(stage, job, after=self._draw.expovariate(2.0))
+
+    async def _ask(self, door: Database, stage: str, payload: Mapping[str, Any], key: str | None) -> UUID:
+        async with asyncio.timeout(PUT_SECONDS), door.session() as session:
+            job = await enqueue(session, stage, payload, **({"idempotency_key": key} if key else {}))
+        return job.id
+
+    async def _ask_again(self, stage: str, payload: Mapping[str, Any], key: str) -> None:
+        """Repeat a request whose answer was lost, half the time: it returns the first job if there was one."""
+        if self._draw.random() > REPEATED:
+            return
+        await asyncio.sleep(self._draw.uniform(0, 3))
+        with suppress(Exception):
+            job = await self._ask(self._direct, stage, payload, key)
+            del self.evidence.unsure[key]
+            self._note(stage, job)
+
+    def _note(self, stage: str, job: UUID) -> None:
+        self.evidence.committed[job] = stage
+        self._recent.append((stage, job))
+
+    async def _cancel(self, stage: str, job: UUID, *, after: float) -> None:
+        await asyncio.sleep(after)
+        with suppress(Exception):  # not acknowledged: then nothing was promised
+            async with asyncio.timeout(PUT_SECONDS), self._direct.kernel() as connection:
+                done = await cancel(connection, self._registry[stage].model, [job], reason="no longer wanted")
+            if done:
+                self.evidence.cancelled[job] = time.time()
+
+    def _errand(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def _submit(self, work: Coroutine[Any, Any, T], *, seconds: float = PUT_SECONDS) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
