@@ -121,7 +121,7 @@ class Runner:
                     failpoint("claim.before")
                     fresh = await claim(conn, stage, tickets, owner=self.worker_id)
                     failpoint("claim.after")
-                    return [job for job in ours if job.id not in self.running] + fresh
+                    return ours + fresh
             except Exception as error:
                 if not is_database_away(error):
                     raise
@@ -137,6 +137,12 @@ class Runner:
     # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _launch(self, stage: Stage, job: Job) -> None:
+        """Start the run of this claim beside no other of its job: a newer one has its place, an older one ends."""
+        if other := self.running.get(job.id):
+            if other.run.version >= job.version:  # a twin of the message found this claim too, or its answer was slow
+                self.slots.give_back(1)
+                return
+            other.end("fence")  # nobody would tell it any more: what is watched is the newest run of each job
         run = Run(stage.name, job.id, job.version, job.retry_count + 1)
         now = time.monotonic()
         # Claimed as the drain began: given back at once.
