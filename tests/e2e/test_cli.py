@@ -184,6 +184,19 @@ def test_doctor_finds_a_running_system_healthy(running: Shell) -> None:
     assert (quick.returncode, quick.stdout, quick.stderr) == (0, "", "")
 
 
+def test_bench_measures_the_system_and_leaves_no_row_of_its_own(
+    running: Shell, urls: dict[str, str], profile: str
+) -> None:
+    """Figures of real jobs; afterwards only what was there before."""
+    measured = json.loads(running.says("bench", "--jobs", "100", "--seconds", "1", "--json"))
+
+    assert measured["jobs"] == 100
+    assert all(value > 0 for value in measured.values())
+    assert ask(urls, "SELECT count(*) FROM scoring.profiles WHERE name LIKE 'load test %'") == 0
+    assert ask(urls, f"SELECT count(*) FROM scoring.scoring_jobs WHERE profile_id <> '{profile}'") == 0
+    assert ask(urls, "SELECT count(*) FROM scoring.answers") == ask(urls, "SELECT count(*) FROM scoring.scoring_jobs")
+
+
 def test_a_waiting_job_is_listed_explained_and_cancelled_once(running: Shell, profile: str) -> None:
     """An idempotency key gives the same job; what is cancelled stays cancelled."""
     arguments = ("enqueue", "scoring.score", "--payload", payload(profile), "--at", LATER, "--key", "once")

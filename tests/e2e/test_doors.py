@@ -166,6 +166,16 @@ MESSAGES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "a time limit that is none": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "timelimit": "x"}}),
     "an unknown compression": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "compression": "nobody-knows"}}),
 }
+# What lies in a queue's list and is no envelope of a message, which is read before any consumer hears of it.
+NO_MESSAGES = (
+    b"\x00 nothing",
+    b"[]",
+    b"{}",
+    b"null",
+    b'"text"',
+    b'{"properties": 7}',
+    b'{"body": "?", "properties": {}}',
+)
 
 
 @pytest.mark.faults
@@ -177,6 +187,8 @@ def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, 
                 deliver(producer, batch)
             for body, properties in MESSAGES.values():
                 producer.publish(body, **properties)
+            with Redis.from_url(system.redis_url) as redis:
+                redis.lpush("proving", *NO_MESSAGES)
 
     system.assert_each_works(crew)
     system.check_alive()

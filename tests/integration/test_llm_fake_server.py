@@ -93,5 +93,6 @@ def test_ledger_names_the_job_of_every_call_and_whether_it_was_answered(url):
     refused, dropped = calls_of(call(f"{root}/__ledger")["calls"])
 
     assert (refused.job_id, refused.key, refused.answer) == (job_id, f"{job_id}-a", "500")
+    assert refused.ended_at is not None
     assert refused.ended_at >= refused.started_at
     assert (dropped.job_id, dropped.answer, dropped.ended_at) == (job_id, "disconnect", None)

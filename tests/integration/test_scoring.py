@@ -199,7 +199,7 @@ async def test_rate_limited_job_waits_as_told_and_spends_no_attempt(
 
 
 async def test_server_error_is_retried_with_an_attempt_spent(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
-    """A 500 costs one attempt; the next one completes."""
+    """A 500 costs one attempt; the next one completes. Both ask under one idempotency key, the job's."""
     fake.script(queue=[{"kind": "status", "status": 500}])
     job = jobs.put(jobs.profile())
 
@@ -208,6 +208,9 @@ async def test_server_error_is_retried_with_an_attempt_spent(scoring: Scoring, j
 
     assert done.retry_count == 1
     assert done.error_message is None
+    first, second = fake.ledger
+    assert (first.job_id, first.answer, second.answer) == (job, "500", "answer")
+    assert first.key == second.key
 
 
 async def test_failing_job_is_retried_five_times_and_then_failed(
