@@ -8,7 +8,7 @@ from tests.chaos import nemesis
 from tests.chaos.faults import matrix
 
 SEED = 20_261_122
-MINUTES = 2.0
+MINUTES = 2.4
 
 
 @pytest.mark.nemesis
