@@ -34,6 +34,7 @@ class Entry:
 
     id: UUID
     model: type[Job]
+    statements: Statements
     row: Row
     priority: int
     key: str
@@ -43,10 +44,6 @@ class Entry:
     long_out: bool = False
     overdue: bool = False
     result: Any = None
-
-    @property
-    def statements(self) -> Statements:
-        return Statements(self.model.__lifecycle__)
 
     @property
     def turn(self) -> tuple[int, datetime, UUID]:

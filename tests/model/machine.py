@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from models.lifecycle import Job
 from tests.model.ledger import Entry
+from tests.model.statements import ALL, Defences
 from tests.model.store import Store
 from tests.model.twin import HOUR, Claimed, Twin
 from tests.proving.schema import MODELS
@@ -19,6 +20,7 @@ from workers.runtime.registry import Registry
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.dispatch import Window
 
+T = TypeVar("T")
 WORKERS = (UUID(int=1), UUID(int=2))
 FIRST_STAGES = ("proving.plain", "proving.keyed", "proving.first")
 STAGES = (*FIRST_STAGES, "proving.second")
@@ -30,7 +32,7 @@ OUTCOMES: tuple[Settlement, ...] = (
 WIDE = Window(slots=9, at_most=9, floor=9)
 
 # 0 is the newest: what fails shrinks towards what has just been made.
-WHICH = st.lists(st.integers(0, 11), min_size=1, max_size=4)
+WHICH = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 JOB = st.fixed_dictionaries(
     {
         "key": st.sampled_from(["a", "b"]),
@@ -47,7 +49,12 @@ ATTEMPTS = st.sampled_from([2, 1, 0])
 SELDOM = st.sampled_from([False, False, True])
 
 
-def some(items: Sequence[Any], which: Sequence[int]) -> list[Any]:
+def rather(wanted: Sequence[T], items: Sequence[T]) -> Sequence[T]:
+    """Return what is wanted, or whatever there is: what would go wrong seldom must be tried often."""
+    return wanted or items
+
+
+def some(items: Sequence[T], which: Sequence[int]) -> list[T]:
     """Return the items counted from the newest, each once."""
     return list({index % len(items): items[-1 - index % len(items)] for index in which}.values())
 
@@ -55,11 +62,11 @@ def some(items: Sequence[Any], which: Sequence[int]) -> list[Any]:
 class StoreMachine(RuleBasedStateMachine):
     """Several jobs, two workers, one leader and an operator."""
 
-    def __init__(self, store: Store, registry: Registry, tally: Counter[str]) -> None:
+    def __init__(self, store: Store, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
         super().__init__()
-        self.twin = Twin(store, registry, tally)
+        self.twin = Twin(store, registry, tally, defences)
 
-    @initialize(jobs=st.lists(JOB, min_size=4, max_size=4), attempts=ATTEMPTS)
+    @initialize(jobs=st.lists(JOB, min_size=2, max_size=3), attempts=ATTEMPTS)
     def two_workers_meet_some_jobs(self, jobs: list[dict[str, Any]], attempts: int) -> None:
         for worker in WORKERS:
             self.twin.hear(worker)
@@ -68,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ── enqueue and dispatch ─────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(stage=st.sampled_from(FIRST_STAGES), jobs=st.lists(JOB, min_size=1, max_size=4), attempts=ATTEMPTS)
+    @rule(stage=st.sampled_from(FIRST_STAGES), jobs=st.lists(JOB, min_size=1, max_size=2), attempts=ATTEMPTS)
     def enqueue(self, stage: str, jobs: list[dict[str, Any]], attempts: int) -> None:
         self.twin.enqueue(stage, jobs, attempts=attempts, now=NOW)
 
@@ -94,23 +101,62 @@ class StoreMachine(RuleBasedStateMachine):
                 return name
         return stage
 
-    def _tickets(self, which: list[int]) -> tuple[str, list[Ticket]]:
-        """Return tickets of one stage, whatever became of them: messages come late, and twice."""
-        chosen = some(self.twin.sent, which)
+    def _tickets(self, which: list[int], *, held: bool = False) -> tuple[str, list[Ticket]]:
+        """Return tickets of one stage, whatever became of them, or rather such as are ``held``: to be claimed."""
+        rows = {job_id: entry.row for job_id, entry in self.twin.ledger.jobs.items()}
+        wanted = [
+            (stage, (job_id, version))
+            for stage, (job_id, version) in self.twin.sent
+            if held and rows[job_id].version == version and rows[job_id].ticket
+        ]
+        chosen = some(rather(wanted, self.twin.sent), which)
         return chosen[0][0], [ticket for stage, ticket in chosen if stage == chosen[0][0]]
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @precondition(lambda self: self.twin.sent)
+    @rule(which=WHICH, worker=WORKER, handed_back=st.booleans())
+    def worker_claims(self, which: list[int], worker: UUID, *, handed_back: bool) -> None:
+        """Whatever was ever sent may arrive, late and again, or after its ticket was taken back."""
+        stage, tickets = self._tickets(which, held=handed_back)
+        if handed_back:
+            self.twin.hand_back(stage, tickets[:2])
+        self.twin.claim(stage, tickets, worker)
+
+    @precondition(lambda self: self.twin.runs)
     @rule(which=WHICH, worker=WORKER)
-    def worker_claims(self, which: list[int], worker: UUID) -> None:
-        """Late messages, doubled ones, taken back ones: whatever was ever sent may arrive, and again."""
-        self.twin.claim(*self._tickets(which), worker)
+    def worker_claims_again_by_the_old_message(self, which: list[int], worker: UUID) -> None:
+        """A message comes twice, the second time when its job was given back and sent anew."""
+        runs = self._runs(which, stale=False)
+        self.twin.settle(runs, [Release("drain")] * len(runs))
+        self.twin.dispatch(runs[0].stage, WIDE)
+        self.twin.check()
+        self.twin.claim(runs[0].stage, [(run.job.id, run.job.version - 1) for run in runs], worker)
 
     @rule(stage=STAGE, which=WHICH, worker=WORKER)
     def worker_claims_what_is_sent(self, stage: str, which: list[int], worker: UUID) -> None:
         """The way of nearly every job, so that there is something to go wrong."""
         self._send_and_claim(stage, which, worker)
+
+    @precondition(lambda self: self.twin.runs)
+    @rule(which=WHICH, worker=WORKER, rescued=st.booleans(), outcomes=SETTLED, late=st.booleans())
+    def worker_takes_over(
+        self, which: list[int], worker: UUID, outcomes: list[Settlement], *, rescued: bool, late: bool
+    ) -> None:
+        """What runs is given back or rescued, and runs anew; the earlier run may have its outcome ``late``."""
+        runs = self._runs(which, stale=False)
+        if rescued:
+            self.twin.silence(runs[0].worker)
+            self.twin.rescue(runs[0].stage, patient=False)
+        else:
+            self.twin.settle(runs, [Release("drain")] * len(runs))
+        self.twin.check()
+        self.twin.pass_time(type(runs[0].job))
+        self.twin.wake(type(runs[0].job))
+        self._send_and_claim(runs[0].stage, which, worker)
+        if late:
+            self.twin.check()
+            self.twin.settle(runs, outcomes)
 
     @rule(stage=STAGE, which=WHICH, worker=WORKER, outcomes=SETTLED, mode=MODE)
     def worker_runs_what_is_sent(
@@ -125,19 +171,13 @@ class StoreMachine(RuleBasedStateMachine):
     def _send_and_claim(self, stage: str, which: list[int], worker: UUID) -> None:
         stage = self._busy(stage, running=False)
         self.twin.dispatch(stage, WIDE)
-        jobs = self.twin.ledger.jobs
-        held = [
-            (job_id, version)
-            for of, (job_id, version) in self.twin.sent
-            if of == stage and jobs[job_id].row.ticket and jobs[job_id].row.version == version
-        ]
-        if held:
-            self.twin.claim(stage, some(held, which), worker)
+        tickets = self._tickets(which, held=True) if self.twin.sent else (stage, [])
+        self.twin.claim(*tickets, worker)
 
     @precondition(lambda self: self.twin.runs)
-    @rule(index=st.integers(0, 11), percent=st.integers(1, 99))
-    def run_writes_progress(self, index: int, percent: int) -> None:
-        self.twin.write_progress(some(self.twin.runs, [index])[0], percent)
+    @rule(index=st.integers(0, 7), percent=st.integers(1, 99), stale=st.booleans())
+    def run_writes_progress(self, index: int, percent: int, *, stale: bool) -> None:
+        self.twin.write_progress(self._runs([index], stale=stale)[0], percent)
 
     @precondition(lambda self: self.twin.runs)
     @rule(which=WHICH, outcomes=SETTLED, mode=MODE)
@@ -156,10 +196,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.twin.look_after(self._runs(which, stale=True))
 
     def _runs(self, which: list[int], *, stale: bool) -> list[Claimed]:
-        """Return runs of one worker and table: any, or unless ``stale`` such as hold their fence, if there are any."""
-        runs, jobs = self.twin.runs, self.twin.ledger.jobs
-        holding = [run for run in runs if run.job.version == jobs[run.job.id].row.version]
-        first, *more = some(runs if stale else holding or runs, which)
+        """Return runs of one worker and table: such as hold their fence, or stale ones of jobs that run again."""
+        rows = {job_id: entry.row for job_id, entry in self.twin.ledger.jobs.items()}
+        wanted = [
+            run
+            for run in self.twin.runs
+            if rows[run.job.id].ticket and (rows[run.job.id].version != run.job.version) == stale
+        ]
+        first, *more = some(rather(wanted, self.twin.runs), which)
         return [first, *(run for run in more if (type(run.job), run.worker) == (type(first.job), first.worker))]
 
     @rule(worker=WORKER, how=st.sampled_from(["heard", "silent", "gone"]))
@@ -189,7 +233,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ── operator ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(index=st.integers(0, 11))
+    @rule(index=st.integers(0, 7))
     def operator_cancels(self, index: int) -> None:
         self.twin.cancel(*self._ids([index]))
 

@@ -37,6 +37,7 @@ class Defences:
     """What protects a job. All of them hold in the kernel; a test takes one away and sees what goes wrong."""
 
     fence_at_settle: bool = True
+    running_at_settle: bool = True
     fence_at_progress: bool = True
     version_at_claim: bool = True
     ticket_at_claim: bool = True
@@ -91,7 +92,7 @@ class Statements:
 
     def settle(self, row: Row, settled: Settled) -> Row | None:
         held = row.version == settled.fence or not self.defences.fence_at_settle
-        if not (held and row.status in self.lifecycle.running):
+        if not held or (row.status not in self.lifecycle.running and self.defences.running_at_settle):
             return None
         return self._move(
             row,

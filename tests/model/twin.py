@@ -8,8 +8,9 @@ from uuid import UUID
 
 from models.lifecycle import Job
 from tests.model.ledger import Change, Entry, Ledger
-from tests.model.statements import Row
+from tests.model.statements import ALL, Defences, Row, Statements
 from tests.model.store import LEADER, OPERATOR, SERVICE, Store, Stored
+from tests.proving.schema import MODELS
 from workers.runtime.decisions import decide
 from workers.runtime.outcomes import Settlement
 from workers.runtime.registry import Registry
@@ -41,7 +42,8 @@ class Claimed(NamedTuple):
 class Twin:
     """The store and its model. Every method is one statement of the kernel, or one way for time to pass."""
 
-    def __init__(self, store: Store, registry: Registry, tally: Counter[str]) -> None:
+    def __init__(self, store: Store, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
+        self.statements = {model: Statements(model.__lifecycle__, defences) for model in MODELS}
         self.store, self.registry, self.tally = store, registry, tally
         self.ledger = Ledger(tally)
         self.sent: list[tuple[str, Ticket]] = []
@@ -82,7 +84,9 @@ class Twin:
             if one.created:
                 row = Row(model.__lifecycle__.initial, max_retries=attempts, due=job["due_at"] is not None)
                 history = [Change(None, 1, stage, None, row.status, "enqueue", None, SERVICE)]
-                entry = Entry(one.id, model, row, job["priority"], job["key"], created[one.id], history)
+                entry = Entry(
+                    one.id, model, self.statements[model], row, job["priority"], job["key"], created[one.id], history
+                )
                 entry.time_came = row.due and job["due_at"] < now
                 self.ledger.jobs[one.id] = entry
                 self.ledger.keys |= {(model, key): one.id} if key else {}

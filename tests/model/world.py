@@ -28,7 +28,6 @@ OUTCOMES: dict[str, Settlement] = {
     "cancel": Cancel("unwanted"),
 }
 
-
 # Where a run is: its claim is answered, its handler runs, it was told to stop, its settle may have committed.
 CLAIMED, RUNNING, TOLD, SETTLING = range(4)
 
@@ -194,15 +193,15 @@ class Around:
     def _run(self, world: World, run: Run) -> Iterator[Move]:
         name = f"run of worker {run.worker}{'' if run.version == world.row.version else ' (stale)'}"
         ended = world._replace(runs=without(world.runs, run))
-        if run.phase is CLAIMED:
+        if run.phase == CLAIMED:
             yield Move(f"{name} starts", self._launched(ended, run), fair=True, by=run)
             return
         yield from self._settles(world, run, ended, name)
-        if run.phase is TOLD:
+        if run.phase == TOLD:
             yield Move(f"{name} stops", ended, fair=True)
-        if run.phase is RUNNING or (run.phase is TOLD and not self._defences.told_run_stops):
+        if run.phase == RUNNING or (run.phase == TOLD and not self._defences.told_run_stops):
             yield Move(f"{name} calls the provider", world, by=run)
-        if run.phase is RUNNING:
+        if run.phase == RUNNING:
             yield Move(f"{name} is lost", ended)
             told = ended._replace(runs=(*ended.runs, run._replace(phase=TOLD)))
             if run.watched and run.version != world.row.version:
@@ -224,7 +223,7 @@ class Around:
                 return
             settled = ended._replace(row=row)
             yield Move(f"{name} settles: {outcome}", settled, fair=outcome == "complete", fence=run.version)
-            if run.phase is not SETTLING:
+            if run.phase != SETTLING:
                 again = run._replace(phase=SETTLING)
                 unanswered = settled._replace(runs=(*settled.runs, again))
                 yield Move(f"{name} settles: {outcome}, without an answer", unanswered, fence=run.version)
