@@ -193,4 +193,4 @@ def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, 
     system.assert_each_works(crew)
     system.check_alive()
     assert all(role.said("message_refused") for role in crew)
-    assert not any(role.said("no json", "plain text") for role in crew)
+    assert not any(role.said("no json", "plain text", "Traceback") for role in crew)

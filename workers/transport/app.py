@@ -1,6 +1,6 @@
 """Make the Celery application: its settings handed in, its tasks made from the registry."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, signals
@@ -38,7 +38,7 @@ def add_tasks(
     app: Celery,
     registry: Registry,
     *,
-    deliver: Callable[[str, Sequence[Any]], None],
+    deliver: Callable[[str, object], None],
     enqueue: Callable[..., str | None],
     maintain: Callable[[str], None],
 ) -> None:
@@ -53,10 +53,11 @@ def add_tasks(
     app.task(name="gristmill.maintain", send_events=False)(maintain)
 
 
-def _carrier(name: str, deliver: Callable[[str, Sequence[Any]], None]) -> Callable[[Sequence[Any]], None]:
-    def carrier(batch: Sequence[Any]) -> None:
+def _carrier(name: str, deliver: Callable[[str, object], None]) -> Callable[..., None]:
+    def carrier(*arguments: object, **named: object) -> None:
         failpoint("carrier.before")
-        deliver(name, batch)
+        # Whatever else a message brings is no batch, and is refused as such.
+        deliver(name, arguments[0] if len(arguments) == 1 and not named else None)
         failpoint("carrier.after")
 
     return carrier

@@ -27,6 +27,7 @@ from workers.runtime.maintenance import actions, concrete, run_action
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.runner import Runner
+from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.watch import Watch
@@ -40,6 +41,7 @@ from workers.transport.names import process_name
 log = structlog.get_logger(__name__)
 
 CARRIERS = 8
+VERSIONS = 2**31
 # A handler that never yields silences its whole process: the jobs are rescued after one lease, the process is of no
 # more use to anybody. Well after that it ends, for its supervisor to start another.
 STUCK_LEASES = 4
@@ -95,10 +97,10 @@ class WorkerRuntime:
         spare_the_collector()
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
 
-    def deliver(self, stage: str, batch: Sequence[Any]) -> None:
+    def deliver(self, stage: str, batch: object) -> None:
         """Take one batch off a carrier task; return once it is claimed. A malformed one is refused, with a reason."""
         try:
-            tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
+            tickets = _tickets(batch)
         except (TypeError, ValueError) as error:
             log.warning("message_refused", stage=stage, rule="a batch is [[id, version], …]", error=str(error)[:200])
             return
@@ -173,6 +175,14 @@ class WorkerRuntime:
                 self._loop.submit(closing).result(timeout=2)
         self._loop.stop()
         log.info("worker_stopped", name=self.name)
+
+
+def _tickets(batch: Any) -> list[Ticket]:
+    """Return what a message brought as tickets; raise TypeError or ValueError for anything that is no batch."""
+    tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
+    if not all(0 < version < VERSIONS for _, version in tickets):
+        raise ValueError("a version is a positive integer of four bytes")
+    return tickets
 
 
 class RunnerStep(bootsteps.StartStopStep):
