@@ -22,7 +22,7 @@ def bounds(default: str) -> Bounds:
 
 BOUNDS = bounds("2,2,1")
 # What the default bounds visit: an exploration that became smaller by accident must not pass for a proof.
-WORLDS = {PlainJob: 3_000, TwoStepJob: 3_400}
+WORLDS, MOVES = {PlainJob: 3_000, TwoStepJob: 3_400}, {PlainJob: 40_000, TwoStepJob: 36_000}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,13 @@ def two_step() -> Exploration:
 
 
 @pytest.mark.parametrize("model", [PlainJob, TwoStepJob])
-def test_no_world_that_can_be_reached_breaks_a_law(model, request, record_property):
+def test_no_world_that_can_be_reached_breaks_a_law(model, request):
     """Whatever is lost, doubled, reordered, crashed, rescued, cancelled or retried, in any order, without end."""
     found = request.getfixturevalue("plain" if model is PlainJob else "two_step")
 
-    record_property("worlds", len(found.worlds))
-    record_property("moves", found.moves)
     assert found.broken == {}
     assert len(found.worlds) >= WORLDS[model]
+    assert found.moves >= MOVES[model]
 
 
 @pytest.mark.parametrize("model", [PlainJob, TwoStepJob])
