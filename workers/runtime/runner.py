@@ -161,7 +161,7 @@ class Runner:
             if settlement is not None:
                 self._settle(running, settlement)
                 return
-        except Exception:  # the loop's last line of defence: the lease expires and the job is rescued
+        except Exception:  # the loop's last line of defence: its deadline passes and the job is rescued
             log.exception("run_lost")
         self._finish(running)
 
@@ -240,7 +240,7 @@ class Runner:
         def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
             if isinstance(answer, Exception):
                 log.warning("outcome_refused", error=describe(answer), run=running.run)
-                if refused:  # what says so is refused as well: the lease expires and the job is rescued
+                if refused:  # what says so is refused as well: its deadline passes and the job is rescued
                     self._finish(running)
                     return
                 meaning = outcome_of(answer) if write else Fail(f"outcome refused: {describe(answer)}")

@@ -49,7 +49,7 @@ class Item:
     def tell(self, answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
         try:
             self.done(answer)
-        except Exception:  # the settler must outlive it; the run's lease expires and its job is rescued
+        except Exception:  # the settler must outlive it; the run's deadline passes and its job is rescued
             log.exception("run_lost", job_id=str(self.row.job_id))
 
 
