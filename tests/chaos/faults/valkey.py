@@ -24,7 +24,7 @@ def redis_flushed(arena: Arena) -> None:
         redis.flushall()
 
 
-@fault()
+@fault(brief=False)
 def redis_killed_and_empty(arena: Arena) -> None:
     """Redis is killed and comes back empty: enqueue goes on, nothing is lost, no lease is lost."""
     servers = arena.system.servers
@@ -73,7 +73,7 @@ def _insist(redis: "Redis", command: tuple[str, ...]) -> None:
             return
 
 
-@fault()
+@fault(brief=False)
 def redis_stalled(arena: Arena) -> None:
     """Redis stops answering for some seconds and goes on: enqueue goes on, nothing is lost, no lease is lost."""
     process = arena.system.servers._servers["valkey"]._process
@@ -86,7 +86,7 @@ def redis_stalled(arena: Arena) -> None:
             process.send_signal(signal.SIGCONT)
 
 
-@fault()
+@fault(brief=False)
 def redis_unreachable(arena: Arena) -> None:
     """Every connection to Redis is reset and new ones are refused for a while: as when Redis is away."""
     with _keeping_leases(arena), arena.redis_road.refusing():
