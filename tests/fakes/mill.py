@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from workers.llm.provider import build
 from workers.runtime.context import Run
 from workers.runtime.database import Database
 from workers.runtime.decisions import Settled
@@ -83,3 +84,19 @@ async def mill(
         await leading
         await runner.drain(grace=1.0, watch=watch)
         await database.close()
+
+
+@asynccontextmanager
+async def asking_mill(url: str, registry: Registry, *, provider_url: str | None) -> AsyncIterator[Heard]:
+    """Run a mill whose language model is the server at ``provider_url``, or the offline evaluator."""
+    llm = build(
+        api_key="sk-test" if provider_url else None,
+        base_url=provider_url,
+        model=None,
+        connect_timeout=2.0,
+        timeout=10.0,
+        max_connections=50,
+    )
+    async with mill(url, registry, llm) as heard:
+        yield heard
+    await llm.aclose()

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import tests.proving.assessors  # noqa: F401 - importing registers the no-op assessor
-from tests.fakes.mill import mill
+from tests.fakes.mill import Heard, asking_mill
 from tests.fakes.openai_server import FakeOpenAI
 from tests.waiting import until
 from workers.assessment.result import RULE_BASED, AssessmentResult
-from workers.llm.provider import build
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.registry import Registry
 
@@ -25,7 +24,7 @@ REGISTRY = Path(__file__).parents[3] / "shared" / "data" / "mcp_registry_300.jso
 CRITERIA = [{"name": name, "scale": {"lowest": 1, "highest": 5}} for name in ("clarity", "evidence", "style", "care")]
 RUBRIC = {"criteria": CRITERIA, "content": "A server that serves files."}
 
-Assessing = Callable[..., AbstractAsyncContextManager[Any]]
+Assessing = Callable[..., AbstractAsyncContextManager[Heard]]
 
 
 @pytest.fixture
@@ -39,19 +38,8 @@ def fake() -> Iterator[FakeOpenAI]:
 def assessing(database_url: str, registry: Registry, fake: FakeOpenAI) -> Assessing:
     """Open a mill whose provider is the fake server, or the offline evaluator."""
 
-    @asynccontextmanager
-    async def open_mill(*, offline: bool = False) -> AsyncIterator[Any]:
-        llm = build(
-            api_key=None if offline else "sk-test",
-            base_url=None if offline else fake.url,
-            model=None,
-            connect_timeout=2.0,
-            timeout=10.0,
-            max_connections=50,
-        )
-        async with mill(database_url, registry, llm) as heard:
-            yield heard
-        await llm.aclose()
+    def open_mill(*, offline: bool = False) -> AbstractAsyncContextManager[Heard]:
+        return asking_mill(database_url, registry, provider_url=None if offline else fake.url)
 
     return open_mill
 

@@ -4,8 +4,8 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tests.conftest import sqlalchemy_url
-from tests.fakes.mill import mill
+from tests.fakes.mill import Heard, asking_mill
 from tests.fakes.openai_server import FakeOpenAI
-from workers.llm.provider import build
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.registry import Registry
 from workers.scoring.rubric import PACKAGE_PROMPT
@@ -33,26 +32,15 @@ def fake() -> Iterator[FakeOpenAI]:
         yield fake
 
 
-Scoring = Callable[..., AbstractAsyncContextManager[Any]]
+Scoring = Callable[..., AbstractAsyncContextManager[Heard]]
 
 
 @pytest.fixture
 def scoring(database_url: str, registry: Registry, fake: FakeOpenAI) -> Scoring:
     """Open a mill whose provider is the fake server, or the offline evaluator."""
 
-    @asynccontextmanager
-    async def open_mill(*, offline: bool = False) -> AsyncIterator[Any]:
-        llm = build(
-            api_key=None if offline else "sk-test",
-            base_url=None if offline else fake.url,
-            model=None,
-            connect_timeout=2.0,
-            timeout=10.0,
-            max_connections=50,
-        )
-        async with mill(database_url, registry, llm) as heard:
-            yield heard
-        await llm.aclose()
+    def open_mill(*, offline: bool = False) -> AbstractAsyncContextManager[Heard]:
+        return asking_mill(database_url, registry, provider_url=None if offline else fake.url)
 
     return open_mill
 
