@@ -43,7 +43,8 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "retry_on_timeout": True,
+            # No `retry_on_timeout`: it has redis-py replace a broken connection unseen, while Celery's loop goes on
+            # waiting for the old one. A connection that breaks must be heard of; Celery then connects anew.
             # What a dead worker had taken and not acknowledged: a service's `gristmill.enqueue` whose row is not there
             # yet. The default gives it back after an hour. Twice is no harm: its key makes it one job.
             "visibility_timeout": 120,
