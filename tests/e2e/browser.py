@@ -39,6 +39,15 @@ class Browser:
     def open(self, url: str) -> None:
         self._driver.get(url)
 
+    def reload_until(self, url: str, text: str) -> None:
+        """Open a page that does not refresh itself again and again, as a person would, until it shows ``text``."""
+
+        def shows(driver: Chrome) -> bool:
+            driver.get(url)
+            return text in self.text()
+
+        WebDriverWait(self._driver, PATIENCE_SECONDS).until(shows, f"the page shows {text!r}")
+
     def text(self) -> str:
         """Return what a person reads on the page."""
         return self._driver.find_element(By.TAG_NAME, "body").text

@@ -139,13 +139,11 @@ def test_revoke_in_a_browser_cancels_the_running_job(
     with chromium() as browser:
         browser.open(f"{flower.url}/tasks")
         browser.waits_for(str(job))
-        browser.open(f"{flower.url}/task/{job}")
-        browser.waits_for("STARTED")
+        browser.reload_until(f"{flower.url}/task/{job}", "STARTED")
         browser.element("#task-terminate").click()
         system.wait(lambda: system.count("cancelled", [job]) == 1, "the job is cancelled", seconds=2.0)
         system.wait(lambda: worker.said("run_stopped", job=job), "its run is stopped", seconds=2.0)
-        browser.open(f"{flower.url}/task/{job}")
-        browser.waits_for("REVOKED")
+        browser.reload_until(f"{flower.url}/task/{job}", "REVOKED")
         hosts = browser.hosts()
 
     system.assert_settled_once([job], "cancelled")
