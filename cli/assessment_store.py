@@ -1,12 +1,11 @@
-"""A command's session with the assessment store, and the sources it imports from."""
+"""What commands do with the assessment store beyond one question, and the sources they import from."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID
 
 from psycopg.errors import UndefinedTable
@@ -25,18 +24,6 @@ from workers.assessment.store.sources import Found, rows_of_file, rows_of_table
 from workers.assessment.store.states import get
 from workers.runtime.database import Database
 from workers.runtime.store.intervene import cancel
-
-T = TypeVar("T")
-
-
-def in_store(question: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """Return the answer to ``question``, put in one transaction to the database that this command talks to."""
-
-    async def run() -> T:
-        async with opened(addresses(load()).database_url) as database, database.session() as session:
-            return await question(session)
-
-    return asyncio.run(run())
 
 
 async def seen(session: AsyncSession, assessment_id: str) -> tuple[Assessment | None, list[AuditRow]]:

@@ -25,8 +25,9 @@ def ours(name: str | None, type_: str, _parents: Any) -> bool:
 
 
 def compared(_object: Any, name: str | None, type_: str, reflected: bool, _compare_to: Any) -> bool:  # noqa: FBT001
-    """Leave out the partitions of ``runtime.transitions``: the database makes them, month by month."""
-    return not (type_ == "table" and reflected and (name or "").startswith("transitions_"))
+    """Leave out what a database makes by itself or its operator does: partitions by month, indexes by vector length."""
+    made = {"table": "transitions_", "index": "ix_data_records_embedding_"}.get(type_)
+    return not (reflected and made and (name or "").startswith(made))
 
 
 def database_url() -> str:

@@ -40,6 +40,8 @@ class JobTable:
     status: str = "status"
     due_at: str = "due_at"
     error_message: str = "error_message"
+    created_at: str = "created_at"
+    updated_at: str = "updated_at"
     status_is_enum: bool = False
     ends_at_full_progress: bool = False
 
@@ -147,7 +149,7 @@ def _indexes(t: JobTable) -> list[str]:
     in_flight = t.limit_column or "lease_owner"
     prefix = f"ix_{t.table}"
     indexes = {
-        f"INDEX {prefix}_ready ON {t.name} ({t.status}, {key}priority, created_at, id)": (
+        f"INDEX {prefix}_ready ON {t.name} ({t.status}, {key}priority, {t.created_at}, id)": (
             f"{waits} AND dispatched_at IS NULL AND {t.due_at} IS NULL"
         ),
         f"INDEX {prefix}_due ON {t.name} ({t.due_at})": f"{waits} AND {t.due_at} IS NOT NULL",
@@ -214,7 +216,8 @@ def _jobs_branch(t: JobTable) -> str:
                  WHEN {at_limit} THEN 'limit reached: {t.limit_column or ""} has ' || s.limit_at_most || ' in flight'
                  ELSE 'ready, waiting for the dispatcher'
                END AS wait_reason,
-               now() - j.created_at AS age, j.created_at, j.started_at, j.completed_at, j.updated_at,
+               now() - j.{t.created_at} AS age, j.{t.created_at} AS created_at, j.started_at, j.completed_at,
+               j.{t.updated_at} AS updated_at,
                j.lease_owner, j.{t.error_message} AS error_message, {_literal(t.name)}::text AS table_name
           FROM {t.name} AS j JOIN runtime.stages AS s ON s.name = {t.stage_of(f"j.{t.status}::text")}
     """

@@ -128,7 +128,12 @@ JOB_ATTRIBUTES = frozenset(name for name in Job.__annotations__ if not name.star
 
 
 def kernel_indexes(
-    table: str, *, limit_column: str | None = None, status_column: str = "status", due_column: str = "due_at"
+    table: str,
+    *,
+    limit_column: str | None = None,
+    status_column: str = "status",
+    due_column: str = "due_at",
+    created_column: str = "created_at",
 ) -> tuple[Index, ...]:
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
@@ -137,7 +142,7 @@ def kernel_indexes(
     """
     key = (limit_column,) if limit_column else ()
     return (
-        Index(f"ix_{table}_ready", status_column, *key, "priority", "created_at", "id"),
+        Index(f"ix_{table}_ready", status_column, *key, "priority", created_column, "id"),
         Index(f"ix_{table}_due", due_column),
         Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),
         Index(f"ix_{table}_completed", "completed_at"),

@@ -37,10 +37,10 @@ def create(
 ) -> None:
     """Create one assessment and print its job's id. The same request again prints the first one's."""
     data = _request(request, server=server, type_=type_, options=options)
-    from cli.assessment_store import in_store
+    from cli.session import in_session
     from workers.assessment.store.states import create as put
 
-    job_id = in_store(
+    job_id = in_session(
         lambda session: put(
             session, assessment_id, data, priority=priority, timeout_seconds=timeout, said=_said(reason)
         )
@@ -60,14 +60,14 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List assessments, newest first."""
-    from cli.assessment_store import in_store
     from cli.assessment_view import COLUMNS, plain, row
+    from cli.session import in_session
     from models.assessments import STATES
     from workers.assessment.store.states import list_newest
 
     if state is not None and state not in STATES:
         raise WrongUsageError(f"state must be one of {', '.join(STATES)}, got {state!r}")
-    found = in_store(lambda session: list_newest(session, state=state, limit=limit, after=after))
+    found = in_session(lambda session: list_newest(session, state=state, limit=limit, after=after))
     if as_json:
         print_json([plain(one) for one in found])
     elif found:
@@ -81,10 +81,11 @@ def list_(
 @app.command()
 def show(assessment_id: AssessmentId, as_json: Json = False) -> None:
     """Show one assessment: its state, its result criterion by criterion, its history."""
-    from cli.assessment_store import in_store, seen
+    from cli.assessment_store import seen
     from cli.assessment_view import HISTORY, facts, history, plain, result
+    from cli.session import in_session
 
-    assessment, trail = in_store(lambda session: seen(session, assessment_id))
+    assessment, trail = in_session(lambda session: seen(session, assessment_id))
     if as_json:
         print_json({"assessment": plain(assessment) if assessment else None, "audit": trail})
         return
@@ -112,10 +113,10 @@ def update(
 ) -> None:
     """Change an assessment that still has the version you saw; what is not given stays as it is."""
     data = None if result is None else parse_payload(result)
-    from cli.assessment_store import in_store
+    from cli.session import in_session
     from workers.assessment.store.states import update as change
 
-    newer = in_store(
+    newer = in_session(
         lambda session: change(
             session,
             assessment_id,
@@ -153,11 +154,11 @@ def cancel(
 @app.command()
 def audit(assessment_id: AssessmentId, as_json: Json = False) -> None:
     """Show who changed an assessment, when, how and why; also of one that is gone."""
-    from cli.assessment_store import in_store
     from cli.assessment_view import HISTORY, history
+    from cli.session import in_session
     from workers.assessment.store.history import audit_trail
 
-    trail = in_store(lambda session: audit_trail(session, assessment_id))
+    trail = in_session(lambda session: audit_trail(session, assessment_id))
     if as_json:
         print_json(trail)
     else:

@@ -21,10 +21,10 @@ def stats(
     """Count assessments by state, their durations by type and their failures by hour and reason."""
     span = parse_age(since) if since else None
     from cli.assessment_plot import svg
-    from cli.assessment_store import in_store
+    from cli.session import in_session
     from workers.assessment.store.reports import statistics
 
-    found = in_store(lambda session: statistics(session, since=span))
+    found = in_session(lambda session: statistics(session, since=span))
     if plot is not None:
         plot.write_text(svg(found), encoding="utf-8")
     if as_json:

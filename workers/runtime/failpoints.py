@@ -43,6 +43,9 @@ Point = Literal[
     "write.after",
     "commit.before",
     "commit.after",
+    # What a long run keeps on its way: before its transaction, after the commit.
+    "checkpoint.before",
+    "checkpoint.after",
     "heartbeat.before",
     "heartbeat.after",
     # Maintenance and beat: one batch's delete; the commit of a tick, before its actions are published.

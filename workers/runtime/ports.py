@@ -31,8 +31,33 @@ class Answer(Generic[T]):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector per text, in the order of the texts, all of one length; ``model`` is whose they are.
+
+    Vectors of different models are never compared. ``tokens`` is what the provider counted, where it does.
+    """
+
+    vectors: Sequence[Sequence[float]]
+    model: str
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingLimits:
+    """How much of embedding a provider is given: texts and tokens per request, requests in flight per process."""
+
+    texts: int = 64
+    tokens: int = 100_000
+    requests: int = 8
+
+
 class LanguageModel(Protocol):
-    """A provider of structured answers."""
+    """A provider of structured answers and of embeddings."""
+
+    @property
+    def embedding_limits(self) -> EmbeddingLimits:
+        """How requests for embeddings are best cut; who sends more at once than it allows waits."""
 
     async def resolve(self, model: str) -> str:
         """Return the identity of who will answer for ``model`` (part of a cache key); raise Permanent if nobody can."""
@@ -41,6 +66,12 @@ class LanguageModel(Protocol):
         self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
     ) -> Answer[T]:
         """Ask once and return the answer as ``into``; raise Retryable, RateLimited or Permanent."""
+
+    async def embedding_model(self) -> str:
+        """Return whose vectors :meth:`embed` gives now; raise Permanent if nobody's. May change between two calls."""
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        """Return the vectors of ``texts`` by ``model``, one request; raise Retryable, RateLimited or Permanent."""
 
     async def aclose(self) -> None:
         """Release its connections; nothing is asked afterwards."""

@@ -6,9 +6,10 @@ Lives on one asyncio loop. The transport hands it batches and tells it to drain;
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -16,10 +17,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
-from workers.runtime.context import Context, Run, current_run
+from workers.runtime.context import Context, Keep, Run, current_run
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.decisions import decide
-from workers.runtime.errors import describe, outcome_of
+from workers.runtime.errors import Permanent, describe, outcome_of
 from workers.runtime.failpoints import failpoint
 from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.ports import LanguageModel
@@ -27,6 +28,7 @@ from workers.runtime.registry import Registry, Stage
 from workers.runtime.running import JobEvents, Running, Stop
 from workers.runtime.settler import Item, Settler
 from workers.runtime.slots import Slots
+from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.claim import Ticket, claim, claimed_before, set_progress
 from workers.runtime.store.dispatch import unmark_exactly
 from workers.runtime.watch import Watch
@@ -206,13 +208,34 @@ class Runner:
                 held = await set_progress(
                     conn, running.stage.model, (run.job_id, run.version), min(max(percent, 1), 99)
                 )
-            if not held:  # cancelled or taken: nothing that costs may follow
-                self.stop_run(run.job_id, "fence", version=run.version)
-                await asyncio.sleep(0)  # where the cancellation is raised
+            if not held:
+                await self._end_stale(run)
+
+        async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
+            run, stage = running.run, running.stage
+            failpoint("checkpoint.before")
+            async with self._database.session() as session:
+                row = (run.job_id, run.version)
+                held = await checkpoint(session, stage.model, row, _kept(stage, values))
+                if held and write and (found := await write(session)):
+                    await checkpoint(session, stage.model, row, _kept(stage, found))
+            failpoint("checkpoint.after")
+            if not held:
+                await self._end_stale(run)
 
         return Context(
-            run=running.run, llm=self._llm, session=self._database.session, progress=progress, clock=self.clock
+            run=running.run,
+            llm=self._llm,
+            session=self._database.session,
+            progress=progress,
+            checkpoint=keep,
+            clock=self.clock,
         )
+
+    async def _end_stale(self, run: Run) -> None:
+        """End the calling run, which was cancelled or taken: nothing that costs may follow."""
+        self.stop_run(run.job_id, "fence", version=run.version)
+        await asyncio.sleep(0)  # where the cancellation is raised
 
     def clock(self) -> datetime:
         """Return the database's time, as of the last heartbeat's comparison."""
@@ -294,6 +317,13 @@ class Runner:
 
 def _seconds(stage: Stage, job: Job) -> float:
     return job.timeout_seconds or stage.timeout.total_seconds()
+
+
+def _kept(stage: Stage, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``values`` if a checkpoint may set them; a handler that sets others is wrong every time."""
+    if foreign := values.keys() - stage.settable - {"progress"}:
+        raise Permanent(f"handler of {stage.name!r} kept {sorted(foreign)}, which are not its columns to set")
+    return values
 
 
 def _checked(stage: Stage, outcome: object) -> Settlement:

@@ -1,0 +1,157 @@
+"""``gristmill projects``: containers of records, guidelines and jobs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.errors import CommandError, WrongUsageError
+from cli.output import Json, print_json, print_table, remark
+from cli.values import moment
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from workers.operations.projects import ProjectView
+
+app = typer.Typer(help="Make, list and show projects, and give them guidelines.", no_args_is_help=True)
+
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    guidelines: Annotated[Path | None, typer.Option(metavar="FILE.pdf", help="What its records should follow.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a project; the same name again changes nothing but the guidelines, if given."""
+    pdf = None if guidelines is None else _content(guidelines)
+    from cli.session import in_session
+    from workers.operations.projects import get_or_create, list_projects, set_guidelines
+
+    async def make(session: "AsyncSession") -> "ProjectView":
+        project = await get_or_create(session, name)
+        if guidelines is not None and pdf is not None:
+            await set_guidelines(session, project, pdf, guidelines.name)
+        return (await list_projects(session, name_or_id=str(project.id)))[0]
+
+    made = in_session(make)
+    if as_json:
+        print_json(made)
+    else:
+        print(made.id)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List every project with its records and how far they are."""
+    from cli.session import in_session
+    from workers.operations.projects import list_projects
+
+    found = in_session(list_projects)
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("PROJECT", ">TASKS", ">FEEDBACK", ">EMBEDDED", ">REVIEWED", "GUIDELINES", "CREATED"),
+            (
+                (p.name, p.tasks, p.feedback, p.embedded, p.reviewed, p.guidelines_file_name, moment(p.created_at))
+                for p in found
+            ),
+            keep={"PROJECT", "CREATED"},
+        )
+    else:
+        remark("no projects yet; `gristmill ingest FILE.csv --project NAME --type task` makes one")
+
+
+@app.command()
+def show(project: ProjectName, as_json: Json = False) -> None:
+    """Show one project: its counts and what the last analysis says."""
+    from cli.session import in_session
+    from workers.operations.projects import list_projects
+
+    found = in_session(lambda session: list_projects(session, name_or_id=project))[0]
+    if as_json:
+        print_json(found)
+        return
+    told = {
+        "project": found.name,
+        "id": found.id,
+        "owner": found.owner_id,
+        "guidelines": found.guidelines_file_name and f"{found.guidelines_file_name}, {found.guidelines_size} bytes",
+        "records": f"{found.tasks} tasks, {found.feedback} pieces of feedback",
+        "embedded": found.embedded,
+        "reviewed": found.reviewed,
+        "created": moment(found.created_at),
+    }
+    print("\n".join(f"{name:<12}{value}" for name, value in told.items() if value is not None))
+    for title, analysis in (("tasks", found.last_task_analysis), ("feedback", found.last_feedback_analysis)):
+        if analysis:
+            print(f"\nlast analysis of {title}:\n{analysis}")
+
+
+@app.command()
+def guidelines(
+    project: ProjectName, file: Annotated[Path, typer.Argument(metavar="FILE.pdf", help="A PDF with text in it.")]
+) -> None:
+    """Give a project the guidelines that its records are compared with."""
+    pdf = _content(file)
+    from cli.session import in_session
+    from workers.operations.projects import find, set_guidelines
+
+    async def give(session: "AsyncSession") -> None:
+        await set_guidelines(session, await find(session, project), pdf, file.name)
+
+    in_session(give)
+    print(f"{project} follows {file.name}")
+
+
+@app.command()
+def embed(project: ProjectName, as_json: Json = False) -> None:
+    """Embed the records that have no vector of the current embedding model; one job per type of record."""
+    from cli.session import in_session
+    from models.operations import RECORD_TYPES
+    from workers.operations.projects import find
+    from workers.runtime.enqueue import enqueue_many
+
+    async def start(session: "AsyncSession") -> list[str]:
+        found = await find(session, project)
+        jobs = [{"project_id": str(found.id), "type": type_} for type_ in RECORD_TYPES]
+        return [str(job.id) for job in await enqueue_many(session, "vectorization.embed", jobs)]
+
+    ids = in_session(start)
+    if as_json:
+        print_json({"job_ids": ids})
+    else:
+        print("\n".join(ids))
+
+
+@app.command()
+def remove(
+    project: ProjectName,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without this, nothing is.")] = False,
+) -> None:
+    """Delete a project with its records, ratings, files and jobs; whatever runs for it ends."""
+    from cli.session import in_session
+    from workers.operations.projects import find
+    from workers.operations.projects import remove as delete
+    from workers.operations.records import count
+
+    async def gone(session: "AsyncSession") -> tuple[str, int]:
+        found = await find(session, project)
+        records = await count(session, found.id)
+        if not yes:
+            raise WrongUsageError(f"project {found.name!r} has {records} records; say --yes to delete them with it")
+        await delete(session, found)
+        return found.name, records
+
+    name, records = in_session(gone)
+    print(f"{name} is removed, with {records} records")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}") from None

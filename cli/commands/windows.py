@@ -1,0 +1,154 @@
+"""``gristmill windows``: bonus windows and who earned what in them."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from cli.output import Json, print_json, print_table, remark
+from cli.values import moment, parse_time
+
+if TYPE_CHECKING:
+    from models.operations import BonusWindow
+
+app = typer.Typer(help="Make bonus windows and see who qualifies.", no_args_is_help=True)
+
+WindowId = Annotated[UUID, typer.Argument(metavar="WINDOW", help="Its id.")]
+Start = Annotated[str, typer.Option(metavar="TIME", help="ISO 8601; this machine's zone if it names none.")]
+End = Annotated[str, typer.Option(metavar="TIME", help="The first moment that does not count any more.")]
+Target = Annotated[int | None, typer.Option(metavar="N", help="0 disables it.")]
+
+
+@app.command()
+def create(
+    *,
+    name: Annotated[str, typer.Option(help="Display name.")] = "Bonus Window",
+    start: Start,
+    end: End,
+    tasks: Target = 0,
+    feedback: Target = 0,
+    tasks_tier2: Target = 0,
+    feedback_tier2: Target = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a window. A tier is reached by all of its targets."""
+    request = {"name": name, "start": parse_time(start), "end": parse_time(end)}
+    targets = {"tasks": tasks, "feedback": feedback, "tasks_tier2": tasks_tier2, "feedback_tier2": feedback_tier2}
+    from cli.session import in_session
+    from workers.operations import windows
+
+    made = in_session(lambda session: windows.create(session, request | targets))
+    print_json(_plain(made)) if as_json else print(made.id)
+
+
+@app.command()
+def update(
+    window: WindowId,
+    *,
+    name: Annotated[str | None, typer.Option(help="Display name.")] = None,
+    start: Annotated[str | None, typer.Option(metavar="TIME")] = None,
+    end: Annotated[str | None, typer.Option(metavar="TIME")] = None,
+    tasks: Target = None,
+    feedback: Target = None,
+    tasks_tier2: Target = None,
+    feedback_tier2: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Change what is given of a window."""
+    changes: dict[str, Any] = {
+        "name": name,
+        "start": _time(start),
+        "end": _time(end),
+        "tasks": tasks,
+        "feedback": feedback,
+        "tasks_tier2": tasks_tier2,
+        "feedback_tier2": feedback_tier2,
+    }
+    given = {field: value for field, value in changes.items() if value is not None}
+    from cli.session import in_session
+    from workers.operations import windows
+
+    changed = in_session(lambda session: windows.change(session, window, given))
+    print_json(_plain(changed)) if as_json else print(f"{changed.id} is changed")
+
+
+@app.command("list")
+def list_(
+    open_: Annotated[bool, typer.Option("--open", help="Only those open now, by the database's time.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the windows, latest start first."""
+    from cli.session import in_session
+    from workers.operations.windows import list_windows
+
+    found = in_session(lambda session: list_windows(session, open_only=open_))
+    if as_json:
+        print_json([_plain(window) for window in found])
+    elif found:
+        print_table(
+            ("WINDOW", "NAME", "START", "END", ">TASKS", ">FEEDBACK", ">TASKS 2", ">FEEDBACK 2"),
+            (
+                (
+                    w.id,
+                    w.name,
+                    moment(w.start_time),
+                    moment(w.end_time),
+                    w.target_task_count or "–",
+                    w.target_feedback_count or "–",
+                    w.target_task_count_tier2 or "–",
+                    w.target_feedback_count_tier2 or "–",
+                )
+                for w in found
+            ),
+            keep={"WINDOW", "START", "END"},
+        )
+    else:
+        remark("no bonus windows match")
+
+
+@app.command()
+def standings(
+    window: Annotated[
+        UUID | None, typer.Argument(metavar="[WINDOW]", help="Its id; all open ones if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who created how much in a window and which tier that reaches, best first."""
+    from cli.session import in_session
+    from workers.operations.windows import standings as earned
+
+    found = in_session(lambda session: earned(session, window))
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("WINDOW", "CREATOR", "NAME", "EMAIL", ">TASKS", ">FEEDBACK", ">TIER"),
+            (
+                (s.window_name, s.creator_id, s.creator_name, s.creator_email, s.task_count, s.feedback_count, s.tier)
+                for s in found
+            ),
+            keep={"CREATOR"},
+        )
+    else:
+        remark("nobody has created anything there yet")
+
+
+@app.command()
+def remove(window: WindowId) -> None:
+    """Delete a window; records stay."""
+    from cli.session import in_session
+    from workers.operations import windows
+
+    in_session(lambda session: windows.remove(session, window))
+    print(f"{window} is removed")
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else parse_time(text)
+
+
+def _plain(window: "BonusWindow") -> dict[str, Any]:
+    return {
+        attribute.columns[0].name: getattr(window, attribute.key) for attribute in type(window).__mapper__.column_attrs
+    }

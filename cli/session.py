@@ -1,0 +1,23 @@
+"""A command's one transaction with the database that it talks to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cli.addresses import addresses
+from cli.connection import opened
+from config.settings import load
+
+T = TypeVar("T")
+
+
+def in_session(question: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    """Return the answer to ``question``, put in one transaction to the database that this command talks to."""
+
+    async def run() -> T:
+        async with opened(addresses(load()).database_url) as database, database.session() as session:
+            return await question(session)
+
+    return asyncio.run(run())

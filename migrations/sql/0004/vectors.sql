@@ -1,0 +1,42 @@
+-- Similarity. The column is the seed's array of floats, so that everything but the fast index works without pgvector.
+
+CREATE FUNCTION operations.cosine_distance(a real[], b real[]) RETURNS double precision
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  -- 0 same direction, 1 unrelated, 2 opposite; null where a vector has no direction. As pgvector's `<=>`, exact and slow.
+  SELECT 1 - sum(x::float8 * y) / nullif(sqrt(sum(x::float8 * x)) * sqrt(sum(y::float8 * y)), 0) FROM unnest(a, b) AS u(x, y)
+$$;
+
+CREATE FUNCTION operations.embedding_index(p_dimensions integer, p_concurrently boolean DEFAULT false) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- Return the statement that makes the index for embeddings of this length, or null without pgvector. Whoever owns the
+-- table runs it: `gristmill records index`.
+DECLARE
+  v_schema text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+                     WHERE e.extname = 'vector');
+BEGIN
+  IF v_schema IS NULL THEN RETURN NULL; END IF;
+  IF p_dimensions IS NULL OR p_dimensions NOT BETWEEN 1 AND 4000 THEN
+    RAISE EXCEPTION 'an index takes embeddings of 1 to 4000 dimensions, got %', p_dimensions
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  RETURN format(
+    'CREATE INDEX %s IF NOT EXISTS %I ON operations.data_records USING hnsw ((embedding::%I.halfvec(%s)) '
+    '%I.halfvec_cosine_ops) WHERE cardinality(embedding) = %s',
+    CASE WHEN p_concurrently THEN 'CONCURRENTLY' ELSE '' END, 'ix_data_records_embedding_' || p_dimensions,
+    v_schema, p_dimensions, v_schema, p_dimensions);
+END $$;
+
+DO $$
+DECLARE
+  v_index text;
+BEGIN
+  IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') THEN
+    BEGIN
+      CREATE EXTENSION IF NOT EXISTS vector;
+    EXCEPTION WHEN insufficient_privilege THEN
+      RAISE NOTICE 'this role may not create the extension vector: similarity search will be exact';
+    END;
+  END IF;
+  v_index := operations.embedding_index(384);
+  IF v_index IS NOT NULL THEN EXECUTE v_index; END IF;
+END $$;

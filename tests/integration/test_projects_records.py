@@ -1,0 +1,128 @@
+"""Projects and records as people use them."""
+
+import asyncio
+import uuid
+
+import pytest
+from sqlalchemy import insert
+
+from models.operations import DataRecord
+from workers.operations import projects, records
+from workers.operations.refusals import OperationsError, UnknownProject, UnknownRecord
+
+
+async def put(session, project, *contents: str, **columns):
+    rows = [{"project_id": project.id, "type": "TASK", "source": "t", "content": c, **columns} for c in contents]
+    found = await session.scalars(insert(DataRecord).returning(DataRecord.id, sort_by_parameter_order=True), rows)
+    return list(found)
+
+
+async def test_a_project_is_found_by_name_and_by_id(session):
+    """The name first: a project may be named like an id."""
+    made = await projects.get_or_create(session, "corpus")
+    again = await projects.get_or_create(session, "corpus")
+    named_like_it = await projects.get_or_create(session, str(made.id))
+
+    assert again.id == made.id
+    assert (await projects.find(session, "corpus")).id == made.id
+    assert (await projects.find(session, str(made.id))).id == named_like_it.id
+    assert (await projects.find(session, str(named_like_it.id))).name == str(made.id)
+    with pytest.raises(UnknownProject, match="project 'corpsu' does not exist; `gristmill projects list` shows them"):
+        await projects.find(session, "corpsu")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 256, "a\x00b"])
+async def test_a_wrong_name_is_refused(session, name):
+    """Before it is written."""
+    with pytest.raises(OperationsError, match="project name must have 1 to 255 characters, got "):
+        await projects.get_or_create(session, name)
+
+
+async def test_two_who_make_one_project_at_once_get_the_same(database):
+    """One row, no error."""
+
+    async def make() -> uuid.UUID:
+        async with database.session() as session:
+            return (await projects.get_or_create(session, "shared")).id
+
+    assert len(set(await asyncio.gather(*(make() for _ in range(8))))) == 1
+
+
+async def test_guidelines_are_a_pdf_in_base64(session):
+    """Anything else is refused in one line."""
+    project = await projects.get_or_create(session, "g")
+    await projects.set_guidelines(session, project, b"%PDF-1.4 and so on", "rules.pdf")
+    [view] = await projects.list_projects(session, name_or_id="g")
+
+    assert (view.guidelines_file_name, view.guidelines_size) == ("rules.pdf", 18)
+    with pytest.raises(OperationsError, match="guidelines must be a PDF, which begins with %PDF-, got 'x\\.docx' with"):
+        await projects.set_guidelines(session, project, b"PK\x03\x04", "x.docx")
+
+
+async def test_counts_tell_how_far_a_project_is(session):
+    """Tasks, feedback, embedded, reviewed."""
+    project = await projects.get_or_create(session, "c")
+    await put(session, project, "a", "b", embedding=[1.0], embedding_model="m")
+    [third] = await put(session, project, "c", type="FEEDBACK")
+    await records.review(session, [third], reviewer="ada", is_category_correct=None)
+
+    [view] = await projects.list_projects(session, name_or_id="c")
+
+    assert (view.tasks, view.feedback, view.embedded, view.reviewed) == (2, 1, 2, 1)
+
+
+async def test_records_come_newest_first_page_by_page(session):
+    """By filters; a page goes on below the last id of the one before."""
+    project = await projects.get_or_create(session, "l")
+    tasks = await put(session, project, "a", "b", "c", category="TOP_10")
+    await put(session, project, "d", type="FEEDBACK")
+
+    page = await records.list_records(session, project_id=project.id, type_="TASK", limit=2)
+    rest = await records.list_records(session, project_id=project.id, type_="TASK", limit=2, after=page[-1].id)
+
+    assert [one.id for one in (*page, *rest)] == tasks[::-1]
+    assert len(await records.list_records(session, project_id=project.id, category="TOP_10")) == 3
+    assert await records.list_records(session, project_id=project.id, reviewed=True) == []
+
+
+async def test_a_review_says_who_and_whether_the_category_is_right(session):
+    """A later one replaces it; of no category nothing is right."""
+    project = await projects.get_or_create(session, "r")
+    [top] = await put(session, project, "a", category="TOP_10")
+    [none] = await put(session, project, "b")
+
+    assert await records.review(session, [top], reviewer="ada", is_category_correct=False) == {top}
+    assert await records.review(session, [top, none], reviewer="bob", is_category_correct=None) == {top, none}
+    found = await records.get(session, top)
+    await session.refresh(found)
+    assert (found.has_been_reviewed, found.reviewed_by, found.is_category_correct) == (True, "bob", None)
+
+    with pytest.raises(OperationsError, match="has no category that could be right or wrong"):
+        await records.review(session, [top, none], reviewer="bob", is_category_correct=True)
+    with pytest.raises(OperationsError, match="reviewer must have 1 to 255 characters, got ' '"):
+        await records.review(session, [top], reviewer=" ", is_category_correct=None)
+
+
+async def test_what_is_gone_is_said_to_be(session):
+    """Once deleted, a record is unknown."""
+    project = await projects.get_or_create(session, "d")
+    [id_] = await put(session, project, "a")
+
+    assert await records.remove(session, [id_, uuid.uuid4()]) == {id_}
+    with pytest.raises(UnknownRecord, match="does not exist"):
+        await records.get(session, id_)
+
+
+@pytest.mark.parametrize(("said", "name"), [("task", "TASK"), ("Feedback", "FEEDBACK"), (None, None)])
+def test_types_are_named_in_any_case(said, name):
+    """And nothing else is one."""
+    assert records.as_type(said) == name
+
+
+def test_an_unknown_type_or_category_is_refused():
+    """With those that are known."""
+    with pytest.raises(OperationsError, match="type must be one of task, feedback, got 'tsk'"):
+        records.as_type("tsk")
+    with pytest.raises(OperationsError, match="category must be one of top_10, bottom_10, got 'best'"):
+        records.as_category("best")
+    assert records.as_category("top 10") == "TOP_10"

@@ -1,0 +1,149 @@
+"""Settings at run time: their rules, their secrets, and what they choose."""
+
+import pytest
+from cryptography.fernet import Fernet
+from sqlalchemy import text
+
+from workers.operations.keyring import Keyring, new_key
+from workers.operations.provider_choice import read_choice
+from workers.operations.refusals import OperationsError
+from workers.operations.system_settings import HIDDEN, list_settings, put, remove, rotate
+
+SECRET = "sk-or-v1-0123456789abcdef"
+NO_KEYS = Keyring([])
+
+
+async def stored(session, key: str) -> str:
+    return str(
+        await session.scalar(text("SELECT value FROM operations.system_settings WHERE key = :key"), {"key": key})
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("ai_provider", "lmstudi", "ai_provider must be one of lmstudio, openrouter, openai, offline, got 'lmstudi'"),
+        ("ai_host", "localhost:1234", "ai_host must be an http or https URL without credentials, got 'localhost:1234'"),
+        ("ai_host", "http://a:b@host/v1", "ai_host must be an http or https URL without credentials"),
+        ("llm_model", "no spaces", "llm_model must be a model name such as gpt-4o-mini or vendor/model:tag"),
+        ("ai_provder", "openai", "'ai_provder' is not a system setting; did you mean ai_provider?"),
+        ("color", "red", "'color' is not a system setting; settings: ai_provider, ai_host"),
+    ],
+)
+async def test_a_wrong_setting_is_refused_in_one_line(session, key, value, line):
+    """Field, rule and value."""
+    with pytest.raises(OperationsError) as refused:
+        await put(session, key, value, keyring=NO_KEYS)
+
+    assert str(refused.value).startswith(line)
+
+
+async def test_a_wrong_secret_is_not_quoted(session):
+    """Not even when it is refused."""
+    with pytest.raises(OperationsError) as refused:
+        await put(session, "openrouter_key", "sk or", keyring=Keyring([new_key()]))
+
+    assert str(refused.value).endswith("got what was given")
+    assert "sk or" not in str(refused.value)
+
+
+async def test_a_secret_is_encrypted_at_rest_and_shown_nowhere(session):
+    """The row holds a token, the list a note."""
+    keyring = Keyring([new_key()])
+    await put(session, "openrouter_key", SECRET, keyring=keyring)
+
+    token = await stored(session, "openrouter_key")
+    [view] = await list_settings(session)
+
+    assert SECRET not in token
+    assert keyring.decrypt(token) == SECRET
+    assert view.value == HIDDEN
+
+
+async def test_a_secret_without_keys_is_refused_with_the_remedy(session):
+    """Nothing is kept in the clear for want of a key."""
+    with pytest.raises(OperationsError, match="GRISTMILL_SECRET_KEYS must be set"):
+        await put(session, "openai_key", SECRET, keyring=NO_KEYS)
+
+    assert await list_settings(session) == []
+
+
+async def test_keys_rotate_without_losing_a_secret(session):
+    """Old and new key, then encrypted anew, then the new one alone."""
+    old, new = new_key(), new_key()
+    await put(session, "openai_key", SECRET, keyring=Keyring([old]))
+    with pytest.raises(OperationsError, match="no key of GRISTMILL_SECRET_KEYS decrypts it"):
+        Keyring([new]).decrypt(await stored(session, "openai_key"))
+
+    assert await rotate(session, keyring=Keyring([new, old])) == 1
+    await session.flush()
+
+    assert Keyring([new]).decrypt(await stored(session, "openai_key")) == SECRET
+
+
+async def test_a_rotation_that_cannot_read_a_secret_names_it_and_changes_none(session):
+    """All or none."""
+    await put(session, "openai_key", SECRET, keyring=Keyring([new_key()]))
+
+    with pytest.raises(OperationsError, match="openai_key: no key"):
+        await rotate(session, keyring=Keyring([new_key()]))
+
+
+def test_a_key_that_is_none_is_refused_without_being_quoted():
+    """By its form."""
+    with pytest.raises(OperationsError, match="GRISTMILL_SECRET_KEYS must be keys of 32 bytes") as refused:
+        Keyring(["not-a-key"])
+    assert "not-a-key" not in str(refused.value)
+    assert Fernet(new_key())
+
+
+async def test_the_choice_is_what_the_settings_say(session):
+    """None without a provider; the key decrypted, and in no representation."""
+    keyring = Keyring([new_key()])
+    assert await read_choice(session, keyring=keyring) is None
+
+    await put(session, "ai_provider", "openrouter", keyring=keyring)
+    await put(session, "openrouter_key", SECRET, keyring=keyring)
+    await put(session, "llm_model", "vendor/model:free", keyring=keyring)
+    choice = await read_choice(session, keyring=keyring)
+
+    assert choice is not None
+    assert (choice.provider, choice.api_key, choice.llm_model) == ("openrouter", SECRET, "vendor/model:free")
+    assert (choice.base_url, choice.embedding_model, choice.problem) == (None, None, None)
+    assert SECRET not in repr(choice)
+
+
+async def test_a_choice_that_cannot_be_followed_says_why(session):
+    """No silent fallback to another provider."""
+    keyring = Keyring([new_key()])
+    await put(session, "ai_provider", "openrouter", keyring=keyring)
+    missing = await read_choice(session, keyring=keyring)
+    await put(session, "openrouter_key", SECRET, keyring=Keyring([new_key()]))
+    unreadable = await read_choice(session, keyring=keyring)
+
+    assert missing is not None
+    assert unreadable is not None
+    assert (missing.problem or "").startswith("ai_provider is openrouter, which needs openrouter_key")
+    assert (unreadable.problem or "").startswith("openrouter_key: no key of GRISTMILL_SECRET_KEYS decrypts it")
+
+
+async def test_openai_falls_back_to_the_environments_key_only(session):
+    """The one key that both name."""
+    await put(session, "ai_provider", "openai", keyring=NO_KEYS)
+
+    with_key = await read_choice(session, keyring=NO_KEYS, openai_key="sk-env")
+    without = await read_choice(session, keyring=NO_KEYS)
+
+    assert with_key is not None
+    assert without is not None
+    assert (with_key.api_key, with_key.problem) == ("sk-env", None)
+    assert without.problem is not None
+
+
+async def test_what_is_removed_holds_no_more(session):
+    """Once."""
+    await put(session, "ai_provider", "offline", keyring=NO_KEYS)
+
+    assert await remove(session, "ai_provider") is True
+    assert await remove(session, "ai_provider") is False
+    assert await read_choice(session, keyring=NO_KEYS) is None

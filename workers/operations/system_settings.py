@@ -1,0 +1,131 @@
+"""Settings that take effect while everything runs: which provider answers, which models, with which key.
+
+The database holds the same rules as CHECKs. Secrets are encrypted here and shown nowhere.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import SystemSetting
+from workers.operations.keyring import Keyring
+from workers.operations.refusals import OperationsError, shown
+
+PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
+HIDDEN = "(set, encrypted)"
+_MODEL = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,254}", re.ASCII)
+_KEY = re.compile(r"[\x21-\x7e]{8,500}")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A setting that means something: its rule in words, what holds it, what it is for, whether it is a secret."""
+
+    rule: str
+    holds: Callable[[str], bool]
+    description: str
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """A setting as it may be shown; ``value`` of a secret says only that there is one."""
+
+    key: str
+    value: str
+    description: str | None
+    updated_at: datetime
+
+
+def _is_host(value: str) -> bool:
+    parts = urlsplit(value)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.username and not parts.password
+
+
+def _secret(provider: str) -> Known:
+    description = f"key of {provider}, encrypted with GRISTMILL_SECRET_KEYS"
+    return Known(
+        "be 8 to 500 printable characters without blanks", lambda v: bool(_KEY.fullmatch(v)), description, True
+    )
+
+
+def _model(description: str) -> Known:
+    rule = "be a model name such as gpt-4o-mini or vendor/model:tag"
+    return Known(rule, lambda value: bool(_MODEL.fullmatch(value)), description)
+
+
+KNOWN: Mapping[str, Known] = {
+    "ai_provider": Known(f"be one of {', '.join(PROVIDERS)}", PROVIDERS.__contains__, "who answers and embeds"),
+    "ai_host": Known("be an http or https URL without credentials", _is_host, "base URL, where not the provider's own"),
+    "llm_model": _model("model asked where a job names none"),
+    "embedding_model": _model("model that embeds; a change re-embeds as records come by"),
+    "openrouter_key": _secret("openrouter"),
+    "openai_key": _secret("openai"),
+}
+
+
+async def put(session: AsyncSession, key: str, value: str, *, keyring: Keyring) -> None:
+    """Set ``key``; running workers follow within seconds. Raise OperationsError if key or value break a rule."""
+    known = _known(key)
+    value = value.strip()
+    if not known.holds(value):
+        quoted = "what was given" if known.secret else shown(value)
+        raise OperationsError(f"{key} must {known.rule}, got {quoted}")
+    stored = keyring.encrypt(value) if known.secret else value
+    row = insert(SystemSetting).values(key=key, value=stored, description=known.description)
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[SystemSetting.key],
+            set_={"value": row.excluded.value, "description": row.excluded.description},
+        )
+    )
+
+
+async def remove(session: AsyncSession, key: str) -> bool:
+    """Unset ``key``; return whether it was set."""
+    _known(key)
+    gone = delete(SystemSetting).where(SystemSetting.key == key).returning(SystemSetting.key)
+    return await session.scalar(gone) is not None
+
+
+async def list_settings(session: AsyncSession) -> list[SettingView]:
+    """Return every setting, secrets hidden; what this release does not know is hidden as well."""
+    rows = await session.scalars(select(SystemSetting).order_by(SystemSetting.key))
+    return [SettingView(row.key, _showable(row), row.description, row.updated_at) for row in rows]
+
+
+async def rotate(session: AsyncSession, *, keyring: Keyring) -> int:
+    """Encrypt every secret anew with the first key; return how many. All or none: one that no key fits refuses all."""
+    rows = await session.scalars(select(SystemSetting).where(SystemSetting.key.in_(_secrets())).with_for_update())
+    done = 0
+    for row in rows:
+        try:
+            row.value = keyring.rotate(row.value)
+        except OperationsError as error:
+            raise OperationsError(f"{row.key}: {error}") from None
+        done += 1
+    return done
+
+
+def _known(key: str) -> Known:
+    if key not in KNOWN:
+        nearest = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.7)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"settings: {', '.join(KNOWN)}"
+        raise OperationsError(f"{shown(key)} is not a system setting; {hint}")
+    return KNOWN[key]
+
+
+def _secrets() -> list[str]:
+    return [key for key, known in KNOWN.items() if known.secret]
+
+
+def _showable(row: SystemSetting) -> str:
+    known = KNOWN.get(row.key)
+    return HIDDEN if known is None or known.secret else row.value

@@ -1,0 +1,131 @@
+"""Bonus windows: what people earn by the records they create in a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import LLM_USER, BonusWindow
+from workers.operations.refusals import OperationsError, UnknownWindow, refusal
+
+Target = Annotated[int, Field(ge=0, le=1_000_000)]
+# Who makes a window on the command line, where nobody has signed in.
+NOBODY = UUID(LLM_USER)
+
+
+class WindowRequest(BaseModel):
+    """What makes a window: from ``start`` up to, not at, ``end``; a target of 0 disables its metric."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)] = "Bonus Window"
+    start: AwareDatetime
+    end: AwareDatetime
+    tasks: Target = 0
+    feedback: Target = 0
+    tasks_tier2: Target = 0
+    feedback_tier2: Target = 0
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> "WindowRequest":
+        if self.end <= self.start:
+            raise ValueError(f"end must be later than start {self.start.isoformat()}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one creator did in one window, and the highest tier reached: 0, 1 or 2."""
+
+    window_id: UUID
+    window_name: str
+    creator_id: str
+    creator_name: str | None
+    creator_email: str | None
+    task_count: int
+    feedback_count: int
+    tier: int
+
+
+async def create(session: AsyncSession, request: dict[str, Any], *, created_by: UUID = NOBODY) -> BonusWindow:
+    """Make a window; raise OperationsError naming what is wrong. Windows may overlap: a record counts in each."""
+    window = BonusWindow(created_by=created_by, **_columns(request))
+    session.add(window)
+    await session.flush()
+    await session.refresh(window)
+    return window
+
+
+async def change(session: AsyncSession, window_id: UUID, changes: dict[str, Any]) -> BonusWindow:
+    """Change what is given of a window, held to the rules of a new one."""
+    window = await get(session, window_id, lock=True)
+    now = {
+        "name": window.name,
+        "start": window.start_time,
+        "end": window.end_time,
+        "tasks": window.target_task_count,
+        "feedback": window.target_feedback_count,
+        "tasks_tier2": window.target_task_count_tier2,
+        "feedback_tier2": window.target_feedback_count_tier2,
+    }
+    await session.execute(update(BonusWindow).where(BonusWindow.id == window_id).values(**_columns(now | changes)))
+    await session.refresh(window)
+    return window
+
+
+async def get(session: AsyncSession, window_id: UUID, *, lock: bool = False) -> BonusWindow:
+    """Return one window; raise UnknownWindow."""
+    found = await session.get(BonusWindow, window_id, with_for_update=lock)
+    if found is None:
+        raise UnknownWindow(f"bonus window {window_id} does not exist; `gristmill windows list` shows them")
+    return found
+
+
+async def list_windows(session: AsyncSession, *, open_only: bool = False) -> Sequence[BonusWindow]:
+    """Return the windows, latest start first; ``open_only`` by the database's time."""
+    query = select(BonusWindow).order_by(BonusWindow.start_time.desc(), BonusWindow.id)
+    if open_only:
+        query = query.where(BonusWindow.start_time <= func.now(), func.now() < BonusWindow.end_time)
+    return (await session.scalars(query)).all()
+
+
+async def standings(session: AsyncSession, window_id: UUID | None = None) -> list[Standing]:
+    """Return who earned what, best first: in one window, or in each that is open now. One query, whatever the size."""
+    if window_id is not None:
+        await get(session, window_id)
+    found = await session.execute(text("SELECT * FROM operations.bonus_standings(:window)"), {"window": window_id})
+    return [Standing(*row) for row in found]
+
+
+async def remove(session: AsyncSession, window_id: UUID) -> None:
+    """Delete a window; raise UnknownWindow."""
+    await get(session, window_id)
+    await session.execute(delete(BonusWindow).where(BonusWindow.id == window_id))
+
+
+def remaining(window: BonusWindow, now: datetime) -> timedelta | None:
+    """Return how long ``window`` is still open at ``now``; None before and after."""
+    return window.end_time - now if window.start_time <= now < window.end_time else None
+
+
+def _columns(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        valid = WindowRequest.model_validate(request)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "value_error":  # of the whole: its fields are named in the message
+            raise OperationsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        raise refusal(error) from None
+    return {
+        "name": valid.name,
+        "start_time": valid.start,
+        "end_time": valid.end,
+        "target_task_count": valid.tasks,
+        "target_feedback_count": valid.feedback,
+        "target_task_count_tier2": valid.tasks_tier2,
+        "target_feedback_count_tier2": valid.feedback_tier2,
+    }
