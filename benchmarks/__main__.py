@@ -17,9 +17,22 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.facts import environment
 from benchmarks.figures import Results, read
-from benchmarks.parts import Bench, Part, backlog, calls, drain, enqueue, latency, memory, upkeep, watched
+from benchmarks.parts import (
+    Bench,
+    Part,
+    backlog,
+    calls,
+    drain,
+    embed,
+    enqueue,
+    ingest,
+    latency,
+    memory,
+    upkeep,
+    watched,
+)
 from benchmarks.peers.measure import PEERS
-from benchmarks.sizes import HUGE, QUICK, WHOLE, Sizes
+from benchmarks.sizes import HUGE, HUGE_FILE, QUICK, WHOLE, Sizes
 from benchmarks.system import system
 
 PARTS: dict[str, Part] = {
@@ -31,6 +44,8 @@ PARTS: dict[str, Part] = {
     "prune": upkeep.run,
     "memory": memory.run,
     "watched": watched.run,
+    "ingest": ingest.run,
+    "embed": embed.run,
 }
 PICTURES = Path("docs/figures")
 
@@ -71,7 +86,7 @@ def _options(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", type=_Names(PARTS), default=list(PARTS), help=f"parts of: {', '.join(PARTS)}")
     parser.add_argument("--peers", type=_Names(PEERS), default=[], help=f"peers of: {', '.join(PEERS)}")
     parser.add_argument("--quick", action="store_true", help="a small run, within three minutes without peers")
-    parser.add_argument("--huge", action="store_true", help="also a backlog of 10 million jobs")
+    parser.add_argument("--huge", action="store_true", help="also 10 million waiting jobs and a file of 1 GB")
     parser.add_argument("--repeat", type=int, help="interleaved rounds")
     parser.add_argument("--scale", type=float, default=1.0, help="share of every count: to try it, not to believe it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the run here, written after every part")
@@ -95,7 +110,7 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     """Return how much is to be measured."""
     sizes = QUICK if options.quick else WHOLE
     if options.huge:
-        sizes = replace(sizes, depths=(*sizes.depths, HUGE))
+        sizes = replace(sizes, depths=(*sizes.depths, HUGE), ingest_bytes=HUGE_FILE)
     if options.scale != 1.0:
         sizes = sizes.scaled(options.scale)
     return replace(sizes, repeat=options.repeat) if options.repeat else sizes

@@ -22,6 +22,9 @@ class Sizes:
     picks: int = 30
     prune_rows: int = 100_000
     running: int = 1_000
+    ingest_rows: int = 500_000
+    ingest_bytes: int = 0
+    embed_records: int = 10_000
 
     def scaled(self, share: float) -> "Sizes":
         """Return every count times ``share``: to see that all of it runs, not to believe the figures."""
@@ -39,6 +42,9 @@ class Sizes:
             snoozed=of(self.snoozed),
             prune_rows=of(self.prune_rows, least=2_000),
             running=of(self.running),
+            ingest_rows=of(self.ingest_rows),
+            ingest_bytes=int(self.ingest_bytes * share),
+            embed_records=of(self.embed_records, least=1_000),
             latency_seconds=max(2.0, self.latency_seconds * share),
             picks=of(self.picks, least=3),
             depths=tuple(of(depth) for depth in self.depths),
@@ -63,5 +69,8 @@ QUICK = Sizes(
     hot=(100_000,),
     picks=10,
     prune_rows=20_000,
+    ingest_rows=100_000,
+    embed_records=5_000,
 )
 HUGE = 10_000_000
+HUGE_FILE = 1_000_000_000

@@ -12,8 +12,10 @@ from functools import cache
 from pydantic import BaseModel
 
 from benchmarks.http_client import HttpClient
+from models.operations import IngestJob
 from tests.proving.models import LIMIT, KeyedJob, PlainJob, ProvingJob
 from tests.proving.stages import Act
+from workers.ingestion.ingest_csv import IngestRequest, ingest_csv
 from workers.runtime.admission import Limit
 from workers.runtime.context import Context
 from workers.runtime.outcomes import Complete, Outcome
@@ -69,3 +71,7 @@ async def plain(job: PlainJob, ctx: Context) -> Outcome:
 async def keyed(job: KeyedJob, ctx: Context) -> Outcome:
     """Perform within the limit of the job's key."""
     return await perform(job, ctx)
+
+
+# The real handler: what it does is what is measured.
+stage("ingestion.ingest", of=IngestJob, payload=IngestRequest, timeout=timedelta(hours=6), into=STAGES)(ingest_csv)

@@ -54,6 +54,11 @@ TARGETS = (
     Target(figure="backlog_hot_plans", says="… with limits too", at_least=100),
     Target(figure="memory_idle", says="worker RSS ≤ 120 MB idle", at_most=120),
     Target(figure="memory_running", says="worker RSS ≤ 250 MB at 1,000 running", at_most=250),
+    Target(figure="ingest", says="ingestion ≥ 30,000 short rows/s", at_least=30_000),
+    Target(figure="ingest", says="ingestion ≥ 50 % of COPY into the same table", beside="COPY", at_least=0.5),
+    Target(figure="ingest_huge_memory", says="a file of 1 GB in < 300 MB", at_most=300),
+    Target(figure="embed_busy", says="embeddings server busy ≥ 95 % while a job runs", at_least=95),
+    Target(figure="embed_recall", says="recall at 10 of the index ≥ 95 %", at_least=95),
     Target(figure="watched", says="job events cost ≤ 25 % of the drain", beside="events off", at_least=0.75),
 )
 

@@ -135,7 +135,7 @@ class DataRecord(Base):
         Index("uq_data_records_content", "projectId", "contentHash", unique=True),
         Index("ix_data_records_pending", "ingestJobId", "id"),
         Index("ix_data_records_creator", "createdAt", "createdById"),
-        CheckConstraint(r"content ~ '\S'", name="content"),
+        CheckConstraint(r"btrim(content, E' \t\n\r\f\v') <> ''", name="content"),
         CheckConstraint('(cardinality(embedding) = 0) = ("embeddingModel" IS NULL)', name="embedding_model"),
         CheckConstraint('"hasBeenReviewed" OR num_nonnulls("isCategoryCorrect", "reviewedBy") = 0', name="review"),
         {"schema": SCHEMA},

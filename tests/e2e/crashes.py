@@ -17,6 +17,8 @@ from workers.runtime.failpoints import EXIT_CODE, VARIABLE, Point
 
 AT_ONCE = 6
 ATTEMPTS = 6
+# Where a long run keeps what it has done: tests/e2e/test_ingest_crashes.py dies there.
+KEEPING: tuple[Point, ...] = ("checkpoint.before", "checkpoint.after")
 FEED_SECONDS = 0.5
 # Without any death: a machine that starts many processes may take its time for each.
 REACH_SECONDS = 60.0

@@ -14,6 +14,7 @@ import pytest
 from celery import Celery
 
 from tests.e2e.crashes import (
+    KEEPING,
     Crash,
     Crashes,
     Schedule,
@@ -350,5 +351,5 @@ def test_message_whose_worker_died_comes_back_and_makes_one_job(system: System, 
 
 def test_every_failpoint_is_crashed_at() -> None:
     """No point is declared that no process here dies at."""
-    crashed = [*CALLER, *CARRYING, *HOLDING, *ASKING, *SYSTEM, *LEADING, *TICKING]
+    crashed = [*CALLER, *CARRYING, *HOLDING, *ASKING, *SYSTEM, *LEADING, *TICKING, *KEEPING]
     assert sorted(crashed) == sorted(POINTS)

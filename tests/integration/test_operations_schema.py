@@ -2,7 +2,6 @@
 
 import uuid
 
-import psycopg
 import pytest
 from psycopg import errors
 
@@ -131,12 +130,12 @@ def count(psql, table: str) -> int:
 
 
 @pytest.fixture
-def project(psql) -> uuid.UUID:
+def project(psql):
     """A project of nobody."""
     return one(psql, "INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")
 
 
-def put_record(psql, project: uuid.UUID, content: str = "c", **columns: object) -> uuid.UUID:
+def put_record(psql, project: uuid.UUID, content: str = "c", **columns: object):
     given = {"projectId": project, "type": "TASK", "source": "test", "content": content, **columns}
     names = ", ".join(f'"{name}"' for name in given)
     marks = ", ".join(["%s"] * len(given))
@@ -356,7 +355,7 @@ def speak(psql, users):
     """Speak as a service for one user, or for nobody, until the test ends."""
     with psql.transaction(force_rollback=True):
 
-        def speak(name: str | None) -> psycopg.Connection:
+        def speak(name: str | None):
             psql.execute("SET LOCAL ROLE gristmill_service")
             psql.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(users[name]) if name else ""])
             return psql
@@ -379,7 +378,7 @@ def test_what_each_role_sees(speak, name, profiles, records, settings):
 
 
 def changed(psql, statement: str, *values: object) -> int:
-    return psql.execute(statement, values).rowcount
+    return int(psql.execute(statement, values).rowcount)
 
 
 @pytest.mark.parametrize(("name", "may"), [("PENDING", 0), ("USER", 1), ("OTHER", 0), ("MANAGER", 0), ("ADMIN", 1)])

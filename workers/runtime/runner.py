@@ -142,6 +142,7 @@ class Runner:
         """Start the run of this claim beside no other of its job: a newer one has its place, an older one ends."""
         if other := self.running.get(job.id):
             if other.run.version >= job.version:  # a twin of the message found this claim too, or its answer was slow
+                log.info("claim_dropped", stage=stage.name, job_id=str(job.id), reason="a newer run has its place")
                 self.slots.give_back(1)
                 return
             other.end("fence")  # nobody would tell it any more: what is watched is the newest run of each job

@@ -16,9 +16,9 @@ CREATE TYPE operations."UserRole" AS ENUM ('PENDING', 'USER', 'MANAGER', 'ADMIN'
 CREATE TYPE operations."RecordType" AS ENUM ('TASK', 'FEEDBACK');
 CREATE TYPE operations."RecordCategory" AS ENUM ('TOP_10', 'BOTTOM_10');
 
--- IMMUTABLE in truth: a database has one encoding, and `convert_to` is called stable only for what others could do.
+-- The bytes of a text as they are, by the cast that Postgres calls immutable, as `convert_to` is not; so it is inlined.
 CREATE FUNCTION operations.content_hash(content text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-  SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(convert_to(content, 'UTF8')) $$;
+  RETURN sha256(replace(content, E'\\', E'\\\\')::bytea);
 
 CREATE TABLE operations.profiles (
   id uuid NOT NULL CONSTRAINT pk_profiles PRIMARY KEY
@@ -51,7 +51,8 @@ CREATE TABLE operations.data_records (
   type operations."RecordType" NOT NULL,
   category operations."RecordCategory",
   source varchar(512) NOT NULL,
-  content text NOT NULL CONSTRAINT ck_data_records_content CHECK (content ~ '\S'),
+  -- Not by a pattern, which costs a quarter of a row's insert.
+  content text NOT NULL CONSTRAINT ck_data_records_content CHECK (btrim(content, E' \t\n\r\f\v') <> ''),
   "contentHash" bytea NOT NULL GENERATED ALWAYS AS (operations.content_hash(content)) STORED,
   metadata jsonb,
   embedding real[] NOT NULL DEFAULT '{}',

@@ -1,0 +1,176 @@
+"""Hand a file in and follow its job: a bar on a terminal, lines elsewhere, what was skipped and why at the end."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from psycopg.rows import class_row
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cli.connection import connected
+from cli.errors import CommandError, WrongUsageError
+from cli.output import console
+from workers.ingestion.enqueue_file import ingest_file
+from workers.ingestion.refusals import Unreadable
+from workers.operations.projects import get_or_create
+from workers.runtime.enqueue import Enqueued
+
+_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 1.0
+_QUIET_SECONDS = 2.0
+_PIECE_BYTES = 1024 * 1024
+_COMPLETED = "COMPLETED"
+_LOADING = {"PENDING", "PROCESSING"}
+_LOOK = """
+    SELECT status, "totalRecords" AS total, "savedCount" AS saved, "skippedCount" AS skipped,
+           "embeddedCount" AS embedded, progress, coalesce("skippedDetails", '{}') AS details,
+           coalesce(warnings, '{}') AS warnings, error, completed_at IS NOT NULL AS ended
+      FROM operations.ingest_jobs WHERE id = %s"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where a job of ingestion stands."""
+
+    status: str
+    total: int
+    saved: int
+    skipped: int
+    embedded: int
+    progress: int
+    details: dict[str, Any]
+    warnings: dict[str, Any]
+    error: str | None
+    ended: bool
+
+    @property
+    def completed(self) -> bool:
+        return self.status == _COMPLETED
+
+    @property
+    def loading(self) -> bool:
+        return self.status in _LOADING
+
+
+@dataclass(frozen=True, slots=True)
+class HandedIn:
+    """A file's job, and the project it is for."""
+
+    job: Enqueued
+    project_id: UUID
+    project: str
+
+
+async def hand_in(session: AsyncSession, file: Path, *, project: str, **options: Any) -> HandedIn:
+    """Keep ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``. A new project is made."""
+    try:
+        with file.open("rb") as opened:
+            found = await get_or_create(session, project)
+            job = await ingest_file(
+                session, project_id=found.id, stream=_pieces(opened), file_name=file.name, **options
+            )
+    except OSError as error:
+        raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
+    except Unreadable as error:
+        raise WrongUsageError(f"{file.name}: {error}") from None
+    return HandedIn(job, found.id, found.name)
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+        yield piece
+
+
+async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None]) -> Seen:
+    """Return the job once it has ended; ``show`` is told where it stands on the way."""
+    pause = _FIRST_LOOK_SECONDS
+    async with connected(database_url) as connection:
+        cursor = connection.cursor(row_factory=class_row(Seen))
+        while True:
+            seen = await (await cursor.execute(_LOOK, [job_id])).fetchone()
+            if seen is None:
+                raise CommandError(f"job {job_id} does not exist (any more): was its project deleted?")
+            show(seen)
+            if seen.ended:
+                return seen
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, _LONGEST_LOOK_SECONDS)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Seen], None]]:
+    """Yield what shows where a job stands."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        task = bar.add_task("waiting", total=100, note="")
+        yield lambda seen: bar.update(task, description=title(seen), completed=percent(seen), note=note(seen))
+
+
+def _lines() -> Callable[[Seen], None]:
+    """Return what prints a line now and then, and at every change of state."""
+    told_at, told = 0.0, ""
+
+    def show(seen: Seen) -> None:
+        nonlocal told_at, told
+        if title(seen) != told or time.monotonic() - told_at > _QUIET_SECONDS:
+            told_at, told = time.monotonic(), title(seen)
+            print(f"{title(seen)}: {percent(seen)} %, {note(seen)}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def title(seen: Seen) -> str:
+    """Return what is being done."""
+    if seen.ended:
+        return seen.status.lower()
+    waiting = {"PENDING": "waiting", "QUEUED_FOR_VEC": "waiting to be embedded"}
+    return waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
+
+
+def percent(seen: Seen) -> int:
+    """Return how much of what is being done is done; the end of a job is all of it."""
+    if seen.completed:
+        return 100
+    if seen.loading or not seen.saved:
+        return seen.progress
+    return seen.embedded * 100 // seen.saved
+
+
+def note(seen: Seen) -> str:
+    """Return the counts so far."""
+    embedded = "" if seen.loading else f", {seen.embedded:,} embedded"
+    return f"{seen.total:,} read, {seen.saved:,} saved, {seen.skipped:,} skipped{embedded}"
+
+
+def summary(seen: Seen) -> list[str]:
+    """Return what became of the file, line by line: the counts, each reason with its first lines, the warnings."""
+    lines = [f"{seen.status.lower()}: {note(seen)}"]
+    lines += [f"  skipped as {reason}: {_places(one)}" for reason, one in sorted(seen.details.items())]
+    for what, value in sorted(seen.warnings.items()):
+        said = ", ".join(f"{key} = {item!r}" for key, item in value.items()) if isinstance(value, Mapping) else value
+        lines.append(f"  {what.replace('_', ' ')}: {said}")
+    if seen.error:
+        lines.append(f"  {seen.error}")
+    return lines
+
+
+def _places(one: Mapping[str, Any]) -> str:
+    lines = ", ".join(map(str, one["lines"]))
+    more = ", …" if one["count"] > len(one["lines"]) else ""
+    return f"{one['count']:,} (line{'s' if one['count'] > 1 else ''} {lines}{more})"

@@ -1,0 +1,136 @@
+"""``gristmill ingest`` as a person and as a script use it, beside a mill that does the work."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+
+import pytest
+
+from cli.main import main
+from tests.fakes.mill import asking_mill
+from workers.runtime.registry import Registry
+
+Gristmill = Callable[..., tuple[int, str, str]]
+FILE = 'Prompt;Category;by\n"two\nlines";top 10;ann\n=1+1;;bob\n=1+1;;bob\n;;\nx;odd;\n'
+
+
+@pytest.fixture
+def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys) -> Gristmill:
+    """Run one command in a folder of its own; return its exit code, output and complaint."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    (tmp_path / "tasks.csv").write_text(FILE, encoding="utf-8")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
+        code = main()
+        said = capsys.readouterr()
+        # The mill of this process logs where the command prints.
+        printed = [line for line in said.out.splitlines(keepends=True) if "[info " not in line]
+        return code, "".join(printed), said.err.strip()
+
+    return run
+
+
+@pytest.fixture
+def at_work(database_url, registry) -> Iterator[None]:
+    """A mill in a thread of its own that ingests, and embeds without any provider."""
+    stages = Registry()
+    for name in ("ingestion.ingest", "vectorization.embed"):
+        stages.add(registry[name])
+    begun, enough = Event(), Event()
+
+    async def work() -> None:
+        async with asking_mill(database_url, stages, provider_url=None):
+            begun.set()
+            await asyncio.to_thread(enough.wait)
+
+    thread = Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    assert begun.wait(30)
+    yield
+    enough.set()
+    thread.join(30)
+
+
+def test_waiting_tells_of_every_row_what_became_of_it(gristmill, at_work):
+    """The id first, what is skipped by reason and line at the end; what happens meanwhile goes to standard error."""
+    code, output, said = gristmill("ingest", "tasks.csv", "--project", "p", "--type", "task", "--wait")
+
+    assert code == 0, said
+    assert output.splitlines()[1:] == [
+        "completed: 5 read, 2 saved, 3 skipped, 2 embedded",
+        "  skipped as duplicate_in_file: 1 (line 5)",
+        "  skipped as empty_content: 1 (line 6)",
+        "  skipped as invalid_category: 1 (line 7)",
+        "  columns found: content = 'Prompt', category = 'Category'",
+    ]
+    assert said.splitlines()[-1] == "completed: 100 %, 5 read, 2 saved, 3 skipped, 2 embedded"
+
+
+def test_waiting_for_json_prints_one_document(gristmill, at_work):
+    """For scripts: the job as it ended."""
+    code, output, _ = gristmill(
+        "ingest", "tasks.csv", "--project", "p", "--type", "FEEDBACK", "--map", "category=", "--wait", "--json"
+    )
+
+    job = json.loads(output)["job"]
+    assert code == 0
+    assert (job["status"], job["total"], job["saved"], job["embedded"]) == ("COMPLETED", 5, 3, 3)
+
+
+def test_job_that_fails_ends_the_command_with_1_and_its_line(gristmill, at_work, tmp_path):
+    """The door saw the file's beginning only; what is behind made it another file."""
+    (tmp_path / "late.csv").write_bytes("é\n".encode() + b"some row\n" * 150_000 + b"\xff\n")
+
+    code, output, _ = gristmill(
+        "ingest", "late.csv", "--project", "p", "--type", "task", "--map", "content=é", "--wait"
+    )
+
+    assert code == 1
+    assert output.splitlines()[-1] == "  content is mapped to 'é', which is no column of the file; its columns: 'Ã©'"
+
+
+def test_repeated_key_prints_the_first_job(gristmill, psql):
+    """Without waiting, the id and nothing else; in JSON, whether it is new and where it goes."""
+    arguments = ("ingest", "tasks.csv", "--project", "p", "--type", "task", "--key", "k", "--priority", "2")
+
+    _, first, _ = gristmill(*arguments)
+    code, again, _ = gristmill(*arguments, "--json")
+
+    told = json.loads(again)
+    assert code == 0
+    assert (told["id"], told["created"], told["project"]) == (first.strip(), False, "p")
+    [job] = psql.execute("SELECT priority, source, mapping FROM operations.ingest_jobs").fetchall()
+    assert job == {"priority": 2, "source": "csv:tasks.csv", "mapping": {}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.csv"], "file 'none.csv' cannot be read: No such file or directory"),
+        (["."], "file '.' cannot be read: Is a directory"),
+        (["tasks.csv", "--map", "content"], "--map must be FIELD=COLUMN, such as content=prompt, got 'content'"),
+        (["tasks.csv", "--map", "type=a", "--map", "type=b"], "--map names 'type' twice"),
+        (
+            ["tasks.csv", "--map", "contents=Prompt"],
+            "tasks.csv: mapping has no field 'contents'; its fields: content, ",
+        ),
+        (["tasks.csv", "--map", "content=text"], "tasks.csv: content is mapped to 'text', which is no column of the "),
+        (["odd.csv"], "odd.csv: no column looks like content"),
+        (["tasks.csv", "--type", "prompt"], "--type must be task or feedback, got 'prompt'"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(gristmill, psql, tmp_path, arguments, said):
+    """Exit code 2, no project, no file, no job."""
+    (tmp_path / "odd.csv").write_text("a;b\n1;2\n", encoding="utf-8")
+
+    code, output, complaint = gristmill("ingest", "--project", "p", "--type", "task", *arguments)
+
+    assert (code, output) == (2, "")
+    assert complaint.startswith(f"gristmill: {said}")
+    assert "\n" not in complaint
+    assert psql.execute("SELECT FROM operations.projects").rowcount == 0

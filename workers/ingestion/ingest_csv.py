@@ -1,0 +1,143 @@
+"""The handler of ``ingestion.ingest``: a file becomes records, chunk by chunk, each committed with what it counts."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import IngestJob, Upload
+from workers.ingestion.account import Account
+from workers.ingestion.chunks import Chunk, Ids
+from workers.ingestion.csv_file import CsvFile
+from workers.ingestion.encodings import Detector
+from workers.ingestion.mapping import check
+from workers.ingestion.refusals import Unreadable
+from workers.ingestion.saving import Busy, hold_project, save
+from workers.ingestion.uploads import PostgresUploads, Uploads
+from workers.runtime.context import Context
+from workers.runtime.outcomes import Complete, Fail, Outcome, Snooze
+from workers.runtime.registry import stage
+
+# What a job's source begins with when its records come out of a file.
+CSV = "csv:"
+BUSY_DELAY = timedelta(seconds=1)
+
+
+GONE = "the uploaded file is gone: hand it in again"
+
+
+def _possible(mapping: dict[str, str]) -> dict[str, str]:
+    check(mapping)
+    return mapping
+
+
+class IngestRequest(BaseModel):
+    """What the doors accept for ``ingestion.ingest``; the fields are columns of ``ingest_jobs``.
+
+    ``mapping`` names the file's column of each field that is not to be guessed; an empty name: none. Without an upload
+    there is nothing to load, and the project's records go on to be embedded.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    project_id: UUID
+    type: Literal["TASK", "FEEDBACK"]
+    upload_id: UUID | None = None
+    mapping: Annotated[dict[str, str], AfterValidator(_possible)] = {}
+    source: Annotated[str, StringConstraints(max_length=512)] | None = None
+
+
+@stage("ingestion.ingest", of=IngestJob, payload=IngestRequest, timeout=timedelta(hours=6))
+async def ingest_csv(job: IngestJob, ctx: Context) -> Outcome:
+    """Save each record of the job's file, or count why not; a run goes on where the last one's commit left off."""
+    if (job.resume_at or {}).get("done"):
+        return Complete()
+    if job.upload_id is None:
+        lost = (job.source or "").startswith(CSV)
+        return Fail(GONE) if lost else Complete()
+    try:
+        await _load(job, job.upload_id, ctx, PostgresUploads(ctx.session))
+    except Unreadable as error:
+        return Fail(str(error))
+    except Busy:
+        return Snooze(BUSY_DELAY, "its project is being deleted or changed")
+    return Complete()
+
+
+async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads) -> None:
+    upload, ids = await _found(job, upload_id, ctx)
+    encoding = upload.encoding or await _detected(upload_id, ctx, uploads)
+    async with aclosing(uploads.read(upload_id)) as pieces:
+        file = CsvFile(pieces, size=upload.size_bytes, encoding=encoding)
+        reached: Mapping[str, Any] = job.resume_at or {}
+        places = await file.open(
+            job.mapping, type_=job.type, ids=ids, skip=reached.get("line", 0), runaways=reached.get("runaways", 0)
+        )
+        account = Account(job, found=places.found, encoding=encoding)
+        upcoming = asyncio.create_task(file.next_chunk())
+        try:
+            while (chunk := await upcoming) is not None:
+                # Made while Postgres works on this one.
+                upcoming = asyncio.create_task(file.next_chunk())
+                await _keep(
+                    job, chunk, ctx, account=account, ids=ids, progress=file.bytes_read * 98 // upload.size_bytes
+                )
+        finally:
+            upcoming.cancel()
+            await asyncio.gather(upcoming, return_exceptions=True)
+
+    async def discard(session: AsyncSession) -> None:
+        await hold_project(session, job.project_id)
+        await uploads.discard(session, upload_id)
+
+    # Not in the settling transaction, which other jobs share: a large file takes seconds to delete.
+    await ctx.checkpoint({"resume_at": {**account.resume_at, "done": True}, "progress": 99}, discard)
+
+
+async def _keep(job: IngestJob, chunk: Chunk, ctx: Context, *, account: Account, ids: Ids, progress: int) -> None:
+    """Commit one chunk together with what it counts."""
+    values: dict[str, Any] = {}
+
+    async def write(session: AsyncSession) -> dict[str, Any]:
+        values.update(account.with_chunk(chunk, await save(session, job, chunk, ids)))
+        return {**values, "progress": max(1, progress)}
+
+    await ctx.checkpoint({}, write)
+    account.committed(values)
+
+
+async def _found(job: IngestJob, upload_id: UUID, ctx: Context) -> tuple[Upload, Ids]:
+    """Return the job's file and ids for its records; a row written in SQL is held to the rules of every other door."""
+    async with ctx.session() as session:
+        upload = await session.scalar(select(Upload).where(Upload.id == upload_id, Upload.project_id == job.project_id))
+        first: UUID = (await session.execute(text("SELECT uuidv7()"))).scalar_one()
+    if upload is None:
+        raise Unreadable(GONE)
+    if not upload.size_bytes:
+        raise Unreadable("the file is empty: it has no header")
+    try:
+        check(job.mapping)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
+    return upload, Ids(first)
+
+
+async def _detected(upload_id: UUID, ctx: Context, uploads: Uploads) -> str:
+    """Return the encoding of a file that came by a door which cannot tell, and keep it for the next run."""
+    detector = Detector()
+    async with aclosing(uploads.read(upload_id)) as pieces:
+        async for piece in pieces:
+            await asyncio.to_thread(detector.feed, piece)
+    encoding = detector.finish()
+
+    async def write(session: AsyncSession) -> None:
+        await session.execute(update(Upload).where(Upload.id == upload_id).values(encoding=encoding))
+
+    await ctx.checkpoint({}, write)
+    return encoding
