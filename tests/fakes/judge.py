@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from workers.llm import feature_hash
 from workers.runtime.errors import Retryable
-from workers.runtime.ports import Answer, Message
+from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -21,8 +22,11 @@ def said(**scores: float) -> dict[str, Any]:
 class ScriptedModel:
     """Gives its answers in order, the last one for ever: a value to be validated, or an error to raise.
 
-    While ``released`` is clear, questions wait. ``asked`` holds all of them, in order.
+    While ``released`` is clear, questions wait. ``asked`` holds all of them, in order. Its vectors are the offline
+    embedder's, under the name in ``embedder``; ``embedded`` holds the texts of each request.
     """
+
+    embedding_limits = EmbeddingLimits()
 
     def __init__(self, *answers: Mapping[str, Any] | Exception) -> None:
         self._answers = list(answers)
@@ -30,6 +34,8 @@ class ScriptedModel:
         self.cancelled = 0
         self.released = asyncio.Event()
         self.released.set()
+        self.embedder = "scripted-embedder"
+        self.embedded: list[list[str]] = []
 
     async def resolve(self, model: str) -> str:
         return model
@@ -51,6 +57,13 @@ class ScriptedModel:
         except ValidationError as error:
             raise Retryable(error.errors()[0]["msg"]) from None
         return Answer(value, raw={}, model=model, prompt_tokens=100, completion_tokens=20, seconds=0.0)
+
+    async def embedding_model(self) -> str:
+        return self.embedder
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        self.embedded.append(list(texts))
+        return Embeddings([feature_hash.vector(text) for text in texts], model, tokens=0)
 
     async def aclose(self) -> None:
         pass

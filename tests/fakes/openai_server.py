@@ -12,7 +12,8 @@ takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, 
 was (``calls_of`` reads it), ``POST /__reset`` forgets all.
 
 A behaviour is a dictionary: ``kind`` (see ``KINDS``), ``delay_ms`` before the answer, and for ``status`` also
-``status``, ``code``, ``message``, ``retry_after``, ``headers``. In a ``mix`` it has a ``weight`` too, 1 if left out.
+``status``, ``code``, ``message``, ``retry_after``, ``headers``. In a ``mix`` it has a ``weight`` too, 1 if left out. In
+``rules`` it has ``about``: it answers every question that holds this text, before all others.
 """
 
 import argparse
@@ -32,13 +33,15 @@ from typing import Any, Self
 from uuid import UUID
 
 from tests.chaos.evidence import Call
+from tests.fakes import alignment
+from tests.fakes.embedder import Embedder
 
 SHAPED = ("answer", "fenced", "think", "parts", "invalid", "malformed", "prose", "truncated", "empty")
 REFUSED = ("refusal", "filtered", "no_usage", "no_choices", "error_200", "html", "status", "hang", "drip", "disconnect")
 KINDS = frozenset(SHAPED + REFUSED)
 FORMATS = ("json_schema", "json_object", "text")
 REMEMBERED = 1_000
-MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model"})
+MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model", "embeddings", "rules"})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -72,24 +75,31 @@ class Script:
         self.calls = self.max_in_flight = self.listings = self.connections = 0
         self.requests: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
         self.mix: list[dict[str, Any]] = []
+        self.rules: list[dict[str, Any]] = []
         self.ledger: list[Entry] = []
+        self.embedder = Embedder()
         self._draw = random.Random(0)
 
     def change(self, **changes: Any) -> None:
         """Set ``queue`` (a behaviour per call), ``mix`` (drawn by weight, by ``seed``), ``default``, ``formats`` …"""
         default = [changes["default"]] if "default" in changes else []
-        for behaviour in [*changes.get("queue", ()), *changes.get("mix", ()), *default]:
+        for behaviour in [*changes.get("queue", ()), *changes.get("mix", ()), *changes.get("rules", ()), *default]:
             if behaviour.get("kind", "answer") not in KINDS:
                 raise ValueError(f"kind must be one of {', '.join(sorted(KINDS))}, got {behaviour['kind']!r}")
         if unknown := changes.keys() - MEMBERS:
             raise ValueError(f"unknown members: {', '.join(sorted(unknown))}")
+        self.embedder.change(**changes.pop("embeddings", {}))
         if "seed" in changes:
             self._draw = random.Random(changes.pop("seed"))
         for name, value in changes.items():
             setattr(self, name, deque(value) if name == "queue" else value)
 
-    def next(self) -> dict[str, Any]:
-        """Take the next behaviour of the queue; when it is empty draw one of the mix; without a mix the default."""
+    def next(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take what a rule says, else the next of the queue, else one drawn of the mix, else the default."""
+        asked = json.dumps(request.get("messages"), ensure_ascii=False) if self.rules else ""
+        for rule in self.rules:
+            if rule["about"] in asked:
+                return rule
         if self.queue:
             return self.queue.popleft()
         if not self.mix:
@@ -97,9 +107,10 @@ class Script:
         return self._draw.choices(self.mix, [behaviour.get("weight", 1) for behaviour in self.mix])[0]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the counters and the last thousand chat requests."""
+        """Return the counters, the last thousand chat requests and what was asked of the embedder."""
         counters = ("calls", "in_flight", "max_in_flight", "listings", "connections")
-        return {name: getattr(self, name) for name in counters} | {"requests": list(self.requests)}
+        seen = {"requests": list(self.requests), "embeddings": self.embedder.snapshot()}
+        return {name: getattr(self, name) for name in counters} | seen
 
     @contextlib.contextmanager
     def call(self, body: dict[str, Any], headers: Mapping[str, str]) -> Iterator[Entry]:
@@ -146,6 +157,8 @@ class Connection:
                 request = json.loads(body)
                 with self.script.call(request, headers) as entry:
                     await self.chat(request, entry)
+            case "POST", "/embeddings":
+                await self.embed(json.loads(body), headers)
             case "GET", "/models" if self.script.models is not None:
                 self.script.listings += 1
                 await self.send({"object": "list", "data": [{"id": name} for name in self.script.models]})
@@ -172,7 +185,7 @@ class Connection:
             entry.answer = "400"
             await self.refuse({"status": 400, "message": f"'response_format.type' {asked_form!r} is not supported"})
             return
-        behaviour = self.script.next()
+        behaviour = self.script.next(request)
         kind = behaviour.get("kind", "answer")
         entry.answer = str(behaviour["status"]) if kind == "status" else kind
         if delay := behaviour.get("delay_ms"):
@@ -193,6 +206,12 @@ class Connection:
                 await self.drip(completion(request, "answer", self.script.reported_model))
             case _:
                 await self.send(completion(request, kind, self.script.reported_model))
+
+    async def embed(self, request: dict[str, Any], headers: Mapping[str, str]) -> None:
+        with self.script.embedder.call(request, headers) as entry:
+            status, answer, more = await self.script.embedder.answer(request)
+            entry["answer"] = str(status)
+        await self.send(answer, status=status, headers=more)
 
     async def refuse(self, behaviour: Mapping[str, Any]) -> None:
         headers = dict(behaviour.get("headers", {}))
@@ -227,7 +246,7 @@ class Connection:
 
 def completion(request: Mapping[str, Any], kind: str, reported_model: str | None = None) -> dict[str, Any]:
     """Return a chat completion of one kind that answers the request's rubric."""
-    valid = json.dumps(scores(request))
+    valid = json.dumps(answer(request))
     message: dict[str, Any] = {"role": "assistant", "content": valid}
     match kind:
         case "fenced":
@@ -258,6 +277,11 @@ def completion(request: Mapping[str, Any], kind: str, reported_model: str | None
         "choices": None if kind == "no_choices" else [choice],
         "usage": None if kind == "no_usage" else {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
     }
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a valid answer to what the messages ask: records beside guidelines, reports on them, or a rubric."""
+    return alignment.answer(request["messages"]) or scores(request)
 
 
 def scores(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,6 +369,11 @@ class FakeOpenAI:
             self._script.reset()
 
         asyncio.run_coroutine_threadsafe(reset(), self._loop).result(10)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What was asked of its embeddings."""
+        return self._script.embedder
 
     @property
     def calls(self) -> int:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from workers.llm import features
+from workers.llm import feature_hash, features, offline_alignment
 from workers.runtime.errors import Permanent
-from workers.runtime.ports import Answer, Message
+from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -25,6 +25,8 @@ SUPPORTED = frozenset({"overall", "criteria", "flags"})
 
 THIN_WORDS = 30
 REPETITIVE = 0.4
+# It computes in this process: more than two threads at once would only take turns.
+LIMITS = EmbeddingLimits(texts=64, tokens=100_000, requests=2)
 QUOTES, QUOTE_WIDTH = 3, 160
 MISSING_NAMED = 5
 FORBIDDEN_COST = 15.0
@@ -34,9 +36,14 @@ class OfflineEvaluator:
     """A deterministic rubric evaluator behind the LanguageModel protocol.
 
     It reads the JSON of the sections ``<criteria>`` (a list of name, weight, description) and ``<profile>`` (name,
-    attributes) of the messages, and answers schemas with overall, criteria and flags. Any model name is accepted:
-    the answer's own is ``offline-rubric-v1``.
+    attributes) of the messages, and answers schemas with overall, criteria and flags; records beside guidelines and
+    reports on them are answered by ``offline_alignment.py``. Any model name is accepted: the answer's own is
+    ``offline-rubric-v1``. Its vectors are ``feature_hash.py``'s.
     """
+
+    @property
+    def embedding_limits(self) -> EmbeddingLimits:
+        return LIMITS
 
     async def resolve(self, model: str) -> str:  # noqa: ARG002 - the protocol's signature
         """Return the evaluator's own name, whatever model the job names."""
@@ -50,12 +57,9 @@ class OfflineEvaluator:
         model: str,  # noqa: ARG002 - the protocol's signature
         parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - rules take none
     ) -> Answer[T]:
-        """Return the evaluation as ``into``; raise Permanent for a question that is no rubric and a profile."""
+        """Return the evaluation as ``into``; raise Permanent for a question of another kind."""
         started = perf_counter()
-        if not into.model_fields.keys() >= SUPPORTED:
-            raise Permanent(f"{MODEL} answers schemas with overall, criteria and flags only, got {into.__name__}")
-        criteria, profile = _section("criteria", messages), _section("profile", messages)
-        evaluation = await asyncio.to_thread(evaluate, criteria, profile)  # some milliseconds for a long profile
+        evaluation = await asyncio.to_thread(_evaluation, into, messages)  # some milliseconds for a long text
         try:
             value = into.model_validate(evaluation)
         except ValidationError as error:
@@ -68,6 +72,22 @@ class OfflineEvaluator:
             completion_tokens=0,
             seconds=perf_counter() - started,
         )
+
+    async def embedding_model(self) -> str:
+        """Return the feature hash's name; there is no other."""
+        return feature_hash.MODEL
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        """Return the texts' feature hashes; raise Permanent for an empty text or another model's name."""
+        if model != feature_hash.MODEL:
+            raise Permanent(f"embedding model {model!r} is not here; the offline one is {feature_hash.MODEL!r}")
+        if not texts or not all(map(str.strip, texts)):
+            raise Permanent("an empty text has no embedding")
+        try:
+            vectors = await asyncio.to_thread(lambda: [feature_hash.vector(text) for text in texts])
+        except ValueError as error:
+            raise Permanent(str(error)) from None
+        return Embeddings(vectors, feature_hash.MODEL, tokens=0)
 
     async def aclose(self) -> None:
         """Hold nothing, close nothing."""
@@ -127,9 +147,24 @@ def _flags(profile: Sequence[features.Passage], forbidden: Sequence[str]) -> lis
     return flags
 
 
+def _evaluation(into: type[BaseModel], messages: Sequence[Message]) -> dict[str, Any]:
+    """Answer the question that the schema and the sections of the messages make."""
+    fields = into.model_fields.keys()
+    if fields >= SUPPORTED:
+        return evaluate(_section("criteria", messages), _section("profile", messages))
+    if fields >= offline_alignment.ALIGNMENT:
+        return offline_alignment.align(_section("passages", messages), _section("record", messages))
+    if fields >= offline_alignment.SUMMARY:
+        return offline_alignment.summarise(_section("facts", messages))
+    raise Permanent(
+        f"{MODEL} answers alignments, reports on them and schemas with overall, criteria and flags only, "
+        f"got {into.__name__}"
+    )
+
+
 def _section(name: str, messages: Sequence[Message]) -> Any:
     """Return the JSON of the last section of that name; raise Permanent where there is none."""
     for message in reversed(messages):
         if found := re.search(rf"<{name}>\n(.*?)\n</{name}>", message["content"], re.DOTALL):
             return json.loads(found[1])
-    raise Permanent(f"{MODEL} answers questions with the sections criteria and profile only; {name} is missing")
+    raise Permanent(f"{MODEL} reads criteria and profile, passages and record, or facts; section {name} is missing")

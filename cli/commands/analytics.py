@@ -1,0 +1,192 @@
+"""``gristmill analytics``: have a project's records judged against its guidelines, and read what came of it."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from cli.errors import CommandError
+from cli.output import Json, print_json, print_table, remark
+from cli.values import duration, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from models.operations import Project
+    from workers.analytics.jobs import AnalysisReport, AnalysisView
+
+app = typer.Typer(help="Judge and rate records against a project's guidelines.", no_args_is_help=True)
+
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
+_FAILURES_SHOWN = 20
+
+
+@app.command()
+def start(
+    project: ProjectName,
+    *,
+    type_: Annotated[str | None, typer.Option("--type", help="Only tasks or only feedback.")] = None,
+    model: Annotated[str | None, typer.Option(help="Who judges, instead of the configured model.")] = None,
+    priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless completed.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Judge every record of a project anew and print the job's id."""
+    from cli.session import in_session
+    from workers.operations.projects import find
+    from workers.operations.records import as_type
+    from workers.runtime.enqueue import enqueue as put
+
+    async def begin(session: "AsyncSession") -> UUID:
+        found = await find(session, project)
+        if not found.guidelines:
+            raise CommandError(
+                f"project {found.name!r} has no guidelines; "
+                f"set them with `gristmill projects guidelines {found.name!r} FILE.pdf`"
+            )
+        payload = {"project_id": str(found.id), "type": as_type(type_), "model_name": model}
+        return (await put(session, "analytics.align", payload, priority=priority)).id
+
+    job_id = in_session(begin)
+    if not wait:
+        print_json({"id": job_id}) if as_json else print(job_id)
+        return 0
+    return _followed(job_id, as_json=as_json)
+
+
+def _followed(job_id: UUID, *, as_json: bool) -> int:
+    from cli.addresses import addresses
+    from cli.following import follow
+    from cli.session import in_session
+    from config.settings import load
+    from workers.analytics.jobs import report
+
+    if not as_json:
+        print(job_id, flush=True)
+    ended = asyncio.run(follow(addresses(load()).database_url, job_id, tell=remark))
+    found = in_session(lambda session: report(session, job_id))
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    return 0 if ended.completed else 1
+
+
+@app.command("list")
+def list_(
+    project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Its name or id; all without.")] = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most analyses to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List analyses, newest first."""
+    from cli.session import in_session
+    from workers.analytics.jobs import list_analyses
+    from workers.operations.projects import find
+
+    async def newest(session: "AsyncSession") -> "list[AnalysisView]":
+        project_id = None if project is None else (await find(session, project)).id
+        return await list_analyses(session, project_id=project_id, limit=limit)
+
+    found = in_session(newest)
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(_COLUMNS, map(_row, found), keep={"ANALYSIS", "STATUS"})
+    else:
+        remark("no analyses yet; `gristmill analytics start PROJECT` makes one")
+
+
+_COLUMNS = ("ANALYSIS", "PROJECT", "TYPE", "STATUS", ">DONE", ">RECORDS", ">FAILED", "CREATED", "ERROR")
+
+
+def _row(one: "AnalysisView") -> "Sequence[object]":
+    return (
+        one.id,
+        one.project,
+        one.type or "all",
+        one.status,
+        f"{one.progress} %",
+        f"{one.processed_count} of {one.total_records}",
+        one.failed_count or "",
+        moment(one.created_at),
+        one.error,
+    )
+
+
+@app.command()
+def show(
+    job_id: Annotated[UUID, typer.Argument(metavar="ANALYSIS", help="Its job's id.")], as_json: Json = False
+) -> None:
+    """Show one analysis: counts by verdict, and each record that could not be judged with the reason."""
+    from cli.session import in_session
+    from workers.analytics.jobs import UnknownAnalysis, report
+
+    try:
+        found = in_session(lambda session: report(session, job_id, failures=10_000))
+    except UnknownAnalysis as error:
+        raise CommandError(str(error)) from None
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: "AnalysisReport") -> None:
+    print("\n".join(_facts(found)))
+    if found.failures:
+        print()
+        shown = found.failures[:_FAILURES_SHOWN]
+        print_table(
+            ("RECORD", "TYPE", "CONTENT", "REASON"),
+            ((one.record_id, one.type, one.excerpt, one.error) for one in shown),
+            keep={"RECORD"},
+        )
+        if len(found.failures) > len(shown):
+            remark(f"{len(found.failures) - len(shown)} more: --json shows them")
+
+
+def _facts(found: "AnalysisReport") -> "Iterator[str]":
+    from workers.analytics.alignment import VERDICTS
+
+    one = found.analysis
+    ran = one.completed_at and one.started_at and one.completed_at - one.started_at
+    told: dict[str, Any] = {
+        "analysis": one.id,
+        "project": one.project,
+        "records": f"{one.processed_count} of {one.total_records}{f', {one.type} only' if one.type else ''}",
+        "status": f"{one.status}, {one.progress} %",
+        "model": one.model_name,
+        "error": one.error,
+        "created": moment(one.created_at),
+        "completed": f"{moment(one.completed_at)}{f' (ran {duration(ran)})' if ran else ''}",
+        "verdicts": ", ".join(f"{count} {VERDICTS[name].lower()}" for name, count in found.verdicts.items()),
+        "failed": one.failed_count or None,
+    }
+    for name, value in told.items():
+        if value not in (None, ""):
+            yield f"{name:<12}{value}"
+
+
+@app.command()
+def summary(project: ProjectName, as_json: Json = False) -> None:
+    """Show what the last analyses say of a project's tasks and feedback together."""
+    from cli.session import in_session
+    from workers.operations.projects import find
+
+    async def last(session: "AsyncSession") -> "Project":
+        return await find(session, project)
+
+    found = in_session(last)
+    reports = {"tasks": found.last_task_analysis, "feedback": found.last_feedback_analysis}
+    if as_json:
+        print_json({"project": found.name, **reports})
+        return
+    told = [text for text in reports.values() if text]
+    if told:
+        print("\n\n".join(told))
+    else:
+        remark(f"project {found.name!r} was not analysed yet; `gristmill analytics start {found.name!r}` does it")

@@ -1,0 +1,134 @@
+"""``gristmill ratings``: rate records as a person, and see how far people and models agree."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from cli.errors import CommandError, WrongUsageError
+from cli.output import Json, print_json, print_table, remark
+from cli.values import moment
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from workers.analytics.agreement import Agreement, Average, Comparison
+    from workers.analytics.ratings import RatingView
+
+app = typer.Typer(help="Rate records, list ratings, compare people with models.", no_args_is_help=True)
+
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
+
+
+@app.command()
+def add(
+    record: Annotated[UUID, typer.Argument(metavar="RECORD", help="Its id.")],
+    *,
+    realism: Annotated[int, typer.Option(help="1 nobody would write this … 7 exactly what a person writes.")],
+    quality: Annotated[int, typer.Option(help="1 useless … 7 exemplary.")],
+    user: Annotated[str, typer.Option(help="Who rates; a second rating replaces the first.")],
+    as_json: Json = False,
+) -> None:
+    """Rate one record, or change one's rating of it."""
+    from cli.session import in_session
+    from workers.analytics.ratings import RatingError, UnratableRecord, rate
+
+    try:
+        rating = in_session(lambda session: rate(session, record, user, realism=realism, quality=quality))
+    except RatingError as error:
+        raise WrongUsageError(str(error)) from None
+    except UnratableRecord as error:
+        raise CommandError(str(error)) from None
+    if as_json:
+        print_json({"id": rating, "record_id": record, "user": user, "realism": realism, "quality": quality})
+    else:
+        print(f"{record} is rated {realism} for realism and {quality} for quality by {user}")
+
+
+@app.command("list")
+def list_(
+    project: ProjectName,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most ratings to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List a project's ratings by people and models, newest first."""
+    from cli.session import in_session
+    from workers.analytics.ratings import list_ratings
+    from workers.operations.projects import find
+
+    async def newest(session: "AsyncSession") -> "list[RatingView]":
+        return await list_ratings(session, (await find(session, project)).id, limit=limit)
+
+    found = in_session(newest)
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("RECORD", "TYPE", ">REALISM", ">QUALITY", "BY", "WHEN", "CONTENT"),
+            ((r.record_id, r.type, r.realism, r.quality, _by(r), moment(r.updated_at), r.excerpt) for r in found),
+            keep={"RECORD", "WHEN"},
+        )
+        if len(found) == limit:
+            remark(f"only the newest {limit}; more: --limit N")
+    else:
+        remark("no ratings yet; `gristmill ratings add` and `gristmill analytics start` make some")
+
+
+def _by(rating: "RatingView") -> str:
+    if rating.model is None:
+        return rating.user
+    return f"{rating.model} (rules)" if rating.rule_based else f"{rating.model} (model)"
+
+
+@app.command()
+def compare(
+    project: ProjectName,
+    *,
+    type_: Annotated[str | None, typer.Option("--type", help="Only tasks or only feedback.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare each model's ratings with people's: mean difference, agreement, weighted kappa."""
+    from cli.session import in_session
+    from workers.analytics.agreement import compare as compared
+    from workers.operations.projects import find
+    from workers.operations.records import as_type
+
+    async def both(session: "AsyncSession") -> "Comparison":
+        return await compared(session, (await find(session, project)).id, type_=as_type(type_))
+
+    found = in_session(both)
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found.rated_by_people} records rated by people")
+    if not found.models:
+        remark("no model rated any record yet; `gristmill analytics start PROJECT` has them rated")
+        return
+    print_table(_COLUMNS, _rows(found), keep={"MODEL"})
+    for model in found.models:
+        for scale, one in (("realism", model.realism), ("quality", model.quality)):
+            if one.kappa_undefined:
+                remark(f"{model.model}, {scale}: no kappa: {one.kappa_undefined}")
+    if any(model.rule_based for model in found.models):
+        remark("rules are no AI judgement: they are listed, and left out of the averages")
+
+
+_COLUMNS = ("MODEL", "SCALE", ">BOTH", ">DIFFERENCE", ">EXACT", ">WITHIN 1", ">KAPPA")
+
+
+def _rows(found: "Comparison") -> Iterator[tuple[object, ...]]:
+    for model in found.models:
+        name = f"{model.model} (rules)" if model.rule_based else model.model
+        yield name, "realism", model.realism.n, *_figures(model.realism)
+        yield name, "quality", model.quality.n, *_figures(model.quality)
+    if found.realism.models > 1:
+        yield f"average of {found.realism.models} models", "realism", "", *_figures(found.realism)
+        yield f"average of {found.quality.models} models", "quality", "", *_figures(found.quality)
+
+
+def _figures(one: "Agreement | Average") -> tuple[str, ...]:
+    difference = "–" if one.mean_difference is None else f"{one.mean_difference:+.2f}"
+    shares = ("–" if share is None else f"{share:.0%}" for share in (one.exact, one.within_one))
+    return (difference, *shares, "–" if one.kappa is None else f"{one.kappa:.2f}")

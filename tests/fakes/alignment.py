@@ -1,0 +1,42 @@
+"""What a fake model says of records beside guidelines: valid, and dependent on the record only."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+VERDICTS = ("aligned", "partly", "not_aligned")
+
+
+def answer(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return a judgement or a report, whichever the sections of the messages ask for; None for another question."""
+    text = "\n".join(str(message["content"]) for message in messages)
+    if record := _section("record", text):
+        return judgement(record, _section("passages", text) or [])
+    if facts := _section("facts", text):
+        return {"summary": f"{facts['judged']} were judged.", "recommendations": ["Go on."]}
+    return None
+
+
+def judgement(record: Mapping[str, Any], passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return verdict and ratings drawn from the record's content, and its first passage with one that is not there."""
+    seed = hashlib.sha256(record["content"].encode()).digest()
+    return {
+        "reasoning": "Made up by a fake.",
+        "verdict": VERDICTS[seed[0] % 3],
+        "cited": [*(one["number"] for one in passages[:1]), 9_999],
+        "realism": 1 + seed[1] % 7,
+        "quality": 1 + seed[2] % 7,
+    }
+
+
+def record_in(request: Mapping[str, Any]) -> str | None:
+    """Return the content of the record that a request is about, or None for another question."""
+    record = _section("record", "\n".join(str(message["content"]) for message in request["messages"]))
+    return None if record is None else str(record["content"])
+
+
+def _section(name: str, text: str) -> Any:
+    found = re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
+    return json.loads(found[1]) if found else None

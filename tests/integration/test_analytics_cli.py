@@ -1,0 +1,163 @@
+"""``gristmill analytics`` and ``gristmill ratings`` as a person and as a script use them, on a real database."""
+
+import asyncio
+import base64
+import json
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cli.main import main
+from tests.fakes.mill import mill
+from tests.waiting import until
+from workers.llm.offline import OfflineEvaluator
+from workers.runtime.registry import Registry
+
+GUIDELINES = (Path(__file__).parents[2] / "samples" / "guidelines.pdf").read_bytes()
+Gristmill = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys) -> Gristmill:
+    """Run one command in a folder of its own; return its exit code, output and complaint."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
+        capsys.readouterr()  # what a mill said before
+        code = main()
+        said = capsys.readouterr()
+        return code, said.out, said.err.strip()
+
+    return run
+
+
+def as_json(gristmill: Gristmill, *arguments: str) -> Any:
+    code, output, said = gristmill(*arguments, "--json")
+    assert code == 0, said
+    return json.loads(output)
+
+
+@pytest.fixture
+def records(psql: "psycopg.Connection[dict[str, object]]") -> Sequence[str]:
+    """The records of a project named fieldnote, with guidelines."""
+    encoded = base64.b64encode(GUIDELINES).decode()
+    psql.execute("INSERT INTO operations.projects (name, guidelines) VALUES ('fieldnote', %s)", [encoded])
+    rows = psql.execute(
+        'INSERT INTO operations.data_records ("projectId", type, source, content) '
+        "SELECT p.id, 'TASK', 'test', 'Write an email to the customer in ' || n || ' words' "
+        "FROM operations.projects AS p, generate_series(1, 3) AS n RETURNING id"
+    )
+    return [str(row["id"]) for row in rows]
+
+
+def analysed(database_url: str, registry: Registry, psql: "psycopg.Connection[dict[str, object]]") -> None:
+    """Let a worker do what is enqueued."""
+    left = "SELECT 1 FROM operations.analytics_jobs WHERE completed_at IS NULL"
+
+    async def work() -> None:
+        async with mill(database_url, registry, OfflineEvaluator()):
+            await until(lambda: not psql.execute(left).fetchall(), within=60.0)
+
+    asyncio.run(work())
+
+
+def test_an_analysis_is_started_followed_and_read(
+    gristmill: Gristmill,
+    records: Sequence[str],
+    database_url: str,
+    registry: Registry,
+    psql: "psycopg.Connection[dict[str, object]]",
+) -> None:
+    """From the start to verdicts and the report, by name of the project."""
+    code, said, _ = gristmill("analytics", "start", "fieldnote", "--type", "task")
+    assert code == 0
+    job = said.strip()
+    assert as_json(gristmill, "analytics", "list", "fieldnote")[0]["status"] == "PENDING"
+    assert gristmill("analytics", "summary", "fieldnote")[2].startswith("project 'fieldnote' was not analysed yet")
+
+    analysed(database_url, registry, psql)
+
+    shown = as_json(gristmill, "analytics", "show", job)
+    assert shown["analysis"]["status"] == "COMPLETED"
+    assert sum(shown["verdicts"].values()) == len(records)
+    assert shown["failures"] == []
+    assert "records     3 of 3, TASK only" in gristmill("analytics", "show", job)[1]
+    assert job in gristmill("analytics", "list")[1]
+    summary = as_json(gristmill, "analytics", "summary", "fieldnote")
+    assert summary["tasks"].startswith("3 TASK records: ")
+    assert summary["feedback"] is None
+    assert "rule-based, not an AI judgement" in gristmill("analytics", "summary", "fieldnote")[1]
+
+
+def test_records_are_rated_listed_and_compared(
+    gristmill: Gristmill,
+    records: Sequence[str],
+    database_url: str,
+    registry: Registry,
+    psql: "psycopg.Connection[dict[str, object]]",
+) -> None:
+    """People's ratings beside the rules', which are no part of an average."""
+    gristmill("analytics", "start", "fieldnote")
+    analysed(database_url, registry, psql)
+
+    for points, record in enumerate(records, start=3):
+        code, said, _ = gristmill("ratings", "add", record, "--realism", str(points), "--quality", "4", "--user", "ana")
+        assert (code, said.strip()) == (0, f"{record} is rated {points} for realism and 4 for quality by ana")
+
+    listed = as_json(gristmill, "ratings", "list", "fieldnote")
+    assert {(one["user"], one["model"]) for one in listed} == {
+        ("ana", None),
+        ("00000000-0000-0000-0000-000000000000", "offline-rubric-v1"),
+    }
+    compared = as_json(gristmill, "ratings", "compare", "fieldnote")
+    assert compared["rated_by_people"] == 3
+    assert [(one["model"], one["rule_based"], one["realism"]["n"]) for one in compared["models"]] == [
+        ("offline-rubric-v1", True, 3)
+    ]
+    assert compared["realism"]["models"] == 0
+    _, table, remarks = gristmill("ratings", "compare", "fieldnote")
+    assert "offline-rubric-v1 (rules)" in table
+    assert "left out of the averages" in remarks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["analytics", "start", "nobody"], 1, "nobody"),
+        (["analytics", "start", "fieldnote", "--type", "poem"], 2, "poem"),
+        (["analytics", "start", "fieldnote", "--model", "no spaces"], 2, "model_name"),
+        (["analytics", "show", str(uuid.UUID(int=1))], 1, "does not exist (any more)"),
+        (["ratings", "add", str(uuid.UUID(int=1)), "--realism", "1", "--quality", "1", "--user", "a"], 1, "not exist"),
+        (["ratings", "add", "RECORD", "--realism", "9", "--quality", "1", "--user", "a"], 2, "less than or equal to 7"),
+        (["ratings", "compare", "nobody"], 1, "nobody"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    gristmill: Gristmill, records: Sequence[str], arguments: list[str], code: int, complaint: str
+) -> None:
+    """Wrong usage is 2, what is not there is 1."""
+    found, _, said = gristmill(*(records[0] if word == "RECORD" else word for word in arguments))
+
+    assert (found, said.count("\n")) == (code, 0)
+    assert complaint in said
+
+
+def test_project_without_guidelines_is_not_analysed(
+    gristmill: Gristmill, records: Sequence[str], psql: "psycopg.Connection[dict[str, object]]"
+) -> None:
+    """The command says how to set them, before anything is enqueued."""
+    psql.execute("UPDATE operations.projects SET guidelines = NULL")
+
+    code, _, said = gristmill("analytics", "start", "fieldnote")
+
+    assert code == 1
+    assert said.endswith("set them with `gristmill projects guidelines 'fieldnote' FILE.pdf`")
+    assert as_json(gristmill, "analytics", "list") == []

@@ -1,0 +1,182 @@
+"""How far the ratings of people and of models agree: per project, for realism and for quality."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from uuid import UUID
+
+from sqlalchemy import func, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import DataRecord, LikertScore
+from workers.analytics.alignment import is_rule_based
+
+SCALE = range(1, 8)
+SCALES = ("realism", "quality")
+FEWEST = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How one model's ratings compare with people's on the records that both rated, ``n`` of them.
+
+    ``mean_difference`` is the model's rating less the people's mean: above zero, the model is the kinder one.
+    ``exact`` and ``within_one`` are shares, ``kappa`` is Cohen's, weighted quadratically over all seven points: 1 is
+    perfect, 0 what chance would give. What cannot be said is None; ``kappa_undefined`` says why.
+    """
+
+    n: int
+    mean_difference: float | None
+    exact: float | None
+    within_one: float | None
+    kappa: float | None
+    kappa_undefined: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAgreement:
+    """One model beside the people. Rules are listed, but are no part of the averages."""
+
+    model: str
+    rule_based: bool
+    realism: Agreement
+    quality: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """The plain means over the models that are no rules, of what is defined for each."""
+
+    models: int
+    mean_difference: float | None
+    exact: float | None
+    within_one: float | None
+    kappa: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A project's ratings compared: how many records people rated, each model beside them, the averages."""
+
+    rated_by_people: int
+    models: Sequence[ModelAgreement]
+    realism: Average
+    quality: Average
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One record's rating by people, the mean of all who rated it, and by one model."""
+
+    people: float
+    model: int
+
+
+async def compare(session: AsyncSession, project_id: UUID, *, type_: str | None = None) -> Comparison:
+    """Compare every model that rated a project's records (of one type, if given) with the people who did."""
+    in_project = (DataRecord.project_id == project_id) & (DataRecord.type == type_ if type_ else true())
+    people = (
+        select(
+            LikertScore.record_id.label("record_id"),
+            func.avg(LikertScore.realism_score).label("realism"),
+            func.avg(LikertScore.quality_score).label("quality"),
+        )
+        .join(DataRecord, DataRecord.id == LikertScore.record_id)
+        .where(in_project, LikertScore.llm_model.is_(None))
+        .group_by(LikertScore.record_id)
+        .subquery()
+    )
+    rated = (await session.execute(select(func.count()).select_from(people))).scalar_one()
+    both = (
+        select(
+            LikertScore.llm_model,
+            LikertScore.realism_score,
+            LikertScore.quality_score,
+            people.c.realism,
+            people.c.quality,
+        )
+        .join(DataRecord, DataRecord.id == LikertScore.record_id)
+        .outerjoin(people, people.c.record_id == LikertScore.record_id)
+        .where(in_project, LikertScore.llm_model.is_not(None))
+        .order_by(LikertScore.llm_model, LikertScore.record_id)
+    )
+    realism, quality = defaultdict[str, list[Pair]](list), defaultdict[str, list[Pair]](list)
+    for model, by_model_realism, by_model_quality, by_people_realism, by_people_quality in await session.execute(both):
+        for pairs, by_model, by_people in (
+            (realism[model], by_model_realism, by_people_realism),
+            (quality[model], by_model_quality, by_people_quality),
+        ):
+            if by_people is not None:
+                pairs.append(Pair(float(by_people), by_model))
+    return compared(rated, realism, quality)
+
+
+def compared(rated: int, realism: defaultdict[str, list[Pair]], quality: defaultdict[str, list[Pair]]) -> Comparison:
+    """Return the comparison of pairs by model; ``rated`` is how many records people rated. Pure."""
+    models = [
+        ModelAgreement(model, is_rule_based(model), agreement(realism[model]), agreement(quality[model]))
+        for model in sorted(realism)
+    ]
+    counted = [one for one in models if not one.rule_based]
+    return Comparison(
+        rated, models, average([one.realism for one in counted]), average([one.quality for one in counted])
+    )
+
+
+def agreement(pairs: Sequence[Pair]) -> Agreement:
+    """Compare a model's ratings with people's. Pure.
+
+    For the mean difference people's mean is taken as it is; for all else it is rounded, halves up, to a point of the
+    scale.
+    """
+    people = [half_up(pair.people) for pair in pairs]
+    models = [pair.model for pair in pairs]
+    apart = [abs(one - other) for one, other in zip(people, models, strict=True)]
+    undefined = _undefined(people, models)
+    return Agreement(
+        n=len(pairs),
+        mean_difference=_mean(pair.model - pair.people for pair in pairs),
+        exact=_mean(steps == 0 for steps in apart),
+        within_one=_mean(steps <= 1 for steps in apart),
+        kappa=None if undefined else _kappa(people, models),
+        kappa_undefined=undefined,
+    )
+
+
+def average(models: Sequence[Agreement]) -> Average:
+    """Return the means over models, each counting once; only of what is defined. Pure."""
+    counted = [one for one in models if one.n]
+    return Average(
+        len(counted),
+        _mean(one.mean_difference for one in counted),
+        _mean(one.exact for one in counted),
+        _mean(one.within_one for one in counted),
+        _mean(one.kappa for one in counted),
+    )
+
+
+def half_up(mean: float) -> int:
+    """Round to the nearest point of the scale, halves up: Python's own rounding would take 2.5 to 2 and 3.5 to 4."""
+    return math.floor(mean + 0.5)
+
+
+def _undefined(people: Sequence[int], models: Sequence[int]) -> str | None:
+    """Return why there is no kappa: chance alone would give full agreement, or nothing can be said of chance."""
+    if len(people) < FEWEST:
+        return f"needs at least {FEWEST} records rated by both, got {len(people)}"
+    if len({*people, *models}) == 1:
+        return f"all ratings of both are {people[0]}: there is no chance to agree by"
+    return None
+
+
+def _kappa(people: Sequence[int], models: Sequence[int]) -> float:
+    from sklearn.metrics import cohen_kappa_score  # noqa: PLC0415 - a second and 100 MB that only this needs
+
+    return round(float(cohen_kappa_score(people, models, labels=list(SCALE), weights="quadratic")), 4)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return round(fmean(known), 4) if known else None

@@ -1,0 +1,122 @@
+"""Analyses as people look at them: how far each is, what it found, which records it could not judge."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import AnalyticsFailure, AnalyticsJob, DataRecord, Project
+from workers.analytics.alignment import VERDICTS
+
+EXCERPT_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisView:
+    """One analysis. ``model_name`` is what was asked for, None for the configured default."""
+
+    id: UUID
+    project: str
+    type: str | None
+    model_name: str | None
+    status: str
+    progress: int
+    total_records: int
+    processed_count: int
+    failed_count: int
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A record that could not be judged, and why."""
+
+    record_id: UUID
+    type: str
+    excerpt: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisReport:
+    """One analysis with what it found. A later analysis takes over the records that it judges again."""
+
+    analysis: AnalysisView
+    verdicts: Mapping[str, int]
+    failures: Sequence[Failure]
+
+
+class UnknownAnalysis(LookupError):
+    """No analysis has that id (any more); the message is one line."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+async def list_analyses(
+    session: AsyncSession, *, project_id: UUID | None = None, limit: int = 50
+) -> list[AnalysisView]:
+    """Return the newest analyses, of one project or of all."""
+    newest = _views().order_by(AnalyticsJob.id.desc()).limit(limit)
+    if project_id is not None:
+        newest = newest.where(AnalyticsJob.project_id == project_id)
+    return [AnalysisView(**row) for row in (await session.execute(newest)).mappings()]
+
+
+async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) -> AnalysisReport:
+    """Return one analysis with its verdicts and its first failures; raise UnknownAnalysis."""
+    found = (await session.execute(_views().where(AnalyticsJob.id == job_id))).mappings().one_or_none()
+    if found is None:
+        raise UnknownAnalysis(f"analysis {job_id} does not exist (any more)")
+    verdict = DataRecord.alignment["verdict"].astext
+    project = select(AnalyticsJob.project_id).where(AnalyticsJob.id == job_id).scalar_subquery()
+    counted = (
+        select(verdict, func.count())
+        .where(DataRecord.project_id == project, DataRecord.alignment_job_id == job_id)
+        .group_by(verdict)
+    )
+    counts = {str(name): int(count) for name, count in await session.execute(counted)}
+    listed = (
+        select(
+            AnalyticsFailure.record_id,
+            DataRecord.type,
+            func.left(DataRecord.content, EXCERPT_CHARS).label("excerpt"),
+            AnalyticsFailure.error,
+        )
+        .join(DataRecord, DataRecord.id == AnalyticsFailure.record_id)
+        .where(AnalyticsFailure.job_id == job_id)
+        .order_by(AnalyticsFailure.record_id)
+        .limit(failures)
+    )
+    return AnalysisReport(
+        AnalysisView(**found),
+        {name: counts.get(name, 0) for name in VERDICTS},
+        [
+            Failure(row.record_id, row.type, " ".join(row.excerpt.split()), row.error)
+            for row in await session.execute(listed)
+        ],
+    )
+
+
+def _views() -> Select[*tuple[object, ...]]:
+    return select(
+        AnalyticsJob.id,
+        Project.name.label("project"),
+        AnalyticsJob.type,
+        AnalyticsJob.model_name,
+        AnalyticsJob.status,
+        AnalyticsJob.progress,
+        AnalyticsJob.total_records,
+        AnalyticsJob.processed_count,
+        AnalyticsJob.failed_count,
+        AnalyticsJob.error_message.label("error"),
+        AnalyticsJob.created_at,
+        AnalyticsJob.started_at,
+        AnalyticsJob.completed_at,
+    ).join(Project, Project.id == AnalyticsJob.project_id)

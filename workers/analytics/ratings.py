@@ -1,0 +1,131 @@
+"""Ratings by people: one per person and record, which can be changed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import LLM_USER, DataRecord, LikertScore
+from workers.analytics.alignment import is_rule_based
+
+
+class RatingError(ValueError):
+    """The rating cannot be kept; the message is one line that names the field, the rule and the value."""
+
+
+class UnratableRecord(LookupError):
+    """The record to be rated is not there; the message is one line."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _a_persons(user: str) -> str:
+    if user == LLM_USER:
+        raise ValueError("must be a person's id, not the one that stands for models")
+    if "\x00" in user:
+        raise ValueError("must not contain NUL characters")
+    return user
+
+
+Points = Annotated[StrictInt, Field(ge=1, le=7)]
+
+
+class Rating(BaseModel):
+    """What a person says of a record: 1 (worst) to 7 (best)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_a_persons)
+    ]
+    realism: Points
+    quality: Points
+
+
+@dataclass(frozen=True, slots=True)
+class RatingView:
+    """One rating as it is listed; ``model`` is None where a person gave it."""
+
+    record_id: UUID
+    type: str
+    excerpt: str
+    user: str
+    model: str | None
+    rule_based: bool
+    realism: int
+    quality: int
+    updated_at: datetime
+
+
+async def rate(session: AsyncSession, record_id: UUID, user_id: str, *, realism: int, quality: int) -> UUID:
+    """Keep a person's rating of a record, in place of the one they gave before; return its id.
+
+    Raises RatingError for values outside the scale and UnratableRecord for a record that is not there.
+    """
+    given = _valid(user=user_id, realism=realism, quality=quality)
+    new = insert(LikertScore).values(
+        record_id=record_id, user_id=given.user, realism_score=given.realism, quality_score=given.quality
+    )
+    kept = new.on_conflict_do_update(
+        index_elements=[LikertScore.record_id, LikertScore.user_id],
+        index_where=text('"llmModel" IS NULL'),
+        set_={"realismScore": given.realism, "qualityScore": given.quality},
+    ).returning(LikertScore.id)
+    try:
+        async with session.begin_nested():
+            return (await session.execute(kept)).scalar_one()
+    except IntegrityError as error:
+        raise UnratableRecord(f"record {record_id} does not exist") from error
+
+
+async def list_ratings(
+    session: AsyncSession, project_id: UUID, *, limit: int = 100, excerpt_chars: int = 80
+) -> list[RatingView]:
+    """Return a project's newest ratings, of people and models."""
+    newest = (
+        select(
+            LikertScore.record_id,
+            DataRecord.type,
+            func.left(DataRecord.content, excerpt_chars).label("excerpt"),
+            LikertScore.user_id,
+            LikertScore.llm_model,
+            LikertScore.realism_score,
+            LikertScore.quality_score,
+            LikertScore.updated_at,
+        )
+        .join(DataRecord, DataRecord.id == LikertScore.record_id)
+        .where(DataRecord.project_id == project_id)
+        .order_by(LikertScore.updated_at.desc(), LikertScore.id.desc())
+        .limit(limit)
+    )
+    return [
+        RatingView(
+            row.record_id,
+            row.type,
+            " ".join(row.excerpt.split()),
+            row.user_id,
+            row.llm_model,
+            is_rule_based(row.llm_model or ""),
+            row.realism_score,
+            row.quality_score,
+            row.updated_at,
+        )
+        for row in await session.execute(newest)
+    ]
+
+
+def _valid(**given: Any) -> Rating:
+    try:
+        return Rating.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        said = problem["msg"].removeprefix("Value error, ")
+        shown = repr(problem.get("input"))[:60]
+        raise RatingError(f"{problem['loc'][0]}: {said[:1].lower()}{said[1:]}, got {shown}") from None

@@ -1,0 +1,176 @@
+"""The statements of an analysis: which records it still has to judge, and how what it found is kept."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, literal, null, select, text, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord, Project
+from workers.analytics.alignment import RECORD_CHARS, Judged, Record
+from workers.analytics.crew import Finished
+from workers.runtime.errors import Retryable, describe
+
+PER_PAGE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which records a job is about."""
+
+    job_id: UUID
+    project_id: UUID
+    type: str | None
+
+    @classmethod
+    def of(cls, job: AnalyticsJob) -> "Scope":
+        return cls(job.id, job.project_id, job.type)
+
+    def where(self) -> ColumnElement[bool]:
+        of_type = DataRecord.type == self.type if self.type else true()
+        return (DataRecord.project_id == self.project_id) & of_type
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a job is: its records, those it judged, those it could not."""
+
+    total: int
+    judged: int
+    failed: int
+
+    @property
+    def finished(self) -> int:
+        return self.judged + self.failed
+
+    def add(self, batch: Sequence[Finished]) -> None:
+        judged = sum(isinstance(one, Judged) for one in batch)
+        self.judged += judged
+        self.failed += len(batch) - judged
+
+    def values(self) -> dict[str, Any]:
+        """Return the attributes of the job's row that say so."""
+        # What was added since the count is judged too: nobody is shown more than all.
+        self.total = max(self.total, self.finished)
+        return {"total_records": self.total, "processed_count": self.finished, "failed_count": self.failed}
+
+    @property
+    def percent(self) -> int:
+        return min(max(100 * self.finished // max(self.total, 1), 1), 99)
+
+
+async def tally(session: AsyncSession, scope: Scope) -> Tally:
+    """Count the records of ``scope`` and what this job has done of them so far, in this run or an earlier one."""
+    failed = _failed_in(scope)
+    judged = DataRecord.alignment_job_id == scope.job_id
+    counted = select(
+        func.count().label("total"),
+        func.count().filter(judged).label("judged"),
+        func.count().filter(failed & judged.is_not(true())).label("failed"),
+    )
+    row = (await session.execute(counted.where(scope.where()))).one()
+    return Tally(row.total, row.judged, row.failed)
+
+
+async def unfinished(
+    session: AsyncSession, scope: Scope, *, after: UUID | None, embedding_model: str
+) -> list[tuple[Record, list[float] | None]]:
+    """Return the next records that this job has neither judged nor failed at, by id, each with its own vector.
+
+    A vector of another model is none. Of each content no more is read than a model is shown.
+    """
+    own = DataRecord.embedding_model == embedding_model
+    page = (
+        select(
+            DataRecord.id,
+            DataRecord.type,
+            func.left(DataRecord.content, RECORD_CHARS).label("content"),
+            (func.length(DataRecord.content) > RECORD_CHARS).label("truncated"),
+            func.coalesce(own, literal(value=False)).label("own"),
+            DataRecord.embedding,
+        )
+        .where(
+            scope.where(),
+            DataRecord.alignment_job_id.is_distinct_from(scope.job_id),
+            ~_failed_in(scope),
+            DataRecord.id > after if after else true(),
+        )
+        .order_by(DataRecord.id)
+        .limit(PER_PAGE)
+    )
+    return [
+        (Record(row.id, row.type, row.content, row.truncated), row.embedding if row.own else None)
+        for row in await session.execute(page)
+    ]
+
+
+def _failed_in(scope: Scope) -> ColumnElement[bool]:
+    failure = select(null()).where(AnalyticsFailure.job_id == scope.job_id, AnalyticsFailure.record_id == DataRecord.id)
+    return failure.exists()
+
+
+_LOCK = text("SELECT id FROM operations.data_records WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE")
+_RECORDS = text("""
+    UPDATE operations.data_records AS r
+       SET "alignmentAnalysis" = v.analysis, alignment = v.alignment, "alignmentJobId" = :job_id
+      FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS v (record_id uuid, analysis text, alignment jsonb)
+     WHERE r.id = v.record_id""")
+_RATINGS = text("""
+    INSERT INTO operations.likert_scores ("recordId", "userId", "realismScore", "qualityScore", "llmModel")
+    SELECT v.record_id, :llm_user, v.realism, v.quality, v.model
+      FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS v (record_id uuid, realism int, quality int, model text)
+    ON CONFLICT ("recordId", "llmModel") WHERE "llmModel" IS NOT NULL
+    DO UPDATE SET "realismScore" = excluded."realismScore", "qualityScore" = excluded."qualityScore" """)
+_FAILURES = text("""
+    INSERT INTO operations.analytics_failures ("jobId", "recordId", error)
+    SELECT :job_id, v.record_id, v.error
+      FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS v (record_id uuid, error text)
+    ON CONFLICT ("jobId", "recordId") DO UPDATE SET error = excluded.error""")
+
+
+async def keep(session: AsyncSession, scope: Scope, finished: Sequence[Finished]) -> None:
+    """Write judgements, ratings and failures; records deleted meanwhile are left out. The same again changes nothing.
+
+    Meant for a checkpoint, whose transaction holds the job's row.
+    """
+    await spare(session, scope.project_id)
+    ids = sorted(one.record_id for one in finished)
+    there = set((await session.execute(_LOCK, {"ids": ids})).scalars())
+    judged = [_row(one) for one in finished if isinstance(one, Judged) and one.record_id in there]
+    failed = [
+        {"record_id": str(one.record_id), "error": describe(one.error)}
+        for one in finished
+        if not isinstance(one, Judged) and one.record_id in there
+    ]
+    if judged:
+        rows = json.dumps(judged)
+        await session.execute(_RECORDS, {"rows": rows, "job_id": scope.job_id})
+        await session.execute(_RATINGS, {"rows": rows, "llm_user": LLM_USER})
+    if failed:
+        await session.execute(_FAILURES, {"rows": json.dumps(failed), "job_id": scope.job_id})
+
+
+async def spare(session: AsyncSession, project_id: UUID) -> None:
+    """Keep the project from being deleted until this transaction ends; raise Retryable where that has begun.
+
+    Whoever deletes it holds its row and waits for the job's, which this transaction holds: waiting here would be a
+    deadlock.
+    """
+    project = select(Project.id).where(Project.id == project_id)
+    held = await session.execute(project.with_for_update(read=True, key_share=True, skip_locked=True))
+    if held.first() is None:
+        raise Retryable(f"project {project_id} is being deleted")
+
+
+def _row(one: Judged) -> dict[str, Any]:
+    return {
+        "record_id": str(one.record_id),
+        "analysis": one.analysis,
+        "alignment": one.alignment,
+        "realism": one.realism,
+        "quality": one.quality,
+        "model": one.model,
+    }
