@@ -74,6 +74,7 @@ secrets: ## make the passwords that docker-compose.yml reads, once
 	keep database_url "postgresql://gristmill:$$(cat postgres_password)@postgres:5432/gristmill"; \
 	keep redis_url "redis://:$$(cat redis_password)@redis:6379/0"; \
 	keep gristmill_flower__basic_auth "operator:$$(random)"; \
+	keep gristmill_secret_keys "$$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"; \
 	keep openai_api_key "$${OPENAI_API_KEY:-}"
 
 .PHONY: clean

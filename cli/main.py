@@ -12,18 +12,26 @@ import typer
 from typer.exceptions import TyperException
 
 from cli.commands import (
+    analytics,
     assessments,
     bench,
     config,
     demo,
     doctor,
     enqueue,
+    ingest,
     jobs,
     migrate,
+    projects,
+    ratings,
+    records,
     roles,
     schedules,
+    settings,
+    similar,
     stages,
     system,
+    windows,
 )
 from cli.complaints import complaint
 
@@ -61,6 +69,8 @@ for name, function, panel in (
     ("config", config.config, _HERE),
     ("migrate", migrate.migrate, _HERE),
     ("enqueue", enqueue.enqueue, _WORK),
+    ("ingest", ingest.ingest, _WORK),
+    ("similar", similar.similar, _WORK),
     ("bench", bench.bench, _WORK),
     ("worker", roles.worker, _ROLES),
     ("dispatcher", roles.dispatcher, _ROLES),
@@ -73,6 +83,12 @@ for name, group in (
     ("stages", stages.app),
     ("schedules", schedules.app),
     ("assessments", assessments.app),
+    ("projects", projects.app),
+    ("records", records.app),
+    ("analytics", analytics.app),
+    ("ratings", ratings.app),
+    ("windows", windows.app),
+    ("settings", settings.app),
 ):
     app.add_typer(group, name=name, rich_help_panel=_WORK)
 

@@ -51,6 +51,16 @@ class LLM(BaseModel):
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to the provider")
     timeout_seconds: Seconds = Field(90.0, description="longest wait for one answer")
     max_connections: int = Field(1_000, ge=1, description="open connections to the provider per worker process")
+    embedding_model: str | None = Field(
+        None, description="model that embeds; unset: text-embedding-3-small at OpenAI, elsewhere it must be set"
+    )
+    embedding_batch: int = Field(64, ge=1, le=2_048, description="most texts in one request for embeddings")
+    embedding_batch_tokens: int = Field(
+        100_000, ge=1, description="most tokens in one request for embeddings, estimated as bytes / 3"
+    )
+    embedding_concurrency: int = Field(
+        8, ge=1, le=1_000, description="requests for embeddings in flight per worker process"
+    )
 
 
 class Worker(BaseModel):
@@ -146,6 +156,11 @@ class Settings(BaseSettings):
         validation_alias="OPENAI_BASE_URL",
         description="any OpenAI-compatible server (OpenRouter, LM Studio, llama.cpp, …)",
     )
+    secret_keys: SecretStr | None = Field(
+        None,
+        description="keys that encrypt secrets in the database, separated by commas, the one in use first; "
+        "`gristmill settings new-key` makes one",
+    )
     data_dir: Path = Field(Path(".gristmill"), description="where the embedded servers and `gristmill up` keep state")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
@@ -156,7 +171,7 @@ class Settings(BaseSettings):
     dispatcher: Dispatcher = Field(default_factory=Dispatcher)
     flower: Flower = Field(default_factory=Flower)
 
-    @field_validator("database_url", "redis_url", "openai_api_key", mode="before")
+    @field_validator("database_url", "redis_url", "openai_api_key", "secret_keys", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None  # of a secret's file; the environment's empty values never get here
@@ -216,6 +231,12 @@ def load(*, secrets_dir: Path = SECRETS_DIR, **overrides: Any) -> Settings:
         raise SettingsError("; ".join(map(_line, error.errors(include_url=False)))) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings cannot be read from {DOTENV} or {secrets_dir}: {error}") from None
+
+
+def keys_of(settings: Settings) -> list[str]:
+    """Return the keys of ``secret_keys``, the one in use first."""
+    joined = settings.secret_keys.get_secret_value() if settings.secret_keys else ""
+    return [key for part in joined.split(",") if (key := part.strip())]
 
 
 def describe(settings: Settings) -> list[Row]:

@@ -12,7 +12,10 @@ def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the system running afterwards.")] = False,
 ) -> int:
-    """Score real profiles, the Python packages installed here, and show the best and the worst with reasons.
+    """Score real profiles, then take two messy files all the way; show what came of both.
+
+    The profiles are the Python packages installed here. The files are ingested, embedded, compared with guidelines,
+    rated and searched. With --profiles it only scores.
 
     Starts everything it needs in the data folder and stops it again. Needs no network and no key.
     """

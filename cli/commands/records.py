@@ -1,12 +1,16 @@
 """``gristmill records``: what came out of files: look, review, export."""
 
+import sys
 import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
 
 import typer
 
+from cli.errors import CommandError
 from cli.output import Json, print_json, print_table, remark
 from cli.values import moment
 
@@ -130,7 +134,6 @@ def review(
     as_json: Json = False,
 ) -> None:
     """Note that somebody has looked at records, and whether their category is right."""
-    from cli.errors import CommandError
     from cli.session import in_session
     from workers.operations import records as store
 
@@ -145,6 +148,28 @@ def review(
         print_json({"reviewed": sorted(map(str, done))})
     else:
         print(f"{len(done)} records are reviewed by {by}")
+
+
+@app.command()
+def export(
+    project: ProjectName,
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Written anew; - is standard output.")],
+    *,
+    type_: Type = None,
+    category: Category = None,
+) -> None:
+    """Write a project's records as CSV; what a spreadsheet would compute stands behind an apostrophe."""
+    from cli.session import in_session
+    from workers.ingestion.export import export as write
+    from workers.operations.projects import find
+    from workers.operations.records import as_category, as_type
+
+    async def written(session: "AsyncSession") -> int:
+        id_, kind, rank = (await find(session, project)).id, as_type(type_), as_category(category)
+        with _opened(file) as into:
+            return await write(session, id_, into, type_=kind, category=rank)
+
+    remark(f"{in_session(written)} records written")
 
 
 @app.command()
@@ -165,6 +190,23 @@ def index(
     from cli.record_index import make_index
 
     print(make_index(dimensions))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    """Open ``file`` for a CSV; it takes its place only when all of it is written."""
+    if str(file) == "-":
+        yield sys.stdout
+        return
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as into:
+            yield into
+        partial.replace(file)
+    except OSError as error:
+        raise CommandError(f"{file} cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _plain(record: "DataRecord") -> dict[str, Any]:

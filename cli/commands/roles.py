@@ -40,7 +40,7 @@ def worker(
         transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
     )
-    return run_worker(registry, _provider(settings), options)
+    return run_worker(registry, _provider(settings, urls["database_url"]), options)
 
 
 def dispatcher() -> int:
@@ -113,15 +113,7 @@ def _ready(settings: "Settings") -> dict[str, str]:
     return urls
 
 
-def _provider(settings: "Settings") -> "LanguageModel":
-    from workers.llm.provider import build
+def _provider(settings: "Settings", database_url: str) -> "LanguageModel":
+    from cli.provider import provider
 
-    key = settings.openai_api_key
-    return build(
-        api_key=key.get_secret_value() if key else None,
-        base_url=settings.openai_base_url,
-        model=settings.llm.model,
-        connect_timeout=settings.llm.connect_timeout_seconds,
-        timeout=settings.llm.timeout_seconds,
-        max_connections=settings.llm.max_connections,
-    )
+    return provider(settings, database_url=database_url, name="worker:provider")

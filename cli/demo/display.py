@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cli.demo.scoring import Progress
+from cli.demo.following import Progress
 from cli.output import console
 
 _QUIET_SECONDS = 2.0

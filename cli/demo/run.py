@@ -1,4 +1,4 @@
-"""Run the demonstration: use the system that runs here or start one, score twice, report, stop what was started."""
+"""Run the demonstration: use the system that runs here or start one, score, take files through, report, stop."""
 
 import asyncio
 import os
@@ -16,10 +16,13 @@ from cli.demo.display import progress
 from cli.demo.packages import installed
 from cli.demo.profile_file import read
 from cli.demo.profiles import NewProfile
+from cli.demo.records import Records, available, take_through
+from cli.demo.records_report import print_records
 from cli.demo.report import Round, print_report
 from cli.demo.scoring import enqueue_round, follow_round, outcome, put_profiles
 from cli.errors import CommandError
 from cli.processes import spawn
+from cli.provider import provider
 from cli.supervision_status import read_status, stop_supervisor
 from cli.system import COMMAND, await_running, flower_port_for, last_line, start_detached
 from workers.scoring.rubric import DEFAULT_CRITERIA, PACKAGE_PROMPT, render
@@ -37,9 +40,10 @@ PROFILE_PROMPT = render(
 
 
 def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
-    """Score the profiles of ``file``, or the installed packages; return 0 if every job completed.
+    """Score the profiles of ``file``, or the installed packages and then take the sample files through.
 
-    A system that already runs here is used and left alone; one that was started is stopped unless ``keep``.
+    Return 0 if every job completed. A system that already runs here is used and left alone; one that was started is
+    stopped unless ``keep``.
     """
     profiles = read(file) if file else installed()
     what = f"{len(profiles)} profiles of {file}" if file else f"{len(profiles)} Python packages installed here"
@@ -50,13 +54,33 @@ def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
         check = partial(_check_roles, settings.data_dir)
         first, again = asyncio.run(_score(urls["database_url"], profiles, prompt, check=check))
         print_report(first, again)
+        records = None if file else _take_files_through(settings, urls["database_url"], check=check)
     if read_status(settings.data_dir):
         print(
             f"Still running: Flower {urls['flower_url']}/tasks, `gristmill jobs list`; stop it with `gristmill down`."
         )
     else:
         print("Everything is stopped. `gristmill up` starts it again, `gristmill demo --keep` leaves it running.")
-    return 1 if first.failed or again.failed else 0
+    return 1 if first.failed or again.failed or (records and records.failed) else 0
+
+
+def _take_files_through(settings: "Settings", database_url: str, *, check: Callable[[], None]) -> Records | None:
+    if not available():
+        print("\nThe sample files did not come along with this installation: a clone of the repository has them.")
+        return None
+    print("\nIngesting samples/tasks.csv and samples/feedback.csv, with the mess of real exports in them.", flush=True)
+
+    async def take() -> Records:
+        llm = provider(settings, database_url=database_url, name="cli:demo")
+        try:
+            return await take_through(database_url, llm, check=check)
+        finally:
+            await llm.aclose()
+
+    seen = asyncio.run(take())
+    print_records(seen)
+    print()
+    return seen
 
 
 async def _score(

@@ -1,10 +1,7 @@
 """Put profiles and their scoring jobs into the database, follow the jobs, and read what came of them."""
 
-import asyncio
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,31 +10,13 @@ from uuid import UUID
 from sqlalchemy import insert, select, text
 
 from cli.connection import connected
+from cli.demo.following import Progress, follow
 from cli.demo.profiles import NewProfile
-from cli.errors import CommandError
 from models.scoring import SCORING, Profile, ScoringJob
 from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import enqueue_many
-from workers.runtime.store.intervene import cancel
 
 STAGE = "scoring.score"
-STALLED_SECONDS = 120.0
-_LOOK_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the jobs of one round are; ``cached`` ones were answered without asking again."""
-
-    total: int
-    completed: int = 0
-    failed: int = 0
-    cached: int = 0
-    retries: int = 0
-
-    @property
-    def ended(self) -> int:
-        return self.completed + self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,34 +64,9 @@ async def enqueue_round(database: Database, profile_ids: Sequence[UUID], prompt:
 async def follow_round(
     database_url: str, job_ids: Sequence[UUID], show: Callable[[Progress], None], *, check: Callable[[], None]
 ) -> None:
-    """Return when all of these jobs have ended, showing progress; given up before, the others are cancelled.
-
-    ``check`` is called at each look and may raise. Raises CommandError if nothing moves for two minutes, with what
-    the jobs wait for.
-    """
+    """Return when all of these jobs have ended; see :func:`cli.demo.following.follow`."""
     async with connected(database_url) as conn:
-        try:
-            await _follow(conn, job_ids, show, check)
-        except BaseException:
-            with suppress(Exception):  # the first error is the one to tell
-                await cancel(conn, ScoringJob, job_ids, reason="the demonstration was ended")
-            raise
-
-
-async def _follow(
-    conn: Raw, job_ids: Sequence[UUID], show: Callable[[Progress], None], check: Callable[[], None]
-) -> None:
-    loop = asyncio.get_running_loop()
-    seen, moved_at = Progress(len(job_ids)), loop.time()
-    while seen.ended < seen.total:
-        now = await _progress(conn, job_ids)
-        if now != seen:
-            seen, moved_at = now, loop.time()
-        show(seen)
-        check()
-        if loop.time() - moved_at > STALLED_SECONDS:
-            raise CommandError(f"nothing moved for {STALLED_SECONDS:.0f} s; {await _waits(conn, job_ids)}")
-        await asyncio.sleep(_LOOK_SECONDS)
+        await follow(conn, ScoringJob, job_ids, lambda: _progress(conn, job_ids), show=show, check=check)
 
 
 async def _progress(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
@@ -123,13 +77,8 @@ async def _progress(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
              FROM scoring.scoring_jobs WHERE id = ANY (%(ids)s)""",
         {"ids": list(job_ids), "completed": SCORING.completed},
     )
-    return Progress(len(job_ids), *(await cursor.fetchone() or ()))
-
-
-async def _waits(conn: Raw, job_ids: Sequence[UUID]) -> str:
-    cursor = await conn.execute("SELECT wait_reason FROM runtime.jobs WHERE id = ANY (%s)", [list(job_ids)])
-    reasons = Counter(reason for (reason,) in await cursor.fetchall() if reason)
-    return "; ".join(f"{count} jobs: {reason}" for reason, count in reasons.most_common(3)) or "all of them run"
+    completed, failed, cached, retries = await cursor.fetchone() or (0, 0, 0, 0)
+    return Progress(len(job_ids), completed, failed, cached, retries, done=completed + failed == len(job_ids))
 
 
 async def outcome(database: Database, job_ids: Sequence[UUID]) -> list[Scored]:

@@ -143,10 +143,13 @@ class Arena:
         """Return the state of each of these jobs."""
         return dict(self.ask("SELECT id, status FROM runtime.jobs WHERE id = ANY (%s)", list(jobs)))
 
-    def running_under(self, worker: UUID) -> list[UUID]:
-        """Return the jobs that run under this worker's lease now."""
+    def running_under(self, worker: UUID, *, seconds: float = 0.0) -> list[UUID]:
+        """Return the jobs that run under this worker's lease now, and have for so long."""
         rows = self.ask(
-            "SELECT id FROM runtime.jobs WHERE lease_owner = %s AND status IN ('processing', 'finishing')", worker
+            "SELECT id FROM runtime.jobs WHERE lease_owner = %s AND status IN ('processing', 'finishing')"
+            " AND started_at <= now() - make_interval(secs => %s)",
+            worker,
+            seconds,
         )
         return [row[0] for row in rows]
 

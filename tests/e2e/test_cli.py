@@ -140,10 +140,9 @@ def test_before_up_commands_say_what_to_do(shell: Shell) -> None:
     """The newcomer's first mistakes: one line each, and the exit code scripts expect."""
     assert shell.refuses("jobs", "list") == (1, "nothing runs here; start it with `gristmill up` or set DATABASE_URL")
     assert shell.refuses("status") == (1, "nothing runs in .gristmill; start it with `gristmill up`")
-    assert shell.refuses("enqueue", "scoring.rescore", "--payload", "{}") == (
-        2,
-        "stage 'scoring.rescore' is not registered; known stages: assessment.assess, scoring.score",
-    )
+    code, line = shell.refuses("enqueue", "scoring.rescore", "--payload", "{}")
+    assert (code, line.partition(": ")[0]) == (2, "stage 'scoring.rescore' is not registered; known stages")
+    assert {"assessment.assess", "ingestion.ingest", "scoring.score"} <= set(line.partition(": ")[2].split(", "))
 
 
 def test_up_in_the_background_runs_every_role_and_hides_passwords(running: Shell, urls: dict[str, str]) -> None:
@@ -361,8 +360,8 @@ def test_a_bad_profile_is_named_before_anything_starts(stopped: Shell, tmp_path:
     assert read_status(stopped.data_dir) is None
 
 
-def test_the_demo_scores_real_packages_twice_and_leaves_nothing_running(stopped: Shell) -> None:
-    """Without network, key or configuration: scores with reasons, cache hits, an honest label, and an end."""
+def test_the_demo_scores_packages_takes_files_through_and_leaves_nothing_running(stopped: Shell) -> None:
+    """Without network, key or configuration: scores with reasons, records with verdicts, an honest label, an end."""
     said = stopped.says("demo")
 
     assert "Best" in said
@@ -372,6 +371,10 @@ def test_the_demo_scores_real_packages_twice_and_leaves_nothing_running(stopped:
     assert "0 failed" in first
     assert "0 answered from identical earlier jobs" in first
     assert "; 0 evaluated, " in second
+    assert "duplicate_in_file" in said
+    assert "task against guidelines.pdf: " in said
+    assert "rated 1 to 7 by offline-rubric-v1" in said
+    assert 'most like "' in said
     assert read_status(stopped.data_dir) is None
 
 

@@ -95,7 +95,7 @@ async def asking_mill(url: str, registry: Registry, *, provider_url: str | None)
         model=None,
         connect_timeout=2.0,
         timeout=10.0,
-        max_connections=50,
+        max_connections=200,
     )
     async with mill(url, registry, llm) as heard:
         yield heard

@@ -1,7 +1,8 @@
 """Run one role with the proving stages registered: ``python -m tests.proving worker|dispatcher|beat|caller``.
 
 Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, and ``model_url``
-(who answers a worker's language model calls; without it nobody) and what ``tests.proving.surroundings`` arranges.
+(who answers a worker's language model calls; without it nobody), ``embeddings`` (``model`` and limits) and what
+``tests.proving.surroundings`` arranges.
 """
 
 import json
@@ -43,7 +44,7 @@ def run(role: str, options: dict[str, Any]) -> int:
             "grace_seconds": 5.0,
             "transitions_retention": timedelta(days=400),
         }
-        model = language_model(options.pop("model_url", None))
+        model = language_model(options.pop("model_url", None), options.pop("embeddings", {}))
         return run_worker(registry, model, WorkerOptions(**urls, **{**defaults, **options}))
     if role == "dispatcher":
         from workers.transport.dispatcher import run_dispatcher
@@ -59,15 +60,29 @@ def run(role: str, options: dict[str, Any]) -> int:
     return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES)
 
 
-def language_model(url: str | None) -> Any:
-    """Return the provider at ``url``, as impatient as a test can bear, or one that refuses every question."""
+def language_model(url: str | None, embeddings: dict[str, Any]) -> Any:
+    """Return the provider at ``url``, as impatient as a test can bear, or one that refuses every question.
+
+    ``embeddings`` names the ``model`` that embeds, and limits beside it.
+    """
     if url is None:
         from tests.proving.llm import NoModel
 
         return NoModel()
     from workers.llm.provider import build
+    from workers.runtime.ports import EmbeddingLimits
 
-    return build(api_key="key", base_url=url, model=None, connect_timeout=2.0, timeout=4.0, max_connections=64)
+    embedder = embeddings.pop("model", None)
+    return build(
+        api_key="key",
+        base_url=url,
+        model=None,
+        connect_timeout=2.0,
+        timeout=4.0,
+        max_connections=64,
+        embedding_model=embedder,
+        embedding_limits=EmbeddingLimits(**embeddings),
+    )
 
 
 if __name__ == "__main__":

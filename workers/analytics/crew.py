@@ -11,7 +11,7 @@ from uuid import UUID
 from workers.analytics.alignment import Judged
 from workers.runtime.errors import RateLimited, Retryable, describe
 
-CONCURRENCY = 32
+CONCURRENCY = 100
 # So many failures alike in a row are the provider's, not the records': before anything went well, and afterwards,
 # when neighbours in a file may well be bad in the same way.
 FIRST_ALIKE, LATER_ALIKE = 10, 50
@@ -31,7 +31,7 @@ Finished = Judged | Unjudged
 
 
 class Crew(Generic[R]):
-    """Judges ``records`` by ``judge``, up to 32 at a time; ``judge`` returns its failures and raises RateLimited only.
+    """Judges ``records`` by ``judge``, up to 100 at a time; ``judge`` returns its failures and raises RateLimited only.
 
     When the provider asks to wait, or the records cannot be read on, nothing more is begun; what is under way ends,
     for it is paid for, and is handed over before the error is raised. Leaving the block cancels everything at once.

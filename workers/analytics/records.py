@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, literal, null, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord, Project
+from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
 from workers.analytics.alignment import RECORD_CHARS, Judged, Record
 from workers.analytics.crew import Finished
 from workers.runtime.errors import Retryable, describe
@@ -154,14 +154,8 @@ async def keep(session: AsyncSession, scope: Scope, finished: Sequence[Finished]
 
 
 async def spare(session: AsyncSession, project_id: UUID) -> None:
-    """Keep the project from being deleted until this transaction ends; raise Retryable where that has begun.
-
-    Whoever deletes it holds its row and waits for the job's, which this transaction holds: waiting here would be a
-    deadlock.
-    """
-    project = select(Project.id).where(Project.id == project_id)
-    held = await session.execute(project.with_for_update(read=True, key_share=True, skip_locked=True))
-    if held.first() is None:
+    """Keep the project from being deleted until this transaction ends; raise Retryable where that has begun."""
+    if not await session.scalar(select(func.operations.hold_project(project_id))):
         raise Retryable(f"project {project_id} is being deleted")
 
 

@@ -39,17 +39,13 @@ _IN_THE_WAY = """
       LEFT JOIN operations.data_records AS r
         ON r."projectId" = %(project)s AND r."contentHash" = operations.content_hash(s.content)
      WHERE r.id IS DISTINCT FROM s.id"""
-_HOLD_PROJECT = "SELECT FROM operations.projects WHERE id = %s FOR KEY SHARE SKIP LOCKED"
+_HOLD_PROJECT = "SELECT operations.hold_project(%s)"
 
 
 async def hold_project(session: AsyncSession, project_id: UUID) -> None:
-    """Keep the project there until this transaction ends; raise Busy where somebody else has it.
-
-    The job's row is locked already. Who deletes a project locks it first and its jobs then: waiting for them here
-    would be a deadlock, and the victim could be the delete.
-    """
+    """Keep the project there until this transaction ends; raise Busy where somebody else has it."""
     raw = await driver(session)
-    if not (await raw.execute(_HOLD_PROJECT, [project_id])).rowcount:
+    if await (await raw.execute(_HOLD_PROJECT, [project_id])).fetchone() != (True,):
         raise Busy
 
 

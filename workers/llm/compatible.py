@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -12,25 +11,27 @@ import httpx2
 import openai
 from pydantic import BaseModel
 
-from workers.llm import names, structured
+from workers.llm import names, structured, vectors
 from workers.llm.errors import classify, names_response_format
 from workers.llm.model_list import ModelList
 from workers.llm.pool import ManyPools
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.context import current_run
-from workers.runtime.errors import Retryable
+from workers.runtime.errors import Permanent, Retryable
 from workers.runtime.failpoints import failpoint
-from workers.runtime.ports import Answer, Message
+from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
 
 T = TypeVar("T", bound=BaseModel)
 
 
 class CompatibleModel:
-    """A provider that speaks OpenAI's chat completions.
+    """A provider that speaks OpenAI's chat completions and embeddings.
 
     Its own retries are off (the kernel retries) and every wait is bounded. The strongest form of structured answer
-    that the server accepts is found at the first call and remembered per model. Lives on one event loop.
+    that the server accepts is found at the first call and remembered per model.
+
+    To make one takes half a second of CPU, of whatever thread makes it; it lives on the event loop that first asks.
     """
 
     def __init__(
@@ -39,18 +40,34 @@ class CompatibleModel:
         api_key: str,
         base_url: str,
         model: str | None,
+        embedding_model: str | None,
+        embedding_limits: EmbeddingLimits,
         connect_timeout: float,
         timeout: float,
         max_connections: int,
     ) -> None:
-        self._api_key = api_key
         self._base_url = base_url
         self._default = model
-        self._connect_timeout = connect_timeout
+        self._embedding_model = embedding_model
+        self._embedding_limits = embedding_limits
         self._timeout = timeout
-        self._max_connections = max_connections
         self._server = names.public_url(base_url)
         self._rungs: dict[str, Rung] = {}
+        self._embedding = asyncio.Semaphore(embedding_limits.requests)
+        waits = httpx2.Timeout(timeout, connect=connect_timeout)
+        transport = ManyPools(base_url, max_connections=max_connections)
+        self._client = openai.AsyncOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            max_retries=0,
+            timeout=waits,
+            http_client=httpx2.AsyncClient(transport=transport, timeout=waits),
+        )
+        self._models = ModelList(self._client, timeout=timeout)
+
+    @property
+    def embedding_limits(self) -> EmbeddingLimits:
+        return self._embedding_limits
 
     async def resolve(self, model: str) -> str:
         """Return ``<server>|<model>`` for the model that will be asked; raise Permanent if the server has none such.
@@ -94,27 +111,35 @@ class CompatibleModel:
             seconds=perf_counter() - started,
         )
 
-    async def aclose(self) -> None:
-        """Close the connections, if any were opened."""
-        if "_client" in self.__dict__:
-            await self._client.close()
-
-    @cached_property
-    def _client(self) -> openai.AsyncOpenAI:
-        # Made at first use: connections belong to the event loop that opens them, and to the process after a fork.
-        timeout = httpx2.Timeout(self._timeout, connect=self._connect_timeout)
-        transport = ManyPools(self._base_url, max_connections=self._max_connections)
-        return openai.AsyncOpenAI(
-            api_key=self._api_key,
-            base_url=self._base_url,
-            max_retries=0,
-            timeout=timeout,
-            http_client=httpx2.AsyncClient(transport=transport, timeout=timeout),
+    async def embedding_model(self) -> str:
+        """Return the model that is asked for vectors; raise Permanent where none is set, OpenAI's apart."""
+        if self._embedding_model:
+            return self._embedding_model
+        if names.is_openai(self._base_url):
+            return names.OPENAI_EMBEDDING_MODEL
+        raise Permanent(
+            f"no embedding model is set for {self._server}: set GRISTMILL_LLM__EMBEDDING_MODEL, "
+            f"or embedding_model in the system settings"
         )
 
-    @cached_property
-    def _models(self) -> ModelList:
-        return ModelList(self._client, timeout=self._timeout)
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        """Ask once and return the vectors; a text too long for the model, alone or among others, is Permanent.
+
+        The dimension is the model's own: many servers ignore a wish for another.
+        """
+        if not texts or not all(map(str.strip, texts)):
+            raise Permanent("an empty text has no embedding")
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        async with self._embedding:
+            try:
+                answer = await self._post("/embeddings", body)
+            except (openai.OpenAIError, TimeoutError) as error:
+                raise classify(error) from error
+        return vectors.read(answer, texts=len(texts), model=model)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
 
     def _asked(self, model: str) -> str:
         return self._default if self._default and model == names.TABLE_DEFAULT else model
@@ -129,7 +154,7 @@ class CompatibleModel:
             if form := structured.response_format(rung, into):
                 body["response_format"] = form
             try:
-                return read(await self._post(body))
+                return read(await self._post("/chat/completions", body))
             except openai.APIStatusError as error:
                 if rung is Rung.PROMPT or not names_response_format(error):
                     raise classify(error) from error
@@ -138,13 +163,13 @@ class CompatibleModel:
             except (openai.OpenAIError, TimeoutError) as error:
                 raise classify(error) from error
 
-    async def _post(self, body: Mapping[str, Any]) -> str:
+    async def _post(self, path: str, body: Mapping[str, Any]) -> str:
         # The body is posted as it is: building it through the client's typed parameters costs 1.3 ms of CPU a call,
         # and its typed result turns what compatible servers really send into attribute errors.
         async with asyncio.timeout(self._timeout):  # the client's own read timeout starts anew with every byte
             failpoint("provider.before")
             response = await self._client.post(
-                "/chat/completions", cast_to=httpx2.Response, body=body, options={"headers": _idempotency(body)}
+                path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(body)}
             )
         failpoint("provider.after")
         return response.text

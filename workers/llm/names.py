@@ -9,6 +9,9 @@ from workers.runtime.errors import Permanent
 # What the tables put where a job names no model; a configured default model stands in for it.
 TABLE_DEFAULT = "gpt-3.5-turbo"
 
+# Who makes vectors at OpenAI where no embedding model is named.
+OPENAI_EMBEDDING_MODEL = "text-embedding-3-small"
+
 # Identifiers of OpenAI's own chat models: gpt-4o-mini, o3, chatgpt-4o-latest, ft:gpt-4o-mini-2024-07-18:acme::id.
 OPENAI_MODEL = re.compile(r"(gpt-|o\d|chatgpt-)[\w.-]*|ft:[\w.:-]+")
 KNOWN_SHOWN = 10

@@ -1,9 +1,12 @@
-"""Read what a chat completion carried over the wire, whatever a compatible server made of the format. Pure."""
+"""Read what an answer carried over the wire, whatever a compatible server made of the format. Pure.
+
+Chat completions here, embeddings in ``vectors.py``.
+"""
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +35,9 @@ def read(body: str) -> Completion:
     A refusal and a content filter are Permanent; an error sent with HTTP 200 is judged by its code; a body that is
     no JSON object (a proxy's page, a wrong path) is Retryable.
     """
-    raw = _json_object(body)
+    raw = json_object(body, clean=storable)
     if raw.get("error") and not raw.get("choices"):
-        raise _of_error(raw)
+        raise error_in(raw)
     choices = raw.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
     if choice is None or not isinstance(message := choice.get("message"), Mapping):
@@ -47,8 +50,8 @@ def read(body: str) -> Completion:
         text=_text(message.get("content")),
         model=raw["model"] if isinstance(raw.get("model"), str) and raw["model"] else None,
         finish_reason=choice.get("finish_reason"),
-        prompt_tokens=_count(usage, "prompt_tokens"),
-        completion_tokens=_count(usage, "completion_tokens"),
+        prompt_tokens=count_in(usage, "prompt_tokens"),
+        completion_tokens=count_in(usage, "completion_tokens"),
     )
 
 
@@ -67,9 +70,10 @@ def storable(value: Any) -> Any:
             return value
 
 
-def _json_object(body: str) -> dict[str, Any]:
+def json_object(body: str, *, clean: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
+    """Return the JSON object that ``body`` is, made clean; raise Retryable for anything else."""
     try:
-        value = storable(json.loads(body))
+        value = clean(json.loads(body))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -77,7 +81,8 @@ def _json_object(body: str) -> dict[str, Any]:
     return value
 
 
-def _of_error(raw: Mapping[str, Any]) -> Exception:
+def error_in(raw: Mapping[str, Any]) -> Exception:
+    """Return the kernel's error for one that was sent with HTTP 200, judged by its code."""
     error = raw["error"]
     code = error.get("code") if isinstance(error, Mapping) else None
     status = int(str(code)) if str(code).isdecimal() else _SERVER_ERROR
@@ -94,6 +99,7 @@ def _text(content: object) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def _count(usage: object, name: str) -> int | None:
-    number = usage.get(name) if isinstance(usage, Mapping) else None
-    return int(number) if isinstance(number, (int, float)) and number >= 0 else None
+def count_in(usage: object, *names: str) -> int | None:
+    """Return the first of these counts that the server gives."""
+    numbers = [usage.get(name) for name in names] if isinstance(usage, Mapping) else []
+    return next((int(number) for number in numbers if isinstance(number, (int, float)) and number >= 0), None)

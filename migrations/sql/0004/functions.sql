@@ -19,6 +19,16 @@ CREATE FUNCTION operations.may_change(p_project_id uuid) RETURNS boolean LANGUAG
     SELECT FROM operations.projects WHERE id = p_project_id AND "ownerId" = operations.my_id()))
 $$;
 
+CREATE FUNCTION operations.hold_project(p_project_id uuid) RETURNS boolean LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp AS $$
+-- Keep a project there until this transaction ends; false where it is gone or somebody is about to delete it. For whoever
+-- holds a job's row already: the deleter holds the project's row and waits for the job's, so that to wait here would be a
+-- deadlock, and the victim could be the delete.
+BEGIN
+  PERFORM FROM operations.projects WHERE id = p_project_id FOR KEY SHARE SKIP LOCKED;
+  RETURN FOUND;
+END $$;
+
 -- Triggers: a profile for each new user, PENDING until an admin approves; the time of the last change.
 
 CREATE FUNCTION operations.follow_auth_user() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from tests.chaos.arena import Arena
+from tests.chaos.arena import LEASE_SECONDS, Arena
 from tests.chaos.faults import fault
 
 RETRIES = 1
@@ -36,9 +36,21 @@ def _ruin(arena: Arena, act: str) -> None:
         culprits = arena.plain(1, act=act, max_retries=RETRIES)
         arena.wait(lambda: _all(arena, culprits, "failed"), f"the job that does {act!r} fails", seconds=FAILED_WITHIN)
         arena.wait(lambda: _all(arena, neighbours, "completed"), "its neighbours complete", seconds=FAILED_WITHIN)
+        # The culprit may have failed elsewhere while the process it ruined first is still silent, or about to end.
+        arena.wait(lambda: _all_hear(arena), "every worker shows signs of life", seconds=FAILED_WITHIN)
         arena.await_crew()
     effects = arena.ask("SELECT DISTINCT effects FROM proving.plain_jobs WHERE id = ANY (%s)", neighbours)
     arena.promise(effects == [(1,)], f"its neighbours took effect {effects} times")
+
+
+def _all_hear(arena: Arena) -> bool:
+    """Tell whether every worker's heart has beaten within a lease."""
+    workers = arena.crew.worker_ids()
+    beating = (
+        "SELECT count(*) FROM runtime.workers WHERE id = ANY (%s) AND heartbeat_at > now() - make_interval(secs => %s)"
+    )
+    ((found,),) = arena.ask(beating, list(workers), LEASE_SECONDS / 2)
+    return len(workers) == len(arena.crew.of("worker")) == int(found)
 
 
 def _all(arena: Arena, jobs: Sequence[UUID], state: str) -> bool:

@@ -1,0 +1,154 @@
+"""Take the sample files through: ingest, embed, compare with guidelines, rate, search."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from cli.connection import connected, opened
+from cli.demo.display import progress
+from cli.demo.following import Progress, follow
+from cli.errors import CommandError
+from models.operations import LLM_USER, AnalyticsJob, DataRecord, IngestJob, LikertScore, Project
+from workers.ingestion.enqueue_file import ingest_file
+from workers.operations.projects import get_or_create, set_guidelines
+from workers.runtime.database import Database, Raw
+from workers.runtime.enqueue import enqueue
+from workers.vectorization.similar import Match, Vector, similar
+
+if TYPE_CHECKING:
+    from workers.runtime.ports import LanguageModel
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+FILES: tuple[tuple[str, Literal["TASK", "FEEDBACK"]], ...] = (("tasks.csv", "TASK"), ("feedback.csv", "FEEDBACK"))
+GUIDELINES = "guidelines.pdf"
+QUESTION = "an apology to a customer whose parcel is late"
+FOUND = 3
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What became of the sample files; ``verdicts`` and ``ratings`` (realism, quality) by type of record."""
+
+    project: str
+    jobs: Sequence[IngestJob]
+    analysis: AnalyticsJob
+    verdicts: dict[str, dict[str, int]]
+    ratings: dict[str, tuple[str, float, float]]
+    matches: Sequence[Match]
+    summary: Project
+
+    @property
+    def failed(self) -> bool:
+        return any(job.error_message for job in (*self.jobs, self.analysis)) or self.analysis.failed_count > 0
+
+
+def available() -> bool:
+    """Tell whether the sample files came along with this installation."""
+    return all((SAMPLES / name).is_file() for name, _ in FILES) and (SAMPLES / GUIDELINES).is_file()
+
+
+async def take_through(database_url: str, llm: "LanguageModel", *, check: Callable[[], None]) -> Records:
+    """Ingest the samples into a project of their own and return what came of them; ``check`` may raise meanwhile."""
+    name = f"demo {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
+    async with opened(database_url) as database, connected(database_url) as conn:
+        project_id, ingest_ids = await _enqueue_files(database, name)
+        with progress("embedding") as show:
+            await follow(conn, IngestJob, ingest_ids, lambda: _embedded(conn, ingest_ids), show=show, check=check)
+        await _require_completed(conn, ingest_ids)
+        async with database.session() as session:
+            analysis = (await enqueue(session, "analytics.align", {"project_id": str(project_id)})).id
+        with progress("comparing with guidelines") as show:
+            await follow(conn, AnalyticsJob, [analysis], lambda: _judged(conn, analysis), show=show, check=check)
+        matches = await _search(database, llm, project_id)
+        return await _outcome(database, name, ingest_ids, analysis, matches)
+
+
+async def _enqueue_files(database: Database, name: str) -> tuple[UUID, list[UUID]]:
+    async with database.session() as session:
+        project = await get_or_create(session, name)
+        await set_guidelines(session, project, (SAMPLES / GUIDELINES).read_bytes(), GUIDELINES)
+        jobs = [
+            await ingest_file(
+                session, project_id=project.id, type=type_, stream=_pieces(SAMPLES / file), file_name=file
+            )
+            for file, type_ in FILES
+        ]
+    return project.id, [job.id for job in jobs]
+
+
+async def _pieces(file: Path) -> AsyncIterator[bytes]:
+    with file.open("rb") as content:
+        while piece := content.read(_PIECE):
+            yield piece
+
+
+async def _embedded(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
+    cursor = await conn.execute(
+        """SELECT coalesce(sum("savedCount"), 0)::int, coalesce(sum("embeddedCount"), 0)::int,
+                  bool_and(completed_at IS NOT NULL) FROM operations.ingest_jobs WHERE id = ANY (%s)""",
+        [list(job_ids)],
+    )
+    saved, embedded, done = await cursor.fetchone() or (0, 0, True)
+    return Progress(saved, embedded, done=done)
+
+
+async def _require_completed(conn: Raw, job_ids: Sequence[UUID]) -> None:
+    cursor = await conn.execute(
+        "SELECT stage, error_message FROM runtime.jobs WHERE id = ANY (%s) AND status <> 'COMPLETED'", [list(job_ids)]
+    )
+    if (failed := await cursor.fetchone()) is not None:
+        raise CommandError(f"{failed[0]} did not complete: {failed[1]}")
+
+
+async def _judged(conn: Raw, job_id: UUID) -> Progress:
+    cursor = await conn.execute(
+        """SELECT "totalRecords", "processedCount" - "failedCount", "failedCount", completed_at IS NOT NULL
+             FROM operations.analytics_jobs WHERE id = %s""",
+        [job_id],
+    )
+    total, completed, failed, done = await cursor.fetchone() or (0, 0, 0, True)
+    return Progress(total, completed, failed, done=done)
+
+
+async def _search(database: Database, llm: "LanguageModel", project_id: UUID) -> list[Match]:
+    model = await llm.embedding_model()
+    [numbers] = (await llm.embed([QUESTION], model=model)).vectors
+    async with database.session() as session:
+        return await similar(session, to=Vector(numbers, model), project_id=project_id, limit=FOUND)
+
+
+async def _outcome(
+    database: Database, name: str, ingest_ids: Sequence[UUID], analysis_id: UUID, matches: Sequence[Match]
+) -> Records:
+    async with database.session() as session:
+        jobs = (
+            await session.scalars(select(IngestJob).where(IngestJob.id.in_(ingest_ids)).order_by(IngestJob.id))
+        ).all()
+        analysis = await session.get(AnalyticsJob, analysis_id)
+        project = (await session.scalars(select(Project).where(Project.name == name))).one()
+        if analysis is None:
+            raise CommandError(f"the analysis of {name!r} was deleted meanwhile")
+        verdict = DataRecord.alignment["verdict"].astext
+        counted = select(DataRecord.type, verdict, func.count()).where(DataRecord.project_id == project.id)
+        verdicts: dict[str, dict[str, int]] = {}
+        for type_, said, count in await session.execute(counted.group_by(DataRecord.type, verdict)):
+            verdicts.setdefault(type_, {})[said or "not judged"] = count
+        rated: Any = await session.execute(
+            select(
+                DataRecord.type,
+                LikertScore.llm_model,
+                func.avg(LikertScore.realism_score),
+                func.avg(LikertScore.quality_score),
+            )
+            .join(DataRecord, DataRecord.id == LikertScore.record_id)
+            .where(DataRecord.project_id == project.id, LikertScore.user_id == LLM_USER)
+            .group_by(DataRecord.type, LikertScore.llm_model)
+        )
+        ratings = {type_: (model, float(realism), float(quality)) for type_, model, realism, quality in rated}
+    return Records(name, jobs, analysis, verdicts, ratings, matches, project)

@@ -1,0 +1,48 @@
+"""What the demonstration says of the sample files: what was saved, why the rest was not, verdicts, ratings, finds."""
+
+import textwrap
+from collections.abc import Iterator
+
+from cli.demo.records import FILES, QUESTION, Records
+from cli.output import console
+from models.operations import IngestJob
+
+_CHARACTERS = 96
+_LINES_SHOWN = 5
+
+
+def print_records(seen: Records) -> None:
+    """Print it."""
+    shown = console()
+    for line in lines(seen):
+        shown.print(line, markup=False)
+
+
+def lines(seen: Records) -> Iterator[str]:
+    """Yield the report, line by line."""
+    for (file, _), job in zip(FILES, seen.jobs, strict=True):
+        yield from _file(file, job)
+    for type_, verdicts in sorted(seen.verdicts.items(), reverse=True):
+        told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(verdicts.items()))
+        yield f"{type_.lower()} against guidelines.pdf: {told}"
+        if type_ in seen.ratings:
+            model, realism, quality = seen.ratings[type_]
+            yield f"  rated 1 to 7 by {model}: realism {realism:.1f}, quality {quality:.1f} on average"
+    yield f'most like "{QUESTION}":'
+    for match in seen.matches:
+        yield f"  {match.similarity:.2f}  {textwrap.shorten(match.record.content, _CHARACTERS, placeholder='…')}"
+    if seen.analysis.error_message:
+        yield f"analysis failed: {seen.analysis.error_message}"
+    yield f'with --keep, look closer: `gristmill projects show "{seen.project}"`, `gristmill records list …`'
+
+
+def _file(name: str, job: IngestJob) -> Iterator[str]:
+    yield (
+        f"{name}: {job.total_records} rows, {job.saved_count} saved and embedded, {job.skipped_count} skipped"
+        if job.error_message is None
+        else f"{name}: {job.error_message}"
+    )
+    for reason, told in sorted((job.skipped_details or {}).items()):
+        first = ", ".join(map(str, told["lines"][:_LINES_SHOWN]))
+        more = ", …" if told["count"] > _LINES_SHOWN else ""
+        yield f"  {reason}: {told['count']} (line {first}{more})"

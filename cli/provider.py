@@ -1,0 +1,38 @@
+"""Who answers language model calls of a role or a command: what operators chose, else what the settings say."""
+
+from config.settings import Settings, keys_of
+from workers.llm.provider import build
+from workers.operations.keyring import Keyring
+from workers.operations.provider_choice import ProviderChoice, read_choice
+from workers.runtime.database import Database
+from workers.runtime.ports import EmbeddingLimits, LanguageModel
+
+
+def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
+    """Return the provider; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
+
+    It has a connection of its own, so that reading the choice waits for no job.
+    """
+    database = Database(database_url, changed_by=name, pool_size=1)
+    keyring = Keyring(keys_of(settings))
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
+    llm = settings.llm
+
+    async def choose() -> ProviderChoice | None:
+        async with database.session() as session:
+            return await read_choice(session, keyring=keyring, openai_key=key)
+
+    return build(
+        api_key=key,
+        base_url=settings.openai_base_url,
+        model=llm.model,
+        connect_timeout=llm.connect_timeout_seconds,
+        timeout=llm.timeout_seconds,
+        max_connections=llm.max_connections,
+        embedding_model=llm.embedding_model,
+        embedding_limits=EmbeddingLimits(
+            texts=llm.embedding_batch, tokens=llm.embedding_batch_tokens, requests=llm.embedding_concurrency
+        ),
+        choose=choose,
+        release=database.close,
+    )

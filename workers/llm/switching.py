@@ -1,0 +1,216 @@
+"""A language model that follows the operators' choice of a provider while everything runs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import structlog
+from pydantic import BaseModel
+
+from workers.runtime.errors import Permanent, Retryable, describe
+from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T", bound=BaseModel)
+
+LOOK_SECONDS = 2.0
+# A look that takes longer goes on by itself, and callers with whom they had.
+PATIENCE_SECONDS = 1.0
+
+
+class Choice(Protocol):
+    """Who is to answer, as plain values that compare by value. None: the provider's own, or no such thing.
+
+    ``problem`` says why the choice cannot be followed: every call fails with it, rather than go elsewhere.
+    """
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def base_url(self) -> str | None: ...
+    @property
+    def api_key(self) -> str | None: ...
+    @property
+    def llm_model(self) -> str | None: ...
+    @property
+    def embedding_model(self) -> str | None: ...
+    @property
+    def problem(self) -> str | None: ...
+
+
+Choose = Callable[[], Awaitable[Choice | None]]
+
+
+@dataclass(slots=True)
+class _InUse:
+    """A provider and how many calls it is answering. Once retired, the last of them closes it."""
+
+    model: LanguageModel
+    calls: int = 0
+    retired: bool = False
+
+
+class SwitchingModel:
+    """Asks whom ``choose`` names, a few seconds after it names another at most.
+
+    ``choose`` is asked when something is asked here, at most every ``look_seconds``, by one caller for all. While it
+    fails, as when the database is away, the last choice stands; before the first, nothing is asked of anybody.
+    ``make`` builds a provider, in a thread, for it may take a second; for None the environment's. Calls under way end
+    with the provider they began with, which is closed after the last of them. ``release`` frees what ``choose`` holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        choose: Choose,
+        make: Callable[[Choice | None], LanguageModel],
+        release: Callable[[], Awaitable[None]] | None = None,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._choose = choose
+        self._make = make
+        self._release = release
+        self._look_seconds = look_seconds
+        self._choice: Choice | None = None
+        self._in_use: _InUse | None = None
+        self._look: asyncio.Task[None] | None = None
+        self._look_started = self._next_look = 0.0
+        self._closings: set[asyncio.Task[None]] = set()
+
+    @property
+    def embedding_limits(self) -> EmbeddingLimits:
+        return self._in_use.model.embedding_limits if self._in_use else EmbeddingLimits()
+
+    async def resolve(self, model: str) -> str:
+        """Return who will answer for ``model``, by the provider of the moment."""
+        async with self._chosen() as provider:
+            return await provider.resolve(model)
+
+    async def parse(
+        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+    ) -> Answer[T]:
+        """Ask the provider of the moment."""
+        async with self._chosen() as provider:
+            return await provider.parse(messages, into=into, model=model, parameters=parameters)
+
+    async def embedding_model(self) -> str:
+        """Return the embedding model of the moment."""
+        async with self._chosen() as provider:
+            return await provider.embedding_model()
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        """Return vectors of ``model``; raise Retryable where another has been chosen since: ask for its name again."""
+        async with self._chosen() as provider:
+            if (current := await provider.embedding_model()) != model:
+                raise Retryable(f"embedding model is {current!r} now, no longer {model!r}")
+            return await provider.embed(texts, model=model)
+
+    async def aclose(self) -> None:
+        """Close every provider, and what the choice is read with."""
+        if self._look is not None:
+            self._look.cancel()
+        self._replace(None)
+        await asyncio.gather(*self._closings, return_exceptions=True)
+        if self._release is not None:
+            await self._release()
+
+    @asynccontextmanager
+    async def _chosen(self) -> AsyncIterator[LanguageModel]:
+        """Yield the provider of the moment; it stays open as long as the block lasts."""
+        in_use = await self._up_to_date()
+        in_use.calls += 1
+        try:
+            yield in_use.model
+        finally:
+            in_use.calls -= 1
+            self._close_if_done(in_use)
+
+    async def _up_to_date(self) -> _InUse:
+        now = asyncio.get_running_loop().time()
+        if self._look is None and (self._in_use is None or now >= self._next_look):
+            self._look_started = now
+            self._look = asyncio.create_task(self._follow())
+            self._look.add_done_callback(self._looked)
+        if self._look is not None:
+            if self._in_use is None:
+                # Shielded: one cancelled job must not take the answer from all who wait for it.
+                await asyncio.shield(self._look)
+            elif (patience := self._look_started + PATIENCE_SECONDS - now) > 0:
+                await asyncio.wait({self._look}, timeout=patience)
+        assert self._in_use is not None
+        return self._in_use
+
+    async def _follow(self) -> None:
+        """Read the choice and, if it is another, put its provider in the place of the last."""
+        try:
+            choice = await self._choose()
+            if self._in_use is not None and choice == self._choice:
+                return
+            model = await asyncio.to_thread(self._make, choice)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last choice stands
+            log.warning("provider_choice_not_followed", error=describe(error))
+            if self._in_use is None:
+                raise Retryable(f"the choice of a provider cannot be followed: {describe(error)}") from None
+            return
+        switched = self._in_use is not None
+        self._choice = choice
+        self._replace(_InUse(model))
+        if choice or switched:
+            log.info("provider_chosen", provider=choice.provider if choice else "of the environment")
+
+    def _looked(self, look: "asyncio.Task[None]") -> None:
+        self._look = None
+        self._next_look = asyncio.get_running_loop().time() + self._look_seconds
+        if not look.cancelled():
+            look.exception()  # whoever waited has it; nobody need have waited
+
+    def _replace(self, new: _InUse | None) -> None:
+        old, self._in_use = self._in_use, new
+        if old is not None:
+            old.retired = True
+            self._close_if_done(old)
+
+    def _close_if_done(self, in_use: _InUse) -> None:
+        if in_use.retired and not in_use.calls:
+            closing = asyncio.create_task(in_use.model.aclose())
+            self._closings.add(closing)
+            closing.add_done_callback(self._closings.discard)
+
+
+class Unusable:
+    """A provider that cannot be asked: every call fails with the reason."""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    @property
+    def embedding_limits(self) -> EmbeddingLimits:
+        return EmbeddingLimits()
+
+    async def resolve(self, model: str) -> str:  # noqa: ARG002 - the protocol's signature
+        self._refuse()
+
+    async def parse(
+        self,
+        messages: Sequence[Message],  # noqa: ARG002 - the protocol's signature
+        *,
+        into: type[T],  # noqa: ARG002 - likewise
+        model: str,  # noqa: ARG002 - likewise
+        parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - likewise
+    ) -> Answer[T]:
+        self._refuse()
+
+    async def embedding_model(self) -> str:
+        self._refuse()
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:  # noqa: ARG002 - likewise
+        self._refuse()
+
+    async def aclose(self) -> None:
+        """Hold nothing, close nothing."""
+
+    def _refuse(self) -> NoReturn:
+        raise Permanent(self._problem)

@@ -1,0 +1,53 @@
+"""Read what an answer to a request for embeddings carried over the wire. Pure."""
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workers.llm.wire import count_in, error_in, json_object
+from workers.runtime.errors import Permanent, Retryable
+from workers.runtime.ports import Embeddings
+
+
+def read(body: str, *, texts: int, model: str) -> Embeddings:
+    """Return one vector per text, in their order; raise the kernel's error where ``body`` does not hold them.
+
+    Single precision, as they are stored. An answer that is broken is Retryable; a text that the model has no vector
+    for, all zeros, is Permanent. Vectors are ``model``'s, the one that was asked: servers call it by many names.
+    """
+    raw = json_object(body)
+    if raw.get("error") and not raw.get("data"):
+        raise error_in(raw)
+    given = _ordered(raw.get("data"), texts)
+    vectors = [_vector(one) for one in given]
+    if len(lengths := {len(one) for one in vectors}) != 1:
+        raise Retryable(f"provider answered with vectors of different lengths: {sorted(lengths)}")
+    if not all(any(one) for one in vectors):
+        raise Permanent("provider has no vector for a text: it answered with zeros only")
+    return Embeddings(vectors, model, count_in(raw.get("usage"), "prompt_tokens", "total_tokens"))
+
+
+def _ordered(data: object, texts: int) -> Sequence[Mapping[str, Any]]:
+    """Return the answer's items in the order of the texts: by their index, where they have one."""
+    items = [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
+    if len(items) != texts:
+        raise Retryable(f"provider answered with {len(items)} vectors for {texts} texts")
+    places = [item.get("index") for item in items]
+    if places == [None] * texts:
+        return items
+    by_place = {place: item for place, item in zip(places, items, strict=True) if isinstance(place, int)}
+    if by_place.keys() != set(range(texts)):
+        raise Retryable("provider answered with vectors that cannot be told apart: their indexes have gaps")
+    return [by_place[place] for place in range(texts)]
+
+
+def _vector(item: Mapping[str, Any]) -> "array[float]":
+    numbers = item.get("embedding")
+    try:
+        made = array("f", numbers if isinstance(numbers, list) else [])
+    except (TypeError, OverflowError):
+        made = array("f")
+    if not made or not all(map(math.isfinite, made)):
+        raise Retryable("provider answered with an embedding that is no list of finite numbers")
+    return made

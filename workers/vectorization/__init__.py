@@ -1,0 +1,1 @@
+"""Vectors of records: the handler that has them made, and the search among them."""

@@ -1,0 +1,162 @@
+"""The handler of ``vectorization.embed``: the vectors that a job's records lack, by the model of the moment."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from models.operations import IngestJob
+from workers.runtime.backoff import full_jitter
+from workers.runtime.context import Context
+from workers.runtime.database import is_database_away
+from workers.runtime.errors import Retryable
+from workers.runtime.outcomes import Complete, Outcome
+from workers.runtime.registry import stage
+from workers.vectorization.asking import Asker
+from workers.vectorization.batches import Pending, cut
+from workers.vectorization.pending import FIRST, Embedded, Scope, Target, What, keep
+from workers.vectorization.pipeline import Pipeline, Request
+
+# So many requests are cut from one page, so that only the last of them is not full.
+REQUESTS_PER_PAGE = 16
+# Each pass begins because the model or the length of its vectors changed during the last.
+MOST_PASSES = 6
+REFUSED_SHOWN = 100
+DATABASE_ATTEMPTS = 8
+
+T = TypeVar("T")
+
+
+class EmbedRequest(BaseModel):
+    """What the doors accept for ``vectorization.embed``: embed what a project's records of a type lack.
+
+    The fields are columns of ``ingest_jobs``. Such a job has no file: its first stage has nothing to do.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    project_id: UUID
+    type: Literal["TASK", "FEEDBACK"]
+
+
+@stage("vectorization.embed", of=IngestJob, payload=EmbedRequest, timeout=timedelta(hours=6))
+async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
+    """Embed every record of the job that has no vector of the current model and length.
+
+    Vectors are committed as they come, with the job's counters and under its fence: a run that ends early loses what
+    was in flight, and the next one goes on. A text that the provider refuses stays pending and is listed in
+    ``warnings``. A rate limit snoozes the job after what was in flight is kept.
+    """
+    return await _Run(job, ctx).perform()
+
+
+class _Run:
+    """One run of one job: what it reads, how far it is, what is current."""
+
+    def __init__(self, job: IngestJob, ctx: Context) -> None:
+        self._job = job
+        self._ctx = ctx
+        self._scope = Scope.of(job)
+        self._asker = Asker(ctx.llm)
+        self._target = Target("")
+        self._total = self._done = 0
+
+    async def perform(self) -> Outcome:
+        self._target = Target(await self._ctx.llm.embedding_model())
+        await self._count()
+        if self._done and not self._scope.own:  # nothing but the length of its vectors tells that a model is another
+            self._target = replace(self._target, dimension=await self._asker.dimension(self._target.model))
+        for _ in range(MOST_PASSES):
+            before = self._target
+            await self._pass()
+            await self._count()
+            if self._target == before:
+                return Complete(values={"embedded_count": self._done, **self._warnings()})
+        raise Retryable(f"embedding model or its dimension changed {MOST_PASSES} times, to {self._target} at last")
+
+    async def _count(self) -> None:
+        async def count() -> tuple[int, int]:
+            async with self._ctx.session() as session:
+                return await self._scope.count(session, self._target.model)
+
+        self._total, self._done = await _outlasting(count)
+
+    async def _pass(self) -> None:
+        """Embed every record that waits, once."""
+        at_once = self._ctx.llm.embedding_limits.requests
+        async with Pipeline(self._requests(), self._asker, at_once=at_once) as pipeline:
+            async for group in pipeline.groups():
+                await self._keep(group)
+
+    # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _requests(self) -> AsyncGenerator[Request, None]:
+        """Yield the requests of one pass; the next page is read while those of the last are sent."""
+        for what in ("empty", "stale"):
+            ahead = asyncio.create_task(self._page(what, FIRST))
+            try:
+                while True:
+                    model, page = await ahead
+                    if not page:
+                        break
+                    ahead = asyncio.create_task(self._page(what, page[-1].id))
+                    waiting = [record for record in page if record.id not in self._asker.refused]
+                    for records in cut(waiting, self._ctx.llm.embedding_limits):
+                        yield Request(records, model)
+            finally:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _page(self, what: What, after: UUID) -> tuple[str, list[Pending]]:
+        """Return who is to embed now, and the next records."""
+        model = await self._ctx.llm.embedding_model()
+        if model != self._target.model:
+            self._target = Target(model)
+        limit = self._ctx.llm.embedding_limits.texts * REQUESTS_PER_PAGE
+
+        async def read() -> list[Pending]:
+            async with self._ctx.session() as session:
+                return await self._scope.page(session, what, self._target, after=after, limit=limit)
+
+        return model, await _outlasting(read)
+
+    # ── keep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep(self, group: list[Embedded]) -> None:
+        """Commit vectors with the job's counters."""
+        for one in group:
+            length = len(one.vectors[0])
+            if one.model == self._target.model and length != self._target.dimension:
+                self._target = replace(self._target, dimension=length)
+        self._done = min(self._done + sum(len(one.ids) for one in group), self._total)
+        share = self._done * 100 // self._total if self._total else 0
+        values = {"embedded_count": self._done, "progress": min(max(share, 1), 99), **self._warnings()}
+        write = partial(keep, project_id=self._job.project_id, group=group)
+        await _outlasting(lambda: self._ctx.checkpoint(values, write))
+
+    def _warnings(self) -> dict[str, Any]:
+        """Return what the job's row is to say of refused texts, beside what its first stage said."""
+        refused = self._asker.refused
+        said = {name: value for name, value in (self._job.warnings or {}).items() if name != "refused"}
+        if refused:
+            shown = [{"record": str(id_), "reason": reason} for id_, reason in refused.items()][:REFUSED_SHOWN]
+            said["refused"] = {"count": len(refused), "first": shown}
+        return {"warnings": said or None} if said != (self._job.warnings or {}) else {}
+
+
+async def _outlasting(do: Callable[[], Awaitable[T]]) -> T:
+    """Return what ``do`` returns, tried again while the database is away: what was paid for outlives half a minute."""
+    for attempt in range(1, DATABASE_ATTEMPTS):
+        try:
+            return await do()
+        except Exception as error:
+            if not is_database_away(error):
+                raise
+            await asyncio.sleep(full_jitter(min(attempt, 4), draw=random.random).total_seconds())
+    return await do()

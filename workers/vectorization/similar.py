@@ -1,0 +1,182 @@
+"""Search among vectors: which records are most like one of them, or like any vector of the same model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
+
+from models.operations import DataRecord
+
+# The index answers in half precision: of so many times more than is asked for, the best by the stored vectors win.
+OVERSAMPLING = 4
+LEAST_CANDIDATES = 40
+# What the index can hold of one vector; a longer one is compared with every record.
+MOST_INDEXED = 4_000
+LIMIT = 1_000
+# As text, so that its first use in half precision does not decide of which type it is.
+GIVEN = "CAST(:vector AS text)"
+
+
+class NotComparable(LookupError):
+    """There is no vector to compare with; the message is one line."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A direction to look in, and the model whose vectors it may be compared with."""
+
+    numbers: Sequence[float]
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A record, without its vector, and its cosine similarity: 1 the same direction, 0 unrelated, -1 opposite."""
+
+    record: DataRecord
+    similarity: float
+
+
+async def similar(
+    session: AsyncSession,
+    *,
+    to: UUID | Vector,
+    project_id: UUID | None = None,
+    type_: str | None = None,
+    category: str | None = None,
+    limit: int = 10,
+    exact: bool = False,
+) -> list[Match]:
+    """Return the ``limit`` records most similar to a record, itself left out, or to a vector; best first.
+
+    Only vectors of the same model and length are compared. By the index where there is one for that length: a few of a
+    hundred may be missed, the similarities shown are those of the stored vectors. ``exact`` compares with every record,
+    as a database without pgvector always does. Raises NotComparable if the record is gone or has no vector yet.
+    """
+    if not 1 <= limit <= LIMIT:
+        raise ValueError(f"limit must be 1 to {LIMIT}, got {limit!r}")
+    vector = await _vector_of(session, to) if isinstance(to, UUID) else to
+    search = _Search(
+        values={
+            "numbers": str(list(vector.numbers)),
+            "model": vector.model,
+            "limit": limit,
+            "project": project_id,
+            "type": type_,
+            "category": category,
+            "itself": to if isinstance(to, UUID) else None,
+        },
+        dimension=len(vector.numbers),
+        pgvector=await _pgvector_schema(session),
+    )
+    found = await search.run(session, exact=exact)
+    records = await session.scalars(
+        select(DataRecord).where(DataRecord.id.in_(found)).options(defer(DataRecord.embedding))
+    )
+    return sorted(
+        (Match(one, found[one.id]) for one in records), key=lambda match: (-match.similarity, match.record.id)
+    )
+
+
+async def _vector_of(session: AsyncSession, record_id: UUID) -> Vector:
+    row = (
+        await session.execute(
+            select(DataRecord.embedding, DataRecord.embedding_model).where(DataRecord.id == record_id)
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotComparable(f"record {record_id} does not exist (any more)")
+    if not row.embedding:
+        raise NotComparable(f"record {record_id} has no vector yet; it waits for vectorization")
+    return Vector(row.embedding, row.embedding_model)
+
+
+async def _pgvector_schema(session: AsyncSession) -> str | None:
+    """Return the quoted schema of pgvector, or None where the database has none."""
+    found = await session.scalar(
+        text(
+            "SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace"
+            " WHERE e.extname = 'vector'"
+        )
+    )
+    return None if found is None else str(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One search, in whatever way the database is able to."""
+
+    values: Mapping[str, Any]
+    dimension: int
+    pgvector: str | None
+
+    async def run(self, session: AsyncSession, *, exact: bool) -> dict[UUID, float]:
+        """Return similarities by record."""
+        if self.pgvector is None:
+            distance = f"operations.cosine_distance(r.embedding, CAST({GIVEN} AS real[]))"
+            return await self._best(session, distance, vector="{" + self.values["numbers"][1:-1] + "}")
+        if not exact and self.dimension <= MOST_INDEXED:
+            found = await self._by_index(session)
+            if len(found) == self.values["limit"]:
+                return found
+            # Few records pass the filters: the index may have given up before it saw them all.
+        distance = f"r.embedding::{self._type('vector')} {self._operator} CAST({GIVEN} AS {self._type('vector')})"
+        return await self._best(session, distance, vector=self.values["numbers"])
+
+    async def _best(self, session: AsyncSession, distance: str, *, vector: str) -> dict[UUID, float]:
+        """Compare with every record that passes the filters."""
+        sql = f"""
+            SELECT r.id, 1 - ({distance}) AS similarity FROM operations.data_records AS r
+             WHERE {self._where} ORDER BY similarity DESC NULLS LAST, r.id LIMIT :limit"""  # noqa: S608 - conditions of ours
+        return await self._ask(session, sql, vector=vector)
+
+    async def _by_index(self, session: AsyncSession) -> dict[UUID, float]:
+        """Take candidates by the index, which goes on until enough of them pass the filters, and order them exactly."""
+        candidates = max(self.values["limit"] * OVERSAMPLING, LEAST_CANDIDATES)
+        ef_search = min(max(candidates, 100), 1_000)
+        await session.execute(
+            text(
+                "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+                " set_config('hnsw.ef_search', :ef, true)"
+            ),
+            {"ef": str(ef_search)},
+        )
+        half, whole = self._type("halfvec"), self._type("vector")
+        sql = f"""
+            WITH near AS MATERIALIZED (
+              SELECT r.id, r.embedding FROM operations.data_records AS r WHERE {self._where}
+               ORDER BY (r.embedding::{half}) {self._operator} CAST({GIVEN} AS {half}) LIMIT :candidates)
+            SELECT id, 1 - (embedding::{whole} {self._operator} CAST({GIVEN} AS {whole})) AS similarity FROM near
+             ORDER BY similarity DESC, id LIMIT :limit"""  # noqa: S608 - conditions of ours
+        return await self._ask(session, sql, vector=self.values["numbers"], candidates=candidates)
+
+    async def _ask(self, session: AsyncSession, sql: str, **more: Any) -> dict[UUID, float]:
+        named = {name: value for name, value in self.values.items() if f":{name}" in sql}
+        return {row.id: float(row.similarity) for row in await session.execute(text(sql), {**named, **more})}
+
+    @property
+    def _where(self) -> str:
+        """Return the conditions, with those alone that filter; the length as the index's own condition has it."""
+        conditions = {
+            "project": 'r."projectId" = :project',
+            "type": 'r.type = CAST(:type AS operations."RecordType")',
+            "category": 'r.category = CAST(:category AS operations."RecordCategory")',
+            "itself": "r.id <> :itself",
+        }
+        given = [condition for name, condition in conditions.items() if self.values[name] is not None]
+        same = [f"cardinality(r.embedding) = {self.dimension}", 'r."embeddingModel" = :model']
+        return " AND ".join([*same, *given])
+
+    @property
+    def _operator(self) -> str:
+        return f"OPERATOR({self.pgvector}.<=>)"
+
+    def _type(self, name: str) -> str:
+        return f"{self.pgvector}.{name}({self.dimension})"
