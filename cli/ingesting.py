@@ -11,11 +11,13 @@ from typing import Any, BinaryIO
 from uuid import UUID
 
 from psycopg.rows import class_row
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
 from cli.output import console
+from models.operations import IngestJob, Project
 from workers.ingestion.enqueue_file import ingest_file
 from workers.ingestion.refusals import Unreadable
 from workers.operations.projects import get_or_create
@@ -29,7 +31,8 @@ _LOADING = {"PENDING", "PROCESSING"}
 _LOOK = """
     SELECT status, "totalRecords" AS total, "savedCount" AS saved, "skippedCount" AS skipped,
            "embeddedCount" AS embedded, progress, coalesce("skippedDetails", '{}') AS details,
-           coalesce(warnings, '{}') AS warnings, error, completed_at IS NOT NULL AS ended
+           coalesce(warnings, '{}') AS warnings, error, completed_at IS NOT NULL AS ended,
+           (SELECT wait_reason FROM runtime.jobs WHERE runtime.jobs.id = ingest_jobs.id) AS wait_reason
       FROM operations.ingest_jobs WHERE id = %s"""
 
 
@@ -47,6 +50,7 @@ class Seen:
     warnings: dict[str, Any]
     error: str | None
     ended: bool
+    wait_reason: str | None
 
     @property
     def completed(self) -> bool:
@@ -70,15 +74,25 @@ async def hand_in(session: AsyncSession, file: Path, *, project: str, **options:
     """Keep ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``. A new project is made."""
     try:
         with file.open("rb") as opened:
-            found = await get_or_create(session, project)
-            job = await ingest_file(
-                session, project_id=found.id, stream=_pieces(opened), file_name=file.name, **options
-            )
+            async with session.begin_nested() as attempt:
+                found = await get_or_create(session, project)
+                job = await ingest_file(
+                    session, project_id=found.id, stream=_pieces(opened), file_name=file.name, **options
+                )
+                if not job.created:  # the first job of its key may be another project's: this one is not made for it
+                    await attempt.rollback()
     except OSError as error:
         raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
     except Unreadable as error:
         raise WrongUsageError(f"{file.name}: {error}") from None
+    if not job.created:
+        found = await _project_of(session, job.id)
     return HandedIn(job, found.id, found.name)
+
+
+async def _project_of(session: AsyncSession, job_id: UUID) -> Project:
+    query = select(Project).join(IngestJob, IngestJob.project_id == Project.id).where(IngestJob.id == job_id)
+    return (await session.scalars(query)).one()
 
 
 async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
@@ -140,7 +154,8 @@ def title(seen: Seen) -> str:
     if seen.ended:
         return seen.status.lower()
     waiting = {"PENDING": "waiting", "QUEUED_FOR_VEC": "waiting to be embedded"}
-    return waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
+    doing = waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
+    return f"{doing} ({seen.wait_reason})" if seen.wait_reason else doing
 
 
 def percent(seen: Seen) -> int:
@@ -163,11 +178,16 @@ def summary(seen: Seen) -> list[str]:
     lines = [f"{seen.status.lower()}: {note(seen)}"]
     lines += [f"  skipped as {reason}: {_places(one)}" for reason, one in sorted(seen.details.items())]
     for what, value in sorted(seen.warnings.items()):
-        said = ", ".join(f"{key} = {item!r}" for key, item in value.items()) if isinstance(value, Mapping) else value
+        said = _said(value) if isinstance(value, Mapping) else value
         lines.append(f"  {what.replace('_', ' ')}: {said}")
     if seen.error:
         lines.append(f"  {seen.error}")
     return lines
+
+
+def _said(warning: Mapping[str, Any]) -> str:
+    """Return a warning in a line; of refused texts no more than their number."""
+    return ", ".join(f"{key} = {item!r}" for key, item in warning.items() if not isinstance(item, list))
 
 
 def _places(one: Mapping[str, Any]) -> str:

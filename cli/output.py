@@ -1,6 +1,7 @@
 """What commands print: results on standard output, as a table or as JSON; remarks on standard error."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -18,6 +19,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # Without a terminal nothing is cut: whoever reads a pipe wants whole ids.
 _UNBOUNDED = 10_000
+# C0 and C1 but for line feed and tab.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
@@ -59,8 +62,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Ite
         name = column.removeprefix(">")
         made.add_column(name, justify="right" if column != name else "left", no_wrap=name in set(keep))
     for row in rows:
-        made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        made.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     return made
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without what a terminal would obey: it may come from anybody's file, or from a model."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = ()) -> None:

@@ -29,6 +29,7 @@ def provider(settings: Settings, *, database_url: str, name: str) -> LanguageMod
         connect_timeout=llm.connect_timeout_seconds,
         timeout=llm.timeout_seconds,
         max_connections=llm.max_connections,
+        concurrency=llm.concurrency,
         embedding_model=llm.embedding_model,
         embedding_limits=EmbeddingLimits(
             texts=llm.embedding_batch, tokens=llm.embedding_batch_tokens, requests=llm.embedding_concurrency

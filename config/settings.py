@@ -51,6 +51,9 @@ class LLM(BaseModel):
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to the provider")
     timeout_seconds: Seconds = Field(90.0, description="longest wait for one answer")
     max_connections: int = Field(1_000, ge=1, description="open connections to the provider per worker process")
+    concurrency: int = Field(
+        100, ge=1, le=10_000, description="questions with the provider at once per worker process; the rest wait"
+    )
     embedding_model: str | None = Field(
         None, description="model that embeds; unset: text-embedding-3-small at OpenAI, elsewhere it must be set"
     )

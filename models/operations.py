@@ -110,7 +110,8 @@ class Project(Base):
     id: Mapped[UUID] = _id()
     name: Mapped[str] = mapped_column(String(255), unique=True)
     owner_id: Mapped[UUID | None] = mapped_column("ownerId", ForeignKey(f"{SCHEMA}.profiles.id", ondelete="CASCADE"))
-    guidelines: Mapped[str | None] = mapped_column(Text)
+    # Up to 67 MB, which only an analysis wants: whoever does asks for the column.
+    guidelines: Mapped[str | None] = mapped_column(Text, deferred=True, deferred_raiseload=True)
     guidelines_file_name: Mapped[str | None] = mapped_column("guidelinesFileName", String(255))
     last_task_analysis: Mapped[str | None] = mapped_column("lastTaskAnalysis", Text)
     last_feedback_analysis: Mapped[str | None] = mapped_column("lastFeedbackAnalysis", Text)
@@ -133,7 +134,7 @@ class DataRecord(Base):
         Index("idx_record_category", "category"),
         Index("idx_record_composite", "projectId", "type", "category"),
         Index("uq_data_records_content", "projectId", "contentHash", unique=True),
-        Index("ix_data_records_pending", "ingestJobId", "id"),
+        Index("ix_data_records_ingestJobId", "ingestJobId", "id"),
         Index("ix_data_records_creator", "createdAt", "createdById"),
         CheckConstraint(r"btrim(content, E' \t\n\r\f\v') <> ''", name="content"),
         CheckConstraint('(cardinality(embedding) = 0) = ("embeddingModel" IS NULL)', name="embedding_model"),

@@ -36,13 +36,14 @@ def start(
 ) -> int:
     """Judge every record of a project anew and print the job's id."""
     from cli.session import in_session
+    from workers.analytics.guidelines import are_set
     from workers.operations.projects import find
     from workers.operations.records import as_type
     from workers.runtime.enqueue import enqueue as put
 
     async def begin(session: "AsyncSession") -> UUID:
         found = await find(session, project)
-        if not found.guidelines:
+        if not await are_set(session, found.id):
             raise CommandError(
                 f"project {found.name!r} has no guidelines; "
                 f"set them with `gristmill projects guidelines {found.name!r} FILE.pdf`"
@@ -121,7 +122,7 @@ def _row(one: "AnalysisView") -> "Sequence[object]":
 def show(
     job_id: Annotated[UUID, typer.Argument(metavar="ANALYSIS", help="Its job's id.")], as_json: Json = False
 ) -> None:
-    """Show one analysis: counts by verdict, and each record that could not be judged with the reason."""
+    """Show one analysis: counts by verdict, who judged, and each record that could not be judged with the reason."""
     from cli.session import in_session
     from workers.analytics.jobs import UnknownAnalysis, report
 
@@ -150,7 +151,7 @@ def _print(found: "AnalysisReport") -> None:
 
 
 def _facts(found: "AnalysisReport") -> "Iterator[str]":
-    from workers.analytics.alignment import VERDICTS
+    from workers.analytics.alignment import VERDICTS, named
 
     one = found.analysis
     ran = one.completed_at and one.started_at and one.completed_at - one.started_at
@@ -160,6 +161,9 @@ def _facts(found: "AnalysisReport") -> "Iterator[str]":
         "records": f"{one.processed_count} of {one.total_records}{f', {one.type} only' if one.type else ''}",
         "status": f"{one.status}, {one.progress} %",
         "model": one.model_name,
+        "judged by": "; ".join(
+            named(judge) + (f" ({count})" if len(found.judges) > 1 else "") for judge, count in found.judges.items()
+        ),
         "error": one.error,
         "created": moment(one.created_at),
         "completed": f"{moment(one.completed_at)}{f' (ran {duration(ran)})' if ran else ''}",

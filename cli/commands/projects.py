@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import CommandError, WrongUsageError
-from cli.output import Json, print_json, print_table, remark
+from cli.errors import WrongUsageError
+from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import moment
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def show(project: ProjectName, as_json: Json = False) -> None:
     print("\n".join(f"{name:<12}{value}" for name, value in told.items() if value is not None))
     for title, analysis in (("tasks", found.last_task_analysis), ("feedback", found.last_feedback_analysis)):
         if analysis:
-            print(f"\nlast analysis of {title}:\n{analysis}")
+            print(f"\nlast analysis of {title}:\n{printable(analysis)}")
 
 
 @app.command()
@@ -154,4 +154,4 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise CommandError(f"{file} cannot be read: {error.strerror}") from None
+        raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None

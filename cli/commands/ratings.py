@@ -13,7 +13,7 @@ from cli.values import moment
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from workers.analytics.agreement import Agreement, Average, Comparison
+    from workers.analytics.agreement import Agreement, Average, Comparison, Pairs
     from workers.analytics.ratings import RatingView
 
 app = typer.Typer(help="Rate records, list ratings, compare people with models.", no_args_is_help=True)
@@ -92,13 +92,14 @@ def compare(
     """Compare each model's ratings with people's: mean difference, agreement, weighted kappa."""
     from cli.session import in_session
     from workers.analytics.agreement import compare as compared
+    from workers.analytics.agreement import pairs_of
     from workers.operations.projects import find
     from workers.operations.records import as_type
 
-    async def both(session: "AsyncSession") -> "Comparison":
-        return await compared(session, (await find(session, project)).id, type_=as_type(type_))
+    async def both(session: "AsyncSession") -> "Pairs":
+        return await pairs_of(session, (await find(session, project)).id, type_=as_type(type_))
 
-    found = in_session(both)
+    found = compared(in_session(both))
     if as_json:
         print_json(found)
         return

@@ -11,7 +11,7 @@ from uuid import UUID
 import typer
 
 from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, remark
+from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import moment
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def show(record: RecordId, as_json: Json = False) -> None:
         "embedded": found.embedding_model and f"{len(found.embedding)} dimensions, {found.embedding_model}",
         "reviewed": reviewed if found.has_been_reviewed else None,
     }
-    print("\n".join(f"{name:<12}{value}" for name, value in told.items() if value))
-    print(f"\n{found.content}")
+    print(printable("\n".join(f"{name:<12}{value}" for name, value in told.items() if value)))
+    print(f"\n{printable(found.content)}")
     if found.alignment_analysis:
-        print(f"\n{found.alignment_analysis}")
+        print(f"\n{printable(found.alignment_analysis)}")
     if ratings:
         print()
         print_table(
@@ -173,13 +173,14 @@ def export(
 
 
 @app.command()
-def remove(records: Annotated[list[UUID], typer.Argument(metavar="RECORD…", help="Their ids.")]) -> None:
-    """Delete records with their ratings."""
+def remove(records: Annotated[list[UUID], typer.Argument(metavar="RECORD…", help="Their ids.")]) -> int:
+    """Delete records with their ratings. Exit code 1 if one of them was not there."""
     from cli.session import in_session
     from workers.operations import records as store
 
     done = in_session(lambda session: store.remove(session, records))
     print(f"{len(done)} of {len(records)} records are removed")
+    return 0 if len(done) == len(set(records)) else 1
 
 
 @app.command()

@@ -40,20 +40,25 @@ def list_(as_json: Json = False) -> None:
 
 @app.command("set")
 def set_(
-    key: Key,
-    value: Annotated[
-        str | None, typer.Argument(metavar="[VALUE]", help="Read from standard input if not given: so for secrets.")
-    ] = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY [VALUE] | KEY[=VALUE] …",
+            help="Several take effect together. A value that is not given is read from standard input: so for secrets.",
+        ),
+    ],
 ) -> None:
-    """Set KEY; running workers follow within seconds."""
-    if value is None:
-        value = sys.stdin.readline().strip() if not sys.stdin.isatty() else _asked(key)
+    """Set KEY to VALUE, or several of KEY=VALUE at once; running workers follow within seconds."""
     from cli.session import in_session
     from workers.operations.system_settings import put
 
+    values = _values(words)
     keyring = _keyring()
-    in_session(lambda session: put(session, key, value, keyring=keyring))
-    print(f"{key} is set")
+    unset = in_session(lambda session: put(session, values, keyring=keyring))
+    for key in values:
+        print(f"{key} is set")
+    for key in unset:
+        remark(f"{key} is removed: it was meant for another provider")
 
 
 @app.command()
@@ -62,9 +67,10 @@ def remove(key: Key) -> None:
     from cli.session import in_session
     from workers.operations import system_settings
 
-    if in_session(lambda session: system_settings.remove(session, key)):
-        print(f"{key} is removed")
-    else:
+    gone = in_session(lambda session: system_settings.remove(session, key))
+    for one in gone:
+        print(f"{one} is removed")
+    if key not in gone:
         remark(f"{key} was not set")
 
 
@@ -85,6 +91,28 @@ def new_key() -> None:
     from workers.operations import keyring
 
     print(keyring.new_key())
+
+
+def _values(words: list[str]) -> dict[str, str]:
+    """Return what to set, by key: ``KEY VALUE``, or any number of ``KEY=VALUE`` and of ``KEY``, which is read."""
+    from workers.operations.system_settings import KNOWN, require_known
+
+    match words:
+        case [key, value] if "=" not in key and value.partition("=")[0] not in KNOWN:
+            return {key: value}
+    values: dict[str, str] = {}
+    for word in words:
+        key, given, value = word.partition("=")
+        require_known(key)
+        if key in values:
+            raise WrongUsageError(f"{key} is given twice")
+        values[key] = value if given else _read(key)
+    return values
+
+
+def _read(key: str) -> str:
+    """Return the value of ``key`` from standard input, a line of it each; at a terminal it is asked for, unseen."""
+    return _asked(key) if sys.stdin.isatty() else sys.stdin.readline().strip()
 
 
 def _keyring() -> "Keyring":

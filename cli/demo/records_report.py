@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Iterator
 
 from cli.demo.records import FILES, QUESTION, Records
-from cli.output import console
+from cli.demo.report import OFFLINE, OFFLINE_NOTE
+from cli.output import console, printable
 from models.operations import IngestJob
 
 _CHARACTERS = 96
@@ -27,13 +28,14 @@ def lines(seen: Records) -> Iterator[str]:
         yield f"{type_.lower()} against guidelines.pdf: {told}"
         if type_ in seen.ratings:
             model, realism, quality = seen.ratings[type_]
-            yield f"  rated 1 to 7 by {model}: realism {realism:.1f}, quality {quality:.1f} on average"
+            by = f"{model} ({OFFLINE_NOTE})" if model == OFFLINE else model
+            yield f"  rated 1 to 7 by {by}: realism {realism:.1f}, quality {quality:.1f} on average"
     yield f'most like "{QUESTION}":'
     for match in seen.matches:
-        yield f"  {match.similarity:.2f}  {textwrap.shorten(match.record.content, _CHARACTERS, placeholder='…')}"
+        found = textwrap.shorten(printable(match.record.content), _CHARACTERS, placeholder="…")
+        yield f"  {match.similarity:.2f}  {found}"
     if seen.analysis.error_message:
         yield f"analysis failed: {seen.analysis.error_message}"
-    yield f'with --keep, look closer: `gristmill projects show "{seen.project}"`, `gristmill records list …`'
 
 
 def _file(name: str, job: IngestJob) -> Iterator[str]:

@@ -16,7 +16,7 @@ from cli.demo.display import progress
 from cli.demo.packages import installed
 from cli.demo.profile_file import read
 from cli.demo.profiles import NewProfile
-from cli.demo.records import Records, available, take_through
+from cli.demo.records import Records, available, remove, take_through
 from cli.demo.records_report import print_records
 from cli.demo.report import Round, print_report
 from cli.demo.scoring import enqueue_round, follow_round, outcome, put_profiles
@@ -54,7 +54,7 @@ def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
         check = partial(_check_roles, settings.data_dir)
         first, again = asyncio.run(_score(urls["database_url"], profiles, prompt, check=check))
         print_report(first, again)
-        records = None if file else _take_files_through(settings, urls["database_url"], check=check)
+        records = None if file else _take_files_through(settings, urls["database_url"], check=check, keep=keep)
     if read_status(settings.data_dir):
         print(
             f"Still running: Flower {urls['flower_url']}/tasks, `gristmill jobs list`; stop it with `gristmill down`."
@@ -64,7 +64,9 @@ def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
     return 1 if first.failed or again.failed or (records and records.failed) else 0
 
 
-def _take_files_through(settings: "Settings", database_url: str, *, check: Callable[[], None]) -> Records | None:
+def _take_files_through(
+    settings: "Settings", database_url: str, *, check: Callable[[], None], keep: bool
+) -> Records | None:
     if not available():
         print("\nThe sample files did not come along with this installation: a clone of the repository has them.")
         return None
@@ -79,6 +81,10 @@ def _take_files_through(settings: "Settings", database_url: str, *, check: Calla
 
     seen = asyncio.run(take())
     print_records(seen)
+    if keep:
+        print(f'Look closer: `gristmill projects show "{seen.project}"`, `gristmill records list "{seen.project}"`.')
+    else:
+        asyncio.run(remove(database_url, seen.project))
     print()
     return seen
 

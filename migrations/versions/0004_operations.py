@@ -9,7 +9,7 @@ Where the seed's text is not what Postgres needs, or leaves a question, this is 
 - a UNIQUE constraint and an index on the same column are one index, under the seed's index name where it has one;
 - ``auth.users`` is made where nobody else keeps it, and left alone where somebody does (Supabase);
 - its trigger makes the profile in ``operations``, as this database gives each domain a schema;
-- ``profiles.ownerId`` may be null: what operators ingest on the command line belongs to nobody;
+- ``projects.ownerId`` may be null: what operators ingest on the command line belongs to nobody;
 - ``embedding`` stays an array of floats, empty while it waits, and is indexed for pgvector as ``halfvec``: rows of
   several models and lengths share the column, a Postgres without pgvector searches exactly, and the index is half as
   large as one of ``vector``. ``embeddingModel`` says whose vector it is;
@@ -78,9 +78,13 @@ def downgrade() -> None:
     op.execute("""
         DROP SCHEMA operations CASCADE;
         DO $$ BEGIN
-          IF obj_description('auth.users'::regclass) = 'made by gristmill' THEN
+          IF obj_description(to_regclass('auth.users'), 'pg_class') = 'made by gristmill' THEN
             DROP TABLE auth.users;
+          END IF;
+          IF obj_description(to_regnamespace('auth'), 'pg_namespace') = 'made by gristmill' THEN
             DROP SCHEMA auth;
           END IF;
+        EXCEPTION WHEN dependent_objects_still_exist THEN
+          RAISE NOTICE 'auth.users is used by others and stays';
         END $$
     """)

@@ -302,6 +302,128 @@ async def test_bad_record_fails_alone_and_is_listed_with_its_reason(
     assert "20 TASK records, 3 could not be judged" in report
 
 
+@pytest.mark.parametrize(("kind", "reason"), [("refusal", "refused the content"), ("prose", "two invalid answers")])
+async def test_ten_bad_records_together_are_ten_bad_records(
+    asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI, kind: str, reason: str
+) -> None:
+    """Refused before anything is judged, or answered out of form when all else is: listed, and the job completes."""
+    project = analyses.project()
+    bad = analyses.records(project, [f"poison {number}" for number in range(12)])
+    analyses.tasks(project, 5)
+    fake.script(rules=[{"about": "poison", "kind": kind}], default={"kind": "answer", "delay_ms": 400})
+
+    async with asking:
+        job = analyses.put(project)
+        row = await analyses.until(job, "complete", "fail", "retry")
+
+    assert (row.status, row.processedCount, row.failedCount, row.retry_count) == ("COMPLETED", 17, 12, 0)
+    failures = analyses.failures(job)
+    assert failures.keys() == set(bad)
+    assert all(reason in failure for failure in failures.values())
+
+
+async def test_report_that_cannot_be_written_leaves_its_figures_and_says_why(
+    asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
+) -> None:
+    """All records are judged and paid for: a provider that fails at the last question fails no job."""
+    project = analyses.project()
+    analyses.tasks(project, 3)
+    fake.script(rules=[{"about": "<facts>", "kind": "status", "status": 503}])
+
+    async with asking:
+        row = await analyses.until(analyses.put(project), "complete", "fail", "retry")
+
+    assert (row.status, row.processedCount, row.failedCount) == ("COMPLETED", 3, 0)
+    report = analyses.ask("SELECT * FROM operations.projects")[0].lastTaskAnalysis
+    assert report.startswith("3 TASK records: ")
+    assert "(no summary: provider failed (HTTP 503)" in report
+
+
+async def test_analyses_of_the_same_records_take_turns(
+    asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
+) -> None:
+    """The younger one begins when the older has ended: both judge all records, each record once, and keep them."""
+    project = analyses.project()
+    analyses.tasks(project, 20)
+    fake.script(default={"kind": "answer", "delay_ms": 100})
+
+    async with asking:
+        first, second = analyses.put(project, model_name="judge-1"), analyses.put(project, model_name="judge-2")
+        waiting = await analyses.until(second, "snooze")
+        done = await analyses.until(first, "complete")
+        analyses.run("UPDATE operations.analytics_jobs SET due_at = now() WHERE id = :id", id=second)  # its time is up
+        later = await analyses.until(second, "complete")
+
+    assert f"waits for analysis {first}" in waiting.change_reason
+    assert (done.processedCount, later.processedCount, later.retry_count) == (20, 20, 0)
+    assert set(asked_about(fake).values()) == {2}
+    assert {one["alignmentJobId"] for one in analyses.judged(project).values()} == {second}
+    assert later.started_at > done.completed_at
+    rated = analyses.ask(
+        'SELECT "llmModel" AS model, count(*) AS n FROM operations.likert_scores GROUP BY 1 ORDER BY 1'
+    )
+    assert [(row.model, row.n) for row in rated] == [("judge-1", 20), ("judge-2", 20)]
+
+
+async def test_analyses_of_different_records_do_not_wait_for_each_other(
+    asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
+) -> None:
+    """Neither another type's nor another project's analysis, though begun before, is in the way."""
+    project, other = analyses.project(), analyses.project()
+    analyses.tasks(project, 5)
+    analyses.tasks(other, 1)
+    analyses.records(project, ["Too long for a parent."], type_="FEEDBACK")
+    fake.script(rules=[{"about": "Write an email", "kind": "hang"}])
+
+    async with asking:
+        slow = analyses.put(project, type="TASK")
+        await until(lambda: fake.calls, within=BUSY_SECONDS)
+        row = await analyses.until(analyses.put(project, type="FEEDBACK"), "complete", "snooze")
+        assert analyses.row(slow).completed_at is None
+        fake.script(rules=[])
+
+    assert row.status == "COMPLETED"
+
+
+async def test_rate_limit_of_embeddings_keeps_the_records_embedded_before_it(
+    asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
+) -> None:
+    """They are judged at once: the next run embeds the rest only, however often it is stopped."""
+    project = analyses.project()
+    analyses.tasks(project, 150)
+    limited = {"kind": "status", "status": 429, "retry_after": "1"}
+    fake.script(embeddings={"faults": [None, None, limited, None, limited]})
+
+    async with asking:
+        job = analyses.put(project)
+        snoozed = await analyses.until(job, "snooze")
+        done = await analyses.until(job, "complete")
+
+    assert 0 < snoozed.processedCount <= 64
+    assert (done.processedCount, done.failedCount, done.retry_count) == (150, 0, 0)
+    assert set(asked_about(fake).values()) == {1}
+    embedded = Counter(fake.embedder.texts())
+    assert {embedded[content] for content in analyses.judged(project)} == {1}
+
+
+async def test_embedder_that_refuses_even_a_word_fails_the_job_and_no_record(
+    asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
+) -> None:
+    """It is asked for one known-good word before any record is blamed."""
+    project = analyses.project()
+    analyses.tasks(project, 100)
+    fake.script(embeddings={"faults": [None, *[{"kind": "status", "status": 403}] * 9]})
+
+    async with asking:
+        job = analyses.put(project)
+        row = await analyses.until(job, "complete", "fail")
+
+    assert row.status == "FAILED"
+    assert "refused the credentials" in row.error
+    assert analyses.failures(job) == {}
+    assert len(fake.embedder.requests) == 3
+
+
 async def test_rate_limit_keeps_what_is_done_and_costs_no_attempt(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
@@ -472,7 +594,9 @@ async def test_many_records_are_asked_about_at_once(
 
     async with asking:
         job = analyses.put(project)
+        give_up = time.monotonic() + BUSY_SECONDS
         while (row := analyses.row(job)).status != "COMPLETED":
+            assert time.monotonic() < give_up, f"job is {row.status}: {row.error}"
             seen.add((row.processedCount, row.progress))
             await asyncio.sleep(0.02)
 

@@ -89,7 +89,10 @@ def test_an_analysis_is_started_followed_and_read(
     assert shown["analysis"]["status"] == "COMPLETED"
     assert sum(shown["verdicts"].values()) == len(records)
     assert shown["failures"] == []
-    assert "records     3 of 3, TASK only" in gristmill("analytics", "show", job)[1]
+    assert shown["judges"] == {"offline-rubric-v1": 3}
+    said = gristmill("analytics", "show", job)[1]
+    assert "records     3 of 3, TASK only" in said
+    assert "judged by   offline-rubric-v1, rule-based, not an AI judgement" in said
     assert job in gristmill("analytics", "list")[1]
     summary = as_json(gristmill, "analytics", "summary", "fieldnote")
     assert summary["tasks"].startswith("3 TASK records: ")

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.openai_server import FakeOpenAI
 from workers.llm.provider import build
 from workers.runtime.context import Run, current_run
-from workers.runtime.errors import Permanent, RateLimited, Retryable
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable
 from workers.scoring.question import ask
 from workers.scoring.score import answer_to
 
@@ -39,9 +39,15 @@ async def provider(fake):
     await made.aclose()
 
 
-def provider_of(url, *, model=None, timeout=5.0, max_connections=16):
+def provider_of(url, *, model=None, timeout=5.0, max_connections=16, concurrency=1_000):
     return build(
-        api_key=KEY, base_url=url, model=model, connect_timeout=2.0, timeout=timeout, max_connections=max_connections
+        api_key=KEY,
+        base_url=url,
+        model=model,
+        connect_timeout=2.0,
+        timeout=timeout,
+        max_connections=max_connections,
+        concurrency=concurrency,
     )
 
 
@@ -131,7 +137,7 @@ async def test_two_invalid_answers_are_retryable_and_no_third_is_asked(provider,
     """A model's output is random, so another attempt may go well; but not in this run."""
     fake.script(default={"kind": "malformed"})
 
-    with pytest.raises(Retryable, match="two invalid answers"):
+    with pytest.raises(InvalidAnswers, match="two invalid answers"):
         await parse(provider)
 
     assert fake.calls == 2
@@ -300,6 +306,18 @@ async def test_many_calls_at_once_share_few_connections(fake):
     assert len(answers) == 200
     assert fake.snapshot()["max_in_flight"] <= 20
     assert fake.snapshot()["connections"] <= 20
+    await provider.aclose()
+
+
+async def test_slow_provider_is_asked_no_more_at_once_than_allowed_and_waiting_costs_no_time(fake):
+    """Thirty questions, three at once: the last waits for longer than one may take, and none is late."""
+    fake.script(default={"kind": "answer", "delay_ms": 250})
+    provider = provider_of(fake.url, timeout=1.5, concurrency=3)
+
+    answers = await asyncio.gather(*(parse(provider) for _ in range(30)))
+
+    assert len(answers) == 30
+    assert fake.snapshot()["max_in_flight"] == 3
     await provider.aclose()
 
 

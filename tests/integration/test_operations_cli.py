@@ -181,6 +181,27 @@ def test_settings_are_set_listed_rotated_and_removed(gristmill, monkeypatch):
     assert said == "gristmill: ai_provider must be one of lmstudio, openrouter, openai, offline, got 'lmstudi'"
 
 
+def test_settings_that_belong_together_are_set_together(gristmill, monkeypatch):
+    """A secret among them is read; the host of the last provider goes, and that is told; a mistake sets none."""
+    monkeypatch.setenv("GRISTMILL_SECRET_KEYS", new_key())
+    assert gristmill("settings", "set", "ai_provider=lmstudio", "ai_host=http://gpu:1234/v1")[0] == 0
+    monkeypatch.setattr(sys, "stdin", __import__("io").StringIO("sk-or-v1-secret-value\n"))
+
+    code, out, said = gristmill("settings", "set", "ai_provider=openrouter", "openrouter_key", "llm_model=v/m:free")
+
+    assert code == 0
+    assert out.split("\n")[:3] == ["ai_provider is set", "openrouter_key is set", "llm_model is set"]
+    assert said == "ai_host is removed: it was meant for another provider"
+    for wrong, line in {
+        ("ai_provider=openai", "ai_provider=offline"): "ai_provider is given twice",
+        ("ai_provider=openai", "color=red"): "'color' is not a system setting; settings: ",
+        ("ai_provider=openai", "llm_model=no spaces"): "llm_model must be a model name",
+    }.items():
+        code, _, said = gristmill("settings", "set", *wrong)
+        assert (code, said.startswith(f"gristmill: {line}")) == (2, True), said
+    assert "openrouter " in gristmill("settings", "list")[1]
+
+
 def test_a_new_key_fits(gristmill, monkeypatch):
     """What the command prints is what the setting takes."""
     key = gristmill("settings", "new-key")[1].strip()

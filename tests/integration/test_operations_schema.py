@@ -286,6 +286,19 @@ def test_the_sql_door_keeps_the_file_in_parts_and_a_repeated_key_returns_the_fir
     assert one(psql, "SELECT source FROM operations.ingest_jobs") == "csv:big.csv"
 
 
+def test_a_file_whose_job_has_not_ended_outlives_its_expiry(psql, project):
+    """A paused stage loses nobody's file; of an ended job it may go."""
+    job = one(psql, "SELECT operations.enqueue_ingest(%s, 'TASK', 'content')", project)
+    psql.execute("DELETE FROM operations.uploads")
+    assert (count(psql, "uploads"), count(psql, "upload_parts")) == (1, 1)
+
+    psql.execute(
+        "UPDATE operations.ingest_jobs SET status = 'CANCELLED', version = 2, completed_at = now() WHERE id = %s", [job]
+    )
+    psql.execute("DELETE FROM operations.uploads")
+    assert (count(psql, "uploads"), count(psql, "upload_parts")) == (0, 0)
+
+
 def test_an_empty_file_through_the_sql_door_is_a_job_without_parts(psql, project):
     """What it lacks shows when it runs."""
     psql.execute("SELECT operations.enqueue_ingest(%s, 'TASK', '')", [project])
@@ -304,6 +317,28 @@ def test_a_new_user_gets_a_profile_that_waits_for_approval(psql):
 
     psql.execute("DELETE FROM auth.users")
     assert count(psql, "profiles") == 0
+
+
+def test_whoever_has_no_address_of_his_own_signs_in_all_the_same(psql):
+    """As Supabase has them: by telephone, anonymous, or with the address of another by single sign-on."""
+    psql.execute("ALTER TABLE auth.users ALTER email DROP NOT NULL, DROP CONSTRAINT uq_users_email")
+    try:
+        first = one(psql, "INSERT INTO auth.users (email) VALUES ('a@example.test') RETURNING id")
+        twin = one(psql, "INSERT INTO auth.users (email) VALUES ('a@example.test') RETURNING id")
+        nobody = one(psql, "INSERT INTO auth.users (email) VALUES (NULL) RETURNING id")
+        rows = psql.execute("SELECT id, email FROM operations.profiles").fetchall()
+        assert {row["id"]: row["email"] for row in rows} == {
+            first: "a@example.test",
+            twin: str(twin),
+            nobody: str(nobody),
+        }
+
+        psql.execute("UPDATE auth.users SET email = NULL WHERE id = %s", [first])
+        psql.execute("UPDATE auth.users SET email = 'a@example.test' WHERE id = %s", [nobody])
+        assert one(psql, "SELECT email FROM operations.profiles WHERE id = %s", nobody) == "a@example.test"
+    finally:
+        psql.execute("DELETE FROM auth.users")
+        psql.execute("ALTER TABLE auth.users ALTER email SET NOT NULL, ADD CONSTRAINT uq_users_email UNIQUE (email)")
 
 
 def test_every_change_is_dated(psql, project):
@@ -390,13 +425,14 @@ def test_a_project_is_changed_by_its_owner_and_by_admins(speak, users, name, may
     assert changed(psql, 'UPDATE operations.data_records SET "hasBeenReviewed" = true') == may
 
 
-def test_nobody_promotes_himself(speak, users):
-    """His address he may change."""
+def test_nobody_but_an_admin_changes_a_profile(speak, users):
+    """Neither his role nor his address, which is that of ``auth.users``."""
     psql = speak("USER")
+    assert changed(psql, "UPDATE operations.profiles SET role = 'ADMIN'") == 0
+    assert changed(psql, "UPDATE operations.profiles SET email = 'victim@example.test'") == 0
 
-    assert changed(psql, "UPDATE operations.profiles SET email = 'new@example.test'") == 1
-    with pytest.raises(errors.InsufficientPrivilege):
-        psql.execute("UPDATE operations.profiles SET role = 'ADMIN'")
+    psql = speak("ADMIN")
+    assert changed(psql, "UPDATE operations.profiles SET role = 'USER' WHERE id = %s", users["PENDING"]) == 1
 
 
 def test_a_user_rates_for_himself_only(speak, users):

@@ -18,15 +18,16 @@ async def put(session, project, *contents: str, **columns):
 
 
 async def test_a_project_is_found_by_name_and_by_id(session):
-    """The name first: a project may be named like an id."""
+    """No project is named like an id, which could be another's."""
     made = await projects.get_or_create(session, "corpus")
     again = await projects.get_or_create(session, "corpus")
-    named_like_it = await projects.get_or_create(session, str(made.id))
+    by_id = await projects.get_or_create(session, str(made.id))
 
-    assert again.id == made.id
+    assert again.id == by_id.id == made.id
     assert (await projects.find(session, "corpus")).id == made.id
-    assert (await projects.find(session, str(made.id))).id == named_like_it.id
-    assert (await projects.find(session, str(named_like_it.id))).name == str(made.id)
+    assert (await projects.find(session, str(made.id))).id == made.id
+    with pytest.raises(UnknownProject):
+        await projects.get_or_create(session, str(uuid.uuid4()))
     with pytest.raises(UnknownProject, match="project 'corpsu' does not exist; `gristmill projects list` shows them"):
         await projects.find(session, "corpsu")
 

@@ -8,7 +8,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, DataRecord, LikertScore, Project
-from workers.analytics.agreement import compare
+from workers.analytics.agreement import compare, pairs_of
 from workers.analytics.ratings import RatingError, UnratableRecord, list_ratings, rate
 
 
@@ -92,8 +92,8 @@ async def test_each_model_is_compared_with_the_mean_of_people(session: AsyncSess
     await by_model(session, third, "judge-1", 1, 1)
     await by_model(session, third, "judge-2", 1, 1)
 
-    found = await compare(session, project)
-    tasks = await compare(session, project, type_="TASK")
+    found = compare(await pairs_of(session, project))
+    tasks = compare(await pairs_of(session, project, type_="TASK"))
 
     assert found.rated_by_people == 3
     judge, lonely, rules = found.models

@@ -83,6 +83,8 @@ def corpus(shared_database_url: str) -> Any:
         connection.execute("DELETE FROM operations.projects WHERE id = ANY (%s)", (projects,))
 
 
+# Of this transaction: tells what was compared with all from what the index found.
+SCANS = text("SELECT pg_stat_get_xact_numscans('operations.ix_data_records_embedding_384'::regclass)")
 FILTERS: list[dict[str, Any]] = [
     {},
     {"project": 0},
@@ -100,6 +102,9 @@ async def test_index_finds_what_comparing_with_all_finds(session: AsyncSession, 
     wanted = dict(filters)
     if "project" in wanted:
         wanted["project_id"] = projects[wanted.pop("project")]
+    await session.execute(text("SET LOCAL enable_seqscan = off"))
+    await session.execute(text("SET LOCAL enable_sort = off"))
+    scans = await session.scalar(SCANS)
     hits = expected = 0
     for _ in range(20):
         to = Vector(feature_hash.vector(sentence(draw)), MODEL)
@@ -118,6 +123,7 @@ async def test_index_finds_what_comparing_with_all_finds(session: AsyncSession, 
             assert match.record.embedding_model == MODEL
 
     assert hits / expected >= 0.95
+    assert await session.scalar(SCANS) == scans + 20
 
 
 async def test_search_without_filters_is_answered_by_the_index(session: AsyncSession, corpus: Any) -> None:

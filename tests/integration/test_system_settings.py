@@ -25,6 +25,11 @@ async def stored(session, key: str) -> str:
         ("ai_provider", "lmstudi", "ai_provider must be one of lmstudio, openrouter, openai, offline, got 'lmstudi'"),
         ("ai_host", "localhost:1234", "ai_host must be an http or https URL without credentials, got 'localhost:1234'"),
         ("ai_host", "http://a:b@host/v1", "ai_host must be an http or https URL without credentials"),
+        ("ai_host", "http://localhost:1234v1", "ai_host must be an http or https URL without credentials"),
+        ("ai_host", "http://h:99999/v1", "ai_host must be an http or https URL without credentials"),
+        ("ai_host", "http://my host/v1", "ai_host must be an http or https URL without credentials"),
+        ("ai_host", "http://[::1", "ai_host must be an http or https URL without credentials"),
+        ("ai_host", "HTTP://host/v1", "ai_host must be an http or https URL without credentials"),
         ("llm_model", "no spaces", "llm_model must be a model name such as gpt-4o-mini or vendor/model:tag"),
         ("ai_provder", "openai", "'ai_provder' is not a system setting; did you mean ai_provider?"),
         ("color", "red", "'color' is not a system setting; settings: ai_provider, ai_host"),
@@ -33,7 +38,7 @@ async def stored(session, key: str) -> str:
 async def test_a_wrong_setting_is_refused_in_one_line(session, key, value, line):
     """Field, rule and value."""
     with pytest.raises(OperationsError) as refused:
-        await put(session, key, value, keyring=NO_KEYS)
+        await put(session, {key: value}, keyring=NO_KEYS)
 
     assert str(refused.value).startswith(line)
 
@@ -41,7 +46,7 @@ async def test_a_wrong_setting_is_refused_in_one_line(session, key, value, line)
 async def test_a_wrong_secret_is_not_quoted(session):
     """Not even when it is refused."""
     with pytest.raises(OperationsError) as refused:
-        await put(session, "openrouter_key", "sk or", keyring=Keyring([new_key()]))
+        await put(session, {"openrouter_key": "sk or"}, keyring=Keyring([new_key()]))
 
     assert str(refused.value).endswith("got what was given")
     assert "sk or" not in str(refused.value)
@@ -50,7 +55,7 @@ async def test_a_wrong_secret_is_not_quoted(session):
 async def test_a_secret_is_encrypted_at_rest_and_shown_nowhere(session):
     """The row holds a token, the list a note."""
     keyring = Keyring([new_key()])
-    await put(session, "openrouter_key", SECRET, keyring=keyring)
+    await put(session, {"openrouter_key": SECRET}, keyring=keyring)
 
     token = await stored(session, "openrouter_key")
     [view] = await list_settings(session)
@@ -63,7 +68,7 @@ async def test_a_secret_is_encrypted_at_rest_and_shown_nowhere(session):
 async def test_a_secret_without_keys_is_refused_with_the_remedy(session):
     """Nothing is kept in the clear for want of a key."""
     with pytest.raises(OperationsError, match="GRISTMILL_SECRET_KEYS must be set"):
-        await put(session, "openai_key", SECRET, keyring=NO_KEYS)
+        await put(session, {"openai_key": SECRET}, keyring=NO_KEYS)
 
     assert await list_settings(session) == []
 
@@ -71,7 +76,7 @@ async def test_a_secret_without_keys_is_refused_with_the_remedy(session):
 async def test_keys_rotate_without_losing_a_secret(session):
     """Old and new key, then encrypted anew, then the new one alone."""
     old, new = new_key(), new_key()
-    await put(session, "openai_key", SECRET, keyring=Keyring([old]))
+    await put(session, {"openai_key": SECRET}, keyring=Keyring([old]))
     with pytest.raises(OperationsError, match="no key of GRISTMILL_SECRET_KEYS decrypts it"):
         Keyring([new]).decrypt(await stored(session, "openai_key"))
 
@@ -83,7 +88,7 @@ async def test_keys_rotate_without_losing_a_secret(session):
 
 async def test_a_rotation_that_cannot_read_a_secret_names_it_and_changes_none(session):
     """All or none."""
-    await put(session, "openai_key", SECRET, keyring=Keyring([new_key()]))
+    await put(session, {"openai_key": SECRET}, keyring=Keyring([new_key()]))
 
     with pytest.raises(OperationsError, match="openai_key: no key"):
         await rotate(session, keyring=Keyring([new_key()]))
@@ -102,9 +107,9 @@ async def test_the_choice_is_what_the_settings_say(session):
     keyring = Keyring([new_key()])
     assert await read_choice(session, keyring=keyring) is None
 
-    await put(session, "ai_provider", "openrouter", keyring=keyring)
-    await put(session, "openrouter_key", SECRET, keyring=keyring)
-    await put(session, "llm_model", "vendor/model:free", keyring=keyring)
+    await put(session, {"ai_provider": "openrouter"}, keyring=keyring)
+    await put(session, {"openrouter_key": SECRET}, keyring=keyring)
+    await put(session, {"llm_model": "vendor/model:free"}, keyring=keyring)
     choice = await read_choice(session, keyring=keyring)
 
     assert choice is not None
@@ -116,9 +121,9 @@ async def test_the_choice_is_what_the_settings_say(session):
 async def test_a_choice_that_cannot_be_followed_says_why(session):
     """No silent fallback to another provider."""
     keyring = Keyring([new_key()])
-    await put(session, "ai_provider", "openrouter", keyring=keyring)
+    await put(session, {"ai_provider": "openrouter"}, keyring=keyring)
     missing = await read_choice(session, keyring=keyring)
-    await put(session, "openrouter_key", SECRET, keyring=Keyring([new_key()]))
+    await put(session, {"openrouter_key": SECRET}, keyring=Keyring([new_key()]))
     unreadable = await read_choice(session, keyring=keyring)
 
     assert missing is not None
@@ -127,23 +132,82 @@ async def test_a_choice_that_cannot_be_followed_says_why(session):
     assert (unreadable.problem or "").startswith("openrouter_key: no key of GRISTMILL_SECRET_KEYS decrypts it")
 
 
-async def test_openai_falls_back_to_the_environments_key_only(session):
-    """The one key that both name."""
-    await put(session, "ai_provider", "openai", keyring=NO_KEYS)
+async def test_the_environments_key_goes_to_openai_itself_and_to_no_other_host(session):
+    """Whoever may set a host must not be sent a key that way."""
+    await put(session, {"ai_provider": "openai"}, keyring=NO_KEYS)
 
     with_key = await read_choice(session, keyring=NO_KEYS, openai_key="sk-env")
     without = await read_choice(session, keyring=NO_KEYS)
+    await put(session, {"ai_host": "https://elsewhere.test/v1"}, keyring=NO_KEYS)
+    elsewhere = await read_choice(session, keyring=NO_KEYS, openai_key="sk-env")
 
     assert with_key is not None
-    assert without is not None
     assert (with_key.api_key, with_key.problem) == ("sk-env", None)
+    assert without is not None
     assert without.problem is not None
+    assert elsewhere is not None
+    assert (elsewhere.api_key, elsewhere.problem is None) == (None, False)
+
+
+async def test_another_provider_is_not_sent_to_the_host_of_the_last(session):
+    """The host goes with the provider it was meant for; the same provider again keeps it, one that is given holds."""
+    keyring = Keyring([new_key()])
+    local = {"ai_provider": "lmstudio", "ai_host": "http://gpu:1234/v1"}
+    await put(session, {**local, "openrouter_key": SECRET}, keyring=keyring)
+
+    assert await put(session, {"ai_provider": "lmstudio"}, keyring=keyring) == []
+    assert await put(session, {"ai_provider": "openrouter"}, keyring=keyring) == ["ai_host"]
+    choice = await read_choice(session, keyring=keyring)
+    assert choice is not None
+    assert (choice.base_url, choice.api_key, choice.problem) == (None, SECRET, None)
+
+    assert await put(session, local, keyring=keyring) == []
+    assert await remove(session, "ai_provider") == ["ai_provider", "ai_host"]
+
+
+async def test_several_settings_are_set_together_or_not_at_all(session):
+    """One that breaks a rule refuses all."""
+    with pytest.raises(OperationsError, match="llm_model must be a model name"):
+        await put(session, {"ai_provider": "lmstudio", "llm_model": "no spaces"}, keyring=NO_KEYS)
+    assert await list_settings(session) == []
+
+    await put(session, {"ai_provider": "lmstudio", "llm_model": "llama"}, keyring=NO_KEYS)
+    assert {one.key: one.value for one in await list_settings(session)} == {
+        "ai_provider": "lmstudio",
+        "llm_model": "llama",
+    }
+
+
+async def test_a_key_is_not_sent_in_the_clear(session):
+    """Whatever is asked of a hosted provider by http fails with the reason."""
+    keyring = Keyring([new_key()])
+    values = {"ai_provider": "openrouter", "openrouter_key": SECRET, "ai_host": "http://gpu:1234/v1"}
+    await put(session, values, keyring=keyring)
+
+    choice = await read_choice(session, keyring=keyring)
+
+    assert choice is not None
+    assert choice.problem == (
+        "ai_provider is openrouter, whose key is sent to https only; ai_host is 'http://gpu:1234/v1'"
+    )
+    assert choice.api_key is None
+
+
+async def test_models_without_a_provider_are_those_of_the_environments(session):
+    """They take effect: whoever sets one need not name the provider again."""
+    await put(session, {"embedding_model": "nomic-embed-text"}, keyring=NO_KEYS)
+
+    choice = await read_choice(session, keyring=NO_KEYS, openai_key="sk-env")
+
+    assert choice is not None
+    assert (choice.provider, choice.embedding_model, choice.llm_model) == (None, "nomic-embed-text", None)
+    assert (choice.base_url, choice.api_key, choice.problem) == (None, None, None)
 
 
 async def test_what_is_removed_holds_no_more(session):
     """Once."""
-    await put(session, "ai_provider", "offline", keyring=NO_KEYS)
+    await put(session, {"ai_provider": "offline"}, keyring=NO_KEYS)
 
-    assert await remove(session, "ai_provider") is True
-    assert await remove(session, "ai_provider") is False
+    assert await remove(session, "ai_provider") == ["ai_provider"]
+    assert await remove(session, "ai_provider") == []
     assert await read_choice(session, keyring=NO_KEYS) is None

@@ -1,5 +1,6 @@
 """Vectorization through the real kernel on real Postgres, against a real HTTP server that counts and misbehaves."""
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -301,6 +302,48 @@ async def test_refused_text_stands_alone(
     rows.assert_embedded(*good)
 
 
+async def test_refused_text_is_not_asked_again_by_the_next_run(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Taking a request apart spends what a low limit allows: a job that forgot the text would never get past it."""
+    bad, good, job = "a forbidden thing, the longest", texts_of(3), rows.job()
+    limit = {"kind": "status", "status": 429, "retry_after": "0.6"}
+    # All of them, the probe, the half with the bad text, the bad text alone; then its neighbour may not be asked yet.
+    fake.script(embeddings={"refuses": "forbidden", "faults": [None, None, None, None, limit]})
+    rows.add(bad, *good, job=job)
+    rows.start(job)
+
+    async with running(limits=EmbeddingLimits(texts=4, tokens=2_000, requests=1)):
+        snoozed = await rows.moved(job, "snooze")
+        row = await rows.ends(job)
+
+    refused = snoozed["warnings"]["refused"]
+    assert (refused["count"], refused["model"], len(refused["first"])) == (1, "embed-1", 1)
+    assert row["warnings"] == snoozed["warnings"]
+    assert (row["status"], row["embeddedCount"], row["retry_count"]) == ("COMPLETED", 3, 0)
+    assert [sorted(request["input"]) for request in fake.embedder.requests[5:]] == [good]
+
+
+@pytest.mark.parametrize(("model", "asked"), [("embed-1", ["good"]), ("embed-0", ["a forbidden", "forbidden", "good"])])
+async def test_what_another_model_refused_is_asked_of_this_one(
+    running: Running, rows: Rows, fake: FakeOpenAI, *, model: str, asked: list[str]
+) -> None:
+    """What this one refused is not, whether the reason is still kept or, of many, the record alone."""
+    fake.script(embeddings={"refuses": "forbidden"})
+    job = rows.job()
+    first, other, _ = map(str, rows.add("a forbidden", "forbidden", "good", job=job))
+    said = {"count": 2, "model": model, "first": [{"record": first, "reason": "no"}], "others": [other]}
+    sql = "UPDATE operations.ingest_jobs SET warnings = %s::jsonb WHERE id = %s RETURNING id"
+    rows.one(sql, json.dumps({"encoding": "guessed", "refused": said}), job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert sorted({text for request in fake.embedder.requests for text in request["input"]} - {"text"}) == asked
+    refused = row["warnings"]["refused"]
+    assert ({one["record"] for one in refused["first"]}, refused["count"]) == ({first, other}, 2)
+    assert (refused["model"], row["warnings"]["encoding"]) == ("embed-1", "guessed")
+
+
 async def test_refused_credentials_fail_the_job_and_blame_no_text(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
@@ -372,18 +415,30 @@ async def test_nothing_to_do_asks_for_one_vector_at_most(running: Running, rows:
     assert [request["input"] for request in fake.embedder.requests[asked:]] == [["text"]]
 
 
-async def test_records_of_a_job_that_still_lives_are_left_to_it(running: Running, rows: Rows) -> None:
-    """Two jobs do not pay for the same record."""
-    living, again = rows.job(), rows.job(loaded=False)
+async def test_records_of_a_job_that_still_lives_are_left_to_it(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Two jobs do not pay for the same record: of two without a file the younger waits until the other has ended."""
+    living, elder, younger = rows.job(), rows.job(loaded=False), rows.job(loaded=False)
+    elsewhere, feedback = rows.job(loaded=False, project=rows.make_project()), rows.job(loaded=False, type_="FEEDBACK")
     rows.add("the living job's", job=living)
     rows.add("nobody's")
-    rows.start(again)
+    for job in (younger, elsewhere, feedback):
+        rows.start(job)
 
     async with running():
-        await rows.ends(again)
+        waiting = await rows.moved(younger, "snooze")
+        for job in (elsewhere, feedback):
+            await rows.ends(job)
+        assert fake.embedder.texts() == []
+        rows.start(elder)
+        await rows.ends(elder)
+        rows.start(younger)
+        last = await rows.ends(younger)
 
+    assert waiting["change_reason"] == f"job {elder} is older and embeds the same records"
+    assert (last["status"], last["retry_count"], last["embeddedCount"]) == ("COMPLETED", 0, 1)
     assert rows.vectors()["the living job's"] == ([], None)
     rows.assert_embedded("nobody's")
+    assert fake.embedder.texts().count("nobody's") == 1
 
 
 async def test_dimension_that_changes_under_way_leaves_vectors_of_one_length(

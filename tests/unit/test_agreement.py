@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.analytics.agreement import Pair, agreement, compared, half_up
+from workers.analytics.agreement import Pair, Pairs, agreement, compare, half_up
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 POINTS = st.integers(1, 7)
@@ -88,7 +88,7 @@ def test_rules_are_listed_and_left_out_of_averages() -> None:
         "offline-rubric-v1": pairs([1, 7], [7, 1]),
     })  # fmt: skip
 
-    found = compared(3, realism, realism)
+    found = compare(Pairs(3, realism, realism))
 
     assert [(one.model, one.rule_based) for one in found.models] == [
         ("judge-a", False), ("judge-b", False), ("offline-rubric-v1", True),

@@ -10,7 +10,7 @@ import pytest
 from tests.waiting import until
 from workers.analytics.alignment import Judged
 from workers.analytics.crew import CONCURRENCY, FIRST_ALIKE, LATER_ALIKE, Crew, Doubt, Finished, Unjudged
-from workers.runtime.errors import Permanent, RateLimited, Retryable
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Refused, Retryable
 
 
 def judged() -> Judged:
@@ -85,20 +85,26 @@ async def test_rate_limit_lets_what_is_under_way_end_and_begins_nothing_more() -
 
 
 async def test_records_that_cannot_be_read_on_are_an_error_after_those_that_were() -> None:
-    """What was read before is judged and handed over."""
+    """What is under way by then is handed over; what only waits for its turn is not begun."""
+    begun: list[int] = []
     kept: list[Finished] = []
 
     async def torn() -> AsyncGenerator[int]:
         yield 1
         yield 2
+        await until(lambda: len(begun) == 2)
+        yield 3
         raise Retryable("connection lost")
 
-    async def judge(_: int) -> Finished:
+    async def judge(number: int) -> Finished:
+        begun.append(number)
+        await asyncio.sleep(0.02)
         return judged()
 
     with pytest.raises(Retryable, match="connection lost"):
         await collect(kept, hand_over(torn(), judge))
 
+    assert begun == [1, 2]
     assert len(kept) == 2
 
 
@@ -155,6 +161,42 @@ def test_a_server_that_is_down_says_so_in_many_ways() -> None:
         down.settle()
     with pytest.raises(Permanent):
         refusing.settle()
+
+
+def test_refused_content_is_never_the_providers_trouble() -> None:
+    """However many, and before anything was judged: who refuses is at work, and what was held is kept, too."""
+    doubt = Doubt(succeeded=False)
+    unclear = failed(Retryable("provider failed (HTTP 503)"))
+    refused = [failed(Refused("provider refused the content")) for _ in range(2 * LATER_ALIKE)]
+
+    assert doubt.sift([unclear, *refused]) == [unclear, *refused]
+    doubt.settle()
+    assert doubt.rest() == []
+
+
+def test_invalid_answers_are_the_records_own_once_the_model_gave_a_valid_one() -> None:
+    """Ten at the very end fail no finished job; of a model that never finds the form they are the job's error."""
+    after, never = Doubt(succeeded=True), Doubt(succeeded=False)
+    bad = [failed(InvalidAnswers("model 'm' gave two invalid answers: not JSON")) for _ in range(LATER_ALIKE)]
+
+    assert after.sift(bad) == bad
+    after.settle()
+    assert after.rest() == []
+    assert never.sift(bad[:FIRST_ALIKE]) == []
+    with pytest.raises(InvalidAnswers):
+        never.settle()
+
+
+def test_run_after_a_good_one_gives_its_first_failures_the_same_patience() -> None:
+    """Ten neighbours that are bad alike do not fail a job that judged others before."""
+    doubt = Doubt(succeeded=True)
+    doubt.sift([failed(Permanent("no")) for _ in range(LATER_ALIKE - 1)])
+    doubt.settle()
+
+    doubt.sift([failed(Permanent("no"))])
+
+    with pytest.raises(Permanent):
+        doubt.settle()
 
 
 def test_first_ten_failing_differently_are_ten_bad_records() -> None:

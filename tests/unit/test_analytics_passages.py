@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.analytics.guidelines import batches, decoded, pages_of
-from workers.analytics.passages import OVERLAP, WORDS, cleaned, passages
+from workers.analytics.passages import CHARS, OVERLAP, OVERLAP_CHARS, WORDS, cleaned, passages
 from workers.runtime.errors import Permanent
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "prompting-book-en.pdf"
+
+MOST_CHARS = CHARS + OVERLAP_CHARS
 
 SENTENCE = st.integers(1, 60).map(lambda count: " ".join(f"w{n}" for n in range(count)) + ".")
 PAGE = st.lists(SENTENCE, max_size=12).flatmap(
@@ -70,7 +72,25 @@ def test_word_without_an_end_cannot_make_a_passage_of_its_own_size() -> None:
     """An encoded picture in the text is cut into words."""
     made = passages(["A" * 1_000_000])
 
-    assert max(len(one.content) for one in made) < 60_000
+    assert max(len(one.content) for one in made) <= MOST_CHARS
+
+
+LINES = [f"任务{n}必须写明目标读者和用途，不得使用空泛的词语。反馈{n}要指出具体的步骤！" for n in range(600)]
+
+
+@pytest.mark.parametrize("page", ["\n".join(LINES), "".join(LINES), "".join(f"ต้องระบุผู้อ่าน{n}" for n in range(2_000))])
+def test_script_without_blanks_makes_passages_of_the_usual_size(page: str) -> None:
+    """Characters count where words do not, and nothing is lost."""
+    made = passages([page])
+
+    assert max(len(one.content) for one in made) <= MOST_CHARS
+    assert min(len(one.content) for one in made[:-1]) >= CHARS // 2
+    own = [made[0].content.split()]
+    for before, one in pairwise(made):
+        words = one.content.split()
+        repeated = next(n for n in range(OVERLAP, -1, -1) if words[:n] == before.content.split()[-n:] or not n)
+        own.append(words[repeated:])
+    assert "".join("".join(words) for words in own) == "".join(page.split())
 
 
 def test_broken_words_ligatures_and_what_cannot_be_stored_are_mended() -> None:

@@ -7,13 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
-from workers.runtime.errors import ERROR_LIMIT, Permanent, RateLimited, Retryable, describe, outcome_of
+from workers.runtime.errors import (
+    ERROR_LIMIT,
+    InvalidAnswers,
+    Permanent,
+    RateLimited,
+    Refused,
+    Retryable,
+    describe,
+    outcome_of,
+)
 from workers.runtime.outcomes import Fail, Retry, Snooze
 
 
-def test_permanent_fails_at_once():
+@pytest.mark.parametrize("kind", [Permanent, Refused])
+def test_permanent_fails_at_once(kind):
     """No attempt is spent on what cannot succeed."""
-    assert outcome_of(Permanent("model is not known")) == Fail("model is not known")
+    assert outcome_of(kind("model is not known")) == Fail("model is not known")
 
 
 def test_rate_limit_snoozes_for_as_long_as_it_says():
@@ -27,6 +37,7 @@ def test_rate_limit_snoozes_for_as_long_as_it_says():
     ("error", "line"),
     [
         (Retryable("answered 503"), "answered 503"),
+        (InvalidAnswers("no JSON twice"), "no JSON twice"),
         (TimeoutError(), "TimeoutError"),
         (ConnectionResetError("reset by peer"), "ConnectionResetError: reset by peer"),
         (KeyError("score"), "KeyError: 'score'"),

@@ -129,6 +129,28 @@ def test_file_of_open_quotes_alone_is_given_up_in_the_end():
     assert found == [Damage.MALFORMED] * lines
 
 
+def test_no_run_goes_on_amid_lines_that_are_given_up_together():
+    """Behind every other record a later run reads what this one would have read."""
+    limit = 60
+    text = '"a","b\n' * (RUNAWAYS_TRIED + 3) + "x,y\n" * 40
+    reader = CsvRecords(",", limit=limit)
+    places = [
+        (record, reader.line, reader.runaways, reader.giving_up)
+        for piece in (*pieces(text, 50), None)
+        for record in reader.feed(piece or "", final=piece is None)
+    ]
+    everything = [record for record, *_ in places]
+    assert any(giving_up for *_, giving_up in places)
+
+    for number, (_, line, runaways, giving_up) in enumerate(places):
+        if giving_up or number % 7:
+            continue
+        later = CsvRecords(",", limit=limit, skip=line, runaways=runaways)
+        rest = [record for piece in pieces(text, 50) for record in later.feed(piece)]
+        rest += later.feed("", final=True)
+        assert rest == everything[number + 1 :], (number, line)
+
+
 def test_nul_becomes_a_character_that_postgres_takes():
     """It is counted; a replacement character that was in the file is not."""
     found, reader = read(f"a\x00\x00,{REPLACEMENT}\n")

@@ -37,13 +37,16 @@ def detected(content, size=5):
         (TEXT.encode("utf-16-be"), "utf-16-be"),
         ("a,b\nпривет,мир 1\n".encode("utf-16-le") * 9, "utf-16-le"),
         (TEXT.encode("cp1252"), "cp1252"),
-        (TEXT.encode() + b"\xe9", "cp1252"),
-        (TEXT.encode() + b"\xe2\x82", "cp1252"),
+        (TEXT.encode() + b"\xe9", "utf-8-sig"),
+        (TEXT.encode() + b"\xe2\x82", "utf-8-sig"),
+        ("a,b\nnaïve café\n".encode() * 30 + b"caf\xe9", "utf-8-sig"),  # one damage to sixty good ones: read as UTF-8
+        ("a,b\nnaïve café\n".encode() * 30 + b"caf\xc3", "utf-8-sig"),  # or cut within a character
+        ("Größe;Übermut\n".encode("cp1252") * 30, "cp1252"),
         (b"a,b\nsome,more text\x00 here\n" * 9, "utf-8"),
     ],
 )
 def test_encoding_is_told_from_the_bytes(content, encoding):
-    """By its mark, by its NULs, by being UTF-8 to the last byte; the rest is a guess that decodes."""
+    """By its mark, by its NULs, by being UTF-8 but for few bytes; the rest is a guess that decodes."""
     found = detected(content)
 
     assert found == encoding

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from workers.llm.errors import classify, delay_of, names_response_format
-from workers.runtime.errors import Permanent, RateLimited, Retryable
+from workers.runtime.errors import Permanent, RateLimited, Refused, Retryable
 
 KEY = "sk-proj-verysecret1234"
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -76,6 +76,21 @@ def test_rate_limit_snoozes_as_long_as_asked():
     assert error.delay == timedelta(seconds=3)
 
 
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (429, "Request too large for gpt-4o in organization o on tokens per min (TPM): Limit 40000, Requested 98000."),
+        (413, "Request too large for model `llama` on tokens per minute (TPM): Limit 6000, Requested 9804"),
+    ],
+)
+def test_request_beyond_the_limit_itself_is_not_waited_with(status, message):
+    """It would be too large for ever; a smaller one may pass."""
+    error = classify(refusal(status, {"error": {"message": message, "code": "rate_limit_exceeded"}}, retry_after="3"))
+
+    assert isinstance(error, Refused)
+    assert "exceeds what the provider takes at once" in str(error)
+
+
 @pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (402, None)])
 def test_exhausted_quota_waits_minutes_and_says_so(status, code):
     """An empty account is not asked again every few seconds, and the reason names it."""
@@ -99,7 +114,7 @@ def test_over_long_input_is_permanent_whatever_the_status(status, error):
     """Servers that answer over-long input with 500 are not sent it again."""
     result = classify(refusal(status, {"error": error}))
 
-    assert isinstance(result, Permanent)
+    assert isinstance(result, Refused)
     assert "context" in str(result)
 
 
@@ -107,7 +122,7 @@ def test_refused_content_is_permanent_and_named():
     """The operator reads that the content was refused, not just a status."""
     result = classify(refusal(400, {"error": {"message": "flagged", "code": "content_filter"}}))
 
-    assert isinstance(result, Permanent)
+    assert isinstance(result, Refused)
     assert "refused the content" in str(result)
 
 

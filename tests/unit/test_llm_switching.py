@@ -20,7 +20,7 @@ SOON = 0.02
 class Chosen:
     """A choice as the settings make it."""
 
-    provider: str = "lmstudio"
+    provider: str | None = "lmstudio"
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     llm_model: str | None = None
@@ -69,20 +69,29 @@ class Desk:
         self.answering.set()
         self.looks = 0
         self.made: list[Named] = []
+        self.cannot_make: Exception | None = None
+        self.looking = 0
         self.released = False
 
     async def choose(self):
         self.looks += 1
-        await self.answering.wait()
+        self.looking += 1
+        try:
+            await self.answering.wait()
+        finally:
+            self.looking -= 1
         if self.error:
             raise self.error
         return self.choice
 
     def make(self, choice) -> Named:
+        if self.cannot_make:
+            raise self.cannot_make
         self.made.append(Named(choice.provider if choice else "environment"))
         return self.made[-1]
 
     async def release(self) -> None:
+        assert not self.looking
         self.released = True
 
     def model(self, **more) -> SwitchingModel:
@@ -167,6 +176,38 @@ async def test_last_choice_stands_while_it_cannot_be_read(desk):
     assert desk.looks == 2
 
 
+async def test_provider_that_cannot_be_built_leaves_nothing_to_the_last_one(desk):
+    """Operators turned away from it: every call fails with the reason, until the new one can be built."""
+    model = desk.model()
+    await model.resolve("m")
+    (old,) = desk.made
+    desk.choice, desk.cannot_make = Chosen("openai"), ValueError("Invalid port: '1234v1'")
+    await asyncio.sleep(SOON)
+
+    for call in (model.resolve("m"), model.embed(["a"], model="m")):
+        with pytest.raises(Retryable, match="the chosen provider cannot be used: ValueError: Invalid port: '1234v1'"):
+            await call
+    assert (old.asked, old.closed) == (1, True)
+
+    desk.cannot_make = None
+    await asyncio.sleep(SOON)
+    assert await model.resolve("m") == "openai|m"
+
+
+async def test_closing_waits_for_the_look_before_what_it_reads_with_is_released(desk):
+    """A look that is under way holds a connection."""
+    desk.answering.clear()
+    model = desk.model()
+    call = asyncio.create_task(model.resolve("m"))
+    await until(lambda: desk.looking)
+
+    await model.aclose()
+
+    assert desk.released
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
 async def test_slow_look_holds_nobody_up_for_long(desk):
     """It goes on by itself; callers go on with whom they had."""
     model = desk.model()
@@ -223,12 +264,14 @@ async def test_vectors_of_a_model_that_is_no_longer_chosen_are_refused(desk):
 
 
 async def test_chosen_provider_has_its_own_host_models_and_key(monkeypatch):
-    """Nothing of what the environment says is sent to it, its key least of all."""
+    """Nothing of what the environment says is sent to it, its key least of all; models alone are the environment's."""
     choices = {
         "lmstudio": Chosen("lmstudio", llm_model="llama", embedding_model="nomic"),
         "openrouter": Chosen("openrouter", api_key="k-1", llm_model="vendor/model"),
         "own": Chosen("lmstudio", base_url="http://gpu.test:8000/v1", embedding_model="bge"),
         "openai": Chosen("openai", api_key="k-2"),
+        "models only": Chosen(None, llm_model="llama", embedding_model="nomic"),
+        "one model only": Chosen(None, embedding_model="nomic"),
     }
     found = {}
     for name, choice in choices.items():
@@ -259,6 +302,8 @@ async def test_chosen_provider_has_its_own_host_models_and_key(monkeypatch):
         "openrouter": ("https://openrouter.ai/api/v1/", "k-1", "vendor/model", "no embedding model is set for https"),
         "own": ("http://gpu.test:8000/v1/", "not-needed", None, "bge"),
         "openai": ("https://api.openai.com/v1/", "k-2", None, "text-embedding-3-small"),
+        "models only": ("http://env.test/v1/", "env-key", "llama", "nomic"),
+        "one model only": ("http://env.test/v1/", "env-key", "env-model", "nomic"),
     }
 
 
@@ -267,10 +312,14 @@ async def test_chosen_provider_has_its_own_host_models_and_key(monkeypatch):
     [
         (Chosen("openai", problem="openai_key: no key decrypts it"), "openai_key: no key decrypts it"),
         (Chosen("elsewhere"), "ai_provider must be one of lmstudio, openrouter, openai, offline, got 'elsewhere'"),
+        (
+            Chosen("lmstudio", base_url="http://localhost:1234v1"),
+            "the chosen provider cannot be used: ValueError: Port could not be cast to integer value as '1234v1'",
+        ),
     ],
 )
 async def test_choice_that_cannot_be_followed_fails_every_call_with_its_reason(choice, line):
-    """Rather than go to another provider."""
+    """Rather than go to another provider; jobs try again, for settings are put right a moment later."""
 
     async def choose():
         return choice
@@ -280,7 +329,7 @@ async def test_choice_that_cannot_be_followed_fails_every_call_with_its_reason(c
     )
     calls: list[Awaitable[object]] = [model.resolve("m"), model.embedding_model(), model.embed(["a"], model="m")]
     for call in calls:
-        with pytest.raises(Permanent) as refusal:
+        with pytest.raises(Retryable) as refusal:
             await call
         assert str(refusal.value) == line
     await model.aclose()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from workers.llm.wire import read, storable
-from workers.runtime.errors import Permanent, RateLimited, Retryable
+from workers.runtime.errors import Permanent, RateLimited, Refused, Retryable
 
 
 def body(**changes):
@@ -71,7 +71,7 @@ def test_error_sent_with_success_is_judged_by_its_code(error, expected):
 )
 def test_refusal_is_permanent(changes):
     """Content that was refused is refused again."""
-    with pytest.raises(Permanent, match="refused the content"):
+    with pytest.raises(Refused, match="refused the content"):
         read(body(**changes))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from uuid import UUID
@@ -74,8 +74,17 @@ class Pair:
     model: int
 
 
-async def compare(session: AsyncSession, project_id: UUID, *, type_: str | None = None) -> Comparison:
-    """Compare every model that rated a project's records (of one type, if given) with the people who did."""
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A project's ratings as they are compared: by model, of each record that people rated, too."""
+
+    rated_by_people: int
+    realism: Mapping[str, Sequence[Pair]]
+    quality: Mapping[str, Sequence[Pair]]
+
+
+async def pairs_of(session: AsyncSession, project_id: UUID, *, type_: str | None = None) -> Pairs:
+    """Return the ratings of every model that rated a project's records (of one type, if given) beside people's."""
     in_project = (DataRecord.project_id == project_id) & (DataRecord.type == type_ if type_ else true())
     people = (
         select(
@@ -104,25 +113,24 @@ async def compare(session: AsyncSession, project_id: UUID, *, type_: str | None 
     )
     realism, quality = defaultdict[str, list[Pair]](list), defaultdict[str, list[Pair]](list)
     for model, by_model_realism, by_model_quality, by_people_realism, by_people_quality in await session.execute(both):
-        for pairs, by_model, by_people in (
+        for beside, by_model, by_people in (
             (realism[model], by_model_realism, by_people_realism),
             (quality[model], by_model_quality, by_people_quality),
         ):
             if by_people is not None:
-                pairs.append(Pair(float(by_people), by_model))
-    return compared(rated, realism, quality)
+                beside.append(Pair(float(by_people), by_model))
+    return Pairs(rated, realism, quality)
 
 
-def compared(rated: int, realism: defaultdict[str, list[Pair]], quality: defaultdict[str, list[Pair]]) -> Comparison:
-    """Return the comparison of pairs by model; ``rated`` is how many records people rated. Pure."""
+def compare(pairs: Pairs) -> Comparison:
+    """Compare every model with the people. Pure; the first time takes a second or two: not inside a transaction."""
     models = [
-        ModelAgreement(model, is_rule_based(model), agreement(realism[model]), agreement(quality[model]))
-        for model in sorted(realism)
+        ModelAgreement(model, is_rule_based(model), agreement(pairs.realism[model]), agreement(pairs.quality[model]))
+        for model in sorted(pairs.realism)
     ]
     counted = [one for one in models if not one.rule_based]
-    return Comparison(
-        rated, models, average([one.realism for one in counted]), average([one.quality for one in counted])
-    )
+    realism, quality = average([one.realism for one in counted]), average([one.quality for one in counted])
+    return Comparison(pairs.rated_by_people, models, realism, quality)
 
 
 def agreement(pairs: Sequence[Pair]) -> Agreement:

@@ -1,6 +1,8 @@
 """The handler of ``analytics.align``: every record of a project against its guidelines, then what they say together."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,17 +18,17 @@ from models.scoring import DEFAULT_MODEL
 from workers.analytics import summary
 from workers.analytics.alignment import AlignmentAnswer, Record, ask, judgement
 from workers.analytics.crew import Crew, Doubt, Finished, Unjudged
-from workers.analytics.guidelines import Guidelines, Retrieved, decoded, embed, forget, load
+from workers.analytics.guidelines import decoded, load
 from workers.analytics.patience import patiently
-from workers.analytics.records import Scope, Tally, keep, tally, unfinished
+from workers.analytics.records import Scope, Tally, ahead, keep, tally, unfinished
+from workers.analytics.retrieval import Asked, Retrieval
 from workers.runtime.context import Context
-from workers.runtime.errors import Permanent, RateLimited, Retryable
-from workers.runtime.outcomes import Complete, Outcome
+from workers.runtime.database import outlasting
+from workers.runtime.errors import Permanent, RateLimited
+from workers.runtime.outcomes import Complete, Outcome, Snooze
 from workers.runtime.registry import stage
 
-TOP_PASSAGES = 5
-# What stands for a record's meaning where it has no vector of its own yet.
-EMBEDDED_CHARS = 6_000
+TURN = timedelta(seconds=30)
 
 
 class AlignRequest(BaseModel):
@@ -49,20 +51,24 @@ async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     """Judge and rate every record of a project, and keep what they say together with the project.
 
     What is judged is committed as it comes: another run goes on with the rest. A record that cannot be judged is
-    listed with its reason and keeps nobody waiting. No transaction is open while a model answers.
+    listed with its reason and keeps nobody waiting. No transaction is open while a model answers. Analyses of the same
+    records take turns, the oldest first: a record's marks are those of one job.
     """
     scope, model = Scope.of(job), job.model_name or DEFAULT_MODEL
     async with ctx.session() as session:
+        if before := await ahead(session, scope):
+            return Snooze(TURN, f"waits for analysis {before} of the same records")
         project = await _project(session, scope.project_id)
         done = await tally(session, scope)
-    decoded(project.guidelines, project=project.name)  # said before anything is asked, even of an empty project
+    # Said before anything is asked, even of an empty project.
+    pdf = await asyncio.to_thread(decoded, project.guidelines, project=project.name)
     if not done.total:
         return Complete(values=done.values())
     await ctx.llm.resolve(model)
     await ctx.checkpoint({**done.values(), "progress": done.percent})
     if done.finished < done.total:
-        guidelines = await load(ctx, project.guidelines, project=project.name)
-        await _Analysis(ctx, scope, model, guidelines, done).run()
+        guidelines = await load(ctx, pdf)
+        await _Analysis(ctx, scope, model, Retrieval(ctx, guidelines), done).run()
     async with ctx.session() as session:
         done = await tally(session, scope)
     texts = await summary.texts(ctx, scope, project=project.name, model=model)
@@ -80,21 +86,13 @@ async def _project(session: AsyncSession, project_id: UUID) -> Row[str, str | No
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A record with the passages to judge it by, or why none could be found."""
-
-    record: Record
-    found: Sequence[Retrieved] | Exception
-
-
-@dataclass(frozen=True, slots=True)
 class _Analysis:
     """One run over what a job has not finished."""
 
     ctx: Context
     scope: Scope
     model: str
-    guidelines: Guidelines
+    retrieval: Retrieval
     done: Tally
 
     async def run(self) -> None:
@@ -106,50 +104,21 @@ class _Analysis:
                 doubt.settle()
         await self._keep(doubt.rest())
 
-    async def _asked(self) -> AsyncGenerator[_Asked]:
-        """Yield every unfinished record, by id, with the passages nearest to it."""
+    async def _asked(self) -> AsyncGenerator[Asked]:
+        """Yield every unfinished record, page by page, with the passages nearest to it."""
         after: UUID | None = None
-        while page := await patiently(partial(self._page, after)):
+        while page := await outlasting(partial(self._page, after)):
             after = page[-1][0].id
-            missing = [record for record, vector in page if not self.guidelines.fits(vector)]
-            made = dict(zip((record.id for record in missing), await self._embedded(missing), strict=True))
-            for record, own in page:
-                vector = made.get(record.id, own)
-                assert vector is not None
-                if isinstance(vector, Exception):
-                    yield _Asked(record, vector)
-                else:
-                    yield _Asked(record, self.guidelines.nearest(vector, at_most=TOP_PASSAGES))
+            async with aclosing(self.retrieval.of(page)) as found:
+                async for asked in found:
+                    yield asked
 
     async def _page(self, after: UUID | None) -> list[tuple[Record, list[float] | None]]:
+        model = self.retrieval.guidelines.embedding_model
         async with self.ctx.session() as session:
-            return await unfinished(session, self.scope, after=after, embedding_model=self.guidelines.embedding_model)
+            return await unfinished(session, self.scope, after=after, embedding_model=model)
 
-    async def _embedded(self, records: Sequence[Record]) -> list[Sequence[float] | Permanent]:
-        """Return a vector for each record; where one text is refused, its own error and the others' vectors."""
-        texts = [record.content[:EMBEDDED_CHARS] for record in records]
-        model = self.guidelines.embedding_model
-        vectors: list[Sequence[float] | Permanent]
-        try:
-            vectors = [*await embed(self.ctx.llm, texts, model=model)]
-        except Permanent:
-            if (now := await self.ctx.llm.embedding_model()) != model:
-                raise Retryable(f"embedding model changed from {model!r} to {now!r}; it goes on with the new") from None
-            vectors = [await self._embedded_alone(text) for text in texts]
-        for vector in vectors:
-            if not isinstance(vector, Permanent) and not self.guidelines.fits(vector):
-                async with self.ctx.session() as session:
-                    await forget(session, self.guidelines)
-                raise Retryable(f"embedding model {model!r} changed its vectors; the guidelines are embedded anew")
-        return vectors
-
-    async def _embedded_alone(self, text: str) -> Sequence[float] | Permanent:
-        try:
-            return (await embed(self.ctx.llm, [text], model=self.guidelines.embedding_model))[0]
-        except Permanent as error:
-            return error
-
-    async def _judge(self, asked: _Asked) -> Finished:
+    async def _judge(self, asked: Asked) -> Finished:
         """Return the judgement of one record or why there is none; raise RateLimited."""
         record, found = asked.record, asked.found
         if isinstance(found, Exception):
@@ -169,4 +138,4 @@ class _Analysis:
         self.done.add(finished)
         values = {**self.done.values(), "progress": self.done.percent}
         write = partial(keep, scope=self.scope, finished=finished)
-        await patiently(partial(self.ctx.checkpoint, values, write))
+        await outlasting(partial(self.ctx.checkpoint, values, write))

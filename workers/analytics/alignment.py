@@ -122,6 +122,11 @@ def is_rule_based(model: str) -> bool:
     return model.startswith(RULES_PREFIX)
 
 
+def named(model: str) -> str:
+    """Return the name of ``model`` as people read it, with the mark of rules."""
+    return f"{model}, {RULES_NOTE}" if is_rule_based(model) else model
+
+
 def sealed(value: Any) -> str:
     """Return ``value`` as JSON that cannot end its section: angle brackets are written as escapes."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from workers.analytics.alignment import Judged
-from workers.runtime.errors import RateLimited, Retryable, describe
+from workers.runtime.errors import InvalidAnswers, RateLimited, Refused, Retryable, describe
 
 CONCURRENCY = 100
 # So many failures alike in a row are the provider's, not the records': before anything went well, and afterwards,
@@ -76,9 +76,10 @@ class Crew(Generic[R]):
                 async for record in records:
                     await self._todo.put(record)
         except Exception as error:  # noqa: BLE001 - raised by batches(), after what is under way
-            self._error = self._error or error
-        for _ in range(CONCURRENCY):
-            await self._todo.put(None)
+            self._stop_for(error)
+        else:
+            for _ in range(CONCURRENCY):
+                await self._todo.put(None)
 
     async def _work(self) -> None:
         while (record := await self._todo.get()) is not None:
@@ -95,7 +96,8 @@ class Crew(Generic[R]):
         known = self._error
         if known is None or (isinstance(error, RateLimited) and _delay(error) > _delay(known)):
             self._error = error
-        self._feeder.cancel()
+        if asyncio.current_task() is not self._feeder:
+            self._feeder.cancel()
         while not self._todo.empty():
             self._todo.get_nowait()
         for _ in range(CONCURRENCY):
@@ -105,22 +107,30 @@ class Crew(Generic[R]):
 class Doubt:
     """Holds failures back until it is plain whose they are: the records', or the provider's.
 
-    One success frees those held. Many alike in a row are the provider's: its error is raised, and none is written.
-    ``succeeded`` says whether an earlier run of the job judged any record.
+    One success frees those held, and so does a failure that can only be the record's own: the provider is at work.
+    Many others alike in a row are the provider's: its error is raised, and none is written. ``succeeded`` says whether
+    an earlier run of the job judged any record.
     """
 
     def __init__(self, *, succeeded: bool) -> None:
         self._succeeded = succeeded
-        self._most = FIRST_ALIKE
         self._held: list[Unjudged] = []
+
+    @property
+    def _most(self) -> int:
+        return LATER_ALIKE if self._succeeded else FIRST_ALIKE
+
+    def _is_its_own(self, error: Exception) -> bool:
+        """Tell whether only the record can be to blame. There are models that never find the form: one did, then."""
+        return isinstance(error, Refused) or (self._succeeded and isinstance(error, InvalidAnswers))
 
     def sift(self, batch: Sequence[Finished]) -> list[Finished]:
         """Return what may be kept now."""
         kept: list[Finished] = []
         for one in batch:
-            if isinstance(one, Judged):
+            if isinstance(one, Judged) or self._is_its_own(one.error):
                 kept += [*self._held, one]
-                self._held, self._succeeded, self._most = [], True, LATER_ALIKE
+                self._held, self._succeeded = [], True
             else:
                 self._held.append(one)
         if len(self._held) >= self._most and not _alike(self._held):

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.operations import GuidelinePassage
+from models.operations import GuidelinePassage, Project
 from workers.analytics.passages import Passage, passages
 from workers.analytics.patience import patiently
 from workers.runtime.context import Context
+from workers.runtime.database import outlasting
 from workers.runtime.errors import Permanent
 from workers.runtime.ports import LanguageModel
 
@@ -27,6 +29,7 @@ MOST_PASSAGES = 5_000
 # PDFium keeps global state: two threads in it at once crash the process.
 _pdfium = threading.Lock()
 _NEEDS_PASSWORD = 4
+_DECODED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +62,45 @@ class Guidelines:
         return [Retrieved(self.passages[index], round(float(scores[index]), 4)) for index in best]
 
 
-async def load(ctx: Context, encoded: str | None, *, project: str) -> Guidelines:
-    """Return the guidelines of the project of that name, ``encoded`` as its row has them.
+async def load(ctx: Context, pdf: bytes) -> Guidelines:
+    """Return the guidelines of this document.
 
     Extracted and embedded at the first use only, then found by the document's hash and the model. Raises Permanent
-    where there are none or the PDF cannot be read.
+    where the PDF cannot be read. What takes long for a large document, a thread does.
     """
-    pdf = decoded(encoded, project=project)
-    digest = sha256(pdf).digest()
+    digest = (await asyncio.to_thread(sha256, pdf)).digest()
     model = await ctx.llm.embedding_model()
-    async with ctx.session() as session:
-        found = await _kept(session, digest, model)
+
+    async def kept() -> list[tuple[Passage, Sequence[float]]]:
+        async with ctx.session() as session:
+            return await _kept(session, digest, model)
+
+    found = await outlasting(kept)
     if not found:
         made = await asyncio.to_thread(lambda: passages(pages_of(pdf)))
         _check(made)
         vectors = await embed(ctx.llm, [passage.content for passage in made], model=model)
         found = list(zip(made, vectors, strict=True))
-        async with ctx.session() as session:
-            await _keep(session, digest, model, found)
-    return _ready(digest, found, model)
+
+        async def keep() -> None:
+            async with ctx.session() as session:
+                await _keep(session, digest, model, found)
+
+        await outlasting(keep)
+    return await asyncio.to_thread(_ready, digest, found, model)
+
+
+async def are_set(session: AsyncSession, project_id: UUID) -> bool:
+    """Tell whether a project has guidelines, without reading them."""
+    there = Project.guidelines.is_not(None) & (Project.guidelines != "")
+    return bool(await session.scalar(select(there).where(Project.id == project_id)))
 
 
 def decoded(encoded: str | None, *, project: str) -> bytes:
-    """Return the PDF behind the base64 of ``projects.guidelines``, with or without a data URL's head."""
+    """Return the PDF behind the base64 of ``projects.guidelines``, with or without a data URL's head.
+
+    Blocks for a few ms per megabyte; raises Permanent where there are none, saying how to set them.
+    """
     if not encoded or not encoded.strip():
         raise Permanent(
             f"project {project!r} has no guidelines; set them with `gristmill projects guidelines {project!r} FILE.pdf`"
@@ -89,7 +108,10 @@ def decoded(encoded: str | None, *, project: str) -> bytes:
     head, comma, body = encoded.partition(",")
     text = body if comma and head.lstrip().startswith("data:") else encoded
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        letters = "".join(text.split())
+        # In parts: of all at once it would let no other thread have a turn.
+        parts = (letters[start : start + _DECODED_AT_ONCE] for start in range(0, len(letters), _DECODED_AT_ONCE))
+        return b"".join(base64.b64decode(part, validate=True) for part in parts)
     except (binascii.Error, ValueError):
         raise Permanent("guidelines are not base64") from None
 
@@ -133,7 +155,7 @@ def _check(made: Sequence[Passage]) -> None:
     if not made:
         raise Permanent("guidelines have no text: a PDF with a text layer is needed, not pictures of pages")
     if len(made) > MOST_PASSAGES:
-        raise Permanent(f"guidelines must have at most {MOST_PASSAGES} passages of 200 words, got {len(made)}")
+        raise Permanent(f"guidelines must have at most {MOST_PASSAGES} passages, got {len(made)}")
 
 
 async def embed(llm: LanguageModel, texts: Sequence[str], *, model: str) -> list[Sequence[float]]:
@@ -167,7 +189,8 @@ def batches(texts: Sequence[str], *, at_most: int, tokens: int) -> list[Sequence
 def _ready(digest: bytes, found: Sequence[tuple[Passage, Sequence[float]]], model: str) -> Guidelines:
     import numpy as np  # noqa: PLC0415 - as above
 
-    matrix = _unit(np.asarray([vector for _, vector in found], dtype=np.float32))
+    # Row by row: of all at once it would let no other thread have a turn.
+    matrix = _unit(np.stack([np.asarray(vector, dtype=np.float32) for _, vector in found]))
     return Guidelines(digest, [passage for passage, _ in found], matrix, model)
 
 

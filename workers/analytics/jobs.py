@@ -1,5 +1,6 @@
 """Analyses as people look at them: how far each is, what it found, which records it could not judge."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,10 +46,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisReport:
-    """One analysis with what it found. A later analysis takes over the records that it judges again."""
+    """One analysis with what it found. A later analysis takes over the records that it judges again.
+
+    ``judges`` are the models that answered, as they call themselves, with the number of records that each judged.
+    """
 
     analysis: AnalysisView
     verdicts: Mapping[str, int]
+    judges: Mapping[str, int]
     failures: Sequence[Failure]
 
 
@@ -74,14 +79,17 @@ async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) ->
     found = (await session.execute(_views().where(AnalyticsJob.id == job_id))).mappings().one_or_none()
     if found is None:
         raise UnknownAnalysis(f"analysis {job_id} does not exist (any more)")
-    verdict = DataRecord.alignment["verdict"].astext
+    verdict, judge = DataRecord.alignment["verdict"].astext, DataRecord.alignment["model"].astext
     project = select(AnalyticsJob.project_id).where(AnalyticsJob.id == job_id).scalar_subquery()
     counted = (
-        select(verdict, func.count())
+        select(verdict, judge, func.count())
         .where(DataRecord.project_id == project, DataRecord.alignment_job_id == job_id)
-        .group_by(verdict)
+        .group_by(verdict, judge)
     )
-    counts = {str(name): int(count) for name, count in await session.execute(counted)}
+    verdicts, judges = Counter[str](), Counter[str]()
+    for found_verdict, model, count in await session.execute(counted):
+        verdicts[found_verdict] += count
+        judges[model] += count
     listed = (
         select(
             AnalyticsFailure.record_id,
@@ -96,7 +104,8 @@ async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) ->
     )
     return AnalysisReport(
         AnalysisView(**found),
-        {name: counts.get(name, 0) for name in VERDICTS},
+        {name: verdicts[name] for name in VERDICTS},
+        dict(sorted(judges.items())),
         [
             Failure(row.record_id, row.type, " ".join(row.excerpt.split()), row.error)
             for row in await session.execute(listed)

@@ -1,4 +1,4 @@
-"""A document's text in passages of about 200 words, each with its number and its page. Pure."""
+"""A document's text in passages of about 200 words or 1,600 characters, each with its number and its page. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 WORDS, OVERLAP = 200, 40
-# What is no word of any language (an encoded image, a long link) is cut, or one passage could be a whole document.
+# Where words are long, or none because the script has no blanks (Chinese, Japanese, Thai), characters count.
+CHARS, OVERLAP_CHARS = 1_400, 240
+# Such text, and what is no word of any language (an encoded image, a long link), is cut.
 LONGEST_WORD = 200
 
 _LIGATURES = str.maketrans(
@@ -16,7 +18,7 @@ _LIGATURES = str.maketrans(
 _BROKEN = re.compile("[\u00ad\u2010\u0002\ufffe]\\s*\n\\s*")
 _CONTROL = re.compile("[\u0000-\u0008\u000b\u000e-\u001f\u007f\u00ad\ud800-\udfff\ufffe\uffff]")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
-_SENTENCE = re.compile(r"(?<=[.!?:;])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?:;])\s+|(?<=[。！？；])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,23 @@ def passages(pages: Sequence[str]) -> list[Passage]:
     """Return the passages of a document's pages, in order; empty pages give none.
 
     Paragraphs stay whole where they fit, else sentences do. Each passage begins with the last 40 words of the one
-    before it, so that no thought is only ever found cut in two; every word is in one at least.
+    before it, fewer where they are long, so that no thought is only ever found cut in two; every word is in one at
+    least.
     """
     made: list[Passage] = []
     before: list[str] = []
     for page, own in _packed(_pieces(pages)):
         made.append(Passage(len(made) + 1, page, " ".join(chain(before, own))))
-        before = own[-OVERLAP:]
+        before = _end_of(own)
     return made
+
+
+def _end_of(words: Sequence[str]) -> list[str]:
+    """Return the last words, as many as a passage repeats of the one before it."""
+    room, first = OVERLAP_CHARS, len(words)
+    while first > max(0, len(words) - OVERLAP) and (room := room - len(words[first - 1]) - 1) >= 0:
+        first -= 1
+    return list(words[first:])
 
 
 def cleaned(text: str) -> str:
@@ -50,15 +61,15 @@ def cleaned(text: str) -> str:
 
 def _packed(pieces: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
     """Yield as many pieces together as a passage holds; a new page begins a new passage unless this one is small."""
-    first_page, words = 0, list[str]()
+    first_page, words, chars = 0, list[str](), 0
     for page, piece in pieces:
-        turned = page != first_page and len(words) >= WORDS // 2
-        if words and (turned or len(words) + len(piece) > WORDS):
+        turned = page != first_page and (len(words) >= WORDS // 2 or chars >= CHARS // 2)
+        if words and (turned or len(words) + len(piece) > WORDS or chars + _chars(piece) > CHARS):
             yield first_page, words
-            words = []
+            words, chars = [], 0
         if not words:
             first_page = page
-        words = [*words, *piece]
+        words, chars = [*words, *piece], chars + _chars(piece)
     if words:
         yield first_page, words
 
@@ -67,10 +78,31 @@ def _pieces(pages: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield what is kept together, none longer than a passage, with its page."""
     for page, text in enumerate(pages, start=1):
         for paragraph in _PARAGRAPH.split(cleaned(text)):
-            sentences = _SENTENCE.split(paragraph) if len(_words(paragraph)) > WORDS else [paragraph]
+            sentences = _SENTENCE.split(paragraph) if not _fit(_words(paragraph)) else [paragraph]
             for part in map(_words, sentences):
-                for start in range(0, len(part), WORDS):
-                    yield page, part[start : start + WORDS]
+                yield from ((page, piece) for piece in _cut(part))
+
+
+def _cut(words: Sequence[str]) -> Iterator[list[str]]:
+    """Yield ``words`` in pieces that fit."""
+    piece, chars = list[str](), 0
+    for word in words:
+        chars += len(word) + 1
+        if piece and (len(piece) == WORDS or chars > CHARS):
+            yield piece
+            piece, chars = [], len(word) + 1
+        piece.append(word)
+    if piece:
+        yield piece
+
+
+def _fit(words: Sequence[str]) -> bool:
+    """Tell whether ``words`` fit into one passage."""
+    return len(words) <= WORDS and _chars(words) <= CHARS
+
+
+def _chars(words: Sequence[str]) -> int:
+    return sum(map(len, words)) + len(words)
 
 
 def _words(text: str) -> list[str]:

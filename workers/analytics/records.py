@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, literal, null, select, text, true
+from sqlalchemy import ColumnElement, func, literal, null, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
@@ -60,6 +60,16 @@ class Tally:
     @property
     def percent(self) -> int:
         return min(max(100 * self.finished // max(self.total, 1), 1), 99)
+
+
+async def ahead(session: AsyncSession, scope: Scope) -> UUID | None:
+    """Return the oldest analysis of any of the same records that was begun before this one and has not ended."""
+    live = AnalyticsJob.status.not_in(AnalyticsJob.__lifecycle__.terminal)
+    of_type = or_(AnalyticsJob.type.is_(None), AnalyticsJob.type == scope.type) if scope.type else true()
+    older = select(AnalyticsJob.id).where(
+        AnalyticsJob.project_id == scope.project_id, AnalyticsJob.id < scope.job_id, live, of_type
+    )
+    return await session.scalar(older.order_by(AnalyticsJob.id).limit(1))
 
 
 async def tally(session: AsyncSession, scope: Scope) -> Tally:

@@ -10,11 +10,11 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import RECORD_TYPES, Project
-from workers.analytics.alignment import RULES_NOTE, VERDICTS, is_rule_based, sealed
+from workers.analytics.alignment import VERDICTS, named, sealed
 from workers.analytics.patience import patiently
 from workers.analytics.records import Scope, spare
 from workers.runtime.context import Context
-from workers.runtime.errors import Permanent, describe, one_line
+from workers.runtime.errors import Permanent, Retryable, describe, one_line
 from workers.runtime.ports import Answer, Message
 
 MOST_CITED, WORST, REASONS = 5, 3, 3
@@ -43,10 +43,14 @@ class SummaryAnswer(BaseModel):
     recommendations: list[str] = Field(description="up to five short sentences, each one thing to do")
 
 
+Said = Answer[SummaryAnswer] | Permanent | Retryable
+
+
 async def texts(ctx: Context, scope: Scope, *, project: str, model: str) -> dict[str, str]:
     """Return the report on each type of records that this job judged, by the project's attribute for it.
 
-    Without the model's words, where it refuses the question, a report has the figures alone and says so.
+    Without the model's words, where it refuses the question or cannot be reached, a report has the figures alone and
+    says why: the judgements are paid for. Raises RateLimited.
     """
     reports = {}
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
@@ -55,10 +59,10 @@ async def texts(ctx: Context, scope: Scope, *, project: str, model: str) -> dict
         if not facts["judged"]:
             continue
         question = partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model)
-        said: Answer[SummaryAnswer] | Permanent
+        said: Said
         try:
             said = await patiently(question)
-        except Permanent as error:
+        except (Permanent, Retryable) as error:
             said = error
         reports[COLUMN_OF[type_]] = rendered(facts, said)
     return reports
@@ -102,12 +106,12 @@ def ask(facts: Facts) -> list[Message]:
     ]
 
 
-def rendered(facts: Facts, said: Answer[SummaryAnswer] | Permanent) -> str:
+def rendered(facts: Facts, said: Said) -> str:
     """Return the report as people read it: figures, words, passages, examples, who said so."""
     return "\n".join(_lines(facts, said))
 
 
-def _lines(facts: Facts, said: Answer[SummaryAnswer] | Permanent) -> Iterator[str]:
+def _lines(facts: Facts, said: Said) -> Iterator[str]:
     judged = facts["judged"]
     shares = (
         f"{count} {VERDICTS[verdict].lower()} ({count / judged:.0%})" for verdict, count in facts["verdicts"].items()
@@ -116,7 +120,7 @@ def _lines(facts: Facts, said: Answer[SummaryAnswer] | Permanent) -> Iterator[st
     yield f"{judged} {facts['type']} records{failed}: {', '.join(shares)}."
     yield f"Mean ratings: realism {facts['realism_mean']:.1f}, quality {facts['quality_mean']:.1f} of 7."
     yield ""
-    if isinstance(said, Permanent):
+    if isinstance(said, Exception):
         yield f"(no summary: {describe(said)})"
     else:
         yield one_line(said.value.summary)
@@ -125,8 +129,8 @@ def _lines(facts: Facts, said: Answer[SummaryAnswer] | Permanent) -> Iterator[st
     yield from _section("Furthest from the guidelines:", (_example(one) for one in facts["worst"]))
     yield from _section("Not judged:", (f"- {one['count']} × {one['error']}" for one in facts["failures"]))
     yield ""
-    judges = ", ".join(map(_named, facts["models"]))
-    words = "" if isinstance(said, Permanent) else f"; summary by {_named(said.model)}"
+    judges = ", ".join(map(named, facts["models"]))
+    words = "" if isinstance(said, Exception) else f"; summary by {named(said.model)}"
     yield f"(judged by {judges}{words})"
 
 
@@ -143,10 +147,6 @@ def _cited(one: Mapping[str, Any]) -> str:
 def _example(one: Mapping[str, Any]) -> str:
     rated = f"{VERDICTS[one['verdict']].lower()}, realism {one['realism']}, quality {one['quality']}"
     return f"- “{one_line(one['content'])}” ({rated}): {one['reasoning']}"
-
-
-def _named(model: str) -> str:
-    return f"{model}, {RULES_NOTE}" if is_rule_based(model) else model
 
 
 def _rounded(mean: Any) -> float:

@@ -103,7 +103,8 @@ class Maker:
                     begin = f"{prefix}{low + reader.start:012x}\t{_escaped(content)}"
                     rows[content] = row = f"{begin}\t{metadata.replace(_ESCAPE, _ESCAPED)}{end}"
                     chunk.characters += len(row)
-            if chunk.records >= CHUNK_RECORDS or chunk.characters >= CHUNK_CHARACTERS:
+            full = chunk.records >= CHUNK_RECORDS or chunk.characters >= CHUNK_CHARACTERS
+            if full and not reader.giving_up:
                 return True
         return False
 

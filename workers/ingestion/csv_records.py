@@ -37,6 +37,7 @@ class CsvRecords:
     """Records of one file, from its physical line ``skip`` on. Feed text, take what is complete, feed more.
 
     ``line`` counts the physical lines consumed so far; the record that was yielded last begins at line ``start``.
+    ``giving_up`` tells that lines are passed which only together make sense: no run can go on between them.
     ``replaced`` counts the characters up to there that were NUL and are U+FFFD now; in ``lossy`` text also those that
     were U+FFFD before, because whoever decoded it could not.
     """
@@ -48,6 +49,7 @@ class CsvRecords:
         self.start = 0
         self.replaced = 0
         self.runaways = runaways
+        self.giving_up = False
         self._delimiter = delimiter
         self._skip = skip
         self._limit = limit
@@ -137,7 +139,8 @@ class CsvRecords:
         """Give up the first line of a record whose quote is not closed in time: the next line may start a good one."""
         self.runaways += 1
         given_up = 1 if self.runaways <= RUNAWAYS_TRIED else len(self._open)
-        for _ in range(given_up):
+        for left in reversed(range(given_up)):
+            self.giving_up = left > 0
             self._pass(1)
             yield Damage.MALFORMED
         del self._open[:given_up]

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import PRIORITY_DEFAULT
-from models.operations import Upload
+from models.operations import IngestJob, Upload
 from workers.ingestion.encodings import Detector, decoder
 from workers.ingestion.ingest_csv import CSV
 from workers.ingestion.layout import HEAD_BYTES, read_layout
@@ -36,6 +36,8 @@ async def ingest_file(
     Raises Unreadable, before anything is kept, when the file has no header, no content column or not the columns of
     ``mapping``, and EnqueueError. A repeated key returns the first job and keeps no second file.
     """
+    if idempotency_key and (first := await _first(session, idempotency_key)):
+        return Enqueued(first, created=False)
     mapping = dict(mapping or {})
     pieces = aiter(stream)
     head = await _head(pieces)
@@ -52,6 +54,11 @@ async def ingest_file(
     if not job.created:
         await session.execute(delete(Upload).where(Upload.id == stored.id))
     return job
+
+
+async def _first(session: AsyncSession, idempotency_key: str) -> UUID | None:
+    """Return the job that has this key already; of two at once the unique index decides."""
+    return await session.scalar(select(IngestJob.id).where(IngestJob.idempotency_key == idempotency_key))
 
 
 async def _head(pieces: AsyncIterator[bytes]) -> bytes:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import DataRecord
 
 # What a spreadsheet computes, or skips to find what it computes.
-FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _ROWS_AT_ONCE = 1_000
 _COLUMNS = (
     DataRecord.id,
@@ -44,7 +44,7 @@ async def export(
         query = query.where(DataRecord.type == type_)
     if category is not None:
         query = query.where(DataRecord.category == category)
-    writer = csv.writer(into)
+    writer = csv.writer(into, quoting=csv.QUOTE_ALL)  # a spreadsheet may cut at other characters than ours
     writer.writerow([column.key.rstrip("_") for column in _COLUMNS])
     count = 0
     async for rows in (await session.stream(query.execution_options(yield_per=_ROWS_AT_ONCE))).partitions():

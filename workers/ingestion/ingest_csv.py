@@ -27,8 +27,6 @@ from workers.runtime.registry import stage
 # What a job's source begins with when its records come out of a file.
 CSV = "csv:"
 BUSY_DELAY = timedelta(seconds=1)
-
-
 GONE = "the uploaded file is gone: hand it in again"
 
 
@@ -85,9 +83,8 @@ async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads)
             while (chunk := await upcoming) is not None:
                 # Made while Postgres works on this one.
                 upcoming = asyncio.create_task(file.next_chunk())
-                await _keep(
-                    job, chunk, ctx, account=account, ids=ids, progress=file.bytes_read * 98 // upload.size_bytes
-                )
+                share = min(file.bytes_read * 98 // upload.size_bytes, 98)
+                await _keep(job, chunk, ctx, account=account, ids=ids, progress=share)
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)

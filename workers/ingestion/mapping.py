@@ -53,11 +53,13 @@ def locate(mapping: Mapping[str, str], columns: Sequence[str]) -> Places:
     return Places(at, found)
 
 
-def check(mapping: Mapping[str, str]) -> None:
+def check(mapping: Mapping[str, object]) -> None:
     """Raise ValueError for a mapping that no file could fulfil."""
     for field, column in mapping.items():
         if field not in FIELDS:
             raise ValueError(f"mapping has no field {shown(field)}; its fields: {', '.join(FIELDS)}")
+        if not isinstance(column, str):
+            raise ValueError(f"mapping of {field} must be a column's name, got {shown(str(column))}")  # noqa: TRY004 - as every rule here
         if field == "content" and not column.strip():
             raise ValueError("mapping must name a column for content")
 

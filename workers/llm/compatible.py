@@ -18,7 +18,7 @@ from workers.llm.pool import ManyPools
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.context import current_run
-from workers.runtime.errors import Permanent, Retryable
+from workers.runtime.errors import InvalidAnswers, Permanent
 from workers.runtime.failpoints import failpoint
 from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
 
@@ -45,6 +45,7 @@ class CompatibleModel:
         connect_timeout: float,
         timeout: float,
         max_connections: int,
+        concurrency: int,
     ) -> None:
         self._base_url = base_url
         self._default = model
@@ -53,6 +54,9 @@ class CompatibleModel:
         self._timeout = timeout
         self._server = names.public_url(base_url)
         self._rungs: dict[str, Rung] = {}
+        # Each call's time begins when it is its turn: a queue that it waits in here costs it nothing, one at the
+        # provider would time out most of what is in it.
+        self._asking = asyncio.Semaphore(concurrency)
         self._embedding = asyncio.Semaphore(embedding_limits.requests)
         waits = httpx2.Timeout(timeout, connect=connect_timeout)
         transport = ManyPools(base_url, max_connections=max_connections)
@@ -87,7 +91,7 @@ class CompatibleModel:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
 
         ``parameters`` are members of the request's body. Tokens are those of both calls. Two invalid answers are
-        Retryable: a model's output is random.
+        Retryable, as InvalidAnswers: a model's output is random.
         """
         started = perf_counter()
         asked = self._asked(model)
@@ -101,7 +105,7 @@ class CompatibleModel:
             try:
                 value = _value(calls[-1], into)
             except InvalidAnswerError as second_error:
-                raise Retryable(f"model {asked!r} gave two invalid answers: {second_error}") from None
+                raise InvalidAnswers(f"model {asked!r} gave two invalid answers: {second_error}") from None
         return Answer(
             value=value,
             raw=calls[-1].raw,
@@ -154,7 +158,9 @@ class CompatibleModel:
             if form := structured.response_format(rung, into):
                 body["response_format"] = form
             try:
-                return read(await self._post("/chat/completions", body))
+                async with self._asking:
+                    answer = await self._post("/chat/completions", body)
+                return read(answer)
             except openai.APIStatusError as error:
                 if rung is Rung.PROMPT or not names_response_format(error):
                     raise classify(error) from error

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import openai
 
-from workers.runtime.errors import Permanent, RateLimited, Retryable
+from workers.runtime.errors import Permanent, RateLimited, Refused, Retryable
 
 Failure = Retryable | Permanent | RateLimited
 
@@ -16,7 +16,7 @@ LEAST_DELAY, MOST_DELAY = timedelta(seconds=0.5), timedelta(minutes=15)
 QUOTA_DELAY = timedelta(minutes=5)
 QUOTED = 200
 
-PAYMENT_REQUIRED, TOO_MANY_REQUESTS, NOT_IMPLEMENTED = 402, 429, 501
+PAYMENT_REQUIRED, TOO_LARGE, TOO_MANY_REQUESTS, NOT_IMPLEMENTED = 402, 413, 429, 501
 SERVER_ERROR = 500
 # Timeout, conflict and too early say nothing against the request itself.
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425})
@@ -27,6 +27,7 @@ _REFUSAL_CODES = frozenset({"content_filter", "content_policy_violation", "Respo
 _CONTEXT = re.compile(
     r"context[ _](length|size|window)|too large to process|too many tokens|prompt is too long", re.IGNORECASE
 )
+_TOO_LARGE = re.compile(r"request (is )?too large", re.IGNORECASE)
 _SECRET = re.compile(r"\b(sk|pk|key|gsk|xai)-[\w*.-]{4,}|(?<=bearer )\S+", re.IGNORECASE)
 
 
@@ -58,13 +59,16 @@ def of_status(
     said = f": {message}" if message else ""
     if code in _QUOTA_CODES or status == PAYMENT_REQUIRED:
         return RateLimited(f"provider's quota is exhausted (HTTP {status} {code or ''}){said}", delay=QUOTA_DELAY)
+    # One request beyond what a minute allows is a 429 as well: it never gets smaller by waiting.
+    if status in {TOO_LARGE, TOO_MANY_REQUESTS} and _TOO_LARGE.search(message):
+        return Refused(f"request exceeds what the provider takes at once (HTTP {status}){said}")
     if status == TOO_MANY_REQUESTS:
         return RateLimited(f"provider asks to wait (HTTP 429){said}", delay=delay_of(headers or {}, now=now))
     if code in _REFUSAL_CODES:
-        return Permanent(f"provider refused the content (HTTP {status} {code}){said}")
+        return Refused(f"provider refused the content (HTTP {status} {code}){said}")
     # llama.cpp answers over-long input with 500; another attempt would send the same text again.
     if code == "context_length_exceeded" or _CONTEXT.search(message):
-        return Permanent(f"input exceeds the model's context (HTTP {status}){said}")
+        return Refused(f"input exceeds the model's context (HTTP {status}){said}")
     if status in REFUSED_KEY:
         return Permanent(f"provider refused the credentials (HTTP {status}); check OPENAI_API_KEY")
     if status == NOT_IMPLEMENTED:

@@ -25,6 +25,7 @@ def build(
     connect_timeout: float,
     timeout: float,
     max_connections: int,
+    concurrency: int = 1_000,
     embedding_model: str | None = None,
     embedding_limits: EmbeddingLimits | None = None,
     choose: Choose | None = None,
@@ -34,8 +35,9 @@ def build(
 
     With neither key nor base URL the offline evaluator answers. A configured provider that fails is never replaced
     by it: its errors are the job's. ``model`` is asked where a job keeps the tables' default name. ``timeout`` bounds
-    one whole answer and ``connect_timeout`` a connection, both in seconds. With ``choose``, these settings hold as
-    long as it returns None; ``release`` is called when the provider is closed.
+    one whole answer and ``connect_timeout`` a connection, both in seconds; no more than ``concurrency`` questions are
+    with the provider at once. With ``choose``, these settings hold as long as it returns None; ``release`` is called
+    when the provider is closed.
     """
 
     def compatible(
@@ -52,13 +54,17 @@ def build(
             connect_timeout=connect_timeout,
             timeout=timeout,
             max_connections=max_connections,
+            concurrency=concurrency,
         )
 
-    def configured() -> LanguageModel:
+    def configured(*, chosen_model: str | None = None, chosen_embedding_model: str | None = None) -> LanguageModel:
         if not api_key and not base_url:
             return OfflineEvaluator()
         return compatible(
-            api_key=api_key, base_url=base_url or OPENAI_URL, model=model, embedding_model=embedding_model
+            api_key=api_key,
+            base_url=base_url or OPENAI_URL,
+            model=chosen_model or model,
+            embedding_model=chosen_embedding_model or embedding_model,
         )
 
     if choose is None:
@@ -67,13 +73,18 @@ def build(
 
 
 def _made(
-    configured: Callable[[], LanguageModel], compatible: Callable[..., LanguageModel], choice: Choice | None
+    configured: Callable[..., LanguageModel], compatible: Callable[..., LanguageModel], choice: Choice | None
 ) -> LanguageModel:
-    """Return the provider that ``choice`` names; of what is configured, it inherits neither key, host nor model."""
+    """Return the provider that ``choice`` names; of what is configured, it inherits neither key, host nor model.
+
+    One that names models only is the configured provider's, with these.
+    """
     if choice is None:
         return configured()
     if choice.problem:
         return Unusable(choice.problem)
+    if choice.provider is None:
+        return configured(chosen_model=choice.llm_model, chosen_embedding_model=choice.embedding_model)
     if choice.provider == "offline":
         return OfflineEvaluator()
     host = choice.base_url or HOSTS.get(choice.provider)

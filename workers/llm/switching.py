@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import structlog
 from pydantic import BaseModel
 
-from workers.runtime.errors import Permanent, Retryable, describe
+from workers.runtime.errors import Retryable, describe
 from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message
 
 log = structlog.get_logger(__name__)
@@ -24,11 +24,12 @@ PATIENCE_SECONDS = 1.0
 class Choice(Protocol):
     """Who is to answer, as plain values that compare by value. None: the provider's own, or no such thing.
 
+    Without a ``provider`` it is the environment's, asked for the models that are named here in the place of its own.
     ``problem`` says why the choice cannot be followed: every call fails with it, rather than go elsewhere.
     """
 
     @property
-    def provider(self) -> str: ...
+    def provider(self) -> str | None: ...
     @property
     def base_url(self) -> str | None: ...
     @property
@@ -46,9 +47,13 @@ Choose = Callable[[], Awaitable[Choice | None]]
 
 @dataclass(slots=True)
 class _InUse:
-    """A provider and how many calls it is answering. Once retired, the last of them closes it."""
+    """A provider and how many calls it is answering. Once retired, the last of them closes it.
+
+    ``makeshift``: it stands in for one that could not be built, which is tried again at every look.
+    """
 
     model: LanguageModel
+    makeshift: bool = False
     calls: int = 0
     retired: bool = False
 
@@ -58,7 +63,8 @@ class SwitchingModel:
 
     ``choose`` is asked when something is asked here, at most every ``look_seconds``, by one caller for all. While it
     fails, as when the database is away, the last choice stands; before the first, nothing is asked of anybody.
-    ``make`` builds a provider, in a thread, for it may take a second; for None the environment's. Calls under way end
+    ``make`` builds a provider, in a thread, for it may take a second; for None the environment's. While that fails,
+    every call fails with the reason: nothing goes to a provider that operators turned away from. Calls under way end
     with the provider they began with, which is closed after the last of them. ``release`` frees what ``choose`` holds.
     """
 
@@ -110,8 +116,10 @@ class SwitchingModel:
 
     async def aclose(self) -> None:
         """Close every provider, and what the choice is read with."""
-        if self._look is not None:
-            self._look.cancel()
+        if (look := self._look) is not None:
+            look.cancel()
+            # What it reads with is released below: it must have let go of it by then.
+            await asyncio.gather(look, return_exceptions=True)
         self._replace(None)
         await asyncio.gather(*self._closings, return_exceptions=True)
         if self._release is not None:
@@ -147,19 +155,27 @@ class SwitchingModel:
         """Read the choice and, if it is another, put its provider in the place of the last."""
         try:
             choice = await self._choose()
-            if self._in_use is not None and choice == self._choice:
-                return
-            model = await asyncio.to_thread(self._make, choice)
         except Exception as error:  # noqa: BLE001 - whatever it is, the last choice stands
             log.warning("provider_choice_not_followed", error=describe(error))
             if self._in_use is None:
                 raise Retryable(f"the choice of a provider cannot be followed: {describe(error)}") from None
             return
+        if self._in_use is not None and choice == self._choice and not self._in_use.makeshift:
+            return
+        made = await asyncio.to_thread(self._built, choice)
         switched = self._in_use is not None
         self._choice = choice
-        self._replace(_InUse(model))
-        if choice or switched:
-            log.info("provider_chosen", provider=choice.provider if choice else "of the environment")
+        self._replace(made)
+        if (choice or switched) and not made.makeshift:
+            log.info("provider_chosen", provider=(choice and choice.provider) or "of the environment")
+
+    def _built(self, choice: Choice | None) -> _InUse:
+        """Return the provider that ``choice`` names, or one that fails every call where it cannot be built."""
+        try:
+            return _InUse(self._make(choice))
+        except Exception as error:  # noqa: BLE001 - whatever it is, no other provider may be asked instead
+            log.warning("provider_choice_not_followed", error=describe(error))
+            return _InUse(Unusable(f"the chosen provider cannot be used: {describe(error)}"), makeshift=True)
 
     def _looked(self, look: "asyncio.Task[None]") -> None:
         self._look = None
@@ -181,7 +197,10 @@ class SwitchingModel:
 
 
 class Unusable:
-    """A provider that cannot be asked: every call fails with the reason."""
+    """A provider that cannot be asked: every call fails with the reason.
+
+    Worth another attempt: settings are often put right a moment later, as when a key follows its provider.
+    """
 
     def __init__(self, problem: str) -> None:
         self._problem = problem
@@ -213,4 +232,4 @@ class Unusable:
         """Hold nothing, close nothing."""
 
     def _refuse(self) -> NoReturn:
-        raise Permanent(self._problem)
+        raise Retryable(self._problem)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.llm.errors import message_of, of_status, quotable
-from workers.runtime.errors import Permanent, Retryable
+from workers.runtime.errors import Refused, Retryable
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SERVER_ERROR = 500
@@ -32,7 +32,7 @@ class Completion:
 def read(body: str) -> Completion:
     """Return the completion in ``body``; raise the kernel's error where it carries none.
 
-    A refusal and a content filter are Permanent; an error sent with HTTP 200 is judged by its code; a body that is
+    A refusal and a content filter are Refused; an error sent with HTTP 200 is judged by its code; a body that is
     no JSON object (a proxy's page, a wrong path) is Retryable.
     """
     raw = json_object(body, clean=storable)
@@ -43,7 +43,7 @@ def read(body: str) -> Completion:
     if choice is None or not isinstance(message := choice.get("message"), Mapping):
         raise Retryable("provider answered without a choice")
     if choice.get("finish_reason") == "content_filter" or message.get("refusal"):
-        raise Permanent(f"provider refused the content: {quotable(str(message.get('refusal') or 'content filter'))}")
+        raise Refused(f"provider refused the content: {quotable(str(message.get('refusal') or 'content filter'))}")
     usage = raw.get("usage")
     return Completion(
         raw=raw,

@@ -49,7 +49,12 @@ async def find(session: AsyncSession, name_or_id: str) -> Project:
 
 
 async def get_or_create(session: AsyncSession, name: str) -> Project:
-    """Return the project of that name, new if there was none; of two who make it at once, both get the same one."""
+    """Return the project of that name, new if there was none; of two who make it at once, both get the same one.
+
+    What looks like an id is one: no project is named so, or it would hide the other.
+    """
+    if _uuid(name) is not None:
+        return await find(session, name)
     if not name.strip() or len(name) > NAME_LENGTH or "\x00" in name:
         raise OperationsError(f"project name must have 1 to {NAME_LENGTH} characters, got {shown(name)}")
     await session.execute(insert(Project).values(name=name).on_conflict_do_nothing(index_elements=[Project.name]))

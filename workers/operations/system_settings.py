@@ -22,6 +22,7 @@ PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"
 _MODEL = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,254}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{8,500}")
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,14 @@ class SettingView:
 
 
 def _is_host(value: str) -> bool:
-    parts = urlsplit(value)
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.username and not parts.password
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # raises for one that is none
+    except ValueError:
+        return False
+    if _BLANK.search(value) or "@" in value:
+        return False
+    return value.startswith(("http://", "https://")) and bool(parts.hostname)
 
 
 def _secret(provider: str) -> Known:
@@ -71,28 +78,32 @@ KNOWN: Mapping[str, Known] = {
 }
 
 
-async def put(session: AsyncSession, key: str, value: str, *, keyring: Keyring) -> None:
-    """Set ``key``; running workers follow within seconds. Raise OperationsError if key or value break a rule."""
-    known = _known(key)
-    value = value.strip()
-    if not known.holds(value):
-        quoted = "what was given" if known.secret else shown(value)
-        raise OperationsError(f"{key} must {known.rule}, got {quoted}")
-    stored = keyring.encrypt(value) if known.secret else value
-    row = insert(SystemSetting).values(key=key, value=stored, description=known.description)
+async def put(session: AsyncSession, values: Mapping[str, str], *, keyring: Keyring) -> list[str]:
+    """Set ``values`` by key, all or none; running workers follow within seconds. Return what was unset by that.
+
+    With another ``ai_provider`` than before ``ai_host`` goes, unless it is given too: the host of one provider must
+    not be sent the key of another. Raise OperationsError if a key or a value breaks a rule.
+    """
+    rows = [_row(key, value.strip(), keyring) for key, value in sorted(values.items())]
+    unset = []
+    if "ai_provider" in values and "ai_host" not in values:
+        held = select(SystemSetting.value).where(SystemSetting.key == "ai_provider").with_for_update()
+        if await session.scalar(held) not in {None, values["ai_provider"].strip()}:
+            unset = await _unset(session, "ai_host")
+    row = insert(SystemSetting).values(rows)
     await session.execute(
         row.on_conflict_do_update(
             index_elements=[SystemSetting.key],
             set_={"value": row.excluded.value, "description": row.excluded.description},
         )
     )
+    return unset
 
 
-async def remove(session: AsyncSession, key: str) -> bool:
-    """Unset ``key``; return whether it was set."""
-    _known(key)
-    gone = delete(SystemSetting).where(SystemSetting.key == key).returning(SystemSetting.key)
-    return await session.scalar(gone) is not None
+async def remove(session: AsyncSession, key: str) -> list[str]:
+    """Unset ``key``; return what was set and is no more. The host of a provider goes with it."""
+    require_known(key)
+    return await _unset(session, *(["ai_provider", "ai_host"] if key == "ai_provider" else [key]))
 
 
 async def list_settings(session: AsyncSession) -> list[SettingView]:
@@ -114,12 +125,29 @@ async def rotate(session: AsyncSession, *, keyring: Keyring) -> int:
     return done
 
 
-def _known(key: str) -> Known:
+def require_known(key: str) -> Known:
+    """Return what ``key`` means; raise OperationsError, with the nearest name, if it is no setting."""
     if key not in KNOWN:
         nearest = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.7)
         hint = f"did you mean {nearest[0]}?" if nearest else f"settings: {', '.join(KNOWN)}"
         raise OperationsError(f"{shown(key)} is not a system setting; {hint}")
     return KNOWN[key]
+
+
+def _row(key: str, value: str, keyring: Keyring) -> dict[str, str]:
+    """Return the row that holds ``value``, encrypted if it is a secret."""
+    known = require_known(key)
+    if not known.holds(value):
+        quoted = "what was given" if known.secret else shown(value)
+        raise OperationsError(f"{key} must {known.rule}, got {quoted}")
+    stored = keyring.encrypt(value) if known.secret else value
+    return {"key": key, "value": stored, "description": known.description}
+
+
+async def _unset(session: AsyncSession, *keys: str) -> list[str]:
+    """Delete these settings; return those that there were."""
+    gone = delete(SystemSetting).where(SystemSetting.key.in_(keys)).returning(SystemSetting.key)
+    return sorted(await session.scalars(gone), key=keys.index)
 
 
 def _secrets() -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -106,11 +105,6 @@ async def remove(session: AsyncSession, window_id: UUID) -> None:
     """Delete a window; raise UnknownWindow."""
     await get(session, window_id)
     await session.execute(delete(BonusWindow).where(BonusWindow.id == window_id))
-
-
-def remaining(window: BonusWindow, now: datetime) -> timedelta | None:
-    """Return how long ``window`` is still open at ``now``; None before and after."""
-    return window.end_time - now if window.start_time <= now < window.end_time else None
 
 
 def _columns(request: dict[str, Any]) -> dict[str, Any]:

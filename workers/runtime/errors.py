@@ -15,6 +15,14 @@ class Permanent(Exception):
     """No attempt can succeed: invalid input, refused credentials, refused content."""
 
 
+class Refused(Permanent):
+    """Not this input, by what it says or how long it is; another may succeed."""
+
+
+class InvalidAnswers(Retryable):
+    """The model answered, but not in the form asked for: another attempt may, and so may another input."""
+
+
 class RateLimited(Exception):
     """The provider asks to wait: the job is snoozed for ``delay``, no attempt spent."""
 

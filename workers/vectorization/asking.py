@@ -8,7 +8,7 @@ from uuid import UUID
 
 from workers.runtime.backoff import full_jitter
 from workers.runtime.errors import Permanent, RateLimited, describe
-from workers.runtime.ports import LanguageModel
+from workers.runtime.ports import Embeddings, LanguageModel
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
 
@@ -20,8 +20,15 @@ BASE, CEILING = timedelta(seconds=0.5), timedelta(seconds=8)
 PROBE = "text"
 
 
+class Stopped(Exception):
+    """Nothing more is to be asked; what had to be said against it is known already."""
+
+
 class Asker:
-    """Asks ``llm`` for vectors, and knows by record the texts that it refuses: ``refused``, with the reason."""
+    """Asks ``llm`` for vectors, and knows by record the texts that it refuses: ``refused``, with the reason.
+
+    ``refused`` may be given what an earlier run found out, so that none of it is asked and taken apart again.
+    """
 
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm
@@ -32,35 +39,49 @@ class Asker:
         answer = await self._llm.embed([PROBE], model=model)
         return len(answer.vectors[0])
 
-    async def ask(self, records: Sequence[Pending], model: str, deliver: Deliver) -> None:
+    async def ask(
+        self, records: Sequence[Pending], model: str, deliver: Deliver, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         """Deliver the vectors of ``records`` as they come; raise what stands against all of them.
 
-        What the provider refuses, though it takes other texts, is halved until each text to blame stands alone.
+        What the provider refuses, though it takes other texts, is halved until each text to blame stands alone. Before
+        each request ``stopped`` is asked; raise Stopped where it says so.
         """
+        asking = _Asking(self._llm, model, deliver, stopped)
         try:
-            await deliver(await self._embedded(records, model))
+            await asking.deliver(records)
         except Permanent as error:
-            await self._llm.embed([PROBE], model=await self._llm.embedding_model())
-            await self._take_apart(records, model, deliver, error)
+            await asking.probe()
+            await self._take_apart(records, asking, error)
 
-    async def _take_apart(self, records: Sequence[Pending], model: str, deliver: Deliver, error: Permanent) -> None:
+    async def _take_apart(self, records: Sequence[Pending], asking: "_Asking", error: Permanent) -> None:
         if len(records) == 1:
             self.refused[records[0].id] = describe(error)
             return
         middle = len(records) // 2
         for half in (records[:middle], records[middle:]):
             try:
-                await deliver(await self._embedded(half, model))
+                await asking.deliver(half)
             except Permanent as again:
-                await self._take_apart(half, model, deliver, again)
+                await self._take_apart(half, asking, again)
 
-    async def _embedded(self, records: Sequence[Pending], model: str) -> Embedded:
+
+class _Asking:
+    """What one request becomes: whom it was meant for, where its vectors go, whether it may go on."""
+
+    def __init__(self, llm: LanguageModel, model: str, give: Deliver, stopped: Callable[[], bool]) -> None:
+        self._llm = llm
+        self._model = model
+        self._give = give
+        self._stopped = stopped
+
+    async def deliver(self, records: Sequence[Pending]) -> None:
         """Ask up to five times; where the embedding model has changed meanwhile, the new one."""
-        attempt = 1
+        attempt, model = 1, self._model
         while True:
             try:
-                answer = await self._llm.embed([record.content for record in records], model=model)
-            except RateLimited:
+                answer = await self._embed([record.content for record in records], model)
+            except (RateLimited, Stopped):
                 raise
             except Exception as error:
                 current = await self._llm.embedding_model()
@@ -71,4 +92,14 @@ class Asker:
                     await asyncio.sleep(wait.total_seconds())
                 attempt, model = min(attempt + 1, ATTEMPTS), current
             else:
-                return Embedded([record.id for record in records], answer.vectors, answer.model)
+                await self._give(Embedded([record.id for record in records], answer.vectors, answer.model))
+                return
+
+    async def probe(self) -> None:
+        """Raise what stands against any text."""
+        await self._embed([PROBE], await self._llm.embedding_model())
+
+    async def _embed(self, texts: Sequence[str], model: str) -> Embeddings:
+        if self._stopped():
+            raise Stopped
+        return await self._llm.embed(texts, model=model)

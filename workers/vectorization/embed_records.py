@@ -1,22 +1,20 @@
 """The handler of ``vectorization.embed``: the vectors that a job's records lack, by the model of the moment."""
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 from models.operations import IngestJob
-from workers.runtime.backoff import full_jitter
 from workers.runtime.context import Context
-from workers.runtime.database import is_database_away
+from workers.runtime.database import outlasting
 from workers.runtime.errors import Retryable
-from workers.runtime.outcomes import Complete, Outcome
+from workers.runtime.outcomes import Complete, Outcome, Snooze
 from workers.runtime.registry import stage
 from workers.vectorization.asking import Asker
 from workers.vectorization.batches import Pending, cut
@@ -28,9 +26,8 @@ REQUESTS_PER_PAGE = 16
 # Each pass begins because the model or the length of its vectors changed during the last.
 MOST_PASSES = 6
 REFUSED_SHOWN = 100
-DATABASE_ATTEMPTS = 8
-
-T = TypeVar("T")
+# Another job embeds the same records; how soon to look whether it has ended.
+TURN = timedelta(seconds=10)
 
 
 class EmbedRequest(BaseModel):
@@ -50,8 +47,9 @@ async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.
 
     Vectors are committed as they come, with the job's counters and under its fence: a run that ends early loses what
-    was in flight, and the next one goes on. A text that the provider refuses stays pending and is listed in
-    ``warnings``. A rate limit snoozes the job after what was in flight is kept.
+    was in flight, and the next one goes on. A text that the provider refuses stays pending, is listed in ``warnings``
+    and not asked again by this job's later runs. A rate limit snoozes the job after what was in flight is kept, an
+    older job of the same records until that has ended.
     """
     return await _Run(job, ctx).perform()
 
@@ -65,10 +63,14 @@ class _Run:
         self._scope = Scope.of(job)
         self._asker = Asker(ctx.llm)
         self._target = Target("")
+        self._warned = job.warnings or None
         self._total = self._done = 0
 
     async def perform(self) -> Outcome:
+        if (elder := await outlasting(self._elder)) is not None:
+            return Snooze(TURN, f"job {elder} is older and embeds the same records")
         self._target = Target(await self._ctx.llm.embedding_model())
+        self._asker.refused |= self._refused_before()
         await self._count()
         if self._done and not self._scope.own:  # nothing but the length of its vectors tells that a model is another
             self._target = replace(self._target, dimension=await self._asker.dimension(self._target.model))
@@ -77,22 +79,31 @@ class _Run:
             await self._pass()
             await self._count()
             if self._target == before:
-                return Complete(values={"embedded_count": self._done, **self._warnings()})
+                return Complete(values={"embedded_count": self._done, "warnings": self._warnings()})
         raise Retryable(f"embedding model or its dimension changed {MOST_PASSES} times, to {self._target} at last")
+
+    async def _elder(self) -> UUID | None:
+        async with self._ctx.session() as session:
+            return await self._scope.elder(session)
 
     async def _count(self) -> None:
         async def count() -> tuple[int, int]:
             async with self._ctx.session() as session:
                 return await self._scope.count(session, self._target.model)
 
-        self._total, self._done = await _outlasting(count)
+        self._total, self._done = await outlasting(count)
 
     async def _pass(self) -> None:
-        """Embed every record that waits, once."""
+        """Embed every record that waits, once. Whatever ends it, the next run knows which texts were refused."""
         at_once = self._ctx.llm.embedding_limits.requests
-        async with Pipeline(self._requests(), self._asker, at_once=at_once) as pipeline:
-            async for group in pipeline.groups():
-                await self._keep(group)
+        try:
+            async with Pipeline(self._requests(), self._asker, at_once=at_once) as pipeline:
+                async for group in pipeline.groups():
+                    await self._keep(group)
+        except Exception:
+            if (warnings := self._warnings()) != self._warned:
+                await outlasting(lambda: self._ctx.checkpoint({"warnings": warnings}))
+            raise
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -118,13 +129,14 @@ class _Run:
         model = await self._ctx.llm.embedding_model()
         if model != self._target.model:
             self._target = Target(model)
+            self._asker.refused.clear()  # by the other model
         limit = self._ctx.llm.embedding_limits.texts * REQUESTS_PER_PAGE
 
         async def read() -> list[Pending]:
             async with self._ctx.session() as session:
                 return await self._scope.page(session, what, self._target, after=after, limit=limit)
 
-        return model, await _outlasting(read)
+        return model, await outlasting(read)
 
     # ── keep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,27 +148,28 @@ class _Run:
                 self._target = replace(self._target, dimension=length)
         self._done = min(self._done + sum(len(one.ids) for one in group), self._total)
         share = self._done * 100 // self._total if self._total else 0
-        values = {"embedded_count": self._done, "progress": min(max(share, 1), 99), **self._warnings()}
+        values: dict[str, Any] = {"embedded_count": self._done, "progress": min(max(share, 1), 99)}
+        if (warnings := self._warnings()) != self._warned:
+            values["warnings"] = warnings
         write = partial(keep, project_id=self._job.project_id, group=group)
-        await _outlasting(lambda: self._ctx.checkpoint(values, write))
+        await outlasting(lambda: self._ctx.checkpoint(values, write))
+        self._warned = warnings
 
-    def _warnings(self) -> dict[str, Any]:
+    def _warnings(self) -> dict[str, Any] | None:
         """Return what the job's row is to say of refused texts, beside what its first stage said."""
-        refused = self._asker.refused
         said = {name: value for name, value in (self._job.warnings or {}).items() if name != "refused"}
-        if refused:
-            shown = [{"record": str(id_), "reason": reason} for id_, reason in refused.items()][:REFUSED_SHOWN]
-            said["refused"] = {"count": len(refused), "first": shown}
-        return {"warnings": said or None} if said != (self._job.warnings or {}) else {}
+        if refused := self._asker.refused:
+            ids = [str(id_) for id_ in refused]
+            shown = [{"record": id_, "reason": reason} for id_, reason in zip(ids, refused.values(), strict=True)]
+            said["refused"] = {"count": len(ids), "model": self._target.model, "first": shown[:REFUSED_SHOWN]}
+            if others := ids[REFUSED_SHOWN:]:
+                said["refused"]["others"] = others
+        return said or None
 
-
-async def _outlasting(do: Callable[[], Awaitable[T]]) -> T:
-    """Return what ``do`` returns, tried again while the database is away: what was paid for outlives half a minute."""
-    for attempt in range(1, DATABASE_ATTEMPTS):
-        try:
-            return await do()
-        except Exception as error:
-            if not is_database_away(error):
-                raise
-            await asyncio.sleep(full_jitter(min(attempt, 4), draw=random.random).total_seconds())
-    return await do()
+    def _refused_before(self) -> dict[UUID, str]:
+        """Return what the job's row says that the model of now refused, with the reason where it is kept."""
+        said = (self._job.warnings or {}).get("refused", {})
+        if said.get("model") != self._target.model:
+            return {}
+        first = {UUID(one["record"]): one["reason"] for one in said["first"]}
+        return first | {UUID(id_): "refused" for id_ in said.get("others", [])}

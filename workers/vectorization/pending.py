@@ -20,6 +20,7 @@ PAGE_BYTES = 8 * 1024 * 1024
 What = Literal["empty", "stale"]
 
 _ENDED = ", ".join(f"'{state}'" for state in sorted(INGESTION.terminal))
+_NO_FILE = 'source IS NULL AND "uploadId" IS NULL AND "totalRecords" = 0'
 _OWN = 'r."projectId" = :project AND r."ingestJobId" = :job'
 _OTHERS = f"""
     r."projectId" = :project AND r.type = CAST(:type AS operations."RecordType")
@@ -76,6 +77,19 @@ class Scope:
     def _values(self) -> dict[str, object]:
         values: dict[str, object] = {"project": self.project_id, "job": self.job_id}
         return values if self.own else {**values, "type": self.type}
+
+    async def elder(self, session: AsyncSession) -> UUID | None:
+        """Return an older job that still lives and whose records these are too, as of two jobs without a file."""
+        if self.own:
+            return None
+        sql = f"""
+            SELECT id FROM operations.ingest_jobs
+             WHERE "projectId" = :project AND type = CAST(:type AS operations."RecordType") AND {_NO_FILE}
+               AND status NOT IN ({_ENDED})
+               AND ("createdAt", id) < (SELECT "createdAt", id FROM operations.ingest_jobs WHERE id = :job)
+             ORDER BY "createdAt", id LIMIT 1"""  # noqa: S608 - conditions of ours
+        found: UUID | None = await session.scalar(text(sql), self._values)
+        return found
 
     async def count(self, session: AsyncSession, model: str) -> tuple[int, int]:
         """Return how many records there are, and how many have a vector of ``model``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from workers.runtime.errors import RateLimited
-from workers.vectorization.asking import Asker
+from workers.vectorization.asking import Asker, Stopped
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
 
@@ -25,9 +25,9 @@ class Request:
 class Pipeline:
     """Sends ``requests``, ``at_once`` of them, and hands out what came of them in groups.
 
-    When a request fails nothing more is sent; those in flight end, for they are paid for, and are handed out before
-    the error is raised. Leaving the block cancels everything at once. While nobody takes groups, requests wait: no more
-    is in memory than twice what is in flight.
+    When a request fails nothing more is sent, not even what was to be tried again or taken apart; those in flight end,
+    for they are paid for, and are handed out before the error is raised. Leaving the block cancels everything at once.
+    While nobody takes groups, requests wait: no more is in memory than twice what is in flight.
     """
 
     def __init__(self, requests: AsyncGenerator[Request, None], asker: Asker, *, at_once: int) -> None:
@@ -69,11 +69,16 @@ class Pipeline:
     async def _send(self) -> None:
         try:
             while self._error is None and (request := await self._next()) is not None:
-                await self._asker.ask(request.records, request.model, self._finished.put)
+                await self._asker.ask(request.records, request.model, self._finished.put, self._has_failed)
+        except Stopped:
+            pass  # by the error of another sender
         except Exception as error:  # noqa: BLE001 - raised by groups(), after what is in flight
             # Of several rate limits the longest counts.
             if self._error is None or _delay(error) > _delay(self._error):
                 self._error = error
+
+    def _has_failed(self) -> bool:
+        return self._error is not None
 
     async def _next(self) -> Request | None:
         async with self._turn:

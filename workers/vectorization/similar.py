@@ -100,12 +100,7 @@ async def _vector_of(session: AsyncSession, record_id: UUID) -> Vector:
 
 async def _pgvector_schema(session: AsyncSession) -> str | None:
     """Return the quoted schema of pgvector, or None where the database has none."""
-    found = await session.scalar(
-        text(
-            "SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace"
-            " WHERE e.extname = 'vector'"
-        )
-    )
+    found = await session.scalar(text("SELECT quote_ident(operations.pgvector_schema())"))
     return None if found is None else str(found)
 
 

@@ -31,20 +31,42 @@ END $$;
 
 -- Triggers: a profile for each new user, PENDING until an admin approves; the time of the last change.
 
+CREATE FUNCTION operations.follow_user(p_id uuid, p_email text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp AS $$
+-- Give a user a profile, or its profile the user's address. Whoever has none (Supabase: by telephone, anonymous), or one
+-- that another user has (by single sign-on), signs in all the same: the id stands for it.
+BEGIN
+  INSERT INTO operations.profiles AS p (id, email) VALUES (p_id, coalesce(p_email, p_id::text))
+  ON CONFLICT (id) DO UPDATE SET email = excluded.email WHERE p.email <> excluded.email;
+EXCEPTION WHEN unique_violation THEN
+  INSERT INTO operations.profiles (id, email) VALUES (p_id, p_id::text) ON CONFLICT (id) DO UPDATE SET email = excluded.email;
+END $$;
+
 CREATE FUNCTION operations.follow_auth_user() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF TG_OP = 'INSERT' THEN
-    INSERT INTO operations.profiles (id, email) VALUES (NEW.id, NEW.email) ON CONFLICT (id) DO NOTHING;
-  ELSE
-    UPDATE operations.profiles SET email = NEW.email WHERE id = NEW.id;
-  END IF;
+  PERFORM operations.follow_user(NEW.id, NEW.email);
   RETURN NULL;
 END $$;
 CREATE TRIGGER gristmill_user_created AFTER INSERT ON auth.users
   FOR EACH ROW EXECUTE FUNCTION operations.follow_auth_user();
 CREATE TRIGGER gristmill_user_renamed AFTER UPDATE OF email ON auth.users
   FOR EACH ROW WHEN (OLD.email IS DISTINCT FROM NEW.email) EXECUTE FUNCTION operations.follow_auth_user();
+
+-- Those who were there before.
+SELECT operations.follow_user(id, email) FROM auth.users ORDER BY id;
+
+CREATE FUNCTION operations.keep_awaited() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- A file whose job has not ended stays, however old; with its project it goes.
+BEGIN
+  IF EXISTS (SELECT FROM operations.ingest_jobs WHERE "uploadId" = OLD.id AND completed_at IS NULL)
+     AND EXISTS (SELECT FROM operations.projects WHERE id = OLD."projectId") THEN
+    RETURN NULL;
+  END IF;
+  RETURN OLD;
+END $$;
+CREATE TRIGGER keep_awaited BEFORE DELETE ON operations.uploads
+  FOR EACH ROW EXECUTE FUNCTION operations.keep_awaited();
 
 CREATE FUNCTION operations.touch() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -30,9 +30,6 @@ BEGIN
 END $$;
 
 CREATE POLICY profiles_own ON operations.profiles FOR SELECT USING (id = (SELECT operations.my_id()));
--- Of itself a user changes anything but its role.
-CREATE POLICY profiles_change_own ON operations.profiles FOR UPDATE USING (id = (SELECT operations.my_id()))
-  WITH CHECK (id = (SELECT operations.my_id()) AND role = (SELECT operations.my_role()));
 CREATE POLICY projects_own ON operations.projects FOR ALL
   USING ("ownerId" = (SELECT operations.my_id()) AND (SELECT operations.has_role('USER')));
 CREATE POLICY likert_scores_own ON operations.likert_scores FOR ALL

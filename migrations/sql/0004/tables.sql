@@ -1,7 +1,10 @@
 -- Where Supabase keeps `auth.users`, that table is used and left as it is.
 DO $$ BEGIN
   IF to_regclass('auth.users') IS NULL THEN
-    CREATE SCHEMA IF NOT EXISTS auth;
+    IF to_regnamespace('auth') IS NULL THEN
+      CREATE SCHEMA auth;
+      COMMENT ON SCHEMA auth IS 'made by gristmill';
+    END IF;
     CREATE TABLE auth.users (
       id uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT pk_users PRIMARY KEY,
       email varchar(255) NOT NULL CONSTRAINT uq_users_email UNIQUE,
@@ -78,7 +81,7 @@ CREATE INDEX idx_record_project ON operations.data_records ("projectId");
 CREATE INDEX idx_record_type ON operations.data_records (type);
 CREATE INDEX idx_record_category ON operations.data_records (category);
 CREATE INDEX idx_record_composite ON operations.data_records ("projectId", type, category);
-CREATE INDEX ix_data_records_pending ON operations.data_records ("ingestJobId", id) WHERE cardinality(embedding) = 0;
+CREATE INDEX "ix_data_records_ingestJobId" ON operations.data_records ("ingestJobId", id);
 CREATE INDEX ix_data_records_creator ON operations.data_records ("createdAt", "createdById")
   WHERE "createdById" IS NOT NULL;
 

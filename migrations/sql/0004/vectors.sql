@@ -6,14 +6,21 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
   SELECT 1 - sum(x::float8 * y) / nullif(sqrt(sum(x::float8 * x)) * sqrt(sum(y::float8 * y)), 0) FROM unnest(a, b) AS u(x, y)
 $$;
 
+CREATE FUNCTION operations.pgvector_schema() RETURNS text LANGUAGE sql STABLE
+  SET search_path = pg_catalog, pg_temp AS $$
+  -- Where pgvector is, or null where it is not, or older than 0.8, which first scans an index on until enough is found.
+  SELECT n.nspname::text FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+   WHERE e.extname = 'vector'
+     AND string_to_array(regexp_replace(e.extversion, '[^0-9.].*', ''), '.')::integer[] >= ARRAY[0, 8]
+$$;
+
 CREATE FUNCTION operations.embedding_index(p_dimensions integer, p_concurrently boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
--- Half the cost of pgvector's own parameters for each vector written, at a recall of 99.8 % where 100 are looked at.
 -- Return the statement that makes the index for embeddings of this length, or null without pgvector. Whoever owns the
--- table runs it: `gristmill records index`.
+-- table runs it: `gristmill records index`. Its parameters cost half of pgvector's own for each vector written, at a
+-- recall of 99.8 % where 100 are looked at.
 DECLARE
-  v_schema text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
-                     WHERE e.extname = 'vector');
+  v_schema text := operations.pgvector_schema();
 BEGIN
   IF v_schema IS NULL THEN RETURN NULL; END IF;
   IF p_dimensions IS NULL OR p_dimensions NOT BETWEEN 1 AND 4000 THEN

@@ -1,0 +1,94 @@
+"""The passages of the guidelines that are nearest to each record: by its own vector, or by one made on the way."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from workers.analytics.alignment import Record
+from workers.analytics.guidelines import Guidelines, Retrieved, batches, embed, forget
+from workers.runtime.context import Context
+from workers.runtime.errors import Permanent, Refused, Retryable, describe
+
+TOP_PASSAGES = 5
+# What stands for a record's meaning where it has no vector of its own yet.
+EMBEDDED_CHARS = 6_000
+# A text that any model embeds: where that is refused, no record is to blame.
+PROBE = "text"
+
+Vector = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A record with the passages to judge it by, or why none could be found."""
+
+    record: Record
+    found: Sequence[Retrieved] | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Finds passages of ``guidelines`` for records of one run."""
+
+    ctx: Context
+    guidelines: Guidelines
+
+    async def of(self, page: Sequence[tuple[Record, Vector | None]]) -> AsyncGenerator[Asked]:
+        """Yield each record with its passages: those with a vector that fits first, then as others are embedded.
+
+        Raises what stands against all of them, after every record whose vector was paid for.
+        """
+        missing: list[Record] = []
+        for record, vector in page:
+            if vector is not None and self.guidelines.fits(vector):
+                yield Asked(record, self._nearest(vector))
+            else:
+                missing.append(record)
+        limits, done = self.ctx.llm.embedding_limits, 0
+        for texts in batches([_text(record) for record in missing], at_most=limits.texts, tokens=limits.tokens):
+            batch = missing[done : done + len(texts)]
+            done += len(batch)
+            for record, made in zip(batch, await self._vectors(texts), strict=True):
+                yield Asked(record, made if isinstance(made, Refused) else self._nearest(made))
+
+    async def _vectors(self, texts: Sequence[str]) -> list[Vector | Refused]:
+        """Return a vector for each text, or why it has none. Nothing is taken apart while even a word is refused."""
+        try:
+            return [*await self._embedded(texts)]
+        except Permanent as error:
+            await self._require_same_model()
+            await self._embedded([PROBE])
+            return await self._taken_apart(texts, error)
+
+    async def _taken_apart(self, texts: Sequence[str], error: Permanent) -> list[Vector | Refused]:
+        """Halve what is refused until each text to blame stands alone."""
+        if len(texts) == 1:
+            return [Refused(describe(error))]
+        made: list[Vector | Refused] = []
+        middle = len(texts) // 2
+        for half in (texts[:middle], texts[middle:]):
+            try:
+                made += await self._embedded(half)
+            except Permanent as again:
+                made += await self._taken_apart(half, again)
+        return made
+
+    async def _embedded(self, texts: Sequence[str]) -> list[Vector]:
+        model = self.guidelines.embedding_model
+        vectors = await embed(self.ctx.llm, texts, model=model)
+        if not all(map(self.guidelines.fits, vectors)):
+            async with self.ctx.session() as session:
+                await forget(session, self.guidelines)
+            raise Retryable(f"embedding model {model!r} changed its vectors; the guidelines are embedded anew")
+        return vectors
+
+    async def _require_same_model(self) -> None:
+        model = self.guidelines.embedding_model
+        if (now := await self.ctx.llm.embedding_model()) != model:
+            raise Retryable(f"embedding model changed from {model!r} to {now!r}; it goes on with the new")
+
+    def _nearest(self, vector: Vector) -> list[Retrieved]:
+        return self.guidelines.nearest(vector, at_most=TOP_PASSAGES)
+
+
+def _text(record: Record) -> str:
+    return record.content[:EMBEDDED_CHARS]
