@@ -1,12 +1,16 @@
 """The kernel's tests: jobs in any state, worker processes in miniature, an ear for every bell."""
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from cli.main import main
+from tests.command_line import Gristmill
 from tests.fakes.road import FakeRoad
 from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
 from tests.proving.models import PlainJob
@@ -16,6 +20,33 @@ from workers.runtime.registry import Handler, Registry, Stage, stage
 
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
 StartDispatcher = Callable[..., Awaitable[FakeRoad]]
+
+
+@pytest.fixture
+def gristmill(
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Gristmill:
+    """Run one command in a folder of its own, without any provider; return its exit code, output and complaint."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "GRISTMILL_LLM__EMBEDDING_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
+        capsys.readouterr()
+        code = main()
+        said = capsys.readouterr()
+        # A mill of this process logs where the command prints.
+        printed = [line for line in said.out.splitlines(keepends=True) if "[info " not in line]
+        return code, "".join(printed), said.err.strip()
+
+    return run
 
 
 @pytest.fixture

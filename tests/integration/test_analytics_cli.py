@@ -2,47 +2,20 @@
 
 import asyncio
 import base64
-import json
-import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
-from cli.main import main
+from tests.command_line import Gristmill, as_json
 from tests.fakes.mill import mill
 from tests.waiting import until
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.registry import Registry
 
 GUIDELINES = (Path(__file__).parents[2] / "samples" / "guidelines.pdf").read_bytes()
-Gristmill = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys) -> Gristmill:
-    """Run one command in a folder of its own; return its exit code, output and complaint."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
-        capsys.readouterr()  # what a mill said before
-        code = main()
-        said = capsys.readouterr()
-        return code, said.out, said.err.strip()
-
-    return run
-
-
-def as_json(gristmill: Gristmill, *arguments: str) -> Any:
-    code, output, said = gristmill(*arguments, "--json")
-    assert code == 0, said
-    return json.loads(output)
 
 
 @pytest.fixture

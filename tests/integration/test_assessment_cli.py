@@ -1,13 +1,13 @@
 """``gristmill assessments`` as a person and as a script use it, on a real database."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from cli.main import main
+from tests.command_line import as_json
 
 RESULT = {
     "assessment_type": "mcp_server",
@@ -40,25 +40,9 @@ RESULT = {
 
 
 @pytest.fixture
-def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys):
-    """Run one command in a folder of its own; return its exit code, output and complaint."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gristmill", "assessments", *arguments])
-        code = main()
-        said = capsys.readouterr()
-        return code, said.out, said.err.strip()
-
-    return run
-
-
-def as_json(gristmill, *arguments: str):
-    code, output, said = gristmill(*arguments, "--json")
-    assert code == 0, said
-    return json.loads(output)
+def gristmill(gristmill):
+    """Run one command on assessments."""
+    return partial(gristmill, "assessments")
 
 
 def test_an_assessment_is_created_changed_and_shown_with_its_criteria(gristmill):

@@ -2,37 +2,21 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import Event, Thread
 
 import pytest
 
-from cli.main import main
 from tests.fakes.mill import asking_mill
 from workers.runtime.registry import Registry
 
-Gristmill = Callable[..., tuple[int, str, str]]
 FILE = 'Prompt;Category;by\n"two\nlines";top 10;ann\n=1+1;;bob\n=1+1;;bob\n;;\nx;odd;\n'
 
 
-@pytest.fixture
-def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys) -> Gristmill:
-    """Run one command in a folder of its own; return its exit code, output and complaint."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("REDIS_URL", redis_url)
+@pytest.fixture(autouse=True)
+def file(tmp_path) -> None:
+    """The file that is handed in, in the working folder."""
     (tmp_path / "tasks.csv").write_text(FILE, encoding="utf-8")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
-        code = main()
-        said = capsys.readouterr()
-        # The mill of this process logs where the command prints.
-        printed = [line for line in said.out.splitlines(keepends=True) if "[info " not in line]
-        return code, "".join(printed), said.err.strip()
-
-    return run
 
 
 @pytest.fixture

@@ -3,37 +3,13 @@
 import csv
 import json
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from cli.main import main
+from tests.command_line import as_json
 from workers.operations.keyring import new_key
 
-Gristmill = Callable[..., tuple[int, str, str]]
 NOBODY = "01a20000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys) -> Gristmill:
-    """Run one command in a folder of its own; return its exit code, output and complaint."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
-        code = main()
-        said = capsys.readouterr()
-        return code, said.out, said.err.strip()
-
-    return run
-
-
-def as_json(gristmill: Gristmill, *arguments: str):
-    code, output, said = gristmill(*arguments, "--json")
-    assert code == 0, said
-    return json.loads(output)
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """``gristmill similar`` as a person and as a script use it, on a real database."""
 
 import json
-import sys
+from functools import partial
 
 import psycopg
 import pytest
 
-from cli.main import main
 from tests.fakes.openai_server import FakeOpenAI
 from workers.llm import feature_hash
 
@@ -19,21 +18,9 @@ TEXTS = {
 
 
 @pytest.fixture
-def gristmill(database_url, redis_url, tmp_path, monkeypatch, capsys):
-    """Run one search in a folder of its own; return its exit code, output and complaint."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "GRISTMILL_LLM__EMBEDDING_MODEL"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gristmill", "similar", *arguments])
-        code = main()
-        said = capsys.readouterr()
-        return code, said.out, said.err.strip()
-
-    return run
+def gristmill(gristmill):
+    """Run one search."""
+    return partial(gristmill, "similar")
 
 
 @pytest.fixture
