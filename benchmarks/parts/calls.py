@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from benchmarks.parts import Bench
 from benchmarks.peers.measure import Peer
 from benchmarks.peers.measure import drain as drain_peer
 from benchmarks.stages import CALL_URL
+from benchmarks.system import served
 
 CALL_SECONDS = 0.2
 SLOTS = 1_000
@@ -88,7 +87,7 @@ def _sleeping(bench: Bench) -> Iterator[Figure]:
 
 def _http(bench: Bench) -> Iterator[Figure]:
     system, calls = bench.system, max(20, bench.sizes.calls // 4)
-    with provider() as url:
+    with served("benchmarks.http_server", "--delay", str(CALL_SECONDS)) as url:
 
         def ours(act: str) -> Callable[[], Called]:
             def measure() -> Called:
@@ -122,18 +121,6 @@ def _http(bench: Bench) -> Iterator[Figure]:
         "calls",
         {name: [each.at_once for each in called] for name, called in samples.items()},
     )
-
-
-@contextmanager
-def provider() -> Iterator[str]:
-    """Run the provider and yield its base URL."""
-    command = [sys.executable, "-m", "benchmarks.http_server", "--delay", str(CALL_SECONDS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 @contextmanager

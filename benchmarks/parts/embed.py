@@ -1,12 +1,11 @@
 """Vectors of one job's records: how busy it keeps a provider, and what the index of them finds, costs and weighs."""
 
 import json
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +16,7 @@ from benchmarks.corpus import sentences
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import clean
 from benchmarks.parts import Bench
-from benchmarks.system import System, processes, wait_for
+from benchmarks.system import System, processes, served, wait_for
 from workers.llm.feature_hash import vector
 
 SLOTS, BATCH = 8, 64
@@ -101,22 +100,15 @@ def run(bench: Bench) -> Iterator[Figure]:
     clean(bench.system)
 
 
-@contextmanager
-def _provider(records: int, seconds: float) -> Iterator[str]:
-    """Run the provider and yield its base URL."""
-    sizes = ["--slots", str(SLOTS), "--seconds", str(seconds), "--texts", str(records)]
-    command = [sys.executable, "-m", "benchmarks.embeddings_server", *sizes]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
+def _provider(records: int, seconds: float) -> AbstractContextManager[str]:
+    """Run the provider as long as the block lasts and give its base URL."""
+    sizes = ("--slots", str(SLOTS), "--seconds", str(seconds), "--texts", str(records))
+    return served("benchmarks.embeddings_server", *sizes)
 
 
 @contextmanager
 def _roles(system: System, url: str) -> Iterator[None]:
-    """Run a worker and a dispatcher as they are run in earnest."""
+    """Run a worker and a dispatcher as a deployed system runs them."""
     told = {
         "OPENAI_BASE_URL": url,
         "GRISTMILL_LLM__EMBEDDING_MODEL": "bench",

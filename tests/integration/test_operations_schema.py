@@ -423,6 +423,10 @@ def test_a_project_is_changed_by_its_owner_and_by_admins(speak, users, name, may
 
     assert changed(psql, "UPDATE operations.projects SET guidelines = 'g'") == may
     assert changed(psql, 'UPDATE operations.data_records SET "hasBeenReviewed" = true') == may
+    if not may:
+        with pytest.raises(errors.InsufficientPrivilege), psql.transaction():
+            put_record(psql, users["project"], "another")
+    assert changed(psql, "DELETE FROM operations.data_records") == may
 
 
 def test_nobody_but_an_admin_changes_a_profile(speak, users):
@@ -430,6 +434,8 @@ def test_nobody_but_an_admin_changes_a_profile(speak, users):
     psql = speak("USER")
     assert changed(psql, "UPDATE operations.profiles SET role = 'ADMIN'") == 0
     assert changed(psql, "UPDATE operations.profiles SET email = 'victim@example.test'") == 0
+    with pytest.raises(errors.InsufficientPrivilege), psql.transaction():
+        psql.execute("SELECT operations.follow_user(%s, 'victim@example.test')", [users["USER"]])
 
     psql = speak("ADMIN")
     assert changed(psql, "UPDATE operations.profiles SET role = 'USER' WHERE id = %s", users["PENDING"]) == 1

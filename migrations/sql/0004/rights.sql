@@ -16,8 +16,13 @@ BEGIN
       EXECUTE format('CREATE POLICY %I ON operations.%I FOR SELECT USING (%s)', v_table || '_read', v_table, v_reads);
     END IF;
     IF v_table IN ('data_records', 'uploads', 'ingest_jobs') THEN
-      EXECUTE format('CREATE POLICY %I ON operations.%I FOR ALL USING (operations.may_change("projectId"))',
-                     v_table || '_change', v_table);
+      -- Not FOR ALL: it would be asked of every row that somebody reads, too.
+      EXECUTE format('CREATE POLICY %I ON operations.%I FOR INSERT WITH CHECK (operations.may_change("projectId"))',
+                     v_table || '_insert', v_table);
+      EXECUTE format('CREATE POLICY %I ON operations.%I FOR UPDATE USING (operations.may_change("projectId"))',
+                     v_table || '_update', v_table);
+      EXECUTE format('CREATE POLICY %I ON operations.%I FOR DELETE USING (operations.may_change("projectId"))',
+                     v_table || '_delete', v_table);
     ELSE
       EXECUTE format('CREATE POLICY %I ON operations.%I FOR ALL USING (%s)', v_table || '_admin', v_table, v_admin);
     END IF;
@@ -51,10 +56,13 @@ DO $$ BEGIN
     GRANT INSERT, UPDATE ON operations.ingest_jobs, operations.analytics_jobs TO gristmill_service;
     GRANT INSERT ON operations.uploads, operations.upload_parts TO gristmill_service;
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA operations TO gristmill_service;
+    -- It writes profiles with its owner's rights: for the triggers alone.
+    REVOKE EXECUTE ON FUNCTION operations.follow_user FROM gristmill_service;
   END IF;
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
     GRANT USAGE ON SCHEMA operations TO gristmill_worker;
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA operations TO gristmill_worker;
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA operations TO gristmill_worker;
+    REVOKE EXECUTE ON FUNCTION operations.follow_user FROM gristmill_worker;
   END IF;
 END $$;
