@@ -61,6 +61,29 @@ async def test_a_run_that_lost_its_fence_keeps_nothing_and_ends(jobs, database_u
     assert (row["status"], row["effects"], row["progress"], after) == ("cancelled", 1, 30, [])
 
 
+async def test_a_task_of_the_handlers_own_ends_with_its_run(jobs, database_url, perform):
+    """Whoever of a run finds the fence gone goes no further, not only the run's first task."""
+    after: list[str] = []
+
+    @perform
+    async def handler(job, ctx):
+        async def part():
+            await ctx.checkpoint({"progress": 60}, counted(job))
+            after.append("went on")
+
+        async with jobs.database.kernel() as conn:
+            assert await cancel(conn, PlainJob, [job.id], reason="test")
+        await asyncio.gather(asyncio.create_task(part()), return_exceptions=True)
+        return Complete()
+
+    async with started_worker(database_url, perform.registry) as worker:
+        [ticket] = await jobs.dispatched()
+        await worker.run([ticket])
+
+    row = await jobs.row(ticket[0])
+    assert (row["status"], row["effects"], after) == ("cancelled", 0, [])
+
+
 async def test_a_write_that_fails_leaves_the_values_unset(jobs, database_url, perform):
     """Both or neither."""
 

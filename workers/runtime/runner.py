@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import structlog
@@ -233,10 +233,11 @@ class Runner:
             clock=self.clock,
         )
 
-    async def _end_stale(self, run: Run) -> None:
+    async def _end_stale(self, run: Run) -> NoReturn:
         """End the calling run, which was cancelled or taken: nothing that costs may follow."""
         self.stop_run(run.job_id, "fence", version=run.version)
         await asyncio.sleep(0)  # where the cancellation is raised
+        raise asyncio.CancelledError  # in a task that the handler made, which nobody else ends
 
     def clock(self) -> datetime:
         """Return the database's time, as of the last heartbeat's comparison."""
