@@ -18,6 +18,7 @@ from benchmarks.gristmill import clean
 from benchmarks.parts import Bench
 from benchmarks.system import System, processes, served, wait_for
 from workers.llm.feature_hash import vector
+from workers.vectorization.similar import EF_SEARCH
 
 SLOTS, BATCH = 8, 64
 # A provider of 512 records a second, and one that takes no time.
@@ -41,7 +42,8 @@ ENDED = "SELECT status IN ('COMPLETED', 'FAILED') FROM operations.ingest_jobs WH
 FIND = """SELECT id FROM operations.data_records WHERE cardinality(embedding) = 384
            ORDER BY (embedding::{type}(384)) <=> %s::{type}(384) LIMIT {limit}"""
 INDEX = """CREATE INDEX bench_embedding ON operations.data_records
-            USING hnsw ((embedding::{type}(384)) {type}_cosine_ops) WHERE cardinality(embedding) = 384"""
+            USING hnsw ((embedding::{type}(384)) {type}_cosine_ops) WITH (m = 12, ef_construction = 48)
+            WHERE cardinality(embedding) = 384"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def _find(system: System, type_: str, query: str, *, index: bool) -> Sequence[UU
     with system.postgres.transaction():
         pin = "enable_sort" if index else "enable_indexscan"
         system.postgres.execute(f"SET LOCAL {pin} = off".encode())
-        system.postgres.execute("SET LOCAL hnsw.ef_search = 100")
+        system.postgres.execute(f"SET LOCAL hnsw.ef_search = {EF_SEARCH}".encode())
         rows = system.postgres.execute(FIND.format(type=type_, limit=NEAREST).encode(), (query,)).fetchall()
     return [row[0] for row in rows]
 

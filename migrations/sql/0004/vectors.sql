@@ -17,8 +17,8 @@ $$;
 CREATE FUNCTION operations.embedding_index(p_dimensions integer, p_concurrently boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 -- Return the statement that makes the index for embeddings of this length, or null without pgvector. Whoever owns the
--- table runs it: `gristmill records index`. Its parameters cost half of pgvector's own for each vector written, at a
--- recall of 99.8 % where 100 are looked at.
+-- table runs it: `gristmill records index`. Its parameters cost half of pgvector's own for each vector written; what a
+-- thinner graph misses, a search that looks at more of it finds.
 DECLARE
   v_schema text := operations.pgvector_schema();
 BEGIN
