@@ -1,7 +1,7 @@
 """Follow one job to its end by looking at its row."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from workers.runtime.registry import discover
 from workers.runtime.store.read import JobView, get_job
 from workers.runtime.store.tables import job_table
 
-_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 1.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,17 @@ def is_completed(job: JobView) -> bool:
     return job.completed_at is not None and model is not None and job.status == model.__lifecycle__.completed
 
 
+def pauses() -> Iterator[float]:
+    """Yield the seconds to wait between looks, without end: short after the start, then ever longer, to a second."""
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(pause * 1.3, _LONGEST_PAUSE_SECONDS)
+
+
 async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]) -> Ended:
     """Return the job once it has ended; ``tell`` gets a line for each change a person would want to see."""
-    pause, told = _FIRST_LOOK_SECONDS, ""
+    told, pause = "", pauses()
     async with connected(database_url) as connection:
         while True:
             job = await get_job(connection, job_id)
@@ -51,8 +59,7 @@ async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]
                 told = line
             if job.completed_at is not None:
                 return Ended(job, is_completed(job))
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.3, _LONGEST_LOOK_SECONDS)
+            await asyncio.sleep(next(pause))
 
 
 def state_line(job: JobView) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
+from cli.following import pauses
 from cli.output import console
 from models.operations import IngestJob, Project
 from workers.ingestion.enqueue_file import ingest_file
@@ -23,7 +24,6 @@ from workers.ingestion.refusals import Unreadable
 from workers.operations.projects import get_or_create
 from workers.runtime.enqueue import Enqueued
 
-_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 1.0
 _QUIET_SECONDS = 2.0
 _PIECE_BYTES = 1024 * 1024
 _COMPLETED = "COMPLETED"
@@ -102,7 +102,7 @@ async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
 
 async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None]) -> Seen:
     """Return the job once it has ended; ``show`` is told where it stands on the way."""
-    pause = _FIRST_LOOK_SECONDS
+    pause = pauses()
     async with connected(database_url) as connection:
         cursor = connection.cursor(row_factory=class_row(Seen))
         while True:
@@ -112,8 +112,7 @@ async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None
             show(seen)
             if seen.ended:
                 return seen
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.3, _LONGEST_LOOK_SECONDS)
+            await asyncio.sleep(next(pause))
 
 
 @contextmanager
