@@ -18,7 +18,7 @@ from cli.errors import CommandError, WrongUsageError
 from config.logging import configure
 from config.settings import load
 from models.runtime import Schedule
-from workers.runtime.enqueue import EnqueueError, enqueue, first_line
+from workers.runtime.enqueue import EnqueueError, enqueue, payload_refusal
 from workers.runtime.maintenance import actions, run_action
 from workers.runtime.registry import discover
 from workers.runtime.schedules import ScheduleError, check, next_time
@@ -128,7 +128,7 @@ def _check_work(new: NewSchedule) -> None:
         try:
             discover()[new.stage].payload.model_validate(new.payload)
         except ValidationError as error:
-            raise EnqueueError(f"payload: {first_line(error)}") from None
+            raise EnqueueError(f"payload: {payload_refusal(error)}") from None
         return
     known = actions(transitions_retention=timedelta(days=1))
     if new.action not in known:

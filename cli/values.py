@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import WrongUsageError
+from workers.runtime.wording import quoted
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_SHOWN = 60
 
 
 def parse_age(text: str) -> timedelta:
     """Return the duration that ``text`` names: a number with s, m, h, d or w."""
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
     if found is None:
-        raise WrongUsageError(f"age must be a number with s, m, h, d or w, such as 10m, got {_cut(text)!r}")
+        raise WrongUsageError(f"age must be a number with s, m, h, d or w, such as 10m, got {quoted(text)}")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -26,7 +26,7 @@ def parse_time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text.strip()).astimezone()
     except (ValueError, OverflowError):
-        raise WrongUsageError(f"time must be ISO 8601, such as 2030-01-31T08:00, got {_cut(text)!r}") from None
+        raise WrongUsageError(f"time must be ISO 8601, such as 2030-01-31T08:00, got {quoted(text)}") from None
 
 
 def parse_payload(text: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def parse_payload(text: str) -> dict[str, Any]:
     except RecursionError:
         raise WrongUsageError(f"{where} is nested too deeply") from None
     if not isinstance(payload, dict):
-        raise WrongUsageError(f"{where} must be a JSON object, got {_cut(text)!r}")
+        raise WrongUsageError(f"{where} must be a JSON object, got {quoted(text)}")
     return payload
 
 
@@ -85,7 +85,3 @@ def jsonable(value: Any) -> Any:
             return list(value)
         case _:
             return str(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

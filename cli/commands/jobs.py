@@ -12,6 +12,7 @@ from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.errors import CommandError
 from cli.output import Json, print_json, print_table, remark
 from cli.values import duration, moment
+from workers.runtime.wording import cut
 
 if TYPE_CHECKING:
     from workers.runtime.store.read import JobView, TransitionView
@@ -128,7 +129,7 @@ _COLUMNS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERR
 
 def _row(job: "JobView") -> tuple[object, ...]:
     why = job.error_message if job.completed_at else job.wait_reason
-    return job.id, job.stage, job.status, job.priority, job.retry_count + 1, duration(job.age), _cut(why or "")
+    return job.id, job.stage, job.status, job.priority, job.retry_count + 1, duration(job.age), cut(why or "", 100)
 
 
 def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
@@ -153,7 +154,7 @@ def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
     width = max(len(name) for name in facts) + 2
     for name, value in facts.items():
         if value not in (None, ""):
-            print(f"{name:<{width}}{_cut(_flat(value), 500)}")
+            print(f"{name:<{width}}{cut(_flat(value), 500)}")
     print()
 
 
@@ -208,7 +209,3 @@ def _print_checks(checks: "list[HistoryCheck]") -> None:
         ((c.stage, c.ended_twice, c.gaps, c.duplicates, c.mismatched, c.unrecorded) for c in checks),
         keep={"VIOLATIONS"},
     )
-
-
-def _cut(text: str, limit: int = 100) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

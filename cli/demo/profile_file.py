@@ -10,11 +10,11 @@ from typing import Any
 
 from cli.demo.profiles import NewProfile
 from cli.errors import WrongUsageError
+from workers.runtime.wording import cut, quoted
 
 MOST = 10_000
 _NAME_CHARACTERS = 500
 _FIELD_BYTES = 4 * 1024 * 1024
-_SHOWN = 60
 
 
 class _LineError(Exception):
@@ -71,10 +71,10 @@ def _object(number: int, line: str) -> dict[str, Any]:
         why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise _LineError(number, f"must be JSON: {why}") from None
     if not isinstance(value, dict):
-        raise _LineError(number, f"must be a JSON object, got {_cut(line)}")
+        raise _LineError(number, f"must be a JSON object, got {cut(line)}")
     attributes = value.pop("attributes", {})
     if not isinstance(attributes, dict):
-        raise _LineError(number, f"field 'attributes' must be an object, got {_cut(repr(attributes))}")
+        raise _LineError(number, f"field 'attributes' must be an object, got {quoted(attributes)}")
     if twice := sorted(attributes.keys() & value.keys() - {"name"}):
         raise _LineError(number, f"field {twice[0]!r} is given twice, also among the attributes")
     return {**value, "attributes": {**{key: item for key, item in value.items() if key != "name"}, **attributes}}
@@ -98,7 +98,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _header(names: list[str]) -> list[str]:
     if "name" not in names:
-        raise _LineError(1, f"the header must have the column 'name', got {_cut(', '.join(names))}")
+        raise _LineError(1, f"the header must have the column 'name', got {cut(', '.join(names))}")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise _LineError(1, f"column {twice!r} is there twice")
     return names
@@ -121,7 +121,7 @@ def _profile(line: int, values: dict[str, Any]) -> NewProfile:
     attributes: dict[str, Any] = values["attributes"]
     for field, value in (("name", name), *attributes.items()):
         if _unstorable(field) or _unstorable(value):
-            raise _LineError(line, f"field {_cut(field)!r} must not contain NUL, broken characters or NaN")
+            raise _LineError(line, f"field {quoted(field)} must not contain NUL, broken characters or NaN")
     return NewProfile(name.strip(), attributes)
 
 
@@ -138,7 +138,3 @@ def _unstorable(value: object) -> bool:
             return any(map(_unstorable, value))
         case _:
             return False
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from cli.demo.scoring import Scored
 from cli.output import console
+from workers.runtime.wording import cut
 
 OFFLINE = "offline-rubric-v1"
 OFFLINE_NOTE = "rule-based, not an AI judgement"
@@ -94,7 +95,7 @@ def entry(job: Scored) -> list[str]:
     """Return two lines: the scores of a profile, and the reason that tells most."""
     criteria = (job.score or {})["criteria"]
     scores = " · ".join(f"{one['name']} {one['score']:.0f}" for one in criteria)
-    return [f"{_overall(job):5.1f}  {_cut(job.name, 24):<24}  {scores}", f"       {why(job)}"]
+    return [f"{_overall(job):5.1f}  {cut(job.name, 24):<24}  {scores}", f"       {why(job)}"]
 
 
 def why(job: Scored) -> str:
@@ -102,7 +103,7 @@ def why(job: Scored) -> str:
     criteria = (job.score or {})["criteria"]
     good = _overall(job) >= 50  # noqa: PLR2004 - adequate, by the scale that evaluators are given
     telling = (max if good else min)(criteria, key=lambda one: (one["score"], one["weight"]))
-    return _cut(f"{telling['name']}: {_reason(telling['reasoning'])}", _WHY_CHARACTERS)
+    return cut(f"{telling['name']}: {_reason(telling['reasoning'])}", _WHY_CHARACTERS)
 
 
 def _reason(reasoning: str) -> str:
@@ -112,7 +113,3 @@ def _reason(reasoning: str) -> str:
         return line
     measured = line.removeprefix(f"{OFFLINE_NOTE}: ").split("; ")
     return "; ".join(part for part in measured if part.startswith(("coverage", "not mentioned", "forbidden")))
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

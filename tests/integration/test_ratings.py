@@ -46,12 +46,12 @@ async def test_second_rating_of_a_person_replaces_the_first(session: AsyncSessio
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"realism": 0}, "realism: input should be greater than or equal to 1, got 0"),
-        ({"quality": 8}, "quality: input should be less than or equal to 7, got 8"),
-        ({"quality": 4.5}, "quality: input should be a valid integer, got 4.5"),
-        ({"user_id": "  "}, "user: string should have at least 1 character"),
-        ({"user_id": LLM_USER}, "user: must be a person's id, not the one that stands for models"),
-        ({"user_id": "a\x00b"}, "user: must not contain NUL characters"),
+        ({"realism": 0}, "realism should be greater than or equal to 1, got 0"),
+        ({"quality": 8}, "quality should be less than or equal to 7, got 8"),
+        ({"quality": 4.5}, "quality should be a valid integer, got 4.5"),
+        ({"user_id": "  "}, "user should have at least 1 character"),
+        ({"user_id": LLM_USER}, "user must be a person's id, not the one that stands for models"),
+        ({"user_id": "a\x00b"}, "user must not contain NUL characters"),
     ],
 )
 async def test_rating_off_the_scale_is_refused_in_one_line(

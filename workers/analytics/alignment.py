@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from workers.analytics.guidelines import Retrieved
 from workers.runtime.errors import one_line
 from workers.runtime.ports import Answer, Message
+from workers.runtime.wording import cut
 
 # What a model reads of one record: about 4,000 tokens. The rest is cut off, and both question and result say so.
 RECORD_CHARS = 12_000
@@ -97,7 +98,7 @@ def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[Ali
     alignment: dict[str, Any] = {
         "verdict": given.verdict,
         "cited": [
-            {"passage": one.passage.number, "page": one.passage.page, "text": _cut(one.passage.content, QUOTE_CHARS)}
+            {"passage": one.passage.number, "page": one.passage.page, "text": cut(one.passage.content, QUOTE_CHARS)}
             for one in cited
         ],
         "reasoning": reasoning,
@@ -143,7 +144,3 @@ def _text(alignment: Mapping[str, Any]) -> str:
         f"{VERDICTS[alignment['verdict']]}. {alignment['reasoning']}\n{where}{cut} "
         f"Realism {alignment['realism']} of 7, quality {alignment['quality']} of 7, by {alignment['model']}{note}."
     )
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[:width]}…"

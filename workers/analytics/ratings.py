@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, DataRecord, LikertScore
 from workers.analytics.alignment import is_rule_based
+from workers.runtime.wording import refusal
 
 
 class RatingError(ValueError):
@@ -125,7 +126,4 @@ def _valid(**given: Any) -> Rating:
     try:
         return Rating.model_validate(given)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        said = problem["msg"].removeprefix("Value error, ")
-        shown = repr(problem.get("input"))[:60]
-        raise RatingError(f"{problem['loc'][0]}: {said[:1].lower()}{said[1:]}, got {shown}") from None
+        raise RatingError(refusal(error, whole="rating")) from None

@@ -12,6 +12,7 @@ from jsonschema_rs import RegexOptions, ValidationError
 
 from workers.assessment.result import SchemaCheck, SchemaError
 from workers.runtime.errors import Permanent, one_line
+from workers.runtime.wording import cut
 
 ERRORS_LISTED = 100
 MESSAGE_WIDTH = 300
@@ -82,5 +83,4 @@ def _read(error: ValidationError) -> SchemaError:
 
 
 def _short(text: str) -> str:
-    line = one_line(text)
-    return line if len(line) <= MESSAGE_WIDTH else f"{line[: MESSAGE_WIDTH - 1]}…"
+    return cut(one_line(text), MESSAGE_WIDTH)

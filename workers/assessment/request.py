@@ -1,6 +1,5 @@
 """What an assessment is asked: the request that services write, held to the same rules at every door. Pure."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -8,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from workers.runtime.errors import Permanent
-
-VALUE_SHOWN = 80
+from workers.runtime.wording import refusal
 
 M = TypeVar("M", bound=BaseModel)
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
@@ -44,24 +42,7 @@ def validated(into: type[M], data: object, *, name: str, prefix: str = "") -> M:
     try:
         return into.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise Permanent(_refusal(first, f"{prefix}{path}" if path else name, into)) from None
-
-
-def _refusal(first: Mapping[str, Any], field: str, into: type[BaseModel]) -> str:
-    match first["type"]:
-        case "missing":
-            return f"{field} is required, got nothing"
-        case "extra_forbidden" if len(first["loc"]) == 1:
-            known = ", ".join(sorted(one.alias or key for key, one in into.model_fields.items()))
-            return f"{field} is none of {known}, got {_cut(repr(first['input']))}"
-        case "extra_forbidden":
-            return f"{field} is not a member here, got {_cut(repr(first['input']))}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    value = "" if ", got " in message else f", got {_cut(repr(first['input']))}"
-    return f"{field} {message[:1].lower()}{message[1:]}{value}"
-
-
-def _cut(value: str) -> str:
-    return value if len(value) <= VALUE_SHOWN else f"{value[: VALUE_SHOWN - 1]}…"
+        outermost = len(error.errors(include_url=False)[0]["loc"]) == 1
+        known = ", ".join(sorted(one.alias or key for key, one in into.model_fields.items()))
+        unknown = f"is none of {known}" if outermost else "is not a member here"
+        raise Permanent(refusal(error, whole=name, unknown=unknown, prefix=prefix)) from None

@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from models.operations import RECORD_TYPES
-from workers.ingestion.refusals import Unreadable, listed, shown
+from workers.ingestion.refusals import Unreadable, listed
+from workers.runtime.wording import quoted
 
 Field = Literal["content", "category", "type", "creator", "creator_id", "creator_name", "creator_email"]
 FIELDS: tuple[Field, ...] = get_args(Field)
@@ -57,9 +58,9 @@ def check(mapping: Mapping[str, object]) -> None:
     """Raise ValueError for a mapping that no file could fulfil."""
     for field, column in mapping.items():
         if field not in FIELDS:
-            raise ValueError(f"mapping has no field {shown(field)}; its fields: {', '.join(FIELDS)}")
+            raise ValueError(f"mapping has no field {quoted(field)}; its fields: {', '.join(FIELDS)}")
         if not isinstance(column, str):
-            raise ValueError(f"mapping of {field} must be a column's name, got {shown(str(column))}")  # noqa: TRY004 - as every rule here
+            raise ValueError(f"mapping of {field} must be a column's name, got {quoted(str(column))}")  # noqa: TRY004 - as every rule here
         if field == "content" and not column.strip():
             raise ValueError("mapping must name a column for content")
 
@@ -70,7 +71,7 @@ def _named(field: Field, wanted: str, columns: Sequence[str]) -> int:
     folded = [column.casefold() for column in columns]
     if wanted.strip().casefold() in folded:
         return folded.index(wanted.strip().casefold())
-    raise Unreadable(f"{field} is mapped to {shown(wanted)}, which is no column of the file; its columns: "
+    raise Unreadable(f"{field} is mapped to {quoted(wanted)}, which is no column of the file; its columns: "
                      f"{listed(list(columns))}")  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.operations import DataRecord, Project
-from workers.operations.refusals import OperationsError, UnknownProject, shown
+from workers.operations.refusals import OperationsError, UnknownProject
+from workers.runtime.wording import quoted
 
 NAME_LENGTH = 255
 PDF_MAGIC = b"%PDF-"
@@ -44,7 +45,7 @@ async def find(session: AsyncSession, name_or_id: str) -> Project:
     if found is None and (id_ := _uuid(name_or_id)) is not None:
         found = await session.get(Project, id_)
     if found is None:
-        raise UnknownProject(f"project {shown(name_or_id)} does not exist; `gristmill projects list` shows them")
+        raise UnknownProject(f"project {quoted(name_or_id)} does not exist; `gristmill projects list` shows them")
     return found
 
 
@@ -56,7 +57,7 @@ async def get_or_create(session: AsyncSession, name: str) -> Project:
     if _uuid(name) is not None:
         return await find(session, name)
     if not name.strip() or len(name) > NAME_LENGTH or "\x00" in name:
-        raise OperationsError(f"project name must have 1 to {NAME_LENGTH} characters, got {shown(name)}")
+        raise OperationsError(f"project name must have 1 to {NAME_LENGTH} characters, got {quoted(name)}")
     await session.execute(insert(Project).values(name=name).on_conflict_do_nothing(index_elements=[Project.name]))
     # A statement of its own sees whoever won the race.
     return (await session.scalars(select(Project).where(Project.name == name))).one()

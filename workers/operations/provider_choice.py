@@ -7,7 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
-from workers.operations.refusals import OperationsError, shown
+from workers.operations.refusals import OperationsError
+from workers.runtime.wording import quoted
 
 # Providers that ask for a key.
 HOSTED = frozenset({"openrouter", "openai"})
@@ -53,6 +54,6 @@ async def read_choice(
     elif provider in HOSTED and key is None:
         problem = f"ai_provider is {provider}, which needs {provider}_key; set it with `gristmill settings set`"
     if provider in HOSTED and host is not None and not host.startswith("https://"):
-        problem = f"ai_provider is {provider}, whose key is sent to https only; ai_host is {shown(host)}"
+        problem = f"ai_provider is {provider}, whose key is sent to https only; ai_host is {quoted(host)}"
         key = None
     return ProviderChoice(provider, host, key, **models, problem=problem)

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
 from models.operations import RECORD_CATEGORIES, RECORD_TYPES, DataRecord, LikertScore
-from workers.operations.refusals import OperationsError, UnknownRecord, shown
+from workers.operations.refusals import OperationsError, UnknownRecord
+from workers.runtime.wording import quoted
 
 REVIEWER_LENGTH = 255
 
@@ -68,7 +69,7 @@ async def review(
     A later review replaces an earlier one. Of a record without a category nothing can be right or wrong.
     """
     if not reviewer.strip() or len(reviewer) > REVIEWER_LENGTH:
-        raise OperationsError(f"reviewer must have 1 to {REVIEWER_LENGTH} characters, got {shown(reviewer)}")
+        raise OperationsError(f"reviewer must have 1 to {REVIEWER_LENGTH} characters, got {quoted(reviewer)}")
     if is_category_correct is not None:
         without = await session.scalar(
             select(DataRecord.id).where(DataRecord.id.in_(record_ids), DataRecord.category.is_(None)).limit(1)
@@ -101,5 +102,5 @@ def _one_of(text: str | None, known: tuple[str, ...], field: str) -> str | None:
         return None
     name = text.strip().upper().replace(" ", "_").replace("-", "_")
     if name not in known:
-        raise OperationsError(f"{field} must be one of {', '.join(known).lower()}, got {shown(text)}")
+        raise OperationsError(f"{field} must be one of {', '.join(known).lower()}, got {quoted(text)}")
     return name

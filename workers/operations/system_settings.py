@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
-from workers.operations.refusals import OperationsError, shown
+from workers.operations.refusals import OperationsError
+from workers.runtime.wording import quoted
 
 PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"
@@ -125,12 +126,24 @@ async def rotate(session: AsyncSession, *, keyring: Keyring) -> int:
     return done
 
 
+async def unreadable(session: AsyncSession, *, keyring: Keyring) -> list[str]:
+    """Return a line for each secret that no key decrypts."""
+    rows = await session.scalars(select(SystemSetting).where(SystemSetting.key.in_(_secrets())))
+    lines = []
+    for row in rows:
+        try:
+            keyring.decrypt(row.value)
+        except OperationsError as error:
+            lines.append(f"{row.key}: {error}")
+    return lines
+
+
 def require_known(key: str) -> Known:
     """Return what ``key`` means; raise OperationsError, with the nearest name, if it is no setting."""
     if key not in KNOWN:
         nearest = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.7)
         hint = f"did you mean {nearest[0]}?" if nearest else f"settings: {', '.join(KNOWN)}"
-        raise OperationsError(f"{shown(key)} is not a system setting; {hint}")
+        raise OperationsError(f"{quoted(key)} is not a system setting; {hint}")
     return KNOWN[key]
 
 
@@ -138,8 +151,8 @@ def _row(key: str, value: str, keyring: Keyring) -> dict[str, str]:
     """Return the row that holds ``value``, encrypted if it is a secret."""
     known = require_known(key)
     if not known.holds(value):
-        quoted = "what was given" if known.secret else shown(value)
-        raise OperationsError(f"{key} must {known.rule}, got {quoted}")
+        given = "what was given" if known.secret else quoted(value)
+        raise OperationsError(f"{key} must {known.rule}, got {given}")
     stored = keyring.encrypt(value) if known.secret else value
     return {"key": key, "value": stored, "description": known.description}
 

@@ -10,7 +10,8 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, BonusWindow
-from workers.operations.refusals import OperationsError, UnknownWindow, refusal
+from workers.operations.refusals import OperationsError, UnknownWindow
+from workers.runtime.wording import refusal
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
 # Who makes a window on the command line, where nobody has signed in.
@@ -113,7 +114,7 @@ def _columns(request: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         if error.errors()[0]["type"] == "value_error":  # of the whole: its fields are named in the message
             raise OperationsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-        raise refusal(error) from None
+        raise OperationsError(refusal(error, whole="window")) from None
     return {
         "name": valid.name,
         "start_time": valid.start,

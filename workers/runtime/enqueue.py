@@ -21,6 +21,7 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Stage, discover, registry
 from workers.runtime.store.bulk import can_copy, copy_in, new_ids
 from workers.runtime.store.tables import JobTable, job_table
+from workers.runtime.wording import refusal
 
 ROWS_PER_STATEMENT = 5_000
 # From so many on, jobs without keys are copied in: below, the round trips cost more than they save.
@@ -155,24 +156,12 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
         Options.model_validate({name: job[name] for name in OPTIONS if name in job})
     except ValidationError as error:
         where = f"job {position}: " if position else ""
-        raise EnqueueError(where + first_line(error)) from None
+        raise EnqueueError(where + payload_refusal(error)) from None
 
 
-def first_line(error: ValidationError) -> str:
-    """Return the first thing wrong, as ``field rule, got value``; values are cut short."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "payload"
-    if first["type"] == "missing":
-        return f"{field} is required"
-    if first["type"] == "extra_forbidden":
-        return f"{field} is not a field of this stage"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    value = "" if ", got " in message else f", got {_cut(repr(first['input']))}"
-    return f"{field} {message[:1].lower()}{message[1:]}{value}"
-
-
-def _cut(value: str, limit: int = 80) -> str:
-    return value if len(value) <= limit else value[: limit - 1] + "…"
+def payload_refusal(error: ValidationError) -> str:
+    """Return the first thing wrong with a payload or its options, as ``field rule, got value``."""
+    return refusal(error, whole="payload", unknown="is not a field of this stage")
 
 
 def _put(session: Session, batch: Batch) -> list[Enqueued]:

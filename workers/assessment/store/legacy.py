@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from workers.runtime.wording import quoted
+
 STATES = {
     "pending": "pending",
     "requested": "pending",
@@ -22,7 +24,6 @@ STATES = {
     "canceled": "cancelled",
 }
 _ID_LENGTH = 255
-_SHOWN = 60
 
 
 class Unusable(ValueError):
@@ -97,7 +98,7 @@ def _id(value: object) -> str:
 def _state(value: object) -> str:
     state = STATES.get(str(value or "").strip().lower())
     if state is None:
-        raise Unusable(f"status must be one of {', '.join(STATES)}, got {_cut(value)}")
+        raise Unusable(f"status must be one of {', '.join(STATES)}, got {quoted(value)}")
     return state
 
 
@@ -114,7 +115,7 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
             case _:
                 time = datetime.fromisoformat(str(value).strip())
     except (ValueError, OverflowError, OSError):
-        raise Unusable(f"{name} must be a time in ISO 8601 or milliseconds since 1970, got {_cut(value)}") from None
+        raise Unusable(f"{name} must be a time in ISO 8601 or milliseconds since 1970, got {quoted(value)}") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -136,7 +137,7 @@ def _object(fields: Mapping[str, Any], *names: str) -> dict[str, Any] | None:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise Unusable(f"{name} must be JSON, got {_cut(fields[name])}") from None
+            raise Unusable(f"{name} must be JSON, got {quoted(fields[name])}") from None
     if value is None or isinstance(value, dict):
         return value
     return {"value": value}
@@ -152,8 +153,3 @@ def _text(value: object) -> str | None:
             return json.dumps(value, ensure_ascii=False, default=str)
         case _:
             return str(value)
-
-
-def _cut(value: object) -> str:
-    shown = "nothing" if value is None else repr(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
