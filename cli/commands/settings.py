@@ -99,15 +99,24 @@ def _values(words: list[str]) -> dict[str, str]:
 
     match words:
         case [key, value] if "=" not in key and value.partition("=")[0] not in KNOWN:
-            return {key: value}
+            return {key: _in_the_open(key, value)}
     values: dict[str, str] = {}
     for word in words:
         key, given, value = word.partition("=")
         require_known(key)
         if key in values:
             raise WrongUsageError(f"{key} is given twice")
-        values[key] = value if given else _read(key)
+        values[key] = _in_the_open(key, value) if given else _read(key)
     return values
+
+
+def _in_the_open(key: str, value: str) -> str:
+    """Return ``value``; refuse one that a command line, which `ps` and the shell's history show, must not hold."""
+    from workers.operations.system_settings import require_known
+
+    if require_known(key).secret:
+        raise WrongUsageError(f"{key} is a secret: leave its value out, it is read from standard input")
+    return value
 
 
 def _read(key: str) -> str:

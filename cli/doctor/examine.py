@@ -1,7 +1,5 @@
 """All checks in the order a person would make them."""
 
-import asyncio
-
 from cli.addresses import addresses
 from cli.doctor.check import Check
 from cli.doctor.servers import postgres, valkey
@@ -16,10 +14,14 @@ async def examine(settings: Settings, *, quick: bool) -> list[Check]:
         from cli.doctor import machine
 
         checks += [machine.python(), machine.packages(), machine.disk(settings.data_dir)]
-        checks.append(await asyncio.to_thread(machine.provider, settings))
     try:
         where = addresses(settings)
     except CommandError as error:
         return [*checks, Check("servers", "failed", "no address known", str(error))]
     checks += [check async for check in postgres(where.database_url, quick=quick)]
+    if not quick:
+        from cli.doctor.provider import provider
+
+        readable = not any(check.state == "failed" for check in checks if check.name in {"Postgres", "schema"})
+        checks += await provider(settings, where.database_url if readable else None)
     return checks + [check async for check in valkey(where.redis_url, quick=quick)]

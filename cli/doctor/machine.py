@@ -1,19 +1,15 @@
-"""Checks of this machine and of the provider it is set to ask."""
+"""Checks of this machine."""
 
 import platform
 import shutil
-import urllib.error
-import urllib.request
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from cli.doctor.check import Check, verdict
-from config.settings import Settings
 
 LEAST_FREE_BYTES = 500_000_000
-_PROVIDER_SECONDS = 5
 
 
 def python() -> Check:
@@ -45,25 +41,3 @@ def disk(data_dir: Path) -> Check:
     free = shutil.disk_usage(folder).free
     mend = "free some space, or set GRISTMILL_DATA_DIR to another disk"
     return verdict("disk", f"{free / 1e9:.1f} GB free for {data_dir}", well=free >= LEAST_FREE_BYTES, mend=mend)
-
-
-def provider(settings: Settings) -> Check:
-    """Tell who answers, and ask a configured server for its list of models."""
-    if not settings.openai_api_key and not settings.openai_base_url:
-        offline = "offline evaluator (rule-based, not an AI judgement)"
-        return Check("provider", "ok", offline, "set OPENAI_API_KEY or OPENAI_BASE_URL to ask a language model")
-    base = (settings.openai_base_url or "https://api.openai.com/v1").rstrip("/")
-    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "not-needed"
-    headers = {"Authorization": f"Bearer {key}"}
-    request = urllib.request.Request(f"{base}/models", headers=headers)  # noqa: S310 - http(s) by the setting's rule
-    try:
-        with urllib.request.urlopen(request, timeout=_PROVIDER_SECONDS):  # noqa: S310 - likewise
-            return Check("provider", "ok", f"{base} answers")
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code in {401, 403}:
-                return Check("provider", "failed", f"{base} refuses the key ({error.code})", "mend OPENAI_API_KEY")
-            return Check("provider", "ok", f"{base} answers, without a list of models ({error.code})")
-    except (OSError, ValueError) as error:
-        found = f"{base} does not answer: {getattr(error, 'reason', error)}"
-        return Check("provider", "failed", found, "start it, or mend OPENAI_BASE_URL")

@@ -16,6 +16,8 @@ from cli.revisions import CURRENT, position_of
 OLDEST_POSTGRES = 18
 NOEVICTION = "noeviction"
 MOST_OFFSET = timedelta(seconds=5)
+_PGVECTOR = """
+    SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector'), operations.pgvector_schema() IS NOT NULL"""
 _CONNECT_SECONDS = 5
 _ANSWER_SECONDS = 3
 
@@ -39,6 +41,7 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
 
                 yield await dispatcher(connection)
                 yield await workers(connection)
+                yield await _vectors(connection)
     except (psycopg.Error, OSError) as error:
         yield Check("Postgres", "failed", complaint(error)[0], "start it, or mend DATABASE_URL")
 
@@ -69,6 +72,17 @@ async def _clock(connection: Connection) -> Check:
     offset = row[0] - (before + (after - before) / 2) if row else timedelta()
     found = f"{offset.total_seconds():+.3f} s between Postgres and this machine"
     return verdict("clock", found, well=abs(offset) <= MOST_OFFSET, mend="synchronise both clocks (NTP)")
+
+
+async def _vectors(connection: Connection) -> Check:
+    """Tell how similarity search finds its way; it works without pgvector too."""
+    row = await (await connection.execute(_PGVECTOR)).fetchone()
+    version, usable = row or (None, False)
+    if version and usable:
+        return Check("pgvector", "ok", version)
+    found = f"{version} is older than 0.8" if version else "none"
+    mend = "`CREATE EXTENSION vector` or `ALTER EXTENSION vector UPDATE`, then `gristmill records index 384`"
+    return Check("pgvector", "warning", f"{found}: similarity search compares with every record", mend)
 
 
 async def valkey(redis_url: str | None, *, quick: bool) -> AsyncIterator[Check]:

@@ -179,6 +179,7 @@ def test_doctor_finds_a_running_system_healthy(running: Shell) -> None:
 
     assert set(checks.values()) == {"ok"}, checks
     assert checks.keys() >= {"Postgres", "schema", "clock", "dispatcher", "workers", "Redis", "eviction", "disk"}
+    assert checks.keys() >= {"pgvector", "secrets", "provider"}
     quick = running.run("doctor", "--quick")
     assert (quick.returncode, quick.stdout, quick.stderr) == (0, "", "")
 
@@ -260,7 +261,7 @@ def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[s
     assert ask(urls, "SELECT count(*) FROM runtime.schedules WHERE name = 'nightly'") == 0
     assert running.refuses("schedules", "add", "x", "--cron", "* * * * *", "--stage", "scoring.score") == (
         2,
-        "payload: profile_id is required",
+        "payload: profile_id is required, got nothing",
     )
 
 

@@ -183,4 +183,14 @@ def test_a_new_key_fits(gristmill, monkeypatch):
     key = gristmill("settings", "new-key")[1].strip()
 
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", key)
-    assert gristmill("settings", "set", "openai_key", "sk-0123456789")[0] == 0
+    monkeypatch.setattr(sys, "stdin", __import__("io").StringIO("sk-0123456789\n"))
+    assert gristmill("settings", "set", "openai_key")[0] == 0
+
+
+@pytest.mark.parametrize("words", [("openai_key", "sk-0123456789"), ("openai_key=sk-0123456789",)])
+def test_a_secret_is_not_taken_from_the_command_line(gristmill, words):
+    """Whoever may list processes would see it there; the refusal does not repeat it."""
+    code, out, said = gristmill("settings", "set", *words)
+
+    assert (code, out) == (2, "")
+    assert said == "gristmill: openai_key is a secret: leave its value out, it is read from standard input"
