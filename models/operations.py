@@ -303,15 +303,20 @@ class AnalyticsFailure(Base):
 
 
 class GuidelinePassage(Base):
-    """One passage of a guidelines document, embedded once per document and embedding model."""
+    """One passage of the ``of`` that a guidelines document has, embedded once per document and embedding model."""
 
     __tablename__ = "guideline_passages"
-    __table_args__ = (Index("ix_guideline_passages_createdAt", "createdAt"), {"schema": SCHEMA})
+    __table_args__ = (
+        Index("ix_guideline_passages_createdAt", "createdAt"),
+        CheckConstraint('ordinal BETWEEN 1 AND "of"', name="ordinal"),
+        {"schema": SCHEMA},
+    )
     __expiry__ = Expiry(column="createdAt", after=timedelta(days=90))
 
     document_hash: Mapped[bytes] = mapped_column("documentHash", LargeBinary, primary_key=True)
     embedding_model: Mapped[str] = mapped_column("embeddingModel", String(255), primary_key=True)
     ordinal: Mapped[int] = mapped_column(Integer, primary_key=True)
+    of: Mapped[int] = mapped_column(Integer)
     page: Mapped[int] = mapped_column(Integer)
     content: Mapped[str] = mapped_column(Text)
     embedding: Mapped[list[float]] = mapped_column(ARRAY(REAL))

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.analytics.guidelines import batches, decoded, pages_of
+from workers.analytics.batches import batches
 from workers.analytics.passages import CHARS, OVERLAP, OVERLAP_CHARS, WORDS, cleaned, passages
+from workers.analytics.pdf import decoded, pages_of
 from workers.runtime.errors import Permanent
+from workers.runtime.ports import EmbeddingLimits
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "prompting-book-en.pdf"
@@ -158,7 +160,7 @@ def test_base64_is_read_however_it_was_written(encoded: str) -> None:
 @given(st.lists(st.text(max_size=40), max_size=40), st.integers(1, 9), st.integers(1, 60))
 def test_batches_hold_every_text_in_order_and_keep_to_their_limits(texts: list[str], most: int, tokens: int) -> None:
     """Only a text that is too long by itself goes over."""
-    made = batches(texts, at_most=most, tokens=tokens)
+    made = batches(texts, str, limits=EmbeddingLimits(texts=most, tokens=tokens))
 
     assert [text for batch in made for text in batch] == texts
     assert all(0 < len(batch) <= most for batch in made)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.analytics.alignment import AlignmentAnswer, Record, ask
-from workers.analytics.guidelines import Retrieved, pages_of
+from workers.analytics.guidelines import Retrieved
 from workers.analytics.passages import passages
+from workers.analytics.pdf import pages_of
 from workers.analytics.summary import SummaryAnswer
 from workers.analytics.summary import ask as ask_for_summary
 from workers.llm.offline import MODEL, NOTE, OfflineEvaluator

@@ -18,8 +18,9 @@ from models.scoring import DEFAULT_MODEL
 from workers.analytics import summary
 from workers.analytics.alignment import AlignmentAnswer, Record, ask, judgement
 from workers.analytics.crew import Crew, Doubt, Finished, Unjudged
-from workers.analytics.guidelines import decoded, load
+from workers.analytics.guidelines import load
 from workers.analytics.patience import patiently
+from workers.analytics.pdf import decoded
 from workers.analytics.records import Scope, Tally, ahead, keep, tally, unfinished
 from workers.analytics.retrieval import Asked, Retrieval
 from workers.runtime.context import Context

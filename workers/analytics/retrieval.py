@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from workers.analytics.alignment import Record
-from workers.analytics.guidelines import Guidelines, Retrieved, batches, embed, forget
+from workers.analytics.batches import batches
+from workers.analytics.guidelines import Guidelines, Retrieved, forget
+from workers.analytics.patience import patiently
 from workers.runtime.context import Context
 from workers.runtime.errors import Permanent, Refused, Retryable, describe
 
@@ -43,11 +46,9 @@ class Retrieval:
                 yield Asked(record, self._nearest(vector))
             else:
                 missing.append(record)
-        limits, done = self.ctx.llm.embedding_limits, 0
-        for texts in batches([_text(record) for record in missing], at_most=limits.texts, tokens=limits.tokens):
-            batch = missing[done : done + len(texts)]
-            done += len(batch)
-            for record, made in zip(batch, await self._vectors(texts), strict=True):
+        for batch in batches(missing, _text, limits=self.ctx.llm.embedding_limits):
+            vectors = await self._vectors([_text(record) for record in batch])
+            for record, made in zip(batch, vectors, strict=True):
                 yield Asked(record, made if isinstance(made, Refused) else self._nearest(made))
 
     async def _vectors(self, texts: Sequence[str]) -> list[Vector | Refused]:
@@ -74,12 +75,11 @@ class Retrieval:
 
     async def _embedded(self, texts: Sequence[str]) -> list[Vector]:
         model = self.guidelines.embedding_model
-        vectors = await embed(self.ctx.llm, texts, model=model)
+        vectors = (await patiently(partial(self.ctx.llm.embed, texts, model=model))).vectors
         if not all(map(self.guidelines.fits, vectors)):
-            async with self.ctx.session() as session:
-                await forget(session, self.guidelines)
+            await forget(self.ctx, self.guidelines)
             raise Retryable(f"embedding model {model!r} changed its vectors; the guidelines are embedded anew")
-        return vectors
+        return list(vectors)
 
     async def _require_same_model(self) -> None:
         model = self.guidelines.embedding_model

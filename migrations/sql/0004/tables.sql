@@ -216,6 +216,8 @@ CREATE TABLE operations.guideline_passages (
   "documentHash" bytea NOT NULL,
   "embeddingModel" varchar(255) NOT NULL,
   ordinal integer NOT NULL,
+  -- How many the document has: as long as there are fewer, they are still being embedded.
+  "of" integer NOT NULL CONSTRAINT ck_guideline_passages_ordinal CHECK (ordinal BETWEEN 1 AND "of"),
   page integer NOT NULL,
   content text NOT NULL,
   embedding real[] NOT NULL,

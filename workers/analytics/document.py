@@ -1,0 +1,110 @@
+"""A document's passages with their vectors, kept request by request as they are embedded."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.dialects.postgresql import insert
+
+from models.operations import GuidelinePassage
+from workers.analytics.batches import batches
+from workers.analytics.passages import Passage
+from workers.analytics.patience import patiently
+from workers.runtime.context import Context
+from workers.runtime.database import outlasting
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A passage that is embedded already. ``of``: so many has its document."""
+
+    passage: Passage
+    of: int
+    vector: Sequence[float]
+
+
+def complete(found: Sequence[Kept]) -> bool:
+    """Tell whether these are all passages of one document, with vectors of one length."""
+    return bool(found) and {one.of for one in found} == {len(found)} and len({len(one.vector) for one in found}) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document's passages as they are kept for one embedding model."""
+
+    ctx: Context
+    digest: bytes
+    model: str
+
+    async def kept(self) -> list[Kept]:
+        """Return what is embedded, in order."""
+
+        async def read() -> list[Kept]:
+            async with self.ctx.session() as session:
+                rows = await session.scalars(
+                    select(GuidelinePassage).where(*self._which).order_by(GuidelinePassage.ordinal)
+                )
+                return [Kept(Passage(row.ordinal, row.page, row.content), row.of, row.embedding) for row in rows]
+
+        return await outlasting(read)
+
+    async def embed(self, made: Sequence[Passage], found: Sequence[Kept]) -> None:
+        """Embed and keep what is missing, as many requests at once as the provider likes.
+
+        The first error ends it, after what is in flight has come and is kept.
+        """
+        if any(one.of != len(made) for one in found):  # cut by another release of ours
+            await self.forget()
+            found = []
+        there = {one.passage.number for one in found}
+        missing = [passage for passage in made if passage.number not in there]
+        limits = self.ctx.llm.embedding_limits
+        waiting = deque(batches(missing, lambda passage: passage.content, limits=limits))
+
+        async def ask() -> None:
+            while waiting:
+                batch = waiting.popleft()
+                texts = [passage.content for passage in batch]
+                try:
+                    answer = await patiently(partial(self.ctx.llm.embed, texts, model=self.model))
+                    await outlasting(partial(self._keep, batch, answer.vectors, of=len(made)))
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        for ended in await asyncio.gather(*(ask() for _ in range(limits.requests)), return_exceptions=True):
+            if ended is not None:
+                raise ended
+
+    async def forget(self) -> None:
+        """Delete what is kept."""
+
+        async def delete_all() -> None:
+            async with self.ctx.session() as session:
+                await session.execute(delete(GuidelinePassage).where(*self._which))
+
+        await outlasting(delete_all)
+
+    async def _keep(self, batch: Sequence[Passage], vectors: Sequence[Sequence[float]], *, of: int) -> None:
+        """Keep them; what another run kept first stays, being the same."""
+        rows = [
+            {
+                "document_hash": self.digest,
+                "embedding_model": self.model,
+                "ordinal": passage.number,
+                "of": of,
+                "page": passage.page,
+                "content": passage.content,
+                "embedding": [float(number) for number in vector],
+            }
+            for passage, vector in zip(batch, vectors, strict=True)
+        ]
+        async with self.ctx.session() as session:
+            await session.execute(insert(GuidelinePassage).on_conflict_do_nothing(), rows)
+
+    @property
+    def _which(self) -> tuple[ColumnElement[bool], ...]:
+        return GuidelinePassage.document_hash == self.digest, GuidelinePassage.embedding_model == self.model
