@@ -1,0 +1,71 @@
+"""Vectorization through the real kernel on real Postgres, against a real HTTP server that counts and misbehaves."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from models.operations import IngestJob
+from tests.fakes.mill import Heard, mill
+from tests.fakes.openai_server import FakeOpenAI
+from tests.fakes.vectorizing import LIMITS, Rows, Running
+from workers.llm.provider import build
+from workers.runtime.context import Context
+from workers.runtime.outcomes import Complete, Outcome
+from workers.runtime.ports import EmbeddingLimits
+from workers.runtime.registry import Registry, stage
+
+
+class Anything(BaseModel):
+    """A payload that no test writes."""
+
+
+@pytest.fixture(scope="module")
+def stages(registry: Registry) -> Registry:
+    """The stage under test, behind a first stage that has nothing to load."""
+    made = Registry()
+    made.add(registry["vectorization.embed"])
+
+    @stage("ingestion.ingest", of=IngestJob, payload=Anything, into=made)
+    async def load_nothing(_job: IngestJob, _ctx: Context) -> Outcome:
+        return Complete()
+
+    return made
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeOpenAI]:
+    """A fake OpenAI server."""
+    with FakeOpenAI() as fake:
+        yield fake
+
+
+@pytest.fixture
+def running(database_url: str, stages: Registry, fake: FakeOpenAI) -> Running:
+    """Run a mill whose vectors come from the fake server."""
+
+    @asynccontextmanager
+    async def run(*, model: str = "embed-1", limits: EmbeddingLimits = LIMITS) -> AsyncIterator[Heard]:
+        llm = build(
+            api_key="k",
+            base_url=fake.url,
+            model=None,
+            connect_timeout=2.0,
+            timeout=10.0,
+            max_connections=16,
+            embedding_model=model,
+            embedding_limits=limits,
+        )
+        async with mill(database_url, stages, llm) as heard:
+            yield heard
+        await llm.aclose()
+
+    return run
+
+
+@pytest.fixture
+def rows(database_url: str, psql: Any) -> Rows:
+    """The test's rows."""
+    return Rows(database_url, psql)

@@ -1,0 +1,238 @@
+"""Vectorization that is limited, refused, broken, cancelled or has its records deleted: what was paid for is kept."""
+
+import json
+from typing import Any
+
+import pytest
+
+from models.operations import IngestJob
+from tests.fakes.openai_server import FakeOpenAI
+from tests.fakes.vectorizing import LIMITS, Rows, Running, texts_of
+from tests.waiting import until
+from workers.runtime.ports import EmbeddingLimits
+from workers.runtime.store.intervene import cancel
+
+
+async def test_rate_limit_snoozes_the_job_after_what_was_in_flight_is_kept(
+    running: Running, rows: Rows, fake: FakeOpenAI
+) -> None:
+    """No attempt is spent, what was paid for is not paid for again, and the job goes on when it may."""
+    fake.script(
+        embeddings={
+            "delay_ms": 50,
+            "faults": [None, {"kind": "status", "status": 429, "retry_after": "0.6", "delay_ms": 5}],
+        }
+    )
+    texts, job = texts_of(100), rows.job()
+    rows.add(*texts, job=job)
+    rows.start(job)
+
+    async with running():
+        snoozed = await rows.moved(job, "snooze")
+        asked = len(fake.embedder.requests)
+        row = await rows.ends(job)
+
+    assert snoozed["embeddedCount"] == 3 * LIMITS.texts
+    assert asked == LIMITS.requests
+    assert "asks to wait" in snoozed["change_reason"]
+    assert (row["status"], row["retry_count"], row["embeddedCount"]) == ("COMPLETED", 0, 100)
+    assert sorted(fake.embedder.texts()) == sorted(texts)
+
+
+async def test_brief_fault_of_the_server_costs_no_attempt(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """A broken answer, a lost connection, a 500: that request alone is sent again."""
+    faults = [{"kind": kind} for kind in ("too_few", "disconnect", "ragged", "not_finite", "error_200")]
+    fake.script(embeddings={"faults": [{"kind": "status", "status": 500}, *faults]})
+    texts, job = texts_of(100), rows.job()
+    rows.add(*texts, job=job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert (row["status"], row["retry_count"]) == ("COMPLETED", 0)
+    rows.assert_embedded(*texts)
+
+
+async def test_lasting_fault_is_the_jobs_retry_and_what_went_well_stays(
+    running: Running, rows: Rows, fake: FakeOpenAI
+) -> None:
+    """After five attempts of a request the run ends; the next one asks for the rest only."""
+    fake.script(embeddings={"faults": [None, None, None, *({"kind": "status", "status": 500} for _ in range(60))]})
+    texts, job = texts_of(100), rows.job()
+    rows.add(*texts, job=job)
+    rows.start(job)
+
+    async with running():
+        failed = await rows.moved(job, "retry", within=60.0)
+        fake.script(embeddings={"faults": []})
+        row = await rows.ends(job)
+
+    assert failed["embeddedCount"] == 3 * LIMITS.texts
+    assert (row["status"], row["retry_count"]) == ("COMPLETED", 1)
+    assert sorted(fake.embedder.texts()) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("traits", "bad", "reason"),
+    [
+        ({"most_bytes": 200}, "far too long " * 30, "exceeds the model's context"),
+        ({"refuses": "forbidden"}, "a forbidden thing", "refused the request (HTTP 400): input is not allowed"),
+    ],
+)
+async def test_refused_text_stands_alone(
+    running: Running, rows: Rows, fake: FakeOpenAI, *, traits: dict[str, Any], bad: str, reason: str
+) -> None:
+    """Its neighbours get their vectors; it stays pending and is listed with the reason; the job completes."""
+    fake.script(embeddings=traits)
+    good, job = texts_of(40), rows.job()
+    rows.add(*good[:20], job=job)
+    (refused,) = rows.add(bad, job=job)
+    rows.add(*good[20:], job=job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert (row["status"], row["embeddedCount"], row["retry_count"]) == ("COMPLETED", 40, 0)
+    assert row["warnings"]["refused"]["count"] == 1
+    (said,) = row["warnings"]["refused"]["first"]
+    assert said["record"] == str(refused)
+    assert reason in said["reason"]
+    assert rows.vectors()[bad] == ([], None)
+    rows.assert_embedded(*good)
+
+
+async def test_refused_text_is_not_asked_again_by_the_next_run(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Taking a request apart spends what a low limit allows: a job that forgot the text would never get past it."""
+    bad, good, job = "a forbidden thing, the longest", texts_of(3), rows.job()
+    limit = {"kind": "status", "status": 429, "retry_after": "0.6"}
+    # All of them, the probe, the half with the bad text, the bad text alone; then its neighbour may not be asked yet.
+    fake.script(embeddings={"refuses": "forbidden", "faults": [None, None, None, None, limit]})
+    rows.add(bad, *good, job=job)
+    rows.start(job)
+
+    async with running(limits=EmbeddingLimits(texts=4, tokens=2_000, requests=1)):
+        snoozed = await rows.moved(job, "snooze")
+        row = await rows.ends(job)
+
+    refused = snoozed["warnings"]["refused"]
+    assert (refused["count"], refused["model"], len(refused["first"])) == (1, "embed-1", 1)
+    assert row["warnings"] == snoozed["warnings"]
+    assert (row["status"], row["embeddedCount"], row["retry_count"]) == ("COMPLETED", 3, 0)
+    assert [sorted(request["input"]) for request in fake.embedder.requests[5:]] == [good]
+
+
+@pytest.mark.parametrize(("model", "asked"), [("embed-1", ["good"]), ("embed-0", ["a forbidden", "forbidden", "good"])])
+async def test_what_another_model_refused_is_asked_of_this_one(
+    running: Running, rows: Rows, fake: FakeOpenAI, *, model: str, asked: list[str]
+) -> None:
+    """What this one refused is not, whether the reason is still kept or, of many, the record alone."""
+    fake.script(embeddings={"refuses": "forbidden"})
+    job = rows.job()
+    first, other, _ = map(str, rows.add("a forbidden", "forbidden", "good", job=job))
+    said = {"count": 2, "model": model, "first": [{"record": first, "reason": "no"}], "others": [other]}
+    sql = "UPDATE operations.ingest_jobs SET warnings = %s::jsonb WHERE id = %s RETURNING id"
+    rows.one(sql, json.dumps({"encoding": "guessed", "refused": said}), job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert sorted({text for request in fake.embedder.requests for text in request["input"]} - {"text"}) == asked
+    refused = row["warnings"]["refused"]
+    assert ({one["record"] for one in refused["first"]}, refused["count"]) == ({first, other}, 2)
+    assert (refused["model"], row["warnings"]["encoding"]) == ("embed-1", "guessed")
+
+
+async def test_refused_credentials_fail_the_job_and_blame_no_text(
+    running: Running, rows: Rows, fake: FakeOpenAI
+) -> None:
+    """What is refused whatever the text is the provider's refusal of us."""
+    fake.script(embeddings={"faults": [{"kind": "status", "status": 401} for _ in range(200)]})
+    job = rows.job()
+    rows.add(*texts_of(40), job=job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert (row["status"], row["warnings"]) == ("FAILED", None)
+    assert "refused the credentials" in row["error"]
+
+
+async def test_dimension_that_changes_under_way_leaves_vectors_of_one_length(
+    running: Running, rows: Rows, fake: FakeOpenAI
+) -> None:
+    """What the job wrote before the change is embedded again before it completes."""
+    fake.script(embeddings={"delay_ms": 40})
+    texts, job = texts_of(300), rows.job()
+    rows.add(*texts, job=job)
+    rows.start(job)
+
+    async with running():
+        await until(lambda: rows.row(job)["embeddedCount"])
+        fake.script(embeddings={"dimension": 12, "delay_ms": 0})
+        row = await rows.ends(job)
+
+    assert (row["status"], row["embeddedCount"]) == ("COMPLETED", 300)
+    rows.assert_embedded(*texts, dimension=12)
+
+
+async def test_cancel_stops_the_requests_at_once_and_keeps_what_was_kept(
+    running: Running, rows: Rows, fake: FakeOpenAI, database: Any
+) -> None:
+    """After the acknowledgement no request is begun; what was committed stays, counted."""
+    fake.script(embeddings={"delay_ms": 100})
+    texts, job = texts_of(400), rows.job()
+    rows.add(*texts, job=job)
+    rows.start(job)
+
+    async with running() as heard:
+        await until(lambda: rows.row(job)["embeddedCount"])
+        async with database.kernel() as conn:
+            assert await cancel(conn, IngestJob, [job], reason="enough") == {job}
+        await until(lambda: ("stopped", "vectorization.embed", job) in heard.events)
+        asked, kept = len(fake.embedder.requests), rows.row(job)["embeddedCount"]
+        await until(lambda: not fake.embedder.in_flight)
+
+    assert rows.row(job)["status"] == "CANCELLED"
+    assert len(fake.embedder.requests) == asked < 400 // LIMITS.texts
+    assert 0 < kept == sum(model is not None for _, model in rows.vectors().values())
+
+
+async def test_record_deleted_under_way_is_no_error(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Neither between reading and writing, nor between pages."""
+    fake.script(embeddings={"delay_ms": 200})
+    texts, job = texts_of(60), rows.job()
+    ids = rows.add(*texts, job=job)
+    rows.start(job)
+
+    async with running():
+        await until(lambda: fake.embedder.in_flight)
+        rows.one(
+            "WITH gone AS (DELETE FROM operations.data_records WHERE id = ANY (%s) RETURNING 1) SELECT 1", ids[::2]
+        )
+        row = await rows.ends(job)
+
+    assert (row["status"], row["embeddedCount"]) == ("COMPLETED", 30)
+    rows.assert_embedded(*texts[1::2])
+
+
+async def test_project_deleted_under_way_ends_the_run_without_a_trace(
+    running: Running, rows: Rows, fake: FakeOpenAI
+) -> None:
+    """Its job is gone with it, and the provider is left alone."""
+    fake.script(embeddings={"delay_ms": 50})
+    job = rows.job()
+    rows.add(*texts_of(400), job=job)
+    rows.start(job)
+
+    async with running() as heard:
+        await until(lambda: fake.embedder.in_flight)
+        rows.one("DELETE FROM operations.projects WHERE id = %s RETURNING id", rows.project)
+        await until(lambda: ("stopped", "vectorization.embed", job) in heard.events)
+        asked = len(fake.embedder.requests)
+
+    assert rows.vectors() == {}
+    assert asked == len(fake.embedder.requests) < 400 // LIMITS.texts
