@@ -19,10 +19,11 @@ from workers.runtime.database import Database, Raw
 from workers.runtime.decisions import Settled, decide
 from workers.runtime.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many
+from workers.runtime.lane import Item
 from workers.runtime.outcomes import Settlement, Write
 from workers.runtime.registry import Registry
 from workers.runtime.runner import Runner
-from workers.runtime.settler import Item, Settler
+from workers.runtime.settler import Settler
 from workers.runtime.store.claim import Ticket, claim
 from workers.runtime.store.dispatch import Window, pick
 from workers.runtime.store.processes import WorkerRow, beat_heart

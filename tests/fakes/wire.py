@@ -17,43 +17,78 @@ class Wire:
         self._to_lose: bytes | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self.lost = 0
+        self._to_keep: bytes | None = None
+        self._let_go = asyncio.Event()
+        self.kept = 0
+        self._silent: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.StreamWriter] = set()
 
     def lose_answer(self, marker: bytes) -> None:
         """Cut the next connection that sends ``marker``, once the server has answered it."""
         self._to_lose = marker
 
+    def keep_answer(self, marker: bytes) -> None:
+        """Keep the answer to the next request with ``marker`` until :meth:`let_go`."""
+        self._to_keep = marker
+        self._let_go.clear()
+
+    def let_go(self) -> None:
+        """Deliver what was kept."""
+        self._let_go.set()
+
+    def fall_silent(self) -> None:
+        """Let no byte of the connections that are open pass any more, either way; none of them is closed."""
+        self._silent |= self._open
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one client's bytes both ways until either side ends."""
         server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
-        doomed = asyncio.Event()
-        forth = asyncio.create_task(self._forward(reader, server_writer, doomed))
-        back = asyncio.create_task(self._answer(server_reader, writer, doomed))
+        doomed, slow = asyncio.Event(), asyncio.Event()
+        ends = {writer, server_writer}
+        self._open |= ends
+        forth = asyncio.create_task(self._forward(reader, server_writer, doomed, slow))
+        back = asyncio.create_task(self._answer(server_reader, writer, doomed, slow))
         try:
             await asyncio.wait([forth, back], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (forth, back):
                 task.cancel()
             await asyncio.gather(forth, back, return_exceptions=True)
-            for end in (writer, server_writer):
+            self._open -= ends
+            for end in ends:
                 end.close()
                 with suppress(OSError):
                     await end.wait_closed()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, slow: asyncio.Event
+    ) -> None:
         while data := await reader.read(65_536):
             if self._to_lose and self._to_lose in data:
                 self._to_lose = None
                 doomed.set()
-            writer.write(data)
-            await writer.drain()
+            if self._to_keep and self._to_keep in data:
+                self._to_keep = None
+                slow.set()
+            await self._pass_on(data, writer)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, slow: asyncio.Event
+    ) -> None:
         while data := await reader.read(65_536):
             if doomed.is_set():
                 if READY_FOR_QUERY in data:
                     self.lost += 1
                     return
                 continue
+            if slow.is_set():
+                self.kept += 1
+                await self._let_go.wait()
+                slow.clear()
+            await self._pass_on(data, writer)
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if writer not in self._silent:
             writer.write(data)
             await writer.drain()
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 
+import psycopg
 from structlog.testing import capture_logs
 
 from tests.fakes.road import FakeRoad
@@ -293,3 +294,21 @@ async def test_the_jobs_of_a_silent_worker_are_published_again(jobs, start_dispa
 
     assert [(one.id, one.version) for one in road.of(PLAIN)] == [(job.id, 3)]
     assert (await jobs.history(job.id))[-1].changed_by == "dispatcher:one"
+
+
+async def test_a_table_that_someone_holds_keeps_no_other_stage_waiting(jobs, start_dispatcher, database_url):
+    """The leader leaves it for a while, goes on leading, and dispatches it once it is let go."""
+    await jobs.worker()
+    road = await start_dispatcher()
+    await until(lambda: leader(jobs))
+    [held] = await jobs.ready()
+    await until(lambda: road.of(PLAIN))
+    with psycopg.connect(database_url) as holder, capture_logs() as said:
+        holder.execute("LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE")
+        await until(lambda: any(one["event"] == "table_is_locked" for one in said))
+        [free] = await jobs.ready(KEYED, key="k")
+        await until(lambda: [job.id for job in road.of(KEYED)] == [free])
+    [after] = await jobs.ready()
+
+    await until(lambda: [job.id for job in road.of(PLAIN)] == [held, after])
+    assert not any("lost" in one["event"] or "failed" in one["event"] for one in said)

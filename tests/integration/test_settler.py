@@ -268,3 +268,82 @@ async def test_a_row_that_someone_holds_waits_alone(jobs, plain, settler, databa
         assert not waiting.done()
 
     assert await asyncio.wait_for(waiting, 30)
+
+
+async def test_rows_that_someone_holds_keep_no_neighbour_waiting(jobs, plain, settler, database_url):
+    """Sixty of a hundred, with what they write: the others are settled together, each outcome is recorded once."""
+    running = await jobs.running(count=100)
+    with psycopg.connect(database_url) as holder:
+        holder.execute(
+            "SELECT FROM proving.plain_jobs WHERE id = ANY (%s) FOR UPDATE", [[job.id for job in running[:60]]]
+        )
+        tasks = [
+            asyncio.create_task(settler.settle(plain.model, jobs.outcome(job, Complete()), adds(1, to=job.id)))
+            for job in running
+        ]
+
+        assert await asyncio.wait_for(asyncio.gather(*tasks[60:]), 30) == [True] * 40
+        assert not any(task.done() for task in tasks[:60])
+
+    assert await asyncio.wait_for(asyncio.gather(*tasks[:60]), 30) == [True] * 60
+    assert await jobs.count(status="completed", effects=1) == 100
+
+
+async def test_a_table_that_someone_holds_keeps_no_other_table_waiting(jobs, plain, settler, database_url):
+    """Each has a lane of its own."""
+    [held] = await jobs.running()
+    keyed = await jobs.running("proving.keyed", count=3, key="k")
+    with psycopg.connect(database_url) as holder:
+        holder.execute("LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE")
+        waiting = asyncio.create_task(settler.settle(plain.model, jobs.outcome(held, Complete())))
+        for job in keyed:
+            outcome = jobs.outcome(job, Complete(), "proving.keyed")
+            assert await asyncio.wait_for(settler.settle(type(job), outcome), 5)
+        assert not waiting.done()
+
+    assert await asyncio.wait_for(waiting, 30)
+
+
+async def test_a_write_whose_own_lock_lasts_keeps_no_neighbour_waiting(jobs, plain, settler, database_url):
+    """What it waits for is no row of the batch: it is tried alone until that is let go."""
+    bad, *good = await jobs.running(count=5)
+    [wanted] = await jobs.ready()
+    with psycopg.connect(database_url) as holder:
+        holder.execute("SELECT FROM proving.plain_jobs WHERE id = %s FOR UPDATE", [wanted])
+        waiting, *others = (
+            asyncio.create_task(settler.settle(plain.model, jobs.outcome(job, Complete()), adds(1, to=to)))
+            for job, to in [(bad, wanted), *((job, job.id) for job in good)]
+        )
+
+        assert await asyncio.wait_for(asyncio.gather(*others), 30) == [True] * 4
+        assert not waiting.done()
+
+    assert await asyncio.wait_for(waiting, 30)
+    assert (await jobs.row(wanted))["effects"] == 1
+
+
+async def out_of_files(session) -> None:
+    raise FileNotFoundError("template.txt")
+
+
+async def too_slow(session) -> None:
+    await session.execute(text("SET LOCAL statement_timeout = '20ms'"))
+    await session.execute(text("SELECT pg_sleep(5)"))
+
+
+@pytest.mark.parametrize(("write", "error"), [(out_of_files, FileNotFoundError), (too_slow, DBAPIError)])
+async def test_an_error_of_a_write_that_looks_like_an_absence_fails_alone(jobs, plain, settler, write, error):
+    """Postgres answers all the while: the row is told, and its neighbours are settled."""
+    bad, *good = await jobs.running(count=4)
+
+    results = await asyncio.wait_for(
+        asyncio.gather(
+            settler.settle(plain.model, jobs.outcome(bad, Complete()), write),
+            *(settler.settle(plain.model, jobs.outcome(job, Complete()), adds(1, to=job.id)) for job in good),
+            return_exceptions=True,
+        ),
+        60,
+    )
+
+    assert isinstance(results[0], error)
+    assert results[1:] == [True] * 3

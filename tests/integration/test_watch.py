@@ -1,13 +1,16 @@
 """A worker's ear for bad news and its signs of life: runs whose fence is gone end soon, all others go on."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
 
+from tests.fakes.wire import wire_to
 from tests.kernel import PLAIN, WorkerProcess, started_worker
 from tests.proving.models import PlainJob
 from tests.waiting import until
+from workers.runtime.database import KERNEL_CONNECTIONS
 from workers.runtime.outcomes import Complete
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.rescue import rescue_expired
@@ -122,3 +125,51 @@ async def rescue_from(jobs, worker: WorkerProcess) -> None:
     await jobs.sql("UPDATE proving.plain_jobs SET deadline_at = now() - interval '1 minute'")
     async with jobs.database.kernel() as conn:
         assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta(hours=1)) == 1
+
+
+async def test_a_heart_beats_though_every_connection_of_the_kernel_is_taken(jobs, worker):
+    """Claims and outcomes that wait for locks must not cost a worker its lease."""
+    async with AsyncExitStack() as taken:
+        for _ in range(KERNEL_CONNECTIONS + 5):
+            await taken.enter_async_context(worker.database.kernel())
+
+        first = await heartbeat(jobs, worker)
+        await until(lambda: later(jobs, worker, first))
+
+
+async def test_a_heart_whose_connection_fell_silent_takes_another(jobs, database_url, registry):
+    """Whatever is in between still acknowledges what is sent, so that nothing but the heart itself can tell."""
+    async with wire_to(database_url) as (url, wire), started_worker(url, registry, lease_seconds=3.0) as worker:
+        await until(lambda: heartbeat(jobs, worker))
+        wire.fall_silent()
+
+        first = await heartbeat(jobs, worker)
+        await until(lambda: later(jobs, worker, first), within=10.0)
+
+
+async def test_a_worker_whose_lease_ran_out_claims_nothing(jobs, database_url, registry):
+    """Its jobs would be rescued at once, at an attempt's price: it hands the tickets back, and claims when it can."""
+    async with started_worker(database_url, registry, lease_seconds=0.5) as worker:
+        [heart] = [task for task in worker.runner._background if task.get_name() == "heartbeat"]
+        heart.cancel()
+        await asyncio.wait([heart])
+        await asyncio.sleep(0.6)
+        [ticket] = await jobs.dispatched()
+
+        await worker.accept([ticket])
+
+        assert await jobs.actions(ticket[0]) == ["enqueue"]
+        assert (await jobs.row(ticket[0]))["dispatched_at"] is None
+        assert worker.runner.slots.free == worker.runner.slots.count
+        await worker.watch.first_heartbeat(worker.runner)
+        await worker.run(await jobs.dispatched(count=0))
+        assert (await jobs.row(ticket[0]))["status"] == "completed"
+
+
+async def heartbeat(jobs, worker):
+    rows = await jobs.sql("SELECT heartbeat_at FROM runtime.workers WHERE id = %s", worker.id)
+    return rows[0]["heartbeat_at"] if rows else None
+
+
+async def later(jobs, worker, than):
+    return await heartbeat(jobs, worker) > than

@@ -34,6 +34,13 @@ CONNECT_SECONDS = 5
 POOL_SECONDS = 30
 # A statement that waits for a lock longer than this is given up and tried again: bounded waits, no pile-up.
 LOCK_MILLISECONDS = 10_000
+# The kernel's own: one locked row must not keep a carrier, a table's outcomes or the leader from all others.
+KERNEL_LOCK = "-c lock_timeout=1s"
+# No statement of the kernel's takes so long: a connection that has not answered by then never will, for whatever is
+# between it and Postgres still acknowledges what TCP sends.
+ANSWER_SECONDS = 20.0
+# A transaction with a handler's own writes in it: other jobs of its table wait for it.
+TRANSACTION_SECONDS = 30.0
 
 # Claims of every carrier, a settle, and what else may meet: kept open, for opening one costs as much as a claim.
 KERNEL_CONNECTIONS = 12
@@ -49,9 +56,13 @@ class Database:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self.changed_by = changed_by
         self._kernel = self._engine(
-            pins=KERNEL_PINS, pool_size=KERNEL_CONNECTIONS, isolation_level="AUTOCOMMIT", pool_use_lifo=True
+            pins=f"{KERNEL_PINS} {KERNEL_LOCK}",
+            pool_size=KERNEL_CONNECTIONS,
+            isolation_level="AUTOCOMMIT",
+            pool_use_lifo=True,
         )
         self._broken_at = -math.inf
+        self._disposal: asyncio.Future[None] | None = None
         event.listen(self._kernel.sync_engine, "connect", _note_time)
         event.listen(self._kernel.sync_engine, "checkout", self._replace_broken)
         self._general = self._engine(pool_size=pool_size, pool_pre_ping=True)
@@ -72,12 +83,21 @@ class Database:
         async with self._kernel.connect() as connection:
             raw = await _raw(connection)
             try:
-                yield raw
-            except DISCONNECTED:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    yield raw
+            except (*DISCONNECTED, TimeoutError) as error:
                 if raw.closed:
                     await connection.invalidate()
                     self._broken_at = time.monotonic()
+                    if isinstance(error, TimeoutError):
+                        self.distrust()
                 raise
+
+    def distrust(self) -> None:
+        """Have both pools replace every connection that is open by now: another of their time gave no answer."""
+        self._broken_at = time.monotonic()
+        # Its own way to tell, a question, would never be answered. Who has one of its connections keeps it.
+        self._disposal = asyncio.ensure_future(self._general.dispose())
 
     def _replace_broken(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
         """Have the pool replace a connection that was open when another broke: they share its fate."""
@@ -88,16 +108,19 @@ class Database:
     async def kernel_transaction(self) -> AsyncIterator[tuple[Raw, AsyncSession]]:
         """Yield one transaction seen both as a psycopg connection and as a session; commit when the block ends well."""
         async with self._kernel.connect() as connection:
+            raw = await _raw(connection)
             try:
                 transactional = await connection.execution_options(isolation_level="READ COMMITTED")
                 async with (
+                    asyncio.timeout(TRANSACTION_SECONDS),
                     transactional.begin(),
                     AsyncSession(transactional, join_transaction_mode="rollback_only") as session,
                 ):
-                    yield await _raw(transactional), session
+                    yield raw, session
                     await session.flush()
-            except DISCONNECTED:
-                self._broken_at = time.monotonic()
+            except (*DISCONNECTED, DBAPIError, TimeoutError):
+                if raw.closed:
+                    self._broken_at = time.monotonic()
                 raise
 
     @asynccontextmanager
@@ -146,21 +169,41 @@ async def _raw(connection: AsyncConnection) -> Raw:
     return cast("Raw", (await connection.get_raw_connection()).driver_connection)
 
 
-TRANSIENT = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
-    psycopg.errors.AdminShutdown,
-    psycopg.errors.ReadOnlySqlTransaction,
-)
+# Classes of what Postgres says of its own state: connections, resources, operators, its system; then single ones.
+UNREACHABLE = ("08", "53", "57P", "58")
+TRANSIENT = ("40", "55P03", "57014", "25006")
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """Return what Postgres says ``error`` is: empty where it said nothing, None where the error is not its driver's."""
+    error = getattr(error, "orig", None) or error
+    if isinstance(error, DISCONNECTED) or (isinstance(error, psycopg.Error) and error.sqlstate):
+        return error.sqlstate or ""
+    return None
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Tell whether the database is gone, restarting, out of room or without a primary, whatever is asked of it."""
+    match _sqlstate(error):
+        case None:
+            return isinstance(error, PoolTimeoutError) or (
+                isinstance(error, OSError) and not isinstance(error, TimeoutError)
+            )
+        case "" | "25006":
+            return True
+        case state:
+            return state.startswith(UNREACHABLE)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether a statement was given up because somebody holds what it needs."""
+    return _sqlstate(error) == "55P03"
 
 
 def is_database_away(error: BaseException) -> bool:
     """Tell whether ``error`` is the database's state (gone, restarting, a deadlock, a lock) and worth another try."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    return isinstance(error, (*DISCONNECTED, *TRANSIENT, OSError, TimeoutError, PoolTimeoutError))
+    state = _sqlstate(error)
+    return is_unreachable(error) or isinstance(error, TimeoutError) or bool(state and state.startswith(TRANSIENT))
 
 
 async def outlasting(do: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:

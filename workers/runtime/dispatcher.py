@@ -9,28 +9,38 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import Database, Raw, is_database_away
+from workers.runtime.database import Database, Raw, is_database_away, is_locked
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Registry, Stage
-from workers.runtime.store.dispatch import Picked, Window, pick, unmark, unmark_exactly, wake_due
+from workers.runtime.store.dispatch import Pass, Picked, Window, pick, unmark, unmark_exactly, wake_due
 from workers.runtime.store.processes import StageCapacity, publish_limits, report_leader, survey, try_to_lead
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.tables import job_table
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 FOLLOW_SECONDS = 0.5
 # The indexes give every order that is asked for: under stale statistics the planner would rather sort a million rows.
-LEADER_SESSION = "-c idle_session_timeout=3s -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off"
+LEADER_SESSION = (
+    "-c idle_session_timeout=3s -c lock_timeout=500ms -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off"
+)
+# Rows that somebody holds are skipped; for a whole table the leader waits so long, and then leaves it for a while.
+LOCKED_REST_SECONDS = 2.0
+# A leader that gets no answer for so long leads no more, whatever it believes: Postgres has ended its session.
+ANSWER_SECONDS = 15.0
 MOST_PER_PASS = 512
 # A stage with a backlog this long is busy: the leader looks by itself and asks not to be rung for every enqueue.
 BUSY = 64
@@ -106,7 +116,9 @@ class Dispatcher:
         connection = await self._database.listen(settings=LEADER_SESSION)
         try:
             while not self._stop.is_set():
-                if await try_to_lead(connection, name=self._name):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    leads = await try_to_lead(connection, name=self._name)
+                if leads:
                     log.info("dispatcher_leads", name=self._name)
                     await self._lead(connection)
                     return
@@ -121,7 +133,8 @@ class Dispatcher:
         await publish_limits(connection, self.registry.values())
         leading = _Leading(self, connection)
         while not self._stop.is_set():
-            await leading.tick()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await leading.tick()
 
 
 class Pace:
@@ -154,6 +167,7 @@ class _Leading:
         self._listening = True
         self._road_is_open = True
         self._due: dict[str, float] = {}
+        self._locked: dict[type[Job], float] = {}
         self._rung: set[str] | None = None
 
     def _is_time(self, chore: str, every: float) -> bool:
@@ -163,6 +177,19 @@ class _Leading:
             return False
         self._due[chore] = now + every
         return True
+
+    async def _unless_locked(self, model: type[Job], chore: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Return what ``chore`` returns, or ``otherwise`` where somebody holds the table: no other must wait for it."""
+        if time.monotonic() < self._locked.get(model, 0.0):
+            return otherwise
+        try:
+            return await chore()
+        except Exception as error:
+            if not is_locked(error):
+                raise
+            self._locked[model] = time.monotonic() + LOCKED_REST_SECONDS
+            log.warning("table_is_locked", table=job_table(model).label)
+            return otherwise
 
     async def tick(self) -> None:
         """Dispatch what is due, do the chores whose time has come, then sleep until rung or the next poll."""
@@ -185,7 +212,7 @@ class _Leading:
             woken += await self._rescue()
         if self._is_time("wake", WAKE_SECONDS):
             for model in {stage.model for stage in self._d.registry.values()}:
-                woken += await wake_due(self._connection, model)
+                woken += await self._unless_locked(model, partial(wake_due, self._connection, model), 0)
         return woken > 0
 
     async def _rest(self, picked: int) -> None:
@@ -222,9 +249,14 @@ class _Leading:
         pace = self._paces.setdefault(stage.name, Pace())
         window = Window(slots, MOST_PER_PASS, floor=1 + int(pace.per_second() * ROAD_SECONDS))
         failpoint("dispatch.before")
-        done = await pick(self._connection, stage, window, cursor=cursor)
-        if cursor is not None and done.cursor is None and not done.jobs:
-            done = await pick(self._connection, stage, window)
+
+        async def pick_some() -> Pass:
+            done = await pick(self._connection, stage, window, cursor=cursor)
+            if cursor is not None and done.cursor is None and not done.jobs:
+                done = await pick(self._connection, stage, window)
+            return done
+
+        done = await self._unless_locked(stage.model, pick_some, Pass([], cursor))
         self._cursors[stage.name] = done.cursor
         pace.count(len(done.jobs))
         if done.jobs:
@@ -249,7 +281,8 @@ class _Leading:
 
     async def _take_back(self, stage: Stage, jobs: Sequence[Picked]) -> None:
         """Take back the tickets of what was not published; trying each batch would stall the leader."""
-        await unmark_exactly(self._connection, stage.model, [(job.id, job.version) for job in jobs])
+        tickets = [(job.id, job.version) for job in jobs]
+        await self._unless_locked(stage.model, partial(unmark_exactly, self._connection, stage.model, tickets), None)
 
     async def _look_after_road(self) -> int:
         """Take back the tickets that the road lost: all of them if it lost its data, else those long unclaimed."""
@@ -265,7 +298,8 @@ class _Leading:
         for stage in self._d.registry.values():
             capacity = self._capacity.get(stage.name)
             age = timedelta() if lost or (capacity and capacity.paused) else await self._patience(stage)
-            count = await unmark(self._connection, stage, older_than=age)
+            take_back = partial(unmark, self._connection, stage, older_than=age)
+            count = await self._unless_locked(stage.model, take_back, 0)
             if count:
                 log.warning("dispatched_again", stage=stage.name, jobs=count, road_lost_everything=lost)
             taken_back += count
@@ -283,7 +317,8 @@ class _Leading:
         led_for = timedelta(seconds=time.monotonic() - self._since)
         for stage in self._d.registry.values():
             failpoint("rescue.before")
-            count = await rescue_expired(self._connection, stage, led_for=led_for)
+            free = partial(rescue_expired, self._connection, stage, led_for=led_for)
+            count = await self._unless_locked(stage.model, free, 0)
             if count:
                 failpoint("rescue.after")
                 log.warning("rescued", stage=stage.name, jobs=count)

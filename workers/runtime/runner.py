@@ -7,7 +7,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
@@ -16,27 +15,26 @@ import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.lifecycle import Job
-from workers.runtime.backoff import full_jitter
+from workers.runtime.claims import Claims
 from workers.runtime.context import Context, Keep, Run, current_run
-from workers.runtime.database import Database, is_database_away
+from workers.runtime.database import Database, outlasting
 from workers.runtime.decisions import decide
 from workers.runtime.errors import Permanent, describe, outcome_of
 from workers.runtime.failpoints import failpoint
+from workers.runtime.lane import Item
 from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, Stage
 from workers.runtime.running import JobEvents, Running, Stop
-from workers.runtime.settler import Item, Settler
+from workers.runtime.settler import Settler
 from workers.runtime.slots import Slots
 from workers.runtime.store.checkpoint import checkpoint
-from workers.runtime.store.claim import Ticket, claim, claimed_before, set_progress
-from workers.runtime.store.dispatch import unmark_exactly
+from workers.runtime.store.claim import Ticket, set_progress
 from workers.runtime.watch import Watch
 
 log = structlog.get_logger(__name__)
 
 DRAINING = "worker is draining"
-CLAIM_ATTEMPTS = 4
 CROWDED_DELAY = timedelta(seconds=2)
 # A deadline is met this late at most. One look at all runs costs less than a timer each.
 DEADLINE_CHECK_SECONDS = 0.05
@@ -62,6 +60,7 @@ class Runner:
         self.slots = Slots(slots)
         self.running: dict[UUID, Running] = {}
         self.clock_offset = timedelta()
+        self.claims = Claims(database, worker_id=worker_id, draw=draw)
         self._database = database
         self._registry = registry
         self._llm = llm
@@ -97,44 +96,18 @@ class Runner:
         rest = list(tickets)
         while rest:
             reserved = await self.slots.reserve(len(rest))
-            if not reserved:
-                await self._hand_back(stage, rest)
+            if not reserved or not await self.claims.is_leased():
+                self.slots.give_back(reserved)
+                await self.claims.hand_back(stage, rest)
                 return
             part, rest = rest[:reserved], rest[reserved:]
             jobs: list[Job] = []
             try:
-                jobs = await self._claim(stage, part)
+                jobs = await self.claims.claim(stage, part)
             finally:
                 self.slots.give_back(reserved - len(jobs))
             for job in jobs:
                 self._launch(stage, job)
-
-    async def _claim(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
-        """Claim, waiting as long as Postgres is away; only a draining worker gives up after a few attempts.
-
-        A claim whose answer was lost with the connection may have been committed: its jobs are ours to run.
-        """
-        attempt = 0
-        while not (self._draining and attempt >= CLAIM_ATTEMPTS):
-            attempt += 1
-            try:
-                async with self._database.kernel() as conn:
-                    ours = await claimed_before(conn, stage, tickets, owner=self.worker_id) if attempt > 1 else []
-                    failpoint("claim.before")
-                    fresh = await claim(conn, stage, tickets, owner=self.worker_id)
-                    failpoint("claim.after")
-                    return ours + fresh
-            except Exception as error:
-                if not is_database_away(error):
-                    raise
-                log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=describe(error))
-                await asyncio.sleep(full_jitter(min(attempt, 3), draw=self._draw).total_seconds())
-        return []
-
-    async def _hand_back(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
-        with suppress(Exception):  # best effort: unclaimed tickets come due again by themselves
-            async with self._database.kernel() as conn:
-                await unmark_exactly(conn, stage.model, tickets)
 
     # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,11 +178,13 @@ class Runner:
     def _context(self, running: Running) -> Context:
         async def progress(percent: int) -> None:
             run = running.run
-            async with self._database.kernel() as conn:
-                held = await set_progress(
-                    conn, running.stage.model, (run.job_id, run.version), min(max(percent, 1), 99)
-                )
-            if not held:
+
+            async def show() -> bool:
+                async with self._database.kernel() as conn:
+                    ticket = (run.job_id, run.version)
+                    return await set_progress(conn, running.stage.model, ticket, min(max(percent, 1), 99))
+
+            if not await outlasting(show):
                 await self._end_stale(run)
 
         async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
@@ -296,6 +271,7 @@ class Runner:
     def begin_drain(self) -> None:
         """Claim nothing more; batches that wait for slots are handed back."""
         self._draining = True
+        self.claims.close()
         self.slots.close()
 
     async def drain(self, *, grace: float, watch: Watch) -> None:
@@ -315,6 +291,7 @@ class Runner:
         await asyncio.gather(*self._background, return_exceptions=True)
         if self.slots.free == self.slots.count:
             await watch.say_goodbye(self)
+        await watch.close()
 
 
 def _seconds(stage: Stage, job: Job) -> float:

@@ -9,6 +9,8 @@ import structlog
 from celery import Celery
 from kombu import Connection, Producer
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from workers.runtime.registry import Stage
 from workers.runtime.store.dispatch import Picked
@@ -17,7 +19,9 @@ from workers.transport.events import EventStream
 log = structlog.get_logger(__name__)
 
 SENTINEL = "gristmill:sentinel"
-ANSWER_SECONDS = 3.0
+# Postgres ends the session of a leader that is silent for three seconds: no wait of the road's may come near that.
+ANSWER_SECONDS = 1.0
+_TIMEOUTS: dict[str, Any] = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
 
 
 class CeleryRoad:
@@ -25,9 +29,8 @@ class CeleryRoad:
 
     def __init__(self, app: Celery, redis_url: str, events: EventStream) -> None:
         self._app = app
-        self._redis: Redis = Redis.from_url(
-            redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
-        )
+        # Tried once: the driver's own tries would each take that long. The next look is the next try.
+        self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **_TIMEOUTS)
         self._events = events
         self._connection: Connection | None = None
         self._producer: Producer | None = None
@@ -40,7 +43,7 @@ class CeleryRoad:
     def _publish(self, stage: Stage, batch: list[list[Any]]) -> None:
         try:
             if self._producer is None:
-                self._connection = self._app.connection_for_write()
+                self._connection = self._app.connection_for_write(transport_options=_TIMEOUTS | {"max_retries": 0})
                 self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
             self._app.send_task(
                 stage.name, args=[batch], queue=stage.queue, producer=self._producer, retry=False, ignore_result=True

@@ -8,6 +8,7 @@ from uuid import UUID
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
+from workers.runtime.store.locks import held_rows
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
 Ticket = tuple[UUID, int]
@@ -29,12 +30,17 @@ def _claim_sql(t: JobTable) -> str:
         RETURNING j.*"""
 
 
-async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID, free_only: bool = False) -> list[Job]:
     """Move the dispatched jobs of ``batch`` to running under ``owner``; return those that were still to be had.
 
     A duplicate, stale, cancelled or paused ticket claims nothing. Each job comes back with the version that is its
-    run's fence.
+    run's fence. ``free_only``: rows that somebody holds are left out instead of waited for.
     """
+    if free_only:
+        async with conn.transaction():
+            held = await held_rows(conn, stage.model, [id_ for id_, _ in batch])
+            free = [ticket for ticket in batch if ticket[0] not in held]
+            return await claim(conn, stage, free, owner=owner) if free else []
     t = job_table(stage.model)
     cursor = conn.cursor(binary=True)
     await cursor.execute(
