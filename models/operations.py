@@ -136,6 +136,7 @@ class DataRecord(Base):
         Index("uq_data_records_content", "projectId", "contentHash", unique=True),
         Index("ix_data_records_ingestJobId", "ingestJobId", "id"),
         Index("ix_data_records_creator", "createdAt", "createdById"),
+        Index("ix_data_records_pending", "projectId", "type", "id"),
         CheckConstraint(r"btrim(content, E' \t\n\r\f\v') <> ''", name="content"),
         CheckConstraint('(cardinality(embedding) = 0) = ("embeddingModel" IS NULL)', name="embedding_model"),
         CheckConstraint('"hasBeenReviewed" OR num_nonnulls("isCategoryCorrect", "reviewedBy") = 0', name="review"),
@@ -228,7 +229,8 @@ class IngestJob(Job):
     """A file on its way into records, and these into vectors. ``saved + skipped = total``, at every commit.
 
     ``skipped_details`` has a count and the first line numbers of each reason. ``resume_at`` is where the next run goes
-    on: ``{"line": physical lines consumed, …}``. A job without an upload has nothing to load and embeds what a
+    on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is}``. A ``source`` that begins
+    with ``csv:`` tells of a file, even when that is gone. A job without an upload has nothing to load and embeds what a
     project's records lack for the current embedding model.
     """
 
@@ -239,6 +241,7 @@ class IngestJob(Job):
         Index("idx_ingest_job_status", "status"),
         Index("ix_ingest_jobs_uploadId", "uploadId"),
         CheckConstraint('"totalRecords" = "savedCount" + "skippedCount"', name="counts"),
+        CheckConstraint("coalesce(source, '') LIKE 'csv:%' OR \"uploadId\" IS NULL", name="source"),
         *kernel_indexes("ingest_jobs", created_column="createdAt"),
         {"schema": SCHEMA},
     )
@@ -265,6 +268,8 @@ class AnalyticsJob(Job):
     """An analysis of all records of a project (of one type, if ``type`` says so) against its guidelines.
 
     ``processed_count`` counts the judged and the failed; the failed are listed in ``analytics_failures``.
+    ``resume_at`` is what the next run goes by: ``{"turn": version of the run whose turn it is, "away": since when the
+    provider is, "reported": records by type that a report was written about}``.
     """
 
     __tablename__ = "analytics_jobs"
@@ -282,6 +287,7 @@ class AnalyticsJob(Job):
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     processed_count: Mapped[int] = mapped_column("processedCount", Integer, server_default=text("0"))
     failed_count: Mapped[int] = mapped_column("failedCount", Integer, server_default=text("0"))
+    resume_at: Mapped[dict[str, Any] | None] = mapped_column("resumeAt")
     error_message: Mapped[str | None] = mapped_column("error", Text)
     created_at: Mapped[datetime] = _created()
     updated_at: Mapped[datetime] = _updated()

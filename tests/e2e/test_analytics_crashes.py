@@ -24,7 +24,7 @@ DEATHS: tuple[tuple[Point, int], ...] = (
     ("checkpoint.before", 2),
     ("checkpoint.before", 4),
     ("checkpoint.after", 3),
-    ("commit.before", 1),
+    ("settle.before", 1),
 )
 ADD = """
     INSERT INTO operations.data_records ("projectId", type, source, content)

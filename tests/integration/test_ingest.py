@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from models.operations import DataRecord, IngestJob, Project, Upload, UploadPart
 from tests.fakes.mill import mill
@@ -19,7 +21,7 @@ from workers.ingestion.ingest_csv import ingest_csv
 from workers.ingestion.refusals import Unreadable
 from workers.runtime.context import Context, Run
 from workers.runtime.enqueue import enqueue
-from workers.runtime.outcomes import Complete
+from workers.runtime.outcomes import Complete, Snooze
 from workers.runtime.registry import Registry
 from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.intervene import cancel
@@ -273,6 +275,35 @@ async def test_job_without_a_file_goes_on_to_be_embedded(ingestion, database, da
     assert (failed.status, failed.error_message) == ("FAILED", "the uploaded file is gone: hand it in again")
 
 
+@pytest.mark.parametrize("source", [None, "exports of May"])
+async def test_job_of_an_upload_misses_it_whatever_its_source(
+    ingestion, database, database_url, only_ingestion, source
+):
+    """A request that names an upload tells of a file by its source, so that it never completes with nothing."""
+    await ingestion.enqueue("text\na\n")
+    payload = {"project_id": str(ingestion.project_id), "type": "TASK", "source": source}
+    async with database.session() as session:
+        upload_id = (await session.scalars(select(Upload.id))).one()
+        job = await enqueue(session, "ingestion.ingest", {**payload, "upload_id": str(upload_id)})
+    async with database.session() as session:
+        await session.execute(update(IngestJob).values(upload_id=None))  # as its expiry does
+
+    async with mill(database_url, only_ingestion, NoModel()):
+        (failed,) = await ingestion.ended(job.id)
+
+    assert failed.source == f"csv:{source or upload_id}"
+    assert (failed.status, failed.error_message) == ("FAILED", "the uploaded file is gone: hand it in again")
+
+
+async def test_job_of_an_upload_without_a_source_is_refused_by_the_table(ingestion, database):
+    """Whoever writes the row: no door can leave it out."""
+    job = await ingestion.enqueue("text\na\n")
+
+    with pytest.raises(IntegrityError, match="ck_ingest_jobs_source"):
+        async with database.session() as session:
+            await session.execute(update(IngestJob).where(IngestJob.id == job.id).values(source=None))
+
+
 async def test_export_keeps_what_was_ingested_and_disarms_formulas(ingest, ingestion, database):
     """In the order of the file; a spreadsheet that opens it computes nothing."""
     await ingest('text,author\n=1+1,-ann\n"a\nb",\n+2,\n"@c",\n"\td",\n')
@@ -371,7 +402,11 @@ class PowerCutError(Exception):
     """The worker's process is gone."""
 
 
-def surroundings(database, job, *, commits):
+def now():
+    return datetime.now(UTC)
+
+
+def surroundings(database, job, *, commits, clock=now):
     """Return the context of a run that ends with its process right after so many commits."""
     left = commits
 
@@ -391,7 +426,7 @@ def surroundings(database, job, *, commits):
         session=database.session,
         progress=_unasked,
         checkpoint=keep,
-        clock=_unasked,
+        clock=clock,
     )
 
 
@@ -420,3 +455,20 @@ async def test_run_that_dies_at_any_chunk_is_continued_to_the_same_end(ingest, i
     assert found == expected
     for name in ("total_records", "saved_count", "skipped_count", "skipped_details", "warnings", "resume_at"):
         assert getattr(job, name) == getattr(whole, name), name
+
+
+async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion, database, jobs, monkeypatch):
+    """Five minutes before its deadline it ends after a chunk, no attempt spent: a long file needs no long deadline."""
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
+    await ingestion.enqueue("text\n" + "".join(f"row {n}\n" for n in range(10)))
+    (claimed,) = await jobs.running("ingestion.ingest", 0)
+    times = iter([claimed.started_at, claimed.deadline_at - timedelta(minutes=5)])
+
+    first = await ingest_csv(claimed, surroundings(database, claimed, commits=9, clock=lambda: next(times)))
+    job = await ingestion.job(claimed.id)
+    second = await ingest_csv(job, surroundings(database, job, commits=99))
+
+    assert first == Snooze(timedelta(), "its time is nearly up: another run goes on")
+    assert job.saved_count == 3
+    assert second == Complete()
+    assert (await ingestion.job(claimed.id)).saved_count == 10

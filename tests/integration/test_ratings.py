@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import event, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, DataRecord, LikertScore, Project
@@ -105,6 +105,27 @@ async def test_each_model_is_compared_with_the_mean_of_people(session: AsyncSess
     assert rules.rule_based
     assert (found.realism.models, found.realism.exact) == (1, judge.realism.exact)
     assert tasks.models[0].realism.n == 2
+
+
+async def test_ratings_that_no_person_gave_beside_are_not_fetched(session: AsyncSession, project: uuid.UUID) -> None:
+    """Models rate thousands of records, people some: what is read is as much as is compared."""
+    rated = [await record(session, project) for _ in range(20)]
+    for each in rated:
+        await by_model(session, each, "judge-1", 4, 4)
+        await by_model(session, each, "judge-2", 4, 4)
+    await rate(session, rated[0], "ana", realism=4, quality=4)
+    fetched: list[int] = []
+
+    def count(_connection: Any, cursor: Any, *_: Any) -> None:
+        fetched.append(cursor.rowcount)
+
+    connection = (await session.connection()).sync_connection
+    assert connection
+    event.listen(connection, "after_cursor_execute", count)
+    pairs = await pairs_of(session, project)
+
+    assert [len(pairs.realism[model]) for model in ("judge-1", "judge-2")] == [1, 1]
+    assert sum(fetched) == 1 + 2 + 2  # how many people rated, the models, the pairs
 
 
 async def test_ratings_are_listed_newest_first_with_who_gave_them(session: AsyncSession, project: uuid.UUID) -> None:

@@ -1,5 +1,7 @@
 """What the doors refuse before the database is asked: one line that names the field, the rule and the value."""
 
+import re
+
 import pytest
 from sqlalchemy.orm import Session
 
@@ -29,6 +31,16 @@ def refusal(payload, **options) -> str:
 def test_the_first_thing_wrong_is_named(payload, options, message):
     """Field, rule, value: enough to mend it without reading code."""
     assert refusal(payload, **options).startswith(message)
+
+
+@pytest.mark.parametrize(("payload", "got"), [([], "[]"), ("text", "'text'"), (None, "nothing"), (7, "7")])
+def test_a_payload_that_is_no_object_is_refused_as_one(payload, got):
+    """JSON has more than objects, and every door takes JSON."""
+    message = f"payload must be an object, got {got}"
+
+    assert refusal(payload) == message
+    with pytest.raises(EnqueueError, match=re.escape(message)):
+        enqueue_many(Session(), "proving.plain", [{}, payload])
 
 
 def test_a_missing_field_is_named():

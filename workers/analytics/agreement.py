@@ -1,7 +1,6 @@
 """How far the ratings of people and of models agree: per project, for realism and for quality."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -98,6 +97,9 @@ async def pairs_of(session: AsyncSession, project_id: UUID, *, type_: str | None
         .subquery()
     )
     rated = (await session.execute(select(func.count()).select_from(people))).scalar_one()
+    by_models = in_project & LikertScore.llm_model.is_not(None)
+    listed = select(LikertScore.llm_model).join(DataRecord, DataRecord.id == LikertScore.record_id).where(by_models)
+    models = [str(model) for model in await session.scalars(listed.distinct())]
     both = (
         select(
             LikertScore.llm_model,
@@ -107,18 +109,16 @@ async def pairs_of(session: AsyncSession, project_id: UUID, *, type_: str | None
             people.c.quality,
         )
         .join(DataRecord, DataRecord.id == LikertScore.record_id)
-        .outerjoin(people, people.c.record_id == LikertScore.record_id)
-        .where(in_project, LikertScore.llm_model.is_not(None))
+        .join(people, people.c.record_id == LikertScore.record_id)
+        .where(by_models)
         .order_by(LikertScore.llm_model, LikertScore.record_id)
     )
-    realism, quality = defaultdict[str, list[Pair]](list), defaultdict[str, list[Pair]](list)
+    realism: dict[str, list[Pair]] = {model: [] for model in models}
+    quality: dict[str, list[Pair]] = {model: [] for model in models}
     for model, by_model_realism, by_model_quality, by_people_realism, by_people_quality in await session.execute(both):
-        for beside, by_model, by_people in (
-            (realism[model], by_model_realism, by_people_realism),
-            (quality[model], by_model_quality, by_people_quality),
-        ):
-            if by_people is not None:
-                beside.append(Pair(float(by_people), by_model))
+        # A model may have begun to rate between the two statements.
+        realism.setdefault(model, []).append(Pair(float(by_people_realism), by_model_realism))
+        quality.setdefault(model, []).append(Pair(float(by_people_quality), by_model_quality))
     return Pairs(rated, realism, quality)
 
 

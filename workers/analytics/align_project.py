@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -21,15 +20,14 @@ from workers.analytics.crew import Crew, Doubt, Finished, Unjudged
 from workers.analytics.guidelines import load
 from workers.analytics.patience import patiently
 from workers.analytics.pdf import decoded
-from workers.analytics.records import Scope, Tally, ahead, keep, tally, unfinished
+from workers.analytics.records import TURN, Scope, Tally, ahead, keep, look_alone, tally, unfinished
 from workers.analytics.retrieval import Asked, Retrieval
 from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.errors import Permanent, RateLimited
+from workers.runtime.endurance import Outage, TimeIsUp, last_call
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable, describe
 from workers.runtime.outcomes import Complete, Outcome, Snooze
 from workers.runtime.registry import stage
-
-TURN = timedelta(seconds=30)
 
 
 class AlignRequest(BaseModel):
@@ -53,78 +51,119 @@ async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
 
     What is judged is committed as it comes: another run goes on with the rest. A record that cannot be judged is
     listed with its reason and keeps nobody waiting. No transaction is open while a model answers. Analyses of the same
-    records take turns, the oldest first: a record's marks are those of one job.
+    records take turns: a record's marks are those of one job. A provider that is away is waited for, and a run whose
+    time is nearly up leaves the rest to the next, without an attempt spent.
     """
-    scope, model = Scope.of(job), job.model_name or DEFAULT_MODEL
-    async with ctx.session() as session:
-        if before := await ahead(session, scope):
-            return Snooze(TURN, f"waits for analysis {before} of the same records")
-        project = await _project(session, scope.project_id)
-        done = await tally(session, scope)
-    # Said before anything is asked, even of an empty project.
-    pdf = await asyncio.to_thread(decoded, project.guidelines, project=project.name)
-    if not done.total:
-        return Complete(values=done.values())
-    await ctx.llm.resolve(model)
-    await ctx.checkpoint({**done.values(), "progress": done.percent})
-    if done.finished < done.total:
-        guidelines = await load(ctx, pdf)
-        await _Analysis(ctx, scope, model, Retrieval(ctx, guidelines), done).run()
-    async with ctx.session() as session:
-        done = await tally(session, scope)
-    texts = await summary.texts(ctx, scope, project=project.name, model=model)
-    # Deleted meanwhile is neither judged nor failed: what is left is all there was.
-    final = Tally(done.finished, done.judged, done.failed)
-    return Complete(values=final.values(), write=partial(summary.keep, project_id=scope.project_id, texts=texts))
+    run = _Run(job, ctx)
+    try:
+        return await run.perform()
+    except _Waits as error:
+        return Snooze(TURN, str(error))
+    except TimeIsUp as error:
+        return Snooze(timedelta(), str(error))
+    except InvalidAnswers:
+        raise
+    except Retryable as error:
+        return await run.outlast(error)
 
 
-async def _project(session: AsyncSession, project_id: UUID) -> Row[str, str | None]:
-    wanted = select(Project.name, Project.guidelines).where(Project.id == project_id)
-    found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        raise Permanent(f"project {project_id} no longer exists")
-    return found
+class _Waits(Exception):
+    """It is another analysis's turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Analysis:
-    """One run over what a job has not finished."""
+class _Run:
+    """One run of one job: what it is about, how far it is, what it leaves the next one."""
 
-    ctx: Context
-    scope: Scope
-    model: str
-    retrieval: Retrieval
-    done: Tally
+    def __init__(self, job: AnalyticsJob, ctx: Context) -> None:
+        self._ctx = ctx
+        self._scope = Scope.of(job)
+        self._model = job.model_name or DEFAULT_MODEL
+        self._begun = job.processed_count > 0
+        self._done = Tally(job.total_records, job.processed_count - job.failed_count, job.failed_count)
+        self._notes: dict[str, Any] = dict(job.resume_at or {})
+        self._kept = 0
+        self._last_call = last_call(job.deadline_at, ctx.clock())
 
-    async def run(self) -> None:
-        """Judge all of it; raise what stops the job, after what was paid for is committed."""
-        doubt = Doubt(succeeded=self.done.judged > 0)
-        async with Crew(self._asked(), self._judge) as crew:
+    async def perform(self) -> Outcome:
+        """Judge, then report; raise what stops the job, after what was paid for is committed."""
+        async with self._ctx.session() as session:
+            await self._await_turn(session)
+            project = await _project(session, self._scope.project_id)
+            self._done = await tally(session, self._scope)
+        # Said before anything is asked, even of an empty project.
+        pdf = await asyncio.to_thread(decoded, project.guidelines, project=project.name)
+        if not self._done.total:
+            return Complete(values=self._done.values())
+        await self._ctx.llm.resolve(self._model)
+        await self._ctx.checkpoint({}, self._take_turn)
+        if self._done.finished < self._done.total:
+            await self._judge_all(Retrieval(self._ctx, await load(self._ctx, pdf)))
+        await summary.report(self._ctx, self._scope, self._notes, project=project.name, model=self._model)
+        return Complete(values=self._done.values())
+
+    async def outlast(self, error: Retryable) -> Outcome:
+        """Leave the provider alone for a while; raise ``error`` where that has led to nothing for an hour."""
+        now = self._ctx.clock()
+        outage = Outage.of(None if self._kept else self._notes.get("away"), done=self._done.finished, now=now)
+        if (delay := outage.wait(now)) is None:
+            raise error
+        self._notes["away"] = outage.note()
+        await outlasting(partial(self._ctx.checkpoint, {"resume_at": self._notes}))
+        return Snooze(delay, describe(error))
+
+    # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _await_turn(self, session: AsyncSession) -> None:
+        if before := await ahead(session, self._scope, begun=self._begun):
+            raise _Waits(f"waits for analysis {before} of the same records")
+
+    async def _take_turn(self, session: AsyncSession) -> dict[str, Any]:
+        """Return what tells the others that it is this run's turn, if it still is: two do not find it at once."""
+        await look_alone(session, self._scope)
+        await self._await_turn(session)
+        self._notes["turn"] = self._ctx.run.version
+        return {**self._done.values(), "progress": self._done.percent, "resume_at": self._notes}
+
+    # ── judge ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _judge_all(self, retrieval: Retrieval) -> None:
+        """Judge until nothing is left, what an ingestion adds meanwhile included: it ends, there being so many."""
+        while self._done.finished < self._done.total:
+            await self._judge_some(retrieval)
+            async with self._ctx.session() as session:
+                self._done = await tally(session, self._scope)
+
+    async def _judge_some(self, retrieval: Retrieval) -> None:
+        """Judge once what is not finished."""
+        doubt = Doubt(succeeded=self._done.judged > 0)
+        async with Crew(self._asked(retrieval), self._judge) as crew:
             async for batch in crew.batches():
                 await self._keep(doubt.sift(batch))
                 doubt.settle()
         await self._keep(doubt.rest())
 
-    async def _asked(self) -> AsyncGenerator[Asked]:
-        """Yield every unfinished record, page by page, with the passages nearest to it."""
+    async def _asked(self, retrieval: Retrieval) -> AsyncGenerator[Asked]:
+        """Yield every unfinished record, page by page, with the passages nearest to it; raise TimeIsUp."""
         after: UUID | None = None
-        while page := await outlasting(partial(self._page, after)):
+        while page := await outlasting(partial(self._page, after, retrieval.guidelines.embedding_model)):
             after = page[-1][0].id
-            async with aclosing(self.retrieval.of(page)) as found:
+            async with aclosing(retrieval.of(page)) as found:
                 async for asked in found:
+                    # Without anything kept another run would fare no better.
+                    if self._kept and self._last_call and self._ctx.clock() >= self._last_call:
+                        raise TimeIsUp("its time is nearly up: another run goes on")
                     yield asked
 
-    async def _page(self, after: UUID | None) -> list[tuple[Record, list[float] | None]]:
-        model = self.retrieval.guidelines.embedding_model
-        async with self.ctx.session() as session:
-            return await unfinished(session, self.scope, after=after, embedding_model=model)
+    async def _page(self, after: UUID | None, embedding_model: str) -> list[tuple[Record, list[float] | None]]:
+        async with self._ctx.session() as session:
+            return await unfinished(session, self._scope, after=after, embedding_model=embedding_model)
 
     async def _judge(self, asked: Asked) -> Finished:
         """Return the judgement of one record or why there is none; raise RateLimited."""
         record, found = asked.record, asked.found
         if isinstance(found, Exception):
             return Unjudged(record.id, found)
-        question = partial(self.ctx.llm.parse, ask(record, found), into=AlignmentAnswer, model=self.model)
+        question = partial(self._ctx.llm.parse, ask(record, found), into=AlignmentAnswer, model=self._model)
         try:
             return judgement(record, found, await patiently(question))
         except RateLimited:
@@ -136,7 +175,16 @@ class _Analysis:
         """Commit what is finished together with the job's counts. Ends this run if it was cancelled or taken."""
         if not finished:
             return
-        self.done.add(finished)
-        values = {**self.done.values(), "progress": self.done.percent}
-        write = partial(keep, scope=self.scope, finished=finished)
-        await outlasting(partial(self.ctx.checkpoint, values, write))
+        self._done.add(finished)
+        values = {**self._done.values(), "progress": self._done.percent}
+        write = partial(keep, scope=self._scope, finished=finished)
+        await outlasting(partial(self._ctx.checkpoint, values, write))
+        self._kept += len(finished)
+
+
+async def _project(session: AsyncSession, project_id: UUID) -> Row[str, str | None]:
+    wanted = select(Project.name, Project.guidelines).where(Project.id == project_id)
+    found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        raise Permanent(f"project {project_id} no longer exists")
+    return found

@@ -15,6 +15,7 @@ from workers.analytics.passages import Passage
 from workers.analytics.patience import patiently
 from workers.runtime.context import Context
 from workers.runtime.database import outlasting
+from workers.runtime.errors import RateLimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Document:
     async def embed(self, made: Sequence[Passage], found: Sequence[Kept]) -> None:
         """Embed and keep what is missing, as many requests at once as the provider likes.
 
-        The first error ends it, after what is in flight has come and is kept.
+        The first error ends it, after what is in flight has come and is kept. Of several the longest rate limit is
+        raised, if there is any.
         """
         if any(one.of != len(made) for one in found):  # cut by another release of ours
             await self.forget()
@@ -75,9 +77,9 @@ class Document:
                     waiting.clear()
                     raise
 
-        for ended in await asyncio.gather(*(ask() for _ in range(limits.requests)), return_exceptions=True):
-            if ended is not None:
-                raise ended
+        ended = await asyncio.gather(*(ask() for _ in range(limits.requests)), return_exceptions=True)
+        if errors := [error for error in ended if error is not None]:
+            raise max(errors, key=_delay)  # of equals the first
 
     async def forget(self) -> None:
         """Delete what is kept."""
@@ -108,3 +110,7 @@ class Document:
     @property
     def _which(self) -> tuple[ColumnElement[bool], ...]:
         return GuidelinePassage.document_hash == self.digest, GuidelinePassage.embedding_model == self.model
+
+
+def _delay(error: BaseException) -> float:
+    return error.delay.total_seconds() if isinstance(error, RateLimited) else -1.0

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, literal, null, or_, select, text, true
+from sqlalchemy import ColumnElement, String, and_, case, cast, func, literal, null, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
@@ -15,6 +16,11 @@ from workers.analytics.crew import Finished
 from workers.runtime.errors import Retryable, describe
 
 PER_PAGE = 128
+# How soon an analysis that waits for its turn looks again.
+TURN = timedelta(seconds=30)
+# The first of the two keys of our advisory locks: "ALGN".
+_LOCK_SPACE = 0x414C474E
+_HAS_TURN, _BEGUN, _NOT_BEGUN = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Tally:
 
     def values(self) -> dict[str, Any]:
         """Return the attributes of the job's row that say so."""
-        # What was added since the count is judged too: nobody is shown more than all.
+        # What was added since the count is judged too: nobody is shown more than all, until it is counted again.
         self.total = max(self.total, self.finished)
         return {"total_records": self.total, "processed_count": self.finished, "failed_count": self.failed}
 
@@ -62,14 +68,35 @@ class Tally:
         return min(max(100 * self.finished // max(self.total, 1), 1), 99)
 
 
-async def ahead(session: AsyncSession, scope: Scope) -> UUID | None:
-    """Return the oldest analysis of any of the same records that was begun before this one and has not ended."""
-    live = AnalyticsJob.status.not_in(AnalyticsJob.__lifecycle__.terminal)
-    of_type = or_(AnalyticsJob.type.is_(None), AnalyticsJob.type == scope.type) if scope.type else true()
-    older = select(AnalyticsJob.id).where(
-        AnalyticsJob.project_id == scope.project_id, AnalyticsJob.id < scope.job_id, live, of_type
+async def ahead(session: AsyncSession, scope: Scope, *, begun: bool) -> UUID | None:
+    """Return the first analysis of any of the same records whose turn comes before this one's, and has not ended.
+
+    First the one that has taken its turn and runs, then those that have judged anything (``begun`` says whether this
+    one has), then the others; the oldest first. One that has begun nothing and is not due for longer than all look
+    again after is passed over. No two wait for each other, and somebody always goes on: at every moment this is one
+    strict order, and its first waits for nobody.
+    """
+    has_turn = AnalyticsJob.resume_at["turn"].astext == cast(AnalyticsJob.version, String)
+    rank = case((has_turn, _HAS_TURN), (AnalyticsJob.processed_count > 0, _BEGUN), else_=_NOT_BEGUN)
+    own = _BEGUN if begun else _NOT_BEGUN
+    before = select(AnalyticsJob.id).where(
+        AnalyticsJob.project_id == scope.project_id,
+        AnalyticsJob.id != scope.job_id,
+        AnalyticsJob.status.not_in(AnalyticsJob.__lifecycle__.terminal),
+        or_(AnalyticsJob.type.is_(None), AnalyticsJob.type == scope.type) if scope.type else true(),
+        or_(rank < own, and_(rank == own, AnalyticsJob.id < scope.job_id)),
+        or_(rank < _NOT_BEGUN, AnalyticsJob.due_at.is_(None), AnalyticsJob.due_at <= func.now() + TURN),
     )
-    return await session.scalar(older.order_by(AnalyticsJob.id).limit(1))
+    return await session.scalar(before.order_by(rank, AnalyticsJob.id).limit(1))
+
+
+async def look_alone(session: AsyncSession, scope: Scope) -> None:
+    """Have no other analysis of the project look whose turn it is until this transaction ends.
+
+    It waits for nothing but such looks, so that whoever waits for them here, its job's row locked, waits in no circle.
+    """
+    key = int.from_bytes(scope.project_id.bytes[-4:], "big", signed=True)
+    await session.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, key)))
 
 
 async def tally(session: AsyncSession, scope: Scope) -> Tally:

@@ -1,6 +1,6 @@
 """What the judgements of one type of records say together: counted here, put into words by one model call."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from workers.analytics.alignment import VERDICTS, named, sealed
 from workers.analytics.patience import patiently
 from workers.analytics.records import Scope, spare
 from workers.runtime.context import Context
+from workers.runtime.database import outlasting
 from workers.runtime.errors import Permanent, Retryable, describe, one_line
 from workers.runtime.ports import Answer, Message
 
@@ -46,33 +47,35 @@ class SummaryAnswer(BaseModel):
 Said = Answer[SummaryAnswer] | Permanent | Retryable
 
 
-async def texts(ctx: Context, scope: Scope, *, project: str, model: str) -> dict[str, str]:
-    """Return the report on each type of records that this job judged, by the project's attribute for it.
+async def report(ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *, project: str, model: str) -> None:
+    """Write the report on each type of records that this job judged to the project, committed as it comes.
 
-    Without the model's words, where it refuses the question or cannot be reached, a report has the figures alone and
-    says why: the judgements are paid for. Raises RateLimited.
+    ``notes`` is what the job's row tells its next run: a report that it was written, about as many records, is not
+    asked for again. Without the model's words, where it refuses the question or cannot be reached, a report has the
+    figures alone and says why: the judgements are paid for. Raises RateLimited.
     """
-    reports = {}
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
         async with ctx.session() as session:
             facts = await facts_of(session, scope, type_, project=project)
-        if not facts["judged"]:
+        about, reported = facts["judged"] + facts["failed"], notes.get("reported", {})
+        if not facts["judged"] or reported.get(type_) == about:
             continue
-        question = partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model)
-        said: Said
-        try:
-            said = await patiently(question)
-        except (Permanent, Retryable) as error:
-            said = error
-        reports[COLUMN_OF[type_]] = rendered(facts, said)
-    return reports
+        text_ = rendered(facts, await _said(ctx, facts, model))
+        notes["reported"] = {**reported, type_: about}
+        write = partial(_keep, project_id=scope.project_id, values={COLUMN_OF[type_]: text_})
+        await outlasting(partial(ctx.checkpoint, {"resume_at": notes}, write))
 
 
-async def keep(session: AsyncSession, *, project_id: UUID, texts: Mapping[str, str]) -> None:
-    """Write the reports to the project."""
-    if texts:
-        await spare(session, project_id)
-        await session.execute(update(Project).where(Project.id == project_id).values(**texts))
+async def _said(ctx: Context, facts: Facts, model: str) -> Said:
+    try:
+        return await patiently(partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model))
+    except (Permanent, Retryable) as error:
+        return error
+
+
+async def _keep(session: AsyncSession, *, project_id: UUID, values: Mapping[str, str]) -> None:
+    await spare(session, project_id)
+    await session.execute(update(Project).where(Project.id == project_id).values(**values))
 
 
 async def facts_of(session: AsyncSession, scope: Scope, type_: str, *, project: str) -> Facts:

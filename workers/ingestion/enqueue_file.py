@@ -41,11 +41,7 @@ async def ingest_file(
     mapping = dict(mapping or {})
     pieces = aiter(stream)
     head = await _head(pieces)
-    try:
-        check(mapping)
-    except ValueError as error:
-        raise Unreadable(str(error)) from None
-    locate(mapping, read_layout(_text(head), whole=len(head) < HEAD_BYTES).columns)
+    look(head, mapping)
     name = file_name.replace("\x00", "")[-NAME_LENGTH:]
     stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
     payload = {"project_id": project_id, "type": type, "upload_id": stored.id, "mapping": mapping, "source": CSV + name}
@@ -69,10 +65,16 @@ async def _head(pieces: AsyncIterator[bytes]) -> bytes:
     return bytes(head)
 
 
-def _text(head: bytes) -> str:
+def look(head: bytes, mapping: Mapping[str, str]) -> None:
+    """Raise Unreadable for what a file's beginning and its mapping can be refused for: before anything is made."""
+    try:
+        check(mapping)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
     detector = Detector()
     detector.feed(head[:HEAD_BYTES])
-    return decoder(detector.so_far()).decode(head[:HEAD_BYTES])
+    text = decoder(detector.so_far()).decode(head[:HEAD_BYTES])
+    locate(mapping, read_layout(text, whole=len(head) < HEAD_BYTES).columns)
 
 
 async def _again(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

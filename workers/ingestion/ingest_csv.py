@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,11 +21,13 @@ from workers.ingestion.refusals import Unreadable
 from workers.ingestion.saving import Busy, hold_project, save
 from workers.ingestion.uploads import PostgresUploads, Uploads
 from workers.runtime.context import Context
+from workers.runtime.endurance import last_call
 from workers.runtime.outcomes import Complete, Fail, Outcome, Snooze
 from workers.runtime.registry import stage
 
 # What a job's source begins with when its records come out of a file.
 CSV = "csv:"
+SOURCE_LENGTH = 512
 BUSY_DELAY = timedelta(seconds=1)
 GONE = "the uploaded file is gone: hand it in again"
 
@@ -39,7 +41,8 @@ class IngestRequest(BaseModel):
     """What the doors accept for ``ingestion.ingest``; the fields are columns of ``ingest_jobs``.
 
     ``mapping`` names the file's column of each field that is not to be guessed; an empty name: none. Without an upload
-    there is nothing to load, and the project's records go on to be embedded.
+    there is nothing to load, and the project's records go on to be embedded. The source of a job with one begins with
+    ``csv:``, so that its file is missed once it is gone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -48,19 +51,29 @@ class IngestRequest(BaseModel):
     type: Literal["TASK", "FEEDBACK"]
     upload_id: UUID | None = None
     mapping: Annotated[dict[str, str], AfterValidator(_possible)] = {}
-    source: Annotated[str, StringConstraints(max_length=512)] | None = None
+    source: Annotated[str, StringConstraints(max_length=SOURCE_LENGTH)] | None = None
+
+    @model_validator(mode="after")
+    def _tell_of_the_file(self) -> Self:
+        if self.upload_id is not None and not (self.source or "").startswith(CSV):
+            self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH]
+        return self
 
 
 @stage("ingestion.ingest", of=IngestJob, payload=IngestRequest, timeout=timedelta(hours=6))
 async def ingest_csv(job: IngestJob, ctx: Context) -> Outcome:
-    """Save each record of the job's file, or count why not; a run goes on where the last one's commit left off."""
+    """Save each record of the job's file, or count why not; a run goes on where the last one's commit left off.
+
+    One whose time is nearly up leaves the rest to the next, without an attempt spent.
+    """
     if (job.resume_at or {}).get("done"):
         return Complete()
     if job.upload_id is None:
         lost = (job.source or "").startswith(CSV)
         return Fail(GONE) if lost else Complete()
     try:
-        await _load(job, job.upload_id, ctx, PostgresUploads(ctx.session))
+        if not await _load(job, job.upload_id, ctx, PostgresUploads(ctx.session)):
+            return Snooze(timedelta(), "its time is nearly up: another run goes on")
     except Unreadable as error:
         return Fail(str(error))
     except Busy:
@@ -68,7 +81,9 @@ async def ingest_csv(job: IngestJob, ctx: Context) -> Outcome:
     return Complete()
 
 
-async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads) -> None:
+async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads) -> bool:
+    """Save the file chunk by chunk; return whether that came to its end."""
+    last = last_call(job.deadline_at, ctx.clock())
     upload, ids = await _found(job, upload_id, ctx)
     encoding = upload.encoding or await _detected(upload_id, ctx, uploads)
     async with aclosing(uploads.read(upload_id)) as pieces:
@@ -85,16 +100,27 @@ async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads)
                 upcoming = asyncio.create_task(file.next_chunk())
                 share = min(file.bytes_read * 98 // upload.size_bytes, 98)
                 await _keep(job, chunk, ctx, account=account, ids=ids, progress=share)
+                if last and ctx.clock() >= last:
+                    return False
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
+
+    await _discard(job, upload_id, ctx, uploads, reached=account.resume_at)
+    return True
+
+
+async def _discard(
+    job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads, *, reached: Mapping[str, Any]
+) -> None:
+    """Give up the content of a file that is read, and say so."""
 
     async def discard(session: AsyncSession) -> None:
         await hold_project(session, job.project_id)
         await uploads.discard(session, upload_id)
 
     # Not in the settling transaction, which other jobs share: a large file takes seconds to delete.
-    await ctx.checkpoint({"resume_at": {**account.resume_at, "done": True}, "progress": 99}, discard)
+    await ctx.checkpoint({"resume_at": {**reached, "done": True}, "progress": 99}, discard)
 
 
 async def _keep(job: IngestJob, chunk: Chunk, ctx: Context, *, account: Account, ids: Ids, progress: int) -> None:

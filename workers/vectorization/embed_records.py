@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from models.operations import IngestJob
 from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.errors import Retryable
+from workers.runtime.endurance import Outage, TimeIsUp, last_call
+from workers.runtime.errors import Retryable, describe
 from workers.runtime.outcomes import Complete, Outcome, Snooze
 from workers.runtime.registry import stage
 from workers.vectorization.asking import Asker
@@ -49,9 +50,25 @@ async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     Vectors are committed as they come, with the job's counters and under its fence: a run that ends early loses what
     was in flight, and the next one goes on. A text that the provider refuses stays pending, is listed in ``warnings``
     and not asked again by this job's later runs. A rate limit snoozes the job after what was in flight is kept, an
-    older job of the same records until that has ended.
+    older job of the same records until that has ended. A provider that is away is waited for, and a run whose time is
+    nearly up leaves the rest to the next, without an attempt spent.
     """
-    return await _Run(job, ctx).perform()
+    run = _Run(job, ctx)
+    try:
+        stable = await run.perform()
+    except _Waits as error:
+        return Snooze(TURN, str(error))
+    except TimeIsUp as error:
+        return Snooze(timedelta(), str(error))
+    except Retryable as error:
+        return await run.outlast(error)
+    if not stable:  # no outage: each run that goes on like this is paid for
+        raise Retryable(f"embedding model or its dimension changed {MOST_PASSES} times, to {run.target} at last")
+    return Complete(values=run.values())
+
+
+class _Waits(Exception):
+    """An older job's turn comes first."""
 
 
 class _Run:
@@ -62,25 +79,42 @@ class _Run:
         self._ctx = ctx
         self._scope = Scope.of(job)
         self._asker = Asker(ctx.llm)
-        self._target = Target("")
+        self.target = Target("")
         self._warned = job.warnings or None
-        self._total = self._done = 0
+        self._total = self._kept = 0
+        self._done = job.embedded_count
+        self._last_call = last_call(job.deadline_at, ctx.clock())
 
-    async def perform(self) -> Outcome:
+    async def perform(self) -> bool:
+        """Embed what waits; return whether it is all by one model now. Raises what stops the run, after its keeping."""
         if (elder := await outlasting(self._elder)) is not None:
-            return Snooze(TURN, f"job {elder} is older and embeds the same records")
-        self._target = Target(await self._ctx.llm.embedding_model())
+            raise _Waits(f"job {elder} is older and embeds the same records")
+        self.target = Target(await self._ctx.llm.embedding_model())
         self._asker.refused |= self._refused_before()
         await self._count()
         if self._done and not self._scope.own:  # nothing but the length of its vectors tells that a model is another
-            self._target = replace(self._target, dimension=await self._asker.dimension(self._target.model))
+            self.target = replace(self.target, dimension=await self._asker.dimension(self.target.model))
         for _ in range(MOST_PASSES):
-            before = self._target
+            before = self.target
             await self._pass()
             await self._count()
-            if self._target == before:
-                return Complete(values={"embedded_count": self._done, "warnings": self._warnings()})
-        raise Retryable(f"embedding model or its dimension changed {MOST_PASSES} times, to {self._target} at last")
+            if self.target == before:
+                return True
+        return False
+
+    def values(self) -> dict[str, Any]:
+        """Return what the job's row is to say at its end."""
+        return {"embedded_count": self._done, "warnings": self._warnings()}
+
+    async def outlast(self, error: Retryable) -> Outcome:
+        """Leave the provider alone for a while; raise ``error`` where that has led to nothing for an hour."""
+        now, noted = self._ctx.clock(), self._job.resume_at or {}
+        outage = Outage.of(None if self._kept else noted.get("away"), done=self._done, now=now)
+        if (delay := outage.wait(now)) is None:
+            raise error
+        values = {"resume_at": {**noted, "away": outage.note()}}
+        await outlasting(lambda: self._ctx.checkpoint(values))
+        return Snooze(delay, describe(error))
 
     async def _elder(self) -> UUID | None:
         async with self._ctx.session() as session:
@@ -89,7 +123,7 @@ class _Run:
     async def _count(self) -> None:
         async def count() -> tuple[int, int]:
             async with self._ctx.session() as session:
-                return await self._scope.count(session, self._target.model)
+                return await self._scope.count(session, self.target.model)
 
         self._total, self._done = await outlasting(count)
 
@@ -119,6 +153,9 @@ class _Run:
                     ahead = asyncio.create_task(self._page(what, page[-1].id))
                     waiting = [record for record in page if record.id not in self._asker.refused]
                     for records in cut(waiting, self._ctx.llm.embedding_limits):
+                        # Without anything kept another run would fare no better.
+                        if self._kept and self._last_call and self._ctx.clock() >= self._last_call:
+                            raise TimeIsUp("its time is nearly up: another run goes on")
                         yield Request(records, model)
             finally:
                 ahead.cancel()
@@ -127,14 +164,14 @@ class _Run:
     async def _page(self, what: What, after: UUID) -> tuple[str, list[Pending]]:
         """Return who is to embed now, and the next records."""
         model = await self._ctx.llm.embedding_model()
-        if model != self._target.model:
-            self._target = Target(model)
+        if model != self.target.model:
+            self.target = Target(model)
             self._asker.refused.clear()  # by the other model
         limit = self._ctx.llm.embedding_limits.texts * REQUESTS_PER_PAGE
 
         async def read() -> list[Pending]:
             async with self._ctx.session() as session:
-                return await self._scope.page(session, what, self._target, after=after, limit=limit)
+                return await self._scope.page(session, what, self.target, after=after, limit=limit)
 
         return model, await outlasting(read)
 
@@ -144,9 +181,10 @@ class _Run:
         """Commit vectors with the job's counters."""
         for one in group:
             length = len(one.vectors[0])
-            if one.model == self._target.model and length != self._target.dimension:
-                self._target = replace(self._target, dimension=length)
-        self._done = min(self._done + sum(len(one.ids) for one in group), self._total)
+            if one.model == self.target.model and length != self.target.dimension:
+                self.target = replace(self.target, dimension=length)
+        size = sum(len(one.ids) for one in group)
+        self._done = min(self._done + size, self._total)
         share = self._done * 100 // self._total if self._total else 0
         values: dict[str, Any] = {"embedded_count": self._done, "progress": min(max(share, 1), 99)}
         if (warnings := self._warnings()) != self._warned:
@@ -154,6 +192,7 @@ class _Run:
         write = partial(keep, project_id=self._job.project_id, group=group)
         await outlasting(lambda: self._ctx.checkpoint(values, write))
         self._warned = warnings
+        self._kept += size
 
     def _warnings(self) -> dict[str, Any] | None:
         """Return what the job's row is to say of refused texts, beside what its first stage said."""
@@ -161,7 +200,7 @@ class _Run:
         if refused := self._asker.refused:
             ids = [str(id_) for id_ in refused]
             shown = [{"record": id_, "reason": reason} for id_, reason in zip(ids, refused.values(), strict=True)]
-            said["refused"] = {"count": len(ids), "model": self._target.model, "first": shown[:REFUSED_SHOWN]}
+            said["refused"] = {"count": len(ids), "model": self.target.model, "first": shown[:REFUSED_SHOWN]}
             if others := ids[REFUSED_SHOWN:]:
                 said["refused"]["others"] = others
         return said or None
@@ -169,7 +208,7 @@ class _Run:
     def _refused_before(self) -> dict[UUID, str]:
         """Return what the job's row says that the model of now refused, with the reason where it is kept."""
         said = (self._job.warnings or {}).get("refused", {})
-        if said.get("model") != self._target.model:
+        if said.get("model") != self.target.model:
             return {}
         first = {UUID(one["record"]): one["reason"] for one in said["first"]}
         return first | {UUID(id_): "refused" for id_ in said.get("others", [])}

@@ -16,7 +16,8 @@ FIRST = UUID(int=0)
 # A page is held in memory as a whole, and the next one beside it.
 PAGE_BYTES = 8 * 1024 * 1024
 
-# An empty vector is pending by an index of its own; one of another model or length is found by looking.
+# A record without a vector has no model either, by a CHECK, and an index of its own. Those of another model or length
+# are found by looking, at the length last: that takes the whole vector out of where large values are.
 What = Literal["empty", "stale"]
 
 _ENDED = ", ".join(f"'{state}'" for state in sorted(INGESTION.terminal))
@@ -28,8 +29,8 @@ _OTHERS = f"""
           SELECT id FROM operations.ingest_jobs
            WHERE "projectId" = :project AND id <> :job AND status NOT IN ({_ENDED}))), true)"""  # noqa: S608 - states of ours
 _WHAT = {
-    "empty": "cardinality(r.embedding) = 0",
-    "stale": """cardinality(r.embedding) > 0
+    "empty": 'r."embeddingModel" IS NULL',
+    "stale": """r."embeddingModel" IS NOT NULL
         AND (r."embeddingModel" <> :model OR cardinality(r.embedding) <> CAST(:dimension AS integer))""",
 }
 

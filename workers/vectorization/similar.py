@@ -161,7 +161,10 @@ class _Search:
 
     @property
     def _where(self) -> str:
-        """Return the conditions, with those alone that filter; the length as the index's own condition has it."""
+        """Return the conditions, with those alone that filter; the length as the index's own condition has it.
+
+        It comes last: where no index answers, it takes each vector that gets so far out of where large values are.
+        """
         conditions = {
             "project": 'r."projectId" = :project',
             "type": 'r.type = CAST(:type AS operations."RecordType")',
@@ -169,8 +172,7 @@ class _Search:
             "itself": "r.id <> :itself",
         }
         given = [condition for name, condition in conditions.items() if self.values[name] is not None]
-        same = [f"cardinality(r.embedding) = {self.dimension}", 'r."embeddingModel" = :model']
-        return " AND ".join([*same, *given])
+        return " AND ".join(['r."embeddingModel" = :model', *given, f"cardinality(r.embedding) = {self.dimension}"])
 
     @property
     def _operator(self) -> str:

@@ -84,6 +84,8 @@ CREATE INDEX idx_record_composite ON operations.data_records ("projectId", type,
 CREATE INDEX "ix_data_records_ingestJobId" ON operations.data_records ("ingestJobId", id);
 CREATE INDEX ix_data_records_creator ON operations.data_records ("createdAt", "createdById")
   WHERE "createdById" IS NOT NULL;
+CREATE INDEX ix_data_records_pending ON operations.data_records ("projectId", type, id)
+  WHERE "embeddingModel" IS NULL;
 
 CREATE TABLE operations.likert_scores (
   id uuid NOT NULL DEFAULT uuidv7() CONSTRAINT pk_likert_scores PRIMARY KEY,
@@ -164,6 +166,8 @@ CREATE TABLE operations.ingest_jobs (
   completed_at timestamptz,
   CONSTRAINT ck_ingest_jobs_counts CHECK (
     "totalRecords" = "savedCount" + "skippedCount" AND least("savedCount", "skippedCount", "embeddedCount") >= 0),
+  -- So that a job whose file is gone is known from one that never had any.
+  CONSTRAINT ck_ingest_jobs_source CHECK (coalesce(source, '') LIKE 'csv:%' OR "uploadId" IS NULL),
   CONSTRAINT ck_ingest_jobs_mapping CHECK (jsonb_typeof(mapping) = 'object')
 ) WITH (fillfactor = 50);
 CREATE INDEX idx_ingest_job_project ON operations.ingest_jobs ("projectId");
@@ -180,6 +184,7 @@ CREATE TABLE operations.analytics_jobs (
   "totalRecords" integer NOT NULL DEFAULT 0,
   "processedCount" integer NOT NULL DEFAULT 0,
   "failedCount" integer NOT NULL DEFAULT 0,
+  "resumeAt" jsonb,
   error text,
   "createdAt" timestamptz NOT NULL DEFAULT now(),
   "updatedAt" timestamptz NOT NULL DEFAULT now(),

@@ -9,9 +9,17 @@ from sqlalchemy import Connection
 from tests.fakes.analyses import EMBEDDER, Analyses
 from tests.fakes.mill import Heard, mill
 from tests.fakes.openai_server import FakeOpenAI
+from tests.integration.analytics.runs import Runs
+from tests.kernel import Jobs
 from workers.llm.offline import OfflineEvaluator
 from workers.llm.provider import build
 from workers.runtime.registry import Registry
+
+
+@pytest.fixture
+def runs(jobs: Jobs) -> Runs:
+    """The test's runs."""
+    return Runs(jobs)
 
 
 @pytest.fixture

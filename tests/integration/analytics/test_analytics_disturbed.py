@@ -149,20 +149,20 @@ async def test_refused_credentials_fail_the_job_and_no_record(
 async def test_provider_that_is_down_is_the_jobs_trouble_until_it_is_back(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """No record is marked failed; another attempt of the job judges them all."""
+    """No record is marked failed, no attempt is spent; another run of the job judges them all."""
     project = analyses.project()
     analyses.tasks(project, 40)
     fake.script(default={"kind": "status", "status": 503})
 
     async with asking:
         job = analyses.put(project)
-        retried = await analyses.until(job, "retry")
+        snoozed = await analyses.until(job, "snooze")
         fake.script(default={"kind": "answer"})
         done = await analyses.until(job, "complete")
 
-    assert "HTTP 503" in retried.error
-    assert retried.failedCount == 0
-    assert (done.processedCount, done.failedCount, done.retry_count) == (40, 0, 1)
+    assert "HTTP 503" in snoozed.change_reason
+    assert snoozed.failedCount == 0
+    assert (done.processedCount, done.failedCount, done.retry_count) == (40, 0, 0)
 
 
 async def test_cancelled_job_asks_nothing_more_and_keeps_what_is_done(
@@ -191,7 +191,7 @@ async def test_cancelled_job_asks_nothing_more_and_keeps_what_is_done(
 async def test_embedding_model_that_is_switched_meanwhile_is_followed(
     database_url: str, registry: Registry, analyses: Analyses
 ) -> None:
-    """No record fails of it: another attempt reads the guidelines by the new model and goes on."""
+    """No record fails of it: another run reads the guidelines by the new model and goes on."""
 
     class Switched(OfflineEvaluator):
         name = "first"
@@ -211,11 +211,11 @@ async def test_embedding_model_that_is_switched_meanwhile_is_followed(
 
     async with mill(database_url, registry, Switched()):
         job = analyses.put(project)
-        retried = await analyses.until(job, "retry")
+        snoozed = await analyses.until(job, "snooze")
         done = await analyses.until(job, "complete")
 
-    assert "embedding model changed from 'first' to 'second'" in retried.error
-    assert (done.processedCount, done.failedCount, done.retry_count) == (20, 0, 1)
+    assert "embedding model changed from 'first' to 'second'" in snoozed.change_reason
+    assert (done.processedCount, done.failedCount, done.retry_count) == (20, 0, 0)
     models = analyses.ask('SELECT DISTINCT "embeddingModel" AS name FROM operations.guideline_passages ORDER BY 1')
     assert [row.name for row in models] == ["first", "second"]
 

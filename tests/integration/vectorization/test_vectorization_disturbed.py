@@ -54,22 +54,23 @@ async def test_brief_fault_of_the_server_costs_no_attempt(running: Running, rows
     rows.assert_embedded(*texts)
 
 
-async def test_lasting_fault_is_the_jobs_retry_and_what_went_well_stays(
+async def test_provider_that_goes_away_is_waited_for_and_what_went_well_stays(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """After five attempts of a request the run ends; the next one asks for the rest only."""
+    """After five attempts of a request the run ends, and no attempt of the job; the next asks for the rest only."""
     fake.script(embeddings={"faults": [None, None, None, *({"kind": "status", "status": 500} for _ in range(60))]})
     texts, job = texts_of(100), rows.job()
     rows.add(*texts, job=job)
     rows.start(job)
 
     async with running():
-        failed = await rows.moved(job, "retry", within=60.0)
+        snoozed = await rows.moved(job, "snooze", within=60.0)
         fake.script(embeddings={"faults": []})
         row = await rows.ends(job)
 
-    assert failed["embeddedCount"] == 3 * LIMITS.texts
-    assert (row["status"], row["retry_count"]) == ("COMPLETED", 1)
+    assert snoozed["embeddedCount"] == 3 * LIMITS.texts
+    assert "HTTP 500" in snoozed["change_reason"]
+    assert (row["status"], row["retry_count"]) == ("COMPLETED", 0)
     assert sorted(fake.embedder.texts()) == sorted(texts)
 
 

@@ -1,0 +1,62 @@
+"""One run of an analysis at a time, without a mill: what it returns or raises, on a clock of the test's own."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from models.operations import AnalyticsJob
+from tests.kernel import Jobs
+from workers.analytics.align_project import align_project
+from workers.runtime.context import Context, Keep, Run
+from workers.runtime.outcomes import Outcome
+from workers.runtime.ports import LanguageModel
+from workers.runtime.store.checkpoint import checkpoint
+
+STAGE = "analytics.align"
+
+
+class Runs:
+    """Single runs of analyses, each claimed and settled by the kernel's own statements, on a clock of the test's."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    async def claim(self) -> list[AnalyticsJob]:
+        """Claim every analysis that is ready and due, the oldest first."""
+        await self._jobs.sql("UPDATE operations.analytics_jobs SET due_at = NULL WHERE due_at <= now()")
+        claimed = [job for job in await self._jobs.running(STAGE, 0) if isinstance(job, AnalyticsJob)]
+        return sorted(claimed, key=lambda job: job.id)
+
+    async def perform(
+        self, job: AnalyticsJob, llm: LanguageModel, *, clock: Callable[[], datetime] | None = None
+    ) -> Outcome:
+        """Return the outcome of one run; raise what it raises."""
+        database = self._jobs.database
+
+        async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
+            async with database.session() as session:
+                assert await checkpoint(session, AnalyticsJob, (job.id, job.version), values)
+                if write and (found := await write(session)):
+                    await checkpoint(session, AnalyticsJob, (job.id, job.version), found)
+
+        async def progress(_percent: int) -> None:
+            raise NotImplementedError
+
+        def began() -> datetime:
+            assert job.started_at
+            return job.started_at
+
+        context = Context(
+            run=Run(STAGE, job.id, job.version, job.retry_count + 1),
+            llm=llm,
+            session=database.session,
+            progress=progress,
+            checkpoint=keep,
+            clock=clock or began,
+        )
+        return await align_project(job, context)
+
+    async def settle(self, job: AnalyticsJob, outcome: Outcome) -> None:
+        """Settle a run and let what it leaves be due at once."""
+        assert await self._jobs.settle(job, outcome, STAGE)
+        await self._jobs.sql("UPDATE operations.analytics_jobs SET due_at = now() WHERE due_at IS NOT NULL")
