@@ -26,8 +26,10 @@ from workers.runtime.registry import discover
 LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
 REDISPATCH_SECONDS = 2.0
 # What a shared machine with more processes than cores may add to a promise about time. The bounds named in the faults
-# are the system's own; every one of them is judged with this on top.
+# are the system's own; every one of them is judged with this on top, and with so many times what a fresh job took right
+# before the fault.
 LOAD_SECONDS = 5.0
+SLOWNESS = 3
 START_SECONDS = 120.0
 SLOTS = 40
 MEMORY_MEGABYTES = 3_000
@@ -44,7 +46,8 @@ class BrokenPromise(AssertionError):
 class Arena:
     """The whole system under test, and the handles by which it is hurt.
 
-    ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops.
+    ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops; ``calm`` is how
+    long a fresh job took right before the fault under way.
     """
 
     system: System
@@ -59,6 +62,7 @@ class Arena:
     provider_road: Proxy
     brief: bool
     drains: int
+    calm: float = 0.0
     later: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     _look_at: float = 0.0
@@ -124,6 +128,15 @@ class Arena:
         if not held:
             raise BrokenPromise(what)
 
+    def granted(self, seconds: float) -> float:
+        """Return a bound of the system's own and, on top, what this machine is granted."""
+        return seconds + LOAD_SECONDS + SLOWNESS * self.calm
+
+    def promise_within(self, took: float, seconds: float, what: str) -> None:
+        """Raise BrokenPromise if ``what`` took longer than its bound and what is granted on top."""
+        granted = self.granted(seconds)
+        self.promise(took <= granted, f"{what} took {took:.1f} s; {seconds:g} s are promised, {granted:.1f} s granted")
+
     def await_crew(self) -> None:
         """Return when every post is filled by somebody at work. How long a start takes is the machine's business."""
         self.crew.mend()
@@ -163,6 +176,15 @@ class Arena:
             since,
         )
         return dict(rows)
+
+    def slowest(self, stage: str, jobs: Sequence[UUID]) -> float | None:
+        """Return how long the slowest of these jobs took from its enqueue to its end, None until each has ended.
+
+        Asks their own table only: another one may be locked.
+        """
+        took = "SELECT extract(epoch FROM max(completed_at - created_at))::float8, count(completed_at)"
+        ((longest, ended),) = self.ask(f"{took} FROM {self.workload.table(stage)} WHERE id = ANY (%s)", list(jobs))
+        return float(longest) if ended == len(jobs) else None
 
     def leases_lost(self, workers: Sequence[UUID], *, since: float = 0.0) -> int:
         """Count the runs of these workers that were taken from them by a rescue after ``since``."""

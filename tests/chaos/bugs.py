@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from models.lifecycle import Job
-from workers.runtime import runner
+from workers.runtime import claims
+from workers.runtime.lane import Item, Lane
 from workers.runtime.running import Running
-from workers.runtime.settler import Item, Settler
+from workers.runtime.settler import Settler
 from workers.runtime.store import claim, dispatch, intervene, rescue, settle
 from workers.runtime.store.tables import JobTable
 from workers.transport import beat
@@ -58,14 +59,14 @@ def _said_but_not_done(_: Settler, item: Item) -> None:
     item.tell(True)
 
 
-async def _written_apart(self: Settler, items: Sequence[Item]) -> set[object]:
+async def _written_apart(self: Lane, items: Sequence[Item], **_: Any) -> tuple[set[object], set[object]]:
     """Commit what handlers write by itself, then settle."""
     for item in items:
         if item.write:
             async with self._database.session() as session:
                 await item.write(session)
     async with self._database.kernel() as conn:
-        return set(await settle.settle(conn, items[0].model, [item.row for item in items]))
+        return set(await settle.settle(conn, items[0].model, [item.row for item in items])), set()
 
 
 def _cancel_that_only_tells(t: JobTable) -> str:
@@ -82,15 +83,15 @@ UNVERSIONED = {"""{c["version"]} = j.{c["version"]} + 1""": """{c["version"]} = 
 
 NO_FENCE = Bug(settle, "_settle_sql", FENCE)
 NO_STATE = Bug(settle, "_settle_sql", FENCE | {"""j.{c["status"]} IN ({running})""": "true"})
-WRITTEN_APART = Bug(Settler, "_flush", whole=_written_apart)
+WRITTEN_APART = Bug(Lane, "_flush", whole=_written_apart)
 SETTLE_FORGOTTEN = Bug(Settler, "submit", whole=_said_but_not_done)
-CLAIM_FORGOTTEN = Bug(runner, "claim", whole=_claimed_and_forgotten)
+CLAIM_FORGOTTEN = Bug(claims, "claim", whole=_claimed_and_forgotten)
 NO_TICKET = Bug(claim, "_claim_sql", {""" AND j.{c["dispatched_at"]} IS NOT NULL""": ""})
 ONE_TOO_MANY = Bug(dispatch, "_pick_fairly_sql", {"%(limit)s - coalesce": "%(limit)s + 1 - coalesce"})
 TICKETS_KEPT = Bug(
     dispatch, "_unmark_sql", {"<= now() - %(older_than)s": "< now() - interval '1 day' - %(older_than)s"}
 )
-TICK_IGNORED = Bug(beat, "fire_due", {"if won:": "if True:"})
+TICK_IGNORED = Bug(beat, "_fire_times", {"if won:": "if True:"})
 TICK_KEY_OWN = Bug(beat, "_fire", {'key = f"schedule:': 'key = f"{id(session)}:'})
 LIVING_RESCUED = Bug(
     rescue, "_rescue_sql", {"> now() - make_interval(secs => w.lease": "> now() + make_interval(secs => w.lease"}

@@ -3,7 +3,7 @@
 ``report = await check(connection, evidence)`` reads one snapshot and changes nothing; ``report.ok``, ``report.failed``
 and ``print(report.render())`` say what it found. Call it when the workload has ended and everything has healed.
 
-Added to :class:`tests.chaos.evidence.Evidence`, each optional: ``stopped_runs`` (with it, stale rejections are held to
+Of :class:`tests.chaos.evidence.Evidence`, what may be left out: ``all_told`` (with it, rejections and stops are held to
 an equality instead of a bound), ``deaf`` (when a worker was frozen or cut off from Postgres: it could not hear of a
 cancel nor renew its lease), ``aged`` (jobs moved back in time for prune to find).
 
@@ -125,7 +125,8 @@ async def check(
         await checking.limits(stages, _declared(stages) if limits is None else limits)
         await checking.schedules()
         await checking.ends(grace)
-        await checking.rates(rates or {})
+        if rates:
+            await checking.rates(rates)
     return Report(checking.verdicts, time.monotonic() - started)
 
 
@@ -208,14 +209,13 @@ class _Checking:
         self.verdicts.append(found)
 
     async def _stale_rejections(self) -> None:
-        """Compare rejections with runs that someone else moved on (rescued, cancelled): one can cause one at most.
+        """Compare what workers rejected or stopped with the runs that someone else moved on (rescued, cancelled).
 
-        A killed worker never tries and a told one stops, so the count alone is a bound; with the runs that workers
-        said they stopped, and no worker killed, both sides must be equal.
+        Each of these causes one rejection or one stop at most; where every worker lived to say it, exactly one.
         """
         ((moved,),) = await self._all(queries.MOVED_RUNS, cancelled=list(self._evidence.cancelled))
-        said = self._evidence.stale_rejections + (self._evidence.stopped_runs or 0)
-        wrong = said - moved if self._evidence.stopped_runs is None else abs(said - moved)
+        said = self._evidence.stale_rejections + self._evidence.stopped_runs
+        wrong = abs(said - moved) if self._evidence.all_told else said - moved
         self._add("stale writes rejected, no others", moved, max(wrong, 0))
 
     async def limits(self, stages: Registry, limits: Mapping[str, Limit]) -> None:
@@ -263,7 +263,7 @@ class _Checking:
 
     async def rates(self, rates: Mapping[str, Rate]) -> None:
         """No more calls of a stage within any window than its rate allows, by the provider's times."""
-        calls = self._evidence.calls if rates else []
+        calls = self._evidence.calls
         stage_of = dict(await self._all(queries.STAGES_OF, ids=list({call.job_id for call in calls})))
         by_stage: dict[str, list[Call]] = defaultdict(list)
         for call in sorted(calls, key=lambda call: call.started_at):

@@ -73,6 +73,17 @@ class Crew:
         finally:
             self._forgiving -= 1
 
+    @contextmanager
+    def one_more(self, kind: str) -> Iterator[Post]:
+        """Have one more post of a kind while the block lasts; its last holder is then asked to stop, for good."""
+        self.hire(kind, 1, **self.of(kind)[0].options)
+        extra = self.posts[-1]
+        try:
+            yield extra
+        finally:
+            self.posts.remove(extra)
+            extra.role.terminate()
+
     def worker_ids(self) -> dict[UUID, Role]:
         """Return the workers that have shown themselves, by the id under which they hold leases."""
         for post in self.of("worker"):

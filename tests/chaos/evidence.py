@@ -21,10 +21,10 @@ class Evidence:
 
     ``committed``: the stage of every job whose enqueue was answered. ``unsure``: idempotency keys of enqueues whose
     answer was lost: each may have become one job, and only one. ``cancelled``: when each acknowledged cancel was
-    acknowledged. ``calls``: the provider's ledger, in order. ``stale_rejections``: what workers said they rejected;
-    ``stopped_runs``: how many runs they said they stopped, None unless every worker lived to say it. ``deaf``: from
-    when to when some worker could neither hear nor show signs of life: frozen, or cut off from Postgres. ``aged``:
-    jobs whose ``completed_at`` was moved back on purpose, for prune to find.
+    acknowledged. ``calls``: the provider's ledger, in order. ``stale_rejections``: how many writes workers said they
+    rejected; ``stopped_runs``: how many runs they said they stopped; ``all_told``: whether every worker lived, and
+    heard enough, to say all of it. ``deaf``: from when to when some worker could neither hear nor show signs of life:
+    frozen, or cut off from Postgres. ``aged``: jobs whose ``completed_at`` was moved back on purpose, to be pruned.
     """
 
     committed: dict[UUID, str] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class Evidence:
     cancelled: dict[UUID, float] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     stale_rejections: int = 0
-    stopped_runs: int | None = None
+    stopped_runs: int = 0
+    all_told: bool = False
     deaf: list[tuple[float, float]] = field(default_factory=list)
     aged: set[UUID] = field(default_factory=set)

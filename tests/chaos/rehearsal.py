@@ -222,7 +222,8 @@ class Rehearsal:
         """Write down how many writes the workers rejected as stale and how many runs they stopped."""
         told = self.told + [what for worker in self.workers for what, _ in worker.events.told]
         self.evidence.stale_rejections = told.count("stale")
-        self.evidence.stopped_runs = None if self.vanished else told.count("stopped")
+        self.evidence.stopped_runs = told.count("stopped")
+        self.evidence.all_told = not self.vanished
 
     async def judge(self, **options: Any) -> Report:
         """Check what the rehearsal left."""

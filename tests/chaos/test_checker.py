@@ -24,6 +24,7 @@ from workers.llm.provider import build
 from workers.runtime.registry import Registry
 
 SCORING = "scoring.score"
+Reader = psycopg.AsyncConnection[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> Left:
             await run.settled(stage=stage)
         await run.retry(jobs["failed"])
         await run.settled()
+        await run.jobs.sql("UPDATE proving.plain_jobs SET max_retries = 1 WHERE id = %s", jobs["failed"])
+        await run.retry(jobs["failed"])  # an attempt beyond what it had
+        await run.settled()
         await until(lambda: worker.events.of(jobs["stopped"])[-1] == "stopped")
         await run.prune(jobs["pruned"])
         run.evidence.calls = fake.ledger
@@ -103,7 +107,7 @@ async def reader(left: Left) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         yield connection
 
 
-async def judge(reader: psycopg.AsyncConnection[Any], evidence: Evidence, **options: Any) -> Report:
+async def judge(reader: Reader, evidence: Evidence, **options: Any) -> Report:
     return await check(reader, evidence, **{"lease": timedelta(seconds=LEASE_SECONDS), **options})
 
 
@@ -211,7 +215,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("rule", "culprit", "damage"), DAMAGES)
 async def test_damaged_history_breaks_its_rule_and_names_the_job(
-    left: Left, reader: psycopg.AsyncConnection[Any], rule: str, culprit: str | None, damage: str
+    left: Left, reader: Reader, rule: str, culprit: str | None, damage: str
 ) -> None:
     """Whatever the triggers make impossible and a bug did all the same."""
     for statement in damage.split(";"):
@@ -223,7 +227,7 @@ async def test_damaged_history_breaks_its_rule_and_names_the_job(
     assert culprit is None or str(left.jobs[culprit]) in report[rule].jobs
 
 
-async def test_key_of_two_jobs_is_found(left: Left, reader: psycopg.AsyncConnection[Any]) -> None:
+async def test_key_of_two_jobs_is_found(left: Left, reader: Reader) -> None:
     """An enqueue whose answer was lost, repeated under its key, made a second job."""
     await reader.execute("DROP INDEX proving.uq_plain_jobs_idempotency_key")
     await reader.execute("UPDATE proving.plain_jobs SET idempotency_key = 'k' WHERE act IN ('write', 'fail')")
@@ -244,9 +248,7 @@ def call(job_id: UUID, *, at: float) -> Call:
     return Call(job_id=job_id, key=f"{job_id}-0", answer="answer", started_at=at, ended_at=None)
 
 
-async def test_enqueue_that_was_answered_but_never_committed_is_found(
-    left: Left, reader: psycopg.AsyncConnection[Any]
-) -> None:
+async def test_enqueue_that_was_answered_but_never_committed_is_found(left: Left, reader: Reader) -> None:
     """No row and no history: it was lost before it began."""
     lost = uuid4()
 
@@ -256,9 +258,7 @@ async def test_enqueue_that_was_answered_but_never_committed_is_found(
     assert report["committed jobs exist"].jobs == [str(lost)]
 
 
-async def test_acknowledged_cancel_of_a_job_that_completed_is_found(
-    left: Left, reader: psycopg.AsyncConnection[Any]
-) -> None:
+async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: Left, reader: Reader) -> None:
     """Told that it was cancelled, and then it was done."""
     report = await judge(reader, changed(left, lambda e: e.cancelled.update({left.jobs["done"]: time.time()})))
 
@@ -266,21 +266,21 @@ async def test_acknowledged_cancel_of_a_job_that_completed_is_found(
 
 
 @pytest.mark.parametrize(
-    ("stale", "stopped", "violations"),
-    [(0, None, 0), (2, None, 0), (9, None, 6), (0, 2, 1), (0, 3, 0), (1, 3, 1)],
+    ("said", "violations"),
+    [((0, 0, 0), 0), ((2, 1, 0), 0), ((2, 2, 0), 1), ((9, 0, 0), 6), ((0, 2, 1), 1), ((0, 3, 1), 0), ((1, 3, 1), 1)],
 )
 async def test_stale_rejections_are_held_to_the_runs_that_others_moved_on(
-    left: Left, reader: psycopg.AsyncConnection[Any], stale: int, stopped: int | None, violations: int
+    left: Left, reader: Reader, said: tuple[int, int, int], violations: int
 ) -> None:
-    """Three runs were moved on, one by a rescue and two by cancels: a bound, or with every stop counted an equality."""
+    """Three runs were moved on, one by a rescue and two by cancels: a bound, or where all was told an equality."""
 
     def say(evidence: Evidence) -> None:
-        evidence.stale_rejections, evidence.stopped_runs = stale, stopped
+        evidence.stale_rejections, evidence.stopped_runs, all_told = said
+        evidence.all_told = bool(all_told)
 
-    report = await judge(reader, changed(left, say))
+    verdict = (await judge(reader, changed(left, say)))["stale writes rejected, no others"]
 
-    assert report["stale writes rejected, no others"].examined == 3
-    assert report["stale writes rejected, no others"].violations == violations
+    assert (verdict.examined, verdict.violations) == (3, violations)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ async def test_stale_rejections_are_held_to_the_runs_that_others_moved_on(
 )
 async def test_call_after_a_cancel_is_found_once_every_worker_could_have_heard(
     left: Left,
-    reader: psycopg.AsyncConnection[Any],
+    reader: Reader,
     seconds: float,
     deaf: tuple[float, float] | None,
     found: int,
@@ -305,7 +305,7 @@ async def test_call_after_a_cancel_is_found_once_every_worker_could_have_heard(
     assert report["no call after a cancel"].violations == found
 
 
-async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: psycopg.AsyncConnection[Any]) -> None:
+async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: Reader) -> None:
     """A call before the claim, and one for a job that nobody knows."""
 
     def ask(evidence: Evidence) -> None:
@@ -317,26 +317,27 @@ async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: 
     assert report["calls belong to runs"].violations == 3
 
 
-async def test_rescue_in_a_time_of_deafness_is_no_violation(left: Left, reader: psycopg.AsyncConnection[Any]) -> None:
-    """A worker that was cut off looked silent, whatever it recorded before."""
+@pytest.mark.parametrize(("over_since", "violations"), [(0.0, 0), (3600.0, 1)])
+async def test_rescue_is_excused_by_a_time_of_deafness_and_by_none_that_is_over(
+    left: Left, reader: Reader, over_since: float, violations: int
+) -> None:
+    """A worker that was cut off looked silent, whatever it recorded before; one that has been heard again is not."""
     await reader.execute(RESCUED_AT_ONCE.encode(), left.jobs)
-    always = (0.0, time.time())
+    deaf = (0.0, time.time() - over_since)
 
-    report = await judge(reader, changed(left, lambda e: e.deaf.append(always)))
+    report = await judge(reader, changed(left, lambda e: e.deaf.append(deaf)))
 
-    assert report["only the silent are rescued"].violations == 0
+    assert report["only the silent are rescued"].violations == violations
 
 
-async def test_calls_beyond_the_rate_are_found(left: Left, reader: psycopg.AsyncConnection[Any]) -> None:
+async def test_calls_beyond_the_rate_are_found(left: Left, reader: Reader) -> None:
     """Two calls within a minute are one too many where one is allowed."""
     report = await judge(reader, left.evidence, rates={SCORING: Rate(at_most=1, per=timedelta(minutes=1))})
 
     assert report.failed == ["calls within their rate"]
 
 
-async def test_job_that_can_move_may_stand_still_for_its_patience(
-    left: Left, reader: psycopg.AsyncConnection[Any]
-) -> None:
+async def test_job_that_can_move_may_stand_still_for_its_patience(left: Left, reader: Reader) -> None:
     """A run checked while it is still moving."""
     await reader.execute(
         "UPDATE proving.plain_jobs SET due_at = NULL, dispatched_at = now() WHERE id = %(waiting)s", left.jobs

@@ -20,7 +20,8 @@ class Fault:
     """One row of the matrix. ``heals_within`` bounds, by Postgres' clock, the time from the end of the fault until a
 
     fresh job is completed and every worker has taken one. A ``brief`` fault is part of the three-minute run. One that
-    ``deafens`` keeps some worker from hearing what Postgres says, or from being heard, as long as it lasts.
+    ``deafens`` keeps some worker from hearing what Postgres says, or from being heard, as long as it lasts. One that
+    ``lingers`` is not undone: it lasts until the system is well again, and every worker is heard and hears.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Fault:
     heals_within: float
     brief: bool
     deafens: bool
+    lingers: bool
 
     @property
     def happens(self) -> str:
@@ -49,12 +51,15 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(*, heals_within: float = HEALS_SECONDS, brief: bool = True, deafens: bool = False) -> Callable[[Act], Act]:
+def fault(
+    *, heals_within: float = HEALS_SECONDS, brief: bool = True, deafens: bool = False, lingers: bool = False
+) -> Callable[[Act], Act]:
     """Enter the decorated function into the matrix under its name."""
 
     def enter(act: Act) -> Act:
         name = act.__name__
-        FAULTS[name] = Fault(name, act.__module__.rpartition(".")[2], act, heals_within, brief, deafens)
+        area = act.__module__.rpartition(".")[2]
+        FAULTS[name] = Fault(name, area, act, heals_within, brief, deafens, lingers)
         return act
 
     return enter

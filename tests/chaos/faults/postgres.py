@@ -1,7 +1,8 @@
 """Postgres that throws sessions out, goes away, holds locks, has no room, or whose answers get lost."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -9,8 +10,13 @@ import psycopg
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import fault
+from tests.chaos.faults.leadership import LATE_SECONDS, MINUTE, missing_ticks
+from tests.chaos.workload import PRIORITY_PROBE
 
-LOCK_SECONDS = 5.0
+# Longer than anything in the system waits for a lock.
+LOCK_SECONDS, BRIEF_LOCK_SECONDS = 12.0, 5.0
+UNHINDERED_SECONDS = 3.0
+HALF_OPEN_SECONDS = 60.0
 LONGEST_ABSENCE = 10.0
 SOME_SECONDS = 4.0
 SHARE_LOST = 0.2
@@ -50,9 +56,10 @@ def postgres_killed(arena: Arena) -> None:
 @fault(deafens=True)
 def commit_answers_lost(arena: Arena) -> None:
     """Commits succeed but a fifth of their answers never arrives: no double transition, a second look decides."""
+    before = arena.postgres_road.answers_dropped
     with arena.postgres_road.losing_commits(SHARE_LOST), arena.door_road.losing_commits(SHARE_LOST):
         arena.rest(SOME_SECONDS)
-    arena.promise(arena.postgres_road.answers_dropped, "no answer was lost")
+    arena.promise(arena.postgres_road.answers_dropped > before, "no answer was lost")
 
 
 @fault(deafens=True)
@@ -78,6 +85,19 @@ def postgres_stalled(arena: Arena) -> None:
         arena.rest(SOME_SECONDS)
 
 
+@fault(brief=False, deafens=True, lingers=True, heals_within=HALF_OPEN_SECONDS)
+def postgres_half_open(arena: Arena) -> None:
+    """Every open connection to Postgres falls silent for good: each is found dead and replaced within a minute."""
+    arena.postgres_road.silence()
+    # The beats find theirs dead as well: every minute has its tick, those of the silence too.
+    judged_at = time.time() + HALF_OPEN_SECONDS + LATE_SECONDS
+    arena.soon(
+        "ticks after a silent Postgres",
+        lambda: time.time() >= judged_at and not missing_ticks(arena),
+        within=HALF_OPEN_SECONDS + LATE_SECONDS + MINUTE,
+    )
+
+
 @fault(brief=False, deafens=True)
 def postgres_slow(arena: Arena) -> None:
     """Every message to and from Postgres takes 50 ms longer: all is slower, nothing is lost."""
@@ -85,18 +105,39 @@ def postgres_slow(arena: Arena) -> None:
         arena.rest(SOME_SECONDS)
 
 
-@fault(deafens=True)
+@fault()
 def table_locked(arena: Arena) -> None:
-    """Somebody holds a whole job table for five seconds: waits are bounded and its neighbours go on."""
-    with _holding(arena, "LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE"):
-        arena.rest(LOCK_SECONDS)
+    """Somebody holds a whole job table for twelve seconds: fresh jobs of others are completed within three."""
+    _lock(
+        arena, "LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE", unhindered=("proving.keyed", "proving.first")
+    )
 
 
-@fault(deafens=True)
+@fault()
 def rows_locked(arena: Arena) -> None:
-    """Somebody holds the rows of running jobs for five seconds: those wait alone, their neighbours settle."""
-    with _holding(arena, "SELECT FROM proving.plain_jobs WHERE completed_at IS NULL FOR UPDATE SKIP LOCKED"):
-        arena.rest(LOCK_SECONDS)
+    """Somebody holds the rows of running jobs for twelve seconds: those wait alone, a fresh job of their table is
+
+    completed within three.
+    """
+    held = "SELECT FROM proving.plain_jobs WHERE completed_at IS NULL FOR UPDATE SKIP LOCKED"
+    _lock(arena, held, unhindered=("proving.plain",))
+
+
+def _lock(arena: Arena, sql: str, *, unhindered: Sequence[str]) -> None:
+    """Hold a lock, and see once a second that jobs of these stages go by it as if it were not there."""
+    with _holding(arena, sql):
+        until = time.monotonic() + (BRIEF_LOCK_SECONDS if arena.brief else LOCK_SECONDS)
+        while time.monotonic() < until:
+            arena.rest(1.0)
+            for stage in unhindered:
+                _promise_unhindered(arena, stage)
+
+
+def _promise_unhindered(arena: Arena, stage: str) -> None:
+    jobs = arena.workload.put(stage, [{"priority": PRIORITY_PROBE, "key": "unhindered"}])
+    late = arena.granted(UNHINDERED_SECONDS)
+    took = arena.wait(lambda: arena.slowest(stage, jobs), f"a fresh job of {stage} ends", seconds=late + 1)
+    arena.promise_within(took, UNHINDERED_SECONDS, f"a fresh job of {stage}")
 
 
 @contextmanager
