@@ -4,24 +4,26 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
 from psycopg.rows import class_row
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
 from cli.following import pauses
-from cli.output import console
-from models.operations import IngestJob, Project
-from workers.ingestion.enqueue_file import ingest_file
+from cli.output import console, printable
+from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
+from workers.ingestion.enqueue_file import ingest_file, look
+from workers.ingestion.layout import HEAD_BYTES
 from workers.ingestion.refusals import Unreadable
 from workers.operations.projects import get_or_create
+from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued
 
 _QUIET_SECONDS = 2.0
@@ -70,32 +72,80 @@ class HandedIn:
     project: str
 
 
-async def hand_in(session: AsyncSession, file: Path, *, project: str, **options: Any) -> HandedIn:
-    """Keep ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``. A new project is made."""
+async def hand_in(
+    database: Database,
+    file: Path,
+    *,
+    project: str,
+    mapping: Mapping[str, str],
+    idempotency_key: str | None = None,
+    **options: Any,
+) -> HandedIn:
+    """Keep ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``. A new project is made.
+
+    The project is there for others while the file is still on its way. It goes again if nothing came of the file.
+    """
     try:
         with file.open("rb") as opened:
-            async with session.begin_nested() as attempt:
-                found = await get_or_create(session, project)
+            if idempotency_key and (first := await _first(database, IngestJob.idempotency_key == idempotency_key)):
+                return first
+            head = await asyncio.to_thread(opened.read, HEAD_BYTES)
+            look(head, mapping)
+            async with _made(database, project) as found, database.session() as session:
                 job = await ingest_file(
-                    session, project_id=found.id, stream=_pieces(opened), file_name=file.name, **options
+                    session,
+                    project_id=found.id,
+                    stream=_pieces(head, opened),
+                    file_name=file.name,
+                    mapping=mapping,
+                    idempotency_key=idempotency_key,
+                    **options,
                 )
-                if not job.created:  # the first job of its key may be another project's: this one is not made for it
-                    await attempt.rollback()
     except OSError as error:
         raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
     except Unreadable as error:
         raise WrongUsageError(f"{file.name}: {error}") from None
-    if not job.created:
-        found = await _project_of(session, job.id)
+    if not job.created and (first := await _first(database, IngestJob.id == job.id)):
+        return first  # of its key, enqueued meanwhile, maybe for another project
     return HandedIn(job, found.id, found.name)
 
 
-async def _project_of(session: AsyncSession, job_id: UUID) -> Project:
-    query = select(Project).join(IngestJob, IngestJob.project_id == Project.id).where(IngestJob.id == job_id)
-    return (await session.scalars(query)).one()
+async def _first(database: Database, which: ColumnElement[bool]) -> HandedIn | None:
+    """Return the job that was handed in before."""
+    query = (
+        select(IngestJob.id, Project.id, Project.name).join(Project, IngestJob.project_id == Project.id).where(which)
+    )
+    async with database.session() as session:
+        found = (await session.execute(query)).first()
+    return None if found is None else HandedIn(Enqueued(found[0], created=False), found[1], found[2])
 
 
-async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+@asynccontextmanager
+async def _made(database: Database, name: str) -> AsyncIterator[Project]:
+    """Yield the project of that name, committed; a new one that the block leaves unused is deleted afterwards."""
+    async with database.session() as session:
+        known = await session.scalar(select(Project.id).where(Project.name == name))
+        found = await get_or_create(session, name)
+    try:
+        yield found
+    finally:
+        if known is None and found.name == name:  # by its id, one that is there is found
+            async with database.session() as session:
+                await _remove_unused(session, found.id)
+
+
+async def _remove_unused(session: AsyncSession, project_id: UUID) -> None:
+    """Delete the project unless somebody uses it, or is about to: whoever adds to it holds a lock on its row."""
+    unused = select(Project.id).where(Project.id == project_id, Project.guidelines.is_(None))
+    if await session.scalar(unused.with_for_update(skip_locked=True)) is None:
+        return
+    # A statement of its own sees what was committed before the lock was ours.
+    used = (exists().where(table.project_id == project_id) for table in (Upload, DataRecord, IngestJob, AnalyticsJob))
+    await session.execute(delete(Project).where(Project.id == project_id, ~or_(*used)))
+
+
+async def _pieces(head: bytes, file: BinaryIO) -> AsyncIterator[bytes]:
+    yield head
     while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
         yield piece
 
@@ -154,7 +204,7 @@ def title(seen: Seen) -> str:
         return seen.status.lower()
     waiting = {"PENDING": "waiting", "QUEUED_FOR_VEC": "waiting to be embedded"}
     doing = waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
-    return f"{doing} ({seen.wait_reason})" if seen.wait_reason else doing
+    return printable(f"{doing} ({seen.wait_reason})") if seen.wait_reason else doing
 
 
 def percent(seen: Seen) -> int:

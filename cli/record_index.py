@@ -20,6 +20,8 @@ def make_index(dimensions: int) -> str:
         state = await cursor.fetchone()
         if state == (True,):
             return f"{name} is there already"
+        # Another's transaction may outlast any patience, after hours of work: given up, it would leave half an index.
+        await conn.execute("SET lock_timeout = 0")
         if state is not None:  # an interrupted build leaves its index behind, unused
             await conn.execute(f"DROP INDEX CONCURRENTLY operations.{name}")
         await conn.execute(statement)

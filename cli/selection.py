@@ -77,12 +77,18 @@ async def verified(conn: Raw, stage: str | None) -> list[HistoryCheck]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something an operator does to jobs: its name when done, which jobs refuse it, the statement that does it."""
+    """Something an operator does to jobs: its name when done, which jobs refuse it, the statement that does it.
+
+    ``missed`` tells why the statement may have left a job alone. With ``rehearsed`` only the statement knows which
+    jobs it can change: a dry run performs it and rolls back, which must hurt nobody.
+    """
 
     done: str
     reason: str
     refuses: Callable[[JobView, type[Job]], str | None]
     perform: Callable[..., Awaitable[set[UUID]]]
+    missed: Callable[[JobView], str] = lambda _: "changed meanwhile"
+    rehearsed: bool = False
 
 
 def cancellation(reason: str) -> Change:
@@ -95,14 +101,19 @@ def cancellation(reason: str) -> Change:
 
 
 def retrial(reason: str) -> Change:
-    """Return the change that sends failed jobs back to ready."""
+    """Return the change that sends failed jobs back to ready; one without attempts is granted one."""
 
     def refuses(job: JobView, model: type[Job]) -> str | None:
-        if job.status != model.__lifecycle__.failed:
-            return f"is {job.status}, only a failed one can be retried"
-        return f"has no attempt left of {job.max_retries + 1}" if job.retry_count >= job.max_retries else None
+        has_failed = job.status == model.__lifecycle__.failed
+        return None if has_failed else f"is {job.status}, only a failed one can be retried"
 
-    return Change("retried", reason, refuses, retry)
+    def missed(job: JobView) -> str:
+        if job.retry_count < job.max_retries:
+            return "changed meanwhile"
+        return f"has no attempt left of {job.max_retries + 1}, and {job.table_name} allows no more; enqueue it anew"
+
+    # Nobody waits for the row of a job that failed.
+    return Change("retried", reason, refuses, retry, missed, rehearsed=True)
 
 
 @dataclass(slots=True)
@@ -121,7 +132,7 @@ async def apply(conn: Raw, change: Change, wanted: JobFilter, *, dry_run: bool) 
     await check_stage(conn, wanted.stage)
     changed, models = Changed(), job_models()
     async for page in _pages(conn, wanted):
-        possible: dict[type[Job], list[UUID]] = defaultdict(list)
+        possible: dict[type[Job], list[JobView]] = defaultdict(list)
         for job in page:
             model = models.get(job.table_name)
             if model is None:
@@ -129,14 +140,21 @@ async def apply(conn: Raw, change: Change, wanted: JobFilter, *, dry_run: bool) 
             elif (why := change.refuses(job, model)) is not None:
                 changed.refused[job.id] = why
             else:
-                possible[model].append(job.id)
-        for model, ids in possible.items():
-            done = set(ids) if dry_run else await change.perform(conn, model, ids, reason=change.reason)
-            changed.ids += [job_id for job_id in ids if job_id in done]
-            changed.refused |= {job_id: "changed meanwhile" for job_id in ids if job_id not in done}
+                possible[model].append(job)
+        for model, jobs in possible.items():
+            done = await _performed(conn, change, model, [job.id for job in jobs], dry_run=dry_run)
+            changed.ids += [job.id for job in jobs if job.id in done]
+            changed.refused |= {job.id: change.missed(job) for job in jobs if job.id not in done}
     known = changed.refused.keys() | set(changed.ids)
     changed.refused |= {job_id: "does not exist (any more)" for job_id in wanted.ids or () if job_id not in known}
     return changed
+
+
+async def _performed(conn: Raw, change: Change, model: type[Job], ids: Sequence[UUID], *, dry_run: bool) -> set[UUID]:
+    if dry_run and not change.rehearsed:
+        return set(ids)
+    async with conn.transaction(force_rollback=dry_run):
+        return await change.perform(conn, model, ids, reason=change.reason)
 
 
 async def _pages(conn: Raw, wanted: JobFilter) -> AsyncIterator[Sequence[JobView]]:

@@ -1,4 +1,4 @@
-"""A command's one transaction with the database that it talks to."""
+"""A command's transactions with the database that it talks to."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cli.addresses import addresses
 from cli.connection import opened
 from config.settings import load
+from workers.runtime.database import Database
 
 T = TypeVar("T")
 
@@ -16,8 +17,18 @@ T = TypeVar("T")
 def in_session(question: Callable[[AsyncSession], Awaitable[T]]) -> T:
     """Return the answer to ``question``, put in one transaction to the database that this command talks to."""
 
-    async def run() -> T:
-        async with opened(addresses(load()).database_url) as database, database.session() as session:
+    async def run(database: Database) -> T:
+        async with database.session() as session:
             return await question(session)
+
+    return in_database(run)
+
+
+def in_database(question: Callable[[Database], Awaitable[T]]) -> T:
+    """Return the answer to ``question``, put to the database that this command talks to, in transactions of its own."""
+
+    async def run() -> T:
+        async with opened(addresses(load()).database_url) as database:
+            return await question(database)
 
     return asyncio.run(run())

@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, remark
+from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import duration, moment
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _facts(found: "AnalysisReport") -> "Iterator[str]":
     }
     for name, value in told.items():
         if value not in (None, ""):
-            yield f"{name:<12}{value}"
+            yield printable(f"{name:<12}{value}")
 
 
 @app.command()
@@ -191,6 +191,6 @@ def summary(project: ProjectName, as_json: Json = False) -> None:
         return
     told = [text for text in reports.values() if text]
     if told:
-        print("\n\n".join(told))
+        print(printable("\n\n".join(told)))
     else:
         remark(f"project {found.name!r} was not analysed yet; `gristmill analytics start {found.name!r}` does it")

@@ -8,7 +8,7 @@ import typer
 from cli.commands.assessments_import import import_
 from cli.commands.assessments_stats import stats
 from cli.errors import WrongUsageError
-from cli.output import Json, print_json, print_table, remark
+from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import parse_payload
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def show(assessment_id: AssessmentId, as_json: Json = False) -> None:
         lines = [*facts(assessment), ""]
         if assessment.result_data is not None:
             lines += [*result(assessment.result_data), ""]
-        print("\n".join(lines))
+        print(printable("\n".join(lines)))
     print_table(HISTORY, history(trail), keep={"WHEN"})
 
 

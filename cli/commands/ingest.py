@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import WrongUsageError
-from cli.output import Json, print_json
+from cli.output import Json, print_json, printable
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
     from cli.ingesting import HandedIn
+    from workers.runtime.database import Database
 
 TYPES = {"task": "TASK", "feedback": "FEEDBACK"}
 
@@ -34,14 +33,15 @@ def ingest(
     """Make records of a CSV's rows, each once, and embed them; tell which were skipped and why."""
     if type_.lower() not in TYPES:
         raise WrongUsageError(f"--type must be task or feedback, got {type_!r}")
-    options = {"mapping": _mapping(map_ or []), "priority": priority, "idempotency_key": key}
+    mapping = _mapping(map_ or [])
     from cli.ingesting import hand_in
-    from cli.session import in_session
+    from cli.session import in_database
 
-    async def put(session: "AsyncSession") -> "HandedIn":
-        return await hand_in(session, file, project=project, type=TYPES[type_.lower()], **options)
+    async def put(database: "Database") -> "HandedIn":
+        said = {"type": TYPES[type_.lower()], "priority": priority}
+        return await hand_in(database, file, project=project, mapping=mapping, idempotency_key=key, **said)
 
-    handed_in = in_session(put)
+    handed_in = in_database(put)
     told = {
         "id": handed_in.job.id,
         "created": handed_in.job.created,
@@ -72,7 +72,7 @@ def _wait(told: dict[str, object], *, as_json: bool) -> int:
     if as_json:
         print_json({**told, "job": seen})
     else:
-        print("\n".join(summary(seen)))
+        print(printable("\n".join(summary(seen))))
     return 0 if seen.completed else 1
 
 

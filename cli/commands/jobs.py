@@ -10,7 +10,7 @@ import typer
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, remark
+from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import duration, moment
 from workers.runtime.wording import cut
 
@@ -154,7 +154,7 @@ def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
     width = max(len(name) for name in facts) + 2
     for name, value in facts.items():
         if value not in (None, ""):
-            print(f"{name:<{width}}{cut(_flat(value), 500)}")
+            print(printable(f"{name:<{width}}{cut(_flat(value), 500)}"))
     print()
 
 

@@ -46,7 +46,7 @@ def retry(
     reason: Reason = "retried on the command line",
     as_json: Json = False,
 ) -> int:
-    """Send failed jobs back to ready while they have an attempt left."""
+    """Send failed jobs back to ready; one without an attempt left is granted one, where its table allows it."""
     from cli.selection import retrial
 
     filters = {"stage": stage, "status": status, "older_than": older_than, "error": error}

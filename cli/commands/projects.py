@@ -10,6 +10,8 @@ from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import moment
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from workers.operations.projects import ProjectView
@@ -30,17 +32,18 @@ def create(
     from cli.session import in_session
     from workers.operations.projects import get_or_create, list_projects, set_guidelines
 
-    async def make(session: "AsyncSession") -> "ProjectView":
+    async def make(session: "AsyncSession") -> "tuple[UUID, ProjectView | None]":
         project = await get_or_create(session, name)
         if guidelines is not None and pdf is not None:
             await set_guidelines(session, project, pdf, guidelines.name)
-        return (await list_projects(session, name_or_id=str(project.id)))[0]
+        # Counting its records takes as long as it has many: only for who is shown the counts.
+        return project.id, (await list_projects(session, name_or_id=str(project.id)))[0] if as_json else None
 
-    made = in_session(make)
-    if as_json:
-        print_json(made)
+    id_, view = in_session(make)
+    if view is not None:
+        print_json(view)
     else:
-        print(made.id)
+        print(id_)
 
 
 @app.command("list")
@@ -79,13 +82,13 @@ def show(project: ProjectName, as_json: Json = False) -> None:
         "project": found.name,
         "id": found.id,
         "owner": found.owner_id,
-        "guidelines": found.guidelines_file_name and f"{found.guidelines_file_name}, {found.guidelines_size} bytes",
+        "guidelines": (name := found.guidelines_file_name) and f"{name}, about {found.guidelines_size} bytes",
         "records": f"{found.tasks} tasks, {found.feedback} pieces of feedback",
         "embedded": found.embedded,
         "reviewed": found.reviewed,
         "created": moment(found.created_at),
     }
-    print("\n".join(f"{name:<12}{value}" for name, value in told.items() if value is not None))
+    print(printable("\n".join(f"{name:<12}{value}" for name, value in told.items() if value is not None)))
     for title, analysis in (("tasks", found.last_task_analysis), ("feedback", found.last_feedback_analysis)):
         if analysis:
             print(f"\nlast analysis of {title}:\n{printable(analysis)}")

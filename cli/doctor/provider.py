@@ -1,13 +1,22 @@
 """Checks of who answers language model calls: operators' choice first, the environment's else."""
 
 import asyncio
+import base64
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException, InvalidURL
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli.complaints import complaint
 from cli.connection import opened
 from cli.doctor.check import Check, verdict
 from config.settings import Settings, keys_of
+from workers.llm.names import public_url
 from workers.llm.provider import HOSTS, OPENAI_URL, PLACEHOLDER_KEY
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
@@ -40,6 +49,9 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
             problems = await unreadable(session, keyring=keyring)
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
+    except (SQLAlchemyError, psycopg.Error, OSError) as error:
+        mend = "let this role of Postgres read operations.system_settings, or look at the Postgres check again"
+        return [Check("provider", "failed", f"what operators chose cannot be read: {complaint(error)[0]}", mend)]
     mend = "give every role the keys they were encrypted with, or `gristmill settings set` them again"
     secrets = verdict("secrets", "; ".join(problems) or "all that are kept can be read", well=not problems, mend=mend)
     return [secrets, await asyncio.to_thread(_chosen, settings, choice)]
@@ -70,20 +82,56 @@ def _chosen(settings: Settings, choice: ProviderChoice | None) -> Check:
     )
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows none: the key would go along, to whatever host, and in the clear."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the redirect to the caller, as an HTTPError."""
+
+
 def _ask(asked: _Asked) -> Check:
-    """Ask the server for its list of models."""
-    base = asked.base_url.rstrip("/")
-    headers = {"Authorization": f"Bearer {asked.key}"}
-    request = urllib.request.Request(f"{base}/models", headers=headers)  # noqa: S310 - http(s) by the setting's rule
+    """Ask the server for its list of models. Nothing that is said holds the key or the credentials of the URL."""
     try:
-        with urllib.request.urlopen(request, timeout=_PROVIDER_SECONDS):  # noqa: S310 - likewise
+        base, headers = public_url(asked.base_url), {"Authorization": _authorization(asked)}
+    except ValueError:
+        return _unaskable(asked)
+    try:
+        request = urllib.request.Request(f"{base}/models", headers=headers)  # noqa: S310 - http(s) by the setting's rule
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=_PROVIDER_SECONDS):
             return Check("provider", "ok", f"{base} answers")
     except urllib.error.HTTPError as error:
         with error:
-            if error.code in {401, 403}:
-                found = f"{base} refuses the key ({error.code})"
-                return Check("provider", "failed", found, f"mend {asked.key_said_by}")
-            return Check("provider", "ok", f"{base} answers, without a list of models ({error.code})")
-    except (OSError, ValueError) as error:
+            return _refused(asked, base, error.code)
+    except OSError as error:
         found = f"{base} does not answer: {getattr(error, 'reason', error)}"
         return Check("provider", "failed", found, f"start it, or mend {asked.url_said_by}")
+    except (ValueError, InvalidURL):  # whose text quotes the URL, or the header with the key
+        return _unaskable(asked)
+    except HTTPException as error:  # whose text is what the server sent
+        found = f"{base} answers with no HTTP ({type(error).__name__})"
+        return Check("provider", "failed", found, f"mend {asked.url_said_by}")
+
+
+def _unaskable(asked: _Asked) -> Check:
+    found = "the address is no URL that can be asked, or the key is none that can be sent"
+    return Check("provider", "failed", found, f"mend {asked.url_said_by}, or {asked.key_said_by}")
+
+
+def _authorization(asked: _Asked) -> str:
+    """Return what the workers' client would send: credentials in the URL go before the key."""
+    parts = urlsplit(asked.base_url)
+    if not parts.hostname:
+        raise ValueError("a URL without a host")
+    if parts.username is None:
+        return f"Bearer {asked.key}"
+    said = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(said.encode()).decode()}"
+
+
+def _refused(asked: _Asked, base: str, code: int) -> Check:
+    if code in {401, 403}:
+        return Check("provider", "failed", f"{base} refuses the key ({code})", f"mend {asked.key_said_by}")
+    if 300 <= code < 400:  # noqa: PLR2004 - HTTP's redirects
+        found = f"{base} answers with a redirect ({code}), which the check does not follow"
+        return Check("provider", "warning", found, f"put the address that answers itself into {asked.url_said_by}")
+    return Check("provider", "ok", f"{base} answers, without a list of models ({code})")

@@ -147,6 +147,7 @@ BATCHES: Mapping[str, Any] = {
     "a version beyond Postgres": [[str(uuid.uuid4()), 2**40]],
     "a negative version": [[str(uuid.uuid4()), -1]],
     "a dictionary": {"id": 1},
+    "a version without end": [[str(uuid.uuid4()), float("inf")]],
     "nested too deep": [[[[[[1]]]]]],
 }
 NAMED = {"lang": "py", "task": "proving.plain", "id": "1"}
@@ -161,6 +162,7 @@ MESSAGES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "a pickle": (b"\x80\x04.", {**PICKLE, "headers": NAMED}),
     "no task": ('{"no": "task"}', JSON),
     "a body of two parts": ("[[], {}]", {**JSON, "headers": NAMED}),
+    "brackets without end": ("[" * 100_000, {**JSON, "headers": NAMED}),
     "a body of nothing": ("null", {**JSON, "headers": NAMED}),
     "too many arguments": ("[[1, 2, 3], {}, {}]", {**JSON, "headers": NAMED}),
     "a time limit that is none": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "timelimit": "x"}}),
@@ -172,6 +174,7 @@ NO_MESSAGES = (
     b"[]",
     b"{}",
     b"null",
+    b"[" * 100_000,
     b'"text"',
     b'{"properties": 7}',
     b'{"body": "?", "properties": {}}',

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,24 @@ def test_an_analysis_is_started_followed_and_read(
     assert summary["tasks"].startswith("3 TASK records: ")
     assert summary["feedback"] is None
     assert "rule-based, not an AI judgement" in gristmill("analytics", "summary", "fieldnote")[1]
+
+
+def test_what_records_and_models_say_does_nothing_to_a_terminal(
+    gristmill: Gristmill, records: Sequence[str], psql: "psycopg.Connection[dict[str, object]]"
+) -> None:
+    """OSC 52 writes a clipboard, ESC moves the cursor: shown, and not obeyed."""
+    told = "quotes \x1b]52;c;cm0gLXJm\x07 and \x9b2J"
+    psql.execute('UPDATE operations.projects SET "lastTaskAnalysis" = %s', [told])
+    job = gristmill("analytics", "start", "fieldnote")[1].strip()
+    state = "UPDATE operations.analytics_jobs SET version = version + 1, status = %s, error = %s, completed_at = now()"
+    psql.execute(state, ["CANCELLED", told])
+
+    for command in (["analytics", "summary", "fieldnote"], ["analytics", "show", job], ["jobs", "why", job]):
+        code, said, _ = gristmill(*command)
+
+        assert code == 0
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", said)
+        assert "]52;c;cm0gLXJm" in said
 
 
 def test_records_are_rated_listed_and_compared(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import create_engine, func, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
@@ -146,6 +147,7 @@ def test_an_action_is_named_for_publishing_and_enqueues_nothing(connect):
         ({"stage": "proving.typo"}, "stage 'proving.typo' is not registered"),
         ({"payload": {"colour": "red"}}, "colour is not a field of this stage"),
         ({"payload": {"act": "x" * 21}}, "value too long"),
+        ({"payload": []}, "payload must be an object"),
     ],
 )
 def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, columns, said):
@@ -160,6 +162,37 @@ def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, colu
     [line] = [line for line in logs if line["event"] == "schedule_refused"]
     assert line["schedule"] == "bad"
     assert said in line["error"]
+
+
+def test_a_row_that_cannot_even_be_read_is_passed_over_with_a_log(connect):
+    """Written in psql: the others fire, at every tick, and nothing of the row is quoted."""
+    add(connect, "bad")
+    with connect() as session, session.begin():
+        session.execute(text("UPDATE runtime.schedules SET last_scheduled_for = 'infinity'"))
+    add(connect, "good")
+
+    with capture_logs() as logs:
+        fire(connect)
+
+    assert (jobs_of(connect, "bad"), jobs_of(connect, "good")) == (0, 1)
+    assert [line for line in logs if line["event"] == "schedule_refused"] == [
+        {"event": "schedule_refused", "schedule": "bad", "error": "DataError", "log_level": "warning"}
+    ]
+
+
+def test_a_database_that_is_away_ends_the_look(connect):
+    """It is nothing of the schedule's, and the next look is a new one: no tick is lost."""
+    add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
+    with connect() as session:
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        with connect() as rival, rival.begin():
+            rival.execute(text("LOCK TABLE proving.plain_jobs"))
+            with pytest.raises(OperationalError, match="lock timeout"):
+                fire_due(session, fired_by="patient")
+
+    fire(connect)
+
+    assert jobs_of(connect) == 1
 
 
 def test_defaults_are_written_once_and_left_to_the_operator_then(connect):

@@ -2,7 +2,11 @@
 
 import io
 import json
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from threading import Thread
 
 import psycopg
 import pytest
@@ -88,3 +92,105 @@ async def test_a_database_without_pgvector_is_slower_and_not_sick(fresh_database
         "none: similarity search compares with every record",
     )
     assert "CREATE EXTENSION vector" in checks["pgvector"].mend
+
+
+@contextmanager
+def says(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Serve ``answer`` to whoever connects; yield where, and what was asked."""
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:  # closed: the test has ended
+                return
+            with connection:
+                asked.append(connection.recv(65536))
+                connection.sendall(answer)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}", asked
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def test_credentials_in_the_environments_url_are_sent_and_not_shown(doctor, monkeypatch):
+    """As the workers send them; with a port or without."""
+    with says(OK) as (address, asked):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:s3cret@{address}/v1")
+        there = doctor()["provider"]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:s3cret@localhost/v1")
+    away = doctor()["provider"]
+
+    assert (there["state"], there["found"]) == ("ok", f"http://{address}/v1 answers")
+    assert b"Authorization: Basic dXNlcjpzM2NyZXQ=" in asked[0]
+    assert away["found"].startswith("http://localhost/v1 ")
+    assert "s3cret" not in json.dumps([there, away])
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("http://user:s3cret@proxy:port/v1", "sk"),
+        ("http://user:s3cret@pro xy/v1", "sk"),
+        ("http:///s3cret", "sk"),
+        ("http://localhost/v1", "s3cret\u2026"),
+    ],
+)
+def test_what_cannot_be_asked_is_named_by_its_setting_alone(doctor, monkeypatch, url, key):
+    """Neither the URL nor the key is quoted."""
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    check = doctor()["provider"]
+
+    assert (check["state"], check["mend"]) == ("failed", "mend OPENAI_BASE_URL, or OPENAI_API_KEY")
+    assert "s3cret" not in json.dumps(check)
+
+
+def test_a_redirect_is_told_and_no_key_follows_it(doctor, monkeypatch):
+    """It may lead anywhere, and in the clear."""
+    with (
+        says(OK) as (elsewhere, asked),
+        says(f"HTTP/1.1 302 Found\r\nLocation: http://{elsewhere}/v1/models\r\nContent-Length: 0\r\n\r\n".encode()) as (
+            address,
+            _,
+        ),
+    ):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://{address}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+        check = doctor()["provider"]
+
+    assert (check["state"], asked) == ("warning", [])
+    assert check["found"] == f"http://{address}/v1 answers with a redirect (302), which the check does not follow"
+    assert check["mend"] == "put the address that answers itself into OPENAI_BASE_URL"
+
+
+def test_a_server_that_speaks_no_http_fails_its_check_alone(doctor, monkeypatch):
+    """Every other check is told too."""
+    with says(b"\x1b]52;c;SSH-2.0\r\n\r\n") as (address, _):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://{address}/v1")
+        checks = doctor()
+
+    assert checks["provider"]["state"] == "failed"
+    assert checks["provider"]["found"] == f"http://{address}/v1 answers with no HTTP (BadStatusLine)"
+    assert checks["Redis"]["state"] == "ok"
+
+
+def test_a_choice_that_cannot_be_read_fails_its_check_alone(doctor, monkeypatch, fresh_database_url):
+    """No right, no table, no Postgres any more: every other check is told too."""
+    with psycopg.connect(fresh_database_url.replace("+psycopg", ""), autocommit=True) as psql:
+        psql.execute("ALTER TABLE operations.system_settings RENAME TO elsewhere")
+    monkeypatch.setenv("DATABASE_URL", fresh_database_url)
+
+    checks = doctor()
+
+    assert checks["provider"]["state"] == "failed"
+    assert checks["provider"]["found"].startswith("what operators chose cannot be read: ")
+    assert checks["Redis"]["state"] == "ok"

@@ -122,6 +122,25 @@ async def test_a_key_repeated_inside_one_batch_is_one_job(jobs):
     assert (await jobs.row(done[0].id))["act"] == "complete"
 
 
+async def test_a_key_of_a_job_that_the_caller_may_not_see_is_refused_in_a_line(jobs):
+    """Row level security hides the first job: its id is not told, and no second one is made."""
+    one, other = uuid.uuid4(), uuid.uuid4()
+    for user in (one, other):
+        await jobs.sql("INSERT INTO scoring.profiles (id, owner_id, name) VALUES (%s, %s, 'Ada')", user, user)
+
+    async def put(user: uuid.UUID) -> None:
+        async with jobs.database.session() as session:
+            await session.execute(text("SET LOCAL ROLE gristmill_service"))
+            await session.execute(text("SELECT set_config('gristmill.user_id', :id, true)"), {"id": str(user)})
+            await enqueue(session, SCORE, {"profile_id": user, "prompt": "Judge."}, idempotency_key="k")
+
+    await put(one)
+    with pytest.raises(EnqueueError, match=r"^idempotency_key is taken by a job that cannot be seen .*, got 'k'$"):
+        await put(other)
+
+    assert await jobs.count(SCORE) == 1
+
+
 async def test_jobs_without_a_key_are_never_the_same(jobs):
     """Only a key makes a repeat."""
     ids = await jobs.ready(count=3)

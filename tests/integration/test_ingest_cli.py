@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import Event, Thread
 
 import pytest
 
+from cli.ingesting import hand_in
 from tests.fakes.mill import asking_mill
+from workers.ingestion.layout import HEAD_BYTES
+from workers.operations.projects import get_or_create
+from workers.runtime.enqueue import EnqueueError
 from workers.runtime.registry import Registry
 
 FILE = 'Prompt;Category;by\n"two\nlines";top 10;ann\n=1+1;;bob\n=1+1;;bob\n;;\nx;odd;\n'
@@ -118,3 +125,51 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(gristmill, psql, tm
     assert complaint.startswith(f"gristmill: {said}")
     assert "\n" not in complaint
     assert psql.execute("SELECT FROM operations.projects").rowcount == 0
+
+
+async def test_second_file_of_a_new_project_does_not_wait_for_the_first(database, psql, tmp_path):
+    """The first is still on its way; what comes of it, the project is there for both."""
+    slow, sent = tmp_path / "slow.csv", 0
+    os.mkfifo(slow)
+    end = os.open(slow, os.O_RDWR | os.O_NONBLOCK)
+    first = asyncio.create_task(hand_in(database, slow, project="p", mapping={}, type="TASK"))
+    give_up = time.monotonic() + 20
+    while sent < 4 * HEAD_BYTES and not first.done() and time.monotonic() < give_up:
+        with suppress(BlockingIOError):
+            sent += os.write(end, b"prompt\n" + b"some row\n" * 4_000)
+        await asyncio.sleep(0.001)
+
+    try:
+        other = tmp_path / "tasks.csv"
+        second = await asyncio.wait_for(hand_in(database, other, project="p", mapping={}, type="TASK"), 5)
+        assert not first.done()
+    finally:
+        os.close(end)  # which ends the first file, too
+
+    assert (await first).project_id == second.project_id
+    assert psql.execute("SELECT FROM operations.ingest_jobs").rowcount == 2
+
+
+@pytest.mark.parametrize("options", [{"idempotency_key": "k" * 256}, {"priority": 11}])
+async def test_file_that_is_refused_late_leaves_no_new_project_and_every_old_one(database, psql, tmp_path, options):
+    """What only the job can be refused for is known when the file has been kept."""
+    async with database.session() as session:
+        old = (await get_or_create(session, "old")).id
+
+    for project in ("new", "old", str(old)):
+        with pytest.raises(EnqueueError):
+            await hand_in(database, tmp_path / "tasks.csv", project=project, mapping={}, type="TASK", **options)
+
+    assert psql.execute("SELECT name FROM operations.projects").fetchall() == [{"name": "old"}]
+
+
+async def test_key_of_another_projects_job_makes_no_project(database, psql, tmp_path):
+    """Two at once, even: whichever comes first is the job of both."""
+    file = tmp_path / "tasks.csv"
+
+    done = await asyncio.gather(
+        *(hand_in(database, file, project=f"p{n}", mapping={}, type="TASK", idempotency_key="k") for n in range(4))
+    )
+
+    assert len({(one.job.id, one.project) for one in done}) == 1
+    assert psql.execute("SELECT name FROM operations.projects").fetchall() == [{"name": done[0].project}]

@@ -3,11 +3,16 @@
 import csv
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
+from cli.record_index import make_index
 from tests.command_line import as_json
 from workers.operations.keyring import new_key
+from workers.runtime import database
 
 NOBODY = "01a20000-0000-7000-8000-000000000000"
 
@@ -37,12 +42,22 @@ def test_projects_are_made_listed_shown_and_removed(gristmill, corpus, tmp_path)
     [listed] = as_json(gristmill, "projects", "list")
     assert (listed["name"], listed["tasks"], listed["feedback"], listed["embedded"]) == ("corpus", 2, 1, 0)
     assert "corpus" in gristmill("projects", "list")[1]
-    assert "rules.pdf, 19 bytes" in gristmill("projects", "show", "corpus")[1]
+    assert "rules.pdf, about 21 bytes" in gristmill("projects", "show", "corpus")[1]
 
     code, _, said = gristmill("projects", "remove", "corpus")
     assert (code, said) == (2, "gristmill: project 'corpus' has 3 records; say --yes to delete them with it")
     assert gristmill("projects", "remove", "corpus", "--yes")[1].strip() == "corpus is removed, with 3 records"
     assert as_json(gristmill, "projects", "list") == []
+
+
+def test_making_a_project_that_is_there_counts_none_of_its_records(gristmill, corpus, psql):
+    """Its id is told at once, however many it has and whoever holds them."""
+    with psql.transaction():
+        psql.execute("LOCK TABLE operations.data_records")
+
+        code, said, _ = gristmill("projects", "create", "corpus")
+
+    assert (code, said.strip()) == (0, corpus["project"])
 
 
 def test_embedding_a_project_enqueues_a_job_per_type(gristmill, corpus):
@@ -107,6 +122,25 @@ def test_an_index_is_made_once_for_each_length(gristmill, psql):
         code, _, said = gristmill("records", "index", "4001")
         assert code == 1
         assert said.endswith("an index takes embeddings of 1 to 4000 dimensions, got 4001")
+    finally:
+        psql.execute("DROP INDEX IF EXISTS operations.ix_data_records_embedding_7")
+
+
+def test_an_index_waits_for_others_as_long_as_it_takes(gristmill, corpus, psql, database_url, monkeypatch):
+    """After hours of work, to give up for somebody's open transaction would leave half an index."""
+    monkeypatch.setattr(database, "LOCK_MILLISECONDS", 50)
+    waits = """SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'
+                  AND now() - query_start > interval '0.3 s'"""
+    try:
+        with ThreadPoolExecutor(1) as pool, psycopg.connect(database_url) as other:
+            other.execute("UPDATE operations.data_records SET source = 'x'")
+            made = pool.submit(make_index, 7)
+            give_up = time.monotonic() + 20
+            while not (made.done() or psql.execute(waits).fetchall()) and time.monotonic() < give_up:
+                time.sleep(0.02)
+            other.rollback()
+
+            assert made.result(20) == "ix_data_records_embedding_7 is made"
     finally:
         psql.execute("DROP INDEX IF EXISTS operations.ix_data_records_embedding_7")
 

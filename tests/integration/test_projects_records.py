@@ -1,10 +1,11 @@
 """Projects and records as people use them."""
 
 import asyncio
+import os
 import uuid
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from models.operations import DataRecord
 from workers.operations import projects, records
@@ -55,9 +56,29 @@ async def test_guidelines_are_a_pdf_in_base64(session):
     await projects.set_guidelines(session, project, b"%PDF-1.4 and so on", "rules.pdf")
     [view] = await projects.list_projects(session, name_or_id="g")
 
-    assert (view.guidelines_file_name, view.guidelines_size) == ("rules.pdf", 18)
+    assert (view.guidelines_file_name, view.guidelines_size) == ("rules.pdf", 18)  # of 24 characters
     with pytest.raises(OperationsError, match="guidelines must be a PDF, which begins with %PDF-, got 'x\\.docx' with"):
         await projects.set_guidelines(session, project, b"PK\x03\x04", "x.docx")
+
+
+async def test_listing_projects_reads_no_guidelines(database, psql):
+    """They may be 67 MB each: their size is told without them."""
+    size = 3_000_001
+    async with database.session() as session:
+        project = await projects.get_or_create(session, "g")
+        await projects.set_guidelines(session, project, b"%PDF-" + os.urandom(size - 5), "rules.pdf")
+    toast = """SELECT heap_blks_hit + heap_blks_read AS n FROM pg_statio_all_tables WHERE relid =
+                 (SELECT reltoastrelid FROM pg_class WHERE oid = 'operations.projects'::regclass)"""
+
+    async with database.session() as session:
+        await session.execute(text("SELECT pg_stat_force_next_flush()"))
+    before = psql.execute(toast).fetchone()
+    async with database.session() as session:
+        [view] = await projects.list_projects(session)
+        await session.execute(text("SELECT pg_stat_force_next_flush()"))
+
+    assert psql.execute(toast).fetchone() == before
+    assert size <= (view.guidelines_size or 0) <= size + 2
 
 
 async def test_counts_tell_how_far_a_project_is(session):

@@ -112,11 +112,35 @@ async def test_a_failed_job_is_sent_back_with_one_attempt_spent(jobs):
     assert len(await jobs.dispatched(count=0)) == 1
 
 
-async def test_a_job_without_attempts_stays_failed(jobs):
-    """``max_retries`` binds the operator too."""
+async def test_a_job_without_attempts_is_granted_one(jobs):
+    """What failed it is mended by now: it runs once more, no more than that, and its history says why it may."""
     job = await failed(jobs, spent=5)
 
-    assert await retried(jobs, job.id) == set()
+    assert await retried(jobs, job.id) == {job.id}
+
+    row = await jobs.row(job.id)
+    assert (row["status"], row["retry_count"], row["max_retries"]) == ("pending", 6, 6)
+    assert (await jobs.history(job.id))[-1].change_reason == "mended (one attempt granted beyond 6)"
+    [again] = await jobs.running(count=0)
+    await jobs.settle(again, Retry("boom"))
+    assert (await jobs.row(job.id))["status"] == "failed"
+
+
+async def test_a_table_that_bounds_its_attempts_keeps_its_bound(jobs):
+    """Of many, those that reached it stay failed; the others go back."""
+    [profile] = await jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id")
+    scoring = await jobs.running("scoring.score", 3, profile_id=profile["id"], prompt="Judge.")
+    for job in scoring:
+        await jobs.settle(job, Fail("bad"), "scoring.score")
+    spent, fresh, less = (job.id for job in scoring)
+    await jobs.sql("UPDATE scoring.scoring_jobs SET retry_count = 5 WHERE id = %s", spent)
+    await jobs.sql("UPDATE scoring.scoring_jobs SET max_retries = 0 WHERE id = %s", less)
+
+    assert await retried(jobs, spent, fresh, less, stage="scoring.score") == {fresh, less}
+
+    row = await jobs.row(spent, "scoring.score")
+    assert (row["status"], row["retry_count"], row["max_retries"]) == ("failed", 5, 5)
+    assert (await jobs.row(less, "scoring.score"))["max_retries"] == 1
 
 
 @pytest.mark.parametrize("state", ["ready", "running", "completed", "cancelled"])

@@ -28,9 +28,11 @@ def canonical(world: World) -> World:
     versions[at] = CURRENT
     owner = row.owner if row.ticket else None  # nobody asks who owned what has ended
     before = at - 1 if owner in WORKERS else None
+    # How many attempts are left, and whether any was spent, is all that is read: an operator grants them without end.
+    spent = min(row.retry_count, 1)
     plain = World(
         Row(
-            *(row.status, CURRENT, row.retry_count, row.max_retries, row.ticket, row.due, owner),
+            *(row.status, CURRENT, spent, spent + row.max_retries - row.retry_count, row.ticket, row.due, owner),
             failed_in=row.failed_in,
         ),
         tuple(sorted([_aged(message, at, before) for message in road])),

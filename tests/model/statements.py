@@ -132,11 +132,14 @@ class Statements:
         return self._move(row, self.lifecycle.cancelled, "cancel", reason=reason, owner=row.owner, started=row.started)
 
     def retry(self, row: Row, *, reason: str) -> Row | None:
-        """Send a failed job back to the step that it failed in."""
-        if row.status != self.lifecycle.failed or row.retry_count >= row.max_retries:
+        """Send a failed job back to the step that it failed in; one that has no attempt left is granted one."""
+        if row.status != self.lifecycle.failed:
             return None
         ready = next(step.ready for step in self.lifecycle.steps if step.running == row.failed_in)
-        return self._move(row, ready, "retry", reason=reason, retry_count=row.retry_count + 1, progress=0)
+        attempt, most = row.retry_count + 1, row.max_retries
+        if attempt > most:
+            reason, most = f"{reason} (one attempt granted beyond {most + 1})", attempt
+        return self._move(row, ready, "retry", reason=reason, retry_count=attempt, max_retries=most, progress=0)
 
     def _move(self, row: Row, status: str, action: str, **kept: Any) -> Row:
         """Make one transition: ticket, due, owner, started and reason are gone but for what is ``kept``."""

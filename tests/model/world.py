@@ -215,9 +215,8 @@ class Around:
     def _settles(self, world: World, run: Run, ended: World, name: str) -> Iterator[Move]:
         """The handler has ended, however: its outcome is settled, once or, for want of an answer, again."""
         for outcome in OUTCOMES:
-            row = self.statements.settle(
-                world.row, self._decided(world.row.retry_count, run.version, run.step, outcome)
-            )
+            spent, most = world.row.retry_count, world.row.max_retries
+            row = self.statements.settle(world.row, self._decided(spent, most, run.version, run.step, outcome))
             if row is None:
                 yield Move(f"{name} settles in vain", ended, fair=True)
                 return
@@ -228,9 +227,9 @@ class Around:
                 unanswered = settled._replace(runs=(*settled.runs, again))
                 yield Move(f"{name} settles: {outcome}, without an answer", unanswered, fence=run.version)
 
-    def _decide(self, retry_count: int, version: int, step: int, outcome: str) -> Settled:
+    def _decide(self, retry_count: int, max_retries: int, version: int, step: int, outcome: str) -> Settled:
         """Ask the kernel's own decision, of a job as it was claimed: none that holds its fence has changed since."""
-        job = self.model(version=version, retry_count=retry_count, max_retries=self.first.row.max_retries)
+        job = self.model(version=version, retry_count=retry_count, max_retries=max_retries)
         return decide(job, self.lifecycle.steps[step], self.lifecycle, OUTCOMES[outcome], draw=lambda: 0.5)
 
     def _launched(self, world: World, run: Run) -> World:

@@ -21,7 +21,7 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Stage, discover, registry
 from workers.runtime.store.bulk import can_copy, copy_in, new_ids
 from workers.runtime.store.tables import JobTable, job_table
-from workers.runtime.wording import refusal
+from workers.runtime.wording import quoted, refusal
 
 ROWS_PER_STATEMENT = 5_000
 # From so many on, jobs without keys are copied in: below, the round trips cost more than they save.
@@ -61,8 +61,19 @@ def enqueue(
     job). Nothing happens before the caller commits. Raises UnknownStageError and EnqueueError.
     """
     if isinstance(session, AsyncSession):
-        return session.run_sync(lambda sync: _enqueue(sync, stage, [{**payload, **options}])[0])
-    return _enqueue(session, stage, [{**payload, **options}])[0]
+        return session.run_sync(lambda sync: _enqueue(sync, stage, [_job(payload, options)])[0])
+    return _enqueue(session, stage, [_job(payload, options)])[0]
+
+
+def _job(payload: object, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_mapping(payload), **options}
+
+
+def _mapping(payload: object) -> Mapping[str, Any]:
+    """Return what some door was given as a payload; what is none is refused as a field would be."""
+    if isinstance(payload, Mapping):
+        return payload
+    raise EnqueueError(f"payload must be an object, got {quoted(payload)}")
 
 
 @overload
@@ -133,7 +144,7 @@ def _split(
 ) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
     """Return the payloads and the options of ``jobs``, validated and as JSON has them: all payloads in one go."""
     payloads, options = [], []
-    for job in jobs:
+    for job in map(_mapping, jobs):
         if job.keys().isdisjoint(OPTIONS):
             payloads.append(job)
             options.append(UNSAID)
@@ -223,6 +234,9 @@ def _insert(
             f"WHERE {t.column['idempotency_key']} = ANY (:keys)"
         )
         first = {row[0]: row[1] for row in session.execute(found, {"keys": repeated})}
+    if unseen := [key for key in repeated if key not in first]:
+        # Row level security hides its job from this session, or it was pruned between the two statements.
+        raise EnqueueError(f"idempotency_key is taken by a job that cannot be seen (any more), got {quoted(unseen[0])}")
     return [Enqueued(id_ or first[key], id_ is not None) for id_, key in inserted]
 
 

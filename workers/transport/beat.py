@@ -6,7 +6,8 @@ transaction as the job it enqueues, so a tick fires once and a job is never enqu
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -15,23 +16,27 @@ from celery.apps.beat import Beat
 from celery.beat import Scheduler
 from sqlalchemy import Engine, create_engine, func, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
 from models.runtime import Schedule, Tick
-from workers.runtime.database import KEEPALIVE
+from workers.runtime.database import KEEPALIVE, is_database_away
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.schedules import ScheduleError, due_times
 from workers.transport.app import create_app
+from workers.transport.line import Line
 from workers.transport.names import process_name
 
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 1
+# Postgres gives an answer within this time, or the look is over.
+ANSWER_SECONDS = 15.0
 
 
 def add_defaults(session: Session, defaults: Iterable[DefaultSchedule]) -> None:
@@ -44,29 +49,67 @@ def add_defaults(session: Session, defaults: Iterable[DefaultSchedule]) -> None:
 def fire_due(session: Session, *, fired_by: str) -> list[str]:
     """Fire every due tick that no other beat has fired, and return the maintenance actions to publish.
 
-    Jobs are enqueued in this transaction. A row that cannot be understood is logged and passed over.
+    Jobs are enqueued in this transaction. A row that cannot be understood, whatever is wrong with it, is logged and
+    passed over: the others fire. Only a database that is away ends the look.
     """
     now = session.scalar(select(func.now()))
     assert now is not None
     to_publish: list[str] = []
-    for schedule in session.scalars(select(Schedule).where(Schedule.enabled)):
-        last = schedule.last_scheduled_for or schedule.created_at
+    for name, schedule in _enabled(session):
         try:
+            last = schedule.last_scheduled_for or schedule.created_at
             due = due_times(schedule.cron, schedule.timezone, last=last, now=now, catch_up=schedule.catch_up)
-        except ScheduleError as error:
-            log.warning("schedule_refused", schedule=schedule.name, error=str(error))
-            continue
-        for scheduled_for in due:
-            row = insert(Tick).values(schedule=schedule.name, scheduled_for=scheduled_for, fired_by=fired_by)
-            won = session.execute(row.on_conflict_do_nothing().returning(Tick.schedule)).first()
-            if won:
-                to_publish += _fire(session, schedule, scheduled_for)
-        if due:
-            session.execute(
-                update(Schedule)
-                .where(Schedule.name == schedule.name)
-                .values(last_scheduled_for=func.greatest(Schedule.last_scheduled_for, due[-1]))
-            )
+            if due:
+                with session.begin_nested():
+                    to_publish += _fire_times(session, schedule, due, fired_by=fired_by)
+        except Exception as error:  # noqa: BLE001 - sorted below
+            _refuse(name, error)
+    return to_publish
+
+
+def _enabled(session: Session) -> Iterator[tuple[str, Schedule]]:
+    """Yield every enabled schedule, read by one statement; one by one where a row cannot even be read."""
+    rows = select(Schedule).where(Schedule.enabled)
+    try:
+        with session.begin_nested():
+            found = [(schedule.name, schedule) for schedule in session.scalars(rows)]
+    except DataError:  # a time of infinity, written in psql
+        for name in session.scalars(select(Schedule.name).where(Schedule.enabled)).all():
+            try:
+                with session.begin_nested():
+                    schedule = session.get_one(Schedule, name)
+            except Exception as error:  # noqa: BLE001 - sorted below
+                _refuse(name, error)
+            else:
+                yield name, schedule
+    else:
+        yield from found
+
+
+def _refuse(name: str, error: Exception) -> None:
+    """Log why a schedule is passed over, without quoting its row; raise what is the database's absence."""
+    if is_database_away(error):
+        raise error
+    log.warning(
+        "schedule_refused",
+        schedule=name,
+        error=str(error) if isinstance(error, ScheduleError) else type(error).__name__,
+    )
+
+
+def _fire_times(session: Session, schedule: Schedule, due: Sequence[datetime], *, fired_by: str) -> list[str]:
+    """Fire one schedule's due times."""
+    to_publish: list[str] = []
+    for scheduled_for in due:
+        row = insert(Tick).values(schedule=schedule.name, scheduled_for=scheduled_for, fired_by=fired_by)
+        won = session.execute(row.on_conflict_do_nothing().returning(Tick.schedule)).first()
+        if won:
+            to_publish += _fire(session, schedule, scheduled_for)
+    session.execute(
+        update(Schedule)
+        .where(Schedule.name == schedule.name)
+        .values(last_scheduled_for=func.greatest(Schedule.last_scheduled_for, due[-1]))
+    )
     return to_publish
 
 
@@ -93,6 +136,7 @@ class RowScheduler(Scheduler):
     """Beat's scheduler. Its in-memory schedule stays empty; each tick reads the rows."""
 
     engine: Engine
+    line: Line
     process: str
 
     def setup_schedule(self) -> None:
@@ -101,7 +145,7 @@ class RowScheduler(Scheduler):
     def tick(self, *_: Any, **__: Any) -> float:
         """Fire what is due and return the seconds to the next look; an absent Postgres or Redis is waited out."""
         try:
-            with Session(self.engine) as session, session.begin():
+            with self.line.cut_after(ANSWER_SECONDS), Session(self.engine) as session, session.begin():
                 published = fire_due(session, fired_by=self.process)
                 failpoint("tick.before")
             failpoint("tick.after")
@@ -127,19 +171,20 @@ def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults:
         hide_parameters=True,
         connect_args={"options": options, **KEEPALIVE},
     )
-    _write_defaults(engine, defaults)
+    line = Line(engine)  # before the first connection
+    _write_defaults(engine, line, defaults)
     # Beat takes a class and makes it itself: what it needs travels as class attributes.
-    scheduler: Any = type("GristmillScheduler", (RowScheduler,), {"engine": engine, "process": name})
+    scheduler: Any = type("GristmillScheduler", (RowScheduler,), {"engine": engine, "line": line, "process": name})
     log.info("beat_ready", name=name)
     Beat(app=app, scheduler=scheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()
     return 0
 
 
-def _write_defaults(engine: Engine, defaults: Iterable[DefaultSchedule]) -> None:
+def _write_defaults(engine: Engine, line: Line, defaults: Iterable[DefaultSchedule]) -> None:
     defaults = tuple(defaults)
     while True:
         try:
-            with Session(engine) as session, session.begin():
+            with line.cut_after(ANSWER_SECONDS), Session(engine) as session, session.begin():
                 add_defaults(session, defaults)
         except Exception as error:  # noqa: BLE001 - not there yet, or not migrated yet
             log.warning("beat_waits_for_database", error=describe(error))

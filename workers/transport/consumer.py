@@ -15,8 +15,9 @@ from workers.runtime.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
 
-# What reading a malformed message raises. Lost connections, shutdown and the system's own errors pass.
-UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
+# What reading a malformed message raises: brackets within brackets exhaust the stack, a number of 400 digits overflows.
+# Lost connections, shutdown and the system's own errors pass.
+UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, RecursionError, OverflowError)
 PROTOCOL = "a message follows Celery's protocol, in JSON"
 
 

@@ -101,7 +101,7 @@ class WorkerRuntime:
         """Take one batch off a carrier task; return once it is claimed. A malformed one is refused, with a reason."""
         try:
             tickets = _tickets(batch)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             log.warning("message_refused", stage=stage, rule="a batch is [[id, version], …]", error=str(error)[:200])
             return
         self._loop.submit(self._runner.accept(stage, tickets)).result()
@@ -178,7 +178,7 @@ class WorkerRuntime:
 
 
 def _tickets(batch: Any) -> list[Ticket]:
-    """Return what a message brought as tickets; raise TypeError or ValueError for anything that is no batch."""
+    """Return what a message brought as tickets; raise for anything that is no batch, as UNREADABLE has it."""
     tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
     if not all(0 < version < VERSIONS for _, version in tickets):
         raise ValueError("a version is a positive integer of four bytes")

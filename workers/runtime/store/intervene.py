@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from uuid import UUID
 
+from psycopg.errors import CheckViolation
+
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.store.tables import JobTable, job_table
@@ -44,16 +46,34 @@ def _retry_sql(t: JobTable) -> str:
                                       WHERE h.job_id = j.{c["id"]} AND h.version_to = j.{c["version"]} LIMIT 1)
                                {ready} ELSE '{steps[0].ready}' END)::{t.status_type},
                {c["version"]} = j.{c["version"]} + 1, {c["retry_count"]} = j.{c["retry_count"]} + 1,
+               {c["max_retries"]} = greatest(j.{c["max_retries"]}, j.{c["retry_count"]} + 1),
                {c["completed_at"]} = NULL, {c["started_at"]} = NULL, {c["lease_owner"]} = NULL,
                {c["due_at"]} = NULL, {c["progress"]} = 0, {c["updated_at"]} = now(),
                {c["change_action"]} = 'retry', {c["change_reason"]} = %(reason)s
+                 || CASE WHEN j.{c["retry_count"]} < j.{c["max_retries"]} THEN ''
+                         ELSE ' (one attempt granted beyond ' || j.{c["max_retries"]} + 1 || ')' END
          WHERE j.{c["id"]} = ANY (%(ids)s) AND j.{c["status"]} = '{t.lifecycle.failed}'
-           AND j.{c["retry_count"]} < j.{c["max_retries"]}
         RETURNING j.{c["id"]}"""
 
 
 async def retry(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str) -> set[UUID]:
-    """Send these failed jobs back to ready, one attempt spent; return those that had one left."""
+    """Send these failed jobs back to ready, one attempt spent; return those that were.
+
+    One that has none left is granted it, as far as its table lets ``max_retries`` grow: beyond, it stays failed.
+    """
+    try:
+        async with conn.transaction():
+            return await _retried(conn, model, ids, reason)
+    except CheckViolation as refused:
+        if not (refused.diag.constraint_name or "").endswith("max_retries"):
+            raise
+        if len(ids) == 1:
+            return set()
+    half = len(ids) // 2  # some of them: the others are found by halves
+    return {id_ for part in (ids[:half], ids[half:]) for id_ in await retry(conn, model, part, reason=reason)}
+
+
+async def _retried(conn: Raw, model: type[Job], ids: Sequence[UUID], reason: str) -> set[UUID]:
     cursor = await conn.execute(_retry_sql(job_table(model)), {"ids": list(ids), "reason": reason})
     return {row[0] for row in await cursor.fetchall()}
 
