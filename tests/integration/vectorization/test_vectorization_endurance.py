@@ -163,9 +163,18 @@ async def plan_of(session: AsyncSession, ask: Callable[[], Any]) -> str:
 
 async def test_records_without_a_vector_are_found_by_an_index_of_their_own(session: AsyncSession) -> None:
     """The next page of a project's pending records: no record that has its vector is looked at."""
-    scope = Scope(FIRST, FIRST, "TASK", own=False)
-    for pin in ("seqscan", "bitmapscan", "sort"):
-        await (await session.connection()).exec_driver_sql(f"SET LOCAL enable_{pin} = off")
+    connection = await session.connection()
+    project = (
+        await connection.exec_driver_sql("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")
+    ).scalar_one()
+    await connection.exec_driver_sql(
+        """INSERT INTO operations.data_records ("projectId", type, source, content, embedding, "embeddingModel")
+           SELECT %s, 'TASK', 's', 'c' || n, CASE WHEN n > 20 THEN '{1}'::real[] ELSE '{}' END,
+                  CASE WHEN n > 20 THEN 'm' END FROM generate_series(1, 5000) AS n""",
+        (project,),
+    )
+    await connection.exec_driver_sql("ANALYZE operations.data_records")
+    scope = Scope(FIRST, project, "TASK", own=False)
 
     plan = await plan_of(session, lambda: scope.page(session, "empty", Target("m"), after=FIRST, limit=10))
 
