@@ -14,7 +14,7 @@ from datetime import timedelta
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import full_jitter
+from workers.runtime.backoff import BASE, full_jitter
 from workers.runtime.database import Database, is_database_away, is_locked, is_unreachable
 from workers.runtime.decisions import Settled
 from workers.runtime.errors import describe
@@ -121,12 +121,14 @@ class Lane:
                 alone = len(still) == len(held)
                 self._held += still
 
-    async def _flush_until_done(self, items: Sequence[Item], *, free_only: bool = False) -> Sequence[Item]:
+    async def _flush_until_done(
+        self, items: Sequence[Item], *, free_only: bool = False, attempt: int = 0
+    ) -> Sequence[Item]:
         """Flush ``items``, waiting out a lost database; a row that is wrong by itself fails alone.
 
-        Return those that were not flushed, because somebody holds their rows or what they wait for.
+        Return those that were not flushed, because somebody holds their rows or what they wait for. ``attempt``: so
+        many were made before.
         """
-        attempt = 0
         while True:
             try:
                 accepted, held = await self._flush(items, free_only=free_only)
@@ -135,13 +137,15 @@ class Lane:
                 if is_locked(error):
                     return items
                 attempt += 1
-                own = attempt >= ENOUGH and not is_unreachable(error) and any(item.write for item in items)
+                at_hand = not is_unreachable(error)
+                own = attempt >= ENOUGH and at_hand and any(item.write for item in items)
                 if own or not is_database_away(error):
                     return await self._flush_apart(items, error, free_only=free_only)
                 for item in items:
                     item.unsure = True
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
-                await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
+                base = RETRY if at_hand else BASE
+                await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random, base=base).total_seconds())
                 continue
             # A commit whose answer was lost looks like a lost fence: history tells the two apart.
             accepted |= await self._already_settled(
@@ -189,7 +193,7 @@ class Lane:
         log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=describe(error))
         held: list[Item] = []
         for item in items:
-            held += await self._flush_until_done([item], free_only=free_only)
+            held += await self._flush_until_done([item], free_only=free_only, attempt=ENOUGH - 2)
         return held
 
     async def _already_settled(self, items: Sequence[Item]) -> set[object]:
