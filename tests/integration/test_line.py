@@ -19,7 +19,7 @@ async def test_a_silent_connection_is_cut_and_replaced(database_url):
         line = Line(engine)
 
         def look(amidst=lambda: None):
-            with line.cut_after(0.5), Session(engine) as session:
+            with line.cut_after(2.0), Session(engine) as session:
                 session.execute(text("SELECT 1"))
                 amidst()
                 return session.scalar(text("SELECT 2"))

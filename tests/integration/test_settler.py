@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.fakes.wire import wire_to
 from tests.kernel import PLAIN, AwaitedSettler
 from workers.runtime.database import Database
+from workers.runtime.lane import WriteFailed
 from workers.runtime.outcomes import Complete, Fail, Snooze, Write
 from workers.runtime.store.intervene import cancel
 
@@ -347,3 +348,41 @@ async def test_an_error_of_a_write_that_looks_like_an_absence_fails_alone(jobs, 
 
     assert isinstance(results[0], error)
     assert results[1:] == [True] * 3
+
+
+async def test_two_runs_of_a_job_are_never_settled_by_one_statement(jobs, plain, settler):
+    """The older one's outcome waited so long that the job was run again: it is told so, and writes nothing."""
+    [old] = await jobs.running()
+    await settler.settle(plain.model, jobs.outcome(old, Snooze(timedelta(), "again")))
+    await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
+    [new] = await jobs.running(count=0)
+    assert new.id == old.id
+
+    accepted = await asyncio.gather(
+        *(settler.settle(plain.model, jobs.outcome(job, Complete()), adds(1, to=job.id)) for job in (old, new))
+    )
+
+    assert list(accepted) == [False, True]
+    assert (await jobs.row(new.id))["effects"] == 1
+
+
+async def cancelled_within(session) -> None:
+    raise asyncio.CancelledError
+
+
+async def test_a_write_that_is_cancelled_from_within_fails_alone(jobs, plain, settler):
+    """It must not take along the lane of its table: nothing of it would be settled any more."""
+    bad, good, later = await jobs.running(count=3)
+
+    results = await asyncio.wait_for(
+        asyncio.gather(
+            settler.settle(plain.model, jobs.outcome(bad, Complete()), cancelled_within),
+            settler.settle(plain.model, jobs.outcome(good, Complete()), adds(1, to=good.id)),
+            return_exceptions=True,
+        ),
+        30,
+    )
+
+    assert isinstance(results[0], WriteFailed)
+    assert results[1] is True
+    assert await asyncio.wait_for(settler.settle(plain.model, jobs.outcome(later, Complete())), 30)

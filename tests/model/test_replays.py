@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from tests.fakes.events import RecordedEvents
@@ -132,3 +133,19 @@ async def test_a_claim_that_took_too_long_does_not_replace_a_newer_run(jobs, dat
         assert worker.begun == [4]
         assert worker.ended == []
         assert worker.runner.slots.free == worker.runner.slots.count - 1
+
+
+async def test_a_claim_without_an_answer_is_run_though_its_table_is_held_meanwhile(jobs, database_url):
+    """It may have been committed, and then nobody else would run it before its deadline."""
+    async with wire_to(database_url) as (url, wire), deaf_worker(url) as worker:
+        [ticket] = await jobs.dispatched()
+        wire.lose_answer(b"'claim'")
+        claiming = asyncio.create_task(worker.accept(ticket))
+        await until(lambda: wire.lost)
+        with psycopg.connect(database_url) as holder:
+            holder.execute("LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(2.5)  # two waits for a lock, after which a claim that is sure of itself gives up
+
+        await claiming
+
+        assert worker.begun == [2]

@@ -62,29 +62,38 @@ class Claims:
         A claim whose answer was lost with the connection may have been committed: its jobs are ours to run. What
         somebody holds is left out, its ticket comes due again.
         """
-        attempt, held = 0, False
+        attempt, held, unsure = 0, False, False
         while not (self._closed and attempt >= ATTEMPTS):
+            leased = not attempt or await self.is_leased()
+            if not leased and not unsure:
+                return []
             attempt += 1
             try:
-                return await self._claim(stage, tickets, repeated=attempt > 1, free_only=held)
+                return await self._claim(stage, tickets, unsure=unsure, free_only=held, leased=leased)
             except Exception as error:
                 if not is_database_away(error):
                     raise
-                if is_locked(error):
+                if is_locked(error) and not unsure:
                     if held:  # the whole table is
                         return []
                     held = True
                     continue
+                unsure |= not is_locked(error)
                 log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=describe(error))
                 await asyncio.sleep(full_jitter(min(attempt, 3), draw=self._draw).total_seconds())
         return []
 
-    async def _claim(self, stage: Stage, tickets: Sequence[Ticket], *, repeated: bool, free_only: bool) -> list[Job]:
+    async def _claim(
+        self, stage: Stage, tickets: Sequence[Ticket], *, unsure: bool, free_only: bool, leased: bool
+    ) -> list[Job]:
+        """Claim, with a lease only; ``unsure``: and find what an attempt without an answer claimed."""
         async with self._database.kernel() as conn:
             failpoint("claim.before")
-            jobs = await claim(conn, stage, tickets, owner=self._worker_id, free_only=free_only)
+            jobs: list[Job] = []
+            if leased:
+                jobs = await claim(conn, stage, tickets, owner=self._worker_id, free_only=free_only)
             failpoint("claim.after")
-            if repeated:
+            if unsure:
                 # After the claim, not before: what a twin of this message has settled by now is not found any more.
                 new = {job.id for job in jobs}
                 found = await claimed_before(conn, stage, tickets, owner=self._worker_id)

@@ -118,9 +118,11 @@ class Database:
                 ):
                     yield raw, session
                     await session.flush()
-            except (*DISCONNECTED, DBAPIError, TimeoutError):
+            except (*DISCONNECTED, DBAPIError, TimeoutError) as error:
                 if raw.closed:
                     self._broken_at = time.monotonic()
+                    if isinstance(error, TimeoutError):
+                        raise psycopg.OperationalError("no answer to a transaction") from error
                 raise
 
     @asynccontextmanager

@@ -129,12 +129,12 @@ class Dispatcher:
                 await connection.close()
 
     async def _lead(self, connection: Raw) -> None:
-        await connection.execute("LISTEN gristmill_work")
-        await publish_limits(connection, self.registry.values())
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await connection.execute("LISTEN gristmill_work")
+            await publish_limits(connection, self.registry.values())
         leading = _Leading(self, connection)
         while not self._stop.is_set():
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await leading.tick()
+            await leading.tick()
 
 
 class Pace:
@@ -152,6 +152,12 @@ class Pace:
 
     def count(self, jobs: int) -> None:
         self._jobs = self.per_second() + jobs
+
+
+async def _answered(asked: Awaitable[T]) -> T:
+    """Return the answer; raise TimeoutError where none comes in time, with the connection closed if it is silent."""
+    async with asyncio.timeout(ANSWER_SECONDS):
+        return await asked
 
 
 class _Leading:
@@ -183,18 +189,20 @@ class _Leading:
         if time.monotonic() < self._locked.get(model, 0.0):
             return otherwise
         try:
-            return await chore()
+            return await _answered(chore())
         except Exception as error:
-            if not is_locked(error):
+            # So slow that it was ended, as under the statistics of another hour: the others must not wait for that too.
+            slow = isinstance(error, TimeoutError) and not self._connection.closed
+            if not slow and not is_locked(error):
                 raise
             self._locked[model] = time.monotonic() + LOCKED_REST_SECONDS
-            log.warning("table_is_locked", table=job_table(model).label)
+            log.warning("table_is_slow" if slow else "table_is_locked", table=job_table(model).label)
             return otherwise
 
     async def tick(self) -> None:
         """Dispatch what is due, do the chores whose time has come, then sleep until rung or the next poll."""
         if self._is_time("survey", SURVEY_SECONDS):
-            self._capacity = await survey(self._connection)
+            self._capacity = await _answered(survey(self._connection))
         if self._is_time("poll", self._d.poll_seconds):
             self._rung = None  # one table that rings all the time must not keep the others from being looked at
         picked = await self._dispatch_all() if self._road_is_open else 0
@@ -221,10 +229,10 @@ class _Leading:
         self._rung = None
         if busy == self._listening:
             self._listening = not busy
-            await report_leader(self._connection, listening=self._listening)
+            await _answered(report_leader(self._connection, listening=self._listening))
             return  # one more look, for what was enqueued while nobody rang
         if self._is_time("report", REPORT_SECONDS):
-            await report_leader(self._connection)
+            await _answered(report_leader(self._connection))
         if picked:
             # What is enqueued or set free meanwhile goes along in one batch: messages are what costs.
             await asyncio.sleep(BUSY_REST_SECONDS if busy else GATHER_SECONDS)

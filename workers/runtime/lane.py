@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
 from workers.runtime.backoff import BASE, full_jitter
@@ -92,10 +93,7 @@ class Lane:
             batch, self._waiting = self._waiting[:MOST_PER_FLUSH], self._waiting[MOST_PER_FLUSH:]
             if not self._waiting:
                 self._arrived.clear()
-            groups: dict[object, list[Item]] = defaultdict(list)
-            for item in batch:
-                groups[item.columns].append(item)
-            for group in groups.values():
+            for group in _parts(batch):
                 self._put_aside(await self._flush_until_done(group))
             if len(batch) > 1:
                 await asyncio.sleep(GATHER_SECONDS)
@@ -122,13 +120,14 @@ class Lane:
                 self._held += still
 
     async def _flush_until_done(
-        self, items: Sequence[Item], *, free_only: bool = False, attempt: int = 0
+        self, items: Sequence[Item], *, free_only: bool = False, ended: int = 0
     ) -> Sequence[Item]:
         """Flush ``items``, waiting out a lost database; a row that is wrong by itself fails alone.
 
-        Return those that were not flushed, because somebody holds their rows or what they wait for. ``attempt``: so
-        many were made before.
+        Return those that were not flushed, because somebody holds their rows or what they wait for. ``ended``: so
+        often a Postgres that was there ended them before.
         """
+        attempt = 0
         while True:
             try:
                 accepted, held = await self._flush(items, free_only=free_only)
@@ -137,12 +136,12 @@ class Lane:
                 if is_locked(error):
                     return items
                 attempt += 1
-                at_hand = not is_unreachable(error)
-                own = attempt >= ENOUGH and at_hand and any(item.write for item in items)
-                if own or not is_database_away(error):
-                    return await self._flush_apart(items, error, free_only=free_only)
+                at_hand, away = not is_unreachable(error), is_database_away(error)
+                ended += at_hand
                 for item in items:
-                    item.unsure = True
+                    item.unsure |= away
+                if not away or (at_hand and ended >= ENOUGH and any(item.write for item in items)):
+                    return await self._flush_apart(items, error, free_only=free_only)
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
                 base = RETRY if at_hand else BASE
                 await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random, base=base).total_seconds())
@@ -176,10 +175,7 @@ class Lane:
             for item in sorted(free, key=lambda item: item.row.job_id):
                 if item.write and item.row.job_id in accepted:
                     failpoint("write.before")
-                    try:
-                        await item.write(session)
-                    except OSError as error:  # TimeoutError too: neither is Postgres', whose own come as its driver's
-                        raise WriteFailed(describe(error)) from error
+                    await _write(item.write, session)
                     failpoint("write.after")
             failpoint("commit.before")
             return set(accepted), held
@@ -187,13 +183,16 @@ class Lane:
     async def _flush_apart(self, items: Sequence[Item], error: Exception, *, free_only: bool) -> list[Item]:
         """Settle each item in a transaction of its own: one bad row must not take its neighbours with it."""
         if len(items) == 1:
+            [item] = items
             own = error.__cause__ if isinstance(error, WriteFailed) else error
-            items[0].tell(own if isinstance(own, Exception) else error)
+            # What got no answer once may be committed, whatever has become of it since.
+            settled = item.unsure and bool(await self._already_settled(items))
+            item.tell(settled or (own if isinstance(own, Exception) else error))
             return []
         log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=describe(error))
         held: list[Item] = []
         for item in items:
-            held += await self._flush_until_done([item], free_only=free_only, attempt=ENOUGH - 2)
+            held += await self._flush_until_done([item], free_only=free_only, ended=ENOUGH - 2)
         return held
 
     async def _already_settled(self, items: Sequence[Item]) -> set[object]:
@@ -211,11 +210,26 @@ class Lane:
                 await asyncio.sleep(full_jitter(1, draw=random.random).total_seconds())
 
 
-def _parts(items: Sequence[Item], *, alone: bool) -> list[list[Item]]:
-    """Return what is to be settled by one statement each."""
+async def _write(write: Write, session: AsyncSession) -> None:
+    """Run a handler's ``write``; raise WriteFailed for what is neither Postgres' nor the end of this very task."""
+    try:
+        await write(session)
+    except (OSError, SystemExit) as error:  # TimeoutError too: Postgres' own come as its driver's
+        raise WriteFailed(describe(error)) from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise WriteFailed("write was cancelled from within") from error
+
+
+def _parts(items: Sequence[Item], *, alone: bool = False) -> list[list[Item]]:
+    """Return what is to be settled by one statement each: never two runs of one job, of which one is stale."""
     if alone:
         return [[item] for item in items]
     groups: dict[object, list[Item]] = defaultdict(list)
+    before: dict[object, int] = defaultdict(int)
     for item in items:
-        groups[item.columns].append(item)
+        groups[item.columns, before[item.row.job_id]].append(item)
+        before[item.row.job_id] += 1
     return list(groups.values())

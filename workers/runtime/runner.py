@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from models.lifecycle import Job
 from workers.runtime.claims import Claims
 from workers.runtime.context import Context, Keep, Run, current_run
-from workers.runtime.database import Database, outlasting
+from workers.runtime.database import Database, is_locked, outlasting
 from workers.runtime.decisions import decide
 from workers.runtime.errors import Permanent, describe, outcome_of
 from workers.runtime.failpoints import failpoint
@@ -35,6 +35,8 @@ from workers.runtime.watch import Watch
 log = structlog.get_logger(__name__)
 
 DRAINING = "worker is draining"
+# Progress must not take the connections of claims and outcomes.
+SHOWN_AT_ONCE = 4
 CROWDED_DELAY = timedelta(seconds=2)
 # A deadline is met this late at most. One look at all runs costs less than a timer each.
 DEADLINE_CHECK_SECONDS = 0.05
@@ -60,6 +62,7 @@ class Runner:
         self.slots = Slots(slots)
         self.running: dict[UUID, Running] = {}
         self.clock_offset = timedelta()
+        self._showing = asyncio.Semaphore(SHOWN_AT_ONCE)
         self.claims = Claims(database, worker_id=worker_id, draw=draw)
         self._database = database
         self._registry = registry
@@ -180,9 +183,14 @@ class Runner:
             run = running.run
 
             async def show() -> bool:
-                async with self._database.kernel() as conn:
-                    ticket = (run.job_id, run.version)
-                    return await set_progress(conn, running.stage.model, ticket, min(max(percent, 1), 99))
+                ticket = (run.job_id, run.version)
+                try:
+                    async with self._showing, self._database.kernel() as conn:
+                        return await set_progress(conn, running.stage.model, ticket, min(max(percent, 1), 99))
+                except Exception as error:
+                    if not is_locked(error):
+                        raise
+                    return True  # a percentage is worth no wait; the fence is looked at every second anyway
 
             if not await outlasting(show):
                 await self._end_stale(run)

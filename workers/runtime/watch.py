@@ -97,13 +97,15 @@ class Watch:
 
     async def keep_lease(self, runner: "Runner") -> None:
         """Beat for ever; a beat that fails is repeated soon, for the lease runs on."""
+        pause = self._heartbeat_seconds
         while True:
-            await asyncio.sleep(self._heartbeat_seconds)
+            await asyncio.sleep(pause)
+            pause = self._heartbeat_seconds
             try:
                 await self._beat(runner)
             except Exception as error:  # noqa: BLE001 - the heart must go on beating
                 log.warning("heartbeat_failed", error=describe(error))
-                await asyncio.sleep(random.random() * min(1.0, self._heartbeat_seconds))  # noqa: S311 - jitter, not a secret
+                pause = random.random() * min(1.0, self._heartbeat_seconds)  # noqa: S311 - jitter, not a secret
 
     async def heed_fences(self, runner: "Runner") -> None:
         """Stop runs whose job was moved by someone else: told by Postgres at once, and looked up every second."""
@@ -118,7 +120,8 @@ class Watch:
         """Look on the connection that listens: it is found silent as soon as anything runs."""
         connection = await self._database.listen(settings=f"{KERNEL_PINS} {KERNEL_LOCK}")
         try:
-            await connection.execute("LISTEN gristmill_fence")
+            async with asyncio.timeout(HEARING_SECONDS):
+                await connection.execute("LISTEN gristmill_fence")
             await self._check(runner, connection)  # for what rang while nobody listened
             looked = time.monotonic()
             while True:
@@ -156,6 +159,8 @@ class Watch:
 
     async def say_goodbye(self, runner: "Runner") -> None:
         """Remove the worker's row; it holds no claim any more."""
+        if self._given_up:  # a beat that comes through after all would write the row anew
+            await asyncio.wait(self._given_up, timeout=1)
         with suppress(Exception):  # a row left behind is forgotten by maintenance
             async with asyncio.timeout(1), self._database.kernel() as conn:
                 await remove_worker(conn, runner.worker_id)

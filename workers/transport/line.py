@@ -15,21 +15,25 @@ class Line:
 
     def __init__(self, engine: Engine) -> None:
         self._connection: Any = None
-        event.listen(engine, "connect", self._note)
+        event.listen(engine, "connect", self._note, insert=True)  # before the driver asks anything on it
 
     def _note(self, connection: Any, _record: object) -> None:
         self._connection = connection
 
     @contextmanager
     def cut_after(self, seconds: float) -> Iterator[None]:
-        """Cut the connection if the block lasts longer: what waits in it then hears that the connection is gone."""
-        timer = threading.Timer(seconds, self._cut)
-        timer.daemon = True
-        timer.start()
+        """Cut the connection each time that the block lasts so long: what waits hears that the connection is gone."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(seconds):
+                self._cut()
+
+        threading.Thread(target=watch, name="line", daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            ended.set()
 
     def _cut(self) -> None:
         # By a second handle: the first is the driver's, which closes it when it hears of the end. Or has by now.

@@ -3,6 +3,7 @@
 Celery's main thread consumes; a few pool threads carry batches to the one asyncio loop, where jobs run.
 """
 
+import asyncio
 import threading
 import time
 import uuid
@@ -19,7 +20,7 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject, SecurityWarning
 
 from models.lifecycle import Job
-from workers.runtime.database import Database, is_database_away
+from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -113,7 +114,7 @@ class WorkerRuntime:
         """
 
         async def put() -> str:
-            async with self._database.session() as session:
+            async with asyncio.timeout(TRANSACTION_SECONDS), self._database.session() as session:
                 job = await enqueue(session, stage, payload, **options)
                 failpoint("enqueue_commit.before")
             failpoint("enqueue_commit.after")
