@@ -147,8 +147,9 @@ class Lane:
                 await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random, base=base).total_seconds())
                 continue
             # A commit whose answer was lost looks like a lost fence: history tells the two apart.
+            known = accepted | held
             accepted |= await self._already_settled(
-                [item for item in items if item.unsure and item.row.job_id not in accepted | held]
+                [item for item in items if item.unsure and item.row.job_id not in known]
             )
             for item in items:
                 if item.row.job_id not in held:

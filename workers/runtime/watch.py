@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 FENCE_CHECK_SECONDS = 1.0
 # A beat that gets no answer for this part of a lease is given up: there is time for two more.
 PATIENCE = 1 / 3
+# A connection that has not told in this time which fences are lost is deaf; another takes its place.
 HEARING_SECONDS = 5.0
 
 

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from tests.chaos.arena import Arena
 from tests.chaos.faults import fault
 
+INSISTED_SECONDS = 60.0
 OUTAGE_SECONDS = 4.0
 HALF_OPEN_SECONDS = 60.0
 ENQUEUED_WITHIN = 5.0
@@ -64,10 +65,14 @@ def _refusing_writes(arena: Arena, hurt: tuple[str, ...], heal: tuple[str, ...])
 
 
 def _insist(redis: "Redis", command: tuple[str, ...]) -> None:
+    """Undo what was done to Redis, which may be slow to answer after it; raise its last error after a minute."""
+    give_up = time.monotonic() + INSISTED_SECONDS
     while True:
         try:
             redis.execute_command(*command)
         except RedisError:
+            if time.monotonic() > give_up:
+                raise
             time.sleep(0.1)
         else:
             return
