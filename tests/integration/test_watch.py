@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fakes.wire import wire_to
 from tests.kernel import PLAIN, WorkerProcess, started_worker
@@ -173,3 +174,21 @@ async def heartbeat(jobs, worker):
 
 async def later(jobs, worker, than):
     return await heartbeat(jobs, worker) > than
+
+
+async def test_a_worker_whose_settler_failed_lets_its_lease_run_out(jobs, database_url, registry):
+    """It could only claim what it never settles: its jobs are rescued, and it claims no more."""
+    async with started_worker(database_url, registry, lease_seconds=1.0) as worker:
+        [ticket] = await jobs.dispatched(seconds=60)
+        await worker.accept([ticket])
+        with capture_logs() as said:
+            worker.runner._settler._new.put_nowait(None)  # type: ignore[arg-type]  # no lane: what nobody foresaw
+            await until(lambda: any(one["event"] == "worker_part_failed" for one in said))
+
+        async def rescued() -> int:
+            async with jobs.database.kernel() as conn:
+                return await rescue_expired(conn, registry[PLAIN], led_for=timedelta(hours=1))
+
+        await until(rescued)
+        await worker.accept(await jobs.dispatched(count=2))
+        assert await jobs.count(status="pending") == 3

@@ -86,6 +86,17 @@ class Runner:
             asyncio.create_task(watch.keep_lease(self), name="heartbeat"),
             asyncio.create_task(watch.heed_fences(self), name="fences"),
         ]
+        for task in self._background:
+            task.add_done_callback(self._stop_heart)
+
+    def _stop_heart(self, ended: "asyncio.Task[None]") -> None:
+        """Let the lease run out once a part of this process has failed: its jobs are for others, and it claims none."""
+        if ended.cancelled() or (error := ended.exception()) is None:
+            return
+        log.critical("worker_part_failed", part=ended.get_name(), error=describe(error), exc_info=error)
+        for task in self._background:
+            if task.get_name() == "heartbeat":
+                task.cancel()
 
     # ── claim ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
