@@ -1,0 +1,170 @@
+"""Ingestion that is cancelled, raced, robbed of its project, killed at any chunk or out of time."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import delete
+
+from models.operations import DataRecord, IngestJob, Project, Upload, UploadPart
+from tests.fakes.ingesting import MESS
+from tests.fakes.mill import mill
+from tests.proving.llm import NoModel
+from tests.waiting import until
+from workers.ingestion import chunks
+from workers.ingestion.ingest_csv import ingest_csv
+from workers.runtime.context import Context, Run
+from workers.runtime.outcomes import Complete, Snooze
+from workers.runtime.store.checkpoint import checkpoint
+from workers.runtime.store.intervene import cancel
+
+
+def many(count, *, start=0, of="row"):
+    return "text,n\n" + "".join(f"{of} {n},{n}\n" for n in range(start, start + count))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 200 records: a file of a test has many."""
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 200)
+
+
+async def saved_some(ingestion, job_id):
+    async def has_saved():
+        return (await ingestion.job(job_id)).saved_count > 0
+
+    await until(has_saved)
+
+
+async def test_cancelled_job_keeps_what_it_saved_and_counts_it(
+    ingestion, database, database_url, only_ingestion, small_chunks
+):
+    """Within a chunk it stops; no record is there that is not counted."""
+    enqueued = await ingestion.enqueue(many(40_000))
+
+    async with mill(database_url, only_ingestion, NoModel()) as heard:
+        await saved_some(ingestion, enqueued.id)
+        async with database.kernel() as conn:
+            await cancel(conn, IngestJob, [enqueued.id], reason="enough")
+        saved = (await ingestion.job(enqueued.id)).saved_count
+        await until(lambda: ("stopped", "ingestion.ingest", enqueued.id) in heard.events)
+
+    job = await ingestion.job(enqueued.id)
+    assert job.status == "CANCELLED"
+    assert 0 < job.saved_count == saved < 40_000
+    assert await ingestion.count(DataRecord) == saved
+
+
+async def test_project_deleted_meanwhile_leaves_nothing_and_nobody_crashes(
+    ingestion, database, database_url, only_ingestion, *, small_chunks, capsys
+):
+    """The delete goes through, whatever the run holds; the run ends, and no record outlives its project."""
+    enqueued = await ingestion.enqueue(many(40_000))
+
+    async with mill(database_url, only_ingestion, NoModel()) as heard:
+        await saved_some(ingestion, enqueued.id)
+        async with database.session() as session:
+            await session.execute(delete(Project))
+        await until(lambda: {event for event, _, _ in heard.events} & {"stopped", "stale"})
+        assert await ingestion.job_if_any(enqueued.id) is None
+
+    assert [await ingestion.count(model) for model in (DataRecord, Upload, UploadPart)] == [0, 0, 0]
+    said = "".join(capsys.readouterr())
+    assert "run_lost" not in said
+    assert "Traceback" not in said
+
+
+async def test_two_jobs_with_the_same_contents_save_each_once(ingestion, database_url, only_ingestion, small_chunks):
+    """In opposite orders and at the same time: neither waits for the other in a circle, and neither fails."""
+    lines = many(10_000).splitlines(keepends=True)
+    backwards = "".join([lines[0], *reversed(lines[1:])])
+    enqueued = [await ingestion.enqueue(content) for content in ("".join(lines), backwards)]
+
+    async with mill(database_url, only_ingestion, NoModel()):
+        jobs = await ingestion.ended(*(one.id for one in enqueued))
+
+    assert [job.status for job in jobs] == ["QUEUED_FOR_VEC"] * 2
+    assert [job.retry_count for job in jobs] == [0, 0]
+    assert [job.total_records for job in jobs] == [10_000, 10_000]
+    assert sum(job.saved_count for job in jobs) == 10_000
+    assert {reason for job in jobs for reason in job.skipped_details} <= {"duplicate_in_project"}
+    assert await ingestion.count(DataRecord) == 10_000
+
+
+def _unasked(*_):
+    raise AssertionError("ingestion asks for neither")
+
+
+class PowerCutError(Exception):
+    """The worker's process is gone."""
+
+
+def now():
+    return datetime.now(UTC)
+
+
+def surroundings(database, job, *, commits, clock=now):
+    """Return the context of a run that ends with its process right after so many commits."""
+    left = commits
+
+    async def keep(values, write=None):
+        nonlocal left
+        async with database.session() as session:
+            assert await checkpoint(session, IngestJob, (job.id, job.version), values)
+            if write and (found := await write(session)):
+                await checkpoint(session, IngestJob, (job.id, job.version), found)
+        left -= 1
+        if not left:
+            raise PowerCutError
+
+    return Context(
+        run=Run("ingestion.ingest", job.id, job.version, 1),
+        llm=NoModel(),
+        session=database.session,
+        progress=_unasked,
+        checkpoint=keep,
+        clock=clock,
+    )
+
+
+async def test_run_that_dies_at_any_chunk_is_continued_to_the_same_end(ingest, ingestion, database, jobs, monkeypatch):
+    """One run per commit, each of which dies right after it: the rows and counts are those of an undisturbed run."""
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
+    content = MESS + "11;two;\n" * 5 + '12;"a\n\nb";\n' + "".join(f"{n};row {n % 7};\n" for n in range(13, 60))
+    whole = await ingest(content)
+    expected = [(record.content, record.metadata_, record.created_by_id) for record in await ingestion.records()]
+    async with database.session() as session:
+        await session.execute(delete(DataRecord))
+    await ingestion.enqueue(content)
+    (claimed,) = await jobs.running("ingestion.ingest", 0)
+
+    runs = 0
+    while True:
+        job, runs = await ingestion.job(claimed.id), runs + 1
+        try:
+            assert await ingest_csv(job, surroundings(database, job, commits=1)) == Complete()
+            break
+        except PowerCutError:
+            pass
+
+    assert runs > 20
+    found = [(record.content, record.metadata_, record.created_by_id) for record in await ingestion.records()]
+    assert found == expected
+    for name in ("total_records", "saved_count", "skipped_count", "skipped_details", "warnings", "resume_at"):
+        assert getattr(job, name) == getattr(whole, name), name
+
+
+async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion, database, jobs, monkeypatch):
+    """Five minutes before its deadline it ends after a chunk, no attempt spent: a long file needs no long deadline."""
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
+    await ingestion.enqueue("text\n" + "".join(f"row {n}\n" for n in range(10)))
+    (claimed,) = await jobs.running("ingestion.ingest", 0)
+    times = iter([claimed.started_at, claimed.deadline_at - timedelta(minutes=5)])
+
+    first = await ingest_csv(claimed, surroundings(database, claimed, commits=9, clock=lambda: next(times)))
+    job = await ingestion.job(claimed.id)
+    second = await ingest_csv(job, surroundings(database, job, commits=99))
+
+    assert first == Snooze(timedelta(), "its time is nearly up: another run goes on")
+    assert job.saved_count == 3
+    assert second == Complete()
+    assert (await ingestion.job(claimed.id)).saved_count == 10
