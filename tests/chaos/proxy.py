@@ -45,6 +45,7 @@ class Proxy:
         self.port = 0
         self._random = random.Random(seed)
         self._links: set[Link] = set()
+        self._forgotten: list[asyncio.StreamWriter] = []
         self._delay = 0.0
         self._loss = 0.0
         self._loop = asyncio.new_event_loop()
@@ -128,6 +129,8 @@ class Proxy:
     async def _close(self) -> None:
         await self._stop_listening()
         self._cut()
+        for server in self._forgotten:
+            server.transport.abort()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
@@ -153,8 +156,12 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             self._links.discard(link)
-            for end in link.ends:
-                end.transport.abort() if link.silent else end.close()
+            if link.silent:  # the server hears nothing of it either, until this proxy is closed
+                client.transport.abort()
+                self._forgotten.append(server)
+            else:
+                for end in link.ends:
+                    end.close()
 
     async def _pump(
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool

@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from tests.e2e.system import Role, System
+from workers.transport.worker import FAILED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
@@ -79,6 +80,21 @@ def test_frozen_worker_wakes_as_a_zombie_and_changes_nothing(system: System, cre
     assert effects(system, jobs) == {1}
     assert {tuple(system.actions(job)) for job in jobs} == {("enqueue", "claim", "rescue", "claim", "complete")}
     system.assert_each_works([zombie])
+
+
+def test_worker_that_lost_a_part_of_itself_ends_and_others_do_its_jobs(system: System, crew: list[Role]) -> None:
+    """It claims no more, its lease runs out, and its supervisor hears of it by a status of its own."""
+    jobs = system.enqueue("proving.plain", [{"act": "break"}, *[{"act": "write", "seconds": 1.0}] * 8])
+
+    (broken,) = system.wait(lambda: [role for role in crew if role.said("worker_part_failed")], "a worker says so")
+    broken.ended = True
+    code = broken.exit_code(within=GRACE_SECONDS + 30)
+    system.await_all(jobs)
+
+    assert code == FAILED
+    system.assert_settled_once(jobs)
+    assert system.actions(jobs[0]) == ["enqueue", "claim", "rescue", "claim", "complete"]
+    assert effects(system, jobs[1:]) == {1}
 
 
 def give(system: System, worker: Role, *payloads: Mapping[str, Any]) -> list[list[UUID]]:

@@ -1,11 +1,14 @@
 """The pools: who a session says it is, what is pinned, what commits."""
 
+import asyncio
+
 import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from tests.waiting import until
-from workers.runtime.database import Database
+from workers.runtime.database import Database, is_database_away, is_unreachable
 
 
 async def show(conn, setting: str) -> str:
@@ -27,13 +30,43 @@ async def test_every_connection_says_who_it_is(database_url, name):
 
 
 async def test_the_kernels_connections_read_no_whole_tables_and_others_may(database):
-    """Handlers plan as everybody does; nobody waits for a lock for ever, the kernel no longer than a second."""
+    """Handlers plan as everybody does; nobody waits for a lock for ever, the kernel no longer than a second.
+
+    Nor does it hold one, should its process freeze within a transaction, or its machine vanish.
+    """
     async with database.kernel() as conn, await database.listen() as alone, database.session() as session:
         assert [await show(conn, f"enable_{plan}") for plan in ("seqscan", "bitmapscan", "mergejoin")] == ["off"] * 3
         assert await show(conn, "plan_cache_mode") == "force_custom_plan"
         assert [await show(conn, "lock_timeout"), await show(alone, "lock_timeout")] == ["1s", "10s"]
+        assert await show(conn, "idle_in_transaction_session_timeout") == "10s"
+        assert [await show(one, "tcp_keepalives_idle") for one in (conn, alone)] == ["10", "10"]
         assert await show(alone, "enable_seqscan") == "on"
         assert await session.scalar(text("SHOW enable_seqscan")) == "on"
+
+
+async def test_a_handlers_session_is_ended_after_its_silence_where_one_is_named(database_url):
+    """A worker names one; whoever reads at a person's pace does not."""
+    patient = Database(database_url, changed_by="cli")
+    worker = Database(database_url, changed_by="worker", idle_seconds=0.2)
+
+    async with patient.session() as session:
+        assert await session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "0"
+    with pytest.raises(DBAPIError) as ended:
+        await be_silent_within_a_transaction(worker)
+    async with worker.session() as session:
+        assert await session.scalar(text("SELECT 1")) == 1
+    await patient.close()
+    await worker.close()
+
+    assert is_database_away(ended.value)
+    assert not is_unreachable(ended.value)
+
+
+async def be_silent_within_a_transaction(database: Database) -> None:
+    async with database.session() as session:
+        await session.execute(text("SELECT 1"))
+        await asyncio.sleep(0.5)
+        await session.execute(text("SELECT 1"))
 
 
 async def test_a_kernel_statement_commits_by_itself(database, psql):

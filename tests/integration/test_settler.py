@@ -323,6 +323,34 @@ async def test_a_write_whose_own_lock_lasts_keeps_no_neighbour_waiting(jobs, pla
     assert (await jobs.row(wanted))["effects"] == 1
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_process_that_freezes_within_a_transaction_holds_its_jobs_no_longer(jobs, plain, settler, *, cancelled):
+    """Postgres ends its session and frees the rows; awake again, it settles once, or finds its fence lost."""
+    [job] = await jobs.running()
+    froze: list[bool] = []
+
+    async def freezes_once(session) -> None:
+        if not froze:
+            froze.append(True)
+            await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '200ms'"))
+            if cancelled:
+                async with jobs.database.session() as other:  # waits until the rows are free
+                    await cancel(await raw(other), plain.model, [job.id], reason="no more")
+            await asyncio.sleep(0.5)
+        await adds(1, to=job.id)(session)
+
+    accepted = await asyncio.wait_for(settler.settle(plain.model, jobs.outcome(job, Complete()), freezes_once), 30)
+
+    row = await jobs.row(job.id)
+    assert (accepted, row["effects"]) == ((False, 0) if cancelled else (True, 1))
+    assert (await jobs.actions(job.id))[2:] == ["cancel" if cancelled else "complete"]
+
+
+async def raw(session) -> psycopg.AsyncConnection:
+    """Return the driver's own connection of ``session``."""
+    return (await (await session.connection()).get_raw_connection()).driver_connection
+
+
 async def out_of_files(session) -> None:
     raise FileNotFoundError("template.txt")
 

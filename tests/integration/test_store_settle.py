@@ -162,16 +162,17 @@ async def test_one_bad_row_refuses_the_whole_statement(jobs, plain):
 
 
 async def test_history_tells_our_own_settle_from_a_lost_fence(jobs):
-    """After a commit whose answer was lost, ``changed_by`` of the next version decides."""
-    mine, theirs, open_ = await jobs.running(count=3)
+    """After a commit whose answer was lost, ``changed_by`` and action of the next version decide."""
+    mine, theirs, passed_on, open_ = await jobs.running(count=4)
     await jobs.settle(mine, Complete())
-    fences = [(job.id, job.version) for job in (mine, theirs, open_)]
+    rows = [jobs.outcome(job, Complete()) for job in (mine, theirs, passed_on, open_)]
     async with jobs.database.kernel() as conn:
         async with conn.transaction():
             await conn.execute("SET LOCAL gristmill.changed_by = 'operator'")
             await cancel(conn, type(theirs), [theirs.id], reason="no more")
+        await cancel(conn, type(passed_on), [passed_on.id], reason="a person's, through this very worker")
 
-        assert await settled_by(conn, fences, changed_by="test") == {mine.id}
+        assert await settled_by(conn, rows, changed_by="test") == {mine.id}
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

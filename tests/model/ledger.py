@@ -125,11 +125,14 @@ class Ledger:
                 self.tally["settle refused"] += 1
         return taken
 
-    def settled_by(self, fences: Sequence[Ticket], by: str) -> set[UUID]:
+    def settled_by(self, rows: Sequence[Settled], by: str) -> set[UUID]:
         return {
-            job_id
-            for job_id, fence in fences
-            if any(change.version_to == fence + 1 and change.by == by for change in self.jobs[job_id].history)
+            row.job_id
+            for row in rows
+            if any(
+                (change.version_to, change.action, change.by) == (row.fence + 1, row.action, by)
+                for change in self.jobs[row.job_id].history
+            )
         }
 
     def rescue(self, stage: Stage, *, patient: bool, by: str) -> int:

@@ -11,8 +11,8 @@ from tests.model.ledger import Change, Entry, Ledger
 from tests.model.statements import ALL, Defences, Row, Statements
 from tests.model.store import LEADER, OPERATOR, SERVICE, Store, Stored
 from tests.proving.schema import MODELS
-from workers.runtime.decisions import decide
-from workers.runtime.outcomes import Settlement
+from workers.runtime.decisions import Settled, decide
+from workers.runtime.outcomes import Complete, Retry, Settlement
 from workers.runtime.registry import Registry
 from workers.runtime.store.claim import Ticket, claim, claimed_before, lost_fences, set_progress
 from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
@@ -149,10 +149,7 @@ class Twin:
 
     def settle(self, runs: Sequence[Claimed], outcomes: Sequence[Settlement]) -> None:
         """In one statement, as a worker settles its runs of one table."""
-        rows = [
-            decide(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
-            for run, outcome in zip(runs, outcomes, strict=False)
-        ]
+        rows = self._rows(runs, outcomes)
         model, name = type(runs[0].job), runs[0].name
 
         taken = self.store.run(settle(self.store.by(name), model, rows))
@@ -160,18 +157,28 @@ class Twin:
         assert taken == self.ledger.settle(rows, by=name)
         self._hold_time(model)
 
+    def _rows(self, runs: Sequence[Claimed], outcomes: Sequence[Settlement]) -> list[Settled]:
+        return [
+            decide(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
+            for run, outcome in zip(runs, outcomes, strict=False)
+        ]
+
     def look_after(self, runs: Sequence[Claimed]) -> None:
         """After an answer that was lost: whose settle it was, whose claim it was, and which fences are gone."""
         name, of = runs[0].name, self.registry[runs[0].stage]
         conn, fences = self.store.by(name), [(run.job.id, run.job.version) for run in runs]
 
-        settled = self.store.run(settled_by(conn, fences, changed_by=name))
+        settled: set[UUID] = set()
+        for outcome in (Complete(), Retry("again")):
+            rows = self._rows(runs, [outcome] * len(runs))
+            found = self.store.run(settled_by(conn, rows, changed_by=name))
+            assert found == self.ledger.settled_by(rows, name)
+            settled |= found
         lost = self.store.run(lost_fences(conn, of.model, fences))
         tickets = [(job_id, fence - 1) for job_id, fence in fences]
         claimed = self.store.run(claimed_before(conn, of, tickets, owner=runs[0].worker))
 
         jobs = self.ledger.jobs
-        assert settled == self.ledger.settled_by(fences, name)
         assert lost == {job_id for job_id, fence in fences if jobs[job_id].row.version != fence}
         assert {(job.id, job.version - 1) for job in claimed} == {
             (job_id, version)

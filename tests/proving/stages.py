@@ -70,6 +70,9 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:  # noqa: C901, PLR0
                 pass
         case "hog":
             _allocate_without_end()
+        case "break" if ctx.run.attempt < 2:
+            _fail_the_settler()
+            await asyncio.sleep(60)
         case "hold":
             async with ctx.session() as session:
                 await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": max(job.seconds, 1.0)})
@@ -87,6 +90,13 @@ def _allocate_without_end() -> None:
     taken = []
     while True:
         taken.append(b"x" * (16 * 1024 * 1024))
+
+
+def _fail_the_settler() -> None:
+    """Make a part of this worker fail by an error that nobody foresaw: there is no lane of that kind."""
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "settler")
+    coroutine: Any = task.get_coro()
+    coroutine.cr_frame.f_locals["self"]._new.put_nowait(None)
 
 
 def _effect(job: ProvingJob, ctx: Context) -> Any:

@@ -34,8 +34,11 @@ CONNECT_SECONDS = 5
 POOL_SECONDS = 30
 # A statement that waits for a lock longer than this is given up and tried again: bounded waits, no pile-up.
 LOCK_MILLISECONDS = 10_000
-# The kernel's own: one locked row must not keep a carrier, a table's outcomes or the leader from all others.
-KERNEL_LOCK = "-c lock_timeout=1s"
+# The kernel's own: one locked row must not keep a carrier, a table's outcomes or the leader from all others. Nor may a
+# process that froze within a transaction keep its jobs from being rescued, cancelled or run: Postgres ends its session.
+KERNEL_WAITS = "-c lock_timeout=1s -c idle_in_transaction_session_timeout=10s"
+# A peer that vanished without a word holds its locks no longer than this: idle, interval, count.
+SERVER_KEEPALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 # No statement of the kernel's takes so long: a connection that has not answered by then never will, for whatever is
 # between it and Postgres still acknowledges what TCP sends.
 ANSWER_SECONDS = 20.0
@@ -50,13 +53,17 @@ DISCONNECTED = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 class Database:
-    """The pools of one process. ``changed_by`` names this process in ``runtime.transitions``."""
+    """The pools of one process. ``changed_by`` names this process in ``runtime.transitions``.
 
-    def __init__(self, url: str, *, changed_by: str, pool_size: int = 5) -> None:
+    ``idle_seconds``: how long a session of everyone else's may be silent within a transaction before Postgres ends it
+    and takes its locks away; for ever unless given.
+    """
+
+    def __init__(self, url: str, *, changed_by: str, pool_size: int = 5, idle_seconds: float | None = None) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self.changed_by = changed_by
         self._kernel = self._engine(
-            pins=f"{KERNEL_PINS} {KERNEL_LOCK}",
+            pins=f"{KERNEL_PINS} {KERNEL_WAITS}",
             pool_size=KERNEL_CONNECTIONS,
             isolation_level="AUTOCOMMIT",
             pool_use_lifo=True,
@@ -65,7 +72,8 @@ class Database:
         self._disposal: asyncio.Future[None] | None = None
         event.listen(self._kernel.sync_engine, "connect", _note_time)
         event.listen(self._kernel.sync_engine, "checkout", self._replace_broken)
-        self._general = self._engine(pool_size=pool_size, pool_pre_ping=True)
+        idle = f"-c idle_in_transaction_session_timeout={idle_seconds:g}s" if idle_seconds else ""
+        self._general = self._engine(pins=idle, pool_size=pool_size, pool_pre_ping=True)
 
     def _engine(self, *, pins: str = "", **options: Any) -> AsyncEngine:
         return create_async_engine(
@@ -85,7 +93,7 @@ class Database:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     yield raw
-            except (*DISCONNECTED, TimeoutError) as error:
+            except (psycopg.Error, TimeoutError) as error:
                 if raw.closed:
                     await connection.invalidate()
                     self._broken_at = time.monotonic()
@@ -118,7 +126,7 @@ class Database:
                 ):
                     yield raw, session
                     await session.flush()
-            except (*DISCONNECTED, DBAPIError, TimeoutError) as error:
+            except (psycopg.Error, DBAPIError, TimeoutError) as error:
                 if raw.closed:
                     self._broken_at = time.monotonic()
                     if isinstance(error, TimeoutError):
@@ -140,7 +148,7 @@ class Database:
     def _settings(self, more: str) -> str:
         """Return what every session starts with, as a command line of Postgres: blanks in a name are escaped."""
         name = self.changed_by.replace("\\", "\\\\").replace(" ", "\\ ")
-        return f"-c gristmill.changed_by={name} -c lock_timeout={LOCK_MILLISECONDS} {more}"
+        return f"-c gristmill.changed_by={name} -c lock_timeout={LOCK_MILLISECONDS} {SERVER_KEEPALIVE} {more}"
 
     async def close(self) -> None:
         """Close every pooled connection."""
@@ -173,7 +181,7 @@ async def _raw(connection: AsyncConnection) -> Raw:
 
 # Classes of what Postgres says of its own state: connections, resources, operators, its system; then single ones.
 UNREACHABLE = ("08", "53", "57P", "58")
-TRANSIENT = ("40", "55P03", "57014", "25006")
+TRANSIENT = ("40", "55P03", "57014", "25006", "25P03")
 
 
 def _sqlstate(error: BaseException) -> str | None:

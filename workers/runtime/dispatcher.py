@@ -35,7 +35,8 @@ T = TypeVar("T")
 FOLLOW_SECONDS = 0.5
 # The indexes give every order that is asked for: under stale statistics the planner would rather sort a million rows.
 LEADER_SESSION = (
-    "-c idle_session_timeout=3s -c lock_timeout=500ms -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off"
+    "-c idle_session_timeout=3s -c idle_in_transaction_session_timeout=3s -c lock_timeout=500ms"
+    " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off"
 )
 # Rows that somebody holds are skipped; for a whole table the leader waits so long, and then leaves it for a while.
 LOCKED_REST_SECONDS = 2.0

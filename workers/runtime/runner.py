@@ -57,7 +57,9 @@ class Runner:
         llm: LanguageModel,
         events: JobEvents,
         draw: Callable[[], float] = random.random,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
+        """``failed`` is called once a part of it has failed: the process is of no more use, and ought to end."""
         self.worker_id = worker_id
         self.slots = Slots(slots)
         self.running: dict[UUID, Running] = {}
@@ -70,6 +72,7 @@ class Runner:
         self._events = events
         self._draw = draw
         self._settler = Settler(database)
+        self._failed = failed
         self._draining = False
         self._background: list[asyncio.Task[None]] = []
 
@@ -90,13 +93,14 @@ class Runner:
             task.add_done_callback(self._stop_heart)
 
     def _stop_heart(self, ended: "asyncio.Task[None]") -> None:
-        """Let the lease run out once a part of this process has failed: its jobs are for others, and it claims none."""
+        """Once a part of this process has failed, claim nothing and let the lease run out: its jobs are for others."""
         if ended.cancelled() or (error := ended.exception()) is None:
             return
         log.critical("worker_part_failed", part=ended.get_name(), error=describe(error), exc_info=error)
         for task in self._background:
             if task.get_name() == "heartbeat":
                 task.cancel()
+        self._failed()
 
     # ── claim ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,7 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import KERNEL_LOCK, KERNEL_PINS, Database, Raw, is_database_away, is_locked
+from workers.runtime.database import KERNEL_PINS, KERNEL_WAITS, Database, Raw, is_database_away, is_locked
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
 from workers.runtime.store.claim import Ticket, lost_fences
@@ -119,7 +119,7 @@ class Watch:
 
     async def _listen(self, runner: "Runner") -> None:
         """Look on the connection that listens: it is found silent as soon as anything runs."""
-        connection = await self._database.listen(settings=f"{KERNEL_PINS} {KERNEL_LOCK}")
+        connection = await self._database.listen(settings=f"{KERNEL_PINS} {KERNEL_WAITS}")
         try:
             async with asyncio.timeout(HEARING_SECONDS):
                 await connection.execute("LISTEN gristmill_fence")

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
 from models.runtime import Schedule, Tick
-from workers.runtime.database import KEEPALIVE, is_database_away
+from workers.runtime.database import KEEPALIVE, SERVER_KEEPALIVE, is_database_away, is_locked
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -35,6 +35,8 @@ from workers.transport.names import process_name
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 1
+# A schedule that somebody holds is left for a later look; a beat that froze within one keeps it no longer than this.
+WAITS = "-c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"
 # Postgres gives an answer within this time, or the look is over.
 ANSWER_SECONDS = 15.0
 
@@ -88,6 +90,9 @@ def _enabled(session: Session) -> Iterator[tuple[str, Schedule]]:
 
 def _refuse(name: str, error: Exception) -> None:
     """Log why a schedule is passed over, without quoting its row; raise what is the database's absence."""
+    if is_locked(error):
+        log.warning("schedule_waits", schedule=name, reason="another beat, or somebody else, holds what it needs")
+        return
     if is_database_away(error):
         raise error
     log.warning(
@@ -163,7 +168,7 @@ def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults:
     app: Celery = create_app(redis_url, registry)
     name = process_name("beat")
     url = make_url(database_url).set(drivername="postgresql+psycopg")
-    options = f"-c gristmill.changed_by=beat:{name} -c lock_timeout=5s"
+    options = f"-c gristmill.changed_by=beat:{name} {WAITS} {SERVER_KEEPALIVE}"
     engine = create_engine(
         url,
         pool_pre_ping=True,

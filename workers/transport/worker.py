@@ -4,6 +4,8 @@ Celery's main thread consumes; a few pool threads carry batches to the one async
 """
 
 import asyncio
+import os
+import signal
 import threading
 import time
 import uuid
@@ -43,9 +45,13 @@ log = structlog.get_logger(__name__)
 
 CARRIERS = 8
 VERSIONS = 2**31
+# A handler waits for nobody within a transaction: one silent for so long is of a process that froze.
+IDLE_SECONDS = 30.0
 # A handler that never yields silences its whole process: the jobs are rescued after one lease, the process is of no
 # more use to anybody. Well after that it ends, for its supervisor to start another.
 STUCK_LEASES = 4
+# The exit code of a worker a part of which failed.
+FAILED = 70
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +76,25 @@ class WorkerRuntime:
         self.name = process_name("worker")
         self._options = options
         self._id = uuid.uuid4()
-        self._database = Database(options.database_url, changed_by=f"worker:{self._id}", pool_size=options.pool_size)
+        self._database = Database(
+            options.database_url,
+            changed_by=f"worker:{self._id}",
+            pool_size=options.pool_size,
+            idle_seconds=IDLE_SECONDS,
+        )
         self._events = EventStream(app, self.name)
         self._llm = llm
         self._loop = LoopThread("jobs")
         self._runner = Runner(
-            self._database, registry, worker_id=self._id, slots=options.slots, llm=llm, events=self._events
+            self._database,
+            registry,
+            worker_id=self._id,
+            slots=options.slots,
+            llm=llm,
+            events=self._events,
+            failed=self._end_process,
         )
+        self.exit_code = 0
         row = WorkerRow(
             id=self._id,
             name=self.name,
@@ -97,6 +115,11 @@ class WorkerRuntime:
         self._loop.submit(self._runner.start(self._watch)).result()
         spare_the_collector()
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
+
+    def _end_process(self) -> None:
+        """Ask this process to stop as its supervisor would, with a status that says why: another takes its place."""
+        self.exit_code = FAILED
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def deliver(self, stage: str, batch: object) -> None:
         """Take one batch off a carrier task; return once it is claimed. A malformed one is refused, with a reason."""
@@ -242,4 +265,4 @@ def run_worker(registry: Registry, llm: LanguageModel, options: WorkerOptions) -
         quiet=True,
     )
     worker.start()
-    return int(worker.exitcode or 0)
+    return runtime.exit_code or int(worker.exitcode or 0)

@@ -78,15 +78,17 @@ def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
     return fields
 
 
-async def settled_by(conn: Raw, fences: Sequence[tuple[UUID, int]], *, changed_by: str) -> set[UUID]:
-    """Return the jobs among ``fences`` whose next transition was made by ``changed_by``.
+async def settled_by(conn: Raw, rows: Sequence[Settled], *, changed_by: str) -> set[UUID]:
+    """Return the jobs among ``rows`` whose next transition is the row's own action, made by ``changed_by``.
 
-    After a commit whose answer was lost, this tells a settle that did happen from a fence that was lost.
+    After a commit whose answer was lost, this tells a settle that did happen from a fence that was lost. By the action
+    too: a worker that passes on a person's cancel moves its own run's job.
     """
     cursor = await conn.execute(
-        f"""SELECT t.job_id FROM {TICKETS}
+        f"""SELECT t.job_id, t.version_to - 1, t.change_action FROM {TICKETS}
              JOIN runtime.transitions AS t ON t.job_id = u.id AND t.version_to = u.version + 1
             WHERE t.job_id = ANY (%(ids)s::uuid[]) AND t.changed_by = %(changed_by)s""",
-        {**tickets(fences), "changed_by": changed_by},
+        {**tickets([(row.job_id, row.fence) for row in rows]), "changed_by": changed_by},
     )
-    return {row[0] for row in await cursor.fetchall()}
+    made = set(await cursor.fetchall())
+    return {row.job_id for row in rows if (row.job_id, row.fence, row.action) in made}
