@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -346,7 +347,7 @@ async def test_a_process_that_freezes_within_a_transaction_holds_its_jobs_no_lon
     assert (await jobs.actions(job.id))[2:] == ["cancel" if cancelled else "complete"]
 
 
-async def raw(session) -> psycopg.AsyncConnection:
+async def raw(session) -> Any:
     """Return the driver's own connection of ``session``."""
     return (await (await session.connection()).get_raw_connection()).driver_connection
 
