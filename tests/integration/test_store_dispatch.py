@@ -4,6 +4,9 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from tests.kernel import PLAIN, WIDE
 from tests.proving.models import LIMIT
 from workers.runtime.enqueue import enqueue_many
@@ -160,6 +163,64 @@ async def test_a_key_never_has_more_in_flight_than_its_limit(jobs):
         for job in done:
             await jobs.settle(job, Complete(), KEYED)
         assert await keys_of(jobs, (await pick(conn, stage, WIDE)).jobs) == {"many": 2}
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    backlog=st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 3)), min_size=1, max_size=30),
+    windows=st.lists(st.integers(0, 12), min_size=1, max_size=3),
+)
+async def test_every_pass_takes_what_turns_priorities_ages_and_limits_say(jobs, backlog, windows):
+    """Whatever the backlog and the window: as if all of it were sorted, whether or not the keys' first jobs suffice."""
+    await jobs.sql("DELETE FROM proving.keyed_jobs")
+    async with jobs.database.session() as session:
+        await enqueue_many(session, KEYED, [{"key": key, "priority": priority} for key, priority in backlog])
+    order = "SELECT id, key FROM proving.keyed_jobs ORDER BY priority, created_at, id"
+    waiting = [(row["id"], row["key"]) for row in await jobs.sql(order)]
+    out: Counter[str] = Counter()
+
+    for count in windows:
+        turns: Counter[str] = Counter()
+        allowed = []
+        for at, (id_, key) in enumerate(waiting):
+            turns[key] += 1
+            if out[key] + turns[key] <= LIMIT:
+                allowed.append((turns[key], at, id_, key))
+        expected = sorted(allowed)[:count]
+        async with jobs.database.kernel() as conn:
+            window = Window(slots=0, at_most=count, floor=len(backlog) * 2)
+            picked = (await pick(conn, jobs.registry[KEYED], window)).jobs
+
+        assert [job.id for job in picked] == [id_ for _, _, id_, _ in expected]
+        out.update(key for *_, key in expected)
+        waiting = [one for one in waiting if one[0] not in {job.id for job in picked}]
+
+
+async def test_a_pass_without_room_keeps_its_place_among_the_keys(jobs):
+    """It looks at nothing, and the next one goes on where the last was."""
+    await jobs.ready(KEYED, 1, key="k")
+    stage = jobs.registry[KEYED]
+
+    async with jobs.database.kernel() as conn:
+        none = await pick(conn, stage, Window(slots=0, at_most=0), cursor="j")
+        assert (none.jobs, none.cursor) == ([], "j")
+        assert len((await pick(conn, stage, WIDE, cursor="j")).jobs) == 1
+
+
+async def test_a_pick_waits_for_no_disk_and_whoever_comes_after_it_does(jobs, plain):
+    """A mark that is lost with Postgres leaves a message that claims nothing, and a job that is picked again."""
+    await jobs.ready()
+    show = "SHOW synchronous_commit"
+
+    async with jobs.database.kernel() as conn:
+        before = await (await conn.execute(show)).fetchone()
+        async with conn.transaction():
+            await pick(conn, plain, WIDE)
+            within = await (await conn.execute(show)).fetchone()
+        after = await (await conn.execute(show)).fetchone()
+
+    assert (within, after) == (("off",), before)
+    assert before != within
 
 
 async def test_a_snoozed_job_frees_its_keys_place(jobs):

@@ -36,7 +36,7 @@ FOLLOW_SECONDS = 0.5
 # The indexes give every order that is asked for: under stale statistics the planner would rather sort a million rows.
 LEADER_SESSION = (
     "-c idle_session_timeout=3s -c idle_in_transaction_session_timeout=3s -c lock_timeout=500ms"
-    " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off"
+    " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off -c jit=off"
 )
 # Rows that somebody holds are skipped; for a whole table the leader waits so long, and then leaves it for a while.
 LOCKED_REST_SECONDS = 2.0
@@ -52,6 +52,8 @@ WAKE_SECONDS = 0.1
 REPORT_SECONDS = 1.0
 BUSY_REST_SECONDS = 0.002
 GATHER_SECONDS = 0.008
+# Jobs per second from which on gathering is worth it: below, a second one hardly ever comes along, and each waits.
+GATHER_FROM = 60.0
 # From a freed slot to the next job in it, the road takes about this long; so much work is kept on it.
 ROAD_SECONDS = 0.05
 
@@ -234,9 +236,11 @@ class _Leading:
             return  # one more look, for what was enqueued while nobody rang
         if self._is_time("report", REPORT_SECONDS):
             await _answered(report_leader(self._connection))
-        if picked:
+        if busy:
+            await asyncio.sleep(BUSY_REST_SECONDS)
+        elif picked and sum(pace.per_second() for pace in self._paces.values()) > GATHER_FROM:
             # What is enqueued or set free meanwhile goes along in one batch: messages are what costs.
-            await asyncio.sleep(BUSY_REST_SECONDS if busy else GATHER_SECONDS)
+            await asyncio.sleep(GATHER_SECONDS)
         if busy:
             return
         notices = self._connection.notifies(timeout=self._d.poll_seconds, stop_after=1)
