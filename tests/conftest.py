@@ -30,6 +30,23 @@ hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 TEMPLATE = "gristmill_template"
+# Tests that start whole systems of processes.
+WHOLE_SYSTEMS = (ROOT / "tests" / "e2e", ROOT / "tests" / "chaos")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run whole systems last and, where tests are shared out to processes, one after the other in one of them.
+
+    Each has more processes than a small machine has cores; two at once would measure each other's patience.
+    """
+
+    def is_whole(item: pytest.Item) -> bool:
+        return any(item.path.is_relative_to(folder) for folder in WHOLE_SYSTEMS)
+
+    for item in filter(is_whole, items):
+        item.add_marker(pytest.mark.xdist_group("whole systems"))
+    items.sort(key=is_whole)
 
 
 @pytest.fixture(scope="session")
