@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -127,8 +128,9 @@ def _run(options: argparse.Namespace) -> int:
     with system() as servers:
         chosen = {"parts": options.only, "peers": options.peers, "quick": options.quick, **asdict(sizes)}
         results = Results(environment(servers), chosen)
-        bench = Bench(servers, sizes, say, [PEERS[name] for name in options.peers])
+        bench = Bench(servers, sizes, say, [PEERS[name] for name in options.peers], results.failures)
         for name in options.only:
+            results.loads[name] = round(os.getloadavg()[0], 2)
             say(f"part {name}")
             try:
                 results.figures += PARTS[name](bench)

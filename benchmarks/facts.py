@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import subprocess
 import sysconfig
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,9 +33,26 @@ def environment(system: System) -> dict[str, Any]:
         "optimised_python": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
         "postgres": system.value("SHOW server_version"),
         "fsync": system.value("SHOW fsync"),
+        "settings": dict(
+            system.postgres.execute(
+                "SELECT name, current_setting(name) FROM pg_settings WHERE source IN ('command line',"
+                " 'configuration file') AND name NOT LIKE '%%directory%%' AND name NOT LIKE '%%file%%'"
+                " AND name NOT LIKE 'listen%%' AND name NOT LIKE 'unix%%' AND name <> 'port' ORDER BY name"
+            ).fetchall()
+        ),
+        "code": _code(),
         "valkey": server.get("valkey_version") or server["redis_version"],
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def _code() -> str:
+    """Return the commit that is measured, marked where files differ from it; empty outside of a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    asked = [git, "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _cpu() -> str:

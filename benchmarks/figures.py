@@ -33,19 +33,27 @@ class Figure:
 
         the machine's mood.
         """
-        pairs = zip(self.samples.get(OURS, ()), self.samples.get(beside, ()), strict=False)
-        ratios = [ours / theirs for ours, theirs in pairs if theirs]
+        ratios = self.ratios(beside)
         return statistics.median(ratios) if ratios else None
+
+    def ratios(self, beside: str) -> list[float]:
+        """Return the ratio of each round."""
+        pairs = zip(self.samples.get(OURS, ()), self.samples.get(beside, ()), strict=False)
+        return [ours / theirs for ours, theirs in pairs if theirs]
 
 
 @dataclass(slots=True)
 class Results:
-    """One run: where it was made, how, what it measured and what it could not measure."""
+    """One run: where it was made, how, what it measured and what it could not measure.
+
+    ``loads``: the machine's load of the last minute as each part began.
+    """
 
     environment: dict[str, Any]
     options: dict[str, Any]
     figures: list[Figure] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    loads: dict[str, float] = field(default_factory=dict)
 
     def get(self, name: str) -> Figure | None:
         """Return the figure of that name."""
@@ -64,7 +72,11 @@ def read(path: Path) -> Results:
     """Return the run that :meth:`Results.write` kept."""
     stored = json.loads(path.read_text())
     return Results(
-        stored["environment"], stored["options"], [Figure(**one) for one in stored["figures"]], stored["failures"]
+        stored["environment"],
+        stored["options"],
+        [Figure(**one) for one in stored["figures"]],
+        stored["failures"],
+        stored.get("loads", {}),
     )
 
 

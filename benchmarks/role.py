@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.stages import STAGES
 from config.logging import configure
+from config.settings import Dispatcher
 
 QUIET = ("sent", "started", "settled", "stale", "stopped", "revoked")
 
@@ -30,8 +31,7 @@ def main() -> int:
         return run_flower(STAGES, redis_url=urls["redis_url"], address="127.0.0.1", basic_auth=None, **options)
     from workers.transport.dispatcher import run_dispatcher
 
-    defaults = {"batch_size": 64, "poll_seconds": 0.2, "redispatch_seconds": 5.0}
-    return run_dispatcher(STAGES, **urls, **{**defaults, **options})
+    return run_dispatcher(STAGES, **urls, **{**Dispatcher().model_dump(), **options})
 
 
 def _worker(urls: dict[str, Any], options: dict[str, Any]) -> int:

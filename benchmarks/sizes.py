@@ -38,7 +38,7 @@ class Sizes:
                 name: of(getattr(self, name))
                 for name in ("drain_jobs", "naive_jobs", "enqueue_jobs", "enqueue_singles", "calls", "naive_calls")
             },
-            slice_jobs=of(self.slice_jobs, least=100),
+            slice_jobs=of(self.slice_jobs, least=2_000),  # more than one batch: a rate needs two moments
             snoozed=of(self.snoozed),
             prune_rows=of(self.prune_rows, least=2_000),
             running=of(self.running),

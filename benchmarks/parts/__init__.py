@@ -14,12 +14,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every part is given: the servers, how much to measure, whom to compare with, and whom to tell."""
+    """What every part is given: the servers, how much to measure, whom to compare with, and whom to tell.
+
+    ``failures``: why contenders were left out, by their names.
+    """
 
     system: System
     sizes: Sizes
     say: Callable[[str], None]
     peers: Sequence[Peer] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def interleaved(self, contenders: dict[str, Callable[[], T]]) -> dict[str, list[T]]:
         """Run A B C, A B C …, each alone on the machine while it is measured; return the samples of each.
@@ -39,7 +43,8 @@ class Bench:
                     if position == 0:
                         raise
                     failed.add(name)
-                    self.say(f"{name} is left out: {type(error).__name__}: {error}")
+                    self.failures[name] = f"{type(error).__name__}: {error}"
+                    self.say(f"{name} is left out: {self.failures[name]}")
         return {name: measured for name, measured in samples.items() if measured}
 
 

@@ -1,5 +1,7 @@
 """How much memory a worker process keeps: idle, and with a thousand jobs running."""
 
+import sys
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -7,10 +9,12 @@ import psutil
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import PLAIN, fill, gristmill
 from benchmarks.parts import Bench
-from benchmarks.system import wait_for
+from benchmarks.system import System, processes, wait_for
 
 MEGABYTE = 1_000_000
 LONG_SECONDS = 3_600.0
+# What a process does right after its first heartbeat is over by then.
+SETTLED_SECONDS = 2.0
 
 
 def run(bench: Bench) -> Iterator[Figure]:
@@ -24,6 +28,22 @@ def run(bench: Bench) -> Iterator[Figure]:
         "MB",
         {OURS: [full for _, full in samples]},
     )
+    yield figure(
+        "memory_deployed",
+        "resident memory of `gristmill worker` with every stage, idle",
+        "MB",
+        bench.interleaved({OURS: lambda: _deployed(bench.system)}),
+    )
+
+
+def _deployed(system: System) -> float:
+    """Return what a worker keeps that was started as operators start it."""
+    system.postgres.execute("DELETE FROM runtime.workers")
+    command = [sys.executable, "-c", "from cli.main import main; main()", "worker"]
+    with processes([command], system.environment, log=system.folder / "roles.log") as (pid,):
+        wait_for(lambda: system.value("SELECT count(*) FROM runtime.workers"), seconds=60, alive=[pid])
+        time.sleep(SETTLED_SECONDS)
+        return _resident(pid)
 
 
 def _idle_and_running(bench: Bench, jobs: int) -> tuple[float, float]:

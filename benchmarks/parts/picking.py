@@ -15,7 +15,8 @@ from workers.runtime.dispatcher import LEADER_SESSION, MOST_PER_PASS
 from workers.runtime.registry import Stage
 from workers.runtime.store.dispatch import Window, pick, unmark_exactly
 
-WIDE = Window(slots=MOST_PER_PASS, at_most=MOST_PER_PASS, floor=MOST_PER_PASS)
+# Room for a whole pass, however many are in flight.
+WIDE = Window(slots=100_000, at_most=MOST_PER_PASS, floor=MOST_PER_PASS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
            ORDER BY turn, priority, created_at, id LIMIT (SELECT greatest(n, 0) FROM room)),
         {_mark(t, stage)}
         SELECT marked.id, version, created_at, walk.last, walk.n, (SELECT n FROM room)
-          FROM (SELECT max(key) AS last, count(*) AS n FROM keys) AS walk
+          FROM (SELECT (array_agg(key ORDER BY nth DESC))[1] AS last, count(*) AS n FROM keys) AS walk
           LEFT JOIN (marked JOIN picked ON picked.id = marked.id) ON true
          ORDER BY turn, priority, created_at, marked.id"""
 
