@@ -59,6 +59,11 @@ def _said_but_not_done(_: Settler, item: Item) -> None:
     item.tell(True)
 
 
+async def _never_looked_again(_: Lane, items: Sequence[Item]) -> set[object]:
+    """Take every silence for a lost fence."""
+    return set()
+
+
 async def _written_apart(self: Lane, items: Sequence[Item], **_: Any) -> tuple[set[object], set[object]]:
     """Commit what handlers write by itself, then settle."""
     for item in items:
@@ -84,6 +89,7 @@ UNVERSIONED = {"""{c["version"]} = j.{c["version"]} + 1""": """{c["version"]} = 
 NO_FENCE = Bug(settle, "_settle_sql", FENCE)
 NO_STATE = Bug(settle, "_settle_sql", FENCE | {"""j.{c["status"]} IN ({running})""": "true"})
 WRITTEN_APART = Bug(Lane, "_flush", whole=_written_apart)
+NO_SECOND_LOOK = Bug(Lane, "_already_settled", whole=_never_looked_again)
 SETTLE_FORGOTTEN = Bug(Settler, "submit", whole=_said_but_not_done)
 CLAIM_FORGOTTEN = Bug(claims, "claim", whole=_claimed_and_forgotten)
 NO_TICKET = Bug(claim, "_claim_sql", {""" AND j.{c["dispatched_at"]} IS NOT NULL""": ""})
@@ -92,6 +98,9 @@ TICKETS_KEPT = Bug(
     dispatch, "_unmark_sql", {"<= now() - %(older_than)s": "< now() - interval '1 day' - %(older_than)s"}
 )
 TICK_IGNORED = Bug(beat, "_fire_times", {"if won:": "if True:"})
+ONE_AS_ALL = Bug(beat, "due_times", {"""case "all":""": """case "all" | "one":"""})
+SKIP_AS_ALL = Bug(beat, "due_times", {"""case "all":""": """case "all" | "skip":"""})
+SKIP_AS_ONE = Bug(beat, "due_times", {"""case "one":""": """case "one" | "skip":"""})
 TICK_KEY_OWN = Bug(beat, "_fire", {'key = f"schedule:': 'key = f"{id(session)}:'})
 LIVING_RESCUED = Bug(
     rescue, "_rescue_sql", {"> now() - make_interval(secs => w.lease": "> now() + make_interval(secs => w.lease"}

@@ -3,24 +3,19 @@
 ``report = await check(connection, evidence)`` reads one snapshot and changes nothing; ``report.ok``, ``report.failed``
 and ``print(report.render())`` say what it found. Call it when the workload has ended and everything has healed.
 
-Of :class:`tests.chaos.evidence.Evidence`, what may be left out: ``all_told`` (with it, rejections and stops are held to
-an equality instead of a bound), ``deaf`` (when a worker was frozen or cut off from Postgres: it could not hear of a
-cancel nor renew its lease), ``aged`` (jobs moved back in time for prune to find).
-
-**After the acknowledgement.** A call that is under way when its job is cancelled cannot be taken back, and the worker
-learns of the cancel by a bell, or at its next look at its fences. What is promised is that a worker that has been told
-starts no call. So a call may start up to ``grace`` after the cancel was acknowledged: one second, the longest a
-worker goes without a look, and one for a request that was sent and not yet read by a busy provider. Only time in which
-every worker could hear counts (``deaf``; a road to the provider that holds requests up belongs there too). How a
-process under test reads its clock does not matter: acknowledgement and call are timed by the machine that judges.
+Of :class:`tests.chaos.evidence.Evidence`, what may be left out: ``deaf`` and ``deaf_alone`` (a worker that was frozen
+or cut off from Postgres could not hear of a cancel nor renew its lease), ``spoke_until`` (a worker is taken to live as
+long as it makes transitions), ``aged`` (jobs moved back in time for prune to find). What cannot be judged because a
+worker was deaf or died is not among the examined. What is promised of calls says :mod:`tests.chaos.calls`.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
+from uuid import UUID
 
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
@@ -28,19 +23,22 @@ from psycopg.rows import tuple_row
 import tests.proving.stages  # noqa: F401 - registers the proving stages
 from models.lifecycle import Job
 from tests.chaos import queries
+from tests.chaos.calls import HEARS_AGAIN_SECONDS, CalledRun, judge_calls
 from tests.chaos.evidence import Call, Evidence
+from tests.chaos.ticks import Fired, misfired
 from workers.runtime.admission import Limit
 from workers.runtime.database import Raw
 from workers.runtime.maintenance import concrete
 from workers.runtime.registry import Registry, discover
-from workers.runtime.schedules import next_time
 from workers.runtime.store.rescue import DEADLINE_MARGIN
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.verify import verify_history
 
 CANCEL_GRACE = timedelta(seconds=2)
-# A worker that can hear again listens anew within this: its back-off, a connection, and one look at its fences.
-HEARS_AGAIN_SECONDS = 3.0
+# A worker that hears calls a lost run lost within this, with handlers that yield and a machine that is busy.
+CALLED_WITHIN = timedelta(seconds=10)
+# A claim so old has been answered, and its run has begun.
+BEGUN = timedelta(seconds=1.5)
 MOVING = ("dispatched, waiting for a slot", "ready, waiting for the dispatcher")
 
 
@@ -102,13 +100,15 @@ async def check(
     patience: timedelta = timedelta(0),
     lease: timedelta = timedelta(seconds=3),
     grace: timedelta = CANCEL_GRACE,
+    called_within: timedelta = CALLED_WITHIN,
     limits: Mapping[str, Limit] | None = None,
     rates: Mapping[str, Rate] | None = None,
 ) -> Report:
     """Hold everything a run left against every promise, in one snapshot.
 
     ``patience`` is how long a job that can move (running, or ready for the dispatcher) may have stood still. ``lease``
-    is the shortest lease of the run's workers. ``limits`` are those that the stages declare unless given; ``rates``
+    is the shortest lease of the run's workers. A worker that lived on for ``called_within`` after a run of its was lost
+    has said so. ``limits`` are those that the stages declare unless given; ``rates``
     bound the provider's calls by stage. A connection that has a transaction open is read as that transaction sees it.
     """
     started = time.monotonic()
@@ -122,6 +122,7 @@ async def check(
         await checking.jobs(patience)
         await checking.histories()
         await checking.runs(lease)
+        await checking.lost_runs(called_within)
         await checking.limits(stages, _declared(stages) if limits is None else limits)
         await checking.schedules()
         await checking.ends(grace)
@@ -190,10 +191,17 @@ class _Checking:
             queries.RESCUES,
             lease=lease,
             margin=DEADLINE_MARGIN,
-            since=[since for since, _ in self._evidence.deaf],
-            until=[until + HEARS_AGAIN_SECONDS for _, until in self._evidence.deaf],
+            **self._deafness(),
         )
-        await self._stale_rejections()
+
+    def _deafness(self) -> dict[str, list[Any]]:
+        """Return who was deaf from when until it listened again, as statements take it."""
+        spans = list(self._evidence.deafness())
+        return {
+            "since": [since for since, _, _ in spans],
+            "until": [until + HEARS_AGAIN_SECONDS for _, until, _ in spans],
+            "deaf": [worker for _, _, worker in spans],
+        }
 
     async def _effects(self) -> None:
         found = Verdict("effects committed once", 0, 0)
@@ -208,15 +216,30 @@ class _Checking:
             found = _sum(found, await self._verdict(found.name, sql, completed=table.lifecycle.completed))
         self.verdicts.append(found)
 
-    async def _stale_rejections(self) -> None:
-        """Compare what workers rejected or stopped with the runs that someone else moved on (rescued, cancelled).
-
-        Each of these causes one rejection or one stop at most; where every worker lived to say it, exactly one.
-        """
-        ((moved,),) = await self._all(queries.MOVED_RUNS, cancelled=list(self._evidence.cancelled))
-        said = self._evidence.stale_rejections + self._evidence.stopped_runs
-        wrong = abs(said - moved) if self._evidence.all_told else said - moved
-        self._add("stale writes rejected, no others", moved, max(wrong, 0))
+    async def lost_runs(self, called_within: timedelta) -> None:
+        """What workers stopped or rejected had been moved on by someone else, and of each such run they say so once."""
+        said, spoke = self._evidence.lost_runs, self._evidence.spoke_until
+        runs = {"ids": [run.job_id for run in said], "fences": [run.fence for run in said]}
+        cancelled = list(self._evidence.cancelled)
+        await self._judge(
+            "runs called lost were lost, once",
+            queries.CALLED_LOST,
+            **runs,
+            said_by=[run.said_by for run in said],
+            how=[run.how for run in said],
+            cancelled=cancelled,
+        )
+        await self._judge(
+            "lost runs were called lost",
+            queries.LOST_UNCALLED,
+            **runs,
+            **self._deafness(),
+            living=[f"worker:{worker}" for worker in spoke],
+            spoke=list(spoke.values()),
+            cancelled=cancelled,
+            within=called_within,
+            begun=BEGUN,
+        )
 
     async def limits(self, stages: Registry, limits: Mapping[str, Limit]) -> None:
         """Running per key within the limit at every instant, by the database's times."""
@@ -229,37 +252,26 @@ class _Checking:
         self.verdicts.append(found)
 
     async def schedules(self) -> None:
-        """One job per tick, one tick per time, and no time that the cron text does not name."""
+        """One job per tick, one tick per time; no time but those of the cron text, caught up on by the policy."""
         await self._judge("one job per tick", queries.TICKS)
+        looks = [at for (at,) in await self._all(queries.LOOKS)]
         examined, wrong = 0, []
-        for name, cron, timezone, catch_up, times in await self._all(queries.TICK_TIMES):
-            examined += len(times)
-            wrong += [f"{name} {at}" for at in _misplaced(cron, timezone, catch_up, times)]
+        for name, cron, timezone, catch_up, times, fired_at in await self._all(queries.TICK_TIMES):
+            ticks = [Fired(*tick) for tick in zip(times, fired_at, strict=True)]
+            examined += len(ticks)
+            wrong += [f"{name} {what}" for what in misfired(cron, timezone, catch_up, ticks, looks)]
         self._add("ticks at their times", examined, len(wrong), wrong)
 
     async def ends(self, grace: timedelta) -> None:
-        """What is cancelled stays so and calls nobody; nobody calls for a job that was not claimed."""
-        cancelled, calls = self._evidence.cancelled, self._evidence.calls
-        await self._judge("cancelled stays cancelled", queries.CANCELLED, cancelled=list(cancelled))
-        after = [call for call in calls if call.job_id in cancelled]
-        late = [f"{call.job_id}" for call in after if self._lateness(call) > grace.total_seconds()]
-        self._add("no call after a cancel", len(after), len(late), late)
-        await self._judge(
-            "calls belong to runs",
-            queries.CALLS,
-            ids=[call.job_id for call in calls],
-            at=[call.started_at for call in calls],
-        )
-
-    def _lateness(self, call: Call) -> float:
-        """Return for how long every worker could have heard of the cancel when this call started."""
-        heard_from, deaf_seconds = self._evidence.cancelled[call.job_id], 0.0
-        for since, until in sorted(self._evidence.deaf):
-            begin, end = max(since, heard_from), min(until + HEARS_AGAIN_SECONDS, call.started_at)
-            if end > begin:
-                deaf_seconds += end - begin
-                heard_from = end
-        return call.started_at - self._evidence.cancelled[call.job_id] - deaf_seconds
+        """What is cancelled stays so and calls nobody; nobody calls but for a run, under the right key."""
+        await self._judge("cancelled stays cancelled", queries.CANCELLED, cancelled=list(self._evidence.cancelled))
+        runs: dict[UUID, list[CalledRun]] = defaultdict(list)
+        for job_id, *run in await self._all(
+            queries.CALLED_RUNS, ids=list({call.job_id for call in self._evidence.calls})
+        ):
+            runs[job_id].append(CalledRun(*run))
+        for rule, examined, wrong in judge_calls(self._evidence, runs, grace=grace.total_seconds()):
+            self._add(rule, examined, len(wrong), wrong)
 
     async def rates(self, rates: Mapping[str, Rate]) -> None:
         """No more calls of a stage within any window than its rate allows, by the provider's times."""
@@ -289,22 +301,6 @@ class _Checking:
 def _sum(one: Verdict, other: Verdict) -> Verdict:
     jobs = [*one.jobs, *other.jobs][:10]
     return Verdict(one.name, one.examined + other.examined, one.violations + other.violations, jobs)
-
-
-def _misplaced(cron: str, timezone: str, catch_up: str, times: Sequence[datetime]) -> list[datetime]:
-    """Return the ticks that are at no time of ``cron`` or, where all are caught up, follow one that was passed over.
-
-    A schedule that was changed during the run, or missed more than a hundred times in a row, is none for this.
-    """
-    wrong = []
-    before: datetime | None = None
-    for at in times:
-        named = next_time(cron, timezone, after=at - timedelta(seconds=1)) == at
-        missed = before is not None and catch_up == "all" and next_time(cron, timezone, after=before) != at
-        if not named or missed:
-            wrong.append(at)
-        before = at
-    return wrong
 
 
 def _over_rate(calls: Sequence[Call], rate: Rate) -> list[Call]:

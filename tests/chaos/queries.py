@@ -94,27 +94,74 @@ judged AS (
     FROM held AS h JOIN spent AS s ON s.job_id = h.id)
 {VERDICT}"""
 
-# The heart beats beside the transitions: who recorded one within half a lease was not silent for a whole one. A
-# rescue inside a time in which some worker was deaf proves nothing.
+# The heart beats beside the transitions: who recorded one within half a lease was not silent for a whole one. Left out
+# are rescues inside a time in which their worker was deaf, or any may have been: they prove nothing.
 RESCUES = f"""
-WITH rescues AS (SELECT job_id, rescued_from, overdue_since, at FROM steps WHERE action = 'rescue' AND ends_run),
+WITH rescues AS (
+  SELECT job_id, rescued_from, overdue_since, at FROM steps
+   WHERE action = 'rescue' AND ends_run
+     AND (overdue_since IS NOT NULL OR rescued_from LIKE 'worker:%%' AND NOT EXISTS (
+            SELECT FROM unnest(%(since)s::float8[], %(until)s::float8[], %(deaf)s::text[]) AS deaf(since, until, worker)
+             WHERE to_timestamp(deaf.since) <= at AND to_timestamp(deaf.until) >= at - %(lease)s
+               AND coalesce(deaf.worker, rescued_from) = rescued_from))),
 lively AS MATERIALIZED (
   SELECT DISTINCT r.rescued_from, r.at
     FROM (SELECT DISTINCT rescued_from, at FROM rescues WHERE overdue_since IS NULL) AS r
-    JOIN steps AS s ON s.changed_by = r.rescued_from AND s.at < r.at AND s.at > r.at - %(lease)s / 2
-   WHERE r.rescued_from LIKE 'worker:%%'
-     AND NOT EXISTS (SELECT FROM unnest(%(since)s::float8[], %(until)s::float8[]) AS deaf(since, until)
-                      WHERE to_timestamp(deaf.since) <= r.at AND to_timestamp(deaf.until) >= r.at - %(lease)s)),
+    JOIN steps AS s ON s.changed_by = r.rescued_from AND s.at < r.at AND s.at > r.at - %(lease)s / 2),
 judged AS (
   SELECT r.job_id AS id, l.at IS NOT NULL OR r.overdue_since >= r.at - %(margin)s AS bad
     FROM rescues AS r LEFT JOIN lively AS l ON l.rescued_from = r.rescued_from AND l.at = r.at)
 {VERDICT}"""
 
-# By anyone but its worker, or by a person through it: Flower's Revoke may reach the very process that runs the job.
-MOVED_RUNS = """
-SELECT count(*)::int FROM steps
- WHERE ends_run AND after_worker AND (NOT by_the_same OR action = 'cancel' AND job_id = ANY (%(cancelled)s))
-"""
+# A run has lost its job to anyone but its worker, or to a person through it: Flower's Revoke may reach the very process
+# that runs the job. So has one whose job is gone altogether. Whoever says so says it once, and of its own runs.
+CALLED_LOST = f"""
+WITH called AS (
+  SELECT *, row_number() OVER (PARTITION BY job_id, fence) AS nth
+    FROM unnest(%(ids)s::uuid[], %(fences)s::int[], %(said_by)s::text[], %(how)s::text[])
+         AS called(job_id, fence, said_by, how)),
+found AS (
+  SELECT c.*, r.changed_by AS worker, n.job_id IS NOT NULL AS moved,
+         n.changed_by = r.changed_by AND NOT (n.action = 'cancel' AND c.job_id = ANY (%(cancelled)s)) AS by_itself,
+         EXISTS (SELECT FROM held AS h WHERE h.id = c.job_id) AS held
+    FROM called AS c
+    LEFT JOIN steps AS r ON r.job_id = c.job_id AND r.version_to = c.fence AND r.claims
+    LEFT JOIN steps AS n ON n.job_id = c.job_id AND n.version_to = c.fence + 1),
+judged AS (
+  SELECT concat_ws(' ', job_id, 'version', fence, how, 'said by', said_by) AS id,
+         nth > 1 OR worker IS NULL OR CASE WHEN moved THEN by_itself ELSE held END
+         OR min(worker) OVER (PARTITION BY said_by) <> max(worker) OVER (PARTITION BY said_by) AS bad
+    FROM found)
+{VERDICT}"""
+
+# What others moved on while its worker lived on for long enough to say so, once it could hear. A claim made while its
+# worker was deaf is left out: its answer may have come too late for the run to begin.
+LOST_UNCALLED = f"""
+WITH called AS (SELECT DISTINCT * FROM unnest(%(ids)s::uuid[], %(fences)s::int[]) AS called(job_id, fence)),
+deaf AS (
+  SELECT to_timestamp(since) AS since, to_timestamp(until) AS until, worker
+    FROM unnest(%(since)s::float8[], %(until)s::float8[], %(deaf)s::text[]) AS deaf(since, until, worker)),
+lives AS (
+  SELECT worker, max(until) AS until
+    FROM (SELECT changed_by, at FROM steps WHERE changed_by LIKE 'worker:%%'
+           UNION ALL SELECT w, to_timestamp(u) FROM unnest(%(living)s::text[], %(spoke)s::float8[]) AS life(w, u))
+         AS signs(worker, until) GROUP BY worker),
+lost AS (
+  SELECT r.job_id, r.version_to AS fence, r.changed_by AS worker, r.at AS claimed_at, n.at AS moved_at
+    FROM steps AS n JOIN steps AS r ON r.job_id = n.job_id AND r.version_to = n.version_to - 1 AND r.claims
+   WHERE n.ends_run AND n.after_worker
+     AND (NOT n.by_the_same OR n.action = 'cancel' AND n.job_id = ANY (%(cancelled)s))),
+judged AS (
+  SELECT concat_ws(' ', l.job_id, 'version', l.fence, 'run by', l.worker) AS id, c.job_id IS NULL AS bad
+    FROM lost AS l JOIN lives USING (worker) LEFT JOIN called AS c USING (job_id, fence)
+   WHERE lives.until >= %(within)s + greatest(l.moved_at, (
+           SELECT max(d.until) FROM deaf AS d
+            WHERE coalesce(d.worker, l.worker) = l.worker AND d.until >= l.moved_at
+              AND d.since <= l.moved_at + 3 * %(within)s))
+     AND NOT EXISTS (SELECT FROM deaf AS d
+                      WHERE coalesce(d.worker, l.worker) = l.worker AND d.until >= l.claimed_at
+                        AND d.since <= l.claimed_at + %(begun)s))
+{VERDICT}"""
 
 PRUNED = f"""
 WITH judged AS (
@@ -147,17 +194,19 @@ WITH judged AS (
     FROM steps AS n WHERE n.version_to = 1 AND n.changed_by LIKE 'beat:%%')
 {VERDICT}"""
 
+# Who fired anything at all had looked at every schedule, at that time.
+LOOKS = "SELECT DISTINCT fired_at FROM runtime.ticks ORDER BY fired_at"
+
 TICK_TIMES = """
-SELECT s.name, s.cron, s.timezone, s.catch_up, array_agg(t.scheduled_for ORDER BY t.scheduled_for)
+SELECT s.name, s.cron, s.timezone, s.catch_up, array_agg(t.scheduled_for ORDER BY t.scheduled_for),
+       array_agg(t.fired_at ORDER BY t.scheduled_for)
   FROM runtime.schedules AS s JOIN runtime.ticks AS t ON t.schedule = s.name GROUP BY s.name ORDER BY s.name
 """
 
-CALLS = f"""
-WITH first_claims AS (SELECT job_id, min(at) AS at FROM steps WHERE claims GROUP BY job_id),
-judged AS (
-  SELECT c.id, coalesce(to_timestamp(c.at) < f.at, true) AS bad
-    FROM unnest(%(ids)s::uuid[], %(at)s::float8[]) AS c(id, at) LEFT JOIN first_claims AS f ON f.job_id = c.id)
-{VERDICT}"""
+CALLED_RUNS = """
+SELECT job_id, extract(epoch FROM at)::float8, extract(epoch FROM after_at)::float8, changed_by
+  FROM steps WHERE claims AND job_id = ANY (%(ids)s)
+"""
 
 STAGES_OF = "SELECT DISTINCT job_id, stage FROM steps WHERE claims AND job_id = ANY (%(ids)s)"
 

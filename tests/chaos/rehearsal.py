@@ -1,6 +1,7 @@
 """A small run in one process on real Postgres, with its evidence: what the checker is tried on."""
 
 import asyncio
+import math
 import threading
 import time
 import uuid
@@ -15,15 +16,16 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from tests.chaos.checker import Report, check
-from tests.chaos.evidence import Evidence
+from tests.chaos.evidence import Evidence, LostRun
 from tests.conftest import sqlalchemy_url
 from tests.fakes.road import FakeRoad
+from tests.fakes.wire import Wire, wire_to
 from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
 from tests.proving.models import LIMIT, KeyedJob, PlainJob
 from tests.proving.stages import Act, perform
 from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
 from workers.runtime.admission import Limit
-from workers.runtime.context import Context
+from workers.runtime.context import Context, Run
 from workers.runtime.database import Database
 from workers.runtime.outcomes import Outcome
 from workers.runtime.registry import Registry, stage
@@ -76,8 +78,7 @@ class Rehearsal:
         self.jobs = Jobs(database, registry)
         self.evidence = Evidence()
         self.workers: list[WorkerProcess] = []
-        self.told: list[str] = []
-        self.vanished = 0
+        self.told: list[tuple[str, Run]] = []
         self.guarded = True
         self._stack = stack
 
@@ -87,11 +88,15 @@ class Rehearsal:
         self.evidence.committed |= dict.fromkeys(ids, stage)
         return ids
 
-    async def worker(self, **options: Any) -> WorkerProcess:
-        """Start a worker; it stops with the rehearsal."""
-        worker = await self._stack.enter_async_context(started_worker(self.url, self.registry, **options))
+    async def worker(self, *, url: str | None = None, **options: Any) -> WorkerProcess:
+        """Start a worker, which reaches the database by ``url`` if one is given; it stops with the rehearsal."""
+        worker = await self._stack.enter_async_context(started_worker(url or self.url, self.registry, **options))
         self.workers.append(worker)
         return worker
+
+    async def wire(self) -> tuple[str, Wire]:
+        """Lay a line to the database on which answers may be lost; return its URL, and the line."""
+        return await self._stack.enter_async_context(wire_to(self.url))
 
     async def deliver(self, worker: WorkerProcess, stage: str = PLAIN) -> None:
         """Dispatch what is due and hand it to ``worker``; return once it is claimed."""
@@ -153,7 +158,6 @@ class Rehearsal:
                 await beat_heart(conn, worker, running=0)
             tickets = await self.jobs.dispatched(stage, 0)
             await Jobs(database, self.registry).claim(tickets, stage, owner=worker.id)
-            self.vanished += 1
         finally:
             await database.close()
 
@@ -167,14 +171,15 @@ class Rehearsal:
         async with self.database.kernel() as conn:
             return await rescue.prune(conn, model)
 
-    async def schedule(self, name: str = "each-minute", *, minutes_ago: int = 3) -> None:
-        """Add a schedule of plain jobs that has missed some minutes, all of which are to be caught up."""
+    async def schedule(self, catch_up: str = "all", *, cron: str = EVERY_MINUTE, minutes_ago: int = 3) -> None:
+        """Add a schedule of plain jobs that has missed some minutes, and is called as it is to catch up on them."""
         await self.jobs.sql(
-            "INSERT INTO runtime.schedules (name, stage, cron, catch_up, created_at) VALUES (%s, %s, %s, 'all', "
+            "INSERT INTO runtime.schedules (name, stage, cron, catch_up, created_at) VALUES (%s, %s, %s, %s, "
             "now() - make_interval(mins => %s))",
-            name,
+            catch_up,
             PLAIN,
-            EVERY_MINUTE,
+            cron,
+            catch_up,
             minutes_ago,
         )
 
@@ -209,8 +214,9 @@ class Rehearsal:
     async def settled(self, *, stage: str = PLAIN, within: float = 10.0) -> None:
         """Return when no job of the stage's table can move any more, snoozes and back-offs cut short."""
         table = self.registry[stage].model.__table__
-        hurry = f"UPDATE {table} SET due_at = NULL WHERE due_at IS NOT NULL AND change_action IN ('retry', 'snooze')"
-        live = f"SELECT 1 FROM {table} WHERE completed_at IS NULL AND due_at IS NULL LIMIT 1"
+        again = "change_action IN ('retry', 'snooze')"
+        hurry = f"UPDATE {table} SET due_at = NULL WHERE due_at IS NOT NULL AND {again}"
+        live = f"SELECT 1 FROM {table} WHERE completed_at IS NULL AND (due_at IS NULL OR {again}) LIMIT 1"
 
         async def quiet() -> bool:
             await self.jobs.sql(hurry)
@@ -219,11 +225,13 @@ class Rehearsal:
         await until(quiet, within=within)
 
     def listen(self) -> None:
-        """Write down how many writes the workers rejected as stale and how many runs they stopped."""
-        told = self.told + [what for worker in self.workers for what, _ in worker.events.told]
-        self.evidence.stale_rejections = told.count("stale")
-        self.evidence.stopped_runs = told.count("stopped")
-        self.evidence.all_told = not self.vanished
+        """Write down which writes the workers rejected as stale and which runs they stopped; all of them live on."""
+        told = [("a mill", *one) for one in self.told]
+        told += [(str(worker.id), *one) for worker in self.workers for one in worker.events.lost]
+        self.evidence.lost_runs = [
+            LostRun(how=how, job_id=run.job_id, fence=run.version, said_by=by) for by, how, run in told
+        ]
+        self.evidence.spoke_until = dict.fromkeys((worker.id for worker in self.workers), math.inf)
 
     async def judge(self, **options: Any) -> Report:
         """Check what the rehearsal left."""

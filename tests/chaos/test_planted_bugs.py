@@ -4,7 +4,7 @@ The same runs without a bug pass, so that it is the bug that is found.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -23,6 +23,7 @@ from workers.runtime.registry import Registry
 from workers.runtime.store import dispatch
 
 SCORING = "scoring.score"
+ONE_SETTLE = b'"change_action" = u.action'  # in the settling statement, and in no other
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,9 +88,12 @@ async def crowded_key(run: Rehearsal, gates: Gates) -> Report:
 
 
 async def two_beats(run: Rehearsal, gates: Gates) -> Report:
-    """Two beats see the same three ticks due at the same moment."""
+    """Two beats see the same three ticks due at the same moment, some of which each policy would not catch up on."""
     gates.first.set()
-    await run.schedule()
+    for catch_up in ("all", "one"):
+        await run.schedule(catch_up)
+    # Nothing of it is due any more, not even its newest time.
+    await run.schedule("skip", cron=f"{datetime.now(UTC) - timedelta(minutes=2):%M} * * * *")
     await run.beats()
     worker = await run.worker()
     await run.deliver(worker)
@@ -122,9 +126,22 @@ async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
             await run.cancel(job, stage=SCORING)
             await until(lambda: heard.events[-1][0] == "stopped" or fake.calls == 2)
         await llm.aclose()
-        run.evidence.calls = fake.ledger
-    run.told = [what for what, *_ in heard.events]
+        run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
+    run.told = heard.lost
     return await run.judge(grace=timedelta(seconds=0.5))
+
+
+async def lost_answer(run: Rehearsal, gates: Gates) -> Report:
+    """A worker's outcome is committed, and the line breaks before the answer arrives."""
+    await run.enqueue()
+    url, wire = await run.wire()
+    worker = await run.worker(url=url)
+    await run.deliver(worker)
+    wire.lose_answer(ONE_SETTLE)
+    gates.first.set()
+    await worker.idle()
+    assert wire.lost == 1
+    return await run.judge()
 
 
 async def old_and_young(run: Rehearsal, gates: Gates) -> Report:
@@ -180,8 +197,12 @@ FOUND: list[tuple[str, Scenario, tuple[Bug, ...], str]] = [
     ("claim without ticket", forged_tickets, (bugs.NO_TICKET,), "running per key within its limit"),
     ("limit off by one", crowded_key, (bugs.ONE_TOO_MANY,), "running per key within its limit"),
     ("tick fired twice", two_beats, (bugs.TICK_IGNORED, bugs.TICK_KEY_OWN), "one job per tick"),
+    ("all caught up where one is to be", two_beats, (bugs.ONE_AS_ALL,), "ticks at their times"),
+    ("all caught up where none is to be", two_beats, (bugs.SKIP_AS_ALL,), "ticks at their times"),
+    ("one caught up where none is to be", two_beats, (bugs.SKIP_AS_ONE,), "ticks at their times"),
     ("cancel that leaves the fence", cancelled_run, (bugs.CANCEL_UNFENCED,), "cancelled stays cancelled"),
     ("cancel that no run hears", cancelled_caller, (bugs.CANCEL_UNHEARD,), "no call after a cancel"),
+    ("no second look after a lost answer", lost_answer, (bugs.NO_SECOND_LOOK,), "runs called lost were lost, once"),
     ("prune without retention", old_and_young, (bugs.PRUNE_YOUNG,), "prune removed only the old and ended"),
     ("prune of what waits", old_and_young, (bugs.PRUNE_WAITING,), "committed jobs exist"),
     ("message acknowledged and forgotten", crowded_key, (bugs.CLAIM_FORGOTTEN,), "no job stands still"),

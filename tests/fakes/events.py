@@ -11,6 +11,7 @@ class RecordedEvents:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, UUID]] = []
+        self.lost: list[tuple[str, Run]] = []
 
     def started(self, run: Run) -> None:
         self.told.append(("started", run.job_id))
@@ -20,9 +21,11 @@ class RecordedEvents:
 
     def stopped(self, run: Run) -> None:
         self.told.append(("stopped", run.job_id))
+        self.lost.append(("run_stopped", run))
 
     def stale(self, run: Run) -> None:
         self.told.append(("stale", run.job_id))
+        self.lost.append(("stale_write_rejected", run))
 
     def of(self, job_id: UUID) -> list[str]:
         """Return what was told of one job."""

@@ -25,6 +25,7 @@ class Heard:
     """Remembers what became of jobs, as ``(event, stage, job id)``."""
 
     events: list[tuple[str, str, uuid.UUID]] = field(default_factory=list)
+    lost: list[tuple[str, Run]] = field(default_factory=list)
 
     def started(self, run: Run) -> None:
         self.events.append(("started", run.stage, run.job_id))
@@ -35,9 +36,11 @@ class Heard:
 
     def stopped(self, run: Run) -> None:
         self.events.append(("stopped", run.stage, run.job_id))
+        self.lost.append(("run_stopped", run))
 
     def stale(self, run: Run) -> None:
         self.events.append(("stale", run.stage, run.job_id))
+        self.lost.append(("stale_write_rejected", run))
 
 
 class ShortRoad:

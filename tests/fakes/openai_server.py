@@ -49,13 +49,16 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 class Entry:
     """One line of the ledger: what was asked under which key, what was answered (a status or a kind), and when.
 
-    ``ended_at`` stays None when no whole answer was sent.
+    ``ended_at`` stays None when no whole answer was sent. ``body`` is the request's fingerprint; ``again`` tells that
+    it quotes an answer, to ask once more.
     """
 
     key: str | None
     started_at: float
     answer: str = "none"
     ended_at: float | None = None
+    body: str = ""
+    again: bool = False
 
 
 class Script:
@@ -113,9 +116,11 @@ class Script:
         return {name: getattr(self, name) for name in counters} | seen
 
     @contextlib.contextmanager
-    def call(self, body: dict[str, Any], headers: Mapping[str, str]) -> Iterator[Entry]:
+    def call(self, body: dict[str, Any], headers: Mapping[str, str], *, sent: bytes) -> Iterator[Entry]:
         """Count one chat call while it lasts, and enter it in the ledger. The API key itself is not kept."""
-        entry = Entry(headers.get("idempotency-key"), time.time())
+        again = any(message.get("role") == "assistant" for message in body.get("messages", ()))
+        fingerprint = hashlib.blake2b(sent, digest_size=16).hexdigest()
+        entry = Entry(headers.get("idempotency-key"), time.time(), body=fingerprint, again=again)
         self.ledger.append(entry)
         self.calls += 1
         self.in_flight += 1
@@ -155,7 +160,7 @@ class Connection:
         match method, path.removeprefix("/v1"):
             case "POST", "/chat/completions":
                 request = json.loads(body)
-                with self.script.call(request, headers) as entry:
+                with self.script.call(request, headers, sent=body) as entry:
                     await self.chat(request, entry)
             case "POST", "/embeddings":
                 await self.embed(json.loads(body), headers)
@@ -304,17 +309,16 @@ def scores(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def calls_of(entries: Iterable[Mapping[str, Any]]) -> list[Call]:
     """Return the ledger's entries that name their job, in order: ``calls`` of ``GET /__ledger``."""
-    return [
-        Call(
-            job_id=UUID(entry["key"][:36]),
-            key=entry["key"],
-            answer=entry["answer"],
-            started_at=entry["started_at"],
-            ended_at=entry["ended_at"],
-        )
-        for entry in entries
-        if entry["key"]
-    ]
+    named = ((entry, _job_of(entry["key"])) for entry in entries)
+    return [Call(job_id=job_id, **entry) for entry, job_id in named if job_id]
+
+
+def _job_of(key: str | None) -> UUID | None:
+    """Return the job that an idempotency key begins with, None where it names none."""
+    try:
+        return UUID((key or "")[:36])
+    except ValueError:
+        return None
 
 
 async def serve(script: Script, *, port: int = 0) -> asyncio.Server:
@@ -387,7 +391,7 @@ class FakeOpenAI:
 
     @property
     def ledger(self) -> list[Call]:
-        """Every chat call that named its job, in order."""
+        """Every chat call that named its job, in order: ``calls`` counts the others too."""
         return calls_of(map(asdict, list(self._script.ledger)))
 
     def snapshot(self) -> dict[str, Any]:

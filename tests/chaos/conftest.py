@@ -1,0 +1,33 @@
+"""What a sound run left, for the tests of the checker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+
+from cli.embedded import EmbeddedServers
+from tests.chaos.sound import Left, Reader, sound_run
+from tests.conftest import create_database, drop_database
+from tests.fakes.openai_server import FakeOpenAI
+from workers.runtime.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterator[Left]:
+    """One run for all; each test damages it in a transaction that is rolled back."""
+    url = create_database(servers.urls.database_url, "judged", template=template)
+    with FakeOpenAI() as fake:
+        yield asyncio.run(sound_run(url, registry, fake))
+    drop_database(servers.urls.database_url, "judged")
+
+
+@pytest.fixture
+async def reader(left: Left) -> AsyncIterator[Reader]:
+    """A transaction on what the run left, past every trigger; rolled back with the test."""
+    async with (
+        await psycopg.AsyncConnection.connect(left.url) as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        yield connection

@@ -1,0 +1,108 @@
+"""One sound run that holds a bit of everything, what it left, and how tests of the checker damage that."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from tests.chaos.checker import Report, check
+from tests.chaos.evidence import Evidence
+from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
+from tests.fakes.mill import mill
+from tests.fakes.openai_server import FakeOpenAI
+from tests.waiting import until
+from workers.llm.provider import build
+from workers.runtime.registry import Registry
+
+SCORING = "scoring.score"
+Reader = psycopg.AsyncConnection[Any]
+A_MINUTE_BEFORE = b"""
+UPDATE runtime.transitions SET created_at = created_at - interval '1 minute' WHERE job_id = %s AND version_to < %s"""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the sound run left: its database, its evidence, and its jobs by what became of them."""
+
+    url: str
+    evidence: Evidence
+    jobs: dict[str, UUID]
+
+
+async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> Left:
+    """Let everything happen once: effects, retries, snoozes, a rescue, cancels, ticks, steps, limits, calls."""
+    async with rehearsing(url, registry) as run:
+        jobs = await asked(run, fake)
+        (jobs["rescued"],) = await run.enqueue(act="write")
+        await run.claim_and_vanish()
+        worker = await run.worker()
+        await run.dispatcher(worker)
+        (jobs["waiting"], jobs["unwanted"]) = await run.enqueue(count=2, due_at="2999-01-01T00:00:00Z")
+        for name, act in {"done": "write", "retried": "flaky", "snoozed": "snooze", "failed": "fail"}.items():
+            (jobs[name],) = await run.enqueue(act=act)
+        (jobs["pruned"],) = await run.enqueue()
+        (jobs["stopped"],) = await run.enqueue(seconds=30.0)
+        (jobs["two_step"],) = await run.enqueue("proving.first", act="write")
+        (jobs["keyed"], *_) = await run.enqueue("proving.keyed", 8, act="write", seconds=0.05, key="a")
+        await until(lambda: "started" in worker.events.of(jobs["stopped"]))
+        await run.cancel(jobs["stopped"], jobs["unwanted"])
+        for catch_up in ("all", "one", "skip"):
+            await run.schedule(catch_up)
+        await run.beats()
+        for stage in ("proving.plain", "proving.first", "proving.keyed"):
+            await run.settled(stage=stage)
+        await run.retry(jobs["failed"])
+        await run.settled()
+        await run.jobs.sql("UPDATE proving.plain_jobs SET max_retries = 1 WHERE id = %s", jobs["failed"])
+        await run.retry(jobs["failed"])  # an attempt beyond what it had
+        await run.settled()
+        await until(lambda: worker.events.of(jobs["stopped"])[-1] == "stopped")
+        await run.prune(jobs["pruned"])
+        run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
+        run.listen()
+        return Left(url, run.evidence, jobs)
+
+
+async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
+    """Cancel a job whose provider hangs, and score one profile, which is asked for twice more before it is answered."""
+    fake.script(queue=[{"kind": "hang"}, {"kind": "status", "status": 500}, {"kind": "malformed"}])
+    llm = build(api_key="sk-test", base_url=fake.url, model=None, connect_timeout=2.0, timeout=10.0, max_connections=5)
+    ((profile,),) = [
+        row.values() for row in await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id")
+    ]
+    async with mill(run.url, run.registry, llm) as heard:
+        (hung,) = await run.enqueue(SCORING, profile_id=str(profile), prompt="Judge.")
+        await until(lambda: fake.calls == 1)
+        await run.cancel(hung, stage=SCORING)
+        (scored,) = await run.enqueue(SCORING, profile_id=str(profile), prompt="Judge again.")
+        await run.settled(stage=SCORING)
+    await llm.aclose()
+    run.told += heard.lost
+    return {"hung": hung, "scored": scored}
+
+
+async def judge(reader: Reader, evidence: Evidence, **options: Any) -> Report:
+    options = {"lease": timedelta(seconds=LEASE_SECONDS), "called_within": timedelta(0), **options}
+    return await check(reader, evidence, **options)
+
+
+def changed(left: Left, change: Callable[[Evidence], Any]) -> Evidence:
+    """Return the run's evidence with one thing said differently."""
+    evidence = copy.deepcopy(left.evidence)
+    change(evidence)
+    return evidence
+
+
+async def claimed(reader: Reader, job: UUID) -> tuple[float, UUID]:
+    """Return when and by which worker a job was claimed first."""
+    cursor = await reader.execute(
+        "SELECT extract(epoch FROM created_at)::float8, substr(changed_by, 8)::uuid FROM runtime.transitions"
+        " WHERE job_id = %s AND change_action = 'claim' ORDER BY version_to LIMIT 1",
+        [job],
+    )
+    ((at, worker),) = await cursor.fetchall()
+    return at, worker
