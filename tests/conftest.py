@@ -31,7 +31,7 @@ hypothesis_settings.load_profile("untimed")
 
 TEMPLATE = "gristmill_template"
 # Tests that start whole systems of processes.
-WHOLE_SYSTEMS = (ROOT / "tests" / "e2e", ROOT / "tests" / "chaos")
+WHOLE_SYSTEMS = (ROOT / "tests" / "e2e", ROOT / "tests" / "chaos" / "test_nemesis.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -14,28 +14,34 @@ import psycopg
 from redis import Redis
 
 import tests.proving.stages  # noqa: F401 - registers the proving stages
+from tests.chaos.bounds import Measured, allowance
 from tests.chaos.crew import Crew
 from tests.chaos.evidence import Evidence
 from tests.chaos.proxy import Proxy
 from tests.chaos.workload import Workload
 from tests.e2e.system import System, running_system
 from tests.fakes.openai_server import FakeOpenAI
+from tests.proving.models import LIMIT
 from workers.runtime.registry import discover
 
 # As tests/proving/__main__.py starts the roles, and as workers/runtime/dispatcher.py looks after them.
 LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
 REDISPATCH_SECONDS = 2.0
-# What a shared machine with more processes than cores may add to a promise about time. The bounds named in the faults
-# are the system's own; every one of them is judged with this on top, and with so many times what a fresh job took right
-# before the fault.
-LOAD_SECONDS = 5.0
-SLOWNESS = 3
 START_SECONDS = 120.0
 SLOTS = 40
 MEMORY_MEGABYTES = 3_000
 PROFILES = 25
 CRON = "* * * * *"
 CATCH_UP = {"chaos.each": "all", "chaos.one": "one", "chaos.skip": "skip", "chaos.more": "all"}
+
+
+# Every run that is over: who claimed which job when, and what and who ended the run.
+RUNS = (
+    "SELECT run.job_id AS id, run.changed_by AS worker, run.created_at AS began,"
+    " next.change_action AS action, next.created_at AS ended, next.changed_by AS ended_by"
+    " FROM runtime.transitions AS run JOIN runtime.transitions AS next"
+    " ON next.job_id = run.job_id AND next.version_to = run.version_to + 1 AND run.change_action = 'claim'"
+)
 
 
 class BrokenPromise(AssertionError):
@@ -46,8 +52,9 @@ class BrokenPromise(AssertionError):
 class Arena:
     """The whole system under test, and the handles by which it is hurt.
 
-    ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops; ``calm`` is how
-    long a fresh job took right before the fault under way.
+    ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops. ``draw`` belongs
+    to the fault under way; ``calms`` is how long fresh jobs took before it and the ones before. A fault leaves in
+    ``afterwards`` what can only be judged once the system is well again, and a lease and a tick have passed.
     """
 
     system: System
@@ -62,7 +69,9 @@ class Arena:
     provider_road: Proxy
     brief: bool
     drains: int
-    calm: float = 0.0
+    calms: list[float] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
     later: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     _look_at: float = 0.0
@@ -130,12 +139,13 @@ class Arena:
 
     def granted(self, seconds: float) -> float:
         """Return a bound of the system's own and, on top, what this machine is granted."""
-        return seconds + LOAD_SECONDS + SLOWNESS * self.calm
+        return seconds + allowance(self.calms)
 
     def promise_within(self, took: float, seconds: float, what: str) -> None:
-        """Raise BrokenPromise if ``what`` took longer than its bound and what is granted on top."""
-        granted = self.granted(seconds)
-        self.promise(took <= granted, f"{what} took {took:.1f} s; {seconds:g} s are promised, {granted:.1f} s granted")
+        """Write down how long ``what`` took; raise BrokenPromise if that is beyond its bound and what is granted."""
+        one = Measured(what, took, seconds, self.granted(seconds))
+        self.measured.append(one)
+        self.promise(one.kept, str(one))
 
     def await_crew(self) -> None:
         """Return when every post is filled by somebody at work. How long a start takes is the machine's business."""
@@ -188,15 +198,30 @@ class Arena:
 
     def leases_lost(self, workers: Sequence[UUID], *, since: float = 0.0) -> int:
         """Count the runs of these workers that were taken from them by a rescue after ``since``."""
-        rows = self.ask(
-            "SELECT count(*) FROM runtime.transitions AS run JOIN runtime.transitions AS next"
-            " ON next.job_id = run.job_id AND next.version_to = run.version_to + 1"
-            " WHERE run.change_action = 'claim' AND run.changed_by = ANY (%s) AND next.change_action = 'rescue'"
-            " AND next.created_at > to_timestamp(%s)",
+        return len(self.ended(workers, "rescue", since=since))
+
+    def ended(self, workers: Sequence[UUID], action: str, *, since: float = 0.0) -> list[tuple[UUID, UUID]]:
+        """Return worker and job of every run of these workers that ``action`` ended after ``since``."""
+        return self.ask(
+            f"SELECT split_part(worker, ':', 2)::uuid, id FROM ({RUNS}) AS runs"
+            " WHERE worker = ANY (%s) AND action = %s AND ended > to_timestamp(%s)",
             [f"worker:{worker}" for worker in workers],
+            action,
             since,
         )
-        return int(rows[0][0])
+
+    def full_seconds(self) -> int:
+        """Return for how long the key of ``proving.keyed`` that was at its limit longest has been there."""
+        ((seconds,),) = self.ask(
+            f"WITH runs AS (SELECT key, began, ended FROM ({RUNS}) AS run JOIN proving.keyed_jobs USING (id)),"
+            " edges AS (SELECT key, began AS at, 1 AS change FROM runs UNION ALL SELECT key, ended, -1 FROM runs),"
+            " swept AS (SELECT key, lead(at) OVER turns - at AS lasted, sum(change) OVER turns AS running"
+            " FROM edges WINDOW turns AS (PARTITION BY key ORDER BY at, change ROWS UNBOUNDED PRECEDING)),"
+            " full_times AS (SELECT sum(lasted) AS lasted FROM swept WHERE running >= %s GROUP BY key)"
+            " SELECT coalesce(extract(epoch FROM max(lasted)), 0)::int FROM full_times",
+            LIMIT,
+        )
+        return int(seconds)
 
     def soon(self, name: str, condition: Callable[[], bool], *, within: float) -> None:
         """Note that ``condition`` must hold by then; other faults go on meanwhile. It must not wait for Postgres."""
@@ -271,7 +296,8 @@ def _furnish(arena: Arena, *, model_url: str) -> None:
             catch_up,
         )
     arena.run("INSERT INTO runtime.schedules (name, action, cron) VALUES ('chaos.prune', 'prune', %s)", CRON)
-    arena.crew.hire("worker", 2, slots=SLOTS, memory_megabytes=MEMORY_MEGABYTES, model_url=model_url)
+    told = {"slots": SLOTS, "memory_megabytes": MEMORY_MEGABYTES, "model_url": model_url, "log_repeats": True}
+    arena.crew.hire("worker", 2, **told)
     arena.crew.hire("dispatcher", 2)
     arena.crew.hire("beat", 2)
     arena.await_crew()

@@ -3,6 +3,7 @@
 Only the main thread may start processes (they end with it), so whoever waits there has the crew mended meanwhile.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from cli.processes import describe_exit
+from tests.chaos.evidence import LostRun, lost_runs
 from tests.e2e.system import Role, System
 
 # An order in which a restart of everything is soonest useful.
@@ -33,7 +35,7 @@ class Crew:
     system: System
     posts: list[Post] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
-    _forgiving: int = 0
+    _forgiven: Counter[str] = field(default_factory=Counter)
 
     def hire(self, kind: str, count: int, **options: Any) -> None:
         """Add posts and fill them."""
@@ -58,20 +60,27 @@ class Crew:
         for post in self.posts:
             if post.role.alive:
                 continue
-            if not post.role.ended and not self._forgiving:
-                how = describe_exit(post.role.process.returncode)
-                self.unasked.append(f"{post.kind} {post.role.pid} {how}, unasked ({post.role.log.name})")
+            if not post.role.ended:
+                self._judge(post)
             self.replace(post)
 
+    def _judge(self, post: Post) -> None:
+        """Take one death for part of the fault under way, or write it down as unasked."""
+        if self._forgiven[post.kind] > 0:
+            self._forgiven[post.kind] -= 1
+            return
+        how = describe_exit(post.role.process.returncode)
+        self.unasked.append(f"{post.kind} {post.role.pid} {how}, unasked ({post.role.log.name})")
+
     @contextmanager
-    def may_die(self) -> Iterator[None]:
-        """Take deaths within the block for part of the fault."""
-        self._forgiving += 1
+    def may_die(self, kind: str, *, at_most: int) -> Iterator[None]:
+        """Take so many deaths of this kind within the block for part of the fault; any other is unasked."""
+        self._forgiven[kind] += at_most
         try:
             yield
             self.mend()
         finally:
-            self._forgiving -= 1
+            del self._forgiven[kind]
 
     @contextmanager
     def one_more(self, kind: str) -> Iterator[Post]:
@@ -97,6 +106,11 @@ class Crew:
         if not all(post.role.said("beat_ready") for post in self.of("beat")):
             return False
         return self.system.leader_pid() in {role.pid for role in self.roles("dispatcher")}
+
+    def lost_runs(self) -> list[LostRun]:
+        """Return what all workers there ever were said about runs that others had moved on."""
+        workers = [role for role in self.system.roles if role.kind == "worker"]
+        return [run for role in workers for run in lost_runs(role.lines(), said_by=role.log.name)]
 
     def said(self, event: str) -> int:
         """Count the log lines of all workers there ever were that name ``event``."""

@@ -5,6 +5,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,9 +14,10 @@ from uuid import UUID
 
 import psycopg
 
-from tests.chaos.arena import LEASE_SECONDS, Arena, BrokenPromise, opened_arena
+from tests.chaos.arena import LEASE_SECONDS, RESCUE_TICK_SECONDS, Arena, BrokenPromise, opened_arena
+from tests.chaos.bounds import Measured
 from tests.chaos.checker import Report, check
-from tests.chaos.faults import Fault, matrix
+from tests.chaos.faults import HEALS_SECONDS, Fault, matrix
 from tests.chaos.faults.provider import EVERYDAY
 from tests.chaos.report import Outcome, Wound
 from tests.e2e.system import Role
@@ -34,9 +36,17 @@ SURELY_SHOWN = timedelta(seconds=LEASE_SECONDS - 2.0)
 RATE = 12.0
 DRAINS_BRIEF, DRAINS = 3, 20
 AGED_AT_ONCE = 20
-# First what goes on in the background of the others. In a brief run one fault of every area follows, whatever time it
-# takes, and last comes what waits for processes to start.
-FIRST = ("beat_paused_across_ticks", "both_beats_paused_across_ticks")
+# Of the load's time, how much some key has been at its limit at least, whatever happened.
+FULL_SHARE = 1 / 4
+# First what goes on in the background of the others, and what would disturb it: each begins once nothing more is to
+# come of the one before. In a brief run one fault of every area follows, whatever time it takes, and last comes what
+# waits for processes to start.
+IN_TURN = (
+    "beat_paused_across_ticks",
+    "both_beats_paused_across_ticks",
+    "beat_dies_with_its_tick",
+    "postgres_half_open",
+)
 CORE = (
     "worker_killed",
     "dispatcher_dies_before_it_publishes",
@@ -58,9 +68,10 @@ def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), br
     ``CORE`` whatever time it takes), and ends.
     """
     names = "".join(f" --only {name}" for name in only)
-    span = " --brief" if brief else f" --minutes {minutes:g}"
+    span = f"{' --brief' if brief else ''} --minutes {minutes:g}"
     outcome = Outcome(seed, f"python -m tests.chaos --seed {seed}{span}{names}")
     started = time.monotonic()
+    injected: Counter[str] = Counter()
     faults = [fault for fault in matrix().values() if (fault.name in only if only else fault.brief or not brief)]
     drains = DRAINS_BRIEF if brief else DRAINS
     with (
@@ -71,10 +82,12 @@ def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), br
         _say(f"everything runs after {time.monotonic() - started:.0f} s")
         until = time.monotonic() + 60 * minutes
         with _noted(outcome):
-            for fault in _plan(faults, random.Random(seed), until=until, brief=brief, once=bool(only)):
+            for fault in _plan(arena, faults, random.Random(seed), until=until, brief=brief, once=bool(only)):
                 if brief and time.monotonic() > until and fault.name not in CORE:
                     outcome.skipped.append(fault.name)
                     continue
+                injected[fault.name] += 1
+                arena.draw = random.Random(f"{seed}:{fault.name}:{injected[fault.name]}")
                 outcome.wounds.append(_inject(arena, fault))
                 _age_some(arena)
             _end(arena, outcome)
@@ -83,30 +96,32 @@ def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), br
     return outcome
 
 
-def _plan(faults: Sequence[Fault], draw: random.Random, *, until: float, brief: bool, once: bool) -> Iterator[Fault]:
+def _plan(
+    arena: Arena, faults: Sequence[Fault], draw: random.Random, *, until: float, brief: bool, once: bool
+) -> Iterator[Fault]:
     """Yield every fault once, in a brief run by how much it would be missed; in others more until the time is over."""
-    rest = [fault for fault in faults if fault.name not in FIRST]
+    in_turn = sorted((fault for fault in faults if fault.name in IN_TURN), key=lambda fault: IN_TURN.index(fault.name))
+    rest = [fault for fault in faults if fault not in in_turn]
+    others = list(rest)
     draw.shuffle(rest)
     if brief:
         rest.sort(key=lambda fault: (fault.name not in CORE, fault.area in SLOW))
-    yield from [fault for fault in faults if fault.name in FIRST]
-    yield from rest
+    while in_turn or rest:
+        while arena.later and not rest:
+            arena.rest(0.2)
+        yield (rest if arena.later or not in_turn else in_turn).pop(0)
     while not brief and not once and time.monotonic() < until:
-        yield draw.choice(faults)
+        yield draw.choice(others if arena.later else faults)
 
 
 def _inject(arena: Arena, fault: Fault) -> Wound:
     """Let one fault happen, and measure how long the system takes to be well again."""
-    arena.rest(CALM_SECONDS)
-    arena.calm = _heal(arena, time.time())
     problems: list[str] = []
+    measured_before = len(arena.measured)
+    _await_calm(arena, fault)
     started = time.monotonic()
-    try:
+    with _listed(problems):
         fault.act(arena)
-    except BrokenPromise as broken:
-        problems.append(str(broken))
-    except Exception as error:  # noqa: BLE001 - whatever a fault ran into, the system must be well afterwards
-        problems.append(describe(error))
     lasted = time.monotonic() - started
     ended_at = time.time()
     healed_after = _heal(arena, ended_at)
@@ -119,13 +134,38 @@ def _inject(arena: Arena, fault: Fault) -> Wound:
         problems.append(
             f"healed after {healed_after:.1f} s; {fault.heals_within:g} s are promised, {bound:.1f} s granted"
         )
+    with _listed(problems):
+        _look_back(arena)
     problems += arena.crew.unasked
     arena.crew.unasked.clear()
-    times = f"calm {arena.calm:4.1f} s, lasted {lasted:5.1f} s, healed {healed_after:5.1f} s"
+    times = f"calm {arena.calms[-1]:4.1f} s, lasted {lasted:5.1f} s, healed {healed_after:5.1f} s"
     _say(f"{fault.name:<38} {times}  {'; '.join(problems)}")
     if math.isinf(healed_after):
         raise BrokenPromise(f"{fault.name}: the system did not heal in {GIVEN_UP_SECONDS:g} s")
-    return Wound(fault, lasted, healed_after, bound, problems)
+    return Wound(fault, lasted, healed_after, bound, problems, arena.measured[measured_before:])
+
+
+def _await_calm(arena: Arena, fault: Fault) -> None:
+    """See that the system is well before it is hurt, and how quick: what follows is judged by it."""
+    arena.rest(CALM_SECONDS)
+    calm = _heal(arena, time.time())
+    arena.calms.append(calm)
+    if math.isinf(calm):
+        raise BrokenPromise(f"before {fault.name}: not every worker took a job in {GIVEN_UP_SECONDS:g} s, nothing hurt")
+    # Nothing on top: what is granted is made of this.
+    one = Measured("every worker takes a job, nothing hurt", calm, HEALS_SECONDS, HEALS_SECONDS)
+    arena.measured.append(one)
+    if not one.kept:
+        arena.late.append(f"before {fault.name}: {one}")
+
+
+def _look_back(arena: Arena) -> None:
+    """Judge what a fault left to be judged once all is well and whoever lost a lease has lost it."""
+    if arena.afterwards:
+        arena.rest(LEASE_SECONDS + RESCUE_TICK_SECONDS)
+    for look in arena.afterwards:
+        look()
+    arena.afterwards.clear()
 
 
 def _heal(arena: Arena, ended_at: float) -> float:
@@ -177,11 +217,11 @@ def _stopped_any(role: Role, jobs: Sequence[UUID]) -> bool:
 
 def _age_some(arena: Arena) -> None:
     """Make some ended jobs older than their table keeps them, for prune to find."""
+    ended = arena.ask("SELECT id FROM proving.plain_jobs WHERE completed_at > now() - interval '1 hour' ORDER BY id")
     rows = arena.ask(
         "UPDATE proving.plain_jobs SET completed_at = completed_at - interval '2 days' WHERE id IN ("
-        " SELECT id FROM proving.plain_jobs WHERE completed_at > now() - interval '1 hour'"
-        " ORDER BY random() LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING id",
-        AGED_AT_ONCE,
+        " SELECT id FROM proving.plain_jobs WHERE id = ANY (%s) FOR UPDATE SKIP LOCKED) RETURNING id",
+        arena.draw.sample([job for (job,) in ended], min(AGED_AT_ONCE, len(ended))),
     )
     arena.evidence.aged |= {row[0] for row in rows}
 
@@ -191,6 +231,7 @@ def _end(arena: Arena, outcome: Outcome) -> None:
     while arena.later:
         arena.rest(0.2)
     arena.workload.stop()
+    loaded = time.monotonic() - arena.workload.started_at
     arena.run("UPDATE runtime.schedules SET enabled = false")
     live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
     _say(f"the load has stopped, {arena.ask(live)[0][0]} jobs are left")
@@ -198,19 +239,21 @@ def _end(arena: Arena, outcome: Outcome) -> None:
         arena.wait(lambda: not _hurry(arena) and not arena.ask(live)[0][0], "every job ends", seconds=SETTLED_SECONDS)
     _drain(arena, outcome)
     evidence = arena.evidence
-    evidence.calls = arena.provider.ledger
-    evidence.stale_rejections = arena.crew.said("stale_write_rejected")
-    evidence.stopped_runs = arena.crew.said("run_stopped")
-    workers = [role for role in arena.system.roles if role.kind == "worker"]
-    evidence.all_told = not evidence.deaf and all(role.process.returncode == 0 for role in workers)
+    evidence.calls, evidence.requests = arena.provider.ledger, arena.provider.calls
+    evidence.lost_runs = arena.crew.lost_runs()
+    lost = Counter(run.how for run in evidence.lost_runs)
+    full = arena.full_seconds()
+    with _noted(outcome):
+        arena.promise(full > FULL_SHARE * loaded, f"no key was at its limit for more than {full} of {loaded:.0f} s")
     outcome.checked = _judge(arena)
     outcome.counts = {
         "jobs acknowledged": len(evidence.committed),
         "answers lost for good": len(evidence.unsure),
         "cancels acknowledged": len(evidence.cancelled),
-        "calls of the provider": len(evidence.calls),
-        "stale writes rejected": evidence.stale_rejections,
-        "runs stopped": evidence.stopped_runs,
+        "calls of the provider": evidence.requests,
+        "stale writes rejected": lost["stale_write_rejected"],
+        "runs stopped": lost["run_stopped"],
+        "seconds of a key at its limit": full,
         "answers kept by the proxy": arena.postgres_road.answers_dropped + arena.door_road.answers_dropped,
         "processes started": len(arena.system.roles),
         "rescues": arena.ask("SELECT count(*) FROM runtime.transitions WHERE change_action = 'rescue'")[0][0],
@@ -241,6 +284,17 @@ def _judge(arena: Arena) -> Report:
             return await check(connection, arena.evidence, patience=PATIENCE, lease=SURELY_SHOWN)
 
     return asyncio.run(judge())
+
+
+@contextmanager
+def _listed(problems: list[str]) -> Iterator[None]:
+    """Write down what a fault broke or ran into and go on: whatever it was, the system must be well afterwards."""
+    try:
+        yield
+    except BrokenPromise as broken:
+        problems.append(str(broken))
+    except Exception as error:  # noqa: BLE001 - it ends no run
+        problems.append(describe(error))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.chaos.bounds import Measured, render
 from tests.chaos.checker import Report
 from tests.chaos.faults import Fault
 
@@ -14,7 +15,8 @@ from tests.chaos.faults import Fault
 class Wound:
     """One injection of one fault. ``healed_after`` counts from its end, by Postgres' clock; infinite if it never did.
 
-    ``bound`` is what it was held to, with all that the machine was granted; ``problems`` are the promises it broke.
+    ``bound`` is what it was held to, with all that the machine was granted; ``problems`` are the promises it broke, and
+    ``measured`` is what else it promised to be done in time.
     """
 
     fault: Fault
@@ -22,6 +24,7 @@ class Wound:
     healed_after: float
     bound: float
     problems: Sequence[str] = ()
+    measured: Sequence[Measured] = ()
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class Outcome:
         verdict = "every promise was kept" if self.ok else "PROMISES WERE BROKEN"
         parts = [
             _wounds(self.wounds),
+            self._measured(),
             self._left_out(),
             "\n".join(f"{name:<28}{count:>9,}" for name, count in self.counts.items()),
             self.checked.render() if self.checked else "not checked: the run did not come to its end",
@@ -55,6 +59,10 @@ class Outcome:
             f"{verdict} in {self.seconds:.0f} s, seed {self.seed}\nrepeat it with: {self.command}",
         ]
         return "\n\n".join(filter(None, parts))
+
+    def _measured(self) -> str:
+        measured = [one for wound in self.wounds for one in wound.measured]
+        return render(measured) if measured else ""
 
     def _left_out(self) -> str:
         if not self.skipped:

@@ -8,15 +8,17 @@ import asyncio
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID
 
+from sqlalchemy import text
+
 from tests.chaos.evidence import Evidence
 from workers.runtime.database import Database
-from workers.runtime.enqueue import enqueue
+from workers.runtime.enqueue import enqueue, enqueue_many
 from workers.runtime.registry import Registry
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.tables import job_table
@@ -30,6 +32,9 @@ PUT_SECONDS = 25.0
 # many of those are asked for again when their answer was lost.
 CANCELLED, PROXIED, REPEATED = 0.06, 0.4, 0.5
 PRIORITY_PROBE = 1
+# One key wants more than its limit all the time, so that whatever happens happens to a saturated key too.
+HOT_STAGE, HOT_KEY, HOT_BACKLOG = "proving.keyed", "hot", 12
+HOT_LOOK_SECONDS = 0.5
 
 
 def _plain(draw: random.Random, act: str = "complete", seconds: float = 0.3) -> Order:
@@ -58,7 +63,10 @@ MIX: Sequence[tuple[int, Callable[[random.Random, Sequence[UUID]], Order]]] = (
 
 
 class Workload:
-    """Enqueues about ``rate`` jobs a second until stopped, and keeps ``evidence`` of what it was answered."""
+    """Enqueues about ``rate`` jobs a second until stopped, and keeps ``evidence`` of what it was answered.
+
+    What the n-th job is, and what is done about it, follows from the seed and n alone, however long answers take.
+    """
 
     def __init__(
         self, direct_url: str, proxied_url: str, *, registry: Registry, evidence: Evidence, seed: int, rate: float
@@ -66,24 +74,26 @@ class Workload:
         self.evidence = evidence
         self.profiles: list[UUID] = []
         self.refused = 0
+        self.started_at = 0.0
         self._registry = registry
-        self._draw = random.Random(seed)
+        self._seed = seed
         self._rate = rate
         self._direct = Database(direct_url, changed_by="chaos", pool_size=10)
         self._proxied = Database(proxied_url, changed_by="chaos", pool_size=10)
         # What a fault asks for must not queue behind a load that waits for a locked table.
         self._apart = Database(direct_url, changed_by="chaos", pool_size=2)
-        self._recent: deque[tuple[str, UUID]] = deque(maxlen=200)
+        self._cancels = count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="workload", daemon=True)
-        self._producing: asyncio.Task[None] | None = None
+        self._producing: list[asyncio.Task[None]] = []
         self._errands: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """Begin to enqueue."""
+        self.started_at = time.monotonic()
 
         async def start() -> None:
-            self._producing = asyncio.create_task(self._produce())
+            self._producing = [asyncio.create_task(work()) for work in (self._produce, self._keep_hot)]
 
         self._thread.start()
         self._submit(start())
@@ -92,9 +102,9 @@ class Workload:
         """Enqueue no more; return when every answer under way has come or was given up."""
 
         async def stop() -> None:
-            if self._producing is not None:
-                self._producing.cancel()
-            await asyncio.gather(*self._errands, return_exceptions=True)
+            for task in self._producing:
+                task.cancel()
+            await asyncio.gather(*self._producing, *self._errands, return_exceptions=True)
 
         if self._thread.is_alive():
             self._submit(stop(), seconds=2 * PUT_SECONDS)
@@ -122,7 +132,7 @@ class Workload:
         async def put() -> list[UUID]:
             model = self._registry[stage].model
             async with self._apart.session() as session:
-                jobs = [(await enqueue(session, stage, payload)).id for payload in payloads]
+                jobs = [job.id for job in await enqueue_many(session, stage, payloads)]
                 if max_retries is not None:
                     for job in jobs:
                         (await session.get_one(model, job)).max_retries = max_retries
@@ -141,10 +151,11 @@ class Workload:
 
     def cancel_later(self, jobs: Sequence[tuple[str, UUID]], *, within: float) -> None:
         """Cancel each of these jobs at a moment of its own."""
+        draw = random.Random(f"{self._seed}:cancels:{next(self._cancels)}")
 
         async def plan() -> None:
             for stage, job in jobs:
-                self._errand(self._cancel(stage, job, after=self._draw.uniform(0, within)))
+                self._errand(self._cancel(stage, job, after=draw.uniform(0, within)))
 
         self._submit(plan())
 
@@ -152,45 +163,57 @@ class Workload:
 
     async def _produce(self) -> None:
         weights = [weight for weight, _ in MIX]
-        while True:
-            await asyncio.sleep(self._draw.expovariate(self._rate))
-            make = self._draw.choices(MIX, weights)[0][1]
-            stage, payload = make(self._draw, self.profiles)
-            self._errand(self._put(stage, payload | {"priority": self._draw.randint(2, 10)}))
+        for number in count():
+            draw = random.Random(f"{self._seed}:job:{number}")
+            await asyncio.sleep(draw.expovariate(self._rate))
+            make = draw.choices(MIX, weights)[0][1]
+            stage, payload = make(draw, self.profiles)
+            self._errand(self._put(draw, stage, payload | {"priority": draw.randint(2, 10)}))
 
-    async def _put(self, stage: str, payload: dict[str, Any]) -> None:
-        proxied = self._draw.random() < PROXIED
-        key = f"chaos:{self._draw.getrandbits(64):x}" if proxied or self._draw.random() < 1 / 2 else None
+    async def _keep_hot(self) -> None:
+        while True:
+            with suppress(Exception):  # whatever kept it: the next look puts in what is missing
+                await self._heat()
+            await asyncio.sleep(HOT_LOOK_SECONDS)
+
+    async def _heat(self) -> None:
+        """Fill the hot key's backlog up."""
+        unended = text(f"SELECT count(*) FROM {self.table(HOT_STAGE)} WHERE key = :key AND completed_at IS NULL")
+        async with asyncio.timeout(PUT_SECONDS), self._direct.session() as session:
+            left = await session.scalar(unended, {"key": HOT_KEY})
+            wanted = {"key": HOT_KEY, "act": "write", "seconds": 2.0}
+            jobs = await enqueue_many(session, HOT_STAGE, [wanted] * (HOT_BACKLOG - (left or 0)))
+        self.evidence.committed |= dict.fromkeys((job.id for job in jobs), HOT_STAGE)
+
+    async def _put(self, draw: random.Random, stage: str, payload: dict[str, Any]) -> None:
+        proxied = draw.random() < PROXIED
+        key = f"chaos:{draw.getrandbits(64):x}" if proxied or draw.random() < 1 / 2 else None
         try:
             job = await self._ask(self._proxied if proxied else self._direct, stage, payload, key)
         except Exception:  # noqa: BLE001 - any trouble at all: the job may have been committed or not
             self.refused += 1
             if key:
                 self.evidence.unsure[key] = stage
-                await self._ask_again(stage, payload, key)
+                await self._ask_again(draw, stage, payload, key)
             return
-        self._note(stage, job)
-        if self._draw.random() < CANCELLED:
-            await self._cancel(stage, job, after=self._draw.expovariate(2.0))
+        self.evidence.committed[job] = stage
+        if draw.random() < CANCELLED:
+            await self._cancel(stage, job, after=draw.expovariate(2.0))
 
     async def _ask(self, door: Database, stage: str, payload: Mapping[str, Any], key: str | None) -> UUID:
         async with asyncio.timeout(PUT_SECONDS), door.session() as session:
             job = await enqueue(session, stage, payload, **({"idempotency_key": key} if key else {}))
         return job.id
 
-    async def _ask_again(self, stage: str, payload: Mapping[str, Any], key: str) -> None:
+    async def _ask_again(self, draw: random.Random, stage: str, payload: Mapping[str, Any], key: str) -> None:
         """Repeat a request whose answer was lost, half the time: it returns the first job if there was one."""
-        if self._draw.random() > REPEATED:
+        if draw.random() > REPEATED:
             return
-        await asyncio.sleep(self._draw.uniform(0, 3))
+        await asyncio.sleep(draw.uniform(0, 3))
         with suppress(Exception):
             job = await self._ask(self._direct, stage, payload, key)
             del self.evidence.unsure[key]
-            self._note(stage, job)
-
-    def _note(self, stage: str, job: UUID) -> None:
-        self.evidence.committed[job] = stage
-        self._recent.append((stage, job))
+            self.evidence.committed[job] = stage
 
     async def _cancel(self, stage: str, job: UUID, *, after: float) -> None:
         await asyncio.sleep(after)

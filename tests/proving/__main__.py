@@ -1,8 +1,8 @@
 """Run one role with the proving stages registered: ``python -m tests.proving worker|dispatcher|beat|caller``.
 
 Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, and ``model_url``
-(who answers a worker's language model calls; without it nobody), ``embeddings`` (``model`` and limits) and what
-``tests.proving.surroundings`` arranges.
+(who answers a worker's language model calls; without it nobody), ``embeddings`` (``model`` and limits), ``log_repeats``
+(to leave no repeated warning out) and what ``tests.proving.surroundings`` arranges.
 """
 
 import json
@@ -21,6 +21,7 @@ def main() -> int:
 
 def run(role: str, options: dict[str, Any]) -> int:
     """Run one role to its end."""
+    import logging
     from datetime import timedelta
 
     import tests.proving.assessors
@@ -30,6 +31,9 @@ def run(role: str, options: dict[str, Any]) -> int:
     from workers.runtime.registry import discover
 
     configure("json")
+    if options.pop("log_repeats", False):
+        for handler in logging.getLogger().handlers:
+            handler.filters.clear()
     registry = discover()
     urls: dict[str, Any] = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
     if role == "worker":

@@ -20,8 +20,9 @@ class Fault:
     """One row of the matrix. ``heals_within`` bounds, by Postgres' clock, the time from the end of the fault until a
 
     fresh job is completed and every worker has taken one. A ``brief`` fault is part of the three-minute run. One that
-    ``deafens`` keeps some worker from hearing what Postgres says, or from being heard, as long as it lasts. One that
-    ``lingers`` is not undone: it lasts until the system is well again, and every worker is heard and hears.
+    ``deafens`` may keep any worker from hearing what Postgres says, or from being heard, as long as it lasts; one that
+    does so to workers it knows notes that itself, in ``Evidence.deaf_alone``. One that ``lingers`` is not undone: it
+    lasts until the system is well again, and every worker is heard and hears.
     """
 
     name: str

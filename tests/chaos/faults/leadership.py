@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
 
-from tests.chaos.arena import Arena
-from tests.chaos.crew import Post
+from tests.chaos.arena import LEASE_SECONDS, RESCUE_TICK_SECONDS, Arena
 from tests.chaos.faults import fault
 from tests.e2e.system import FOLLOWERS, Role
 
@@ -13,75 +14,171 @@ LED_AGAIN_WITHIN = 3.0
 LED_AFTER_PAUSE_WITHIN = 4.0
 MINUTE = 60.0
 LATE_SECONDS = 10.0
+FIRED_AFTER = 5.0
+# Jobs that a worker holds as it dies, and such as wait for slots when the old leader wakes: some seconds of work.
+HELD, WAITING = 20, 240
+
+# Marks and wakes leave no transition. What leaders do to these jobs is written down, with who they say they are.
+WATCHED = """SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'note_leader')"""
+WATCH = (
+    """CREATE TABLE IF NOT EXISTS proving.led
+         (at timestamptz NOT NULL DEFAULT now(), leader text NOT NULL, job_id uuid NOT NULL)""",
+    """CREATE OR REPLACE FUNCTION proving.note_leader() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN
+         INSERT INTO proving.led (leader, job_id) VALUES (current_setting('gristmill.changed_by'), NEW.id);
+         RETURN NULL;
+       END $$""",
+    """CREATE TRIGGER note_leader AFTER UPDATE ON proving.plain_jobs FOR EACH ROW
+         WHEN (starts_with(current_setting('gristmill.changed_by', true), 'dispatcher:'))
+         EXECUTE FUNCTION proving.note_leader()""",
+)
+LED_ON = """
+    SELECT count(*) FROM (SELECT at, leader FROM proving.led
+                           UNION ALL SELECT created_at, changed_by FROM runtime.transitions) AS done
+     CROSS JOIN runtime.dispatcher AS d WHERE starts_with(done.leader, %s) AND done.at > d.leading_since"""
+MARKED = "SELECT count(*) FROM proving.led WHERE NOT starts_with(leader, %s) AND at > to_timestamp(%s)"
+
+# One time each, and a day until the next. Nothing of theirs is due to a beat that wakes more than a minute after it
+# but what `one` catches up on.
+MISSED_ONCE = """
+    INSERT INTO runtime.schedules (name, stage, payload, cron, catch_up, created_at)
+    SELECT 'chaos.missed.' || policy || '.' || %s, 'proving.plain', '{"act": "write"}', %s, policy,
+           to_timestamp(%s) - interval '1 minute'
+      FROM unnest(ARRAY['one', 'skip']) AS policy"""
+NOT_CAUGHT_UP = """
+    SELECT count(*) FROM runtime.schedules AS s LEFT JOIN runtime.ticks AS t ON t.schedule = s.name
+     WHERE s.name LIKE 'chaos.missed.%' AND s.catch_up = 'one' AND t.schedule IS NULL"""
 
 
 @fault()
 def leader_killed(arena: Arena) -> None:
     """SIGKILL of the leading dispatcher: the other one leads within three seconds."""
-    _lose_leader(arena, Role.kill, within=LED_AGAIN_WITHIN)
+    old, followers = _followed_leader(arena)
+    lost_at = time.time()
+    old.kill()
+    _await_next(arena, followers, lost_at=lost_at, within=LED_AGAIN_WITHIN)
     arena.await_crew()
 
 
 @fault()
 def leader_paused(arena: Arena) -> None:
-    """SIGSTOP of the leading dispatcher: the other one leads within four seconds, the old one's statements fail."""
-    old = _lose_leader(arena, Role.freeze, within=LED_AFTER_PAUSE_WITHIN)
+    """SIGSTOP of the leader as a worker dies: another one leads within four seconds, the old one's statements fail."""
+    _watch_leaders(arena)
+    old, followers = _followed_leader(arena)
+    said = len(old.lines())
+    worker, held = _kill_at_work(arena)
+    lost_at = time.time()
+    old.freeze()
+    arena.plain(WAITING, seconds=0.5)
+    _await_next(arena, followers, lost_at=lost_at, within=LED_AFTER_PAUSE_WITHIN)
+    # The next one waits for a lease's length before it takes any worker for dead. The old one would not.
+    thawed_at = time.time()
     old.thaw()
+    freed_within = arena.granted(LEASE_SECONDS + RESCUE_TICK_SECONDS) + 5
+    arena.wait(lambda: not arena.running_under(worker), "the dead worker's jobs are freed", seconds=freed_within)
+    me = f"dispatcher:dispatcher-{old.pid}@"
+    arena.promise(not (done := arena.ask(LED_ON, me)[0][0]), f"the old leader went on: {done} steps")
+    arena.promise(arena.steps(held, "rescue", since=lost_at), "there was nothing to rescue")
+    arena.promise(arena.ask(MARKED, me, thawed_at)[0][0], "there was nothing to mark")
     arena.wait(lambda: arena.ask(FOLLOWERS)[0][0], "the old leader follows", seconds=arena.granted(5.0))
     arena.promise(arena.system.leader_pid() != old.pid, "the old leader leads again")
-    done = (
-        "SELECT count(*) FROM runtime.transitions AS t CROSS JOIN runtime.dispatcher AS d"
-        " WHERE t.changed_by LIKE %s AND t.created_at > d.leading_since"
-    )
-    arena.promise(not arena.ask(done, f"dispatcher:dispatcher-{old.pid}@%")[0][0], "the old leader went on")
-
-
-def _lose_leader(arena: Arena, how: Callable[[Role], None], *, within: float) -> Role:
+    failed = any("dispatcher_lost_database" in line for line in old.lines()[said:])
+    arena.promise(failed, "no statement of the old leader failed")
     arena.await_crew()
-    pids = {role.pid: role for role in arena.crew.roles("dispatcher")}
-    old = pids.pop(arena.system.leader_pid() or 0)
+
+
+def _watch_leaders(arena: Arena) -> None:
+    """Have Postgres write down from now on what leaders do to plain jobs."""
+    if not arena.ask(WATCHED)[0][0]:
+        for statement in WATCH:
+            arena.system.run(statement)
+
+
+def _followed_leader(arena: Arena) -> tuple[Role, set[int]]:
+    """Return the leading dispatcher and the processes that may lead after it, once one of them follows."""
+    arena.await_crew()
     arena.wait(lambda: arena.ask(FOLLOWERS)[0][0], "another one follows", seconds=60.0)
-    lost_at = time.time()
-    how(old)
-    next_pid = arena.wait(
-        lambda: (pid := arena.system.leader_pid()) != old.pid and pid, "another one leads", seconds=3 * within + 10
-    )
+    roles = {role.pid: role for role in arena.crew.roles("dispatcher")}
+    leader = roles.pop(arena.system.leader_pid() or 0)
+    return leader, set(roles)
+
+
+def _kill_at_work(arena: Arena) -> tuple[UUID, list[UUID]]:
+    """Kill a worker that holds some of twenty fresh jobs; return its id and these."""
+    jobs = set(arena.plain(HELD, seconds=LEASE_SECONDS))
+    worker, role = arena.draw.choice(sorted(arena.crew.worker_ids().items(), key=lambda one: one[1].pid))
+    arena.wait(lambda: jobs.intersection(arena.running_under(worker)), "a worker is busy", seconds=60)
+    role.kill()
+    return worker, list(jobs.intersection(arena.running_under(worker)))
+
+
+def _await_next(arena: Arena, followers: set[int], *, lost_at: float, within: float) -> None:
+    """Return when a dispatcher that followed leads, and judge how long that took."""
+    arena.wait(lambda: arena.system.leader_pid() in followers, "one that followed leads", seconds=3 * within + 10)
     led = arena.ask("SELECT extract(epoch FROM leading_since)::float8 - %s FROM runtime.dispatcher", lost_at)[0][0]
-    arena.promise(next_pid in pids, f"process {next_pid} leads, which did not follow")
     arena.promise_within(led, within, "to lead again")
-    return old
 
 
 @fault()
 def beat_paused_across_ticks(arena: Arena) -> None:
     """SIGSTOP of one of two beats across a tick: the other one fires it, and the woken one does not fire it again."""
-    post = arena.draw.choice(arena.crew.of("beat"))
-    _pause(arena, [post], ticks=1)
+    frozen = [arena.draw.choice(arena.crew.of("beat")).role]
+    frozen[0].freeze()
+    # A minute's tick is missed once it is late: only then is it counted with the others.
+    judged_at = _minute(1) + LATE_SECONDS + 1
+    given_up_at = judged_at + 2 * LATE_SECONDS
+
+    def fired_by_the_other() -> bool:
+        if time.time() < judged_at:
+            return False
+        if time.time() > given_up_at:
+            _thaw(frozen)
+            return False
+        if missing_ticks(arena):
+            return False
+        _thaw(frozen)
+        return True
+
+    _judge_soon(arena, "a tick with one beat paused", fired_by_the_other, by=given_up_at)
 
 
 @fault(brief=False)
 def both_beats_paused_across_ticks(arena: Arena) -> None:
     """SIGSTOP of both beats across two ticks: they catch up by each schedule's policy, one job per tick."""
-    _pause(arena, arena.crew.of("beat"), ticks=2)
-
-
-def _pause(arena: Arena, posts: list[Post], *, ticks: int) -> None:
-    """Freeze these beats until so many minutes have begun; other faults go on meanwhile."""
-    roles = [post.role for post in posts]
-    for role in roles:
+    arena.rest(FIRED_AFTER - time.time() % MINUTE)  # not in the midst of firing
+    frozen = [post.role for post in arena.crew.of("beat")]
+    for role in frozen:
         role.freeze()
-    until = (time.time() // MINUTE + ticks) * MINUTE + 2.0
+    missed, woken_at = _minute(1), _minute(2) + 2
+    cron = f"{datetime.fromtimestamp(missed, UTC):%M %H} * * *"
+    arena.run(MISSED_ONCE, str(int(missed)), cron, missed)
 
-    def missed_and_caught_up() -> bool:
-        if time.time() < until:
+    def caught_up() -> bool:
+        if time.time() < woken_at:
             return False
-        for role in roles:
-            if role.alive:
-                role.thaw()
-        # A minute's tick is missed once it is late: not before is this one judged with the others.
-        return time.time() >= until + LATE_SECONDS and not missing_ticks(arena)
+        _thaw(frozen)
+        late = time.time() >= woken_at + LATE_SECONDS
+        return late and not missing_ticks(arena) and not arena.ask(NOT_CAUGHT_UP, seconds=0)[0][0]
 
-    arena.soon(f"ticks after {len(roles)} paused", missed_and_caught_up, within=ticks * MINUTE + 2 + 3 * LATE_SECONDS)
+    _judge_soon(arena, "ticks with both beats paused", caught_up, by=woken_at + 3 * LATE_SECONDS)
+
+
+def _minute(nth: int) -> float:
+    """Return the beginning of the ``nth`` minute from now on."""
+    return (time.time() // MINUTE + nth) * MINUTE
+
+
+def _thaw(frozen: list[Role]) -> None:
+    """Let these go on, once: whoever is frozen later is somebody else's."""
+    while frozen:
+        role = frozen.pop()
+        if role.alive:
+            role.thaw()
+
+
+def _judge_soon(arena: Arena, name: str, condition: Callable[[], bool], *, by: float) -> None:
+    """Let other faults go on until ``condition`` holds."""
+    arena.soon(name, condition, within=by + LATE_SECONDS / 2 - time.time())
 
 
 def missing_ticks(arena: Arena) -> int:

@@ -13,7 +13,7 @@ from tests.chaos.faults import fault
 
 QUEUES = ("proving", "scoring")
 TIMES = 5
-JOBS = 30
+JOBS, KEYED = 30, 12
 MEGABYTES = 4
 NAMED = {"lang": "py", "task": "proving.plain", "id": "1"}
 
@@ -22,18 +22,22 @@ NAMED = {"lang": "py", "task": "proving.plain", "id": "1"}
 def deliveries_repeated(arena: Arena) -> None:
     """Every message comes five times, also those of earlier versions: one execution each."""
     jobs = arena.plain(JOBS, act="write", seconds=0.5)
+    keyed = _keyed(arena)
     with _producer(arena) as producer:
         for version in (1, 1, 2, 3):
             for _ in range(TIMES):
                 _deliver(producer, [[str(job), version] for job in jobs])
+                _deliver(producer, [[str(job), version] for job in keyed], task="proving.keyed")
             arena.rest(0.2)
-    _assert_each_ran_once(arena, jobs)
+    _assert_each_ran_once(arena, "proving.plain", jobs)
+    _assert_each_ran_once(arena, "proving.keyed", keyed)
 
 
 @fault()
 def deliveries_reordered(arena: Arena) -> None:
     """What lies in the queues is shuffled and repeated again and again: one execution each."""
     jobs = arena.plain(4 * JOBS, act="write", seconds=1.0)
+    keyed = _keyed(arena)
     with arena.redis() as redis:
         for _ in range(40):
             for queue in QUEUES:
@@ -42,11 +46,18 @@ def deliveries_reordered(arena: Arena) -> None:
                 if taken:
                     redis.rpush(queue, *taken, *taken[:TIMES])
             arena.rest(0.02)
-    _assert_each_ran_once(arena, jobs)
+    _assert_each_ran_once(arena, "proving.plain", jobs)
+    _assert_each_ran_once(arena, "proving.keyed", keyed)
 
 
-def _assert_each_ran_once(arena: Arena, jobs: Sequence[UUID]) -> None:
-    rows = "SELECT effects, retry_count, version, count(*) FROM proving.plain_jobs WHERE id = ANY (%s) GROUP BY 1, 2, 3"
+def _keyed(arena: Arena) -> list[UUID]:
+    """Enqueue jobs of one key, more than may run of it at once: a copied message must not be a ticket."""
+    return arena.workload.put("proving.keyed", [{"key": "copied", "act": "write", "seconds": 0.3}] * KEYED)
+
+
+def _assert_each_ran_once(arena: Arena, stage: str, jobs: Sequence[UUID]) -> None:
+    table = arena.workload.table(stage)
+    rows = f"SELECT effects, retry_count, version, count(*) FROM {table} WHERE id = ANY (%s) GROUP BY 1, 2, 3"
     once = [(1, 0, 3, len(jobs))]
     arena.wait(lambda: arena.ask(rows, list(jobs)) == once, "each ran once, at its first attempt", seconds=60.0)
 
@@ -72,9 +83,10 @@ def messages_forged(arena: Arena) -> None:
 @fault()
 def messages_garbled(arena: Arena) -> None:
     """Garbage, unknown stages, wrong types and messages of megabytes: each is refused with a reason, no worker dies."""
-    refused = arena.crew.said("message_refused")
+    refused_before = arena.crew.said("message_refused")
     batches: Sequence[Any] = (None, 7, [["only an id"]], [["not a uuid", 1]], {"id": 1}, [[[[[1]]]]], "x" * 1024)
     bodies: Sequence[Any] = ("[[], {}]", "null", "{}", "[[1, 2, 3], {}, {}]", b"\xff\x00", "x" * MEGABYTES * 2**20)
+    no_messages = (b"\x00 no message at all", b"[]", b"{}")
     with _producer(arena) as producer, arena.redis() as redis:
         for _ in range(TIMES):
             for batch in batches:
@@ -84,8 +96,14 @@ def messages_garbled(arena: Arena) -> None:
             producer.publish(body, headers=NAMED, content_type="application/json", content_encoding="utf-8")
         _deliver(producer, [[str(uuid.uuid4()), 1]] * 50_000)
         for queue in QUEUES:
-            redis.lpush(queue, b"\x00 no message at all", b"[]", b"{}")
-    arena.wait(lambda: arena.crew.said("message_refused") > refused, "they are refused with a reason", seconds=30.0)
+            redis.lpush(queue, *no_messages)
+    sent = TIMES * (len(batches) + 1) + len(bodies) + len(QUEUES) * len(no_messages)
+
+    def refused() -> int:
+        return arena.crew.said("message_refused") - refused_before
+
+    arena.wait(lambda: refused() >= sent, f"all {sent} are refused with a reason", seconds=30.0)
+    arena.promise(refused() == sent, f"{refused()} refusals of {sent} bad messages")
 
 
 @contextmanager

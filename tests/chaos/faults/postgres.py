@@ -22,15 +22,26 @@ SOME_SECONDS = 4.0
 SHARE_LOST = 0.2
 LATENCY_SECONDS = 0.05
 HOLDERS = 30
-SESSIONS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+# In an order that does not depend on what the processes are called this time.
+SESSIONS = (
+    "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND {}"
+    " ORDER BY split_part(application_name, ':', 1), backend_start"
+)
 
 
 @fault(deafens=True)
 def sessions_terminated(arena: Arena) -> None:
     """pg_terminate_backend of sessions drawn at random, whoever has them: no commit is lost, nobody needs a restart."""
     for _ in range(12):
-        arena.ask(f"SELECT pg_terminate_backend(pid) FROM (SELECT pid {SESSIONS} ORDER BY random() LIMIT 2) AS victims")
+        _terminate(arena, 2, of=arena.ask(SESSIONS.format(True)))
         arena.rest(0.25)
+
+
+def _terminate(arena: Arena, count: int, *, of: Sequence[tuple[Any, ...]]) -> None:
+    """End so many of these sessions, drawn from their order."""
+    pids = [pid for (pid,) in of]
+    victims = arena.draw.sample(pids, min(count, len(pids)))
+    arena.ask("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", victims)
 
 
 @fault(deafens=True)
@@ -158,14 +169,11 @@ def connections_exhausted(arena: Arena) -> None:
             except psycopg.OperationalError:
                 break
             strangers.callback(stranger.close)
-        arena.system.ask(
-            f"SELECT pg_terminate_backend(pid) FROM (SELECT pid {SESSIONS} AND application_name <> ''"
-            " ORDER BY random() LIMIT 6) AS victims"
-        )
+        _terminate(arena, 6, of=arena.system.ask(SESSIONS.format("application_name <> ''")))
         arena.rest(SOME_SECONDS)
 
 
-@fault(deafens=True)
+@fault()
 def pool_exhausted(arena: Arena) -> None:
     """Handlers hold more sessions than their worker has connections: they take turns, and no attempt is spent."""
     jobs = arena.plain(HOLDERS, act="hold", seconds=1.0)

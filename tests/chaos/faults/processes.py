@@ -1,35 +1,56 @@
 """Worker processes that are killed, frozen, drained, or told a wrong time."""
 
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from uuid import UUID
 
-from tests.chaos.arena import GRACE_SECONDS, LEASE_SECONDS, RESCUE_TICK_SECONDS, START_SECONDS, Arena
+from tests.chaos.arena import (
+    GRACE_SECONDS,
+    LEASE_SECONDS,
+    RESCUE_TICK_SECONDS,
+    RUNS,
+    START_SECONDS,
+    Arena,
+    BrokenPromise,
+)
 from tests.chaos.crew import Post
 from tests.chaos.faults import fault
+from tests.chaos.workload import PRIORITY_PROBE
 from tests.e2e.system import Role
 
 RESCUED_WITHIN = LEASE_SECONDS + RESCUE_TICK_SECONDS
-DRAINED_WITHIN = GRACE_SECONDS + 4.0
+# What was rescued is picked, published and claimed within another tick.
+RUN_AGAIN_WITHIN = RESCUED_WITHIN + 1.0
+# After the grace, what is left is released and the process leaves.
+DRAINED_WITHIN = GRACE_SECONDS + 1.0
 HOUR = 3600
+TIMES = ("started_at", "completed_at", "updated_at", "due_at", "deadline_at")
 
 
 @fault()
 def worker_killed(arena: Arena) -> None:
-    """SIGKILL of one worker mid-call: its jobs run again within the lease and one tick, one attempt spent."""
+    """SIGKILL of one worker mid-call: its jobs are free within the lease and one tick and run a second later, one
+
+    attempt spent.
+    """
     _kill(arena, [arena.draw.choice(arena.crew.of("worker"))])
 
 
 @fault(brief=False)
 def all_workers_killed(arena: Arena) -> None:
-    """SIGKILL of every worker mid-call: all their jobs run again within the lease and one tick, one attempt spent."""
+    """SIGKILL of every worker mid-call: all their jobs are free within the lease and one tick and run a second later,
+
+    or after a successor's start.
+    """
     _kill(arena, arena.crew.of("worker"))
 
 
 def _kill(arena: Arena, victims: list[Post]) -> None:
-    arena.plain(4 * SLOTS_HELD, act="write", seconds=2.0)
     ids = arena.crew.worker_ids()
     workers = [worker for worker, role in ids.items() if role in [post.role for post in victims]]
-    arena.wait(lambda: all(len(arena.running_under(w)) >= SLOTS_HELD for w in workers), "they are busy", seconds=60)
+    _occupy(arena, workers, seconds=2.0)
     for post in victims:
         post.role.kill()
     killed_at = time.time()
@@ -38,21 +59,83 @@ def _kill(arena: Arena, victims: list[Post]) -> None:
     freed_within = arena.granted(RESCUED_WITHIN) + 5
     arena.wait(lambda: not any(map(arena.running_under, workers)), "their jobs are freed", seconds=freed_within)
     rescued = arena.steps(held, "rescue", since=killed_at)
-    arena.promise_within(max(rescued.values(), default=killed_at) - killed_at, RESCUED_WITHIN, "the last rescue")
+    arena.promise(rescued, "nothing was rescued")
+    # What the worker said as it died may have been committed after its death, and a cancel needs no rescue.
+    moved = arena.ask(
+        f"SELECT id FROM ({RUNS}) AS runs WHERE worker = ANY (%s) AND id = ANY (%s) AND ended > to_timestamp(%s)"
+        " AND (action IN ('rescue', 'cancel') OR ended_by = worker)",
+        [f"worker:{worker}" for worker in workers],
+        held,
+        killed_at - 1.0,
+    )
+    left = set(held) - {job for (job,) in moved}
+    arena.promise(not left, f"{len(left)} of a dead worker's jobs were not rescued")
+    arena.promise_within(max(rescued.values()) - killed_at, RESCUED_WITHIN, "a dead worker's last job is rescued")
+    _promise_run_again(arena, list(rescued), killed_at)
     arena.await_crew()
 
 
-SLOTS_HELD = 4
+def _promise_run_again(arena: Arena, rescued: list[UUID], killed_at: float) -> None:
+    """See when the last of these was claimed again; how long nobody was at work does not count."""
+    # Only a first rescue is due at once, and only what is urgent and has no limit waits for no turn.
+    rows = arena.ask(
+        "SELECT id FROM proving.plain_jobs AS job WHERE id = ANY (%s) AND priority = %s AND NOT EXISTS (SELECT"
+        " FROM runtime.transitions WHERE job_id = job.id AND change_action IN ('retry', 'rescue')"
+        " AND created_at < to_timestamp(%s))",
+        rescued,
+        PRIORITY_PROBE,
+        killed_at,
+    )
+    due = {job for (job,) in rows}
+    arena.promise(due, "nothing that was rescued was due at once")
+
+    def claimed() -> dict[UUID, float] | None:
+        found = arena.steps(list(due), "claim", since=killed_at)
+        cancelled = arena.steps(list(due), "cancel", since=killed_at)
+        return found if due <= found.keys() | cancelled.keys() else None
+
+    again = arena.wait(claimed, "its jobs run again", seconds=START_SECONDS)
+    # Who has completed a job is at work: a new process spends its first second on imports.
+    first = (
+        "SELECT extract(epoch FROM min(created_at))::float8 FROM runtime.transitions"
+        " WHERE change_action = 'complete' AND changed_by = ANY (%s) AND created_at > to_timestamp(%s)"
+    )
+
+    def at_work() -> float | None:
+        ids = [f"worker:{worker}" for worker in arena.crew.worker_ids()]
+        return arena.ask(first, ids, killed_at)[0][0]  # type: ignore[no-any-return]  # what the statement says
+
+    nobody = max(0.0, arena.wait(at_work, "somebody is at work", seconds=60) - (killed_at + RESCUED_WITHIN))
+    arena.promise_within(
+        max(again.values()) - killed_at - nobody, RUN_AGAIN_WITHIN, "a dead worker's last job runs again"
+    )
+
+
+def _occupy(arena: Arena, workers: Sequence[UUID], *, seconds: float, at_once: int = 12) -> list[UUID]:
+    """Return once each of these workers runs one of the urgent jobs that are put in until then, and return those."""
+    jobs: list[UUID] = []
+    for _ in range(60):
+        jobs.extend(arena.plain(at_once, act="write", seconds=seconds, priority=PRIORITY_PROBE))
+        with suppress(BrokenPromise):
+            arena.wait(lambda: all(map(set(jobs).intersection, map(arena.running_under, workers))), "", seconds=1.0)
+            return jobs
+    raise BrokenPromise("a worker took none of the jobs that were to keep it busy")
+
+
+# Every so many drains, a job runs that lasts longer than the grace: it is released, what else runs is finished.
+RELEASE_EVERY = 5
+LONG_SECONDS = GRACE_SECONDS + 3.0
 # A claim so old has been answered, and its run has begun.
 BEGUN_SECONDS = 1.5
+REJECTED = "stale_write_rejected"
 
 
-@fault(deafens=True)
+@fault()
 def worker_frozen(arena: Arena) -> None:
     """SIGSTOP of one worker for twice its lease, then CONT: the second run wins, the zombie's writes are refused."""
-    arena.plain(20, act="write", seconds=2.0)
     worker, zombie = arena.draw.choice(list(arena.crew.worker_ids().items()))
-    arena.wait(lambda: arena.running_under(worker), "it is busy", seconds=60)
+    _occupy(arena, [worker], seconds=LEASE_SECONDS + 1.0)
+    arena.wait(lambda: arena.running_under(worker, seconds=BEGUN_SECONDS), "it is busy", seconds=60)
     frozen_at = time.time()
     zombie.freeze()
     held = arena.running_under(worker)
@@ -60,37 +143,65 @@ def worker_frozen(arena: Arena) -> None:
     begun = set(arena.running_under(worker, seconds=BEGUN_SECONDS))
     arena.rest(2 * LEASE_SECONDS)
     zombie.thaw()
+    arena.evidence.deaf_alone.setdefault(worker, []).append((frozen_at, time.time()))
     rescued = list(arena.steps(held, "rescue", since=frozen_at))
-    arena.promise(rescued or not held, "nothing was taken from the frozen worker")
-    refused = ("stale_write_rejected", "run_stopped")
+    arena.promise(rescued, "nothing was taken from the frozen worker")
     untold = begun.intersection(rescued)
+    arena.promise(untold, "no run had begun of what was taken from the frozen worker")
 
     def told() -> bool:
-        untold.difference_update([job for job in untold if zombie.said(*refused, job=job)])
+        untold.difference_update([job for job in untold if zombie.said(REJECTED, "run_stopped", job=job)])
         return not untold
 
+    ended = list(untold)
     arena.wait(told, f"the zombie is told of {len(untold)} jobs", seconds=30)
+    # All that it held was over as it woke: it wrote at once what it had to say.
+    arena.promise(any(zombie.said(REJECTED, job=job) for job in ended), "the zombie wrote nothing that was rejected")
 
 
 @fault()
 def workers_drained_in_turn(arena: Arena) -> None:
     """Rolling SIGTERM of all workers under load: each drains within its grace, and no attempt is spent."""
-    since, drained = time.time(), []
+    drained: dict[UUID, float] = {}
+    releasing = []
     with arena.crew.one_more("worker") as extra:  # so that somebody works while two successors start
         for turn in range(arena.drains - 1):
             posts = arena.crew.of("worker")
             post = posts[turn % len(posts)]
-            drained.append(_shown(arena, post))
-            leaving, asked_at = post.role, time.time()
+            worker = _shown(arena, post)
+            outlasting: list[UUID] = []
+            if turn % RELEASE_EVERY == 0:
+                releasing.append(worker)
+                outlasting = _occupy(arena, [worker], seconds=LONG_SECONDS, at_once=2)
+            leaving = post.role
+            drained[worker] = asked_at = time.time()
             leaving.terminate()
             arena.crew.replace(post)
             _await_drained(arena, leaving, asked_at)
-        drained.append(_shown(arena, extra))
-        asked_at = time.time()
+            # What was released has shown what it is for; the next worker is to leave as soon as it has finished.
+            arena.workload.cancel_later([("proving.plain", job) for job in outlasting], within=0.1)
+        drained[_shown(arena, extra)] = asked_at = time.time()
     _await_drained(arena, extra.role, asked_at)
     arena.await_crew()
     arena.rest(LEASE_SECONDS + RESCUE_TICK_SECONDS)
-    arena.promise(not arena.leases_lost(drained, since=since), "a worker that drained left jobs to be rescued")
+    spent = _spent(arena, drained)
+    arena.promise(not spent, f"{spent} runs of workers that drained cost their jobs an attempt")
+    released = {worker for worker, _ in arena.ended(releasing, "release")}
+    arena.promise(released == set(releasing), f"{len(released)} of {len(releasing)} workers released what was left")
+
+
+def _spent(arena: Arena, drained: Mapping[UUID, float]) -> int:
+    """Count the attempts that these workers' stops cost, each since it was asked to; handlers that retry do not."""
+    rescued = sum(arena.leases_lost([worker], since=asked_at) for worker, asked_at in drained.items())
+    ((retried,),) = arena.ask(
+        f"SELECT count(*) FROM ({RUNS}) AS run JOIN (SELECT id, act FROM proving.plain_jobs"
+        " UNION ALL SELECT id, act FROM proving.keyed_jobs UNION ALL SELECT id, act FROM proving.two_step_jobs)"
+        " AS job USING (id) JOIN unnest(%s::text[], %s::float8[]) AS drained(worker, asked_at) USING (worker)"
+        " WHERE action IN ('retry', 'fail') AND act IN ('complete', 'write') AND ended > to_timestamp(asked_at)",
+        [f"worker:{worker}" for worker in drained],
+        list(drained.values()),
+    )
+    return rescued + int(retried)
 
 
 def _shown(arena: Arena, post: Post) -> UUID:
@@ -126,18 +237,40 @@ def _live_with_clock(arena: Arena, offset: int) -> None:
     arena.await_crew()
     arena.rest(2.0)  # the first second of a worker's work is spent on imports
     since = time.time()
-    jobs = arena.plain(40, act="write", seconds=0.2)
-    done = "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s) AND status = 'completed' AND effects = 1"
-    arena.wait(lambda: arena.ask(done, jobs)[0][0] == len(jobs), "its jobs are done once", seconds=60)
     assert post.worker_id is not None
+    seen = _times_written_by(arena, post.worker_id)
     arena.promise(not arena.leases_lost([post.worker_id], since=since), "a wrong clock cost it a lease")
-    taken = "SELECT count(*) FROM runtime.transitions WHERE changed_by = %s AND change_action = 'claim'"
-    arena.promise(arena.ask(taken, f"worker:{post.worker_id}")[0][0], "it took no job")
-    wrong = (
-        "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s)"
-        " AND greatest(started_at, completed_at, updated_at) - created_at > interval '30 minutes'"
-    )
-    arena.promise(not arena.ask(wrong, jobs)[0][0], "a wrong clock was written down")
+    arena.promise(min(seen.values()), f"not every time of a job was looked at: {seen}")
     post.role.terminate()
     post.role.exit_code(within=DRAINED_WITHIN + START_SECONDS)
     arena.await_crew()
+
+
+def _times_written_by(arena: Arena, worker: UUID) -> Counter[str]:
+    """Have jobs done, by this worker too; return how many times of its jobs were looked at, all within half an hour."""
+    jobs = arena.plain(40, act="write", seconds=0.5) + arena.plain(20, act="snooze") + arena.plain(20, act="flaky")
+    looks = ", ".join(
+        f"count({time}), count(*) FILTER (WHERE abs(extract(epoch FROM {time} - job.created_at)) > 1800)"
+        for time in TIMES
+    )
+    written = (
+        f"SELECT {looks} FROM proving.plain_jobs AS job JOIN runtime.transitions AS claim ON claim.job_id = job.id"
+        " WHERE job.id = ANY (%s) AND claim.changed_by = %s AND claim.change_action = 'claim' AND NOT EXISTS ("
+        " SELECT FROM runtime.transitions AS other WHERE other.job_id = job.id AND other.change_action = 'claim'"
+        " AND other.changed_by <> claim.changed_by)"
+    )
+    left = (
+        "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s)"
+        " AND (status <> 'completed' OR act = 'write' AND effects <> 1)"
+    )
+    seen: Counter[str] = Counter()
+
+    def all_done() -> bool:
+        found = arena.ask(written, jobs, f"worker:{worker}")[0]
+        for column, count, wrong in zip(TIMES, found[::2], found[1::2], strict=True):
+            arena.promise(not wrong, f"a wrong clock was written down: {wrong} times as {column}")
+            seen[column] = max(seen[column], count)
+        return not arena.ask(left, jobs)[0][0]
+
+    arena.wait(all_done, "its jobs are done once", seconds=60)
+    return Counter({column: seen[column] for column in TIMES})
