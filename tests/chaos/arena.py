@@ -298,6 +298,6 @@ def _furnish(arena: Arena, *, model_url: str) -> None:
     arena.run("INSERT INTO runtime.schedules (name, action, cron) VALUES ('chaos.prune', 'prune', %s)", CRON)
     told = {"slots": SLOTS, "memory_megabytes": MEMORY_MEGABYTES, "model_url": model_url, "log_repeats": True}
     arena.crew.hire("worker", 2, **told)
-    arena.crew.hire("dispatcher", 2)
+    arena.crew.hire("dispatcher", 2, log_repeats=True)
     arena.crew.hire("beat", 2)
     arena.await_crew()

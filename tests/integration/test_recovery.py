@@ -122,7 +122,10 @@ async def test_a_worker_that_starts_without_postgres_waits_for_it(own_servers, o
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_dispatchers_outlive_a_restart_and_one_leads_again(own_servers, own_url, registry, jobs, how):
-    """New work flows without anybody's help, and what was out before is not published twice."""
+    """New work flows without anybody's help, and what was out before is not published twice.
+
+    Unless Postgres was killed before it had the last marks on disk: then their jobs are picked again, and run once.
+    """
     await jobs.worker()
     roads = [FakeRoad(), FakeRoad()]
     async with (
@@ -137,9 +140,10 @@ async def test_dispatchers_outlive_a_restart_and_one_leads_again(own_servers, ow
         own_servers.start_postgres()
         await until(lambda: answered(jobs))
         await jobs.ready(count=5)
-        await until(lambda: sum(len(road.of(PLAIN)) for road in roads) == 10, within=20)
+        await until(lambda: len({job.id for road in roads for job in road.of(PLAIN)}) == 10, within=20)
 
-    assert len({job.id for road in roads for job in road.of(PLAIN)}) == 10
+    out = sum(len(road.of(PLAIN)) for road in roads)
+    assert out == 10 if how == "stop" else 10 <= out <= 15
 
 
 async def test_an_absence_longer_than_the_lease_takes_no_job_from_a_living_worker(own_servers, own_url, registry, jobs):
