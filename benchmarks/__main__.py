@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -90,7 +91,10 @@ def _options(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--huge", action="store_true", help="also 10 million waiting jobs and a file of 1 GB")
     parser.add_argument("--repeat", type=int, help="interleaved rounds")
     parser.add_argument("--scale", type=float, default=1.0, help="share of every count: to try it, not to believe it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the run here, written after every part")
+    kept = Path(f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", default=kept, help="keep the run here, written after every part [bench-…]"
+    )
     return parser.parse_args(given)
 
 
@@ -137,9 +141,9 @@ def _run(options: argparse.Namespace) -> int:
             except Exception as error:  # noqa: BLE001 - the other parts are worth having
                 results.failures[name] = f"{type(error).__name__}: {error}"
                 say(f"{name} failed: {results.failures[name]}")
-            if options.json:
-                results.write(options.json)
+            results.write(options.json)
     report.show(results, console)
+    say(f"kept in {options.json}")
     return 1 if results.failures else 0
 
 
