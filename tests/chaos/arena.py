@@ -196,6 +196,12 @@ class Arena:
         ((longest, ended),) = self.ask(f"{took} FROM {self.workload.table(stage)} WHERE id = ANY (%s)", list(jobs))
         return float(longest) if ended == len(jobs) else None
 
+    def feel_pulse(self) -> None:
+        """See how long a fresh job takes now: in a fault that lasts for minutes the machine may have become another."""
+        jobs = self.plain(1, priority=1)
+        took = self.wait(lambda: self.slowest("proving.plain", jobs), "a fresh job ends", seconds=START_SECONDS)
+        self.calms.append(took)
+
     def leases_lost(self, workers: Sequence[UUID], *, since: float = 0.0) -> int:
         """Count the runs of these workers that were taken from them by a rescue after ``since``."""
         return len(self.ended(workers, "rescue", since=since))

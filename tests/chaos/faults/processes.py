@@ -214,7 +214,9 @@ def _shown(arena: Arena, post: Post) -> UUID:
 def _await_drained(arena: Arena, leaving: Role, asked_at: float) -> None:
     code = leaving.exit_code(within=DRAINED_WITHIN + START_SECONDS)
     arena.promise(code == 0, f"worker {leaving.pid} ended with status {code}")
-    arena.promise_within(time.time() - asked_at, DRAINED_WITHIN, "a drain")
+    took = time.time() - asked_at
+    arena.feel_pulse()
+    arena.promise_within(took, DRAINED_WITHIN, "a drain")
 
 
 @fault(brief=False)
