@@ -106,6 +106,7 @@ def _promise_run_again(arena: Arena, rescued: list[UUID], killed_at: float) -> N
         return arena.ask(first, ids, killed_at)[0][0]  # type: ignore[no-any-return]  # what the statement says
 
     nobody = max(0.0, arena.wait(at_work, "somebody is at work", seconds=60) - (killed_at + RESCUED_WITHIN))
+    arena.feel_pulse()  # successors start meanwhile, and what piled up is caught up on
     arena.promise_within(
         max(again.values()) - killed_at - nobody, RUN_AGAIN_WITHIN, "a dead worker's last job runs again"
     )
