@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.runtime.backoff import BASE, CEILING, full_jitter
+from workers.runtime.backoff import BASE, CEILING, full_jitter, soon
 
 draws = st.floats(0, 1, exclude_max=True)
 
@@ -44,3 +44,9 @@ def test_base_and_ceiling_are_the_callers():
     delay = full_jitter(5, draw=lambda: 0.5, base=timedelta(seconds=1), ceiling=timedelta(seconds=8))
 
     assert delay == timedelta(seconds=4)
+
+
+@given(attempt=st.integers(1, 100_000), drawn=draws)
+def test_nobody_waits_longer_than_two_seconds_for_a_postgres_that_is_back(attempt, drawn):
+    """However often it was away, and at first no longer than one."""
+    assert 0 <= soon(attempt, draw=lambda: drawn) <= (1 if attempt == 1 else 2)

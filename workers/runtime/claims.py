@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import full_jitter
+from workers.runtime.backoff import soon
 from workers.runtime.database import Database, is_database_away, is_locked
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -80,7 +80,7 @@ class Claims:
                     continue
                 unsure |= not is_locked(error)
                 log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=describe(error))
-                await asyncio.sleep(full_jitter(min(attempt, 3), draw=self._draw).total_seconds())
+                await asyncio.sleep(soon(attempt, draw=self._draw))
         return []
 
     async def _claim(

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import full_jitter
+from workers.runtime.backoff import soon
 from workers.runtime.database import Database, Raw, is_database_away, is_locked
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -111,9 +111,8 @@ class Dispatcher:
                 else:
                     log.warning("dispatcher_lost_database", error=describe(error), attempt=attempt)
                 attempt += 1
-                delay = full_jitter(min(attempt, 2), draw=random.random, base=timedelta(seconds=1))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), 0.2 + delay.total_seconds())
+                    await asyncio.wait_for(self._stop.wait(), 0.2 + soon(attempt, draw=random.random))
 
     async def _follow_then_lead(self) -> None:
         connection = await self._database.listen(settings=LEADER_SESSION)

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
-from workers.runtime.backoff import BASE, full_jitter
+from workers.runtime.backoff import full_jitter, soon
 from workers.runtime.database import Database, is_database_away, is_locked, is_unreachable
 from workers.runtime.decisions import Settled
 from workers.runtime.errors import describe
@@ -143,8 +143,7 @@ class Lane:
                 if not away or (at_hand and ended >= ENOUGH and any(item.write for item in items)):
                     return await self._flush_apart(items, error, free_only=free_only)
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
-                base = RETRY if at_hand else BASE
-                await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random, base=base).total_seconds())
+                await asyncio.sleep(soon(attempt, draw=random.random))
                 continue
             # A commit whose answer was lost looks like a lost fence: history tells the two apart.
             known = accepted | held
@@ -208,7 +207,7 @@ class Lane:
                 log.warning("settle_could_not_be_verified", jobs=len(items), error=describe(error))
                 if not is_database_away(error):
                     return set()
-                await asyncio.sleep(full_jitter(1, draw=random.random).total_seconds())
+                await asyncio.sleep(soon(1, draw=random.random))
 
 
 async def _write(write: Write, session: AsyncSession) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import full_jitter
+from workers.runtime.backoff import soon
 from workers.runtime.database import KERNEL_PINS, KERNEL_WAITS, Database, Raw, is_database_away, is_locked
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -55,7 +55,7 @@ class Watch:
                     raise
                 attempt += 1
                 log.warning("start_waits_for_database", attempt=attempt, error=describe(error))
-                await asyncio.sleep(full_jitter(min(attempt, 3), draw=random.random).total_seconds())
+                await asyncio.sleep(soon(attempt, draw=random.random))
             else:
                 return
 
