@@ -2,6 +2,7 @@
 
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from tests.e2e.system import System
@@ -90,3 +91,16 @@ def ended_days_ago(system: System, profile: UUID, days: int) -> UUID:
         job,
     )
     return job
+
+
+def test_beat_that_is_asked_to_stop_within_a_statement_stops_after_it(system: System, beats: None) -> None:
+    """Whatever it waits for: SIGTERM is not lost in the clean-up of a statement that it would have broken off."""
+    beat = system.living("beat")[0]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = '' AND wait_event_type = 'Lock'"
+    with psycopg.connect(system.database_url) as holder:
+        holder.execute("LOCK TABLE runtime.schedules IN ACCESS EXCLUSIVE MODE")
+        system.wait(lambda: system.ask(waiting)[0][0], "a beat waits for the schedules")
+        beat.terminate()
+        holder.rollback()
+
+    assert beat.exit_code(within=30) == 0

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from celery import Celery
+from celery import Celery, platforms
 from celery.apps.beat import Beat
 from celery.beat import Scheduler
 from sqlalchemy import Engine, create_engine, func, make_url, select, update
@@ -163,6 +163,22 @@ class RowScheduler(Scheduler):
         return TICK_SECONDS
 
 
+class PatientBeat(Beat):
+    """A beat that stops after the look under way.
+
+    Celery's own raises SystemExit wherever the process is: within a statement, the driver's clean-up fails, its error
+    takes the place of the exit, and the beat goes on as if nobody had asked.
+    """
+
+    def install_sync_handler(self, service: Any) -> None:
+        """Have SIGTERM and SIGINT end the loop between two looks."""
+
+        def stop(*_: object) -> None:
+            service.stop()
+
+        platforms.signals.update(SIGTERM=stop, SIGINT=stop)
+
+
 def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults: Iterable[DefaultSchedule]) -> int:
     """Run one beat until SIGTERM; return its exit code. Waits for Postgres at its start."""
     app: Celery = create_app(redis_url, registry)
@@ -181,7 +197,7 @@ def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults:
     # Beat takes a class and makes it itself: what it needs travels as class attributes.
     scheduler: Any = type("GristmillScheduler", (RowScheduler,), {"engine": engine, "line": line, "process": name})
     log.info("beat_ready", name=name)
-    Beat(app=app, scheduler=scheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()
+    PatientBeat(app=app, scheduler=scheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()
     return 0
 
 
