@@ -249,6 +249,26 @@ async def test_the_cursor_carries_on_behind_the_keys_of_the_last_pass(jobs):
     assert len({job.id for job in first.jobs + second.jobs}) == keys
 
 
+async def test_where_a_pass_finds_few_keys_with_room_it_takes_more_than_the_first_of_each(jobs):
+    """Though more keys follow than one pass looks at: slots must not stay empty for want of a second look."""
+    full, free = [f"a{n:04}" for n in range(KEYS_PER_PASS - 2)], ["b1", "b2", "c"]
+    stage = jobs.registry[KEYED]
+    async with jobs.database.session() as session:
+        await enqueue_many(session, KEYED, [{"key": key} for key in full + free for _ in range(LIMIT + 1)])
+    await jobs.sql(
+        "UPDATE proving.keyed_jobs SET dispatched_at = now() WHERE id IN (SELECT id FROM (SELECT id, key, row_number()"
+        " OVER (PARTITION BY key ORDER BY id) AS turn FROM proving.keyed_jobs) AS turns"
+        f" WHERE starts_with(key, 'a') AND turn <= {LIMIT})"
+    )
+
+    async with jobs.database.kernel() as conn:
+        window = Window(slots=0, at_most=KEYS_PER_PASS, floor=len(full) * LIMIT + KEYS_PER_PASS)
+        done = await pick(conn, stage, window)
+
+    assert await keys_of(jobs, done.jobs) == {"b1": LIMIT, "b2": LIMIT}
+    assert done.cursor == "b2"
+
+
 async def test_old_tickets_are_taken_back_and_young_ones_kept(jobs, plain):
     """What was dispatched long ago and never claimed is picked again; its old message claims nothing meanwhile."""
     [old] = await jobs.dispatched()

@@ -25,7 +25,7 @@ from workers.runtime.backoff import full_jitter
 T = TypeVar("T")
 
 KERNEL_PINS = (
-    # Compiling a statement costs a hundred times what running it does, and a long backlog makes it look worth that.
+    # These take milliseconds: a long backlog must not make the planner think that one is worth compiling first.
     "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_mergejoin=off -c jit=off "
     # A plan for any batch is a plan for a small one: it compares each pair of a large one.
     "-c plan_cache_mode=force_custom_plan"

@@ -237,11 +237,10 @@ class _Leading:
             await _answered(report_leader(self._connection))
         if busy:
             await asyncio.sleep(BUSY_REST_SECONDS)
-        elif picked and sum(pace.per_second() for pace in self._paces.values()) > GATHER_FROM:
+            return
+        if picked and sum(pace.per_second() for pace in self._paces.values()) > GATHER_FROM:
             # What is enqueued or set free meanwhile goes along in one batch: messages are what costs.
             await asyncio.sleep(GATHER_SECONDS)
-        if busy:
-            return
         notices = self._connection.notifies(timeout=self._d.poll_seconds, stop_after=1)
         self._rung = {notice.payload async for notice in notices} or None
 

@@ -90,9 +90,9 @@ class Runner:
             asyncio.create_task(watch.heed_fences(self), name="fences"),
         ]
         for task in self._background:
-            task.add_done_callback(self._stop_heart)
+            task.add_done_callback(self._heed_failure)
 
-    def _stop_heart(self, ended: "asyncio.Task[None]") -> None:
+    def _heed_failure(self, ended: "asyncio.Task[None]") -> None:
         """Once a part of this process has failed, claim nothing and let the lease run out: its jobs are for others."""
         if ended.cancelled() or (error := ended.exception()) is None:
             return

@@ -131,7 +131,7 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
             FROM keys CROSS JOIN LATERAL ({first.format(after=f"AND j.{key} > keys.key")}) AS next
            WHERE nth < {KEYS_PER_PASS}),
         firsts AS MATERIALIZED (
-          SELECT keys.*, least(%(limit)s - coalesce(flight.n, 0), %(at_most)s) AS left
+          SELECT keys.*, least(%(limit)s - coalesce(flight.n, 0), %(at_most)s) AS allowed
             FROM keys LEFT JOIN flight ON flight.key = keys.key WHERE coalesce(flight.n, 0) < %(limit)s),
         plenty AS MATERIALIZED (
           SELECT count(*) * CASE WHEN (SELECT count(*) FROM keys) < {KEYS_PER_PASS} THEN 1 ELSE 2 END
@@ -144,7 +144,7 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
                     FROM firsts CROSS JOIN LATERAL (
                       SELECT {order}, row_number() OVER (ORDER BY {order}) AS turn
                         FROM {t.name} AS j WHERE {ready} AND j.{key} = firsts.key
-                       ORDER BY {order} OFFSET 1 LIMIT firsts.left - 1) AS more (priority, created_at, id, turn)
+                       ORDER BY {order} OFFSET 1 LIMIT firsts.allowed - 1) AS more (priority, created_at, id, turn)
                    WHERE NOT (SELECT it_is FROM plenty)) AS turns
            ORDER BY turn, priority, created_at, id LIMIT (SELECT greatest(n, 0) FROM room)),
         {_mark(t, stage)}
