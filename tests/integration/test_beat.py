@@ -1,10 +1,14 @@
 """Beat's decisions on real rows: a tick fires once, in the transaction of the job it enqueues, whatever was missed."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from celery import Celery
+from celery.beat import Service
 from sqlalchemy import create_engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -15,7 +19,7 @@ from config.schedules import DEFAULT_SCHEDULES
 from models.runtime import Schedule, Tick
 from tests.conftest import sqlalchemy_url
 from tests.proving.models import PlainJob
-from workers.transport.beat import add_defaults, fire_due
+from workers.transport.beat import PatientBeat, add_defaults, fire_due
 
 Open = Callable[[], Session]
 EVERY_MINUTE = "* * * * *"
@@ -212,6 +216,20 @@ def test_a_database_that_is_away_ends_the_look(connect):
     fire(connect)
 
     assert jobs_of(connect) == 1
+
+
+def test_sigterm_asks_a_beat_to_stop_and_breaks_nothing_off():
+    """An exit raised between two steps of the driver becomes an error of its clean-up, and the beat goes on."""
+    service = Service(app=Celery(set_as_current=False))
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        PatientBeat(app=service.app, quiet=True).install_sync_handler(service)
+        os.kill(os.getpid(), signal.SIGTERM)  # Celery's own handler would raise SystemExit here
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+    assert vars(service)["_is_shutdown"].is_set()
 
 
 def test_defaults_are_written_once_and_left_to_the_operator_then(connect):
