@@ -54,7 +54,8 @@ class Arena:
 
     ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops. ``draw`` belongs
     to the fault under way; ``calms`` is how long fresh jobs took before it and the ones before. A fault leaves in
-    ``afterwards`` what can only be judged once the system is well again, and a lease and a tick have passed.
+    ``afterwards`` what can only be judged once the system is well again, and a lease and a tick have passed. Nothing
+    is hurt before ``undisturbed_until``.
     """
 
     system: System
@@ -74,6 +75,7 @@ class Arena:
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     later: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    undisturbed_until: float = 0.0
     _look_at: float = 0.0
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────

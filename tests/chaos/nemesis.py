@@ -130,6 +130,8 @@ def _inject(arena: Arena, fault: Fault) -> Wound:
     if fault.deafens:
         arena.evidence.deaf.append((ended_at - lasted, ended_at + (healed_after if fault.lingers else 0.0)))
     bound = arena.granted(fault.heals_within)
+    # What has a minute to be found has the whole of it; the next fault is not to be blamed for the rest.
+    arena.undisturbed_until = ended_at + (fault.heals_within if fault.heals_within > HEALS_SECONDS else 0.0)
     if healed_after > bound:
         problems.append(
             f"healed after {healed_after:.1f} s; {fault.heals_within:g} s are promised, {bound:.1f} s granted"
@@ -147,7 +149,7 @@ def _inject(arena: Arena, fault: Fault) -> Wound:
 
 def _await_calm(arena: Arena, fault: Fault) -> None:
     """See that the system is well before it is hurt, and how quick: what follows is judged by it."""
-    arena.rest(CALM_SECONDS)
+    arena.rest(max(CALM_SECONDS, arena.undisturbed_until - time.time()))
     calm = _heal(arena, time.time())
     arena.calms.append(calm)
     if math.isinf(calm):
