@@ -16,7 +16,9 @@ log = structlog.get_logger(__name__)
 
 
 class CarefulChannel(Channel):
-    """Discards what it cannot read, with the reason."""
+    """Discards what it cannot read, with the reason; knows how many heard what it last published."""
+
+    hearers = 0
 
     def _brpop_read(self, **options: Any) -> Any:
         """Deliver what came off a queue; an item that is no envelope counts as delivered."""
@@ -25,6 +27,16 @@ class CarefulChannel(Channel):
         except UNREADABLE as error:
             log.warning("message_refused", rule="an envelope is Celery's, in JSON", error=type(error).__name__)
             return True
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        """Return a client of this channel, which is told with every PUBLISH how many there were to hear it."""
+        client = super()._create_client(asynchronous)  # type: ignore[misc]  # its stub has forgotten it
+        client.set_response_callback("PUBLISH", self._note_hearers)
+        return client
+
+    def _note_hearers(self, hearers: int, **_: Any) -> int:
+        self.hearers = hearers
+        return hearers
 
 
 class CarefulTransport(Transport):

@@ -1,0 +1,97 @@
+"""Job events on a real Redis: all of them reach whoever listens, and next to nothing is said to nobody."""
+
+import json
+import uuid
+from base64 import b64decode
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.client import PubSub
+
+from tests.waiting import until
+from workers.runtime.registry import Registry, Stage
+from workers.runtime.store.dispatch import Picked
+from workers.transport.app import create_app
+from workers.transport.events import JOBS_PER_FLUSH, EventStream
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A client of the test's Redis, its statistics at zero."""
+    with Redis.from_url(redis_url) as redis:
+        redis.config_resetstat()
+        yield redis
+
+
+@pytest.fixture
+def stream(redis_url: str, registry: Registry) -> Iterator[EventStream]:
+    """A started stream of events."""
+    stream = EventStream(create_app(redis_url, registry), "dispatcher@here")
+    stream.start()
+    yield stream
+    stream.stop()
+
+
+@pytest.fixture
+def stage(registry: Registry) -> Stage:
+    return registry["proving.plain"]
+
+
+def batch() -> list[Picked]:
+    """As many jobs as are all shown."""
+    return [Picked(uuid.uuid4(), 1, datetime.now(UTC)) for _ in range(JOBS_PER_FLUSH)]
+
+
+def published(redis: Redis) -> int:
+    """Return how many messages were published, to anybody or nobody."""
+    return int(redis.info("commandstats").get("cmdstat_publish", {}).get("calls", 0))
+
+
+async def hear(listener: PubSub, count: int) -> list[str]:
+    """Return the jobs named by the next events, in their order, once so many have come."""
+    jobs: list[str] = []
+
+    def enough() -> bool:
+        while message := listener.get_message():
+            if message["type"] == "pmessage":
+                body = json.loads(b64decode(json.loads(message["data"])["body"]))
+                events: list[dict[str, Any]] = body if isinstance(body, list) else [body]
+                jobs.extend(event["uuid"] for event in events)
+        return len(jobs) >= count
+
+    await until(enough)
+    return jobs
+
+
+async def test_whoever_listens_hears_of_every_job_in_order(redis: Redis, stream: EventStream, stage: Stage) -> None:
+    """Nothing is lost to the look whether somebody listens, whenever the listener came."""
+    stream.sent(stage, batch())
+    await until(lambda: published(redis))
+    first, second = batch(), batch()
+    with redis.pubsub() as listener:
+        listener.psubscribe("*celeryev*")
+        listener.get_message(timeout=5.0)
+        stream.sent(stage, first)
+        jobs = await hear(listener, len(first))
+        stream.sent(stage, second)
+        jobs += await hear(listener, len(second))
+
+    assert jobs == [str(job.id) for job in (*first, *second)]
+    assert stream.dropped == stream.hidden == 0
+
+
+async def test_one_event_in_each_list_is_all_that_nobody_is_told(
+    redis: Redis, stream: EventStream, stage: Stage
+) -> None:
+    """Where nobody listens, a hundred events are one message of one event, and none waits or counts as dropped."""
+    before = redis.info("stats")["total_net_input_bytes"]
+    stream.sent(stage, batch())
+    await until(lambda: published(redis))
+    stream.stop()
+
+    assert published(redis) == 1
+    assert redis.info("stats")["total_net_input_bytes"] - before < 100 * JOBS_PER_FLUSH
+    assert stream.dropped == 0
