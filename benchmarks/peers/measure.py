@@ -22,13 +22,15 @@ WORKERS = 2
 class Peer:
     """One peer: what to install, and how to see in its tables that nothing is left (None: by counting runs).
 
-    ``share`` of our job counts is enough to measure a slower one.
+    ``share`` of our job counts is enough to measure a slower one. ``python`` is the oldest it runs on, where that is
+    newer than ours.
     """
 
     name: str
     requirements: tuple[str, ...]
     left: str | None
     share: float = 1.0
+    python: tuple[int, int] = (3, 11)
 
 
 PEERS = {
@@ -52,6 +54,19 @@ PEERS = {
             left="SELECT EXISTS (SELECT FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING'))",
             share=0.1,
         ),
+        Peer(
+            name="oban",
+            requirements=("oban==0.7.0",),
+            left="SELECT EXISTS (SELECT FROM oban_jobs WHERE state <> 'completed')",
+            share=0.4,
+            python=(3, 12),
+        ),
+        Peer(
+            name="absurd",
+            requirements=("absurd-sdk==0.5.1", "absurdctl==0.5.1", "psycopg[binary]==3.3.9"),
+            left="SELECT EXISTS (SELECT FROM absurd.t_bench WHERE state <> 'completed')",
+            share=0.2,
+        ),
     )
 }
 
@@ -61,7 +76,7 @@ def drain(system: System, peer: Peer, jobs: int, *, call_url: str | None = None)
 
     With ``call_url`` each job makes one HTTP call. Start-up is not counted, as ours is not.
     """
-    python = installed(peer.name, peer.requirements)
+    python = installed(peer.name, peer.requirements, oldest=peer.python)
     counts = system.folder / f"{peer.name}-counts"
     shutil.rmtree(counts, ignore_errors=True)
     counts.mkdir()
