@@ -1,6 +1,7 @@
 """A worker that is told to stop: it finishes what it can, releases the rest, and leaves nothing to a lease."""
 
 import asyncio
+from contextlib import suppress
 
 from tests.kernel import started_worker
 from tests.waiting import until
@@ -82,6 +83,33 @@ async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_a
 
     assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
     assert (await jobs.row(ticket[0]))["retry_count"] == 0
+
+
+async def test_a_handler_that_does_not_end_is_released_without_it(jobs, database_url, perform):
+    """Neither a wait that cannot be broken off nor what it brings in the end costs the job an attempt."""
+    answered = asyncio.Event()
+    ended = asyncio.Event()
+
+    @perform
+    async def handler(job, ctx):
+        while not answered.is_set():
+            with suppress(asyncio.CancelledError):
+                await answered.wait()
+        ended.set()
+        return Complete()
+
+    async with started_worker(database_url, perform.registry) as worker:
+        [ticket] = await jobs.dispatched()
+        await worker.accept([ticket])
+        await until(lambda: worker.runner.running)
+        await worker.runner.drain(grace=0.1, watch=worker.watch)
+        answered.set()
+        await ended.wait()
+
+    assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
+    assert (await jobs.row(ticket[0]))["retry_count"] == 0
+    assert worker.runner.slots.free == worker.runner.slots.count
+    assert await jobs.sql("SELECT 1 FROM runtime.workers") == []
 
 
 async def test_a_claim_under_way_as_the_drain_begins_is_given_back(jobs, start_worker):

@@ -42,6 +42,8 @@ CROWDED_DELAY = timedelta(seconds=2)
 DEADLINE_CHECK_SECONDS = 0.05
 # A handler that outlives its deadline is told again this often.
 REMINDER_SECONDS = 1.0
+# A drain waits so long for handlers that were told to end, and then for Postgres to take what is left of them.
+ENDING_SECONDS, RELEASING_SECONDS = 1.0, 2.0
 
 
 class Runner:
@@ -152,6 +154,8 @@ class Runner:
         structlog.contextvars.bind_contextvars(run=running.run)
         try:
             settlement = await self._settlement(running)
+            if running.settling:  # a drain did not wait for it
+                return
             if settlement is not None:
                 self._settle(running, settlement)
                 return
@@ -300,7 +304,8 @@ class Runner:
     async def drain(self, *, grace: float, watch: Watch) -> None:
         """Let running jobs finish for ``grace`` seconds, then cancel and release the rest; return when all is settled.
 
-        Ends within ``grace`` + 4 s, whatever handlers or Postgres do: what could not be settled waits for its lease.
+        What a handler does that goes on all the same, its fence rejects. Ends within ``grace`` + 4 s, whatever handlers
+        or Postgres do: what could not be settled waits for its lease.
         """
         self.begin_drain()
         await watch.announce_drain(self)
@@ -308,13 +313,26 @@ class Runner:
             log.info("drain_releases_running_jobs", jobs=len(self.running))
             for job_id in list(self.running):
                 self.stop_run(job_id, "drain")
-            await self.slots.all_free(within=3.0)
+            if not await self.slots.all_free(within=ENDING_SECONDS):
+                self._release_unended()
+                await self.slots.all_free(within=RELEASING_SECONDS)
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if self.slots.free == self.slots.count:
             await watch.say_goodbye(self)
         await watch.close()
+
+    def _release_unended(self) -> None:
+        """Settle what was told to end and has not: its driver may wait for an answer that never comes.
+
+        That is no fault of the job's, which would be rescued, an attempt poorer. A run without its fence leaves none.
+        """
+        for running in list(self.running.values()):
+            if running.settling or running.stop == "fence":
+                continue
+            if left := self._meaning(running, asyncio.CancelledError()):
+                self._settle(running, left)
 
 
 def _seconds(stage: Stage, job: Job) -> float:
