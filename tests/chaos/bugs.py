@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from models.lifecycle import Job
+from workers.llm import compatible
 from workers.runtime import claims
 from workers.runtime.lane import Item, Lane
+from workers.runtime.runner import Runner
 from workers.runtime.running import Running
 from workers.runtime.settler import Settler
 from workers.runtime.store import claim, dispatch, intervene, rescue, settle
@@ -110,6 +112,10 @@ RESCUE_FREE = Bug(rescue, "_rescue_sql", {"""least(j.{c["retry_count"]} + 1,""":
 CANCEL_UNFENCED = Bug(intervene, "_cancel_sql", whole=_cancel_that_only_tells)
 CANCEL_UNVERSIONED = Bug(intervene, "_cancel_sql", UNVERSIONED)
 CANCEL_UNHEARD = Bug(Running, "end", whole=_deaf)
+LOSS_UNTOLD = Bug(Runner, "_settle", {"self._events.stale(running.run)": "pass"})
+KEY_ANEW = Bug(compatible, "_idempotency", {"{digest[:16]}": "{asyncio.get_running_loop().time()}"})
+KEY_OF_NOBODY = Bug(compatible, "_idempotency", {"{run.job_id}-": ""})
+KEY_OF_THE_JOB = Bug(compatible, "_idempotency", {"-{digest[:16]}": "-0"})
 YOUNG = {"""i.{c["completed_at"]} < now() - %(retention)s""": "true"}
 PRUNE_YOUNG = Bug(rescue, "_prune_sql", YOUNG)
 PRUNE_WAITING = Bug(rescue, "_prune_sql", YOUNG | {"""i.{c["status"]} IN ({terminal})""": "true"})

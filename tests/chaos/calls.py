@@ -88,11 +88,11 @@ def _within_runs(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], g
 
 
 def _none_after_cancel(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], grace: float) -> Judged:
-    """What begins after an acknowledged cancel begins before a worker that could hear was told."""
+    """Every call of a job that was cancelled begins before a worker that could hear was told."""
     examined, wrong = 0, []
     for call in evidence.calls:
         cancelled_at = evidence.cancelled.get(call.job_id)
-        if cancelled_at is None or call.started_at <= cancelled_at:
+        if cancelled_at is None:
             continue
         if call.started_at > cancelled_at + grace:
             workers = {run.worker for run in runs.get(call.job_id, ())}

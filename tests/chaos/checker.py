@@ -76,6 +76,11 @@ class Report:
         """The names of the rules that were broken."""
         return [verdict.name for verdict in self.verdicts if verdict.violations]
 
+    @property
+    def idle(self) -> list[str]:
+        """The names of the rules that had nothing to look at, which proves nothing."""
+        return [verdict.name for verdict in self.verdicts if not verdict.examined]
+
     def __getitem__(self, name: str) -> Verdict:
         (found,) = (verdict for verdict in self.verdicts if verdict.name == name)
         return found

@@ -91,6 +91,10 @@ def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), br
                 outcome.wounds.append(_inject(arena, fault))
                 _age_some(arena)
             _end(arena, outcome)
+        if outcome.checked and not only and not brief:
+            with _noted(outcome):
+                idle = outcome.checked.idle
+                arena.promise(not idle, f"rules that looked at nothing: {', '.join(idle)}")
         outcome.problems += arena.crew.unasked + arena.late
     outcome.seconds = time.monotonic() - started
     return outcome

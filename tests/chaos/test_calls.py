@@ -46,7 +46,8 @@ async def test_call_after_the_end_of_a_run_is_found_once_its_worker_could_have_h
         evidence.deaf = spans if deaf == "anybody" else []
         evidence.deaf_alone = {whose[deaf]: spans} if deaf in whose else {}
 
-    before = len(left.evidence.calls) if rule == "calls belong to runs" else 0
+    cancelled_only = rule == "no call after a cancel"
+    before = sum(one.job_id in left.evidence.cancelled or not cancelled_only for one in left.evidence.calls)
     verdict = (await judge(reader, changed(left, late)))[rule]
 
     excused = deaf != "nobody" and not found

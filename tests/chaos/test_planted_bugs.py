@@ -4,7 +4,9 @@ The same runs without a bug pass, so that it is the bug that is found.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,7 +16,7 @@ from tests.chaos import bugs
 from tests.chaos.bugs import Bug
 from tests.chaos.checker import Report
 from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
-from tests.fakes.mill import mill
+from tests.fakes.mill import Heard, mill
 from tests.fakes.openai_server import FakeOpenAI
 from tests.kernel import PLAIN
 from tests.waiting import until
@@ -114,21 +116,36 @@ async def cancelled_run(run: Rehearsal, gates: Gates) -> Report:
 
 async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
     """A scoring job is cancelled in its first call, whose answer is such that it would be asked once more."""
+    async with scoring(run, {"kind": "malformed", "delay_ms": 3_000}) as (fake, heard, order):
+        (job,) = await run.enqueue(SCORING, **order)
+        await until(lambda: fake.calls == 1)
+        await run.cancel(job, stage=SCORING)
+        await until(lambda: heard.events[-1][0] == "stopped" or fake.calls == 2)
+    return await run.judge(grace=timedelta(seconds=0.5))
+
+
+async def asked_again(run: Rehearsal, gates: Gates) -> Report:
+    """A scoring job's first call fails, its second attempt's first answer is of no use, and is asked for once more."""
+    async with scoring(run, {"kind": "status", "status": 500}, {"kind": "malformed"}) as (_, _, order):
+        await run.enqueue(SCORING, **order)
+        await run.settled(stage=SCORING)
+    return await run.judge()
+
+
+@asynccontextmanager
+async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tuple[FakeOpenAI, Heard, dict[str, str]]]:
+    """Have a mill score with a provider that gives these answers first; what it was asked becomes evidence."""
     (row,) = await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id::text AS profile_id")
     with FakeOpenAI() as fake:
-        fake.script(queue=[{"kind": "malformed", "delay_ms": 3_000}])
+        fake.script(queue=list(answers))
         llm = build(
             api_key="sk-test", base_url=fake.url, model=None, connect_timeout=2.0, timeout=10.0, max_connections=5
         )
         async with mill(run.url, run.registry, llm) as heard:
-            (job,) = await run.enqueue(SCORING, prompt="Judge.", **row)
-            await until(lambda: fake.calls == 1)
-            await run.cancel(job, stage=SCORING)
-            await until(lambda: heard.events[-1][0] == "stopped" or fake.calls == 2)
+            yield fake, heard, {"prompt": "Judge.", **row}
         await llm.aclose()
         run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
     run.told = heard.lost
-    return await run.judge(grace=timedelta(seconds=0.5))
 
 
 async def lost_answer(run: Rehearsal, gates: Gates) -> Report:
@@ -203,6 +220,10 @@ FOUND: list[tuple[str, Scenario, tuple[Bug, ...], str]] = [
     ("cancel that leaves the fence", cancelled_run, (bugs.CANCEL_UNFENCED,), "cancelled stays cancelled"),
     ("cancel that no run hears", cancelled_caller, (bugs.CANCEL_UNHEARD,), "no call after a cancel"),
     ("no second look after a lost answer", lost_answer, (bugs.NO_SECOND_LOOK,), "runs called lost were lost, once"),
+    ("lost run of which nobody tells", frozen_worker, (bugs.LOSS_UNTOLD,), "lost runs were called lost"),
+    ("call under a key of its own", asked_again, (bugs.KEY_ANEW,), "a repeated request keeps its key"),
+    ("call that names no job", asked_again, (bugs.KEY_OF_NOBODY,), "every call names its job"),
+    ("one key for all of a job's requests", asked_again, (bugs.KEY_OF_THE_JOB,), "a key names one request"),
     ("prune without retention", old_and_young, (bugs.PRUNE_YOUNG,), "prune removed only the old and ended"),
     ("prune of what waits", old_and_young, (bugs.PRUNE_WAITING,), "committed jobs exist"),
     ("message acknowledged and forgotten", crowded_key, (bugs.CLAIM_FORGOTTEN,), "no job stands still"),
