@@ -133,7 +133,7 @@ async def asked_again(run: Rehearsal, gates: Gates) -> Report:
 
 
 @asynccontextmanager
-async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tuple[FakeOpenAI, Heard, dict[str, str]]]:
+async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tuple[FakeOpenAI, Heard, dict[str, Any]]]:
     """Have a mill score with a provider that gives these answers first; what it was asked becomes evidence."""
     (row,) = await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id::text AS profile_id")
     with FakeOpenAI() as fake:
