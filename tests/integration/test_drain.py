@@ -8,6 +8,15 @@ from tests.waiting import until
 from workers.runtime.outcomes import Complete
 
 
+async def drained_in_its_midst(jobs, worker):
+    """Return the ticket of a job that runs as its worker drains, for no longer than the worker's grace lets it."""
+    [ticket] = await jobs.dispatched()
+    await worker.accept([ticket])
+    await until(lambda: worker.runner.running)
+    await worker.runner.drain(grace=0.1, watch=worker.watch)
+    return ticket
+
+
 async def test_a_drain_waits_for_what_runs_within_its_grace(jobs, start_worker):
     """Nobody is interrupted who would have been done in time."""
     worker = await start_worker()
@@ -76,10 +85,7 @@ async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_a
         return Complete()
 
     async with started_worker(database_url, perform.registry) as worker:
-        [ticket] = await jobs.dispatched()
-        await worker.accept([ticket])
-        await until(lambda: worker.runner.running)
-        await worker.runner.drain(grace=0.1, watch=worker.watch)
+        ticket = await drained_in_its_midst(jobs, worker)
 
     assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
     assert (await jobs.row(ticket[0]))["retry_count"] == 0
@@ -99,10 +105,7 @@ async def test_a_handler_that_does_not_end_is_released_without_it(jobs, database
         return Complete()
 
     async with started_worker(database_url, perform.registry) as worker:
-        [ticket] = await jobs.dispatched()
-        await worker.accept([ticket])
-        await until(lambda: worker.runner.running)
-        await worker.runner.drain(grace=0.1, watch=worker.watch)
+        ticket = await drained_in_its_midst(jobs, worker)
         answered.set()
         await ended.wait()
 

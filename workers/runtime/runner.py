@@ -314,7 +314,7 @@ class Runner:
             for job_id in list(self.running):
                 self.stop_run(job_id, "drain")
             if not await self.slots.all_free(within=ENDING_SECONDS):
-                self._release_unended()
+                self._settle_unended()
                 await self.slots.all_free(within=RELEASING_SECONDS)
         for task in self._background:
             task.cancel()
@@ -323,10 +323,11 @@ class Runner:
             await watch.say_goodbye(self)
         await watch.close()
 
-    def _release_unended(self) -> None:
+    def _settle_unended(self) -> None:
         """Settle what was told to end and has not: its driver may wait for an answer that never comes.
 
-        That is no fault of the job's, which would be rescued, an attempt poorer. A run without its fence leaves none.
+        That is no fault of the job's, which would be rescued, an attempt poorer. A run that lost its fence has nothing
+        to settle, and says so itself when it ends.
         """
         for running in list(self.running.values()):
             if running.settling or running.stop == "fence":
