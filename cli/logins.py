@@ -94,9 +94,7 @@ def _settle(connection: "psycopg.Connection[tuple[object, ...]]", owner: URL, ki
     return Login(kind, role, made, str(file), libpq_url(url))
 
 
-def _make(
-    connection: "psycopg.Connection[tuple[object, ...]]", role: str, password: str, kind: str, url: URL
-) -> bool:
+def _make(connection: "psycopg.Connection[tuple[object, ...]]", role: str, password: str, kind: str, url: URL) -> bool:
     """Make or mend the login; return whether there was anything to do."""
     group = GROUPS[kind]
     if not _one(connection, "SELECT to_regrole(quote_ident(%s)) IS NOT NULL", group):

@@ -49,6 +49,7 @@ def run(
         ends.callback(supervisor.stop)
         urls = _start_servers(settings, servers)
         port = flower_port_for(settings, flower_port)
+        logins: Mapping[str, str] = {}
         if not supervisor.stopping:
             from cli.schema import move
 
@@ -81,9 +82,7 @@ def roles(
     ]
 
 
-def _environment(
-    role: str, urls: Mapping[str, str], logins: Mapping[str, str], flower_port: int
-) -> dict[str, str]:
+def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], flower_port: int) -> dict[str, str]:
     """Return what one role is told. Flower asks Redis alone: of Postgres it gets a login that may do little."""
     kind = {"beat": "dispatcher", "flower": "service"}.get(role, role)
     return {

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import WrongUsageError
-
 from cli.output import Json, print_json, print_table
 
 if TYPE_CHECKING:

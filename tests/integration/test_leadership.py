@@ -136,7 +136,7 @@ STEPS: dict[str, Callable[[Raw, Stage, int | None], Awaitable[object]]] = {
 
 async def arrange(jobs: Jobs, step: str, stage: str) -> None:
     """Make a job of ``stage`` that ``step`` would change."""
-    payload = {"key": "a"} if stage == KEYED else {}
+    payload: dict[str, Any] = {"key": "a"} if stage == KEYED else {}
     table = job_table(jobs.registry[stage].model).name
     match step:
         case "pick":

@@ -69,9 +69,9 @@ async def leader(jobs):
 
 
 @pytest.fixture
-async def term(leader):
-    """The term under which that connection leads, as its statements name it."""
-    return await try_to_lead(leader, name="one")
+async def led(leader):
+    """That connection, and the term under which it leads, as its statements name it."""
+    return leader, await try_to_lead(leader, name="one")
 
 
 def assert_read_by_primary_key(plan: list[dict[str, Any]]) -> None:
@@ -134,8 +134,9 @@ class Recorder:
         return []
 
 
-async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(leader, plain, term):
+async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(led, plain):
     """It costs what it takes, not what waits: no sort, no scan of the backlog."""
+    leader, term = led
     window = {"slots": 40, "floor": 1, "at_most": BATCH, "term": term}
 
     plan = await analyzed(leader, dispatch._pick_sql(job_table(plain.model), plain, fenced=True), window)
@@ -146,8 +147,9 @@ async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(leader, plai
     assert not [node for node in plan if node["Node Type"] == "Seq Scan" and node.get("Relation Name") == "plain_jobs"]
 
 
-async def test_a_fair_pick_steps_from_key_to_key(leader, registry, term):
+async def test_a_fair_pick_steps_from_key_to_key(led, registry):
     """Of fifty keys with eighty jobs each it reads no more than each key's share."""
+    leader, term = led
     stage = registry["proving.keyed"]
     window = {"slots": 1_000, "floor": 1, "at_most": 512, "limit": 3, "cursor": None, "term": term}
 
@@ -168,8 +170,9 @@ async def test_a_fair_pick_steps_from_key_to_key(leader, registry, term):
         ("unmark", "ix_plain_jobs_in_flight", {"older_than": timedelta()}),
     ],
 )
-async def test_a_chore_finds_its_rows_by_their_own_index(leader, plain, term, statement, index, values):  # noqa: PLR0913
+async def test_a_chore_finds_its_rows_by_their_own_index(led, plain, statement, index, values):
     """A backlog of thousands costs a chore nothing when none of it is its business."""
+    leader, term = led
     t = job_table(plain.model)
     text = {
         "wake": lambda: dispatch._wake_sql(t, fenced=True),

@@ -235,7 +235,9 @@ class _Leading:
             woken += await self._rescue()
         if self._is_time("wake", WAKE_SECONDS):
             for model in {stage.model for stage in self._d.registry.values()}:
-                woken += await self._unless_locked(model, partial(wake_due, self._connection, model, term=self._term), 0)
+                woken += await self._unless_locked(
+                    model, partial(wake_due, self._connection, model, term=self._term), 0
+                )
         return woken > 0
 
     async def _rest(self, picked: int) -> None:

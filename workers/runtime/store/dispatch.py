@@ -1,7 +1,8 @@
 """Pick due jobs and mark them dispatched; take marks back; wake jobs whose time has come.
 
 Run by the leading dispatcher, which names its ``term``: a statement of a term that has ended changes nothing
-(:mod:`workers.runtime.store.leading`). Conditions name states literally: only so can the planner prove that the partial indexes apply.
+(:mod:`workers.runtime.store.leading`). Conditions name states literally: only so can the planner prove that the
+partial indexes apply.
 """
 
 from collections.abc import Sequence
