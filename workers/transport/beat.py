@@ -217,7 +217,7 @@ def run_beat(
         pool_pre_ping=True,
         pool_size=1,
         hide_parameters=True,
-        connect_args={"options": options, **KEEPALIVE},
+        connect_args={"options": options, "application_name": f"beat:{name}"[:63], **KEEPALIVE},
     )
     line = Line(engine)  # before the first connection
     _write_defaults(engine, line, defaults)
