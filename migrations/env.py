@@ -8,13 +8,19 @@ async engine comes in through ``run_sync``.
 from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool, text
+from sqlalchemy.exc import OperationalError
 
 import models
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
+HOLDERS = """
+    SELECT l.pid, a.usename FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = :key
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 metadata = models.load_all()
 
@@ -45,9 +51,7 @@ def database_url() -> str:
 def migrate(connection: Connection) -> None:
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
-    # A session lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
-    connection.commit()
+    _take_turn(connection)
     try:
         context.configure(
             connection=connection,
@@ -68,6 +72,27 @@ def migrate(connection: Connection) -> None:
         connection.execute(text("RESET lock_timeout"))
         connection.execute(text("RESET statement_timeout"))
         connection.commit()
+
+
+def _take_turn(connection: Connection) -> None:
+    """Take the lock of whoever migrates, or raise with the session that holds it: anybody who may connect could.
+
+    A session lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
+    """
+    try:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        connection.commit()
+    except OperationalError as error:
+        connection.rollback()
+        if getattr(error.orig, "sqlstate", None) != "55P03":
+            raise
+        holders = connection.execute(text(HOLDERS), {"key": LOCK_KEY}).all()
+        connection.rollback()
+        who = ", ".join(f"process {pid} of role {role}" for pid, role in holders) or "nobody any more"
+        raise CommandError(
+            f"another session has held the migrations' lock for {LOCK_TIMEOUT}: {who}. If that is no migration, "
+            "end it with pg_terminate_backend; then run this again"
+        ) from None
 
 
 def main() -> None:
