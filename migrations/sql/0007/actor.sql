@@ -7,20 +7,13 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
   SELECT sha256(p_outer || sha256(p_inner || convert_to(format('gristmill.actor:%s:%s', p_user_id, p_expires), 'UTF8')))
 $$;
 
-CREATE FUNCTION runtime.needs_no_signature() RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
--- Whether the role that asks is the owner, a superuser or one of Gristmill's own processes. Here current_user is the
--- owner; who asks is the role that was set, else the role that logged in.
-DECLARE
-  v_role name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
-  v_ours name;
-BEGIN
-  IF pg_has_role(v_role, current_user, 'USAGE') THEN RETURN true; END IF;
-  FOREACH v_ours IN ARRAY ARRAY['gristmill_worker', 'gristmill_dispatcher', 'gristmill_operator']::name[] LOOP
-    IF to_regrole(v_ours::text) IS NOT NULL AND pg_has_role(v_role, v_ours, 'USAGE') THEN RETURN true; END IF;
-  END LOOP;
-  RETURN false;
-END $$;
+CREATE OR REPLACE FUNCTION runtime.is_trusted() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+  SET search_path = pg_catalog, pg_temp AS $$
+  -- Whether the client is one of Gristmill's own processes, an operator, or the owner of the tables.
+  SELECT coalesce(pg_has_role(runtime.caller_role(), to_regrole('gristmill_worker'), 'MEMBER'), false)
+      OR coalesce(pg_has_role(runtime.caller_role(), to_regrole('gristmill_dispatcher'), 'MEMBER'), false)
+      OR pg_has_role(runtime.caller_role(), (SELECT nspowner FROM pg_namespace WHERE nspname = 'runtime'), 'MEMBER')
+$$;
 
 CREATE FUNCTION runtime.check_actor_signature(p_user_id uuid, p_signature text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -67,14 +60,13 @@ BEGIN
   IF FOUND OR v_said IS NULL THEN RETURN v_actor; END IF;
   IF NOT pg_input_is_valid(v_said, 'uuid') THEN
     RAISE EXCEPTION 'gristmill.user_id must be a UUID, got %', quote_literal(left(v_said, 80))
-      USING ERRCODE = 'invalid_text_representation';
+      USING ERRCODE = 'invalid_parameter_value';
   END IF;
   v_actor := v_said::uuid;
-  IF EXISTS (SELECT FROM runtime.security WHERE strict) AND NOT runtime.needs_no_signature() THEN
+  IF EXISTS (SELECT FROM runtime.security WHERE strict) AND NOT runtime.is_trusted() THEN
     PERFORM runtime.check_actor_signature(v_actor, current_setting('gristmill.user_signature', true));
   END IF;
   RETURN v_actor;
 END $$;
 
-REVOKE EXECUTE ON FUNCTION runtime.actor_signature, runtime.needs_no_signature, runtime.check_actor_signature,
-  runtime.actor_id FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION runtime.actor_signature, runtime.check_actor_signature, runtime.actor_id FROM PUBLIC;

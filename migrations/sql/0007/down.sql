@@ -3,13 +3,25 @@
 DROP TRIGGER grant_process_rights ON runtime.lifecycles;
 DROP FUNCTION runtime.follow_lifecycles(), runtime.grant_process_rights();
 
-CREATE OR REPLACE FUNCTION runtime.actor_id() RETURNS uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION runtime.actor_id() RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE
+  SET search_path = pg_catalog, pg_temp AS $$
+-- The tenant for whom this transaction speaks, as `SET LOCAL gristmill.user_id` says; null for nobody.
 BEGIN
   RETURN nullif(current_setting('gristmill.user_id', true), '')::uuid;
+EXCEPTION WHEN invalid_text_representation THEN
+  RAISE EXCEPTION 'gristmill.user_id must be a UUID, got %', quote_literal(left(current_setting('gristmill.user_id', true), 50))
+    USING ERRCODE = 'invalid_parameter_value';
 END $$;
-DROP FUNCTION runtime.check_actor_signature(uuid, text), runtime.needs_no_signature(),
-  runtime.actor_signature(bytea, bytea, uuid, bigint);
+GRANT EXECUTE ON FUNCTION runtime.actor_id() TO PUBLIC;
+
+CREATE OR REPLACE FUNCTION runtime.is_trusted() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+  SET search_path = pg_catalog, pg_temp AS $$
+  -- Whether the client is one of Gristmill's own processes, an operator, or the owner of the tables.
+  SELECT coalesce(pg_has_role(runtime.caller_role(), to_regrole('gristmill_worker'), 'MEMBER'), false)
+      OR pg_has_role(runtime.caller_role(), (SELECT nspowner FROM pg_namespace WHERE nspname = 'runtime'), 'MEMBER')
+$$;
+
+DROP FUNCTION runtime.check_actor_signature(uuid, text), runtime.actor_signature(bytea, bytea, uuid, bigint);
 
 CREATE OR REPLACE FUNCTION runtime.ensure_transition_partitions(p_months_ahead integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -40,11 +52,16 @@ END $$;
 
 CREATE OR REPLACE FUNCTION runtime.drop_transition_partitions(p_older_than interval) RETURNS text[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
--- Drop the months that ended before the cutoff and return their names; dropping a month costs no vacuum.
+-- Drop the months that ended before the cutoff and return their names; dropping a month costs no vacuum. History of the
+-- last month is nobody's to drop.
 DECLARE
   v_name text;
   v_dropped text[] := '{}';
 BEGIN
+  IF p_older_than IS NULL OR now() - p_older_than > now() - interval '31 days' THEN
+    RAISE EXCEPTION 'history must be kept for 31 days or more, got %', p_older_than
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
   PERFORM pg_advisory_xact_lock('runtime.transitions'::regclass::bigint);
   FOR v_name IN
     SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
@@ -84,9 +101,13 @@ BEGIN
   LOOP
     EXECUTE format('REVOKE ALL ON %s FROM %I', v_table.thing, v_table.role);
   END LOOP;
+  IF to_regrole('gristmill_service') IS NOT NULL THEN
+    REVOKE EXECUTE ON FUNCTION runtime.actor_id() FROM gristmill_service;
+  END IF;
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
-    GRANT INSERT, UPDATE, DELETE ON runtime.dispatcher, runtime.lifecycles, runtime.stages, runtime.schedules
-      TO gristmill_worker;
+    REVOKE EXECUTE ON FUNCTION runtime.actor_id() FROM gristmill_worker;
+    GRANT INSERT, UPDATE, DELETE ON runtime.dispatcher, runtime.schedules TO gristmill_worker;
+    GRANT UPDATE (limit_at_most, paused_at, paused_by) ON runtime.stages TO gristmill_worker;
     GRANT INSERT, UPDATE ON runtime.ticks TO gristmill_worker;
     GRANT EXECUTE ON FUNCTION runtime.ensure_transition_partitions, runtime.drop_transition_partitions
       TO gristmill_worker;

@@ -1,5 +1,5 @@
 -- As before, but who takes turns does so by a lock that needs rights on a table: an advisory lock can be held by
--- everyone who may connect. And no month is dropped before it has been over for a day, whatever is asked for.
+-- everyone who may connect.
 
 CREATE OR REPLACE FUNCTION runtime.ensure_transition_partitions(p_months_ahead integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -30,13 +30,14 @@ END $$;
 
 CREATE OR REPLACE FUNCTION runtime.drop_transition_partitions(p_older_than interval) RETURNS text[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
--- Drop the months that ended before the cutoff and return their names; dropping a month costs no vacuum.
+-- Drop the months that ended before the cutoff and return their names; dropping a month costs no vacuum. History of the
+-- last month is nobody's to drop.
 DECLARE
   v_name text;
   v_dropped text[] := '{}';
 BEGIN
-  IF p_older_than IS NULL OR p_older_than < interval '1 day' THEN
-    RAISE EXCEPTION 'history is kept for a day at least, got %', coalesce(p_older_than::text, 'NULL')
+  IF p_older_than IS NULL OR now() - p_older_than > now() - interval '31 days' THEN
+    RAISE EXCEPTION 'history must be kept for 31 days or more, got %', p_older_than
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   LOCK TABLE runtime.transitions_default IN SHARE UPDATE EXCLUSIVE MODE;

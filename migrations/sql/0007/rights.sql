@@ -22,11 +22,14 @@ END $$;
 
 CREATE FUNCTION runtime.grant_process_rights() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 -- Give gristmill_dispatcher what the leading dispatcher and beat need of every job table: to read, to enqueue, and to
--- write the columns by which tickets are given and lost runs are freed, whatever each table calls them.
+-- write the columns by which tickets are given and lost runs are freed, whatever each table calls them. Of what a job
+-- refers to, its id and its owner: whose the job is follows from it.
 DECLARE
   v_table record;
   v_columns text;
   v_policy text;
+  v_function regprocedure;
+  v_origin record;
 BEGIN
   IF to_regrole('gristmill_dispatcher') IS NULL THEN RETURN; END IF;
   FOR v_table IN SELECT c.oid, n.nspname, c.relname FROM runtime.lifecycles AS l
@@ -46,6 +49,25 @@ BEGIN
       EXECUTE format('CREATE POLICY %I ON %I.%I FOR ALL TO gristmill_dispatcher USING (true)', v_policy,
                      v_table.nspname, v_table.relname);
     END IF;
+    v_function := to_regprocedure(format('%I.%I(%I.%I)', v_table.nspname, 'owner_of_' || v_table.relname,
+                                         v_table.nspname, v_table.relname));
+    IF v_function IS NOT NULL THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO gristmill_dispatcher', v_function);
+    END IF;
+    FOR v_origin IN
+      SELECT c.oid, n.nspname, c.relname, string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
+        FROM pg_constraint AS f JOIN pg_class AS c ON c.oid = f.confrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname IN ('id', 'owner_id', 'ownerId')
+       WHERE f.conrelid = v_table.oid AND f.contype = 'f' GROUP BY c.oid, n.nspname, c.relname
+    LOOP
+      EXECUTE format('GRANT SELECT (%s) ON %I.%I TO gristmill_dispatcher', v_origin.columns, v_origin.nspname,
+                     v_origin.relname);
+      v_policy := v_origin.relname || '_dispatcher';
+      IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = v_origin.oid AND polname = v_policy) THEN
+        EXECUTE format('CREATE POLICY %I ON %I.%I FOR SELECT TO gristmill_dispatcher USING (true)', v_policy,
+                       v_origin.nspname, v_origin.relname);
+      END IF;
+    END LOOP;
   END LOOP;
 END $$;
 
@@ -56,7 +78,7 @@ BEGIN
   RETURN NULL;
 END $$;
 REVOKE EXECUTE ON FUNCTION runtime.grant_process_rights, runtime.follow_lifecycles FROM PUBLIC;
-CREATE TRIGGER grant_process_rights AFTER INSERT ON runtime.lifecycles
+CREATE TRIGGER grant_process_rights AFTER INSERT OR UPDATE ON runtime.lifecycles
   FOR EACH STATEMENT EXECUTE FUNCTION runtime.follow_lifecycles();
 SELECT runtime.grant_process_rights();
 
@@ -72,8 +94,8 @@ BEGIN
   END LOOP;
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
     -- It runs jobs. Who leads, what is scheduled or paused and what happened is written by others.
-    REVOKE INSERT, UPDATE, DELETE ON runtime.dispatcher, runtime.lifecycles, runtime.stages, runtime.schedules,
-      runtime.transitions, runtime.transitions_default FROM gristmill_worker;
+    REVOKE INSERT, UPDATE, DELETE ON runtime.dispatcher, runtime.schedules FROM gristmill_worker;
+    REVOKE UPDATE (limit_at_most, paused_at, paused_by) ON runtime.stages FROM gristmill_worker;
     REVOKE INSERT, UPDATE ON runtime.ticks FROM gristmill_worker;
     REVOKE EXECUTE ON FUNCTION runtime.ensure_transition_partitions, runtime.drop_transition_partitions
       FROM gristmill_worker;
