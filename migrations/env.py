@@ -17,8 +17,11 @@ import models
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
+# How often the lock is asked for, each time for LOCK_TIMEOUT: an hour.
+TURNS = 720
 HOLDERS = """
-    SELECT l.pid, a.usename FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    SELECT l.pid, a.usename, pg_has_role(a.usesysid, current_user, 'MEMBER')
+      FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
      WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = :key
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
@@ -75,24 +78,29 @@ def migrate(connection: Connection) -> None:
 
 
 def _take_turn(connection: Connection) -> None:
-    """Take the lock of whoever migrates, or raise with the session that holds it: anybody who may connect could.
+    """Take the lock of whoever migrates: as long as migrations hold it, wait for them.
 
-    A session lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
+    Anybody who may connect could hold it. If that is a role that could not migrate, raise and name its session. It is a
+    session's lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
     """
-    try:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
-        connection.commit()
-    except OperationalError as error:
-        connection.rollback()
-        if getattr(error.orig, "sqlstate", None) != "55P03":
-            raise
+    for _ in range(TURNS):
+        try:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        except OperationalError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) != "55P03":
+                raise
+        else:
+            connection.commit()
+            return
         holders = connection.execute(text(HOLDERS), {"key": LOCK_KEY}).all()
         connection.rollback()
-        who = ", ".join(f"process {pid} of role {role}" for pid, role in holders) or "nobody any more"
-        raise CommandError(
-            f"another session has held the migrations' lock for {LOCK_TIMEOUT}: {who}. If that is no migration, "
-            "end it with pg_terminate_backend; then run this again"
-        ) from None
+        if strangers := [f"process {pid} of role {role}" for pid, role, migrates in holders if not migrates]:
+            raise CommandError(
+                f"the migrations' lock is held by {', '.join(strangers)}, which cannot migrate: end that session with "
+                "pg_terminate_backend, then run this again"
+            )
+    raise CommandError("another migration has not ended for an hour; look at pg_stat_activity, then run this again")
 
 
 def main() -> None:

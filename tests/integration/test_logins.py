@@ -6,6 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 from psycopg import errors
+from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from cli.errors import CommandError
@@ -214,7 +215,7 @@ def test_the_command_line_makes_them_in_the_data_folder(gristmill, tmp_path):
 
 def test_up_uses_the_logins_of_a_given_server_if_there_are_any(logins, database_url, redis_url, tmp_path):
     """Otherwise every role shares the login of DATABASE_URL, and `up` says so."""
-    settings = Settings(data_dir=tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
+    settings = Settings(data_dir=tmp_path, database_url=SecretStr(database_url), redis_url=SecretStr(redis_url))
     said: list[str] = []
 
     assert _logins(settings, database_url, said.append) == {kind: one.url for kind, one in logins.items()}

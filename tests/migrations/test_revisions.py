@@ -172,11 +172,17 @@ async def test_a_migration_waits_for_the_one_under_way(empty_database_url):
 
 def test_a_migration_that_waits_in_vain_names_who_keeps_it(empty_database_url):
     """Whoever may connect can hold that lock: an operator is told whose session to end."""
-    with closing(psycopg.connect(empty_database_url, autocommit=True)) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+    with closing(psycopg.connect(empty_database_url, autocommit=True)) as admin:
+        admin.execute("CREATE ROLE migration_stranger LOGIN PASSWORD 'pw'")
+        try:
+            url = psycopg.conninfo.make_conninfo(empty_database_url, user="migration_stranger", password="pw")
+            with closing(psycopg.connect(url, autocommit=True)) as other:
+                other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
 
-        with pytest.raises(CommandError, match=f"lock for 5s: process {other.info.backend_pid} of role gristmill"):
-            migrate(empty_database_url)
+                with pytest.raises(CommandError, match=f"process {other.info.backend_pid} of role migration_stranger"):
+                    migrate(empty_database_url)
+        finally:
+            admin.execute("DROP ROLE migration_stranger")
 
     migrate(empty_database_url)
 

@@ -48,25 +48,61 @@ BEGIN
   END IF;
 END $$;
 
+CREATE FUNCTION runtime.choose_actor_id() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $choose$
+-- Make runtime.actor_id() as it has to be now. Defaults ask it for every new row: where nothing is to be verified, it
+-- looks nothing up.
+BEGIN
+  IF EXISTS (SELECT FROM runtime.security WHERE strict) OR EXISTS (SELECT FROM runtime.role_actors) THEN
+    EXECUTE $sql$
 CREATE OR REPLACE FUNCTION runtime.actor_id() RETURNS uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $actor$
 -- The user who acts: the one that the login role is bound to, else gristmill.user_id, which in strict mode must be
 -- signed. NULL where nobody is named; what is named wrongly raises.
 DECLARE
   v_said text := nullif(current_setting('gristmill.user_id', true), '');
+  v_signature text := current_setting('gristmill.user_signature', true);
   v_actor uuid;
+  v_strict boolean;
 BEGIN
-  SELECT user_id INTO v_actor FROM runtime.role_actors WHERE role_name = session_user;
-  IF FOUND OR v_said IS NULL THEN RETURN v_actor; END IF;
+  SELECT (SELECT user_id FROM runtime.role_actors WHERE role_name = session_user),
+         (SELECT strict FROM runtime.security WHERE id = 1) INTO v_actor, v_strict;
+  IF v_actor IS NOT NULL OR v_said IS NULL THEN RETURN v_actor; END IF;
   IF NOT pg_input_is_valid(v_said, 'uuid') THEN
-    RAISE EXCEPTION 'gristmill.user_id must be a UUID, got %', quote_literal(left(v_said, 80))
+    RAISE EXCEPTION 'gristmill.user_id must be a UUID, got %', quote_literal(left(v_said, 50))
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   v_actor := v_said::uuid;
-  IF EXISTS (SELECT FROM runtime.security WHERE strict) AND NOT runtime.is_trusted() THEN
-    PERFORM runtime.check_actor_signature(v_actor, current_setting('gristmill.user_signature', true));
+  IF v_strict AND (nullif(v_signature, '') IS NOT NULL OR NOT runtime.is_trusted()) THEN
+    PERFORM runtime.check_actor_signature(v_actor, v_signature);
   END IF;
   RETURN v_actor;
-END $$;
+END $actor$
+    $sql$;
+  ELSE
+    EXECUTE $sql$
+CREATE OR REPLACE FUNCTION runtime.actor_id() RETURNS uuid
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $actor$
+-- The user who acts, as gristmill.user_id says: strict mode is off, and no login is bound to a user.
+DECLARE
+  v_said text := nullif(current_setting('gristmill.user_id', true), '');
+BEGIN
+  IF v_said IS NULL THEN RETURN NULL; END IF;
+  IF NOT pg_input_is_valid(v_said, 'uuid') THEN
+    RAISE EXCEPTION 'gristmill.user_id must be a UUID, got %', quote_literal(left(v_said, 50))
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  RETURN v_said::uuid;
+END $actor$
+    $sql$;
+  END IF;
+  RETURN NULL;
+END $choose$;
 
-REVOKE EXECUTE ON FUNCTION runtime.actor_signature, runtime.check_actor_signature, runtime.actor_id FROM PUBLIC;
+CREATE TRIGGER choose_actor_id AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON runtime.security
+  FOR EACH STATEMENT EXECUTE FUNCTION runtime.choose_actor_id();
+CREATE TRIGGER choose_actor_id AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON runtime.role_actors
+  FOR EACH STATEMENT EXECUTE FUNCTION runtime.choose_actor_id();
+DELETE FROM runtime.security;
+
+REVOKE EXECUTE ON FUNCTION runtime.actor_signature, runtime.check_actor_signature,
+  runtime.choose_actor_id, runtime.actor_id FROM PUBLIC;

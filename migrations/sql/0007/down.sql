@@ -3,6 +3,10 @@
 DROP TRIGGER grant_process_rights ON runtime.lifecycles;
 DROP FUNCTION runtime.follow_lifecycles(), runtime.grant_process_rights();
 
+DROP TRIGGER choose_actor_id ON runtime.security;
+DROP TRIGGER choose_actor_id ON runtime.role_actors;
+DROP FUNCTION runtime.choose_actor_id();
+
 CREATE OR REPLACE FUNCTION runtime.actor_id() RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE
   SET search_path = pg_catalog, pg_temp AS $$
 -- The tenant for whom this transaction speaks, as `SET LOCAL gristmill.user_id` says; null for nobody.
