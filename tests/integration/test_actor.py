@@ -337,3 +337,98 @@ def test_a_signature_is_made_for_a_day_at_most(gristmill):
     code, _, said = gristmill("security", "sign", str(ADMIN), "--for", "2d")
 
     assert (code, said) == (2, "gristmill: a signature is valid for 1 s to 86400 s, got 172800 s")
+
+
+# ── row level security ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def people(psql):
+    """An administrator and a user with a profile and a job; return their ids."""
+    ids = []
+    for name, role in (("root", "ADMIN"), ("user", "USER")):
+        [row] = psql.execute("INSERT INTO auth.users (email) VALUES (%s) RETURNING id", [f"{name}@example.test"])
+        psql.execute("UPDATE operations.profiles SET role = %s WHERE id = %s", [role, row["id"]])
+        ids.append(row["id"])
+    psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('theirs', %s)", [ids[1]])
+    return ids
+
+
+STATEMENTS = (
+    "SELECT count(*) FROM operations.system_settings",
+    "SELECT operations.is_admin()",
+    "UPDATE operations.profiles SET role = 'ADMIN'",
+    "SELECT count(*) FROM scoring.profiles",
+    "SELECT count(*) FROM runtime.transitions",
+    "INSERT INTO scoring.profiles (name) VALUES ('mine')",
+    "SELECT operations.enqueue_analytics(gen_random_uuid())",
+    "SELECT runtime.cancel(gen_random_uuid())",
+    "DELETE FROM operations.projects",
+)
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_an_injected_statement_speaks_for_no_administrator(psql, people, service, statement):
+    """It sits in the session of a user who signed, names another one, and is refused whatever it tries."""
+    admin, user = people
+    psql.execute("INSERT INTO operations.projects (name) VALUES ('p')")
+    psql.execute("INSERT INTO operations.system_settings (key, value) VALUES ('ai_provider', 'offline')")
+    psql.execute("SELECT scoring.enqueue_score(id, 'Judge.') FROM scoring.profiles")
+    say(service, user, fair(user=user))
+    assert service.execute("SELECT operations.is_admin()").fetchone() == (False,)
+
+    service.execute("SELECT set_config('gristmill.user_id', %s, false)", [str(admin)])
+
+    with pytest.raises(errors.InvalidAuthorizationSpecification, match="is not one of user"):
+        service.execute(statement)
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_signed_user_sees_and_makes_rows_of_their_own(psql, people, service):
+    """In strict mode everything else is as before: defaults, policies and doors ask the same function."""
+    _, user = people
+    psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('another''s', gen_random_uuid())")
+    say(service, user, fair(user=user))
+
+    [(profile,)] = service.execute("SELECT id FROM scoring.profiles").fetchall()
+    [(job,)] = service.execute("SELECT scoring.enqueue_score(%s, 'Judge.')", [profile]).fetchall()
+
+    assert service.execute("SELECT owner_id FROM scoring.scoring_jobs").fetchall() == [(user,)]
+    assert service.execute("SELECT runtime.cancel(%s)", [job]).fetchone() == (True,)
+    assert service.execute("SELECT change_action FROM runtime.transitions ORDER BY version_to").fetchall() == [
+        ("enqueue",),
+        ("cancel",),
+    ]
+
+
+def test_a_bound_login_sees_its_own_rows_only(people, psql, login):
+    """A role per tenant, without a word about who it is."""
+    _, user = people
+    psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('another''s', gen_random_uuid())")
+    tenant = login(binds=user)
+
+    say(tenant, people[0])
+
+    assert tenant.execute("SELECT name FROM scoring.profiles").fetchall() == [("theirs",)]
+    assert tenant.execute("SELECT operations.is_admin()").fetchone() == (False,)
+
+
+def test_where_nothing_is_verified_nothing_is_looked_up(psql, service, gristmill):
+    """The function that defaults ask for every new row is the plain one, and again when the last reason is gone."""
+    kind = "SELECT prosecdef FROM pg_proc WHERE oid = 'runtime.actor_id()'::regprocedure"
+    psql.execute("DELETE FROM runtime.security")
+    assert psql.execute(kind).fetchall() == [{"prosecdef": False}]
+
+    name = service.info.user
+    for on, off in (
+        (("strict", "on"), ("strict", "off")),
+        (("bind-role", name, str(ADMIN)), ("unbind-role", name)),
+    ):
+        gristmill("security", "new-key")
+        gristmill("security", *on)
+        assert psql.execute(kind).fetchall() == [{"prosecdef": True}]
+        gristmill("security", *off)
+        assert psql.execute(kind).fetchall() == [{"prosecdef": False}]
+    public = "SELECT has_function_privilege('public', 'runtime.actor_id()', 'EXECUTE') AS may"
+    assert psql.execute(public).fetchall() == [{"may": False}]
