@@ -8,13 +8,22 @@ async engine comes in through ``run_sync``.
 from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool, text
+from sqlalchemy.exc import OperationalError
 
 import models
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
+# How often the lock is asked for, each time for LOCK_TIMEOUT: an hour.
+TURNS = 720
+HOLDERS = """
+    SELECT l.pid, a.usename, pg_has_role(a.usesysid, current_user, 'MEMBER')
+      FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = :key
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 metadata = models.load_all()
 
@@ -45,9 +54,7 @@ def database_url() -> str:
 def migrate(connection: Connection) -> None:
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
-    # A session lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
-    connection.commit()
+    _take_turn(connection)
     try:
         context.configure(
             connection=connection,
@@ -68,6 +75,32 @@ def migrate(connection: Connection) -> None:
         connection.execute(text("RESET lock_timeout"))
         connection.execute(text("RESET statement_timeout"))
         connection.commit()
+
+
+def _take_turn(connection: Connection) -> None:
+    """Take the lock of whoever migrates: as long as migrations hold it, wait for them.
+
+    Anybody who may connect could hold it. If that is a role that could not migrate, raise and name its session. It is a
+    session's lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
+    """
+    for _ in range(TURNS):
+        try:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        except OperationalError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) != "55P03":
+                raise
+        else:
+            connection.commit()
+            return
+        holders = connection.execute(text(HOLDERS), {"key": LOCK_KEY}).all()
+        connection.rollback()
+        if strangers := [f"process {pid} of role {role}" for pid, role, migrates in holders if not migrates]:
+            raise CommandError(
+                f"the migrations' lock is held by {', '.join(strangers)}, which cannot migrate: end that session with "
+                "pg_terminate_backend, then run this again"
+            )
+    raise CommandError("another migration has not ended for an hour; look at pg_stat_activity, then run this again")
 
 
 def main() -> None:

@@ -41,6 +41,10 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
 
                 yield await dispatcher(connection)
                 yield await workers(connection)
+                from cli.doctor.rights import logins, strict_mode
+
+                yield await logins(connection)
+                yield await strict_mode(connection)
                 yield await _vectors(connection)
     except (psycopg.Error, OSError) as error:
         yield Check("Postgres", "failed", complaint(error)[0], "start it, or mend DATABASE_URL")

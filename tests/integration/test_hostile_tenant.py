@@ -50,6 +50,7 @@ MAY_DELETE = {
 }
 # Functions that run with their owner's rights and that a service may call; each asks who acts.
 MAY_CALL_WITH_OWNERS_RIGHTS = {
+    "runtime.actor_id",
     "runtime.cancel",
     "assessments.create_assessment",
     "assessments.update_assessment_state",
@@ -418,7 +419,7 @@ def test_an_actor_that_is_no_id_is_refused(psql, tenants, speak):
     assert "gristmill.user_id must be a UUID" in str(refused(psql, "SELECT count(*) FROM scoring.profiles"))
 
 
-@pytest.mark.parametrize("role", ["gristmill_worker"])
+@pytest.mark.parametrize("role", ["gristmill_worker", "gristmill_dispatcher", "gristmill_operator"])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -427,10 +428,10 @@ def test_an_actor_that_is_no_id_is_refused(psql, tenants, speak):
         "INSERT INTO runtime.transitions SELECT * FROM runtime.transitions",
         "DELETE FROM runtime.transitions_default",
         "UPDATE runtime.lifecycles SET transitions = '{}'",
-        "DELETE FROM runtime.stages",
+        "TABLE runtime.actor_keys",
     ],
 )
-def test_not_even_a_worker_writes_history(psql, tenants, role, statement):
+def test_not_even_our_own_processes_write_history(psql, tenants, role, statement):
     """Guards do, with the owner's rights."""
     with psql.transaction(force_rollback=True):
         psql.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
@@ -441,7 +442,7 @@ def test_not_even_a_worker_writes_history(psql, tenants, role, statement):
 def test_the_history_of_the_last_month_is_nobodys_to_drop(psql, tenants, age):
     """Whatever retention is asked for."""
     with psql.transaction(force_rollback=True):
-        psql.execute("SET LOCAL ROLE gristmill_worker")
+        psql.execute("SET LOCAL ROLE gristmill_dispatcher")
         error = refused(psql, "SELECT runtime.drop_transition_partitions(%s::interval)", age)
 
     assert "31 days" in str(error)

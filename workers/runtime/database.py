@@ -141,9 +141,13 @@ class Database:
             yield session
 
     async def listen(self, *, autocommit: bool = True, settings: str = "") -> Raw:
-        """Open a connection of its own, outside the pools: for LISTEN, and for the dispatcher's leader lock."""
+        """Open a connection of its own, outside the pools: for LISTEN, and for the leading dispatcher."""
         return await psycopg.AsyncConnection.connect(
-            libpq_url(self._url), autocommit=autocommit, options=self._settings(settings), **KEEPALIVE
+            libpq_url(self._url),
+            autocommit=autocommit,
+            options=self._settings(settings),
+            application_name=self.changed_by[:63],
+            **KEEPALIVE,
         )
 
     def _settings(self, more: str) -> str:

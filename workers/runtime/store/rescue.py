@@ -6,6 +6,7 @@ from functools import cache
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
+from workers.runtime.store.leading import leads
 from workers.runtime.store.tables import JobTable, job_table
 
 # A live worker enforces its jobs' deadlines itself; the rescue of a passed deadline is for one that cannot.
@@ -13,8 +14,10 @@ DEADLINE_MARGIN = timedelta(seconds=10)
 
 
 @cache
-def _rescue_sql(t: JobTable, stage: Stage) -> str:
+def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
     c = t.column
+    # Of each lost run, not once for all: where none is lost, nobody asks for the lock.
+    fence = f"WHERE CASE WHEN lost.id IS NOT NULL THEN {leads()} END" if fenced else ""
     # The first rescue runs again at once; a job that takes its worker down each time waits longer every time.
     return f"""
         WITH lost AS (
@@ -42,20 +45,22 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
                {c["error_message"]} = reason, {c["change_action"]} = 'rescue', {c["change_reason"]} = reason
           FROM (SELECT lost.id, k.{c["retry_count"]} >= k.{c["max_retries"]} AS spent,
                        CASE WHEN orphaned THEN 'worker fell silent' ELSE 'deadline passed' END AS reason
-                  FROM lost JOIN {t.name} AS k ON k.{c["id"]} = lost.id) AS l
+                  FROM lost JOIN {t.name} AS k ON k.{c["id"]} = lost.id {fence}) AS l
          WHERE j.{c["id"]} = l.id
         RETURNING j.{c["id"]}"""
 
 
-async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta) -> int:
+async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta, term: int | None = None) -> int:
     """Send back to ready, or fail where no attempt is left, the runs that nobody can finish; return how many (≤ 1,000).
 
     Only an expired lease or a passed deadline counts, never the mere age of a run. Each rescue costs one attempt.
     ``led_for`` is how long the caller has been leading: no lease expires sooner than its length after that, so an
     absence of Postgres, in which no heart could beat and nothing could settle, takes no job from a living worker.
+    The leader gives its ``term``: once that has ended, nothing is freed.
     """
-    sql = _rescue_sql(job_table(stage.model), stage)
-    return len(await (await conn.execute(sql, {"margin": DEADLINE_MARGIN, "led_for": led_for})).fetchall())
+    sql = _rescue_sql(job_table(stage.model), stage, fenced=term is not None)
+    values = {"margin": DEADLINE_MARGIN, "led_for": led_for, "term": term}
+    return len(await (await conn.execute(sql, values)).fetchall())
 
 
 @cache
