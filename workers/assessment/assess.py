@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from models.assessments import Assessment
+from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk, options_of, perform
 from workers.assessment.request import read
 from workers.runtime.context import Context
@@ -37,7 +38,7 @@ class AssessRequest(BaseModel):
 
     assessment_id: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     request_data: Annotated[dict[str, Any], AfterValidator(_assessable)]
-    timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS)] = 300
+    timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS), NoTruthValue] = 300
 
 
 @stage("assessment.assess", of=Assessment, payload=AssessRequest, timeout=timedelta(minutes=5))

@@ -1,0 +1,75 @@
+"""What JSON may be kept: every door refuses the same things, with the place, the rule and the value."""
+
+import math
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+
+from workers.assessment.content import MAX_DEPTH, NUL, Unkeepable, keepable, shown
+from workers.assessment.request import read
+from workers.runtime.errors import Permanent
+
+
+def nested(levels: int, inner: object = 1) -> object:
+    for _ in range(levels):
+        inner = {"a": inner}
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (
+            {"a": {"b": ["\ud800"]}},
+            r"r\.a\.b\.0 must be text without half a character \(a lone surrogate\), got '.ud800'",
+        ),
+        ({"\udfff": 1}, r"a name in r must be text without half a character \(a lone surrogate\), got '.udfff'"),
+        ({"a": float("nan")}, r"r\.a must be a finite number, got nan"),
+        ({"a": -math.inf}, r"r\.a must be a finite number, got -inf"),
+        ({"a": Decimal("NaN")}, r"r\.a must be a finite number, got Decimal\('NaN'\)"),
+        ({"a": 10**5000}, r"r\.a must be a finite number, got an integer of 16610 bits"),
+        ({"a": b"\xff"}, r"r\.a must be a value that JSON has, got b'.xff'"),
+        ({1: 2}, "r must have texts as names, got 1"),
+        ({"a": "\x00"}, NUL),
+        ({"\x00": 1}, NUL),
+        (nested(MAX_DEPTH, {}), rf"r\.a\.a\.a\.….* must be nested at most {MAX_DEPTH} levels deep, got more"),
+        (nested(100_000), "levels deep"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_by_place_rule_and_value(value, line):
+    """In one line, however deep or long the value is."""
+    with pytest.raises(Unkeepable, match=line) as refused:
+        keepable(value, name="r")
+
+    assert len(str(refused.value).splitlines()) == 1
+    str(refused.value).encode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, -2.5, True, None, "ü", "\N{GRINNING FACE}", 1.7e308], "": {}},
+        {"t": datetime(2026, 1, 1, tzinfo=UTC), "id": UUID(int=1)},
+        nested(MAX_DEPTH - 1, {}),
+        None,
+        [],
+    ],
+)
+def test_what_json_has_is_kept(value):
+    """Whether it is an object is the field's own rule."""
+    keepable(value, name="r")
+
+
+@pytest.mark.parametrize("extra", ["\ud800", float("inf"), b"x", nested(900)])
+def test_a_request_with_such_a_value_is_refused_by_every_reader_of_requests(extra):
+    """Also in members that mean nothing to us: they are kept with the rest."""
+    with pytest.raises(Permanent, match=r"^request_data\.extra"):
+        read({"serverName": "a", "assessmentType": "llm_rubric", "extra": extra})
+
+
+def test_a_name_with_half_a_character_can_be_printed():
+    """Whoever must be told of it is told with an escape."""
+    assert shown("a\ud800") == r"a\ud800"
+    assert shown("x" * 300) == "x" * 255
