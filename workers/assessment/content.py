@@ -14,8 +14,6 @@ from workers.runtime.wording import quoted
 
 MAX_DEPTH = 200
 _STEPS_SHOWN = 8
-# A number beyond is infinite wherever numbers are floats: JavaScript, an average, a chart.
-LARGEST = 1.7976931348623157e308
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # a datetime is a date, a bool an int
 NUL = "no text may contain a NUL character, which Postgres cannot store"
 
@@ -74,11 +72,10 @@ def _broken_rule(value: object, depth: int) -> str | None:
 
 def is_number(value: float | Decimal) -> bool:
     """Tell whether ``value`` is a number for everybody: finite, also as a float."""
-    return math.isfinite(value) and abs(value) <= LARGEST if isinstance(value, float | Decimal) else _fits(value)
-
-
-def _fits(value: int) -> bool:
-    return -LARGEST <= value <= LARGEST
+    try:
+        return math.isfinite(float(value))
+    except (OverflowError, ValueError):
+        return False
 
 
 def _is_broken(text: str) -> bool:
