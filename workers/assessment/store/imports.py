@@ -18,7 +18,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import RETENTION
-from workers.assessment.store.legacy import Imported, Unusable, read
+from workers.assessment.content import shown
+from workers.assessment.store.legacy import Imported, Unusable, id_of, read
 from workers.assessment.store.refusals import AssessmentError, refusals
 from workers.assessment.store.said import NOTHING, Said, saying
 from workers.assessment.store.sources import Found
@@ -99,8 +100,8 @@ async def import_assessments(
         try:
             waiting.append((entry.position, _usable(entry, now=now)))
         except Unusable as reason:
-            known = (entry.row or {}).get("assessment_id")
-            report.refused.append(Refused(entry.position, None if known is None else str(known), str(reason)))
+            known = id_of(entry.row or {})
+            report.refused.append(Refused(entry.position, known and shown(known), str(reason)))
         if len(waiting) >= batch:
             await _commit(sessions, waiting, said, report, now=now)
             waiting = []
