@@ -1,5 +1,5 @@
--- The store's functions, each within the owner for whom its caller acts. They run with their owner's rights: who may call
--- one needs no right to write the tables.
+-- The store's functions, each within the owner for whom its caller acts. Those that write run with their owner's rights:
+-- who may call one needs no right to write the tables.
 
 CREATE FUNCTION assessments.acting_owner() RETURNS uuid LANGUAGE plpgsql STABLE
   SET search_path = pg_catalog, pg_temp AS $$
@@ -14,10 +14,10 @@ BEGIN
   RETURN v_actor;
 END $$;
 
-CREATE FUNCTION assessments.job_of(p_assessment_id varchar(255)) RETURNS uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
+CREATE FUNCTION assessments.job_of(p_assessment_id varchar(255)) RETURNS uuid LANGUAGE plpgsql STABLE
   SET search_path = pg_catalog, pg_temp AS $$
 -- The job id of the caller's assessment of this name; null if there is none. An operator who acts for nobody means the
--- one that nobody owns, and where there is none the only one of this name.
+-- one that nobody owns, and where there is none the only one of this name. With the caller's own rights.
 DECLARE
   v_owner uuid := assessments.acting_owner();
   v_ids uuid[];
