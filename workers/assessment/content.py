@@ -4,7 +4,6 @@ Python's readers and writers of JSON, Postgres and browsers disagree about the r
 take would break a list, an export or a batch later, far from whoever wrote it.
 """
 
-import math
 from collections.abc import Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -12,7 +11,9 @@ from uuid import UUID
 
 from workers.runtime.wording import quoted
 
-MAX_DEPTH = 200
+MAX_DEPTH = 64
+# What the numbers of every language hold.
+LARGEST = 1e308
 _STEPS_SHOWN = 8
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # a datetime is a date, a bool an int
 NUL = "no text may contain a NUL character, which Postgres cannot store"
@@ -65,7 +66,7 @@ def _broken_rule(value: object, depth: int) -> str | None:
                 return NUL
             return "must be text without half a character (a lone surrogate)" if _is_broken(value) else None
         case int() | float() | Decimal():
-            return None if is_number(value) else "must be a finite number"
+            return None if is_number(value) else "must be a finite number within ±1e308"
         case _:
             return None if isinstance(value, _PLAIN) else "must be a value that JSON has"
 
@@ -73,7 +74,7 @@ def _broken_rule(value: object, depth: int) -> str | None:
 def is_number(value: float | Decimal) -> bool:
     """Tell whether ``value`` is a number for everybody: finite, also as a float."""
     try:
-        return math.isfinite(float(value))
+        return abs(float(value)) <= LARGEST
     except (OverflowError, ValueError):
         return False
 
