@@ -316,7 +316,7 @@ BAD_LINES = {
     "deep": (nested(900), "must be nested at most 64 levels deep"),
     "bottomless": (nested(100_000), "the line is nested too deeply to be read"),
 }
-BAD_FIELDS = {
+BAD_FIELDS: dict[str, tuple[dict[str, object], str]] = {
     "id list": ({"assessment_id": ["x"]}, "assessment_id must be text, got ['x']"),
     "id true": ({"assessment_id": True}, "assessment_id must be text, got True"),
     "id half": ({"assessment_id": "x\ud800"}, "assessment_id must be text without half a character"),

@@ -3,10 +3,12 @@
 Each test speaks SQL as a service would: a session of a member of ``gristmill_service`` that acts for one user.
 """
 
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -14,6 +16,8 @@ import pytest
 from psycopg import errors
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+
+from tests.conftest import ROOT
 
 ALICE, BOB = uuid.UUID(int=0xA11CE), uuid.UUID(int=0xB0B)
 RUNS = 20
@@ -56,7 +60,7 @@ def one(connection: Connection, statement: str, *values: object) -> Any:
     return next(iter(row.values())) if row else None
 
 
-def create(connection: Connection, name: str = "a-1", **request: object) -> uuid.UUID:
+def create(connection: Connection, name: str = "a-1", /, **request: object) -> uuid.UUID:
     created: uuid.UUID = one(connection, "SELECT create_assessment(%s, %s)", name, Jsonb(request))
     return created
 
@@ -170,9 +174,9 @@ def test_the_same_name_is_another_assessment_for_each_owner(
 ) -> None:
     """Nobody meets the other in it, and nobody learns that it exists."""
     hers, his = create(alice, secret="hers"), create(bob, secret="his")
-    theirs = psql.execute("SELECT assessments.create_assessment('a-1', '{\"secret\": \"theirs\"}') AS id").fetchone()
+    theirs = one(psql, "SELECT assessments.create_assessment('a-1', '{\"secret\": \"theirs\"}')")
 
-    assert len({hers, his, theirs["id"]}) == 3
+    assert len({hers, his, theirs}) == 3
     assert create(alice, secret="hers") == hers
     assert one(bob, "SELECT request_data FROM assessment_states") == {"secret": "his"}
     owners = psql.execute("SELECT owner_id FROM assessments.assessment_states ORDER BY owner_id NULLS FIRST").fetchall()
@@ -278,6 +282,28 @@ def test_a_cleanup_for_one_owner_leaves_the_others_alone(alice: Connection, bob:
 
     assert one(alice, "SELECT count(*) FROM assessment_states") == 1
     assert one(psql, "SELECT assessments.cleanup_old_assessments(0)") == 1
+
+
+def test_what_existed_before_owners_is_given_to_one_as_the_page_says(speak: Speak, psql: Connection) -> None:
+    """By the page's own statements; its history, retired names and measurements go with it, and the guard is back."""
+    page = (ROOT / "docs" / "assessments.md").read_text()
+    statements = next(block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "DISABLE TRIGGER" in block)
+    owner = uuid.UUID(re.findall(r"owner_id = '([0-9a-f-]+)'", statements)[0])
+    for name in ("acme-1", "acme-2", "other"):
+        psql.execute("SELECT assessments.create_assessment(%s, '{}')", [name])
+        psql.execute("SELECT assessments.update_assessment_state(%s, 'processing', 1)", [name])
+        psql.execute("SELECT assessments.update_assessment_state(%s, 'cancelled', 2)", [name])
+    psql.execute("DELETE FROM assessments.assessment_states WHERE assessment_id = 'acme-2'")
+
+    psql.execute(statements)
+
+    service = speak(owner)
+    assert [row["assessment_id"] for row in service.execute("SELECT * FROM assessment_states")] == ["acme-1"]
+    for table in ("assessment_state_audit", "assessment_metrics"):
+        seen = service.execute(f"SELECT DISTINCT assessment_id AS name FROM {table} ORDER BY 1").fetchall()
+        assert [row["name"] for row in seen] == ["acme-1", "acme-2"]
+    with refused(errors.CheckViolation, "version must grow by one"):
+        psql.execute("UPDATE assessments.assessment_states SET owner_id = NULL WHERE assessment_id = 'acme-1'")
 
 
 # ── nobody to act for ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -515,7 +541,7 @@ def test_the_same_id_with_another_request_names_what_differs_and_not_its_content
 
     assert str(told.value.diag.message_primary).endswith("differs in more, options, serverName")
     with pytest.raises(errors.UniqueViolation) as told:
-        create(alice, **{f"{'x' * 90}{n}": n for n in range(9)})
+        create(alice, "a-1", **{f"{'x' * 90}{n}": str(n) for n in range(9)})
     assert len(str(told.value.diag.message_primary)) < 400
 
 
@@ -631,9 +657,9 @@ def test_of_two_creators_with_two_requests_one_wins_and_the_other_is_told(speak:
     for run in range(RUNS):
         name = f"race-{run}"
         results = together(
-            lambda name=name: create(first, name, by="first"),
-            lambda name=name: create(second, name, by="second"),
-            lambda name=name: create(other, name, by="other"),
+            partial(create, first, name, by="first"),
+            partial(create, second, name, by="second"),
+            partial(create, other, name, by="other"),
         )
 
         assert isinstance(results[2], uuid.UUID)
@@ -648,7 +674,7 @@ def test_of_two_creators_with_one_request_both_get_the_same_assessment(speak: Sp
     first, second = speak(ALICE), speak(ALICE)
     for run in range(RUNS):
         name = f"race-{run}"
-        results = together(lambda name=name: create(first, name), lambda name=name: create(second, name))
+        results = together(partial(create, first, name), partial(create, second, name))
 
         assert isinstance(results[0], uuid.UUID)
         assert results[0] == results[1]

@@ -179,9 +179,9 @@ def test_2_every_change_leaves_a_row_that_says_everything(seed):
 
 def test_3_the_cache_keeps_a_state_until_it_expires(seed):
     """The seed's columns and whose state of which version it was; accesses are counted."""
-    found = {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_cache").items()}
-    assert {name: found[name] for name in CACHE_COLUMNS} == CACHE_COLUMNS
-    assert found.keys() - CACHE_COLUMNS.keys() == {"job_id", "owner_id", "version", "row_mark"}
+    kept = {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_cache").items()}
+    assert {name: kept[name] for name in CACHE_COLUMNS} == CACHE_COLUMNS
+    assert kept.keys() - CACHE_COLUMNS.keys() == {"job_id", "owner_id", "version", "row_mark"}
     create(seed, "a-1")
     create(seed, "a-2")
     seed.execute("SELECT put_cached_state('a-1', %s, 60)", [Jsonb({"state": "pending"})])
