@@ -2,18 +2,18 @@
 
 Why: any service read, changed and measured every assessment, and by an id of another table that table's history.
 Previous release: workers, dispatcher and beat still run on it. Services must set ``gristmill.user_id``; what existed
-before has no owner, and only operators see it. ``put_cached_state`` has one parameter more, with a default.
+before has no owner, and only operators see it. ``put_cached_state`` has one parameter more, with a default. The import
+of the previous release names the old unique index and does not run.
 
 ``assessment_id`` is unique per owner. The seed's index of that name is the unique one still, with the owner behind the
 name: it serves a tenant's question and an operator's alike, and costs a settle no second index.
 
-The cache is keyed by the job instead of the name, and each entry bears a mark of the row as it was: ``get_cached_state``
-compares it, so it never tells less than the row does. Deleting entries by a trigger would make every claim and settle
-wait for whoever holds one.
+The cache is keyed by the job instead of the name, and each entry has a mark of the row as it was: ``get_cached_state``
+compares it, so that nothing older than the row is given out. Deleting entries by a trigger would make every claim and
+settle wait for whoever holds one.
 
-The audit trail compares the stage as well as the id, casts states after that, and shows rows by owner. The first
-lifecycle guards were followed by statements that took the ticket and the claim in one: ``update_assessment_state`` now
-gives the ticket first.
+The audit trail compares the stage as well as the id, casts states after that, and shows rows by owner. The guards of
+revision 0005 refuse a start without a ticket: ``update_assessment_state`` gives the ticket first.
 
 The unique index is built under the table's lock: plan for that where there are millions of rows.
 

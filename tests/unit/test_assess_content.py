@@ -6,7 +6,9 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
+from workers.assessment.assess import AssessRequest
 from workers.assessment.content import MAX_DEPTH, NUL, Unkeepable, keepable, shown
 from workers.assessment.request import read
 from workers.runtime.errors import Permanent
@@ -68,6 +70,31 @@ def test_a_request_with_such_a_value_is_refused_by_every_reader_of_requests(extr
     """Also in members that mean nothing to us: they are kept with the rest."""
     with pytest.raises(Permanent, match=r"^request_data\.extra"):
         read({"serverName": "a", "assessmentType": "llm_rubric", "extra": extra})
+
+
+@pytest.mark.parametrize("request_data", [[1], None, "x", 7, True, float("nan"), []])
+def test_a_request_that_is_no_object_fails_in_one_line(request_data):
+    """A service may insert one: the worker that reads it fails that job alone, and says why."""
+    with pytest.raises(Permanent, match=r"^request_data ") as refused:
+        read(request_data)
+
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("assessment_id", "line"),
+    [
+        ("", "must not be empty, got ''"),
+        (" \t", "must not be empty, got"),
+        ("a\ud800", r"text without half a character|valid unicode|unicode"),
+        ("a\x00", NUL),
+        ("x" * 256, "at most 255 characters"),
+    ],
+)
+def test_a_name_is_held_to_the_rules_of_the_table_at_the_door(assessment_id, line):
+    """Before a row is written."""
+    with pytest.raises(ValidationError, match=line):
+        AssessRequest(assessment_id=assessment_id, request_data={})
 
 
 def test_a_name_with_half_a_character_can_be_printed():
