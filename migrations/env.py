@@ -8,9 +8,11 @@ async engine comes in through ``run_sync``.
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, make_url, pool, text
+from sqlalchemy import Connection, pool, text
 
 import models
+from workers.runtime.connections import PINS
+from workers.runtime.database import pinned_engine
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
 LOCK_TIMEOUT = "5s"
@@ -70,16 +72,22 @@ def migrate(connection: Connection) -> None:
         connection.commit()
 
 
+def pin(connection: Connection) -> None:
+    """Have a session that the caller opened mean what ours mean."""
+    for name, value in PINS.items():
+        connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+    connection.commit()
+
+
 def main() -> None:
     if context.is_offline_mode():
         raise SystemExit("offline mode is not supported: revisions read the database to rebuild runtime.jobs")
     connection: Connection | None = context.config.attributes.get("connection")
     if connection is not None:
+        pin(connection)
         migrate(connection)
         return
-    url = make_url(database_url()).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, poolclass=pool.NullPool)
-    with engine.connect() as fresh:
+    with pinned_engine(database_url(), poolclass=pool.NullPool).connect() as fresh:
         migrate(fresh)
 
 

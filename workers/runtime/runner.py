@@ -30,6 +30,7 @@ from workers.runtime.settler import Settler
 from workers.runtime.slots import Slots
 from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.claim import Ticket, set_progress
+from workers.runtime.store.tables import unreadable
 from workers.runtime.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -170,6 +171,9 @@ class Runner:
         running.entered = True
         if running.stop == "fence":
             return self._stopped(running)
+        if reason := unreadable(running.job):
+            log.warning("job_unreadable", reason=reason)
+            return Fail(reason)
         try:
             outcome = await running.stage.handler(running.job, self._context(running))
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each has a meaning for its job
