@@ -47,4 +47,4 @@ def without_checks(connection: "psycopg.Connection[Any]", table: str, *columns: 
     ).fetchall()
     for row in names:
         name = row["conname"] if isinstance(row, dict) else row[0]
-        connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.SQL(table), sql.Identifier(name)))  # type: ignore[arg-type]
+        connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.SQL(table), sql.Identifier(name)))

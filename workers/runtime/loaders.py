@@ -5,12 +5,12 @@ of ours has these loaders instead: they return an :class:`~workers.runtime.undec
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.abc import Loader as LoaderProtocol
-from psycopg.adapt import AdaptersMap, Loader
+from psycopg.adapt import AdaptersMap, Loader, Transformer
 from psycopg.pq import Format
 
 from workers.runtime.undecodable import Undecodable
@@ -85,3 +85,26 @@ def careful_adapters() -> AdaptersMap:
 
 
 ADAPTERS = careful_adapters()
+
+
+_TIMESTAMPTZ = psycopg.adapters.types["timestamptz"].oid
+_DRIVERS_OWN = cast("type[LoaderProtocol]", psycopg.adapters.get_loader(_TIMESTAMPTZ, Format.BINARY))
+
+
+def hurried(cursor: psycopg.AsyncCursor[Any]) -> psycopg.AsyncCursor[Any]:
+    """Have ``cursor`` read times by the driver's own loader, a sixth of a claim faster; for :func:`fetch_carefully`."""
+    cursor.adapters.register_loader(_TIMESTAMPTZ, _DRIVERS_OWN)
+    return cursor
+
+
+async def fetch_carefully(cursor: psycopg.AsyncCursor[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of a hurried cursor; once more, carefully, where one of them cannot be read."""
+    try:
+        return await cursor.fetchall()
+    except psycopg.DataError:
+        result = cursor.pgresult
+        if result is None:
+            raise
+        careful = Transformer(cursor.connection)
+        careful.set_pgresult(result, set_loaders=True, format=cursor.format)
+        return careful.load_rows(0, result.ntuples, tuple)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
+from workers.runtime.loaders import hurried
 from workers.runtime.registry import Stage
 from workers.runtime.store.locks import held_rows
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
@@ -43,7 +44,7 @@ async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID
             free = [ticket for ticket in batch if ticket[0] not in held]
             return await claim(conn, stage, free, owner=owner) if free else []
     t = job_table(stage.model)
-    cursor = conn.cursor(binary=True)
+    cursor = hurried(conn.cursor(binary=True))
     await cursor.execute(
         _claim_sql(t),
         {

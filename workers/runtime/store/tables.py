@@ -11,6 +11,7 @@ from sqlalchemy import Enum, Table, inspect
 from sqlalchemy.dialects import postgresql
 
 from models.lifecycle import Job, Lifecycle
+from workers.runtime.loaders import fetch_carefully
 from workers.runtime.undecodable import Undecodable, first_undecodable
 
 
@@ -57,7 +58,7 @@ class JobTable:
 async def loaded_jobs(t: JobTable, cursor: AsyncCursor[Any]) -> list[Job]:
     """Return the jobs that ``cursor`` found, each with why it cannot be read, if it cannot (:func:`unreadable`)."""
     made = Undecodable.made
-    rows = await cursor.fetchall()
+    rows = await fetch_carefully(cursor)
     jobs = t.jobs([column.name for column in cursor.description or ()], rows)
     if Undecodable.made != made:  # else there is nothing to look for
         for job in jobs:
