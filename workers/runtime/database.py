@@ -178,7 +178,10 @@ def options_of(url: URL) -> str | None:
 
 def libpq_url(url: URL | str) -> str:
     """Return ``url`` as libpq and psycopg read it, password included: never for a log."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    address, question, query = (
+        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    )
+    return address + question + query.replace("+", "%20")  # a blank: libpq reads a plus as itself
 
 
 def _note_time(_connection: object, record: ConnectionPoolEntry) -> None:
