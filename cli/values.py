@@ -43,6 +43,8 @@ def parse_payload(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise WrongUsageError(f"{where} is not JSON: {error.msg} at {place}") from None
+    except ValueError:  # Python's own bound for the digits of an integer
+        raise WrongUsageError(f"{where} has a number of too many digits") from None
     except RecursionError:
         raise WrongUsageError(f"{where} is nested too deeply") from None
     if not isinstance(payload, dict):

@@ -9,6 +9,7 @@ from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
+from sqlalchemy.dialects.postgresql import DOMAIN
 
 import models
 from workers.runtime.connections import PINS
@@ -30,6 +31,13 @@ def compared(_object: Any, name: str | None, type_: str, reflected: bool, _compa
     """Leave out what a database makes by itself or its operator does: partitions by month, indexes by vector length."""
     made = {"table": "transitions_", "index": "ix_data_records_embedding_"}.get(type_)
     return not (reflected and made and (name or "").startswith(made))
+
+
+def differs(_context: Any, _inspected: Any, _declared: Any, inspected: Any, declared: Any) -> bool | None:
+    """Take a domain for the type that it bounds, as the driver does; of all else Alembic knows more."""
+    if isinstance(inspected, DOMAIN):
+        return not isinstance(inspected.data_type, type(declared))
+    return None
 
 
 def database_url() -> str:
@@ -61,6 +69,7 @@ def migrate(connection: Connection) -> None:
             version_table_schema="public",
             transaction_per_migration=True,
             compare_server_default=False,
+            compare_type=differs,
         )
         with context.begin_transaction():
             context.run_migrations()
