@@ -246,7 +246,7 @@ async def test_rows_from_before_the_rules_fail_alone(empty_database_url, registr
             await until(all_ended, within=30)
 
         errors = await ended()
-        errors.pop(healthy.id)
+        del errors[healthy.id]
         assert set(errors.values()) == set(OLD)
     finally:
         await database.close()
