@@ -14,14 +14,14 @@ A payload's size is bounded to a mebibyte at the doors that know one (``workers.
 mebibyte of small numbers takes seven times that, which is what these bounds leave room for.
 
 Revision ID: 0008
-Revises: 0004
+Revises: 0005
 Created: 2026-11-30
 """
 
 from alembic import op
 
 revision = "0008"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

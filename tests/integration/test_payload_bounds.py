@@ -232,7 +232,7 @@ async def test_rows_from_before_the_rules_fail_alone(empty_database_url, registr
         async with database.session() as session:
             healthy = await enqueue(session, ASSESS, {"assessment_id": "new", "request_data": NOTHING})
 
-        async def ended() -> dict[str, Any]:
+        async def ended() -> dict[Any, Any]:
             async with database.kernel() as conn:
                 rows = await (
                     await conn.execute("SELECT id, error_message FROM runtime.jobs WHERE completed_at IS NOT NULL")
