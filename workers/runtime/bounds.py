@@ -17,10 +17,11 @@ MOST_DEPTH = 64
 # What single numbers of every language hold.
 LARGEST = 1e308
 
-SIZE = f"payload must have at most {MOST_BYTES:,} bytes"
+# A result may be larger; the table has its own bound.
+MOST_RESULT_BYTES = 8 * MOST_BYTES
 
 
-def payload_problem(payload: Mapping[str, Any]) -> str | None:
+def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES) -> str | None:
     """Return one thing in ``payload`` that cannot be kept, as ``field rule, got value``; None where all can.
 
     Walks no further than the bounds, whatever it is given: also what holds itself.
@@ -42,9 +43,15 @@ def payload_problem(payload: Mapping[str, Any]) -> str | None:
                     return _said(path, f"has a name that {rule}", name)
                 size += _bytes_of(name)
                 stack.append((value, depth + 1, (path, name)))
-        if size > MOST_BYTES:
-            return f"{SIZE}, got more"
+        if size > most_bytes:
+            return f"payload must have at most {most_bytes:,} bytes, got more"
     return None
+
+
+def values_problem(values: Mapping[str, Any]) -> str | None:
+    """Return what of a result cannot be kept, as :func:`payload_problem` does; None also where it is merely large."""
+    problem = payload_problem(values, most_bytes=MOST_RESULT_BYTES)
+    return None if problem is not None and problem.startswith("payload must have at most") else problem
 
 
 def _inside(item: object) -> Iterable[tuple[Any, Any]] | None:
@@ -92,6 +99,15 @@ def number_problem(number: int | float) -> str | None:  # noqa: PYI041 - an int 
     if isinstance(number, float) and not math.isfinite(number):
         return "must be a finite number"
     return None if abs(number) <= LARGEST else "must be a number within ±1e308"
+
+
+_DIGITS = bytes(ord("1") if byte in b"0123456789" else ord(".") for byte in range(256))
+_LONG = b"1" * 309
+
+
+def has_long_number(content: bytes) -> bool:
+    """Tell whether JSON may hold a number above 1e308; a text of as many digits looks like one. A nanosecond a byte."""
+    return _LONG in content.translate(_DIGITS)
 
 
 def time_problem(time: datetime) -> str | None:
