@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ from workers.runtime.outcomes import Fail
 from workers.runtime.store.claim import claimed_before
 from workers.runtime.store.intervene import cancel, retry
 from workers.runtime.store.read import JobFilter, get_job, list_jobs, list_stages, own_values
+from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.tables import unreadable
 from workers.runtime.undecodable import Undecodable
 
@@ -166,6 +168,27 @@ def test_commands_that_name_one_work(gristmill, poisoned, command, form):
             assert poison.said.partition("cannot be read: ")[2] in output
         if form:
             json.loads(output)
+
+
+async def test_numbers_that_overflow_are_rescued_like_any_other(jobs, plain, psql):
+    """2000 attempts, the longest timeout, a lease that is no number: each row of the table gets free again."""
+    without_checks(psql, "proving.plain_jobs", "retry_count", "max_retries", "timeout_seconds", "deadline_at")
+    running = [job.id for job in await jobs.running(count=4)]
+    psql.execute("SET session_replication_role = replica")  # as rows of a day before the guards
+    others = "UPDATE proving.plain_jobs SET {} WHERE id = %s"
+    psql.execute(others.format("max_retries = 2147483647, retry_count = 2000").encode(), [running[0]])
+    psql.execute(others.format("max_retries = 2147483647, retry_count = 2147483646").encode(), [running[1]])
+    psql.execute(others.format("timeout_seconds = 2147483647, deadline_at = 'infinity'").encode(), [running[2]])
+    psql.execute(
+        "INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds) "
+        "VALUES (gen_random_uuid(), 'odd', '{proving}', 1, 'NaN')"
+    )
+
+    async with jobs.database.kernel() as conn:
+        rescued = await rescue_expired(conn, plain, led_for=timedelta(hours=1))
+
+    assert rescued == 4
+    assert await jobs.count(status="pending") == 4
 
 
 def test_whoever_uses_such_a_value_fails_for_good_with_the_reason():
