@@ -5,6 +5,7 @@ line has neither and reads the settings. SQLAlchemy's psycopg dialect serves bot
 async engine comes in through ``run_sync``.
 """
 
+import time
 from typing import Any
 
 from alembic import context
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, create_engine, make_url, pool, text
 import models
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
+LOOK_SECONDS = 0.2
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
 
@@ -46,8 +48,7 @@ def migrate(connection: Connection) -> None:
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
     # A session lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
-    connection.commit()
+    take_turn(connection)
     try:
         context.configure(
             connection=connection,
@@ -68,6 +69,17 @@ def migrate(connection: Connection) -> None:
         connection.execute(text("RESET lock_timeout"))
         connection.execute(text("RESET statement_timeout"))
         connection.commit()
+
+
+def take_turn(connection: Connection) -> None:
+    """Return once no other process migrates. Looks again instead of waiting within a statement: its snapshot would
+
+    hold up the other's CREATE INDEX CONCURRENTLY, and that one's lock this, until Postgres ends one of them.
+    """
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
+        connection.commit()
+        time.sleep(LOOK_SECONDS)
+    connection.commit()
 
 
 def main() -> None:
