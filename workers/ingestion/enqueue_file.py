@@ -15,7 +15,8 @@ from workers.ingestion.layout import HEAD_BYTES, read_layout
 from workers.ingestion.mapping import check, locate
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.uploads import NAME_LENGTH, PostgresUploads, Uploads
-from workers.runtime.enqueue import Enqueued, enqueue
+from workers.runtime import naming
+from workers.runtime.enqueue import Enqueued, EnqueueError, enqueue
 
 _STORE: Uploads = PostgresUploads()
 
@@ -36,13 +37,15 @@ async def ingest_file(
     Raises Unreadable, before anything is kept, when the file has no header, no content column or not the columns of
     ``mapping``, and EnqueueError. A repeated key returns the first job and keeps no second file.
     """
+    if idempotency_key is not None:
+        idempotency_key = naming.named("idempotency_key", idempotency_key, error=EnqueueError)
     if idempotency_key and (first := await _first(session, idempotency_key)):
         return Enqueued(first, created=False)
     mapping = dict(mapping or {})
     pieces = aiter(stream)
     head = await _head(pieces)
     look(head, mapping)
-    name = file_name.replace("\x00", "")[-NAME_LENGTH:]
+    name = naming.file_name(file_name, longest=NAME_LENGTH, default="upload.csv")
     stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
     payload = {"project_id": project_id, "type": type, "upload_id": stored.id, "mapping": mapping, "source": CSV + name}
     options = {"priority": priority, "idempotency_key": idempotency_key}

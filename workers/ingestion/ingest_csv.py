@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,6 +22,7 @@ from workers.ingestion.saving import Busy, hold_project, save
 from workers.ingestion.uploads import PostgresUploads, Uploads
 from workers.runtime.context import Context
 from workers.runtime.endurance import last_call
+from workers.runtime.naming import LongName
 from workers.runtime.outcomes import Complete, Fail, Outcome, Snooze
 from workers.runtime.registry import stage
 
@@ -51,12 +52,12 @@ class IngestRequest(BaseModel):
     type: Literal["TASK", "FEEDBACK"]
     upload_id: UUID | None = None
     mapping: Annotated[dict[str, str], AfterValidator(_possible)] = {}
-    source: Annotated[str, StringConstraints(max_length=SOURCE_LENGTH)] | None = None
+    source: LongName | None = None
 
     @model_validator(mode="after")
     def _tell_of_the_file(self) -> Self:
         if self.upload_id is not None and not (self.source or "").startswith(CSV):
-            self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH]
+            self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH].rstrip()
         return self
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
 from workers.runtime.failpoints import failpoint
+from workers.runtime.naming import Name
 from workers.runtime.registry import Stage, discover, registry
 from workers.runtime.store.bulk import can_copy, copy_in, new_ids
 from workers.runtime.store.tables import JobTable, job_table
@@ -45,7 +46,7 @@ class Options(BaseModel):
 
     priority: int = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
     due_at: datetime | None = None
-    idempotency_key: str | None = Field(None, min_length=1, max_length=255)
+    idempotency_key: Name | None = None
 
 
 @overload
