@@ -123,7 +123,7 @@ def _profile(line: int, values: dict[str, Any]) -> NewProfile:
     for field, value in (("name", name), *attributes.items()):
         if _unstorable(field) or _unstorable(value):
             raise _LineError(line, f"field {quoted(field)} must not contain NUL, broken characters or NaN")
-    name = nfc(name.strip())
+    name = nfc(" ".join(name.split()))  # of a file: a line end within a cell is a blank
     if (rule := fault(name, longest=_NAME_CHARACTERS)) is not None:
         raise _LineError(line, f"field 'name' {rule}, got {quoted(name)}")
     return NewProfile(name, attributes)

@@ -113,7 +113,7 @@ def _columns(request: dict[str, Any]) -> dict[str, Any]:
     try:
         valid = WindowRequest.model_validate(request)
     except ValidationError as error:
-        if error.errors()[0]["type"] == "value_error":  # of the whole: its fields are named in the message
+        if not error.errors()[0]["loc"]:  # of the whole: its fields are named in the message
             raise OperationsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         raise OperationsError(refusal(error, whole="window")) from None
     return {

@@ -92,7 +92,8 @@ class _Asking:
                     await asyncio.sleep(wait.total_seconds())
                 attempt, model = min(attempt + 1, ATTEMPTS), current
             else:
-                await self._give(Embedded([record.id for record in records], answer.vectors, answer.model))
+                ids, digests = [record.id for record in records], [record.digest for record in records]
+                await self._give(Embedded(ids, digests, answer.vectors, answer.model))
                 return
 
     async def probe(self) -> None:
