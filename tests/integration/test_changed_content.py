@@ -110,9 +110,7 @@ def test_the_function_serves_its_own_table_alone(psql, record):
     """Nobody borrows its rights with a table of his own."""
     psql.execute("CREATE TEMP TABLE mine (id uuid, content text)")
     psql.execute("INSERT INTO mine SELECT id, 'x' FROM operations.data_records")
-    psql.execute(
-        "CREATE TRIGGER t AFTER UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION operations.forget_old_ratings()"
-    )
+    psql.execute("CREATE TRIGGER t AFTER UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION operations.forget_old_ratings()")
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="serves operations.data_records"):
         psql.execute("UPDATE mine SET content = 'y'")

@@ -35,7 +35,18 @@ BAD = {
     "line separator": "a\u2028b",
     "too long": "x" * (LONGEST + 1),
 }
-GOOD = ["corpus", "x", "Größe 2", "名前", "a  b", "👩\u200d🔬 lab", "می\u200cخواهم", "x" * LONGEST, "o'neil; DROP", "%s"]
+GOOD = [
+    "corpus",
+    "x",
+    "Größe 2",
+    "名前",
+    "a  b",
+    "👩\u200d🔬 lab",
+    "می\u200cخواهم",
+    "x" * LONGEST,
+    "o'neil; DROP",
+    "%s",
+]
 # The same to a person, and other bytes.
 TWO_FORMS = "Cafe\u0301", "Caf\u00e9"
 

@@ -14,7 +14,15 @@ from workers.operations.system_settings import HOST_RULE, KNOWN, list_settings, 
 TOKEN = Keyring([new_key()]).encrypt("sk-or-v1-0123456789abcdef")
 INSERT = "INSERT INTO operations.system_settings (key, value) VALUES (%s, %s)"
 
-MISSPELT = ["OPENROUTER_KEY", "openrouter_key ", " openrouter_key", "Openai_Key", "openrouter-key", "anthropic_key", "note"]
+MISSPELT = [
+    "OPENROUTER_KEY",
+    "openrouter_key ",
+    " openrouter_key",
+    "Openai_Key",
+    "openrouter-key",
+    "anthropic_key",
+    "note",
+]
 HOSTS = [
     "https://h/v1?key=sk-or-v1-0123456789",
     "https://h/v1?x",

@@ -23,9 +23,21 @@ async def stored(session, key: str) -> str:
     ("key", "value", "line"),
     [
         ("ai_provider", "lmstudi", "ai_provider must be one of lmstudio, openrouter, openai, offline, got 'lmstudi'"),
-        ("ai_host", "localhost:1234", "ai_host must be an http or https URL without credentials, query or fragment, got 'localhost:1234'"),
-        ("ai_host", "http://a:b@host/v1", "ai_host must be an http or https URL without credentials, query or fragment"),
-        ("ai_host", "http://localhost:1234v1", "ai_host must be an http or https URL without credentials, query or fragment"),
+        (
+            "ai_host",
+            "localhost:1234",
+            "ai_host must be an http or https URL without credentials, query or fragment, got 'localhost:1234'",
+        ),
+        (
+            "ai_host",
+            "http://a:b@host/v1",
+            "ai_host must be an http or https URL without credentials, query or fragment",
+        ),
+        (
+            "ai_host",
+            "http://localhost:1234v1",
+            "ai_host must be an http or https URL without credentials, query or fragment",
+        ),
         ("ai_host", "http://h:99999/v1", "ai_host must be an http or https URL without credentials, query or fragment"),
         ("ai_host", "http://my host/v1", "ai_host must be an http or https URL without credentials, query or fragment"),
         ("ai_host", "http://[::1", "ai_host must be an http or https URL without credentials, query or fragment"),

@@ -148,7 +148,9 @@ async def unreadable(session: AsyncSession, *, keyring: Keyring) -> list[str]:
     for row in await session.scalars(select(SystemSetting).order_by(SystemSetting.key)):
         known = KNOWN.get(row.key)
         if known is None:
-            lines.append(f"{quoted(row.key)} is no setting: `gristmill settings remove` it, it may hold a key in the clear")
+            lines.append(
+                f"{quoted(row.key)} is no setting: `gristmill settings remove` it, it may hold a key in the clear"
+            )
         elif not known.secret:
             if not known.holds(row.value):
                 lines.append(f"{row.key} must {known.rule}: set it again")

@@ -14,9 +14,7 @@ from workers.runtime.wording import quoted
 LONGEST = 255
 RULE = "without control or invisible characters and without a blank at either end"
 
-_UNSEEN = (
-    "\x00-\x1f\x7f-\x9f\xad\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0"
-)
+_UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0"
 # Joiners of width zero belong into words of some languages, and to no end of one.
 _ENDS = " \xa0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000"
 _WRONG = re.compile(f"[{_UNSEEN}\ud800-\udfff]|\\A[{_ENDS}]|[{_ENDS}]\\Z")

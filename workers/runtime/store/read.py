@@ -10,6 +10,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 
 from models.lifecycle import JOB_ATTRIBUTES, Job
 from workers.runtime.database import Raw
+from workers.runtime.operate.states import states_named
 from workers.runtime.store.tables import job_table
 
 
@@ -75,7 +76,11 @@ class StageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs: every part that is set must hold. ``error`` is a substring of the error message."""
+    """Which jobs: every part that is set must hold.
+
+    ``status`` is what a person types: a group of states or a state, in any case. ``error`` is contained in the error
+    message, in any case; its ``…`` stand for anything, as in the causes that ``errors`` tells.
+    """
 
     stage: str | None = None
     status: str | None = None
@@ -85,26 +90,39 @@ class JobFilter:
 
 
 async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
-    """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before."""
+    """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before.
+
+    Raise UnknownStateError for a status that no table knows.
+    """
+    states = None if wanted.status is None else await states_named(conn, wanted.status)
     cursor = conn.cursor(row_factory=class_row(JobView))
     await cursor.execute(
         """SELECT * FROM runtime.jobs
-            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s) 
+              AND (%(tables)s::text[] IS NULL OR (table_name, status) IN (
+                    SELECT * FROM unnest(%(tables)s::text[], %(states)s::text[])))
               AND (%(older)s::interval IS NULL OR age > %(older)s)
-              AND (%(error)s::text IS NULL OR strpos(lower(error_message), lower(%(error)s)) > 0)
+              AND (%(error)s::text IS NULL OR lower(error_message) LIKE lower(%(error)s))
               AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s)) AND (%(after)s::uuid IS NULL OR id < %(after)s)
             ORDER BY id DESC LIMIT %(limit)s""",
         {
             "stage": wanted.stage,
-            "status": wanted.status,
+            "tables": None if states is None else [table for table, _ in states],
+            "states": None if states is None else [state for _, state in states],
             "older": wanted.older_than,
-            "error": wanted.error,
+            "error": None if wanted.error is None else pattern(wanted.error),
             "ids": None if wanted.ids is None else list(wanted.ids),
             "after": after,
             "limit": limit,
         },
     )
     return await cursor.fetchall()
+
+
+def pattern(error: str) -> str:
+    """Return the pattern of LIKE that a part of an error message is looked for by."""
+    escaped = error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped.replace('…', '%')}%"
 
 
 async def get_job(conn: Raw, job_id: UUID) -> JobView | None:
