@@ -18,7 +18,7 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
         return
     from cli.connection import ask
     from cli.stage_view import STAGE_COLUMNS, stage_row
-    from workers.runtime.store.read import list_stages
+    from workers.runtime.store.stages import list_stages
 
     stages = ask(list_stages)
     if as_json:

@@ -11,7 +11,7 @@ Previous release: still runs. It writes no name, setting or record that is refus
   went well at once. Made partition by partition, without holding up who writes history.
 
 Revision ID: 0012
-Revises: 0004
+Revises: 0005
 Created: 2026-11-30
 """
 
@@ -21,12 +21,20 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
+from migrations.kernel.v2 import JobTable, unsuccessful_index
+
 revision = "0012"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
 SQL = Path(__file__).parents[1] / "sql" / "0012"
+JOB_TABLES = (
+    JobTable(schema="scoring", table="scoring_jobs", steps=[]),
+    JobTable(schema="assessments", table="assessment_states", steps=[], status="state", status_is_enum=True),
+    JobTable(schema="operations", table="ingest_jobs", steps=[], failed="FAILED", cancelled="CANCELLED"),
+    JobTable(schema="operations", table="analytics_jobs", steps=[], failed="FAILED", cancelled="CANCELLED"),
+)
 ATTEMPTS = """(stage, created_at) WHERE change_action IN ('retry', 'fail', 'rescue')
     OR (change_action = 'complete' AND lower(new_state::text) <> 'completed')"""
 PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'runtime.transitions'::regclass"
@@ -37,6 +45,10 @@ def upgrade() -> None:
         op.execute((SQL / f"{part}.sql").read_text())
     op.add_column("workers", sa.Column("version", sa.String(40)), schema="runtime")
     op.add_column("workers", sa.Column("provider", pg.JSONB), schema="runtime")
+    with op.get_context().autocommit_block():
+        for table in JOB_TABLES:
+            op.execute(f"DROP INDEX IF EXISTS {table.schema}.ix_{table.table}_unsuccessful")
+            op.execute(unsuccessful_index(table, concurrently=True))
     op.execute(f"CREATE INDEX ix_transitions_attempts ON ONLY runtime.transitions {ATTEMPTS}")
     partitions = list(op.get_bind().scalars(sa.text(PARTITIONS)))
     with op.get_context().autocommit_block():
@@ -49,6 +61,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP INDEX runtime.ix_transitions_attempts")
+    for table in JOB_TABLES:
+        op.execute(f"DROP INDEX {table.schema}.ix_{table.table}_unsuccessful")
     op.drop_column("workers", "provider", schema="runtime")
     op.drop_column("workers", "version", schema="runtime")
     op.execute("DROP FUNCTION runtime.touch() CASCADE")

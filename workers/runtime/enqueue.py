@@ -212,7 +212,7 @@ def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
            CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r),
         inserted AS (
           INSERT INTO {t.name} ({c["id"]}, {names}) SELECT new_id, {names} FROM input ORDER BY nth
-          ON CONFLICT ({c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
+          ON CONFLICT (owner_id, {c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
           RETURNING {c["id"]} AS id)
         SELECT inserted.id, input.{c["idempotency_key"]} FROM input LEFT JOIN inserted ON inserted.id = input.new_id
          ORDER BY nth"""

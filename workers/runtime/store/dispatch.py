@@ -214,7 +214,7 @@ def _wake_sql(t: JobTable) -> str:
     c = t.column
     ready = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready))
     return f"""
-        UPDATE {t.name} AS j SET {c["due_at"]} = NULL
+        UPDATE {t.name} AS j SET {c["due_at"]} = NULL, {c["updated_at"]} = now()
          WHERE j.{c["id"]} = ANY (ARRAY(
            SELECT i.{c["id"]} FROM {t.name} AS i WHERE i.{c["status"]} IN ({ready}) AND i.{c["due_at"]} <= now()
             ORDER BY i.{c["due_at"]} LIMIT 1000 FOR UPDATE SKIP LOCKED))
@@ -222,5 +222,8 @@ def _wake_sql(t: JobTable) -> str:
 
 
 async def wake_due(conn: Raw, model: type[Job]) -> int:
-    """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000)."""
+    """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000).
+
+    ``updated_at`` tells from then on since when they are ready.
+    """
     return len(await (await conn.execute(_wake_sql(job_table(model)))).fetchall())

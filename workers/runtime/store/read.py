@@ -1,7 +1,7 @@
-"""What people ask of jobs and stages: lists, one job, its history, counts. Reads only; never in a dispatcher's tick."""
+"""What people ask of jobs: lists, one job, its history. Reads only; never in a dispatcher's tick."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,10 @@ class JobView:
     lease_owner: UUID | None
     error_message: str | None
     table_name: str
+    owner_id: UUID | None
+
+
+_JOB = ", ".join(field.name for field in fields(JobView))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +60,6 @@ class TransitionView:
     context: dict[str, Any] | None
     ip_address: Any
     user_agent: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageView:
-    """One stage: what waits, runs and failed, the oldest wait, what was done in the last minute, who may run it."""
-
-    stage: str
-    ready: int
-    running: int
-    failed: int
-    oldest_wait: timedelta | None
-    done_last_minute: int
-    slots: int
-    limit_at_most: int | None
-    paused_at: datetime | None
-    paused_by: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +85,8 @@ async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | N
     states = None if wanted.status is None else await states_named(conn, wanted.status)
     cursor = conn.cursor(row_factory=class_row(JobView))
     await cursor.execute(
-        """SELECT * FROM runtime.jobs
-            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s) 
+        f"""SELECT {_JOB} FROM runtime.jobs
+            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s)
               AND (%(tables)s::text[] IS NULL OR (table_name, status) IN (
                     SELECT * FROM unnest(%(tables)s::text[], %(states)s::text[])))
               AND (%(older)s::interval IS NULL OR age > %(older)s)
@@ -139,27 +127,6 @@ async def history(conn: Raw, job_id: UUID) -> list[TransitionView]:
                   change_action, created_at, context, ip_address, user_agent
              FROM runtime.transitions WHERE job_id = %(id)s ORDER BY version_to""",
         {"id": job_id},
-    )
-    return await cursor.fetchall()
-
-
-async def list_stages(conn: Raw) -> list[StageView]:
-    """Return every stage with its counts. Counts whole tables: for people, not for loops."""
-    cursor = conn.cursor(row_factory=class_row(StageView))
-    await cursor.execute(
-        """SELECT s.name AS stage, count(j.id) FILTER (WHERE j.status = s.ready) AS ready,
-                  count(j.id) FILTER (WHERE j.status = s.running) AS running,
-                  count(j.id) FILTER (WHERE j.error_message IS NOT NULL AND j.completed_at IS NOT NULL
-                                     AND j.status <> s.done) AS failed,
-                  max(j.age) FILTER (WHERE j.status = s.ready AND coalesce(j.due_at <= now(), true)) AS oldest_wait,
-                  (SELECT count(*) FROM runtime.transitions AS t WHERE t.created_at > now() - interval '1 minute'
-                      AND t.stage = s.name AND t.new_state = s.done) AS done_last_minute,
-                  (SELECT coalesce(sum(w.slots), 0) FROM runtime.workers AS w
-                    WHERE split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
-                      AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)) AS slots,
-                  s.limit_at_most, s.paused_at, s.paused_by
-             FROM runtime.stages AS s LEFT JOIN runtime.jobs AS j ON j.stage = s.name
-            GROUP BY s.name, s.ready, s.running, s.done, s.limit_at_most, s.paused_at, s.paused_by ORDER BY s.name"""
     )
     return await cursor.fetchall()
 
