@@ -9,11 +9,8 @@ from cli.connection import connected
 from cli.errors import CommandError
 from cli.output import printable
 from cli.values import duration
-from models.lifecycle import Job
-from workers.runtime.maintenance import concrete
-from workers.runtime.registry import discover
+from workers.runtime.operate.known import job_models
 from workers.runtime.store.read import JobView, get_job
-from workers.runtime.store.tables import job_table
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 
@@ -24,13 +21,6 @@ class Ended:
 
     job: JobView
     completed: bool
-
-
-def job_models() -> dict[str, type[Job]]:
-    """Return every job table's model by the name that ``runtime.jobs`` gives the table."""
-    discover()
-    models: list[type[Job]] = concrete(Job)
-    return {job_table(model).label: model for model in models}
 
 
 def is_completed(job: JobView) -> bool:

@@ -11,9 +11,9 @@ from rich.text import Text
 from cli.connection import connected
 from cli.following import state_line
 from cli.output import console, table
-from cli.selection import check_stage
 from cli.stage_view import STAGE_COLUMNS, stage_row
 from cli.values import duration
+from workers.runtime.operate.known import check_stage
 from workers.runtime.store.read import JobFilter, JobView, list_jobs
 from workers.runtime.store.stages import StageView, list_stages
 

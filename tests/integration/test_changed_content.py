@@ -17,7 +17,7 @@ from workers.vectorization.pending import keep as keep_vectors
 
 SHOWN = """SELECT embedding, "embeddingModel", alignment, "alignmentAnalysis", "alignmentJobId", "hasBeenReviewed",
                   "isCategoryCorrect", "reviewedBy" FROM operations.data_records"""
-NOTHING = {
+NOTHING: dict[str, Any] = {
     "embedding": [],
     "embeddingModel": None,
     "alignment": None,
@@ -112,7 +112,7 @@ def test_the_function_serves_its_own_table_alone(psql, record):
     psql.execute("INSERT INTO mine SELECT id, 'x' FROM operations.data_records")
     psql.execute("CREATE TRIGGER t AFTER UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION operations.forget_old_ratings()")
 
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="serves operations.data_records"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"serves operations.data_records"):
         psql.execute("UPDATE mine SET content = 'y'")
 
     assert one(psql, "SELECT count(*) AS n FROM operations.likert_scores") == {"n": 2}

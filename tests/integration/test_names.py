@@ -107,7 +107,8 @@ INSERTS = {
                  SELECT id, %s, 0, '' FROM p""",
     "paused_by": "UPDATE runtime.stages SET paused_at = now(), paused_by = %s",
     "scoring key": """WITH p AS (INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id)
-                      INSERT INTO scoring.scoring_jobs (profile_id, prompt, idempotency_key) SELECT id, 'J', %s FROM p""",
+                      INSERT INTO scoring.scoring_jobs (profile_id, prompt, idempotency_key)
+                      SELECT id, 'J', %s FROM p""",
     "ingest key": """WITH p AS (INSERT INTO operations.projects (name) VALUES ('p') RETURNING id)
                      INSERT INTO operations.ingest_jobs ("projectId", type, idempotency_key)
                      SELECT id, 'TASK', %s FROM p""",
@@ -143,7 +144,7 @@ def test_a_row_that_an_older_release_let_in_goes_on(psql):
 
     psql.execute("""UPDATE operations.projects SET "lastTaskAnalysis" = 'well'""")
 
-    with pytest.raises(errors.CheckViolation, match="project name must have 1 to 255 characters .* got ' q'"):
+    with pytest.raises(errors.CheckViolation, match=r"project name must have 1 to 255 characters .* got ' q'"):
         psql.execute("UPDATE operations.projects SET name = ' q'")
 
 
@@ -153,15 +154,15 @@ async def test_every_door_of_ours_refuses_a_bad_name_in_one_line(session, name):
     record = uuid.uuid4()
     window = {"name": name, "start": "2026-03-02T08:00:00Z", "end": "2026-03-03T08:00:00Z"}
 
-    with pytest.raises(OperationsError, match="^project name must have 1 to 255 characters"):
+    with pytest.raises(OperationsError, match=r"^project name must have 1 to 255 characters"):
         await projects.get_or_create(session, name)
     with pytest.raises(OperationsError, match="name must have 1 to 255 characters"):
         await windows.create(session, window)
-    with pytest.raises(OperationsError, match="^reviewer must have 1 to 255 characters"):
+    with pytest.raises(OperationsError, match=r"^reviewer must have 1 to 255 characters"):
         await records.review(session, [record], reviewer=name, is_category_correct=None)
-    with pytest.raises(RatingError, match="^user must have 1 to 255 characters"):
+    with pytest.raises(RatingError, match=r"^user must have 1 to 255 characters"):
         await rate(session, record, name, realism=4, quality=4)
-    with pytest.raises(EnqueueError, match="^idempotency_key must have 1 to 255 characters"):
+    with pytest.raises(EnqueueError, match=r"^idempotency_key must have 1 to 255 characters"):
         await enqueue(session, "proving.plain", {}, idempotency_key=name)
 
 

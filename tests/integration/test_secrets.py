@@ -122,7 +122,7 @@ def test_a_description_holds_no_secret(psql):
 
 async def test_what_looks_like_a_key_is_not_quoted(session):
     """It was meant for another setting; the refusal goes to a terminal and a log."""
-    with pytest.raises(OperationsError, match="llm_model must be a model name .* got what was given"):
+    with pytest.raises(OperationsError, match=r"llm_model must be a model name .* got what was given"):
         await put(session, {"llm_model": "sk-or-v1-0123456789abcdef"}, keyring=Keyring([]))
 
 

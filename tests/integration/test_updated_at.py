@@ -20,7 +20,8 @@ CHANGES = {
         '"updatedAt"',
     ),
     "operations.system_settings": (
-        f"""INSERT INTO operations.system_settings (key, value, "updatedAt") VALUES ('ai_provider', 'offline', '{PAST}')""",
+        f"""INSERT INTO operations.system_settings (key, value, "updatedAt")
+            VALUES ('ai_provider', 'offline', '{PAST}')""",
         "UPDATE operations.system_settings SET value = 'lmstudio'",
         '"updatedAt"',
     ),

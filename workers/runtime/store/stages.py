@@ -211,7 +211,7 @@ def _per_minute(found: dict[str, Any]) -> int:
     if n <= MOST:
         return int(n)
     seconds: float = max((found["now"] - since).total_seconds(), 0.001)
-    return round(n * 60 / seconds)
+    return int(n * 60 / seconds)
 
 
 def _commonest(reasons: Iterable[str | None]) -> str | None:
