@@ -30,6 +30,6 @@ def fingerprint(error: str | None) -> str:
     """
     text = error or ""
     made = _DIFFERS.sub(lambda found: found[0] if _STATUS.fullmatch(found[0]) else ANYTHING, text)
-    made = re.sub(r"[^\S ]+| {2,}", ANYTHING, made)
+    made = re.sub(r"[^\S ]+| {2,}|[\x00-\x1f\x7f-\x9f]+", ANYTHING, made)
     made = _REPEATED.sub(ANYTHING, made).strip()
     return made if len(made) <= LONGEST else made[: LONGEST - 1].rstrip() + ANYTHING

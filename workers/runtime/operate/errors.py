@@ -62,5 +62,5 @@ def _view(one: Cause) -> ErrorView:
 
 def retry_command(stage: str, cause: str) -> str:
     """Return what a person types to retry every failed job of ``stage`` with this cause."""
-    words = ["gristmill", "jobs", "retry", "--stage", stage, "--status", "failed"]
-    return shlex.join([*words, f"--error={cause}"] if cause else words)
+    command = f"gristmill jobs retry --stage {shlex.quote(stage)} --status failed"
+    return f"{command} --error={shlex.quote(cause)}" if cause else command
