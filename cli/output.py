@@ -1,6 +1,7 @@
 """What commands print: results on standard output, as a table or as JSON; remarks on standard error."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,8 +25,11 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
-    """Print ``value``: dataclasses as objects, durations in seconds under names that say so."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, default=jsonable))
+    """Print ``value``: dataclasses as objects, durations in seconds under names that say so.
+
+    A number that is none (NaN, an infinity) is null: JSON has no such, and a strict reader would refuse all of it.
+    """
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, default=jsonable, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -35,6 +39,8 @@ def _plain(value: Any) -> Any:
         return {f"{key}_seconds" if _is_span(key, item) else key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
 
 

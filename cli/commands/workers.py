@@ -26,8 +26,6 @@ def workers(as_json: Json = False) -> None:
 
 
 def _row(one: "WorkerView") -> tuple[object, ...]:
-    from datetime import timedelta
-
     from workers.llm.answering import told
 
     up = one.heartbeat_at - one.started_at + one.silent_for
@@ -37,7 +35,7 @@ def _row(one: "WorkerView") -> tuple[object, ...]:
         one.running,
         one.slots,
         f"{duration(one.silent_for)} ago",
-        duration(timedelta(seconds=min(one.lease_seconds, 1e9))),
+        duration(one.lease_until - one.heartbeat_at),
         duration(up),
         one.version,
         ", ".join(one.queues),

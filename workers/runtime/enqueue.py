@@ -106,6 +106,10 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
         raise EnqueueError(_refusal(error.orig)) from None
     except (psycopg.DataError, psycopg.IntegrityError) as error:  # of COPY, which goes past SQLAlchemy
         raise EnqueueError(_refusal(error)) from None
+    except ValueError as error:
+        if "JSON compliant" not in str(error):
+            raise
+        raise EnqueueError(NO_NUMBER) from None
     failpoint("enqueue.after")
     return done
 
@@ -245,7 +249,7 @@ def _insert(session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]]) -> 
     columns = [t.column[name].strip('"') for name in attributes]
     content = [dict(zip(columns, row, strict=True)) for row in rows]
     keys = [row[len(attributes) - len(OPTIONS) + KEY] for row in rows]
-    inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content)}).all()
+    inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content, allow_nan=False)}).all()
     if len(inserted) == len(rows):
         return [Enqueued(row[0], created=True) for row in inserted]
     return _with_repeats(session, batch, content, keys, [(row[0], row[1]) for row in inserted])
@@ -299,4 +303,5 @@ def _refusal(error: BaseException | None) -> str:
             return type(other).__name__
 
 
+NO_NUMBER = "no number may be NaN or infinite, which JSON does not have"
 NUL = "no text may contain a NUL character, which Postgres cannot store"
