@@ -89,7 +89,8 @@ def enqueue_many(
     """Enqueue many jobs of one stage; each mapping is a payload, with the options of :func:`enqueue` beside it.
 
     Jobs without keys are copied in, others go in one statement per 5,000. Results come in the order of ``jobs``, and
-    so do the ids, but for keyed jobs of a member of ``gristmill_service``. One invalid job refuses all of them, naming its position.
+    so do the ids, but for keyed jobs of a member of ``gristmill_service``. One invalid job refuses all of them, naming
+    its position.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, jobs))
