@@ -230,9 +230,7 @@ async def test_what_was_asked_never_changes(psql):
         psql.execute("UPDATE scoring.scoring_jobs SET prompt = 'Praise.'")
 
     psql.execute("UPDATE scoring.scoring_jobs SET dispatched_at = now()")
-    psql.execute(
-        "UPDATE scoring.scoring_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()"
-    )
+    psql.execute("UPDATE scoring.scoring_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()")
     psql.execute(
         """UPDATE scoring.scoring_jobs SET status = 'completed', version = 3, completed_at = now(),
                   parsed_score = '{"overall": 10}'"""
