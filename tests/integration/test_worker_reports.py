@@ -36,7 +36,7 @@ async def test_the_heart_tells_who_answers(worker, jobs):
     worker.watch.provider = {"provider": "offline"}
 
     async def reported():
-        return await jobs.sql("SELECT 1 FROM runtime.workers WHERE provider = '{\"provider\": \"offline\"}'")
+        return await jobs.sql('SELECT 1 FROM runtime.workers WHERE provider = \'{"provider": "offline"}\'')
 
     await until(reported)
     worker.watch.provider = None

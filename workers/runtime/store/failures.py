@@ -11,6 +11,7 @@ from models.lifecycle import Job
 from workers.runtime.causes import fingerprint
 from workers.runtime.database import Raw
 from workers.runtime.maintenance import concrete
+from workers.runtime.store.stages import ALONG_INDEXES
 from workers.runtime.store.tables import JobTable, job_table
 
 # Jobs of one table that are looked at; where there are more, only the newest are.
@@ -72,7 +73,7 @@ async def causes(conn: Raw, *, stage: str | None = None) -> Causes:
     found: dict[tuple[str, str], Cause] = {}
     partial = []
     async with conn.transaction():
-        await conn.execute("SET LOCAL enable_seqscan = off")
+        await conn.execute(ALONG_INDEXES)
         known = {name for (name,) in await (await conn.execute("SELECT table_name FROM runtime.lifecycles")).fetchall()}
         for t in (job_table(model) for model in cast("list[type[Job]]", concrete(Job))):
             if t.label not in known or (stage and stage not in {step.stage for step in t.lifecycle.steps}):
