@@ -26,8 +26,8 @@ REASONS = 200
 FAILED_ATTEMPTS = "change_action IN ('retry', 'fail', 'rescue')"
 
 
-# Whatever the statistics say of a state: there is an index for each of these questions, in the order that is asked for. A
-# bitmap or a sort would read every row of a state before the limit counts.
+# Whatever the statistics say of a state: there is an index for each of these questions, in the order that is asked for.
+# A bitmap or a sort would read every row of a state before the limit counts.
 ALONG_INDEXES = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off"
 
 
