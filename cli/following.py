@@ -9,11 +9,8 @@ from cli.connection import connected
 from cli.errors import CommandError
 from cli.output import printable
 from cli.values import duration
-from models.lifecycle import Job
-from workers.runtime.maintenance import concrete
-from workers.runtime.registry import discover
+from workers.runtime.operate.known import job_models
 from workers.runtime.store.read import JobView, get_job
-from workers.runtime.store.tables import job_table
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 
@@ -24,13 +21,6 @@ class Ended:
 
     job: JobView
     completed: bool
-
-
-def job_models() -> dict[str, type[Job]]:
-    """Return every job table's model by the name that ``runtime.jobs`` gives the table."""
-    discover()
-    models: list[type[Job]] = concrete(Job)
-    return {job_table(model).label: model for model in models}
 
 
 def is_completed(job: JobView) -> bool:
@@ -67,7 +57,7 @@ def state_line(job: JobView) -> str:
     """Return where a job stands, in a few words, as a terminal may have them."""
     if job.completed_at is not None:
         took = f" in {duration(job.completed_at - job.created_at)}"
-        return printable(f"{job.status}{took}" + (f": {job.error_message}" if job.error_message else ""))
+        return printable(f"{job.status.lower()}{took}" + (f": {job.error_message}" if job.error_message else ""))
     if job.wait_reason is not None:
-        return printable(f"{job.status}: {job.wait_reason}")
-    return f"{job.status} (attempt {job.retry_count + 1}, {job.progress} %)"
+        return printable(f"{job.status.lower()}: {job.wait_reason}")
+    return f"{job.status.lower()} (attempt {job.retry_count + 1}, {job.progress} %)"

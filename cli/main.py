@@ -19,6 +19,7 @@ from cli.commands import (
     demo,
     doctor,
     enqueue,
+    errors,
     ingest,
     jobs,
     migrate,
@@ -33,6 +34,7 @@ from cli.commands import (
     stages,
     system,
     windows,
+    workers,
 )
 from cli.complaints import complaint
 
@@ -72,6 +74,8 @@ for name, function, panel in (
     ("enqueue", enqueue.enqueue, _WORK),
     ("ingest", ingest.ingest, _WORK),
     ("similar", similar.similar, _WORK),
+    ("errors", errors.errors, _WORK),
+    ("workers", workers.workers, _WORK),
     ("bench", bench.bench, _WORK),
     ("worker", roles.worker, _ROLES),
     ("dispatcher", roles.dispatcher, _ROLES),

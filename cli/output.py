@@ -28,7 +28,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
-    """Print ``value``: dataclasses as objects, durations in seconds under names that say so."""
+    """Print ``value``: dataclasses as objects, durations in seconds under names that say so.
+
+    A number that is none (NaN, an infinity) is null: JSON has no such, and a strict reader would refuse all of it.
+    """
     print(json.dumps(plain(value), indent=2, ensure_ascii=False, default=jsonable, allow_nan=False))
 
 
@@ -45,7 +48,9 @@ def plain(value: Any, *, depth: int = 0) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return [plain(item, depth=depth + 1) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _is_span(key: str, value: Any) -> bool:

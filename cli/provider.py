@@ -1,6 +1,11 @@
 """Who answers language model calls of a role or a command: what operators chose, else what the settings say."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
 from config.settings import Settings, keys_of
+from workers.llm.answering import Answering, answering
 from workers.llm.provider import build
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
@@ -8,11 +13,29 @@ from workers.runtime.database import Database
 from workers.runtime.ports import EmbeddingLimits, LanguageModel
 
 
+def answers(settings: Settings, choice: ProviderChoice | None) -> Answering:
+    """Return who answers a process that has these settings, without any secret."""
+    return answering(
+        choice=choice,
+        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
+        base_url=settings.openai_base_url,
+        model=settings.llm.model,
+        embedding_model=settings.llm.embedding_model,
+    )
+
+
 def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
     """Return the provider; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
 
     It has a connection of its own, so that reading the choice waits for no job.
     """
+    return reporting_provider(settings, database_url=database_url, name=name)[0]
+
+
+def reporting_provider(
+    settings: Settings, *, database_url: str, name: str
+) -> tuple[LanguageModel, Callable[[], Awaitable[dict[str, Any]]]]:
+    """Return the provider, and what tells who answers now, for the worker's row in ``runtime.workers``."""
     database = Database(database_url, changed_by=name, pool_size=1)
     keyring = Keyring(keys_of(settings))
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
@@ -22,7 +45,10 @@ def provider(settings: Settings, *, database_url: str, name: str) -> LanguageMod
         async with database.session() as session:
             return await read_choice(session, keyring=keyring, openai_key=key)
 
-    return build(
+    async def report() -> dict[str, Any]:
+        return asdict(answers(settings, await choose()))
+
+    model = build(
         api_key=key,
         base_url=settings.openai_base_url,
         model=llm.model,
@@ -37,3 +63,4 @@ def provider(settings: Settings, *, database_url: str, name: str) -> LanguageMod
         choose=choose,
         release=database.close,
     )
+    return model, report

@@ -10,11 +10,10 @@ from uuid import UUID
 from cli.addresses import addresses
 from cli.connection import connected
 from cli.errors import CommandError
-from cli.following import job_models
 from config.settings import load
 from models.lifecycle import Job
 from workers.runtime.database import Raw
-from workers.runtime.registry import UnknownStageError
+from workers.runtime.operate.known import check_stage, job_models
 from workers.runtime.store.intervene import cancel, retry
 from workers.runtime.store.read import (
     JobFilter,
@@ -22,19 +21,12 @@ from workers.runtime.store.read import (
     TransitionView,
     get_job,
     history,
-    known_stages,
     list_jobs,
     own_values,
 )
 from workers.runtime.store.verify import HistoryCheck, verify_history
 
 PAGE = 1_000
-
-
-async def check_stage(conn: Raw, stage: str | None) -> None:
-    """Raise UnknownStageError for a stage the database does not know."""
-    if stage is not None and stage not in (known := await known_stages(conn)):
-        raise UnknownStageError(stage, known)
 
 
 def listed(wanted: JobFilter, *, limit: int, after: UUID | None) -> list[JobView]:
@@ -96,7 +88,7 @@ def cancellation(reason: str) -> Change:
     """Return the change that stops jobs that have not ended."""
 
     def refuses(job: JobView, _: type[Job]) -> str | None:
-        return f"is {job.status} already" if job.completed_at else None
+        return f"is {job.status.lower()} already" if job.completed_at else None
 
     return Change("cancelled", reason, refuses, cancel)
 
@@ -106,7 +98,7 @@ def retrial(reason: str) -> Change:
 
     def refuses(job: JobView, model: type[Job]) -> str | None:
         has_failed = job.status == model.__lifecycle__.failed
-        return None if has_failed else f"is {job.status}, only a failed one can be retried"
+        return None if has_failed else f"is {job.status.lower()}, only a failed one can be retried"
 
     def missed(job: JobView) -> str:
         if job.retry_count < job.max_retries:

@@ -1,16 +1,63 @@
 """One stage as a row of a table, wherever stages are shown."""
 
 from cli.values import duration
-from workers.runtime.store.read import StageView
+from workers.runtime.store.stages import MOST, RECENTLY, StageView
+from workers.runtime.wording import cut
 
-STAGE_COLUMNS = ("STAGE", ">READY", ">RUNNING", ">FAILED", ">OLDEST WAIT", ">DONE/MIN", ">SLOTS", "STATE")
+STAGE_COLUMNS = (
+    "STAGE",
+    ">READY",
+    ">BACKING OFF",
+    ">LATER",
+    ">RUNNING",
+    ">WAITING",
+    ">COMPLETED",
+    ">FAILED",
+    ">CANCELLED",
+    ">OLDEST WAIT",
+    ">DONE/MIN",
+    ">SLOTS",
+    "STATE",
+)
 
 
 def stage_row(stage: StageView) -> tuple[object, ...]:
     """Return the cells of ``STAGE_COLUMNS``."""
-    if stage.paused_at is not None:
-        state = f"paused by {stage.paused_by}"
-    else:
-        state = "no worker" if not stage.slots else "open"
+
+    def shown(name: str) -> str:
+        value = getattr(stage, name)
+        if value is None:
+            return "–"
+        return f">{value:,}" if name in stage.more_than else f"{value}"
+
     wait = duration(stage.oldest_wait) or "–"
-    return stage.stage, stage.ready, stage.running, stage.failed, wait, stage.done_last_minute, stage.slots, state
+    counts = ("ready", "backing_off", "later", "running", "waiting", "completed", "failed", "cancelled")
+    return (
+        stage.stage,
+        *map(shown, counts),
+        f">{wait}" if "oldest_wait" in stage.more_than else wait,
+        stage.done_last_minute,
+        stage.slots,
+        _state(stage),
+    )
+
+
+def _state(stage: StageView) -> str:
+    if stage.paused_at is not None:
+        state = f"paused by {stage.paused_by}" if stage.paused_by else "paused"
+    else:
+        state = "open" if stage.slots else "no worker"
+    trouble = trouble_of(stage)
+    return f"{state}; {trouble}" if trouble else state
+
+
+def trouble_of(stage: StageView) -> str | None:
+    """Return what goes wrong in a stage, in a few words: failing attempts before what merely waits for another."""
+    if stage.failing_attempts:
+        number = f"more than {MOST:,}" if "failing_attempts" in stage.more_than else f"{stage.failing_attempts:,}"
+        tried = "1 attempt" if stage.failing_attempts == 1 else f"{number} attempts"
+        reason = f": {cut(stage.failing_reason)}" if stage.failing_reason else ""
+        return f"{tried} failed in {duration(RECENTLY)}{reason}"
+    if stage.backing_off and stage.backing_off_reason:
+        return f"backing off: {cut(stage.backing_off_reason)}"
+    return None

@@ -1,6 +1,7 @@
 """Read what people type and write what they read: ages, times, payloads, durations. Pure but for payload files."""
 
 import json
+import math
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -39,7 +40,9 @@ def parse_payload(text: str) -> dict[str, Any]:
     else:
         where = "payload"
     try:
-        payload = json.loads(text)
+        payload = json.loads(text, parse_constant=_no_number, parse_float=_number)
+    except _NoNumberError as error:
+        raise WrongUsageError(f"{where} is not JSON: {error.args[0]} is no number that JSON has") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise WrongUsageError(f"{where} is not JSON: {error.msg} at {place}") from None
@@ -50,6 +53,19 @@ def parse_payload(text: str) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise WrongUsageError(f"{where} must be a JSON object, got {quoted(text)}")
     return payload
+
+
+class _NoNumberError(Exception):
+    """NaN, an infinity, or a number that becomes one."""
+
+
+def _no_number(word: str) -> float:
+    raise _NoNumberError(word)
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(quoted(digits, 20))
 
 
 def _content(name: str) -> str:

@@ -11,10 +11,11 @@ from rich.text import Text
 from cli.connection import connected
 from cli.following import state_line
 from cli.output import console, table
-from cli.selection import check_stage
 from cli.stage_view import STAGE_COLUMNS, stage_row
 from cli.values import duration
-from workers.runtime.store.read import JobFilter, JobView, StageView, list_jobs, list_stages
+from workers.runtime.operate.known import check_stage
+from workers.runtime.store.read import JobFilter, JobView, list_jobs
+from workers.runtime.store.stages import StageView, list_stages
 
 _SHOWN = 15
 _SECONDS = 1.0

@@ -5,23 +5,24 @@ line has neither and reads the settings. SQLAlchemy's psycopg dialect serves bot
 async engine comes in through ``run_sync``.
 """
 
+import time
 from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.dialects.postgresql import DOMAIN
-from sqlalchemy.exc import OperationalError
 
 import models
 from workers.runtime.connections import PINS
 from workers.runtime.database import pinned_engine
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
+LOOK_SECONDS = 0.2
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
-# How often the lock is asked for, each time for LOCK_TIMEOUT: an hour.
-TURNS = 720
+# How often the lock is asked for: an hour.
+LOOKS = 18_000
 HOLDERS = """
     SELECT l.pid, a.usename, pg_has_role(a.usesysid, current_user, 'MEMBER')
       FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
@@ -89,28 +90,25 @@ def migrate(connection: Connection) -> None:
 
 
 def _take_turn(connection: Connection) -> None:
-    """Take the lock of whoever migrates: as long as migrations hold it, wait for them.
+    """Return once no other process migrates, with the lock of whoever does.
 
-    Anybody who may connect could hold it. If that is a role that could not migrate, raise and name its session. It is a
-    session's lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
+    Looks again instead of waiting within a statement: its snapshot would hold up the other's CREATE INDEX CONCURRENTLY,
+    and that one's lock this, until Postgres ends one of them. Anybody who may connect could hold the lock: if that is a
+    role that could not migrate, raise and name its session. It is a session's lock, not a transaction's: revisions with
+    an autocommit block would lose the latter halfway.
     """
-    for _ in range(TURNS):
-        try:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
-        except OperationalError as error:
-            connection.rollback()
-            if getattr(error.orig, "sqlstate", None) != "55P03":
-                raise
-        else:
-            connection.commit()
+    for _ in range(LOOKS):
+        taken = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY})
+        holders = [] if taken else connection.execute(text(HOLDERS), {"key": LOCK_KEY}).all()
+        connection.commit()
+        if taken:
             return
-        holders = connection.execute(text(HOLDERS), {"key": LOCK_KEY}).all()
-        connection.rollback()
         if strangers := [f"process {pid} of role {role}" for pid, role, migrates in holders if not migrates]:
             raise CommandError(
                 f"the migrations' lock is held by {', '.join(strangers)}, which cannot migrate: end that session with "
                 "pg_terminate_backend, then run this again"
             )
+        time.sleep(LOOK_SECONDS)
     raise CommandError("another migration has not ended for an hour; look at pg_stat_activity, then run this again")
 
 

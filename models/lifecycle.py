@@ -162,6 +162,7 @@ def kernel_indexes(
         Index(f"ix_{table}_due", due_column),
         Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),
         Index(f"ix_{table}_completed", "completed_at"),
+        Index(f"ix_{table}_unsuccessful", status_column, "completed_at"),
         Index(
             f"uq_{table}_idempotency_key",
             "owner_id",

@@ -20,6 +20,8 @@ class Transition(Base):
     __tablename__ = "transitions"
     __table_args__ = (
         Index("ix_transitions_created_at", "created_at", postgresql_using="brin"),
+        # Of attempts that failed and steps that ended before the last alone: migrations/versions/0012_truth.py.
+        Index("ix_transitions_attempts", "stage", "created_at"),
         {"schema": "runtime", "postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -72,7 +74,10 @@ class StageState(Base):
 
 
 class Worker(Base):
-    """One worker process. ``heartbeat_at`` plus the lease bounds every claim it holds."""
+    """One worker process. ``heartbeat_at`` plus the lease bounds every claim it holds.
+
+    ``provider`` is who answers its language model calls, without any secret: see ``workers.runtime.ports.Answering``.
+    """
 
     __tablename__ = "workers"
     __table_args__ = {"schema": "runtime"}
@@ -86,6 +91,8 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
     draining_at: Mapped[datetime | None]
+    version: Mapped[str | None] = mapped_column(String(40))
+    provider: Mapped[dict[str, Any] | None]
 
 
 class Dispatcher(Base):

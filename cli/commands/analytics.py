@@ -109,7 +109,7 @@ def _row(one: "AnalysisView") -> "Sequence[object]":
         one.id,
         one.project,
         one.type or "all",
-        one.status,
+        one.status.lower(),
         f"{one.progress} %",
         f"{one.processed_count} of {one.total_records}",
         one.failed_count or "",
@@ -159,7 +159,7 @@ def _facts(found: "AnalysisReport") -> "Iterator[str]":
         "analysis": one.id,
         "project": one.project,
         "records": f"{one.processed_count} of {one.total_records}{f', {one.type} only' if one.type else ''}",
-        "status": f"{one.status}, {one.progress} %",
+        "status": f"{one.status.lower()}, {one.progress} %",
         "model": one.model_name,
         "judged by": "; ".join(
             named(judge) + (f" ({count})" if len(found.judges) > 1 else "") for judge, count in found.judges.items()

@@ -92,15 +92,32 @@ def watch(
 def why(job_id: JobId, as_json: Json = False) -> None:
     """Say what a job waits for, or what became of it."""
     from cli.connection import ask
-    from cli.following import state_line
     from cli.selection import existing
+    from workers.runtime.database import Raw
+    from workers.runtime.operate.why import Why
+    from workers.runtime.operate.why import why as explain
 
-    job = ask(lambda conn: existing(conn, job_id))
+    async def explained(conn: Raw) -> Why:
+        return await explain(conn, await existing(conn, job_id))
+
+    found = ask(explained)
     if as_json:
-        print_json({"id": job.id, "stage": job.stage, "status": job.status, "wait_reason": job.wait_reason})
+        print_json(found)
         return
-    due = f" (due {moment(job.due_at)})" if job.due_at and job.wait_reason else ""
-    print(f"{state_line(job)}{due}")
+    times = {
+        "since": found.since,
+        "due": found.due_at,
+        "until": found.deadline_at,
+        "lease": found.lease_until,
+    }
+    told = [f"{name} {moment(time)}" for name, time in times.items() if time is not None]
+    status = found.status.lower()
+    line = found.summary if found.summary.startswith(status) else f"{status}: {found.summary}"
+    print(printable(line + (f" ({', '.join(told)})" if told else "")))
+    if found.error and found.error not in found.summary:
+        print(printable(f"last error: {found.error}"))
+    if found.remedy:
+        print(printable(f"→ {found.remedy}"))
 
 
 @app.command()
@@ -129,7 +146,15 @@ _COLUMNS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERR
 
 def _row(job: "JobView") -> tuple[object, ...]:
     why = job.error_message if job.completed_at else job.wait_reason
-    return job.id, job.stage, job.status, job.priority, job.retry_count + 1, duration(job.age), cut(why or "", 100)
+    return (
+        job.id,
+        job.stage,
+        job.status.lower(),
+        job.priority,
+        job.retry_count + 1,
+        duration(job.age),
+        cut(why or "", 100),
+    )
 
 
 def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
@@ -137,7 +162,7 @@ def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
     facts = {
         "id": job.id,
         "stage": job.stage,
-        "status": job.status,
+        "status": job.status.lower(),
         "waits for": job.wait_reason,
         "error": job.error_message,
         "progress": f"{job.progress} %",
@@ -171,8 +196,8 @@ def _print_history(transitions: "list[TransitionView]") -> None:
             (
                 t.version_to,
                 moment(t.created_at),
-                t.old_state or "–",
-                t.new_state,
+                (t.old_state or "–").lower(),
+                t.new_state.lower(),
                 t.change_action,
                 t.changed_by,
                 t.change_reason,

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from workers.runtime.store.read import JobFilter
 
 Stage = Annotated[str | None, typer.Option(help="Only this stage.")]
-Status = Annotated[str | None, typer.Option(help="Only this status, such as pending or failed.")]
+Status = Annotated[
+    str | None,
+    typer.Option(
+        help="Only waiting, running, completed, failed or cancelled ones, or a table's own state; in any case."
+    ),
+]
 Age = Annotated[
     str | None, typer.Option("--older-than", "--age", metavar="AGE", help="Created before: 30s, 10m, 2h, 7d.")
 ]
-Error = Annotated[str | None, typer.Option(metavar="TEXT", help="Only where the error contains this text.")]
+Error = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Only where the error contains this text; … stands for anything.")
+]
 
 
 def wanted(

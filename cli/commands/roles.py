@@ -11,7 +11,6 @@ from cli.errors import WrongUsageError
 
 if TYPE_CHECKING:
     from config.settings import Settings
-    from workers.runtime.ports import LanguageModel
 
 
 def worker(
@@ -40,7 +39,10 @@ def worker(
         transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
     )
-    return run_worker(registry, _provider(settings, urls["database_url"]), options)
+    from cli.provider import reporting_provider
+
+    llm, answering = reporting_provider(settings, database_url=urls["database_url"], name="worker:provider")
+    return run_worker(registry, llm, options, answering=answering)
 
 
 def dispatcher() -> int:
@@ -116,9 +118,3 @@ def _ready(settings: "Settings") -> dict[str, str]:
 
     asyncio.run(wait())
     return urls
-
-
-def _provider(settings: "Settings", database_url: str) -> "LanguageModel":
-    from cli.provider import provider
-
-    return provider(settings, database_url=database_url, name="worker:provider")

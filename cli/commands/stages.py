@@ -18,7 +18,7 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
         return
     from cli.connection import ask
     from cli.stage_view import STAGE_COLUMNS, stage_row
-    from workers.runtime.store.read import list_stages
+    from workers.runtime.store.stages import list_stages
 
     stages = ask(list_stages)
     if as_json:
@@ -31,8 +31,8 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
 def pause(stage: StageName) -> None:
     """Dispatch nothing more of STAGE; jobs that run already finish."""
     from cli.connection import ask, who
-    from cli.selection import check_stage
     from workers.runtime.database import Raw
+    from workers.runtime.operate.known import check_stage
     from workers.runtime.store.intervene import pause as pause_stage
 
     async def run(conn: Raw) -> None:
@@ -47,8 +47,8 @@ def pause(stage: StageName) -> None:
 def resume(stage: StageName) -> None:
     """Dispatch STAGE again."""
     from cli.connection import ask
-    from cli.selection import check_stage
     from workers.runtime.database import Raw
+    from workers.runtime.operate.known import check_stage
     from workers.runtime.store.intervene import resume as resume_stage
 
     async def run(conn: Raw) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cli.demo.profiles import NewProfile
 from cli.errors import WrongUsageError
+from workers.runtime.naming import fault, nfc
 from workers.runtime.wording import cut, quoted
 
 MOST = 10_000
@@ -122,7 +123,10 @@ def _profile(line: int, values: dict[str, Any]) -> NewProfile:
     for field, value in (("name", name), *attributes.items()):
         if _unstorable(field) or _unstorable(value):
             raise _LineError(line, f"field {quoted(field)} must not contain NUL, broken characters or NaN")
-    return NewProfile(name.strip(), attributes)
+    name = nfc(" ".join(name.split()))  # of a file: a line end within a cell is a blank
+    if (rule := fault(name, longest=_NAME_CHARACTERS)) is not None:
+        raise _LineError(line, f"field 'name' {rule}, got {quoted(name)}")
+    return NewProfile(name, attributes)
 
 
 def _unstorable(value: object) -> bool:

@@ -1,5 +1,6 @@
 """What the demonstration says in the end: the best and the worst with reasons, and what both rounds took."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,11 +23,11 @@ class Round:
 
     @property
     def completed(self) -> list[Scored]:
-        return [job for job in self.jobs if job.score is not None]
+        return [job for job in self.jobs if _number(job) is not None]
 
     @property
     def failed(self) -> list[Scored]:
-        return [job for job in self.jobs if job.score is None]
+        return [job for job in self.jobs if _number(job) is None]
 
     @property
     def cached(self) -> int:
@@ -88,7 +89,15 @@ def _parts(ranked: Sequence[Scored]) -> list[tuple[str, Sequence[Scored]]]:
 
 
 def _overall(job: Scored) -> float:
-    return float((job.score or {})["overall"])
+    return _number(job) or 0.0
+
+
+def _number(job: Scored) -> float | None:
+    """Return the score of a job; None where it has none, or one that cannot be compared."""
+    overall = (job.score or {}).get("overall")
+    if isinstance(overall, bool) or not isinstance(overall, int | float) or not math.isfinite(overall):
+        return None
+    return float(overall)
 
 
 def entry(job: Scored) -> list[str]:

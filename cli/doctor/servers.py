@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 
 import psycopg
@@ -33,10 +34,14 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
             if not quick:
                 yield await _clock(connection)
             if not quick and schema.state != "failed":
-                from cli.doctor.roles import dispatcher, workers
+                from cli.doctor import roles
 
-                yield await dispatcher(connection)
-                yield await workers(connection)
+                yield await roles.dispatcher(connection)
+                yield await roles.beat(connection)
+                yield await roles.workers(connection)
+                for check in await roles.processes(connection, version=version("gristmill")):
+                    yield check
+                yield await roles.stages(connection)
                 from cli.doctor.rights import logins, strict_mode
 
                 yield await logins(connection)
@@ -77,10 +82,10 @@ async def _clock(connection: Connection) -> Check:
 async def _vectors(connection: Connection) -> Check:
     """Tell how similarity search finds its way; it works without pgvector too."""
     row = await (await connection.execute(_PGVECTOR)).fetchone()
-    version, usable = row or (None, False)
-    if version and usable:
-        return Check("pgvector", "ok", version)
-    found = f"{version} is older than 0.8" if version else "none"
+    installed, usable = row or (None, False)
+    if installed and usable:
+        return Check("pgvector", "ok", installed)
+    found = f"{installed} is older than 0.8" if installed else "none"
     mend = "`CREATE EXTENSION vector` or `ALTER EXTENSION vector UPDATE`, then `gristmill records index 384`"
     return Check("pgvector", "warning", f"{found}: similarity search compares with every record", mend)
 

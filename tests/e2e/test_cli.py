@@ -244,6 +244,18 @@ def test_a_paused_stage_keeps_its_jobs_until_it_is_resumed(running: Shell, profi
     assert running.says("jobs", "watch", job_id).splitlines()[-1].startswith("completed")
 
 
+def test_workers_tell_what_they_run_with(running: Shell) -> None:
+    """Each process by name, with its release and who answers its calls; the doctor compares that with this shell."""
+    eventually(lambda: all(one["provider"] for one in running.tells("workers")))
+    found = running.tells("workers")
+
+    assert found
+    assert {(one["state"], one["provider"]["provider"]) for one in found} == {("running", "offline")}
+    assert all(one["version"] and one["slots"] and one["queues"] for one in found)
+    checks = {check["name"]: check for check in running.tells("doctor")["checks"]}
+    assert {checks[name]["state"] for name in ("workers ask", "beat", "dispatcher", "workers")} == {"ok"}
+
+
 def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[str, str], profile: str) -> None:
     """Everything about a schedule is checked when it is added; running one now returns its job."""
     running.says(

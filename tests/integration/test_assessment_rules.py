@@ -12,8 +12,8 @@ from tests.kernel import Jobs
 from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Snooze
 from workers.runtime.store.claim import set_progress
 from workers.runtime.store.intervene import cancel, retry
-from workers.runtime.store.read import list_stages
 from workers.runtime.store.rescue import prune, rescue_expired
+from workers.runtime.store.stages import list_stages
 
 STAGE = "assessment.assess"
 

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from workers.operations import windows
 from workers.operations.projects import get_or_create
 from workers.operations.refusals import OperationsError, UnknownWindow
+from workers.runtime.naming import RULE
 
 START = datetime(2026, 3, 2, 8, tzinfo=UTC)
 END = START + timedelta(days=5)
@@ -133,7 +134,7 @@ async def test_records_of_nobody_earn_nothing(session):
     [
         ({"end": START}, "end must be later than start 2026-03-02T08:00:00+00:00"),
         ({"tasks": -1}, "tasks should be greater than or equal to 0, got -1"),
-        ({"name": " "}, "name should have at least 1 character, got ' '"),
+        ({"name": " "}, f"name must have 1 to 255 characters, {RULE}, got ' '"),
         ({"start": datetime(2026, 1, 1)}, "start should have timezone info, got datetime.datetime(2026, 1, 1, 0, 0)"),  # noqa: DTZ001
         ({"start": "tomorrow"}, "start should be a valid datetime or date"),
         ({"taks": 1}, "taks is not a field, got 1"),

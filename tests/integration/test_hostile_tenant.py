@@ -65,7 +65,7 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
 EVERYBODYS = {"runtime.stages", "runtime.workers"}
 
 
-def rows(psql, statement: str, *values: object) -> list[tuple[object, ...]]:
+def rows(psql, statement, *values):
     with psql.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         return cursor.execute(statement, values or None).fetchall()
 

@@ -9,8 +9,9 @@ from tests.proving.models import LIMIT
 from workers.runtime.outcomes import Complete, Fail, Retry, Snooze
 from workers.runtime.store.intervene import pause, retry
 from workers.runtime.store.processes import publish_limits
-from workers.runtime.store.read import JobFilter, get_job, list_jobs, list_stages
+from workers.runtime.store.read import JobFilter, get_job, list_jobs
 from workers.runtime.store.rescue import rescue_expired
+from workers.runtime.store.stages import list_stages
 
 KEYED = "proving.keyed"
 

@@ -20,8 +20,9 @@ from workers.runtime.errors import Permanent, outcome_of
 from workers.runtime.outcomes import Fail
 from workers.runtime.store.claim import claimed_before
 from workers.runtime.store.intervene import cancel, retry
-from workers.runtime.store.read import JobFilter, get_job, list_jobs, list_stages, own_values
+from workers.runtime.store.read import JobFilter, get_job, list_jobs, own_values
 from workers.runtime.store.rescue import rescue_expired
+from workers.runtime.store.stages import list_stages
 from workers.runtime.store.tables import unreadable
 from workers.runtime.undecodable import Undecodable
 

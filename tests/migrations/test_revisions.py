@@ -158,7 +158,10 @@ async def test_a_migration_waits_for_the_one_under_way(empty_database_url):
         other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
         migrating = threading.Thread(target=migrate, args=(empty_database_url,))
         migrating.start()
-        await until(lambda: other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+        # Between two looks: it has set its timeouts, and taken nothing.
+        looks = """SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                        AND state = 'idle' AND query = 'COMMIT'"""
+        await until(lambda: other.execute(looks).fetchone())
         assert "runtime" not in schemas(empty_database_url)
 
         other.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])

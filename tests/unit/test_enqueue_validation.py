@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 import tests.proving.stages  # noqa: F401 - registers the stages that are asked for
 from workers.runtime.enqueue import EnqueueError, enqueue, enqueue_many
+from workers.runtime.naming import RULE
 from workers.runtime.registry import UnknownStageError
 
 
@@ -24,7 +25,7 @@ def refusal(payload, **options) -> str:
         ({"colour": "red"}, {}, "colour is not a field of this stage"),
         ({}, {"priority": 0}, "priority should be greater than or equal to 1, got 0"),
         ({}, {"priority": 11}, "priority should be less than or equal to 10, got 11"),
-        ({}, {"idempotency_key": ""}, "idempotency_key should have at least 1 character, got ''"),
+        ({}, {"idempotency_key": ""}, f"idempotency_key must have 1 to 255 characters, {RULE}, got ''"),
         ({}, {"due_at": "soon"}, "due_at should be a valid datetime"),
     ],
 )

@@ -179,12 +179,13 @@ def _undefined(people: Sequence[int], models: Sequence[int]) -> str | None:
     return None
 
 
-def _kappa(people: Sequence[int], models: Sequence[int]) -> float:
+def _kappa(people: Sequence[int], models: Sequence[int]) -> float | None:
     from sklearn.metrics import cohen_kappa_score  # noqa: PLC0415 - a second and 100 MB that only this needs
 
-    return round(float(cohen_kappa_score(people, models, labels=list(SCALE), weights="quadratic")), 4)
+    kappa = float(cohen_kappa_score(people, models, labels=list(SCALE), weights="quadratic"))
+    return round(kappa, 4) if math.isfinite(kappa) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [float(value) for value in values if value is not None]
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
     return round(fmean(known), 4) if known else None

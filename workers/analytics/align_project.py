@@ -82,6 +82,7 @@ class _Run:
         self._done = Tally(job.total_records, job.processed_count - job.failed_count, job.failed_count)
         self._notes: dict[str, Any] = dict(job.resume_at or {})
         self._kept = 0
+        self._read: dict[UUID, bytes] = {}
         self._last_call = last_call(job.deadline_at, ctx.clock())
 
     async def perform(self) -> Outcome:
@@ -156,7 +157,9 @@ class _Run:
 
     async def _page(self, after: UUID | None, embedding_model: str) -> list[tuple[Record, list[float] | None]]:
         async with self._ctx.session() as session:
-            return await unfinished(session, self._scope, after=after, embedding_model=embedding_model)
+            page = await unfinished(session, self._scope, after=after, embedding_model=embedding_model)
+        self._read.update((record.id, record.content_hash) for record, _ in page)
+        return page
 
     async def _judge(self, asked: Asked) -> Finished:
         """Return the judgement of one record or why there is none; raise RateLimited."""
@@ -177,8 +180,10 @@ class _Run:
             return
         self._done.add(finished)
         values = {**self._done.values(), "progress": self._done.percent}
-        write = partial(keep, scope=self._scope, finished=finished)
+        write = partial(keep, scope=self._scope, finished=finished, read=self._read)
         await outlasting(partial(self._ctx.checkpoint, values, write))
+        for one in finished:
+            self._read.pop(one.record_id, None)
         self._kept += len(finished)
 
 

@@ -54,12 +54,13 @@ class AlignmentAnswer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What of a record is judged; ``content`` may be its beginning only."""
+    """What of a record is judged; ``content`` may be its beginning only, ``content_hash`` is that of the whole."""
 
     id: UUID
     type: str
     content: str
     truncated: bool = False
+    content_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, DataRecord, LikertScore
 from workers.analytics.alignment import is_rule_based
+from workers.runtime.naming import Name
 from workers.runtime.wording import refusal
 
 
@@ -30,8 +31,6 @@ class UnratableRecord(LookupError):
 def _a_persons(user: str) -> str:
     if user == LLM_USER:
         raise ValueError("must be a person's id, not the one that stands for models")
-    if "\x00" in user:
-        raise ValueError("must not contain NUL characters")
     return user
 
 
@@ -43,9 +42,7 @@ class Rating(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_a_persons)
-    ]
+    user: Annotated[Name, AfterValidator(_a_persons)]
     realism: Points
     quality: Points
 

@@ -1,7 +1,7 @@
 """The statements of an analysis: which records it still has to judge, and how what it found is kept."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -126,6 +126,7 @@ async def unfinished(
             DataRecord.type,
             func.left(DataRecord.content, RECORD_CHARS).label("content"),
             (func.length(DataRecord.content) > RECORD_CHARS).label("truncated"),
+            DataRecord.content_hash,
             func.coalesce(own, literal(value=False)).label("own"),
             DataRecord.embedding,
         )
@@ -139,7 +140,7 @@ async def unfinished(
         .limit(PER_PAGE)
     )
     return [
-        (Record(row.id, row.type, row.content, row.truncated), row.embedding if row.own else None)
+        (Record(row.id, row.type, row.content, row.truncated, row.content_hash), row.embedding if row.own else None)
         for row in await session.execute(page)
     ]
 
@@ -149,7 +150,9 @@ def _failed_in(scope: Scope) -> ColumnElement[bool]:
     return failure.exists()
 
 
-_LOCK = text("SELECT id FROM operations.data_records WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE")
+_LOCK = text(
+    'SELECT id, "contentHash" FROM operations.data_records WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE'
+)
 _RECORDS = text("""
     UPDATE operations.data_records AS r
        SET "alignmentAnalysis" = v.analysis, alignment = v.alignment, "alignmentJobId" = :job_id
@@ -168,14 +171,17 @@ _FAILURES = text("""
     ON CONFLICT ("jobId", "recordId") DO UPDATE SET error = excluded.error""")
 
 
-async def keep(session: AsyncSession, scope: Scope, finished: Sequence[Finished]) -> None:
+async def keep(
+    session: AsyncSession, scope: Scope, finished: Sequence[Finished], *, read: Mapping[UUID, bytes]
+) -> None:
     """Write judgements, ratings and failures; records deleted meanwhile are left out. The same again changes nothing.
 
+    ``read`` are the content hashes of what was judged: a record with another content by now waits to be judged again.
     Meant for a checkpoint, whose transaction holds the job's row.
     """
     await spare(session, scope.project_id)
     ids = sorted(one.record_id for one in finished)
-    there = set((await session.execute(_LOCK, {"ids": ids})).scalars())
+    there = {id_ for id_, content in await session.execute(_LOCK, {"ids": ids}) if bytes(content) == read.get(id_)}
     judged = [_row(one) for one in finished if isinstance(one, Judged) and one.record_id in there]
     failed = [
         {"record_id": str(one.record_id), "error": describe(one.error)}

@@ -15,6 +15,7 @@ from workers.ingestion.layout import HEAD_BYTES, read_layout
 from workers.ingestion.mapping import check, locate
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.uploads import NAME_LENGTH, PostgresUploads, Uploads
+from workers.runtime import naming
 from workers.runtime.enqueue import Enqueued, enqueue
 
 _STORE: Uploads = PostgresUploads()
@@ -41,7 +42,7 @@ async def ingest_file(
     pieces = aiter(stream)
     head = await _head(pieces)
     look(head, mapping)
-    name = file_name.replace("\x00", "")[-NAME_LENGTH:]
+    name = naming.file_name(file_name, longest=NAME_LENGTH, default="upload.csv")
     stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
     payload = {
         "project_id": project_id,

@@ -22,6 +22,7 @@ from workers.ingestion.saving import Busy, hold_project, save
 from workers.ingestion.uploads import PostgresUploads, Uploads
 from workers.runtime.context import Context
 from workers.runtime.endurance import last_call
+from workers.runtime.naming import LongName
 from workers.runtime.outcomes import Complete, Fail, Outcome, Snooze
 from workers.runtime.registry import stage
 
@@ -53,12 +54,12 @@ class IngestRequest(BaseModel):
     upload_id: UUID | None = None
     content_hash: Annotated[str, StringConstraints(pattern=r"^\\x[0-9a-f]{64}$")] | None = None
     mapping: Annotated[dict[str, str], AfterValidator(_possible)] = {}
-    source: Annotated[str, StringConstraints(max_length=SOURCE_LENGTH)] | None = None
+    source: LongName | None = None
 
     @model_validator(mode="after")
     def _tell_of_the_file(self) -> Self:
         if self.upload_id is not None and not (self.source or "").startswith(CSV):
-            self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH]
+            self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH].rstrip()
         return self
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import DataRecord, Project
 from workers.operations.refusals import OperationsError, UnknownProject
+from workers.runtime.naming import file_name, named, nfc
 from workers.runtime.wording import quoted
 
 NAME_LENGTH = 255
@@ -40,7 +41,7 @@ class ProjectView:
 
 async def find(session: AsyncSession, name_or_id: str) -> Project:
     """Return the project with that name, else with that id; raise UnknownProject."""
-    found = await session.scalar(select(Project).where(Project.name == name_or_id))
+    found = await session.scalar(select(Project).where(Project.name == nfc(name_or_id)))
     if found is None and (id_ := _uuid(name_or_id)) is not None:
         found = await session.get(Project, id_)
     if found is None:
@@ -55,8 +56,7 @@ async def get_or_create(session: AsyncSession, name: str) -> Project:
     """
     if _uuid(name) is not None:
         return await find(session, name)
-    if not name.strip() or len(name) > NAME_LENGTH or "\x00" in name:
-        raise OperationsError(f"project name must have 1 to {NAME_LENGTH} characters, got {quoted(name)}")
+    name = named("project name", name, longest=NAME_LENGTH, error=OperationsError)
     await session.execute(insert(Project).values(name=name).on_conflict_do_nothing(index_elements=[Project.name]))
     # A statement of its own sees whoever won the race.
     return (await session.scalars(select(Project).where(Project.name == name))).one()
@@ -101,16 +101,17 @@ async def list_projects(session: AsyncSession, *, name_or_id: str | None = None)
     return [ProjectView(*row) for row in found]
 
 
-async def set_guidelines(session: AsyncSession, project: Project, pdf: bytes, file_name: str) -> None:
+async def set_guidelines(session: AsyncSession, project: Project, pdf: bytes, name: str) -> None:
     """Keep ``pdf`` as the project's guidelines; whether its text can be read shows when it is analysed."""
     if not pdf.startswith(PDF_MAGIC):
-        raise OperationsError(f"guidelines must be a PDF, which begins with %PDF-, got {file_name!r} with {pdf[:8]!r}")
+        raise OperationsError(f"guidelines must be a PDF, which begins with %PDF-, got {name!r} with {pdf[:8]!r}")
     if len(pdf) > LARGEST_PDF:
-        raise OperationsError(f"guidelines must have at most {LARGEST_PDF} bytes, got {len(pdf)} in {file_name!r}")
+        raise OperationsError(f"guidelines must have at most {LARGEST_PDF} bytes, got {len(pdf)} in {name!r}")
+    kept = file_name(name, longest=NAME_LENGTH, default="guidelines.pdf")
     await session.execute(
         update(Project)
         .where(Project.id == project.id)
-        .values(guidelines=base64.b64encode(pdf).decode("ascii"), guidelines_file_name=file_name[-NAME_LENGTH:])
+        .values(guidelines=base64.b64encode(pdf).decode("ascii"), guidelines_file_name=kept)
     )
 
 

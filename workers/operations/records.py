@@ -9,9 +9,8 @@ from sqlalchemy.orm import defer
 
 from models.operations import RECORD_CATEGORIES, RECORD_TYPES, DataRecord, LikertScore
 from workers.operations.refusals import OperationsError, UnknownRecord
+from workers.runtime.naming import named
 from workers.runtime.wording import quoted
-
-REVIEWER_LENGTH = 255
 
 
 def as_type(text: str | None) -> str | None:
@@ -68,8 +67,7 @@ async def review(
 
     A later review replaces an earlier one. Of a record without a category nothing can be right or wrong.
     """
-    if not reviewer.strip() or len(reviewer) > REVIEWER_LENGTH:
-        raise OperationsError(f"reviewer must have 1 to {REVIEWER_LENGTH} characters, got {quoted(reviewer)}")
+    reviewer = named("reviewer", reviewer, error=OperationsError)
     if is_category_correct is not None:
         without = await session.scalar(
             select(DataRecord.id).where(DataRecord.id.in_(record_ids), DataRecord.category.is_(None)).limit(1)

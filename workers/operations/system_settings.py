@@ -23,7 +23,13 @@ PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"
 _MODEL = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,254}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{8,500}")
-_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+# A plain address: no user, query or fragment, which may hold a key, and nothing that is not printable ASCII.
+_HOST = re.compile(
+    r"https?://([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20?#@\\\"<>\x7f-\U0010ffff]*)?"
+)
+_LONGEST_HOST = 2_000
+# How keys of providers begin: wherever one is not meant, it is refused, and never quoted.
+_SECRET = re.compile(r"(?:^|[^A-Za-z0-9])(?:sk-|sk_|gsk_|xai-|hf_|nvapi-|AIza)[A-Za-z0-9_-]{8,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +52,19 @@ class SettingView:
     updated_at: datetime
 
 
+def looks_secret(value: str) -> bool:
+    """Tell whether ``value`` holds what looks like somebody's key; the database asks the same."""
+    return _SECRET.search(value) is not None
+
+
 def _is_host(value: str) -> bool:
+    if len(value) > _LONGEST_HOST or not _HOST.fullmatch(value) or looks_secret(value):
+        return False
     try:
         parts = urlsplit(value)
-        _ = parts.port  # raises for one that is none
+        return bool(parts.hostname) and parts.port != 0  # raises for a port or an address that is none
     except ValueError:
         return False
-    if _BLANK.search(value) or "@" in value:
-        return False
-    return value.startswith(("http://", "https://")) and bool(parts.hostname)
 
 
 def _secret(provider: str) -> Known:
@@ -66,12 +76,13 @@ def _secret(provider: str) -> Known:
 
 def _model(description: str) -> Known:
     rule = "be a model name such as gpt-4o-mini or vendor/model:tag"
-    return Known(rule, lambda value: bool(_MODEL.fullmatch(value)), description)
+    return Known(rule, lambda value: bool(_MODEL.fullmatch(value)) and not looks_secret(value), description)
 
 
+HOST_RULE = "be an http or https URL without credentials, query or fragment"
 KNOWN: Mapping[str, Known] = {
     "ai_provider": Known(f"be one of {', '.join(PROVIDERS)}", PROVIDERS.__contains__, "who answers and embeds"),
-    "ai_host": Known("be an http or https URL without credentials", _is_host, "base URL, where not the provider's own"),
+    "ai_host": Known(HOST_RULE, _is_host, "base URL, where not the provider's own"),
     "llm_model": _model("model asked where a job names none"),
     "embedding_model": _model("model that embeds; a change re-embeds as records come by"),
     "openrouter_key": _secret("openrouter"),
@@ -102,7 +113,12 @@ async def put(session: AsyncSession, values: Mapping[str, str], *, keyring: Keyr
 
 
 async def remove(session: AsyncSession, key: str) -> list[str]:
-    """Unset ``key``; return what was set and is no more. The host of a provider goes with it."""
+    """Unset ``key``; return what was set and is no more. The host of a provider goes with it.
+
+    What an older release let in under a name that is no setting can be removed as well.
+    """
+    if key not in KNOWN and (gone := await _unset(session, key)):
+        return gone
     require_known(key)
     return await _unset(session, *(["ai_provider", "ai_host"] if key == "ai_provider" else [key]))
 
@@ -127,23 +143,32 @@ async def rotate(session: AsyncSession, *, keyring: Keyring) -> int:
 
 
 async def unreadable(session: AsyncSession, *, keyring: Keyring) -> list[str]:
-    """Return a line for each secret that no key decrypts."""
-    rows = await session.scalars(select(SystemSetting).where(SystemSetting.key.in_(_secrets())))
+    """Return a line for each secret that no key decrypts, and for what an older release let in and none may keep."""
     lines = []
-    for row in rows:
-        try:
-            keyring.decrypt(row.value)
-        except OperationsError as error:
-            lines.append(f"{row.key}: {error}")
+    for row in await session.scalars(select(SystemSetting).order_by(SystemSetting.key)):
+        known = KNOWN.get(row.key)
+        if known is None:
+            lines.append(
+                f"{quoted(row.key)} is no setting: `gristmill settings remove` it, it may hold a key in the clear"
+            )
+        elif not known.secret:
+            if not known.holds(row.value):
+                lines.append(f"{row.key} must {known.rule}: set it again")
+        else:
+            try:
+                keyring.decrypt(row.value)
+            except OperationsError as error:
+                lines.append(f"{row.key}: {error}")
     return lines
 
 
 def require_known(key: str) -> Known:
     """Return what ``key`` means; raise OperationsError, with the nearest name, if it is no setting."""
     if key not in KNOWN:
-        nearest = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.7)
+        nearest = difflib.get_close_matches(key.strip().lower(), KNOWN, n=1, cutoff=0.7)
         hint = f"did you mean {nearest[0]}?" if nearest else f"settings: {', '.join(KNOWN)}"
-        raise OperationsError(f"{quoted(key)} is not a system setting; {hint}")
+        shown = "what was given" if looks_secret(key) else quoted(key)
+        raise OperationsError(f"{shown} is not a system setting; {hint}")
     return KNOWN[key]
 
 
@@ -151,7 +176,7 @@ def _row(key: str, value: str, keyring: Keyring) -> dict[str, str]:
     """Return the row that holds ``value``, encrypted if it is a secret."""
     known = require_known(key)
     if not known.holds(value):
-        given = "what was given" if known.secret else quoted(value)
+        given = "what was given" if known.secret or looks_secret(value) else quoted(value)
         raise OperationsError(f"{key} must {known.rule}, got {given}")
     stored = keyring.encrypt(value) if known.secret else value
     return {"key": key, "value": stored, "description": known.description}

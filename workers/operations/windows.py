@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, BonusWindow
 from workers.operations.refusals import OperationsError, UnknownWindow
+from workers.runtime.naming import Name
 from workers.runtime.wording import refusal
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -23,7 +24,7 @@ class WindowRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)] = "Bonus Window"
+    name: Name = "Bonus Window"
     start: AwareDatetime
     end: AwareDatetime
     tasks: Target = 0
@@ -112,7 +113,7 @@ def _columns(request: dict[str, Any]) -> dict[str, Any]:
     try:
         valid = WindowRequest.model_validate(request)
     except ValidationError as error:
-        if error.errors()[0]["type"] == "value_error":  # of the whole: its fields are named in the message
+        if not error.errors()[0]["loc"]:  # of the whole: its fields are named in the message
             raise OperationsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         raise OperationsError(refusal(error, whole="window")) from None
     return {

@@ -166,9 +166,7 @@ class Database:
         await self._general.dispose()
 
 
-def pinned_engine(
-    url: URL | str, *, settings: str = "", application_name: str | None = None, **options: Any
-) -> Engine:
+def pinned_engine(url: URL | str, *, settings: str = "", application_name: str | None = None, **options: Any) -> Engine:
     """Return an engine for code that has no loop (beat, migrations); each of its connections is pinned."""
     address = make_url(url).set(drivername="postgresql+psycopg")
     arguments = {**KEEPALIVE, **startup(options_of(address), settings)}

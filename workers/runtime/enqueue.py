@@ -21,6 +21,7 @@ from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
 from workers.runtime.bounds import payload_problem, time_problem
 from workers.runtime.errors import one_line
 from workers.runtime.failpoints import failpoint
+from workers.runtime.naming import Name
 from workers.runtime.registry import Stage, discover, registry
 from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable, job_table
@@ -55,7 +56,7 @@ class Options(BaseModel):
 
     priority: int = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
     due_at: Annotated[datetime | None, AfterValidator(_tellable)] = None
-    idempotency_key: str | None = Field(None, min_length=1, max_length=255)
+    idempotency_key: Name | None = None
 
 
 @overload
@@ -297,7 +298,7 @@ def _insert(
         attributes = ("id", *attributes)
         content = [row | {"id": str(id_)} for row, id_ in zip(content, ids, strict=True)]
     keys = [row[len(batch.attributes) - len(OPTIONS) + KEY] for row in rows]
-    inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content)}).all()
+    inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content, allow_nan=False)}).all()
     if len(inserted) == len(rows):
         return [Enqueued(row[0], created=True) for row in inserted]
     return _with_repeats(session, batch, content, keys, [(row[0], row[1]) for row in inserted])

@@ -4,9 +4,10 @@ import asyncio
 import random
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -42,6 +43,8 @@ class Watch:
         self._worker = worker
         self._heartbeat_seconds = heartbeat_seconds
         self._heart: Raw | None = None
+        # Who answers this process's language model calls, as far as it is known: shown with the next sign of life.
+        self.provider: Mapping[str, Any] | None = None
         self._given_up: set[asyncio.Task[datetime]] = set()
 
     async def first_heartbeat(self, runner: "Runner") -> None:
@@ -82,7 +85,7 @@ class Watch:
         conn = conn or await self._database.listen()
         try:
             failpoint("heartbeat.before")
-            now = await beat_heart(conn, self._worker, running=running)
+            now = await beat_heart(conn, self._worker, running=running, provider=self.provider)
             failpoint("heartbeat.after")
         except BaseException:
             with suppress(Exception):

@@ -10,10 +10,11 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
@@ -50,8 +51,13 @@ IDLE_SECONDS = 30.0
 # A handler that never yields silences its whole process: the jobs are rescued after one lease, the process is of no
 # more use to anybody. Well after that it ends, for its supervisor to start another.
 STUCK_LEASES = 4
+# How often a worker looks who answers its language model calls, to report it.
+REPORT_SECONDS = 5.0
 # The exit code of a worker a part of which failed.
 FAILED = 70
+
+
+Report = Callable[[], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +78,14 @@ class WorkerOptions:
 class WorkerRuntime:
     """The kernel's half of a worker process, reachable from Celery's threads."""
 
-    def __init__(self, app: Celery, registry: Registry, llm: LanguageModel, options: WorkerOptions) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        registry: Registry,
+        llm: LanguageModel,
+        options: WorkerOptions,
+        answering: Report | None = None,
+    ) -> None:
         self.name = process_name("worker")
         self._options = options
         self._id = uuid.uuid4()
@@ -101,7 +114,9 @@ class WorkerRuntime:
             queues=options.queues,
             slots=options.slots,
             lease_seconds=options.lease_seconds,
+            version=version("gristmill"),
         )
+        self._answering = answering
         self._watch = Watch(self._database, row, heartbeat_seconds=options.heartbeat_seconds)
         self._registry = registry
         self._actions = actions(transitions_retention=options.transitions_retention)
@@ -113,8 +128,18 @@ class WorkerRuntime:
         self._loop.end_process_if_stuck(STUCK_LEASES * self._options.lease_seconds)
         self._events.start()
         self._loop.submit(self._runner.start(self._watch)).result()
+        if self._answering is not None:
+            self._loop.submit(self._tell_who_answers(self._answering))
         spare_the_collector()
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
+
+    async def _tell_who_answers(self, answering: Report) -> None:
+        """Keep the worker's row saying who answers its calls: operators may choose another while it runs."""
+        while True:
+            with suppress(Exception):  # Postgres is away, or not asked for its settings: what was said last stands
+                async with asyncio.timeout(REPORT_SECONDS):
+                    self._watch.provider = await answering()
+            await asyncio.sleep(REPORT_SECONDS)
 
     def _end_process(self) -> None:
         """Ask this process to stop as its supervisor would, with a status that says why: another takes its place."""
@@ -228,19 +253,23 @@ class RunnerStep(bootsteps.StartStopStep):
         self._runtime.wait_drained()
 
 
-def create_worker_app(registry: Registry, llm: LanguageModel, options: WorkerOptions) -> tuple[Celery, WorkerRuntime]:
+def create_worker_app(
+    registry: Registry, llm: LanguageModel, options: WorkerOptions, *, answering: Report | None = None
+) -> tuple[Celery, WorkerRuntime]:
     """Return a Celery application whose worker runs ``registry``'s stages, and the runtime behind it."""
     app = create_app(options.redis_url, registry)
-    runtime = WorkerRuntime(app, registry, llm, options)
+    runtime = WorkerRuntime(app, registry, llm, options, answering)
     vars(app)["gristmill_runtime"] = runtime  # a bootstep is given nothing but the app
     add_tasks(app, registry, deliver=runtime.deliver, enqueue=runtime.enqueue, maintain=runtime.maintain)
     app.steps["worker"].add(RunnerStep)
     return app, runtime
 
 
-def run_worker(registry: Registry, llm: LanguageModel, options: WorkerOptions) -> int:
-    """Run a worker until SIGTERM has drained it; return its exit code."""
-    app, runtime = create_worker_app(registry, llm, options)
+def run_worker(
+    registry: Registry, llm: LanguageModel, options: WorkerOptions, *, answering: Report | None = None
+) -> int:
+    """Run a worker until SIGTERM has drained it; return its exit code. ``answering`` tells who answers its calls."""
+    app, runtime = create_worker_app(registry, llm, options, answering=answering)
     known = queue_names(registry)
     unknown = sorted(set(options.queues) - set(known))
     if unknown:

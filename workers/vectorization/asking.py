@@ -101,7 +101,8 @@ class _Asking:
                     await asyncio.sleep(wait.total_seconds())
                 attempt, model = min(attempt + 1, ATTEMPTS), current
             else:
-                await self._give(Embedded([record.id for record in records], answer.vectors, answer.model))
+                ids, digests = [record.id for record in records], [record.digest for record in records]
+                await self._give(Embedded(ids, digests, answer.vectors, answer.model))
                 return
 
     async def _deliver_fit(self, records: Sequence[Pending], error: UnfitVectors | BrokenVectors) -> None:
@@ -114,7 +115,8 @@ class _Asking:
         fit = [place for place in range(len(records)) if place not in error.reasons]
         if fit:
             vectors = [found.vectors[place] for place in fit]
-            await self._give(Embedded([records[place].id for place in fit], vectors, found.model))
+            ids, digests = [records[place].id for place in fit], [records[place].digest for place in fit]
+            await self._give(Embedded(ids, digests, vectors, found.model))
         self._refused |= {
             records[place].id: f"its vector cannot be kept: {why}" for place, why in error.reasons.items()
         }

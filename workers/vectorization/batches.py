@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from uuid import UUID
 
 from workers.runtime.ports import EmbeddingLimits
@@ -21,6 +22,11 @@ class Pending:
     def tokens(self) -> int:
         """Its estimated length."""
         return len(self.content.encode()) // BYTES_PER_TOKEN + 1
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its content, in hexadecimal: what a vector is kept for, and for nothing else."""
+        return sha256(self.content.encode()).hexdigest()
 
 
 def cut(records: Sequence[Pending], limits: EmbeddingLimits) -> Iterator[list[Pending]]:

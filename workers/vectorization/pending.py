@@ -45,9 +45,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors that one request brought, by record, and who made them."""
+    """Vectors that one request brought, by record, and who made them; ``digests`` are those of the embedded texts."""
 
     ids: Sequence[UUID]
+    digests: Sequence[str]
     vectors: Sequence[Sequence[float]]
     model: str
 
@@ -118,25 +119,27 @@ class Scope:
 # ``ANY`` makes the planner walk these keys of the primary key's index, whatever it believes of the table.
 _KEEP = text("""
     UPDATE operations.data_records AS r SET embedding = CAST(v.vector AS real[]), "embeddingModel" = v.model
-      FROM unnest(CAST(:ids AS uuid[]), CAST(:vectors AS text[]), CAST(:models AS text[])) AS v(id, vector, model)
-     WHERE r.id = v.id AND r.id = ANY (CAST(:ids AS uuid[]))""")
+      FROM unnest(CAST(:ids AS uuid[]), CAST(:digests AS text[]), CAST(:vectors AS text[]), CAST(:models AS text[]))
+           AS v(id, digest, vector, model)
+     WHERE r.id = v.id AND r.id = ANY (CAST(:ids AS uuid[])) AND r."contentHash" = decode(v.digest, 'hex')""")
 
 
 async def keep(session: AsyncSession, *, project_id: UUID, group: Sequence[Embedded]) -> None:
-    """Write these vectors in one statement; records that are gone by now are left out.
+    """Write these vectors in one statement; records that are gone, or have another content by now, are left out.
 
     Meant for a checkpoint, whose transaction holds the job's row; raise Retryable where the project is being deleted.
     """
     if not await session.scalar(text("SELECT operations.hold_project(:project)"), {"project": project_id}):
         raise Retryable(f"project {project_id} is being deleted")
     rows = sorted(
-        (id_.hex, vector, one.model)
+        (id_.hex, digest, vector, one.model)
         for one in group
-        for id_, vector in zip(one.ids, map(_literal, one.vectors), strict=True)
+        for id_, digest, vector in zip(one.ids, one.digests, map(_literal, one.vectors), strict=True)
     )
-    ids, vectors, models = zip(*rows, strict=True)
-    values = {"ids": f"{{{','.join(ids)}}}", "vectors": f"{{{','.join(vectors)}}}", "models": list(models)}
-    await session.execute(_KEEP, values)
+    ids, digests, vectors, models = zip(*rows, strict=True)
+    arrays = {"ids": ids, "digests": digests, "vectors": vectors}
+    values = {name: f"{{{','.join(array)}}}" for name, array in arrays.items()}
+    await session.execute(_KEEP, {**values, "models": list(models)})
 
 
 def _literal(vector: Sequence[float]) -> str:

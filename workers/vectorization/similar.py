@@ -1,5 +1,6 @@
 """Search among vectors: which records are most like one of them, or like any vector of the same model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,8 @@ async def _vector_of(session: AsyncSession, record_id: UUID) -> Vector:
         raise NotComparable(f"record {record_id} does not exist (any more)")
     if not row.embedding:
         raise NotComparable(f"record {record_id} has no vector yet; it waits for vectorization")
+    if not all(map(math.isfinite, row.embedding)) or not any(row.embedding):
+        raise NotComparable(f"record {record_id} has a vector without a direction: change its embedding to '{{}}'")
     return Vector(row.embedding, row.embedding_model)
 
 
@@ -131,8 +134,9 @@ class _Search:
     async def _best(self, session: AsyncSession, distance: str, *, vector: str) -> dict[UUID, float]:
         """Compare with every record that passes the filters."""
         sql = f"""
-            SELECT r.id, 1 - ({distance}) AS similarity FROM operations.data_records AS r
-             WHERE {self._where} ORDER BY similarity DESC NULLS LAST, r.id LIMIT :limit"""  # noqa: S608 - conditions of ours
+            SELECT r.id, nullif(1 - ({distance}), 'NaN') AS similarity FROM operations.data_records AS r
+             WHERE {self._where} AND NOT r.embedding && '{{NaN,Infinity,-Infinity}}'::real[]
+             ORDER BY similarity DESC NULLS LAST, r.id LIMIT :limit"""  # noqa: S608 - conditions of ours
         return await self._ask(session, sql, vector=vector)
 
     async def _by_index(self, session: AsyncSession) -> dict[UUID, float]:
@@ -151,13 +155,14 @@ class _Search:
             WITH near AS MATERIALIZED (
               SELECT r.id, r.embedding FROM operations.data_records AS r WHERE {self._where}
                ORDER BY (r.embedding::{half}) {self._operator} CAST({GIVEN} AS {half}) LIMIT :candidates)
-            SELECT id, 1 - (embedding::{whole} {self._operator} CAST({GIVEN} AS {whole})) AS similarity FROM near
-             ORDER BY similarity DESC, id LIMIT :limit"""  # noqa: S608 - conditions of ours
+            SELECT id, nullif(1 - (embedding::{whole} {self._operator} CAST({GIVEN} AS {whole})), 'NaN') AS similarity
+              FROM near ORDER BY similarity DESC NULLS LAST, id LIMIT :limit"""  # noqa: S608 - conditions of ours
         return await self._ask(session, sql, vector=self.values["numbers"], candidates=candidates)
 
     async def _ask(self, session: AsyncSession, sql: str, **more: Any) -> dict[UUID, float]:
         named = {name: value for name, value in self.values.items() if f":{name}" in sql}
-        return {row.id: float(row.similarity) for row in await session.execute(text(sql), {**named, **more})}
+        rows = await session.execute(text(sql), {**named, **more})
+        return {row.id: float(row.similarity) for row in rows if row.similarity is not None}
 
     @property
     def _where(self) -> str:

@@ -78,7 +78,7 @@ def _lines(t: JobTable, attributes: Sequence[str], ids: Sequence[UUID], rows: Se
 
 
 def _document(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)
+    return None if value is None else json.dumps(value, allow_nan=False)
 
 
 def _types(t: JobTable, attributes: Sequence[str]) -> list[TypeEngine[Any]]:

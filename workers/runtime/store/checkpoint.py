@@ -33,7 +33,7 @@ async def checkpoint(session: AsyncSession, model: type[Job], run: Ticket, value
     """
     t = job_table(model)
     id_, version = run
-    row = json.dumps({t.column[name].strip('"'): value for name, value in values.items()})
+    row = json.dumps({t.column[name].strip('"'): value for name, value in values.items()}, allow_nan=False)
     found = await session.execute(
         _checkpoint_sql(t, tuple(sorted(values))), {"row": row, "id": id_, "version": version}
     )

@@ -224,11 +224,14 @@ def _wake_sql(t: JobTable, *, fenced: bool) -> str:
            SELECT i.{c["id"]} FROM {t.name} AS i WHERE i.{c["status"]} IN ({ready}) AND i.{c["due_at"]} <= now()
             ORDER BY i.{c["due_at"]} LIMIT 1000 FOR UPDATE SKIP LOCKED"""
     return f"""
-        UPDATE {t.name} AS j SET {c["due_at"]} = NULL
+        UPDATE {t.name} AS j SET {c["due_at"]} = NULL, {c["updated_at"]} = now()
          WHERE j.{c["id"]} = ANY ({if_leading(due, fenced=fenced)})"""
 
 
 async def wake_due(conn: Raw, model: type[Job], *, term: int | None = None) -> int:
-    """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000)."""
+    """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000).
+
+    ``updated_at`` tells from then on since when they are ready.
+    """
     sql = _wake_sql(job_table(model), fenced=term is not None)
     return (await conn.execute(sql, {"term": term})).rowcount

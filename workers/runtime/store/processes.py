@@ -1,9 +1,12 @@
 """Worker processes and the leading dispatcher, as rows: who lives, who leads, what each stage may use."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
+
+from psycopg.types.json import Jsonb
 
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
@@ -25,19 +28,25 @@ class WorkerRow:
     queues: tuple[str, ...]
     slots: int
     lease_seconds: float
+    version: str | None = None
 
 
-async def beat_heart(conn: Raw, worker: WorkerRow, *, running: int) -> datetime:
+async def beat_heart(
+    conn: Raw, worker: WorkerRow, *, running: int, provider: Mapping[str, Any] | None = None
+) -> datetime:
     """Show that ``worker`` lives: its one row is written or renewed, and so is every lease it holds.
 
-    Returns the database's time.
+    ``provider`` is who answers its language model calls, None as long as nothing is known. Returns the database's time.
     """
     cursor = await conn.execute(
-        """INSERT INTO runtime.workers (id, name, queues, slots, running, lease_seconds)
-           VALUES (%(id)s, %(name)s, %(queues)s, %(slots)s, %(running)s, %(lease)s)
-           ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), running = excluded.running
+        """INSERT INTO runtime.workers (id, name, queues, slots, running, lease_seconds, version, provider)
+           VALUES (%(id)s, %(name)s, %(queues)s, %(slots)s, %(running)s, %(lease)s, %(version)s, %(provider)s)
+           ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), running = excluded.running,
+                                          provider = coalesce(excluded.provider, workers.provider)
            RETURNING heartbeat_at""",
         {
+            "version": worker.version,
+            "provider": None if provider is None else Jsonb(provider),
             "id": worker.id,
             "name": worker.name,
             "queues": list(worker.queues),

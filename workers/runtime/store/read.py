@@ -1,7 +1,7 @@
-"""What people ask of jobs and stages: lists, one job, its history, counts. Reads only; never in a dispatcher's tick."""
+"""What people ask of jobs: lists, one job, its history. Reads only; never in a dispatcher's tick."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 
 from models.lifecycle import JOB_ATTRIBUTES, Job
 from workers.runtime.database import Raw
+from workers.runtime.operate.states import states_named
 from workers.runtime.store.tables import job_table
 
 
@@ -39,6 +40,9 @@ class JobView:
     owner_id: UUID | None
 
 
+_JOB = ", ".join(field.name for field in fields(JobView))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionView:
     """One row of ``runtime.transitions``."""
@@ -59,24 +63,12 @@ class TransitionView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageView:
-    """One stage: what waits, runs and failed, the oldest wait, what was done in the last minute, who may run it."""
-
-    stage: str
-    ready: int
-    running: int
-    failed: int
-    oldest_wait: timedelta | None
-    done_last_minute: int
-    slots: int
-    limit_at_most: int | None
-    paused_at: datetime | None
-    paused_by: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs: every part that is set must hold. ``error`` is a substring of the error message."""
+    """Which jobs: every part that is set must hold.
+
+    ``status`` is what a person types: a group of states or a state, in any case. ``error`` is contained in the error
+    message, in any case; its ``…`` stand for anything, as in the causes that ``errors`` tells.
+    """
 
     stage: str | None = None
     status: str | None = None
@@ -86,26 +78,39 @@ class JobFilter:
 
 
 async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
-    """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before."""
+    """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before.
+
+    Raise UnknownStateError for a status that no table knows.
+    """
+    states = None if wanted.status is None else await states_named(conn, wanted.status)
     cursor = conn.cursor(row_factory=class_row(JobView))
     await cursor.execute(
-        """SELECT * FROM runtime.jobs
-            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+        f"""SELECT {_JOB} FROM runtime.jobs
+            WHERE (%(stage)s::text IS NULL OR stage = %(stage)s)
+              AND (%(tables)s::text[] IS NULL OR (table_name, status) IN (
+                    SELECT * FROM unnest(%(tables)s::text[], %(states)s::text[])))
               AND (%(older)s::interval IS NULL OR age > %(older)s)
-              AND (%(error)s::text IS NULL OR strpos(lower(error_message), lower(%(error)s)) > 0)
+              AND (%(error)s::text IS NULL OR lower(error_message) LIKE lower(%(error)s))
               AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s)) AND (%(after)s::uuid IS NULL OR id < %(after)s)
             ORDER BY id DESC LIMIT %(limit)s""",
         {
             "stage": wanted.stage,
-            "status": wanted.status,
+            "tables": None if states is None else [table for table, _ in states],
+            "states": None if states is None else [state for _, state in states],
             "older": wanted.older_than,
-            "error": wanted.error,
+            "error": None if wanted.error is None else pattern(wanted.error),
             "ids": None if wanted.ids is None else list(wanted.ids),
             "after": after,
             "limit": limit,
         },
     )
     return await cursor.fetchall()
+
+
+def pattern(error: str) -> str:
+    """Return the pattern of LIKE that a part of an error message is looked for by."""
+    escaped = error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped.replace('…', '%')}%"
 
 
 async def get_job(conn: Raw, job_id: UUID) -> JobView | None:
@@ -126,27 +131,6 @@ async def history(conn: Raw, job_id: UUID, *, table: str | None = None) -> list[
              FROM runtime.transitions WHERE job_id = %(id)s AND (%(table)s::text IS NULL OR stage IN (
                   SELECT name FROM runtime.stages WHERE table_name = %(table)s)) ORDER BY version_to""",
         {"id": job_id, "table": table},
-    )
-    return await cursor.fetchall()
-
-
-async def list_stages(conn: Raw) -> list[StageView]:
-    """Return every stage with its counts. Counts whole tables: for people, not for loops."""
-    cursor = conn.cursor(row_factory=class_row(StageView))
-    await cursor.execute(
-        """SELECT s.name AS stage, count(j.id) FILTER (WHERE j.status = s.ready) AS ready,
-                  count(j.id) FILTER (WHERE j.status = s.running) AS running,
-                  count(j.id) FILTER (WHERE j.error_message IS NOT NULL AND j.completed_at IS NOT NULL
-                                     AND j.status <> s.done) AS failed,
-                  max(j.age) FILTER (WHERE j.status = s.ready AND coalesce(j.due_at <= now(), true)) AS oldest_wait,
-                  (SELECT count(*) FROM runtime.transitions AS t WHERE t.created_at > now() - interval '1 minute'
-                      AND t.stage = s.name AND t.new_state = s.done) AS done_last_minute,
-                  (SELECT coalesce(sum(w.slots), 0) FROM runtime.workers AS w
-                    WHERE split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
-                      AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)) AS slots,
-                  s.limit_at_most, s.paused_at, s.paused_by
-             FROM runtime.stages AS s LEFT JOIN runtime.jobs AS j ON j.stage = s.name
-            GROUP BY s.name, s.ready, s.running, s.done, s.limit_at_most, s.paused_at, s.paused_by ORDER BY s.name"""
     )
     return await cursor.fetchall()
 

@@ -76,15 +76,16 @@ SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (W
        count(*) FILTER (WHERE present AND d.state = s.ready)::int AS waiting,
        count(*) FILTER (WHERE present AND d.state = s.running)::int AS running,
        count(*) FILTER (WHERE d.state = s.done)::int AS completed,
-       count(*) FILTER (WHERE d.state = 'failed')::int AS failed,
-       count(*) FILTER (WHERE d.state = 'cancelled')::int AS cancelled,
-       coalesce(sum(transitions), 0)::int AS transitions, coalesce(sum(ends), 0)::int AS ends,
+       count(*) FILTER (WHERE d.state = life.terminal[2])::int AS failed,
+       count(*) FILTER (WHERE d.state = life.terminal[3])::int AS cancelled,
+       coalesce(sum(d.transitions), 0)::int AS transitions, coalesce(sum(d.ends), 0)::int AS ends,
        coalesce(sum(reopened), 0)::int AS reopened, coalesce(sum(ended_twice), 0)::int AS ended_twice,
        coalesce(sum(gaps), 0)::int AS gaps, coalesce(sum(duplicates), 0)::int AS duplicates,
        coalesce(sum(mismatched), 0)::int AS mismatched, coalesce(sum(unrecorded), 0)::int AS unrecorded,
        coalesce((array_agg(d.id ORDER BY d.id) FILTER (WHERE ended_twice > 0 OR gaps > 0 OR duplicates > 0
                                                           OR mismatched > 0 OR unrecorded > 0))[1:20], '{}') AS suspects
   FROM judged AS d LEFT JOIN runtime.stages AS s ON s.name = d.stage
+  LEFT JOIN runtime.lifecycles AS life ON life.table_name = s.table_name
  WHERE %(stage)s::text IS NULL OR d.stage = %(stage)s
  GROUP BY d.stage ORDER BY d.stage"""
 

@@ -1,0 +1,43 @@
+"""``gristmill workers``: every worker process."""
+
+from typing import TYPE_CHECKING
+
+from cli.output import Json, print_json, print_table, remark
+from cli.values import duration
+
+if TYPE_CHECKING:
+    from workers.runtime.operate.workers import WorkerView
+
+_COLUMNS = ("WORKER", "STATE", ">RUNNING", ">SLOTS", ">SEEN", ">LEASE", ">UP", "VERSION", "QUEUES", "PROVIDER")
+
+
+def workers(as_json: Json = False) -> None:
+    """Show every worker process: slots, running jobs, lease, queues, version, provider, last sign of life."""
+    from cli.connection import ask
+    from workers.runtime.operate.workers import list_workers
+
+    found = ask(list_workers)
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(_COLUMNS, map(_row, found), keep={"WORKER", "STATE"})
+    else:
+        remark("no worker has shown itself; start one: `gristmill up`, or `gristmill worker`")
+
+
+def _row(one: "WorkerView") -> tuple[object, ...]:
+    from workers.llm.answering import told
+
+    up = one.heartbeat_at - one.started_at + one.silent_for
+    return (
+        one.name,
+        one.state,
+        one.running,
+        one.slots,
+        f"{duration(one.silent_for)} ago",
+        duration(one.lease_until - one.heartbeat_at),
+        duration(up),
+        one.version,
+        ", ".join(one.queues),
+        told(one.provider),
+    )

@@ -1,0 +1,66 @@
+"""The top causes of failed jobs, each with a job to look at and the command that retries them all."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from workers.runtime.database import Raw
+from workers.runtime.operate.known import check_stage
+from workers.runtime.store.failures import Cause, causes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorView:
+    """One cause: which stage, what it says without what differs, how many jobs, when, one of them, how to retry.
+
+    ``retry_command`` is None where none failed for good: those that back off come back by themselves.
+    """
+
+    stage: str
+    cause: str
+    failed: int
+    backing_off: int
+    first_at: datetime
+    last_at: datetime
+    sample_id: UUID
+    sample_error: str
+    retry_command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The top causes, and how many others there are; ``partial`` are tables of which only the newest were looked at."""
+
+    errors: Sequence[ErrorView]
+    others: int
+    partial: Sequence[str]
+
+
+async def top_errors(conn: Raw, *, stage: str | None = None, limit: int = 20) -> Errors:
+    """Return the causes of most failed jobs; raise UnknownStageError."""
+    await check_stage(conn, stage)
+    found = await causes(conn, stage=stage)
+    shown = [_view(one) for one in found.causes[:limit]]
+    return Errors(shown, len(found.causes) - len(shown), found.partial)
+
+
+def _view(one: Cause) -> ErrorView:
+    return ErrorView(
+        stage=one.stage,
+        cause=one.cause,
+        failed=one.failed,
+        backing_off=one.backing_off,
+        first_at=one.first_at,
+        last_at=one.last_at,
+        sample_id=one.sample,
+        sample_error=one.error,
+        retry_command=retry_command(one.stage, one.cause) if one.failed else None,
+    )
+
+
+def retry_command(stage: str, cause: str) -> str:
+    """Return what a person types to retry every failed job of ``stage`` with this cause."""
+    command = f"gristmill jobs retry --stage {shlex.quote(stage)} --status failed"
+    return f"{command} --error={shlex.quote(cause)}" if cause else command
