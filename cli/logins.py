@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from cli.data_dir import write_private
 from cli.errors import CommandError
+from workers.runtime.connections import connect
 from workers.runtime.database import libpq_url
 
 # The kinds of process, and the group role that holds their rights (migrations/sql/0007/rights.sql).
@@ -45,7 +46,7 @@ def make_logins(database_url: str, folder: Path) -> list[Login]:
     """
     owner = make_url(database_url)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with closing(psycopg.connect(libpq_url(owner), connect_timeout=_CONNECT_SECONDS)) as connection:
+    with closing(connect(libpq_url(owner), connect_timeout=_CONNECT_SECONDS)) as connection:
         return [_settle(connection, owner, kind, _file(folder, kind)) for kind in GROUPS]
 
 
@@ -126,7 +127,7 @@ def _one(connection: "psycopg.Connection[tuple[object, ...]]", question: str, *v
 
 def _connects(url: URL) -> bool:
     try:
-        with closing(psycopg.connect(libpq_url(url), connect_timeout=_CONNECT_SECONDS)):
+        with closing(connect(libpq_url(url), connect_timeout=_CONNECT_SECONDS)):
             return True
     except psycopg.OperationalError:
         return False

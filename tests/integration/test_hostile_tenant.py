@@ -165,7 +165,7 @@ def tenants(psql):
     ids: dict[str, uuid.UUID] = {"stranger": uuid.uuid4()}
     for name in ("alice", "bob"):
         [(user,)] = rows(psql, "INSERT INTO auth.users (email) VALUES (%s) RETURNING id", f"{name}@example.test")
-        ids[name] = user  # type: ignore[assignment]
+        ids[name] = user
         psql.execute("UPDATE operations.profiles SET role = 'USER' WHERE id = %s", [user])
         with psql.transaction():
             psql.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(user)])
@@ -179,7 +179,7 @@ def tenants(psql):
             psql.execute(
                 "INSERT INTO assessments.assessment_states (assessment_id, request_data) VALUES (%s, '{}')", [name]
             )
-        ids |= {f"{name}.profile": profile, f"{name}.job": job, f"{name}.project": project, f"{name}.ingest": ingest}  # type: ignore[dict-item]
+        ids |= {f"{name}.profile": profile, f"{name}.job": job, f"{name}.project": project, f"{name}.ingest": ingest}
     return ids
 
 
