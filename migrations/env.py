@@ -9,10 +9,13 @@ from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, make_url, pool, text
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import OperationalError
 
 import models
+from workers.runtime.connections import PINS
+from workers.runtime.database import pinned_engine
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
 LOCK_TIMEOUT = "5s"
@@ -37,6 +40,13 @@ def compared(_object: Any, name: str | None, type_: str, reflected: bool, _compa
     """Leave out what a database makes by itself or its operator does: partitions by month, indexes by vector length."""
     made = {"table": "transitions_", "index": "ix_data_records_embedding_"}.get(type_)
     return not (reflected and made and (name or "").startswith(made))
+
+
+def differs(_context: Any, _inspected: Any, _declared: Any, inspected: Any, declared: Any) -> bool | None:
+    """Take a domain for the type that it bounds, as the driver does; of all else Alembic knows more."""
+    if isinstance(inspected, DOMAIN):
+        return not isinstance(inspected.data_type, type(declared))
+    return None
 
 
 def database_url() -> str:
@@ -66,6 +76,7 @@ def migrate(connection: Connection) -> None:
             version_table_schema="public",
             transaction_per_migration=True,
             compare_server_default=False,
+            compare_type=differs,
         )
         with context.begin_transaction():
             context.run_migrations()
@@ -103,16 +114,22 @@ def _take_turn(connection: Connection) -> None:
     raise CommandError("another migration has not ended for an hour; look at pg_stat_activity, then run this again")
 
 
+def pin(connection: Connection) -> None:
+    """Have a session that the caller opened mean what ours mean."""
+    for name, value in PINS.items():
+        connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+    connection.commit()
+
+
 def main() -> None:
     if context.is_offline_mode():
         raise SystemExit("offline mode is not supported: revisions read the database to rebuild runtime.jobs")
     connection: Connection | None = context.config.attributes.get("connection")
     if connection is not None:
+        pin(connection)
         migrate(connection)
         return
-    url = make_url(database_url()).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, poolclass=pool.NullPool)
-    with engine.connect() as fresh:
+    with pinned_engine(database_url(), poolclass=pool.NullPool).connect() as fresh:
         migrate(fresh)
 
 

@@ -10,7 +10,7 @@ turns it on; docs/security.md explains it. HMAC-SHA-256 is made of ``sha256``, a
 pgcrypto: of each key only its two pads are kept.
 
 Revision ID: 0007
-Revises: 0005
+Revises: 0006
 Created: 2026-11-30
 """
 
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

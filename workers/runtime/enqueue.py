@@ -1,27 +1,30 @@
 """Put jobs into their table, in the caller's transaction: few statements, whatever their number. Publishes nothing."""
 
 import json
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, overload
+from typing import Annotated, Any, overload
 from uuid import UUID
 
 import psycopg
 from psycopg import errors
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
+from workers.runtime.bounds import payload_problem, time_problem
+from workers.runtime.errors import one_line
 from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Stage, discover, registry
-from workers.runtime.store.bulk import can_copy, copy_in, new_ids
+from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable, job_table
-from workers.runtime.wording import quoted, refusal
+from workers.runtime.wording import cut, quoted, refusal
 
 ROWS_PER_STATEMENT = 5_000
 # From so many on, jobs without keys are copied in: below, the round trips cost more than they save.
@@ -40,11 +43,18 @@ class Enqueued:
     created: bool
 
 
+def _tellable(time: datetime | None) -> datetime | None:
+    """Return ``time`` if the database's clock can show it; what offsets can add is not in Python's years."""
+    if time is not None and (rule := time_problem(time)) is not None:
+        raise ValueError(f"{rule}, got {time.isoformat()!r}")
+    return time
+
+
 class Options(BaseModel):
     """What any door may say of a job beside its payload."""
 
     priority: int = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
-    due_at: datetime | None = None
+    due_at: Annotated[datetime | None, AfterValidator(_tellable)] = None
     idempotency_key: str | None = Field(None, min_length=1, max_length=255)
 
 
@@ -87,7 +97,8 @@ def enqueue_many(
     """Enqueue many jobs of one stage; each mapping is a payload, with the options of :func:`enqueue` beside it.
 
     Jobs without keys are copied in, others go in one statement per 5,000. Results come in the order of ``jobs``, and
-    so do the ids of jobs without keys. One invalid job refuses all of them, naming its position.
+    so do the ids, but for keyed jobs of a member of ``gristmill_service``. One invalid job refuses all of them, naming
+    its position.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, jobs))
@@ -102,9 +113,11 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
     try:
         done = _put(session, batch)
     except (DataError, IntegrityError) as error:
-        raise EnqueueError(_refusal(error.orig)) from None
-    except (psycopg.DataError, psycopg.IntegrityError) as error:  # of COPY, which goes past SQLAlchemy
-        raise EnqueueError(_refusal(error)) from None
+        _name_problem(jobs)
+        raise EnqueueError(_refusal(error.orig, batch.table)) from None
+    except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:  # of COPY, past SQLAlchemy
+        _name_problem(jobs)
+        raise EnqueueError(_refusal(error, batch.table)) from None
     failpoint("enqueue.after")
     return done
 
@@ -130,12 +143,16 @@ class Batch:
 def _validated(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> Batch:
     """Return ``jobs`` as rows, or raise EnqueueError with the first thing wrong about the first wrong one."""
     fields = tuple(stage.payload.model_fields)
+    _check_bounds(jobs)
     try:
         payloads, options = _split(stage.payload, jobs)
     except ValidationError:
         for position, job in enumerate(jobs):  # once more one by one: only so the first wrong one is told
             _validate_alone(stage, job, position)
         raise
+    except (ValueError, RecursionError) as error:  # pydantic cannot write what it accepted
+        _name_problem(jobs)
+        raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
     rows = [(*(payload[name] for name in fields), *said) for payload, said in zip(payloads, options, strict=True)]
     return Batch(job_table(stage.model), (*fields, *OPTIONS), rows)
 
@@ -157,12 +174,42 @@ def _split(
     return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options
 
 
+# Of these, what a payload may hold is known without a look: text only as long as it is short.
+_PLAIN = frozenset({int, bool, UUID, type(None)})
+_SHORT = 16_384
+
+
+def _check_bounds(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise EnqueueError for the first job that is too large, too deep or holds what no reader can have.
+
+    What Postgres refuses by itself, a NUL in a short text for instance, is left to it.
+    """
+    for position, job in enumerate(jobs):
+        for value in _mapping(job).values():
+            kind = type(value)
+            if (len(value) > _SHORT) if kind is str else kind not in _PLAIN:
+                _check_alone(job, position)
+                break
+
+
+def _check_alone(job: Mapping[str, Any], position: int) -> None:
+    if (problem := payload_problem(job)) is not None:
+        raise EnqueueError(f"job {position}: {problem}" if position else problem)
+
+
+def _name_problem(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise EnqueueError for the first job in which a look at every value finds what is wrong."""
+    for position, job in enumerate(jobs):
+        _check_alone(job, position)
+
+
 @cache
 def _many(payload: type[BaseModel]) -> TypeAdapter[list[Any]]:
     return TypeAdapter(list[payload])  # type: ignore[valid-type]
 
 
 def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None:
+    _check_alone(_mapping(job), position)
     try:
         stage.payload.model_validate({name: value for name, value in job.items() if name not in OPTIONS})
         Options.model_validate({name: job[name] for name in OPTIONS if name in job})
@@ -177,23 +224,25 @@ def payload_refusal(error: ValidationError) -> str:
 
 
 def _put(session: Session, batch: Batch) -> list[Enqueued]:
-    """Insert the batch; the ids of jobs without keys ascend in the order of its rows."""
+    """Insert the batch; where the session may choose ids, they ascend in the order of its rows."""
     if not batch.rows:
         return []
-    keys = batch.keys()
-    if len(batch.rows) >= ROWS_TO_COPY and not any(keys):
-        connection = session.connection()
-        if can_copy(connection, batch.table, batch.attributes):
-            ids = new_ids(connection, len(batch.rows))
-            copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
-            return [Enqueued(id_, created=True) for id_ in ids]
+    if len(batch.rows) == 1:
+        return _insert(session, batch, batch.rows, None)
+    keys, connection = batch.keys(), session.connection()
+    # A service's role may not choose an id: then the database does, in the order of the keys.
+    ids = new_ids(connection, len(keys)) if may_give_ids(connection, batch.table) else None
+    if ids and len(ids) >= ROWS_TO_COPY and not any(keys) and can_copy(connection, batch.table, batch.attributes):
+        copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
+        return [Enqueued(id_, created=True) for id_ in ids]
     # In the order of their keys across all statements: batches that share keys wait for each other in one order, and
     # cannot deadlock.
     order = sorted(range(len(keys)), key=lambda place: keys[place] or "")
     done: dict[int, Enqueued] = {}
     for start in range(0, len(order), ROWS_PER_STATEMENT):
         places = order[start : start + ROWS_PER_STATEMENT]
-        part = _insert(session, batch, [batch.rows[place] for place in places])
+        given = ids and [ids[place] for place in places]
+        part = _insert(session, batch, [batch.rows[place] for place in places], given)
         done.update(zip(places, part, strict=True))
     return [done[place] for place in range(len(keys))]
 
@@ -201,16 +250,15 @@ def _put(session: Session, batch: Batch) -> list[Enqueued]:
 @cache
 def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
-    names = ", ".join(c[name] for name in attributes)
-    # No id is given: a service's role may not choose one. The database's ascend, and rows come back as they went in.
+    # Rows come back as they went in, less those of keys that are taken.
     return f"""
-        INSERT INTO {t.name} ({names})
+        INSERT INTO {t.name} ({", ".join(c[name] for name in attributes)})
         SELECT {", ".join(f"r.{c[name]}" for name in attributes)}
           FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
          CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r
          ORDER BY nth
         ON CONFLICT ({c["owner_id"]}, {c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
-        RETURNING {c["id"]}, {c["idempotency_key"]}, {c["owner_id"]}"""
+        RETURNING {c["id"]}, {c["idempotency_key"]}"""
 
 
 @cache
@@ -238,12 +286,17 @@ def _differs(t: JobTable, name: str) -> str:
     return f"j.{column} IS DISTINCT FROM r.{column}"
 
 
-def _insert(session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]]) -> list[Enqueued]:
+def _insert(
+    session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]], ids: Sequence[UUID] | None
+) -> list[Enqueued]:
     """Insert ``rows`` in their order; a key that its owner has used returns the first job, if the same is asked."""
     t, attributes = batch.table, batch.attributes
     columns = [t.column[name].strip('"') for name in attributes]
     content = [dict(zip(columns, row, strict=True)) for row in rows]
-    keys = [row[len(attributes) - len(OPTIONS) + KEY] for row in rows]
+    if ids:
+        attributes = ("id", *attributes)
+        content = [row | {"id": str(id_)} for row, id_ in zip(content, ids, strict=True)]
+    keys = [row[len(batch.attributes) - len(OPTIONS) + KEY] for row in rows]
     inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content)}).all()
     if len(inserted) == len(rows):
         return [Enqueued(row[0], created=True) for row in inserted]
@@ -283,12 +336,16 @@ def _with_repeats(
     return done
 
 
-def _refusal(error: BaseException | None) -> str:
+def _refusal(error: BaseException | None, t: JobTable) -> str:
     """Return what the database says of the row without quoting it whole."""
     match error:
         case errors.ForeignKeyViolation() as violation:
             return f"{(violation.diag.message_detail or 'a row it refers to is missing').rstrip('.')}"
-        case errors.UntranslatableCharacter():
+        case errors.UniqueViolation() as violation:
+            return _taken(violation, t)
+        case errors.CheckViolation() as violation:
+            return _broken(violation, t)
+        case errors.UntranslatableCharacter() | UnicodeEncodeError():
             return NUL
         case psycopg.DataError() if error.sqlstate is None:  # the driver's own: the one text it does not send
             return NUL
@@ -296,6 +353,24 @@ def _refusal(error: BaseException | None) -> str:
             return str(other.diag.message_primary)
         case other:
             return type(other).__name__
+
+
+def _taken(violation: psycopg.Error, t: JobTable) -> str:
+    """Say which field must be unique; what Postgres does not show, this session may not see."""
+    found = re.fullmatch(r"Key \((.+)\)=\((.*)\) already exists\.", violation.diag.message_detail or "", re.DOTALL)
+    if found is None:
+        return f"one of its values is taken already ({violation.diag.constraint_name})"
+    fields = " and ".join(t.attribute.get(name.strip('"'), name) for name in found[1].split(", "))
+    return f"{fields} must be new: a job has it already, got {quoted(found[2])}"
+
+
+def _broken(violation: psycopg.Error, t: JobTable) -> str:
+    """Say which rule of the table the row breaks, by the rule's name: ``ck_<table>_<rule>``, or a type's own."""
+    rule = violation.diag.constraint_name
+    if rule is None:  # of a trigger of ours, which says it in words
+        return str(violation.diag.message_primary)
+    field = rule.removeprefix(f"ck_{t.label.partition('.')[2]}_")
+    return f"{field if field in t.attribute.values() else 'payload'} breaks the rule {rule}"
 
 
 NUL = "no text may contain a NUL character, which Postgres cannot store"

@@ -14,7 +14,7 @@ import structlog
 from celery import Celery, platforms
 from celery.apps.beat import Beat
 from celery.beat import Scheduler
-from sqlalchemy import Engine, create_engine, func, make_url, select, text, update
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
@@ -22,7 +22,8 @@ from sqlalchemy.orm import Session
 from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
 from models.runtime import Schedule, Tick
-from workers.runtime.database import KEEPALIVE, SERVER_KEEPALIVE, is_database_away, is_locked
+from workers.runtime.connections import named
+from workers.runtime.database import SERVER_KEEPALIVE, is_database_away, is_locked, pinned_engine
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -210,14 +211,9 @@ def run_beat(
     """Run one beat until SIGTERM; return its exit code. Waits for Postgres at its start."""
     app: Celery = create_app(redis_url, registry)
     name = process_name("beat")
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
-    options = f"-c gristmill.changed_by=beat:{name} {WAITS} {SERVER_KEEPALIVE}"
-    engine = create_engine(
-        url,
-        pool_pre_ping=True,
-        pool_size=1,
-        hide_parameters=True,
-        connect_args={"options": options, "application_name": f"beat:{name}"[:63], **KEEPALIVE},
+    settings = f"{named(f'beat:{name}')} {WAITS} {SERVER_KEEPALIVE}"
+    engine = pinned_engine(
+        database_url, settings=settings, application_name=f"beat:{name}"[:63], pool_pre_ping=True, pool_size=1
     )
     line = Line(engine)  # before the first connection
     _write_defaults(engine, line, defaults)

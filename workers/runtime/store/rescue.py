@@ -11,6 +11,12 @@ from workers.runtime.store.tables import JobTable, job_table
 
 # A live worker enforces its jobs' deadlines itself; the rescue of a passed deadline is for one that cannot.
 DEADLINE_MARGIN = timedelta(seconds=10)
+# No worker says more of itself; a number that is none counts as this, and stops the rescue of nobody else's jobs.
+LONGEST_LEASE = 86_400
+
+
+# In seconds; without the inner bound 1,024 rescues are more than a float holds.
+_BACKOFF = "least(300, 2 ^ least(j.{}, 9))"
 
 
 @cache
@@ -24,7 +30,8 @@ def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
           SELECT j.{c["id"]} AS id, w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL AS orphaned
             FROM {t.name} AS j
             LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
-                  AND greatest(w.heartbeat_at, now() - %(led_for)s) > now() - make_interval(secs => w.lease_seconds)
+                  AND greatest(w.heartbeat_at, now() - %(led_for)s)
+                      > now() - make_interval(secs => least(w.lease_seconds, {LONGEST_LEASE}))
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
              AND j.{c["completed_at"]} IS NULL
              AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL)
@@ -34,12 +41,12 @@ def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
            SET {c["status"]} =
                  (CASE WHEN spent THEN '{t.lifecycle.failed}' ELSE '{stage.step.ready}' END)::{t.status_type},
                {c["version"]} = j.{c["version"]} + 1,
-               {c["retry_count"]} = least(j.{c["retry_count"]} + 1, j.{c["max_retries"]}),
+               {c["retry_count"]} = least(j.{c["retry_count"]}::bigint + 1, j.{c["max_retries"]})::int,
                {c["completed_at"]} = CASE WHEN spent THEN now() END,
                {c["started_at"]} = CASE WHEN spent THEN j.{c["started_at"]} END,
                {c["lease_owner"]} = CASE WHEN spent THEN j.{c["lease_owner"]} END,
                {c["due_at"]} = CASE WHEN NOT spent AND j.{c["retry_count"]} > 0
-                                    THEN now() + make_interval(secs => least(300, 2 ^ j.{c["retry_count"]})) END,
+                                    THEN now() + make_interval(secs => {_BACKOFF.format(c["retry_count"])}) END,
                {c["progress"]} = CASE WHEN spent THEN {t.progress_at_end} ELSE 0 END,
                {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["updated_at"]} = now(),
                {c["error_message"]} = reason, {c["change_action"]} = 'rescue', {c["change_reason"]} = reason
