@@ -70,6 +70,7 @@ lock: ## solve the dependencies anew (needs uv)
 secrets: ## make the passwords that docker-compose.yml reads, once
 	@set -eu; umask 077; mkdir -p secrets; \
 	uid=$$(id -u) gid=$$(id -g); [ "$$uid" != 0 ] || { uid=10001; gid=10001; }; \
+	[ -z "$$(tail -c1 .env 2>/dev/null)" ] || echo >> .env; \
 	told() { grep -q "^$$1=" .env 2>/dev/null || { echo "$$1=$$2" >> .env; echo ".env: $$1=$$2"; }; }; \
 	told SECRETS_UID "$$uid"; told SECRETS_GID "$$gid"; \
 	cd secrets; \

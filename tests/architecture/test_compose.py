@@ -153,6 +153,16 @@ def test_containers_run_as_the_owner_of_the_secrets(tmp_path):
         assert re.findall(r"\$\{(\w+):\?", service["user"]) == ["SECRETS_UID", "SECRETS_GID"]
 
 
+def test_settings_that_stand_in_env_are_kept(tmp_path):
+    """The file is the person's: lines are added behind the last one, whether it ended or not."""
+    (tmp_path / ".env").write_text("GRISTMILL_LOG_LEVEL=DEBUG")
+
+    make_secrets(tmp_path)
+
+    lines = (tmp_path / ".env").read_text().splitlines()
+    assert [line.partition("=")[0] for line in lines] == ["GRISTMILL_LOG_LEVEL", "SECRETS_UID", "SECRETS_GID"]
+
+
 def test_secrets_are_made_once(tmp_path):
     """A second run keeps every password and says nothing twice."""
     make_secrets(tmp_path)
