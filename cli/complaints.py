@@ -53,6 +53,8 @@ _OURS = {
     "UnknownRecord": 1,
     "UnknownWindow": 1,
     "ScheduleError": _ARGUMENT,
+    "UnknownSchedule": 1,
+    "ScheduleExists": 1,
     "EmbeddedError": 1,
     "SupervisionError": 1,
     "FlowerError": 1,
