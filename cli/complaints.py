@@ -55,6 +55,7 @@ _OURS = {
     "ScheduleError": _ARGUMENT,
     "UnknownSchedule": 1,
     "ScheduleExists": 1,
+    "UnknownDeadMessage": 1,
     "EmbeddedError": 1,
     "SupervisionError": 1,
     "FlowerError": 1,

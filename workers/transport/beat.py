@@ -32,7 +32,7 @@ from workers.runtime.scheduling import read_payload
 from workers.runtime.store import schedules as store
 from workers.runtime.store.schedules import ScheduleRow
 from workers.runtime.wording import without_value
-from workers.transport.app import create_app
+from workers.transport.app import MAINTAIN, create_app
 from workers.transport.line import Line
 from workers.transport.names import process_name
 
@@ -161,7 +161,7 @@ class RowScheduler(Scheduler):
             failpoint("tick.after")
             for action in published:
                 # Lost on the road, it is done at its next time: every action repeats its condition.
-                self.app.send_task("gristmill.maintain", args=[action], queue=SYSTEM_QUEUE, retry=False)
+                self.app.send_task(MAINTAIN, args=[action], queue=SYSTEM_QUEUE, retry=False)
         except Exception as error:  # noqa: BLE001 - beat goes on whatever is away
             log.warning("beat_tick_failed", error=describe(error))
             time.sleep(random.random())  # noqa: S311 - jitter
