@@ -21,6 +21,8 @@ _SECRET_KEY = re.compile(
 )
 
 _KEY_ENDS = " (?:already exists|is not present in table|is still referenced from table|is duplicated|conflicts with)"
+# What comes behind a message in a traceback, each on a line of its own.
+_NEXT_PART = r"\n(?:\[SQL: |CONTEXT: |\(Background|The above exception|During handling|Traceback )"
 _KEY_NAMES = r"\((?:(?!\)=\()[^\n])*\)"
 _Replacement = str | Callable[[re.Match[str]], str]
 _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
@@ -31,10 +33,10 @@ _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"\bsk-[\w*-]{6,}"), f"sk-{MASK}"),
     # what libraries quote of the data: SQLAlchemy's parameters, Postgres' rows, pydantic's input
     (re.compile(r"\[parameters: .*?\](?=\n|$)", re.DOTALL), f"[parameters: {MASK}]"),
-    (re.compile(r"(Failing row contains )\(.*", re.DOTALL), rf"\1({MASK})"),
+    (re.compile(rf"(Failing row contains )\((?:(?!{_NEXT_PART}).)*", re.DOTALL), rf"\1({MASK})"),
     # Of a key its names and what is wrong with it are the reason; its values are data, with brackets and lines of any
     # kind in them. Where the end is not one of Postgres' (another language), all that follows may be a value.
-    (re.compile(rf"(Key {_KEY_NAMES}=)\(.*\)(?={_KEY_ENDS})", re.DOTALL), rf"\1({MASK})"),
+    (re.compile(rf"(Key {_KEY_NAMES}=)\((?:(?!Key \().)*\)(?={_KEY_ENDS})", re.DOTALL), rf"\1({MASK})"),
     (re.compile(r"( existing key \([^\n]*?\)=)\(.*\)", re.DOTALL), rf"\1({MASK})"),
     (re.compile(rf"(Key {_KEY_NAMES}=)\((?!{re.escape(MASK)}\)(?:{_KEY_ENDS})).*", re.DOTALL), rf"\1({MASK})"),
     (re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), f"input_value={MASK}"),

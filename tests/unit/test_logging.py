@@ -307,6 +307,14 @@ def test_remembered_warnings_are_bounded():
         ),
         ("Schlüssel: Key (name)=(hunter2) existiert bereits", "Schlüssel: Key (name)=(***)"),
         ("DETAIL:  Failing row contains (1, hun\nter2).", "DETAIL:  Failing row contains (***)"),
+        (
+            "Failing row contains (1, hun\nter2).\n[SQL: I]\nThe above exception: Key (a)=(hunter2) already exists.",
+            "Failing row contains (***)\n[SQL: I]\nThe above exception: Key (a)=(***) already exists.",
+        ),
+        (
+            "Key (a)=(hunter2) already exists.\nThe above exception\nKey (a)=(hunter2) already exists.",
+            "Key (a)=(***) already exists.\nThe above exception\nKey (a)=(***) already exists.",
+        ),
         ("[type=int, input_value='hunter2', input_type=str]", "[type=int, input_value=***, input_type=str]"),
     ],
 )

@@ -25,10 +25,10 @@ AWAY_SECONDS = 5.0
 
 
 class _Look(NamedTuple):
-    """When a look was made, and the first transaction that had not begun by then."""
+    """When a look was made, and its own transaction: those with smaller numbers had begun by then."""
 
     at: datetime
-    next_transaction: int
+    transaction: int
 
 
 class Follower:
@@ -61,7 +61,7 @@ class Follower:
             if (row.job_id, row.version_to) not in self._told:
                 self._told[row.job_id, row.version_to] = row.created_at
                 self._tell(row)
-        self._move_on(_Look(seen.at, seen.next_transaction), seen.oldest_transaction)
+        self._move_on(_Look(seen.at, seen.own_transaction), seen.oldest_transaction)
 
     def _tell(self, row: MovedByOthers) -> None:
         lifecycle = self._lifecycles.get(row.stage)
@@ -80,7 +80,7 @@ class Follower:
         transaction made that began after a look is younger than that look.
         """
         self._looks.append(look)
-        while self._looks and self._looks[0].next_transaction <= oldest_transaction:
+        while self._looks and self._looks[0].transaction <= oldest_transaction:
             self._since = self._looks.popleft().at
         since = self._since
         if since is not None:

@@ -30,24 +30,25 @@ class MovedByOthers:
 
 
 class Seen(NamedTuple):
-    """The transitions, and where the look stood: its time, the oldest transaction that ran, the next that had not."""
+    """The transitions, and where the look stood: its time, the oldest transaction that ran, and its own."""
 
     rows: list[MovedByOthers]
     at: datetime
     oldest_transaction: int
-    next_transaction: int
+    own_transaction: int
 
 
 async def moved_by_others(conn: Raw, *, since: datetime | None) -> Seen:
     """Return what others than workers did to jobs since then, in order; at most 10,000, the newest."""
     async with conn.transaction():
-        # One snapshot for both questions, taken after the time that is told.
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # One snapshot for both questions, taken after the time that is told. A number of its own, for a snapshot does
+        # not tell which transactions have begun: only which have ended.
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         stood = await conn.execute(
             "SELECT statement_timestamp(), pg_snapshot_xmin(pg_current_snapshot())::text::bigint, "
-            "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+            "pg_current_xact_id()::text::bigint"
         )
-        at, oldest, following = (await stood.fetchall())[0]
+        at, oldest, own = (await stood.fetchall())[0]
         cursor = conn.cursor(row_factory=class_row(MovedByOthers))
         await cursor.execute(
             """SELECT * FROM (
@@ -64,4 +65,4 @@ async def moved_by_others(conn: Raw, *, since: datetime | None) -> Seen:
                 ORDER BY created_at, version_to""",
             {"since": since, "first": FIRST_LOOK, "most": MOST_AT_ONCE},
         )
-        return Seen(await cursor.fetchall(), at, oldest, following)
+        return Seen(await cursor.fetchall(), at, oldest, own)
