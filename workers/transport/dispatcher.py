@@ -33,7 +33,7 @@ def run_dispatcher(
 
     async def main() -> None:
         database = Database(database_url, changed_by=f"dispatcher:{name}", pool_size=1)
-        road = CeleryRoad(app, redis_url, events)
+        road = CeleryRoad(app, redis_url)
         dispatcher = Dispatcher(
             database,
             registry,

@@ -3,6 +3,9 @@
 What Flower shows follows the job's whole lifecycle by Celery's own precedence of states: SUCCESS comes with the end of
 the last step only, for nothing but a retry could follow it.
 
+A job is shown from its first run on. The dispatcher tells nothing: what it told would be heard after the worker's word
+of a quick retry at times, and hide it.
+
 Events are gathered and published as one list every 100 ms from a thread of their own, the first of them ahead: where
 nobody hears it, nobody would hear the others, and Redis keeps none. Above a rate that Flower could not follow anyway
 only a sample of the jobs is shown, each with its whole life, and the others are counted; nothing is queued without
@@ -25,19 +28,18 @@ from workers.runtime.context import Run
 from workers.runtime.dead_letters import DeadLetter
 from workers.runtime.decisions import Settled
 from workers.runtime.registry import Stage, registry
-from workers.runtime.store.dispatch import Picked
 from workers.runtime.wording import cut, without_value
 
 log = structlog.get_logger(__name__)
 
 FLUSH_SECONDS = 0.1
 # A job that goes back is told at once, before another process tells that it has started again.
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.02
 # Flower follows about 2,000 jobs a second, of all processes together.
 JOBS_PER_FLUSH = 100
 EVENTS_PER_FLUSH = 800
-# A job is shown if the last bits of its id, which are random, are below a bound: dispatcher and workers, who see
-# different rates, so choose among the same jobs.
+# A job is shown if the last bits of its id, which are random, are below a bound: workers, who see different rates, so
+# choose among the same jobs.
 ALL = 1 << 10
 SAMPLE_LOG_SECONDS = 60.0
 REDACTED = "(in Postgres)"
@@ -115,13 +117,6 @@ class EventStream:
         self._stopped.set()
         self._wake.set()
         self._thread.join(timeout=2)
-
-    def sent(self, stage: Stage, batch: Sequence[Picked]) -> None:
-        """Show that jobs were handed to the road."""
-        self._seen += len(batch)
-        for job in batch:
-            if job.id.int % ALL < self._below:
-                self._add("task-sent", job.id, name=stage.name, queue=stage.queue, **_redacted({}))
 
     def started(self, run: Run) -> None:
         self._seen += 1
