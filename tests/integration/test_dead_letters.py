@@ -87,6 +87,28 @@ async def test_two_processes_count_the_same_content_together(database, psql):
     assert [row["count"] for row in kept(psql)] == [10]
 
 
+async def test_messages_that_come_in_the_same_moment_are_all_counted(letters, psql):
+    """While the first is being written, others of its content come, and more right after."""
+    for _ in range(3):
+        await asyncio.gather(*(letters.keep(letter("x", {})) for _ in range(20)))
+    await letters.flush()
+
+    assert [row["count"] for row in kept(psql)] == [60]
+
+
+async def test_a_process_remembers_so_many_contents_and_loses_no_count(letters, psql, monkeypatch):
+    """What it has forgotten is found in the table again."""
+    monkeypatch.setattr(dead_letters, "MOST_REMEMBERED", 3)
+
+    for _ in range(4):
+        for number in range(6):
+            await letters.keep(letter("x", {"n": number}))
+    await letters.flush()
+
+    assert [row["count"] for row in kept(psql)] == [4] * 6
+    assert len(letters._known) <= 4
+
+
 async def test_a_flood_of_different_contents_keeps_its_reasons_and_their_number(letters, psql, monkeypatch):
     """Where so many are kept that no more may be, what comes is counted by its reason, without its body."""
     psql.execute(

@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,7 +183,7 @@ class DeadLetters:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: OrderedDict[bytes, _Repeats] = OrderedDict()
+        self._known: dict[bytes, _Repeats] = {}
         self._waiting = 0
         self._is_full = False
         self._looked_at = 0.0
@@ -226,9 +225,17 @@ class DeadLetters:
                 await asyncio.sleep(1.0)
             else:
                 break
-        self._known[letter.fingerprint] = _Repeats()
-        while len(self._known) > MOST_REMEMBERED:
-            self._known.popitem(last=False)
+        # Another of this content may have been written meanwhile, and counted since.
+        self._known.setdefault(letter.fingerprint, _Repeats())
+        if len(self._known) > MOST_REMEMBERED:
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        """Forget the oldest of which nothing is to be counted: it is looked up when it comes again."""
+        for fingerprint, repeats in self._known.items():
+            if not repeats.count:
+                del self._known[fingerprint]
+                return
 
     async def _full(self) -> bool:
         now = time.monotonic()

@@ -134,9 +134,9 @@ class WorkerRuntime:
         failpoint("carrier.before")
         try:
             tickets = _tickets(*delivery.arguments, **delivery.keywords)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            rule = f"a batch of {delivery.task} must be [[id, version], …]; services send {DOOR} instead"
-            self._refuse_delivery(delivery, f"{rule}: {describe(error)}")
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            rule = f"a batch of {delivery.task} must be [[id, version], …], and services send {DOOR} instead"
+            self._refuse_delivery(delivery, f"{rule}, got {_shown(delivery)}")
             return
         self._loop.submit(self._runner.accept(delivery.task, tickets)).result()
         failpoint("carrier.after")
@@ -228,6 +228,13 @@ class WorkerRuntime:
                 self._loop.submit(closing).result(timeout=2)
         self._loop.stop()
         log.info("worker_stopped", name=self.name)
+
+
+def _shown(delivery: Delivery) -> str:
+    try:
+        return quoted([*delivery.arguments, *delivery.keywords])
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested without end
+        return "what cannot be shown"
 
 
 def _json(content: object) -> bytes:
