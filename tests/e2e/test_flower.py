@@ -124,9 +124,11 @@ def test_success_is_shown_at_the_end_of_the_last_step_and_never_before(
 ) -> None:
     """Between its steps a job is started, under the name of the next; then it fails, is cancelled, or succeeds."""
     good, bad, unwanted = between_steps
-    for job in between_steps:
-        system.wait(lambda job=job: flower.task(job).get("name") == "proving.second", "the next step is shown")
-    assert {flower.task(job)["state"] for job in between_steps} == {"STARTED"}
+
+    def shown() -> set[tuple[str, str]]:
+        return {(task.get("name", ""), task.get("state", "")) for task in map(flower.task, between_steps)}
+
+    system.wait(lambda: shown() == {("proving.second", "STARTED")}, "the next step is shown")
 
     system.run(CANCEL.format("proving.two_step_jobs"), unwanted)
     system.run("UPDATE proving.two_step_jobs SET act = 'permanent' WHERE id = %s", bad)

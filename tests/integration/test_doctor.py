@@ -194,3 +194,19 @@ def test_a_choice_that_cannot_be_read_fails_its_check_alone(doctor, monkeypatch,
     assert checks["provider"]["state"] == "failed"
     assert checks["provider"]["found"].startswith("what operators chose cannot be read: ")
     assert checks["Redis"]["state"] == "ok"
+
+
+def test_a_schedule_that_cannot_do_what_it_asks_for_is_named_with_its_reason(gristmill, doctor, psql):
+    """It looks enabled in its table; a paused one is nobody's concern."""
+    assert (doctor()["schedules"]["state"], doctor()["schedules"]["found"]) == ("ok", "none is refused")
+    for name, enabled in (("bad", True), ("paused", False)):
+        psql.execute(
+            "INSERT INTO runtime.schedules (name, cron, stage, enabled) VALUES (%s, '99 * * * *', 'proving.plain', %s)",
+            [name, enabled],
+        )
+
+    check = doctor()["schedules"]
+
+    assert check["state"] == "failed"
+    assert check["found"].startswith("bad: cron must have five fields")
+    assert "paused" not in check["found"]

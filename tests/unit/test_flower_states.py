@@ -38,7 +38,7 @@ class Flower:
 
     def __init__(self, stages: Any = STAGES) -> None:
         self.stream = EventStream(Celery(set_as_current=False), "worker@here", stages)
-        self._state = State()
+        self._state: Any = State()
 
     def task(self, job: UUID | str) -> Any:
         """Return what Flower shows of a job once it has heard all that waits."""
@@ -178,7 +178,7 @@ def test_every_pair_of_states_that_celery_would_hide_is_known() -> None:
         "RETRY": "task-retried",
     }
     for before, state in product(events, repeat=2):
-        memory = State()
+        memory: Any = State()
         for type_ in (events[before], events[state]):
             memory.event({"type": type_, "uuid": "j", "hostname": "w", "pid": 1, "clock": 1, "timestamp": 1.0,
                           "local_received": 1.0, "utcoffset": 0})  # fmt: skip
