@@ -39,6 +39,8 @@ def plain(value: Any, *, depth: int = 0) -> Any:
     """Return ``value`` as JSON can have it, whatever a table held: what is too deep or no number is told as text."""
     if depth > _DEEPEST:
         return str(Undecodable("its JSON is nested too deeply to be shown"))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, dict):

@@ -7,9 +7,10 @@ standard output belongs to a command's result.
 
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TextIO
 
 import structlog
@@ -21,6 +22,11 @@ Style = Literal["auto", "json", "console"]
 
 REPEAT_SECONDS = 30.0
 _REMEMBERED_EVENTS = 1_000
+# Of one event in that time. Who sends a thousand different messages that are all refused finds them in Postgres.
+MOST_CONTENTS = 100
+_NO_CONTENT = frozenset({"timestamp", "level", "logger", "event"})
+_ID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|0x[0-9a-f]+", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
 
 # Below these levels the libraries log bodies (SQL parameters, prompts) or one line per carried message.
 _QUIET = {
@@ -39,34 +45,81 @@ _QUIET = {
 
 
 class RepeatFilter(logging.Filter):
-    """Let one identical warning per ``seconds`` through; the next one says how many were suppressed.
+    """Let one warning of the same content per ``seconds`` through; the next one says how many were suppressed.
 
-    Keeps a lost Postgres or Redis from flooding the log. Identical means: the same logger, level and event, whatever
-    the values beside it. Events of one job (with a ``job_id``) and anything below a warning always pass.
+    Keeps a lost Postgres or Redis from flooding the log. The same content means: the same logger, level and event, and
+    the same texts beside it, whatever its numbers, times and ids. Events of one job (with a ``job_id``) and anything
+    below a warning always pass. Of one event no more than :data:`MOST_CONTENTS` contents pass in that time.
     """
 
     def __init__(self, seconds: float = REPEAT_SECONDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._seconds = seconds
         self._monotonic = monotonic
-        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}  # key: (passed at, suppressed since)
+        self._kinds: dict[tuple[str, int, str], _Kind] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         ours = record.msg if isinstance(record.msg, dict) else None
         if record.levelno < logging.WARNING or (ours and "job_id" in ours):
             return True
         key = (record.name, record.levelno, str(ours["event"] if ours else record.msg))
-        now = self._monotonic()
-        passed_at, suppressed = self._seen.get(key, (now - self._seconds, 0))
-        if now - passed_at < self._seconds:
-            self._seen[key] = (passed_at, suppressed + 1)
-            return False
-        if len(self._seen) >= _REMEMBERED_EVENTS:
-            self._seen.clear()  # events are meant to be few and fixed; a stray one must not cost memory for ever
-        self._seen[key] = (now, 0)
+        if key not in self._kinds and len(self._kinds) >= _REMEMBERED_EVENTS:
+            self._kinds.clear()  # events are meant to be few and fixed; a stray one must not cost memory for ever
+        kind = self._kinds.setdefault(key, _Kind())
+        passes, suppressed = kind.count(_content(record, ours), self._monotonic(), self._seconds)
         if suppressed:
             record.__dict__["suppressed"] = suppressed
-        return True
+        return passes
+
+
+class _Kind:
+    """What was said lately in one event."""
+
+    __slots__ = ("_contents", "_others")
+
+    def __init__(self) -> None:
+        self._contents: dict[str, tuple[float, int]] = {}  # passed at, suppressed since
+        self._others = 0
+
+    def count(self, content: str, now: float, seconds: float) -> tuple[bool, int]:
+        """Tell whether what is said now passes, and how many were suppressed before it."""
+        if content in self._contents:
+            passed_at, suppressed = self._contents[content]
+            if now - passed_at < seconds:
+                self._contents[content] = (passed_at, suppressed + 1)
+                return False, 0
+            self._contents[content] = (now, 0)
+            return True, suppressed
+        if len(self._contents) >= MOST_CONTENTS:
+            self._forget(now, seconds)
+        if len(self._contents) >= MOST_CONTENTS:
+            self._others += 1
+            return False, 0
+        suppressed, self._others = self._others, 0
+        self._contents[content] = (now, 0)
+        return True, suppressed
+
+    def _forget(self, now: float, seconds: float) -> None:
+        """Forget what is long ago; what was suppressed of it is told with the next."""
+        for content, (passed_at, suppressed) in list(self._contents.items()):
+            if now - passed_at >= seconds:
+                del self._contents[content]
+                self._others += suppressed
+
+
+def _content(record: logging.LogRecord, ours: Mapping[str, object] | None) -> str:
+    """Return the texts of a record: what makes it another than the one before. Bounded, and without its numbers."""
+    if ours is not None:
+        values = [f"{key}={_said(value)}" for key, value in ours.items() if key not in _NO_CONTENT]
+    else:
+        arguments = record.args.values() if isinstance(record.args, Mapping) else record.args or ()
+        # A library may write its numbers into its texts: the seconds to its next try, a port, an address.
+        values = [_NUMBER.sub("#", _said(value)) for value in arguments]
+    return " ".join(values)[:1_000]
+
+
+def _said(value: object) -> str:
+    return _ID.sub("#", str(value)) if isinstance(value, (str, BaseException)) else ""
 
 
 def redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -20,6 +20,10 @@ _SECRET_KEY = re.compile(
     r"(^|_)(password|passwd|secret|token|credentials?|authorization|cookie|api_?key|basic_auth)$", re.IGNORECASE
 )
 
+_KEY_ENDS = " (?:already exists|is not present in table|is still referenced from table|is duplicated|conflicts with)"
+# What comes behind a message in a traceback, each on a line of its own.
+_NEXT_PART = r"\n(?:\[SQL: |CONTEXT: |\(Background|The above exception|During handling|Traceback )"
+_KEY_NAMES = r"\((?:(?!\)=\()[^\n])*\)"
 _Replacement = str | Callable[[re.Match[str]], str]
 _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     # scheme://user:password@host, also where the password holds a raw "/" or "@"
@@ -29,7 +33,12 @@ _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"\bsk-[\w*-]{6,}"), f"sk-{MASK}"),
     # what libraries quote of the data: SQLAlchemy's parameters, Postgres' rows, pydantic's input
     (re.compile(r"\[parameters: .*?\](?=\n|$)", re.DOTALL), f"[parameters: {MASK}]"),
-    (re.compile(r"(Failing row contains |Key \([^)]*\)=)\(.*"), rf"\1({MASK})"),
+    (re.compile(rf"(Failing row contains )\((?:(?!{_NEXT_PART}).)*", re.DOTALL), rf"\1({MASK})"),
+    # Of a key its names and what is wrong with it are the reason; its values are data, with brackets and lines of any
+    # kind in them. Where the end is not one of Postgres' (another language), all that follows may be a value.
+    (re.compile(rf"(Key {_KEY_NAMES}=)\((?:(?!Key \().)*\)(?={_KEY_ENDS})", re.DOTALL), rf"\1({MASK})"),
+    (re.compile(r"( existing key \([^\n]*?\)=)\(.*\)", re.DOTALL), rf"\1({MASK})"),
+    (re.compile(rf"(Key {_KEY_NAMES}=)\((?!{re.escape(MASK)}\)(?:{_KEY_ENDS})).*", re.DOTALL), rf"\1({MASK})"),
     (re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), f"input_value={MASK}"),
 )
 
@@ -82,4 +91,9 @@ def _scalar(value: object) -> object:
 
 def redact_mapping(values: Mapping[str, object], *, depth: int = _DEPTH) -> dict[str, object]:
     """Return ``values`` without payloads and with every value redacted."""
-    return {key: redact(key, value, depth=depth) for key, value in values.items() if key.lower() not in _PAYLOAD_KEYS}
+    return {key: redact(key, value, depth=depth) for key, value in values.items() if not _is_payload(key, value)}
+
+
+def _is_payload(key: str, value: object) -> bool:
+    """Tell whether a value is a payload by its name; a count of that name is none."""
+    return key.lower() in _PAYLOAD_KEYS and not isinstance(value, (int, float))

@@ -4,7 +4,19 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, INET
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -22,6 +34,12 @@ class Transition(Base):
         Index("ix_transitions_created_at", "created_at", postgresql_using="brin"),
         # Of attempts that failed and steps that ended before the last alone: migrations/versions/0012_truth.py.
         Index("ix_transitions_attempts", "stage", "created_at"),
+        # Few rows: what people, services and the dispatcher did to jobs that existed.
+        Index(
+            "ix_transitions_moved_by_others",
+            "created_at",
+            postgresql_where=text("old_state IS NOT NULL AND coalesce(changed_by, '') NOT LIKE 'worker:%'"),
+        ),
         {"schema": "runtime", "postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -120,6 +138,10 @@ class Schedule(Base):
     """A cron row: at each time of ``cron`` in ``timezone``, beat enqueues ``payload`` for ``stage`` or runs ``action``.
 
     ``catch_up`` says what happens to times that passed while no beat ran: ``skip`` them, fire ``one``, or fire ``all``.
+    ``changed_at`` is set by a trigger when cron, time zone or policy change or the schedule is resumed: what lies
+    before it does not fire. ``refusal`` is why beat could not do what the row asks for, until the row changes or fires
+    again. CHECKs of the migration say more: the name's rule, five fields of an enabled cron, an object as payload,
+    finite times.
     """
 
     __tablename__ = "schedules"
@@ -138,12 +160,18 @@ class Schedule(Base):
     catch_up: Mapped[str] = mapped_column(String(10), server_default=text("'one'"))
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
     last_scheduled_for: Mapped[datetime | None]
+    changed_at: Mapped[datetime | None]
+    refusal: Mapped[str | None] = mapped_column(Text)
+    refused_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Tick(Base):
-    """One firing of one schedule; its key is what makes any number of beats fire it once."""
+    """One firing of one schedule; its key is what makes any number of beats fire it once.
+
+    It has the job that it enqueued, or the ``refusal`` that kept it from that.
+    """
 
     __tablename__ = "ticks"
     __table_args__ = {"schema": "runtime"}
@@ -195,3 +223,42 @@ class RoleActor(Base):
     role_name: Mapped[str] = mapped_column(String(63), primary_key=True)
     user_id: Mapped[UUID]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    refusal: Mapped[str | None] = mapped_column(Text)
+
+
+class DeadMessage(Base):
+    """A message that the Celery door refused, with the reason. The same content again only counts.
+
+    ``body`` is what came, up to 64 KiB, and ``size`` its whole length; ``arguments`` and ``keywords`` are its JSON as
+    far as it could be read. ``job_id`` is what a replay made of it. Services have no rights here.
+    """
+
+    __tablename__ = "dead_messages"
+    __table_args__ = (
+        UniqueConstraint("fingerprint", name="uq_dead_messages_fingerprint"),
+        CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
+        CheckConstraint("length(reason) BETWEEN 1 AND 2000", name="reason"),
+        CheckConstraint("length(arguments) <= 8192 AND length(keywords) <= 8192", name="shown"),
+        CheckConstraint("octet_length(body) <= 65536 AND octet_length(body) <= size", name="body"),
+        CheckConstraint("count >= 1", name="count"),
+        {"schema": "runtime"},
+    )
+    __expiry__ = Expiry(column="last_received_at", after=timedelta(days=30))
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    reason: Mapped[str] = mapped_column(Text)
+    task: Mapped[str | None] = mapped_column(String(255))
+    message_id: Mapped[str | None] = mapped_column(String(255))
+    queue: Mapped[str | None] = mapped_column(String(255))
+    content_type: Mapped[str | None] = mapped_column(String(100))
+    content_encoding: Mapped[str | None] = mapped_column(String(50))
+    arguments: Mapped[str | None] = mapped_column(Text)
+    keywords: Mapped[str | None] = mapped_column(Text)
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    size: Mapped[int] = mapped_column(BigInteger)
+    count: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    replayed_at: Mapped[datetime | None]
+    job_id: Mapped[UUID | None]

@@ -1,26 +1,53 @@
 """``gristmill schedules``: the cron rows that beat fires."""
 
-import asyncio
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from cli.errors import WrongUsageError
-from cli.output import Json, print_json, print_table, remark
+from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import moment, parse_payload
 
-app = typer.Typer(help="List, add, pause, resume, run and remove schedules.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
+    from sqlalchemy.orm import Session
+
+    from workers.runtime.registry import Registry
+    from workers.runtime.scheduling import ScheduleView
+
+app = typer.Typer(help="List, show, add, edit, pause, resume, run and remove schedules.", no_args_is_help=True)
+
+T = TypeVar("T")
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-CATCH_UP = ("skip", "one", "all")
+Cron = Annotated[
+    str | None, typer.Option(metavar='"M H D MON DOW"', help="When: five fields, minute hour day month weekday.")
+]
+Stage = Annotated[str | None, typer.Option(help="Stage whose job it enqueues.")]
+Payload = Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="The job's payload.")]
+Action = Annotated[str | None, typer.Option(help="Maintenance action instead of a stage.")]
+Timezone = Annotated[str | None, typer.Option(help="IANA time zone that CRON is meant in. New ones: UTC.")]
+CatchUp = Annotated[
+    str | None, typer.Option(help="Times missed while no beat ran: skip them, fire one, or all. New ones: one.")
+]
+
+
+def _use(case: "Callable[[Session, Registry], T]") -> T:
+    """Return what a use-case of schedules returns, in one transaction."""
+    from cli.session import in_session
+    from workers.runtime.registry import discover
+
+    registry = discover()
+    return in_session(lambda session: session.run_sync(lambda sync: case(sync, registry)))
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List every schedule with its last and next time."""
-    from cli.schedule_rows import listed
+    """List every schedule with its last and next time; below, why one is refused and what clock changes do."""
+    from workers.runtime.scheduling import list_schedules
 
-    rows = asyncio.run(listed())
+    rows = _use(list_schedules)
     if as_json:
         print_json(rows)
         return
@@ -32,78 +59,170 @@ def list_(as_json: Json = False) -> None:
                 row.stage or f"action {row.action}",
                 row.cron,
                 row.timezone,
-                "enabled" if row.enabled else "paused",
+                row.state,
                 moment(row.last_scheduled_for) or "–",
-                moment(row.next_time) or "–",
+                moment(row.next_time) or ("refused" if row.refusal else "–"),
             )
             for row in rows
         ),
-        keep={"NAME", "LAST", "NEXT"},
+        keep={"NAME", "STATE", "LAST", "NEXT"},
     )
+    for row in rows:
+        for line in _remarks(row):
+            print(printable(f"{row.name}: {line}"))
+
+
+@app.command()
+def show(name: Name, as_json: Json = False) -> None:
+    """Show NAME with its payload, its newest firings, why it is refused and what clock changes do to it."""
+    from workers.runtime.scheduling import show_schedule
+
+    row, ticks = _use(lambda session, registry: show_schedule(session, registry, name))
+    if as_json:
+        print_json({"schedule": row, "ticks": ticks})
+        return
+    facts = {
+        "name": row.name,
+        "state": row.state,
+        "runs": row.stage or f"action {row.action}",
+        "payload": row.payload if row.stage else None,
+        "cron": row.cron,
+        "time zone": row.timezone,
+        "catch-up": row.catch_up,
+        "last": moment(row.last_scheduled_for),
+        "next": moment(row.next_time),
+        "changed": moment(row.changed_at),
+    }
+    print_table(("FACT", "VALUE"), ((fact, value) for fact, value in facts.items() if value), keep={"FACT"})
+    for line in _remarks(row):
+        print(printable(line))
+    if ticks:
+        print()
+        print_table(
+            ("SCHEDULED FOR", "FIRED AT", "JOB"),
+            ((moment(tick.scheduled_for), moment(tick.fired_at), tick.job_id or tick.refusal or "–") for tick in ticks),
+            keep={"SCHEDULED FOR", "FIRED AT"},
+        )
 
 
 @app.command()
 def add(
     name: Name,
     *,
-    cron: Annotated[str, typer.Option(metavar='"M H D MON DOW"', help="When, in cron's five fields.")],
-    stage: Annotated[str | None, typer.Option(help="Stage whose job it enqueues.")] = None,
-    payload: Annotated[str, typer.Option(metavar="JSON|@FILE", help="The job's payload.")] = "{}",
-    action: Annotated[str | None, typer.Option(help="Maintenance action instead of a stage.")] = None,
-    timezone: Annotated[str, typer.Option(help="IANA time zone that CRON is meant in.")] = "UTC",
-    catch_up: Annotated[str, typer.Option(help="Times missed while no beat ran: skip them, fire one, or all.")] = "one",
+    cron: Cron = None,
+    stage: Stage = None,
+    payload: Payload = None,
+    action: Action = None,
+    timezone: Timezone = None,
+    catch_up: CatchUp = None,
 ) -> None:
     """Add a schedule: a job of --stage, or a maintenance --action, at each time of --cron."""
-    if (stage is None) == (action is None):
-        raise WrongUsageError("name either --stage or --action")
-    if catch_up not in CATCH_UP:
-        raise WrongUsageError(f"catch-up must be one of {', '.join(CATCH_UP)}, got {catch_up!r}")
-    values = parse_payload(payload)
-    from cli.schedule_rows import NewSchedule, added
+    if cron is None:
+        raise WrongUsageError("a schedule needs --cron")
+    given = _given(cron=cron, stage=stage, payload=payload, action=action, timezone=timezone, catch_up=catch_up)
+    from workers.runtime.scheduling import NewSchedule, add_schedule
 
-    new = NewSchedule(
-        name=name, cron=cron, timezone=timezone, stage=stage, payload=values, action=action, catch_up=catch_up
-    )
-    first = asyncio.run(added(new))
-    print(f"{name} is added; it fires next at {moment(first)}")
+    _say(_use(lambda session, registry: add_schedule(session, registry, NewSchedule(name=name, **given))), "is added")
+
+
+@app.command()
+def edit(
+    name: Name,
+    *,
+    cron: Cron = None,
+    stage: Stage = None,
+    payload: Payload = None,
+    action: Action = None,
+    timezone: Timezone = None,
+    catch_up: CatchUp = None,
+) -> None:
+    """Change what is given of NAME. Times that passed before the change do not fire."""
+    given = _given(cron=cron, stage=stage, payload=payload, action=action, timezone=timezone, catch_up=catch_up)
+    if not given:
+        raise WrongUsageError("name at least one thing to change; `gristmill schedules edit -h` lists them")
+    # What it did before gives way to what it shall do.
+    for one, other in (("stage", "action"), ("action", "stage")):
+        if one in given and other not in given:
+            given |= {other: None} | ({"payload": {}} if one == "action" else {})
+    from workers.runtime.scheduling import edit_schedule
+
+    _say(_use(lambda session, registry: edit_schedule(session, registry, name, given)), "is changed")
 
 
 @app.command()
 def pause(name: Name) -> None:
     """Fire NAME no more until it is resumed."""
-    from cli.schedule_rows import switched
+    from workers.runtime.scheduling import switch_schedule
 
-    asyncio.run(switched(name, enabled=False))
-    print(f"{name} is paused")
+    _use(lambda session, registry: switch_schedule(session, registry, name, enabled=False))
+    print(printable(f"{name} is paused"))
 
 
 @app.command()
 def resume(name: Name) -> None:
     """Fire NAME again from now on; times that passed while it was paused are not made up."""
-    from cli.schedule_rows import switched
+    from workers.runtime.scheduling import switch_schedule
 
-    asyncio.run(switched(name, enabled=True))
-    print(f"{name} is enabled")
+    _say(_use(lambda session, registry: switch_schedule(session, registry, name, enabled=True)), "is enabled")
 
 
 @app.command()
 def run(name: Name, as_json: Json = False) -> None:
-    """Run NAME now, whatever its times: enqueue its job and print the id, or do its action."""
-    from cli.schedule_rows import ran
+    """Run NAME now, whatever its times: enqueue its job and print the id, or do its action and tell what it did."""
+    from workers.runtime.scheduling import enqueue_now
 
-    done = asyncio.run(ran(name))
+    done = _use(lambda session, registry: enqueue_now(session, registry, name))
+    changed = _act(done) if isinstance(done, str) else None
     if as_json:
-        print_json({"name": name, "job_id": done.job_id, "action": done.action, "rows": done.rows})
-    elif done.job_id is not None:
-        print(done.job_id)
+        action, job_id = (done, None) if isinstance(done, str) else (None, done)
+        rows = None if changed is None else sum(changed.values())
+        print_json({"name": name, "job_id": job_id, "action": action, "rows": rows, "changed": changed})
+    elif changed is None:
+        print(done)
     else:
-        remark(f"{done.action} done, {done.rows} rows")
+        some = ", ".join(f"{count} {what}" for what, count in changed.items() if count)
+        remark(f"{done} done: {some or f'nothing to do in {len(changed)} tables'}")
 
 
 @app.command()
 def remove(name: Name) -> None:
     """Delete NAME with the record of its times. A default one comes back when a beat starts: pause those."""
-    from cli.schedule_rows import removed
+    from workers.runtime.scheduling import remove_schedule
 
-    asyncio.run(removed(name))
-    print(f"{name} is removed")
+    _use(lambda session, _: remove_schedule(session, name))
+    print(printable(f"{name} is removed"))
+
+
+def _given(**options: str | None) -> dict[str, Any]:
+    """Return the options that the person gave, the payload read."""
+    given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+    if "payload" in given:
+        given["payload"] = parse_payload(given["payload"])
+    return given
+
+
+def _say(row: "ScheduleView", what: str) -> None:
+    fires = f"; it fires next at {moment(row.next_time)}" if row.next_time else ""
+    print(printable(f"{row.name} {what}{fires}"))
+    for line in _remarks(row):
+        print(printable(line))
+
+
+def _remarks(row: "ScheduleView") -> list[str]:
+    since = f" (at its last time, {moment(row.refused_at)})" if row.refused_at else ""
+    return ([f"refused: {row.refusal}{since}"] if row.refusal else []) + row.clock_changes
+
+
+def _act(action: str) -> "Mapping[str, int]":
+    """Do a maintenance action in this process and return what it changed."""
+    from datetime import timedelta
+
+    from cli.session import in_database
+    from config.logging import configure
+    from config.settings import load
+    from workers.runtime.maintenance import actions, run_action
+
+    settings = load()
+    configure(settings.log_format, "WARNING")  # the caller tells what was done
+    known = actions(transitions_retention=timedelta(days=settings.transitions_retention_days))
+    return in_database(lambda database: run_action(database, known[action], action))

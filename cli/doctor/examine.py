@@ -24,4 +24,8 @@ async def examine(settings: Settings, *, quick: bool) -> list[Check]:
 
         readable = not any(check.state == "failed" for check in checks if check.name in {"Postgres", "schema"})
         checks += await provider(settings, where.database_url if readable else None)
+        if readable:
+            from cli.doctor.schedules import schedules
+
+            checks.append(await schedules(where.database_url))
     return checks + [check async for check in valkey(where.redis_url, quick=quick)]

@@ -8,9 +8,8 @@ Each job table gets ``owner_id``, set by the database: whose the profile or proj
 nobody's, who acts (``gristmill.user_id``). Keys are unique per owner. ``ended_in`` of a lifecycle with several steps is
 the state in which a job ended, so that it belongs to the stage in which it failed and goes on there.
 
-Times out of range become the nearest one that Python can read (due times) or now. The checks of this revision read
-each job table once under its lock: plan for that where tables are large. Those of other tables are NOT VALID: they hold
-for what is written from now on.
+Times out of range become the nearest one that Python can read, or now where they are a job's own. The checks of this
+revision read each table once under its lock: plan for that where tables are large.
 
 Revision ID: 0005
 Revises: 0004

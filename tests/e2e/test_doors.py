@@ -76,6 +76,50 @@ def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: 
     assert rescued, "the victim held nothing: nothing was proved"
 
 
+# ── what the door refuses ────────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED: Mapping[str, tuple[list[Any], dict[str, Any]]] = {
+    "payload must be an object, got 'text'": (["scoring.score", "text"], {}),
+    "profile_id is required, got nothing": (["scoring.score", {}], {}),
+    "due_at should be a valid datetime": (["proving.plain", {}], {"due_at": "tomorrow"}),
+    "priority should be a valid integer": (["proving.plain", {}], {"priority": "high"}),
+    "priority should be less than or equal to 10, got 11": (["proving.plain", {}], {"priority": 11}),
+    "keyword must be one of stage, payload, idempotency_key, priority, due_at, got 'model'": (
+        ["proving.plain", {}],
+        {"model": "x"},
+    ),
+    "gristmill.enqueue must have at most 5 arguments": (["proving.plain", {}, None, None, None, 6], {}),
+    "stage is required, got nothing": ([], {}),
+    "stage 'proving.typo' is not registered; known stages: ": (["proving.typo", {}], {}),
+    'Key (profile_id)=(00000000-0000-0000-0000-000000000000) is not present in table "profiles"': (
+        ["scoring.score", {"profile_id": "00000000-0000-0000-0000-000000000000", "prompt": "y"}],
+        {},
+    ),
+}
+
+
+@pytest.mark.faults
+def test_every_refused_message_of_a_service_is_kept_with_its_reason(system: System, crew: list[Role]) -> None:
+    """Each has its line in the log, without the values; the good one behind them is a job, and so is each replay."""
+    with service(system) as app:
+        for _ in range(3):
+            for arguments, options in REFUSED.values():
+                app.send_task("gristmill.enqueue", args=arguments, kwargs=options, queue="gristmill")
+        app.send_task("gristmill.enqueue", args=["proving.plain", {"key": "good"}], queue="gristmill")
+    good = "SELECT id FROM proving.plain_jobs WHERE key = 'good'"
+    system.wait(lambda: system.ask(good), "the good one is a job")
+    kept = "SELECT reason, count FROM runtime.dead_messages WHERE task = 'gristmill.enqueue'"
+    system.wait(lambda: sum(row[1] for row in system.ask(kept)) >= 3 * len(REFUSED), "all are kept")
+
+    reasons = dict(system.ask(kept))
+    assert len(reasons) == len(REFUSED)
+    assert set(reasons.values()) == {3}
+    for reason in REFUSED:
+        assert any(reason in one for one in reasons), (reason, reasons)
+        assert any(role.said(reason.partition(", got ")[0].replace('"', '\\"')[-30:]) for role in crew), reason
+    assert not any(role.said("Traceback") for role in crew)
+
+
 # ── what reaches the stage queue ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -195,5 +239,12 @@ def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, 
 
     system.assert_each_works(crew)
     system.check_alive()
+    refused = 5 * (len(BATCHES) - 1 + len(MESSAGES) + len(NO_MESSAGES))  # an unknown job is claimed by nobody
+    count = "SELECT coalesce(sum(count), 0)::int, count(*)::int FROM runtime.dead_messages WHERE queue = 'proving'"
+    system.wait(lambda: system.ask(count)[0][0] >= refused, f"all {refused} are kept")
+    assert system.ask(count)[0][0] == refused
+    assert system.ask(count)[0][1] <= refused // 5, "one row for each content"
+    bodies = {bytes(row[0]) for row in system.ask("SELECT body FROM runtime.dead_messages WHERE queue = 'proving'")}
+    assert {b"\xff\x00 no json", b"plain text", b"\x80\x04.", *(one[:65_536] for one in NO_MESSAGES)} <= bodies
     assert all(role.said("message_refused") for role in crew)
     assert not any(role.said("no json", "plain text", "Traceback") for role in crew)

@@ -9,6 +9,7 @@ from urllib.request import ProxyHandler, build_opener
 from uuid import UUID
 
 import pytest
+from celery import Celery
 
 from cli.embedded.ports import choose_port
 from tests.e2e.browser import chromium
@@ -102,6 +103,80 @@ def test_retried_job_shows_how_often_and_why(system: System, flower: Flower) -> 
     assert told["retries"] >= 1
     assert "told to raise" in told["exception"]
     system.cancel([job])
+
+
+CANCEL = "UPDATE {} SET status = 'cancelled', version = version + 1, completed_at = now() WHERE id = %s"
+PAUSE = "UPDATE runtime.stages SET paused_at = {} WHERE name = 'proving.second'"
+
+
+@pytest.fixture
+def between_steps(system: System, flower: Flower) -> Iterator[list[UUID]]:
+    """Three jobs that have ended their first step; the second is paused, and resumed by the test."""
+    system.run(PAUSE.format("now()"))
+    jobs = system.enqueue("proving.first", [{"seconds": 0.2}] * 3)
+    system.await_all(jobs, "halfway")
+    yield jobs
+    system.run(PAUSE.format("NULL"))
+
+
+def test_success_is_shown_at_the_end_of_the_last_step_and_never_before(
+    system: System, flower: Flower, between_steps: list[UUID]
+) -> None:
+    """Between its steps a job is started, under the name of the next; then it fails, is cancelled, or succeeds."""
+    good, bad, unwanted = between_steps
+
+    def shown() -> set[tuple[str, str]]:
+        return {(task.get("name", ""), task.get("state", "")) for task in map(flower.task, between_steps)}
+
+    system.wait(lambda: shown() == {("proving.second", "STARTED")}, "the next step is shown")
+
+    system.run(CANCEL.format("proving.two_step_jobs"), unwanted)
+    system.run("UPDATE proving.two_step_jobs SET act = 'permanent' WHERE id = %s", bad)
+    system.run(PAUSE.format("NULL"))
+
+    system.wait(lambda: flower.task(unwanted)["state"] == "REVOKED", "cancelled is shown")
+    system.wait(lambda: flower.task(bad)["state"] == "FAILURE", "failure is shown")
+    system.wait(lambda: flower.task(good)["state"] == "SUCCESS", "success is shown")
+    assert "told to give up" in flower.task(bad)["exception"]
+
+
+def test_a_waiting_job_that_is_cancelled_in_sql_is_shown_as_revoked(system: System, flower: Flower) -> None:
+    """Backing off after an error, it would be in RETRY for ever: no worker hears of its cancel."""
+    (job,) = system.enqueue("proving.plain", [{"act": "rate_limited"}])
+    system.wait(lambda: flower.task(job).get("state") == "RETRY", "the retry is shown")
+
+    system.run(CANCEL.format("proving.plain_jobs"), job)
+
+    system.wait(lambda: flower.task(job)["state"] == "REVOKED", "cancelled is shown")
+
+
+def test_a_failed_job_that_a_person_sends_back_is_shown_as_it_runs_again(system: System, flower: Flower) -> None:
+    """Celery lets nothing but a retry follow a failure."""
+    (job,) = system.enqueue("proving.plain", [{"act": "permanent"}])
+    system.wait(lambda: flower.task(job).get("state") == "FAILURE", "failure is shown")
+
+    system.run(
+        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL, progress = 0,"
+        " act = 'complete', seconds = 4 WHERE id = %s",
+        job,
+    )
+
+    system.wait(lambda: flower.task(job)["state"] == "STARTED", "it is shown as running")
+    system.wait(lambda: flower.task(job)["state"] == "SUCCESS", "and as done")
+
+
+def test_a_refused_message_is_shown_as_failed_with_the_reason(system: System, flower: Flower) -> None:
+    """Under its own id, which its sender knows."""
+    app = Celery("service", broker=system.redis_url, set_as_current=False)
+    sent = app.send_task("gristmill.enqueue", args=["proving.plain", {"colour": SECRET}], queue="gristmill")
+    app.close()
+
+    system.wait(lambda: flower.tasks().get(sent.id, {}).get("state") == "FAILURE", "the refusal is shown")
+    shown = flower.tasks()[sent.id]
+
+    assert shown["name"] == "gristmill.enqueue"
+    assert shown["exception"] == "refused: colour is not a field of this stage"
+    assert SECRET not in flower.page(f"/task/{sent.id}")
 
 
 def test_payload_never_reaches_flower(system: System, flower: Flower) -> None:

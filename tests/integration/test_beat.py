@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 from celery.beat import Service
 from sqlalchemy import create_engine, func, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
@@ -146,16 +146,17 @@ def test_an_action_is_named_for_publishing_and_enqueues_nothing(connect):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"cron": "every day"}, "cron must have five fields"),
+        ({"cron": "99 * * * *"}, "cron must have five fields (minute hour day month weekday) that make sense"),
+        ({"cron": "0 0 31 2 *"}, "cron must have five fields"),
         ({"timezone": "Mars/Olympus"}, "timezone must be an IANA name"),
         ({"stage": "proving.typo"}, "stage 'proving.typo' is not registered"),
         ({"payload": {"colour": "red"}}, "colour is not a field of this stage"),
         ({"payload": {"act": "x" * 21}}, "value too long"),
-        ({"payload": []}, "payload must be an object"),
+        ({"payload": {"act": "fail", "seconds": "soon"}}, "seconds should be a valid number"),
     ],
 )
 def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, columns, said):
-    """The others fire; the log names the schedule and what is wrong with it."""
+    """The others fire; the log and the row name the schedule and what is wrong with it."""
     add(connect, "bad", **columns)
     add(connect, "good")
 
@@ -166,22 +167,133 @@ def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, colu
     [line] = [line for line in logs if line["event"] == "schedule_refused"]
     assert line["schedule"] == "bad"
     assert said in line["error"]
+    with connect() as session:
+        bad, good = session.get_one(Schedule, "bad"), session.get_one(Schedule, "good")
+        assert said in str(bad.refusal)
+        assert bad.refused_at is not None
+        assert (good.refusal, good.refused_at) == (None, None)
+        assert all(said in str(tick.refusal) for tick in session.scalars(select(Tick).where(Tick.schedule == "bad")))
 
 
-def test_a_row_that_cannot_even_be_read_is_passed_over_with_a_log(connect):
-    """Written in psql: the others fire, at every tick, and nothing of the row is quoted."""
+@pytest.mark.parametrize(
+    "payload",
+    ['{"seconds": ' + "9" * 5_000 + "}", '{"seconds": 1e5000}', "[" * 3_000 + "]" * 3_000],
+    ids=["5,000 digits", "1e5000", "3,000 levels"],
+)
+def test_a_payload_that_nobody_can_read_fails_alone(connect, payload):
+    """Written in psql: the others fire, at every tick; the row keeps the reason."""
     add(connect, "bad")
+    value = payload if payload.startswith("{") else '{"act": ' + payload + "}"
     with connect() as session, session.begin():
-        session.execute(text("UPDATE runtime.schedules SET last_scheduled_for = 'infinity'"))
+        session.execute(text("UPDATE runtime.schedules SET payload = CAST(:value AS jsonb)"), {"value": value})
     add(connect, "good")
 
     with capture_logs() as logs:
         fire(connect)
 
     assert (jobs_of(connect, "bad"), jobs_of(connect, "good")) == (0, 1)
-    assert [line for line in logs if line["event"] == "schedule_refused"] == [
-        {"event": "schedule_refused", "schedule": "bad", "error": "DataError", "log_level": "warning"}
-    ]
+    assert [line["schedule"] for line in logs if line["event"] == "schedule_refused"] == ["bad"]
+    with connect() as session:
+        refusal = session.scalar(select(Schedule.refusal).where(Schedule.name == "bad"))
+    assert str(refusal).startswith("payload cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rule"),
+    [
+        ({"cron": "0 9 * * 1 *"}, "cron_has_five_fields"),
+        ({"cron": "0 9 * *"}, "cron_has_five_fields"),
+        ({"cron": "@daily"}, "cron_has_five_fields"),
+        ({"cron": "0  9 * * 1"}, "cron_has_five_fields"),
+        ({"cron": ""}, "cron_has_five_fields"),
+        ({"payload": []}, "payload_is_an_object"),
+        ({"payload": {"key": "x" * 300_000}}, "payload_size"),
+        ({"name": ""}, "name"),
+        ({"name": " night"}, "name"),
+        ({"name": "night\N{NO-BREAK SPACE}"}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"name": "night\N{ZERO WIDTH SPACE}ly"}, "name"),
+        ({"name": "\N{RIGHT-TO-LEFT OVERRIDE}ylthgin"}, "name"),
+        ({"name": "cafe\N{COMBINING ACUTE ACCENT}"}, "name"),
+        ({"catch_up": "two"}, "catch_up"),
+        ({"action": "prune", "stage": "proving.plain"}, "stage_or_action"),
+    ],
+)
+def test_what_sql_can_check_is_refused_by_postgres(connect, columns, rule):
+    """A person in psql hears at once what the command line would say; the same rules at every door."""
+    with pytest.raises(IntegrityError) as refused:
+        add(connect, **columns)
+
+    assert f'"ck_schedules_{rule}"' in str(refused.value)
+
+
+@pytest.mark.parametrize("column", ["last_scheduled_for", "created_at", "updated_at"])
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "294000-01-01", "4000-01-01 BC"])
+def test_a_time_that_no_client_can_read_is_refused_by_postgres(connect, column, time):
+    """It would keep every schedule from being read."""
+    add(connect)
+
+    with connect() as session, pytest.raises(IntegrityError):
+        session.execute(text(f"UPDATE runtime.schedules SET {column} = '{time}'"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["cron = '*/2 * * * *'", "timezone = 'Asia/Kathmandu'", "catch_up = 'all'", "cron = '0 0 1 1 *', catch_up = 'all'"],
+)
+def test_a_schedule_changed_in_sql_does_not_fire_for_the_past(connect, change):
+    """Only times after the change are due; the row says when it was changed."""
+    add(connect, cron="0 0 29 2 *", ago=timedelta(days=400), timezone="Europe/Paris")
+
+    with connect() as session, session.begin():
+        session.execute(text(f"UPDATE runtime.schedules SET {change}"))
+    fire(connect)
+
+    assert jobs_of(connect) == 0
+    with connect() as session:
+        row = session.get_one(Schedule, "s")
+        assert row.changed_at is not None
+        assert row.updated_at >= row.changed_at
+
+
+def test_a_schedule_resumed_in_sql_does_not_make_up_for_its_pause(connect):
+    """Whatever its policy: nobody wanted those."""
+    add(connect, enabled=False, catch_up="all", cron="0 * * * *", ago=timedelta(days=3))
+
+    with connect() as session, session.begin():
+        session.execute(text("UPDATE runtime.schedules SET enabled = true"))
+    fire(connect)
+
+    assert jobs_of(connect) == 0
+
+
+def test_what_fires_is_no_change(connect):
+    """Nor is a new payload: the time that was missed fires with it."""
+    add(connect)
+    with connect() as session, session.begin():
+        session.execute(text("""UPDATE runtime.schedules SET payload = '{"key": "new"}'"""))
+    fire(connect)
+
+    assert jobs_of(connect, "new") == 1
+    with connect() as session:
+        assert session.get_one(Schedule, "s").changed_at is None
+
+
+def test_a_refusal_is_forgotten_once_the_row_is_mended_or_fires(connect):
+    """What is shown is about the row as it is."""
+    add(connect, payload={"colour": "red"})
+    fire(connect)
+    with connect() as session, session.begin():
+        assert session.get_one(Schedule, "s").refusal == "colour is not a field of this stage, got 'red'"
+        session.execute(text("UPDATE runtime.schedules SET payload = '{}'"))
+    with connect() as session, session.begin():
+        assert session.get_one(Schedule, "s").refusal is None
+        session.execute(text("UPDATE runtime.schedules SET refusal = 'of an older release', refused_at = now()"))
+        session.execute(text("UPDATE runtime.schedules SET last_scheduled_for = now() - interval '5 minutes'"))
+    fire(connect)
+
+    with connect() as session:
+        assert session.get_one(Schedule, "s").refusal is None
 
 
 def test_a_schedule_that_somebody_holds_is_left_for_a_later_look(connect):

@@ -224,3 +224,19 @@ def test_several_owners_without_strict_mode_are_told(doctor, gristmill, psql):
 
     assert (told["state"], told["found"].partition(":")[0]) == ("warning", "off, with 2 owners")
     assert doctor()["strict mode"]["state"] == "ok"
+
+
+def test_a_schedule_that_cannot_do_what_it_asks_for_is_named_with_its_reason(gristmill, doctor, psql):
+    """It looks enabled in its table; a paused one is nobody's concern."""
+    assert (doctor()["schedules"]["state"], doctor()["schedules"]["found"]) == ("ok", "none is refused")
+    for name, enabled in (("bad", True), ("paused", False)):
+        psql.execute(
+            "INSERT INTO runtime.schedules (name, cron, stage, enabled) VALUES (%s, '99 * * * *', 'proving.plain', %s)",
+            [name, enabled],
+        )
+
+    check = doctor()["schedules"]
+
+    assert check["state"] == "failed"
+    assert check["found"].startswith("bad: cron must have five fields")
+    assert "paused" not in check["found"]

@@ -4,7 +4,6 @@ import json
 import uuid
 from base64 import b64decode
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from redis import Redis
 from redis.client import PubSub
 
 from tests.waiting import until
-from workers.runtime.registry import Registry, Stage
-from workers.runtime.store.dispatch import Picked
+from workers.runtime.context import Run
+from workers.runtime.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import JOBS_PER_FLUSH, EventStream
 
@@ -29,20 +28,22 @@ def redis(redis_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def stream(redis_url: str, registry: Registry) -> Iterator[EventStream]:
     """A started stream of events."""
-    stream = EventStream(create_app(redis_url, registry), "dispatcher@here")
+    stream = EventStream(create_app(redis_url, registry), "worker@here")
     stream.start()
     yield stream
     stream.stop()
 
 
-@pytest.fixture
-def stage(registry: Registry) -> Stage:
-    return registry["proving.plain"]
+# So few that all are shown, whenever they come.
+JOBS = JOBS_PER_FLUSH // 4
 
 
-def batch() -> list[Picked]:
-    """As many jobs as are all shown."""
-    return [Picked(uuid.uuid4(), 1, datetime.now(UTC)) for _ in range(JOBS_PER_FLUSH)]
+def start(stream: EventStream) -> list[str]:
+    """Start some jobs; return of which each event is, in order: each job is received, then started."""
+    runs = [Run("proving.plain", uuid.uuid4(), 2, 1) for _ in range(JOBS)]
+    for run in runs:
+        stream.started(run)
+    return [str(run.job_id) for run in runs for _ in range(2)]
 
 
 def published(redis: Redis) -> int:
@@ -66,32 +67,29 @@ async def hear(listener: PubSub, count: int) -> list[str]:
     return jobs
 
 
-async def test_whoever_listens_hears_of_every_job_in_order(redis: Redis, stream: EventStream, stage: Stage) -> None:
+async def test_whoever_listens_hears_of_every_job_in_order(redis: Redis, stream: EventStream) -> None:
     """Nothing is lost to the look whether somebody listens, whenever the listener came."""
-    stream.sent(stage, batch())
+    start(stream)
     await until(lambda: published(redis))
-    first, second = batch(), batch()
     with redis.pubsub() as listener:
         listener.psubscribe("*celeryev*")
         listener.get_message(timeout=5.0)
-        stream.sent(stage, first)
+        first = start(stream)
         jobs = await hear(listener, len(first))
-        stream.sent(stage, second)
+        second = start(stream)
         jobs += await hear(listener, len(second))
 
-    assert jobs == [str(job.id) for job in (*first, *second)]
+    assert jobs == first + second
     assert stream.dropped == stream.hidden == 0
 
 
-async def test_one_event_in_each_list_is_all_that_nobody_is_told(
-    redis: Redis, stream: EventStream, stage: Stage
-) -> None:
-    """Where nobody listens, a hundred events are one message of one event, and none waits or counts as dropped."""
+async def test_one_event_in_each_list_is_all_that_nobody_is_told(redis: Redis, stream: EventStream) -> None:
+    """Where nobody listens, fifty events are one message of one event, and none waits or counts as dropped."""
     before = redis.info("stats")["total_net_input_bytes"]
-    stream.sent(stage, batch())
+    told = start(stream)
     await until(lambda: published(redis))
     stream.stop()
 
     assert published(redis) == 1
-    assert redis.info("stats")["total_net_input_bytes"] - before < 100 * JOBS_PER_FLUSH
+    assert redis.info("stats")["total_net_input_bytes"] - before < 100 * len(told)
     assert stream.dropped == 0

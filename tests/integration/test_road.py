@@ -10,7 +10,6 @@ import pytest
 from workers.runtime.registry import Registry
 from workers.runtime.store.dispatch import Picked
 from workers.transport.app import create_app
-from workers.transport.events import EventStream
 from workers.transport.road import CeleryRoad
 
 # Of the three after which Postgres ends the session of a leader that is silent.
@@ -39,7 +38,7 @@ async def test_silence_is_told_while_the_leader_still_leads(registry: Registry):
     stage = registry["proving.plain"]
     async with silence() as url:
         app = create_app(url, registry)
-        road = CeleryRoad(app, url, EventStream(app, "dispatcher"))
+        road = CeleryRoad(app, url)
         for ask in (
             road.lost_everything,
             lambda: road.publish(stage, [Picked(uuid.uuid4(), 1, datetime.now(UTC))]),

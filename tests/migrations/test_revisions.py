@@ -223,3 +223,49 @@ def test_a_migrated_database_accepts_a_job_at_once(empty_database_url):
         reason = connection.exec_driver_sql("SELECT wait_reason FROM runtime.jobs WHERE id = %s", (job,)).scalar()
 
     assert reason == "no worker for queue scoring"
+
+
+def test_schedules_of_an_older_release_keep_their_times_and_lose_what_no_rule_allows(empty_database_url):
+    """Six fields were read with seconds first: the last five go on; what never fired is paused, not lost."""
+    migrate(empty_database_url, to="0004")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        for name, cron in {
+            "five": "0 9 * * 1",
+            "blanks": " 0\t9  * * 1 ",
+            "six": "0 0 9 * * 1",
+            "words": "every day",
+            " ": "0 0 * * *",
+            "": "0 1 * * *",
+            " five": "0 2 * * *",
+            "li\nne": "0 3 * * *",
+            "cafe\N{COMBINING ACUTE ACCENT}": "0 4 * * *",
+        }.items():
+            connection.execute(
+                "INSERT INTO runtime.schedules (name, action, cron) VALUES (%s, 'prune', %s)", [name, cron]
+            )
+        connection.execute(
+            "INSERT INTO runtime.schedules (name, stage, cron, payload, last_scheduled_for) "
+            "VALUES ('list', 's', '* * * * *', '[]', 'infinity')"
+        )
+        connection.execute("INSERT INTO runtime.ticks (schedule, scheduled_for, fired_by) VALUES (' five', now(), 'b')")
+
+    migrate(empty_database_url)
+
+    with psycopg.connect(empty_database_url) as connection:
+        rows = {
+            name: (cron, enabled)
+            for name, cron, enabled in connection.execute("SELECT name, cron, enabled FROM runtime.schedules")
+        }
+        ticks = connection.execute("SELECT schedule FROM runtime.ticks").fetchall()
+    assert {rows.pop("unnamed"), rows.pop("unnamed-2")} == {("0 0 * * *", True), ("0 1 * * *", True)}
+    assert rows == {
+        "five": ("0 9 * * 1", True),
+        "blanks": ("0 9 * * 1", True),
+        "six": ("0 9 * * 1", True),
+        "words": ("every day", False),
+        "five-2": ("0 2 * * *", True),
+        "line": ("0 3 * * *", True),
+        "caf\N{LATIN SMALL LETTER E WITH ACUTE}": ("0 4 * * *", True),
+        "list": ("* * * * *", False),
+    }
+    assert ticks == [("five-2",)]

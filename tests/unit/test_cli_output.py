@@ -106,4 +106,5 @@ def test_every_command_of_the_contract_is_there() -> None:
     assert groups.keys() >= {"worker", "dispatcher", "beat", "flower", "enqueue"}
     assert groups["jobs"] == {"list", "show", "watch", "cancel", "retry", "why", "verify"}
     assert groups["stages"] == {"pause", "resume"}
-    assert groups["schedules"] == {"list", "add", "pause", "resume", "run", "remove"}
+    assert groups["dead"] == {"list", "show", "replay"}
+    assert groups["schedules"] == {"list", "show", "add", "edit", "pause", "resume", "run", "remove"}

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from pydantic import BaseModel, SecretStr
 
-from config.logging import RepeatFilter, configure
+from config.logging import MOST_CONTENTS, RepeatFilter, configure
 from config.redaction import redact_text
 
 
@@ -209,6 +209,51 @@ def test_repeated_warnings_of_libraries_count_as_one_whatever_their_values(confi
     assert [event["event"] for event in log.events] == ["cannot connect, trying again in 2.00 seconds"]
 
 
+def test_each_reason_is_logged_and_only_its_repeats_are_counted(configured):
+    """Twenty messages refused for four reasons are four lines, not one; ids and numbers make no other reason."""
+    log = configured()
+    clock = iter([float(n) for n in range(20)] + [40.0])
+    (handler,) = logging.getLogger().handlers
+    handler.filters[:] = [RepeatFilter(30, monotonic=lambda: next(clock))]
+    reasons = ["priority should be an integer", "due_at should be a time", "stage is required", "payload is required"]
+
+    for number in range(20):
+        structlog.get_logger("door").warning(
+            "message_refused", reason=reasons[number % 4], size=number, about=f"message {UUID(int=number)}"
+        )
+    structlog.get_logger("door").warning("message_refused", reason=reasons[0], size=7, about=f"message {UUID(int=99)}")
+
+    assert [(event["reason"], event.get("suppressed")) for event in log.events] == [
+        *((reason, None) for reason in reasons),
+        (reasons[0], 4),
+    ]
+
+
+def test_one_event_with_ever_new_contents_does_not_flood_the_log(configured):
+    """A thousand different reasons: a hundred are shown, the others counted with the next."""
+    log = configured()
+    clock = iter([0.0] * 1_000 + [31.0])
+    (handler,) = logging.getLogger().handlers
+    handler.filters[:] = [RepeatFilter(30, monotonic=lambda: next(clock))]
+
+    for number in range(1_000):
+        structlog.get_logger("door").warning("message_refused", reason=f"stage 's{number}' is not registered")
+    structlog.get_logger("door").warning("message_refused", reason="another")
+
+    assert len(log.events) == MOST_CONTENTS + 1
+    assert log.events[-1]["suppressed"] == 1_000 - MOST_CONTENTS
+
+
+def test_a_count_under_the_name_of_a_payload_is_shown(configured):
+    """What is dropped is content: how many messages there were is none."""
+    log = configured()
+
+    structlog.get_logger("a").info("asked", messages=3, prompt="hunter2")
+
+    assert log.events[0]["messages"] == 3
+    assert "prompt" not in log.events[0]
+
+
 def test_every_job_speaks_for_itself(configured):
     """The same failure of two jobs is two events, and plain progress is never held back."""
     log = configured()
@@ -227,7 +272,7 @@ def test_remembered_warnings_are_bounded():
     for number in range(5_000):
         repeats.filter(logging.LogRecord("a", logging.ERROR, "", 0, f"odd {number}", None, None))
 
-    assert len(repeats._seen) <= 1_000
+    assert len(repeats._kinds) <= 1_000
 
 
 @pytest.mark.parametrize(
@@ -244,7 +289,32 @@ def test_remembered_warnings_are_bounded():
             "[SQL: INSERT]\n[parameters: ***]\n(Background)",
         ),
         ("DETAIL:  Failing row contains (1, hunter2).", "DETAIL:  Failing row contains (***)"),
-        ("DETAIL:  Key (name)=(hunter2) already exists.", "DETAIL:  Key (name)=(***)"),
+        ("DETAIL:  Key (name)=(hunter2) already exists.", "DETAIL:  Key (name)=(***) already exists."),
+        (
+            'Key (profile_id)=(0198) is not present in table "profiles".',
+            'Key (profile_id)=(***) is not present in table "profiles".',
+        ),
+        (
+            'Key (id)=(7) is still referenced from table "jobs".',
+            'Key (id)=(***) is still referenced from table "jobs".',
+        ),
+        ("Key (lower(email::text))=(a@b) already exists.", "Key (lower(email::text))=(***) already exists."),
+        ("Key (a, b)=(x) already exists), y) already exists.", "Key (a, b)=(***) already exists."),
+        ("Key (name)=(hun\nter2) already exists.", "Key (name)=(***) already exists."),
+        (
+            "Key (room)=(hunter2) conflicts with existing key (room)=(hunter2).",
+            "Key (room)=(***) conflicts with existing key (room)=(***).",
+        ),
+        ("Schlüssel: Key (name)=(hunter2) existiert bereits", "Schlüssel: Key (name)=(***)"),
+        ("DETAIL:  Failing row contains (1, hun\nter2).", "DETAIL:  Failing row contains (***)"),
+        (
+            "Failing row contains (1, hun\nter2).\n[SQL: I]\nThe above exception: Key (a)=(hunter2) already exists.",
+            "Failing row contains (***)\n[SQL: I]\nThe above exception: Key (a)=(***) already exists.",
+        ),
+        (
+            "Key (a)=(hunter2) already exists.\nThe above exception\nKey (a)=(hunter2) already exists.",
+            "Key (a)=(***) already exists.\nThe above exception\nKey (a)=(***) already exists.",
+        ),
         ("[type=int, input_value='hunter2', input_type=str]", "[type=int, input_value=***, input_type=str]"),
     ],
 )

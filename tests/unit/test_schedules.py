@@ -1,5 +1,6 @@
 """When a schedule is due: cron in a time zone, across the clock's changes, and after a time without any beat."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.runtime.schedules import MOST_CAUGHT_UP, ScheduleError, check, due_times, next_time
+from workers.runtime.schedules import (
+    MOST_CAUGHT_UP,
+    ScheduleError,
+    check,
+    clock_changes,
+    due_times,
+    next_time,
+    plain_cron,
+)
 
 MOMENTS = st.datetimes(datetime(2024, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - in UTC
 ZONES = st.sampled_from(["UTC", "Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"])
@@ -54,6 +63,131 @@ def test_every_ten_minutes_goes_on_through_the_repeated_hour():
 
     assert len(due) == 18
     assert {later - earlier for earlier, later in pairwise(due)} == {timedelta(minutes=10)}
+
+
+# Each changes its clock in that time: by an hour, by half an hour, at midnight, by two hours, at a quarter to three.
+CHANGES = {
+    "Europe/Berlin": ("2027-03-28T01:00", "2026-10-25T01:00"),
+    "America/New_York": ("2027-03-14T07:00", "2026-11-01T06:00"),
+    "Australia/Lord_Howe": ("2026-10-03T15:30", "2027-04-03T15:00"),
+    "America/Havana": ("2027-03-14T05:00", "2026-11-01T05:00"),
+    "Antarctica/Troll": ("2027-03-28T01:00", "2026-10-25T01:00"),
+    "Pacific/Chatham": ("2026-09-26T14:00", "2027-04-03T14:00"),
+    "Africa/Cairo": ("2027-04-29T22:00", "2026-10-29T21:00"),
+}
+JUMPS = [(zone, jump) for zone, jumps in CHANGES.items() for jump in jumps]
+OF_THE_DAY = {
+    "30 2 * * *": [(2, 30)],
+    "15 0,1 * * *": [(0, 15), (1, 15)],
+    "0,50 1-3 * * *": [(hour, minute) for hour in (1, 2, 3) for minute in (0, 50)],
+}
+INTERVALS: dict[str, Callable[[datetime], bool]] = {
+    "* * * * *": lambda _: True,
+    "*/7 * * * *": lambda wall: wall.minute % 7 == 0,
+    "*/20 2 * * *": lambda wall: wall.hour == 2 and wall.minute % 20 == 0,
+    "15 */2 * * *": lambda wall: wall.hour % 2 == 0 and wall.minute == 15,
+}
+
+
+def minutes_around(jump: str) -> list[datetime]:
+    return [utc(jump) + timedelta(minutes=n) for n in range(-36 * 60, 36 * 60)]
+
+
+def all_between(cron: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
+    """Return every time after ``start`` up to ``end``, found one after the other."""
+    found = []
+    while (start := next_time(cron, zone, after=start)) <= end:
+        found.append(start)
+    return found
+
+
+def backwards(cron: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
+    """Return the same as beat finds it: the newest first, a hundred at a time."""
+    found: list[datetime] = []
+    while due := due_times(cron, zone, last=start, now=end, catch_up="all"):
+        found = due + found
+        end = due[0] - timedelta(seconds=1)
+    return found
+
+
+@pytest.mark.parametrize("cron", INTERVALS)
+@pytest.mark.parametrize(("zone", "jump"), JUMPS)
+def test_an_interval_fires_whenever_the_wall_shows_a_time_of_its(zone, jump, cron):
+    """Minute by minute through every kind of clock change, forwards and backwards alike."""
+    minutes = minutes_around(jump)
+    expected = [time for time in minutes if INTERVALS[cron](time.astimezone(ZoneInfo(zone)))]
+    just_before = minutes[0] - timedelta(seconds=1)
+
+    assert backwards(cron, zone, just_before, minutes[-1]) == expected
+    if cron != "* * * * *":
+        assert all_between(cron, zone, just_before, minutes[-1]) == expected
+
+
+@pytest.mark.parametrize("cron", OF_THE_DAY)
+@pytest.mark.parametrize(("zone", "jump"), JUMPS)
+def test_a_time_of_the_day_fires_once_a_day_whatever_the_clock_does(zone, jump, cron):
+    """At the first minute at which the wall has reached it that day; those that one change skips are one firing."""
+    minutes = minutes_around(jump)
+    expected = set()
+    wall_before: dict[object, list[tuple[int, int]]] = {}
+    for time in minutes:
+        wall = time.astimezone(ZoneInfo(zone))
+        reached = wall_before.setdefault(wall.date(), [])
+        for wanted in OF_THE_DAY[cron]:
+            if wanted not in reached and (wall.hour, wall.minute) >= wanted:
+                reached.append(wanted)
+                expected.add(time)
+    first_day = minutes[0].astimezone(ZoneInfo(zone)).date()
+    start = min(time for time in minutes if time.astimezone(ZoneInfo(zone)).date() > first_day) - timedelta(seconds=1)
+    expected = {time for time in expected if time > start}
+
+    assert all_between(cron, zone, start, minutes[-1]) == sorted(expected)
+    assert backwards(cron, zone, start, minutes[-1]) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "told"),
+    [
+        ("30 2 * * *", "Europe/Berlin", [
+            "2026-10-25 02:30 comes twice in Europe/Berlin: it fires at the first",
+            "2027-03-28 02:30 does not exist in Europe/Berlin: it fires at 03:00",
+        ]),
+        ("15 2 * * *", "Australia/Lord_Howe", [
+            "2026-10-04 02:15 does not exist in Australia/Lord_Howe: it fires at 02:30",
+            "2027-10-03 02:15 does not exist in Australia/Lord_Howe: it fires at 02:30",
+        ]),
+        ("*/20 2 * * *", "Europe/Berlin", [
+            "2026-10-25 02:00 comes twice in Europe/Berlin: it fires twice",
+            "2027-03-28 02:00 does not exist in Europe/Berlin: it does not fire",
+        ]),
+        ("30 2 * * 1", "America/New_York", []),
+        ("0 9 * * *", "America/New_York", []),
+        ("0 * * * *", "America/New_York", []),
+        ("30 2 * * *", "UTC", []),
+    ],
+)  # fmt: skip
+def test_a_time_that_a_clock_skips_or_repeats_is_told(cron, zone, told):
+    """Who adds a schedule hears of it for the year to come; who is not concerned hears nothing."""
+    assert clock_changes(cron, zone, after=utc("2026-09-01T00:00")) == told
+
+
+@given(
+    cron=st.from_regex(r"(\*|[1-5]?[0-9])(/[1-9])? (\*|1?[0-9])(/[1-9])? \* (\*|1?[1-9]) (\*|[0-7])", fullmatch=True),
+    zone=st.sampled_from(sorted(CHANGES)),
+    after=MOMENTS,
+)
+def test_a_cron_comes_or_is_refused_in_every_zone(cron, zone, after):
+    """No pair of a cron and a zone keeps anybody busy for ever, as the library alone would."""
+    try:
+        assert next_time(cron, zone, after=after) > after
+    except ScheduleError:
+        with pytest.raises(ScheduleError):
+            check(cron, "UTC")
+
+
+def test_fields_are_stored_apart_by_one_blank():
+    """However they were typed."""
+    assert plain_cron("  0\t9 *  * 1\n") == "0 9 * * 1"
 
 
 @given(cron=CRONS, zone=ZONES, last=MOMENTS, gap=st.timedeltas(timedelta(), timedelta(days=2)), policy=POLICIES)
@@ -103,9 +237,22 @@ def test_all_stops_at_its_bound():
 @pytest.mark.parametrize(
     ("cron", "timezone", "message"),
     [
-        ("* * * *", "UTC", r"cron must have five fields that make sense .*, got '\* \* \* \*'"),
-        ("61 * * * *", "UTC", "cron must have five fields"),
-        ("0 0 30 2 *", "UTC", "cron must"),
+        ("* * * *", "UTC", r"cron must have five fields \(minute hour day month weekday\), got '\* \* \* \*'"),
+        ("0 9 * * 1 *", "UTC", r"cron must have five fields \(.*\), got '0 9 \* \* 1 \*'"),
+        ("0 0 9 * * 1 2026", "UTC", "cron must have five fields"),
+        ("", "UTC", "cron must have five fields .*, got ''"),
+        ("@daily", "UTC", r"cron must have five fields .*, got '@daily'; write '0 0 \* \* \*'"),
+        ("@reboot", "UTC", "cron must have five fields .*, got '@reboot'"),
+        ("0 0 * * \N{FULLWIDTH DIGIT ONE}", "UTC", "cron must have five fields"),
+        ("61 * * * *", "UTC", r"cron must have five fields .* that make sense \(Bad minute\), got '61 \* \* \* \*'"),
+        ("* * * * MONTAG", "UTC", r"that make sense \(Bad day-of-week\)"),
+        ("0 0 30 2 *", "UTC", "that make sense"),
+        ("0 0 31 2,4,6,9,11 *", "UTC", "that make sense"),
+        ("0 0 31 2 */2", "UTC", "that make sense"),
+        ("0 0 * * *", "", "timezone must be an IANA name such as Europe/Paris, got ''"),
+        ("0 0 * * *", "Europe", "timezone must be an IANA name"),
+        ("0 0 * * *", "UTC\0", "timezone must be an IANA name"),
+        ("0 0 * * *", "x" * 300, "timezone must be an IANA name"),
         ("0 0 * * *", "Mars/Olympus", "timezone must be an IANA name such as Europe/Paris, got 'Mars/Olympus'"),
         ("0 0 * * *", "../../etc/passwd", "timezone must be an IANA name"),
     ],

@@ -361,8 +361,13 @@ def _taken(violation: psycopg.Error, t: JobTable) -> str:
     found = re.fullmatch(r"Key \((.+)\)=\((.*)\) already exists\.", violation.diag.message_detail or "", re.DOTALL)
     if found is None:
         return f"one of its values is taken already ({violation.diag.constraint_name})"
-    fields = " and ".join(t.attribute.get(name.strip('"'), name) for name in found[1].split(", "))
-    return f"{fields} must be new: a job has it already, got {quoted(found[2])}"
+    names = [t.attribute.get(name.strip('"'), name) for name in found[1].split(", ")]
+    values = found[2].split(", ")
+    # Whose it is goes without saying.
+    told = [(name, value) for name, value in zip(names, values, strict=False) if name != "owner_id"]
+    if len(values) != len(names) or len(told) != 1:
+        return f"{' and '.join(name for name in names if name != 'owner_id')} must be new: a job has it already"
+    return f"{told[0][0]} must be new: a job has it already, got {quoted(told[0][1])}"
 
 
 def _broken(violation: psycopg.Error, t: JobTable) -> str:

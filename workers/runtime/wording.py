@@ -18,6 +18,11 @@ def quoted(value: object, width: int = SHOWN) -> str:
     return "nothing" if value is None else cut(repr(value), width)
 
 
+def without_value(reason: str) -> str:
+    """Return a refusal without the value that it quotes, for where nothing of a payload may be shown."""
+    return reason.partition(", got ")[0]
+
+
 def refusal(error: "ValidationError", *, whole: str, unknown: str = "is not a field", prefix: str = "") -> str:
     """Return the first thing wrong, as ``field rule, got value``.
 

@@ -1,15 +1,18 @@
 """Make the Celery application: its settings handed in, its tasks made from the registry."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from config.celery import SYSTEM_QUEUE, celery_settings
-from workers.runtime.failpoints import failpoint
+from workers.runtime.dead_letters import DOOR
 from workers.runtime.registry import Registry
 from workers.transport.envelopes import use_careful_transport
+
+MAINTAIN = "gristmill.maintain"
 
 
 def create_app(broker_url: str, registry: Registry) -> Celery:
@@ -38,42 +41,35 @@ def add_tasks(
     app: Celery,
     registry: Registry,
     *,
-    deliver: Callable[[str, object], None],
-    enqueue: Callable[..., str | None],
-    maintain: Callable[[str], None],
+    take: Mapping[str, Callable[["Delivery"], str | None]],
 ) -> None:
     """Register a carrier task per stage, the ``gristmill.enqueue`` door and ``gristmill.maintain``.
 
-    None of them sends Celery events: what Flower shows are jobs. The door acknowledges late, after its row is
-    committed; its message is all there is of the job until then.
+    ``take`` names who takes what comes: ``carrier``, ``door`` and ``maintain``. None of the tasks sends Celery events:
+    what Flower shows are jobs. The door acknowledges late, after its row is committed; its message is all there is of
+    the job until then.
     """
     for name in registry:
-        app.task(name=name, send_events=False)(_carrier(name, deliver))
-    app.task(name="gristmill.enqueue", send_events=False, acks_late=True, bind=True)(_door(enqueue))
-    app.task(name="gristmill.maintain", send_events=False)(maintain)
+        app.task(name=name, send_events=False, bind=True)(_task(name, take["carrier"]))
+    app.task(name=DOOR, send_events=False, acks_late=True, bind=True)(_task(DOOR, take["door"]))
+    app.task(name=MAINTAIN, send_events=False, bind=True)(_task(MAINTAIN, take["maintain"]))
 
 
-def _carrier(name: str, deliver: Callable[[str, object], None]) -> Callable[..., None]:
-    def carrier(*arguments: object, **named: object) -> None:
-        failpoint("carrier.before")
-        # Whatever else a message brings is no batch, and is refused as such.
-        deliver(name, arguments[0] if len(arguments) == 1 and not named else None)
-        failpoint("carrier.after")
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a message brought to one of the tasks, whatever that is: nobody has looked at it yet."""
 
-    return carrier
+    task: str
+    message_id: Any
+    queue: str | None
+    arguments: Sequence[Any]
+    keywords: Mapping[str, Any]
 
 
-def _door(enqueue: Callable[..., str | None]) -> Callable[..., str | None]:
-    def door(  # noqa: PLR0917 - services send these by position
-        task: Any,
-        stage: str,
-        payload: Mapping[str, Any],
-        idempotency_key: str | None = None,
-        priority: int = 5,
-        due_at: str | None = None,
-    ) -> str | None:
-        # Without a key of its own, the message's id makes a redelivered message the same job.
-        key = idempotency_key or f"celery:{task.request.id}"
-        return enqueue(stage, payload, idempotency_key=key, priority=priority, due_at=due_at)
+def _task(name: str, take: Callable[[Delivery], str | None]) -> Callable[..., str | None]:
+    # The task itself is positional only: a message may bring a keyword of any name.
+    def task(celery: Any, /, *arguments: Any, **keywords: Any) -> str | None:
+        about = celery.request.delivery_info or {}
+        return take(Delivery(name, celery.request.id, about.get("routing_key"), arguments, keywords))
 
-    return door
+    return task

@@ -6,7 +6,7 @@ transaction as the job it enqueues, so a tick fires once and a job is never enqu
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,23 +14,26 @@ import structlog
 from celery import Celery, platforms
 from celery.apps.beat import Beat
 from celery.beat import Scheduler
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
-from models.runtime import Schedule, Tick
+from models.runtime import Schedule
 from workers.runtime.connections import named
 from workers.runtime.database import SERVER_KEEPALIVE, is_database_away, is_locked, pinned_engine
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
-from workers.runtime.maintenance import MONTHS_AHEAD
+from workers.runtime.maintenance import ACTIONS, MONTHS_AHEAD
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.schedules import ScheduleError, due_times
-from workers.transport.app import create_app
+from workers.runtime.scheduling import read_payload
+from workers.runtime.store import schedules as store
+from workers.runtime.store.schedules import ScheduleRow
+from workers.runtime.wording import without_value
+from workers.transport.app import MAINTAIN, create_app
 from workers.transport.line import Line
 from workers.transport.names import process_name
 
@@ -55,90 +58,91 @@ def add_defaults(session: Session, defaults: Iterable[DefaultSchedule]) -> None:
 def fire_due(session: Session, *, fired_by: str) -> list[str]:
     """Fire every due tick that no other beat has fired, and return the maintenance actions to publish.
 
-    Jobs are enqueued in this transaction. A row that cannot be understood, whatever is wrong with it, is logged and
-    passed over: the others fire. Only a database that is away ends the look.
+    Jobs are enqueued in this transaction. A row that cannot be understood, whatever is wrong with it, keeps the reason,
+    is logged and passed over: the others fire. Only a database that is away ends the look.
     """
-    now = session.scalar(select(func.now()))
-    assert now is not None
+    now = store.now(session)
     to_publish: list[str] = []
-    for name, schedule in _enabled(session):
+    for row in store.read_all(session, enabled_only=True):
         try:
-            last = schedule.last_scheduled_for or schedule.created_at
-            due = due_times(schedule.cron, schedule.timezone, last=last, now=now, catch_up=schedule.catch_up)
+            payload = read_payload(row.payload)
+            last = row.begins or now
+            due = due_times(row.cron, row.timezone, last=last, now=now, catch_up=row.catch_up)
             if due:
                 with session.begin_nested():
-                    to_publish += _fire_times(session, schedule, due, fired_by=fired_by)
+                    to_publish += _fire_times(session, row, payload, due, fired_by=fired_by)
         except Exception as error:  # noqa: BLE001 - sorted below
-            _refuse(name, error)
+            _refuse(session, row, error)
     return to_publish
 
 
-def _enabled(session: Session) -> Iterator[tuple[str, Schedule]]:
-    """Yield every enabled schedule, read by one statement; one by one where a row cannot even be read."""
-    rows = select(Schedule).where(Schedule.enabled)
-    try:
-        with session.begin_nested():
-            found = [(schedule.name, schedule) for schedule in session.scalars(rows)]
-    except DataError:  # a time of infinity, written in psql
-        for name in session.scalars(select(Schedule.name).where(Schedule.enabled)).all():
-            try:
-                with session.begin_nested():
-                    schedule = session.get_one(Schedule, name)
-            except Exception as error:  # noqa: BLE001 - sorted below
-                _refuse(name, error)
-            else:
-                yield name, schedule
-    else:
-        yield from found
-
-
-def _refuse(name: str, error: Exception) -> None:
-    """Log why a schedule is passed over, without quoting its row; raise what is the database's absence."""
+def _refuse(session: Session, row: ScheduleRow, error: Exception) -> None:
+    """Keep and log why a schedule is passed over; raise what is the database's absence."""
     if is_locked(error):
-        log.warning("schedule_waits", schedule=name, reason="another beat, or somebody else, holds what it needs")
+        log.warning("schedule_waits", schedule=row.name, reason="another beat, or somebody else, holds what it needs")
         return
     if is_database_away(error):
         raise error
-    log.warning(
-        "schedule_refused",
-        schedule=name,
-        error=str(error) if isinstance(error, ScheduleError) else type(error).__name__,
-    )
+    reason = str(error) if isinstance(error, ScheduleError) else describe(error)
+    _log_refusal(row.name, reason)
+    if reason != row.refusal:
+        _keep_refusal(session, row.name, reason)
 
 
-def _fire_times(session: Session, schedule: Schedule, due: Sequence[datetime], *, fired_by: str) -> list[str]:
+def _log_refusal(name: str, reason: str) -> None:
+    log.warning("schedule_refused", schedule=name, error=without_value(reason))
+
+
+def _keep_refusal(session: Session, name: str, reason: str | None) -> None:
+    """Write the reason to the row, unless somebody holds it: the next look does."""
+    try:
+        with session.begin_nested():
+            store.note_refusal(session, name, reason)
+    except Exception as error:
+        if not is_locked(error):
+            raise
+
+
+def _fire_times(
+    session: Session, row: ScheduleRow, payload: Mapping[str, Any], due: Sequence[datetime], *, fired_by: str
+) -> list[str]:
     """Fire one schedule's due times."""
     to_publish: list[str] = []
+    refusal: str | None = None
     for scheduled_for in due:
-        row = insert(Tick).values(schedule=schedule.name, scheduled_for=scheduled_for, fired_by=fired_by)
-        won = session.execute(row.on_conflict_do_nothing().returning(Tick.schedule)).first()
-        if won:
-            to_publish += _fire(session, schedule, scheduled_for)
-    session.execute(
-        update(Schedule)
-        .where(Schedule.name == schedule.name)
-        .values(last_scheduled_for=func.greatest(Schedule.last_scheduled_for, due[-1]))
-    )
+        if not store.take_tick(session, row.name, scheduled_for, fired_by=fired_by):
+            continue
+        if row.action is not None:
+            if row.action in ACTIONS:
+                to_publish.append(row.action)
+            else:
+                refusal = f"action must be one of {', '.join(ACTIONS)}, got {row.action!r}"
+                store.end_tick(session, row.name, scheduled_for, refusal=refusal)
+        else:
+            refusal = _enqueue(session, row, payload, scheduled_for)
+    store.move_on(session, row.name, due[-1])
+    if refusal is not None:
+        _log_refusal(row.name, refusal)
+    if refusal != row.refusal:
+        store.note_refusal(session, row.name, refusal)
     return to_publish
 
 
-def _fire(session: Session, schedule: Schedule, scheduled_for: Any) -> list[str]:
-    """Enqueue the schedule's job, or name its action for publishing after the commit."""
-    if schedule.action is not None:
-        return [schedule.action]
-    assert schedule.stage is not None
-    key = f"schedule:{schedule.name}:{scheduled_for.isoformat()}"
+def _enqueue(session: Session, row: ScheduleRow, payload: Mapping[str, Any], scheduled_for: datetime) -> str | None:
+    """Enqueue the schedule's job; return why that cannot be, which the tick keeps too."""
+    key = f"schedule:{row.name}:{scheduled_for.isoformat()}"
     try:
         with session.begin_nested():
-            job = enqueue(session, schedule.stage, schedule.payload, idempotency_key=key)
-    except (EnqueueError, UnknownStageError) as error:
-        log.warning("schedule_refused", schedule=schedule.name, error=str(error).partition(", got ")[0])
-        return []
-    session.execute(
-        update(Tick).where(Tick.schedule == schedule.name, Tick.scheduled_for == scheduled_for).values(job_id=job.id)
-    )
-    log.info("schedule_fired", schedule=schedule.name, job_id=str(job.id))
-    return []
+            job = enqueue(session, row.stage or "", payload, idempotency_key=key)
+    except Exception as error:
+        if is_database_away(error):
+            raise
+        reason = str(error) if isinstance(error, (EnqueueError, UnknownStageError)) else describe(error)
+        store.end_tick(session, row.name, scheduled_for, refusal=reason)
+        return reason
+    store.end_tick(session, row.name, scheduled_for, job_id=job.id)
+    log.info("schedule_fired", schedule=row.name, job_id=str(job.id))
+    return None
 
 
 class RowScheduler(Scheduler):
@@ -164,7 +168,7 @@ class RowScheduler(Scheduler):
                     self._keep_partitions()
                     continue
                 # Lost on the road, it is done at its next time: every action repeats its condition.
-                self.app.send_task("gristmill.maintain", args=[action], queue=SYSTEM_QUEUE, retry=False)
+                self.app.send_task(MAINTAIN, args=[action], queue=SYSTEM_QUEUE, retry=False)
         except Exception as error:  # noqa: BLE001 - beat goes on whatever is away
             log.warning("beat_tick_failed", error=describe(error))
             time.sleep(random.random())  # noqa: S311 - jitter

@@ -4,14 +4,19 @@ Celery lets what it cannot foresee in a message (a body of two parts, a missing 
 message back for the next worker to end by.
 """
 
+import json
 from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
 
+from workers.runtime.dead_letters import DOOR, MOST_MESSAGE_BYTES, DeadLetter
+from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
+from workers.runtime.wording import quoted
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +27,7 @@ PROTOCOL = "a message follows Celery's protocol, in JSON"
 
 
 class CarefulConsumer(Consumer):
-    """Discards what it cannot read, with the reason."""
+    """Refuses what it cannot read: the message and the reason are kept in Postgres, then it is acknowledged."""
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""
@@ -30,9 +35,12 @@ class CarefulConsumer(Consumer):
 
         def receive_carefully(message: Any) -> None:
             try:
+                if (size := len(message.body or b"")) > MOST_MESSAGE_BYTES:
+                    self._refuse(message, f"a message must have at most {MOST_MESSAGE_BYTES:,} bytes, got {size:,}")
+                    return
                 receive(message)
             except UNREADABLE as error:
-                self._refuse(message, PROTOCOL, error)
+                self._refuse(message, _reason(message, error))
 
         return receive_carefully
 
@@ -60,25 +68,68 @@ class CarefulConsumer(Consumer):
         return super().call_soon_ack(settle)  # type: ignore[misc]  # newer than its stub
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature, as below
-        self._refuse(message, "a message names its task")
+        self._refuse(message, f"a message must name its task, such as {DOOR}, got none")
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:  # noqa: ARG002
-        self._refuse(message, "a task is a stage that this worker knows, or gristmill.enqueue")
+        task = _headers(message).get("task")
+        self._refuse(message, f"task must be {DOOR}, with the stage as its first argument, got {quoted(task)}")
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:  # noqa: ARG002
-        self._refuse(message, PROTOCOL, exc)
+        self._refuse(message, _reason(message, exc))
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
-        self._refuse(message, PROTOCOL, exc)
+        self._refuse(message, _reason(message, exc))
 
-    def _refuse(self, message: Any, rule: str, error: BaseException | None = None) -> None:
-        headers = message.headers if isinstance(message.headers, dict) else {}
-        log.warning(
-            "message_refused",
-            rule=rule,
-            task=str(headers.get("task"))[:100],
-            error=type(error).__name__ if error else None,
-        )
+    def _refuse(self, message: Any, reason: str) -> None:
+        """Keep the message with the reason, and only then take it off the road; what comes behind it goes on."""
+        runtime = vars(self)["controller"].gristmill
+        runtime.refuse(letter_of(message, reason), then=partial(self._let_go, message))
+
+    def _let_go(self, message: Any) -> None:
         if not message.acknowledged:
             errors: tuple[type[Exception], ...] = vars(self)["connection_errors"]  # its type stub has forgotten it
-            message.reject_log_error(getLogger(__name__), errors)
+            self.call_soon_ack(message.reject_log_error, getLogger(__name__), errors)
+
+
+def letter_of(message: Any, reason: str) -> DeadLetter:
+    """Return what can be read of a message that was refused."""
+    headers, about = _headers(message), message.delivery_info
+    queue = about.get("routing_key") if isinstance(about, dict) else None
+    return DeadLetter(
+        reason,
+        as_bytes(message.body),
+        task=_name(headers.get("task")),
+        message_id=_name(headers.get("id")),
+        queue=_name(queue),
+        content_type=_name(message.content_type),
+        content_encoding=_name(message.content_encoding),
+    )
+
+
+def as_bytes(body: Any) -> bytes:
+    """Return a message's body as it came, whatever its transport made of it."""
+    match body:
+        case bytes() | bytearray() | memoryview():
+            return bytes(body)
+        case str():
+            return body.encode("utf-8", "surrogatepass")
+        case None:
+            return b""
+        case _:
+            return json.dumps(body, default=repr).encode()
+
+
+def _headers(message: Any) -> dict[str, Any]:
+    return message.headers if isinstance(message.headers, dict) else {}
+
+
+def _name(value: Any) -> str | None:
+    """Return a header's value as text; nothing for what is none."""
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _reason(message: Any, error: BaseException) -> str:
+    """Return why a message that Celery cannot read is refused."""
+    if message.content_type != "application/json":
+        return f"content type must be application/json, got {quoted(message.content_type)}"
+    return f"{PROTOCOL}: {describe(error)}"

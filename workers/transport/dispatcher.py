@@ -11,6 +11,7 @@ from workers.runtime.dispatcher import Dispatcher
 from workers.runtime.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import EventStream
+from workers.transport.follower import Follower
 from workers.transport.loop import spare_the_collector
 from workers.transport.names import process_name
 from workers.transport.road import CeleryRoad
@@ -28,11 +29,11 @@ def run_dispatcher(
     """Run one dispatcher until SIGTERM or SIGINT; return its exit code."""
     name = process_name("dispatcher")
     app = create_app(redis_url, registry)
-    events = EventStream(app, name)
+    events = EventStream(app, name, registry)
 
     async def main() -> None:
         database = Database(database_url, changed_by=f"dispatcher:{name}", pool_size=1)
-        road = CeleryRoad(app, redis_url, events)
+        road = CeleryRoad(app, redis_url)
         dispatcher = Dispatcher(
             database,
             registry,
@@ -43,9 +44,12 @@ def run_dispatcher(
             redispatch_seconds=redispatch_seconds,
         )
         on_signals(dispatcher.stop)
+        following = asyncio.create_task(Follower(database, registry, events).run(), name="follower")
         try:
             await dispatcher.run()
         finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             await road.close()
             await database.close()
 

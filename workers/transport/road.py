@@ -14,7 +14,6 @@ from redis.backoff import NoBackoff
 
 from workers.runtime.registry import Stage
 from workers.runtime.store.dispatch import Picked
-from workers.transport.events import EventStream
 
 log = structlog.get_logger(__name__)
 
@@ -27,18 +26,16 @@ _TIMEOUTS: dict[str, Any] = {"socket_timeout": ANSWER_SECONDS, "socket_connect_t
 class CeleryRoad:
     """Publishes batches; implements :class:`workers.runtime.dispatcher.Road`."""
 
-    def __init__(self, app: Celery, redis_url: str, events: EventStream) -> None:
+    def __init__(self, app: Celery, redis_url: str) -> None:
         self._app = app
         # Tried once: the driver's own tries would each take that long. The next look is the next try.
         self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **_TIMEOUTS)
-        self._events = events
         self._connection: Connection | None = None
         self._producer: Producer | None = None
 
     async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
         """Publish one message with ``[[id, version], …]``; raise on any trouble, after dropping the connection."""
         await asyncio.to_thread(self._publish, stage, [[str(job.id), job.version] for job in batch])
-        self._events.sent(stage, batch)
 
     def _publish(self, stage: Stage, batch: list[list[Any]]) -> None:
         try:

@@ -4,13 +4,15 @@ Celery's main thread consumes; a few pool threads carry batches to the one async
 """
 
 import asyncio
+import json
 import os
 import signal
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +26,7 @@ from celery.exceptions import Reject, SecurityWarning
 
 from models.lifecycle import Job
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
+from workers.runtime.dead_letters import DOOR, DeadLetter, DeadLetters, Request, read_request
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -35,9 +38,11 @@ from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.watch import Watch
+from workers.runtime.wording import quoted, without_value
 from workers.transport import control  # noqa: F401 - importing it registers the remote control command
-from workers.transport.app import add_tasks, create_app, queue_names
+from workers.transport.app import Delivery, add_tasks, create_app, queue_names
 from workers.transport.consumer import CarefulConsumer
+from workers.transport.envelopes import CarefulChannel
 from workers.transport.events import EventStream
 from workers.transport.loop import LoopThread, spare_the_collector
 from workers.transport.names import process_name
@@ -95,7 +100,7 @@ class WorkerRuntime:
             pool_size=options.pool_size,
             idle_seconds=IDLE_SECONDS,
         )
-        self._events = EventStream(app, self.name)
+        self._events = EventStream(app, self.name, registry)
         self._llm = llm
         self._loop = LoopThread("jobs")
         self._runner = Runner(
@@ -119,6 +124,7 @@ class WorkerRuntime:
         self._answering = answering
         self._watch = Watch(self._database, row, heartbeat_seconds=options.heartbeat_seconds)
         self._registry = registry
+        self._letters = DeadLetters(self._database)
         self._actions = actions(transitions_retention=options.transitions_retention)
         self._drained: threading.Event | None = None
 
@@ -130,6 +136,8 @@ class WorkerRuntime:
         self._loop.submit(self._runner.start(self._watch)).result()
         if self._answering is not None:
             self._loop.submit(self._tell_who_answers(self._answering))
+        self._counting = self._loop.submit(self._letters.run())
+        CarefulChannel.refuse = self.refuse
         spare_the_collector()
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
 
@@ -146,47 +154,67 @@ class WorkerRuntime:
         self.exit_code = FAILED
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def deliver(self, stage: str, batch: object) -> None:
+    def deliver(self, delivery: Delivery) -> None:
         """Take one batch off a carrier task; return once it is claimed. A malformed one is refused, with a reason."""
+        failpoint("carrier.before")
         try:
-            tickets = _tickets(batch)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            log.warning("message_refused", stage=stage, rule="a batch is [[id, version], …]", error=str(error)[:200])
+            tickets = _tickets(*delivery.arguments, **delivery.keywords)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            rule = f"a batch of {delivery.task} must be [[id, version], …], and services send {DOOR} instead"
+            self._refuse_delivery(delivery, f"{rule}, got {_shown(delivery)}")
             return
-        self._loop.submit(self._runner.accept(stage, tickets)).result()
+        self._loop.submit(self._runner.accept(delivery.task, tickets)).result()
+        failpoint("carrier.after")
 
-    def enqueue(self, stage: str, payload: Mapping[str, Any], **options: Any) -> str | None:
-        """Put in the row that a service's Celery message asks for; a bad request is refused with a logged reason.
+    def enqueue(self, delivery: Delivery) -> str | None:
+        """Put in the row that a service's Celery message asks for; a bad request is refused and kept with the reason.
 
         Waits as long as Postgres is away; a draining worker puts the message back for another.
         """
 
-        async def put() -> str:
+        async def put(request: Request) -> str:
             async with asyncio.timeout(TRANSACTION_SECONDS), self._database.session() as session:
-                job = await enqueue(session, stage, payload, **options)
+                job = await enqueue(session, request.stage, request.payload, **request.options)
                 failpoint("enqueue_commit.before")
             failpoint("enqueue_commit.after")
             return str(job.id)
 
         while self._drained is None:
             try:
-                return self._loop.submit(put()).result()
-            except (EnqueueError, UnknownStageError) as error:
-                log.warning("enqueue_refused", stage=stage, error=str(error).partition(", got ")[0])
-                return None
-            except Exception as error:
+                request = read_request(delivery.arguments, delivery.keywords, message_id=delivery.message_id)
+                return self._loop.submit(put(request)).result()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, its message is kept
                 if not is_database_away(error):
-                    raise
-                log.warning("enqueue_waits_for_database", stage=stage, error=describe(error))
+                    ours = isinstance(error, (EnqueueError, UnknownStageError))
+                    self._refuse_delivery(delivery, str(error) if ours else describe(error))
+                    return None
+                log.warning("enqueue_waits_for_database", error=describe(error))
                 time.sleep(1.0)
         raise Reject("the worker is draining", requeue=True)
 
-    def maintain(self, action: str) -> None:
+    def maintain(self, delivery: Delivery) -> None:
         """Run one maintenance action to its end."""
-        if action not in self._actions:
-            log.warning("message_refused", rule=f"an action is one of {sorted(self._actions)}", action=action[:100])
+        action = delivery.arguments[0] if len(delivery.arguments) == 1 and not delivery.keywords else None
+        if not isinstance(action, str) or action not in self._actions:
+            self._refuse_delivery(delivery, f"action must be one of {', '.join(self._actions)}, got {quoted(action)}")
             return
         self._loop.submit(run_action(self._database, self._actions[action], action)).result()
+
+    def refuse(self, letter: DeadLetter, *, then: Callable[[], None] = lambda: None) -> "Future[None]":
+        """Keep a refused message with its reason, show it in Flower and log it; call ``then`` once it is kept."""
+        name = letter.task or "no task"
+        log.warning("message_refused", task=name, queue=letter.queue, reason=without_value(letter.reason))
+        self._events.refused(letter)
+        kept = self._loop.submit(self._letters.keep(letter))
+        kept.add_done_callback(lambda _: then())
+        return kept
+
+    def _refuse_delivery(self, delivery: Delivery, reason: str) -> None:
+        """Refuse what a task was given; return once it is kept, for then its message is acknowledged."""
+        message_id = delivery.message_id if isinstance(delivery.message_id, str) else None
+        body = _json([delivery.arguments, delivery.keywords, {}])
+        about = {"message_id": message_id, "queue": delivery.queue, "content_type": "application/json"}
+        self.refuse(DeadLetter(reason, body, delivery.task, content_encoding="utf-8", **about)).result()
 
     def cancel(self, ids: Sequence[UUID], *, reason: str) -> set[UUID]:
         """Cancel durable jobs by id, in whatever table they are; return those that were cancelled."""
@@ -218,15 +246,30 @@ class WorkerRuntime:
         self.begin_drain()
         assert self._drained is not None
         self._drained.wait(self._options.grace_seconds + 4)
+        CarefulChannel.refuse = None
         self._events.stop()
-        for closing in (self._llm.aclose(), self._database.close()):
+        for closing in (self._letters.flush(), self._llm.aclose(), self._database.close()):
             with suppress(Exception):  # the process ends either way
                 self._loop.submit(closing).result(timeout=2)
         self._loop.stop()
         log.info("worker_stopped", name=self.name)
 
 
-def _tickets(batch: Any) -> list[Ticket]:
+def _shown(delivery: Delivery) -> str:
+    try:
+        return quoted([*delivery.arguments, *delivery.keywords])
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested without end
+        return "what cannot be shown"
+
+
+def _json(content: object) -> bytes:
+    try:
+        return json.dumps(content).encode()
+    except (ValueError, TypeError, RecursionError):  # nested almost as deep as what was read
+        return b""
+
+
+def _tickets(batch: Any, /) -> list[Ticket]:
     """Return what a message brought as tickets; raise for anything that is no batch, as UNREADABLE has it."""
     tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
     if not all(0 < version < VERSIONS for _, version in tickets):
@@ -260,7 +303,7 @@ def create_worker_app(
     app = create_app(options.redis_url, registry)
     runtime = WorkerRuntime(app, registry, llm, options, answering)
     vars(app)["gristmill_runtime"] = runtime  # a bootstep is given nothing but the app
-    add_tasks(app, registry, deliver=runtime.deliver, enqueue=runtime.enqueue, maintain=runtime.maintain)
+    add_tasks(app, registry, take={"carrier": runtime.deliver, "door": runtime.enqueue, "maintain": runtime.maintain})
     app.steps["worker"].add(RunnerStep)
     return app, runtime
 

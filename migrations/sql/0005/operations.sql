@@ -91,6 +91,8 @@ CREATE POLICY ingest_jobs_insert ON operations.ingest_jobs FOR INSERT WITH CHECK
 DO $$
 DECLARE
   v_times text;
+  v_mended text;
+  v_insane text;
   v_table record;
 BEGIN
   -- Every time of every table that the handlers read: finite, and a day away from the ends that Python knows.
@@ -102,9 +104,14 @@ BEGIN
        AND a.attnum > 0 AND NOT a.attisdropped AND c.relname NOT IN ('ingest_jobs', 'analytics_jobs')
      GROUP BY c.oid, c.relname
   LOOP
+    -- Not as NOT VALID: a row from before would then refuse whatever batch updates it.
+    SELECT string_agg(format('%s = greatest(least(%s, ''9999-12-31 00:00:00+00''), ''0001-01-02 00:00:00+00'')', t, t), ', '),
+           string_agg(format('%s NOT BETWEEN ''0001-01-02 00:00:00+00'' AND ''9999-12-31 00:00:00+00''', t), ' OR ')
+      INTO v_mended, v_insane FROM unnest(v_table.times) AS t;
+    EXECUTE format('UPDATE %s SET %s WHERE %s', v_table.name, v_mended, v_insane);
     SELECT string_agg(format('(%s BETWEEN ''0001-01-02 00:00:00+00'' AND ''9999-12-31 00:00:00+00'')', t), ' AND ')
       INTO v_times FROM unnest(v_table.times) AS t;
-    EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%s) NOT VALID', v_table.name,
+    EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%s)', v_table.name,
                    'ck_' || v_table.relname || '_sane_times', v_times);
   END LOOP;
 END $$;
