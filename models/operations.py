@@ -230,7 +230,7 @@ class IngestJob(Job):
 
     ``skipped_details`` has a count and the first line numbers of each reason. ``resume_at`` is where the next run goes
     on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is}``. A ``source`` that begins
-    with ``csv:`` tells of a file, even when that is gone. A job without an upload has nothing to load and embeds what a
+    with a kind, such as ``csv:``, tells of a file, even when that is gone. ``options`` say how it is to be read. A job without an upload has nothing to load and embeds what a
     project's records lack for the current embedding model.
     """
 
@@ -241,7 +241,8 @@ class IngestJob(Job):
         Index("idx_ingest_job_status", "status"),
         Index("ix_ingest_jobs_uploadId", "uploadId"),
         CheckConstraint('"totalRecords" = "savedCount" + "skippedCount"', name="counts"),
-        CheckConstraint("coalesce(source, '') LIKE 'csv:%' OR \"uploadId\" IS NULL", name="source"),
+        CheckConstraint("coalesce(source, '') ~ '^(csv|json|jsonl|xlsx):' OR \"uploadId\" IS NULL", name="source"),
+        CheckConstraint("jsonb_typeof(options) = 'object'", name="options"),
         *kernel_indexes("ingest_jobs", created_column="createdAt"),
         {"schema": SCHEMA},
     )
@@ -252,6 +253,7 @@ class IngestJob(Job):
     upload_id: Mapped[UUID | None] = mapped_column("uploadId", ForeignKey(f"{SCHEMA}.uploads.id", ondelete="SET NULL"))
     source: Mapped[str | None] = mapped_column(String(512))
     mapping: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     saved_count: Mapped[int] = mapped_column("savedCount", Integer, server_default=text("0"))
     skipped_count: Mapped[int] = mapped_column("skippedCount", Integer, server_default=text("0"))
@@ -269,7 +271,8 @@ class AnalyticsJob(Job):
 
     ``processed_count`` counts the judged and the failed; the failed are listed in ``analytics_failures``.
     ``resume_at`` is what the next run goes by: ``{"turn": version of the run whose turn it is, "away": since when the
-    provider is, "reported": records by type that a report was written about}``.
+    provider is, "reported": records by type that a report was written about}``. ``warnings`` are what its reader must
+    know besides, such as guidelines without text.
     """
 
     __tablename__ = "analytics_jobs"
@@ -287,6 +290,7 @@ class AnalyticsJob(Job):
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     processed_count: Mapped[int] = mapped_column("processedCount", Integer, server_default=text("0"))
     failed_count: Mapped[int] = mapped_column("failedCount", Integer, server_default=text("0"))
+    warnings: Mapped[dict[str, Any] | None]
     resume_at: Mapped[dict[str, Any] | None] = mapped_column("resumeAt")
     error_message: Mapped[str | None] = mapped_column("error", Text)
     created_at: Mapped[datetime] = _created()
@@ -309,12 +313,16 @@ class AnalyticsFailure(Base):
 
 
 class GuidelinePassage(Base):
-    """One passage of the ``of`` that a guidelines document has, embedded once per document and embedding model."""
+    """One passage of the ``of`` that a guidelines document has, embedded once per document and embedding model.
+
+    ``pages`` has the document, of which ``empty_pages`` have no text; older rows do not know.
+    """
 
     __tablename__ = "guideline_passages"
     __table_args__ = (
         Index("ix_guideline_passages_createdAt", "createdAt"),
         CheckConstraint('ordinal BETWEEN 1 AND "of"', name="ordinal"),
+        CheckConstraint('"emptyPages" BETWEEN 0 AND pages', name="pages"),
         {"schema": SCHEMA},
     )
     __expiry__ = Expiry(column="createdAt", after=timedelta(days=90))
@@ -324,6 +332,8 @@ class GuidelinePassage(Base):
     ordinal: Mapped[int] = mapped_column(Integer, primary_key=True)
     of: Mapped[int] = mapped_column(Integer)
     page: Mapped[int] = mapped_column(Integer)
+    pages: Mapped[int | None] = mapped_column(Integer)
+    empty_pages: Mapped[int | None] = mapped_column("emptyPages", Integer)
     content: Mapped[str] = mapped_column(Text)
     embedding: Mapped[list[float]] = mapped_column(ARRAY(REAL))
     created_at: Mapped[datetime] = _created()

@@ -53,13 +53,14 @@ def test_waiting_tells_of_every_row_what_became_of_it(gristmill, at_work):
 
     assert code == 0, said
     assert output.splitlines()[1:] == [
-        "completed: 5 read, 2 saved, 3 skipped, 2 embedded",
+        "completed: 5 read, 3 saved, 2 skipped, 3 embedded",
         "  skipped as duplicate_in_file: 1 (line 5)",
         "  skipped as empty_content: 1 (line 6)",
-        "  skipped as invalid_category: 1 (line 7)",
+        "  1 row has a category that means none; it is left empty, and kept in metadata (line 7)",
         "  columns found: content = 'Prompt', category = 'Category'",
+        "  read as CSV, delimiter ';', quote '\"', encoding 'utf-8'",
     ]
-    assert said.splitlines()[-1] == "completed: 100 %, 5 read, 2 saved, 3 skipped, 2 embedded"
+    assert said.splitlines()[-1] == "completed: 100 %, 5 read, 3 saved, 2 skipped, 3 embedded"
 
 
 def test_waiting_for_json_prints_one_document(gristmill, at_work):
@@ -75,7 +76,7 @@ def test_waiting_for_json_prints_one_document(gristmill, at_work):
 
 def test_job_that_fails_ends_the_command_with_1_and_its_line(gristmill, at_work, tmp_path):
     """The door saw the file's beginning only; what is behind made it another file."""
-    (tmp_path / "late.csv").write_bytes("é\n".encode() + b"some row\n" * 150_000 + b"\xff\n")
+    (tmp_path / "late.csv").write_bytes("é\n".encode() + b"some row\n" * 150_000 + b"\xff\n" * 9)
 
     code, output, _ = gristmill(
         "ingest", "late.csv", "--project", "p", "--type", "task", "--map", "content=é", "--wait"

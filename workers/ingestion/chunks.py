@@ -7,14 +7,18 @@ one order, and cannot deadlock.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from json import dumps
 from json.encoder import encode_basestring as as_json
 from operator import itemgetter
 from uuid import UUID
 
-from workers.ingestion.csv_records import CsvRecords, Damage, Record
-from workers.ingestion.layout import MOST_EXTRA_CELLS, Layout, extra_names
+from workers.ingestion.blank import is_blank
+from workers.ingestion.csv_records import Damage
+from workers.ingestion.layout import MOST_EXTRA_CELLS, extra_names
 from workers.ingestion.mapping import FIELDS, LONGEST_NAME, Places, category, is_other_type
-from workers.ingestion.tally import Reason, Tally
+from workers.ingestion.objects import Object, text_of
+from workers.ingestion.tables import AnyRecord, Reader
+from workers.ingestion.tally import Note, Reason, Skipped, Tally
 
 CHUNK_RECORDS = 10_000
 CHUNK_CHARACTERS = 8 * 1024 * 1024
@@ -34,19 +38,25 @@ class Chunk:
     """Records that are saved together, and what was skipped among them.
 
     ``rows`` are lines of COPY by their content: id, content, metadata, category, id, name and email of the creator.
-    ``twins`` are the lines of records whose content another line of this chunk had first, by that line. ``line``,
-    ``runaways`` and ``replaced`` are the reader's after the last of them.
+    ``twins`` are the lines of records whose content another line of this chunk had first, by that line. ``notes`` are
+    what is said of rows that are saved nevertheless. ``line``, ``runaways`` and ``replaced`` are the reader's after the
+    last of them.
     """
 
     tally: Tally = field(default_factory=Tally)
     rows: dict[str, str] = field(default_factory=dict)
     twins: dict[int, int] = field(default_factory=dict)
+    notes: dict[str, Skipped] = field(default_factory=dict)
     records: int = 0
     characters: int = 0
     line: int = 0
     runaways: int = 0
     replaced: int = 0
     copied: bytes = b""
+
+    def note(self, what: str, line: int) -> None:
+        """Say something of one row."""
+        self.notes.setdefault(what, Skipped()).add(line)
 
     def close(self) -> None:
         """Make the bytes that COPY takes, in the order of contents."""
@@ -70,19 +80,23 @@ class Ids:
 class Maker:
     """Fills chunks from records, one pass over each."""
 
-    def __init__(self, layout: Layout, places: Places, *, type_: str, ids: Ids) -> None:
+    def __init__(self, columns: tuple[str, ...], places: Places, *, type_: str, ids: Ids) -> None:
         self._type = type_
         self._ids = ids
-        self._columns = layout.columns
-        nowhere = len(layout.columns)  # where a row that was made even has an empty cell
+        self._columns = columns
+        nowhere = len(columns)  # where a row that was made even has an empty cell
         at = {field: places.at.get(field, nowhere) for field in FIELDS}
         one = at["creator"]
         creator = [one if at[field] == nowhere else at[field] for field in ("creator_id", "creator_name")]
-        self._pick = itemgetter(at["content"], at["type"], at["category"], *creator, at["creator_email"])
-        pairs = ", ".join(f"{as_json(name)}: ".replace("%", "%%") + "%s" for name in layout.columns)
+        picked = (at["content"], at["type"], at["category"], *creator, at["creator_email"])
+        self._pick = itemgetter(*picked)
+        self._picked_names = [columns[place] if place < nowhere else "" for place in picked]
+        self._content_of = places.template
+        self._may_skip_by_category = "category" not in places.found
+        pairs = ", ".join(f"{as_json(name)}: ".replace("%", "%%") + "%s" for name in columns)
         self._template = "{" + pairs + "}"
 
-    def fill(self, chunk: Chunk, reader: CsvRecords, records: Iterator[Record]) -> bool:
+    def fill(self, chunk: Chunk, reader: Reader, records: Iterator[AnyRecord]) -> bool:
         """Take records until the chunk is full, and tell so, or until there are no more."""
         rows, width, pick, template = chunk.rows, len(self._columns), self._pick, self._template
         prefix, low, blank = self._ids.prefix, self._ids.low, [""]
@@ -91,14 +105,30 @@ class Maker:
             if isinstance(cells, Damage):
                 chunk.tally.skip(cells, reader.start)
             else:
-                even = cells + blank if len(cells) == width else self._even(cells)
-                content, type_, category_, id_, name, email = pick(even)
-                if reason := self._reason(content, type_[:_SHORT], category_[:_SHORT], len(cells)):
+                if isinstance(cells, dict):
+                    content, type_, category_, id_, name, email = self._looked_up(cells)
+                    fits, cut = True, False
+                else:
+                    fits = len(cells) == width
+                    even = cells + blank if fits else self._even(cells)
+                    content, type_, category_, id_, name, email = pick(even)
+                    if self._content_of:
+                        content = self._content_of.filled([even[place] for place in self._content_of.places])
+                    cut = len(cells) > width and not is_blank("".join(cells[width:]))
+                if reason := self._reason(content, type_[:_SHORT], category_[:_SHORT], len(cells), fits=fits):
                     chunk.tally.skip(reason, reader.start)
                 elif content in rows:
                     chunk.twins[reader.start] = int(rows[content][len(prefix) : ID_DIGITS], 16) - low
                 else:
-                    metadata = template % tuple(map(as_json, cells)) if len(cells) == width else self._ragged(cells)
+                    if isinstance(cells, dict):
+                        metadata = dumps(cells, ensure_ascii=False)
+                    else:
+                        metadata = template % tuple(map(as_json, cells)) if fits else self._ragged(cells)
+                    if category_ and category(category_[:_SHORT]) is None:
+                        chunk.note(Note.CATEGORY_LEFT_EMPTY, reader.start)
+                        category_ = ""
+                    if cut:
+                        chunk.note(Note.ROWS_CUT, reader.start)
                     end = _end(category_[:_SHORT], id_[:NAME_LIMIT], name[:NAME_LIMIT], email[:NAME_LIMIT])
                     begin = f"{prefix}{low + reader.start:012x}\t{_escaped(content)}"
                     rows[content] = row = f"{begin}\t{metadata.replace(_ESCAPE, _ESCAPED)}{end}"
@@ -108,17 +138,24 @@ class Maker:
                 return True
         return False
 
-    def _reason(self, content: str, type_: str, category_: str, width: int) -> str | None:
+    def _looked_up(self, record: Object) -> list[str]:
+        """Return what an object has for each field, as a row of cells would have it."""
+        found = [text_of(record, name) if name else "" for name in self._picked_names]
+        if self._content_of:
+            found[0] = self._content_of.filled([text_of(record, name) for name in self._content_of.names])
+        return found
+
+    def _reason(self, content: str, type_: str, category_: str, width: int, *, fits: bool) -> str | None:
         """Return why this record is skipped whatever the project holds, or None."""
         if type_ and is_other_type(type_, self._type):
             return Reason.OTHER_TYPE
-        if not content or content.isspace():
+        if is_blank(content):
             return Reason.EMPTY_CONTENT
         if len(content) > CONTENT_LIMIT:
             return Reason.TOO_LONG
-        if width > len(self._columns) + MOST_EXTRA_CELLS:
+        if not fits and width > len(self._columns) + MOST_EXTRA_CELLS:
             return Reason.MALFORMED
-        if category_ and category(category_) is None:
+        if category_ and self._may_skip_by_category and category(category_) is None:
             return Reason.INVALID_CATEGORY
         return None
 
