@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -160,7 +160,7 @@ async def _remove_unused(session: AsyncSession, project_id: UUID) -> None:
     await session.execute(delete(Project).where(Project.id == project_id, ~or_(*used)))
 
 
-async def _pieces(head: bytes, file: BinaryIO) -> AsyncIterator[bytes]:
+async def _pieces(head: bytes, file: IO[bytes]) -> AsyncIterator[bytes]:
     yield head
     while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
         yield piece

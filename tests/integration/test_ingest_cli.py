@@ -12,7 +12,7 @@ import pytest
 
 from cli.ingesting import hand_in
 from tests.fakes.mill import asking_mill
-from workers.ingestion.layout import HEAD_BYTES
+from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import get_or_create
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.registry import Registry

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.ingestion.encodings import Detector, decoder
 from workers.ingestion.dialect import sniff
-from workers.ingestion.layout import HEAD_BYTES, MOST_COLUMNS, column_names, extra_names, read_layout
+from workers.ingestion.encodings import Detector, decoder
+from workers.ingestion.layout import MOST_COLUMNS, column_names, extra_names, read_layout
 from workers.ingestion.mapping import category, check, is_other_type, locate
 from workers.ingestion.refusals import Unreadable
+from workers.ingestion.unwrapping import HEAD_BYTES
 
 TEXT = "name,text\nZoë,“naïve”\n" * 3
 

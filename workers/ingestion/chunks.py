@@ -4,7 +4,7 @@ A chunk holds each content once, in the order of contents: two jobs that insert 
 one order, and cannot deadlock.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from json import dumps
@@ -98,45 +98,52 @@ class Maker:
 
     def fill(self, chunk: Chunk, reader: Reader, records: Iterator[AnyRecord]) -> bool:
         """Take records until the chunk is full, and tell so, or until there are no more."""
-        rows, width, pick, template = chunk.rows, len(self._columns), self._pick, self._template
-        prefix, low, blank = self._ids.prefix, self._ids.low, [""]
         for cells in records:
             chunk.records += 1
             if isinstance(cells, Damage):
                 chunk.tally.skip(cells, reader.start)
             else:
-                if isinstance(cells, dict):
-                    content, type_, category_, id_, name, email = self._looked_up(cells)
-                    fits, cut = True, False
-                else:
-                    fits = len(cells) == width
-                    even = cells + blank if fits else self._even(cells)
-                    content, type_, category_, id_, name, email = pick(even)
-                    if self._content_of:
-                        content = self._content_of.filled([even[place] for place in self._content_of.places])
-                    cut = len(cells) > width and not is_blank("".join(cells[width:]))
-                if reason := self._reason(content, type_[:_SHORT], category_[:_SHORT], len(cells), fits=fits):
-                    chunk.tally.skip(reason, reader.start)
-                elif content in rows:
-                    chunk.twins[reader.start] = int(rows[content][len(prefix) : ID_DIGITS], 16) - low
-                else:
-                    if isinstance(cells, dict):
-                        metadata = dumps(cells, ensure_ascii=False)
-                    else:
-                        metadata = template % tuple(map(as_json, cells)) if fits else self._ragged(cells)
-                    if category_ and category(category_[:_SHORT]) is None:
-                        chunk.note(Note.CATEGORY_LEFT_EMPTY, reader.start)
-                        category_ = ""
-                    if cut:
-                        chunk.note(Note.ROWS_CUT, reader.start)
-                    end = _end(category_[:_SHORT], id_[:NAME_LIMIT], name[:NAME_LIMIT], email[:NAME_LIMIT])
-                    begin = f"{prefix}{low + reader.start:012x}\t{_escaped(content)}"
-                    rows[content] = row = f"{begin}\t{metadata.replace(_ESCAPE, _ESCAPED)}{end}"
-                    chunk.characters += len(row)
+                self._take(chunk, cells, reader.start)
             full = chunk.records >= CHUNK_RECORDS or chunk.characters >= CHUNK_CHARACTERS
             if full and not reader.giving_up:
                 return True
         return False
+
+    def _take(self, chunk: Chunk, cells: list[str] | Object, line: int) -> None:
+        """Put one record into the chunk, or count why not."""
+        rows, width = chunk.rows, len(self._columns)
+        # No object has cells beyond the header.
+        extra = 0 if isinstance(cells, dict) else len(cells) - width
+        found = self._looked_up(cells) if isinstance(cells, dict) else self._picked(cells)
+        content, type_, category_, id_, name, email = found
+        if reason := self._reason(content, type_[:_SHORT], category_[:_SHORT], extra):
+            chunk.tally.skip(reason, line)
+        elif content in rows:
+            chunk.twins[line] = int(rows[content][len(self._ids.prefix) : ID_DIGITS], 16) - self._ids.low
+        else:
+            if category_ and category(category_[:_SHORT]) is None:
+                chunk.note(Note.CATEGORY_LEFT_EMPTY, line)
+                category_ = ""
+            if extra > 0 and isinstance(cells, list) and not is_blank("".join(cells[width:])):
+                chunk.note(Note.ROWS_CUT, line)
+            end = _end(category_[:_SHORT], id_[:NAME_LIMIT], name[:NAME_LIMIT], email[:NAME_LIMIT])
+            begin = f"{self._ids.prefix}{self._ids.low + line:012x}\t{_escaped(content)}"
+            rows[content] = row = f"{begin}\t{self._metadata(cells, extra).replace(_ESCAPE, _ESCAPED)}{end}"
+            chunk.characters += len(row)
+
+    def _metadata(self, cells: list[str] | Object, extra: int) -> str:
+        """Return all that a record has, as JSON."""
+        if isinstance(cells, dict):
+            return dumps(cells, ensure_ascii=False)
+        return self._ragged(cells) if extra else self._template % tuple(map(as_json, cells))
+
+    def _picked(self, cells: list[str]) -> Sequence[str]:
+        """Return what a row has for each field."""
+        even = [*cells, ""] if len(cells) == len(self._columns) else self._even(cells)
+        found: Sequence[str] = self._pick(even)
+        if self._content_of:
+            return [self._content_of.filled([even[place] for place in self._content_of.places]), *found[1:]]
+        return found
 
     def _looked_up(self, record: Object) -> list[str]:
         """Return what an object has for each field, as a row of cells would have it."""
@@ -145,7 +152,7 @@ class Maker:
             found[0] = self._content_of.filled([text_of(record, name) for name in self._content_of.names])
         return found
 
-    def _reason(self, content: str, type_: str, category_: str, width: int, *, fits: bool) -> str | None:
+    def _reason(self, content: str, type_: str, category_: str, extra: int) -> str | None:
         """Return why this record is skipped whatever the project holds, or None."""
         if type_ and is_other_type(type_, self._type):
             return Reason.OTHER_TYPE
@@ -153,7 +160,7 @@ class Maker:
             return Reason.EMPTY_CONTENT
         if len(content) > CONTENT_LIMIT:
             return Reason.TOO_LONG
-        if not fits and width > len(self._columns) + MOST_EXTRA_CELLS:
+        if extra > MOST_EXTRA_CELLS:
             return Reason.MALFORMED
         if category_ and self._may_skip_by_category and category(category_) is None:
             return Reason.INVALID_CATEGORY

@@ -34,8 +34,8 @@ _LONGEST_PADDING = 64 * 1024
 class DataFile:
     """One file, read once. ``encoding`` is what a look at all of it has told; None where nobody has looked.
 
-    ``said`` are the options. Of pieces that are not the ``whole`` file only the beginning can be told. ``bytes_read`` is
-    how much of it has come out of the store.
+    ``said`` are the options. Of pieces that are not the ``whole`` file only the beginning can be told. ``bytes_read``
+    is how much of it has come out of the store.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class DataFile:
     async def _of_workbook(self, unwrapped: Unwrapped) -> AsyncGenerator[str, None]:
         """Yield the rows of a workbook as the confined process writes them."""
         self.encoding = UTF8
-        file = self._open.enter_context(tempfile.TemporaryFile())
+        file = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one's
         await _spool(unwrapped.pieces, file)
         bounds = {"memory_bytes": workbook.MEMORY_BYTES, "processor_seconds": workbook.PROCESSOR_SECONDS}
         decode = decoder(UTF8).decode

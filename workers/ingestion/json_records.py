@@ -168,17 +168,17 @@ class _Nesting:
         at += 1 if self._escaped and at < len(text) else 0
         self._escaped = self._escaped and at == len(text)
         while found := (_IN_STRING if self._in_string else _OUTSIDE).search(text, at):
-            at, token = found.end(), found[0]
+            at, sign = found.end(), found[0]
             if self._in_string:
-                self._in_string = token != '"'
-                self._escaped = token == "\\"
-            elif token == '"':
+                self._in_string = sign != '"'
+                self._escaped = sign == "\\"
+            elif sign == '"':
                 self._in_string = True
-            elif token in "[{":
+            elif sign in "[{":
                 self._depth += 1
-            elif token == "," and self._depth == 0:
+            elif sign == "," and self._depth == 0:
                 return found.start()
-            elif token in "]}":
+            elif sign in "]}":
                 self._depth -= 1
                 if self._depth <= 0:
                     return at if self._depth == 0 else found.start()
@@ -214,8 +214,8 @@ def find_items(head: str, *, whole: bool) -> Begin:
     if whole:
         raise Unreadable("the JSON is one object without an array of objects in it: an array of records is needed, or "
                          "one object a line")  # fmt: skip
-    raise Unreadable("the JSON's first part has no array of objects in it: an array of records is needed, or one object "
-                     "a line")  # fmt: skip
+    raise Unreadable("the JSON's first part has no array of objects in it: an array of records is needed, or one "
+                     "object a line")  # fmt: skip
 
 
 def arrays_behind(tail: str) -> list[str]:

@@ -12,7 +12,8 @@ _FIELDS = ("encoding", "delimiter", "quote", "skip_rows")
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "colon": ":"}
 # What is usually meant holds more characters than what is named.
 _SUPERSETS = {
-    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950", "utf-8": "utf-8-sig",
+    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950",
+    "utf-8": "utf-8-sig",
 }  # fmt: skip
 # Python calls these text encodings; no file is in one of them.
 _NO_FILE = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem"}

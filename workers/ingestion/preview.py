@@ -109,7 +109,7 @@ class _Counted:
             read_as=read_as_of(file),
             columns=file.table.columns,
             mapping={field: column for field, column in mapping.items() if column},
-            guessed=dict(file.places.found),
+            guessed={str(field): column for field, column in file.places.found.items()},
             total=self._tally.total,
             would_save=self._tally.saved,
             skipped=self._tally.skipped_count,

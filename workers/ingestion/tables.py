@@ -93,7 +93,7 @@ def read_table(head: str, *, kind: Kind, whole: bool, options: Options) -> Table
         case Kind.JSON:
             begin = find_items(head, whole=whole)
             table = Table(kind, (), at=begin.at, begin=begin)
-        case Kind.JSONL:
+        case _:
             table = Table(kind, ())
     beginning = _beginning(table, head, whole=whole)
     columns = table.columns or columns_of(row for row in beginning if isinstance(row, dict))

@@ -25,7 +25,7 @@ ReadAs = Mapping[str, Any]
 def problems(
     *, total: int, skipped: int, details: Mapping[str, Any], warnings: Mapping[str, Any], read_as: ReadAs
 ) -> list[str]:
-    """Return what a person must see first: most rows are skipped, rows are cut, or the file is. Empty if all is well."""
+    """Return what a person must see first: most rows are skipped, rows are cut, or the file is."""
     found = []
     if 2 * skipped > total:
         reasons = ", ".join(f"{reason} {one['count']:,}" for reason, one in _most_first(details))
