@@ -1,8 +1,8 @@
 """Read the rows of an Excel workbook's first visible sheet, one after the other, within bounds.
 
 A workbook is a zip of XML, read by calamine, which knows no entities but holds the whole sheet. How much it unfolds to
-is written in the zip's directory and looked at before. As ``__main__``, in a confined process, it writes the rows of its
-standard input to its standard output: a JSON array on each line, the row's number first.
+is written in the zip's directory and looked at before. As ``__main__``, in a confined process, it writes the rows of
+its standard input to its standard output: a JSON array on each line, the row's number first.
 """
 
 import json

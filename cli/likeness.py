@@ -1,0 +1,36 @@
+"""What an export compares records with: a text, embedded by whoever embeds records, or the vector of a record."""
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from cli.commands.similar import _embedded
+from cli.errors import CommandError, WrongUsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from models.operations import DataRecord
+    from workers.ingestion.export import Likeness
+
+
+def likeness(text: str) -> "Likeness":
+    """Return the vector of a text or of the record that has it as its id; raise CommandError."""
+    from cli.session import in_session
+    from workers.ingestion.export import Likeness
+    from workers.operations.records import get
+
+    if not text.strip():
+        raise WrongUsageError("--like must not be empty")
+    try:
+        record_id = UUID(text)
+    except ValueError:
+        vector = _embedded(text)
+        return Likeness(vector.numbers, vector.model)
+
+    async def found(session: "AsyncSession") -> "DataRecord":
+        return await get(session, record_id)
+
+    record = in_session(found)
+    if record.embedding_model is None:
+        raise CommandError(f"record {record_id} is not embedded yet: nothing can be compared with it")
+    return Likeness(record.embedding, record.embedding_model)
