@@ -7,17 +7,19 @@ from cli.commands.similar import _embedded
 from cli.errors import CommandError, WrongUsageError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from models.operations import DataRecord
     from workers.ingestion.export import Likeness
 
 
 def likeness(text: str) -> "Likeness":
     """Return the vector of a text or of the record that has it as its id; raise CommandError."""
+    from sqlalchemy import select
+
     from cli.session import in_session
+    from models.operations import DataRecord
     from workers.ingestion.export import Likeness
-    from workers.operations.records import get
 
     if not text.strip():
         raise WrongUsageError("--like must not be empty")
@@ -27,10 +29,14 @@ def likeness(text: str) -> "Likeness":
         vector = _embedded(text)
         return Likeness(vector.numbers, vector.model)
 
-    async def found(session: "AsyncSession") -> "DataRecord":
-        return await get(session, record_id)
+    async def found(session: "AsyncSession") -> "Row[list[float], str | None] | None":
+        vector = select(DataRecord.embedding, DataRecord.embedding_model).where(DataRecord.id == record_id)
+        return (await session.execute(vector)).one_or_none()
 
     record = in_session(found)
-    if record.embedding_model is None:
+    if record is None:
+        raise CommandError(f"record {record_id} does not exist (any more)")
+    numbers, model = record
+    if model is None:
         raise CommandError(f"record {record_id} is not embedded yet: nothing can be compared with it")
-    return Likeness(record.embedding, record.embedding_model)
+    return Likeness(numbers, model)

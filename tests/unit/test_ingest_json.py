@@ -173,7 +173,9 @@ def test_array_of_an_object_is_found_wherever_it_stands():
 
     assert find_items(head, whole=False).within == "rows"
     assert arrays_behind(', "x": {"y": [{}]}, "other": [ {"text": "c"}]}') == ["other"]
-    many = b'{"rows": [' + b",".join([b'{"text": "row %d"}' % n for n in range(60_000)]) + b'], "other": [{"text": "c"}]}'
+    many = (
+        b'{"rows": [' + b",".join([b'{"text": "row %d"}' % n for n in range(60_000)]) + b'], "other": [{"text": "c"}]}'
+    )
     found = seen(gzipped(many), piece=100_000)
     assert (found.total, found.read_as["array"]) == (60_000, "rows")
     assert "other_arrays" in found.warnings

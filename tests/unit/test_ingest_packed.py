@@ -118,12 +118,18 @@ def zipped(**parts):
     [
         (zipped(**{"a.csv": b"text\n"}), "this is a zip archive, which holds 'a.csv': unpack it"),
         (zipped(**{"word/document.xml": b"<a/>"}), "this is no table: it is a Word document"),
-        (zipped(mimetype=b"x", **{"content.xml": b"<a/>"}), "this is an OpenDocument file: save it again as .xlsx or CSV"),
+        (
+            zipped(mimetype=b"x", **{"content.xml": b"<a/>"}),
+            "this is an OpenDocument file: save it again",
+        ),
         (zipped(**{"xl/workbook.bin": b""}), "this is a binary Excel file (.xlsb)"),
         (zipped(**{"xl/workbook.xml": b"<workbook/>"}), "this is a zip or an Excel file, and it is damaged"),
         (workbook([["text"], ["a"]])[:-40], "this is a zip or an Excel file, and it is damaged"),
         (workbook([]), "the workbook's sheet 'Data' is empty: it has no header"),
-        (zipped(**{"xl/workbook.xml": bytes(200 * 1024 * 1024)}), "the workbook unfolds to more than 200 times its size"),
+        (
+            zipped(**{"xl/workbook.xml": bytes(200 * 1024 * 1024)}),
+            "the workbook unfolds to more than 200 times",
+        ),
     ],
 )
 def test_zip_that_is_no_sound_workbook_is_named_in_one_line(content, said):

@@ -59,7 +59,9 @@ _FROM = """
        AND (CAST(:type AS text) IS NULL OR r.type::text = :type)
        AND (CAST(:category AS text) IS NULL OR r.category::text = :category)
      ORDER BY r.id"""
-_COMPARED = """CASE WHEN r."embeddingModel" = :model AND cardinality(r.embedding) = :length THEN r.embedding::text END"""
+_COMPARED = (
+    """CASE WHEN r."embeddingModel" = :model AND cardinality(r.embedding) = :length THEN r.embedding::text END"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ async def export(
     place = columns.index(_SIMILARITY) if like else -1
     count = 0
     query = _query(compared=like is not None)
-    async for rows in (await session.stream(query, values, execution_options={"yield_per": _ROWS_AT_ONCE})).partitions():
+    async for rows in (
+        await session.stream(query, values, execution_options={"yield_per": _ROWS_AT_ONCE})
+    ).partitions():
         for row in rows:
             cells = [neutral(cell or "") for cell in row]
             if like is not None:
@@ -106,8 +110,12 @@ async def export(
 def _query(*, compared: bool) -> Any:
     asked = {**_COLUMNS, **({_SIMILARITY: _COMPARED} if compared else {}), _METADATA: "r.metadata"}
     selected = ", ".join(f"({sql})::text AS {name}" for name, sql in asked.items())
-    given = [bindparam("project", type_=Uuid()), bindparam("type", type_=String()), bindparam("category", type_=String())]
-    return text(f"SELECT {selected} {_FROM}").bindparams(*given)  # noqa: S608 - of our own names alone
+    given = [
+        bindparam("project", type_=Uuid()),
+        bindparam("type", type_=String()),
+        bindparam("category", type_=String()),
+    ]
+    return text(f"SELECT {selected} {_FROM}").bindparams(*given)
 
 
 def neutral(cell: str) -> str:

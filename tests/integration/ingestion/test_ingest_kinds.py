@@ -1,22 +1,21 @@
 """Files of every kind through the real handler: every row accounted for, and a run that dies is gone on with."""
 
 import json
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
-from models.operations import DataRecord, IngestJob, Upload, UploadPart
+from models.operations import DataRecord, Upload, UploadPart
 from tests.fakes.files import gzipped, json_lines, workbook
+from tests.fakes.ingesting import PowerCutError, surroundings
 from tests.fakes.mill import mill
 from tests.proving.llm import NoModel
 from workers.ingestion import chunks
 from workers.ingestion.ingest_csv import ingest_csv
 from workers.ingestion.refusals import Unreadable
-from workers.runtime.context import Context, Run
 from workers.runtime.outcomes import Complete
-from workers.runtime.store.checkpoint import checkpoint
 
 CASES = Path(__file__).parents[2] / "cases"
 COUNT = 1_000
@@ -75,47 +74,23 @@ async def test_sql_door_takes_every_kind(ingestion, database_url, only_ingestion
     assert {record.source for record in await ingestion.records()} == {f"{kind}:f.csv"}
 
 
-class Died(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", FILES)
-async def test_run_that_dies_at_any_commit_is_continued_to_the_same_end(ingestion, database, *, small_chunks, name):
+async def test_run_that_dies_at_any_commit_is_continued_to_the_same_end(
+    ingestion, database, jobs, *, small_chunks, name
+):
     """Each run lives for one commit: nothing is there twice, nothing is missing, every count is the same."""
-    enqueued = await ingestion.enqueue(FILES[name], file_name=name)
+    await ingestion.enqueue(FILES[name], file_name=name)
+    (claimed,) = await jobs.running("ingestion.ingest", 0)
     runs, ended = 0, None
-    async with database.session() as session:
-        await session.execute(text("UPDATE operations.ingest_jobs SET dispatched_at = now()"))
-        await session.execute(text("UPDATE operations.ingest_jobs SET status = 'PROCESSING', version = version + 1"))
 
     while ended is None:
-        runs += 1
-        assert runs < 20
-        commits = 0
-        job = await ingestion.job(enqueued.id)
+        job, runs = await ingestion.job(claimed.id), runs + 1
+        with suppress(PowerCutError):
+            ended = await ingest_csv(job, surroundings(database, job, commits=1))
 
-        async def commit(values, write=None):
-            nonlocal commits
-            if commits:
-                raise Died
-            commits += 1
-            await checkpoint(database, IngestJob, job.id, job.version, values, write)
-
-        ctx = Context(
-            run=Run(job_id=job.id, stage="ingestion.ingest", version=job.version, attempt=1),
-            session=database.session,
-            llm=NoModel(),
-            clock=lambda: datetime.now(UTC),
-            checkpoint=commit,
-        )
-        try:
-            ended = await ingest_csv(job, ctx)
-        except Died:
-            continue
-
-    assert isinstance(ended, Complete)
-    assert runs > 3
-    accounted(await ingestion.job(enqueued.id), name)
+    assert ended == Complete()
+    assert runs > 4
+    accounted(await ingestion.job(claimed.id), name)
     assert await ingestion.count(DataRecord) == 891
 
 
