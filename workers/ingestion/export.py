@@ -10,7 +10,7 @@ from math import isfinite, sqrt
 from typing import Any, TextIO
 from uuid import UUID
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import BindParameter, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import String, Uuid
 
@@ -110,7 +110,7 @@ async def export(
 def _query(*, compared: bool) -> Any:
     asked = {**_COLUMNS, **({_SIMILARITY: _COMPARED} if compared else {}), _METADATA: "r.metadata"}
     selected = ", ".join(f"({sql})::text AS {name}" for name, sql in asked.items())
-    given = [
+    given: list[BindParameter[Any]] = [
         bindparam("project", type_=Uuid()),
         bindparam("type", type_=String()),
         bindparam("category", type_=String()),

@@ -25,7 +25,7 @@ FILES = {
     "f.json": json.dumps({"made": "today", "rows": ROWS}).encode(),
     "f.jsonl": json_lines(ROWS),
     "f.csv": b"text,n\n" + b"".join(f"{row['text']},{row['n']}\n".encode() for row in ROWS),
-    "f.xlsx": workbook([["text", "n"], *([row["text"] or None, row["n"]] for row in ROWS)]),
+    "f.xlsx": workbook([["text", "n"], *[[str(row["text"]) or None, int(str(row["n"]))] for row in ROWS]]),
 }
 FILES |= {f"{name}.gz": gzipped(content) for name, content in FILES.items()}
 FIRST_ROW = {"f.json": 1, "f.jsonl": 1, "f.csv": 2, "f.xlsx": 2}
