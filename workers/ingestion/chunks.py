@@ -82,8 +82,9 @@ class Maker:
 
     def __init__(self, columns: tuple[str, ...], places: Places, *, type_: str, ids: Ids) -> None:
         self._type = type_
-        self._ids = ids
+        self._prefix, self._low = ids.prefix, ids.low
         self._columns = columns
+        self._width = len(columns)
         nowhere = len(columns)  # where a row that was made even has an empty cell
         at = {field: places.at.get(field, nowhere) for field in FIELDS}
         one = at["creator"]
@@ -111,35 +112,41 @@ class Maker:
 
     def _take(self, chunk: Chunk, cells: list[str] | Object, line: int) -> None:
         """Put one record into the chunk, or count why not."""
-        rows, width = chunk.rows, len(self._columns)
-        # No object has cells beyond the header.
-        extra = 0 if isinstance(cells, dict) else len(cells) - width
-        found = self._looked_up(cells) if isinstance(cells, dict) else self._picked(cells)
+        rows = chunk.rows
+        extra = 0
+        if isinstance(cells, dict):
+            found: Sequence[str] = self._looked_up(cells)
+        elif (extra := len(cells) - self._width) == 0 and self._content_of is None:
+            found = self._pick([*cells, ""])
+        else:
+            found = self._picked(cells)
         content, type_, category_, id_, name, email = found
-        if reason := self._reason(content, type_[:_SHORT], category_[:_SHORT], extra):
+        if reason := self._reason(content, type_, category_, extra):
             chunk.tally.skip(reason, line)
         elif content in rows:
-            chunk.twins[line] = int(rows[content][len(self._ids.prefix) : ID_DIGITS], 16) - self._ids.low
+            chunk.twins[line] = int(rows[content][len(self._prefix) : ID_DIGITS], 16) - self._low
         else:
             if category_ and category(category_[:_SHORT]) is None:
                 chunk.note(Note.CATEGORY_LEFT_EMPTY, line)
                 category_ = ""
-            if extra > 0 and isinstance(cells, list) and not is_blank("".join(cells[width:])):
+            if extra > 0 and isinstance(cells, list) and not is_blank("".join(cells[self._width :])):
                 chunk.note(Note.ROWS_CUT, line)
+            if extra or isinstance(cells, dict):
+                metadata = self._metadata(cells)
+            else:
+                metadata = self._template % tuple(map(as_json, cells))
             end = _end(category_[:_SHORT], id_[:NAME_LIMIT], name[:NAME_LIMIT], email[:NAME_LIMIT])
-            begin = f"{self._ids.prefix}{self._ids.low + line:012x}\t{_escaped(content)}"
-            rows[content] = row = f"{begin}\t{self._metadata(cells, extra).replace(_ESCAPE, _ESCAPED)}{end}"
+            begin = f"{self._prefix}{self._low + line:012x}\t{_escaped(content)}"
+            rows[content] = row = f"{begin}\t{metadata.replace(_ESCAPE, _ESCAPED)}{end}"
             chunk.characters += len(row)
 
-    def _metadata(self, cells: list[str] | Object, extra: int) -> str:
-        """Return all that a record has, as JSON."""
-        if isinstance(cells, dict):
-            return dumps(cells, ensure_ascii=False)
-        return self._ragged(cells) if extra else self._template % tuple(map(as_json, cells))
+    def _metadata(self, cells: list[str] | Object) -> str:
+        """Return all that an object or an uneven row has, as JSON."""
+        return dumps(cells, ensure_ascii=False) if isinstance(cells, dict) else self._ragged(cells)
 
     def _picked(self, cells: list[str]) -> Sequence[str]:
         """Return what a row has for each field."""
-        even = [*cells, ""] if len(cells) == len(self._columns) else self._even(cells)
+        even = [*cells, ""] if len(cells) == self._width else self._even(cells)
         found: Sequence[str] = self._pick(even)
         if self._content_of:
             return [self._content_of.filled([even[place] for place in self._content_of.places]), *found[1:]]
@@ -154,15 +161,15 @@ class Maker:
 
     def _reason(self, content: str, type_: str, category_: str, extra: int) -> str | None:
         """Return why this record is skipped whatever the project holds, or None."""
-        if type_ and is_other_type(type_, self._type):
+        if type_ and is_other_type(type_[:_SHORT], self._type):
             return Reason.OTHER_TYPE
-        if is_blank(content):
+        if not content[:1].isalnum() and is_blank(content):
             return Reason.EMPTY_CONTENT
         if len(content) > CONTENT_LIMIT:
             return Reason.TOO_LONG
         if extra > MOST_EXTRA_CELLS:
             return Reason.MALFORMED
-        if category_ and self._may_skip_by_category and category(category_) is None:
+        if category_ and self._may_skip_by_category and category(category_[:_SHORT]) is None:
             return Reason.INVALID_CATEGORY
         return None
 
