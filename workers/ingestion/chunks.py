@@ -163,7 +163,8 @@ class Maker:
         """Return why this record is skipped whatever the project holds, or None."""
         if type_ and is_other_type(type_[:_SHORT], self._type):
             return Reason.OTHER_TYPE
-        if not content[:1].isalnum() and is_blank(content):
+        # Most texts begin with a letter, and need no closer look.
+        if not "0" <= content[:1] <= "z" and is_blank(content):
             return Reason.EMPTY_CONTENT
         if len(content) > CONTENT_LIMIT:
             return Reason.TOO_LONG
