@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -18,10 +18,13 @@ from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
 from cli.following import pauses
 from cli.output import console, printable
+from cli.previewing import file_name, local, opened_file
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
 from workers.ingestion.enqueue_file import ingest_file, look
-from workers.ingestion.layout import HEAD_BYTES
+from workers.ingestion.kinds import Kind
 from workers.ingestion.refusals import Unreadable
+from workers.ingestion.telling import problems, skipped_lines, warning_lines
+from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import get_or_create
 from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued
@@ -59,6 +62,12 @@ class Seen:
         return self.status == _COMPLETED
 
     @property
+    def read_as(self) -> Mapping[str, Any]:
+        """How the file was read, where that is not as most files are."""
+        found: Mapping[str, Any] = self.warnings.get("read_as") or {}
+        return found
+
+    @property
     def loading(self) -> bool:
         return self.status in _LOADING
 
@@ -78,31 +87,38 @@ async def hand_in(
     *,
     project: str,
     mapping: Mapping[str, str],
+    reading: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     **options: Any,
 ) -> HandedIn:
     """Keep ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``. A new project is made.
 
-    The project is there for others while the file is still on its way. It goes again if nothing came of the file.
+    ``reading`` says how the file is to be read; ``-`` is standard input. The project is there for others while the file
+    is still on its way. It goes again if nothing came of the file.
     """
+    name = file_name(file)
     try:
-        with file.open("rb") as opened:
+        with opened_file(file) as opened:
             head = await asyncio.to_thread(opened.read, HEAD_BYTES)
-            look(head, mapping)
+            kind = await look(head, mapping, name=name, options=reading or {})
+            if kind is Kind.XLSX and len(head) == HEAD_BYTES and opened.seekable():
+                await local(opened).look(name=name, mapping=mapping, options=reading or {})
+                opened.seek(HEAD_BYTES)
             async with _made(database, project) as found, database.session() as session:
                 job = await ingest_file(
                     session,
                     project_id=found.id,
                     stream=_pieces(head, opened),
-                    file_name=file.name,
+                    file_name=name,
                     mapping=mapping,
+                    options=reading,
                     idempotency_key=idempotency_key,
                     **options,
                 )
     except OSError as error:
         raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
     except Unreadable as error:
-        raise WrongUsageError(f"{file.name}: {error}") from None
+        raise WrongUsageError(f"{name}: {error}") from None
     if not job.created and (first := await _first(database, IngestJob.id == job.id)):
         return first  # of its key
     return HandedIn(job, found.id, found.name)
@@ -142,7 +158,7 @@ async def _remove_unused(session: AsyncSession, project_id: UUID) -> None:
     await session.execute(delete(Project).where(Project.id == project_id, ~or_(*used)))
 
 
-async def _pieces(head: bytes, file: BinaryIO) -> AsyncIterator[bytes]:
+async def _pieces(head: bytes, file: IO[bytes]) -> AsyncIterator[bytes]:
     yield head
     while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
         yield piece
@@ -220,24 +236,19 @@ def note(seen: Seen) -> str:
     return f"{seen.total:,} read, {seen.saved:,} saved, {seen.skipped:,} skipped{embedded}"
 
 
+def worst(seen: Seen) -> list[str]:
+    """Return what a person must see first: most rows were skipped, or rows are cut."""
+    return problems(
+        total=seen.total, skipped=seen.skipped, details=seen.details, warnings=seen.warnings, read_as=seen.read_as
+    )
+
+
 def summary(seen: Seen) -> list[str]:
-    """Return what became of the file, line by line: the counts, each reason with its first lines, the warnings."""
-    lines = [f"{seen.status.lower()}: {note(seen)}"]
-    lines += [f"  skipped as {reason}: {_places(one)}" for reason, one in sorted(seen.details.items())]
-    for what, value in sorted(seen.warnings.items()):
-        said = _said(value) if isinstance(value, Mapping) else value
-        lines.append(f"  {what.replace('_', ' ')}: {said}")
-    if seen.error:
-        lines.append(f"  {seen.error}")
-    return lines
-
-
-def _said(warning: Mapping[str, Any]) -> str:
-    """Return a warning in a line; of refused texts no more than their number."""
-    return ", ".join(f"{key} = {item!r}" for key, item in warning.items() if not isinstance(item, list))
-
-
-def _places(one: Mapping[str, Any]) -> str:
-    lines = ", ".join(map(str, one["lines"]))
-    more = ", …" if one["count"] > len(one["lines"]) else ""
-    return f"{one['count']:,} (line{'s' if one['count'] > 1 else ''} {lines}{more})"
+    """Return what became of the file, line by line: problems first, the counts, each reason with its first lines."""
+    return [
+        *(f"WARNING: {problem}" for problem in worst(seen)),
+        f"{seen.status.lower()}: {note(seen)}",
+        *(f"  {line}" for line in skipped_lines(seen.details, seen.read_as)),
+        *(f"  {line}" for line in warning_lines(seen.warnings, seen.read_as)),
+        *([f"  {seen.error}"] if seen.error else []),
+    ]

@@ -230,9 +230,10 @@ class IngestJob(Job):
     """A file on its way into records, and these into vectors. ``saved + skipped = total``, at every commit.
 
     ``skipped_details`` has a count and the first line numbers of each reason. ``resume_at`` is where the next run goes
-    on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is}``. A ``source`` that begins
-    with ``csv:`` tells of a file, even when that is gone. A job without an upload has nothing to load and embeds what a
-    project's records lack for the current embedding model.
+    on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is}``; of JSON arrays it counts
+    items, of workbooks rows. A ``source`` that begins with a kind, such as ``csv:``, tells of a file, even when that is
+    gone. ``options`` say how it is to be read. A job without an upload has nothing to load and embeds what a project's
+    records lack for the current embedding model.
     """
 
     __tablename__ = "ingest_jobs"
@@ -243,7 +244,8 @@ class IngestJob(Job):
         Index("idx_ingest_job_status", "status"),
         Index("ix_ingest_jobs_uploadId", "uploadId"),
         CheckConstraint('"totalRecords" = "savedCount" + "skippedCount"', name="counts"),
-        CheckConstraint("coalesce(source, '') LIKE 'csv:%' OR \"uploadId\" IS NULL", name="source"),
+        CheckConstraint("coalesce(source, '') ~ '^(csv|json|jsonl|xlsx):' OR \"uploadId\" IS NULL", name="source"),
+        CheckConstraint("jsonb_typeof(options) = 'object'", name="options"),
         *kernel_indexes("ingest_jobs", created_column="createdAt"),
         {"schema": SCHEMA},
     )
@@ -255,6 +257,7 @@ class IngestJob(Job):
     source: Mapped[str | None] = mapped_column(String(512))
     content_hash: Mapped[bytes | None] = mapped_column("contentHash", LargeBinary)
     mapping: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     saved_count: Mapped[int] = mapped_column("savedCount", Integer, server_default=text("0"))
     skipped_count: Mapped[int] = mapped_column("skippedCount", Integer, server_default=text("0"))
@@ -273,7 +276,8 @@ class AnalyticsJob(Job):
 
     ``processed_count`` counts the judged and the failed; the failed are listed in ``analytics_failures``.
     ``resume_at`` is what the next run goes by: ``{"turn": version of the run whose turn it is, "away": since when the
-    provider is, "reported": records by type that a report was written about}``.
+    provider is, "reported": records by type that a report was written about}``. ``warnings`` are what its reader must
+    know besides, such as guidelines without text.
     """
 
     __tablename__ = "analytics_jobs"
@@ -291,6 +295,7 @@ class AnalyticsJob(Job):
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     processed_count: Mapped[int] = mapped_column("processedCount", Integer, server_default=text("0"))
     failed_count: Mapped[int] = mapped_column("failedCount", Integer, server_default=text("0"))
+    warnings: Mapped[dict[str, Any] | None]
     resume_at: Mapped[dict[str, Any] | None] = mapped_column("resumeAt")
     error_message: Mapped[str | None] = mapped_column("error", Text)
     created_at: Mapped[datetime] = _created()
@@ -313,12 +318,16 @@ class AnalyticsFailure(Base):
 
 
 class GuidelinePassage(Base):
-    """One passage of the ``of`` that a guidelines document has, embedded once per document and embedding model."""
+    """One passage of the ``of`` that a guidelines document has, embedded once per document and embedding model.
+
+    ``pages`` has the document, of which ``empty_pages`` have no text; older rows do not know.
+    """
 
     __tablename__ = "guideline_passages"
     __table_args__ = (
         Index("ix_guideline_passages_createdAt", "createdAt"),
         CheckConstraint('ordinal BETWEEN 1 AND "of"', name="ordinal"),
+        CheckConstraint('"emptyPages" BETWEEN 0 AND pages', name="pages"),
         {"schema": SCHEMA},
     )
     __expiry__ = Expiry(column="createdAt", after=timedelta(days=90))
@@ -328,6 +337,8 @@ class GuidelinePassage(Base):
     ordinal: Mapped[int] = mapped_column(Integer, primary_key=True)
     of: Mapped[int] = mapped_column(Integer)
     page: Mapped[int] = mapped_column(Integer)
+    pages: Mapped[int | None] = mapped_column(Integer)
+    empty_pages: Mapped[int | None] = mapped_column("emptyPages", Integer)
     content: Mapped[str] = mapped_column(Text)
     embedding: Mapped[list[float]] = mapped_column(ARRAY(REAL))
     created_at: Mapped[datetime] = _created()

@@ -184,6 +184,7 @@ class Tick(Base):
     fired_at: Mapped[datetime] = mapped_column(server_default=func.now())
     fired_by: Mapped[str] = mapped_column(String(255))
     job_id: Mapped[UUID | None]
+    refusal: Mapped[str | None] = mapped_column(Text)
 
 
 class Security(Base):
@@ -223,7 +224,6 @@ class RoleActor(Base):
     role_name: Mapped[str] = mapped_column(String(63), primary_key=True)
     user_id: Mapped[UUID]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    refusal: Mapped[str | None] = mapped_column(Text)
 
 
 class DeadMessage(Base):

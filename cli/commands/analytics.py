@@ -165,6 +165,7 @@ def _facts(found: "AnalysisReport") -> "Iterator[str]":
             named(judge) + (f" ({count})" if len(found.judges) > 1 else "") for judge, count in found.judges.items()
         ),
         "error": one.error,
+        "warning": "; ".join(f"{what}: {said}" for what, said in sorted((one.warnings or {}).items())),
         "created": moment(one.created_at),
         "completed": f"{moment(one.completed_at)}{f' (ran {duration(ran)})' if ran else ''}",
         "verdicts": ", ".join(f"{count} {VERDICTS[name].lower()}" for name, count in found.verdicts.items()),

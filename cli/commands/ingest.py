@@ -2,12 +2,12 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.errors import WrongUsageError
-from cli.output import Json, print_json, printable
+from cli.errors import CommandError, WrongUsageError
+from cli.output import Json, print_json, printable, remark
 
 if TYPE_CHECKING:
     from cli.ingesting import HandedIn
@@ -17,29 +17,55 @@ TYPES = {"task": "TASK", "feedback": "FEEDBACK"}
 
 
 def ingest(
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="CSV in any usual encoding and delimiter.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|-", help="CSV, JSON, JSON Lines, .xlsx, or gzip of one; - is standard input."),
+    ],
     *,
     project: Annotated[str, typer.Option(metavar="NAME", help="Project to put the records into; new if need be.")],
     type_: Annotated[str, typer.Option("--type", metavar="task|feedback", help="What the records are.")],
     map_: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="content, category, type, creator, …; FIELD= for none."),
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="content, category, type, creator, …; FIELD= for none; content='{title}: {text}' joins columns.",
+        ),
     ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Such as cp1251, gbk or shift_jis, which are not guessed.")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="One character, or comma, semicolon, tab, pipe, space.")] = None,
+    quote: Annotated[str | None, typer.Option(help="One character, or none where nothing is quoted.")] = None,
+    skip_rows: Annotated[int, typer.Option(min=0, max=10_000, help="Rows above the header to pass over.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show how it would be read; save nothing.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 when most rows are skipped or rows are cut; waits for the end.")
+    ] = False,
     priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
     key: Annotated[str | None, typer.Option(help="Idempotency key: a repeat returns the first job.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; exit 1 unless completed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Make records of a CSV's rows, each once, and embed them; tell which were skipped and why."""
+    """Make records of a file's rows, each once, and embed them; tell which were skipped and why."""
     if type_.lower() not in TYPES:
         raise WrongUsageError(f"--type must be task or feedback, got {type_!r}")
     mapping = _mapping(map_ or [])
+    reading = _reading(encoding=encoding, delimiter=delimiter, quote=quote, skip_rows=skip_rows)
+    if dry_run:
+        return _dry_run(
+            file, type_=TYPES[type_.lower()], mapping=mapping, reading=reading, strict=strict, as_json=as_json
+        )
+    if strict and file.is_file():
+        _require_sound(file, type_=TYPES[type_.lower()], mapping=mapping, reading=reading)
     from cli.ingesting import hand_in
     from cli.session import in_database
 
     async def put(database: "Database") -> "HandedIn":
         said = {"type": TYPES[type_.lower()], "priority": priority}
-        return await hand_in(database, file, project=project, mapping=mapping, idempotency_key=key, **said)
+        return await hand_in(
+            database, file, project=project, mapping=mapping, reading=reading, idempotency_key=key, **said
+        )
 
     handed_in = in_database(put)
     told = {
@@ -49,8 +75,8 @@ def ingest(
         "project": handed_in.project,
         "project_id": handed_in.project_id,
     }
-    if wait:
-        return _wait(told, as_json=as_json)
+    if wait or strict:
+        return _wait(told, strict=strict, as_json=as_json)
     if as_json:
         print_json(told)
     else:
@@ -58,11 +84,49 @@ def ingest(
     return 0
 
 
-def _wait(told: dict[str, object], *, as_json: bool) -> int:
+def _reading(**said: Any) -> dict[str, Any]:
+    """Return the options that say how the file is to be read, those that were given."""
+    from workers.ingestion.options import checked
+
+    try:
+        return checked(said)
+    except ValueError as error:
+        raise WrongUsageError(f"--{str(error).replace('skip_rows', 'skip-rows', 1)}") from None
+
+
+def _dry_run(file: Path, *, strict: bool, as_json: bool, **how: Any) -> int:
+    from dataclasses import asdict
+
+    from cli.previewing import file_name, look_through, told, worst
+
+    seen = look_through(file, **how)
+    problems = worst(seen)
+    if as_json:
+        print_json({"file": file_name(file), "problems": problems, **asdict(seen)})
+    else:
+        print(printable("\n".join(told(file_name(file), seen))))
+    return _strictly(problems) if strict else 0
+
+
+def _require_sound(file: Path, **how: Any) -> None:
+    """Raise CommandError before anything is saved where the file itself is what --strict refuses."""
+    from cli.previewing import file_name, look_through, worst
+
+    if problems := worst(look_through(file, **how)):
+        raise CommandError(f"{file_name(file)}: {'; '.join(problems)}; nothing was saved, because of --strict")
+
+
+def _strictly(problems: list[str]) -> int:
+    for problem in problems:
+        remark(f"--strict: {problem}")
+    return 1 if problems else 0
+
+
+def _wait(told: dict[str, object], *, strict: bool, as_json: bool) -> int:
     from uuid import UUID
 
     from cli.addresses import addresses
-    from cli.ingesting import follow, progress, summary
+    from cli.ingesting import follow, progress, summary, worst
     from config.settings import load
 
     if not as_json:
@@ -70,9 +134,11 @@ def _wait(told: dict[str, object], *, as_json: bool) -> int:
     with progress() as show:
         seen = asyncio.run(follow(addresses(load()).database_url, UUID(str(told["id"])), show=show))
     if as_json:
-        print_json({**told, "job": seen})
+        print_json({**told, "job": seen, "problems": worst(seen)})
     else:
         print(printable("\n".join(summary(seen))))
+    if strict and seen.completed:
+        return _strictly(worst(seen))
     return 0 if seen.completed else 1
 
 

@@ -40,6 +40,8 @@ def create(
         return project.id, (await list_projects(session, name_or_id=str(project.id)))[0] if as_json else None
 
     id_, view = in_session(make)
+    if pdf is not None:
+        _tell_of(pdf)
     if view is not None:
         print_json(view)
     else:
@@ -108,6 +110,7 @@ def guidelines(
 
     in_session(give)
     print(f"{project} follows {file.name}")
+    _tell_of(pdf)
 
 
 @app.command()
@@ -151,6 +154,24 @@ def remove(
 
     name, records = in_session(gone)
     print(f"{name} is removed, with {records} records")
+
+
+def _tell_of(pdf: bytes) -> None:
+    """Say what an analysis would find, or miss, in guidelines that were just kept."""
+    import asyncio
+
+    from workers.analytics.guidelines import without_text
+    from workers.analytics.passages import empty_pages
+    from workers.analytics.pdf import extracted
+    from workers.runtime.errors import Permanent
+
+    try:
+        pages = asyncio.run(extracted(pdf))
+    except Permanent as error:
+        remark(f"WARNING: no analysis can read them: {error}")
+        return
+    if warning := without_text(len(pages), empty_pages(pages)):
+        remark(f"WARNING: {warning}")
 
 
 def _content(file: Path) -> bytes:

@@ -1,5 +1,6 @@
 """``gristmill records``: what came out of files: look, review, export."""
 
+import io
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from cli.errors import CommandError
+from cli.errors import CommandError, WrongUsageError
 from cli.output import Json, print_json, print_table, printable, remark
 from cli.values import moment
 
@@ -153,21 +154,33 @@ def review(
 @app.command()
 def export(
     project: ProjectName,
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Written anew; - is standard output.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Must not be there yet; - is standard output.")],
     *,
     type_: Type = None,
     category: Category = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="TEXT|RECORD", help="Add how similar each is to a text or a record.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write FILE anew where it is there already.")] = False,
 ) -> None:
-    """Write a project's records as CSV; what a spreadsheet would compute stands behind an apostrophe."""
+    """Write a project's records as CSV; what a spreadsheet would compute stands behind an apostrophe.
+
+    With their verdicts, the numbers and means of people's and of models' ratings, and what made their vectors.
+    """
+    if not force and file.is_file():
+        raise WrongUsageError(f"{file} is there already; --force writes it anew")
+    from cli.likeness import likeness
     from cli.session import in_session
     from workers.ingestion.export import export as write
     from workers.operations.projects import find
     from workers.operations.records import as_category, as_type
 
+    to = None if like is None else likeness(like)
+
     async def written(session: "AsyncSession") -> int:
         id_, kind, rank = (await find(session, project)).id, as_type(type_), as_category(category)
         with _opened(file) as into:
-            return await write(session, id_, into, type_=kind, category=rank)
+            return await write(session, id_, into, type_=kind, category=rank, like=to)
 
     remark(f"{in_session(written)} records written")
 
@@ -197,7 +210,13 @@ def index(
 def _opened(file: Path) -> Iterator[TextIO]:
     """Open ``file`` for a CSV; it takes its place only when all of it is written."""
     if str(file) == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the terminal has: a file is made of it, as a rule
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
         yield sys.stdout
+        return
+    if file.exists() and not file.is_file():  # a pipe, or /dev/null
+        with file.open("w", encoding="utf-8", newline="") as into:
+            yield into
         return
     partial = file.with_name(f".{file.name}.partial")
     try:

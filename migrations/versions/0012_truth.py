@@ -11,7 +11,7 @@ Previous release: still runs. It writes no name, setting or record that is refus
   went well at once. Made partition by partition, without holding up who writes history.
 
 Revision ID: 0012
-Revises: 0009
+Revises: 0011
 Created: 2026-11-30
 """
 
@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql as pg
 from migrations.kernel.v2 import JobTable, unsuccessful_index
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

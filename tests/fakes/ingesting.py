@@ -1,7 +1,8 @@
 """Ingestion in a test: files that are handed in, and what became of them."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,10 +10,13 @@ from sqlalchemy import func, select, text
 
 from models.base import Base
 from models.operations import DataRecord, IngestJob
+from tests.proving.llm import NoModel
 from tests.waiting import until
 from workers.ingestion.enqueue_file import ingest_file
+from workers.runtime.context import Context, Run
 from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued
+from workers.runtime.store.checkpoint import checkpoint
 
 ENDED = {"QUEUED_FOR_VEC", "FAILED", "CANCELLED"}
 # What real exports get wrong, all in one file.
@@ -83,3 +87,39 @@ class Ingestion:
     async def count(self, model: type[Base]) -> int:
         async with self.database.session() as session:
             return await session.scalar(select(func.count()).select_from(model)) or 0
+
+
+class PowerCutError(Exception):
+    """The worker's process is gone."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def surroundings(database: Database, job: IngestJob, *, commits: int, clock: Callable[[], datetime] = now) -> Context:
+    """Return the context of a run that ends with its process right after so many commits."""
+    left = commits
+
+    async def keep(values: Mapping[str, Any], write: Any = None) -> None:
+        nonlocal left
+        async with database.session() as session:
+            assert await checkpoint(session, IngestJob, (job.id, job.version), values)
+            if write and (found := await write(session)):
+                await checkpoint(session, IngestJob, (job.id, job.version), found)
+        left -= 1
+        if not left:
+            raise PowerCutError
+
+    return Context(
+        run=Run("ingestion.ingest", job.id, job.version, 1),
+        llm=NoModel(),
+        session=database.session,
+        progress=_unasked,
+        checkpoint=keep,
+        clock=clock,
+    )
+
+
+def _unasked(*_):
+    raise AssertionError("ingestion asks for neither")

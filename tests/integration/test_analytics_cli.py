@@ -16,6 +16,7 @@ from tests.waiting import until
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.registry import Registry
 
+CASES = Path(__file__).parents[1] / "cases"
 GUIDELINES = (Path(__file__).parents[2] / "samples" / "guidelines.pdf").read_bytes()
 
 
@@ -143,6 +144,29 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
     assert (found, said.count("\n")) == (code, 0)
     assert complaint in said
+
+
+def test_guidelines_with_pages_without_text_are_told_of_wherever_they_count(
+    gristmill: Gristmill,
+    records: Sequence[str],
+    database_url: str,
+    registry: Registry,
+    psql: "psycopg.Connection[dict[str, object]]",
+) -> None:
+    """When they are given, beside the analysis, first in the report; also of one that finds their passages made."""
+    file = str(CASES / "partly_scanned.pdf")
+    code, said, complaint = gristmill("projects", "guidelines", "fieldnote", file)
+    assert (code, said.strip()) == (0, "fieldnote follows partly_scanned.pdf")
+    assert complaint.startswith("WARNING: 9 of 10 pages have no text")
+
+    for _ in range(2):
+        job = gristmill("analytics", "start", "fieldnote")[1].strip()
+        analysed(database_url, registry, psql)
+
+        assert as_json(gristmill, "analytics", "show", job)["analysis"]["warnings"]["guidelines"].startswith("9 of 10 ")
+        assert "warning     guidelines: 9 of 10 pages have no text" in gristmill("analytics", "show", job)[1]
+        summary = as_json(gristmill, "analytics", "summary", "fieldnote")["tasks"]
+        assert summary.startswith("WARNING: of the guidelines 9 of 10 pages have no text")
 
 
 def test_project_without_guidelines_is_not_analysed(

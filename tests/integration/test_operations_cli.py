@@ -1,6 +1,7 @@
 """``gristmill projects``, ``records``, ``windows`` and ``settings`` as a person and as a script use them."""
 
 import csv
+import io
 import json
 import sys
 import time
@@ -95,9 +96,11 @@ def test_an_export_neutralises_formulas_and_replaces_its_file_at_the_end(gristmi
     file = tmp_path / "out.csv"
     file.write_text("before")
 
-    assert gristmill("records", "export", "no-such-project", str(file))[0] == 1
+    assert gristmill("records", "export", "no-such-project", str(file), "--force")[0] == 1
+    code, _, complaint = gristmill("records", "export", "corpus", str(file))
+    assert (code, complaint) == (2, f"gristmill: {file} is there already; --force writes it anew")
     assert file.read_text() == "before"
-    assert gristmill("records", "export", "corpus", str(file))[2] == "3 records written"
+    assert gristmill("records", "export", "corpus", str(file), "--force")[2] == "3 records written"
 
     with file.open(newline="", encoding="utf-8") as content:
         rows = list(csv.DictReader(content))
@@ -105,6 +108,64 @@ def test_an_export_neutralises_formulas_and_replaces_its_file_at_the_end(gristmi
     assert json.loads(rows[0]["metadata"]) == {"n": "1"}
     assert list(tmp_path.glob(".*partial")) == []
     assert gristmill("records", "export", "corpus", "-", "--type", "feedback")[1].count("too long") == 1
+
+
+def exported(gristmill, *options):
+    """Return the rows of an export by their content."""
+    code, said, complaint = gristmill("records", "export", "corpus", "-", *options)
+    assert code == 0, complaint
+    return {row["content"]: row for row in csv.DictReader(io.StringIO(said, newline=""))}
+
+
+def test_an_export_carries_verdicts_ratings_and_similarity(gristmill, corpus, psql):
+    """People's ratings and models' apart; only vectors of one model are compared."""
+    task, other = corpus["write an apology"], corpus["=1+1"]
+    rate = (
+        'INSERT INTO operations.likert_scores ("recordId", "userId", "llmModel", "realismScore", "qualityScore") '
+        "VALUES (%s, %s, %s, %s, %s)"
+    )
+    for person, score in (("ann", 6), ("bob", 7)):
+        psql.execute(rate, [task, person, None, score, 4])
+    psql.execute(rate, [task, "00000000-0000-0000-0000-000000000000", "judge-1", 2, 3])
+    embed = 'UPDATE operations.data_records SET embedding = %s, "embeddingModel" = %s WHERE id = %s'
+    psql.execute(embed, [[3.0, 4.0], "m", task])
+    psql.execute(embed, [[-3.0, -4.0], "m", other])
+    psql.execute(embed, [[3.0, 4.0], "another", corpus["too long"]])
+    psql.execute(
+        "UPDATE operations.data_records SET alignment = %s WHERE id = %s",
+        ['{"verdict": "partly", "model": "judge-1"}', task],
+    )
+
+    rows = exported(gristmill, "--like", task)
+
+    row = rows["write an apology"]
+    assert [row[name] for name in ("verdict", "judged_by", "embedding_model")] == ["partly", "judge-1", "m"]
+    assert [row[name] for name in ("people", "people_realism", "people_quality")] == ["2", "6.50", "4.00"]
+    assert [row[name] for name in ("models", "models_realism", "models_quality")] == ["1", "2.00", "3.00"]
+    assert [one["similarity"] for one in rows.values()] == ["1.0000", "-1.0000", ""]
+    assert rows["too long"]["people"] == rows["too long"]["verdict"] == ""
+    assert "similarity" not in exported(gristmill)["too long"]
+    assert gristmill("records", "export", "corpus", "-", "--like", NOBODY)[0] == 1
+
+
+def test_no_odd_row_ends_an_export(gristmill, corpus, psql):
+    """Numbers and times that Python cannot hold, vectors without a direction, text that begins a formula anywhere."""
+    psql.execute(
+        'UPDATE operations.data_records SET metadata = %s, alignment = %s, "createdAt" = %s WHERE content = %s',
+        [f'{{"n": {"9" * 5_000}}}', "[" * 3_000 + "]" * 3_000, "infinity", "=1+1"],
+    )
+    psql.execute("UPDATE operations.data_records SET embedding = '{NaN,1}', \"embeddingModel\" = '@m'")
+    psql.execute("UPDATE operations.data_records SET \"createdByName\" = '=HYPERLINK(1)', \"createdAt\" = '-infinity' "
+                 "WHERE content = 'too long'")  # fmt: skip
+
+    rows = exported(gristmill, "--like", corpus["too long"])
+
+    assert set(rows) == {"write an apology", "'=1+1", "too long"}
+    assert "9" * 5_000 in rows["'=1+1"]["metadata"]
+    assert [rows[name]["created_at"] for name in ("'=1+1", "too long")] == ["infinity", "'-infinity"]
+    assert rows["too long"]["created_by_name"] == "'=HYPERLINK(1)"
+    assert {row["similarity"] for row in rows.values()} == {""}
+    assert {row["embedding_model"] for row in rows.values()} == {"'@m"}
 
 
 def test_records_are_removed(gristmill, corpus):

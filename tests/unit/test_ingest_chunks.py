@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workers.ingestion import chunks
 from workers.ingestion.chunks import CONTENT_LIMIT, NAME_LIMIT, Ids
-from workers.ingestion.csv_file import CsvFile
+from workers.ingestion.data_file import DataFile
 from workers.ingestion.encodings import Detector
 from workers.ingestion.export import neutral
 from workers.ingestion.layout import MOST_EXTRA_CELLS
@@ -42,12 +42,12 @@ def made_of(content, *, mapping=None, skip=0, type_="TASK", piece=50):
     async def run():
         detector = Detector()
         detector.feed(content)
-        file = CsvFile(pieces(), size=len(content), encoding=detector.finish())
-        await file.open(mapping or {}, type_=type_, ids=Ids(FIRST), skip=skip, runaways=0)
-        found = []
-        while chunk := await file.next_chunk():
-            found.append(chunk)
-        return found
+        async with DataFile(pieces(), name="f.csv", encoding=detector.finish()) as file:
+            await file.open(mapping or {}, type_=type_, ids=Ids(FIRST), skip=skip)
+            found = []
+            while chunk := await file.next_chunk():
+                found.append(chunk)
+            return found
 
     return asyncio.run(run())
 
@@ -136,7 +136,7 @@ def test_record_that_cannot_be_saved_has_one_reason(row, reason):
     """The first that holds: whose record it is, whether there is any, and what is wrong with it."""
     text = row.replace("{long}", "x" * (CONTENT_LIMIT + 1))
 
-    (chunk,) = made_of(f"text,category,type\n{text}\n".encode(), piece=1_000_000)
+    (chunk,) = made_of(f"text,category,type\n{text}\n".encode(), mapping={"category": "category"}, piece=1_000_000)
 
     assert chunk.tally.details() == {reason: {"count": 1, "lines": [2]}}
 

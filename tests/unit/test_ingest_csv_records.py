@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from workers.ingestion.csv_records import REPLACEMENT, RUNAWAYS_TRIED, CsvRecords, Damage
+from workers.ingestion.csv_records import REPLACEMENT, RUNAWAYS_TRIED, CsvRecords, Damage, Dialect
 
 HOSTILE = st.text(alphabet='ab,;"\n\r\t|\x00\x0b\x1c\u2028é😀', max_size=120)
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12) | st.sampled_from(
@@ -22,7 +22,7 @@ def pieces(text, size):
 
 def read(text, *, size=7, skip=0, limit=60, delimiter=",", lossy=False):
     """Return every record with the line it starts at, the line reached after it, and the reader."""
-    reader = CsvRecords(delimiter, skip=skip, limit=limit, lossy=lossy)
+    reader = CsvRecords(Dialect(delimiter), skip=skip, limit=limit, lossy=lossy)
     found = []
     for piece in pieces(text, size):
         found += [(record, reader.start, reader.line) for record in reader.feed(piece)]
@@ -71,7 +71,7 @@ def test_replaced_characters_are_counted_once_over_all_runs(text):
     found, whole = read(text, lossy=True)
 
     for _, _, line in found:
-        first = CsvRecords(",", limit=60, lossy=True)
+        first = CsvRecords(Dialect(","), limit=60, lossy=True)
         before = [first.replaced for _ in first.feed(text, final=True) if first.line == line]
         assert before[0] + read(text, skip=line, lossy=True)[1].replaced == whole.replaced
 
@@ -107,7 +107,7 @@ def test_quote_that_closes_beyond_the_limit_is_as_good_as_open():
 
 def test_line_beyond_the_limit_is_one_record_that_is_too_long():
     """It is passed over in bounded memory; what was open before it cannot close in it."""
-    reader = CsvRecords(",", limit=60)
+    reader = CsvRecords(Dialect(","), limit=60)
     found = list(reader.feed('a\n"b\n'))
     for _ in range(1_000):
         found += reader.feed("x" * 50)
@@ -133,7 +133,7 @@ def test_no_run_goes_on_amid_lines_that_are_given_up_together():
     """Behind every other record a later run reads what this one would have read."""
     limit = 60
     text = '"a","b\n' * (RUNAWAYS_TRIED + 3) + "x,y\n" * 40
-    reader = CsvRecords(",", limit=limit)
+    reader = CsvRecords(Dialect(","), limit=limit)
     places = [
         (record, reader.line, reader.runaways, reader.giving_up)
         for piece in (*pieces(text, 50), None)
@@ -145,7 +145,7 @@ def test_no_run_goes_on_amid_lines_that_are_given_up_together():
     for number, (_, line, runaways, giving_up) in enumerate(places):
         if giving_up or number % 7:
             continue
-        later = CsvRecords(",", limit=limit, skip=line, runaways=runaways)
+        later = CsvRecords(Dialect(","), limit=limit, skip=line, runaways=runaways)
         rest = [record for piece in pieces(text, 50) for record in later.feed(piece)]
         rest += later.feed("", final=True)
         assert rest == everything[number + 1 :], (number, line)

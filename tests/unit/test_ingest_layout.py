@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.ingestion.dialect import sniff
 from workers.ingestion.encodings import Detector, decoder
-from workers.ingestion.layout import HEAD_BYTES, MOST_COLUMNS, column_names, extra_names, read_layout, sniff
+from workers.ingestion.layout import MOST_COLUMNS, column_names, extra_names, read_layout
 from workers.ingestion.mapping import category, check, is_other_type, locate
 from workers.ingestion.refusals import Unreadable
+from workers.ingestion.unwrapping import HEAD_BYTES
 
 TEXT = "name,text\nZoë,“naïve”\n" * 3
 
@@ -129,7 +131,7 @@ def test_header_may_span_lines_and_stand_below_empty_ones():
     """Records begin behind all of them."""
     layout = read_layout('\n"a\nb";c\n1;2\n', whole=True)
 
-    assert (layout.columns, layout.delimiter, layout.header_lines) == (("a\nb", "c"), ";", 3)
+    assert (layout.columns, layout.dialect.delimiter, layout.header_lines) == (("a\nb", "c"), ";", 3)
 
 
 def test_columns_are_found_by_their_names_in_any_spelling():

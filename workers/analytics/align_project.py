@@ -81,6 +81,7 @@ class _Run:
         self._begun = job.processed_count > 0
         self._done = Tally(job.total_records, job.processed_count - job.failed_count, job.failed_count)
         self._notes: dict[str, Any] = dict(job.resume_at or {})
+        self._warnings: dict[str, Any] = dict(job.warnings or {})
         self._kept = 0
         self._read: dict[UUID, bytes] = {}
         self._last_call = last_call(job.deadline_at, ctx.clock())
@@ -98,9 +99,20 @@ class _Run:
         await self._ctx.llm.resolve(self._model)
         await self._ctx.checkpoint({}, self._take_turn)
         if self._done.finished < self._done.total:
-            await self._judge_all(Retrieval(self._ctx, await load(self._ctx, pdf)))
-        await summary.report(self._ctx, self._scope, self._notes, project=project.name, model=self._model)
+            guidelines = await load(self._ctx, pdf)
+            await self._warn(guidelines.warning)
+            await self._judge_all(Retrieval(self._ctx, guidelines))
+        warning = self._warnings.get("guidelines")
+        await summary.report(
+            self._ctx, self._scope, self._notes, project=project.name, model=self._model, warning=warning
+        )
         return Complete(values=self._done.values())
+
+    async def _warn(self, of_guidelines: str | None) -> None:
+        """Keep what the job's reader must know of the guidelines."""
+        if of_guidelines and self._warnings.get("guidelines") != of_guidelines:
+            self._warnings["guidelines"] = of_guidelines
+            await outlasting(partial(self._ctx.checkpoint, {"warnings": self._warnings}))
 
     async def outlast(self, error: Retryable) -> Outcome:
         """Leave the provider alone for a while; raise ``error`` where that has led to nothing for an hour."""

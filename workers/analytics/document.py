@@ -19,12 +19,21 @@ from workers.runtime.errors import RateLimited
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How many pages a document has, and how many of them without text."""
+
+    pages: int
+    empty: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
-    """A passage that is embedded already. ``of``: so many has its document."""
+    """A passage that is embedded already. ``of``: so many has its document; older ones know no ``extent``."""
 
     passage: Passage
     of: int
     vector: Sequence[float]
+    extent: Extent | None = None
 
 
 def complete(found: Sequence[Kept]) -> bool:
@@ -48,11 +57,11 @@ class Document:
                 rows = await session.scalars(
                     select(GuidelinePassage).where(*self._which).order_by(GuidelinePassage.ordinal)
                 )
-                return [Kept(Passage(row.ordinal, row.page, row.content), row.of, row.embedding) for row in rows]
+                return [_kept(row) for row in rows]
 
         return await outlasting(read)
 
-    async def embed(self, made: Sequence[Passage], found: Sequence[Kept]) -> None:
+    async def embed(self, made: Sequence[Passage], found: Sequence[Kept], *, extent: Extent | None = None) -> None:
         """Embed and keep what is missing, as many requests at once as the provider likes.
 
         The first error ends it, after what is in flight has come and is kept. Of several the longest rate limit is
@@ -72,7 +81,7 @@ class Document:
                 texts = [passage.content for passage in batch]
                 try:
                     answer = await patiently(partial(self.ctx.llm.embed, texts, model=self.model))
-                    await outlasting(partial(self._keep, batch, answer.vectors, of=len(made)))
+                    await outlasting(partial(self._keep, batch, answer.vectors, of=len(made), extent=extent))
                 except BaseException:
                     waiting.clear()
                     raise
@@ -90,7 +99,9 @@ class Document:
 
         await outlasting(delete_all)
 
-    async def _keep(self, batch: Sequence[Passage], vectors: Sequence[Sequence[float]], *, of: int) -> None:
+    async def _keep(
+        self, batch: Sequence[Passage], vectors: Sequence[Sequence[float]], *, of: int, extent: Extent | None
+    ) -> None:
         """Keep them; what another run kept first stays, being the same."""
         rows = [
             {
@@ -99,6 +110,8 @@ class Document:
                 "ordinal": passage.number,
                 "of": of,
                 "page": passage.page,
+                "pages": None if extent is None else extent.pages,
+                "empty_pages": None if extent is None else extent.empty,
                 "content": passage.content,
                 "embedding": [float(number) for number in vector],
             }
@@ -110,6 +123,12 @@ class Document:
     @property
     def _which(self) -> tuple[ColumnElement[bool], ...]:
         return GuidelinePassage.document_hash == self.digest, GuidelinePassage.embedding_model == self.model
+
+
+def _kept(row: GuidelinePassage) -> Kept:
+    known = row.pages is not None and row.empty_pages is not None
+    extent = Extent(row.pages or 0, row.empty_pages or 0) if known else None
+    return Kept(Passage(row.ordinal, row.page, row.content), row.of, row.embedding, extent)
 
 
 def _delay(error: BaseException) -> float:

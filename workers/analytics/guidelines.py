@@ -11,9 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import Project
-from workers.analytics.document import Document, Kept, complete
-from workers.analytics.passages import Passage, passages
-from workers.analytics.pdf import pages_of
+from workers.analytics.document import Document, Extent, Kept, complete
+from workers.analytics.passages import Passage, empty_pages, passages
+from workers.analytics.pdf import extracted
 from workers.runtime.context import Context
 from workers.runtime.errors import Permanent, Retryable
 
@@ -31,12 +31,16 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Guidelines:
-    """A document ready to be searched. ``vectors`` is a matrix of unit vectors, one row per passage."""
+    """A document ready to be searched. ``vectors`` is a matrix of unit vectors, one row per passage.
+
+    ``warning`` says what of the document has no text.
+    """
 
     document_hash: bytes
     passages: Sequence[Passage]
     vectors: Any
     embedding_model: str
+    warning: str | None = None
 
     def fits(self, vector: Sequence[float] | None) -> bool:
         """Tell whether ``vector`` can be compared with the passages': models change their dimension."""
@@ -62,9 +66,10 @@ async def load(ctx: Context, pdf: bytes) -> Guidelines:
     document = Document(ctx, digest, await ctx.llm.embedding_model())
     found = await document.kept()
     if not complete(found):
-        made = await asyncio.to_thread(lambda: passages(pages_of(pdf)))
-        _check(made)
-        await document.embed(made, found)
+        pages = await extracted(pdf)
+        made = await asyncio.to_thread(passages, pages)
+        _check(made, pages)
+        await document.embed(made, found, extent=Extent(len(pages), empty_pages(pages)))
         found = await document.kept()
         if not complete(found):  # another run took them away, or the model makes vectors of another length by now
             await document.forget()
@@ -78,9 +83,22 @@ async def are_set(session: AsyncSession, project_id: UUID) -> bool:
     return bool(await session.scalar(select(there).where(Project.id == project_id)))
 
 
-def _check(made: Sequence[Passage]) -> None:
+def without_text(pages: int, empty: int) -> str | None:
+    """Return what is said of guidelines with pages that have no text, None where each has some."""
+    if not empty:
+        return None
+    return (
+        f"{empty} of {pages} pages {'has' if pages == 1 else 'have'} no text, so what they say is not known: "
+        "pictures of pages must be given a text layer"
+    )
+
+
+def _check(made: Sequence[Passage], pages: Sequence[str]) -> None:
     if not made:
-        raise Permanent("guidelines have no text: a PDF with a text layer is needed, not pictures of pages")
+        raise Permanent(
+            "guidelines have no text: a PDF with a text layer is needed, not pictures of pages; "
+            f"{len(pages)} of {len(pages)} pages have none"
+        )
     if len(made) > MOST_PASSAGES:
         raise Permanent(f"guidelines must have at most {MOST_PASSAGES} passages, got {len(made)}")
 
@@ -90,7 +108,9 @@ def _ready(digest: bytes, found: Sequence[Kept], model: str) -> Guidelines:
 
     # Row by row: of all at once it would let no other thread have a turn.
     matrix = _unit(np.stack([np.asarray(one.vector, dtype=np.float32) for one in found]))
-    return Guidelines(digest, [one.passage for one in found], matrix, model)
+    extent = found[0].extent
+    warning = None if extent is None else without_text(extent.pages, extent.empty)
+    return Guidelines(digest, [one.passage for one in found], matrix, model, warning)
 
 
 def _unit(matrix: Any) -> Any:

@@ -29,6 +29,7 @@ class AnalysisView:
     processed_count: int
     failed_count: int
     error: str | None
+    warnings: Mapping[str, str] | None
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
@@ -125,6 +126,7 @@ def _views() -> Select[*tuple[object, ...]]:
         AnalyticsJob.processed_count,
         AnalyticsJob.failed_count,
         AnalyticsJob.error_message.label("error"),
+        AnalyticsJob.warnings,
         AnalyticsJob.created_at,
         AnalyticsJob.started_at,
         AnalyticsJob.completed_at,

@@ -17,6 +17,8 @@ _LIGATURES = str.maketrans(
 # Hyphens that a typesetter put at the end of a line: a soft one, a true one, and what PDFium writes for them.
 _BROKEN = re.compile("[\u00ad\u2010\u0002\ufffe]\\s*\n\\s*")
 _CONTROL = re.compile("[\u0000-\u0008\u000b\u000e-\u001f\u007f\u00ad\ud800-\udfff\ufffe\uffff]")
+# Letters, digits and signs: what is left of a page that has only blanks, rules and marks of order is no text.
+_SEEN = re.compile(r"\w")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(r"(?<=[.!?:;])\s+|(?<=[。！？；])")
 
@@ -57,6 +59,11 @@ def cleaned(text: str) -> str:
     """Return a page's text with broken words mended and without what cannot be stored or read."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n")
     return _CONTROL.sub("", _BROKEN.sub("", lines)).translate(_LIGATURES)
+
+
+def empty_pages(pages: Sequence[str]) -> int:
+    """Return how many pages have no text in them."""
+    return sum(1 for text in pages if not _SEEN.search(cleaned(text)))
 
 
 def _packed(pieces: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:

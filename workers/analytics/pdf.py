@@ -1,16 +1,35 @@
-"""Guidelines as they are kept, base64 of a PDF, as the text of each page."""
+"""Guidelines as they are kept, base64 of a PDF, as the text of each page.
+
+As ``__main__``, in a confined process, it writes the pages of the PDF on its standard input as JSON.
+"""
 
 import base64
 import binascii
+import ctypes
+import json
+import sys
+import tempfile
 import threading
 from typing import Any
 
+from workers.runtime.confined import Exceeded, confined
 from workers.runtime.errors import Permanent
 
 # PDFium keeps global state: two threads in it at once crash the process.
 _pdfium = threading.Lock()
 _NEEDS_PASSWORD = 4
 _DECODED_AT_ONCE = 1 << 20
+# A book of 400 pages takes 100 MiB and a second.
+MEMORY_BYTES = 512 * 1024 * 1024
+PROCESSOR_SECONDS = 120
+MOST_TEXT_BYTES = 64 * 1024 * 1024
+EXCEEDED = (
+    f"guidelines cannot be read within {MEMORY_BYTES // 1024**2} MiB of memory and {PROCESSOR_SECONDS} s: "
+    "the PDF unfolds to far more than its size, or is damaged"
+)
+# Kinds of annotations that hold no text of their own: links, and windows that repeat the text of another one.
+_LINK, _POPUP, _WIDGET = 2, 16, 20
+_CONTENTS, _VALUE = b"Contents", b"V"
 
 
 def decoded(encoded: str | None, *, project: str) -> bytes:
@@ -33,8 +52,32 @@ def decoded(encoded: str | None, *, project: str) -> bytes:
         raise Permanent("guidelines are not base64") from None
 
 
+async def extracted(pdf: bytes) -> list[str]:
+    """Return the text of each page, as a process with bounded memory and time reads it; raise Permanent."""
+    written = bytearray()
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(pdf)
+            bounds = {"memory_bytes": MEMORY_BYTES, "processor_seconds": PROCESSOR_SECONDS}
+            async with confined(__name__, stdin=file, **bounds) as process:
+                async for piece in process.pieces():
+                    written += piece
+                    if len(written) > MOST_TEXT_BYTES:
+                        raise Permanent(f"guidelines have more than {MOST_TEXT_BYTES // 1024**2} MiB of text")
+    except Exceeded:
+        raise Permanent(EXCEEDED) from None
+    told = json.loads(written)
+    if "error" in told:
+        raise Permanent(told["error"])
+    pages: list[str] = told["pages"]
+    return pages
+
+
 def pages_of(pdf: bytes) -> list[str]:
-    """Return the text of each page. Blocks for about 4 ms a page; raises Permanent for what cannot be read."""
+    """Return the text of each page, that of form fields and annotations behind it; raise Permanent.
+
+    Blocks for about 4 ms a page, and unfolds whatever the PDF says: ``extracted`` bounds it.
+    """
     if not pdf:
         raise Permanent("guidelines are an empty file")
     if b"%PDF-" not in pdf[:1024]:
@@ -49,6 +92,8 @@ def pages_of(pdf: bytes) -> list[str]:
                 raise Permanent("guidelines are encrypted: a PDF without a password is needed") from None
             raise Permanent(f"guidelines are damaged: {error}") from None
         try:
+            if document.get_formtype():
+                document.init_forms()
             return [_page_text(document, index) for index in range(len(document))]
         except pypdfium2.PdfiumError as error:
             raise Permanent(f"guidelines are damaged: {error}") from None
@@ -61,8 +106,55 @@ def _page_text(document: Any, index: int) -> str:
     try:
         text_page = page.get_textpage()
         try:
-            return str(text_page.get_text_range())
+            text = str(text_page.get_text_range())
         finally:
             text_page.close()
+        return "\n\n".join([text, *_annotations(document, page)])
     finally:
         page.close()
+
+
+def _annotations(document: Any, page: Any) -> list[str]:
+    """Return what is written in form fields and annotations, each text once."""
+    import pypdfium2.raw as pdfium  # noqa: PLC0415 - as above
+
+    texts: dict[str, None] = {}
+    for index in range(pdfium.FPDFPage_GetAnnotCount(page)):
+        annotation = pdfium.FPDFPage_GetAnnot(page, index)
+        if not annotation:
+            continue
+        try:
+            match pdfium.FPDFAnnot_GetSubtype(annotation):
+                case kind if kind in {_LINK, _POPUP}:
+                    continue
+                case kind if kind == _WIDGET and document.formenv:
+                    text = _string(pdfium.FPDFAnnot_GetFormFieldValue, document.formenv, annotation)
+                case kind if kind == _WIDGET:
+                    text = _string(pdfium.FPDFAnnot_GetStringValue, annotation, _VALUE)
+                case _:
+                    text = _string(pdfium.FPDFAnnot_GetStringValue, annotation, _CONTENTS)
+        finally:
+            pdfium.FPDFPage_CloseAnnot(annotation)
+        if text.strip():
+            texts.setdefault(text)
+    return list(texts)
+
+
+def _string(ask: Any, *about: Any) -> str:
+    """Return a string that PDFium tells the length of when it is asked without room for it."""
+    length = ask(*about, None, 0)
+    room = (ctypes.c_ushort * (length // 2 + 1))()
+    ask(*about, room, length)
+    return bytes(room)[: max(0, length - 2)].decode("utf-16-le", "replace")
+
+
+def _main() -> None:
+    try:
+        told: dict[str, Any] = {"pages": pages_of(sys.stdin.buffer.read())}
+    except Permanent as error:
+        told = {"error": str(error)}
+    print(json.dumps(told))  # noqa: T201 - to whoever started it
+
+
+if __name__ == "__main__":
+    _main()

@@ -47,12 +47,15 @@ class SummaryAnswer(BaseModel):
 Said = Answer[SummaryAnswer] | Permanent | Retryable
 
 
-async def report(ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *, project: str, model: str) -> None:
+async def report(
+    ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *, project: str, model: str, warning: str | None = None
+) -> None:
     """Write the report on each type of records that this job judged to the project, committed as it comes.
 
     ``notes`` is what the job's row tells its next run: a report that it was written, about as many records, is not
     asked for again. Without the model's words, where it refuses the question or cannot be reached, a report has the
-    figures alone and says why: the judgements are paid for. Raises RateLimited.
+    figures alone and says why: the judgements are paid for. A ``warning`` about the guidelines begins it. Raises
+    RateLimited.
     """
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
         async with ctx.session() as session:
@@ -60,7 +63,7 @@ async def report(ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *,
         about, reported = facts["judged"] + facts["failed"], notes.get("reported", {})
         if not facts["judged"] or reported.get(type_) == about:
             continue
-        text_ = rendered(facts, await _said(ctx, facts, model))
+        text_ = rendered(facts, await _said(ctx, facts, model), warning=warning)
         notes["reported"] = {**reported, type_: about}
         write = partial(_keep, project_id=scope.project_id, values={COLUMN_OF[type_]: text_})
         await outlasting(partial(ctx.checkpoint, {"resume_at": notes}, write))
@@ -109,9 +112,10 @@ def ask(facts: Facts) -> list[Message]:
     ]
 
 
-def rendered(facts: Facts, said: Said) -> str:
-    """Return the report as people read it: figures, words, passages, examples, who said so."""
-    return "\n".join(_lines(facts, said))
+def rendered(facts: Facts, said: Said, *, warning: str | None = None) -> str:
+    """Return the report as people read it: a warning, figures, words, passages, examples, who said so."""
+    first = [f"WARNING: of the guidelines {warning}."] if warning else []
+    return "\n".join([*first, *_lines(facts, said)])
 
 
 def _lines(facts: Facts, said: Said) -> Iterator[str]:

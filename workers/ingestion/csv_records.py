@@ -6,9 +6,12 @@ run gets there by counting line ends. What is read depends on the text alone, ne
 
 import csv
 import io
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
+from typing import Any
 
 # Of a record with all its lines. It must close its quotes within, and a line by itself must end within.
 RECORD_LIMIT = 4 * 1024 * 1024
@@ -33,6 +36,31 @@ class Damage(StrEnum):
 Record = list[str] | Damage
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How cells are told apart and quoted; an empty ``quote``: nothing is quoted.
+
+    With ``backslash`` a quote inside of a quoted cell may have a backslash before it, instead of being doubled.
+    """
+
+    delimiter: str
+    quote: str = '"'
+    backslash: bool = False
+
+    def formats(self) -> dict[str, Any]:
+        """Return what ``csv.reader`` takes."""
+        if not self.quote:
+            return {"delimiter": self.delimiter, "quoting": csv.QUOTE_NONE}
+        escape = {"escapechar": "\\"} if self.backslash else {}
+        return {"delimiter": self.delimiter, "quotechar": self.quote, **escape}
+
+    def escaped(self, line: str) -> str:
+        """Return ``line`` so that ``csv.reader`` leaves every backslash alone that escapes nothing."""
+        if not self.backslash or "\\" not in line:
+            return line
+        return re.sub(rf"\\([\\{re.escape(self.quote)}])|\\", lambda found: found[0] if found[1] else "\\\\", line)
+
+
 class CsvRecords:
     """Records of one file, from its physical line ``skip`` on. Feed text, take what is complete, feed more.
 
@@ -43,14 +71,15 @@ class CsvRecords:
     """
 
     def __init__(
-        self, delimiter: str, *, skip: int = 0, runaways: int = 0, lossy: bool = False, limit: int = RECORD_LIMIT
+        self, dialect: Dialect, *, skip: int = 0, runaways: int = 0, lossy: bool = False, limit: int = RECORD_LIMIT
     ) -> None:
         self.line = 0
         self.start = 0
         self.replaced = 0
         self.runaways = runaways
         self.giving_up = False
-        self._delimiter = delimiter
+        self._dialect = dialect
+        self._formats = dialect.formats()
         self._skip = skip
         self._limit = limit
         self._bad = ("\x00", REPLACEMENT) if lossy else ("\x00",)
@@ -115,7 +144,8 @@ class CsvRecords:
         while self._open:
             lines, done = self._open, 0
             size = sum(map(len, lines))
-            parser = csv.reader(chain(lines, (_END,)), delimiter=self._delimiter)
+            given = map(self._dialect.escaped, lines) if self._dialect.backslash else lines
+            parser = csv.reader(chain(given, (_END,)), **self._formats)
             for cells in parser:
                 end = parser.line_num
                 if end > len(lines):  # the end came out, alone or inside of an open quote

@@ -1,11 +1,12 @@
 """Tell what encoding a file has, from its bytes as they stream by. Names are those of Python's codecs.
 
 A byte order mark decides; UTF-16 without one betrays itself by its NULs; what is UTF-8 from the first byte to the last
-is UTF-8, and so is what has ten valid characters of several bytes for each damage to one. Anything else is taken for
-Windows-1252, which every byte sequence nearly is, and said to be a guess.
+is UTF-8, and so is text with far more proof for UTF-8 than damage to it. Anything else is taken for Windows-1252, which
+every byte sequence nearly is, and said to be a guess. Encodings of other scripts are never guessed: they must be named.
 """
 
 import codecs
+import re
 
 UTF8 = "utf-8"
 # UTF-8 that is not to be trusted to be all valid, be it marked or damaged.
@@ -22,21 +23,27 @@ _MARKS = (
 _HEAD_BYTES = 64 * 1024
 # Text of Latin letters has a NUL in almost every pair; of other scripts still beside each delimiter and digit.
 _SHARE_OF_NULS = 0.1
-
-
-# The bytes that begin a character of several; Windows-1252 has hardly a word in which valid ones follow them.
-_LEADS = bytes(range(0xC2, 0xF5))
-_GOOD_PER_BAD = 10
-_REPLACED = "\N{REPLACEMENT CHARACTER}"
+# Bytes that are no UTF-8, as the decoder hands them out one by one.
+_DAMAGE = re.compile("[\udc80-\udcff]+")
+# One character that was damaged, or written as two halves of three bytes each, is so many bytes at most.
+_LONGEST_DAMAGE = 6
+# Text in Shift-JIS, GBK or EUC has up to twice as many bytes by chance that look valid as it has damages.
+_GOOD_PER_BAD = 4
+_FEW_DAMAGES = 3
 
 
 class Detector:
-    """Takes a file piece by piece and names its encoding at the end."""
+    """Takes a file piece by piece and names its encoding at the end.
+
+    ``good`` counts the bytes that continue a valid character of several: Windows-1252 has hardly a word in which they
+    would follow. ``bad`` counts damages, each of up to six bytes in a row.
+    """
 
     def __init__(self) -> None:
         self._head = bytearray()
-        self._utf8 = codecs.getincrementaldecoder(UTF8)("replace")
-        self._good = self._bad = 0
+        self._utf8 = codecs.getincrementaldecoder(UTF8)("surrogateescape")
+        self._bytes = self._characters = self._bad = 0
+        self._run = 0  # bytes of a damage that may go on in the next piece
 
     def feed(self, piece: bytes) -> None:
         """Look at the next piece."""
@@ -56,13 +63,34 @@ class Detector:
         return marked or _unmarked_utf16(head) or self._utf8_or_guess()
 
     def _utf8_or_guess(self) -> str:
-        if self._bad == 0:
+        bad = self._bad + _damages(self._run)
+        if bad == 0:
             return UTF8
-        return DOUBTFUL if self._good > _GOOD_PER_BAD * self._bad else GUESS
+        good = self._bytes - len(self._utf8.getstate()[0]) - self._characters
+        return DOUBTFUL if good >= (bad if bad <= _FEW_DAMAGES else _GOOD_PER_BAD * bad) else GUESS
 
     def _count(self, piece: bytes, *, final: bool) -> None:
-        self._bad += self._utf8.decode(piece, final).count(_REPLACED) - piece.count(_REPLACED.encode())
-        self._good += len(piece) - len(piece.translate(None, _LEADS))
+        text = self._utf8.decode(piece, final)
+        self._bytes += len(piece)
+        self._characters += len(text)
+        if piece.isascii() and not self._run and text.isascii():
+            return
+        end = 0
+        for damage in _DAMAGE.finditer(text):
+            if damage.start():
+                self._end_run()
+            self._run += damage.end() - damage.start()
+            end = damage.end()
+        if end < len(text):
+            self._end_run()
+
+    def _end_run(self) -> None:
+        self._bad += _damages(self._run)
+        self._run = 0
+
+
+def _damages(count: int) -> int:
+    return -(-count // _LONGEST_DAMAGE)
 
 
 def _unmarked_utf16(head: bytes) -> str | None:

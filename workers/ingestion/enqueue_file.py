@@ -1,7 +1,7 @@
 """The Python door: a file and its job, committed together in the caller's transaction."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import delete
@@ -9,11 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import PRIORITY_DEFAULT
 from models.operations import Upload
-from workers.ingestion.encodings import Detector, decoder
-from workers.ingestion.ingest_csv import CSV
-from workers.ingestion.layout import HEAD_BYTES, read_layout
-from workers.ingestion.mapping import check, locate
+from workers.ingestion.chunks import Ids
+from workers.ingestion.data_file import DataFile
+from workers.ingestion.ingest_csv import of_kind
+from workers.ingestion.kinds import Kind, container
+from workers.ingestion.mapping import check
+from workers.ingestion.options import Options
 from workers.ingestion.refusals import Unreadable
+from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.ingestion.uploads import NAME_LENGTH, PostgresUploads, Uploads
 from workers.runtime import naming
 from workers.runtime.enqueue import Enqueued, enqueue
@@ -29,19 +32,21 @@ async def ingest_file(
     stream: AsyncIterable[bytes],
     file_name: str,
     mapping: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     priority: int = PRIORITY_DEFAULT,
     idempotency_key: str | None = None,
 ) -> Enqueued:
     """Keep ``stream`` and enqueue its ingestion; nothing happens before the caller commits.
 
-    Raises Unreadable, before anything is kept, when the file has no header, no content column or not the columns of
-    ``mapping``, and EnqueueError. A repeated key with the same file and mapping returns the first job and
-    keeps no second file; with others it is refused.
+    ``options`` say how the file is to be read: ``encoding``, ``delimiter``, ``quote``, ``skip_rows``. Raises
+    Unreadable, before anything is kept, when the file is no table, has no header, no content column or not the columns
+    of ``mapping``, and EnqueueError. Of a workbook the worker tells that. A repeated key with the same file,
+    mapping and options returns the first job and keeps no second file; with others it is refused.
     """
-    mapping = dict(mapping or {})
+    mapping, said = dict(mapping or {}), dict(options or {})
     pieces = aiter(stream)
     head = await _head(pieces)
-    look(head, mapping)
+    kind = await look(head, mapping, name=file_name, options=said)
     name = naming.file_name(file_name, longest=NAME_LENGTH, default="upload.csv")
     stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
     payload = {
@@ -50,10 +55,10 @@ async def ingest_file(
         "upload_id": stored.id,
         "content_hash": "\\x" + stored.sha256.hex(),
         "mapping": mapping,
-        "source": CSV + name,
+        "options": said,
+        "source": of_kind(name, kind),
     }
-    options = {"priority": priority, "idempotency_key": idempotency_key}
-    job = await enqueue(session, "ingestion.ingest", payload, **options)
+    job = await enqueue(session, "ingestion.ingest", payload, priority=priority, idempotency_key=idempotency_key)
     if not job.created:
         await session.execute(delete(Upload).where(Upload.id == stored.id))
     return job
@@ -67,16 +72,27 @@ async def _head(pieces: AsyncIterator[bytes]) -> bytes:
     return bytes(head)
 
 
-def look(head: bytes, mapping: Mapping[str, str]) -> None:
-    """Raise Unreadable for what a file's beginning and its mapping can be refused for: before anything is made."""
+async def look(head: bytes, mapping: Mapping[str, str], *, name: str, options: Mapping[str, Any]) -> Kind:
+    """Return the kind of the file that begins with ``head``, which is all of a short file.
+
+    Raises Unreadable for what its beginning, its mapping and its options can be refused for, before anything is made.
+    A workbook is looked at only where it is whole.
+    """
     try:
         check(mapping)
+        Options.of(options)
     except ValueError as error:
         raise Unreadable(str(error)) from None
-    detector = Detector()
-    detector.feed(head[:HEAD_BYTES])
-    text = decoder(detector.so_far()).decode(head[:HEAD_BYTES])
-    locate(mapping, read_layout(text, whole=len(head) < HEAD_BYTES).columns)
+    whole = len(head) < HEAD_BYTES
+    if not whole and container(head) == "zip":
+        return Kind.XLSX
+    async with DataFile(_one(head if whole else head[:HEAD_BYTES]), name=name, said=options, whole=whole) as file:
+        await file.open(mapping, type_="TASK", ids=Ids(UUID(int=0)))
+        return file.table.kind
+
+
+async def _one(head: bytes) -> AsyncIterator[bytes]:
+    yield head
 
 
 async def _again(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

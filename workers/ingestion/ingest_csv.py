@@ -1,7 +1,7 @@
 """The handler of ``ingestion.ingest``: a file becomes records, chunk by chunk, each committed with what it counts."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
@@ -14,11 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import IngestJob, Upload
 from workers.ingestion.account import Account
 from workers.ingestion.chunks import Chunk, Ids
-from workers.ingestion.csv_file import CsvFile
-from workers.ingestion.encodings import Detector
+from workers.ingestion.data_file import DataFile
+from workers.ingestion.encodings import UTF8, Detector
+from workers.ingestion.kinds import Kind
 from workers.ingestion.mapping import check
+from workers.ingestion.options import Options, checked
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.saving import Busy, hold_project, save
+from workers.ingestion.unwrapping import unwrap
 from workers.ingestion.uploads import PostgresUploads, Uploads
 from workers.runtime.context import Context
 from workers.runtime.endurance import last_call
@@ -27,7 +30,7 @@ from workers.runtime.outcomes import Complete, Fail, Outcome, Snooze
 from workers.runtime.registry import stage
 
 # What a job's source begins with when its records come out of a file.
-CSV = "csv:"
+FILES = tuple(f"{kind}:" for kind in Kind)
 SOURCE_LENGTH = 512
 BUSY_DELAY = timedelta(seconds=1)
 GONE = "the uploaded file is gone: hand it in again"
@@ -41,10 +44,11 @@ def _possible(mapping: dict[str, str]) -> dict[str, str]:
 class IngestRequest(BaseModel):
     """What the doors accept for ``ingestion.ingest``; the fields are columns of ``ingest_jobs``.
 
-    ``mapping`` names the file's column of each field that is not to be guessed; an empty name: none. Without an upload
-    there is nothing to load, and the project's records go on to be embedded. ``content_hash`` is the file's SHA-256, as
-    Postgres writes bytes: it tells a repeat of the same file from another. The source of a job with one begins with
-    ``csv:``, so that its file is missed once it is gone.
+    ``mapping`` names the file's column of each field that is not to be guessed; an empty name: none. ``options`` say
+    how the file is to be read. Without an upload there is nothing to load, and the project's records go on to be
+    embedded. ``content_hash`` is the file's SHA-256, as Postgres writes bytes: it tells a repeat of the same file from
+    another. The source of a job with one begins with its kind, such as ``csv:``, so that its file is missed once it is
+    gone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,12 +58,13 @@ class IngestRequest(BaseModel):
     upload_id: UUID | None = None
     content_hash: Annotated[str, StringConstraints(pattern=r"^\\x[0-9a-f]{64}$")] | None = None
     mapping: Annotated[dict[str, str], AfterValidator(_possible)] = {}
+    options: Annotated[dict[str, Any], AfterValidator(checked)] = {}
     source: LongName | None = None
 
     @model_validator(mode="after")
     def _tell_of_the_file(self) -> Self:
-        if self.upload_id is not None and not (self.source or "").startswith(CSV):
-            self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH].rstrip()
+        if self.upload_id is not None and not (self.source or "").startswith(FILES):
+            self.source = f"{Kind.CSV}:{self.source or self.upload_id}"[:SOURCE_LENGTH].rstrip()
         return self
 
 
@@ -72,7 +77,7 @@ async def ingest_csv(job: IngestJob, ctx: Context) -> Outcome:
     if (job.resume_at or {}).get("done"):
         return Complete()
     if job.upload_id is None:
-        lost = (job.source or "").startswith(CSV)
+        lost = (job.source or "").startswith(FILES)
         return Fail(GONE) if lost else Complete()
     try:
         if not await _load(job, job.upload_id, ctx, PostgresUploads(ctx.session)):
@@ -88,14 +93,19 @@ async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads)
     """Save the file chunk by chunk; return whether that came to its end."""
     last = last_call(job.deadline_at, ctx.clock())
     upload, ids = await _found(job, upload_id, ctx)
-    encoding = upload.encoding or await _detected(upload_id, ctx, uploads)
-    async with aclosing(uploads.read(upload_id)) as pieces:
-        file = CsvFile(pieces, size=upload.size_bytes, encoding=encoding)
+    options = Options.of(job.options)
+    encoding = options.encoding or upload.encoding or await _detected(upload_id, ctx, uploads)
+    async with (
+        aclosing(uploads.read(upload_id)) as pieces,
+        DataFile(pieces, name=upload.file_name, encoding=encoding, said=job.options) as file,
+    ):
         reached: Mapping[str, Any] = job.resume_at or {}
-        places = await file.open(
+        await file.open(
             job.mapping, type_=job.type, ids=ids, skip=reached.get("line", 0), runaways=reached.get("runaways", 0)
         )
-        account = Account(job, found=places.found, encoding=encoding)
+        account = Account(job, file)
+        # For its records; the door that took the file may not have looked what it is.
+        job.source = of_kind(job.source, file.table.kind)
         upcoming = asyncio.create_task(file.next_chunk())
         try:
             while (chunk := await upcoming) is not None:
@@ -111,6 +121,24 @@ async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads)
 
     await _discard(job, upload_id, ctx, uploads, reached=account.resume_at)
     return True
+
+
+def of_kind(source: str | None, kind: Kind) -> str:
+    """Return a job's source with the kind of file that it turned out to be."""
+    name = source or ""
+    prefix = next((prefix for prefix in FILES if name.startswith(prefix)), "")
+    return f"{kind}:{name.removeprefix(prefix)}"[:SOURCE_LENGTH]
+
+
+async def encoding_of(pieces: AsyncIterator[bytes]) -> str:
+    """Return the encoding that all of a file tells, out of its gzip; raise Unreadable for what holds no rows."""
+    unwrapped = await unwrap(pieces)
+    if unwrapped.kind == "zip":
+        return UTF8
+    detector = Detector()
+    async for piece in unwrapped.pieces:
+        await asyncio.to_thread(detector.feed, piece)
+    return detector.finish()
 
 
 async def _discard(
@@ -135,7 +163,7 @@ async def _keep(job: IngestJob, chunk: Chunk, ctx: Context, *, account: Account,
         return {**values, "progress": max(1, progress)}
 
     await ctx.checkpoint({}, write)
-    account.committed(values)
+    account.committed(values, chunk)
 
 
 async def _found(job: IngestJob, upload_id: UUID, ctx: Context) -> tuple[Upload, Ids]:
@@ -149,6 +177,7 @@ async def _found(job: IngestJob, upload_id: UUID, ctx: Context) -> tuple[Upload,
         raise Unreadable("the file is empty: it has no header")
     try:
         check(job.mapping)
+        checked(job.options)
     except ValueError as error:
         raise Unreadable(str(error)) from None
     return upload, Ids(first)
@@ -156,11 +185,8 @@ async def _found(job: IngestJob, upload_id: UUID, ctx: Context) -> tuple[Upload,
 
 async def _detected(upload_id: UUID, ctx: Context, uploads: Uploads) -> str:
     """Return the encoding of a file that came by a door which cannot tell, and keep it for the next run."""
-    detector = Detector()
     async with aclosing(uploads.read(upload_id)) as pieces:
-        async for piece in pieces:
-            await asyncio.to_thread(detector.feed, piece)
-    encoding = detector.finish()
+        encoding = await encoding_of(pieces)
 
     async def write(session: AsyncSession) -> None:
         await session.execute(update(Upload).where(Upload.id == upload_id).values(encoding=encoding))

@@ -20,12 +20,39 @@ class Reason(StrEnum):
     OTHER_TYPE = "other_type"
 
 
+class Note(StrEnum):
+    """What is said of rows that are saved nevertheless; the names are keys of ``warnings``."""
+
+    ROWS_CUT = "rows_cut"
+    CATEGORY_LEFT_EMPTY = "category_left_empty"
+    CUT_SHORT = "cut_short"
+    OTHER_ARRAYS = "other_arrays"
+
+
+# What is told by the end of a file alone.
+AT_END = (Note.CUT_SHORT, Note.OTHER_ARRAYS)
+
+
 @dataclass(slots=True)
 class Skipped:
     """How many records were skipped for one reason, and the first of them by line."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int) -> None:
+        """Count one more record."""
+        self.count += 1
+        if len(self.lines) < LINES_KEPT:
+            self.lines.append(line)
+
+    def plus(self, other: "Skipped") -> "Skipped":
+        """Return both together; ``other`` is of later lines."""
+        return Skipped(self.count + other.count, sorted(self.lines + other.lines)[:LINES_KEPT])
+
+    def details(self) -> dict[str, Any]:
+        """Return what a job's row has of it."""
+        return {"count": self.count, "lines": self.lines}
 
 
 @dataclass(slots=True)
@@ -48,25 +75,29 @@ class Tally:
         found = self.skipped.get(reason)
         if found is None:
             found = self.skipped[reason] = Skipped()
-        found.count += 1
-        if len(found.lines) < LINES_KEPT:
-            found.lines.append(line)
+        found.add(line)
 
     def plus(self, other: "Tally") -> "Tally":
         """Return both together; ``other`` is of later lines."""
-        skipped = {}
-        for reason in sorted({*self.skipped, *other.skipped}):
-            first, second = self.skipped.get(reason, Skipped()), other.skipped.get(reason, Skipped())
-            lines = sorted(first.lines + second.lines)[:LINES_KEPT]
-            skipped[reason] = Skipped(first.count + second.count, lines)
-        return Tally(self.saved + other.saved, skipped)
+        return Tally(self.saved + other.saved, together(self.skipped, other.skipped))
 
     def details(self) -> dict[str, Any]:
         """Return ``skippedDetails``."""
-        return {reason: {"count": one.count, "lines": one.lines} for reason, one in sorted(self.skipped.items())}
+        return {reason: one.details() for reason, one in sorted(self.skipped.items())}
+
+
+def together(first: Mapping[str, Skipped], second: Mapping[str, Skipped]) -> dict[str, Skipped]:
+    """Return both by reason; ``second`` is of later lines."""
+    return {
+        reason: first.get(reason, Skipped()).plus(second.get(reason, Skipped())) for reason in sorted({*first, *second})
+    }
+
+
+def skipped_of(details: Mapping[str, Any] | None) -> dict[str, Skipped]:
+    """Return what a job's row has, by reason."""
+    return {reason: Skipped(one["count"], list(one["lines"])) for reason, one in (details or {}).items()}
 
 
 def tally_of(saved: int, details: Mapping[str, Any] | None) -> Tally:
     """Return the tally that a job's row has."""
-    skipped = {reason: Skipped(one["count"], list(one["lines"])) for reason, one in (details or {}).items()}
-    return Tally(saved, skipped)
+    return Tally(saved, skipped_of(details))

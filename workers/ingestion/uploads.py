@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import Upload, UploadPart
 from workers.ingestion.encodings import Detector
+from workers.ingestion.kinds import is_packed
 
 PART_BYTES = 1024 * 1024
 NAME_LENGTH = 500
@@ -26,12 +27,15 @@ OpenSession = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file that was put, and what was seen of it on the way. ``lines`` counts line feeds."""
+    """A file that was put, and what was seen of it on the way. ``lines`` counts line feeds.
+
+    ``encoding`` is None for what is no text until it is unpacked.
+    """
 
     id: UUID
     size: int
     sha256: bytes
-    encoding: str
+    encoding: str | None
     lines: int
 
 
@@ -69,13 +73,16 @@ class PostgresUploads:
         new = insert(Upload).values(project_id=project_id, file_name=file_name[-NAME_LENGTH:], size_bytes=0, sha256=b"")
         upload_id = (await session.execute(new.returning(Upload.id))).scalar_one()
         digest, detector, size, lines, number = hashlib.sha256(), Detector(), 0, 0, 0
+        packed = False
         async for part in in_parts(stream):
+            packed = packed or (number == 0 and is_packed(part))
             digest.update(part)
-            detector.feed(part)
+            if not packed:
+                detector.feed(part)
             size, lines = size + len(part), lines + part.count(b"\n")
             await session.execute(insert(UploadPart).values(upload_id=upload_id, part_number=number, content=part))
             number += 1
-        stored = Stored(upload_id, size, digest.digest(), detector.finish(), lines)
+        stored = Stored(upload_id, size, digest.digest(), None if packed else detector.finish(), lines)
         seen = {"size_bytes": size, "sha256": stored.sha256, "encoding": stored.encoding, "line_count": lines}
         await session.execute(update(Upload).where(Upload.id == upload_id).values(**seen))
         return stored

@@ -84,10 +84,9 @@ async def test_mess_is_saved_or_skipped_for_a_reason_with_its_line(ingest, inges
     assert job.skipped_details == {
         "duplicate_in_file": {"count": 1, "lines": [8]},
         "empty_content": {"count": 1, "lines": [9]},
-        "invalid_category": {"count": 1, "lines": [10]},
         "malformed": {"count": 1, "lines": [12]},
     }
-    assert (job.total_records, job.saved_count, job.skipped_count) == (10, 6, 4)
+    assert (job.total_records, job.saved_count, job.skipped_count) == (10, 7, 3)
     assert records["1"].content == 'two\nlines; "quoted"'
     assert records["1"].metadata_ == {
         "id": "1", "Prompt": 'two\nlines; "quoted"', "Category": "top 10", "Author": "ann", "Prompt_2": "second",
@@ -96,7 +95,9 @@ async def test_mess_is_saved_or_skipped_for_a_reason_with_its_line(ingest, inges
     assert records["2"].content == "=1+1"
     assert records["3"].metadata_ == {"id": "3", "Prompt": "short"}
     assert records["4"].metadata_["column_7"] == "extra"
-    assert [records[one].category for one in "1234"] == ["TOP_10", "BOTTOM_10", None, "TOP_10"]
+    assert [records[one].category for one in "12347"] == ["TOP_10", "BOTTOM_10", None, "TOP_10", None]
+    assert job.warnings["category_left_empty"] == {"count": 1, "lines": [10]}
+    assert job.warnings["rows_cut"] == {"count": 1, "lines": [7]}
     assert [records[one].created_by_id for one in "1234"] == ["ann", "bob", None, "cy"]
     assert records["1"].created_by_name == "ann"
     assert records["8"].content == "nul\N{REPLACEMENT CHARACTER}byte"

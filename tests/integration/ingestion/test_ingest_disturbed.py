@@ -1,20 +1,18 @@
 """Ingestion that is cancelled, raced, robbed of its project, killed at any chunk or out of time."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import delete
 
 from models.operations import DataRecord, IngestJob, Project, Upload, UploadPart
-from tests.fakes.ingesting import MESS
+from tests.fakes.ingesting import MESS, PowerCutError, surroundings
 from tests.fakes.mill import mill
 from tests.proving.llm import NoModel
 from tests.waiting import until
 from workers.ingestion import chunks
 from workers.ingestion.ingest_csv import ingest_csv
-from workers.runtime.context import Context, Run
 from workers.runtime.outcomes import Complete, Snooze
-from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.intervene import cancel
 
 
@@ -89,42 +87,6 @@ async def test_two_jobs_with_the_same_contents_save_each_once(ingestion, databas
     assert sum(job.saved_count for job in jobs) == 10_000
     assert {reason for job in jobs for reason in job.skipped_details} <= {"duplicate_in_project"}
     assert await ingestion.count(DataRecord) == 10_000
-
-
-def _unasked(*_):
-    raise AssertionError("ingestion asks for neither")
-
-
-class PowerCutError(Exception):
-    """The worker's process is gone."""
-
-
-def now():
-    return datetime.now(UTC)
-
-
-def surroundings(database, job, *, commits, clock=now):
-    """Return the context of a run that ends with its process right after so many commits."""
-    left = commits
-
-    async def keep(values, write=None):
-        nonlocal left
-        async with database.session() as session:
-            assert await checkpoint(session, IngestJob, (job.id, job.version), values)
-            if write and (found := await write(session)):
-                await checkpoint(session, IngestJob, (job.id, job.version), found)
-        left -= 1
-        if not left:
-            raise PowerCutError
-
-    return Context(
-        run=Run("ingestion.ingest", job.id, job.version, 1),
-        llm=NoModel(),
-        session=database.session,
-        progress=_unasked,
-        checkpoint=keep,
-        clock=clock,
-    )
 
 
 async def test_run_that_dies_at_any_chunk_is_continued_to_the_same_end(ingest, ingestion, database, jobs, monkeypatch):

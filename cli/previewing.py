@@ -1,0 +1,109 @@
+"""Look at a file that is here, or comes by standard input, before it is handed in."""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from uuid import UUID
+
+from cli.errors import WrongUsageError
+from workers.ingestion.chunks import Ids
+from workers.ingestion.data_file import DataFile
+from workers.ingestion.preview import Preview, preview
+from workers.ingestion.refusals import Unreadable, listed
+from workers.ingestion.telling import problems, read_as_line, skipped_lines, warning_lines
+
+_PIECE_BYTES = 1024 * 1024
+_SHORT = 80
+STANDARD_INPUT = "-"
+
+
+def file_name(file: Path) -> str:
+    """Return what a file is called where it is told of."""
+    return "stdin" if str(file) == STANDARD_INPUT else file.name
+
+
+@contextmanager
+def opened_file(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file; ``-`` is standard input, which stays open."""
+    if str(file) == STANDARD_INPUT:
+        yield sys.stdin.buffer
+        return
+    with file.open("rb") as opened:
+        yield opened
+
+
+@dataclass(frozen=True, slots=True)
+class local:  # noqa: N801 - used as a function
+    """A file that can be read again from its beginning."""
+
+    file: IO[bytes]
+
+    @asynccontextmanager
+    async def pieces(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yield its bytes from the beginning."""
+
+        async def read() -> AsyncIterator[bytes]:
+            while piece := await asyncio.to_thread(self.file.read, _PIECE_BYTES):
+                yield piece
+
+        self.file.seek(0)
+        yield read()
+
+    async def look(self, *, name: str, mapping: Mapping[str, str], options: Mapping[str, Any]) -> None:
+        """Raise Unreadable for what only all of a file tells, as a workbook's end does."""
+        async with self.pieces() as pieces, DataFile(pieces, name=name, said=options) as file:
+            await file.open(mapping, type_="TASK", ids=Ids(UUID(int=0)))
+
+
+def look_through(file: Path, *, type_: str, mapping: Mapping[str, str], reading: Mapping[str, Any]) -> Preview:
+    """Return what would become of a file; raise WrongUsageError in one line where nothing could."""
+    name = file_name(file)
+    try:
+        with opened_file(file) as opened, tempfile.TemporaryFile() as copy:
+            if not opened.seekable():
+                shutil.copyfileobj(opened, copy)
+            readable = local(opened if opened.seekable() else copy)
+            return asyncio.run(preview(readable.pieces, name=name, type_=type_, mapping=mapping, options=reading))
+    except OSError as error:
+        raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
+    except Unreadable as error:
+        raise WrongUsageError(f"{name}: {error}") from None
+
+
+def worst(seen: Preview) -> list[str]:
+    """Return what a person must see first."""
+    return problems(
+        total=seen.total, skipped=seen.skipped, details=seen.details, warnings=seen.warnings, read_as=seen.read_as
+    )
+
+
+def told(name: str, seen: Preview) -> list[str]:
+    """Return line by line how a file would be read and what would become of it."""
+    mapped = {**{field: f"{column!r}" for field, column in seen.mapping.items()},
+              **{field: f"{column!r} (found by its name)" for field, column in seen.guessed.items()}}  # fmt: skip
+    warnings = {what: value for what, value in seen.warnings.items() if what not in {"columns_found", "read_as"}}
+    return [
+        *(f"WARNING: {problem}" for problem in worst(seen)),
+        f"{name}: {read_as_line(seen.read_as)}",
+        f"columns: {listed(list(seen.columns))}",
+        "mapping: " + ", ".join(f"{field} = {column}" for field, column in mapped.items()),
+        "first rows:",
+        *(f"  {row.line}: {_short(row.content)}" + (f" [{row.category}]" if row.category else "")
+          for row in seen.first_rows),
+        (f"would be saved: {seen.would_save:,} of {seen.total:,} rows, {seen.skipped:,} skipped"
+        " (what the project has already is not looked up)"),
+        *(f"  {line}" for line in skipped_lines(seen.details, seen.read_as)),
+        *(f"  {line}" for line in warning_lines(warnings, seen.read_as)),
+        "nothing was saved: this was a dry run",
+    ]  # fmt: skip
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, _SHORT, placeholder="…")

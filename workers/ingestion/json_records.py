@@ -1,0 +1,255 @@
+"""Read records out of JSON text that streams by, in bounded memory: one object a line, or the items of one array.
+
+What cannot be read is a record that is damaged, as in a CSV: the lines or items behind it are read on.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workers.ingestion.csv_records import RECORD_LIMIT, REPLACEMENT, Damage
+from workers.ingestion.objects import Object, as_record, as_text, parse
+from workers.ingestion.refusals import Unreadable, listed
+
+ObjectRecord = Object | Damage
+_BLANK = re.compile(r"[ \t\r\n]*")
+_OUTSIDE, _IN_STRING = re.compile(r'["\[\]{},]'), re.compile(r'\\.?|"', re.DOTALL)
+_MEMBER = re.compile(r'[\s,]*(?:(?P<end>\})|(?P<name>"(?:[^"\\]|\\.)*")\s*:\s*)', re.DOTALL)
+_OF_OBJECTS = re.compile(r"\[(?=\s*\{)")
+_SPARED = "\ufeff"
+# Behind an array so much is looked at for another one.
+TAIL_CHARACTERS = 1024 * 1024
+
+
+class JsonLines:
+    """Records of a file with an object on each line, from physical line ``skip`` on. Used as ``CsvRecords`` is."""
+
+    runaways = 0
+    giving_up = False
+
+    def __init__(self, *, skip: int = 0, lossy: bool = False, limit: int = RECORD_LIMIT) -> None:
+        self.line = self.start = self.replaced = 0
+        self._skip, self._lossy, self._limit = skip, lossy, limit
+        self._partial = ""
+        self._overlong = False
+
+    def feed(self, text: str, *, final: bool = False) -> Iterator[ObjectRecord]:
+        """Yield every record that is complete with ``text``; exhaust it before feeding on. An empty line is none."""
+        lines = io.StringIO(self._partial + text, newline="").readlines()
+        self._partial = lines.pop() if lines and not final and not lines[-1].endswith("\n") else ""
+        for line in lines:
+            self.line += 1
+            overlong, self._overlong = self._overlong or len(line) > self._limit, False
+            if self.line > self._skip and (overlong or not line.isspace()):
+                self.start = self.line
+                yield Damage.TOO_LONG if overlong else self._record(line)
+        if len(self._partial) > self._limit:
+            self._overlong = True
+            self._partial = self._partial[-1:]  # a CR, perhaps, whose LF is to come
+
+    def _record(self, line: str) -> ObjectRecord:
+        record = _read(line.strip(_SPARED))
+        if isinstance(record, Damage):
+            return record
+        self.replaced += record[1] + (line.count(REPLACEMENT) if self._lossy else 0)
+        return record[0]
+
+
+def _read(text: str) -> tuple[Object, int] | Damage:
+    begin = _end_of_blank(text, 0)
+    try:
+        value, end = parse(text, begin)
+    except ValueError:
+        return Damage.MALFORMED
+    return as_record(value, text) if _end_of_blank(text, end) == len(text) else Damage.MALFORMED
+
+
+class JsonItems:
+    """The items of one array, from number ``skip`` on. Fed from behind the array's bracket; used as ``CsvRecords`` is.
+
+    ``line`` and ``start`` count items, which a person would count: lines may mean nothing in JSON. ``ended`` tells that
+    the array's closing bracket has been passed, ``cut_short`` that the text ended before; ``tail`` is what is behind.
+    """
+
+    runaways = 0
+    giving_up = False
+
+    def __init__(self, *, skip: int = 0, lossy: bool = False, limit: int = RECORD_LIMIT) -> None:
+        self.line = self.start = self.replaced = 0
+        self.ended = self.cut_short = False
+        self.tail = ""
+        self._skip, self._lossy, self._limit = skip, lossy, limit
+        self._text = ""
+        self._passing: _Nesting | None = None  # inside of an item that is given up
+
+    def feed(self, text: str, *, final: bool = False) -> Iterator[ObjectRecord]:
+        """Yield every item that is complete with ``text``; exhaust it before feeding on."""
+        if self.ended:
+            self.tail += text[: TAIL_CHARACTERS - len(self.tail)]
+            return
+        self._text += text
+        at = 0
+        while True:
+            if self._passing is not None:
+                end = self._passing.end_in(self._text, at)
+                if end is None:
+                    at = len(self._text)
+                    break
+                at, self._passing = end, None
+            begin = _end_of_blank(self._text, at)
+            if begin == len(self._text):
+                at = begin
+                break
+            if self._text[begin] == "]":
+                self.ended, self.tail, at = True, self._text[begin + 1 :][:TAIL_CHARACTERS], len(self._text)
+                break
+            if self._text[begin] == ",":
+                at = begin + 1
+                continue
+            found = self._item(begin, final=final)
+            if found is None:
+                at = begin
+                break
+            record, at = found
+            yield from self._counted(record)
+        self._text = self._text[at:]
+        self.cut_short = final and not self.ended
+
+    def _item(self, begin: int, *, final: bool) -> tuple[tuple[Object, int] | Damage, int] | None:
+        """Return the item that begins here and where it ends; None where more text must come first."""
+        text = self._text
+        try:
+            value, end = parse(text, begin)
+        except ValueError:
+            value = None
+            nesting = _Nesting()
+            found = nesting.end_in(text, begin)
+            if found is not None:
+                return Damage.MALFORMED, max(found, begin + 1)  # a bracket that closes nothing is passed, too
+            if final:
+                return Damage.MALFORMED, len(text)
+            if len(text) - begin <= self._limit:
+                return None
+            self._passing = nesting
+            return Damage.TOO_LONG, len(text)
+        if end == len(text) and not final and not isinstance(value, (dict, list, str)):
+            return None  # a number may go on
+        if end - begin > self._limit:
+            return Damage.TOO_LONG, end
+        record = as_record(value, text[begin:end])
+        if self._lossy and not isinstance(record, Damage) and (lost := text.count(REPLACEMENT, begin, end)):
+            record = record[0], record[1] + lost
+        return record, end
+
+    def _counted(self, record: tuple[Object, int] | Damage) -> Iterator[ObjectRecord]:
+        self.line += 1
+        self.start = self.line
+        if self.line <= self._skip:
+            return
+        if isinstance(record, Damage):
+            yield record
+            return
+        value, replaced = record
+        self.replaced += replaced
+        yield value
+
+
+class _Nesting:
+    """Finds the end of a JSON value by its brackets, quotes and commas alone, piece by piece."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def end_in(self, text: str, at: int) -> int | None:
+        """Return where in ``text`` the value ends that goes on at ``at``, None where it does not."""
+        at += 1 if self._escaped and at < len(text) else 0
+        self._escaped = self._escaped and at == len(text)
+        while found := (_IN_STRING if self._in_string else _OUTSIDE).search(text, at):
+            at, sign = found.end(), found[0]
+            if self._in_string:
+                self._in_string = sign != '"'
+                self._escaped = sign == "\\"
+            elif sign == '"':
+                self._in_string = True
+            elif sign in "[{":
+                self._depth += 1
+            elif sign == "," and self._depth == 0:
+                return found.start()
+            elif sign in "]}":
+                self._depth -= 1
+                if self._depth <= 0:
+                    return at if self._depth == 0 else found.start()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Where in a text the first item is to be looked for; ``within``: the array's name in the object around it.
+
+    Without an array one object comes after the other.
+    """
+
+    at: int
+    within: str | None = None
+    is_array: bool = True
+
+
+def find_items(head: str, *, whole: bool) -> Begin:
+    """Return where the records begin in a JSON document that begins with ``head``, or is it; raise Unreadable."""
+    begin = _end_of_blank(head, 0)
+    if head[begin : begin + 1] == "[":
+        return Begin(begin + 1)
+    arrays, end = _arrays(head, begin + 1)
+    if len(arrays) > 1:
+        named = listed([name for name, _ in arrays])
+        raise Unreadable(f"the JSON has several arrays of objects, {named}: hand in a file with one of them")
+    if arrays:
+        [(name, at)] = arrays
+        return Begin(at, name)
+    if end is not None and head[_end_of_blank(head, end) :][:1] == "{":
+        return Begin(begin, is_array=False)
+    if whole:
+        raise Unreadable("the JSON is one object without an array of objects in it: an array of records is needed, or "
+                         "one object a line")  # fmt: skip
+    raise Unreadable("the JSON's first part has no array of objects in it: an array of records is needed, or one "
+                     "object a line")  # fmt: skip
+
+
+def arrays_behind(tail: str) -> list[str]:
+    """Return the names of arrays of objects in ``tail``, what an object has behind one of its members."""
+    return [name for name, _ in _arrays(tail, 0)[0]]
+
+
+def _arrays(text: str, at: int) -> tuple[list[tuple[str, int]], int | None]:
+    """Return each member of the object that goes on at ``at`` that is an array of objects: its name, where it begins.
+
+    And where the object ends, None where ``text`` ends before.
+    """
+    found: list[tuple[str, int]] = []
+    while member := _MEMBER.match(text, at):
+        if member["end"]:
+            return found, member.end()
+        name, begin = as_text(_or_none(member["name"])), member.end()
+        if array := _OF_OBJECTS.match(text, begin):
+            found.append((name, array.end()))
+        end = _Nesting().end_in(text, begin)
+        if end is None:
+            return found, None
+        at = end
+    return found, None
+
+
+def _or_none(text: str) -> object:
+    try:
+        return parse(text)[0]
+    except ValueError:
+        return None
+
+
+def _end_of_blank(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    assert found is not None
+    return found.end()

@@ -1,0 +1,39 @@
+"""Rows of a workbook's sheet, as the confined process writes them, one JSON array a line. Used as ``CsvRecords`` is."""
+
+import json
+from collections.abc import Iterator
+
+from workers.ingestion.csv_records import REPLACEMENT, Damage
+
+
+class SheetRows:
+    """The rows below number ``skip``. ``line`` and ``start`` are the numbers that Excel shows.
+
+    Rows that hold nothing are none. Each has a cell for every column of the header, and those beyond that hold text.
+    """
+
+    runaways = 0
+    giving_up = False
+
+    def __init__(self, *, skip: int = 0, width: int = 0) -> None:
+        self.line = self.start = self.replaced = 0
+        self._skip, self._width = skip, width
+        self._partial = ""
+
+    def feed(self, text: str, *, final: bool = False) -> Iterator[list[str] | Damage]:
+        """Yield every row that is complete with ``text``; exhaust it before feeding on."""
+        lines = (self._partial + text).split("\n")
+        self._partial = "" if final else lines.pop()
+        for line in filter(None, lines):
+            number, *cells = json.loads(line)
+            self.line = number
+            if number > self._skip:
+                self.start = number
+                yield self._even(cells)
+
+    def _even(self, cells: list[str]) -> list[str]:
+        for place, cell in enumerate(cells):
+            if "\x00" in cell:
+                self.replaced += cell.count("\x00")
+                cells[place] = cell.replace("\x00", REPLACEMENT)
+        return cells + [""] * (self._width - len(cells))

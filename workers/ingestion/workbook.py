@@ -1,0 +1,137 @@
+"""Read the rows of an Excel workbook's first visible sheet, one after the other, within bounds.
+
+A workbook is a zip of XML, read by calamine, which knows no entities but holds the whole sheet. How much it unfolds to
+is written in the zip's directory and looked at before. As ``__main__``, in a confined process, it writes the rows of
+its standard input to its standard output: a JSON array on each line, the row's number first.
+"""
+
+import json
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import IO, Any
+
+from workers.ingestion.refusals import Unreadable, listed
+
+MOST_FILE_BYTES = 256 * 1024 * 1024
+MOST_UNFOLDED_BYTES = 2 * 1024**3
+MOST_UNFOLDED = 200
+ALWAYS_UNFOLDED = 64 * 1024 * 1024
+MOST_PARTS = 10_000
+MEMORY_BYTES = 1536 * 1024 * 1024
+PROCESSOR_SECONDS = 300
+EXCEEDED = "the workbook needs too much memory or time to be read: save it as CSV"
+_MIMETYPE = "mimetype"
+_SAVE_AGAIN = "save it again as .xlsx or CSV"
+DAMAGED = f"this is a zip or an Excel file, and it is damaged or incomplete: {_SAVE_AGAIN}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """An open sheet: ``others`` are the names of those that are not read."""
+
+    name: str
+    others: list[str]
+    rows: Iterator[tuple[int, list[str]]]
+
+
+def open_sheet(file: IO[bytes]) -> Sheet:
+    """Return the first visible sheet of the workbook in ``file``; raise Unreadable in one line.
+
+    ``rows`` yields the number that Excel shows and the cells as text, of rows that hold any. What formulas came to when
+    the workbook was saved is their text.
+    """
+    _bound(file)
+    # A library that only workbooks need.
+    from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum  # noqa: PLC0415
+
+    file.seek(0)
+    try:
+        book = CalamineWorkbook.from_filelike(file)
+        sheets = [one for one in book.sheets_metadata if one.typ == SheetTypeEnum.WorkSheet]
+        shown = [one.name for one in sheets if one.visible == SheetVisibleEnum.Visible] or [one.name for one in sheets]
+        rows = book.get_sheet_by_name(shown[0]).iter_rows() if shown else iter(())
+    except Exception:  # noqa: BLE001 - whatever a damaged workbook makes the library raise
+        raise Unreadable(DAMAGED) from None
+    if not shown:
+        raise Unreadable(f"the workbook has no sheet: {_SAVE_AGAIN}")
+    return Sheet(shown[0], [one.name for one in sheets if one.name != shown[0]], _numbered(rows))
+
+
+def _numbered(rows: Iterable[list[Any]]) -> Iterator[tuple[int, list[str]]]:
+    for number, values in enumerate(rows, 1):
+        cells = [cell_text(value) for value in values]
+        while cells and not cells[-1]:
+            cells.pop()
+        if cells:
+            yield number, cells
+
+
+def cell_text(value: object) -> str:
+    """Return a cell's value as text: whole numbers without a fraction, times in ISO format."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case float() if value.is_integer() and abs(value) < 1e15:  # noqa: PLR2004 - Excel's own 15 digits
+            return str(int(value))
+        case datetime() if value.time() == time():
+            return value.date().isoformat()
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return str(value)
+        case _:
+            return str(value)
+
+
+def _bound(file: IO[bytes]) -> None:
+    """Raise Unreadable for a zip that is no workbook, or unfolds to more than any would."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+    except Exception:  # noqa: BLE001 - zipfile lets errors of several modules through
+        raise Unreadable(DAMAGED) from None
+    names = {part.filename.casefold() for part in parts}
+    if "xl/workbook.bin" in names:
+        raise Unreadable(f"this is a binary Excel file (.xlsb): {_SAVE_AGAIN}")
+    if "xl/workbook.xml" not in names:
+        raise Unreadable(_no_workbook(names, [part.filename for part in parts]))
+    if any(part.flag_bits & 1 for part in parts):
+        raise Unreadable("the workbook is encrypted: save it without a password")
+    unfolded, folded = sum(part.file_size for part in parts), sum(part.compress_size for part in parts)
+    if len(parts) > MOST_PARTS or unfolded > MOST_UNFOLDED_BYTES:
+        raise Unreadable(f"the workbook unfolds to {unfolded // 1024**2:,} MiB in {len(parts):,} parts, which is too "
+                         "much: save it as CSV")  # fmt: skip
+    if unfolded > ALWAYS_UNFOLDED and unfolded > MOST_UNFOLDED * max(folded, 1):
+        raise Unreadable(f"the workbook unfolds to more than {MOST_UNFOLDED} times its size, which no table does: "
+                         "it is not read")  # fmt: skip
+
+
+def _no_workbook(names: set[str], shown: list[str]) -> str:
+    if "word/document.xml" in names:
+        return "this is no table: it is a Word document; hand in CSV, JSON or Excel (.xlsx)"
+    if _MIMETYPE in names and "content.xml" in names:
+        return f"this is an OpenDocument file: {_SAVE_AGAIN}"
+    return f"this is a zip archive, which holds {listed(shown[:5]) or 'nothing'}: unpack it and hand in the file inside"
+
+
+def _main() -> None:
+    out = open(sys.stdout.fileno(), "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    try:
+        sheet = open_sheet(sys.stdin.buffer)
+        print(json.dumps({"sheet": sheet.name, "others": sheet.others}), file=out)
+        for number, cells in sheet.rows:
+            print(json.dumps([number, *cells]), file=out)
+    except Unreadable as error:
+        print(json.dumps({"error": str(error)}), file=out)
+    out.flush()
+
+
+if __name__ == "__main__":
+    _main()
