@@ -94,10 +94,10 @@ def _counts_sql(t: JobTable) -> str:
     c, cycle = t.column, t.lifecycle
     parts = []
 
-    def count(stage: str, what: str, where: str, *, since: str = "NULL::timestamptz", order: str = "") -> None:
+    def count(stage: str, what: str, where: str, *, since: str = "NULL::timestamptz") -> None:
         parts.append(f"""
             SELECT '{stage}'::text, '{what}'::text, count(*), min(since), NULL::text FROM (
-              SELECT {since} AS since FROM {t.name} WHERE {where} {order} LIMIT {MOST + 1}) AS few""")
+              SELECT {since} AS since FROM {t.name} WHERE {where} LIMIT {MOST + 1}) AS few""")
 
     for step in cycle.steps:
         is_state = f"{c['status']} = '{step.ready}'"
@@ -113,11 +113,12 @@ def _counts_sql(t: JobTable) -> str:
             count(step.stage, what, where)
     last = cycle.steps[-1]
     completed = f"{c['status']} = '{cycle.completed}'"
-    count(last.stage, "completed", completed)
-    # The state hidden from the planner: by time, never by state.
-    recent = f"{c['completed_at']} > now() - interval '1 minute' AND {c['status']}::text || '' = '{cycle.completed}'"
-    newest = f"ORDER BY {c['completed_at']} DESC"
-    count(last.stage, "done", recent, since=c["completed_at"], order=newest)
+    # Of what ended so many are looked at, the newest; the reason's place tells how many they were.
+    for what, when in (("completed", "IS NOT NULL"), ("done", "> now() - interval '1 minute'")):
+        parts.append(f"""
+            SELECT '{last.stage}', '{what}', count(*) FILTER (WHERE went_well), min(since), count(*)::text FROM (
+              SELECT {completed} AS went_well, {c["completed_at"]} AS since FROM {t.name}
+               WHERE {c["completed_at"]} {when} ORDER BY {c["completed_at"]} DESC LIMIT {MOST + 1}) AS few""")
     if waits := cycle.states - cycle.ready - cycle.running - cycle.terminal:
         states = ", ".join(f"'{state}'" for state in sorted(waits))
         count(last.stage, "waiting", f"{c['status']} IN ({states})")
@@ -189,6 +190,8 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
     if "ready" in more:
         more.append("oldest_wait")  # of those that were counted
     completed = number("completed", "completed") if "completed" in found else None
+    if completed is not None and int(found["completed"][2]) > MOST and "completed" not in more:
+        more.append("completed")  # of those that ended last
     failing = attempts.get("failing") or 0
     if failing > MOST:
         more.append("failing_attempts")
@@ -212,8 +215,8 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
 
 def _per_minute(found: dict[str, Any]) -> int:
     """Return how many were done in the last minute; of more than are counted, as many as their rate makes of it."""
-    n, since, _ = found["done"]
-    if n <= MOST:
+    n, since, looked_at = found["done"]
+    if int(looked_at) <= MOST:
         return int(n)
     seconds: float = max((found["now"] - since).total_seconds(), 0.001)
     return int(n * 60 / seconds)
