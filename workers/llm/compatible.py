@@ -12,13 +12,14 @@ import openai
 from pydantic import BaseModel
 
 from workers.llm import names, structured, vectors
-from workers.llm.errors import classify, names_response_format
+from workers.llm.bodies import ACCEPTED, ANSWER_LIMIT, VECTOR_LIMIT, answer_limit
+from workers.llm.errors import classify, names_response_format, quotable
 from workers.llm.model_list import ModelList
 from workers.llm.pool import ManyPools
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.context import current_run
-from workers.runtime.errors import InvalidAnswers, Permanent
+from workers.runtime.errors import InvalidAnswers, Permanent, Refused
 from workers.runtime.failpoints import failpoint
 from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
 
@@ -65,7 +66,7 @@ class CompatibleModel:
             base_url=base_url,
             max_retries=0,
             timeout=waits,
-            http_client=httpx2.AsyncClient(transport=transport, timeout=waits),
+            http_client=httpx2.AsyncClient(transport=transport, timeout=waits, headers={"accept-encoding": ACCEPTED}),
         )
         self._models = ModelList(self._client, timeout=timeout)
 
@@ -91,7 +92,8 @@ class CompatibleModel:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
 
         ``parameters`` are members of the request's body. Tokens are those of both calls. Two invalid answers are
-        Retryable, as InvalidAnswers: a model's output is random.
+        Retryable, as InvalidAnswers: a model's output is random. A model that says in prose that it will not answer,
+        asked twice, is Refused.
         """
         started = perf_counter()
         asked = self._asked(model)
@@ -105,6 +107,8 @@ class CompatibleModel:
             try:
                 value = _value(calls[-1], into)
             except InvalidAnswerError as second_error:
+                if said := structured.declined(calls[-1].text):
+                    raise Refused(f"model {asked!r} declined to answer: {quotable(said)!r}") from None
                 raise InvalidAnswers(f"model {asked!r} gave two invalid answers: {second_error}") from None
         return Answer(
             value=value,
@@ -136,10 +140,10 @@ class CompatibleModel:
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
         async with self._embedding:
             try:
-                answer = await self._post("/embeddings", body)
+                answer = await self._post("/embeddings", body, limit=ANSWER_LIMIT + len(texts) * VECTOR_LIMIT)
             except (openai.OpenAIError, TimeoutError) as error:
                 raise classify(error) from error
-        return vectors.read(answer, texts=len(texts), model=model)
+        return vectors.read(answer.text, answer.headers, texts=len(texts), model=model)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -160,7 +164,7 @@ class CompatibleModel:
             try:
                 async with self._asking:
                     answer = await self._post("/chat/completions", body)
-                return read(answer)
+                return read(answer.text, answer.headers)
             except openai.APIStatusError as error:
                 if rung is Rung.PROMPT or not names_response_format(error):
                     raise classify(error) from error
@@ -169,16 +173,17 @@ class CompatibleModel:
             except (openai.OpenAIError, TimeoutError) as error:
                 raise classify(error) from error
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> str:
+    async def _post(self, path: str, body: Mapping[str, Any], *, limit: int = ANSWER_LIMIT) -> httpx2.Response:
         # The body is posted as it is: building it through the client's typed parameters costs 1.3 ms of CPU a call,
         # and its typed result turns what compatible servers really send into attribute errors.
+        answer_limit.set(limit)
         async with asyncio.timeout(self._timeout):  # the client's own read timeout starts anew with every byte
             failpoint("provider.before")
             response = await self._client.post(
                 path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(body)}
             )
         failpoint("provider.after")
-        return response.text
+        return response
 
 
 def _idempotency(body: Mapping[str, Any]) -> dict[str, str]:

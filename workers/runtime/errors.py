@@ -1,10 +1,11 @@
 """The errors that decide a job's fate, and how any exception is read as one. Knows no library but the standard one."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from workers.runtime.outcomes import Fail, Retry, Snooze
 
 ERROR_LIMIT = 2_000
+UNAVAILABLE_DELAY = timedelta(seconds=5)
 
 
 class Retryable(Exception):
@@ -21,6 +22,36 @@ class Refused(Permanent):
 
 class InvalidAnswers(Retryable):
     """The model answered, but not in the form asked for: another attempt may, and so may another input."""
+
+
+class Unavailable(Retryable):
+    """Whoever asks, the provider cannot answer now: no fault of the job's, which waits and spends no attempt.
+
+    ``provider`` and ``since`` name who is away and since when, ``delay`` says how long to leave it alone. ``certain``:
+    the failure speaks of the provider whatever was asked, as a refused connection does. ``paused``: it was not even
+    asked, because it is known to be away. ``answered`` is how long ago it answered anybody, where that is known.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        delay: timedelta = UNAVAILABLE_DELAY,
+        certain: bool = False,
+        provider: str | None = None,
+        since: datetime | None = None,
+        paused: bool = False,
+        answered: timedelta | None = None,
+    ) -> None:
+        away = f"provider {provider} is away since {since:%Y-%m-%d %H:%M} UTC" if provider and since else None
+        super().__init__(f"{away} ({reason})" if away else f"provider is away: {reason}")
+        self.reason = reason
+        self.delay = delay
+        self.certain = certain
+        self.provider = provider
+        self.since = since
+        self.paused = paused
+        self.answered = answered
 
 
 class RateLimited(Exception):
@@ -50,11 +81,11 @@ def one_line(text: str) -> str:
 
 
 def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
-    """Decide what an exception of a handler means: permanent fails, a rate limit snoozes, all else is retried."""
+    """Decide what an exception of a handler means: permanent fails, a wait snoozes, all else is retried."""
     match error:
         case Permanent():
             return Fail(describe(error))
-        case RateLimited(delay=delay):
+        case RateLimited(delay=delay) | Unavailable(delay=delay):
             return Snooze(delay, describe(error))
         case _:
             return Retry(describe(error))
