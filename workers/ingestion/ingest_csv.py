@@ -55,6 +55,8 @@ class IngestRequest(BaseModel):
 
     @model_validator(mode="after")
     def _tell_of_the_file(self) -> Self:
+        if self.upload_id is None and (self.source or "").startswith(CSV):
+            raise ValueError(GONE)
         if self.upload_id is not None and not (self.source or "").startswith(CSV):
             self.source = f"{CSV}{self.source or self.upload_id}"[:SOURCE_LENGTH]
         return self
