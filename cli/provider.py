@@ -1,6 +1,8 @@
 """Who answers language model calls of a role or a command: what operators chose, else what the settings say."""
 
 from config.settings import Settings, keys_of
+from workers.llm.pause_store import SharedPauses
+from workers.llm.pauses import Gate
 from workers.llm.provider import build
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
@@ -8,9 +10,10 @@ from workers.runtime.database import Database
 from workers.runtime.ports import EmbeddingLimits, LanguageModel
 
 
-def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
+def provider(settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False) -> LanguageModel:
     """Return the provider; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
 
+    With ``shares_pauses`` it leaves a provider alone that any worker process found to be away, and tells the others.
     It has a connection of its own, so that reading the choice waits for no job.
     """
     database = Database(database_url, changed_by=name, pool_size=1)
@@ -36,4 +39,5 @@ def provider(settings: Settings, *, database_url: str, name: str) -> LanguageMod
         ),
         choose=choose,
         release=database.close,
+        gate=Gate(SharedPauses(database)) if shares_pauses else None,
     )

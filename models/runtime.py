@@ -137,3 +137,27 @@ class Tick(Base):
     fired_at: Mapped[datetime] = mapped_column(server_default=func.now())
     fired_by: Mapped[str] = mapped_column(String(255))
     job_id: Mapped[UUID | None]
+
+
+class ProviderPause(Base):
+    """A provider that is away: ``provider`` is ``<server>|<model>``. Nobody asks it before ``until``, then one does.
+
+    Written by worker processes only (``workers.llm.pause_store``); the row goes when the provider answers.
+    """
+
+    __tablename__ = "provider_pauses"
+    __table_args__ = (
+        CheckConstraint(
+            "since <= until AND isfinite(since) AND until < '10000-01-01' "
+            "AND coalesce(probing_until, until) < '10000-01-01'",
+            name="times",
+        ),
+        {"schema": "runtime"},
+    )
+    __expiry__ = Expiry(column="until", after=timedelta(days=1))
+
+    provider: Mapped[str] = mapped_column(Text, primary_key=True)
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+    probing_until: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(Text)

@@ -39,6 +39,7 @@ def worker(
         grace_seconds=settings.worker.grace_seconds,
         transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
+        patience=timedelta(hours=settings.llm.patience_hours),
     )
     return run_worker(registry, _provider(settings, urls["database_url"]), options)
 
@@ -116,4 +117,4 @@ def _ready(settings: "Settings") -> dict[str, str]:
 def _provider(settings: "Settings", database_url: str) -> "LanguageModel":
     from cli.provider import provider
 
-    return provider(settings, database_url=database_url, name="worker:provider")
+    return provider(settings, database_url=database_url, name="worker:provider", shares_pauses=True)

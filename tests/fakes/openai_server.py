@@ -371,7 +371,8 @@ def url_of(server: asyncio.Server) -> str:
 class FakeOpenAI:
     """The server on a thread of its own, for ``with`` in a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
+        self._port = port
         self._script = Script()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-openai", daemon=True)
@@ -379,7 +380,7 @@ class FakeOpenAI:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(serve(self._script), self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(serve(self._script, port=self._port), self._loop).result(10)
         self.url = url_of(self._server)
         return self
 

@@ -10,7 +10,7 @@ import httpx2
 import openai
 
 from workers.llm.bodies import AnswerTooLargeError
-from workers.runtime.errors import UNAVAILABLE_DELAY, InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
 
 Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
 
@@ -105,7 +105,7 @@ def of_status(
     if code in _QUOTA_CODES or status == PAYMENT_REQUIRED:
         delay = max(QUOTA_DELAY, asked_delay(headers, now=now) or QUOTA_DELAY)
         numbered = f"HTTP {status} {code}" if code else f"HTTP {status}"
-        return Unavailable(f"{numbered}: quota is exhausted{said}", delay=delay, certain=True)
+        return Unavailable(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True)
     # One request beyond what a minute allows is a 429 as well: it never gets smaller by waiting.
     if status in {TOO_LARGE, TOO_MANY_REQUESTS} and _TOO_LARGE.search(message):
         return Refused(f"request exceeds what the provider takes at once (HTTP {status}){said}")
@@ -125,7 +125,7 @@ def of_status(
     if status >= SERVER_ERROR or status in WORTH_ANOTHER_TRY:
         asked = asked_delay(headers, now=now)
         certain = status in OUT_OF_SERVICE or asked is not None
-        return Unavailable(f"HTTP {status}{said}", delay=asked or UNAVAILABLE_DELAY, certain=certain)
+        return Unavailable(f"HTTP {status}{said}", asked=asked, certain=certain)
     return Permanent(f"provider refused the request (HTTP {status}){said}")
 
 

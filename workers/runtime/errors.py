@@ -27,16 +27,18 @@ class InvalidAnswers(Retryable):
 class Unavailable(Retryable):
     """Whoever asks, the provider cannot answer now: no fault of the job's, which waits and spends no attempt.
 
-    ``provider`` and ``since`` name who is away and since when, ``delay`` says how long to leave it alone. ``certain``:
-    the failure speaks of the provider whatever was asked, as a refused connection does. ``paused``: it was not even
-    asked, because it is known to be away. ``answered`` is how long ago it answered anybody, where that is known.
+    ``provider`` and ``since`` name who is away and since when, ``delay`` says how long to leave it alone, ``asked`` how
+    long the provider itself wants to be. ``certain``: the failure speaks of the provider whatever was asked, as a
+    refused connection does. ``paused``: it was not even asked, because it is known to be away. ``answered`` is how long
+    ago it answered anybody, where that is known.
     """
 
     def __init__(
         self,
         reason: str,
         *,
-        delay: timedelta = UNAVAILABLE_DELAY,
+        delay: timedelta | None = None,
+        asked: timedelta | None = None,
         certain: bool = False,
         provider: str | None = None,
         since: datetime | None = None,
@@ -46,7 +48,8 @@ class Unavailable(Retryable):
         away = f"provider {provider} is away since {since:%Y-%m-%d %H:%M} UTC" if provider and since else None
         super().__init__(f"{away} ({reason})" if away else f"provider is away: {reason}")
         self.reason = reason
-        self.delay = delay
+        self.delay = delay or asked or UNAVAILABLE_DELAY
+        self.asked = asked
         self.certain = certain
         self.provider = provider
         self.since = since
@@ -72,6 +75,11 @@ def describe(error: BaseException) -> str:
     if not isinstance(error, (Retryable, Permanent, RateLimited)):
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return one_line(message)
+
+
+def failure_of(error: BaseException) -> str:
+    """Return what is kept about one request: for an outage how it failed, not since when somebody is away."""
+    return one_line(f"provider failed ({error.reason})") if isinstance(error, Unavailable) else describe(error)
 
 
 def one_line(text: str) -> str:

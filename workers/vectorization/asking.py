@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.errors import Permanent, RateLimited, describe
+from workers.runtime.errors import Permanent, RateLimited, Unavailable, describe
 from workers.runtime.ports import Embeddings, LanguageModel
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
@@ -89,6 +89,10 @@ class _Asking:
                     if isinstance(error, Permanent) or attempt == ATTEMPTS:
                         raise
                     wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
+                    if isinstance(error, Unavailable) and (error.certain or error.paused):
+                        wait = max(wait, error.delay)
+                        if wait > CEILING:
+                            raise
                     await asyncio.sleep(wait.total_seconds())
                 attempt, model = min(attempt + 1, ATTEMPTS), current
             else:
