@@ -21,22 +21,38 @@ class World:
         cursor = self.psql.execute(sql.encode(), values or None)
         return cursor.fetchall() if cursor.description else []
 
-    def scoring(self, name: str = "Ada", priority: int = 3) -> UUID:
+    def scoring(self, name: str = "Ada", priority: int = 3, prompt: str = "Judge.") -> UUID:
         (profile,) = self.ask("INSERT INTO scoring.profiles (name) VALUES (%s) RETURNING id", name)
         (job,) = self.ask(
             "INSERT INTO scoring.scoring_jobs (profile_id, prompt, model_name, priority, idempotency_key) "
-            "VALUES (%s, 'Judge.', 'm-1', %s, 'mine-' || %s) RETURNING id",
+            "VALUES (%s, %s, 'm-1', %s, 'mine-' || %s) RETURNING id",
             profile["id"],
+            prompt,
             priority,
             name,
         )
         return UUID(str(job["id"]))
 
-    def end(self, job: UUID, state: str = "failed", table: str = "scoring.scoring_jobs") -> UUID:
-        self.ask(f"UPDATE {table} SET status = 'processing', version = version + 1 WHERE id = %s", job)
+    def step(self, job: UUID, running: str, *, table: str = "scoring.scoring_jobs") -> None:
+        """Dispatch and claim a job, as the kernel does."""
+        self.ask(f"UPDATE {table} SET dispatched_at = now() WHERE id = %s", job)
         self.ask(
-            f"""UPDATE {table} SET status = %s, version = version + 1, completed_at = now(), retry_count = max_retries,
-                       error_message = CASE WHEN %s = 'failed' THEN 'provider down' END WHERE id = %s""",
+            f"UPDATE {table} SET status = %s, version = version + 1, lease_owner = uuidv7(), started_at = now() "
+            "WHERE id = %s",
+            running,
+            job,
+        )
+
+    def end(self, job: UUID, state: str = "failed") -> UUID:
+        """Bring a scoring job with all its attempts spent to its end."""
+        with self.psql.transaction():
+            self.ask("SET LOCAL session_replication_role = replica")  # five attempts later
+            self.ask("UPDATE scoring.scoring_jobs SET retry_count = max_retries WHERE id = %s", job)
+        self.step(job, "processing")
+        self.ask(
+            """UPDATE scoring.scoring_jobs
+                  SET status = %s, version = version + 1, completed_at = now(), dispatched_at = NULL,
+                      error_message = CASE WHEN %s = 'failed' THEN 'provider down' END WHERE id = %s""",
             state,
             state,
             job,
@@ -62,13 +78,17 @@ class World:
             project["id"],
             file["id"],
         )
-        states = ["PROCESSING"] if fails_in == "PROCESSING" else ["PROCESSING", "QUEUED_FOR_VEC", "VECTORIZING"]
-        for state in states:
+        table = "operations.ingest_jobs"
+        self.step(job["id"], "PROCESSING", table=table)
+        if fails_in != "PROCESSING":
             self.ask(
-                "UPDATE operations.ingest_jobs SET status = %s, version = version + 1 WHERE id = %s", state, job["id"]
+                f"UPDATE {table} SET status = 'QUEUED_FOR_VEC', version = version + 1, dispatched_at = NULL, "
+                "lease_owner = NULL, started_at = NULL WHERE id = %s",
+                job["id"],
             )
+            self.step(job["id"], fails_in, table=table)
         self.ask(
-            "UPDATE operations.ingest_jobs SET status = 'FAILED', version = version + 1, completed_at = now(), "
+            f"UPDATE {table} SET status = 'FAILED', version = version + 1, completed_at = now(), dispatched_at = NULL, "
             "error = 'down' WHERE id = %s",
             job["id"],
         )
@@ -139,9 +159,7 @@ def test_filters_choose_failed_jobs_only_and_ids_any_that_ended(gristmill: Grist
 def test_many_are_enqueued_again_each_by_itself(gristmill: Gristmill, world: World) -> None:
     """One whose prompt no door takes any more is refused with its reason; its neighbours are not."""
     jobs = [world.end(world.scoring(f"p{n}")) for n in range(30)]
-    bad = world.scoring("bad")
-    world.ask("UPDATE scoring.scoring_jobs SET prompt = %s WHERE id = %s", "Criteria:\n- : nothing", bad)
-    world.end(bad)
+    bad = world.end(world.scoring("bad", prompt="Criteria:\n- : nothing"))
 
     done = as_json(gristmill, "jobs", "again", "--stage", "scoring.score")
 

@@ -27,8 +27,12 @@ def test_job_waits_and_says_for_whom_since_when_and_until_when():
     """What ``jobs why`` shows."""
     outcome = after_outage(away(), None, now=NOW, patience=PATIENCE)
 
-    reason = "provider http://p/v1 is away since 2026-11-30 11:00 UTC (HTTP 503), next try at 12:01:00 UTC"
+    away_since = "provider http://p/v1 is away since 2026-11-30 11:00 UTC (HTTP 503)"
+    reason = f"{away_since} as this request found, next try at 12:01:00 UTC"
+    paused = after_outage(away(paused=True), None, now=NOW, patience=PATIENCE)
+
     assert outcome == Snooze(timedelta(minutes=1), reason)
+    assert paused == Snooze(timedelta(minutes=1), reason.replace(" as this request found", ""))
 
 
 def test_job_fails_where_it_and_its_provider_have_waited_for_as_long_as_patience_lasts():
@@ -47,16 +51,17 @@ def test_job_fails_where_it_and_its_provider_have_waited_for_as_long_as_patience
 @pytest.mark.parametrize(
     ("more", "waited", "spends"),
     [
-        ({"answered": timedelta(seconds=5)}, Waited(HOUR, timedelta(minutes=1)), True),
-        ({"answered": timedelta(minutes=2)}, Waited(HOUR, timedelta(minutes=1)), False),
-        ({"answered": None}, Waited(HOUR, timedelta(minutes=1)), False),
+        ({"answered": timedelta(seconds=5)}, Waited(HOUR, timedelta(minutes=1), 2), True),
+        ({"answered": timedelta(minutes=2)}, Waited(HOUR, timedelta(minutes=1), 2), False),
+        ({"answered": None}, Waited(HOUR, timedelta(minutes=1), 2), False),
+        ({"answered": timedelta(seconds=5)}, Waited(HOUR, timedelta(minutes=1), 1), False),
         ({"answered": timedelta(seconds=5)}, None, False),
-        ({"answered": timedelta(seconds=5), "certain": True}, Waited(HOUR, timedelta(minutes=1)), False),
-        ({"answered": timedelta(seconds=5), "paused": True}, Waited(HOUR, timedelta(minutes=1)), False),
+        ({"answered": timedelta(seconds=5), "certain": True}, Waited(HOUR, timedelta(minutes=1), 2), False),
+        ({"answered": timedelta(seconds=5), "paused": True}, Waited(HOUR, timedelta(minutes=1), 2), False),
     ],
 )
 def test_attempt_is_spent_only_by_who_fails_while_others_are_answered(more, waited, spends):
-    """And only by a failure that may be the request's own, after a first wait for free."""
+    """And only by a failure that may be the request's own, after two for free."""
     outcome = after_outage(away(**more), waited, now=NOW, patience=PATIENCE)
 
     assert isinstance(outcome, Retry) is spends

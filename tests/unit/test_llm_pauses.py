@@ -1,7 +1,7 @@
 """Who may ask a provider that is away, without any database: one process, its own clock, its own pauses."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -190,3 +190,21 @@ async def test_pauses_hold_in_the_process_where_postgres_cannot_keep_them():
 
     await succeed(made)
     await succeed(made)
+
+
+class Kept(Broken):
+    """A store that knows of a pause, and takes a moment to say so."""
+
+    async def find(self, provider: str) -> Away | None:
+        await asyncio.sleep(0.05)
+        return Away(datetime(2026, 11, 30, tzinfo=UTC), timedelta(minutes=1), f"HTTP 503 of {provider}")
+
+
+async def test_process_that_starts_in_an_outage_asks_nobody():
+    """However many jobs begin at once: all wait until it is known, and none asks."""
+    made = gate(Kept())
+
+    told = await asyncio.gather(*(succeed(made) for _ in range(20)), return_exceptions=True)
+
+    assert {type(one) for one in told} == {Unavailable}
+    assert all(one.paused and "since 2026-11-30 00:00 UTC" in str(one) for one in told if isinstance(one, Unavailable))

@@ -1,6 +1,7 @@
 """What the judgements of one type of records say together: counted here, put into words by one model call."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,8 @@ from workers.runtime.errors import Permanent, Retryable, Unavailable, failure_of
 from workers.runtime.ports import Answer, Message
 
 MOST_CITED, WORST, REASONS = 5, 3, 3
+# A provider that is away for longer than this is waited for, even where only a report is missing.
+SHORT = timedelta(minutes=1)
 EXCERPT_CHARS = 240
 RECOMMENDATIONS = 5
 COLUMN_OF: Mapping[str, str] = {"TASK": "last_task_analysis", "FEEDBACK": "last_feedback_analysis"}
@@ -53,8 +56,8 @@ async def report(ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *,
 
     ``notes`` is what the job's row tells its next run: a report that it was written, about as many records, is not
     asked for again. Without the model's words, where it refuses the question or cannot be reached, a report has the
-    figures alone and says why: the judgements are paid for. Raises RateLimited, and Unavailable where the provider says
-    when it is back.
+    figures alone and says why: the judgements are paid for. Raises RateLimited, and Unavailable where nobody is to ask
+    for a while, as when a quota is used up.
     """
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
         async with ctx.session() as session:
@@ -72,7 +75,7 @@ async def _said(ctx: Context, facts: Facts, model: str, notes: Mapping[str, Any]
     try:
         return await patiently(partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model))
     except Unavailable as error:
-        if error.asked and Outage.still_there(notes.get("away"), ctx.clock()) < ctx.patience:
+        if error.delay > SHORT and Outage.still_there(notes.get("away"), ctx.clock()) < ctx.patience:
             raise
         return error
     except (Permanent, Retryable) as error:

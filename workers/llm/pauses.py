@@ -63,6 +63,7 @@ class _Provider:
     paused_until: float = 0.0
     probing: bool = False
     known: bool = False
+    learning: asyncio.Task[None] | None = None
     failing_since: datetime | None = None
     failed: set[str] = field(default_factory=set)
     answered_at: float | None = None
@@ -128,21 +129,27 @@ class Gate:
             provider=server,
             since=away.since,
             delay=self._spread(wait, away.since),
+            asked=error.asked,
             certain=error.certain,
             paused=False,
             answered=answered,
         )
 
     async def _provider(self, server: str, model: str) -> _Provider:
+        """Return what is known of a provider; at its first call, once it is read what other processes know."""
         provider = self._providers.setdefault(f"{server}|{model}", _Provider())
-        if not provider.known:
-            provider.known = True
-            if self._store is not None:
-                try:
-                    self._keep(provider, await self._store.find(f"{server}|{model}"))
-                except Exception as error:  # noqa: BLE001 - what is not known is found out by asking
-                    log.warning("provider_pauses_not_read", error=describe(error))
+        if not provider.known and self._store is not None:
+            if provider.learning is None:
+                provider.learning = asyncio.create_task(self._learn(provider, f"{server}|{model}", self._store))
+            await asyncio.shield(provider.learning)  # one cancelled job must not take it from all who wait
         return provider
+
+    async def _learn(self, provider: _Provider, name: str, store: PauseStore) -> None:
+        try:
+            self._keep(provider, await store.find(name))
+        except Exception as error:  # noqa: BLE001 - what is not known is found out by asking
+            log.warning("provider_pauses_not_read", error=describe(error))
+        provider.known = True
 
     async def _probe(self, provider: _Provider, server: str, model: str) -> bool:
         """Become the one who asks a provider that was away; False where it is back.

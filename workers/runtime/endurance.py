@@ -14,7 +14,10 @@ FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=5)
 DATABASE_WAIT = timedelta(minutes=1)
 # How the reasons of such waits read, as patterns of LIKE: history tells by them how long a job has waited.
 DATABASE_AWAY = "database cannot be used"
+FOUND = "as this request found"
 PROVIDER_WAITS, DATABASE_WAITS = "provider %is away%", f"{DATABASE_AWAY}%"
+# A request that failed so often by itself, each time while others were answered later, may be at fault.
+FREE_FAILURES = 2
 # After so long without anything done a job that can never go on comes to its end.
 PATIENCE = timedelta(hours=6)
 
@@ -64,10 +67,14 @@ class Outage:
 
 
 class Waited(NamedTuple):
-    """How long ago a job first waited for what is away since its last retry, and how long ago it last did at all."""
+    """How long ago a job first waited for what is away since its last retry, and how long ago it last did at all.
+
+    ``found`` is how often its own request found the provider away in a way that may be the request's own fault.
+    """
 
     first: timedelta
     last: timedelta
+    found: int = 0
 
 
 def after_outage(
@@ -75,11 +82,12 @@ def after_outage(
 ) -> Snooze | Retry | Fail:
     """Return what becomes of a job whose provider is away: it waits, until patience ends.
 
-    A job that has waited before, and fails again though the provider has answered others since, may itself be what the
-    provider cannot take: it spends an attempt. A failure that speaks of the provider whatever was asked is no such.
+    A job whose own request has failed twice before, and fails again though the provider has answered others since, may
+    itself be what the provider cannot take: it spends an attempt. A failure that speaks of the provider whatever was
+    asked is no such.
     """
-    own = not (error.paused or error.certain) and waited is not None and error.answered is not None
-    if own and waited and error.answered is not None and error.answered < waited.last:
+    own = not (error.paused or error.certain)
+    if own and waited and waited.found >= FREE_FAILURES and error.answered is not None and error.answered < waited.last:
         return Retry(f"{failure_of(error)}, though it answered others")
     away = None if error.since is None else now - error.since
     if waited and waited.first >= patience and (away is None or away >= patience):
@@ -87,7 +95,8 @@ def after_outage(
         return Fail(f"{describe(error)}, and did not come back within {hours}")
     left = patience if waited is None else max(patience - waited.first, FIRST_WAIT)
     delay = min(error.delay, left)
-    return Snooze(delay, f"{describe(error)}, next try at {now + delay:%H:%M:%S} UTC")
+    found = f" {FOUND}" if own else ""
+    return Snooze(delay, f"{describe(error)}{found}, next try at {now + delay:%H:%M:%S} UTC")
 
 
 def without_database(

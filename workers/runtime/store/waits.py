@@ -4,11 +4,12 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.database import Raw
-from workers.runtime.endurance import Waited
+from workers.runtime.endurance import FOUND, Waited
 
 _WAITED = """
     SELECT extract(epoch FROM now() - min(h.created_at) FILTER (WHERE h.version_to > r.version))::float8,
-           extract(epoch FROM now() - max(h.created_at))::float8
+           extract(epoch FROM now() - max(h.created_at))::float8,
+           count(*) FILTER (WHERE strpos(h.change_reason, %(found)s) > 0)
       FROM runtime.transitions AS h
      CROSS JOIN (SELECT coalesce(max(version_to), 0) AS version FROM runtime.transitions
                   WHERE job_id = %(id)s AND change_action = 'retry') AS r
@@ -20,9 +21,9 @@ async def waited(conn: Raw, stage: str, job_id: UUID, *, like: str) -> Waited | 
 
     The first wait counts from its last retry: who sends a job again sends it with new patience.
     """
-    cursor = await conn.execute(_WAITED, {"id": job_id, "stage": stage, "like": like})
+    cursor = await conn.execute(_WAITED, {"id": job_id, "stage": stage, "like": like, "found": FOUND})
     row = await cursor.fetchone()
     if row is None or row[1] is None:
         return None
     last = timedelta(seconds=row[1])
-    return Waited(first=timedelta(seconds=row[0]) if row[0] is not None else timedelta(), last=last)
+    return Waited(first=timedelta(seconds=row[0]) if row[0] is not None else timedelta(), last=last, found=row[2])
