@@ -18,7 +18,9 @@ RUN pip install --no-deps --no-build-isolation .
 FROM python:3.13-slim-bookworm
 ENV PATH=/opt/gristmill/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN groupadd --gid 10001 gristmill \
-    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/gristmill --create-home --shell /usr/sbin/nologin gristmill
+    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/gristmill --create-home --shell /usr/sbin/nologin gristmill \
+    # any user may run it: docker-compose.yml runs it as the owner of the secrets
+    && chmod 755 /var/lib/gristmill
 COPY --from=build /opt/gristmill /opt/gristmill
 WORKDIR /var/lib/gristmill
 USER 10001:10001

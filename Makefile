@@ -63,19 +63,29 @@ lock: ## solve the dependencies anew (needs uv)
 	@$(COMPILE) --group dev --extra embedded --output-file requirements.lock $(ARGS)
 	@$(COMPILE) --group build --constraint requirements.lock --output-file requirements-runtime.lock
 
-# Readable by the containers' users, in a folder that only its owner may enter. What exists is kept.
+# Files that only their owner reads, in a folder that only its owner enters; what exists is kept. Compose mounts a file
+# with its owner and mode, so the containers run as the owner: who that is goes into .env, which Compose reads. Where root
+# runs this, the files are given to the image's user, because no container runs as root.
 .PHONY: secrets
 secrets: ## make the passwords that docker-compose.yml reads, once
-	@set -eu; umask 077; mkdir -p secrets; cd secrets; \
+	@set -eu; umask 077; mkdir -p secrets; \
+	uid=$$(id -u) gid=$$(id -g); [ "$$uid" != 0 ] || { uid=10001; gid=10001; }; \
+	told() { grep -q "^$$1=" .env 2>/dev/null || { echo "$$1=$$2" >> .env; echo ".env: $$1=$$2"; }; }; \
+	told SECRETS_UID "$$uid"; told SECRETS_GID "$$gid"; \
+	cd secrets; \
 	random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }; \
-	keep() { [ -e "$$1" ] || { printf %s "$$2" > "$$1"; chmod 444 "$$1"; echo "secrets/$$1 written"; }; }; \
+	keep() { [ -e "$$1" ] || { printf %s "$$2" > "$$1"; echo "secrets/$$1 written"; }; }; \
 	keep postgres_password "$$(random)"; \
 	keep redis_password "$$(random)"; \
 	keep database_url "postgresql://gristmill:$$(cat postgres_password)@postgres:5432/gristmill"; \
+	for kind in worker dispatcher gateway operator service; do \
+		keep "database_url_$$kind" "postgresql://gristmill_$${kind}_login:$$(random)@postgres:5432/gristmill"; \
+	done; \
 	keep redis_url "redis://:$$(cat redis_password)@redis:6379/0"; \
 	keep gristmill_flower__basic_auth "operator:$$(random)"; \
 	keep gristmill_secret_keys "$$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"; \
-	keep openai_api_key "$${OPENAI_API_KEY:-}"
+	keep openai_api_key "$${OPENAI_API_KEY:-}"; \
+	chmod 400 ./*; [ "$$(id -u)" != 0 ] || chown "$$uid:$$gid" ./*
 
 .PHONY: clean
 clean: ## remove caches and build results; keeps .venv and the data in .gristmill

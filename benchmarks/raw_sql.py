@@ -11,6 +11,7 @@ import psycopg
 
 from benchmarks.gristmill import PLAIN, Drained, fill
 from benchmarks.system import Meter, System
+from workers.runtime.connections import connect
 
 BATCH = 512
 OWNER = "00000000-0000-0000-0000-000000000001"
@@ -49,7 +50,7 @@ SETTLE = f"""
 def drain(system: System, jobs: int, *, connections: int) -> Drained:
     """Fill the table, then mark, claim and settle all of it over so many connections at once."""
     fill(system, jobs)
-    opened = [psycopg.connect(system.database_url, autocommit=True, options=SESSION) for _ in range(connections)]
+    opened = [connect(system.database_url, autocommit=True, settings=SESSION) for _ in range(connections)]
     try:
         # Nobody is there to be rung.
         system.postgres.execute("UPDATE runtime.dispatcher SET listening = false")

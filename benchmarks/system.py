@@ -16,10 +16,12 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from redis import Redis
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from cli.embedded import EmbeddedServers
 from tests.proving.schema import create as create_proving_tables
+from workers.runtime.connections import connect
+from workers.runtime.database import pinned_engine
 
 STOP_SECONDS = 15.0
 
@@ -54,14 +56,14 @@ def system() -> Iterator[System]:
     with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as folder:
         servers = EmbeddedServers(Path(folder) / "data")
         urls = servers.start()
-        engine = create_engine(urls.database_url.replace("postgresql://", "postgresql+psycopg://", 1))
+        engine = pinned_engine(urls.database_url)
         try:
             config = Config("alembic.ini")
             config.attributes["url"] = urls.database_url
             command.upgrade(config, "head")
             with engine.begin() as connection:
                 create_proving_tables(connection)
-            with psycopg.connect(urls.database_url, autocommit=True) as postgres:
+            with connect(urls.database_url, autocommit=True) as postgres:
                 postmaster = psutil.Process(postgres.info.backend_pid).ppid()
                 with Redis.from_url(urls.redis_url) as redis:
                     valkey = int(redis.info("server")["process_id"])

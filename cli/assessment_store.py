@@ -19,6 +19,7 @@ from models.assessments import Assessment
 from workers.assessment.store.history import AuditRow, audit_trail
 from workers.assessment.store.imports import ImportReport, Refused, import_assessments
 from workers.assessment.store.refusals import UnknownAssessment
+from workers.assessment.store.rows import AssessmentView
 from workers.assessment.store.said import Said
 from workers.assessment.store.sources import Found, rows_of_file, rows_of_table
 from workers.assessment.store.states import get
@@ -26,22 +27,24 @@ from workers.runtime.database import Database
 from workers.runtime.store.intervene import cancel
 
 
-async def seen(session: AsyncSession, assessment_id: str) -> tuple[Assessment | None, list[AuditRow]]:
+async def seen(
+    session: AsyncSession, assessment_id: str, *, owner: UUID | None
+) -> tuple[AssessmentView | None, list[AuditRow]]:
     """Return an assessment, if it is still there, and its history; raise UnknownAssessment where there is neither."""
-    trail = await audit_trail(session, assessment_id)
     try:
-        return await get(session, assessment_id), trail
+        assessment = await get(session, assessment_id, owner=owner)
     except UnknownAssessment:
-        return None, trail
+        return None, await audit_trail(session, assessment_id, owner=owner)
+    return assessment, await audit_trail(session, assessment_id, owner=assessment.owner_id)
 
 
-def stop(assessment_id: str, *, reason: str) -> UUID:
+def stop(assessment_id: str, *, reason: str, owner: UUID | None) -> UUID:
     """Cancel an assessment whatever its version, waiting or running; return its job id."""
 
     async def run() -> UUID:
         async with opened(addresses(load()).database_url) as database:
             async with database.session() as session:
-                assessment = await get(session, assessment_id)
+                assessment = await get(session, assessment_id, owner=owner)
             async with database.kernel() as conn:
                 if not await cancel(conn, Assessment, [assessment.id], reason=reason):
                     raise CommandError(f"assessment {assessment_id!r} is {assessment.status} already")
@@ -51,7 +54,13 @@ def stop(assessment_id: str, *, reason: str) -> UUID:
 
 
 def take_over(
-    *, table: str | None, file: Path | None, batch: int, refused_file: Path | None, tell: Callable[[ImportReport], None]
+    *,
+    table: str | None,
+    file: Path | None,
+    owner: UUID | None,
+    batch: int,
+    refused_file: Path | None,
+    tell: Callable[[ImportReport], None],
 ) -> ImportReport:
     """Import from a table of the same database or from a file; write what was refused to ``refused_file``."""
     if (table is None) == (file is None):
@@ -60,7 +69,7 @@ def take_over(
     async def run() -> ImportReport:
         async with opened(addresses(load()).database_url) as database, _entries(database, table, file) as entries:
             said = Said(change_reason=f"imported from {table or Path(file or '').name}")
-            return await import_assessments(database.session, entries, batch=batch, said=said, tell=tell)
+            return await import_assessments(database.session, entries, owner=owner, batch=batch, said=said, tell=tell)
 
     report = asyncio.run(run())
     if refused_file is not None:

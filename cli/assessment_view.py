@@ -2,58 +2,81 @@
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from cli.values import duration, moment
+from workers.runtime.wording import quoted
 
 if TYPE_CHECKING:
-    from models.assessments import Assessment
     from workers.assessment.result import AssessmentResult, CriterionResult, PartResult, SchemaCheck
     from workers.assessment.store.history import AuditRow
+    from workers.assessment.store.rows import AssessmentView
 
 WIDTH = 100
 ERRORS_SHOWN = 10
 
 
-# What only the kernel reads; `gristmill jobs show` has it.
-_KERNELS = {"dispatched_at", "lease_owner", "deadline_at", "idempotency_key", "change_action", "change_reason"}
+# What people call otherwise than the table does.
+_COLUMNS = {"status": "state", "due_at": "next_retry_at"}
 
 
-def plain(assessment: "Assessment") -> dict[str, Any]:
-    """Return what ``--json`` prints of an assessment: the seed's columns, by their names."""
-    return {
-        column.name: getattr(assessment, attribute.key)
-        for attribute in type(assessment).__mapper__.column_attrs
-        if (column := attribute.columns[0]).name not in _KERNELS
-    }
+def plain(assessment: "AssessmentView") -> dict[str, Any]:
+    """Return what ``--json`` prints of an assessment: the seed's columns by their names, and what cannot be shown."""
+    return {_COLUMNS.get(field.name, field.name): getattr(assessment, field.name) for field in fields(assessment)}
 
 
-def row(assessment: "Assessment") -> Sequence[object]:
-    """Return the cells of one line of a list, as :data:`COLUMNS` names them."""
-    request, result = assessment.request_data, assessment.result_data or {}
-    told = assessment.error_message if assessment.status == "failed" else result.get("verdict")
+def row(assessment: "AssessmentView", *, with_owner: bool = False) -> Sequence[object]:
+    """Return the cells of one line of a list, as :func:`columns` names them."""
     return (
         assessment.assessment_id,
-        request.get("assessmentType"),
+        *((assessment.owner_id or "–",) if with_owner else ()),
+        assessment.request.get("assessmentType"),
         assessment.status,
         assessment.version,
         f"{assessment.progress} %",
         assessment.priority,
         moment(assessment.created_at),
-        textwrap.shorten(str(told or ""), 80, placeholder="…"),
+        textwrap.shorten(_told(assessment), 80, placeholder="…"),
     )
+
+
+def _told(assessment: "AssessmentView") -> str:
+    """Return what a list says of it at the end: what is wrong with the row itself, else its error or verdict."""
+    if wrong := _wrong(assessment):
+        return wrong[0]
+    told = assessment.error_message if assessment.status == "failed" else (assessment.result_data or {}).get("verdict")
+    return str(told or "")
+
+
+def _wrong(assessment: "AssessmentView") -> list[str]:
+    """Return why parts of the row cannot be read as what they are meant to be, in one line each."""
+    wrong = list(assessment.unreadable.values())
+    for name in ("request_data", "result_data"):
+        value = getattr(assessment, name)
+        missing = value is None and name == "request_data" and name not in assessment.unreadable
+        if missing or not isinstance(value, dict | None):
+            wrong.append(f"{name} must be a JSON object, got {quoted(value)}")
+    return wrong
+
+
+def columns(*, with_owner: bool = False) -> Sequence[str]:
+    """Return the names of a list's columns; the owner's only where somebody owns something."""
+    first, *others = COLUMNS
+    return (first, *(("OWNER",) if with_owner else ()), *others)
 
 
 COLUMNS = ("ASSESSMENT", "TYPE", "STATE", ">VERSION", ">DONE", ">PRIO", "CREATED", "VERDICT / ERROR")
 
 
-def facts(assessment: "Assessment") -> Iterator[str]:
+def facts(assessment: "AssessmentView") -> Iterator[str]:
     """Yield the lines above the result."""
     ran = assessment.completed_at and assessment.started_at and assessment.completed_at - assessment.started_at
-    request = assessment.request_data
+    request = assessment.request
     told = {
         "assessment": assessment.assessment_id,
+        "owner": assessment.owner_id,
         "server": request.get("serverName"),
         "type": request.get("assessmentType"),
         "state": f"{assessment.status}, {assessment.progress} %, version {assessment.version}",
@@ -68,9 +91,11 @@ def facts(assessment: "Assessment") -> Iterator[str]:
     for name, value in told.items():
         if value not in (None, ""):
             yield f"{name:<12}{value}"
+    for line in _wrong(assessment):
+        yield f"{'! unclear':<12}{line}"
 
 
-def result(data: Mapping[str, Any]) -> Iterator[str]:
+def result(data: Any) -> Iterator[str]:
     """Yield the lines of a result: ours criterion by criterion, one of another service's making as JSON."""
     from pydantic import ValidationError
 

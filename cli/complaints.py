@@ -53,6 +53,7 @@ _OURS = {
     "UnknownRecord": 1,
     "UnknownWindow": 1,
     "ScheduleError": _ARGUMENT,
+    "SecurityRefusedError": _ARGUMENT,
     "EmbeddedError": 1,
     "SupervisionError": 1,
     "FlowerError": 1,

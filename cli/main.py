@@ -27,6 +27,7 @@ from cli.commands import (
     records,
     roles,
     schedules,
+    security,
     settings,
     similar,
     stages,
@@ -89,6 +90,7 @@ for name, group in (
     ("ratings", ratings.app),
     ("windows", windows.app),
     ("settings", settings.app),
+    ("security", security.app),
 ):
     app.add_typer(group, name=name, rich_help_panel=_WORK)
 

@@ -1,15 +1,17 @@
 """What commands print: results on standard output, as a table or as JSON; remarks on standard error."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.values import jsonable
+from workers.runtime.undecodable import Undecodable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,28 +21,38 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # Without a terminal nothing is cut: whoever reads a pipe wants whole ids.
 _UNBOUNDED = 10_000
+# Printing goes a frame deeper for each level.
+_DEEPEST = 200
 # C0 and C1 but for line feed and tab.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
     """Print ``value``: dataclasses as objects, durations in seconds under names that say so."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, default=jsonable))
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, default=jsonable, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any, *, depth: int = 0) -> Any:
+    """Return ``value`` as JSON can have it, whatever a table held: what is too deep or no number is told as text."""
+    if depth > _DEEPEST:
+        return str(Undecodable("its JSON is nested too deeply to be shown"))
     if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, dict):
-        return {f"{key}_seconds" if _is_span(key, item) else key: _plain(item) for key, item in value.items()}
+        return {
+            f"{key}_seconds" if _is_span(key, item) else key: plain(item, depth=depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+        return [plain(item, depth=depth + 1) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_span(key: str, value: Any) -> bool:
     """Tell the fields that hold durations by their names, so that a null one is named like the others."""
-    return hasattr(value, "total_seconds") or (value is None and key in {"oldest_wait", "age"})
+    if isinstance(value, Undecodable) or value is None:
+        return key in {"oldest_wait", "age"}
+    return hasattr(value, "total_seconds")
 
 
 def console(*, stderr: bool = False) -> "Console":

@@ -14,13 +14,12 @@ from cli.errors import CommandError
 from cli.revisions import CURRENT, Position, position_of
 from config.redaction import redact_text
 from workers.runtime.backoff import full_jitter
-from workers.runtime.database import libpq_url
+from workers.runtime.connections import connect
 from workers.transport.dispatcher import eviction_policy
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_WAIT = timedelta(seconds=10)
-_CONNECT_SECONDS = 5
 
 
 class _NotYetError(Exception):
@@ -55,7 +54,7 @@ async def _wait(server: str, look: Callable[[], Awaitable[None]]) -> None:
 
 
 def _look_at_database(database_url: str) -> None:
-    with psycopg.connect(libpq_url(database_url), autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
+    with connect(database_url, autocommit=True) as connection:
         version = connection.info.server_version // 10_000
         if version < OLDEST_POSTGRES:
             raise CommandError(f"Postgres must be {OLDEST_POSTGRES} or newer, got {version}")

@@ -11,14 +11,14 @@ from alembic.util import CommandError as AlembicError
 import migrations
 from cli.errors import WrongUsageError
 from cli.revisions import CURRENT, Position, position_of, revisions
-from workers.runtime.database import libpq_url
+from workers.runtime.connections import connect
 
 BASE, HEAD = "base", "head"
 
 
 def position(database_url: str) -> Position:
     """Return where the database stands."""
-    with psycopg.connect(libpq_url(database_url), autocommit=True, connect_timeout=5) as connection:
+    with connect(database_url, autocommit=True) as connection:
         try:
             row = connection.execute(CURRENT).fetchone()
         except psycopg.errors.UndefinedTable:

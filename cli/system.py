@@ -49,31 +49,48 @@ def run(
         ends.callback(supervisor.stop)
         urls = _start_servers(settings, servers)
         port = flower_port_for(settings, flower_port)
+        logins: Mapping[str, str] = {}
         if not supervisor.stopping:
             from cli.schema import move
 
             move(urls["database_url"])
+            logins = _logins(settings, urls["database_url"], report)
         if supervisor.stopping:
             return 0
         urls["flower_url"] = f"http://{_shown_host(settings.flower.address)}:{port}"
-        supervisor.start(roles(urls, workers=workers, flower_port=port), urls=urls)
+        supervisor.start(roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
         announce(urls)
         return supervisor.run(servers)
 
 
-def roles(urls: Mapping[str, str], *, workers: int, flower_port: int) -> list[Role]:
-    """Return the roles of one machine. They get this process's environment and where the servers are."""
+def roles(
+    urls: Mapping[str, str], *, workers: int, flower_port: int, logins: Mapping[str, str] | None = None
+) -> list[Role]:
+    """Return the roles of one machine. They get this process's environment and where the servers are.
+
+    ``logins`` are the URLs of Postgres by the kind of process; a kind without one shares ``urls``'s own.
+    """
     names = [*(f"worker-{number}" for number in range(1, workers + 1)), "dispatcher", "beat", "flower"]
-    env = {
+    return [
+        Role(
+            name=name,
+            argv=[*COMMAND, name.partition("-")[0]],
+            env=_environment(name.partition("-")[0], urls, logins or {}, flower_port),
+            stop_first=name.startswith("worker-"),
+        )
+        for name in names
+    ]
+
+
+def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], flower_port: int) -> dict[str, str]:
+    """Return what one role is told. Flower asks Redis alone: of Postgres it gets a login that may do little."""
+    kind = {"beat": "dispatcher", "flower": "service"}.get(role, role)
+    return {
         **os.environ,
-        "DATABASE_URL": urls["database_url"],
+        "DATABASE_URL": logins.get(kind, urls["database_url"]),
         "REDIS_URL": urls["redis_url"],
         "GRISTMILL_FLOWER__PORT": str(flower_port),
     }
-    return [
-        Role(name=name, argv=[*COMMAND, name.partition("-")[0]], env=env, stop_first=name.startswith("worker-"))
-        for name in names
-    ]
 
 
 def flower_port_for(settings: "Settings", asked: int | None) -> int:
@@ -132,6 +149,23 @@ def _servers(settings: "Settings") -> EmbeddedServers | None:
     """Return the servers to embed, None where both are configured."""
     postgres, valkey = settings.database_url is None, settings.redis_url is None
     return EmbeddedServers(settings.data_dir, postgres=postgres, valkey=valkey) if postgres or valkey else None
+
+
+def _logins(settings: "Settings", database_url: str, report: Callable[[str], None]) -> dict[str, str]:
+    """Return the URLs of the roles' own logins by kind.
+
+    On the embedded server they are made. Of another one those are used that `gristmill migrate --roles` made: two
+    machines that each made passwords for one server would lock each other out.
+    """
+    from cli.logins import FOLDER, known_urls, make_logins
+
+    folder = settings.data_dir / FOLDER
+    if settings.database_url is None:
+        return {login.kind: login.url for login in make_logins(database_url, folder)}
+    known = known_urls(database_url, folder)
+    if not known:
+        report("every role uses the login of DATABASE_URL; `gristmill migrate --roles` makes one for each")
+    return known
 
 
 def _start_servers(settings: "Settings", servers: EmbeddedServers | None) -> dict[str, str]:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import WrongUsageError
+from workers.runtime.undecodable import Undecodable
 from workers.runtime.wording import quoted
 
+# In the place of an age that is none.
+UNKNOWN = "?"
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -40,6 +43,8 @@ def parse_payload(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise WrongUsageError(f"{where} is not JSON: {error.msg} at {place}") from None
+    except ValueError:  # Python's own bound for the digits of an integer
+        raise WrongUsageError(f"{where} has a number of too many digits") from None
     except RecursionError:
         raise WrongUsageError(f"{where} is nested too deeply") from None
     if not isinstance(payload, dict):
@@ -56,10 +61,12 @@ def _content(name: str) -> str:
         raise WrongUsageError(f"payload file {name!r} is not UTF-8") from None
 
 
-def duration(span: timedelta | None) -> str:
+def duration(span: timedelta | Undecodable | None) -> str:
     """Return ``span`` in its largest fitting unit: 30 ms, 4.2 s, 42 s, 3 min, 5 h, 12 d; nothing for None."""
     if span is None:
         return ""
+    if isinstance(span, Undecodable):
+        return UNKNOWN
     seconds = max(span.total_seconds(), 0)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
@@ -69,8 +76,10 @@ def duration(span: timedelta | None) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def moment(time: datetime | None) -> str:
+def moment(time: datetime | Undecodable | None) -> str:
     """Return ``time`` in this machine's zone, to the second; nothing for None."""
+    if isinstance(time, Undecodable):
+        return str(time)
     return time.astimezone().isoformat(sep=" ", timespec="seconds") if time else ""
 
 

@@ -174,7 +174,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".gristmill"), description="where the embedded servers and `gristmill up` keep state")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
-    transitions_retention_days: int = Field(400, ge=1, description="age at which months of the audit trail are dropped")
+    transitions_retention_days: int = Field(
+        400, ge=31, description="age at which months of the audit trail are dropped; 31 or more"
+    )
     database: Database = Field(default_factory=Database)
     llm: LLM = Field(default_factory=LLM)
     worker: Worker = Field(default_factory=Worker)

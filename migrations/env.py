@@ -8,13 +8,25 @@ async engine comes in through ``run_sync``.
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, make_url, pool, text
+from alembic.util import CommandError
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy.exc import OperationalError
 
 import models
+from workers.runtime.connections import PINS
+from workers.runtime.database import pinned_engine
 
 LOCK_KEY = 0x6772_6973_746D  # "gristm": any fixed number of our own
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
+# How often the lock is asked for, each time for LOCK_TIMEOUT: an hour.
+TURNS = 720
+HOLDERS = """
+    SELECT l.pid, a.usename, pg_has_role(a.usesysid, current_user, 'MEMBER')
+      FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = :key
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 metadata = models.load_all()
 
@@ -28,6 +40,13 @@ def compared(_object: Any, name: str | None, type_: str, reflected: bool, _compa
     """Leave out what a database makes by itself or its operator does: partitions by month, indexes by vector length."""
     made = {"table": "transitions_", "index": "ix_data_records_embedding_"}.get(type_)
     return not (reflected and made and (name or "").startswith(made))
+
+
+def differs(_context: Any, _inspected: Any, _declared: Any, inspected: Any, declared: Any) -> bool | None:
+    """Take a domain for the type that it bounds, as the driver does; of all else Alembic knows more."""
+    if isinstance(inspected, DOMAIN):
+        return not isinstance(inspected.data_type, type(declared))
+    return None
 
 
 def database_url() -> str:
@@ -45,9 +64,7 @@ def database_url() -> str:
 def migrate(connection: Connection) -> None:
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
-    # A session lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
-    connection.commit()
+    _take_turn(connection)
     try:
         context.configure(
             connection=connection,
@@ -59,6 +76,7 @@ def migrate(connection: Connection) -> None:
             version_table_schema="public",
             transaction_per_migration=True,
             compare_server_default=False,
+            compare_type=differs,
         )
         with context.begin_transaction():
             context.run_migrations()
@@ -70,16 +88,48 @@ def migrate(connection: Connection) -> None:
         connection.commit()
 
 
+def _take_turn(connection: Connection) -> None:
+    """Take the lock of whoever migrates: as long as migrations hold it, wait for them.
+
+    Anybody who may connect could hold it. If that is a role that could not migrate, raise and name its session. It is a
+    session's lock, not a transaction's: revisions with an autocommit block would lose the latter halfway.
+    """
+    for _ in range(TURNS):
+        try:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        except OperationalError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) != "55P03":
+                raise
+        else:
+            connection.commit()
+            return
+        holders = connection.execute(text(HOLDERS), {"key": LOCK_KEY}).all()
+        connection.rollback()
+        if strangers := [f"process {pid} of role {role}" for pid, role, migrates in holders if not migrates]:
+            raise CommandError(
+                f"the migrations' lock is held by {', '.join(strangers)}, which cannot migrate: end that session with "
+                "pg_terminate_backend, then run this again"
+            )
+    raise CommandError("another migration has not ended for an hour; look at pg_stat_activity, then run this again")
+
+
+def pin(connection: Connection) -> None:
+    """Have a session that the caller opened mean what ours mean."""
+    for name, value in PINS.items():
+        connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+    connection.commit()
+
+
 def main() -> None:
     if context.is_offline_mode():
         raise SystemExit("offline mode is not supported: revisions read the database to rebuild runtime.jobs")
     connection: Connection | None = context.config.attributes.get("connection")
     if connection is not None:
+        pin(connection)
         migrate(connection)
         return
-    url = make_url(database_url()).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, poolclass=pool.NullPool)
-    with engine.connect() as fresh:
+    with pinned_engine(database_url(), poolclass=pool.NullPool).connect() as fresh:
         migrate(fresh)
 
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import Index, Integer, String, UniqueConstraint, func, text
+from sqlalchemy import Index, Integer, String, Text, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -23,17 +23,22 @@ ASSESSMENT = Lifecycle(
 
 
 class Assessment(Job):
-    """One assessment as services know it, by ``assessment_id``; the seed's ``state`` and ``next_retry_at`` are the
+    """One assessment as services know it, by ``assessment_id``, which is unique per owner.
 
-    lifecycle's ``status`` and ``due_at``. ``request_data`` may gain keys and loses none; ``result_data`` and
-    ``error_message`` change only with the version, and neither is erased.
+    The seed's ``state`` and ``next_retry_at`` are the lifecycle's ``status`` and ``due_at``. ``request_data`` may gain
+    keys and loses none; ``result_data`` and ``error_message`` change only with the version, and neither is erased.
     """
 
     __tablename__ = "assessment_states"
     __lifecycle__: ClassVar[Lifecycle] = ASSESSMENT
     __may_grow__: ClassVar[frozenset[str]] = frozenset({"request_data"})
     __table_args__ = (
-        UniqueConstraint("assessment_id", name="idx_assessment_states_assessment_id"),
+        UniqueConstraint(
+            "assessment_id",
+            "owner_id",
+            name="idx_assessment_states_assessment_id",
+            postgresql_nulls_not_distinct=True,
+        ),
         Index("idx_assessment_states_state_created", "state", "created_at"),
         Index("idx_assessment_states_priority_created", "priority", "created_at"),
         Index("idx_assessment_states_next_retry", "next_retry_at"),
@@ -74,11 +79,16 @@ class RetiredAssessment(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     assessment_id: Mapped[str] = mapped_column(String(255))
+    owner_id: Mapped[UUID | None]
     deleted_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class CachedAssessment(Base):
-    """What a service chose to remember of an assessment until ``expires_at``; lost in a crash, as a cache may be."""
+    """What a service chose to remember of an assessment until ``expires_at``; lost in a crash, as a cache may be.
+
+    ``row_mark`` tells which update of the row it was: ``get_cached_state`` gives out nothing that the row has left
+    behind.
+    """
 
     __tablename__ = "assessment_state_cache"
     __table_args__ = (
@@ -87,7 +97,11 @@ class CachedAssessment(Base):
     )
     __expiry__ = Expiry(column="expires_at", after=timedelta())
 
-    assessment_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    assessment_id: Mapped[str] = mapped_column(String(255))
+    owner_id: Mapped[UUID | None]
+    version: Mapped[int] = mapped_column(Integer)
+    row_mark: Mapped[str] = mapped_column(Text)
     state_data: Mapped[dict[str, Any]]
     expires_at: Mapped[datetime]
     last_accessed: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -95,7 +109,7 @@ class CachedAssessment(Base):
 
 
 class AssessmentMetric(Base):
-    """One measurement. The database writes those of each ending (``processing_time`` in milliseconds, and
+    """One measurement. The database writes those of each ending (``processing_time`` in milliseconds if it started, and
 
     ``retry_count`` and ``error_count`` where there were any); services and assessors may add their own.
     """
@@ -110,6 +124,7 @@ class AssessmentMetric(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
     assessment_id: Mapped[str] = mapped_column(String(255))
+    owner_id: Mapped[UUID | None] = mapped_column(server_default=text("runtime.actor_id()"))
     metric_type: Mapped[str] = mapped_column(String(50))
     metric_value: Mapped[int] = mapped_column(Integer)
     timestamp: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, Text, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, INET
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -89,13 +89,21 @@ class Worker(Base):
 
 
 class Dispatcher(Base):
-    """The leading dispatcher's one row: who leads, since when, and whether it asks to be rung for new work."""
+    """The leading dispatcher's one row: its lease, who leads, and whether it asks to be rung for new work.
+
+    ``term`` grows with every leader: it is the fence of the leader's statements. The lease may be taken by another one
+    after ``expires_at``, or when the session (process and start) that took it has ended.
+    """
 
     __tablename__ = "dispatcher"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"), {"schema": "runtime", "prefixes": ["UNLOGGED"]})
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    term: Mapped[int] = mapped_column(BigInteger)
     leader: Mapped[str | None] = mapped_column(String(255))
+    session_pid: Mapped[int | None] = mapped_column(Integer)
+    session_started: Mapped[datetime | None]
+    expires_at: Mapped[datetime]
     leading_since: Mapped[datetime | None]
     seen_at: Mapped[datetime | None]
     listening: Mapped[bool] = mapped_column(server_default=text("true"))
@@ -165,3 +173,42 @@ class ProviderPause(Base):
     until: Mapped[datetime]
     probing_until: Mapped[datetime | None]
     reason: Mapped[str] = mapped_column(Text)
+
+
+class Security(Base):
+    """One row, or none: whether a service must sign whom it speaks for. Only the tables' owner writes it."""
+
+    __tablename__ = "security"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"), {"schema": "runtime"})
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    strict: Mapped[bool]
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    changed_by: Mapped[str] = mapped_column(String(255))
+
+
+class ActorKey(Base):
+    """A key by which users' signatures are verified, as its two pads of HMAC. No role but the owner reads it."""
+
+    __tablename__ = "actor_keys"
+    __table_args__ = (
+        CheckConstraint("length(inner_pad) = 64 AND length(outer_pad) = 64", name="pads"),
+        {"schema": "runtime"},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    inner_pad: Mapped[bytes]
+    outer_pad: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+
+
+class RoleActor(Base):
+    """A login role that is one user, whatever it says of itself."""
+
+    __tablename__ = "role_actors"
+    __table_args__ = {"schema": "runtime"}
+
+    role_name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    user_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -95,9 +95,11 @@ SIGNATURES = {
 
 
 def columns(connection, table: str) -> dict[str, tuple[str, bool, str | None]]:
+    """Return each column's type, a domain's own type for a domain, whether it may be null, and its default."""
     rows = connection.execute(
-        "SELECT attname AS name, format_type(atttypid, atttypmod) AS type, NOT attnotnull AS nullable, "
-        "pg_get_expr(adbin, adrelid) AS fallback FROM pg_attribute "
+        "SELECT attname AS name, NOT attnotnull AS nullable, pg_get_expr(adbin, adrelid) AS fallback, "
+        "CASE WHEN typbasetype = 0 THEN format_type(atttypid, atttypmod) "
+        "ELSE format_type(typbasetype, typtypmod) END AS type FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid "
         "LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
         [table],

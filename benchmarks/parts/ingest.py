@@ -9,14 +9,13 @@ from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
-
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import clean, gristmill
 from benchmarks.parts import Bench
 from benchmarks.system import Meter, System, wait_for
 from workers.ingestion.enqueue_file import ingest_file
 from workers.operations.projects import get_or_create
+from workers.runtime.connections import connect
 from workers.runtime.database import Database
 
 PATIENCE = 3_600.0
@@ -131,7 +130,7 @@ def _copy(system: System, rows: int, *, into: str) -> Ingested:
     project = system.value("INSERT INTO operations.projects (name) VALUES ('bench') RETURNING id")
     blocks = list(_copy_blocks(rows, project))
     system.postgres.execute("CHECKPOINT")
-    with psycopg.connect(system.database_url) as connection, connection.cursor() as cursor:
+    with connect(system.database_url) as connection, connection.cursor() as cursor:
         meter = Meter(system, {})
         start = system.value("SELECT extract(epoch FROM clock_timestamp())::float8")
         with cursor.copy(f"COPY {into} {COLUMNS} FROM STDIN".encode()) as copy:

@@ -4,13 +4,12 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-import psycopg
-
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import PLAIN, clean
 from benchmarks.parts import Bench
 from benchmarks.system import System
 from tests.proving.models import PlainJob
+from workers.runtime.connections import connect, connect_async
 from workers.runtime.store.rescue import prune
 
 OLD_MONTH = "transitions_2001_01"
@@ -40,7 +39,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def _unguarded(system: System, statement: str, rows: int) -> None:
-    with psycopg.connect(system.database_url) as connection:
+    with connect(system.database_url) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute(statement.encode(), [rows])
     system.postgres.execute("CHECKPOINT")
@@ -60,7 +59,7 @@ def _old_jobs(system: System, rows: int) -> None:
 async def _prune(system: System) -> list[float]:
     """Prune to the end; return how long each transaction took."""
     seconds, deleted = [], -1
-    async with await psycopg.AsyncConnection.connect(system.database_url, autocommit=True) as connection:
+    async with await connect_async(system.database_url, autocommit=True) as connection:
         while deleted:
             start = time.perf_counter()
             deleted = await prune(connection, PlainJob)

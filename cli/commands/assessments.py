@@ -6,6 +6,7 @@ from uuid import UUID
 import typer
 
 from cli.commands.assessments_import import import_
+from cli.commands.assessments_metrics import metrics
 from cli.commands.assessments_stats import stats
 from cli.errors import WrongUsageError
 from cli.output import Json, print_json, print_table, printable, remark
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Create, show, change, cancel, audit, count and import assessments.", no_args_is_help=True)
 app.command("stats")(stats)
+app.command("metrics")(metrics)
 app.command("import")(import_)
 
 AssessmentId = Annotated[str, typer.Argument(metavar="ASSESSMENT")]
 Reason = Annotated[str | None, typer.Option(help="Kept in the audit trail.")]
+Owner = Annotated[UUID | None, typer.Option("--owner", metavar="ID", help="Whose; without, nobody's or the only one.")]
 
 
 @app.command()
@@ -33,6 +36,7 @@ def create(
     priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
     timeout: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Longest time of one attempt.")] = 300,
     reason: Reason = None,
+    owner: Owner = None,
     as_json: Json = False,
 ) -> None:
     """Create one assessment and print its job's id. The same request again prints the first one's."""
@@ -42,7 +46,7 @@ def create(
 
     job_id = in_session(
         lambda session: put(
-            session, assessment_id, data, priority=priority, timeout_seconds=timeout, said=_said(reason)
+            session, assessment_id, data, priority=priority, timeout_seconds=timeout, said=_said(reason), owner=owner
         )
     )
     if as_json:
@@ -54,24 +58,25 @@ def create(
 @app.command("list")
 def list_(
     *,
-    state: Annotated[str | None, typer.Option(help="Only this state, such as pending or failed.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state, such as pending or FAILED.")] = None,
+    owner: Annotated[UUID | None, typer.Option(metavar="ID", help="Only what belongs to this owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most assessments to show.")] = 50,
     after: Annotated[UUID | None, typer.Option(help="Go on after this job id, the last of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """List assessments, newest first."""
-    from cli.assessment_view import COLUMNS, plain, row
+    from cli.assessment_view import columns, plain, row
     from cli.session import in_session
-    from models.assessments import STATES
-    from workers.assessment.store.states import list_newest
+    from workers.assessment.store.states import list_newest, state_named
 
-    if state is not None and state not in STATES:
-        raise WrongUsageError(f"state must be one of {', '.join(STATES)}, got {state!r}")
-    found = in_session(lambda session: list_newest(session, state=state, limit=limit, after=after))
+    wanted = None if state is None else state_named(state)
+    found = in_session(lambda session: list_newest(session, state=wanted, owner=owner, limit=limit, after=after))
     if as_json:
         print_json([plain(one) for one in found])
     elif found:
-        print_table(COLUMNS, map(row, found), keep={"ASSESSMENT", "STATE"})
+        owned = any(one.owner_id for one in found)
+        cells = (row(one, with_owner=owned) for one in found)
+        print_table(columns(with_owner=owned), cells, keep={"ASSESSMENT", "OWNER", "STATE"})
         if len(found) == limit:
             remark(f"only the newest {limit}; more: --limit N, or --after {found[-1].id}")
     else:
@@ -79,13 +84,13 @@ def list_(
 
 
 @app.command()
-def show(assessment_id: AssessmentId, as_json: Json = False) -> None:
+def show(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = False) -> None:
     """Show one assessment: its state, its result criterion by criterion, its history."""
     from cli.assessment_store import seen
     from cli.assessment_view import HISTORY, facts, history, plain, result
     from cli.session import in_session
 
-    assessment, trail = in_session(lambda session: seen(session, assessment_id))
+    assessment, trail = in_session(lambda session: seen(session, assessment_id, owner=owner))
     if as_json:
         print_json({"assessment": plain(assessment) if assessment else None, "audit": trail})
         return
@@ -109,11 +114,13 @@ def update(
     error: Annotated[str | None, typer.Option(metavar="TEXT", help="Its error.")] = None,
     progress: Annotated[int | None, typer.Option(help="1 to 99 while it is processed.")] = None,
     reason: Reason = None,
+    owner: Owner = None,
     as_json: Json = False,
 ) -> None:
     """Change an assessment that still has the version you saw; what is not given stays as it is."""
     data = None if result is None else parse_payload(result)
     from cli.session import in_session
+    from workers.assessment.store.states import state_named
     from workers.assessment.store.states import update as change
 
     newer = in_session(
@@ -126,12 +133,14 @@ def update(
             error_message=error,
             progress=progress,
             said=_said(reason),
+            owner=owner,
         )
     )
+    named = state_named(state)
     if as_json:
-        print_json({"assessment_id": assessment_id, "state": state, "version": newer})
+        print_json({"assessment_id": assessment_id, "state": named, "version": newer})
     else:
-        print(f"{assessment_id} is {state}, version {newer}")
+        print(f"{assessment_id} is {named}, version {newer}")
 
 
 @app.command()
@@ -139,12 +148,13 @@ def cancel(
     assessment_id: AssessmentId,
     *,
     reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "cancelled on the command line",
+    owner: Owner = None,
     as_json: Json = False,
 ) -> None:
     """Cancel an assessment, waiting or running. A running one is stopped within a second."""
     from cli.assessment_store import stop
 
-    job_id = stop(assessment_id, reason=reason)
+    job_id = stop(assessment_id, reason=reason, owner=owner)
     if as_json:
         print_json({"assessment_id": assessment_id, "id": job_id, "state": "cancelled"})
     else:
@@ -152,13 +162,13 @@ def cancel(
 
 
 @app.command()
-def audit(assessment_id: AssessmentId, as_json: Json = False) -> None:
+def audit(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = False) -> None:
     """Show who changed an assessment, when, how and why; also of one that is gone."""
     from cli.assessment_view import HISTORY, history
     from cli.session import in_session
     from workers.assessment.store.history import audit_trail
 
-    trail = in_session(lambda session: audit_trail(session, assessment_id))
+    trail = in_session(lambda session: audit_trail(session, assessment_id, owner=owner))
     if as_json:
         print_json(trail)
     else:

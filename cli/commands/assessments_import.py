@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -19,6 +20,7 @@ def import_(
     ] = None,
     *,
     table: Annotated[str | None, typer.Option(help="A table of this database, such as existing_assessments.")] = None,
+    owner: Annotated[UUID | None, typer.Option(metavar="ID", help="To whom they belong; without, to nobody.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Assessments per transaction.")] = 1_000,
     refused: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was refused, as JSON lines.")] = None,
     as_json: Json = False,
@@ -32,7 +34,7 @@ def import_(
     def tell(report: "ImportReport") -> None:
         remark(f"{report.read:,} read, {report.taken.total():,} taken, {len(report.refused):,} refused")
 
-    report = take_over(table=table, file=file, batch=batch, refused_file=refused, tell=tell)
+    report = take_over(table=table, file=file, owner=owner, batch=batch, refused_file=refused, tell=tell)
     if as_json:
         print_json(report)
     else:

@@ -11,7 +11,7 @@ from cli.commands.jobs_again import again
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, plain, print_json, print_table, printable, remark
 from cli.values import duration, moment
 from workers.runtime.wording import cut
 
@@ -162,7 +162,7 @@ def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
 
 def _flat(value: object) -> str:
     """Return ``value`` on one line, JSON where it is no plain value."""
-    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
+    text = json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
     return " ".join(text.split())
 
 

@@ -68,7 +68,12 @@ def beat() -> int:
     from workers.runtime.registry import discover
     from workers.transport.beat import run_beat
 
-    return run_beat(discover(), **urls, defaults=DEFAULT_SCHEDULES)
+    return run_beat(
+        discover(),
+        **urls,
+        defaults=DEFAULT_SCHEDULES,
+        transitions_retention=timedelta(days=settings.transitions_retention_days),
+    )
 
 
 def flower() -> int:

@@ -1,6 +1,5 @@
 """Checks of Postgres and Redis. Light enough for a container's health check every few seconds."""
 
-import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,13 +11,13 @@ from redis.asyncio import Redis
 from cli.complaints import complaint
 from cli.doctor.check import Check, verdict
 from cli.revisions import CURRENT, position_of
+from workers.runtime.connections import connect_async
 
 OLDEST_POSTGRES = 18
 NOEVICTION = "noeviction"
 MOST_OFFSET = timedelta(seconds=5)
 _PGVECTOR = """
     SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector'), operations.pgvector_schema() IS NOT NULL"""
-_CONNECT_SECONDS = 5
 _ANSWER_SECONDS = 3
 
 Connection = psycopg.AsyncConnection[Any]
@@ -26,11 +25,8 @@ Connection = psycopg.AsyncConnection[Any]
 
 async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
     """Check the server, the schema and, unless ``quick``, the clock and the roles that leave rows."""
-    url = re.sub(r"^postgres(ql)?(\+psycopg)?://", "postgresql://", database_url)
     try:
-        async with await psycopg.AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=_CONNECT_SECONDS
-        ) as connection:
+        async with await connect_async(database_url, autocommit=True) as connection:
             yield _version(connection)
             schema = await _schema(connection)
             yield schema
@@ -41,6 +37,10 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
 
                 yield await dispatcher(connection)
                 yield await workers(connection)
+                from cli.doctor.rights import logins, strict_mode
+
+                yield await logins(connection)
+                yield await strict_mode(connection)
                 yield await _vectors(connection)
     except (psycopg.Error, OSError) as error:
         yield Check("Postgres", "failed", complaint(error)[0], "start it, or mend DATABASE_URL")

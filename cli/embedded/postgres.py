@@ -12,6 +12,7 @@ from psycopg import sql
 from cli.embedded.errors import EmbeddedError
 from cli.embedded.home import check_owner
 from cli.embedded.server import HOST, Server, last_complaint
+from workers.runtime.connections import connect
 
 USER = DATABASE = "gristmill"
 
@@ -58,7 +59,7 @@ class Postgres(Server):
 
     def answers(self) -> bool:
         try:
-            with closing(psycopg.connect(self._url("postgres"), connect_timeout=5, autocommit=True)) as connection:
+            with closing(connect(self._url("postgres"), autocommit=True)) as connection:
                 known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
                 if not known:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

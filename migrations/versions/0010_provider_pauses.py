@@ -5,14 +5,14 @@ worker does not forget since when it has been away.
 Previous release: still runs, it knows nothing of this table.
 
 Revision ID: 0010
-Revises: 0005
+Revises: 0008
 Created: 2026-11-30
 """
 
 from alembic import op
 
 revision = "0010"
-down_revision = "0005"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

@@ -4,16 +4,20 @@ No engine is needed: the file is read, its commands are looked up in the command
 """
 
 import re
+import stat
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import make_url
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from cli.logins import GROUPS
 from config.celery import SYSTEM_QUEUE
 from config.settings import Settings, describe
 from workers.runtime.registry import discover
@@ -34,6 +38,16 @@ each_role = pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 
 def seconds(duration: str) -> float:
     return sum(int(n) * {"s": 1, "m": 60, "h": 3600}[unit] for n, unit in re.findall(r"(\d+)([smh])", duration))
+
+
+def mounted(service: dict[str, Any]) -> dict[str, str]:
+    """Return the secrets of a service by the name of their file in its container."""
+    pairs = [(one, one) if isinstance(one, str) else (one["target"], one["source"]) for one in service["secrets"]]
+    return dict(pairs)
+
+
+def make_secrets(folder: Path) -> None:
+    subprocess.run(["make", "-f", ROOT / "Makefile", "secrets"], cwd=folder, check=True, capture_output=True)
 
 
 def understood(arguments: list[str]) -> bool:
@@ -109,19 +123,75 @@ def test_variables_are_settings(role):
 @each_role
 def test_secrets_are_settings_and_never_variables(role):
     """Passwords and keys come by file: an environment shows in `docker inspect`."""
-    secrets = {name.upper() for name in role["secrets"]}
+    secrets = {target.upper() for target in mounted(role)}
+    of_logins = {f"DATABASE_URL_{kind.upper()}" for kind in GROUPS} if role["command"][1] == "migrate" else set()
 
-    assert secrets <= DEFAULTS.keys()
-    assert "DATABASE_URL" in secrets
+    assert secrets - of_logins <= DEFAULTS.keys()
+    assert of_logins | {"DATABASE_URL"} <= secrets
     assert not {"DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "GRISTMILL_FLOWER__BASIC_AUTH"} & {*role["environment"]}
 
 
 def test_make_writes_every_secret(tmp_path):
     """`make secrets` is all that a first start needs."""
-    subprocess.run(["make", "-f", ROOT / "Makefile", "secrets"], cwd=tmp_path, check=True, capture_output=True)
+    make_secrets(tmp_path)
 
     declared = {tmp_path / secret["file"] for secret in COMPOSE["secrets"].values()}
     assert declared == set((tmp_path / "secrets").iterdir())
+    assert {stat.S_IMODE(file.stat().st_mode) for file in declared} == {0o400}
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
+def test_containers_run_as_the_owner_of_the_secrets(tmp_path):
+    """Compose mounts a file with its owner and mode: who may not read it as a person may not as a container."""
+    make_secrets(tmp_path)
+
+    told = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    owner = (tmp_path / "secrets" / "database_url").stat()
+    assert told == {"SECRETS_UID": str(owner.st_uid), "SECRETS_GID": str(owner.st_gid)}
+    assert owner.st_uid != 0
+    for service in SERVICES.values():
+        assert re.findall(r"\$\{(\w+):\?", service["user"]) == ["SECRETS_UID", "SECRETS_GID"]
+
+
+def test_secrets_are_made_once(tmp_path):
+    """A second run keeps every password and says nothing twice."""
+    make_secrets(tmp_path)
+    first = {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()}
+
+    make_secrets(tmp_path)
+
+    assert {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()} == first
+    assert len((tmp_path / ".env").read_text().splitlines()) == 2
+    urls = [url.decode() for name, url in first.items() if name.startswith("database_url")]
+    assert len({make_url(url).password for url in urls}) == len(urls) == 1 + len(GROUPS)
+
+
+def test_only_migrate_connects_as_the_owner(tmp_path):
+    """Every other role has a login with no more rights than its kind of process needs; its rights protect something."""
+    make_secrets(tmp_path)
+    owner = SERVICES["postgres"]["environment"]["POSTGRES_USER"]
+    users = {
+        name: make_url((tmp_path / COMPOSE["secrets"][mounted(role)["database_url"]]["file"]).read_text()).username
+        for name, role in ROLES.items()
+    }
+
+    assert users == {
+        "migrate": owner,
+        "worker": "gristmill_worker_login",
+        "worker-scoring": "gristmill_worker_login",
+        "dispatcher": "gristmill_dispatcher_login",
+        "beat": "gristmill_dispatcher_login",
+        "flower": "gristmill_service_login",
+    }
+
+
+def test_migrate_makes_the_logins_whose_urls_it_is_given():
+    """It finds every file where the others find theirs."""
+    command = SERVICES["migrate"]["command"]
+
+    assert "--roles" in command
+    assert command[command.index("--urls") + 1] == "/run/secrets"
+    assert {f"database_url_{kind}" for kind in GROUPS} < mounted(SERVICES["migrate"]).keys()
 
 
 def test_queues_exist_and_none_is_left_unserved():
@@ -152,7 +222,7 @@ def test_containers_are_confined(service):
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert limits.keys() == {"cpus", "memory", "pids"}
-    assert service["image"] == "gristmill" or service["user"] not in {"root", "0"}
+    assert service["user"].partition(":")[0] not in {"root", "0"}
 
 
 @each_service
@@ -162,7 +232,7 @@ def test_dependencies_and_networks_exist(service):
         once = needed["condition"] == "service_completed_successfully"
         assert once is bool(SERVICES[name].get("healthcheck", {}).get("disable"))
     assert set(service["networks"]) <= COMPOSE["networks"].keys()
-    assert set(service["secrets"]) <= COMPOSE["secrets"].keys()
+    assert set(mounted(service).values()) <= COMPOSE["secrets"].keys()
 
 
 def test_redis_evicts_and_keeps_nothing():

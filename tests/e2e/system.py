@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 30.0
 START_SECONDS = 60.0
 LOG_TAIL = 40
 FOLLOWERS = """SELECT count(*) FROM pg_stat_activity
-                WHERE pid <> pg_backend_pid() AND query LIKE 'SELECT pg_try_advisory_lock%'"""
+                WHERE pid <> pg_backend_pid() AND query LIKE 'WITH vacancy AS%'"""
 
 
 class Transition(NamedTuple):

@@ -17,6 +17,7 @@ TRAITS: Mapping[str, Any] = {
     "most_texts": None,
     "most_bytes": None,
     "refuses": None,
+    "spoils": None,
     "served": None,
     "shuffled": False,
 }
@@ -26,9 +27,10 @@ class Embedder:
     """What the server does with texts, and what it was asked so far.
 
     It is changed by ``change``: ``dimension`` and ``delay_ms`` of its answers; ``most_texts`` in a request and
-    ``most_bytes`` of one text, beyond which it answers 400 and 413; a word it ``refuses`` with 400; the models that are
-    ``served`` (None: any); whether items come ``shuffled``. ``faults`` is a queue of behaviours for the next requests,
-    as the chat half has them, of the kinds ``FAULTS``; None in it is a request that goes well.
+    ``most_bytes`` of one text, beyond which it answers 400 and 413; a word it ``refuses`` with 400; the number that
+    fills the vector of a text with a word, by the word (``spoils``); the models that are ``served`` (None: any);
+    whether items come ``shuffled``. ``faults`` is a queue of behaviours for the next requests, as the chat half has
+    them, of the kinds ``FAULTS``; None in it is a request that goes well.
     """
 
     def __init__(self) -> None:
@@ -113,6 +115,10 @@ class Embedder:
             {"object": "embedding", "index": index, "embedding": vector_of(text, request["model"], dimension)}
             for index, text in enumerate(request["input"])
         ]
+        for word, number in (self.traits["spoils"] or {}).items():
+            for item, text in zip(data, request["input"], strict=True):
+                if word in text:
+                    item["embedding"] = [number] * dimension
         match kind:
             case "too_few":
                 data.pop()

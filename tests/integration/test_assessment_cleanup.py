@@ -51,7 +51,7 @@ async def test_a_history_keeps_its_name_when_its_assessment_is_gone(psql, databa
 async def test_names_of_the_gone_outlive_the_transitions_and_go_then(psql, database):
     """Twice as long as the audit trail is kept by default."""
     psql.execute(
-        "INSERT INTO assessments.retired_assessments "
+        "INSERT INTO assessments.retired_assessments (id, assessment_id, deleted_at) "
         "SELECT uuidv7(), 'gone-' || days, now() - make_interval(days => days) FROM unnest(ARRAY[799, 801]) AS days"
     )
 
@@ -85,9 +85,11 @@ def test_a_cleanup_that_would_delete_everything_or_nothing_is_refused(psql, argu
 async def test_what_has_not_ended_or_ended_lately_is_never_cleaned_up(psql, database):
     """However old the rest of it is."""
     make_old(psql, 1)
-    psql.execute("SELECT assessments.create_assessment(name, '{}') FROM unnest(ARRAY['waiting', 'lately']) AS name")
+    psql.execute("""
+        INSERT INTO assessments.assessment_states (assessment_id, request_data, created_at)
+        SELECT name, '{}', now() - interval '1 year' FROM unnest(ARRAY['waiting', 'lately']) AS name
+    """)
     psql.execute("SELECT assessments.update_assessment_state('lately', 'cancelled', 1)")
-    psql.execute("UPDATE assessments.assessment_states SET created_at = now() - interval '1 year'")
 
     assert await prune_jobs(database) == 1
     assert names(psql) == ["lately", "waiting"]

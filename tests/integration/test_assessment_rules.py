@@ -43,9 +43,12 @@ def change(connection, name: str, values: str) -> None:
         ("done", "state = 'processing', progress = 5, completed_at = NULL, version = 4", "cannot become processing"),
         # double completion
         ("done", "version = 4", "completed is final"),
-        ("done", """result_data = '{"score": 0}', version = 4""", "completed is final"),
-        ("done", """result_data = '{"score": 0}'""", "change only with its version"),
-        ("done", "completed_at = now()", "change only with its version"),
+        ("done", """result_data = '{"score": 0}', version = 4""", "the results of a job that ended cannot change"),
+        ("done", """result_data = '{"score": 0}'""", "the results of a job that ended cannot change"),
+        ("done", "error_message = 'x'", "change only with its version"),
+        ("done", "completed_at = now()", "change only with its version|its version must grow by one"),
+        # a start that nobody dispatched
+        ("new", "state = 'processing', progress = 5, version = 2", "it has no ticket"),
         # a forged version: skipped, repeated, taken back
         ("running", "version = 4", "must grow by one"),
         ("running", "version = 1", "must grow by one"),
@@ -78,6 +81,7 @@ def test_an_update_by_hand_that_breaks_a_rule_is_refused(states, name, values, r
 
 def test_an_update_by_hand_that_keeps_the_rules_is_taken_and_recorded(states):
     """The rules forbid damage, not work."""
+    change(states, "new", "dispatched_at = now()")
     change(states, "new", "state = 'processing', progress = 5, version = 2")
     change(states, "new", """request_data = request_data || '{"note": "by hand"}', version = 3""")
 
@@ -252,6 +256,7 @@ def service(psql):
     """Speak as a service until the test ends."""
     with psql.transaction(force_rollback=True):
         psql.execute("SET LOCAL ROLE gristmill_service; SET LOCAL search_path = assessments")
+        psql.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(uuid.uuid4())])
         yield psql
 
 
@@ -276,11 +281,14 @@ def test_a_service_creates_changes_and_reads_through_the_store(service):
         "SELECT cleanup_old_assessments(0)",
         "DELETE FROM assessment_metrics",
         "DELETE FROM retired_assessments",
-        "SELECT * FROM runtime.transitions",
+        "UPDATE runtime.transitions SET changed_by = 'me'",
+        "INSERT INTO assessment_states (id, assessment_id, request_data) VALUES (uuidv7(), 'x', '{}')",
+        "INSERT INTO assessment_states (assessment_id, request_data, owner_id) VALUES ('x', '{}', uuidv7())",
+        "INSERT INTO assessment_states (assessment_id, request_data, created_at) VALUES ('x', '{}', now())",
     ],
 )
 def test_a_service_has_no_other_way(service, statement):
-    """Changes go through the functions, cleaning up is the workers', other tables' histories are nobody's."""
+    """Changes go through the functions, cleaning up is the workers', ids, owners and times are the database's."""
     with pytest.raises(errors.InsufficientPrivilege):
         service.execute(statement)
 

@@ -25,6 +25,10 @@ from tests.seed_assessments import (
 REQUEST = {"serverName": "srv", "assessmentType": "llm_rubric", "options": {}}
 
 
+# A name is unique per owner: the seed's index has the owner behind the name.
+BY_OWNER = "(assessment_id, owner_id) NULLS NOT DISTINCT"
+
+
 @pytest.fixture
 def seed(psql):
     """A person's psql as the document's statements expect it: unqualified names."""
@@ -78,7 +82,7 @@ def test_1_every_index_is_there(seed):
     rows = seed.execute("SELECT indexname::text AS name, indexdef FROM pg_indexes WHERE schemaname = 'assessments'")
     found = {row["name"]: row["indexdef"].partition(" USING btree ")[2] for row in rows}
 
-    assert {name: found[name] for name in INDEXES} == INDEXES
+    assert {name: found[name] for name in INDEXES} == {**INDEXES, "idx_assessment_states_assessment_id": BY_OWNER}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,9 @@ def test_1_an_update_by_hand_moves_updated_at(seed):
 
 def test_2_the_audit_trail_has_the_seeds_columns(seed):
     """As a view, with the seed's types."""
-    assert {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_audit").items()} == AUDIT_COLUMNS
+    found = {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_audit").items()}
+
+    assert found == {**AUDIT_COLUMNS, "owner_id": "uuid"}
 
 
 def test_2_every_change_leaves_a_row_that_says_everything(seed):
@@ -172,8 +178,12 @@ def test_2_every_change_leaves_a_row_that_says_everything(seed):
 
 
 def test_3_the_cache_keeps_a_state_until_it_expires(seed):
-    """The seed's columns; accesses are counted."""
-    assert {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_cache").items()} == CACHE_COLUMNS
+    """The seed's columns and whose state of which version it was; accesses are counted."""
+    kept = {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_cache").items()}
+    assert {name: kept[name] for name in CACHE_COLUMNS} == CACHE_COLUMNS
+    assert kept.keys() - CACHE_COLUMNS.keys() == {"job_id", "owner_id", "version", "row_mark"}
+    create(seed, "a-1")
+    create(seed, "a-2")
     seed.execute("SELECT put_cached_state('a-1', %s, 60)", [Jsonb({"state": "pending"})])
     seed.execute("SELECT put_cached_state('a-2', %s, 0)", [Jsonb({"state": "pending"})])
 
@@ -185,7 +195,8 @@ def test_3_the_cache_keeps_a_state_until_it_expires(seed):
 
 def test_3_metrics_are_written_by_each_ending_and_by_services(seed):
     """The seed's three types where there is something to say, and whatever a service measures."""
-    assert {name: kind for name, (kind, _, _) in columns(seed, "assessment_metrics").items()} == METRIC_COLUMNS
+    columns_found = {name: kind for name, (kind, _, _) in columns(seed, "assessment_metrics").items()}
+    assert columns_found == {**METRIC_COLUMNS, "owner_id": "uuid"}
     create(seed)
     update(seed, "processing", 1)
     update(seed, "failed", 2, error_message="boom")

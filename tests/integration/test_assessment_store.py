@@ -185,6 +185,8 @@ async def test_newest_assessments_come_in_pages(database):
 async def test_the_cache_forgets_by_itself_and_beat_deletes_what_expired(database):
     """A dead entry answers nobody, and is gone after the next maintenance."""
     async with database.session() as session:
+        for name in ("a-1", "a-2"):
+            await states.create(session, name, REQUEST)
         await cache.put(session, "a-1", {"state": "pending"})
         await cache.put(session, "a-2", {"state": "pending"}, ttl=timedelta())
         found = [await cache.get(session, name) for name in ("a-1", "a-2")]

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from cli.doctor.servers import postgres
+from cli.logins import make_logins
 from tests.fakes.openai_server import FakeOpenAI
 from workers.operations.keyring import new_key
 
@@ -194,3 +195,32 @@ def test_a_choice_that_cannot_be_read_fails_its_check_alone(doctor, monkeypatch,
     assert checks["provider"]["state"] == "failed"
     assert checks["provider"]["found"].startswith("what operators chose cannot be read: ")
     assert checks["Redis"]["state"] == "ok"
+
+
+def test_a_process_that_connects_as_a_superuser_is_told(doctor, database_url, tmp_path):
+    """No right protects anything from it; one with a login of its own is as it should be."""
+    worker = {one.kind: one.url for one in make_logins(database_url, tmp_path / "roles")}["worker"]
+    assert doctor()["logins"]["found"].startswith("no process of ours is connected")
+    with closing(psycopg.connect(worker, application_name="worker:one")):
+        assert (doctor()["logins"]["state"], doctor()["logins"]["found"]) == ("ok", "worker as gristmill_worker_login")
+
+        with closing(psycopg.connect(database_url, application_name="dispatcher:two")):
+            check = doctor()["logins"]
+
+    assert check["state"] == "warning"
+    assert check["found"].endswith("gristmill is a superuser, whom no right stops")
+    assert "gristmill migrate --roles" in check["mend"]
+
+
+def test_several_owners_without_strict_mode_are_told(doctor, gristmill, psql):
+    """Every service may speak for each of them; with one owner, or in strict mode, there is nothing to say."""
+    psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('a', gen_random_uuid())")
+    assert doctor()["strict mode"]["state"] == "ok"
+
+    psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('b', gen_random_uuid())")
+    told = doctor()["strict mode"]
+    gristmill("security", "new-key")
+    gristmill("security", "strict", "on")
+
+    assert (told["state"], told["found"].partition(":")[0]) == ("warning", "off, with 2 owners")
+    assert doctor()["strict mode"]["state"] == "ok"

@@ -16,6 +16,7 @@ from workers.runtime.dispatcher import LEADER_SESSION
 from workers.runtime.outcomes import Complete
 from workers.runtime.store import claim as claims
 from workers.runtime.store import dispatch, rescue, settle
+from workers.runtime.store.processes import try_to_lead
 from workers.runtime.store.tables import job_table, tickets
 
 ROWS = 4_000
@@ -67,6 +68,12 @@ async def leader(jobs):
         yield conn
 
 
+@pytest.fixture
+async def led(leader):
+    """That connection, and the term under which it leads, as its statements name it."""
+    return leader, await try_to_lead(leader, name="one")
+
+
 def assert_read_by_primary_key(plan: list[dict[str, Any]]) -> None:
     """The table is read by its primary key, no row but those of the batch, and each pair is not compared."""
     [scan] = [node for node in plan if "Index Name" in node]
@@ -100,9 +107,7 @@ async def test_a_claim_reads_the_rows_of_its_tickets_and_no_others(jobs, plain, 
 async def test_a_settle_reads_the_rows_of_its_runs_and_no_others(jobs, plain, kernel):
     """With values of its own too; the measured trap cost 215 ms instead of 6."""
     await jobs.sql("UPDATE proving.plain_jobs SET dispatched_at = now()")
-    await jobs.sql(
-        "UPDATE proving.plain_jobs SET status = 'processing', version = 2, lease_owner = %s", uuid.uuid4()
-    )
+    await jobs.sql("UPDATE proving.plain_jobs SET status = 'processing', version = 2, lease_owner = %s", uuid.uuid4())
     rows = await jobs.sql("SELECT id FROM proving.plain_jobs ORDER BY random() LIMIT %s", BATCH)
     recorded = Recorder()
     runs = [plain.model(id=row["id"], version=2, retry_count=0, max_retries=5) for row in rows]
@@ -130,23 +135,28 @@ class Recorder:
         return []
 
 
-async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(leader, plain):
+async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(led, plain):
     """It costs what it takes, not what waits: no sort, no scan of the backlog."""
-    window = {"slots": 40, "floor": 1, "at_most": BATCH}
+    leader, term = led
+    window = {"slots": 40, "floor": 1, "at_most": BATCH, "term": term}
 
-    plan = await analyzed(leader, dispatch._pick_sql(job_table(plain.model), plain), window)
+    plan = await analyzed(leader, dispatch._pick_sql(job_table(plain.model), plain, fenced=True), window)
 
+    assert plan[0]["Actual Rows"] == BATCH
     [walk] = [node for node in plan if node.get("Index Name") == "ix_plain_jobs_ready"]
     assert walk["Actual Rows"] * walk["Actual Loops"] <= BATCH
     assert not [node for node in plan if node["Node Type"] == "Seq Scan" and node.get("Relation Name") == "plain_jobs"]
 
 
-async def test_a_fair_pick_steps_from_key_to_key(leader, registry):
+async def test_a_fair_pick_steps_from_key_to_key(led, registry):
     """Of fifty keys with eighty jobs each it reads no more than each key's share."""
+    leader, term = led
     stage = registry["proving.keyed"]
-    window = {"slots": 1_000, "floor": 1, "at_most": 512, "limit": 3, "cursor": None}
+    window = {"slots": 1_000, "floor": 1, "at_most": 512, "limit": 3, "cursor": None, "term": term}
 
-    plan = await analyzed(leader, dispatch._pick_fairly_sql(job_table(stage.model), stage, from_first=True), window)
+    statement = dispatch._pick_fairly_sql(job_table(stage.model), stage, from_first=True, fenced=True)
+
+    plan = await analyzed(leader, statement, window)
 
     walks = [node for node in plan if node.get("Index Name") == "ix_keyed_jobs_ready"]
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in walks) < ROWS / 5
@@ -161,16 +171,17 @@ async def test_a_fair_pick_steps_from_key_to_key(leader, registry):
         ("unmark", "ix_plain_jobs_in_flight", {"older_than": timedelta()}),
     ],
 )
-async def test_a_chore_finds_its_rows_by_their_own_index(leader, plain, statement, index, values):
+async def test_a_chore_finds_its_rows_by_their_own_index(led, plain, statement, index, values):
     """A backlog of thousands costs a chore nothing when none of it is its business."""
+    leader, term = led
     t = job_table(plain.model)
     text = {
-        "wake": lambda: dispatch._wake_sql(t),
-        "rescue": lambda: rescue._rescue_sql(t, plain),
-        "unmark": lambda: dispatch._unmark_sql(t, plain),
+        "wake": lambda: dispatch._wake_sql(t, fenced=True),
+        "rescue": lambda: rescue._rescue_sql(t, plain, fenced=True),
+        "unmark": lambda: dispatch._unmark_sql(t, plain, fenced=True),
     }[statement]()
 
-    plan = await analyzed(leader, text, values)
+    plan = await analyzed(leader, text, {**values, "term": term})
 
     assert index in {node.get("Index Name") for node in plan}
     assert not [node for node in plan if node["Node Type"] == "Seq Scan" and node.get("Relation Name") == "plain_jobs"]

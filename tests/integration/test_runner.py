@@ -13,6 +13,8 @@ from tests.fakes.wire import wire_to
 from tests.kernel import started_worker
 from workers.runtime.outcomes import Complete
 
+BAD_VALUE = "outcome refused: result.nul must not contain a NUL character, which Postgres cannot store, got 'a\\x00b'"
+
 # What each act of the proving stages leaves after one run: status, attempts spent, and the error or result.
 ACTS = [
     ("complete", "completed", 0, None),
@@ -26,7 +28,7 @@ ACTS = [
     ("raise", "pending", 1, "RuntimeError: told to raise"),
     ("flaky", "pending", 1, "told to try again"),
     ("bad_write", "pending", 1, "DataError: division by zero"),
-    ("bad_value", "failed", 0, "outcome refused: UntranslatableCharacter: unsupported Unicode escape sequence"),
+    ("bad_value", "failed", 0, BAD_VALUE),
     ("foreign_value", "failed", 0, "handler of 'proving.plain' set ['version'], which are not its columns to set"),
     ("nonsense", "failed", 0, "handler of 'proving.plain' must return an outcome, got 'str'"),
 ]

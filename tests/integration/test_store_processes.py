@@ -1,11 +1,15 @@
 """Worker processes and the leader, as rows."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from tests.kernel import PLAIN
 from tests.waiting import until
 from workers.runtime.store.processes import (
+    LostLeadError,
     StageCapacity,
     WorkerRow,
     beat_heart,
@@ -76,25 +80,79 @@ async def test_a_worker_that_stopped_is_forgotten_at_once_and_one_that_vanished_
 
 
 async def test_one_leads_until_its_connection_goes(jobs):
-    """The lock belongs to the session; whoever asks next has it when that ends."""
+    """The lease ends with its session; whoever asks next has it then, under a greater term."""
     one, other = await jobs.database.listen(), await jobs.database.listen()
     async with other:
         async with one:
-            assert await try_to_lead(one, name="one")
-            assert not await try_to_lead(other, name="other")
+            first = await try_to_lead(one, name="one")
+            assert first
+            assert await try_to_lead(other, name="other") is None
 
         await until(lambda: try_to_lead(other, name="other"))
 
-    [row] = await jobs.sql("SELECT leader, listening FROM runtime.dispatcher")
-    assert row == {"leader": "other", "listening": True}
+    [row] = await jobs.sql("SELECT leader, listening, term > %s AS later FROM runtime.dispatcher", first)
+    assert row == {"leader": "other", "listening": True, "later": True}
+
+
+async def test_a_lease_that_ran_out_is_taken_from_a_living_session(jobs):
+    """A leader that says nothing is replaced though it is still connected, and is told so when it speaks again."""
+    one, other = await jobs.database.listen(), await jobs.database.listen()
+    async with one, other:
+        stalled = await try_to_lead(one, name="one")
+        assert stalled
+        await report_leader(one, stalled)
+        await jobs.sql("UPDATE runtime.dispatcher SET expires_at = now() - interval '1 millisecond'")
+
+        assert await try_to_lead(other, name="other")
+        with pytest.raises(LostLeadError, match="another dispatcher leads"):
+            await report_leader(one, stalled)
+
+    [row] = await jobs.sql("SELECT leader FROM runtime.dispatcher")
+    assert row == {"leader": "other"}
+
+
+async def test_a_late_leader_may_go_on_until_another_one_leads(jobs):
+    """Time alone takes nothing away: what counts is whether somebody else has begun."""
+    async with await jobs.database.listen() as conn:
+        term = await try_to_lead(conn, name="one")
+        assert term
+        await jobs.sql("UPDATE runtime.dispatcher SET expires_at = now() - interval '1 hour'")
+
+        await report_leader(conn, term)
+
+    [row] = await jobs.sql("SELECT term, expires_at > now() AS led FROM runtime.dispatcher")
+    assert row == {"term": term, "led": True}
+
+
+async def test_a_term_never_comes_back(jobs):
+    """Not even where the row is gone, as after a crash of the server, which empties unlogged tables."""
+    terms = []
+    for _ in range(3):
+        async with await jobs.database.listen() as conn:
+            terms.append(await try_to_lead(conn, name="one") or 0)
+        await jobs.sql("DELETE FROM runtime.dispatcher")
+
+    assert terms == sorted(set(terms))
+
+
+async def test_of_many_who_ask_at_once_one_leads(jobs):
+    """However often the lease is free at that moment."""
+    connections = [await jobs.database.listen() for _ in range(8)]
+    for _ in range(20):
+        await jobs.sql("UPDATE runtime.dispatcher SET expires_at = now() - interval '1 second'")
+        terms = await asyncio.gather(*(try_to_lead(conn, name=str(n)) for n, conn in enumerate(connections)))
+        assert len([term for term in terms if term is not None]) == 1, terms
+    for conn in connections:
+        await conn.close()
 
 
 async def test_a_leaders_report_keeps_what_it_does_not_say(jobs):
     """Showing itself does not change whether it wants to be rung."""
     async with await jobs.database.listen() as conn:
-        await try_to_lead(conn, name="one")
-        await report_leader(conn, listening=False)
-        await report_leader(conn)
+        term = await try_to_lead(conn, name="one")
+        assert term
+        await report_leader(conn, term, listening=False)
+        await report_leader(conn, term)
 
     [row] = await jobs.sql("SELECT listening FROM runtime.dispatcher")
     assert row["listening"] is False

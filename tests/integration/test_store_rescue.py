@@ -199,7 +199,9 @@ async def test_a_job_that_has_not_ended_is_kept_however_old(jobs, plain):
     """Age alone deletes nothing."""
     await jobs.running()
     await jobs.ready()
-    await jobs.unguarded("UPDATE proving.plain_jobs SET created_at = now() - interval '1 year', updated_at = created_at")
+    await jobs.unguarded(
+        "UPDATE proving.plain_jobs SET created_at = now() - interval '1 year', updated_at = created_at"
+    )
 
     assert await prune_once(jobs, plain) == 0
 

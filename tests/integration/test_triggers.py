@@ -230,9 +230,7 @@ async def test_what_was_asked_never_changes(psql):
         psql.execute("UPDATE scoring.scoring_jobs SET prompt = 'Praise.'")
 
     psql.execute("UPDATE scoring.scoring_jobs SET dispatched_at = now()")
-    psql.execute(
-        "UPDATE scoring.scoring_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()"
-    )
+    psql.execute("UPDATE scoring.scoring_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()")
     psql.execute(
         """UPDATE scoring.scoring_jobs SET status = 'completed', version = 3, completed_at = now(),
                   parsed_score = '{"overall": 10}'"""
@@ -385,11 +383,12 @@ async def test_new_work_rings_only_while_the_leader_listens(jobs, listener):
     assert await heard(listener) == []  # nobody has ever led
 
     async with await jobs.database.listen() as leader:
-        await try_to_lead(leader, name="one")
+        term = await try_to_lead(leader, name="one")
+        assert term
         await jobs.ready(count=20)
         assert await heard(listener) == [("gristmill_work", "proving.plain_jobs")]
 
-        await report_leader(leader, listening=False)
+        await report_leader(leader, term, listening=False)
         await jobs.ready()
         assert await heard(listener) == []
 

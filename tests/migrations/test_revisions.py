@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -167,6 +168,23 @@ async def test_a_migration_waits_for_the_one_under_way(empty_database_url):
         await until(
             lambda: other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
         )
+
+
+def test_a_migration_that_waits_in_vain_names_who_keeps_it(empty_database_url):
+    """Whoever may connect can hold that lock: an operator is told whose session to end."""
+    with closing(psycopg.connect(empty_database_url, autocommit=True)) as admin:
+        admin.execute("CREATE ROLE migration_stranger LOGIN PASSWORD 'pw'")
+        try:
+            url = psycopg.conninfo.make_conninfo(empty_database_url, user="migration_stranger", password="pw")
+            with closing(psycopg.connect(url, autocommit=True)) as other:
+                other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+
+                with pytest.raises(CommandError, match=f"process {other.info.backend_pid} of role migration_stranger"):
+                    migrate(empty_database_url)
+        finally:
+            admin.execute("DROP ROLE migration_stranger")
+
+    migrate(empty_database_url)
 
 
 async def test_a_connection_that_is_handed_in_is_used_and_given_back_clean(empty_database_url):

@@ -61,7 +61,7 @@ def run(role: str, options: dict[str, Any]) -> int:
         return call(urls["database_url"], **options)
     from workers.transport.beat import run_beat
 
-    return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES)
+    return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES, transitions_retention=timedelta(days=400))
 
 
 def language_model(url: str | None, embeddings: dict[str, Any]) -> Any:

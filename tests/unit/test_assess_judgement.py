@@ -73,6 +73,9 @@ HOSTILE = {
     "too high": said(clarity=101, evidence=50),
     "too low": said(clarity=-1, evidence=50),
     "not a number": {**said(clarity=50, evidence=50), "overall": float("nan")},
+    "infinite": said(clarity=float("inf"), evidence=50),
+    "true": said(clarity=True, evidence=50),
+    "false overall": {**said(clarity=50, evidence=50), "overall": False},
     "no criteria": {"overall": 50, "flags": []},
     "nothing": {},
 }
@@ -103,6 +106,12 @@ def test_the_model_is_told_what_was_wrong():
     """So that a second question can be answered better."""
     with pytest.raises(ValidationError, match="missing: 'evidence'; unknown or doubled: 'style'"):
         answer_to(("clarity", "evidence")).model_validate(said(clarity=1, style=1))
+
+
+def test_true_is_no_score_and_the_model_is_told():
+    """Python takes it for 1, a reader for a yes: one of a hundred would be the worst score of all."""
+    with pytest.raises(ValidationError, match="must be a number, got true"):
+        answer_to(("clarity",)).model_validate(said(clarity=True))
 
 
 def test_the_answers_schema_suits_strict_servers():

@@ -131,4 +131,4 @@ def test_deep_nesting_is_refused_and_does_not_break_the_worker():
     for _ in range(100_000):
         deep = {"d": deep}
 
-    assert "must not be nested so deeply" in refusal(options={"criteria": [CLARITY], "content": deep})
+    assert "must be nested at most 64 levels deep" in refusal(options={"criteria": [CLARITY], "content": deep})

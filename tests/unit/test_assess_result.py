@@ -1,11 +1,16 @@
 """How criteria and parts become one score: weights, shares, verdicts."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from workers.assessment.result import shares, total, verdict_of, weighted_mean
-from workers.assessment.rubric import Scale
+from workers.assessment.assess import AssessRequest
+from workers.assessment.result import AssessmentResult, shares, total, verdict_of, weighted_mean
+from workers.assessment.rubric import Criterion, Scale
+from workers.assessment.types.composite import Part
 
 SHARES = st.floats(0, 1)
 WEIGHTS = st.floats(0.01, 1_000)
@@ -81,6 +86,48 @@ def test_points_run_along_the_scale():
 def test_verdict_names_the_band(score, verdict):
     """Each bound belongs to the better band."""
     assert verdict_of(score) == verdict
+
+
+@pytest.mark.parametrize("pairs", [[(math.nan, 1.0)], [(0.5, math.inf)], [(math.inf, 1.0)], [(0.5, 0.0)], []])
+def test_a_mean_that_is_no_number_is_an_error_and_no_score(pairs):
+    """Nobody stores it, sorts by it or averages it once more."""
+    with pytest.raises(ValueError, match="scores must be finite and weights positive"):
+        weighted_mean(pairs)
+
+
+RESULT = {"assessment_type": "t", "score": 0.5, "verdict": "fair", "rule_based": True}
+CRITERION = {
+    "name": "n", "score": 0.5, "points": 1, "lowest": 0, "highest": 2, "weight": 1, "evidence": [], "reasoning": "",
+    "rule_based": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [True, False, math.nan, math.inf, -math.inf, 10**400])
+@pytest.mark.parametrize("field", ["score", "points", "lowest", "highest", "weight"])
+def test_a_result_holds_numbers_only(field, wrong):
+    """Neither truth values nor what is no number, in any place that is averaged or shown."""
+    AssessmentResult.model_validate({**RESULT, "criteria": [CRITERION]})
+
+    with pytest.raises(ValidationError):
+        AssessmentResult.model_validate({**RESULT, "criteria": [{**CRITERION, field: wrong}]})
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        (Criterion, {"name": "n", "weight": True}),
+        (Scale, {"lowest": False}),
+        (Scale, {"highest": True, "lowest": 0}),
+        (AssessmentResult, {**RESULT, "score": True}),
+        (AssessmentResult, {**RESULT, "prompt_tokens": True}),
+        (Part, {"assessmentType": "llm_rubric", "weight": True}),
+        (AssessRequest, {"assessment_id": "a", "request_data": {}, "timeout_seconds": True}),
+    ],
+)
+def test_true_is_no_number_anywhere(form, values):
+    """Weights, bounds, scores, counts, times: wherever a request, a model or a service gives one."""
+    with pytest.raises(ValidationError, match=r"must be a number, got (true|false)"):
+        form.model_validate(values)
 
 
 def test_tokens_are_unknown_only_where_nobody_told_any():

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 import migrations
 from cli.addresses import addresses, required
 from cli.errors import CommandError, WrongUsageError
+from cli.logins import GROUPS
 from cli.revisions import Position, position_of, revisions
 from cli.system import flower_port_for, roles
 from config.settings import Settings
@@ -35,6 +36,20 @@ def test_up_runs_every_role_and_no_argument_holds_a_password() -> None:
     assert [role.argv[-1] for role in made] == ["worker", "worker", "dispatcher", "beat", "flower"]
     assert all(role.env["DATABASE_URL"] == URLS["database_url"] for role in made)
     assert not any("secret" in argument for role in made for argument in role.argv)
+
+
+def test_each_role_connects_by_the_login_of_its_kind() -> None:
+    """Beat shares the dispatcher's; Flower has one that may do little; none gets the owner's."""
+    logins = {kind: f"postgresql://{kind}:pw@127.0.0.1:1/d" for kind in GROUPS}
+
+    made = roles(URLS, logins=logins, workers=1, flower_port=5000)
+
+    assert {role.name: role.env["DATABASE_URL"] for role in made} == {
+        "worker-1": logins["worker"],
+        "dispatcher": logins["dispatcher"],
+        "beat": logins["dispatcher"],
+        "flower": logins["service"],
+    }
 
 
 def test_a_taken_flower_port_is_replaced_unless_it_was_asked_for(settings: Settings) -> None:

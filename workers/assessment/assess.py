@@ -8,6 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from models.assessments import Assessment
+from workers.assessment.content import Unkeepable, keepable
+from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk, options_of, perform
 from workers.assessment.request import read
 from workers.runtime.context import Context
@@ -27,6 +29,17 @@ def _assessable(request_data: dict[str, Any]) -> dict[str, Any]:
     return request_data
 
 
+def _named(assessment_id: str) -> str:
+    """Refuse a name that nobody could read or type; ``create_assessment`` refuses the same."""
+    if not assessment_id.strip():
+        raise ValueError(f"must not be empty, got {assessment_id!r}")
+    try:
+        keepable(assessment_id, name="its text")
+    except Unkeepable as error:
+        raise ValueError(str(error).removeprefix("its text ")) from None
+    return assessment_id
+
+
 class AssessRequest(BaseModel):
     """What the doors accept for ``assessment.assess``; the fields are columns of ``assessment_states``.
 
@@ -35,9 +48,9 @@ class AssessRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    assessment_id: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    assessment_id: Annotated[str, StringConstraints(max_length=255), AfterValidator(_named)]
     request_data: Annotated[dict[str, Any], AfterValidator(_assessable)]
-    timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS)] = 300
+    timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS), NoTruthValue] = 300
 
     def renewed(self, old_id: str) -> Self:
         """Return the request of a new job for what an old one was asked: its name is taken, so it has another."""

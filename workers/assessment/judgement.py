@@ -8,15 +8,15 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk
 from workers.assessment.result import RULE_BASED, CriterionResult, total, weighted_mean
 from workers.assessment.rubric import Criterion, JudgeOptions, key_of
-from workers.runtime.numbers import no_truth_value
 from workers.runtime.ports import Answer, Message
 
 OVERALL_TOLERANCE = 5.0
 
-Percent = Annotated[float, no_truth_value, Field(ge=0, le=100, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), NoTruthValue]
 
 _SYSTEM = """\
 You assess one subject by criteria. The user message has three sections, each holding JSON: <task> says what the \

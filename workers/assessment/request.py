@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
+from workers.assessment.content import Unkeepable, keepable
 from workers.runtime.errors import Permanent
 from workers.runtime.wording import refusal
 
@@ -31,6 +32,10 @@ class AssessmentRequest(BaseModel):
 
 def read(data: object) -> AssessmentRequest:
     """Return the request in ``data``; raise Permanent with one line that names the field, the rule and the value."""
+    try:
+        keepable(data, name="request_data")
+    except Unkeepable as error:
+        raise Permanent(str(error)) from None
     return validated(AssessmentRequest, data, name="request_data")
 
 

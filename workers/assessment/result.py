@@ -1,14 +1,18 @@
 """What an assessment says, and how parts become a whole. Pure."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from workers.assessment.numbers import Count, Finite, NoTruthValue
+from workers.runtime.wording import quoted
+
 # What the offline evaluator writes beside its answers; shown wherever its scores are.
 RULE_BASED = "rule-based, not an AI judgement"
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NoTruthValue]
 Verdict = Literal["excellent", "good", "fair", "poor", "invalid"]
 _BANDS: tuple[tuple[float, Verdict], ...] = ((0.8, "excellent"), (0.6, "good"), (0.4, "fair"))
 
@@ -21,10 +25,10 @@ class CriterionResult(BaseModel):
 
     name: str
     score: Share
-    points: float
-    lowest: float
-    highest: float
-    weight: float
+    points: Finite
+    lowest: Finite
+    highest: Finite
+    weight: Finite
     evidence: list[str]
     reasoning: str
     rule_based: bool
@@ -43,7 +47,7 @@ class SchemaCheck(BaseModel):
 
     valid: bool
     against: str
-    error_count: int
+    error_count: Count
     errors: list[SchemaError]
 
 
@@ -57,7 +61,7 @@ class PartResult(BaseModel):
     name: str
     assessment_type: str
     status: Literal["completed", "failed"]
-    weight: float
+    weight: Finite
     share: Share
     error: str | None
     result: "AssessmentResult | None"
@@ -81,14 +85,20 @@ class AssessmentResult(BaseModel):
     model: str | None = None
     rule_based: bool
     note: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
 
 
 def weighted_mean(scores: Iterable[tuple[float, float]]) -> float:
-    """Return the mean of (score, weight) pairs to four decimals; scores lie from 0 to 1, weights are positive."""
+    """Return the mean of (score, weight) pairs to four decimals; scores lie from 0 to 1, weights are positive.
+
+    Raises ValueError where that is no number: the mean of something that is none would be stored as a score.
+    """
     pairs = list(scores)
-    mean = sum(score * weight for score, weight in pairs) / sum(weight for _, weight in pairs)
+    weights = sum(weight for _, weight in pairs)
+    mean = sum(score * weight for score, weight in pairs) / weights if weights else math.nan
+    if not math.isfinite(mean):
+        raise ValueError(f"scores must be finite and weights positive, got {quoted(pairs)}")
     return min(max(round(mean, 4), 0.0), 1.0)
 
 

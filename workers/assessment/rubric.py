@@ -6,12 +6,13 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from models.scoring import DEFAULT_MODEL
+from workers.assessment.numbers import NoTruthValue
 
 MAX_CRITERIA = 20
 CONTENT_BYTES = 60_000  # about 20,000 tokens
 
-Weight = Annotated[float, Field(ge=0.01, le=1_000, allow_inf_nan=False)]
-Bound = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0.01, le=1_000, allow_inf_nan=False), NoTruthValue]
+Bound = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False), NoTruthValue]
 
 
 class Scale(BaseModel):

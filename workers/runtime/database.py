@@ -14,23 +14,24 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import psycopg
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from workers.runtime.backoff import full_jitter
+from workers.runtime.connections import KEEPALIVE, connect_async, named, prepare, startup
 
 T = TypeVar("T")
 
 KERNEL_PINS = (
     # These take milliseconds: a long backlog must not make the planner think that one is worth compiling first.
     "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_mergejoin=off -c jit=off "
+    "-c enable_indexscan=on -c enable_nestloop=on "
     # A plan for any batch is a plan for a small one: it compares each pair of a large one.
     "-c plan_cache_mode=force_custom_plan"
 )
-CONNECT_SECONDS = 5
 # Longest wait for a connection that other jobs of this process hold.
 POOL_SECONDS = 30
 # A statement that waits for a lock longer than this is given up and tried again: bounded waits, no pile-up.
@@ -77,14 +78,20 @@ class Database:
         self._general = self._engine(pins=idle, pool_size=pool_size, pool_pre_ping=True)
 
     def _engine(self, *, pins: str = "", **options: Any) -> AsyncEngine:
-        return create_async_engine(
+        engine = create_async_engine(
             self._url,
-            connect_args={"options": self._settings(pins), **KEEPALIVE, "application_name": self.changed_by[:63]},
+            connect_args={
+                **KEEPALIVE,
+                **startup(options_of(self._url), self._settings(pins)),
+                "application_name": self.changed_by[:63],
+            },
             hide_parameters=True,  # an error's text must not quote payloads
             max_overflow=5,
             pool_timeout=POOL_SECONDS,
             **options,
         )
+        event.listen(engine.sync_engine, "connect", prepare)
+        return engine
 
     @asynccontextmanager
     async def kernel(self) -> AsyncIterator[Raw]:
@@ -141,15 +148,17 @@ class Database:
             yield session
 
     async def listen(self, *, autocommit: bool = True, settings: str = "") -> Raw:
-        """Open a connection of its own, outside the pools: for LISTEN, and for the dispatcher's leader lock."""
-        return await psycopg.AsyncConnection.connect(
-            libpq_url(self._url), autocommit=autocommit, options=self._settings(settings), **KEEPALIVE
+        """Open a connection of its own, outside the pools: for LISTEN, and for the leading dispatcher."""
+        return await connect_async(
+            libpq_url(self._url),
+            autocommit=autocommit,
+            settings=self._settings(settings),
+            application_name=self.changed_by[:63],
         )
 
     def _settings(self, more: str) -> str:
-        """Return what every session starts with, as a command line of Postgres: blanks in a name are escaped."""
-        name = self.changed_by.replace("\\", "\\\\").replace(" ", "\\ ")
-        return f"-c gristmill.changed_by={name} -c lock_timeout={LOCK_MILLISECONDS} {SERVER_KEEPALIVE} {more}"
+        """Return what every session starts with, as a command line of Postgres."""
+        return f"{named(self.changed_by)} -c lock_timeout={LOCK_MILLISECONDS} {SERVER_KEEPALIVE} {more}"
 
     async def close(self) -> None:
         """Close every pooled connection."""
@@ -157,19 +166,29 @@ class Database:
         await self._general.dispose()
 
 
-# A peer that vanished without a word is noticed within about 15 s instead of the system's two hours.
-KEEPALIVE: dict[str, Any] = {
-    "connect_timeout": CONNECT_SECONDS,
-    "keepalives_idle": 5,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
+def pinned_engine(url: URL | str, *, settings: str = "", application_name: str | None = None, **options: Any) -> Engine:
+    """Return an engine for code that has no loop (beat, migrations); each of its connections is pinned."""
+    address = make_url(url).set(drivername="postgresql+psycopg")
+    arguments = {**KEEPALIVE, **startup(options_of(address), settings)}
+    if application_name:
+        arguments["application_name"] = application_name
+    engine = create_engine(address, connect_args=arguments, hide_parameters=True, **options)
+    event.listen(engine, "connect", prepare)
+    return engine
+
+
+def options_of(url: URL) -> str | None:
+    """Return what ``url`` asks the server for by itself."""
+    found = url.query.get("options")
+    return " ".join(found) if isinstance(found, tuple) else found
 
 
 def libpq_url(url: URL | str) -> str:
     """Return ``url`` as libpq and psycopg read it, password included: never for a log."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    address, question, query = (
+        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    )
+    return address + question + query.replace("+", "%20")  # a blank: libpq reads a plus as itself
 
 
 def _note_time(_connection: object, record: ConnectionPoolEntry) -> None:

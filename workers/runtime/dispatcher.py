@@ -1,8 +1,9 @@
 """The dispatcher: one leads, picks due jobs inside every limit, marks them and publishes them in batches.
 
-Any number run; a session lock in Postgres makes one the leader, and all its statements run on the connection that
-holds the lock. A leader that stalls is disconnected by Postgres itself (``idle_session_timeout``), which frees the
-lock for the next. Publishing is handed in: this room knows no Celery and no Redis.
+Any number run; a lease in ``runtime.dispatcher``, which no service may write, makes one the leader. Each statement of
+the leader names its term, so that one which stalled changes nothing after another has taken the lead. A leader that
+stalls is disconnected by Postgres itself too (``idle_session_timeout``). Publishing is handed in: this room knows no
+Celery and no Redis.
 """
 
 import asyncio
@@ -24,7 +25,14 @@ from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Registry, Stage
 from workers.runtime.store.dispatch import Pass, Picked, Window, pick, unmark, unmark_exactly, wake_due
-from workers.runtime.store.processes import StageCapacity, publish_limits, report_leader, survey, try_to_lead
+from workers.runtime.store.processes import (
+    LostLeadError,
+    StageCapacity,
+    publish_limits,
+    report_leader,
+    survey,
+    try_to_lead,
+)
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.tables import job_table
 
@@ -106,7 +114,9 @@ class Dispatcher:
                 await self._follow_then_lead()
                 attempt = 0
             except Exception as error:
-                if not is_database_away(error):
+                if isinstance(error, LostLeadError):
+                    log.warning("dispatcher_lost_lead", error=str(error))
+                elif not is_database_away(error):
                     log.exception("dispatcher_pass_failed")
                 else:
                     log.warning("dispatcher_lost_database", error=describe(error), attempt=attempt)
@@ -119,10 +129,10 @@ class Dispatcher:
         try:
             while not self._stop.is_set():
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    leads = await try_to_lead(connection, name=self._name)
-                if leads:
-                    log.info("dispatcher_leads", name=self._name)
-                    await self._lead(connection)
+                    term = await try_to_lead(connection, name=self._name)
+                if term is not None:
+                    log.info("dispatcher_leads", name=self._name, term=term)
+                    await self._lead(connection, term)
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), FOLLOW_SECONDS)
@@ -130,11 +140,11 @@ class Dispatcher:
             with suppress(Exception):
                 await connection.close()
 
-    async def _lead(self, connection: Raw) -> None:
+    async def _lead(self, connection: Raw, term: int) -> None:
         async with asyncio.timeout(ANSWER_SECONDS):
             await connection.execute("LISTEN gristmill_work")
             await publish_limits(connection, self.registry.values())
-        leading = _Leading(self, connection)
+        leading = _Leading(self, connection, term)
         while not self._stop.is_set():
             await leading.tick()
 
@@ -165,9 +175,10 @@ async def _answered(asked: Awaitable[T]) -> T:
 class _Leading:
     """What a leader remembers between ticks; gone with its leadership, and rebuilt from the rows by the next."""
 
-    def __init__(self, dispatcher: Dispatcher, connection: Raw) -> None:
+    def __init__(self, dispatcher: Dispatcher, connection: Raw, term: int) -> None:
         self._d = dispatcher
         self._connection = connection
+        self._term = term
         self._cursors: dict[str, Any] = {}
         self._paces: dict[str, Pace] = {}
         self._capacity: dict[str, StageCapacity] = {}
@@ -202,7 +213,9 @@ class _Leading:
             return otherwise
 
     async def tick(self) -> None:
-        """Dispatch what is due, do the chores whose time has come, then sleep until rung or the next poll."""
+        """Renew the lease, dispatch what is due, do the chores whose time has come, then sleep until rung or polled."""
+        if self._is_time("report", REPORT_SECONDS):
+            await _answered(report_leader(self._connection, self._term))
         if self._is_time("survey", SURVEY_SECONDS):
             self._capacity = await _answered(survey(self._connection))
         if self._is_time("poll", self._d.poll_seconds):
@@ -222,7 +235,9 @@ class _Leading:
             woken += await self._rescue()
         if self._is_time("wake", WAKE_SECONDS):
             for model in {stage.model for stage in self._d.registry.values()}:
-                woken += await self._unless_locked(model, partial(wake_due, self._connection, model), 0)
+                woken += await self._unless_locked(
+                    model, partial(wake_due, self._connection, model, term=self._term), 0
+                )
         return woken > 0
 
     async def _rest(self, picked: int) -> None:
@@ -231,17 +246,16 @@ class _Leading:
         self._rung = None
         if busy == self._listening:
             self._listening = not busy
-            await _answered(report_leader(self._connection, listening=self._listening))
+            await _answered(report_leader(self._connection, self._term, listening=self._listening))
             return  # one more look, for what was enqueued while nobody rang
-        if self._is_time("report", REPORT_SECONDS):
-            await _answered(report_leader(self._connection))
         if busy:
             await asyncio.sleep(BUSY_REST_SECONDS)
             return
         if picked and sum(pace.per_second() for pace in self._paces.values()) > GATHER_FROM:
             # What is enqueued or set free meanwhile goes along in one batch: messages are what costs.
             await asyncio.sleep(GATHER_SECONDS)
-        notices = self._connection.notifies(timeout=self._d.poll_seconds, stop_after=1)
+        longest = min(self._d.poll_seconds, REPORT_SECONDS)  # who sleeps longer loses its lease
+        notices = self._connection.notifies(timeout=longest, stop_after=1)
         self._rung = {notice.payload async for notice in notices} or None
 
     async def _dispatch_all(self) -> int:
@@ -262,9 +276,9 @@ class _Leading:
         failpoint("dispatch.before")
 
         async def pick_some() -> Pass:
-            done = await pick(self._connection, stage, window, cursor=cursor)
+            done = await pick(self._connection, stage, window, cursor=cursor, term=self._term)
             if cursor is not None and done.cursor is None and not done.jobs:
-                done = await pick(self._connection, stage, window)
+                done = await pick(self._connection, stage, window, term=self._term)
             return done
 
         done = await self._unless_locked(stage.model, pick_some, Pass([], cursor))
@@ -293,7 +307,8 @@ class _Leading:
     async def _take_back(self, stage: Stage, jobs: Sequence[Picked]) -> None:
         """Take back the tickets of what was not published; trying each batch would stall the leader."""
         tickets = [(job.id, job.version) for job in jobs]
-        await self._unless_locked(stage.model, partial(unmark_exactly, self._connection, stage.model, tickets), None)
+        take_back = partial(unmark_exactly, self._connection, stage.model, tickets, term=self._term)
+        await self._unless_locked(stage.model, take_back, None)
 
     async def _look_after_road(self) -> int:
         """Take back the tickets that the road lost: all of them if it lost its data, else those long unclaimed."""
@@ -309,7 +324,7 @@ class _Leading:
         for stage in self._d.registry.values():
             capacity = self._capacity.get(stage.name)
             age = timedelta() if lost or (capacity and capacity.paused) else await self._patience(stage)
-            take_back = partial(unmark, self._connection, stage, older_than=age)
+            take_back = partial(unmark, self._connection, stage, older_than=age, term=self._term)
             count = await self._unless_locked(stage.model, take_back, 0)
             if count:
                 log.warning("dispatched_again", stage=stage.name, jobs=count, road_lost_everything=lost)
@@ -328,7 +343,7 @@ class _Leading:
         led_for = timedelta(seconds=time.monotonic() - self._since)
         for stage in self._d.registry.values():
             failpoint("rescue.before")
-            free = partial(rescue_expired, self._connection, stage, led_for=led_for)
+            free = partial(rescue_expired, self._connection, stage, led_for=led_for, term=self._term)
             count = await self._unless_locked(stage.model, free, 0)
             if count:
                 failpoint("rescue.after")

@@ -1,27 +1,30 @@
 """Put jobs into their table, in the caller's transaction: few statements, whatever their number. Publishes nothing."""
 
 import json
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, overload
+from typing import Annotated, Any, overload
 from uuid import UUID
 
 import psycopg
 from psycopg import errors
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
+from workers.runtime.bounds import payload_problem, time_problem
+from workers.runtime.errors import one_line
 from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Stage, discover, registry
 from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable, job_table
-from workers.runtime.wording import quoted, refusal
+from workers.runtime.wording import cut, quoted, refusal
 
 ROWS_PER_STATEMENT = 5_000
 # From so many on, jobs without keys are copied in: below, the round trips cost more than they save.
@@ -40,11 +43,18 @@ class Enqueued:
     created: bool
 
 
+def _tellable(time: datetime | None) -> datetime | None:
+    """Return ``time`` if the database's clock can show it; what offsets can add is not in Python's years."""
+    if time is not None and (rule := time_problem(time)) is not None:
+        raise ValueError(f"{rule}, got {time.isoformat()!r}")
+    return time
+
+
 class Options(BaseModel):
     """What any door may say of a job beside its payload."""
 
     priority: int = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
-    due_at: datetime | None = None
+    due_at: Annotated[datetime | None, AfterValidator(_tellable)] = None
     idempotency_key: str | None = Field(None, min_length=1, max_length=255)
 
 
@@ -87,7 +97,8 @@ def enqueue_many(
     """Enqueue many jobs of one stage; each mapping is a payload, with the options of :func:`enqueue` beside it.
 
     Jobs without keys are copied in, others go in one statement per 5,000. Results come in the order of ``jobs``, and
-    so do the ids, but for keyed jobs of a member of ``gristmill_service``. One invalid job refuses all of them, naming its position.
+    so do the ids, but for keyed jobs of a member of ``gristmill_service``. One invalid job refuses all of them, naming
+    its position.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, jobs))
@@ -102,9 +113,11 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
     try:
         done = _put(session, batch)
     except (DataError, IntegrityError) as error:
-        raise EnqueueError(_refusal(error.orig)) from None
-    except (psycopg.DataError, psycopg.IntegrityError) as error:  # of COPY, which goes past SQLAlchemy
-        raise EnqueueError(_refusal(error)) from None
+        _name_problem(jobs)
+        raise EnqueueError(_refusal(error.orig, batch.table)) from None
+    except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:  # of COPY, past SQLAlchemy
+        _name_problem(jobs)
+        raise EnqueueError(_refusal(error, batch.table)) from None
     failpoint("enqueue.after")
     return done
 
@@ -130,12 +143,16 @@ class Batch:
 def _validated(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> Batch:
     """Return ``jobs`` as rows, or raise EnqueueError with the first thing wrong about the first wrong one."""
     fields = tuple(stage.payload.model_fields)
+    _check_bounds(jobs)
     try:
         payloads, options = _split(stage.payload, jobs)
     except ValidationError:
         for position, job in enumerate(jobs):  # once more one by one: only so the first wrong one is told
             _validate_alone(stage, job, position)
         raise
+    except (ValueError, RecursionError) as error:  # pydantic cannot write what it accepted
+        _name_problem(jobs)
+        raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
     rows = [(*(payload[name] for name in fields), *said) for payload, said in zip(payloads, options, strict=True)]
     return Batch(job_table(stage.model), (*fields, *OPTIONS), rows)
 
@@ -157,12 +174,42 @@ def _split(
     return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options
 
 
+# Of these, what a payload may hold is known without a look: text only as long as it is short.
+_PLAIN = frozenset({int, bool, UUID, type(None)})
+_SHORT = 16_384
+
+
+def _check_bounds(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise EnqueueError for the first job that is too large, too deep or holds what no reader can have.
+
+    What Postgres refuses by itself, a NUL in a short text for instance, is left to it.
+    """
+    for position, job in enumerate(jobs):
+        for value in _mapping(job).values():
+            kind = type(value)
+            if (len(value) > _SHORT) if kind is str else kind not in _PLAIN:
+                _check_alone(job, position)
+                break
+
+
+def _check_alone(job: Mapping[str, Any], position: int) -> None:
+    if (problem := payload_problem(job)) is not None:
+        raise EnqueueError(f"job {position}: {problem}" if position else problem)
+
+
+def _name_problem(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise EnqueueError for the first job in which a look at every value finds what is wrong."""
+    for position, job in enumerate(jobs):
+        _check_alone(job, position)
+
+
 @cache
 def _many(payload: type[BaseModel]) -> TypeAdapter[list[Any]]:
     return TypeAdapter(list[payload])  # type: ignore[valid-type]
 
 
 def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None:
+    _check_alone(_mapping(job), position)
     try:
         stage.payload.model_validate({name: value for name, value in job.items() if name not in OPTIONS})
         Options.model_validate({name: job[name] for name in OPTIONS if name in job})
@@ -289,12 +336,16 @@ def _with_repeats(
     return done
 
 
-def _refusal(error: BaseException | None) -> str:
+def _refusal(error: BaseException | None, t: JobTable) -> str:
     """Return what the database says of the row without quoting it whole."""
     match error:
         case errors.ForeignKeyViolation() as violation:
             return f"{(violation.diag.message_detail or 'a row it refers to is missing').rstrip('.')}"
-        case errors.UntranslatableCharacter():
+        case errors.UniqueViolation() as violation:
+            return _taken(violation, t)
+        case errors.CheckViolation() as violation:
+            return _broken(violation, t)
+        case errors.UntranslatableCharacter() | UnicodeEncodeError():
             return NUL
         case psycopg.DataError() if error.sqlstate is None:  # the driver's own: the one text it does not send
             return NUL
@@ -302,6 +353,24 @@ def _refusal(error: BaseException | None) -> str:
             return str(other.diag.message_primary)
         case other:
             return type(other).__name__
+
+
+def _taken(violation: psycopg.Error, t: JobTable) -> str:
+    """Say which field must be unique; what Postgres does not show, this session may not see."""
+    found = re.fullmatch(r"Key \((.+)\)=\((.*)\) already exists\.", violation.diag.message_detail or "", re.DOTALL)
+    if found is None:
+        return f"one of its values is taken already ({violation.diag.constraint_name})"
+    fields = " and ".join(t.attribute.get(name.strip('"'), name) for name in found[1].split(", "))
+    return f"{fields} must be new: a job has it already, got {quoted(found[2])}"
+
+
+def _broken(violation: psycopg.Error, t: JobTable) -> str:
+    """Say which rule of the table the row breaks, by the rule's name: ``ck_<table>_<rule>``, or a type's own."""
+    rule = violation.diag.constraint_name
+    if rule is None:  # of a trigger of ours, which says it in words
+        return str(violation.diag.message_primary)
+    field = rule.removeprefix(f"ck_{t.label.partition('.')[2]}_")
+    return f"{field if field in t.attribute.values() else 'payload'} breaks the rule {rule}"
 
 
 NUL = "no text may contain a NUL character, which Postgres cannot store"

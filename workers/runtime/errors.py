@@ -1,6 +1,8 @@
 """The errors that decide a job's fate, and how any exception is read as one. Knows no library but the standard one."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from workers.runtime.outcomes import Fail, Retry, Snooze
 
@@ -18,6 +20,23 @@ class Permanent(Exception):
 
 class Refused(Permanent):
     """Not this input, by what it says or how long it is; another may succeed."""
+
+
+class _Unfit(Exception):
+    """``reasons`` by a text's place; ``embeddings`` has the vectors of all texts, of which those are of no use."""
+
+    def __init__(self, embeddings: Any, reasons: Mapping[int, str]) -> None:
+        super().__init__(f"provider has no vector that can be compared for a text: {next(iter(reasons.values()))}")
+        self.embeddings = embeddings
+        self.reasons = reasons
+
+
+class UnfitVectors(_Unfit, Permanent):
+    """Some texts got vectors that no index can hold, or that have no direction: another attempt gives the same."""
+
+
+class BrokenVectors(_Unfit, Retryable):
+    """Some texts got vectors that are no numbers: a server in trouble, or one that always does so for these texts."""
 
 
 class InvalidAnswers(Retryable):

@@ -4,6 +4,7 @@ Lives on one asyncio loop. The transport hands it batches and tells it to drain;
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,13 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import structlog
+from psycopg.errors import CheckViolation
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
+from workers.runtime.bounds import values_problem
 from workers.runtime.claims import Claims
 from workers.runtime.context import Context, Keep, Run, current_run
 from workers.runtime.database import Database, is_locked, is_unusable, outlasting
@@ -38,6 +43,7 @@ from workers.runtime.settler import Settler
 from workers.runtime.slots import Slots
 from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.claim import Ticket, set_progress
+from workers.runtime.store.tables import unreadable
 from workers.runtime.store.waits import waited
 from workers.runtime.watch import Watch
 
@@ -184,6 +190,9 @@ class Runner:
         running.entered = True
         if running.stop == "fence":
             return self._stopped(running)
+        if reason := unreadable(running.job):
+            log.warning("job_unreadable", reason=reason)
+            return Fail(reason)
         try:
             outcome = await running.stage.handler(running.job, self._context(running))
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each has a meaning for its job
@@ -240,12 +249,13 @@ class Runner:
     def _context(self, running: Running) -> Context:
         async def progress(percent: int) -> None:
             run = running.run
+            shown = round(min(max(percent, 1), 99)) if percent < math.inf else 1  # a handler may reckon with anything
 
             async def show() -> bool:
                 ticket = (run.job_id, run.version)
                 try:
                     async with self._showing, self._database.kernel() as conn:
-                        return await set_progress(conn, running.stage.model, ticket, min(max(percent, 1), 99))
+                        return await set_progress(conn, running.stage.model, ticket, shown)
                 except Exception as error:
                     if not is_locked(error):
                         raise
@@ -259,9 +269,9 @@ class Runner:
             failpoint("checkpoint.before")
             async with self._database.session() as session:
                 row = (run.job_id, run.version)
-                held = await checkpoint(session, stage.model, row, _kept(stage, values))
+                held = await _keep(session, stage, row, values)
                 if held and write and (found := await write(session)):
-                    await checkpoint(session, stage.model, row, _kept(stage, found))
+                    await _keep(session, stage, row, found)
             failpoint("checkpoint.after")
             if not held:
                 await self._end_stale(run)
@@ -311,8 +321,7 @@ class Runner:
                 if refused:  # what says so is refused as well: its deadline passes and the job is rescued
                     self._finish(running)
                     return
-                meaning = outcome_of(answer) if write else Fail(f"outcome refused: {describe(answer)}")
-                self._settle(running, meaning, refused=True)
+                self._settle(running, _refused(settlement, answer), refused=True)
                 return
             if answer:
                 self._events.settled(running.run, row, seconds=time.monotonic() - running.started)
@@ -379,6 +388,24 @@ class Runner:
 
 def _seconds(stage: Stage, job: Job) -> float:
     return job.timeout_seconds or stage.timeout.total_seconds()
+
+
+async def _keep(session: AsyncSession, stage: Stage, row: Ticket, values: Mapping[str, Any]) -> bool:
+    """Set ``values`` under the fence; raise Permanent for what no column can hold: it would be refused every time."""
+    try:
+        return await checkpoint(session, stage.model, row, _kept(stage, values))
+    except (DataError, IntegrityError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, IntegrityError) and not isinstance(error.orig, CheckViolation):
+            raise  # a row that it refers to is gone: what that means is said elsewhere
+        raise Permanent(f"checkpoint refused: {values_problem(values) or describe(error)}") from error
+
+
+def _refused(settlement: Settlement, error: Exception) -> Settlement:
+    """Return what becomes of a job whose outcome was refused alone: a value that cannot be kept is wrong every time."""
+    values, write = (settlement.values, settlement.write) if isinstance(settlement, Complete) else ({}, None)
+    if (problem := values_problem(values)) is not None:
+        return Fail(f"outcome refused: {problem}")
+    return outcome_of(error) if write else Fail(f"outcome refused: {describe(error)}")
 
 
 def _kept(stage: Stage, values: Mapping[str, Any]) -> Mapping[str, Any]:

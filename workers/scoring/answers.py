@@ -20,9 +20,6 @@ from workers.runtime.context import Run
 REUSED_FOR = timedelta(hours=24)
 LEAST_WAIT, MOST_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)
 
-# The first of the two keys of our advisory locks: "SCOR". One-key locks are a space of their own.
-_LOCK_SPACE = 0x53434F52
-
 
 @dataclass(frozen=True, slots=True)
 class Ours:
@@ -51,13 +48,10 @@ async def take(
 ) -> Ours | Answered | InFlight:
     """Take the question for ``run`` unless it is answered or being asked; of any number who try, one gets it.
 
-    The lock comes in a statement of its own: what the next ones see is then not older than whoever held it before.
-    It ends with the session's transaction.
+    Its row decides, by its key and then by its lock, which ends with the session's transaction: unlike an advisory
+    lock it needs rights, so that no tenant can keep others from an answer. Who comes later looks in a statement of its
+    own: what it sees is then not older than whoever held the row before.
     """
-    await session.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, _lock_key(fingerprint))))
-    found = await _found(session, fingerprint, owner)
-    if found is not None:
-        return found
     claim = {
         "job_id": run.job_id,
         "job_version": run.version,
@@ -67,8 +61,18 @@ async def take(
         "claimed_at": func.now(),
         "answered_at": None,
     }
-    taken = insert(ScoringAnswer).values(fingerprint=fingerprint, **claim)
-    await session.execute(taken.on_conflict_do_update(index_elements=[ScoringAnswer.fingerprint], set_=claim))
+    row = insert(ScoringAnswer).values(fingerprint=fingerprint, **claim)
+    mine = row.on_conflict_do_nothing(index_elements=[ScoringAnswer.fingerprint]).returning(ScoringAnswer.fingerprint)
+    this = ScoringAnswer.fingerprint == fingerprint
+    while (await session.execute(mine)).first() is None:
+        held = select(ScoringAnswer.fingerprint).where(this).with_for_update()
+        if (await session.execute(held)).first() is None:
+            continue  # deleted in between, as maintenance deletes old ones
+        found = await _found(session, fingerprint, owner)
+        if found is not None:
+            return found
+        await session.execute(update(ScoringAnswer).where(this).values(**claim))
+        break
     return Ours()
 
 
@@ -123,7 +127,3 @@ async def _found(session: AsyncSession, fingerprint: bytes, owner: UUID | None) 
     if row is not None and row.answered_at is None and row.holder_runs:
         return InFlight(row.job_id if row.is_ours else None, wait_for(row.elapsed))
     return None
-
-
-def _lock_key(fingerprint: bytes) -> int:
-    return int.from_bytes(fingerprint[:4], signed=True)

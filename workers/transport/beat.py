@@ -7,14 +7,14 @@ transaction as the job it enqueues, so a tick fires once and a job is never enqu
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from celery import Celery, platforms
 from celery.apps.beat import Beat
 from celery.beat import Scheduler
-from sqlalchemy import Engine, create_engine, func, make_url, select, update
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
@@ -22,10 +22,12 @@ from sqlalchemy.orm import Session
 from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
 from models.runtime import Schedule, Tick
-from workers.runtime.database import KEEPALIVE, SERVER_KEEPALIVE, is_database_away, is_locked
+from workers.runtime.connections import named
+from workers.runtime.database import SERVER_KEEPALIVE, is_database_away, is_locked, pinned_engine
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
+from workers.runtime.maintenance import MONTHS_AHEAD
 from workers.runtime.registry import Registry, UnknownStageError
 from workers.runtime.schedules import ScheduleError, due_times
 from workers.transport.app import create_app
@@ -39,6 +41,8 @@ TICK_SECONDS = 1
 WAITS = "-c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"
 # Postgres gives an answer within this time, or the look is over.
 ANSWER_SECONDS = 15.0
+# Done by beat itself, with rights that a worker does not have: to make the months of the history, and to drop old ones.
+PARTITIONS = "partitions"
 
 
 def add_defaults(session: Session, defaults: Iterable[DefaultSchedule]) -> None:
@@ -143,6 +147,7 @@ class RowScheduler(Scheduler):
     engine: Engine
     line: Line
     process: str
+    transitions_retention: timedelta
 
     def setup_schedule(self) -> None:
         """Nothing to load: rows are read at each tick."""
@@ -155,12 +160,28 @@ class RowScheduler(Scheduler):
                 failpoint("tick.before")
             failpoint("tick.after")
             for action in published:
+                if action == PARTITIONS:
+                    self._keep_partitions()
+                    continue
                 # Lost on the road, it is done at its next time: every action repeats its condition.
                 self.app.send_task("gristmill.maintain", args=[action], queue=SYSTEM_QUEUE, retry=False)
         except Exception as error:  # noqa: BLE001 - beat goes on whatever is away
             log.warning("beat_tick_failed", error=describe(error))
             time.sleep(random.random())  # noqa: S311 - jitter
         return TICK_SECONDS
+
+    def _keep_partitions(self) -> None:
+        """Make the next months of the history and drop old ones. If it fails, it is done at its next time."""
+        try:
+            with self.line.cut_after(ANSWER_SECONDS), Session(self.engine) as session, session.begin():
+                session.execute(text("SELECT runtime.ensure_transition_partitions(:ahead)"), {"ahead": MONTHS_AHEAD})
+                dropped = session.scalar(
+                    text("SELECT runtime.drop_transition_partitions(:age)"), {"age": self.transitions_retention}
+                )
+        except Exception as error:  # noqa: BLE001 - the other actions must not wait for it
+            log.warning("partitions_failed", error=describe(error))
+        else:
+            log.info("maintenance_done", action=PARTITIONS, dropped=dropped)
 
 
 class PatientBeat(Beat):
@@ -179,23 +200,26 @@ class PatientBeat(Beat):
         platforms.signals.update(SIGTERM=stop, SIGINT=stop)
 
 
-def run_beat(registry: Registry, *, database_url: str, redis_url: str, defaults: Iterable[DefaultSchedule]) -> int:
+def run_beat(
+    registry: Registry,
+    *,
+    database_url: str,
+    redis_url: str,
+    defaults: Iterable[DefaultSchedule],
+    transitions_retention: timedelta,
+) -> int:
     """Run one beat until SIGTERM; return its exit code. Waits for Postgres at its start."""
     app: Celery = create_app(redis_url, registry)
     name = process_name("beat")
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
-    options = f"-c gristmill.changed_by=beat:{name} {WAITS} {SERVER_KEEPALIVE}"
-    engine = create_engine(
-        url,
-        pool_pre_ping=True,
-        pool_size=1,
-        hide_parameters=True,
-        connect_args={"options": options, **KEEPALIVE},
+    settings = f"{named(f'beat:{name}')} {WAITS} {SERVER_KEEPALIVE}"
+    engine = pinned_engine(
+        database_url, settings=settings, application_name=f"beat:{name}"[:63], pool_pre_ping=True, pool_size=1
     )
     line = Line(engine)  # before the first connection
     _write_defaults(engine, line, defaults)
     # Beat takes a class and makes it itself: what it needs travels as class attributes.
-    scheduler: Any = type("GristmillScheduler", (RowScheduler,), {"engine": engine, "line": line, "process": name})
+    told = {"engine": engine, "line": line, "process": name, "transitions_retention": transitions_retention}
+    scheduler: Any = type("GristmillScheduler", (RowScheduler,), told)
     log.info("beat_ready", name=name)
     PatientBeat(app=app, scheduler=scheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()
     return 0

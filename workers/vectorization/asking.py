@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.errors import Permanent, RateLimited, Unavailable, describe
+from workers.runtime.errors import BrokenVectors, Permanent, RateLimited, Unavailable, UnfitVectors, describe
 from workers.runtime.ports import Embeddings, LanguageModel
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
@@ -47,7 +47,7 @@ class Asker:
         What the provider refuses, though it takes other texts, is halved until each text to blame stands alone. Before
         each request ``stopped`` is asked; raise Stopped where it says so.
         """
-        asking = _Asking(self._llm, model, deliver, stopped)
+        asking = _Asking(self._llm, model, deliver, stopped, self.refused)
         try:
             await asking.deliver(records)
         except Permanent as error:
@@ -69,11 +69,14 @@ class Asker:
 class _Asking:
     """What one request becomes: whom it was meant for, where its vectors go, whether it may go on."""
 
-    def __init__(self, llm: LanguageModel, model: str, give: Deliver, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, llm: LanguageModel, model: str, give: Deliver, stopped: Callable[[], bool], refused: dict[UUID, str]
+    ) -> None:
         self._llm = llm
         self._model = model
         self._give = give
         self._stopped = stopped
+        self._refused = refused
 
     async def deliver(self, records: Sequence[Pending]) -> None:
         """Ask up to five times; where the embedding model has changed meanwhile, the new one."""
@@ -83,21 +86,37 @@ class _Asking:
                 answer = await self._embed([record.content for record in records], model)
             except (RateLimited, Stopped):
                 raise
+            except UnfitVectors as error:
+                await self._deliver_fit(records, error)
+                return
             except Exception as error:
                 current = await self._llm.embedding_model()
                 if current == model:
+                    if isinstance(error, BrokenVectors) and attempt == ATTEMPTS:
+                        await self._deliver_fit(records, error)
+                        return
                     if isinstance(error, Permanent) or attempt == ATTEMPTS:
                         raise
-                    wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
-                    if isinstance(error, Unavailable) and (error.certain or error.paused):
-                        wait = max(wait, error.delay)
-                        if wait > CEILING:
-                            raise
-                    await asyncio.sleep(wait.total_seconds())
+                    await asyncio.sleep(_wait(attempt, error).total_seconds())
                 attempt, model = min(attempt + 1, ATTEMPTS), current
             else:
                 await self._give(Embedded([record.id for record in records], answer.vectors, answer.model))
                 return
+
+    async def _deliver_fit(self, records: Sequence[Pending], error: UnfitVectors | BrokenVectors) -> None:
+        """Deliver the vectors that can be compared, and note why each other text has none: it is not asked again.
+
+        Raise what stands against any text: then it is not these texts.
+        """
+        await self.probe()
+        found: Embeddings = error.embeddings
+        fit = [place for place in range(len(records)) if place not in error.reasons]
+        if fit:
+            vectors = [found.vectors[place] for place in fit]
+            await self._give(Embedded([records[place].id for place in fit], vectors, found.model))
+        self._refused |= {
+            records[place].id: f"its vector cannot be kept: {why}" for place, why in error.reasons.items()
+        }
 
     async def probe(self) -> None:
         """Raise what stands against any text."""
@@ -107,3 +126,13 @@ class _Asking:
         if self._stopped():
             raise Stopped
         return await self._llm.embed(texts, model=model)
+
+
+def _wait(attempt: int, error: Exception) -> timedelta:
+    """Return how long to wait before a request is sent again; raise ``error`` where its provider is away for longer."""
+    wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
+    if isinstance(error, Unavailable) and (error.certain or error.paused):
+        wait = max(wait, error.delay)
+        if wait > CEILING:
+            raise error
+    return wait

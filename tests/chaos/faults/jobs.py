@@ -1,13 +1,15 @@
-"""What callers do to each other: cancels at every moment, and one key that wants everything."""
+"""What callers do to each other: cancels at every moment, one key that wants everything, rows that nobody can read."""
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import fault
 from tests.chaos.workload import score
+from tests.poison import POISONS
 
 CANCELLED = 60
 NOISE = 1_000
 OTHERS = 40
 WAITED_WITHIN = 2.0
+NEIGHBOURS, POISONED = 60, 5
 
 
 @fault()
@@ -41,3 +43,31 @@ def one_noisy_key(arena: Arena) -> None:
     enqueued = arena.steps(quiet, "enqueue", since=0)
     waits = sorted(started[job] - enqueued[job] for job in quiet)
     arena.promise_within(waits[int(len(waits) * 0.95)], WAITED_WITHIN, "the 95th percentile of the other keys' waits")
+
+
+@fault()
+def rows_poisoned(arena: Arena) -> None:
+    """Rows hold JSON that no worker can read: each fails alone, at once, with the reason; their neighbours complete."""
+    kinds = [poison for poison in POISONS.values() if poison.column == "result"]
+    neighbours, poisoned = [], {}
+    for _ in range(POISONED):
+        neighbours += arena.plain(NEIGHBOURS // POISONED, act="write", seconds=0.1)
+        for poison in kinds:
+            insert = f"INSERT INTO proving.plain_jobs (result) VALUES ({poison.value}) RETURNING id"
+            ((job,),) = arena.ask(insert)
+            poisoned[job] = poison.said
+    jobs = [*neighbours, *poisoned]
+    ended = "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s) AND completed_at IS NOT NULL"
+    arena.wait(
+        lambda: arena.ask(ended, jobs) == [(len(jobs),)],
+        "the poisoned and their neighbours end",
+        seconds=arena.granted(60.0),
+    )
+    found = arena.ask(
+        "SELECT id, error_message FROM proving.plain_jobs WHERE id = ANY (%s) AND status = 'failed'", jobs
+    )
+    arena.promise(dict(found) == poisoned, f"{len(found)} jobs failed where {len(poisoned)} were poisoned")
+    attempts = arena.ask("SELECT DISTINCT retry_count FROM proving.plain_jobs WHERE id = ANY (%s)", list(poisoned))
+    arena.promise(attempts == [(0,)], f"finding that out cost attempts: {attempts}")
+    effects = arena.ask("SELECT DISTINCT effects FROM proving.plain_jobs WHERE id = ANY (%s)", neighbours)
+    arena.promise(effects == [(1,)], f"their neighbours took effect {effects} times")

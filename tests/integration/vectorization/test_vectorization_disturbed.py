@@ -104,6 +104,57 @@ async def test_refused_text_stands_alone(
     rows.assert_embedded(*good)
 
 
+SPOILED = {
+    "70000": (70_000.0, "out of half precision"),
+    "single precision": (3e38, "out of half precision"),
+    "no number": (float("nan"), "not finite"),
+    "infinite": (1e39, "not finite"),
+    "zeros": (0.0, "zeros only"),
+    "tiny": (1e-9, "below half precision"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+async def test_a_vector_that_no_index_holds_is_one_listed_record(
+    running: Running, rows: Rows, fake: FakeOpenAI, kind: str
+) -> None:
+    """Whatever is wrong with one text's numbers: its neighbours get theirs, no attempt is spent, the job completes."""
+    number, reason = SPOILED[kind]
+    fake.script(embeddings={"spoils": {"spoiled": number}})
+    good, job = texts_of(40), rows.job()
+    rows.add(*good[:20], job=job)
+    (spoiled,) = rows.add("a spoiled text", job=job)
+    rows.add(*good[20:], job=job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert (row["status"], row["embeddedCount"], row["retry_count"]) == ("COMPLETED", 40, 0)
+    (said,) = row["warnings"]["refused"]["first"]
+    assert said["record"] == str(spoiled)
+    assert reason in said["reason"]
+    assert rows.vectors()["a spoiled text"] == ([], None)
+    rows.assert_embedded(*good)
+
+
+async def test_a_server_whose_every_vector_is_spoiled_is_no_fault_of_the_texts(
+    running: Running, rows: Rows, fake: FakeOpenAI
+) -> None:
+    """No record is listed for it: the job says what is wrong with the server."""
+    fake.script(embeddings={"spoils": {"": 70_000.0}})
+    job = rows.job()
+    rows.add(*texts_of(5), job=job)
+    rows.start(job)
+
+    async with running():
+        row = await rows.ends(job)
+
+    assert row["status"] == "FAILED"
+    assert "out of half precision" in row["error"]
+    assert not (row["warnings"] or {}).get("refused")
+
+
 async def test_refused_text_is_not_asked_again_by_the_next_run(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
     """Taking a request apart spends what a low limit allows: a job that forgot the text would never get past it."""
     bad, good, job = "a forbidden thing, the longest", texts_of(3), rows.job()

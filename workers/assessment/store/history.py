@@ -5,24 +5,29 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.assessment.store.refusals import UnknownAssessment
+from workers.assessment.store.refusals import UnknownAssessment, storable
+from workers.assessment.store.rows import BY_OWNER, decoded, document, of_one_owner
 
-_TRAIL = text(
-    "SELECT id, assessment_id, old_state::text, new_state::text, version_from, version_to, changed_by, change_reason, "
-    "change_action, created_at, context, host(ip_address) AS ip_address, user_agent "
-    "FROM assessments.assessment_state_audit WHERE assessment_id = :assessment_id ORDER BY created_at, version_to"
-)
+_TRAIL = text(f"""
+    SELECT id, assessment_id, owner_id, old_state::text, new_state::text, version_from, version_to, changed_by,
+           change_reason, change_action, created_at, {document("context")}, host(ip_address) AS ip_address, user_agent
+      FROM assessments.assessment_state_audit
+     WHERE assessment_id = :assessment_id
+       AND {BY_OWNER}
+     ORDER BY created_at, version_to
+""")  # noqa: S608 - names of columns only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """One row of ``assessment_state_audit``."""
+    """One row of ``assessment_state_audit``; a context that cannot be shown is the reason why."""
 
     id: UUID
     assessment_id: str
+    owner_id: UUID | None
     old_state: str | None
     new_state: str
     version_from: int | None
@@ -31,17 +36,26 @@ class AuditRow:
     change_reason: str | None
     change_action: str | None
     created_at: datetime
-    context: dict[str, Any] | None
+    context: Any
     ip_address: str | None
     user_agent: str | None
 
 
-async def audit_trail(session: AsyncSession, assessment_id: str) -> list[AuditRow]:
+async def audit_trail(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> list[AuditRow]:
     """Return every change of an assessment, oldest first, also when it is gone; raise UnknownAssessment for none.
 
-    An id that was used again after a cleanup has both histories, each beginning with version 1.
+    An id that was used again after a cleanup has both histories, each beginning with version 1. Whose assessment of
+    that name is meant, :func:`workers.assessment.store.states.get` says.
     """
-    rows = [AuditRow(**row) for row in (await session.execute(_TRAIL, {"assessment_id": assessment_id})).mappings()]
+    storable(assessment_id, name="assessment_id")
+    found = await session.execute(_TRAIL, {"assessment_id": assessment_id, "owner": owner})
+    rows = of_one_owner([_row(row) for row in found.mappings()], assessment_id)
     if not rows:
         raise UnknownAssessment(f"assessment {assessment_id!r} has no history")
     return rows
+
+
+def _row(row: RowMapping) -> AuditRow:
+    values = dict(row)
+    context, reason = decoded(values.pop("context"), values.pop("context_bytes"), name="context")
+    return AuditRow(**values, context=reason or context)

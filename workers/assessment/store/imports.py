@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -18,7 +19,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import RETENTION
-from workers.assessment.store.legacy import Imported, Unusable, read
+from workers.assessment.content import shown
+from workers.assessment.store.legacy import Imported, Unusable, id_of, read
 from workers.assessment.store.refusals import AssessmentError, refusals
 from workers.assessment.store.said import NOTHING, Said, saying
 from workers.assessment.store.sources import Found
@@ -27,15 +29,20 @@ BATCH = 1_000
 
 # Ids that tell the time of the assessment, so that lists by id are lists by age.
 _INSERT = text("""
-    INSERT INTO assessments.assessment_states (id, assessment_id, request_data, created_at, updated_at)
-    SELECT uuidv7(r.created_at - clock_timestamp()), r.assessment_id, r.request_data, r.created_at, r.updated_at
+    INSERT INTO assessments.assessment_states (id, assessment_id, owner_id, request_data, created_at, updated_at)
+    SELECT uuidv7(r.created_at - clock_timestamp()), r.assessment_id, o.owner_id, r.request_data, r.created_at,
+           r.updated_at
       FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (
              assessment_id text, request_data jsonb, created_at timestamptz, updated_at timestamptz)
-     WHERE NOT EXISTS (SELECT FROM assessments.retired_assessments AS gone WHERE gone.assessment_id = r.assessment_id)
+     CROSS JOIN (SELECT CAST(:owner AS uuid) AS owner_id) AS o
+     WHERE NOT EXISTS (SELECT FROM assessments.retired_assessments AS gone
+                        WHERE gone.assessment_id = r.assessment_id AND gone.owner_id IS NOT DISTINCT FROM o.owner_id)
      ORDER BY assessment_id
-    ON CONFLICT (assessment_id) DO NOTHING
+    ON CONFLICT (assessment_id, owner_id) DO NOTHING
     RETURNING id, assessment_id
 """)
+# Nothing starts without a ticket, and a ticket is given before: in a statement of its own.
+_TICKET = text("UPDATE assessments.assessment_states SET dispatched_at = now() WHERE id = ANY (:ids)")
 _START = text("""
     UPDATE assessments.assessment_states SET state = 'processing', version = 2, progress = 1, updated_at = now()
      WHERE id = ANY (:ids)
@@ -43,7 +50,8 @@ _START = text("""
 _END = text("""
     UPDATE assessments.assessment_states AS a
        SET state = r.state, version = a.version + 1, progress = 100, completed_at = r.completed_at,
-           updated_at = r.updated_at, result_data = r.result_data, error_message = r.error_message
+           updated_at = r.updated_at, result_data = r.result_data, error_message = r.error_message,
+           dispatched_at = NULL
       FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (
              id uuid, state assessments.assessmentstate, result_data jsonb, error_message text,
              updated_at timestamptz, completed_at timestamptz)
@@ -82,30 +90,33 @@ async def import_assessments(
     sessions: Sessions,
     entries: AsyncIterable[Found],
     *,
+    owner: UUID | None = None,
     batch: int = BATCH,
     said: Said = NOTHING,
     tell: Callable[[ImportReport], None] = lambda _: None,
 ) -> ImportReport:
     """Write the assessments that ``entries`` hold, ``batch`` per transaction; return what became of each.
 
+    They belong to ``owner``; without one to nobody, and only operators see them.
     ``sessions()`` opens a transaction that commits when its block ends well; ``tell`` hears the report as it grows.
     """
     report = ImportReport()
     now = datetime.now(UTC)
     said = replace(said, change_action="import", change_reason=said.change_reason or "imported from the event system")
     waiting: list[Candidate] = []
+    commit = partial(_commit, sessions, owner=owner, said=said, report=report, now=now)
     async for entry in entries:
         report.read += 1
         try:
             waiting.append((entry.position, _usable(entry, now=now)))
         except Unusable as reason:
-            known = (entry.row or {}).get("assessment_id")
-            report.refused.append(Refused(entry.position, None if known is None else str(known), str(reason)))
+            known = id_of(entry.row or {})
+            report.refused.append(Refused(entry.position, known and shown(known), str(reason)))
         if len(waiting) >= batch:
-            await _commit(sessions, waiting, said, report, now=now)
+            await commit(waiting)
             waiting = []
             tell(report)
-    await _commit(sessions, waiting, said, report, now=now)
+    await commit(waiting)
     tell(report)
     return report
 
@@ -117,45 +128,55 @@ def _usable(entry: Found, *, now: datetime) -> Imported:
 
 
 async def _commit(
-    sessions: Sessions, rows: Sequence[Candidate], said: Said, report: ImportReport, *, now: datetime
+    sessions: Sessions,
+    rows: Sequence[Candidate],
+    *,
+    owner: UUID | None,
+    said: Said,
+    report: ImportReport,
+    now: datetime,
 ) -> None:
     if not rows:
         return
     async with sessions() as session, saying(session, said):
-        taken, refused = await _write(session, rows)
+        taken, refused = await _write(session, rows, owner)
     report.refused += refused
     report.taken.update(row.state for row in taken)
     report.already_there += len(rows) - len(taken) - len(refused)
     report.past_retention += sum(1 for row in taken if row.completed_at and row.completed_at < now - RETENTION)
 
 
-async def _write(session: AsyncSession, rows: Sequence[Candidate]) -> tuple[list[Imported], list[Refused]]:
+async def _write(
+    session: AsyncSession, rows: Sequence[Candidate], owner: UUID | None
+) -> tuple[list[Imported], list[Refused]]:
     """Write ``rows`` in one savepoint; halve them where the database refuses one, until only that one is refused."""
     try:
         async with refusals(session):
-            return await _write_all(session, [row for _, row in rows]), []
+            return await _write_all(session, [row for _, row in rows], owner), []
     except AssessmentError as error:
         if len(rows) == 1:
             position, row = rows[0]
             return [], [Refused(position, row.assessment_id, str(error))]
     middle = len(rows) // 2
-    first, second = await _write(session, rows[:middle]), await _write(session, rows[middle:])
+    first, second = await _write(session, rows[:middle], owner), await _write(session, rows[middle:], owner)
     return first[0] + second[0], first[1] + second[1]
 
 
-async def _write_all(session: AsyncSession, rows: Sequence[Imported]) -> list[Imported]:
+async def _write_all(session: AsyncSession, rows: Sequence[Imported], owner: UUID | None) -> list[Imported]:
     by_id: dict[str, Imported] = {}
     for row in rows:
         by_id.setdefault(row.assessment_id, row)  # of two with one id the first
-    inserted = await session.execute(_INSERT, {"rows": to_json(list(by_id.values())).decode()})
+    content = to_json(list(by_id.values())).decode()
+    inserted = await session.execute(_INSERT, {"rows": content, "owner": owner})
     taken: list[tuple[UUID, Imported]] = [(id_, by_id[assessment_id]) for id_, assessment_id in inserted]
     ended = [(id_, row) for id_, row in taken if row.completed_at]
     ran = [id_ for id_, row in ended if row.state != "cancelled"]
     if ran:
+        await session.execute(_TICKET, {"ids": ran})
         await session.execute(_START, {"ids": ran})
     if ended:
-        content = to_json([{"id": id_, **_ending(row)} for id_, row in ended])
-        await session.execute(_END, {"rows": content.decode()})
+        endings = to_json([{"id": id_, **_ending(row)} for id_, row in ended])
+        await session.execute(_END, {"rows": endings.decode()})
     return [row for _, row in taken]
 
 

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
+from workers.assessment.content import Unkeepable, keepable
 from workers.runtime.wording import quoted
 
 STATES = {
@@ -24,6 +26,13 @@ STATES = {
     "canceled": "cancelled",
 }
 _ID_LENGTH = 255
+# Ids here tell the time of creation, and theirs begins then.
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES = ("created_at", "updated_at", "completed_at", "timestamp")
+_READ = frozenset(
+    {"assessment_id", "status", "state", "server_name", "assessment_type", "options", "source", "result_data", "result",
+     "error_message", "error", *_TIMES}
+)  # fmt: skip
 
 
 class Unusable(ValueError):
@@ -50,14 +59,14 @@ def read(row: Mapping[str, Any], *, now: datetime) -> Imported:
     Names may be written as columns (``server_name``) or as in events (``serverName``). A time without a zone is UTC.
     An ending without a time of its own ended when the row was last updated.
     """
-    fields = {_snake(name): value for name, value in row.items() if value not in (None, "")}
+    fields = _fields(row)
     state = _state(fields.get("status", fields.get("state")))
     created = _time(fields, "created_at") or _time(fields, "timestamp")
     if created is None:
         raise Unusable("created_at is required, got nothing")
     updated = _time(fields, "updated_at") or _time(fields, "completed_at") or created
     completed = None if state == "pending" else _time(fields, "completed_at") or updated
-    _in_order(created, completed, now)
+    _in_order(created, updated, completed, now)
     return Imported(
         assessment_id=_id(fields.get("assessment_id")),
         state=state,
@@ -68,6 +77,24 @@ def read(row: Mapping[str, Any], *, now: datetime) -> Imported:
         updated_at=max(updated, created),
         completed_at=completed,
     )
+
+
+def id_of(row: Mapping[str, Any]) -> str | None:
+    """Return the id that ``row`` gives, as it was written, or None if it gives none that is one."""
+    found = next((value for name, value in row.items() if _snake(name) == "assessment_id"), None)
+    return str(found) if isinstance(found, str | int) else None
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is read of ``row``, by the columns' names; the rest of it may hold anything."""
+    fields = {_snake(name): value for name, value in row.items() if not (value is None or value == "")}
+    fields = {name: value for name, value in fields.items() if name in _READ}
+    try:
+        for name, value in fields.items():
+            keepable(value, name=name)
+    except Unkeepable as error:
+        raise Unusable(str(error)) from None
+    return fields
 
 
 def _request(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +114,9 @@ def _snake(name: str) -> str:
 
 
 def _id(value: object) -> str:
-    text = str(value or "").strip()
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise Unusable(f"assessment_id must be text, got {quoted(value)}")
+    text = "" if value is None else str(value).strip()
     if not text:
         raise Unusable("assessment_id is required, got nothing")
     if len(text) > _ID_LENGTH:
@@ -104,26 +133,35 @@ def _state(value: object) -> str:
 
 def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
     value = fields.get(name)
+    if value is None:
+        return None
     try:
-        match value:
-            case None:
-                return None
-            case datetime():
-                time = value
-            case int() | float():
-                time = datetime.fromtimestamp(value / 1000, UTC)  # JavaScript's, in milliseconds
-            case _:
-                time = datetime.fromisoformat(str(value).strip())
+        time = _as_time(value)
     except (ValueError, OverflowError, OSError):
         raise Unusable(f"{name} must be a time in ISO 8601 or milliseconds since 1970, got {quoted(value)}") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    if time < _EARLIEST:
+        raise Unusable(f"{name} must not lie before 1970, got {quoted(value)}")
+    return time
 
 
-def _in_order(created: datetime, completed: datetime | None, now: datetime) -> None:
-    if created > now:
-        raise Unusable(f"created_at must not lie in the future, got {created.isoformat()}")
-    if completed and completed > now:
-        raise Unusable(f"completed_at must not lie in the future, got {completed.isoformat()}")
+def _as_time(value: object) -> datetime:
+    """Return the time in UTC; raise ValueError or OverflowError where there is none."""
+    match value:
+        case bool():
+            raise ValueError("true and false are no times")
+        case datetime():
+            time = value
+        case int() | float() | Decimal():
+            return datetime.fromtimestamp(float(value) / 1000, UTC)  # JavaScript's, in milliseconds
+        case _:
+            time = datetime.fromisoformat(str(value).strip())
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _in_order(created: datetime, updated: datetime, completed: datetime | None, now: datetime) -> None:
+    for name, time in (("created_at", created), ("updated_at", updated), ("completed_at", completed)):
+        if time and time > now:
+            raise Unusable(f"{name} must not lie in the future, got {time.isoformat()}")
     if completed and completed < created:
         raise Unusable(f"completed_at must not lie before created_at, got {completed.isoformat()}")
 
@@ -134,13 +172,21 @@ def _object(fields: Mapping[str, Any], *names: str) -> dict[str, Any] | None:
         return None
     value = fields[name]
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Unusable(f"{name} must be JSON, got {quoted(fields[name])}") from None
+        value = _parsed(value, name)
     if value is None or isinstance(value, dict):
         return value
     return {"value": value}
+
+
+def _parsed(text: str, name: str) -> Any:
+    try:
+        value = json.loads(text)
+        keepable(value, name=name)
+    except Unkeepable as error:
+        raise Unusable(str(error)) from None
+    except (ValueError, RecursionError):
+        raise Unusable(f"{name} must be JSON, got {quoted(text)}") from None
+    return value
 
 
 def _text(value: object) -> str | None:

@@ -8,12 +8,15 @@ from psycopg.errors import Error
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from workers.assessment.content import NUL, Unkeepable, keepable
+
 CONFLICT = "GM409"
 _NOT_FOUND = "P0002"
 _CHECK = "23514"
-_NUL = "22P05"
-# Data exceptions and broken constraints: what the caller gave is wrong, whatever the assessment's state.
-_WRONG_VALUES = ("22", "23")
+_UNTRANSLATABLE = "22P05"
+# A name of several owners, data exceptions, broken constraints, more than a column holds: what the caller gave is
+# wrong, whatever the assessment's state.
+_WRONG_VALUES = ("21", "22", "23", "54")
 
 
 class AssessmentError(ValueError):
@@ -38,7 +41,18 @@ class UnknownAssessment(AssessmentError):
 
 
 class InvalidChange(AssessmentError):
-    """A value breaks a rule of the table: progress, priority, length, an id that exists with another request."""
+    """A value breaks a rule of the table: progress, priority, length, an id that exists with another request.
+
+    Also: nobody to act for, and a name that several owners use.
+    """
+
+
+def storable(value: object, *, name: str) -> None:
+    """Raise InvalidChange where ``value`` cannot be kept: half characters, NUL, NaN, infinities, bytes, great depth."""
+    try:
+        keepable(value, name=name)
+    except Unkeepable as error:
+        raise InvalidChange(str(error)) from None
 
 
 @asynccontextmanager
@@ -66,8 +80,8 @@ def _refusal(error: BaseException | None) -> AssessmentError | None:
             return UnknownAssessment(message)
         case str(code) if code == _CHECK and error.diag.constraint_name is None:
             return IllegalTransition(message)
-        case str(code) if code == _NUL:
-            return InvalidChange("no text may contain a NUL character, which Postgres cannot store")
+        case str(code) if code == _UNTRANSLATABLE:
+            return InvalidChange(NUL)
         case str(code) if code.startswith(_WRONG_VALUES):
             return InvalidChange(message)
     return None

@@ -17,7 +17,7 @@ _COUNTS = text("""
 """)
 # Waiting counts: `total` is what whoever asked had to wait, `processing` what the last attempt took.
 _DURATIONS = text("""
-    SELECT coalesce(request_data ->> 'assessmentType', '(none)') AS assessment_type, count(*),
+    SELECT coalesce(left(request_data ->> 'assessmentType', 80), '(none)') AS assessment_type, count(*),
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - started_at))
              FILTER (WHERE started_at IS NOT NULL) AS processing,
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - created_at))
@@ -29,7 +29,8 @@ _DURATIONS = text("""
 # Numbers and quoted values differ from one failure to the next: without them the same reason is one reason.
 _FAILURES = text("""
     SELECT date_trunc('hour', completed_at, 'UTC') AS hour,
-           left(regexp_replace(regexp_replace(coalesce(error_message, '(no message)'), '''[^'']*''', '''…''', 'g'),
+           left(regexp_replace(regexp_replace(coalesce(left(error_message, 2000), '(no message)'),
+                                              '''[^'']*''', '''…''', 'g'),
                                '[0-9]+(\\.[0-9]+)?', 'N', 'g'), :length) AS reason,
            count(*)
       FROM assessments.assessment_states

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from workers.assessment.store.refusals import storable
 
 _SWAP = text(
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
@@ -27,8 +30,10 @@ class Said:
     user_agent: str | None = None
 
     def settings(self) -> dict[str, str]:
-        """Return the ``gristmill.*`` settings that say it."""
+        """Return the ``gristmill.*`` settings that say it; raise InvalidChange for what they cannot hold."""
         given = {name: getattr(self, name) for name in self.__slots__}
+        for name, value in given.items():
+            storable(value, name=name)
         if self.context is not None:
             given["context"] = json.dumps(self.context)
         return {name: value for name, value in given.items() if value is not None}
@@ -38,9 +43,12 @@ NOTHING = Said()
 
 
 @asynccontextmanager
-async def saying(session: AsyncSession, said: Said) -> AsyncIterator[None]:
-    """Say it for the changes of this block only; afterwards the transaction says again what it said before."""
-    settings = said.settings()
+async def saying(session: AsyncSession, said: Said = NOTHING, *, owner: UUID | None = None) -> AsyncIterator[None]:
+    """Say it for the changes of this block only; afterwards the transaction says again what it said before.
+
+    With ``owner`` the block acts for that user; without, for whom the transaction acts already.
+    """
+    settings = {**said.settings(), **({"user_id": str(owner)} if owner else {})}
     if not settings:
         yield
         return

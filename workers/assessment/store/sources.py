@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncServerCursor, sql
-from psycopg.rows import dict_row
+from psycopg.rows import scalar_row
 
 from workers.runtime.database import Raw
 
@@ -28,16 +28,17 @@ class Found:
 async def rows_of_table(conn: Raw, table: str) -> AsyncIterator[Found]:
     """Yield the rows of ``table`` (``name`` or ``schema.name``), a thousand at a time.
 
-    ``conn`` commits by itself; the cursor outlives its transaction, so that a long import holds no snapshot.
+    ``conn`` commits by itself; the cursor outlives its transaction, so that a long import holds no snapshot. Rows come
+    as JSON texts and are read one by one: the driver would give up a thousand for one time or number it cannot hold.
     """
     name = sql.Identifier(*table.split("."))
-    async with AsyncServerCursor(conn, "existing", row_factory=dict_row, withhold=True) as cursor:
+    async with AsyncServerCursor(conn, "existing", row_factory=scalar_row, withhold=True) as cursor:
         cursor.itersize = _ROWS_PER_FETCH
-        await cursor.execute(sql.SQL("SELECT * FROM {}").format(name))
+        await cursor.execute(sql.SQL("SELECT row_to_json(e)::text FROM {} AS e").format(name))
         position = 0
         async for row in cursor:
             position += 1
-            yield Found(position, row)
+            yield _object(position, row, "row")
 
 
 async def rows_of_file(path: Path) -> AsyncIterator[Found]:
@@ -70,12 +71,19 @@ def _json_lines(lines: Iterator[str]) -> Iterator[Found]:
     for position, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Found(position, None, f"the line is not JSON: {error}")
-            continue
-        if isinstance(row, dict):
-            yield Found(position, row)
-        else:
-            yield Found(position, None, f"the line must be a JSON object, got {type(row).__name__}")
+        yield _object(position, line, "line")
+
+
+def _object(position: int, text: str, what: str) -> Found:
+    """Return the JSON object in ``text``, or why it is none; ``what`` it was: a line or a row."""
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        return Found(position, None, f"the {what} is not JSON: {error}")
+    except ValueError:
+        return Found(position, None, f"the {what} holds an integer of more digits than can be read (4,300)")
+    except RecursionError:
+        return Found(position, None, f"the {what} is nested too deeply to be read")
+    if isinstance(row, dict):
+        return Found(position, row)
+    return Found(position, None, f"the {what} must be a JSON object, got {type(row).__name__}")

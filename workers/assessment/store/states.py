@@ -5,12 +5,14 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, to_json
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.assessments import STATES, Assessment
-from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, refusals
+from models.assessments import STATES
+from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, refusals, storable
+from workers.assessment.store.rows import COLUMNS, AssessmentView, view, views
 from workers.assessment.store.said import NOTHING, Said, saying
+from workers.runtime.wording import quoted
 
 _CREATE = text(
     "SELECT assessments.create_assessment(:assessment_id, CAST(:request_data AS jsonb), :priority, :timeout_seconds)"
@@ -19,6 +21,23 @@ _UPDATE = text(
     "SELECT assessments.update_assessment_state(:assessment_id, CAST(:new_state AS assessments.assessmentstate), "
     ":version, CAST(:result_data AS jsonb), :error_message, :progress)"
 )
+_FROM = f"SELECT {COLUMNS} FROM assessments.assessment_states"  # noqa: S608 - names of columns only
+_GET = text(f"{_FROM} WHERE id = assessments.job_of(:assessment_id)")
+_LIST = text(f"""
+    {_FROM}
+     WHERE (CAST(:state AS text) IS NULL OR state = CAST(:state AS assessments.assessmentstate))
+       AND (CAST(:owner AS uuid) IS NULL OR owner_id = :owner)
+       AND (CAST(:after AS uuid) IS NULL OR id < :after)
+     ORDER BY id DESC LIMIT :limit
+""")
+
+
+def state_named(state: str) -> str:
+    """Return the state that ``state`` names, in any case; raise InvalidChange where none is."""
+    known = state.strip().lower()
+    if known not in STATES:
+        raise InvalidChange(f"state must be one of {', '.join(STATES)}, got {quoted(state)}")
+    return known
 
 
 async def create(
@@ -29,18 +48,21 @@ async def create(
     priority: int = 5,
     timeout_seconds: int | None = 300,
     said: Said = NOTHING,
+    owner: UUID | None = None,
 ) -> UUID:
     """Create a pending assessment and return its job id; the same request again returns the first one's.
 
-    Raises InvalidChange for a value that breaks a rule, and for an ``assessment_id`` that exists with another request.
+    It belongs to whom the session acts for, or to ``owner``. Raises InvalidChange for a value that breaks a rule, and
+    for an ``assessment_id`` that this owner has with another request.
     """
+    storable(assessment_id, name="assessment_id")
     values = {
         "assessment_id": assessment_id,
-        "request_data": _json(request_data, "request_data"),
+        "request_data": as_json(request_data, "request_data"),
         "priority": priority,
         "timeout_seconds": timeout_seconds,
     }
-    async with refusals(session), saying(session, said):
+    async with refusals(session), saying(session, said, owner=owner):
         job_id: UUID = (await session.execute(_CREATE, values)).scalar_one()
     return job_id
 
@@ -55,51 +77,65 @@ async def update(
     error_message: str | None = None,
     progress: int | None = None,
     said: Said = NOTHING,
+    owner: UUID | None = None,
 ) -> int:
     """Change an assessment that still has ``version``; return its new version. What is None stays as it is.
 
     Raises Conflict with both versions, IllegalTransition, UnknownAssessment or InvalidChange; then nothing changed,
-    and the transaction goes on. Updating one that a worker runs takes it over: the worker's run ends.
+    and the transaction goes on. Updating one that a worker runs takes it over: the worker's run ends. Which assessment
+    of that name is meant, :func:`get` says.
     """
-    if new_state not in STATES:
-        raise InvalidChange(f"state must be one of {', '.join(STATES)}, got {new_state!r}")
+    new_state = state_named(new_state)
+    storable(assessment_id, name="assessment_id")
+    storable(error_message, name="error_message")
     values = {
         "assessment_id": assessment_id,
         "new_state": new_state,
         "version": version,
-        "result_data": None if result_data is None else _json(result_data, "result_data"),
+        "result_data": None if result_data is None else as_json(result_data, "result_data"),
         "error_message": error_message,
         "progress": progress,
     }
-    async with refusals(session), saying(session, said):
+    async with refusals(session), saying(session, said, owner=owner):
         await session.execute(_UPDATE, values)
     return version + 1
 
 
-async def get(session: AsyncSession, assessment_id: str) -> Assessment:
-    """Return an assessment as it is now, or raise UnknownAssessment."""
-    found = await session.execute(
-        select(Assessment).where(Assessment.assessment_id == assessment_id).execution_options(populate_existing=True)
-    )
-    assessment = found.scalar_one_or_none()
-    if assessment is None:
+async def get(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> AssessmentView:
+    """Return an assessment as it is now, or raise UnknownAssessment.
+
+    It is the one of ``owner``, else of whom the session acts for. An operator who acts for nobody gets the one that
+    nobody owns, and where there is none the only one of that name; InvalidChange where several owners have one.
+    """
+    storable(assessment_id, name="assessment_id")
+    async with refusals(session), saying(session, owner=owner):
+        row = (await session.execute(_GET, {"assessment_id": assessment_id})).mappings().one_or_none()
+    if row is None:
         raise UnknownAssessment(f"assessment {assessment_id!r} does not exist (any more)")
-    return assessment
+    return view(row)
 
 
 async def list_newest(
-    session: AsyncSession, *, state: str | None = None, limit: int = 50, after: UUID | None = None
-) -> Sequence[Assessment]:
-    """Return up to ``limit`` assessments, newest first; ``after`` is the last job id of the page before."""
-    wanted = select(Assessment).order_by(Assessment.id.desc()).limit(limit)
-    if state is not None:
-        wanted = wanted.where(Assessment.status == state)
-    if after is not None:
-        wanted = wanted.where(Assessment.id < after)
-    return (await session.execute(wanted)).scalars().all()
+    session: AsyncSession,
+    *,
+    state: str | None = None,
+    owner: UUID | None = None,
+    limit: int = 50,
+    after: UUID | None = None,
+) -> Sequence[AssessmentView]:
+    """Return up to ``limit`` assessments, newest first; ``after`` is the last job id of the page before.
+
+    A field that cannot be shown is None and explained; it costs the other fields and rows nothing.
+    """
+    wanted = {"state": state and state_named(state), "owner": owner, "after": after, "limit": limit}
+    return views((await session.execute(_LIST, wanted)).mappings().all())
 
 
-def _json(value: Mapping[str, Any], name: str) -> str:
+def as_json(value: Mapping[str, Any], name: str) -> str:
+    """Return ``value`` as JSON; raise InvalidChange where it is no object or cannot be kept."""
+    storable(value, name=name)
+    if not isinstance(value, Mapping):
+        raise InvalidChange(f"{name} must be a JSON object, got {quoted(value)}")
     try:
         return to_json(value).decode()
     except PydanticSerializationError as error:

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
+from workers.runtime.loaders import hurried
 from workers.runtime.registry import Stage
 from workers.runtime.store.locks import held_rows
-from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
+from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
 
 Ticket = tuple[UUID, int]
 
@@ -34,7 +35,8 @@ async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID
     """Move the dispatched jobs of ``batch`` to running under ``owner``; return those that were still to be had.
 
     A duplicate, stale, cancelled or paused ticket claims nothing. Each job comes back with the version that is its
-    run's fence. ``free_only``: rows that somebody holds are left out instead of waited for.
+    run's fence, also one that :func:`~workers.runtime.store.tables.unreadable` tells of. ``free_only``: rows that
+    somebody holds are left out instead of waited for.
     """
     if free_only:
         async with conn.transaction():
@@ -42,7 +44,7 @@ async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID
             free = [ticket for ticket in batch if ticket[0] not in held]
             return await claim(conn, stage, free, owner=owner) if free else []
     t = job_table(stage.model)
-    cursor = conn.cursor(binary=True)
+    cursor = hurried(conn.cursor(binary=True))
     await cursor.execute(
         _claim_sql(t),
         {
@@ -53,7 +55,7 @@ async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID
             **tickets(batch),
         },
     )
-    return t.jobs([column.name for column in cursor.description or ()], await cursor.fetchall())
+    return await loaded_jobs(t, cursor)
 
 
 @cache
@@ -77,7 +79,7 @@ async def claimed_before(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, ow
             **tickets(batch),
         },
     )
-    return t.jobs([column.name for column in cursor.description or ()], await cursor.fetchall())
+    return await loaded_jobs(t, cursor)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Pick due jobs and mark them dispatched; take marks back; wake jobs whose time has come.
 
-Run by the leading dispatcher on the connection that holds its lock, so that whoever lost the lock cannot mark.
-Conditions name states literally: only so can the planner prove that the partial indexes apply.
+Run by the leading dispatcher, which names its ``term``: a statement of a term that has ended changes nothing
+(:mod:`workers.runtime.store.leading`). Conditions name states literally: only so can the planner prove that the
+partial indexes apply.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from uuid import UUID
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
+from workers.runtime.store.leading import if_leading, leads
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
 # Keys looked at in one pass over a stage with a limit; the cursor carries on from there in the next.
@@ -75,7 +77,7 @@ def _room(t: JobTable, stage: Stage) -> str:
                      AND {c["status"]} IN ('{stage.step.ready}', '{stage.step.running}')) AS out)"""
 
 
-def _mark(t: JobTable, stage: Stage) -> str:
+def _mark(t: JobTable, stage: Stage, *, fenced: bool) -> str:
     """Return the CTEs that lock what was picked, skipping rows held by others, and mark it."""
     c = t.column
     # Arrays, and a hidden status: whatever the statistics say, both steps go by primary key. As joins, with a fresh
@@ -87,13 +89,13 @@ def _mark(t: JobTable, stage: Stage) -> str:
              AND j.{c["due_at"]} IS NULL FOR UPDATE SKIP LOCKED),
         marked AS (
           UPDATE {t.name} AS j SET {c["dispatched_at"]} = clock_timestamp()
-           WHERE j.{c["id"]} = ANY (ARRAY(SELECT id FROM held))
+           WHERE j.{c["id"]} = ANY ({if_leading("SELECT id FROM held", fenced=fenced)})
           RETURNING j.{c["id"]} AS id, j.{c["version"]} AS version, j.{c["created_at"]} AS created_at,
                     j.{c["priority"]} AS priority)"""
 
 
 @cache
-def _pick_sql(t: JobTable, stage: Stage) -> str:
+def _pick_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
     c = t.column
     return f"""
         WITH {_room(t, stage)},
@@ -101,12 +103,12 @@ def _pick_sql(t: JobTable, stage: Stage) -> str:
           SELECT j.{c["id"]} AS id FROM {t.name} AS j WHERE {_conditions(t, stage)}
            ORDER BY j.{c["priority"]}, j.{c["created_at"]}, j.{c["id"]}
            LIMIT (SELECT greatest(n, 0) FROM room)),
-        {_mark(t, stage)}
+        {_mark(t, stage, fenced=fenced)}
         SELECT id, version, created_at FROM marked ORDER BY priority, created_at, id"""
 
 
 @cache
-def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
+def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool, fenced: bool) -> str:
     assert stage.limit is not None
     c, key = t.column, t.column[stage.limit.column]
     ready = _conditions(t, stage)
@@ -147,25 +149,26 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool) -> str:
                        ORDER BY {order} OFFSET 1 LIMIT firsts.allowed - 1) AS more (priority, created_at, id, turn)
                    WHERE NOT (SELECT it_is FROM plenty)) AS turns
            ORDER BY turn, priority, created_at, id LIMIT (SELECT greatest(n, 0) FROM room)),
-        {_mark(t, stage)}
+        {_mark(t, stage, fenced=fenced)}
         SELECT marked.id, version, created_at, walk.last, walk.n, (SELECT n FROM room)
           FROM (SELECT (array_agg(key ORDER BY nth DESC))[1] AS last, count(*) AS n FROM keys) AS walk
           LEFT JOIN (marked JOIN picked ON picked.id = marked.id) ON true
          ORDER BY turn, priority, created_at, marked.id"""
 
 
-async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None) -> Pass:
+async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None, term: int | None = None) -> Pass:
     """Mark due jobs of ``stage`` as dispatched, inside the window and every limit, and return them in order.
 
     Without a limit: by priority, then age. With one: one job per key in turn, then priority, then age, looking at
-    up to :data:`KEYS_PER_PASS` keys after ``cursor``.
+    up to :data:`KEYS_PER_PASS` keys after ``cursor``. The leader gives its ``term``; without one nothing is fenced.
     """
     t = job_table(stage.model)
-    values = {"slots": window.slots, "floor": window.floor, "at_most": window.at_most}
+    values = {"slots": window.slots, "floor": window.floor, "at_most": window.at_most, "term": term}
+    fenced = term is not None
     if stage.limit is None:
-        rows = await (await conn.execute(_pick_sql(t, stage), values)).fetchall()
+        rows = await (await conn.execute(_pick_sql(t, stage, fenced=fenced), values)).fetchall()
         return Pass([Picked(*row) for row in rows], None)
-    sql = _pick_fairly_sql(t, stage, from_first=cursor is None)
+    sql = _pick_fairly_sql(t, stage, from_first=cursor is None, fenced=fenced)
     rows = await (await conn.execute(sql, {**values, "limit": stage.limit.at_most, "cursor": cursor})).fetchall()
     last, keys, room = rows[0][3:]
     if room <= 0:  # nothing was looked at
@@ -175,52 +178,57 @@ async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None) -
 
 
 @cache
-def _unmark_sql(t: JobTable, stage: Stage) -> str:
+def _unmark_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
     c = t.column
-    return f"""
-        UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
-         WHERE j.{c["id"]} = ANY (ARRAY(
+    old = f"""
            SELECT i.{c["id"]} FROM {t.name} AS i
             WHERE i.{c["status"]} = '{stage.step.ready}' AND i.{c["dispatched_at"]} <= now() - %(older_than)s
-              AND i.{c["completed_at"]} IS NULL LIMIT 10000 FOR UPDATE SKIP LOCKED))
-        RETURNING j.{c["id"]}"""
+              AND i.{c["completed_at"]} IS NULL LIMIT 10000 FOR UPDATE SKIP LOCKED"""
+    return f"""
+        UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
+         WHERE j.{c["id"]} = ANY ({if_leading(old, fenced=fenced)})"""
 
 
-async def unmark(conn: Raw, stage: Stage, *, older_than: timedelta) -> int:
+async def unmark(conn: Raw, stage: Stage, *, older_than: timedelta, term: int | None = None) -> int:
     """Take back the tickets of jobs that were dispatched this long ago and never claimed; return how many.
 
     A message that still travels claims nothing without its ticket, so a limit cannot be overrun by late deliveries.
     """
-    cursor = await conn.execute(_unmark_sql(job_table(stage.model), stage), {"older_than": older_than})
-    return len(await cursor.fetchall())
+    sql = _unmark_sql(job_table(stage.model), stage, fenced=term is not None)
+    return (await conn.execute(sql, {"older_than": older_than, "term": term})).rowcount
 
 
 @cache
-def _unmark_exactly_sql(t: JobTable) -> str:
+def _unmark_exactly_sql(t: JobTable, *, fenced: bool) -> str:
     c = t.column
+    fence = f" AND {leads()}" if fenced else ""
     return f"""
         UPDATE {t.name} AS j SET {c["dispatched_at"]} = NULL
           FROM {TICKETS}
-         WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version"""
+         WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version{fence}"""
 
 
-async def unmark_exactly(conn: Raw, model: type[Job], batch: Sequence[tuple[UUID, int]]) -> None:
+async def unmark_exactly(
+    conn: Raw, model: type[Job], batch: Sequence[tuple[UUID, int]], *, term: int | None = None
+) -> None:
     """Take back these tickets: their batch was not published, or a draining worker hands it back unclaimed."""
-    await conn.execute(_unmark_exactly_sql(job_table(model)), tickets(batch))
+    sql = _unmark_exactly_sql(job_table(model), fenced=term is not None)
+    await conn.execute(sql, {**tickets(batch), "term": term})
 
 
 @cache
-def _wake_sql(t: JobTable) -> str:
+def _wake_sql(t: JobTable, *, fenced: bool) -> str:
     c = t.column
     ready = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready))
+    due = f"""
+           SELECT i.{c["id"]} FROM {t.name} AS i WHERE i.{c["status"]} IN ({ready}) AND i.{c["due_at"]} <= now()
+            ORDER BY i.{c["due_at"]} LIMIT 1000 FOR UPDATE SKIP LOCKED"""
     return f"""
         UPDATE {t.name} AS j SET {c["due_at"]} = NULL
-         WHERE j.{c["id"]} = ANY (ARRAY(
-           SELECT i.{c["id"]} FROM {t.name} AS i WHERE i.{c["status"]} IN ({ready}) AND i.{c["due_at"]} <= now()
-            ORDER BY i.{c["due_at"]} LIMIT 1000 FOR UPDATE SKIP LOCKED))
-        RETURNING j.{c["id"]}"""
+         WHERE j.{c["id"]} = ANY ({if_leading(due, fenced=fenced)})"""
 
 
-async def wake_due(conn: Raw, model: type[Job]) -> int:
+async def wake_due(conn: Raw, model: type[Job], *, term: int | None = None) -> int:
     """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000)."""
-    return len(await (await conn.execute(_wake_sql(job_table(model)))).fetchall())
+    sql = _wake_sql(job_table(model), fenced=term is not None)
+    return (await conn.execute(sql, {"term": term})).rowcount

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
 
-LEADER_LOCK = 0x6772_6973_7401
+# A leader that does not renew its lease for so long may be replaced. It renews once a second.
+LEADER_LEASE = timedelta(seconds=3)
+
+
+class LostLeadError(Exception):
+    """Another dispatcher has taken the lead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,28 +68,52 @@ async def forget_silent_workers(conn: Raw) -> int:
     return cursor.rowcount
 
 
-async def try_to_lead(conn: Raw, *, name: str) -> bool:
-    """Take the leader's lock if it is free; it lasts as long as this session."""
-    cursor = await conn.execute("SELECT pg_try_advisory_lock(%(key)s)", {"key": LEADER_LOCK})
+# A lease may be taken when it has run out, or when the session that held it has ended. Whoever may not see when another
+# role's session began goes by its process alone: then a new session in its place keeps the lease until it runs out.
+_VACANT = """(held.expires_at <= now() OR NOT EXISTS (
+      SELECT FROM pg_stat_activity AS one WHERE one.pid = held.session_pid
+         AND coalesce(one.backend_start, held.session_started) = held.session_started))"""
+
+_LEAD_SQL = f"""
+    WITH vacancy AS (
+      SELECT NOT EXISTS (SELECT FROM runtime.dispatcher AS held WHERE held.id = 1 AND NOT {_VACANT}) AS it_is)
+    INSERT INTO runtime.dispatcher AS held
+           (id, term, leader, leading_since, seen_at, expires_at, session_pid, session_started, listening)
+    SELECT 1, nextval('runtime.dispatcher_terms'), %(name)s, now(), now(), now() + %(lease)s, pg_backend_pid(),
+           (SELECT own.backend_start FROM pg_stat_activity AS own WHERE own.pid = pg_backend_pid()), true
+      FROM vacancy WHERE it_is
+        ON CONFLICT (id) DO UPDATE
+       SET term = excluded.term, leader = excluded.leader, leading_since = now(), seen_at = now(),
+           expires_at = excluded.expires_at, session_pid = excluded.session_pid,
+           session_started = excluded.session_started, listening = true
+     WHERE {_VACANT}
+    RETURNING term""".strip()
+
+
+async def try_to_lead(conn: Raw, *, name: str) -> int | None:
+    """Take the leader's lease if it is free, and return its term; None where another session leads.
+
+    The term is the fence of all that the leader does: it grows with every leader and never comes back. Where the lease
+    is taken, this statement waits for the statement of the old leader that is under way, if there is one.
+    """
+    cursor = await conn.execute(_LEAD_SQL.encode(), {"name": name, "lease": LEADER_LEASE})
     row = await cursor.fetchone()
-    if not (row and row[0]):
-        return False
-    await conn.execute(
-        """INSERT INTO runtime.dispatcher (id, leader, leading_since, seen_at, listening)
-           VALUES (1, %(name)s, now(), now(), true)
-           ON CONFLICT (id) DO UPDATE SET leader = excluded.leader, leading_since = now(), seen_at = now(),
-                                          listening = true""",
-        {"name": name},
-    )
-    return True
+    return row[0] if row else None
 
 
-async def report_leader(conn: Raw, *, listening: bool | None = None) -> None:
-    """Show that the leader lives, and whether enqueues shall ring: while it is busy it looks by itself."""
-    await conn.execute(
-        "UPDATE runtime.dispatcher SET seen_at = now(), listening = coalesce(%(listening)s::bool, listening)",
-        {"listening": listening},
+async def report_leader(conn: Raw, term: int, *, listening: bool | None = None) -> None:
+    """Renew the leader's lease, and say whether enqueues shall ring: while it is busy it looks by itself.
+
+    Raises LostLeadError where another one leads.
+    """
+    cursor = await conn.execute(
+        """UPDATE runtime.dispatcher SET seen_at = now(), expires_at = now() + %(lease)s,
+                  listening = coalesce(%(listening)s::bool, listening)
+            WHERE id = 1 AND term = %(term)s""",
+        {"listening": listening, "term": term, "lease": LEADER_LEASE},
     )
+    if not cursor.rowcount:
+        raise LostLeadError(f"another dispatcher leads since term {term} ended")
 
 
 @dataclass(frozen=True, slots=True)

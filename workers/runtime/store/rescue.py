@@ -6,22 +6,32 @@ from functools import cache
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.registry import Stage
+from workers.runtime.store.leading import leads
 from workers.runtime.store.tables import JobTable, job_table
 
 # A live worker enforces its jobs' deadlines itself; the rescue of a passed deadline is for one that cannot.
 DEADLINE_MARGIN = timedelta(seconds=10)
+# No worker says more of itself; a number that is none counts as this, and stops the rescue of nobody else's jobs.
+LONGEST_LEASE = 86_400
+
+
+# In seconds; without the inner bound 1,024 rescues are more than a float holds.
+_BACKOFF = "least(300, 2 ^ least(j.{}, 9))"
 
 
 @cache
-def _rescue_sql(t: JobTable, stage: Stage) -> str:
+def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
     c = t.column
+    # Of each lost run, not once for all: where none is lost, nobody asks for the lock.
+    fence = f"WHERE CASE WHEN lost.id IS NOT NULL THEN {leads()} END" if fenced else ""
     # The first rescue runs again at once; a job that takes its worker down each time waits longer every time.
     return f"""
         WITH lost AS (
           SELECT j.{c["id"]} AS id, w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL AS orphaned
             FROM {t.name} AS j
             LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
-                  AND greatest(w.heartbeat_at, now() - %(led_for)s) > now() - make_interval(secs => w.lease_seconds)
+                  AND greatest(w.heartbeat_at, now() - %(led_for)s)
+                      > now() - make_interval(secs => least(w.lease_seconds, {LONGEST_LEASE}))
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
              AND j.{c["completed_at"]} IS NULL
              AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL)
@@ -31,31 +41,33 @@ def _rescue_sql(t: JobTable, stage: Stage) -> str:
            SET {c["status"]} =
                  (CASE WHEN spent THEN '{t.lifecycle.failed}' ELSE '{stage.step.ready}' END)::{t.status_type},
                {c["version"]} = j.{c["version"]} + 1,
-               {c["retry_count"]} = least(j.{c["retry_count"]} + 1, j.{c["max_retries"]}),
+               {c["retry_count"]} = least(j.{c["retry_count"]}::bigint + 1, j.{c["max_retries"]})::int,
                {c["completed_at"]} = CASE WHEN spent THEN now() END,
                {c["started_at"]} = CASE WHEN spent THEN j.{c["started_at"]} END,
                {c["lease_owner"]} = CASE WHEN spent THEN j.{c["lease_owner"]} END,
                {c["due_at"]} = CASE WHEN NOT spent AND j.{c["retry_count"]} > 0
-                                    THEN now() + make_interval(secs => least(300, 2 ^ j.{c["retry_count"]})) END,
+                                    THEN now() + make_interval(secs => {_BACKOFF.format(c["retry_count"])}) END,
                {c["progress"]} = CASE WHEN spent THEN {t.progress_at_end} ELSE 0 END,
                {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["updated_at"]} = now(),
                {c["error_message"]} = reason, {c["change_action"]} = 'rescue', {c["change_reason"]} = reason
           FROM (SELECT lost.id, k.{c["retry_count"]} >= k.{c["max_retries"]} AS spent,
                        CASE WHEN orphaned THEN 'worker fell silent' ELSE 'deadline passed' END AS reason
-                  FROM lost JOIN {t.name} AS k ON k.{c["id"]} = lost.id) AS l
+                  FROM lost JOIN {t.name} AS k ON k.{c["id"]} = lost.id {fence}) AS l
          WHERE j.{c["id"]} = l.id
         RETURNING j.{c["id"]}"""
 
 
-async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta) -> int:
+async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta, term: int | None = None) -> int:
     """Send back to ready, or fail where no attempt is left, the runs that nobody can finish; return how many (≤ 1,000).
 
     Only an expired lease or a passed deadline counts, never the mere age of a run. Each rescue costs one attempt.
     ``led_for`` is how long the caller has been leading: no lease expires sooner than its length after that, so an
     absence of Postgres, in which no heart could beat and nothing could settle, takes no job from a living worker.
+    The leader gives its ``term``: once that has ended, nothing is freed.
     """
-    sql = _rescue_sql(job_table(stage.model), stage)
-    return len(await (await conn.execute(sql, {"margin": DEADLINE_MARGIN, "led_for": led_for})).fetchall())
+    sql = _rescue_sql(job_table(stage.model), stage, fenced=term is not None)
+    values = {"margin": DEADLINE_MARGIN, "led_for": led_for, "term": term}
+    return len(await (await conn.execute(sql, values)).fetchall())
 
 
 @cache

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from models.lifecycle import Job
+from workers.runtime.bounds import has_long_number, values_problem
 from workers.runtime.database import Raw
 from workers.runtime.decisions import Settled
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
@@ -54,6 +55,8 @@ async def settle(conn: Raw, model: type[Job], rows: Sequence[Settled]) -> set[UU
     # One JSON parameter, written in Rust: the driver's dozen of arrays cost more than all else in a settle.
     ids = "{" + ",".join([row.job_id.hex for row in ordered]) + "}"
     content = to_json([_fields(t, row) for row in ordered])
+    if attributes and has_long_number(content) and any(values_problem(row.values) for row in ordered):
+        raise ValueError("a number has more digits than can be read again")
     cursor = await conn.execute(_settle_sql(t, attributes), {"rows": content.decode(), "ids": ids})
     return {row[0] for row in await cursor.fetchall()}
 

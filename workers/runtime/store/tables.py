@@ -6,10 +6,13 @@ from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
+from psycopg import AsyncCursor
 from sqlalchemy import Enum, Table, inspect
 from sqlalchemy.dialects import postgresql
 
 from models.lifecycle import Job, Lifecycle
+from workers.runtime.loaders import fetch_carefully
+from workers.runtime.undecodable import Undecodable, first_undecodable
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # one per model: identity is equality, and the key of cached SQL
@@ -50,6 +53,26 @@ class JobTable:
                     job.__dict__[name] = value.decode()
             jobs.append(job)
         return jobs
+
+
+async def loaded_jobs(t: JobTable, cursor: AsyncCursor[Any]) -> list[Job]:
+    """Return the jobs that ``cursor`` found, each with why it cannot be read, if it cannot (:func:`unreadable`)."""
+    made = Undecodable.made
+    rows = await fetch_carefully(cursor)
+    jobs = t.jobs([column.name for column in cursor.description or ()], rows)
+    if Undecodable.made != made:  # else there is nothing to look for
+        for job in jobs:
+            job.__dict__[_UNREADABLE] = first_undecodable((name, job.__dict__[name]) for name in t.column)
+    return jobs
+
+
+_UNREADABLE = "_gristmill_unreadable"
+
+
+def unreadable(job: Job) -> str | None:
+    """Return which value of a claimed job cannot be read and why; None where its handler can have it."""
+    reason: str | None = job.__dict__.get(_UNREADABLE)
+    return reason
 
 
 # What every statement on a batch of runs reads: ``tickets`` by position, and its rows by primary key. ``ANY`` makes the

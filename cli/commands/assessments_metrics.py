@@ -1,0 +1,33 @@
+"""``gristmill assessments metrics``: what was measured of one assessment."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from cli.output import Json, print_json, print_table, remark
+from cli.values import moment
+
+
+def metrics(
+    assessment_id: Annotated[str, typer.Argument(metavar="ASSESSMENT")],
+    owner: Annotated[
+        UUID | None, typer.Option("--owner", metavar="ID", help="Whose; without, nobody's or the only one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was measured of an assessment: its endings' times and attempts, and what services measured."""
+    from cli.session import in_session
+    from workers.assessment.store.metrics import measurements
+
+    found = in_session(lambda session: measurements(session, assessment_id, owner=owner))
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("WHEN", "METRIC", ">VALUE"),
+            ((moment(one.timestamp) or "–", one.metric_type, f"{one.metric_value:,}") for one in found),
+            keep={"WHEN"},
+        )
+    else:
+        remark(f"nothing was measured of assessment {assessment_id!r}")

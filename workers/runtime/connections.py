@@ -1,0 +1,172 @@
+"""Open connections to Postgres that mean the same wherever they are opened: every connection of ours begins here.
+
+What the driver and our statements rely on is said with each connection. So neither the environment (``PGOPTIONS``,
+``PGCLIENTENCODING``, ``PGDATESTYLE``, ``PGTZ``), the ``options`` of the URL, ``ALTER ROLE | DATABASE … SET`` nor the
+server's configuration file changes what a session means. Light: no SQLAlchemy.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from workers.runtime.loaders import ADAPTERS
+
+CONNECT_SECONDS = 5
+# A peer that vanished without a word is noticed within about 15 s instead of the system's two hours.
+KEEPALIVE: dict[str, Any] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+PINS: Mapping[str, str] = {
+    # How values travel: the driver reads and writes them in these forms, and in no other.
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    # What a statement says.
+    "standard_conforming_strings": "on",
+    "search_path": "public",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "row_security": "on",
+    "gin_fuzzy_search_limit": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "exit_on_error": "off",
+    # How long it may take: who wants a bound says so behind these.
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+# Those of them that Postgres tells every client of: libpq sends some by itself, from its environment, and behind ours.
+_TOLD = ("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings", "search_path")
+# Only a superuser may set it, so no connection can ask for it.
+_TRIGGERS = "SELECT current_setting('session_replication_role')"
+WITHOUT_TRIGGERS = (
+    "session_replication_role must be 'origin', got {found!r}: without its triggers Postgres keeps no history and "
+    "refuses no wrong transition; undo it with ALTER ROLE | DATABASE … RESET session_replication_role"
+)
+ENCODING = "the database's encoding must be UTF8, got {found}: create it with ENCODING 'UTF8'"
+
+
+def startup(url_options: str | None = None, settings: str = "") -> dict[str, Any]:
+    """Return how the driver is told to connect: pinned, with careful loaders; ``settings`` (``-c …``) come last.
+
+    ``url_options`` are what the URL asks for by itself: they come first, so that they cannot undo a pin.
+    """
+    pins = " ".join(f"-c {name}={_escaped(value)}" for name, value in PINS.items())
+    return {
+        "client_encoding": PINS["client_encoding"],  # the environment's counts unless this is given
+        "options": " ".join(filter(None, (url_options, pins, settings))),
+        "context": ADAPTERS,
+    }
+
+
+def _escaped(value: str) -> str:
+    """Return ``value`` as Postgres reads it on a command line."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def named(changed_by: str) -> str:
+    """Return the setting that signs what a session changes."""
+    return f"-c gristmill.changed_by={_escaped(changed_by)}"
+
+
+def connect(url: str, *, autocommit: bool = False, settings: str = "", **options: Any) -> psycopg.Connection[Any]:
+    """Open a connection, pinned."""
+    conninfo = plain_url(url)
+    connection: psycopg.Connection[Any] = psycopg.Connection.connect(
+        conninfo, autocommit=autocommit, **KEEPALIVE | startup(_options_in(conninfo), settings) | options
+    )
+    try:
+        check_encoding(connection)
+        for statement in repairs(connection):
+            connection.execute(statement)
+        row = connection.execute(_TRIGGERS).fetchone()
+        check_triggers(row)
+        if not autocommit:
+            connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def connect_async(
+    url: str, *, autocommit: bool = False, settings: str = "", **options: Any
+) -> psycopg.AsyncConnection[Any]:
+    """Open a connection for a loop, pinned."""
+    conninfo = plain_url(url)
+    connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
+        conninfo, autocommit=autocommit, **KEEPALIVE | startup(_options_in(conninfo), settings) | options
+    )
+    try:
+        check_encoding(connection)
+        for statement in repairs(connection):
+            await connection.execute(statement)
+        row = await (await connection.execute(_TRIGGERS)).fetchone()
+        check_triggers(row)
+        if not autocommit:
+            await connection.commit()
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def prepare(dbapi_connection: Any, _record: object = None) -> None:
+    """Finish a new connection of SQLAlchemy's as :func:`connect` does; an engine's listener for ``connect``."""
+    driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    check_encoding(driver)
+    cursor = dbapi_connection.cursor()
+    for statement in repairs(driver):
+        cursor.execute(statement)
+    cursor.execute(_TRIGGERS)
+    check_triggers(cursor.fetchone())
+    cursor.close()
+    dbapi_connection.commit()
+
+
+def repairs(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> list[bytes]:
+    """Return the statements that set what libpq's environment said against our pins."""
+    told = {name: driver.info.parameter_status(name) for name in _TOLD}
+    return [set_statement(name) for name, value in told.items() if value is not None and value != PINS[name]]
+
+
+def set_statement(name: str) -> bytes:
+    """Return the statement that pins ``name`` in a session that somebody else opened."""
+    quoted = PINS[name].replace("'", "''")
+    return f"SELECT set_config('{name}', '{quoted}', false)".encode()
+
+
+def check_encoding(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
+    """Raise OperationalError for a database that cannot store every text."""
+    if (found := driver.info.parameter_status("server_encoding")) not in {None, "UTF8"}:
+        raise psycopg.OperationalError(ENCODING.format(found=found))
+
+
+def check_triggers(row: Any) -> None:
+    """Raise OperationalError for a session in which no trigger fires."""
+    if row and row[0] != "origin":
+        raise psycopg.OperationalError(WITHOUT_TRIGGERS.format(found=row[0]))
+
+
+def plain_url(url: str) -> str:
+    """Return ``url`` as libpq reads it, whatever driver it names."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+def _options_in(conninfo: str) -> str | None:
+    found = conninfo_to_dict(conninfo).get("options")
+    return str(found) if found else None

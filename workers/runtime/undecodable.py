@@ -1,0 +1,48 @@
+"""What stands for a value of a row that Python cannot hold; made by :mod:`workers.runtime.loaders`."""
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+
+class Undecodable:
+    """Stands for a value that cannot be decoded; ``str()`` says why.
+
+    Whatever uses it as the value that it is not raises Permanent with the reason: a handler's job fails for good, at
+    once. Arithmetic returns it again, so that a list shows the reason in the place of an age.
+    """
+
+    __slots__ = ("reason",)
+    # How many were ever made in this process: equal before and after a fetch, the fetch brought none.
+    made = 0
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        Undecodable.made += 1
+
+    def __repr__(self) -> str:
+        return f"<cannot be read: {self.reason}>"
+
+    def _itself(self, *_: object) -> "Undecodable":
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __copy__ = __deepcopy__ = _itself
+
+    def _raise(self, *_: object) -> NoReturn:
+        from workers.runtime.errors import Permanent  # noqa: PLC0415 - it pays for SQLAlchemy, which a check must not
+
+        raise Permanent(f"a value cannot be read: {self.reason}")
+
+    __iter__ = __len__ = __getitem__ = __contains__ = __lt__ = __le__ = __gt__ = __ge__ = _raise
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what the language itself looks for is merely not there
+            raise AttributeError(name)
+        self._raise()
+
+
+def first_undecodable(values: Iterable[tuple[str, object]]) -> str | None:
+    """Return what cannot be read among named ``values``, as ``name cannot be read: why``; None where all can be."""
+    for name, value in values:
+        if isinstance(value, Undecodable):
+            return f"{name} cannot be read: {value.reason}"
+    return None
