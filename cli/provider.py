@@ -6,6 +6,8 @@ from typing import Any
 
 from config.settings import Settings, keys_of
 from workers.llm.answering import Answering, answering
+from workers.llm.pause_store import SharedPauses
+from workers.llm.pauses import Gate
 from workers.llm.provider import build
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
@@ -24,16 +26,17 @@ def answers(settings: Settings, choice: ProviderChoice | None) -> Answering:
     )
 
 
-def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
+def provider(settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False) -> LanguageModel:
     """Return the provider; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
 
+    With ``shares_pauses`` it leaves a provider alone that any worker process found to be away, and tells the others.
     It has a connection of its own, so that reading the choice waits for no job.
     """
-    return reporting_provider(settings, database_url=database_url, name=name)[0]
+    return reporting_provider(settings, database_url=database_url, name=name, shares_pauses=shares_pauses)[0]
 
 
 def reporting_provider(
-    settings: Settings, *, database_url: str, name: str
+    settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False
 ) -> tuple[LanguageModel, Callable[[], Awaitable[dict[str, Any]]]]:
     """Return the provider, and what tells who answers now, for the worker's row in ``runtime.workers``."""
     database = Database(database_url, changed_by=name, pool_size=1)
@@ -62,5 +65,6 @@ def reporting_provider(
         ),
         choose=choose,
         release=database.close,
+        gate=Gate(SharedPauses(database)) if shares_pauses else None,
     )
     return model, report

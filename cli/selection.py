@@ -98,12 +98,18 @@ def retrial(reason: str) -> Change:
 
     def refuses(job: JobView, model: type[Job]) -> str | None:
         has_failed = job.status == model.__lifecycle__.failed
-        return None if has_failed else f"is {job.status.lower()}, only a failed one can be retried"
+        if has_failed:
+            return None
+        remedy = "; `gristmill jobs again ID` enqueues it once more" if job.completed_at else ""
+        return f"is {job.status.lower()}, only a failed one can be retried{remedy}"
 
     def missed(job: JobView) -> str:
         if job.retry_count < job.max_retries:
             return "changed meanwhile"
-        return f"has no attempt left of {job.max_retries + 1}, and {job.table_name} allows no more; enqueue it anew"
+        return (
+            f"has no attempt left of {job.max_retries + 1}, and {job.table_name} allows no more; "
+            "`gristmill jobs again ID` enqueues it as a new job"
+        )
 
     # Nobody waits for the row of a job that failed.
     return Change("retried", reason, refuses, retry, missed, rehearsed=True)

@@ -51,6 +51,13 @@ class LLM(BaseModel):
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to the provider")
     timeout_seconds: Seconds = Field(90.0, description="longest wait for one answer")
     max_connections: int = Field(1_000, ge=1, description="open connections to the provider per worker process")
+    patience_hours: float = Field(
+        6.0,
+        gt=0,
+        le=720,
+        allow_inf_nan=False,
+        description="how long a job waits for a provider that is away before it fails; no attempt is spent meanwhile",
+    )
     concurrency: int = Field(
         100, ge=1, le=10_000, description="questions with the provider at once per worker process; the rest wait"
     )

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import typer
 
+from cli.commands.jobs_again import again
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.errors import CommandError
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from workers.runtime.store.read import JobView, TransitionView
     from workers.runtime.store.verify import HistoryCheck
 
-app = typer.Typer(help="List, follow, explain, cancel, retry and verify jobs.", no_args_is_help=True)
+app = typer.Typer(help="List, follow, explain, cancel, retry, repeat and verify jobs.", no_args_is_help=True)
 app.command("cancel")(cancel)
 app.command("retry")(retry)
+app.command("again")(again)
 
 JobId = Annotated[UUID, typer.Argument(metavar="ID")]
 

@@ -78,5 +78,15 @@ def _print(change: "Change", changed: "Changed", *, dry_run: bool, as_json: bool
         return
     for job_id in changed.ids:
         print(job_id)
+    _print_refused(changed)
     verb = f"would be {change.done}" if dry_run else change.done
     print(f"{len(changed.ids)} {verb}" + (f", {len(changed.refused)} cannot be" if changed.refused else ""))
+
+
+def _print_refused(changed: "Changed") -> None:
+    """Say why jobs were left alone: each reason once, with how many and one of them."""
+    by_reason: dict[str, list[UUID]] = {}
+    for job_id, why in changed.refused.items():
+        by_reason.setdefault(why, []).append(job_id)
+    for why, ids in by_reason.items():
+        print(f"{ids[0]} {why}" if len(ids) == 1 else f"{len(ids)} jobs, such as {ids[0]}: {why}")

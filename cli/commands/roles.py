@@ -38,10 +38,13 @@ def worker(
         grace_seconds=settings.worker.grace_seconds,
         transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
+        patience=timedelta(hours=settings.llm.patience_hours),
     )
     from cli.provider import reporting_provider
 
-    llm, answering = reporting_provider(settings, database_url=urls["database_url"], name="worker:provider")
+    llm, answering = reporting_provider(
+        settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
+    )
     return run_worker(registry, llm, options, answering=answering)
 
 

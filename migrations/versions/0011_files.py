@@ -11,14 +11,14 @@ Previous release: still runs on this schema; it does not know the options and re
 - ``analytics_jobs.warnings`` is what its reader must know besides its verdicts.
 
 Revision ID: 0011
-Revises: 0009
+Revises: 0010
 Created: 2026-11-30
 """
 
 from alembic import op
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

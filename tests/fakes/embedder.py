@@ -1,6 +1,7 @@
 """The embeddings half of the fake OpenAI-compatible server: vectors made of digests, limits held, faults on request."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import time
@@ -8,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-FAULTS = frozenset({"status", "hang", "disconnect", "too_few", "ragged", "not_finite", "zeros", "error_200"})
+FAULTS = frozenset({"status", "hang", "disconnect", "too_few", "ragged", "not_finite", "zeros", "error_200", "raw"})
 # What the server is like; see ``Embedder``.
 TRAITS: Mapping[str, Any] = {
     "dimension": 8,
@@ -72,7 +73,7 @@ class Embedder:
         self.in_flight += change
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    async def answer(self, request: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, str]]:
+    async def answer(self, request: Mapping[str, Any]) -> tuple[int, dict[str, Any] | bytes, dict[str, str]]:
         """Return status, body and headers; a connection that is to break raises ConnectionResetError."""
         fault = self.faults.popleft() if self.faults else None
         if delay := (fault or {}).get("delay_ms", self.traits["delay_ms"]):
@@ -89,6 +90,9 @@ class Embedder:
                 await asyncio.sleep(3_600)
             case "disconnect":
                 raise ConnectionResetError
+            case "raw":
+                assert fault is not None
+                return fault.get("status", 200), base64.b64decode(fault["body"]), fault.get("headers", {})
             case "error_200":
                 return 200, {"error": {"code": 502, "message": "upstream failed"}}, {}
         return 200, self._vectors(request, kind), {}

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from workers.llm.provider import build
@@ -12,6 +13,7 @@ from workers.runtime.context import Run
 from workers.runtime.database import Database
 from workers.runtime.decisions import Settled
 from workers.runtime.dispatcher import Dispatcher
+from workers.runtime.endurance import PATIENCE
 from workers.runtime.ports import LanguageModel
 from workers.runtime.registry import Registry, Stage
 from workers.runtime.runner import Runner
@@ -65,13 +67,19 @@ class ShortRoad:
 
 @asynccontextmanager
 async def mill(
-    url: str, registry: Registry, llm: LanguageModel, *, slots: int = 50, **dispatching: Any
+    url: str,
+    registry: Registry,
+    llm: LanguageModel,
+    *,
+    slots: int = 50,
+    patience: timedelta = PATIENCE,
+    **dispatching: Any,
 ) -> AsyncIterator[Heard]:
     """Run one worker and one dispatcher on ``url`` while the block lasts; drain and stop both at its end."""
     worker_id = uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
     heard = Heard()
-    runner = Runner(database, registry, worker_id=worker_id, slots=slots, llm=llm, events=heard)
+    runner = Runner(database, registry, worker_id=worker_id, slots=slots, llm=llm, events=heard, patience=patience)
     queues = tuple({stage.queue for stage in registry.values()})
     row = WorkerRow(id=worker_id, name="mill", queues=queues, slots=slots, lease_seconds=10.0)
     watch = Watch(database, row, heartbeat_seconds=1.0)

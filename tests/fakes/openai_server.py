@@ -12,12 +12,15 @@ takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, 
 was (``calls_of`` reads it), ``POST /__reset`` forgets all.
 
 A behaviour is a dictionary: ``kind`` (see ``KINDS``), ``delay_ms`` before the answer, and for ``status`` also
-``status``, ``code``, ``message``, ``retry_after``, ``headers``. In a ``mix`` it has a ``weight`` too, 1 if left out. In
-``rules`` it has ``about``: it answers every question that holds this text, before all others.
+``status``, ``code``, ``message``, ``retry_after``, ``headers``; for ``says`` the message's ``content`` (or a whole
+``message``), for ``choice`` members of the choice, for ``raw`` the ``body`` in base64, with ``status`` and ``headers``.
+In a ``mix`` it has a ``weight`` too, 1 if left out. In ``rules`` it has ``about``: it answers every question that holds
+this text, before all others.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -37,7 +40,21 @@ from tests.fakes import alignment
 from tests.fakes.embedder import Embedder
 
 SHAPED = ("answer", "fenced", "think", "parts", "invalid", "malformed", "prose", "truncated", "empty")
-REFUSED = ("refusal", "filtered", "no_usage", "no_choices", "error_200", "html", "status", "hang", "drip", "disconnect")
+REFUSED = (
+    "says",
+    "choice",
+    "raw",
+    "refusal",
+    "filtered",
+    "no_usage",
+    "no_choices",
+    "error_200",
+    "html",
+    "status",
+    "hang",
+    "drip",
+    "disconnect",
+)
 KINDS = frozenset(SHAPED + REFUSED)
 FORMATS = ("json_schema", "json_object", "text")
 REMEMBERED = 1_000
@@ -184,7 +201,7 @@ class Connection:
             case _:
                 await self.refuse({"status": 404, "message": f"no such route {path}"})
 
-    async def chat(self, request: dict[str, Any], entry: Entry) -> None:
+    async def chat(self, request: dict[str, Any], entry: Entry) -> None:  # noqa: C901 - one case per kind
         asked_form = request.get("response_format", {}).get("type", "text")
         if asked_form not in self.script.formats:
             entry.answer = "400"
@@ -207,6 +224,11 @@ class Connection:
                 await self.send_bytes(b"<html><body>Sign in</body></html>", content_type="text/html")
             case "error_200":
                 await self.send({"error": {"code": behaviour.get("code", 502), "message": "upstream failed"}})
+            case "says" | "choice":
+                await self.send(told(request, behaviour, self.script.reported_model))
+            case "raw":
+                body, headers = base64.b64decode(behaviour["body"]), behaviour.get("headers")
+                await self.send_bytes(body, status=behaviour.get("status", 200), headers=headers)
             case "drip":
                 await self.drip(completion(request, "answer", self.script.reported_model))
             case _:
@@ -216,7 +238,8 @@ class Connection:
         with self.script.embedder.call(request, headers) as entry:
             status, answer, more = await self.script.embedder.answer(request)
             entry["answer"] = str(status)
-        await self.send(answer, status=status, headers=more)
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        await self.send_bytes(body, status=status, headers=more)
 
     async def refuse(self, behaviour: Mapping[str, Any]) -> None:
         headers = dict(behaviour.get("headers", {}))
@@ -284,6 +307,14 @@ def completion(request: Mapping[str, Any], kind: str, reported_model: str | None
     }
 
 
+def told(request: Mapping[str, Any], behaviour: Mapping[str, Any], reported_model: str | None) -> dict[str, Any]:
+    """Return a completion with the message or the choice that ``behaviour`` dictates."""
+    whole = completion(request, "answer", reported_model)
+    said = {"role": "assistant", "content": behaviour.get("content")}
+    whole["choices"][0] |= behaviour.get("choice") or {"message": behaviour.get("message") or said}
+    return whole
+
+
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return a valid answer to what the messages ask: records beside guidelines, reports on them, or a rubric."""
     return alignment.answer(request["messages"]) or scores(request)
@@ -340,7 +371,8 @@ def url_of(server: asyncio.Server) -> str:
 class FakeOpenAI:
     """The server on a thread of its own, for ``with`` in a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
+        self._port = port
         self._script = Script()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-openai", daemon=True)
@@ -348,7 +380,7 @@ class FakeOpenAI:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(serve(self._script), self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(serve(self._script, port=self._port), self._loop).result(10)
         self.url = url_of(self._server)
         return self
 

@@ -40,7 +40,10 @@ def test_a_dry_run_tells_which_jobs_are_granted_an_attempt_and_changes_nothing(
 ) -> None:
     """What it tells is what is done without it."""
     granted, bound = map(str, spent)
-    why = "has no attempt left of 6, and scoring.scoring_jobs allows no more; enqueue it anew"
+    why = (
+        "has no attempt left of 6, and scoring.scoring_jobs allows no more; "
+        "`gristmill jobs again ID` enqueues it as a new job"
+    )
     command = ("jobs", "retry", "--error", "provider down")
 
     would = as_json(gristmill, *command, "--dry-run")

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.openai_server import FakeOpenAI
 from workers.llm.provider import build
 from workers.runtime.context import Run, current_run
-from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable
 from workers.scoring.question import ask
 from workers.scoring.score import answer_to
 
@@ -173,10 +173,10 @@ async def test_concurrent_first_calls_do_not_overshoot_the_ladder(provider, fake
 @pytest.mark.parametrize(
     ("behaviour", "expected"),
     [
-        ({"kind": "status", "status": 500}, Retryable),
-        ({"kind": "status", "status": 503, "retry_after": "1"}, Retryable),
+        ({"kind": "status", "status": 500}, Unavailable),
+        ({"kind": "status", "status": 503, "retry_after": "1"}, Unavailable),
         ({"kind": "status", "status": 400, "message": "bad"}, Permanent),
-        ({"kind": "status", "status": 401, "message": f"wrong key {KEY}"}, Permanent),
+        ({"kind": "status", "status": 401, "message": f"wrong key {KEY}"}, Unavailable),
         ({"kind": "status", "status": 404}, Permanent),
         ({"kind": "status", "status": 501}, Permanent),
         ({"kind": "status", "status": 500, "message": "exceeds the available context size"}, Permanent),
@@ -184,8 +184,9 @@ async def test_concurrent_first_calls_do_not_overshoot_the_ladder(provider, fake
         ({"kind": "filtered"}, Permanent),
         ({"kind": "no_choices"}, Retryable),
         ({"kind": "error_200"}, Retryable),
-        ({"kind": "html"}, Retryable),
-        ({"kind": "disconnect"}, Retryable),
+        ({"kind": "html"}, Unavailable),
+        ({"kind": "disconnect"}, Unavailable),
+        ({"kind": "choice", "choice": {"finish_reason": "error", "error": {"code": 429}}}, RateLimited),
     ],
 )
 async def test_failure_is_classified_and_asked_once(provider, fake, behaviour, expected):
@@ -278,7 +279,7 @@ async def test_unreachable_list_is_the_jobs_error_and_asked_again():
 
     results = await asyncio.gather(*(provider.resolve("m") for _ in range(3)), return_exceptions=True)
 
-    assert [type(result) for result in results] == [Retryable] * 3
+    assert [type(result) for result in results] == [Unavailable] * 3
     with pytest.raises(Retryable):
         await provider.resolve("m")
     await provider.aclose()

@@ -63,11 +63,11 @@ async def test_request_carries_its_job_as_idempotency_key_on_every_attempt(provi
 @pytest.mark.parametrize(
     ("fault", "meaning", "line"),
     [
-        ({"kind": "status", "status": 503}, Retryable, "provider failed (HTTP 503): refused"),
-        ({"kind": "status", "status": 401}, Permanent, "refused the credentials"),
+        ({"kind": "status", "status": 503}, Retryable, "HTTP 503: refused"),
+        ({"kind": "status", "status": 401}, Retryable, "refused the credentials"),
         ({"kind": "status", "status": 501}, Permanent, "does not implement this call"),
         ({"kind": "status", "status": 429}, RateLimited, "asks to wait"),
-        ({"kind": "status", "status": 429, "code": "insufficient_quota"}, RateLimited, "quota is exhausted"),
+        ({"kind": "status", "status": 429, "code": "insufficient_quota"}, Retryable, "quota is exhausted"),
         (
             {"kind": "status", "status": 500, "message": "input is too large to process"},
             Permanent,

@@ -186,15 +186,15 @@ async def test_rate_limited_job_waits_as_told_and_spends_no_attempt(
     assert fake.calls == 2
 
 
-async def test_server_error_is_retried_with_an_attempt_spent(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
-    """A 500 costs one attempt; the next one completes. Both ask under one idempotency key, the job's."""
+async def test_server_error_is_waited_for_and_costs_no_attempt(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
+    """A 500 is no fault of the job's; its next run completes. Both ask under one idempotency key, the job's."""
     fake.script(queue=[{"kind": "status", "status": 500}])
     job = jobs.put(jobs.profile())
 
     async with scoring():
         done = await jobs.until(job, "complete")
 
-    assert done.retry_count == 1
+    assert done.retry_count == 0
     assert done.error_message is None
     first, second = fake.ledger
     assert (first.job_id, first.answer, second.answer) == (job, "500", "answer")
@@ -204,8 +204,8 @@ async def test_server_error_is_retried_with_an_attempt_spent(scoring: Scoring, j
 async def test_failing_job_is_retried_five_times_and_then_failed(
     scoring: Scoring, jobs: Jobs, fake: FakeOpenAI
 ) -> None:
-    """Six calls in all, ``retry_count`` 5, the last error kept; an operator cannot retry it once more."""
-    fake.script(default={"kind": "status", "status": 503})
+    """Six runs of two questions each, ``retry_count`` 5, the last error kept."""
+    fake.script(default={"kind": "malformed"})
     job = jobs.put(jobs.profile())
 
     async with scoring():
@@ -215,11 +215,11 @@ async def test_failing_job_is_retried_five_times_and_then_failed(
             await asyncio.sleep(0.05)
     row = jobs.row(job)
 
-    assert (row.status, row.retry_count, fake.calls) == ("failed", 5, 6)
-    assert "503" in row.error_message
+    assert (row.status, row.retry_count, fake.calls) == ("failed", 5, 12)
+    assert "two invalid answers" in row.error_message
 
 
-@pytest.mark.parametrize("status", [401, 400, 404])
+@pytest.mark.parametrize("status", [400, 404])
 async def test_permanent_refusal_fails_at_once(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI, status: int) -> None:
     """What no attempt can mend fails after one call, with one line that holds no key."""
     fake.script(default={"kind": "status", "status": status})

@@ -1,18 +1,28 @@
 """Asking for structured answers, and finding them in what came back."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, Field
 
-from workers.llm.structured import InvalidAnswerError, Rung, instructed, reask, response_format, schema_of, validated
+from workers.llm.structured import (
+    InvalidAnswerError,
+    Rung,
+    declined,
+    instructed,
+    reask,
+    response_format,
+    schema_of,
+    validated,
+)
+from workers.runtime.numbers import no_truth_value
 from workers.runtime.ports import Message
 
 
 class Part(BaseModel):
     title: str = Field(description="a property that has a keyword's name")
-    score: float = Field(ge=0, le=100)
+    score: Annotated[float, no_truth_value] = Field(ge=0, le=100)
 
 
 class Whole(BaseModel):
@@ -21,6 +31,7 @@ class Whole(BaseModel):
     flags: list[str] = Field(default_factory=list)
 
 
+DRAFT = json.dumps({"title": "draft", "score": 1})
 GOOD = json.dumps({"title": "a", "score": 5})
 
 
@@ -58,6 +69,23 @@ def test_schema_is_strict_at_every_level():
         f"The answer {{as asked}} is {GOOD}, and that is it.",
         f'{{"draft": true}} {GOOD}',
         json.dumps({"title": "a", "score": "5"}),
+        f"<thinking>{DRAFT}</thinking>\n{GOOD}",
+        f"<THINK>{DRAFT}</THINK>{GOOD}",
+        f"<seed:think>{DRAFT}</seed:think>{GOOD}",
+        f"[THINK]{DRAFT}[/THINK]{GOOD}",
+        f"\u25c1think\u25b7{DRAFT}\u25c1/think\u25b7{GOOD}",
+        f"<|begin_of_thought|>{DRAFT}<|end_of_thought|>{GOOD}",
+        f'<reasoning effort="low">{DRAFT}</reasoning>{GOOD}',
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|channel|>final <|constrain|>json<|message|>{GOOD}<|return|>",
+        f"analysisPerhaps {DRAFT}.assistantfinal{GOOD}",
+        f"Draft: {DRAFT}\nFinal: {GOOD}",
+        f"```json\n{DRAFT}\n```\nOn reflection:\n```json\n{GOOD}\n```",
+        f'{GOOD}\nHere {{"score": 1}} would be too low.',
+        f"{DRAFT}{{unfinished {GOOD}",
+        f"\ufeff{GOOD}",
+        f"{GOOD}<think>was that right? {DRAFT}</think>",
+        'Draft: {"title": "a", "score": 1} <think>' + DRAFT + "</think> Final: " + GOOD,
     ],
 )
 def test_answer_is_found_in_its_wrapping(text):
@@ -78,7 +106,14 @@ def test_markup_inside_a_string_is_left_alone():
         ("", "no JSON object"),
         ("quite good", "no JSON object"),
         ('<think>{"title": "draft", "score": 1}', "no JSON object"),
-        ('{"title": "a"', "no JSON object"),
+        ('{"title": "a"', "last JSON object is not complete"),
+        ('{"titles": "a"', "no JSON object"),
+        ('{"title": "a", "score": true}', "score: Value error, must be a number, got true"),
+        (f'{GOOD} Final: {{"title": "a", "score": 101}}', "less than or equal to 100"),
+        (f'{GOOD} Final: {{"title": "a", "sco', "last JSON object is not complete"),
+        ('<|channel|>analysis<|message|>{"title": "draft", "score": 1}', "no JSON object"),
+        (json.dumps({"title": "a", "score": 1}).replace("1", "9" * 5_000), "score: Input should be a valid number"),
+        ('{"title": "a", "score": 5, "more": ' + "[" * 70 + "]" * 70 + "}", "nested deeper than 64"),
         ('{"title": "a", "score": 101}', "score: Input should be less than or equal to 100"),
         ('{"title": "a", "score": NaN}', "score: Input should be a valid number"),
         ("{" * 5_000, "no JSON object"),
@@ -88,6 +123,26 @@ def test_invalid_answer_says_what_is_wrong(text, said):
     """The message can be quoted to the model."""
     with pytest.raises(InvalidAnswerError, match=said):
         validated(text, Part)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I\u2019m really sorry, I cannot evaluate this person.", True),
+        ("<think>hm {}</think>Sorry, I won't do this.", True),
+        ("As an AI, I must decline.", True),
+        ("I cannot fulfil this request.", True),
+        ("Es tut mir leid, dabei kann ich nicht helfen.", True),
+        ("I would say it is rather good.", False),
+        (f"I'm sorry for the wait: {DRAFT}", False),
+        ("I'm sorry. " + "word " * 500, False),
+        ("", False),
+    ],
+)
+def test_refusal_in_prose_is_told_from_an_answer_without_json(text, expected):
+    """Who says that it will not answer did not forget the form."""
+    assert (declined(text) is not None) is expected
 
 
 def test_truncation_is_named_and_a_complete_document_is_not_truncated():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from workers.llm.wire import read, storable
-from workers.runtime.errors import Permanent, RateLimited, Refused, Retryable
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Refused, Retryable, Unavailable
 
 
 def body(**changes):
@@ -36,11 +36,65 @@ def test_content_in_parts_is_joined():
     assert read(body(message={"content": [{"text": "{"}, {"type": "image"}, {"text": "}"}]})).text == "{}"
 
 
-@pytest.mark.parametrize("text", ["<html>Sign in</html>", "", "[]", '"hello"', "{", "[" * 100_000])
-def test_body_that_is_no_object_is_retryable_and_points_to_the_url(text):
+@pytest.mark.parametrize("text", ["<html>Sign in</html>", "", "[]", '"hello"', "{"])
+def test_body_that_is_no_object_is_an_outage_and_points_to_the_url(text):
     """A proxy's page or a wrong path is told as such."""
-    with pytest.raises(Retryable, match="OPENAI_BASE_URL"):
+    with pytest.raises(Unavailable, match="OPENAI_BASE_URL"):
         read(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' + "[" * 70 + "]" * 70 + "}"])
+def test_body_nested_too_deeply_is_an_invalid_answer(text):
+    """Nobody who reads it later needs a deep stack."""
+    with pytest.raises(InvalidAnswers, match="nested deeper than 64"):
+        read(text)
+
+
+def test_numbers_of_thousands_of_digits_are_left_out():
+    """Python refuses to read them, and so would whoever reads the row."""
+    completion = read(body(usage={"prompt_tokens": 1}).replace('"prompt_tokens": 1', f'"prompt_tokens": {"9" * 5_000}'))
+
+    assert completion.raw["usage"]["prompt_tokens"] is None
+    assert completion.prompt_tokens is None
+
+
+@pytest.mark.parametrize("count", [True, -1, float("inf"), 2**40, "7", None])
+def test_count_that_is_none_is_unknown(count):
+    """No overflow, no truth value as a number of tokens."""
+    assert read(body(usage={"prompt_tokens": count})).prompt_tokens is None
+
+
+def test_reasoning_is_no_part_of_the_text():
+    """Whether in a field of its own or among the content's parts."""
+    parts = [{"type": "thinking", "text": "{1}"}, {"type": "reasoning", "text": "{2}"}, {"type": "text", "text": "{}"}]
+
+    assert read(body(message={"content": parts})).text == "{}"
+    assert read(body(message={"reasoning_content": "{1}", "reasoning": "{2}"})).text == "{}"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({"code": 429, "message": "upstream"}, RateLimited),
+        ({"code": "rate_limit_exceeded"}, RateLimited),
+        ({"type": "overloaded_error"}, Unavailable),
+        ({"code": 503.0}, Unavailable),
+        ({"code": 402}, Unavailable),
+        ({"code": 400, "message": "bad"}, Permanent),
+        ({"code": True}, Unavailable),
+        ({"code": "9" * 5_000}, Unavailable),
+        ("broke", Unavailable),
+    ],
+)
+def test_error_inside_a_choice_is_judged_by_its_code(error, expected):
+    """OpenRouter passes the upstream's failure on within the choice."""
+    with pytest.raises(expected):
+        read(body(choice={"error": error, "finish_reason": "error"}, message={"content": ""}))
+
+
+def test_name_of_a_model_is_bounded():
+    """It is kept beside every answer."""
+    assert len(read(body(model="m" * 10_000)).model or "") == 255
 
 
 @pytest.mark.parametrize("choices", [None, [], ["text"], [{"finish_reason": "stop"}]])
@@ -54,7 +108,7 @@ def test_answer_without_a_choice_is_retryable(choices):
     ("error", "expected"),
     [
         ({"code": 429, "message": "slow"}, RateLimited),
-        ({"code": "insufficient_quota", "message": "pay"}, RateLimited),
+        ({"code": "insufficient_quota", "message": "pay"}, Unavailable),
         ({"code": 400, "message": "bad"}, Permanent),
         ({"code": 502, "message": "upstream"}, Retryable),
         ("something broke", Retryable),

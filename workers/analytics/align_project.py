@@ -25,7 +25,7 @@ from workers.analytics.retrieval import Asked, Retrieval
 from workers.runtime.context import Context
 from workers.runtime.database import outlasting
 from workers.runtime.endurance import Outage, TimeIsUp, last_call
-from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable, describe
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable, describe
 from workers.runtime.outcomes import Complete, Outcome, Snooze
 from workers.runtime.registry import stage
 
@@ -115,10 +115,10 @@ class _Run:
             await outlasting(partial(self._ctx.checkpoint, {"warnings": self._warnings}))
 
     async def outlast(self, error: Retryable) -> Outcome:
-        """Leave the provider alone for a while; raise ``error`` where that has led to nothing for an hour."""
+        """Leave the provider alone for a while; raise ``error`` where patience ends with nothing done."""
         now = self._ctx.clock()
         outage = Outage.of(None if self._kept else self._notes.get("away"), done=self._done.finished, now=now)
-        if (delay := outage.wait(now)) is None:
+        if (delay := outage.wait(now, error, patience=self._ctx.patience)) is None:
             raise error
         self._notes["away"] = outage.note()
         await outlasting(partial(self._ctx.checkpoint, {"resume_at": self._notes}))
@@ -183,7 +183,10 @@ class _Run:
             return judgement(record, found, await patiently(question))
         except RateLimited:
             raise
-        except Exception as error:  # noqa: BLE001 - listed with the record, or the job's if they are all alike
+        except Exception as error:
+            if isinstance(error, Unavailable) and (error.certain or error.paused):
+                raise  # whatever else is asked would fail alike
+            # Listed with the record, or the job's if they are all alike
             return Unjudged(record.id, error)
 
     async def _keep(self, finished: Sequence[Finished]) -> None:

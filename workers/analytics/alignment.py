@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from workers.analytics.guidelines import Retrieved
 from workers.runtime.errors import one_line
+from workers.runtime.numbers import no_truth_value
 from workers.runtime.ports import Answer, Message
 from workers.runtime.wording import cut
 
@@ -39,7 +40,7 @@ a rule or has nothing to do with them; cited, the numbers of the passages your v
 those listed; realism, 1 (nobody would ever write this) to 7 (exactly what a real person would write); quality, 1 \
 (useless) over 4 (adequate) to 7 (exemplary). Judge only what the record shows."""
 
-Rating = Annotated[int, Field(ge=1, le=7)]
+Rating = Annotated[int, no_truth_value, Field(ge=1, le=7)]
 
 
 class AlignmentAnswer(BaseModel):
@@ -47,7 +48,7 @@ class AlignmentAnswer(BaseModel):
 
     reasoning: str = Field(description="two to four sentences", min_length=1)
     verdict: Verdict
-    cited: list[int] = Field(description="numbers of the passages the verdict rests on")
+    cited: list[Annotated[int, no_truth_value]] = Field(description="numbers of the passages the verdict rests on")
     realism: Rating = Field(description="1 nobody would write this, 7 exactly what a real person would write")
     quality: Rating = Field(description="1 useless, 4 adequate, 7 exemplary")
 

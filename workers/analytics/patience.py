@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.errors import Permanent, RateLimited
+from workers.runtime.errors import Permanent, RateLimited, Unavailable
 
 T = TypeVar("T")
 
@@ -18,13 +18,18 @@ BASE, CEILING = timedelta(seconds=1), timedelta(seconds=5)
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Return what ``ask`` returns, asked up to three times with a growing wait; raise its last error.
 
-    Permanent is final and RateLimited is the job's business: both are raised at once.
+    Permanent is final, and a rate limit or an outage longer than a wait here is the job's business: raised at once.
     """
     for attempt in range(1, ATTEMPTS):
         try:
             return await ask()
         except (Permanent, RateLimited):
             raise
-        except Exception:  # noqa: BLE001 - whatever it was, the last attempt raises it
-            await asyncio.sleep(full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING).total_seconds())
+        except Exception as error:
+            wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
+            if isinstance(error, Unavailable) and (error.certain or error.paused):
+                wait = max(wait, error.delay)
+                if wait > CEILING:
+                    raise
+            await asyncio.sleep(wait.total_seconds())
     return await ask()

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
 from workers.analytics.alignment import RECORD_CHARS, Judged, Record
 from workers.analytics.crew import Finished
-from workers.runtime.errors import Retryable, describe
+from workers.runtime.errors import Retryable, failure_of
 
 PER_PAGE = 128
 # How soon an analysis that waits for its turn looks again.
@@ -184,7 +184,7 @@ async def keep(
     there = {id_ for id_, content in await session.execute(_LOCK, {"ids": ids}) if bytes(content) == read.get(id_)}
     judged = [_row(one) for one in finished if isinstance(one, Judged) and one.record_id in there]
     failed = [
-        {"record_id": str(one.record_id), "error": describe(one.error)}
+        {"record_id": str(one.record_id), "error": failure_of(one.error)}
         for one in finished
         if not isinstance(one, Judged) and one.record_id in there
     ]

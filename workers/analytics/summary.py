@@ -1,6 +1,7 @@
 """What the judgements of one type of records say together: counted here, put into words by one model call."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -15,10 +16,13 @@ from workers.analytics.patience import patiently
 from workers.analytics.records import Scope, spare
 from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.errors import Permanent, Retryable, describe, one_line
+from workers.runtime.endurance import Outage
+from workers.runtime.errors import Permanent, Retryable, Unavailable, failure_of, one_line
 from workers.runtime.ports import Answer, Message
 
 MOST_CITED, WORST, REASONS = 5, 3, 3
+# A provider that is away for longer than this is waited for, even where only a report is missing.
+SHORT = timedelta(minutes=1)
 EXCERPT_CHARS = 240
 RECOMMENDATIONS = 5
 COLUMN_OF: Mapping[str, str] = {"TASK": "last_task_analysis", "FEEDBACK": "last_feedback_analysis"}
@@ -55,7 +59,7 @@ async def report(
     ``notes`` is what the job's row tells its next run: a report that it was written, about as many records, is not
     asked for again. Without the model's words, where it refuses the question or cannot be reached, a report has the
     figures alone and says why: the judgements are paid for. A ``warning`` about the guidelines begins it. Raises
-    RateLimited.
+    RateLimited, and Unavailable where nobody is to ask for a while, as when a quota is used up.
     """
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
         async with ctx.session() as session:
@@ -63,15 +67,19 @@ async def report(
         about, reported = facts["judged"] + facts["failed"], notes.get("reported", {})
         if not facts["judged"] or reported.get(type_) == about:
             continue
-        text_ = rendered(facts, await _said(ctx, facts, model), warning=warning)
+        text_ = rendered(facts, await _said(ctx, facts, model, notes), warning=warning)
         notes["reported"] = {**reported, type_: about}
         write = partial(_keep, project_id=scope.project_id, values={COLUMN_OF[type_]: text_})
         await outlasting(partial(ctx.checkpoint, {"resume_at": notes}, write))
 
 
-async def _said(ctx: Context, facts: Facts, model: str) -> Said:
+async def _said(ctx: Context, facts: Facts, model: str, notes: Mapping[str, Any]) -> Said:
     try:
         return await patiently(partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model))
+    except Unavailable as error:
+        if error.delay > SHORT and Outage.still_there(notes.get("away"), ctx.clock()) < ctx.patience:
+            raise
+        return error
     except (Permanent, Retryable) as error:
         return error
 
@@ -128,7 +136,7 @@ def _lines(facts: Facts, said: Said) -> Iterator[str]:
     yield f"Mean ratings: realism {facts['realism_mean']:.1f}, quality {facts['quality_mean']:.1f} of 7."
     yield ""
     if isinstance(said, Exception):
-        yield f"(no summary: {describe(said)})"
+        yield f"(no summary: {failure_of(said)})"
     else:
         yield one_line(said.value.summary)
         yield from (f"- {one_line(each)}" for each in said.value.recommendations[:RECOMMENDATIONS])

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -51,6 +51,10 @@ class AssessRequest(BaseModel):
     assessment_id: Annotated[str, StringConstraints(max_length=255), AfterValidator(_named)]
     request_data: Annotated[dict[str, Any], AfterValidator(_assessable)]
     timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS), NoTruthValue] = 300
+
+    def renewed(self, old_id: str) -> Self:
+        """Return the request of a new job for what an old one was asked: its name is taken, so it has another."""
+        return self.model_copy(update={"assessment_id": f"{self.assessment_id[:200]} (again, for {old_id})"})
 
 
 @stage("assessment.assess", of=Assessment, payload=AssessRequest, timeout=timedelta(minutes=5))

@@ -63,6 +63,8 @@ class IngestRequest(BaseModel):
 
     @model_validator(mode="after")
     def _tell_of_the_file(self) -> Self:
+        if self.upload_id is None and (self.source or "").startswith(FILES):
+            raise ValueError(GONE)
         if self.upload_id is not None and not (self.source or "").startswith(FILES):
             self.source = f"{Kind.CSV}:{self.source or self.upload_id}"[:SOURCE_LENGTH].rstrip()
         return self

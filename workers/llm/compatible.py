@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -12,13 +12,15 @@ import openai
 from pydantic import BaseModel
 
 from workers.llm import names, structured, vectors
-from workers.llm.errors import classify, names_response_format
+from workers.llm.bodies import ACCEPTED, ANSWER_LIMIT, VECTOR_LIMIT, answer_limit
+from workers.llm.errors import classify, names_response_format, quotable
 from workers.llm.model_list import ModelList
+from workers.llm.pauses import Gate
 from workers.llm.pool import ManyPools
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.context import current_run
-from workers.runtime.errors import InvalidAnswers, Permanent
+from workers.runtime.errors import InvalidAnswers, Permanent, Refused, Unavailable
 from workers.runtime.failpoints import failpoint
 from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
 
@@ -46,6 +48,7 @@ class CompatibleModel:
         timeout: float,
         max_connections: int,
         concurrency: int,
+        gate: Gate | None = None,
     ) -> None:
         self._base_url = base_url
         self._default = model
@@ -65,8 +68,9 @@ class CompatibleModel:
             base_url=base_url,
             max_retries=0,
             timeout=waits,
-            http_client=httpx2.AsyncClient(transport=transport, timeout=waits),
+            http_client=httpx2.AsyncClient(transport=transport, timeout=waits, headers={"accept-encoding": ACCEPTED}),
         )
+        self._gate = gate or Gate()
         self._models = ModelList(self._client, timeout=timeout)
 
     @property
@@ -79,11 +83,18 @@ class CompatibleModel:
         A server that lists no models is taken to serve any.
         """
         asked = self._asked(model)
+        await self._gate.check(self._server, asked)
         if names.is_openai(self._base_url):
             names.require_openai(asked)
-        elif known := await self._models.known():
+        elif known := await self._known_models(asked):
             names.require_served(asked, known, server=self._server)
         return f"{self._server}|{asked}"
+
+    async def _known_models(self, asked: str) -> Collection[str]:
+        try:
+            return await self._models.known()
+        except Unavailable as error:
+            raise await self._gate.failed(self._server, asked, error, request="list of models") from error
 
     async def parse(
         self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
@@ -91,7 +102,8 @@ class CompatibleModel:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
 
         ``parameters`` are members of the request's body. Tokens are those of both calls. Two invalid answers are
-        Retryable, as InvalidAnswers: a model's output is random.
+        Retryable, as InvalidAnswers: a model's output is random. A model that says in prose that it will not answer,
+        asked twice, is Refused.
         """
         started = perf_counter()
         asked = self._asked(model)
@@ -105,6 +117,8 @@ class CompatibleModel:
             try:
                 value = _value(calls[-1], into)
             except InvalidAnswerError as second_error:
+                if said := structured.declined(calls[-1].text):
+                    raise Refused(f"model {asked!r} declined to answer: {quotable(said)!r}") from None
                 raise InvalidAnswers(f"model {asked!r} gave two invalid answers: {second_error}") from None
         return Answer(
             value=value,
@@ -134,12 +148,13 @@ class CompatibleModel:
         if not texts or not all(map(str.strip, texts)):
             raise Permanent("an empty text has no embedding")
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
-        async with self._embedding:
+        limit, digest = ANSWER_LIMIT + len(texts) * VECTOR_LIMIT, _digest(body)
+        async with self._embedding, self._gate.asking(self._server, model, request=digest):
             try:
-                answer = await self._post("/embeddings", body)
+                answer = await self._post("/embeddings", body, digest=digest, limit=limit)
             except (openai.OpenAIError, TimeoutError) as error:
                 raise classify(error) from error
-        return vectors.read(answer, texts=len(texts), model=model)
+            return vectors.read(answer.text, answer.headers, texts=len(texts), model=model)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -157,31 +172,34 @@ class CompatibleModel:
             body = {**parameters, "model": model, "messages": structured.instructed(messages, rung, into)}
             if form := structured.response_format(rung, into):
                 body["response_format"] = form
-            try:
-                async with self._asking:
-                    answer = await self._post("/chat/completions", body)
-                return read(answer)
-            except openai.APIStatusError as error:
-                if rung is Rung.PROMPT or not names_response_format(error):
+            async with self._asking, self._gate.asking(self._server, model, request=(digest := _digest(body))):
+                try:
+                    answer = await self._post("/chat/completions", body, digest=digest)
+                    return read(answer.text, answer.headers)
+                except openai.APIStatusError as error:
+                    if rung is Rung.PROMPT or not names_response_format(error):
+                        raise classify(error) from error
+                    # Of calls that ran at the same time, only those that asked by this rung may leave it.
+                    self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
+                except (openai.OpenAIError, TimeoutError) as error:
                     raise classify(error) from error
-                # Of calls that ran at the same time, only those that asked by this rung may leave it.
-                self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
-            except (openai.OpenAIError, TimeoutError) as error:
-                raise classify(error) from error
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> str:
+    async def _post(
+        self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT
+    ) -> httpx2.Response:
         # The body is posted as it is: building it through the client's typed parameters costs 1.3 ms of CPU a call,
         # and its typed result turns what compatible servers really send into attribute errors.
+        answer_limit.set(limit)
         async with asyncio.timeout(self._timeout):  # the client's own read timeout starts anew with every byte
             failpoint("provider.before")
             response = await self._client.post(
-                path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(body)}
+                path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(digest)}
             )
         failpoint("provider.after")
-        return response.text
+        return response
 
 
-def _idempotency(body: Mapping[str, Any]) -> dict[str, str]:
+def _idempotency(digest: str) -> dict[str, str]:
     """Return the header by which a server, a proxy or an audit knows this question of the current run's job again.
 
     The same on every attempt of the job, for the same body; another for a re-ask. None outside of runs.
@@ -189,8 +207,12 @@ def _idempotency(body: Mapping[str, Any]) -> dict[str, str]:
     run = current_run.get()
     if run is None:
         return {}
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return {"Idempotency-Key": f"{run.job_id}-{digest[:16]}"}
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    """Return what tells this question from any other."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _value(completion: Completion, into: type[T]) -> T:

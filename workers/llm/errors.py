@@ -1,33 +1,71 @@
 """Read a failure of an OpenAI-compatible server as one of the kernel's errors. Pure; quotes no key and no payload."""
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+import httpx2
 import openai
 
-from workers.runtime.errors import Permanent, RateLimited, Refused, Retryable
+from workers.llm.bodies import AnswerTooLargeError
+from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
 
-Failure = Retryable | Permanent | RateLimited
+Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
 
 DEFAULT_DELAY = timedelta(seconds=20)
-LEAST_DELAY, MOST_DELAY = timedelta(seconds=0.5), timedelta(minutes=15)
+LEAST_DELAY, MOST_DELAY = timedelta(seconds=0.5), timedelta(hours=1)
 QUOTA_DELAY = timedelta(minutes=5)
 QUOTED = 200
 
-PAYMENT_REQUIRED, TOO_LARGE, TOO_MANY_REQUESTS, NOT_IMPLEMENTED = 402, 413, 429, 501
+URL_HINT = "check OPENAI_BASE_URL"
+
+PAYMENT_REQUIRED, FORBIDDEN, NOT_FOUND, TOO_LARGE, TOO_MANY_REQUESTS, NOT_IMPLEMENTED = 402, 403, 404, 413, 429, 501
 SERVER_ERROR = 500
+# What a server says when it is overloaded or down for maintenance, whatever it was asked.
+OUT_OF_SERVICE = frozenset({503, 529})
+REDIRECTS = range(300, 400)
+_ERROR_STATUS = range(400, 600)
 # Timeout, conflict and too early say nothing against the request itself.
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425})
 REFUSED_KEY = frozenset({401, 403})
 
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"})
 _REFUSAL_CODES = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
+# A proxy that moderates answers 403 for what it does not let through.
+_MODERATED = re.compile(r"moderation|flagged", re.IGNORECASE)
+# What an error without a number in its code means: the names of OpenAI, Anthropic and Google.
+_STATUS_OF = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "resource_exhausted": 429,
+    "insufficient_quota": 429,
+    "billing_hard_limit_reached": 429,
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "unauthenticated": 401,
+    "permission_error": 403,
+    "permission_denied": 403,
+    "insufficient_credits": 402,
+    "invalid_request_error": 400,
+    "invalid_argument": 400,
+    "context_length_exceeded": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "overloaded_error": 529,
+    "overloaded": 529,
+    "unavailable": 503,
+    "timeout": 504,
+}
 _CONTEXT = re.compile(
     r"context[ _](length|size|window)|too large to process|too many tokens|prompt is too long", re.IGNORECASE
 )
 _TOO_LARGE = re.compile(r"request (is )?too large", re.IGNORECASE)
+_LONGEST = 1e9
 _SECRET = re.compile(r"\b(sk|pk|key|gsk|xai)-[\w*.-]{4,}|(?<=bearer )\S+", re.IGNORECASE)
 
 
@@ -35,16 +73,22 @@ def classify(error: Exception, *, now: datetime | None = None) -> Failure:
     """Return what ``error``, raised by the client, means for a job. ``now`` dates a Retry-After given as a date."""
     match error:
         case openai.APITimeoutError() | TimeoutError():
-            return Retryable("provider did not answer in time")
+            return Unavailable("did not answer in time")
+        case openai.APIConnectionError(__cause__=AnswerTooLargeError() as too_large):
+            return InvalidAnswers(f"provider's {too_large}")
         case openai.APIConnectionError():
-            return Retryable(f"provider is unreachable: {type(error.__cause__ or error).__name__}")
+            cause = error.__cause__ or error
+            # One that broke while it answered says less than one that could not be opened.
+            certain = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+            return Unavailable(f"unreachable: {type(cause).__name__}", certain=certain)
         case openai.APIStatusError():
             message = quotable(message_of(error.body), secret=_key_of(error))
-            return of_status(
-                error.status_code, code=_code_of(error.body), message=message, headers=error.response.headers, now=now
-            )
+            headers, code = error.response.headers, _code_of(error.body)
+            if error.status_code == NOT_FOUND and isinstance(error.body, str) and "<" in error.body:
+                return Unavailable(f"HTTP 404 and a page in place of an API's error; {URL_HINT}", certain=True)
+            return of_status(error.status_code, code=code, message=message, headers=headers, now=now)
         case _:
-            return Retryable(f"call of the provider failed: {type(error).__name__}")
+            return Unavailable(f"call failed: {type(error).__name__}")
 
 
 def of_status(
@@ -57,35 +101,64 @@ def of_status(
 ) -> Failure:
     """Return what an HTTP status with its error code means. ``message`` is quoted: pass it through ``quotable``."""
     said = f": {message}" if message else ""
+    headers = headers or {}
     if code in _QUOTA_CODES or status == PAYMENT_REQUIRED:
-        return RateLimited(f"provider's quota is exhausted (HTTP {status} {code or ''}){said}", delay=QUOTA_DELAY)
+        delay = max(QUOTA_DELAY, asked_delay(headers, now=now) or QUOTA_DELAY)
+        numbered = f"HTTP {status} {code}" if code else f"HTTP {status}"
+        return Unavailable(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True)
     # One request beyond what a minute allows is a 429 as well: it never gets smaller by waiting.
     if status in {TOO_LARGE, TOO_MANY_REQUESTS} and _TOO_LARGE.search(message):
         return Refused(f"request exceeds what the provider takes at once (HTTP {status}){said}")
     if status == TOO_MANY_REQUESTS:
-        return RateLimited(f"provider asks to wait (HTTP 429){said}", delay=delay_of(headers or {}, now=now))
-    if code in _REFUSAL_CODES:
-        return Refused(f"provider refused the content (HTTP {status} {code}){said}")
+        return RateLimited(f"provider asks to wait (HTTP 429){said}", delay=delay_of(headers, now=now))
+    if code in _REFUSAL_CODES or (status == FORBIDDEN and _MODERATED.search(message)):
+        return Refused(f"provider refused the content (HTTP {status} {code or ''}){said}")
     # llama.cpp answers over-long input with 500; another attempt would send the same text again.
     if code == "context_length_exceeded" or _CONTEXT.search(message):
         return Refused(f"input exceeds the model's context (HTTP {status}){said}")
     if status in REFUSED_KEY:
-        return Permanent(f"provider refused the credentials (HTTP {status}); check OPENAI_API_KEY")
+        return Unavailable(f"HTTP {status}: it refused the credentials; check OPENAI_API_KEY", certain=True)
     if status == NOT_IMPLEMENTED:
         return Permanent(f"provider does not implement this call (HTTP 501){said}")
+    if status in REDIRECTS:
+        return Unavailable(f"HTTP {status}: it redirects elsewhere; {URL_HINT}", certain=True)
     if status >= SERVER_ERROR or status in WORTH_ANOTHER_TRY:
-        return Retryable(f"provider failed (HTTP {status}){said}")
+        asked = asked_delay(headers, now=now)
+        certain = status in OUT_OF_SERVICE or asked is not None
+        return Unavailable(f"HTTP {status}{said}", asked=asked, certain=certain)
     return Permanent(f"provider refused the request (HTTP {status}){said}")
 
 
+def status_of(error: object) -> int:
+    """Return the HTTP status that an error sent with HTTP 200 stands for, by its code, status or type; else 500."""
+    if not isinstance(error, Mapping):
+        return SERVER_ERROR
+    for said in (error.get(name) for name in ("code", "status", "type")):
+        number = int(said) if isinstance(said, (int, float)) and math.isfinite(said) else None
+        if isinstance(said, str):
+            number = int(said) if re.fullmatch(r"[0-9]{3}", said) else _STATUS_OF.get(said.lower())
+        if number is not None and number in _ERROR_STATUS:
+            return number
+    return SERVER_ERROR
+
+
 def delay_of(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta:
+    """Return the wait that an answer asks for, 20 s where it asks for none that can be read."""
+    return asked_delay(headers, now=now) or DEFAULT_DELAY
+
+
+def asked_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta | None:
     """Return the wait that ``Retry-After-Ms`` or ``Retry-After`` (seconds or HTTP date) asks for, within bounds.
 
-    20 s where neither can be read. A date counts from the answer's own ``Date`` where there is one, so that a
-    wrong clock here does not stretch it.
+    None where neither can be read; of several, the longest. A date counts from the answer's own ``Date`` where there
+    is one, so that a wrong clock here does not stretch it.
     """
-    asked = _milliseconds(headers.get("retry-after-ms")) or _seconds_or_date(headers, now=now)
-    return DEFAULT_DELAY if asked is None else min(max(asked, LEAST_DELAY), MOST_DELAY)
+    waits = [_milliseconds(text) for text in _all(headers, "retry-after-ms")]
+    if not any(wait is not None for wait in waits):
+        clock = now or _date(headers.get("date")) or datetime.now(UTC)
+        waits = [_seconds_or_date(text, now=clock) for text in _all(headers, "retry-after")]
+    known = [wait for wait in waits if wait is not None]
+    return min(max(*known, LEAST_DELAY), MOST_DELAY) if known else None
 
 
 def quotable(message: str, *, secret: str | None = None) -> str:
@@ -128,27 +201,34 @@ def _key_of(error: openai.APIStatusError) -> str | None:
     return error.request.headers.get("authorization", "").removeprefix("Bearer ") or None
 
 
-def _number(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"\s*\d{1,9}(\.\d*)?\s*", text) else None
+def _all(headers: Mapping[str, str], name: str) -> list[str]:
+    """Return every value of a header that may have been sent several times."""
+    if isinstance(headers, httpx2.Headers):
+        return headers.get_list(name)
+    return [headers[name]] if name in headers else []
 
 
-def _milliseconds(text: str | None) -> timedelta | None:
+def _number(text: str) -> float | None:
+    """Return a plain decimal number; none is so large that a time could not hold it."""
+    return min(float(text), _LONGEST) if re.fullmatch(r"\s*[0-9]{1,100}(\.[0-9]{0,100})?\s*", text) else None
+
+
+def _milliseconds(text: str) -> timedelta | None:
     number = _number(text)
     return None if number is None else timedelta(milliseconds=number)
 
 
-def _seconds_or_date(headers: Mapping[str, str], *, now: datetime | None) -> timedelta | None:
-    text = headers.get("retry-after")
+def _seconds_or_date(text: str, *, now: datetime) -> timedelta | None:
     number = _number(text)
     if number is not None:
         return timedelta(seconds=number)
     until = _date(text)
-    return None if until is None else until - (now or _date(headers.get("date")) or datetime.now(UTC))
+    return None if until is None else until - now
 
 
 def _date(text: str | None) -> datetime | None:
     try:
         date = parsedate_to_datetime(text or "")
-    except ValueError:
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, IndexError, ArithmeticError):  # it was made for mails that are well formed
         return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)

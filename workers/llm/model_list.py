@@ -8,6 +8,7 @@ import httpx2
 import openai
 
 from workers.llm.errors import classify
+from workers.llm.wire import whole_number
 
 KEPT_SECONDS = 300.0
 # Many compatible servers have no such list, or do not show it; the call itself will tell.
@@ -55,8 +56,8 @@ class ModelList:
 
 def _names_in(body: str) -> frozenset[str]:
     try:
-        listed = json.loads(body)
-    except ValueError:
+        listed = json.loads(body, parse_int=whole_number)
+    except (ValueError, RecursionError):
         return frozenset()
     models = listed.get("data") if isinstance(listed, Mapping) else None
     ids = (model.get("id") for model in models or () if isinstance(model, Mapping)) if isinstance(models, list) else ()

@@ -5,6 +5,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from workers.llm.bodies import received
+
 # The client's pool looks at every one of its connections twice per request: with 1,000 in one pool a call cost
 # 18 ms of CPU, in pools of 8 it costs 3.
 PER_POOL = 8
@@ -14,7 +16,7 @@ IDLE_SECONDS = 30.0
 class ManyPools(httpx2.AsyncBaseTransport):
     """A transport over several small pools; each request goes to the least busy, the first of equals.
 
-    So few requests keep to few, warm connections. Answers are read whole before they are handed on.
+    So few requests keep to few, warm connections. Answers are read whole, within bounds, before they are handed on.
     """
 
     def __init__(self, base_url: str, *, max_connections: int) -> None:
@@ -37,11 +39,9 @@ class ManyPools(httpx2.AsyncBaseTransport):
         index = self._busy.index(min(self._busy))
         self._busy[index] += 1
         try:
-            response = await self._pools[index].handle_async_request(request)
-            await response.aread()
+            return await received(await self._pools[index].handle_async_request(request))
         finally:
             self._busy[index] -= 1
-        return response
 
     async def aclose(self) -> None:
         """Close every connection."""

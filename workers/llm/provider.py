@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from workers.llm.offline import OfflineEvaluator
+from workers.llm.pauses import Gate
 from workers.llm.switching import Choice, Choose, SwitchingModel, Unusable
 from workers.runtime.ports import EmbeddingLimits, LanguageModel
 
@@ -30,6 +31,7 @@ def build(
     embedding_limits: EmbeddingLimits | None = None,
     choose: Choose | None = None,
     release: Callable[[], Awaitable[None]] | None = None,
+    gate: Gate | None = None,
 ) -> LanguageModel:
     """Return the provider for these settings; connections open at first use, on the event loop that uses them.
 
@@ -37,8 +39,10 @@ def build(
     by it: its errors are the job's. ``model`` is asked where a job keeps the tables' default name. ``timeout`` bounds
     one whole answer and ``connect_timeout`` a connection, both in seconds; no more than ``concurrency`` questions are
     with the provider at once. With ``choose``, these settings hold as long as it returns None; ``release`` is called
-    when the provider is closed.
+    when the provider is closed. ``gate`` keeps calls from a provider that is away; without one, this process has its
+    own.
     """
+    gate = gate or Gate()
 
     def compatible(
         *, api_key: str | None, base_url: str, model: str | None, embedding_model: str | None
@@ -55,6 +59,7 @@ def build(
             timeout=timeout,
             max_connections=max_connections,
             concurrency=concurrency,
+            gate=gate,
         )
 
     def configured(*, chosen_model: str | None = None, chosen_embedding_model: str | None = None) -> LanguageModel:

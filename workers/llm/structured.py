@@ -5,23 +5,33 @@ Three forms of asking, strongest first: a JSON schema the server enforces, JSON 
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from workers.llm.wire import storable
+from workers.llm.reasoning import final_part, objects_in, without_reasoning
+from workers.llm.wire import TooDeepError, storable, whole_number
 from workers.runtime.ports import Message
 
 T = TypeVar("T", bound=BaseModel)
 
 ERRORS_QUOTED = 5
 ANSWER_QUOTED = 8_000
-OBJECTS_TRIED = 64
+DECLINED_CHARS = 2_000
 
-_FENCE = re.compile(r"```[\w-]*\s*\n?(.*?)```", re.DOTALL)
+# How a model begins to say that it will not answer; what is longer than a refusal may be an answer in prose.
+_DECLINES = re.compile(
+    r"\W*(?:(?:i['\u2019]?m|i am|we['\u2019]?re) (?:\w+ ){0,2}(?:sorry|afraid|unable|not able)"
+    r"|sorry\b|my apologies|i apologi[sz]e"
+    r"|(?:\w+, )?(?:but )?i (?:can['\u2019]?t|can ?not|won['\u2019]?t|will not|must decline|decline|refuse)"
+    r"|as an ai\b|unfortunately,? i\b|es tut mir leid|ich kann (?:dir |ihnen )?(?:dabei |das |hier)?\w* ?nicht"
+    r"|je suis d\u00e9sol|d\u00e9sol\u00e9|lo siento|mi dispiace|desculpe|sinto muito|\u5f88\u62b1\u6b49|\u62b1\u6b49"
+    r"|\u5bf9\u4e0d\u8d77|\u7533\u3057\u8a33)",
+    re.IGNORECASE,
+)
 # A server's schema reader refuses keywords it does not know; these say nothing about the shape.
 _SAYS_NOTHING = frozenset({"title", "default"})
 
@@ -81,58 +91,50 @@ def reask(messages: Sequence[Message], answer: str, error: InvalidAnswerError, i
 
 
 def validated(text: str, into: type[T], *, truncated: bool = False) -> T:
-    """Return the first JSON object in ``text`` that is a valid ``into``; raise InvalidAnswerError saying what is wrong.
+    """Return the final answer in ``text`` as a valid ``into``; raise InvalidAnswerError saying what is wrong.
 
-    Looks in the whole text, then past a reasoning block in code fences, then between prose.
+    The whole text if it is one JSON object. Else what the model says after its reasoning: of several objects the last
+    that is valid, unless a later one has every member that is required, or breaks off: that is the final answer then,
+    and it is invalid.
     """
+    value = _decoded(text)
+    found = [value] if value is not None else list(objects_in(final_part(text), members=_members(into)))
     first_error = None
-    for value in _objects(text):
+    for value in reversed(found):
+        if value is None:  # it breaks off, and begins as an answer does
+            first_error = first_error or "its last JSON object is not complete"
+            break
         try:
             return into.model_validate(storable(value))
         except ValidationError as error:
             first_error = first_error or _describe(error)
+            if value.keys() >= _members(into, required=True):
+                first_error = _describe(error)
+                break
+        except TooDeepError as error:
+            first_error = first_error or str(error)
     if truncated:
         raise InvalidAnswerError("it was cut off at the length limit before it was complete; be much shorter")
     raise InvalidAnswerError(first_error or "it holds no JSON object")
 
 
-def without_reasoning(text: str) -> str:
-    """Return what follows a model's ``<think>`` block; nothing if the block never ends."""
-    before, closed, after = text.rpartition("</think>")
-    if closed:
-        return after
-    return "" if text.lstrip().startswith("<think>") else before + after
+def declined(text: str) -> str | None:
+    """Return what a model says that refuses to answer in prose, None where it does not."""
+    said = without_reasoning(text).strip()
+    if "{" in said or len(said) > DECLINED_CHARS:
+        return None
+    return said if _DECLINES.match(said) else None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    whole = _decoded(text)
-    if whole is not None:
-        yield whole
-        return
-    answer = without_reasoning(text)
-    for fence in _FENCE.finditer(answer):
-        if (fenced := _decoded(fence[1])) is not None:
-            yield fenced
-    yield from _embedded(answer)
-
-
-def _embedded(text: str) -> Iterator[dict[str, Any]]:
-    decoder, start = json.JSONDecoder(), text.find("{")
-    for _ in range(OBJECTS_TRIED):
-        if start < 0:
-            return
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            yield value
-        start = text.find("{", end)
+@lru_cache(maxsize=256)
+def _members(into: type[BaseModel], *, required: bool = False) -> frozenset[str]:
+    fields = into.model_fields.items()
+    return frozenset(field.alias or name for name, field in fields if field.is_required() or not required)
 
 
 def _decoded(text: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(text)
+        value = json.loads(text.removeprefix("\ufeff"), parse_int=whole_number)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

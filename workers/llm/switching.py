@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 from pydantic import BaseModel
 
-from workers.runtime.errors import Retryable, describe
+from workers.runtime.errors import Retryable, Unavailable, describe
 from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message
 
 log = structlog.get_logger(__name__)
@@ -158,7 +159,7 @@ class SwitchingModel:
         except Exception as error:  # noqa: BLE001 - whatever it is, the last choice stands
             log.warning("provider_choice_not_followed", error=describe(error))
             if self._in_use is None:
-                raise Retryable(f"the choice of a provider cannot be followed: {describe(error)}") from None
+                raise Unavailable(f"the choice of a provider cannot be followed: {describe(error)}") from None
             return
         if self._in_use is not None and choice == self._choice and not self._in_use.makeshift:
             return
@@ -199,11 +200,12 @@ class SwitchingModel:
 class Unusable:
     """A provider that cannot be asked: every call fails with the reason.
 
-    Worth another attempt: settings are often put right a moment later, as when a key follows its provider.
+    It is away, for settings are put right by people, often a moment later, as when a key follows its provider.
     """
 
     def __init__(self, problem: str) -> None:
         self._problem = problem
+        self._since = datetime.now(UTC)
 
     @property
     def embedding_limits(self) -> EmbeddingLimits:
@@ -232,4 +234,4 @@ class Unusable:
         """Hold nothing, close nothing."""
 
     def _refuse(self) -> NoReturn:
-        raise Retryable(self._problem)
+        raise Unavailable(self._problem, provider="of the system settings", since=self._since, certain=True)

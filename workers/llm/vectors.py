@@ -14,7 +14,7 @@ SMALLEST_HALF = 2.0**-24
 NOT_FINITE = "it has a number that is not finite in single precision"
 
 
-def read(body: str, *, texts: int, model: str) -> Embeddings:
+def read(body: str, headers: Mapping[str, str] | None = None, *, texts: int, model: str) -> Embeddings:
     """Return one vector per text, in their order; raise the kernel's error where ``body`` does not hold them.
 
     Single precision, as they are stored. An answer that is broken is Retryable. Where texts have vectors that cannot be
@@ -23,7 +23,7 @@ def read(body: str, *, texts: int, model: str) -> Embeddings:
     """
     raw = json_object(body)
     if raw.get("error") and not raw.get("data"):
-        raise error_in(raw)
+        raise error_in(raw, headers)
     given = _ordered(raw.get("data"), texts)
     vectors = [_vector(one) for one in given]
     if len(lengths := {len(one) for one in vectors}) != 1:
@@ -63,7 +63,7 @@ def _ordered(data: object, texts: int) -> Sequence[Mapping[str, Any]]:
 def _vector(item: Mapping[str, Any]) -> "array[float]":
     numbers = item.get("embedding")
     try:
-        made = array("f", numbers if isinstance(numbers, list) else [])
+        made = array("f", numbers if isinstance(numbers, list) and bool not in set(map(type, numbers)) else [])
     except (TypeError, OverflowError):
         made = array("f")
     if not made:

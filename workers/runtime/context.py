@@ -4,12 +4,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from workers.runtime.endurance import PATIENCE
 from workers.runtime.ports import LanguageModel
 
 
@@ -47,7 +48,8 @@ class Context:
     and together, while this run holds its fence: the next run finds them and goes on from there. ``values`` are those
     of ``Complete``, and ``progress``; what ``write`` returns is set like them. Without the fence nothing is written
     and this run ends.
-    ``clock()`` is the database's time as this process knows it.
+    ``clock()`` is the database's time as this process knows it. ``patience`` is how long to wait for a provider that is
+    away.
     """
 
     run: Run
@@ -56,3 +58,4 @@ class Context:
     progress: Callable[[int], Awaitable[None]]
     checkpoint: Checkpoint
     clock: Callable[[], datetime]
+    patience: timedelta = PATIENCE

@@ -225,6 +225,16 @@ def is_unreachable(error: BaseException) -> bool:
             return state.startswith(UNREACHABLE)
 
 
+def is_unusable(error: BaseException) -> bool:
+    """Tell whether Postgres itself says that it cannot serve anybody: full, read-only, out of connections, gone."""
+    error = getattr(error, "orig", None) or error
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate == "25006" or error.sqlstate.startswith(UNREACHABLE)
+
+
 def is_locked(error: BaseException) -> bool:
     """Tell whether a statement was given up because somebody holds what it needs."""
     return _sqlstate(error) == "55P03"

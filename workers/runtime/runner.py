@@ -22,9 +22,17 @@ from models.lifecycle import Job
 from workers.runtime.bounds import values_problem
 from workers.runtime.claims import Claims
 from workers.runtime.context import Context, Keep, Run, current_run
-from workers.runtime.database import Database, is_locked, outlasting
+from workers.runtime.database import Database, is_locked, is_unusable, outlasting
 from workers.runtime.decisions import decide
-from workers.runtime.errors import Permanent, describe, outcome_of
+from workers.runtime.endurance import (
+    DATABASE_WAITS,
+    PATIENCE,
+    PROVIDER_WAITS,
+    Waited,
+    after_outage,
+    without_database,
+)
+from workers.runtime.errors import Permanent, Unavailable, describe, outcome_of
 from workers.runtime.failpoints import failpoint
 from workers.runtime.lane import Item
 from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
@@ -36,6 +44,7 @@ from workers.runtime.slots import Slots
 from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.claim import Ticket, set_progress
 from workers.runtime.store.tables import unreadable
+from workers.runtime.store.waits import waited
 from workers.runtime.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -66,8 +75,12 @@ class Runner:
         events: JobEvents,
         draw: Callable[[], float] = random.random,
         failed: Callable[[], None] = lambda: None,
+        patience: timedelta = PATIENCE,
     ) -> None:
-        """``failed`` is called once a part of it has failed: the process is of no more use, and ought to end."""
+        """``failed`` is called once a part of it has failed: the process is of no more use, and ought to end.
+
+        ``patience`` is how long a job waits for a provider that is away.
+        """
         self.worker_id = worker_id
         self.slots = Slots(slots)
         self.running: dict[UUID, Running] = {}
@@ -81,6 +94,7 @@ class Runner:
         self._draw = draw
         self._settler = Settler(database)
         self._failed = failed
+        self._patience = patience
         self._draining = False
         self._background: list[asyncio.Task[None]] = []
 
@@ -182,6 +196,8 @@ class Runner:
         try:
             outcome = await running.stage.handler(running.job, self._context(running))
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each has a meaning for its job
+            if running.stop is None and (isinstance(error, Unavailable) or is_unusable(error)):
+                return await self._outage(running, error)
             return self._meaning(running, error)
         return _checked(running.stage, outcome)
 
@@ -197,6 +213,30 @@ class Runner:
         if isinstance(error, PoolTimeoutError):  # this process is too busy; the job has done nothing wrong
             return Snooze(CROWDED_DELAY, "no database connection came free")
         return outcome_of(error)
+
+    async def _outage(self, running: Running, error: BaseException) -> Settlement | None:
+        """Return what becomes of a job whose provider or database is away: no fault of its own, for some hours."""
+        if not (isinstance(error, Unavailable) and error.paused):  # of a pause all who wait would say the same
+            log.warning("handler_raised", error=describe(error))
+        like = PROVIDER_WAITS if isinstance(error, Unavailable) else DATABASE_WAITS
+        before: Waited | None = None
+        if not isinstance(error, Unavailable) or self._must_look(error):
+            try:
+                async with self._database.kernel() as conn:
+                    before = await waited(conn, running.stage.name, running.run.job_id, like=like)
+            except (Exception, asyncio.CancelledError) as unread:  # noqa: BLE001 - then it just waits
+                log.warning("waits_not_read", error=describe(unread))
+        if running.stop in {"fence", "drain"}:
+            return self._stopped(running)
+        if isinstance(error, Unavailable):
+            return after_outage(error, before, now=self.clock(), patience=self._patience)
+        return without_database(error, before, patience=self._patience, drawn=self._draw())
+
+    def _must_look(self, error: Unavailable) -> bool:
+        """Tell whether a job's own history decides: of thousands that wait for one pause it does not."""
+        if not (error.paused or error.certain):
+            return True
+        return error.since is None or self.clock() - error.since >= self._patience
 
     def _stopped(self, running: Running) -> Settlement | None:
         """Return what a run leaves that was told to end, however its handler took it."""
@@ -243,6 +283,7 @@ class Runner:
             progress=progress,
             checkpoint=keep,
             clock=self.clock,
+            patience=self._patience,
         )
 
     async def _end_stale(self, run: Run) -> NoReturn:

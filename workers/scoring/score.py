@@ -6,11 +6,12 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from workers.runtime.numbers import no_truth_value
 from workers.scoring.rubric import Criterion
 
 OVERALL_TOLERANCE = 5.0
 
-Points = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Points = Annotated[float, no_truth_value, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
 class CriterionAnswer(BaseModel):

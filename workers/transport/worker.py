@@ -27,6 +27,7 @@ from celery.exceptions import Reject, SecurityWarning
 from models.lifecycle import Job
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.dead_letters import DOOR, DeadLetter, DeadLetters, Request, read_request
+from workers.runtime.endurance import PATIENCE
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
@@ -78,6 +79,7 @@ class WorkerOptions:
     grace_seconds: float
     transitions_retention: timedelta
     pool_size: int = 5
+    patience: timedelta = PATIENCE
 
 
 class WorkerRuntime:
@@ -111,6 +113,7 @@ class WorkerRuntime:
             llm=llm,
             events=self._events,
             failed=self._end_process,
+            patience=options.patience,
         )
         self.exit_code = 0
         row = WorkerRow(

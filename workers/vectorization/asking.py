@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.errors import BrokenVectors, Permanent, RateLimited, UnfitVectors, describe
+from workers.runtime.errors import BrokenVectors, Permanent, RateLimited, Unavailable, UnfitVectors, describe
 from workers.runtime.ports import Embeddings, LanguageModel
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
@@ -97,8 +97,7 @@ class _Asking:
                         return
                     if isinstance(error, Permanent) or attempt == ATTEMPTS:
                         raise
-                    wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
-                    await asyncio.sleep(wait.total_seconds())
+                    await asyncio.sleep(_wait(attempt, error).total_seconds())
                 attempt, model = min(attempt + 1, ATTEMPTS), current
             else:
                 ids, digests = [record.id for record in records], [record.digest for record in records]
@@ -129,3 +128,13 @@ class _Asking:
         if self._stopped():
             raise Stopped
         return await self._llm.embed(texts, model=model)
+
+
+def _wait(attempt: int, error: Exception) -> timedelta:
+    """Return how long to wait before a request is sent again; raise ``error`` where its provider is away for longer."""
+    wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
+    if isinstance(error, Unavailable) and (error.certain or error.paused):
+        wait = max(wait, error.delay)
+        if wait > CEILING:
+            raise error
+    return wait

@@ -107,10 +107,10 @@ class _Run:
         return {"embedded_count": self._done, "warnings": self._warnings()}
 
     async def outlast(self, error: Retryable) -> Outcome:
-        """Leave the provider alone for a while; raise ``error`` where that has led to nothing for an hour."""
+        """Leave the provider alone for a while; raise ``error`` where patience ends with nothing done."""
         now, noted = self._ctx.clock(), self._job.resume_at or {}
         outage = Outage.of(None if self._kept else noted.get("away"), done=self._done, now=now)
-        if (delay := outage.wait(now)) is None:
+        if (delay := outage.wait(now, error, patience=self._ctx.patience)) is None:
             raise error
         values = {"resume_at": {**noted, "away": outage.note()}}
         await outlasting(lambda: self._ctx.checkpoint(values))

@@ -208,7 +208,7 @@ async def test_report_that_cannot_be_written_leaves_its_figures_and_says_why(
     assert (row.status, row.processedCount, row.failedCount) == ("COMPLETED", 3, 0)
     report = analyses.ask("SELECT * FROM operations.projects")[0].lastTaskAnalysis
     assert report.startswith("3 TASK records: ")
-    assert "(no summary: provider failed (HTTP 503)" in report
+    assert "(no summary: provider failed (HTTP 503: refused)" in report
 
 
 async def test_next_job_judges_all_again_and_keeps_one_rating_per_model(

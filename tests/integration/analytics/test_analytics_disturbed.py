@@ -89,22 +89,22 @@ async def test_rate_limit_of_embeddings_keeps_the_records_embedded_before_it(
     assert {embedded[content] for content in analyses.judged(project)} == {1}
 
 
-async def test_embedder_that_refuses_even_a_word_fails_the_job_and_no_record(
+async def test_embedder_that_refuses_the_key_makes_the_job_wait_and_fails_no_record(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """It is asked for one known-good word before any record is blamed."""
+    """A key that is refused is mended by people: the job waits for it, and blames no record."""
     project = analyses.project()
     analyses.tasks(project, 100)
     fake.script(embeddings={"faults": [None, *[{"kind": "status", "status": 403}] * 9]})
 
     async with asking:
         job = analyses.put(project)
-        row = await analyses.until(job, "complete", "fail")
+        row = await analyses.until(job, "complete", "fail", "snooze")
 
-    assert row.status == "FAILED"
-    assert "refused the credentials" in row.error
+    assert (row.status, row.retry_count) == ("PENDING", 0)
+    assert "refused the credentials" in row.change_reason
     assert analyses.failures(job) == {}
-    assert len(fake.embedder.requests) == 3
+    assert len(fake.embedder.requests) <= 4
 
 
 async def test_rate_limit_keeps_what_is_done_and_costs_no_attempt(
@@ -128,7 +128,7 @@ async def test_rate_limit_keeps_what_is_done_and_costs_no_attempt(
 
 
 @pytest.mark.parametrize("count", [3, 40])
-async def test_refused_credentials_fail_the_job_and_no_record(
+async def test_refused_credentials_are_waited_for_and_fail_no_record(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI, count: int
 ) -> None:
     """The reason is the job's; records stay to be judged by the next one."""
@@ -138,12 +138,12 @@ async def test_refused_credentials_fail_the_job_and_no_record(
 
     async with asking:
         job = analyses.put(project)
-        row = await analyses.until(job, "fail")
+        row = await analyses.until(job, "fail", "snooze")
 
-    assert "refused the credentials" in row.error
-    assert (row.processedCount, row.failedCount) == (0, 0)
+    assert "refused the credentials" in row.change_reason
+    assert (row.status, row.retry_count, row.processedCount, row.failedCount) == ("PENDING", 0, 0, 0)
     assert analyses.failures(job) == {}
-    assert fake.calls <= 40
+    assert fake.calls <= 43
 
 
 async def test_provider_that_is_down_is_the_jobs_trouble_until_it_is_back(

@@ -13,6 +13,7 @@ from tests.fakes.analyses import Analyses
 from tests.integration.analytics.runs import Runs
 from workers.analytics.summary import SummaryAnswer
 from workers.llm.offline import OfflineEvaluator
+from workers.runtime.endurance import PATIENCE
 from workers.runtime.errors import RateLimited, Retryable
 from workers.runtime.outcomes import Complete, Snooze
 from workers.runtime.ports import Answer, Message
@@ -83,13 +84,13 @@ async def test_job_waits_for_its_provider_ever_longer_and_spends_no_attempt(anal
 
 
 async def test_job_whose_provider_stays_away_comes_to_its_end(analyses: Analyses, runs: Runs) -> None:
-    """After an hour without anything done a run's error is the kernel's to count."""
+    """At the end of patience, with nothing done since, a run's error is the kernel's to judge."""
     project = analyses.project()
     analyses.tasks(project, 1)
     analyses.put(project)
     (job,) = await runs.claim()
     assert job.started_at
-    late = job.started_at + timedelta(hours=1)
+    late = job.started_at + PATIENCE
     await runs.settle(job, await runs.perform(job, Judge(0)))
     (job,) = await runs.claim()
 

@@ -197,20 +197,21 @@ async def test_what_another_model_refused_is_asked_of_this_one(
     assert (refused["model"], row["warnings"]["encoding"]) == ("embed-1", "guessed")
 
 
-async def test_refused_credentials_fail_the_job_and_blame_no_text(
+async def test_refused_credentials_are_waited_for_and_blame_no_text(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """What is refused whatever the text is the provider's refusal of us."""
+    """What is refused whatever the text is the provider's refusal of us, and mended by people."""
     fake.script(embeddings={"faults": [{"kind": "status", "status": 401} for _ in range(200)]})
     job = rows.job()
     rows.add(*texts_of(40), job=job)
     rows.start(job)
 
     async with running():
-        row = await rows.ends(job)
+        await until(lambda: rows.row(job)["change_action"] == "snooze", within=60.0)
 
-    assert (row["status"], row["warnings"]) == ("FAILED", None)
-    assert "refused the credentials" in row["error"]
+    row = rows.row(job)
+    assert (row["status"], row["retry_count"], row["warnings"]) == ("QUEUED_FOR_VEC", 0, None)
+    assert "refused the credentials" in row["change_reason"]
 
 
 async def test_dimension_that_changes_under_way_leaves_vectors_of_one_length(

@@ -19,7 +19,7 @@ from workers.assessment.result import (
     weighted_mean,
 )
 from workers.assessment.rubric import Weight
-from workers.runtime.errors import Permanent, RateLimited, Retryable, describe
+from workers.runtime.errors import Permanent, RateLimited, Retryable, Unavailable, describe
 
 TYPE = "composite"
 MAX_PARTS = 10
@@ -56,8 +56,9 @@ class CompositeOptions(BaseModel):
 async def assess_parts(request: AssessmentRequest, options: CompositeOptions, desk: Desk) -> AssessmentResult:
     """Run all parts at once; what fails for good is listed with its error, and the other weights are renormalised.
 
-    A part's rate limit snoozes the whole, and an error that an attempt could mend is retried as long as there is one:
-    a part is missing only where waiting would not bring it. Raises Permanent when every part failed for good.
+    A provider that is away and a part's rate limit snooze the whole, and an error that an attempt could mend is retried
+    as long as there is one: a part is missing only where waiting would not bring it. Raises Permanent when every part
+    failed for good.
     """
     gauge = _Gauge([part.weight for part in options.parts], desk)
     ended = await asyncio.gather(
@@ -102,6 +103,9 @@ async def _perform(request: AssessmentRequest, desk: Desk) -> Ended:
 def _raise_what_waiting_mends(parts: Sequence[Part], ended: Sequence[Ended], *, last_attempt: bool) -> None:
     errors = [(part, end) for part, end in zip(parts, ended, strict=True) if isinstance(end, Exception)]
     said = "; ".join(f"{part.name or part.assessment_type}: {describe(error)}" for part, error in errors)
+    away = [error for _, error in errors if isinstance(error, Unavailable)]
+    if away:  # of several the one that is away the longest: the whole waits for it, whatever else failed
+        raise max(away, key=lambda error: error.delay)
     limits = [error for _, error in errors if isinstance(error, RateLimited)]
     if limits:
         raise RateLimited(said, delay=max((limit.delay for limit in limits), default=timedelta()))

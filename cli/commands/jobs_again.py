@@ -1,0 +1,82 @@
+"""``gristmill jobs again``: jobs that ended, once more as new ones."""
+
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.errors import CommandError, WrongUsageError
+from cli.output import Json, print_json
+
+if TYPE_CHECKING:
+    from workers.runtime.again import Repeated
+    from workers.runtime.store.read import JobFilter
+
+JobIds = Annotated[
+    list[UUID] | None, typer.Argument(metavar="[ID]...", help="Jobs that ended, by id; or none and filters.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which jobs it would be.")]
+Reason = Annotated[str, typer.Option(help="Kept in the new job's history.")]
+
+
+def again(
+    job_ids: JobIds = None,
+    *,
+    stage: Stage = None,
+    status: Status = None,
+    older_than: Age = None,
+    error: Error = None,
+    dry_run: DryRun = False,
+    reason: Reason = "enqueued again on the command line",
+    as_json: Json = False,
+) -> int:
+    """Enqueue jobs that ended once more, as new jobs with all their attempts: failed ones, or any by their ids.
+
+    For what `jobs retry` cannot do: a table that grants no further attempt, a job that was cancelled or completed.
+    """
+    filters = {"stage": stage, "status": status, "older_than": older_than, "error": error}
+    if not job_ids and not any(filters.values()):
+        raise WrongUsageError("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
+    done = _run(wanted(**filters, ids=job_ids or None), reason=reason, dry_run=dry_run)
+    _print(done, dry_run=dry_run, as_json=as_json)
+    if done.refused and job_ids:
+        first, why = next(iter(done.refused.items()))
+        more = f" (and {len(done.refused) - 1} more)" if len(done.refused) > 1 else ""
+        raise CommandError(f"job {first} {why}{more}")
+    return 0
+
+
+def _run(selected: "JobFilter", *, reason: str, dry_run: bool) -> "Repeated":
+    import asyncio
+
+    from cli.addresses import addresses
+    from cli.connection import connected, opened
+    from config.settings import load
+    from workers.runtime.again import again as enqueue_again
+    from workers.runtime.operate.known import check_stage
+    from workers.runtime.registry import discover
+
+    url = addresses(load()).database_url
+
+    async def run() -> "Repeated":
+        async with connected(url) as conn:
+            await check_stage(conn, selected.stage)
+        async with opened(url) as database:
+            return await enqueue_again(database, discover(), selected, reason=reason, dry_run=dry_run)
+
+    return asyncio.run(run())
+
+
+def _print(done: "Repeated", *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        pairs = [{"old": old, "new": new} for old, new in done.again.items()]
+        refused = {str(job_id): why for job_id, why in done.refused.items()}
+        print_json({"dry_run": dry_run, "again": pairs, "refused": refused})
+        return
+    for old, new in done.again.items():
+        print(old if new is None else f"{old} -> {new}")
+    for job_id, why in done.refused.items():
+        print(f"{job_id} {why}")
+    verb = "would be enqueued again" if dry_run else "enqueued again"
+    print(f"{len(done.again)} {verb}" + (f", {len(done.refused)} cannot be" if done.refused else ""))
