@@ -40,6 +40,7 @@ def _foreign(error: BaseException) -> str:
 _OURS = {
     "SettingsError": _ARGUMENT,
     "UnknownStageError": _ARGUMENT,
+    "BrokenHandlers": 1,
     "EnqueueError": _ARGUMENT,
     "InvalidChange": _ARGUMENT,
     "Conflict": 1,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from cli.connection import connected
 from cli.errors import CommandError
-from cli.output import printable
+from cli.output import printable, status_text
 from cli.values import duration
 from models.lifecycle import Job
 from workers.runtime.maintenance import concrete
@@ -67,7 +67,7 @@ def state_line(job: JobView) -> str:
     """Return where a job stands, in a few words, as a terminal may have them."""
     if job.completed_at is not None:
         took = f" in {duration(job.completed_at - job.created_at)}"
-        return printable(f"{job.status}{took}" + (f": {job.error_message}" if job.error_message else ""))
+        return printable(f"{status_text(job.status)}{took}" + (f": {job.error_message}" if job.error_message else ""))
     if job.wait_reason is not None:
-        return printable(f"{job.status}: {job.wait_reason}")
-    return f"{job.status} (attempt {job.retry_count + 1}, {job.progress} %)"
+        return printable(f"{status_text(job.status)}: {job.wait_reason}")
+    return f"{status_text(job.status)} (attempt {job.retry_count + 1}, {job.progress} %)"

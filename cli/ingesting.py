@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
 from cli.following import pauses
-from cli.output import console, printable
+from cli.output import console, printable, status_text
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
 from workers.ingestion.enqueue_file import ingest_file, look
 from workers.ingestion.layout import HEAD_BYTES
@@ -201,7 +201,7 @@ def _lines() -> Callable[[Seen], None]:
 def title(seen: Seen) -> str:
     """Return what is being done."""
     if seen.ended:
-        return seen.status.lower()
+        return status_text(seen.status)
     waiting = {"PENDING": "waiting", "QUEUED_FOR_VEC": "waiting to be embedded"}
     doing = waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
     return printable(f"{doing} ({seen.wait_reason})") if seen.wait_reason else doing
@@ -224,7 +224,7 @@ def note(seen: Seen) -> str:
 
 def summary(seen: Seen) -> list[str]:
     """Return what became of the file, line by line: the counts, each reason with its first lines, the warnings."""
-    lines = [f"{seen.status.lower()}: {note(seen)}"]
+    lines = [f"{status_text(seen.status)}: {note(seen)}"]
     lines += [f"  skipped as {reason}: {_places(one)}" for reason, one in sorted(seen.details.items())]
     for what, value in sorted(seen.warnings.items()):
         said = _said(value) if isinstance(value, Mapping) else value

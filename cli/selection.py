@@ -11,6 +11,7 @@ from cli.addresses import addresses
 from cli.connection import connected
 from cli.errors import CommandError
 from cli.following import job_models
+from cli.output import status_text
 from config.settings import load
 from models.lifecycle import Job
 from workers.runtime.database import Raw
@@ -95,7 +96,7 @@ def cancellation(reason: str) -> Change:
     """Return the change that stops jobs that have not ended."""
 
     def refuses(job: JobView, _: type[Job]) -> str | None:
-        return f"is {job.status} already" if job.completed_at else None
+        return f"is {status_text(job.status)} already" if job.completed_at else None
 
     return Change("cancelled", reason, refuses, cancel)
 
@@ -105,7 +106,7 @@ def retrial(reason: str) -> Change:
 
     def refuses(job: JobView, model: type[Job]) -> str | None:
         has_failed = job.status == model.__lifecycle__.failed
-        return None if has_failed else f"is {job.status}, only a failed one can be retried"
+        return None if has_failed else f"is {status_text(job.status)}, only a failed one can be retried"
 
     def missed(job: JobView) -> str:
         if job.retry_count < job.max_retries:

@@ -41,6 +41,9 @@ def run(
     ``report`` gets a line per event that an operator should see; ``announce`` gets the URLs once all roles are
     started. Servers end after the roles that use them.
     """
+    from workers.runtime.registry import discover
+
+    discover()  # a broken handler is told here once, not by each role again and again
     grace = timedelta(seconds=settings.worker.grace_seconds)
     with Supervisor(settings.data_dir, grace=grace, report=report) as supervisor, ExitStack() as ends:
         servers = _servers(settings)

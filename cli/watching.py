@@ -30,18 +30,20 @@ async def watch(database_url: str, wanted: JobFilter) -> None:
             while True:
                 told = _tell_changes(await list_jobs(conn, wanted, limit=_SHOWN), told)
                 await asyncio.sleep(_SECONDS)
-        with Live(console=console(), auto_refresh=False, screen=False) as live:
+        shown = console()
+        with Live(console=shown, auto_refresh=False, screen=False) as live:
             while True:
                 stages = [one for one in await list_stages(conn) if wanted.stage in (None, one.stage)]
-                live.update(_view(stages, await list_jobs(conn, wanted, limit=_SHOWN)), refresh=True)
+                live.update(_view(stages, await list_jobs(conn, wanted, limit=_SHOWN), shown.width), refresh=True)
                 await asyncio.sleep(_SECONDS)
 
 
-def _view(stages: list[StageView], jobs: list[JobView]) -> Group:
+def _view(stages: list[StageView], jobs: list[JobView], width: int) -> Group:
+    rows = ((j.id, j.stage, duration(j.age), state_line(j)) for j in jobs)
     return Group(
-        table(STAGE_COLUMNS, map(stage_row, stages), keep={"STAGE"}),
+        table(STAGE_COLUMNS, map(stage_row, stages), width=width),
         Text(),
-        table(("ID", "STAGE", "AGE", "STATE"), ((j.id, j.stage, duration(j.age), state_line(j)) for j in jobs)),
+        table(("ID", "STAGE", ">AGE", "IS"), rows, width=width),
         Text("\nCtrl-C ends watching", style="dim"),
     )
 

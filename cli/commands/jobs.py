@@ -10,7 +10,7 @@ import typer
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, printable, remark, status_text
 from cli.values import duration, moment
 from workers.runtime.wording import cut
 
@@ -43,7 +43,7 @@ def list_(
     if as_json:
         print_json(jobs)
     elif jobs:
-        print_table(_COLUMNS, map(_row, jobs), keep={"ID", "STAGE"})
+        print_table(_COLUMNS, map(_row, jobs))
         if len(jobs) == limit:
             remark(f"only the newest {limit}; more: --limit N, or --after {jobs[-1].id}")
     else:
@@ -129,7 +129,15 @@ _COLUMNS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERR
 
 def _row(job: "JobView") -> tuple[object, ...]:
     why = job.error_message if job.completed_at else job.wait_reason
-    return job.id, job.stage, job.status, job.priority, job.retry_count + 1, duration(job.age), cut(why or "", 100)
+    return (
+        job.id,
+        job.stage,
+        status_text(job.status),
+        job.priority,
+        job.retry_count + 1,
+        duration(job.age),
+        cut(why or "", 100),
+    )
 
 
 def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
@@ -137,7 +145,7 @@ def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
     facts = {
         "id": job.id,
         "stage": job.stage,
-        "status": job.status,
+        "status": status_text(job.status),
         "waits for": job.wait_reason,
         "error": job.error_message,
         "progress": f"{job.progress} %",
@@ -171,8 +179,8 @@ def _print_history(transitions: "list[TransitionView]") -> None:
             (
                 t.version_to,
                 moment(t.created_at),
-                t.old_state or "–",
-                t.new_state,
+                status_text(t.old_state or "–"),
+                status_text(t.new_state),
                 t.change_action,
                 t.changed_by,
                 t.change_reason,

@@ -5,6 +5,7 @@ from datetime import timedelta
 from cli.doctor.check import Check, verdict
 from config.celery import SYSTEM_QUEUE
 from workers.runtime.database import Raw
+from workers.runtime.discovery import BrokenHandlers
 from workers.runtime.registry import discover
 from workers.runtime.store.read import dispatcher_seen, slots_by_queue
 
@@ -22,7 +23,10 @@ async def dispatcher(conn: Raw) -> Check:
 async def workers(conn: Raw) -> Check:
     """Check that every queue has a living worker."""
     slots = await slots_by_queue(conn)
-    queues = [*sorted({stage.queue for stage in discover().values()}), SYSTEM_QUEUE]
+    try:
+        queues = [*sorted({stage.queue for stage in discover().values()}), SYSTEM_QUEUE]
+    except BrokenHandlers:
+        return Check("workers", "failed", "no worker starts: handlers cannot be loaded", "see the check of handlers")
     missing = [queue for queue in queues if queue not in slots]
     found = ", ".join(f"{queue}: {slots.get(queue, 0)} slots" for queue in queues)
     mend = f"start a worker for {', '.join(missing)}: `gristmill up`, or `gristmill worker`"
