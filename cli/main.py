@@ -21,6 +21,7 @@ from cli.commands import (
     enqueue,
     ingest,
     jobs,
+    logs,
     migrate,
     projects,
     ratings,
@@ -38,7 +39,6 @@ from cli.complaints import complaint
 app = typer.Typer(
     name="gristmill",
     help="A durable worker system for jobs that call language models.",
-    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,6 +65,7 @@ for name, function, panel in (
     ("up", system.up, _HERE),
     ("down", system.down, _HERE),
     ("status", system.status, _HERE),
+    ("logs", logs.logs, _HERE),
     ("doctor", doctor.doctor, _HERE),
     ("config", config.config, _HERE),
     ("migrate", migrate.migrate, _HERE),

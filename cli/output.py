@@ -83,8 +83,9 @@ def table(
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for name, number, fits in zip(names, numbers, widths, strict=True):
-        justify = "right" if number else "left"
-        made.add_column(name, justify=justify, no_wrap=fits is None, max_width=fits, overflow="fold")
+        made.add_column(
+            name, justify="right" if number else "left", no_wrap=fits is None, max_width=fits, overflow="fold"
+        )
     for row in cells:
         made.add_row(*map(Text, row))
     return made

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.data_dir import make_data_dir, open_log
+from cli.data_dir import LOGS, last_line, make_data_dir, open_log
 from cli.embedded import EmbeddedServers
 from cli.embedded.ports import choose_port, is_free
 from cli.errors import CommandError, WrongUsageError
@@ -96,7 +96,7 @@ def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
     Raises CommandError with its last line if it ends before.
     """
     make_data_dir(settings.data_dir)
-    logs = settings.data_dir.resolve() / "logs"
+    logs = settings.data_dir.resolve() / LOGS
     with open_log(logs, "up") as log:
         beginning = os.fstat(log.fileno()).st_size
         process = subprocess.Popen(
@@ -121,14 +121,6 @@ def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Pa
         time.sleep(_POLL_SECONDS)
     process.terminate()
     raise CommandError(f"the system did not start within {START_SECONDS} s; its log is {log}")
-
-
-def last_line(log: Path, beginning: int) -> str:
-    """Return the last line written to ``log`` after ``beginning``, without the command's name in front."""
-    with log.open("rb") as file:
-        file.seek(beginning)
-        lines = file.read().decode(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "").removeprefix("gristmill: ")
 
 
 def _servers(settings: "Settings") -> EmbeddedServers | None:

@@ -9,6 +9,7 @@ import typer
 
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.completing import job_ids
 from cli.errors import CommandError
 from cli.output import Json, print_json, print_table, printable, remark, status_text
 from cli.values import duration, moment
@@ -22,7 +23,7 @@ app = typer.Typer(help="List, follow, explain, cancel, retry and verify jobs.", 
 app.command("cancel")(cancel)
 app.command("retry")(retry)
 
-JobId = Annotated[UUID, typer.Argument(metavar="ID")]
+JobId = Annotated[UUID, typer.Argument(metavar="ID", autocompletion=job_ids)]
 
 
 @app.command("list")
@@ -69,7 +70,7 @@ def show(job_id: JobId, as_json: Json = False) -> None:
 
 @app.command()
 def watch(
-    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]")] = None,
+    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]", autocompletion=job_ids)] = None,
     stage: Stage = None,
     status: Status = None,
 ) -> int:

@@ -6,13 +6,17 @@ from uuid import UUID
 import typer
 
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.completing import job_ids
 from cli.errors import CommandError, WrongUsageError
 from cli.output import Json, print_json
 
 if TYPE_CHECKING:
     from cli.selection import Change, Changed
 
-JobIds = Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", help="Jobs by id, or none and filters.")]
+JobIds = Annotated[
+    list[UUID] | None,
+    typer.Argument(metavar="[ID]...", help="Jobs by id, or none and filters.", autocompletion=job_ids),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which jobs it would be.")]
 Reason = Annotated[str, typer.Option(help="Kept in the job's history.")]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.connection import opened
-from cli.data_dir import make_data_dir, open_log
+from cli.data_dir import LOGS, last_line, make_data_dir, open_log
 from cli.demo.display import progress
 from cli.demo.packages import installed
 from cli.demo.profile_file import read
@@ -24,7 +24,7 @@ from cli.errors import CommandError
 from cli.processes import spawn
 from cli.provider import provider
 from cli.supervision_status import read_status, stop_supervisor
-from cli.system import COMMAND, await_running, flower_port_for, last_line, start_detached
+from cli.system import COMMAND, await_running, flower_port_for, start_detached
 from workers.scoring.rubric import DEFAULT_CRITERIA, PACKAGE_PROMPT, render
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _check_roles(data_dir: Path) -> None:
     status = read_status(data_dir)
     for role in status.roles if status else ():
         if role.state == "backing off" and role.restarts >= HOPELESS_RESTARTS:
-            log = data_dir.resolve() / "logs" / f"{role.name}.log"
+            log = data_dir.resolve() / LOGS / f"{role.name}.log"
             raise CommandError(f"{role.name} does not start: {last_line(log, 0)} (log: {log})")
 
 
@@ -136,7 +136,7 @@ def _system(settings: "Settings", *, keep: bool) -> Iterator[Mapping[str, str]]:
 def _start_bound(settings: "Settings", arguments: Sequence[str]) -> Mapping[str, str]:
     """Start a system that ends with this process, however that ends."""
     make_data_dir(settings.data_dir)
-    logs = settings.data_dir.resolve() / "logs"
+    logs = settings.data_dir.resolve() / LOGS
     with open_log(logs, "up") as log:
         beginning = os.fstat(log.fileno()).st_size
         process = spawn([*COMMAND, "up", *arguments], env=os.environ, output=log, dies_by=signal.SIGTERM)

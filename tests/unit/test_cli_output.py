@@ -58,9 +58,9 @@ ROWS = (
 
 
 def lines_of(width: int, columns=JOBS, rows=ROWS) -> list[str]:
-    shown = Console(width=width, file=io.StringIO())
-    shown.print(table(columns, rows, width=width))
-    return [line.rstrip() for line in shown.file.getvalue().splitlines()]
+    printed = io.StringIO()
+    Console(width=width, file=printed).print(table(columns, rows, width=width))
+    return [line.rstrip() for line in printed.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 132, 200])
@@ -167,7 +167,7 @@ def test_every_command_of_the_contract_is_there() -> None:
     commands = getattr(root, "commands", {})
     groups = {name: set(getattr(group, "commands", ())) for name, group in commands.items()}
 
-    assert groups.keys() >= {"up", "down", "status", "demo", "migrate", "config", "doctor"}
+    assert groups.keys() >= {"up", "down", "status", "logs", "demo", "migrate", "config", "doctor"}
     assert groups.keys() >= {"worker", "dispatcher", "beat", "flower", "enqueue"}
     assert groups["jobs"] == {"list", "show", "watch", "cancel", "retry", "why", "verify"}
     assert groups["stages"] == {"pause", "resume"}

@@ -16,6 +16,7 @@ from workers.runtime.admission import Limit
 from workers.runtime.registry import Registry, stage
 
 INTO = Registry()
+WHO = Limit("who", 2)
 
 class Payload(BaseModel):
     act: str = "complete"
@@ -83,8 +84,7 @@ def test_a_file_that_cannot_be_imported_is_named_with_its_line(
             "stage 'proving.typo' is no step of this lifecycle; its stages: proving.plain",
         ),
         (
-            '@stage("proving.plain", of=PlainJob, payload=Payload, limit=Limit("who", at_most=2), into=INTO)\n'
-            "async def perform(job, ctx): ...",
+            '@stage("proving.plain", of=PlainJob, payload=Payload, limit=WHO, into=INTO)\nasync def f(job, ctx): ...',
             "stage 'proving.plain' names 'who', no column of PlainJob",
         ),
         (
