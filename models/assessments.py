@@ -31,6 +31,7 @@ class Assessment(Job):
 
     __tablename__ = "assessment_states"
     __lifecycle__: ClassVar[Lifecycle] = ASSESSMENT
+    __may_grow__: ClassVar[frozenset[str]] = frozenset({"request_data"})
     __table_args__ = (
         UniqueConstraint("assessment_id", name="idx_assessment_states_assessment_id"),
         Index("idx_assessment_states_state_created", "state", "created_at"),

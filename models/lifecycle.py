@@ -96,13 +96,21 @@ class Job(Base):
     ``version`` is the fence: every transition adds one, nothing takes one back. ``dispatched_at`` is the ticket
     that only the leading dispatcher gives and without which nothing is claimed. ``change_action`` and
     ``change_reason`` tell the audit trigger what the last transition was and why, where the rows of one statement
-    differ. All times are the database's.
+    differ. ``owner_id`` is set by the database: whose the thing is that the job works on, else who acts; row level
+    security, idempotency keys and limits go by it, and a job without an owner belongs to the operators. All times are
+    the database's.
+
+    Of the same idempotency key the same is asked: ``__may_differ__`` are the attributes of a payload that a repeat may
+    give otherwise, ``__may_grow__`` the documents that may have gained keys since.
     """
 
     __abstract__ = True
     __lifecycle__: ClassVar[Lifecycle]
+    __may_differ__: ClassVar[frozenset[str]] = frozenset()
+    __may_grow__: ClassVar[frozenset[str]] = frozenset()
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"), sort_order=-100)
+    owner_id: Mapped[UUID | None] = mapped_column(server_default=text("runtime.actor_id()"))
     status: Mapped[str] = mapped_column(String(20))
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("5"))
@@ -124,7 +132,15 @@ class Job(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-JOB_ATTRIBUTES = frozenset(name for name in Job.__annotations__ if not name.startswith("__"))
+def ended_in() -> Mapped[str | None]:
+    """Return the column that a job table with several steps has beside these: the state in which a job ended.
+
+    Kept by the database. The job belongs to that state's stage, and a retry takes it back there.
+    """
+    return mapped_column(String(40))
+
+
+JOB_ATTRIBUTES = frozenset(name for name in Job.__annotations__ if not name.startswith("__")) | {"ended_in"}
 
 
 def kernel_indexes(
@@ -146,5 +162,11 @@ def kernel_indexes(
         Index(f"ix_{table}_due", due_column),
         Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),
         Index(f"ix_{table}_completed", "completed_at"),
-        Index(f"uq_{table}_idempotency_key", "idempotency_key", unique=True),
+        Index(
+            f"uq_{table}_idempotency_key",
+            "owner_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
     )

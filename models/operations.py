@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, ENUM
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Expiry
-from models.lifecycle import Job, Lifecycle, Step, kernel_indexes
+from models.lifecycle import Job, Lifecycle, Step, ended_in, kernel_indexes
 
 SCHEMA = "operations"
 USER_ROLES = ("PENDING", "USER", "MANAGER", "ADMIN")
@@ -236,6 +236,7 @@ class IngestJob(Job):
 
     __tablename__ = "ingest_jobs"
     __lifecycle__: ClassVar[Lifecycle] = INGESTION
+    __may_differ__: ClassVar[frozenset[str]] = frozenset({"upload_id"})
     __table_args__ = (
         Index("idx_ingest_job_project", "projectId"),
         Index("idx_ingest_job_status", "status"),
@@ -251,6 +252,7 @@ class IngestJob(Job):
     status: Mapped[str] = mapped_column(String(20), server_default=text("'PENDING'"))
     upload_id: Mapped[UUID | None] = mapped_column("uploadId", ForeignKey(f"{SCHEMA}.uploads.id", ondelete="SET NULL"))
     source: Mapped[str | None] = mapped_column(String(512))
+    content_hash: Mapped[bytes | None] = mapped_column("contentHash", LargeBinary)
     mapping: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     saved_count: Mapped[int] = mapped_column("savedCount", Integer, server_default=text("0"))
@@ -259,6 +261,7 @@ class IngestJob(Job):
     warnings: Mapped[dict[str, Any] | None]
     resume_at: Mapped[dict[str, Any] | None] = mapped_column("resumeAt")
     embedded_count: Mapped[int] = mapped_column("embeddedCount", Integer, server_default=text("0"))
+    ended_in: Mapped[str | None] = ended_in()
     error_message: Mapped[str | None] = mapped_column("error", Text)
     created_at: Mapped[datetime] = _created()
     updated_at: Mapped[datetime] = _updated()

@@ -39,7 +39,10 @@ class Transition(Base):
 
 
 class LifecycleDefinition(Base):
-    """The lifecycle of one job table as its trigger enforces it; ``jobs_branch`` is its part of ``runtime.jobs``."""
+    """The lifecycle of one job table as its trigger enforces it; ``jobs_branch`` is its part of ``runtime.jobs``.
+
+    ``cancel_statement`` is what ``runtime.cancel`` runs for this table.
+    """
 
     __tablename__ = "lifecycles"
     __table_args__ = {"schema": "runtime"}
@@ -49,6 +52,7 @@ class LifecycleDefinition(Base):
     terminal: Mapped[list[str]] = mapped_column(ARRAY(Text))
     transitions: Mapped[list[str]] = mapped_column(ARRAY(Text))
     jobs_branch: Mapped[str] = mapped_column(Text)
+    cancel_statement: Mapped[str | None] = mapped_column(Text)
 
 
 class StageState(Base):

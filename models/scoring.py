@@ -25,7 +25,7 @@ class Profile(Base):
     __table_args__ = (Index("idx_profiles_owner_id", "owner_id"), {"schema": "scoring"})
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
-    owner_id: Mapped[UUID | None]
+    owner_id: Mapped[UUID | None] = mapped_column(server_default=text("runtime.actor_id()"))
     name: Mapped[str] = mapped_column(Text)
     attributes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

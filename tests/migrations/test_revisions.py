@@ -42,12 +42,19 @@ SELECT 'trigger', pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL
 SELECT 'view', definition FROM pg_views WHERE schemaname !~ '^(pg_|information_schema)'
 UNION ALL
-SELECT 'policy', format('%s %s %s %s', schemaname, tablename, policyname, qual) FROM pg_policies
+SELECT 'policy', format('%s %s %s %s %s', schemaname, tablename, policyname, qual, with_check) FROM pg_policies
 UNION ALL
 SELECT 'stage', name || ' ' || table_name FROM runtime.stages
 UNION ALL
-SELECT 'rights', format('%s %s', oid::regclass, relacl) FROM pg_class
- WHERE relnamespace::regnamespace::text IN ('runtime', 'scoring')
+SELECT 'rights', format('%s %s', name, array(SELECT one::text FROM unnest(acl) AS one ORDER BY one::text))
+  FROM (SELECT oid::regclass::text, relacl, relnamespace FROM pg_class
+         UNION ALL
+        SELECT p.oid::regprocedure::text, proacl, pronamespace FROM pg_proc AS p
+         UNION ALL
+        SELECT a.attrelid::regclass || '.' || attname, attacl, relnamespace
+          FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = attrelid
+         WHERE attacl IS NOT NULL AND attacl <> '{}') AS granted (name, acl, namespace)
+ WHERE namespace::regnamespace::text !~ '^(pg_|information_schema|public)'
 ORDER BY 1, 2
 """
 REVISIONS = list(ScriptDirectory(str(ROOT / "migrations")).walk_revisions())

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Float, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.lifecycle import Job, Lifecycle, Step, kernel_indexes
+from models.lifecycle import Job, Lifecycle, Step, ended_in, kernel_indexes
 
 SCHEMA = "proving"
 LIMIT = 3
@@ -50,3 +50,5 @@ class TwoStepJob(ProvingJob):
         retention=timedelta(days=1),
     )
     __table_args__ = (*kernel_indexes("two_step_jobs"), {"schema": SCHEMA})
+
+    ended_in: Mapped[str | None] = ended_in()

@@ -7,7 +7,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, MetaData, Table, text
 from sqlalchemy.schema import CreateTable
 
-from migrations.lifecycle import JobTable, Step, attach_lifecycle
+from migrations.kernel.v2 import JobTable, Step, attach_lifecycle
 from models.lifecycle import Job
 from tests.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob
 
