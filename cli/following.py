@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from cli.connection import connected
 from cli.errors import CommandError
 from cli.output import printable, status_text
+from cli.steady import steady
 from cli.values import duration
 from models.lifecycle import Job
 from workers.runtime.maintenance import concrete
@@ -48,11 +48,14 @@ def pauses() -> Iterator[float]:
 
 
 async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]) -> Ended:
-    """Return the job once it has ended; ``tell`` gets a line for each change a person would want to see."""
+    """Return the job once it has ended; ``tell`` gets a line for each change a person would want to see.
+
+    A restart of Postgres is waited for.
+    """
     told, pause = "", pauses()
-    async with connected(database_url) as connection:
+    async with steady(database_url) as connection:
         while True:
-            job = await get_job(connection, job_id)
+            job = await connection.ask(lambda conn: get_job(conn, job_id))
             if job is None:
                 raise CommandError(f"job {job_id} does not exist (any more)")
             if (line := state_line(job)) != told:

@@ -14,16 +14,16 @@ from psycopg.rows import class_row
 from sqlalchemy import ColumnElement, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
 from cli.following import pauses
 from cli.output import console, printable, status_text
+from cli.steady import steady
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
 from workers.ingestion.enqueue_file import ingest_file, look
 from workers.ingestion.layout import HEAD_BYTES
 from workers.ingestion.refusals import Unreadable
 from workers.operations.projects import get_or_create
-from workers.runtime.database import Database
+from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import Enqueued
 
 _QUIET_SECONDS = 2.0
@@ -151,12 +151,15 @@ async def _pieces(head: bytes, file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None]) -> Seen:
-    """Return the job once it has ended; ``show`` is told where it stands on the way."""
+    """Return the job once it has ended; ``show`` is told where it stands. A restart of Postgres is waited for."""
     pause = pauses()
-    async with connected(database_url) as connection:
-        cursor = connection.cursor(row_factory=class_row(Seen))
+
+    async def look(conn: Raw) -> Seen | None:
+        return await (await conn.cursor(row_factory=class_row(Seen)).execute(_LOOK, [job_id])).fetchone()
+
+    async with steady(database_url) as connection:
         while True:
-            seen = await (await cursor.execute(_LOOK, [job_id])).fetchone()
+            seen = await connection.ask(look)
             if seen is None:
                 raise CommandError(f"job {job_id} does not exist (any more): was its project deleted?")
             show(seen)

@@ -52,6 +52,8 @@ def run(
         ends.callback(supervisor.stop)
         urls = _start_servers(settings, servers)
         port = flower_port_for(settings, flower_port)
+        if port != (wished := flower_port or settings.flower.port):
+            report(f"port {wished} is taken by another process: Flower answers on {port} instead")
         if not supervisor.stopping:
             from cli.schema import move
 
