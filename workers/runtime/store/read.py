@@ -1,11 +1,12 @@
 """What people ask of jobs and stages: lists, one job, its history, counts. Reads only; never in a dispatcher's tick."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from psycopg import AsyncServerCursor
 from psycopg.rows import class_row, dict_row, scalar_row
 
 from models.lifecycle import JOB_ATTRIBUTES, Job
@@ -87,24 +88,44 @@ class JobFilter:
 async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
     """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before."""
     cursor = conn.cursor(row_factory=class_row(JobView))
-    await cursor.execute(
-        """SELECT * FROM runtime.jobs
+    await cursor.execute(_jobs_sql(explained=True), _matching(wanted, limit=limit, after=after))
+    return await cursor.fetchall()
+
+
+async def scan_jobs(conn: Raw, wanted: JobFilter, *, page: int) -> AsyncIterator[list[JobView]]:
+    """Yield all matching jobs, ``page`` at a time, newest first, as they were at the start.
+
+    The jobs are looked up once, not once per page, and none says why it waits. The connection may be used in between.
+    """
+    cursor = AsyncServerCursor(conn, "scan_jobs", row_factory=class_row(JobView), withhold=True)
+    async with cursor:
+        await cursor.execute(_jobs_sql(explained=False), _matching(wanted, limit=None, after=None))
+        while found := await cursor.fetchmany(page):
+            yield found
+
+
+def _jobs_sql(*, explained: bool) -> str:
+    columns = ", ".join(
+        f"NULL AS {name}" if name == "wait_reason" and not explained else name for name in JobView.__dataclass_fields__
+    )
+    return f"""SELECT {columns} FROM runtime.jobs
             WHERE (%(stage)s::text IS NULL OR stage = %(stage)s) AND (%(status)s::text IS NULL OR status = %(status)s)
               AND (%(older)s::interval IS NULL OR age > %(older)s)
               AND (%(error)s::text IS NULL OR strpos(lower(error_message), lower(%(error)s)) > 0)
               AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s)) AND (%(after)s::uuid IS NULL OR id < %(after)s)
-            ORDER BY id DESC LIMIT %(limit)s""",
-        {
-            "stage": wanted.stage,
-            "status": wanted.status,
-            "older": wanted.older_than,
-            "error": wanted.error,
-            "ids": None if wanted.ids is None else list(wanted.ids),
-            "after": after,
-            "limit": limit,
-        },
-    )
-    return await cursor.fetchall()
+            ORDER BY id DESC LIMIT %(limit)s"""
+
+
+def _matching(wanted: JobFilter, *, limit: int | None, after: UUID | None) -> dict[str, Any]:
+    return {
+        "stage": wanted.stage,
+        "status": wanted.status,
+        "older": wanted.older_than,
+        "error": wanted.error,
+        "ids": None if wanted.ids is None else list(wanted.ids),
+        "after": after,
+        "limit": limit,
+    }
 
 
 async def get_job(conn: Raw, job_id: UUID) -> JobView | None:
