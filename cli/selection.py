@@ -60,7 +60,8 @@ async def existing(conn: Raw, job_id: UUID) -> JobView:
 
 async def inspect(conn: Raw, job_id: UUID) -> tuple[JobView | None, dict[str, Any], list[TransitionView]]:
     """Return a job, the columns that are its domain's own, and its history; the job may be gone before its history."""
-    job, transitions = await get_job(conn, job_id), await history(conn, job_id)
+    job = await get_job(conn, job_id)
+    transitions = await history(conn, job_id, table=job.table_name if job else None)
     if job is None and not transitions:
         raise CommandError(f"job {job_id} does not exist (any more)")
     return job, await _own_values(conn, job) if job else {}, transitions

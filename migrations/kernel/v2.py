@@ -1,8 +1,8 @@
 """Second generation: attach a lifecycle to a job table whose rows have owners and whose facts cannot be rewritten.
 
 Used by revisions only, and imports nothing from ``models``. A new job table is made with the columns of
-``models.lifecycle.Job`` and handed to :func:`attach_lifecycle`; the tables of revisions 0002 to 0004 are brought here by
-:func:`upgrade_lifecycle`.
+``models.lifecycle.Job`` and handed to :func:`attach_lifecycle`; :func:`upgrade_lifecycle` brings the tables of the
+revisions 0002 to 0004 here.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,11 @@ EARLIEST = "0001-01-02 00:00:00+00"
 class JobTable(v1.JobTable):
     """A job table as a revision sees it.
 
-    ``owner``: a SQL expression for the owner of ``{row}``; without one it is the acting tenant, unless a trusted door says
-    whose the job is. ``payload``: columns that never change. ``results``: columns that do not change once a job has ended. ``inserts``: further columns that
-    a member of ``gristmill_service`` may give a new job. ``may_cancel``: a SQL condition for the row ``j`` under which the
-    acting tenant may cancel it. ``run_by_services``: services may start and end a job themselves, without a lease.
+    ``owner``: a SQL expression for the owner of ``{row}``; without one it is the acting tenant, unless a trusted door
+    says whose the job is. ``payload``: columns that never change. ``results``: columns that do not change once a job
+    has ended. ``inserts``: further columns that a member of ``gristmill_service`` may give a new job. ``may_cancel``:
+    a SQL condition for the row ``j`` under which the acting tenant may cancel it. ``run_by_services``: services may
+    start and end a job themselves, without a lease.
     """
 
     owner: str | None = None
@@ -252,7 +253,7 @@ def _stage_names(t: JobTable) -> list[str]:
 
 
 def _jobs_branch(t: JobTable) -> str:
-    """Return the SELECT that shows this table's jobs in ``runtime.jobs``: by owner too, an ended one in its own stage."""
+    """Return the SELECT that shows this table's jobs in ``runtime.jobs``, each with its owner, in its own stage."""
     branch: str = v1._jobs_branch(t)  # noqa: SLF001 - the frozen generation's text, which this one adds to
     status = f"j.{t.status}::text"
     old, new = f"s.name = {t.stage_of(status)}", f"s.name = {t.stage_in(status, 'j.ended_in')}"

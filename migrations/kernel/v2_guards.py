@@ -1,4 +1,4 @@
-"""The functions and triggers that guard a job table, second generation. Rendered per table; plans are cached and static.
+"""The functions and triggers that guard a job table, second generation. Rendered per table, so that plans are cached.
 
 Beside what the first generation refuses: a claim without a ticket, a run without a lease, attempts that come back,
 facts that are rewritten, a failed job that skips a step. A guard runs for its own table only, so that nobody borrows
@@ -8,6 +8,8 @@ its rights by a trigger on a table of his own.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from migrations.kernel.v2 import JobTable
 
 _DEFINER = """
@@ -69,8 +71,9 @@ def insert_guard(t: "JobTable") -> str:
        WHERE n.{t.status}::text <> '{t.steps[0].ready}' OR n.version <> 1 OR n.dispatched_at IS NOT NULL
           OR n.retry_count <> 0 OR n.lease_owner IS NOT NULL LIMIT 1;
       IF FOUND THEN
-        RAISE EXCEPTION 'a new job of {t.name} must be {t.steps[0].ready}, version 1, unclaimed and undispatched, got % version % after % attempts',
-          v_bad.state, v_bad.version, v_bad.retry_count USING ERRCODE = 'check_violation', DETAIL = 'job ' || v_bad.id;
+        RAISE EXCEPTION 'a new job of {t.name} must be {t.steps[0].ready}, fresh and unclaimed, got % version %',
+          v_bad.state, v_bad.version USING ERRCODE = 'check_violation',
+          DETAIL = format('job %s with %s attempts', v_bad.id, v_bad.retry_count);
       END IF;
       {_HISTORY}
       SELECT n.id, 1, v_at, NULL, '{t.steps[0].stage}', NULL, n.{t.status}::text,
@@ -294,19 +297,19 @@ def row_triggers(t: "JobTable", table: str) -> dict[str, str]:
     return triggers
 
 
-def _differ(columns: "tuple[str, ...] | list[str]") -> str:
+def _differ(columns: "Sequence[str]") -> str:
     old, new = (", ".join(f"{row}.{column}" for column in columns) for row in ("OLD", "NEW"))
     return f"(({old}) IS DISTINCT FROM ({new}))"
 
 
 def cancel_statement(t: "JobTable") -> str:
-    """Return what ``runtime.cancel`` runs for this table: $1 the job, $2 the reason, $3 whether the caller is trusted."""
+    """Return what ``runtime.cancel`` runs for this table: $1 job, $2 reason, $3 whether the caller is trusted."""
     live = ", ".join(f"'{state}'" for state in (*t.ready, *t.running))
     progress = "100" if t.ends_at_full_progress else "j.progress"
     return f"""
         UPDATE {t.name} AS j
-           SET {t.status} = '{t.cancelled}'::{t.status_type}, version = j.version + 1, completed_at = now(), {t.updated_at} = now(),
-               {t.due_at} = NULL, dispatched_at = NULL, deadline_at = NULL, progress = {progress},
-               change_action = 'cancel', change_reason = $2
+           SET {t.status} = '{t.cancelled}'::{t.status_type}, version = j.version + 1, completed_at = now(),
+               {t.updated_at} = now(), {t.due_at} = NULL, dispatched_at = NULL, deadline_at = NULL,
+               progress = {progress}, change_action = 'cancel', change_reason = $2
          WHERE j.id = $1 AND j.{t.status}::text IN ({live}) AND ($3 OR {t.may_cancel})
     """

@@ -1,6 +1,6 @@
 """Make the database the boundary between tenants: owners, rights by column, guards that nobody borrows.
 
-Why: a service's role could change any job's history, tickets, times and attempts, and met other tenants in keys and ids.
+Why: a service's role could change tickets, times, attempts and history, and met other tenants in keys and ids.
 Previous release: workers, dispatcher and beat still run on it. Its enqueue doors name the old unique index of keys and
 fail for jobs with a key until they are upgraded; services that changed jobs by UPDATE must call ``runtime.cancel``.
 

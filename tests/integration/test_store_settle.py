@@ -172,7 +172,7 @@ async def test_history_tells_our_own_settle_from_a_lost_fence(jobs):
             await cancel(conn, type(theirs), [theirs.id], reason="no more")
         await cancel(conn, type(passed_on), [passed_on.id], reason="a person's, through this very worker")
 
-        assert await settled_by(conn, rows, changed_by="test") == {mine.id}
+        assert await settled_by(conn, type(mine), rows, changed_by="test") == {mine.id}
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

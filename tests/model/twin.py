@@ -171,7 +171,7 @@ class Twin:
         settled: set[UUID] = set()
         for outcome in (Complete(), Retry("again")):
             rows = self._rows(runs, [outcome] * len(runs))
-            found = self.store.run(settled_by(conn, rows, changed_by=name))
+            found = self.store.run(settled_by(conn, of.model, rows, changed_by=name))
             assert found == self.ledger.settled_by(rows, name)
             settled |= found
         lost = self.store.run(lost_fences(conn, of.model, fences))

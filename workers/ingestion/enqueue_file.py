@@ -4,11 +4,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import PRIORITY_DEFAULT
-from models.operations import IngestJob, Upload
+from models.operations import Upload
 from workers.ingestion.encodings import Detector, decoder
 from workers.ingestion.ingest_csv import CSV
 from workers.ingestion.layout import HEAD_BYTES, read_layout
@@ -34,27 +34,28 @@ async def ingest_file(
     """Keep ``stream`` and enqueue its ingestion; nothing happens before the caller commits.
 
     Raises Unreadable, before anything is kept, when the file has no header, no content column or not the columns of
-    ``mapping``, and EnqueueError. A repeated key returns the first job and keeps no second file.
+    ``mapping``, and EnqueueError. A repeated key with the same file and mapping returns the first job and
+    keeps no second file; with others it is refused.
     """
-    if idempotency_key and (first := await _first(session, idempotency_key)):
-        return Enqueued(first, created=False)
     mapping = dict(mapping or {})
     pieces = aiter(stream)
     head = await _head(pieces)
     look(head, mapping)
     name = file_name.replace("\x00", "")[-NAME_LENGTH:]
     stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
-    payload = {"project_id": project_id, "type": type, "upload_id": stored.id, "mapping": mapping, "source": CSV + name}
+    payload = {
+        "project_id": project_id,
+        "type": type,
+        "upload_id": stored.id,
+        "content_hash": "\\x" + stored.sha256.hex(),
+        "mapping": mapping,
+        "source": CSV + name,
+    }
     options = {"priority": priority, "idempotency_key": idempotency_key}
     job = await enqueue(session, "ingestion.ingest", payload, **options)
     if not job.created:
         await session.execute(delete(Upload).where(Upload.id == stored.id))
     return job
-
-
-async def _first(session: AsyncSession, idempotency_key: str) -> UUID | None:
-    """Return the job that has this key already; of two at once the unique index decides."""
-    return await session.scalar(select(IngestJob.id).where(IngestJob.idempotency_key == idempotency_key))
 
 
 async def _head(pieces: AsyncIterator[bytes]) -> bytes:

@@ -41,7 +41,8 @@ class IngestRequest(BaseModel):
     """What the doors accept for ``ingestion.ingest``; the fields are columns of ``ingest_jobs``.
 
     ``mapping`` names the file's column of each field that is not to be guessed; an empty name: none. Without an upload
-    there is nothing to load, and the project's records go on to be embedded. The source of a job with one begins with
+    there is nothing to load, and the project's records go on to be embedded. ``content_hash`` is the file's SHA-256, as
+    Postgres writes bytes: it tells a repeat of the same file from another. The source of a job with one begins with
     ``csv:``, so that its file is missed once it is gone.
     """
 
@@ -50,6 +51,7 @@ class IngestRequest(BaseModel):
     project_id: UUID
     type: Literal["TASK", "FEEDBACK"]
     upload_id: UUID | None = None
+    content_hash: Annotated[str, StringConstraints(pattern=r"^\\x[0-9a-f]{64}$")] | None = None
     mapping: Annotated[dict[str, str], AfterValidator(_possible)] = {}
     source: Annotated[str, StringConstraints(max_length=SOURCE_LENGTH)] | None = None
 

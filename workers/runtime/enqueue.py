@@ -57,8 +57,9 @@ def enqueue(
 ) -> Enqueued | Awaitable[Enqueued]:
     """Enqueue one job in ``session``'s transaction and return its id; with an AsyncSession, await the result.
 
-    Options: ``priority`` (1 first … 10 last), ``due_at`` (None: now), ``idempotency_key`` (a repeat returns the first
-    job). Nothing happens before the caller commits. Raises UnknownStageError and EnqueueError.
+    Options: ``priority`` (1 first … 10 last), ``due_at`` (None: now), ``idempotency_key`` (a repeat by the same owner
+    returns the first job; with another payload it is refused). Nothing happens before the caller commits. Raises
+    UnknownStageError and EnqueueError.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, [_job(payload, options)])[0])
@@ -86,7 +87,7 @@ def enqueue_many(
     """Enqueue many jobs of one stage; each mapping is a payload, with the options of :func:`enqueue` beside it.
 
     Jobs without keys are copied in, others go in one statement per 5,000. Results come in the order of ``jobs``, and
-    so do the ids. One invalid job refuses all of them, naming its position.
+    so do the ids of jobs without keys. One invalid job refuses all of them, naming its position.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, jobs))
@@ -176,68 +177,110 @@ def payload_refusal(error: ValidationError) -> str:
 
 
 def _put(session: Session, batch: Batch) -> list[Enqueued]:
-    """Insert the batch; the ids ascend in the order of its rows."""
+    """Insert the batch; the ids of jobs without keys ascend in the order of its rows."""
     if not batch.rows:
         return []
-    if len(batch.rows) == 1:
-        return _insert(session, batch, batch.rows, [None])
     keys = batch.keys()
-    connection = session.connection()
-    ids = new_ids(connection, len(batch.rows))
-    copied = len(ids) >= ROWS_TO_COPY and not any(keys) and can_copy(connection, batch.table, batch.attributes)
-    if copied:
-        copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
-        return [Enqueued(id_, created=True) for id_ in ids]
+    if len(batch.rows) >= ROWS_TO_COPY and not any(keys):
+        connection = session.connection()
+        if can_copy(connection, batch.table, batch.attributes):
+            ids = new_ids(connection, len(batch.rows))
+            copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
+            return [Enqueued(id_, created=True) for id_ in ids]
     # In the order of their keys across all statements: batches that share keys wait for each other in one order, and
     # cannot deadlock.
-    order = sorted(range(len(ids)), key=lambda place: keys[place] or "")
+    order = sorted(range(len(keys)), key=lambda place: keys[place] or "")
     done: dict[int, Enqueued] = {}
     for start in range(0, len(order), ROWS_PER_STATEMENT):
         places = order[start : start + ROWS_PER_STATEMENT]
-        part = _insert(session, batch, [batch.rows[place] for place in places], [ids[place] for place in places])
+        part = _insert(session, batch, [batch.rows[place] for place in places])
         done.update(zip(places, part, strict=True))
-    return [done[place] for place in range(len(ids))]
+    return [done[place] for place in range(len(keys))]
 
 
 @cache
 def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
     names = ", ".join(c[name] for name in attributes)
-    values = ", ".join(f"r.{c[name]}" for name in attributes)
+    # No id is given: a service's role may not choose one. The database's ascend, and rows come back as they went in.
     return f"""
-        WITH input AS MATERIALIZED (
-          SELECT coalesce(r.{c["id"]}, uuidv7()) AS new_id, e.nth, {values}
-            FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
-           CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r),
-        inserted AS (
-          INSERT INTO {t.name} ({c["id"]}, {names}) SELECT new_id, {names} FROM input ORDER BY nth
-          ON CONFLICT ({c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
-          RETURNING {c["id"]} AS id)
-        SELECT inserted.id, input.{c["idempotency_key"]} FROM input LEFT JOIN inserted ON inserted.id = input.new_id
-         ORDER BY nth"""
+        INSERT INTO {t.name} ({names})
+        SELECT {", ".join(f"r.{c[name]}" for name in attributes)}
+          FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
+         CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r
+         ORDER BY nth
+        ON CONFLICT ({c["owner_id"]}, {c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
+        RETURNING {c["id"]}, {c["idempotency_key"]}, {c["owner_id"]}"""
 
 
-def _insert(
-    session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]], ids: Sequence[UUID | None]
-) -> list[Enqueued]:
-    """Insert ``rows`` in their order under ``ids`` (None: the database's); a key that is taken returns its job."""
+@cache
+def _first_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
+    """Return the statement that finds the first job of each repeated key, and what a repeat asks otherwise."""
+    c = t.column
+    differs = ", ".join(
+        f"CASE WHEN {_differs(t, name)} THEN '{name}' END"
+        for name in attributes
+        if name not in OPTIONS and name not in t.model.__may_differ__
+    )
+    schema, _, table = t.label.partition(".")
+    return f"""
+        SELECT e.nth - 1, j.{c["id"]}, array_remove(ARRAY[{differs}]::text[], NULL)
+          FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
+         CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r
+          JOIN {t.name} AS j ON j.{c["idempotency_key"]} = r.{c["idempotency_key"]}
+                            AND j.{c["owner_id"]} IS NOT DISTINCT FROM {schema}.owner_of_{table}(r)"""
+
+
+def _differs(t: JobTable, name: str) -> str:
+    column = t.column[name]
+    if name in t.model.__may_grow__:
+        return f"NOT coalesce(j.{column} @> r.{column}, r.{column} IS NULL)"
+    return f"j.{column} IS DISTINCT FROM r.{column}"
+
+
+def _insert(session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]]) -> list[Enqueued]:
+    """Insert ``rows`` in their order; a key that its owner has used returns the first job, if the same is asked."""
     t, attributes = batch.table, batch.attributes
-    columns = [t.column[name].strip('"') for name in ("id", *attributes)]
-    content = [dict(zip(columns, (id_ and str(id_), *row), strict=True)) for id_, row in zip(ids, rows, strict=True)]
+    columns = [t.column[name].strip('"') for name in attributes]
+    content = [dict(zip(columns, row, strict=True)) for row in rows]
+    keys = [row[len(attributes) - len(OPTIONS) + KEY] for row in rows]
     inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content)}).all()
-    repeated = [key for id_, key in inserted if id_ is None]
-    first: dict[str, UUID] = {}
-    if repeated:
-        # A statement of its own: its snapshot sees the twin that won the race, whoever committed it.
-        found = text(
-            f"SELECT {t.column['idempotency_key']}, {t.column['id']} FROM {t.name} "
-            f"WHERE {t.column['idempotency_key']} = ANY (:keys)"
-        )
-        first = {row[0]: row[1] for row in session.execute(found, {"keys": repeated})}
-    if unseen := [key for key in repeated if key not in first]:
-        # Row level security hides its job from this session, or it was pruned between the two statements.
-        raise EnqueueError(f"idempotency_key is taken by a job that cannot be seen (any more), got {quoted(unseen[0])}")
-    return [Enqueued(id_ or first[key], id_ is not None) for id_, key in inserted]
+    if len(inserted) == len(rows):
+        return [Enqueued(row[0], created=True) for row in inserted]
+    return _with_repeats(session, batch, content, keys, [(row[0], row[1]) for row in inserted])
+
+
+def _with_repeats(
+    session: Session,
+    batch: Batch,
+    content: Sequence[Mapping[str, Any]],
+    keys: Sequence[str | None],
+    inserted: Sequence[tuple[UUID, str | None]],
+) -> list[Enqueued]:
+    """Return the job of each row where some were not inserted: their keys had been used, before or in this batch."""
+    unkeyed = iter([id_ for id_, key in inserted if key is None])
+    keyed = [place for place, key in enumerate(keys) if key is not None]
+    # A statement of its own: its snapshot sees the twin that won the race, whoever committed it.
+    found = text(_first_sql(batch.table, batch.attributes))
+    rows = session.execute(found, {"rows": json.dumps([content[place] for place in keyed])})
+    first = {keyed[nth]: (id_, differs) for nth, id_, differs in rows}
+    fresh = {id_ for id_, key in inserted if key is not None}
+    done = []
+    for place, key in enumerate(keys):
+        if key is None:
+            done.append(Enqueued(next(unkeyed), created=True))
+            continue
+        if place not in first:
+            # Row level security hides its job from this session, or it was pruned between the two statements.
+            raise EnqueueError(f"idempotency_key is taken by a job that cannot be seen (any more), got {quoted(key)}")
+        id_, differs = first[place]
+        if differs:
+            raise EnqueueError(
+                f"idempotency_key is taken by a job with another {', '.join(differs)}, got {quoted(key)}"
+            )
+        done.append(Enqueued(id_, created=id_ in fresh))
+        fresh.discard(id_)
+    return done
 
 
 def _refusal(error: BaseException | None) -> str:

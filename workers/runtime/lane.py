@@ -202,7 +202,7 @@ class Lane:
         while True:
             try:
                 async with self._database.kernel() as conn:
-                    return set(await settled_by(conn, rows, changed_by=self._database.changed_by))
+                    return set(await settled_by(conn, items[0].model, rows, changed_by=self._database.changed_by))
             except Exception as error:  # noqa: BLE001 - the lane must outlive it; the rows are safe either way
                 log.warning("settle_could_not_be_verified", jobs=len(items), error=describe(error))
                 if not is_database_away(error):

@@ -31,29 +31,31 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The question was answered within a day, by the job named."""
+    """The question was answered within a day, by the job named: none where it is another owner's."""
 
-    job_id: UUID
+    job_id: UUID | None
     llm_response: dict[str, Any]
     parsed_score: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """The run of another job is asking; look again after ``delay``."""
+    """The run of another job is asking; look again after ``delay``. Another owner's job is not named."""
 
-    job_id: UUID
+    job_id: UUID | None
     delay: timedelta
 
 
-async def take(session: AsyncSession, fingerprint: bytes, *, run: Run) -> Ours | Answered | InFlight:
+async def take(
+    session: AsyncSession, fingerprint: bytes, *, run: Run, owner: UUID | None
+) -> Ours | Answered | InFlight:
     """Take the question for ``run`` unless it is answered or being asked; of any number who try, one gets it.
 
     The lock comes in a statement of its own: what the next ones see is then not older than whoever held it before.
     It ends with the session's transaction.
     """
     await session.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, _lock_key(fingerprint))))
-    found = await _found(session, fingerprint)
+    found = await _found(session, fingerprint, owner)
     if found is not None:
         return found
     claim = {
@@ -97,8 +99,9 @@ def wait_for(elapsed: timedelta) -> timedelta:
     return min(max(elapsed, LEAST_WAIT), MOST_WAIT)
 
 
-async def _found(session: AsyncSession, fingerprint: bytes) -> Answered | InFlight | None:
+async def _found(session: AsyncSession, fingerprint: bytes, owner: UUID | None) -> Answered | InFlight | None:
     """Return what stands in the way of asking: an answer not too old, or a run that is still processing."""
+    is_ours = exists().where(ScoringJob.id == ScoringAnswer.job_id, ScoringJob.owner_id.is_not_distinct_from(owner))
     holder_runs = exists().where(
         ScoringJob.id == ScoringAnswer.job_id,
         ScoringJob.version == ScoringAnswer.job_version,
@@ -112,12 +115,13 @@ async def _found(session: AsyncSession, fingerprint: bytes) -> Answered | InFlig
         (ScoringAnswer.answered_at > func.now() - cast(REUSED_FOR, Interval)).label("fresh"),
         (func.now() - ScoringAnswer.claimed_at).label("elapsed"),
         holder_runs.label("holder_runs"),
+        is_ours.label("is_ours"),
     ).where(ScoringAnswer.fingerprint == fingerprint)
     row = (await session.execute(found)).one_or_none()
     if row is not None and row.fresh:
-        return Answered(row.job_id, row.llm_response, row.parsed_score)
+        return Answered(row.job_id if row.is_ours else None, row.llm_response, row.parsed_score)
     if row is not None and row.answered_at is None and row.holder_runs:
-        return InFlight(row.job_id, wait_for(row.elapsed))
+        return InFlight(row.job_id if row.is_ours else None, wait_for(row.elapsed))
     return None
 
 

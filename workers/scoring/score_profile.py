@@ -75,13 +75,14 @@ async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
         question = ask(request.prompt, name=profile.name, attributes=profile.attributes)
     key = fingerprint(await ctx.llm.resolve(request.model_name), question.messages)
     async with ctx.session() as session:
-        taken = await answers.take(session, key, run=ctx.run)
+        taken = await answers.take(session, key, run=ctx.run, owner=job.owner_id)
     match taken:
         case answers.Answered(job_id, llm_response, parsed_score):
-            marked = llm_response | {"cached_from": str(job_id)}
+            # Of another owner's job only that there was one.
+            marked = llm_response | {"cached_from": str(job_id) if job_id else "another job"}
             return Complete(values={"llm_response": marked, "parsed_score": parsed_score})
         case answers.InFlight(job_id, delay):
-            return Snooze(delay, f"identical job {job_id} is in flight")
+            return Snooze(delay, f"identical job {job_id} is in flight" if job_id else "an identical job is in flight")
         case answers.Ours():
             await ctx.progress(ASKED_PROGRESS)
             answer = await ctx.llm.parse(

@@ -38,13 +38,14 @@ async def cancel(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: st
 @cache
 def _retry_sql(t: JobTable) -> str:
     c, steps = t.column, t.lifecycle.steps
-    # A job failed in the step it was running: that is where it goes on.
-    ready = " ".join(f"WHEN '{step.running}' THEN '{step.ready}'" for step in steps)
+    # A job goes on in the step in which it failed.
+    ready = f"'{steps[0].ready}'"
+    if len(steps) > 1:
+        places = " ".join(f"WHEN '{step.running}' THEN '{step.ready}'" for step in steps)
+        ready = f"(CASE j.{c['ended_in']} {places} ELSE {ready} END)"
     return f"""
         UPDATE {t.name} AS j
-           SET {c["status"]} = (CASE (SELECT old_state FROM runtime.transitions AS h
-                                      WHERE h.job_id = j.{c["id"]} AND h.version_to = j.{c["version"]} LIMIT 1)
-                               {ready} ELSE '{steps[0].ready}' END)::{t.status_type},
+           SET {c["status"]} = {ready}::{t.status_type},
                {c["version"]} = j.{c["version"]} + 1, {c["retry_count"]} = j.{c["retry_count"]} + 1,
                {c["max_retries"]} = greatest(j.{c["max_retries"]}, j.{c["retry_count"]} + 1),
                {c["completed_at"]} = NULL, {c["started_at"]} = NULL, {c["lease_owner"]} = NULL,

@@ -37,6 +37,7 @@ class JobView:
     lease_owner: UUID | None
     error_message: str | None
     table_name: str
+    owner_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +135,18 @@ async def get_job(conn: Raw, job_id: UUID) -> JobView | None:
     return found[0] if found else None
 
 
-async def history(conn: Raw, job_id: UUID) -> list[TransitionView]:
-    """Return a job's transitions in order; they outlive the job itself."""
+async def history(conn: Raw, job_id: UUID, *, table: str | None = None) -> list[TransitionView]:
+    """Return a job's transitions in order; they outlive the job itself.
+
+    ``table`` (as ``runtime.jobs`` names it) tells the job from one of another table with the same id.
+    """
     cursor = conn.cursor(row_factory=class_row(TransitionView))
     await cursor.execute(
         """SELECT job_id, stage, old_state, new_state, version_from, version_to, changed_by, change_reason,
                   change_action, created_at, context, ip_address, user_agent
-             FROM runtime.transitions WHERE job_id = %(id)s ORDER BY version_to""",
-        {"id": job_id},
+             FROM runtime.transitions WHERE job_id = %(id)s AND (%(table)s::text IS NULL OR stage IN (
+                  SELECT name FROM runtime.stages WHERE table_name = %(table)s)) ORDER BY version_to""",
+        {"id": job_id, "table": table},
     )
     return await cursor.fetchall()
 

@@ -78,8 +78,8 @@ def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
     return fields
 
 
-async def settled_by(conn: Raw, rows: Sequence[Settled], *, changed_by: str) -> set[UUID]:
-    """Return the jobs among ``rows`` whose next transition is the row's own action, made by ``changed_by``.
+async def settled_by(conn: Raw, model: type[Job], rows: Sequence[Settled], *, changed_by: str) -> set[UUID]:
+    """Return the jobs among ``rows``, all of ``model``, whose next transition is their own action by ``changed_by``.
 
     After a commit whose answer was lost, this tells a settle that did happen from a fence that was lost. By the action
     too: a worker that passes on a person's cancel moves its own run's job.
@@ -87,8 +87,12 @@ async def settled_by(conn: Raw, rows: Sequence[Settled], *, changed_by: str) -> 
     cursor = await conn.execute(
         f"""SELECT t.job_id, t.version_to - 1, t.change_action FROM {TICKETS}
              JOIN runtime.transitions AS t ON t.job_id = u.id AND t.version_to = u.version + 1
-            WHERE t.job_id = ANY (%(ids)s::uuid[]) AND t.changed_by = %(changed_by)s""",
-        {**tickets([(row.job_id, row.fence) for row in rows]), "changed_by": changed_by},
+            WHERE t.job_id = ANY (%(ids)s::uuid[]) AND t.changed_by = %(changed_by)s AND t.stage = ANY (%(stages)s)""",
+        {
+            **tickets([(row.job_id, row.fence) for row in rows]),
+            "changed_by": changed_by,
+            "stages": [step.stage for step in model.__lifecycle__.steps],  # another table may have a job of this id
+        },
     )
     made = set(await cursor.fetchall())
     return {row.job_id for row in rows if (row.job_id, row.fence, row.action) in made}

@@ -1,4 +1,4 @@
-"""Hold every job against its recorded history. Reads whole tables: for people and tests, not for loops."""
+"""Check every job against its recorded history. Reads whole tables: for people and tests, not for loops."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -44,14 +44,15 @@ class HistoryCheck:
 # A history may begin late only where the months before it were dropped: its job is older than the first one kept.
 _VERIFY = """
 WITH recorded AS (
-  SELECT t.job_id, t.stage, t.old_state, t.new_state, t.version_from, t.version_to, l.terminal,
+  SELECT t.job_id, l.table_name, t.stage, t.old_state, t.new_state, t.version_from, t.version_to, l.terminal,
          lag(t.version_to) OVER steps AS version_before, lag(t.new_state) OVER steps AS state_before,
          lead(t.version_to) OVER steps IS NULL AS newest
     FROM runtime.transitions AS t
     LEFT JOIN runtime.stages AS s ON s.name = t.stage LEFT JOIN runtime.lifecycles AS l USING (table_name)
-  WINDOW steps AS (PARTITION BY t.job_id ORDER BY t.version_to, t.created_at)),
+  -- Two tables may have a job of one id.
+  WINDOW steps AS (PARTITION BY t.job_id, l.table_name ORDER BY t.version_to, t.created_at)),
 histories AS (
-  SELECT job_id, max(stage) FILTER (WHERE newest) AS stage, max(new_state) FILTER (WHERE newest) AS state,
+  SELECT job_id, table_name, max(stage) FILTER (WHERE newest) AS stage, max(new_state) FILTER (WHERE newest) AS state,
          max(version_to) AS version, count(*) AS transitions,
          bool_or(new_state = ANY (terminal)) FILTER (WHERE newest) AS ended,
          count(*) FILTER (WHERE new_state = ANY (terminal)) AS ends,
@@ -61,7 +62,7 @@ histories AS (
                             AND (version_to <> version_before + 1 OR version_from IS DISTINCT FROM version_before
                                  OR old_state IS DISTINCT FROM state_before)) AS gaps,
          bool_or(version_before IS NULL AND (version_from IS NOT NULL OR version_to <> 1)) AS begins_late
-    FROM recorded GROUP BY job_id),
+    FROM recorded GROUP BY job_id, table_name),
 judged AS (
   SELECT coalesce(h.job_id, j.id) AS id, coalesce(j.stage, h.stage) AS stage, j.id IS NOT NULL AS present,
          coalesce(j.status, h.state) AS state, h.transitions, h.ends, h.reopened, h.duplicates,
@@ -70,7 +71,7 @@ judged AS (
                    >= date_trunc('month', (SELECT min(created_at) FROM runtime.transitions), 'UTC'))::int AS gaps,
          (j.id IS NOT NULL AND (j.version <> h.version OR j.status <> h.state))::int AS mismatched,
          (h.job_id IS NULL)::int AS unrecorded
-    FROM histories AS h FULL JOIN runtime.jobs AS j ON j.id = h.job_id)
+    FROM histories AS h FULL JOIN runtime.jobs AS j ON j.id = h.job_id AND j.table_name = h.table_name)
 SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (WHERE NOT present)::int AS gone,
        count(*) FILTER (WHERE present AND d.state = s.ready)::int AS waiting,
        count(*) FILTER (WHERE present AND d.state = s.running)::int AS running,

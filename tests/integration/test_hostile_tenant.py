@@ -1,0 +1,443 @@
+"""A tenant who means harm: a member of ``gristmill_service`` with SQL of its own, against the whole catalogue.
+
+New tables and functions are included by themselves: what a service may do is listed here by name, all else is refused.
+"""
+
+import uuid
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+OURS = "('runtime', 'scoring', 'assessments', 'operations', 'auth')"
+
+# What a service may write, by table. Job tables: what is asked, and how soon; never what the kernel keeps.
+OPTIONS = {"priority", "idempotency_key"}
+MAY_INSERT = {
+    "scoring.profiles": {"id", "owner_id", "name", "attributes"},
+    "scoring.scoring_jobs": {"profile_id", "prompt", "model_name", "due_at"} | OPTIONS,
+    "assessments.assessment_states": {"assessment_id", "request_data", "timeout_seconds", "next_retry_at"} | OPTIONS,
+    "assessments.assessment_metrics": {"assessment_id", "metric_type", "metric_value"},
+    "operations.projects": {"name", "ownerId", "guidelines", "guidelinesFileName"},
+    "operations.data_records": {"projectId", "type", "category", "source", "content", "metadata", "createdById",
+                                "createdByName", "createdByEmail"},
+    "operations.likert_scores": {"recordId", "userId", "realismScore", "qualityScore"},
+    "operations.bonus_windows": {"name", "startTime", "endTime", "targetTaskCount", "targetFeedbackCount",
+                                 "targetTaskCountTier2", "targetFeedbackCountTier2", "createdBy"},
+    "operations.system_settings": {"key", "value", "description"},
+    "operations.ingest_jobs": {"projectId", "type", "source", "mapping", "due_at", "uploadId", "contentHash"} | OPTIONS,
+    "operations.analytics_jobs": {"projectId", "type", "modelName", "due_at"} | OPTIONS,
+    "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256"},
+    "operations.upload_parts": {"uploadId", "partNumber", "content"},
+}  # fmt: skip
+MAY_UPDATE = {
+    "scoring.profiles": {"name", "attributes"},
+    "operations.profiles": {"role", "mustResetPassword"},
+    "operations.projects": {"name", "guidelines", "guidelinesFileName"},
+    "operations.data_records": {"type", "category", "content", "metadata", "hasBeenReviewed", "isCategoryCorrect",
+                                "reviewedBy"},
+    "operations.likert_scores": {"realismScore", "qualityScore"},
+    "operations.bonus_windows": MAY_INSERT["operations.bonus_windows"] - {"createdBy"},
+    "operations.system_settings": {"value", "description"},
+}  # fmt: skip
+MAY_DELETE = {
+    "scoring.profiles",
+    "operations.projects",
+    "operations.data_records",
+    "operations.likert_scores",
+    "operations.bonus_windows",
+    "operations.system_settings",
+}
+# Functions that run with their owner's rights and that a service may call; each asks who acts.
+MAY_CALL_WITH_OWNERS_RIGHTS = {
+    "runtime.cancel",
+    "assessments.create_assessment",
+    "assessments.update_assessment_state",
+    "assessments.put_cached_state",
+    "assessments.get_cached_state",
+    "operations.my_role",
+    "operations.has_role",
+    "operations.is_admin",
+    "operations.may_change",
+}
+# Tables without rows of tenants.
+EVERYBODYS = {"runtime.stages", "runtime.workers"}
+
+
+def rows(psql, statement: str, *values: object) -> list[tuple[object, ...]]:
+    with psql.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        return cursor.execute(statement, values or None).fetchall()
+
+
+def columns(psql, privilege: str) -> dict[str, set[str]]:
+    """Return the columns of each table that a service has this right on."""
+    found: dict[str, set[str]] = {}
+    for table, column in rows(
+        psql,
+        f"""SELECT c.oid::regclass::text, a.attname::text FROM pg_class AS c
+              JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             WHERE c.relkind IN ('r', 'p', 'v') AND c.relnamespace::regnamespace::text IN {OURS}
+               AND has_column_privilege('gristmill_service', c.oid, a.attnum, %s)""",
+        privilege,
+    ):
+        found.setdefault(str(table), set()).add(str(column))
+    return found
+
+
+def test_a_service_writes_the_listed_columns_and_no_others(psql):
+    """Of every table and view there is."""
+    assert columns(psql, "INSERT") == MAY_INSERT
+    assert columns(psql, "UPDATE") == MAY_UPDATE
+    assert not columns(psql, "REFERENCES")
+
+
+@pytest.mark.parametrize("privilege", ["DELETE", "TRUNCATE", "TRIGGER"])
+def test_a_service_deletes_what_is_listed_and_never_empties_or_hooks_a_table(psql, privilege):
+    """A trigger of one's own on somebody's table would run with the rights of whoever writes to it."""
+    found = rows(
+        psql,
+        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'v')
+               AND relnamespace::regnamespace::text IN {OURS} AND has_table_privilege('gristmill_service', oid, %s)""",
+        privilege,
+    )
+
+    assert {str(name) for (name,) in found} == (MAY_DELETE if privilege == "DELETE" else set())
+
+
+def test_the_public_has_no_right_on_any_table(psql):
+    """Whoever may connect is nobody here."""
+    granted = rows(
+        psql,
+        f"""SELECT c.oid::regclass::text, a.privilege_type FROM pg_class AS c CROSS JOIN aclexplode(c.relacl) AS a
+             WHERE a.grantee = 0 AND c.relnamespace::regnamespace::text IN {OURS}""",
+    )
+
+    assert granted == []
+
+
+def test_every_table_that_a_service_reads_has_row_level_security(psql):
+    """But those without rows of tenants."""
+    found = rows(
+        psql,
+        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relrowsecurity
+               AND relnamespace::regnamespace::text IN {OURS} AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
+    )
+
+    assert {str(name) for (name,) in found} == EVERYBODYS
+
+
+DEFINERS = f"""
+    SELECT p.oid::regprocedure::text, format('%s.%s', pronamespace::regnamespace, proname), proconfig, prosrc,
+           prorettype = 'trigger'::regtype, has_function_privilege('gristmill_service', p.oid, 'EXECUTE'),
+           EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)
+      FROM pg_proc AS p WHERE prosecdef AND pronamespace::regnamespace::text IN {OURS}"""
+
+
+def test_functions_with_their_owners_rights_are_locked(psql):
+    """A pinned search path, no right of the public's, a service calls the listed ones, and none runs for a foreign table."""
+    found = rows(psql, DEFINERS)
+
+    assert found
+    for name, plain, config, source, is_trigger, service, public in found:
+        assert "search_path=pg_catalog, pg_temp" in (config or []), name
+        assert not public, name
+        assert service == (plain in MAY_CALL_WITH_OWNERS_RIGHTS), name
+        assert not is_trigger or "TG_RELID" in str(source), name
+
+
+def test_no_view_reads_with_its_owners_rights_what_its_reader_may_not(psql):
+    """Views ask with the rights of who reads, but those that filter by themselves."""
+    found = rows(
+        psql,
+        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind = 'v' AND relnamespace::regnamespace::text IN {OURS}
+               AND NOT coalesce('security_invoker=true' = ANY (reloptions), false)
+               AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
+    )
+
+    assert {str(name) for (name,) in found} <= {"assessments.assessment_state_audit"}
+
+
+@pytest.fixture
+def tenants(psql):
+    """Two tenants, each with a profile, a job, a project with a job and an assessment; a third who has nothing."""
+    ids: dict[str, uuid.UUID] = {"stranger": uuid.uuid4()}
+    for name in ("alice", "bob"):
+        [(user,)] = rows(psql, "INSERT INTO auth.users (email) VALUES (%s) RETURNING id", f"{name}@example.test")
+        ids[name] = user  # type: ignore[assignment]
+        psql.execute("UPDATE operations.profiles SET role = 'USER' WHERE id = %s", [user])
+        with psql.transaction():
+            psql.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(user)])
+            [(profile,)] = rows(psql, "INSERT INTO scoring.profiles (name) VALUES (%s) RETURNING id", name)
+            [(job,)] = rows(psql, "SELECT scoring.enqueue_score(%s, 'Judge.')", profile)
+            [(project,)] = rows(
+                psql, 'INSERT INTO operations.projects (name, "ownerId") VALUES (%s, %s) RETURNING id', name, user
+            )
+            [(ingest,)] = rows(psql, "SELECT operations.enqueue_ingest(%s, 'TASK', 'content')", project)
+            psql.execute("SELECT operations.enqueue_analytics(%s)", [project])
+            psql.execute(
+                "INSERT INTO assessments.assessment_states (assessment_id, request_data) VALUES (%s, '{}')", [name]
+            )
+        ids |= {f"{name}.profile": profile, f"{name}.job": job, f"{name}.project": project, f"{name}.ingest": ingest}  # type: ignore[dict-item]
+    return ids
+
+
+@pytest.fixture
+def speak(psql, tenants):
+    """Speak as a service for a tenant until the test ends; nothing of it is kept."""
+    with psql.transaction(force_rollback=True):
+
+        def speak(name: str | None):
+            psql.execute("RESET ROLE")
+            psql.execute("SET LOCAL ROLE gristmill_service")
+            psql.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(tenants[name]) if name else ""])
+            return psql
+
+        yield speak
+
+
+def refused(psql, statement: str, *values: object) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught, psql.transaction():
+        psql.execute(statement, values or None)
+    return caught.value
+
+
+def test_a_stranger_sees_no_row_of_any_tenant(psql, tenants, speak):
+    """In no table and no view, whatever will be added."""
+    readable = rows(
+        psql,
+        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'v') AND NOT relispartition
+               AND relnamespace::regnamespace::text IN {OURS} AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
+    )
+    speak("stranger")
+
+    seen = {str(name): len(rows(psql, f"SELECT * FROM {name}")) for (name,) in readable}
+
+    assert {name: count for name, count in seen.items() if count and name not in EVERYBODYS} == {}
+
+
+def test_no_trigger_function_serves_a_table_of_ones_own(psql, tenants, speak):
+    """EXECUTE on it is asked when the trigger is made: nobody but the owner has it."""
+    functions = rows(
+        psql,
+        f"""SELECT p.oid::regproc::text FROM pg_proc AS p
+             WHERE prorettype = 'trigger'::regtype AND pronamespace::regnamespace::text IN {OURS}""",
+    )
+    speak("alice")
+    psql.execute("CREATE TEMP TABLE u (id uuid, email text)")
+
+    assert functions
+    for (function,) in functions:
+        error = refused(psql, f"CREATE TRIGGER t AFTER UPDATE ON u FOR EACH ROW EXECUTE FUNCTION {function}()")
+        assert isinstance(error, errors.InsufficientPrivilege), function
+
+
+def test_a_borrowed_guard_would_not_run_for_another_table(psql, tenants):
+    """Not even for a role that could make the trigger."""
+    guards = rows(psql, DEFINERS)
+    with psql.transaction(force_rollback=True):
+        psql.execute("CREATE TEMP TABLE u (id uuid, email text)")
+        for name, plain, _, _, is_trigger, *_ in guards:
+            if not is_trigger:
+                continue
+            with psql.transaction(force_rollback=True):
+                tables = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"
+                psql.execute(
+                    f"CREATE TRIGGER t AFTER UPDATE ON u {tables} FOR EACH STATEMENT EXECUTE FUNCTION {plain}()"
+                )
+                error = refused(psql, "UPDATE u SET email = 'victim@example.test'")
+                assert isinstance(error, errors.InsufficientPrivilege), name
+
+
+KEPT_BY_THE_KERNEL = (
+    "id", "status", "version", "retry_count", "max_retries", "timeout_seconds", "progress", "dispatched_at",
+    "lease_owner", "deadline_at", "error_message", "change_action", "change_reason", "created_at", "started_at",
+    "completed_at", "updated_at", "owner_id", "prompt", "llm_response", "parsed_score", "profile_id", "priority",
+    "due_at", "idempotency_key",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("column", KEPT_BY_THE_KERNEL)
+def test_a_tenant_changes_no_column_of_its_own_job(psql, tenants, speak, column):
+    """Neither tickets nor times nor attempts nor results: cancelling is a function."""
+    speak("alice")
+
+    error = refused(psql, f"UPDATE scoring.scoring_jobs SET {column} = DEFAULT WHERE id = %s", tenants["alice.job"])
+
+    assert isinstance(error, errors.InsufficientPrivilege)
+
+
+@pytest.mark.parametrize("column", sorted(set(KEPT_BY_THE_KERNEL) - MAY_INSERT["scoring.scoring_jobs"]))
+def test_a_new_job_cannot_bring_what_the_kernel_keeps(psql, tenants, speak, column):
+    """Not even its id, which could be that of somebody's job in another table."""
+    speak("alice")
+
+    error = refused(
+        psql,
+        f"INSERT INTO scoring.scoring_jobs (profile_id, prompt, {column}) VALUES (%s, 'x', DEFAULT)",
+        tenants["alice.profile"],
+    )
+
+    assert isinstance(error, errors.InsufficientPrivilege)
+
+
+@pytest.mark.parametrize("due", ["infinity", "-infinity", "10000-01-01", "9999-12-31T23:59:59-14:00", "4000-01-01 BC"])
+def test_a_due_time_that_nobody_could_read_is_refused(psql, tenants, speak, due):
+    """It would be a row that a reader trips over."""
+    speak("alice")
+
+    error = refused(psql, "SELECT scoring.enqueue_score(%s, 'x', p_due_at => %s)", tenants["alice.profile"], due)
+
+    assert isinstance(error, errors.CheckViolation)
+
+
+def test_a_job_belongs_to_the_owner_of_its_profile(psql, tenants):
+    """Whoever enqueues it; it cannot be given away."""
+    found = rows(psql, "SELECT id, owner_id FROM scoring.scoring_jobs")
+    assert {(tenants["alice.job"], tenants["alice"]), (tenants["bob.job"], tenants["bob"])} == set(found)
+
+    [(job,)] = rows(psql, "SELECT scoring.enqueue_score(%s, 'by an operator')", tenants["bob.profile"])
+
+    assert rows(psql, "SELECT owner_id FROM scoring.scoring_jobs WHERE id = %s", job) == [(tenants["bob"],)]
+    error = refused(psql, "UPDATE scoring.scoring_jobs SET owner_id = NULL, version = version + 1 WHERE id = %s", job)
+    assert "owner" in str(error)
+
+
+def test_two_tenants_never_meet_in_a_key(psql, tenants, speak):
+    """Each gets a job of its own; the other's is neither returned nor hinted at."""
+    jobs = []
+    for name in ("alice", "bob"):
+        speak(name)
+        jobs += rows(
+            psql, "SELECT scoring.enqueue_score(%s, 'x', p_idempotency_key => 'k')", tenants[f"{name}.profile"]
+        )
+        jobs += rows(
+            psql,
+            "SELECT operations.enqueue_ingest(%s, 'TASK', %s, p_idempotency_key => 'k')",
+            tenants[f"{name}.project"],
+            name.encode(),
+        )
+
+    assert len(set(jobs)) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "differs"),
+    [
+        ("scoring.enqueue_score(%(profile)s, 'x'", "scoring.enqueue_score(%(profile)s, 'y'", "prompt"),
+        ("scoring.enqueue_score(%(profile)s, 'x'", "scoring.enqueue_score(%(profile)s, 'x', 'other'", "model_name"),
+        (
+            "operations.enqueue_ingest(%(project)s, 'TASK', 'a'",
+            "operations.enqueue_ingest(%(project)s, 'FEEDBACK', 'b'",
+            "type, content",
+        ),
+        (
+            "operations.enqueue_analytics(%(project)s",
+            "operations.enqueue_analytics(%(project)s, 'TASK'",
+            "type",
+        ),
+    ],
+)
+def test_a_key_with_other_content_is_refused_naming_what_differs(psql, tenants, speak, first, second, differs):
+    """The same content again, even with other options, is the first job."""
+    speak("alice")
+    ids = {"profile": tenants["alice.profile"], "project": tenants["alice.project"]}
+    key = ", p_idempotency_key => 'k'"
+
+    one = psql.execute(f"SELECT {first}{key})", ids).fetchone()
+    again = psql.execute(f"SELECT {first}{key}, p_priority => 9)", ids).fetchone()
+    with pytest.raises(errors.UniqueViolation, match=f"another {differs}, got 'k'"), psql.transaction():
+        psql.execute(f"SELECT {second}{key})", ids)
+
+    assert one == again
+
+
+def test_a_tenant_cancels_its_own_jobs_only(psql, tenants, speak):
+    """Of every table, by one function; another's job is as one that is not there."""
+    speak("alice")
+
+    assert rows(psql, "SELECT runtime.cancel(%s)", tenants["bob.job"]) == [(False,)]
+    assert rows(psql, "SELECT runtime.cancel(%s)", tenants["bob.ingest"]) == [(False,)]
+    assert rows(psql, "SELECT runtime.cancel(%s, 'changed my mind')", tenants["alice.job"]) == [(True,)]
+    assert rows(psql, "SELECT runtime.cancel(%s)", tenants["alice.job"]) == [(False,)]
+    assert rows(psql, "SELECT runtime.cancel(%s)", tenants["alice.ingest"]) == [(True,)]
+
+    psql.execute("RESET ROLE")
+    ended = rows(psql, "SELECT id, status, error_message FROM scoring.scoring_jobs ORDER BY id")
+    assert [(id_, status) for id_, status, _ in ended] == sorted(
+        [(tenants["alice.job"], "cancelled"), (tenants["bob.job"], "pending")]
+    )
+
+
+def test_a_tenant_reads_the_history_of_its_own_jobs_only(psql, tenants, speak):
+    """As docs/enqueue.md promises: those of the jobs that it may read."""
+    speak("alice")
+
+    seen = {id_ for (id_,) in rows(psql, "SELECT job_id FROM runtime.transitions WHERE stage = 'scoring.score'")}
+
+    assert seen == {tenants["alice.job"]}
+
+
+def test_a_service_cannot_pass_for_one_of_our_processes(psql, tenants, speak):
+    """History says who claimed it."""
+    speak("alice")
+    psql.execute("SET LOCAL gristmill.changed_by = 'worker:0198aaaa-0000-7000-8000-000000000000'")
+    psql.execute("SELECT runtime.cancel(%s)", [tenants["alice.job"]])
+
+    [(by,)] = rows(
+        psql, "SELECT changed_by FROM runtime.transitions WHERE job_id = %s AND version_to = 2", tenants["alice.job"]
+    )
+
+    assert str(by).startswith("gristmill_service as worker:")
+
+
+def test_a_file_of_another_project_cannot_be_ingested(psql, tenants, speak):
+    """A USER reads the list of all files, not their content."""
+    [(upload,)] = rows(psql, 'SELECT "uploadId" FROM operations.ingest_jobs WHERE id = %s', tenants["bob.ingest"])
+    speak("alice")
+
+    error = refused(
+        psql,
+        """INSERT INTO operations.ingest_jobs ("projectId", type, source, "uploadId") VALUES (%s, 'TASK', 'csv:x', %s)""",
+        tenants["alice.project"],
+        upload,
+    )
+
+    assert isinstance(error, errors.InsufficientPrivilege)
+
+
+def test_an_actor_that_is_no_id_is_refused(psql, tenants, speak):
+    """In one line that names the setting."""
+    speak("alice")
+    psql.execute("SET LOCAL gristmill.user_id = 'Robert''); DROP TABLE'")
+
+    assert "gristmill.user_id must be a UUID" in str(refused(psql, "SELECT count(*) FROM scoring.profiles"))
+
+
+@pytest.mark.parametrize("role", ["gristmill_worker"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE runtime.transitions SET changed_by = 'nobody'",
+        "DELETE FROM runtime.transitions",
+        "INSERT INTO runtime.transitions (job_id, version_to, created_at, stage, new_state) "
+        "VALUES (gen_random_uuid(), 1, now(), 'scoring.score', 'completed')",
+        "DELETE FROM runtime.transitions_default",
+        "UPDATE runtime.lifecycles SET transitions = '{}'",
+        "DELETE FROM runtime.stages",
+    ],
+)
+def test_not_even_a_worker_writes_history(psql, tenants, role, statement):
+    """Guards do, with the owner's rights."""
+    with psql.transaction(force_rollback=True):
+        psql.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
+        assert isinstance(refused(psql, statement), errors.InsufficientPrivilege)
+
+
+@pytest.mark.parametrize("age", ["0 days", "-400 days", "30 days", None])
+def test_the_history_of_the_last_month_is_nobodys_to_drop(psql, tenants, age):
+    """Whatever retention is asked for."""
+    with psql.transaction(force_rollback=True):
+        psql.execute("SET LOCAL ROLE gristmill_worker")
+        error = refused(psql, "SELECT runtime.drop_transition_partitions(%s::interval)", age)
+
+    assert "31 days" in str(error)
