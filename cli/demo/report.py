@@ -112,4 +112,8 @@ def _reason(reasoning: str) -> str:
     if not line.startswith(f"{OFFLINE_NOTE}: "):
         return line
     measured = line.removeprefix(f"{OFFLINE_NOTE}: ").split("; ")
-    return "; ".join(part for part in measured if part.startswith(("coverage", "not mentioned", "forbidden")))
+    return "; ".join(
+        part
+        for part in measured
+        if part.startswith(("nothing", "says little", "coverage", "not mentioned", "forbidden"))
+    )
