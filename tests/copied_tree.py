@@ -43,6 +43,18 @@ class CopiedTree:
         """Run one command of the copy."""
         return self.python("-m", "cli.main", *arguments, env=env)
 
+    def shell(self, command: str, *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a line as a person types it."""
+        return subprocess.run(
+            ["sh", "-c", command],
+            cwd=self.folder,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment in which the copy is what is imported."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}

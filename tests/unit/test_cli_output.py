@@ -51,6 +51,10 @@ def test_a_table_on_a_pipe_is_never_cut(capsys) -> None:
 
 
 JOBS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
+NOT_MIGRATED = (
+    "the database is not migrated to this version; run `gristmill migrate` (Postgres: no table). "
+    "Where it is at the newest revision, one is missing"
+)
 ROWS = (
     (LONG[:36], "vectorization.embed", "queued_for_vec", 5, 12, "3 min", "backing off after: " + "503 again " * 9),
     (LONG[:36], "scoring.score", "completed", 10, 1, "12 d", None),
@@ -124,7 +128,7 @@ def test_statuses_have_one_case_for_people() -> None:
         ),
         (
             psycopg.errors.UndefinedTable("no table"),
-            "the database is not migrated to this version; run `gristmill migrate`",
+            NOT_MIGRATED,
             1,
         ),
         (redis.ConnectionError("Error 111"), "Redis cannot be reached: Error 111", 1),
