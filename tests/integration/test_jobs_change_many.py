@@ -6,12 +6,14 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from cli.system import COMMAND
 
+Psql = psycopg.Connection[dict[str, Any]]
 MANY = 100_000
 COUNTED = re.compile(r"([\d,]+) cancelled, 0 cannot be so far")
 INSERT = """
@@ -20,7 +22,7 @@ INSERT = """
 
 
 @pytest.fixture
-def many(psql: psycopg.Connection) -> int:
+def many(psql: Psql) -> int:
     """A hundred thousand jobs that wait."""
     psql.execute(INSERT.encode(), [MANY])
     psql.execute("ANALYZE scoring.scoring_jobs")
@@ -45,12 +47,12 @@ def command(database_url: str, tmp_path: Path):
     return start
 
 
-def waiting(psql: psycopg.Connection) -> int:
+def waiting(psql: Psql) -> int:
     [row] = psql.execute("SELECT count(*) AS n FROM scoring.scoring_jobs WHERE status = 'pending'").fetchall()
     return int(row["n"])
 
 
-def test_a_hundred_thousand_are_counted_on_the_way_and_not_listed(command, many: int, psql) -> None:
+def test_a_hundred_thousand_are_counted_on_the_way_and_not_listed(command, many: int, psql: Psql) -> None:
     """Progress goes to standard error, one line is the result, and Ctrl-C tells exactly what was done."""
     with command("cancel", "--stage", "scoring.score") as first:
         assert first.stderr is not None
@@ -72,7 +74,7 @@ def test_a_hundred_thousand_are_counted_on_the_way_and_not_listed(command, many:
     assert waiting(psql) == 0
 
 
-def test_ids_are_printed_only_when_asked_for(command, psql) -> None:
+def test_ids_are_printed_only_when_asked_for(command, psql: Psql) -> None:
     """One a line, for the next command; in JSON they are always there, whole and in order."""
     psql.execute(INSERT.encode(), [2_500])
     wanted = [str(row["id"]) for row in psql.execute("SELECT id FROM scoring.scoring_jobs ORDER BY id DESC").fetchall()]
