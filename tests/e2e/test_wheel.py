@@ -53,11 +53,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("environment") / "venv"
     uv = shutil.which("uv")
     venv.create(home, with_pip=uv is None)
-    pip = (
-        [uv, "pip", "install", "--python", home / "bin/python"] if uv else [home / "bin/python", "-m", "pip", "install"]
-    )
+    python = home / "bin/python"
+    command = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install", "--no-compile"]
     done = subprocess.run(
-        [*pip, "--quiet", wheel], capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS
+        [*map(str, command), "--quiet", str(wheel)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=INSTALL_SECONDS,
     )
     if done.returncode != 0 and any(word in done.stderr.lower() for word in UNREACHABLE):
         pytest.skip(f"no package registry answers: {done.stderr.strip().splitlines()[-1][:200]}")
