@@ -40,7 +40,9 @@ class Report:
             file.close()
 
     def page(self, ids: Sequence[UUID], refused: Mapping[UUID, str]) -> None:
-        """Take one page."""
+        """Take one page. Progress is told before the next one: the last page is followed by the sum."""
+        if any(self._counts):
+            self._progress()
         if self._kept:
             done, others = self._kept
             done.writelines(f"{job_id}\n" for job_id in ids)
@@ -49,7 +51,6 @@ class Report:
             for job_id in ids:
                 print(job_id)
         self._counts = [self._counts[0] + len(ids), self._counts[1] + len(refused)]
-        self._progress()
 
     def _progress(self) -> None:
         terminal = sys.stderr.isatty()

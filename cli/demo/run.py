@@ -91,7 +91,11 @@ def clean(settings: "Settings") -> int:
         return 0
     with _database(settings) as database_url:
         removed = asyncio.run(_remove(database_url, made))
-    print("removed " + ", ".join(f"{count} {what}" for what, count in removed.items()) + "; the jobs' history stays")
+    print(
+        "removed "
+        + ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in removed.items())
+        + "; the jobs' history stays"
+    )
     return 0
 
 
