@@ -87,8 +87,6 @@ async def hand_in(
     """
     try:
         with file.open("rb") as opened:
-            if idempotency_key and (first := await _first(database, IngestJob.idempotency_key == idempotency_key)):
-                return first
             head = await asyncio.to_thread(opened.read, HEAD_BYTES)
             look(head, mapping)
             async with _made(database, project) as found, database.session() as session:
@@ -106,7 +104,7 @@ async def hand_in(
     except Unreadable as error:
         raise WrongUsageError(f"{file.name}: {error}") from None
     if not job.created and (first := await _first(database, IngestJob.id == job.id)):
-        return first  # of its key, enqueued meanwhile, maybe for another project
+        return first  # of its key
     return HandedIn(job, found.id, found.name)
 
 

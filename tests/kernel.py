@@ -106,6 +106,13 @@ class Jobs:
             cursor = await conn.cursor(row_factory=dict_row).execute(statement.encode(), values or None)
             return await cursor.fetchall() if cursor.description else []
 
+    async def unguarded(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        """Run one statement that no guard would let through: what time, or a damage, makes of rows."""
+        async with self.database.kernel() as conn, conn.transaction():
+            await conn.execute("SET LOCAL session_replication_role = replica")
+            cursor = await conn.cursor(row_factory=dict_row).execute(statement.encode(), values or None)
+            return await cursor.fetchall() if cursor.description else []
+
     async def worker(self, *, slots: int = 100, lease_seconds: float = 60.0, worker_id: UUID | None = None) -> UUID:
         """Write the row of a live worker on the proving queue, which gives the dispatcher slots to fill."""
         row = WorkerRow(

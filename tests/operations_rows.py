@@ -20,8 +20,8 @@ def put_record(psql, project: uuid.UUID, content: str = "c", **columns: object):
 
 
 def rate(psql, record: uuid.UUID, user: str, model: str | None = None, realism: int = 4) -> None:
-    psql.execute(
-        'INSERT INTO operations.likert_scores ("recordId", "userId", "realismScore", "qualityScore", "llmModel") '
-        "VALUES (%s, %s, %s, 4, %s)",
-        [record, user, realism, model],
-    )
+    columns, values = '"recordId", "userId", "realismScore", "qualityScore"', [record, user, realism, 4]
+    if model is not None:  # which is the workers' to say
+        columns, values = f'{columns}, "llmModel"', [*values, model]
+    marks = ", ".join(["%s"] * len(values))
+    psql.execute(f"INSERT INTO operations.likert_scores ({columns}) VALUES ({marks})", values)

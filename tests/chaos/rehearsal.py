@@ -166,7 +166,7 @@ class Rehearsal:
         model = self.registry[stage].model
         if ids:
             aged = f"UPDATE {model.__table__} SET completed_at = completed_at - %s WHERE id = ANY (%s)"
-            await self.jobs.sql(aged, age, list(ids))
+            await self.jobs.unguarded(aged, age, list(ids))
             self.evidence.aged |= set(ids)
         async with self.database.kernel() as conn:
             return await rescue.prune(conn, model)

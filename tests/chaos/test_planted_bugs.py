@@ -211,7 +211,6 @@ FOUND: list[tuple[str, Scenario, tuple[Bug, ...], str]] = [
     ("write outside the settle's transaction", frozen_worker, (bugs.WRITTEN_APART,), "effects committed once"),
     ("rescue that costs no attempt", frozen_worker, (bugs.RESCUE_FREE,), "attempts counted"),
     ("rescue of a living worker", busy_worker, (bugs.LIVING_RESCUED,), "only the silent are rescued"),
-    ("claim without ticket", forged_tickets, (bugs.NO_TICKET,), "running per key within its limit"),
     ("limit off by one", crowded_key, (bugs.ONE_TOO_MANY,), "running per key within its limit"),
     ("tick fired twice", two_beats, (bugs.TICK_IGNORED, bugs.TICK_KEY_OWN), "one job per tick"),
     ("all caught up where one is to be", two_beats, (bugs.ONE_AS_ALL,), "ticks at their times"),
@@ -282,6 +281,16 @@ async def test_bug_that_the_trigger_refuses_is_found_without_it_too(
     assert rule in report.failed, report.render()
 
 
+async def test_claim_without_ticket_is_refused_by_the_trigger(
+    run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the claim to forget the ticket, the table would not: a limit stays a limit."""
+    bugs.NO_TICKET.plant(monkeypatch)
+
+    with pytest.raises(psycopg.errors.CheckViolation, match="it has no ticket"):
+        await forged_tickets(run, gates)
+
+
 async def test_second_end_is_refused_by_the_trigger_and_found_without_it(
     run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +303,8 @@ async def test_second_end_is_refused_by_the_trigger_and_found_without_it(
     gates.close()
     report = await frozen_worker(run, gates)
 
-    assert any("completed is final" in entry.get("error", "") for entry in logs)
+    refusals = ("completed is final", "its retry_count grows by one or not at all")
+    assert any(refusal in entry.get("error", "") for entry in logs for refusal in refusals)
     assert "rows are where their history ends" in report.failed, report.render()
 
 

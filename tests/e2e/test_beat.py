@@ -86,7 +86,12 @@ def waiting_since(system: System, profile: UUID, days: int) -> UUID:
 def ended_days_ago(system: System, profile: UUID, days: int) -> UUID:
     """Return a job that was completed so many days ago."""
     job = waiting_since(system, profile, days)
-    system.run("UPDATE scoring.scoring_jobs SET status = 'processing', version = 2 WHERE id = %s", job)
+    system.run("UPDATE scoring.scoring_jobs SET dispatched_at = now() WHERE id = %s", job)
+    system.run(
+        "UPDATE scoring.scoring_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()"
+        " WHERE id = %s",
+        job,
+    )
     system.run(
         "UPDATE scoring.scoring_jobs SET status = 'completed', version = 3, due_at = NULL,"
         " completed_at = now() - make_interval(days => %s) WHERE id = %s",

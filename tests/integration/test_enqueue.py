@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from tests.conftest import sqlalchemy_url
 from tests.kernel import PLAIN, Jobs
 from tests.waiting import until
-from workers.runtime.enqueue import ROWS_PER_STATEMENT, EnqueueError, enqueue, enqueue_many
+from workers.runtime.enqueue import ROWS_PER_STATEMENT, Enqueued, EnqueueError, enqueue, enqueue_many
 
 SCORE = "scoring.score"
 
@@ -104,7 +104,7 @@ async def test_a_repeated_key_returns_the_first_job(jobs):
     async with jobs.database.session() as session:
         first = await enqueue(session, PLAIN, {"act": "complete"}, idempotency_key="same")
     async with jobs.database.session() as session:
-        again = await enqueue(session, PLAIN, {"act": "fail"}, idempotency_key="same")
+        again = await enqueue(session, PLAIN, {"act": "complete"}, idempotency_key="same", priority=1)
 
     assert (again.id, first.created, again.created) == (first.id, True, False)
     assert (await jobs.row(first.id))["act"] == "complete"
@@ -114,7 +114,7 @@ async def test_a_key_repeated_inside_one_batch_is_one_job(jobs):
     """The first of them; the others stand for it."""
     async with jobs.database.session() as session:
         done = await enqueue_many(
-            session, PLAIN, [{"act": act, "idempotency_key": "same"} for act in ("complete", "fail", "cancel")]
+            session, PLAIN, [{"act": "complete", "idempotency_key": "same", "priority": n} for n in (1, 2, 3)]
         )
 
     assert len({job.id for job in done}) == 1
@@ -122,23 +122,61 @@ async def test_a_key_repeated_inside_one_batch_is_one_job(jobs):
     assert (await jobs.row(done[0].id))["act"] == "complete"
 
 
-async def test_a_key_of_a_job_that_the_caller_may_not_see_is_refused_in_a_line(jobs):
-    """Row level security hides the first job: its id is not told, and no second one is made."""
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_key_with_another_payload_is_refused_naming_what_differs(jobs, later):
+    """Not its content. Options may differ. In one batch as well as later."""
+    both = [
+        {"act": "complete", "key": "a", "idempotency_key": "same"},
+        {"act": "fail", "key": "b", "idempotency_key": "same"},
+    ]
+    async with jobs.database.session() as session:
+        if later:
+            await enqueue_many(session, PLAIN, both[:1])
+        with pytest.raises(
+            EnqueueError, match=r"^idempotency_key is taken by a job with another act, key, got 'same'$"
+        ):
+            await enqueue_many(session, PLAIN, both[1:] if later else both)
+        await session.rollback()
+
+    assert await jobs.count() == 0
+
+
+async def test_owners_never_meet_in_a_key(jobs):
+    """A key is its owner's: the same one of another makes a job of its own, and says nothing of the first."""
     one, other = uuid.uuid4(), uuid.uuid4()
     for user in (one, other):
         await jobs.sql("INSERT INTO scoring.profiles (id, owner_id, name) VALUES (%s, %s, 'Ada')", user, user)
 
-    async def put(user: uuid.UUID) -> None:
+    async def put(user: uuid.UUID) -> Enqueued:
         async with jobs.database.session() as session:
             await session.execute(text("SET LOCAL ROLE gristmill_service"))
             await session.execute(text("SELECT set_config('gristmill.user_id', :id, true)"), {"id": str(user)})
-            await enqueue(session, SCORE, {"profile_id": user, "prompt": "Judge."}, idempotency_key="k")
+            return await enqueue(session, SCORE, {"profile_id": user, "prompt": "Judge."}, idempotency_key="k")
 
-    await put(one)
-    with pytest.raises(EnqueueError, match=r"^idempotency_key is taken by a job that cannot be seen .*, got 'k'$"):
-        await put(other)
+    first, second, again = await put(one), await put(other), await put(one)
 
-    assert await jobs.count(SCORE) == 1
+    assert (first.created, second.created, again) == (True, True, Enqueued(first.id, created=False))
+    owners = await jobs.sql("SELECT id, owner_id FROM scoring.scoring_jobs")
+    assert {row["id"]: row["owner_id"] for row in owners} == {first.id: one, second.id: other}
+
+
+async def test_keyed_and_unkeyed_jobs_of_a_service_come_back_in_their_order(jobs):
+    """Though it gives no ids, and keys go in by their order."""
+    user = uuid.uuid4()
+    await jobs.sql("INSERT INTO scoring.profiles (id, owner_id, name) VALUES (%s, %s, 'Ada')", user, user)
+    asked = [{"profile_id": user, "prompt": f"Judge {n}.", "idempotency_key": key} for n, key in enumerate("c a_b_d")]
+    for job in asked:
+        if job["idempotency_key"] in " _":
+            del job["idempotency_key"]
+    async with jobs.database.session() as session:
+        await session.execute(text("SET LOCAL ROLE gristmill_service"))
+        await session.execute(text("SELECT set_config('gristmill.user_id', :id, true)"), {"id": str(user)})
+        await enqueue_many(session, SCORE, asked[2:3])
+        done = await enqueue_many(session, SCORE, asked)
+
+    prompts = {row["id"]: row["prompt"] for row in await jobs.sql("SELECT id, prompt FROM scoring.scoring_jobs")}
+    assert [prompts[job.id] for job in done] == [job["prompt"] for job in asked]
+    assert [job.created for job in done] == [True, True, False, True, True, True, True]
 
 
 async def test_jobs_without_a_key_are_never_the_same(jobs):

@@ -163,13 +163,16 @@ async def test_file_that_is_refused_late_leaves_no_new_project_and_every_old_one
     assert psql.execute("SELECT name FROM operations.projects").fetchall() == [{"name": "old"}]
 
 
-async def test_key_of_another_projects_job_makes_no_project(database, psql, tmp_path):
-    """Two at once, even: whichever comes first is the job of both."""
+async def test_key_of_another_projects_job_is_refused_and_makes_no_project(database, psql, tmp_path):
+    """Two at once, even: whichever comes first has the key, and the others are told what differs."""
     file = tmp_path / "tasks.csv"
 
     done = await asyncio.gather(
-        *(hand_in(database, file, project=f"p{n}", mapping={}, type="TASK", idempotency_key="k") for n in range(4))
+        *(hand_in(database, file, project=f"p{n}", mapping={}, type="TASK", idempotency_key="k") for n in range(4)),
+        return_exceptions=True,
     )
 
-    assert len({(one.job.id, one.project) for one in done}) == 1
-    assert psql.execute("SELECT name FROM operations.projects").fetchall() == [{"name": done[0].project}]
+    [first] = [one for one in done if not isinstance(one, BaseException)]
+    refusals = {str(one) for one in done if isinstance(one, EnqueueError)}
+    assert refusals == {"idempotency_key is taken by a job with another project_id, got 'k'"}
+    assert psql.execute("SELECT name FROM operations.projects").fetchall() == [{"name": first.project}]

@@ -19,9 +19,10 @@ async def answering(jobs) -> AsyncIterator[list[str]]:
 
     async def work() -> None:
         while True:
+            await jobs.sql("UPDATE scoring.scoring_jobs SET dispatched_at = now() WHERE status = 'pending'")
             await jobs.sql(
-                "UPDATE scoring.scoring_jobs SET status = 'processing', version = version + 1, started_at = now() "
-                "WHERE status = 'pending'"
+                "UPDATE scoring.scoring_jobs SET status = 'processing', version = version + 1, started_at = now(), "
+                "lease_owner = gen_random_uuid() WHERE status = 'pending' AND dispatched_at IS NOT NULL"
             )
             await jobs.sql(
                 "UPDATE scoring.scoring_jobs SET status = 'completed', version = version + 1, completed_at = now(), "

@@ -20,12 +20,14 @@ async def test_prune_goes_through_every_table_by_its_own_retention(jobs):
     done = await jobs.running(count=3)
     for job in done[:2]:
         await jobs.settle(job, Complete())
-    await jobs.sql("UPDATE proving.plain_jobs SET completed_at = now() - interval '2 days' WHERE status = 'completed'")
+    await jobs.unguarded(
+        "UPDATE proving.plain_jobs SET completed_at = now() - interval '2 days' WHERE status = 'completed'"
+    )
     [profile] = await jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id")
     for _ in range(2):
         await jobs.sql("SELECT scoring.enqueue_score(%s, 'Judge.')", profile["id"])
     await jobs.sql("UPDATE scoring.scoring_jobs SET status = 'cancelled', version = 2, completed_at = now()")
-    await jobs.sql(
+    await jobs.unguarded(
         "UPDATE scoring.scoring_jobs SET completed_at = now() - interval '8 days' "
         "WHERE id = (SELECT min(id::text)::uuid FROM scoring.scoring_jobs)"
     )

@@ -74,7 +74,8 @@ def test_nobody_but_an_admin_changes_a_profile(speak, users):
     """Neither his role nor his address, which is that of ``auth.users``."""
     psql = speak("USER")
     assert changed(psql, "UPDATE operations.profiles SET role = 'ADMIN'") == 0
-    assert changed(psql, "UPDATE operations.profiles SET email = 'victim@example.test'") == 0
+    with pytest.raises(errors.InsufficientPrivilege), psql.transaction():
+        psql.execute("UPDATE operations.profiles SET email = 'victim@example.test'")
     with pytest.raises(errors.InsufficientPrivilege), psql.transaction():
         psql.execute("SELECT operations.follow_user(%s, 'victim@example.test')", [users["USER"]])
 

@@ -99,7 +99,8 @@ async def test_a_claim_reads_the_rows_of_its_tickets_and_no_others(jobs, plain, 
 
 async def test_a_settle_reads_the_rows_of_its_runs_and_no_others(jobs, plain, kernel):
     """With values of its own too; the measured trap cost 215 ms instead of 6."""
-    await jobs.sql("UPDATE proving.plain_jobs SET dispatched_at = now(), status = 'processing', version = 2")
+    await jobs.sql("UPDATE proving.plain_jobs SET dispatched_at = now()")
+    await jobs.sql("UPDATE proving.plain_jobs SET status = 'processing', version = 2, lease_owner = %s", uuid.uuid4())
     rows = await jobs.sql("SELECT id FROM proving.plain_jobs ORDER BY random() LIMIT %s", BATCH)
     recorded = Recorder()
     runs = [plain.model(id=row["id"], version=2, retry_count=0, max_retries=5) for row in rows]

@@ -93,6 +93,7 @@ def test_the_lifecycles_columns_stand_beside_them(psql):
         "idempotency_key",
         "change_action",
         "change_reason",
+        "owner_id",
     }
 
 
@@ -100,7 +101,7 @@ def test_a_profile_has_an_owner_a_name_and_attributes(psql):
     """A name alone makes a row."""
     assert columns(psql, "scoring.profiles") == {
         "id": ("uuid", False, "uuidv7()"),
-        "owner_id": ("uuid", True, None),
+        "owner_id": ("uuid", True, "runtime.actor_id()"),
         "name": ("text", False, None),
         "attributes": ("jsonb", False, "'{}'::jsonb"),
         "created_at": ("timestamp with time zone", False, "now()"),
@@ -149,7 +150,7 @@ def test_the_seeds_rules_are_checks(psql, profiles, column, value, rule):
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4.1:free", "meta-llama/Llama-3.1-8B@q4", "o3"])
 def test_model_names_of_every_provider_are_accepted(psql, profiles, model):
     """OpenAI's, OpenRouter's, a local server's."""
-    psql.execute("UPDATE scoring.scoring_jobs SET model_name = %s", [model])
+    psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.', %s)", [profiles[ALICE], model])
 
 
 def test_row_level_security_is_on(psql):
@@ -197,16 +198,19 @@ def test_a_user_cannot_take_anothers_profile(psql, profiles, as_service):
     """Neither by giving one away nor by updating what is not seen."""
     as_service(ALICE)
 
-    cursor = psql.execute("UPDATE scoring.profiles SET owner_id = %s WHERE id = %s", [ALICE, profiles[BOB]])
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), psql.transaction():
+        psql.execute("UPDATE scoring.profiles SET owner_id = %s WHERE id = %s", [ALICE, profiles[BOB]])
+    cursor = psql.execute("UPDATE scoring.profiles SET name = 'mine' WHERE id = %s", [profiles[BOB]])
     assert cursor.rowcount == 0
 
 
-def test_a_service_can_neither_write_nor_read_history(psql, profiles, as_service):
+def test_a_service_reads_the_history_of_its_jobs_and_writes_none(psql, profiles, as_service):
     """Only the triggers write it."""
     as_service(ALICE)
 
+    assert seen(psql, "runtime.transitions") == 1
     with pytest.raises(psycopg.errors.InsufficientPrivilege), psql.transaction():
-        psql.execute("SELECT 1 FROM runtime.transitions")
+        psql.execute("DELETE FROM runtime.transitions")
 
 
 @pytest.mark.parametrize("member", [False, True])

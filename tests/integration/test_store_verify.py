@@ -27,10 +27,11 @@ def job_id(connection: Connection) -> UUID:
     job_id: UUID = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
     for status in ("processing", "failed", "pending", "processing", "completed"):
         ended = "now()" if status in {"failed", "completed"} else "NULL"
+        connection.execute(text(f"UPDATE {JOBS} SET dispatched_at = now() WHERE id = :id"), {"id": job_id})
         connection.execute(
             text(
                 f"UPDATE {JOBS} SET status = '{status}', version = version + 1, completed_at = {ended}, "
-                "dispatched_at = now() WHERE id = :id"
+                "lease_owner = gen_random_uuid(), retry_count = retry_count + (status = 'failed')::int WHERE id = :id"
             ),
             {"id": job_id},
         )

@@ -5,7 +5,7 @@ import pytest
 
 from tests.kernel import heard
 from workers.runtime.outcomes import Complete, Fail, Retry, Snooze
-from workers.runtime.store.intervene import cancel
+from workers.runtime.store.intervene import cancel, retry
 from workers.runtime.store.processes import report_leader, try_to_lead
 
 MOVE = "UPDATE proving.plain_jobs SET status = %s, version = version + 1"
@@ -15,6 +15,13 @@ def insert(psql, columns: str = "", values: str = ""):
     """Insert one plain job as psql would; return its id."""
     statement = f"INSERT INTO proving.plain_jobs ({columns or 'act'}) VALUES ({values or 'DEFAULT'}) RETURNING id"
     return psql.execute(statement).fetchone()["id"]
+
+
+def claim(psql, *ids: object, also: str = ""):
+    """Claim these jobs, or all there are, as the kernel does: a ticket first, then a lease."""
+    which, values = ("WHERE id = ANY (%s)", [list(ids)]) if ids else ("", [])
+    psql.execute(f"UPDATE proving.plain_jobs SET dispatched_at = now() {which}", values)
+    psql.execute(f"{MOVE}, lease_owner = gen_random_uuid(){also} {which}", ["processing", *values])
 
 
 def transitions(psql, job_id):
@@ -48,7 +55,7 @@ async def test_a_transition_that_does_not_add_one_to_the_version_is_refused(psql
 async def test_a_version_never_goes_back_without_a_transition_either(psql):
     """Nobody can give an old run its fence again."""
     insert(psql)
-    psql.execute(MOVE, ["processing"])
+    claim(psql)
 
     with refused(psql, r"its version must grow by one, got 1 after 2"):
         psql.execute("UPDATE proving.plain_jobs SET version = 1")
@@ -65,7 +72,7 @@ async def test_an_id_cannot_change(psql):
 async def test_two_ids_cannot_be_swapped(psql):
     """Neither row vanishes, so versions tell: a swap under one statement is still refused."""
     one, other = insert(psql), insert(psql)
-    psql.execute(MOVE + " WHERE id = %s", ["processing", one])
+    claim(psql, one)
 
     with pytest.raises(psycopg.errors.IntegrityError):
         psql.execute("UPDATE proving.plain_jobs SET id = CASE id WHEN %s THEN %s ELSE %s END", [one, other, one])
@@ -82,7 +89,7 @@ async def test_two_ids_cannot_be_swapped(psql):
 )
 async def test_a_job_is_born_ready_first_and_without_a_ticket(psql, columns, values):
     """Nobody inserts a job that runs, is done, or was dispatched by no leader."""
-    with refused(psql, "a new job of proving.plain_jobs must be pending, version 1 and undispatched"):
+    with refused(psql, "a new job of proving.plain_jobs must be pending, fresh and unclaimed"):
         insert(psql, columns, values)
 
 
@@ -124,10 +131,11 @@ async def test_values_out_of_range_are_refused(psql, column, value):
 async def test_one_bad_row_refuses_the_whole_statement(psql):
     """Nine legal moves do not carry an illegal tenth."""
     ids = [insert(psql) for _ in range(10)]
+    psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now()")
     psql.execute(MOVE + ", completed_at = now() WHERE id = %s", ["cancelled", ids[7]])
 
     with refused(psql, f"job {ids[7]} of proving.plain_jobs: cancelled cannot become processing"):
-        psql.execute(MOVE + ", completed_at = NULL", ["processing"])
+        psql.execute(MOVE + ", completed_at = NULL, lease_owner = gen_random_uuid()", ["processing"])
 
     assert [len(transitions(psql, id_)) for id_ in ids] == [1, 1, 1, 1, 1, 1, 1, 2, 1, 1]
 
@@ -135,12 +143,138 @@ async def test_one_bad_row_refuses_the_whole_statement(psql):
 async def test_every_row_of_a_statement_leaves_its_own_transition(psql):
     """Inserts and updates, one or many."""
     psql.execute("INSERT INTO proving.plain_jobs (act) SELECT 'complete' FROM generate_series(1, 50)")
-    psql.execute(MOVE, ["processing"])
+    claim(psql)
 
     [counts] = psql.execute(
         "SELECT count(*) AS n, count(DISTINCT job_id) AS jobs, sum(version_to) AS versions FROM runtime.transitions"
     ).fetchall()
     assert counts == {"n": 100, "jobs": 50, "versions": 150}
+
+
+async def test_a_claim_needs_a_ticket(psql):
+    """Limits hold because only the leading dispatcher gives tickets."""
+    insert(psql)
+
+    with refused(psql, "it has no ticket: only a dispatched job can be claimed"):
+        psql.execute(MOVE + ", lease_owner = gen_random_uuid(), dispatched_at = now()", ["processing"])
+
+
+async def test_a_claim_needs_a_lease(psql):
+    """What nobody holds nobody would rescue."""
+    insert(psql)
+    psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now()")
+
+    with refused(psql, "a claim has a lease_owner"):
+        psql.execute(MOVE, ["processing"])
+
+
+@pytest.mark.parametrize(
+    ("attempts", "rule"),
+    [("retry_count + 2", "grows by one or not at all"), ("retry_count - 1", "grows by one or not at all")],
+)
+async def test_attempts_are_spent_one_by_one_and_never_come_back(psql, attempts, rule):
+    """A job of another attempt is another job."""
+    insert(psql)
+    claim(psql)
+    psql.execute(MOVE + ", retry_count = 1", ["pending"])
+    claim(psql)
+
+    with refused(psql, rule + "|ck_plain_jobs_retry_count"):
+        psql.execute(f"{MOVE}, retry_count = {attempts}", ["pending"])
+
+
+async def test_a_retry_by_hand_costs_an_attempt(psql):
+    """As one by the command line does."""
+    insert(psql)
+    claim(psql)
+    psql.execute(MOVE + ", completed_at = now()", ["failed"])
+
+    with refused(psql, "a retry costs an attempt"):
+        psql.execute(MOVE + ", completed_at = NULL", ["pending"])
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "retry_count = 1",
+        "started_at = now()",
+        "lease_owner = gen_random_uuid()",
+        "created_at = now() - interval '1 day'",
+        "owner_id = gen_random_uuid()",
+        "idempotency_key = 'another'",
+    ],
+)
+async def test_facts_do_not_change_without_a_version(psql, fact):
+    """Some of them never do."""
+    insert(psql)
+    claim(psql)
+
+    with refused(psql, "its version must grow by one"):
+        psql.execute(f"UPDATE proving.plain_jobs SET {fact}")
+
+
+@pytest.mark.parametrize("fact", ["created_at = now() - interval '1 day'", "owner_id = gen_random_uuid()"])
+async def test_owner_and_creation_never_change(psql, fact):
+    """Not with a transition either."""
+    insert(psql)
+
+    with refused(psql, "its owner, key and creation cannot change"):
+        psql.execute(f"{MOVE}, {fact}, completed_at = now()", ["cancelled"])
+
+
+async def test_what_was_asked_never_changes(psql):
+    """Nor what was answered, once a job has ended."""
+    profile = psql.execute("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id").fetchone()["id"]
+    job = psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.') AS id", [profile]).fetchone()["id"]
+    with refused(psql, f"job {job} of scoring.scoring_jobs: what was asked cannot change"):
+        psql.execute("UPDATE scoring.scoring_jobs SET prompt = 'Praise.'")
+
+    psql.execute("UPDATE scoring.scoring_jobs SET dispatched_at = now()")
+    psql.execute("UPDATE scoring.scoring_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()")
+    psql.execute(
+        """UPDATE scoring.scoring_jobs SET status = 'completed', version = 3, completed_at = now(),
+                  parsed_score = '{"overall": 10}'"""
+    )
+    with refused(psql, f"job {job} of scoring.scoring_jobs: the results of a job that ended cannot change"):
+        psql.execute("""UPDATE scoring.scoring_jobs SET parsed_score = '{"overall": 100}'""")
+
+
+async def test_updated_at_follows_changes_by_hand(psql):
+    """Tickets are none of a job's changes."""
+    psql.execute("INSERT INTO proving.plain_jobs (updated_at) VALUES (now() - interval '1 day')")
+    psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now()")
+    before = psql.execute("SELECT now() - updated_at > interval '1 h' AS old FROM proving.plain_jobs").fetchone()
+
+    psql.execute("UPDATE proving.plain_jobs SET priority = 1")
+
+    after = psql.execute("SELECT now() - updated_at > interval '1 h' AS old FROM proving.plain_jobs").fetchone()
+    assert (before["old"], after["old"]) == (True, False)
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "10000-01-01"])
+@pytest.mark.parametrize("column", ["due_at", "dispatched_at", "deadline_at", "started_at", "created_at", "updated_at"])
+async def test_times_that_nobody_can_reckon_with_are_refused(psql, column, time):
+    """Of every column."""
+    with pytest.raises(psycopg.errors.CheckViolation):
+        insert(psql, column, f"'{time}'")
+
+
+async def test_a_job_belongs_to_the_step_in_which_it_ended(jobs):
+    """It goes on there, or in one before it, never in one behind it."""
+    [first] = await jobs.running("proving.first")
+    await jobs.settle(first, Fail("cannot be read"), "proving.first")
+    [view] = await jobs.sql("SELECT stage FROM runtime.jobs WHERE id = %s", first.id)
+
+    assert view["stage"] == "proving.first"
+    with pytest.raises(psycopg.errors.CheckViolation, match="ended in processing and cannot go on at halfway"):
+        await jobs.sql(
+            "UPDATE proving.two_step_jobs SET status = 'halfway', version = version + 1, completed_at = NULL, "
+            "retry_count = retry_count + 1"
+        )
+
+    async with jobs.database.kernel() as conn:
+        assert await retry(conn, type(first), [first.id], reason="mended") == {first.id}
+    assert (await jobs.row(first.id, "proving.first"))["status"] == "pending"
 
 
 async def test_an_update_that_moves_nothing_leaves_nothing(psql):
@@ -184,7 +318,7 @@ async def test_what_was_said_ends_with_its_transaction(psql):
     job_id = insert(psql)
     with psql.transaction():
         psql.execute("SET LOCAL gristmill.changed_by = 'alice'")
-    psql.execute(MOVE, ["processing"])
+    claim(psql)
 
     assert transitions(psql, job_id)[-1]["changed_by"] == "gristmill"
 
@@ -194,10 +328,7 @@ async def test_rows_of_one_statement_keep_their_own_reasons(psql):
     one, other = insert(psql), insert(psql)
     with psql.transaction():
         psql.execute("SET LOCAL gristmill.change_reason = 'the session'")
-        psql.execute(
-            MOVE + ", change_action = 'claim', change_reason = CASE id WHEN %s THEN 'the row' END",
-            ["processing", one],
-        )
+        claim(psql, also=f", change_action = 'claim', change_reason = CASE id WHEN '{one}' THEN 'the row' END")
 
     assert transitions(psql, one)[-1]["change_reason"] == "the row"
     assert transitions(psql, other)[-1]["change_reason"] is None
@@ -206,7 +337,7 @@ async def test_rows_of_one_statement_keep_their_own_reasons(psql):
 async def test_an_old_reason_on_the_row_is_not_taken_for_a_new_one(psql):
     """A person who moves a job later is quoted, not the kernel's last word."""
     job_id = insert(psql)
-    psql.execute(MOVE + ", change_action = 'claim', change_reason = 'kernel'", ["processing"])
+    claim(psql, also=", change_action = 'claim', change_reason = 'kernel'")
     with psql.transaction():
         psql.execute("SET LOCAL gristmill.change_reason = 'stuck since Monday'")
         psql.execute(MOVE, ["pending"])

@@ -70,7 +70,9 @@ class Ledger:
         if after is None:
             return False
         if after.version != before.version:
-            stage = _stage_of(entry.model, before.status)
+            stage = _stage_of(
+                entry.model, before.failed_in or before.status
+            )  # a failed job is of the step it failed in
             versions = before.version, after.version
             entry.history.append(Change(*versions, stage, before.status, after.status, verb, after.reason, by))
             entry.overdue = False

@@ -40,7 +40,7 @@ JOB = st.fixed_dictionaries(
         "due_at": st.sampled_from([*[None] * 6, PAST, FUTURE]),
         "idempotency_key": st.sampled_from([None, None, None, "once"]),
     }
-)
+).map(lambda job: job | {"key": "a"} if job["idempotency_key"] else job)  # one key, one request
 WINDOW = st.builds(Window, slots=st.integers(0, 6), at_most=st.sampled_from([9, 9, 2]), floor=st.sampled_from([9, 1]))
 STAGE, WORKER, MODEL = st.sampled_from(STAGES), st.sampled_from(WORKERS), st.sampled_from(MODELS)
 SETTLED = st.lists(st.sampled_from(OUTCOMES), min_size=4, max_size=4)

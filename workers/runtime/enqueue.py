@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
 from workers.runtime.failpoints import failpoint
 from workers.runtime.registry import Stage, discover, registry
-from workers.runtime.store.bulk import can_copy, copy_in, new_ids
+from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.wording import quoted, refusal
 
@@ -87,7 +87,8 @@ def enqueue_many(
     """Enqueue many jobs of one stage; each mapping is a payload, with the options of :func:`enqueue` beside it.
 
     Jobs without keys are copied in, others go in one statement per 5,000. Results come in the order of ``jobs``, and
-    so do the ids of jobs without keys. One invalid job refuses all of them, naming its position.
+    so do the ids, but for keyed jobs of a member of ``gristmill_service``. One invalid job refuses all of them, naming
+    its position.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, jobs))
@@ -177,23 +178,25 @@ def payload_refusal(error: ValidationError) -> str:
 
 
 def _put(session: Session, batch: Batch) -> list[Enqueued]:
-    """Insert the batch; the ids of jobs without keys ascend in the order of its rows."""
+    """Insert the batch; where the session may choose ids, they ascend in the order of its rows."""
     if not batch.rows:
         return []
-    keys = batch.keys()
-    if len(batch.rows) >= ROWS_TO_COPY and not any(keys):
-        connection = session.connection()
-        if can_copy(connection, batch.table, batch.attributes):
-            ids = new_ids(connection, len(batch.rows))
-            copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
-            return [Enqueued(id_, created=True) for id_ in ids]
+    if len(batch.rows) == 1:
+        return _insert(session, batch, batch.rows, None)
+    keys, connection = batch.keys(), session.connection()
+    # A service's role may not choose an id: then the database does, in the order of the keys.
+    ids = new_ids(connection, len(keys)) if may_give_ids(connection, batch.table) else None
+    if ids and len(ids) >= ROWS_TO_COPY and not any(keys) and can_copy(connection, batch.table, batch.attributes):
+        copy_in(connection, batch.table, batch.attributes, ids, batch.rows)
+        return [Enqueued(id_, created=True) for id_ in ids]
     # In the order of their keys across all statements: batches that share keys wait for each other in one order, and
     # cannot deadlock.
     order = sorted(range(len(keys)), key=lambda place: keys[place] or "")
     done: dict[int, Enqueued] = {}
     for start in range(0, len(order), ROWS_PER_STATEMENT):
         places = order[start : start + ROWS_PER_STATEMENT]
-        part = _insert(session, batch, [batch.rows[place] for place in places])
+        given = ids and [ids[place] for place in places]
+        part = _insert(session, batch, [batch.rows[place] for place in places], given)
         done.update(zip(places, part, strict=True))
     return [done[place] for place in range(len(keys))]
 
@@ -201,16 +204,15 @@ def _put(session: Session, batch: Batch) -> list[Enqueued]:
 @cache
 def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
-    names = ", ".join(c[name] for name in attributes)
-    # No id is given: a service's role may not choose one. The database's ascend, and rows come back as they went in.
+    # Rows come back as they went in, less those of keys that are taken.
     return f"""
-        INSERT INTO {t.name} ({names})
+        INSERT INTO {t.name} ({", ".join(c[name] for name in attributes)})
         SELECT {", ".join(f"r.{c[name]}" for name in attributes)}
           FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
          CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r
          ORDER BY nth
         ON CONFLICT ({c["owner_id"]}, {c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
-        RETURNING {c["id"]}, {c["idempotency_key"]}, {c["owner_id"]}"""
+        RETURNING {c["id"]}, {c["idempotency_key"]}"""
 
 
 @cache
@@ -238,12 +240,17 @@ def _differs(t: JobTable, name: str) -> str:
     return f"j.{column} IS DISTINCT FROM r.{column}"
 
 
-def _insert(session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]]) -> list[Enqueued]:
+def _insert(
+    session: Session, batch: Batch, rows: Sequence[tuple[Any, ...]], ids: Sequence[UUID] | None
+) -> list[Enqueued]:
     """Insert ``rows`` in their order; a key that its owner has used returns the first job, if the same is asked."""
     t, attributes = batch.table, batch.attributes
     columns = [t.column[name].strip('"') for name in attributes]
     content = [dict(zip(columns, row, strict=True)) for row in rows]
-    keys = [row[len(attributes) - len(OPTIONS) + KEY] for row in rows]
+    if ids:
+        attributes = ("id", *attributes)
+        content = [row | {"id": str(id_)} for row, id_ in zip(content, ids, strict=True)]
+    keys = [row[len(batch.attributes) - len(OPTIONS) + KEY] for row in rows]
     inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content)}).all()
     if len(inserted) == len(rows):
         return [Enqueued(row[0], created=True) for row in inserted]

@@ -10,8 +10,11 @@ ALTER TABLE scoring.profiles
 DROP POLICY profiles_access_policy ON scoring.profiles;
 DROP POLICY scoring_jobs_access_policy ON scoring.scoring_jobs;
 CREATE POLICY profiles_access_policy ON scoring.profiles FOR ALL USING (owner_id = (SELECT runtime.actor_id()));
+-- A profile that the tenant does not see has no owner for it: the job would be the tenant's own.
 CREATE POLICY scoring_jobs_access_policy ON scoring.scoring_jobs FOR ALL
-  USING (owner_id = (SELECT runtime.actor_id()));
+  USING (owner_id = (SELECT runtime.actor_id()))
+  WITH CHECK (owner_id = (SELECT runtime.actor_id()) AND EXISTS (
+    SELECT FROM scoring.profiles AS p WHERE p.id = profile_id AND p.owner_id = (SELECT runtime.actor_id())));
 
 CREATE OR REPLACE FUNCTION scoring.enqueue_score(
   p_profile_id uuid, p_prompt text, p_model_name text DEFAULT 'gpt-3.5-turbo', p_priority integer DEFAULT 5,

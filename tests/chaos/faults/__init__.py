@@ -11,7 +11,18 @@ from importlib import import_module
 from tests.chaos.arena import Arena
 
 Act = Callable[[Arena], None]
-AREAS = ("processes", "crashes", "leadership", "postgres", "valkey", "messages", "handlers", "provider", "jobs")
+AREAS = (
+    "processes",
+    "crashes",
+    "leadership",
+    "postgres",
+    "valkey",
+    "messages",
+    "handlers",
+    "provider",
+    "jobs",
+    "tenants",
+)
 HEALS_SECONDS = 10.0
 
 

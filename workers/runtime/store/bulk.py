@@ -26,6 +26,12 @@ def new_ids(connection: Connection, count: int) -> list[UUID]:
     return [UUID(int=first + n) for n in range(count)]
 
 
+def may_give_ids(connection: Connection, t: JobTable) -> bool:
+    """Tell whether this session may choose the ids of new jobs, as members of ``gristmill_service`` may not."""
+    asked = text("SELECT has_column_privilege(:name, :id, 'INSERT')")
+    return bool(connection.execute(asked, {"name": t.name, "id": t.column["id"].strip('"')}).scalar_one())
+
+
 def can_copy(connection: Connection, t: JobTable, attributes: Sequence[str]) -> bool:
     """Tell whether COPY may stand in for an INSERT: psycopg's connection, no row level security, no array columns."""
     if any(isinstance(type_, ARRAY) for type_ in _types(t, attributes)):
