@@ -51,7 +51,7 @@ def test_what_does_not_exist_is_found() -> None:
     assert wrong(["jobs", "lst"]) == "no command 'lst' in 'jobs lst'"
     assert wrong(["up", "--detached"]) == "no option --detached in 'up --detached'"
     assert wrong(["jobs", "list", "--stage", "scoring.score"]) is None
-    assert [words for words in shown("run `gristmill up --detach`, or\ngristmill jobs list")] == [
+    assert list(shown("run `gristmill up --detach`, or\ngristmill jobs list")) == [
         ["up", "--detach"],
         ["jobs", "list"],
     ]

@@ -330,7 +330,7 @@ def test_logs_show_what_the_roles_wrote(running: Shell) -> None:
 
     assert roles >= ROLES | {"postgres", "valkey"}
     assert {one["role"] for one in running.tells("logs", "worker", "--lines", "3")} == {"worker-1"}
-    assert len(running.says("logs", "dispatcher", "--lines", "2").splitlines()) == 2
+    assert len(running.says("logs", "postgres", "--lines", "2").splitlines()) == 2
     assert running.refuses("logs", "nobody")[0] == 2
     assert {path.stat().st_mode & 0o777 for path in (running.data_dir / "logs").iterdir()} == {0o600}
 
