@@ -326,9 +326,8 @@ def test_all_of_it_is_proved_by_the_recorded_history(running: Shell) -> None:
 
 def test_logs_show_what_the_roles_wrote(running: Shell) -> None:
     """The last lines of each role, of one or of all workers; for their owner alone."""
-    roles = {one["role"] for one in running.tells("logs")}
+    eventually(lambda: {one["role"] for one in running.tells("logs")} >= ROLES | {"postgres", "valkey"})
 
-    assert roles >= ROLES | {"postgres", "valkey"}
     assert {one["role"] for one in running.tells("logs", "worker", "--lines", "3")} == {"worker-1"}
     assert len(running.says("logs", "postgres", "--lines", "2").splitlines()) == 2
     assert running.refuses("logs", "nobody")[0] == 2
