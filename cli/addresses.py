@@ -1,17 +1,16 @@
-"""Which servers a command talks to: those of the settings, else those of the system that runs in the data folder."""
+"""Which servers a command talks to: those of the settings, else those of the system that runs (`whereabouts`)."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cli.errors import CommandError
-from cli.supervision_status import read_status
+from cli.whereabouts import find, nothing_runs
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from config.settings import Settings
 
-NOTHING_RUNS = "nothing runs here; start it with `gristmill up` or set DATABASE_URL"
 STARTING = "the system here is still starting; try again in a moment"
 
 
@@ -27,12 +26,12 @@ def addresses(settings: "Settings") -> Addresses:
     """Return where the servers are; raise CommandError if nothing says so."""
     database_url, redis_url = _given(settings.database_url), _given(settings.redis_url)
     if not (database_url and redis_url):
-        status = read_status(settings.data_dir)
-        if status is not None:
-            database_url = database_url or status.urls.get("database_url")
-            redis_url = redis_url or status.urls.get("redis_url")
+        found = find(settings)
+        if found is not None:
+            database_url = database_url or found.status.urls.get("database_url")
+            redis_url = redis_url or found.status.urls.get("redis_url")
         if not database_url:
-            raise CommandError(STARTING if status else NOTHING_RUNS)
+            raise CommandError(STARTING if found else nothing_runs(settings))
     return Addresses(database_url, redis_url)
 
 

@@ -41,6 +41,7 @@ _OURS = {
     "SettingsError": _ARGUMENT,
     "UnknownStageError": _ARGUMENT,
     "UnknownStateError": _ARGUMENT,
+    "BrokenHandlers": 1,
     "EnqueueError": _ARGUMENT,
     "InvalidChange": _ARGUMENT,
     "Conflict": 1,
@@ -72,7 +73,11 @@ def _database(error: BaseException) -> str | None:
     if psycopg is None or not isinstance(error, psycopg.Error):
         return None
     if type(error).__name__ in _NOT_MIGRATED:
-        return "the database is not migrated to this version; run `gristmill migrate`"
+        missing = (error.diag.message_primary or str(error)).partition("\n")[0]
+        return (
+            f"the database is not migrated to this version; run `gristmill migrate` (Postgres: {missing}). "
+            "Where it is at the newest revision, one is missing"
+        )
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return f"Postgres cannot be reached: {str(error).partition(chr(10))[0]}"
     return f"Postgres refused: {error.diag.message_primary or error}"

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from cli.connection import connected
 from cli.errors import CommandError
-from cli.output import printable
+from cli.output import printable, status_text
+from cli.steady import steady
 from cli.values import duration
 from workers.runtime.operate.known import job_models
 from workers.runtime.store.read import JobView, get_job
@@ -38,11 +38,14 @@ def pauses() -> Iterator[float]:
 
 
 async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]) -> Ended:
-    """Return the job once it has ended; ``tell`` gets a line for each change a person would want to see."""
+    """Return the job once it has ended; ``tell`` gets a line for each change a person would want to see.
+
+    A restart of Postgres is waited for.
+    """
     told, pause = "", pauses()
-    async with connected(database_url) as connection:
+    async with steady(database_url) as connection:
         while True:
-            job = await get_job(connection, job_id)
+            job = await connection.ask(lambda conn: get_job(conn, job_id))
             if job is None:
                 raise CommandError(f"job {job_id} does not exist (any more)")
             if (line := state_line(job)) != told:
@@ -57,7 +60,7 @@ def state_line(job: JobView) -> str:
     """Return where a job stands, in a few words, as a terminal may have them."""
     if job.completed_at is not None:
         took = f" in {duration(job.completed_at - job.created_at)}"
-        return printable(f"{job.status.lower()}{took}" + (f": {job.error_message}" if job.error_message else ""))
+        return printable(f"{status_text(job.status)}{took}" + (f": {job.error_message}" if job.error_message else ""))
     if job.wait_reason is not None:
-        return printable(f"{job.status.lower()}: {job.wait_reason}")
-    return f"{job.status.lower()} (attempt {job.retry_count + 1}, {job.progress} %)"
+        return printable(f"{status_text(job.status)}: {job.wait_reason}")
+    return f"{status_text(job.status)} (attempt {job.retry_count + 1}, {job.progress} %)"

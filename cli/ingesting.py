@@ -14,11 +14,11 @@ from psycopg.rows import class_row
 from sqlalchemy import ColumnElement, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.connection import connected
 from cli.errors import CommandError, WrongUsageError
 from cli.following import pauses
-from cli.output import console, printable
+from cli.output import console, printable, status_text
 from cli.previewing import file_name, local, opened_file
+from cli.steady import steady
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
 from workers.ingestion.enqueue_file import ingest_file, look
 from workers.ingestion.kinds import Kind
@@ -26,7 +26,7 @@ from workers.ingestion.refusals import Unreadable
 from workers.ingestion.telling import problems, skipped_lines, warning_lines
 from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import get_or_create
-from workers.runtime.database import Database
+from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import Enqueued
 
 _QUIET_SECONDS = 2.0
@@ -165,12 +165,15 @@ async def _pieces(head: bytes, file: IO[bytes]) -> AsyncIterator[bytes]:
 
 
 async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None]) -> Seen:
-    """Return the job once it has ended; ``show`` is told where it stands on the way."""
+    """Return the job once it has ended; ``show`` is told where it stands. A restart of Postgres is waited for."""
     pause = pauses()
-    async with connected(database_url) as connection:
-        cursor = connection.cursor(row_factory=class_row(Seen))
+
+    async def look(conn: Raw) -> Seen | None:
+        return await (await conn.cursor(row_factory=class_row(Seen)).execute(_LOOK, [job_id])).fetchone()
+
+    async with steady(database_url) as connection:
         while True:
-            seen = await (await cursor.execute(_LOOK, [job_id])).fetchone()
+            seen = await connection.ask(look)
             if seen is None:
                 raise CommandError(f"job {job_id} does not exist (any more): was its project deleted?")
             show(seen)
@@ -215,7 +218,7 @@ def _lines() -> Callable[[Seen], None]:
 def title(seen: Seen) -> str:
     """Return what is being done."""
     if seen.ended:
-        return seen.status.lower()
+        return status_text(seen.status)
     waiting = {"PENDING": "waiting", "QUEUED_FOR_VEC": "waiting to be embedded"}
     doing = waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
     return printable(f"{doing} ({seen.wait_reason})") if seen.wait_reason else doing
@@ -247,7 +250,7 @@ def summary(seen: Seen) -> list[str]:
     """Return what became of the file, line by line: problems first, the counts, each reason with its first lines."""
     return [
         *(f"WARNING: {problem}" for problem in worst(seen)),
-        f"{seen.status.lower()}: {note(seen)}",
+        f"{status_text(seen.status)}: {note(seen)}",
         *(f"  {line}" for line in skipped_lines(seen.details, seen.read_as)),
         *(f"  {line}" for line in warning_lines(seen.warnings, seen.read_as)),
         *([f"  {seen.error}"] if seen.error else []),

@@ -23,6 +23,7 @@ from cli.commands import (
     errors,
     ingest,
     jobs,
+    logs,
     migrate,
     projects,
     ratings,
@@ -42,7 +43,6 @@ from cli.complaints import complaint
 app = typer.Typer(
     name="gristmill",
     help="A durable worker system for jobs that call language models.",
-    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -69,6 +69,7 @@ for name, function, panel in (
     ("up", system.up, _HERE),
     ("down", system.down, _HERE),
     ("status", system.status, _HERE),
+    ("logs", logs.logs, _HERE),
     ("doctor", doctor.doctor, _HERE),
     ("config", config.config, _HERE),
     ("migrate", migrate.migrate, _HERE),

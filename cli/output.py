@@ -4,7 +4,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +14,8 @@ from cli.values import jsonable
 from workers.runtime.undecodable import Undecodable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -23,6 +23,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UNBOUNDED = 10_000
 # Printing goes a frame deeper for each level.
 _DEEPEST = 200
+# Never cut, never wrapped: what a person copies into the next command, or looks for first.
+_WHOLE = frozenset({"ID", "STAGE", "STATUS", "STATE", "ASSESSMENT", "ANALYSIS", "RECORD", "WINDOW", "ROLE"})
+# A text column narrower than this is no text any more.
+_READABLE = 20
+_GAP = 2
+_INDENT = "    "
 # C0 and C1 but for line feed and tab.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -71,18 +77,106 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not stream.isatty())
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = ()) -> "Table":
-    """Return a table of plain texts. Columns named with ``>`` in front are aligned right; ``keep`` never wrap."""
+def status_text(status: str) -> str:
+    """Return a status as people see it: tables store it in either case, people read one. JSON keeps what is stored."""
+    return status.lower()
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = (), width: int = _UNBOUNDED
+) -> "RenderableType":
+    """Return a table that fits into ``width`` characters, or one block a row where none does.
+
+    Columns named with ``>`` in front hold numbers, aligned right. Those, ids, statuses and ``keep`` are never cut and
+    never wrapped; the others wrap as far as they stay readable.
+    """
+    names = [column.removeprefix(">") for column in columns]
+    numbers = [column.startswith(">") for column in columns]
+    whole = [number or name in {*keep, *_WHOLE} for name, number in zip(names, numbers, strict=True)]
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    widths = _widths(names, cells, whole, width)
+    if widths is None:
+        return _blocks(names, cells, whole, width)
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        name = column.removeprefix(">")
-        made.add_column(name, justify="right" if column != name else "left", no_wrap=name in set(keep))
-    for row in rows:
-        made.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for name, number, fits in zip(names, numbers, widths, strict=True):
+        made.add_column(
+            name, justify="right" if number else "left", no_wrap=fits is None, max_width=fits, overflow="fold"
+        )
+    for row in cells:
+        made.add_row(*map(Text, row))
     return made
+
+
+def _widths(
+    names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], width: int
+) -> list[int | None] | None:
+    """Return the bound of each column, None for one that needs none; None for all where no table fits."""
+    from rich.cells import cell_len
+
+    natural = [
+        max([cell_len(name), *(cell_len(row[place]) for row in cells)], default=0) for place, name in enumerate(names)
+    ]
+    spare = width - _GAP * len(names) - sum(one for one, kept in zip(natural, whole, strict=True) if kept)
+    least = sum(min(one, _READABLE) for one, kept in zip(natural, whole, strict=True) if not kept)
+    if spare >= sum(one for one, kept in zip(natural, whole, strict=True) if not kept):
+        return [None] * len(names)
+    if spare < least:
+        return None
+    bounds: list[int | None] = [None] * len(names)
+    narrowest_first = sorted((one, place) for place, one in enumerate(natural) if not whole[place])
+    for left, (one, place) in zip(range(len(narrowest_first), 0, -1), narrowest_first, strict=True):
+        bounds[place] = min(one, spare // left)  # what a narrow column leaves goes to the wider ones
+        spare -= min(one, spare // left)
+    return bounds
+
+
+def _blocks(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], width: int) -> "Text":
+    """Return every row as a block: its first column and its statuses on top, the rest below, each with its name."""
+    from rich.text import Text
+
+    top = [place for place, name in enumerate(names) if place == 0 or (whole[place] and name in _WHOLE)]
+    shown = Text()
+    for row in cells:
+        titles = [Text(row[place], style="bold" if place == 0 else "") for place in top if row[place]]
+        rest = [f"{names[place].lower()}: {row[place]}" for place in range(len(names)) if place not in top]
+        told = [text for text in rest if not text.endswith(": ")]
+        for line in (*_filled(titles, "  ", width), *_indented(told, width)):
+            shown.append_text(line).append("\n")
+    shown.rstrip()
+    return shown
+
+
+def _filled(parts: "Sequence[Text]", between: str, width: int) -> "Iterator[Text]":
+    """Yield lines of ``parts``, as many on each as fit whole."""
+    from rich.text import Text
+
+    line = Text()
+    for part in parts:
+        if line and line.cell_len + len(between) + part.cell_len > width:
+            yield line
+            line = Text()
+        line.append(between if line else "").append_text(part)
+    if line:
+        yield line
+
+
+def _indented(told: Sequence[str], width: int) -> "Iterator[Text]":
+    """Yield the named values of a block; one that is longer than a line goes on below."""
+    from rich.console import Console
+    from rich.text import Text
+
+    room = max(width - len(_INDENT), _READABLE)
+    narrow = Console(width=room)
+    for line in _filled([Text(text) for text in told], ", ", room):
+        for part in line.wrap(narrow, room):
+            yield Text(_INDENT).append_text(part)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else printable(" ".join(str(value).split()))
 
 
 def printable(text: str) -> str:
@@ -91,9 +185,9 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = ()) -> None:
-    """Print a table, whole lines on a pipe."""
+    """Print a table as wide as the terminal; on a pipe each row is one whole line."""
     shown = console()
-    shown.print(table(columns, rows, keep=keep), crop=False, overflow="fold")
+    shown.print(table(columns, rows, keep=keep, width=shown.width), crop=False, overflow="fold", markup=False)
 
 
 def remark(line: str) -> None:

@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import migrations
+from cli.errors import CommandError
 
 VERSIONS = Path(migrations.__file__).parent / "versions"
 CURRENT = "SELECT version_num FROM public.alembic_version"
 
-_REVISION = re.compile(r'^revision(?:: str)? = "([^"]+)"$', re.MULTILINE)
-_DOWN = re.compile(r'^down_revision(?:: [^=]+)? = (?:"([^"]+)"|None)$', re.MULTILINE)
+_REVISION = re.compile(r"""^revision(?:: str)? = ["']([^"']+)["']""", re.MULTILINE)
+_DOWN = re.compile(r"""^down_revision(?:: [^=]+)? = (?:["']([^"']+)["']|None)""", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,26 @@ def position_of(current: str | None) -> Position:
 
 @cache
 def revisions() -> tuple[str, ...]:
-    """Return every revision of this release, oldest first. The history is one line, without branches."""
-    after: dict[str | None, str] = {}
-    for path in VERSIONS.glob("[!_]*.py"):
+    """Return every revision of this release, oldest first. The history is one line, without branches.
+
+    Raise CommandError for a file that is no revision, and for one that does not fit into the line.
+    """
+    after: dict[str | None, tuple[str, str]] = {}
+    for path in sorted(VERSIONS.glob("[!_]*.py")):
         text = path.read_text(encoding="utf-8")
         revision, down = _REVISION.search(text), _DOWN.search(text)
-        if revision is None or down is None or down[1] in after:
-            raise RuntimeError(f"revision file {path.name} must name one revision and one that no other comes after")
-        after[down[1]] = revision[1]
+        if revision is None or down is None:
+            missing = "revision" if revision is None else "down_revision"
+            raise CommandError(f'revision file {path.name} must have a line such as {missing} = "0001"')
+        if (other := after.get(down[1])) is not None:
+            raise CommandError(
+                f"revisions {other[1]} and {path.name} both come after {down[1] or 'none'}: "
+                f"one of them needs another down_revision"
+            )
+        after[down[1]] = revision[1], path.name
     ordered: list[str] = []
-    while (following := after.get(ordered[-1] if ordered else None)) is not None:
-        ordered.append(following)
+    while (following := after.pop(ordered[-1] if ordered else None, None)) is not None:
+        ordered.append(following[0])
+    for down_revision, (_, name) in after.items():
+        raise CommandError(f"revision {name} comes after {down_revision!r}, which is no revision")
     return tuple(ordered)

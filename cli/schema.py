@@ -1,6 +1,7 @@
 """Move the database's schema. The only room that runs the migrations, and that pays for importing Alembic."""
 
 import logging
+import traceback
 from pathlib import Path
 
 import psycopg
@@ -9,11 +10,12 @@ from alembic.config import Config
 from alembic.util import CommandError as AlembicError
 
 import migrations
-from cli.errors import WrongUsageError
+from cli.errors import CommandError, WrongUsageError
 from cli.revisions import CURRENT, Position, position_of, revisions
 from workers.runtime.connections import connect
 
 BASE, HEAD = "base", "head"
+_DECLARATIONS = ("models/__init__.py", "models/base.py", "models/lifecycle.py")
 
 
 def position(database_url: str) -> Position:
@@ -30,7 +32,7 @@ def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
     """Migrate up or down to a revision; return where the database stood and where it stands.
 
     One process at a time migrates; others wait for it. A database that a newer release has migrated is left alone.
-    Raises WrongUsageError for a revision that is not there.
+    Raises WrongUsageError for a revision that is not there, CommandError for one that fails: its file, line and reason.
     """
     known, before = revisions(), position(database_url)
     target = known[-1] if to == HEAD else to
@@ -48,7 +50,47 @@ def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
         (command.downgrade if _lies_below(target, before.current) else command.upgrade)(config, target)
     except AlembicError as error:
         raise WrongUsageError(str(error)) from None
+    except Exception as error:
+        told = said(error)
+        if told is None:
+            raise
+        raise CommandError(told) from error
     return before, position(database_url)
+
+
+def said(error: Exception) -> str | None:
+    """Return the line of a revision or a model that failed, and why; None for an error of neither.
+
+    What Postgres refuses in a revision is the revision's fault: "run `gristmill migrate`" would send its author round.
+    """
+    place = _place(error)
+    if place is None:
+        return None
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None:
+        return None  # Postgres went away meanwhile
+    if not isinstance(cause, psycopg.Error):
+        return f"{place}: {type(cause).__name__}: {getattr(cause, 'msg', None) or cause}"
+    remedy = ""
+    if isinstance(cause, psycopg.errors.InvalidSchemaName):
+        remedy = '; a revision creates its schema first: op.execute("CREATE SCHEMA …")'
+    hint = f" ({cause.diag.message_hint})" if cause.diag.message_hint else ""
+    return f"{place}: Postgres refused: {cause.diag.message_primary or cause}{hint}{remedy}"
+
+
+def _place(error: Exception) -> str | None:
+    """Return the deepest line of a revision or a model that ``error`` passed."""
+    home = Path(migrations.__file__).parents[1]
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    for name, line in reversed(places):
+        path = Path(name)
+        if path.is_relative_to(home):
+            inside = path.relative_to(home).as_posix()
+            if inside.startswith(("migrations/versions/", "models/")) and inside not in _DECLARATIONS:
+                return f"{inside}, line {line or 1}"
+    return None
 
 
 def _lies_below(target: str, current: str | None) -> bool:

@@ -1,8 +1,8 @@
 """Find the jobs a command means, and change all of them."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from cli.addresses import addresses
 from cli.connection import connected
 from cli.errors import CommandError
+from cli.output import status_text
 from config.settings import load
 from models.lifecycle import Job
 from workers.runtime.database import Raw
@@ -23,6 +24,7 @@ from workers.runtime.store.read import (
     history,
     list_jobs,
     own_values,
+    scan_jobs,
 )
 from workers.runtime.store.verify import HistoryCheck, verify_history
 
@@ -88,7 +90,7 @@ def cancellation(reason: str) -> Change:
     """Return the change that stops jobs that have not ended."""
 
     def refuses(job: JobView, _: type[Job]) -> str | None:
-        return f"is {job.status.lower()} already" if job.completed_at else None
+        return f"is {status_text(job.status)} already" if job.completed_at else None
 
     return Change("cancelled", reason, refuses, cancel)
 
@@ -101,7 +103,7 @@ def retrial(reason: str) -> Change:
         if has_failed:
             return None
         remedy = "; `gristmill jobs again ID` enqueues it once more" if job.completed_at else ""
-        return f"is {job.status.lower()}, only a failed one can be retried{remedy}"
+        return f"is {status_text(job.status)}, only a failed one can be retried{remedy}"
 
     def missed(job: JobView) -> str:
         if job.retry_count < job.max_retries:
@@ -117,36 +119,69 @@ def retrial(reason: str) -> Change:
 
 @dataclass(slots=True)
 class Changed:
-    """The jobs that were changed (or would be), and the others with the reason."""
+    """How many jobs were changed (or would be) so far, and how many were refused, by reason.
 
-    ids: list[UUID] = field(default_factory=list)
-    refused: dict[UUID, str] = field(default_factory=dict)
+    ``tell`` gets the ids of each page as they come: a change of a million jobs holds no million ids.
+    """
+
+    tell: "Tell" = field(default=lambda *_: None)
+    done: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    first: tuple[UUID, str] | None = None
+
+    def add(self, ids: Sequence[UUID], refused: Mapping[UUID, str]) -> None:
+        """Count one page."""
+        self.done += len(ids)
+        self.refused.update(refused.values())
+        self.first = self.first or next(iter(refused.items()), None)
+        self.tell(ids, refused)
 
 
-async def apply(conn: Raw, change: Change, wanted: JobFilter, *, dry_run: bool) -> Changed:
+# Gets the ids that were changed, and those that were refused with the reason.
+Tell = Callable[[Sequence[UUID], Mapping[UUID, str]], None]
+
+
+async def apply(conn: Raw, change: Change, wanted: JobFilter, changed: Changed, *, dry_run: bool) -> None:
     """Change every job that ``wanted`` selects and that can be; with ``dry_run`` only tell which.
 
     A job that moved on between the look and the statement is told as refused: the statement repeats the condition.
+    A page that has begun is finished and counted before a cancellation of this task goes on.
     """
     await check_stage(conn, wanted.stage)
-    changed, models = Changed(), job_models()
-    async for page in _pages(conn, wanted):
-        possible: dict[type[Job], list[JobView]] = defaultdict(list)
-        for job in page:
-            model = models.get(job.table_name)
-            if model is None:
-                changed.refused[job.id] = f"is of table {job.table_name}, which this release does not know"
-            elif (why := change.refuses(job, model)) is not None:
-                changed.refused[job.id] = why
-            else:
-                possible[model].append(job)
-        for model, jobs in possible.items():
-            done = await _performed(conn, change, model, [job.id for job in jobs], dry_run=dry_run)
-            changed.ids += [job.id for job in jobs if job.id in done]
-            changed.refused |= {job.id: change.missed(job) for job in jobs if job.id not in done}
-    known = changed.refused.keys() | set(changed.ids)
-    changed.refused |= {job_id: "does not exist (any more)" for job_id in wanted.ids or () if job_id not in known}
-    return changed
+    models, missing = job_models(), set(wanted.ids or ())
+    async for page in scan_jobs(conn, wanted, page=PAGE):
+        missing -= {job.id for job in page}
+        running = asyncio.ensure_future(_changed(conn, change, page, models, dry_run=dry_run))
+        try:
+            done, refused = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            changed.add(*await running)
+            raise
+        changed.add(done, refused)
+    if missing:
+        changed.add([], {job_id: "does not exist (any more)" for job_id in wanted.ids or () if job_id in missing})
+
+
+async def _changed(
+    conn: Raw, change: Change, page: Sequence[JobView], models: Mapping[str, type[Job]], *, dry_run: bool
+) -> tuple[list[UUID], dict[UUID, str]]:
+    """Change the jobs of one page; return the ids, and the others with the reason."""
+    possible: dict[type[Job], list[JobView]] = defaultdict(list)
+    ids: list[UUID] = []
+    refused: dict[UUID, str] = {}
+    for job in page:
+        model = models.get(job.table_name)
+        if model is None:
+            refused[job.id] = f"is of table {job.table_name}, which this release does not know"
+        elif (why := change.refuses(job, model)) is not None:
+            refused[job.id] = why
+        else:
+            possible[model].append(job)
+    for model, jobs in possible.items():
+        done = await _performed(conn, change, model, [job.id for job in jobs], dry_run=dry_run)
+        ids += [job.id for job in jobs if job.id in done]
+        refused |= {job.id: change.missed(job) for job in jobs if job.id not in done}
+    return ids, refused
 
 
 async def _performed(conn: Raw, change: Change, model: type[Job], ids: Sequence[UUID], *, dry_run: bool) -> set[UUID]:
@@ -154,11 +189,3 @@ async def _performed(conn: Raw, change: Change, model: type[Job], ids: Sequence[
         return set(ids)
     async with conn.transaction(force_rollback=dry_run):
         return await change.perform(conn, model, ids, reason=change.reason)
-
-
-async def _pages(conn: Raw, wanted: JobFilter) -> AsyncIterator[Sequence[JobView]]:
-    """Yield all matching jobs, a page at a time, newest first; jobs that arrive meanwhile are not among them."""
-    last: UUID | None = None
-    while page := await list_jobs(conn, wanted, limit=PAGE, after=last):
-        last = page[-1].id
-        yield page

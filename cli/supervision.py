@@ -15,11 +15,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
-from cli.data_dir import make_data_dir, open_log
+from cli.data_dir import LOGS, bound_logs, last_line, make_data_dir, open_log
 from cli.embedded.errors import EmbeddedError
 from cli.folder_lock import FolderInUseError, FolderLock
+from cli.output import printable
 from cli.processes import describe_exit, kill_session, spawn
 from cli.supervision_status import LOCK_FILE, RoleStatus, Status, SupervisionError
+from workers.runtime.wording import cut
 
 RESTART_BASE = timedelta(seconds=0.5)
 RESTART_CEILING = timedelta(seconds=30)
@@ -27,6 +29,8 @@ HEALTHY_AFTER = timedelta(seconds=60)
 DRAIN_MARGIN = timedelta(seconds=5)
 
 _POLL_SECONDS = 0.1
+_BOUND_SECONDS = 5.0
+_SAID = 300
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -73,6 +77,7 @@ class _Kept:
     due: float = 0.0
     failures: int = 0
     restarts: int = 0
+    logged: int = 0  # bytes in its log when its process began
 
 
 class Supervisor:
@@ -84,7 +89,7 @@ class Supervisor:
 
     def __init__(self, data_dir: Path, *, grace: timedelta, report: Callable[[str], None]) -> None:
         self.data_dir = data_dir.resolve()
-        self.logs = self.data_dir / "logs"
+        self.logs = self.data_dir / LOGS
         self._grace = grace
         self._report = report
         self._lock = FolderLock(self.data_dir, LOCK_FILE)
@@ -134,13 +139,16 @@ class Supervisor:
 
     def run(self, servers: Servers | None = None) -> int:
         """Keep the roles, and ``servers`` if given, running until a signal, then drain; return the exit code."""
-        failures, due = 0, 0.0
+        failures, due, bounded = 0, 0.0, 0.0
         while not self.stopping:
             if servers and time.monotonic() >= due:
                 failures = self._revive(servers, failures)
                 due = time.monotonic() + restart_delay(failures, draw=random.random).total_seconds() if failures else 0
             if self._tend():
                 self._publish()
+            if time.monotonic() >= bounded + _BOUND_SECONDS:
+                bound_logs(self.logs)
+                bounded = time.monotonic()
             time.sleep(_POLL_SECONDS)
         return 0 if self.stop() else 1
 
@@ -165,7 +173,7 @@ class Supervisor:
         changed = False
         for kept in self._kept:
             if kept.process and kept.process.poll() is not None:
-                self._fail(kept, describe_exit(kept.process.returncode))
+                self._fail(kept, self._told(kept, kept.process.returncode))
                 changed = True
             if kept.process is None and time.monotonic() >= kept.due:
                 self._launch(kept)
@@ -179,6 +187,7 @@ class Supervisor:
         kept.started = time.monotonic()
         try:
             with open_log(self.logs, role.name) as log:
+                kept.logged = os.fstat(log.fileno()).st_size
                 kept.process = spawn(role.argv, env=role.env, output=log, dies_by=signal.SIGTERM)
         except (OSError, subprocess.SubprocessError) as error:
             self._fail(kept, f"cannot start: {error}")
@@ -192,6 +201,11 @@ class Supervisor:
         kept.process, kept.state, kept.due = None, "backing off", time.monotonic() + delay
         log = self.logs / f"{kept.role.name}.log"
         self._report(f"{kept.role.name} {how}; restart {kept.restarts + 1} in {delay:.1f} s (log: {log})")
+
+    def _told(self, kept: _Kept, status: int) -> str:
+        """Say how a role ended; one that gave up by itself has said why in its last line."""
+        said = last_line(self.logs / f"{kept.role.name}.log", kept.logged) if status > 0 else ""
+        return describe_exit(status) + (f": {printable(cut(said, _SAID))}" if said else "")
 
     def _revive(self, servers: Servers, failures: int) -> int:
         """Look after ``servers``; return how many looks in a row have failed."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.data_dir import make_data_dir, open_log
+from cli.data_dir import LOGS, last_line, make_data_dir, open_log
 from cli.embedded import EmbeddedServers
 from cli.embedded.ports import choose_port, is_free
 from cli.errors import CommandError, WrongUsageError
@@ -41,6 +41,9 @@ def run(
     ``report`` gets a line per event that an operator should see; ``announce`` gets the URLs once all roles are
     started. Servers end after the roles that use them.
     """
+    from workers.runtime.registry import discover
+
+    discover()  # a broken handler is told here once, not by each role again and again
     grace = timedelta(seconds=settings.worker.grace_seconds)
     with Supervisor(settings.data_dir, grace=grace, report=report) as supervisor, ExitStack() as ends:
         servers = _servers(settings)
@@ -49,6 +52,8 @@ def run(
         ends.callback(supervisor.stop)
         urls = _start_servers(settings, servers)
         port = flower_port_for(settings, flower_port)
+        if port != (wished := flower_port or settings.flower.port):
+            report(f"port {wished} is taken by another process: Flower answers on {port} instead")
         logins: Mapping[str, str] = {}
         if not supervisor.stopping:
             from cli.schema import move
@@ -110,7 +115,7 @@ def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
     Raises CommandError with its last line if it ends before.
     """
     make_data_dir(settings.data_dir)
-    logs = settings.data_dir.resolve() / "logs"
+    logs = settings.data_dir.resolve() / LOGS
     with open_log(logs, "up") as log:
         beginning = os.fstat(log.fileno()).st_size
         process = subprocess.Popen(
@@ -135,14 +140,6 @@ def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Pa
         time.sleep(_POLL_SECONDS)
     process.terminate()
     raise CommandError(f"the system did not start within {START_SECONDS} s; its log is {log}")
-
-
-def last_line(log: Path, beginning: int) -> str:
-    """Return the last line written to ``log`` after ``beginning``, without the command's name in front."""
-    with log.open("rb") as file:
-        file.seek(beginning)
-        lines = file.read().decode(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "").removeprefix("gristmill: ")
 
 
 def _servers(settings: "Settings") -> EmbeddedServers | None:

@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from cli.connection import connected
 from cli.following import state_line
 from cli.output import console, table
 from cli.stage_view import STAGE_COLUMNS, stage_row
+from cli.steady import steady
 from cli.values import duration
 from workers.runtime.operate.known import check_stage
 from workers.runtime.store.read import JobFilter, JobView, list_jobs
@@ -23,26 +23,32 @@ _SECONDS = 1.0
 
 async def watch(database_url: str, wanted: JobFilter) -> None:
     """Show the stages and the newest matching jobs every second, for ever."""
-    async with connected(database_url) as conn:
-        await check_stage(conn, wanted.stage)
+    async with steady(database_url) as connection:
+        await connection.ask(lambda conn: check_stage(conn, wanted.stage))
+
+        async def newest() -> list[JobView]:
+            return await connection.ask(lambda conn: list_jobs(conn, wanted, limit=_SHOWN))
+
         if not sys.stdout.isatty():
             # What had ended before is no news.
-            told = {job.id: _line(job) for job in await list_jobs(conn, wanted, limit=_SHOWN) if job.completed_at}
+            told = {job.id: _line(job) for job in await newest() if job.completed_at}
             while True:
-                told = _tell_changes(await list_jobs(conn, wanted, limit=_SHOWN), told)
+                told = _tell_changes(await newest(), told)
                 await asyncio.sleep(_SECONDS)
-        with Live(console=console(), auto_refresh=False, screen=False) as live:
+        shown = console()
+        with Live(console=shown, auto_refresh=False, screen=False) as live:
             while True:
-                stages = [one for one in await list_stages(conn) if wanted.stage in (None, one.stage)]
-                live.update(_view(stages, await list_jobs(conn, wanted, limit=_SHOWN)), refresh=True)
+                stages = [one for one in await connection.ask(list_stages) if wanted.stage in (None, one.stage)]
+                live.update(_view(stages, await newest(), shown.width), refresh=True)
                 await asyncio.sleep(_SECONDS)
 
 
-def _view(stages: list[StageView], jobs: list[JobView]) -> Group:
+def _view(stages: list[StageView], jobs: list[JobView], width: int) -> Group:
+    rows = ((j.id, j.stage, duration(j.age), state_line(j)) for j in jobs)
     return Group(
-        table(STAGE_COLUMNS, map(stage_row, stages), keep={"STAGE"}),
+        table(STAGE_COLUMNS, map(stage_row, stages), width=width),
         Text(),
-        table(("ID", "STAGE", "AGE", "STATE"), ((j.id, j.stage, duration(j.age), state_line(j)) for j in jobs)),
+        table(("ID", "STAGE", ">AGE", "IS"), rows, width=width),
         Text("\nCtrl-C ends watching", style="dim"),
     )
 

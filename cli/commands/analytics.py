@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, printable, remark, status_text
 from cli.values import duration, moment
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _row(one: "AnalysisView") -> "Sequence[object]":
         one.id,
         one.project,
         one.type or "all",
-        one.status.lower(),
+        status_text(one.status),
         f"{one.progress} %",
         f"{one.processed_count} of {one.total_records}",
         one.failed_count or "",
@@ -159,7 +159,7 @@ def _facts(found: "AnalysisReport") -> "Iterator[str]":
         "analysis": one.id,
         "project": one.project,
         "records": f"{one.processed_count} of {one.total_records}{f', {one.type} only' if one.type else ''}",
-        "status": f"{one.status.lower()}, {one.progress} %",
+        "status": f"{status_text(one.status)}, {one.progress} %",
         "model": one.model_name,
         "judged by": "; ".join(
             named(judge) + (f" ({count})" if len(found.judges) > 1 else "") for judge, count in found.judges.items()

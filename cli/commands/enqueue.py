@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.completing import stages
 from cli.output import Json, print_json, remark
 from cli.values import parse_payload, parse_time
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def enqueue(
-    stage: Annotated[str, typer.Argument(help="Stage to enqueue for, such as scoring.score.")],
+    stage: Annotated[str, typer.Argument(help="Stage to enqueue for, such as scoring.score.", autocompletion=stages)],
     *,
     payload: Annotated[str, typer.Option(metavar="JSON|@FILE", help="Payload; @- reads standard input.")],
     key: Annotated[str | None, typer.Option(help="Idempotency key: a repeat returns the first job.")] = None,

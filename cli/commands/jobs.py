@@ -10,8 +10,9 @@ import typer
 from cli.commands.jobs_again import again
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.completing import job_ids
 from cli.errors import CommandError
-from cli.output import Json, plain, print_json, print_table, printable, remark
+from cli.output import Json, plain, print_json, print_table, printable, remark, status_text
 from cli.values import duration, moment
 from workers.runtime.wording import cut
 
@@ -24,7 +25,7 @@ app.command("cancel")(cancel)
 app.command("retry")(retry)
 app.command("again")(again)
 
-JobId = Annotated[UUID, typer.Argument(metavar="ID")]
+JobId = Annotated[UUID, typer.Argument(metavar="ID", autocompletion=job_ids)]
 
 
 @app.command("list")
@@ -45,7 +46,7 @@ def list_(
     if as_json:
         print_json(jobs)
     elif jobs:
-        print_table(_COLUMNS, map(_row, jobs), keep={"ID", "STAGE"})
+        print_table(_COLUMNS, map(_row, jobs))
         if len(jobs) == limit:
             remark(f"only the newest {limit}; more: --limit N, or --after {jobs[-1].id}")
     else:
@@ -71,7 +72,7 @@ def show(job_id: JobId, as_json: Json = False) -> None:
 
 @app.command()
 def watch(
-    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]")] = None,
+    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]", autocompletion=job_ids)] = None,
     stage: Stage = None,
     status: Status = None,
 ) -> int:
@@ -151,7 +152,7 @@ def _row(job: "JobView") -> tuple[object, ...]:
     return (
         job.id,
         job.stage,
-        job.status.lower(),
+        status_text(job.status),
         job.priority,
         job.retry_count + 1,
         duration(job.age),
@@ -164,7 +165,7 @@ def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
     facts = {
         "id": job.id,
         "stage": job.stage,
-        "status": job.status.lower(),
+        "status": status_text(job.status),
         "waits for": job.wait_reason,
         "error": job.error_message,
         "progress": f"{job.progress} %",
@@ -198,8 +199,8 @@ def _print_history(transitions: "list[TransitionView]") -> None:
             (
                 t.version_to,
                 moment(t.created_at),
-                (t.old_state or "–").lower(),
-                t.new_state.lower(),
+                status_text(t.old_state or "–"),
+                status_text(t.new_state),
                 t.change_action,
                 t.changed_by,
                 t.change_reason,

@@ -6,14 +6,21 @@ from uuid import UUID
 import typer
 
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.completing import job_ids
 from cli.errors import CommandError, WrongUsageError
-from cli.output import Json, print_json
+from cli.output import Json
 
 if TYPE_CHECKING:
-    from cli.selection import Change, Changed
+    from cli.selection import Change
 
-JobIds = Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", help="Jobs by id, or none and filters.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which jobs it would be.")]
+INTERRUPTED = 130
+
+JobIds = Annotated[
+    list[UUID] | None,
+    typer.Argument(metavar="[ID]...", help="Jobs by id, or none and filters.", autocompletion=job_ids),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be; --ids says which.")]
+Ids = Annotated[bool, typer.Option("--ids", help="Print the id of each job that is changed.")]
 Reason = Annotated[str, typer.Option(help="Kept in the job's history.")]
 
 
@@ -25,6 +32,7 @@ def cancel(
     older_than: Age = None,
     error: Error = None,
     dry_run: DryRun = False,
+    ids: Ids = False,
     reason: Reason = "cancelled on the command line",
     as_json: Json = False,
 ) -> int:
@@ -32,7 +40,7 @@ def cancel(
     from cli.selection import cancellation
 
     filters = {"stage": stage, "status": status, "older_than": older_than, "error": error}
-    return _change(cancellation(reason), job_ids, filters, dry_run=dry_run, as_json=as_json)
+    return _change(cancellation(reason), job_ids, filters, dry_run=dry_run, ids=ids, as_json=as_json)
 
 
 def retry(
@@ -43,6 +51,7 @@ def retry(
     older_than: Age = None,
     error: Error = None,
     dry_run: DryRun = False,
+    ids: Ids = False,
     reason: Reason = "retried on the command line",
     as_json: Json = False,
 ) -> int:
@@ -50,43 +59,34 @@ def retry(
     from cli.selection import retrial
 
     filters = {"stage": stage, "status": status, "older_than": older_than, "error": error}
-    return _change(retrial(reason), job_ids, filters, dry_run=dry_run, as_json=as_json)
+    return _change(retrial(reason), job_ids, filters, dry_run=dry_run, ids=ids, as_json=as_json)
 
 
 def _change(
-    change: "Change", job_ids: list[UUID] | None, filters: dict[str, str | None], *, dry_run: bool, as_json: bool
+    change: "Change",
+    job_ids: list[UUID] | None,
+    filters: dict[str, str | None],
+    *,
+    dry_run: bool,
+    ids: bool,
+    as_json: bool,
 ) -> int:
+    from cli.changing import Report
     from cli.connection import ask
-    from cli.selection import apply
+    from cli.selection import Changed, apply
 
     if not job_ids and not any(filters.values()):
         raise WrongUsageError("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
     selected = wanted(**filters, ids=job_ids or None)
-    changed = ask(lambda conn: apply(conn, change, selected, dry_run=dry_run))
-    _print(change, changed, dry_run=dry_run, as_json=as_json)
-    if changed.refused and job_ids:
-        first = next(iter(changed.refused.items()))
-        more = f" (and {len(changed.refused) - 1} more)" if len(changed.refused) > 1 else ""
-        raise CommandError(f"job {first[0]} {first[1]}{more}")
+    with Report(change.done, dry_run=dry_run, ids=ids, as_json=as_json) as report:
+        changed = Changed(report.page)
+        try:
+            ask(lambda conn: apply(conn, change, selected, changed, dry_run=dry_run))
+        except KeyboardInterrupt:
+            report.end(changed, interrupted=True)
+            return INTERRUPTED
+        report.end(changed, reasons=not job_ids)
+    if changed.first and job_ids:
+        more = f" (and {changed.refused.total() - 1} more)" if changed.refused.total() > 1 else ""
+        raise CommandError(f"job {changed.first[0]} {changed.first[1]}{more}")
     return 0
-
-
-def _print(change: "Change", changed: "Changed", *, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        refused = {str(job_id): why for job_id, why in changed.refused.items()}
-        print_json({"dry_run": dry_run, change.done: changed.ids, "refused": refused})
-        return
-    for job_id in changed.ids:
-        print(job_id)
-    _print_refused(changed)
-    verb = f"would be {change.done}" if dry_run else change.done
-    print(f"{len(changed.ids)} {verb}" + (f", {len(changed.refused)} cannot be" if changed.refused else ""))
-
-
-def _print_refused(changed: "Changed") -> None:
-    """Say why jobs were left alone: each reason once, with how many and one of them."""
-    by_reason: dict[str, list[UUID]] = {}
-    for job_id, why in changed.refused.items():
-        by_reason.setdefault(why, []).append(job_id)
-    for why, ids in by_reason.items():
-        print(f"{ids[0]} {why}" if len(ids) == 1 else f"{len(ids)} jobs, such as {ids[0]}: {why}")

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.completing import stages
 from cli.values import parse_age
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from workers.runtime.store.read import JobFilter
 
-Stage = Annotated[str | None, typer.Option(help="Only this stage.")]
+Stage = Annotated[str | None, typer.Option(help="Only this stage.", autocompletion=stages)]
 Status = Annotated[
     str | None,
     typer.Option(

@@ -20,12 +20,13 @@ def worker(
 ) -> int:
     """Run jobs of the given queues."""
     settings = _settings(worker={"queues": queues} if queues else None)
-    urls = _ready(settings)
     from workers.runtime.registry import discover
+
+    registry = discover()  # a broken handler is told at once, whatever the servers do
+    urls = _ready(settings)
     from workers.transport.app import queue_names
     from workers.transport.worker import WorkerOptions, run_worker
 
-    registry = discover()
     known = queue_names(registry)
     if unknown := sorted(set(settings.worker.queues) - set(known)):
         raise WrongUsageError(f"queues must be among {', '.join(known)}, got {', '.join(unknown)}")
@@ -51,12 +52,14 @@ def worker(
 def dispatcher() -> int:
     """Give due jobs to the workers. Any number may run; one leads."""
     settings = _settings()
-    urls = _ready(settings)
     from workers.runtime.registry import discover
+
+    registry = discover()
+    urls = _ready(settings)
     from workers.transport.dispatcher import run_dispatcher
 
     return run_dispatcher(
-        discover(),
+        registry,
         **urls,
         batch_size=settings.dispatcher.batch_size,
         poll_seconds=settings.dispatcher.poll_seconds,
@@ -67,13 +70,15 @@ def dispatcher() -> int:
 def beat() -> int:
     """Fire the schedules. Any number may run; each time fires once."""
     settings = _settings()
+    from workers.runtime.registry import discover
+
+    registry = discover()
     urls = _ready(settings)
     from config.schedules import DEFAULT_SCHEDULES
-    from workers.runtime.registry import discover
     from workers.transport.beat import run_beat
 
     return run_beat(
-        discover(),
+        registry,
         **urls,
         defaults=DEFAULT_SCHEDULES,
         transitions_retention=timedelta(days=settings.transitions_retention_days),
@@ -84,14 +89,16 @@ def flower() -> int:
     """Show jobs and workers in Flower."""
     settings = _settings()
     redis_url = required(settings, "redis_url")
-    from cli.readiness import wait_for_redis
     from workers.runtime.registry import discover
+
+    registry = discover()
+    from cli.readiness import wait_for_redis
     from workers.transport.flower import run_flower
 
     asyncio.run(wait_for_redis(redis_url))
     secret = settings.flower.basic_auth
     return run_flower(
-        discover(),
+        registry,
         redis_url=redis_url,
         address=settings.flower.address,
         port=settings.flower.port,

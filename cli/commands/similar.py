@@ -8,6 +8,7 @@ import typer
 
 from cli.errors import CommandError, WrongUsageError
 from cli.output import Json, print_json, print_table, remark
+from cli.words import OFFLINE_EMBEDDER, WORDS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,7 +31,8 @@ def similar(
 ) -> None:
     """Find the records most like a text or a record, by the cosine of their vectors.
 
-    A text is embedded by the provider that embeds records; only vectors of the same model are compared.
+    A text is embedded by the provider that embeds records; only vectors of the same model are compared. Without a
+    provider they are feature hashes: those compare words, not meanings.
     """
     if (text is None) == (record is None):
         raise WrongUsageError("say what to compare with: a TEXT or --record ID")
@@ -70,6 +72,8 @@ def similar(
             ),
             keep={"RECORD"},
         )
+        if any(match.record.embedding_model == OFFLINE_EMBEDDER for match in found):
+            remark(f"{OFFLINE_EMBEDDER} {WORDS}; set OPENAI_BASE_URL and an embedding model to compare meanings")
     else:
         remark("no records match" if record else "no records match; those of other embedding models are not compared")
 

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from cli.completing import stages
 from cli.output import Json, print_json, print_table
 
 app = typer.Typer(help="Show every stage; pause and resume them.")
 
-StageName = Annotated[str, typer.Argument(metavar="STAGE")]
+StageName = Annotated[str, typer.Argument(metavar="STAGE", autocompletion=stages)]
 
 
 @app.callback(invoke_without_command=True)

@@ -1,5 +1,6 @@
 """``gristmill up``, ``down`` and ``status``: the whole system of one data folder."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from cli.errors import CommandError
 from cli.output import Json, print_json, print_table, remark
+from cli.typed import DATA_DIR, program, typed
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -33,7 +35,7 @@ def up(
         port = flower_port_for(settings, flower_port)
         status = start_detached(settings, ["--workers", str(workers), "--flower-port", str(port)])
         _announce(status.urls)
-        print("stop it with `gristmill down`")
+        print(f"stop it with `{typed('down')}`, read its logs with `{typed('logs -f')}`")
         return 0
     _refuse_second(settings)
     remark("starting")
@@ -45,13 +47,20 @@ def up(
 def down() -> None:
     """Stop what runs here: drain the workers, then end the rest. Data stays."""
     from cli.supervision_status import stop_supervisor
+    from cli.whereabouts import find, shown
     from config.settings import load
 
     settings = load()
     # Two drains of grace + 5 s and 5 s, then the servers' own clean stop.
     patience = timedelta(seconds=settings.worker.grace_seconds + 40)
     stopped = stop_supervisor(settings.data_dir, timeout=patience)
-    print("stopped" if stopped else f"nothing runs in {settings.data_dir}")
+    if stopped:
+        print("stopped")
+    elif other := find(settings, say=False):  # what a person stops, they name
+        where = f"{DATA_DIR}={shlex.quote(shown(other.data_dir))} {program()} down"
+        raise CommandError(f"nothing runs in {shown(settings.data_dir)}; stop the system that does with `{where}`")
+    else:
+        print(f"nothing runs in {shown(settings.data_dir)}")
 
 
 def status(
@@ -59,17 +68,18 @@ def status(
     show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Show passwords in URLs.")] = False,
 ) -> int:
     """Show what runs here and where it answers. Exit code 1 if nothing does."""
-    from cli.supervision_status import read_status
+    from cli.whereabouts import find, nothing_runs
     from config.redaction import redact_text
     from config.settings import load
 
-    data_dir = load().data_dir
-    found = read_status(data_dir)
-    if found is None:
+    settings = load()
+    running = find(settings)
+    if running is None:
         if as_json:
-            print_json({"state": "stopped", "roles": [], "data_dir": str(data_dir), **dict.fromkeys(_URLS)})
+            print_json({"state": "stopped", "roles": [], "data_dir": str(settings.data_dir), **dict.fromkeys(_URLS)})
             return 1
-        raise CommandError(f"nothing runs in {data_dir}; start it with `gristmill up`")
+        raise CommandError(nothing_runs(settings))
+    data_dir, found = running
     urls = {name: found.urls.get(name) for name in _URLS}
     if not show_secrets:
         urls = {name: redact_text(url) if url else None for name, url in urls.items()}
@@ -93,7 +103,7 @@ def _refuse_second(settings: "Settings") -> None:
 
     running = read_status(settings.data_dir)
     if running is not None:
-        raise CommandError(f"it already runs here as process {running.pid}: see `gristmill status`")
+        raise CommandError(f"it already runs here as process {running.pid}: see `{typed('status')}`")
 
 
 def _announce(urls: Mapping[str, str]) -> None:
@@ -107,4 +117,4 @@ def _announce(urls: Mapping[str, str]) -> None:
 
 def _announce_attached(urls: Mapping[str, str]) -> None:
     _announce(urls)
-    remark("passwords: `gristmill status --json --show-secrets`; Ctrl-C drains and stops")
+    remark(f"passwords: `{typed('status --json --show-secrets')}`; Ctrl-C drains and stops")

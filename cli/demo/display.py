@@ -51,7 +51,7 @@ def _lines(title: str) -> Callable[[Progress], None]:
         due = seen.ended == seen.total or time.monotonic() - told_at > _QUIET_SECONDS
         if due and seen.total and seen.ended != told:
             told_at, told = time.monotonic(), seen.ended
-            print(f"{title}: {seen.ended} of {seen.total} {note(seen)}".rstrip(), flush=True)
+            print(", ".join(filter(None, (f"{title}: {seen.ended} of {seen.total}", note(seen)))), flush=True)
 
     return show
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from cli.errors import CommandError
+from cli.steady import SteadyConnection, steady
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.store.intervene import cancel
@@ -33,10 +34,10 @@ class Progress:
 
 
 async def follow(
-    conn: Raw,
+    database_url: str,
     model: type[Job],
     job_ids: Sequence[UUID],
-    look: Callable[[], Awaitable[Progress]],
+    look: Callable[[Raw], Awaitable[Progress]],
     *,
     show: Callable[[Progress], None],
     check: Callable[[], None],
@@ -44,33 +45,38 @@ async def follow(
     """Return when ``look`` says that all is done, showing what it sees; given up before, the others are cancelled.
 
     ``check`` is called at each look and may raise. Raises CommandError if nothing moves for two minutes, with what
-    the jobs wait for.
+    the jobs wait for. A restart of Postgres is waited for.
     """
-    try:
-        await _follow(conn, job_ids, look, show, check)
-    except BaseException:
-        with suppress(Exception):  # the first error is the one to tell
-            await cancel(conn, model, job_ids, reason="the demonstration was ended")
-        raise
+    async with steady(database_url, patience=STALLED_SECONDS) as connection:
+        try:
+            await _follow(connection, job_ids, look, show, check)
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to tell
+                await connection.ask(lambda conn: cancel(conn, model, job_ids, reason="the demonstration was ended"))
+            raise
 
 
 async def _follow(
-    conn: Raw,
+    connection: SteadyConnection,
     job_ids: Sequence[UUID],
-    look: Callable[[], Awaitable[Progress]],
+    look: Callable[[Raw], Awaitable[Progress]],
     show: Callable[[Progress], None],
     check: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
     seen, moved_at = Progress(0), loop.time()
     while not seen.done:
-        now = await look()
+        asked_at = loop.time()
+        now = await connection.ask(look)
+        moved_at += loop.time() - asked_at  # a Postgres that was away stopped nobody's progress
         if now != seen:
             seen, moved_at = now, loop.time()
         show(seen)
         check()
         if loop.time() - moved_at > STALLED_SECONDS:
-            raise CommandError(f"nothing moved for {STALLED_SECONDS:.0f} s; {await _waits(conn, job_ids)}")
+            raise CommandError(
+                f"nothing moved for {STALLED_SECONDS:.0f} s; {await connection.ask(lambda conn: _waits(conn, job_ids))}"
+            )
         await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -2,20 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from sqlalchemy import func, select
 
-from cli.connection import connected, opened
+from cli.connection import opened
 from cli.demo.display import progress
 from cli.demo.following import Progress, follow
 from cli.errors import CommandError
 from models.operations import LLM_USER, AnalyticsJob, DataRecord, IngestJob, LikertScore, Project
 from workers.ingestion.enqueue_file import ingest_file
-from workers.operations import projects
 from workers.operations.projects import get_or_create, set_guidelines
 from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import enqueue
@@ -56,26 +54,31 @@ def available() -> bool:
     return all((SAMPLES / name).is_file() for name, _ in FILES) and (SAMPLES / GUIDELINES).is_file()
 
 
-async def take_through(database_url: str, llm: "LanguageModel", *, check: Callable[[], None]) -> Records:
-    """Ingest the samples into a project of their own and return what came of them; ``check`` may raise meanwhile."""
-    name = f"demo {datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')}"
-    async with opened(database_url) as database, connected(database_url) as conn:
+async def take_through(
+    database_url: str, llm: "LanguageModel", name: str, *, made: Callable[[UUID], None], check: Callable[[], None]
+) -> Records:
+    """Ingest the samples into a new project and return what came of them.
+
+    ``made`` is told the project as soon as it is there; ``check`` may raise meanwhile.
+    """
+
+    async def embedded(conn: Raw) -> Progress:
+        return await _embedded(conn, ingest_ids)
+
+    async with opened(database_url) as database:
         project_id, ingest_ids = await _enqueue_files(database, name)
+        made(project_id)
         with progress("embedding") as show:
-            await follow(conn, IngestJob, ingest_ids, lambda: _embedded(conn, ingest_ids), show=show, check=check)
-        await _require_completed(conn, ingest_ids)
+            await follow(database_url, IngestJob, ingest_ids, embedded, show=show, check=check)
+        await _require_completed(database, ingest_ids)
         async with database.session() as session:
             analysis = (await enqueue(session, "analytics.align", {"project_id": str(project_id)})).id
         with progress("comparing with guidelines") as show:
-            await follow(conn, AnalyticsJob, [analysis], lambda: _judged(conn, analysis), show=show, check=check)
+            await follow(
+                database_url, AnalyticsJob, [analysis], lambda conn: _judged(conn, analysis), show=show, check=check
+            )
         matches = await _search(database, llm, project_id)
         return await _outcome(database, name, ingest_ids, analysis, matches)
-
-
-async def remove(database_url: str, project: str) -> None:
-    """Delete what the demonstration made."""
-    async with opened(database_url) as database, database.session() as session:
-        await projects.remove(session, await projects.find(session, project))
 
 
 async def _enqueue_files(database: Database, name: str) -> tuple[UUID, list[UUID]]:
@@ -112,12 +115,12 @@ async def _embedded(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
     return Progress(saved, embedded, done=done)
 
 
-async def _require_completed(conn: Raw, job_ids: Sequence[UUID]) -> None:
-    cursor = await conn.execute(
-        "SELECT stage, error_message FROM runtime.jobs WHERE id = ANY (%s) AND status <> 'COMPLETED'", [list(job_ids)]
-    )
-    if (failed := await cursor.fetchone()) is not None:
-        raise CommandError(f"{failed[0]} did not complete: {failed[1]}")
+async def _require_completed(database: Database, job_ids: Sequence[UUID]) -> None:
+    async with database.session() as session:
+        query = select(IngestJob.error_message).where(IngestJob.id.in_(job_ids), IngestJob.status != "COMPLETED")
+        failed = (await session.scalars(query)).first()
+    if failed is not None:
+        raise CommandError(f"the sample files were not ingested: {failed}")
 
 
 async def _judged(conn: Raw, job_id: UUID) -> Progress:

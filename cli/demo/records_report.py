@@ -1,12 +1,14 @@
 """What the demonstration says of the sample files: what was saved, why the rest was not, verdicts, ratings, finds."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cli.demo.records import FILES, QUESTION, Records
 from cli.demo.report import OFFLINE, OFFLINE_NOTE
 from cli.output import console, printable
+from cli.words import OFFLINE_EMBEDDER, WORDS
 from models.operations import IngestJob
+from workers.vectorization.similar import Match
 
 _CHARACTERS = 96
 _LINES_SHOWN = 5
@@ -30,12 +32,17 @@ def lines(seen: Records) -> Iterator[str]:
             model, realism, quality = seen.ratings[type_]
             by = f"{model} ({OFFLINE_NOTE})" if model == OFFLINE else model
             yield f"  rated 1 to 7 by {by}: realism {realism:.1f}, quality {quality:.1f} on average"
-    yield f'most like "{QUESTION}":'
+    yield f'most like "{QUESTION}"{by_words(seen.matches)}:'
     for match in seen.matches:
         found = textwrap.shorten(printable(match.record.content), _CHARACTERS, placeholder="…")
         yield f"  {match.similarity:.2f}  {found}"
     if seen.analysis.error_message:
         yield f"analysis failed: {seen.analysis.error_message}"
+
+
+def by_words(matches: Sequence[Match]) -> str:
+    """Return what must be said beside matches that the offline embedder made."""
+    return f" ({WORDS})" if any(match.record.embedding_model == OFFLINE_EMBEDDER for match in matches) else ""
 
 
 def _file(name: str, job: IngestJob) -> Iterator[str]:

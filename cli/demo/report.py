@@ -13,6 +13,7 @@ OFFLINE = "offline-rubric-v1"
 OFFLINE_NOTE = "rule-based, not an AI judgement"
 SHOWN = 5
 _WHY_CHARACTERS = 110
+_TELLING = ("nothing", "says little", "coverage", "not mentioned", "forbidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +122,4 @@ def _reason(reasoning: str) -> str:
     if not line.startswith(f"{OFFLINE_NOTE}: "):
         return line
     measured = line.removeprefix(f"{OFFLINE_NOTE}: ").split("; ")
-    return "; ".join(part for part in measured if part.startswith(("coverage", "not mentioned", "forbidden")))
+    return "; ".join(part for part in measured if part.startswith(_TELLING))

@@ -1,30 +1,38 @@
-"""Run the demonstration: use the system that runs here or start one, score, take files through, report, stop."""
+"""Run the demonstration: use the system that runs here or start one, score, take files through, assess, report."""
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from functools import partial
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.connection import opened
-from cli.data_dir import make_data_dir, open_log
+from cli.addresses import addresses
+from cli.connection import connected, opened
+from cli.data_dir import LOGS, last_line, make_data_dir, open_log
+from cli.demo.assessing import Assessed, assess, lines
 from cli.demo.display import progress
+from cli.demo.made import Made, remove
 from cli.demo.packages import installed
 from cli.demo.profile_file import read
 from cli.demo.profiles import NewProfile
-from cli.demo.records import Records, available, remove, take_through
+from cli.demo.records import QUESTION, Records, available, take_through
 from cli.demo.records_report import print_records
 from cli.demo.report import Round, print_report
 from cli.demo.scoring import enqueue_round, follow_round, outcome, put_profiles
+from cli.embedded import embedded_servers
+from cli.embedded.ports import choose_port, is_free
 from cli.errors import CommandError
+from cli.output import printable
 from cli.processes import spawn
 from cli.provider import provider
 from cli.supervision_status import read_status, stop_supervisor
-from cli.system import COMMAND, await_running, flower_port_for, last_line, start_detached
+from cli.system import COMMAND, await_running, start_detached
+from cli.typed import typed
+from cli.whereabouts import shown
 from workers.scoring.rubric import DEFAULT_CRITERIA, PACKAGE_PROMPT, render
 
 if TYPE_CHECKING:
@@ -40,67 +48,127 @@ PROFILE_PROMPT = render(
 
 
 def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
-    """Score the profiles of ``file``, or the installed packages and then take the sample files through.
+    """Score the profiles of ``file``, or the installed packages and then take the sample files through; assess.
 
     Return 0 if every job completed. A system that already runs here is used and left alone; one that was started is
-    stopped unless ``keep``.
+    stopped unless ``keep``. What was made stays, to be looked at.
     """
     profiles = read(file) if file else installed()
     what = f"{len(profiles)} profiles of {file}" if file else f"{len(profiles)} Python packages installed here"
     print(f"Scoring {what}, twice.", flush=True)
+    name = f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     with _system(settings, keep=keep) as urls:
         print(f"Watch the jobs in Flower meanwhile: {urls['flower_url']}/tasks", flush=True)
-        prompt = PROFILE_PROMPT if file else PACKAGE_PROMPT
-        check = partial(_check_roles, settings.data_dir)
-        first, again = asyncio.run(_score(urls["database_url"], profiles, prompt, check=check))
+        demo = Demo(settings, urls["database_url"], name, Made.read(settings.data_dir))
+        first, again = asyncio.run(demo.score(profiles, PROFILE_PROMPT if file else PACKAGE_PROMPT))
         print_report(first, again)
-        records = None if file else _take_files_through(settings, urls["database_url"], check=check, keep=keep)
-    if read_status(settings.data_dir):
+        records = None if file else demo.take_files_through()
+        assessed = demo.assess()
+    runs_on = read_status(settings.data_dir) is not None
+    print("\n".join(ending(settings, name, with_records=records is not None, runs_on=runs_on)))
+    failed = first.failed or again.failed or (records and records.failed) or assessed.result is None
+    return 1 if failed else 0
+
+
+def ending(settings: "Settings", name: str, *, with_records: bool, runs_on: bool) -> list[str]:
+    """Return the last lines: what runs, what stays, and the next three commands as they must be typed here."""
+    look = [f"assessments show {name}", "jobs list --limit 10"]
+    if with_records:
+        look[1] = f'similar "{QUESTION}" --project {name}'
+    commands = [*look, "down"] if runs_on else ["up --detach", *look]
+    state = "Everything runs on" if runs_on else "Everything is stopped"
+    results = f"the results stay in {settings.data_dir} until `{typed('demo --clean')}`"
+    if settings.database_url is not None:
+        results = f"the results stay in the database until `{typed('demo --clean')}`"
+    return ["", f"{state}; {results}. Next:", *(f"  {typed(command)}" for command in commands)]
+
+
+def clean(settings: "Settings") -> int:
+    """Remove what demonstrations of this data folder have left in the database."""
+    made = Made.read(settings.data_dir)
+    if not made:
+        print(f"no demonstration has left anything in {shown(settings.data_dir)}")
+        return 0
+    with _database(settings) as database_url:
+        removed = asyncio.run(_remove(database_url, made))
+    print(
+        "removed "
+        + ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in removed.items())
+        + "; the jobs' history stays"
+    )
+    return 0
+
+
+async def _remove(database_url: str, made: Made) -> dict[str, int]:
+    async with connected(database_url) as conn:
+        return await remove(conn, made)
+
+
+@contextmanager
+def _database(settings: "Settings") -> Iterator[str]:
+    """Yield where the results are: the configured database, that of the running system, or the one that is stopped."""
+    running = read_status(settings.data_dir)
+    if settings.database_url is not None or running is not None:
+        yield addresses(settings).database_url
+        return
+    with embedded_servers(settings.data_dir, valkey=False) as urls:
+        yield urls.database_url
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """One demonstration on a running system; ``made`` remembers what it leaves."""
+
+    settings: "Settings"
+    database_url: str
+    name: str
+    made: Made
+
+    def check(self) -> None:
+        """Raise CommandError if a role fails again and again."""
+        _check_roles(self.settings.data_dir)
+
+    async def score(self, profiles: Sequence[NewProfile], prompt: str) -> tuple[Round, Round]:
+        """Score the profiles twice."""
+        rounds = []
+        async with opened(self.database_url) as database:
+            profile_ids = await put_profiles(database, profiles, made=lambda ids: self.made.add("profiles", ids))
+            for title in ("1st round", "2nd round"):
+                job_ids = await enqueue_round(database, profile_ids, prompt)
+                self.made.add("jobs", job_ids)
+                with progress(title) as show:
+                    await follow_round(self.database_url, job_ids, show, check=self.check)
+                rounds.append(Round(await outcome(database, job_ids)))
+        return rounds[0], rounds[1]
+
+    def take_files_through(self) -> Records | None:
+        """Ingest, embed, compare and rate the sample files, where they are."""
+        if not available():
+            print("\nThe sample files did not come along with this installation: a clone of the repository has them.")
+            return None
         print(
-            f"Still running: Flower {urls['flower_url']}/tasks, `gristmill jobs list`; stop it with `gristmill down`."
+            "\nIngesting samples/tasks.csv and samples/feedback.csv, with the mess of real exports in them.", flush=True
         )
-    else:
-        print("Everything is stopped. `gristmill up` starts it again, `gristmill demo --keep` leaves it running.")
-    return 1 if first.failed or again.failed or (records and records.failed) else 0
 
+        async def take() -> Records:
+            llm = provider(self.settings, database_url=self.database_url, name="cli:demo")
+            try:
+                made = lambda id_: self.made.add("projects", [id_])  # noqa: E731 - one line, used once
+                return await take_through(self.database_url, llm, self.name, made=made, check=self.check)
+            finally:
+                await llm.aclose()
 
-def _take_files_through(
-    settings: "Settings", database_url: str, *, check: Callable[[], None], keep: bool
-) -> Records | None:
-    if not available():
-        print("\nThe sample files did not come along with this installation: a clone of the repository has them.")
-        return None
-    print("\nIngesting samples/tasks.csv and samples/feedback.csv, with the mess of real exports in them.", flush=True)
+        seen = asyncio.run(take())
+        print_records(seen)
+        return seen
 
-    async def take() -> Records:
-        llm = provider(settings, database_url=database_url, name="cli:demo")
-        try:
-            return await take_through(database_url, llm, check=check)
-        finally:
-            await llm.aclose()
-
-    seen = asyncio.run(take())
-    print_records(seen)
-    if keep:
-        print(f'Look closer: `gristmill projects show "{seen.project}"`, `gristmill records list "{seen.project}"`.')
-    else:
-        asyncio.run(remove(database_url, seen.project))
-    print()
-    return seen
-
-
-async def _score(
-    database_url: str, profiles: Sequence[NewProfile], prompt: str, *, check: Callable[[], None]
-) -> tuple[Round, Round]:
-    rounds = []
-    async with opened(database_url) as database:
-        profile_ids = await put_profiles(database, profiles)
-        for title in ("1st round", "2nd round"):
-            job_ids = await enqueue_round(database, profile_ids, prompt)
-            with progress(title) as show:
-                await follow_round(database_url, job_ids, show, check=check)
-            rounds.append(Round(await outcome(database, job_ids)))
-    return rounds[0], rounds[1]
+    def assess(self) -> Assessed:
+        """Assess a server's description and print the verdict."""
+        print("\nAssessing the description of a made-up MCP server: by rules, and by a rubric.", flush=True)
+        made = lambda id_: self.made.add("assessments", [id_])  # noqa: E731 - as above
+        seen = asyncio.run(assess(self.database_url, self.name, made=made, check=self.check))
+        print(printable("\n".join(lines(seen))))
+        return seen
 
 
 def _check_roles(data_dir: Path) -> None:
@@ -108,7 +176,7 @@ def _check_roles(data_dir: Path) -> None:
     status = read_status(data_dir)
     for role in status.roles if status else ():
         if role.state == "backing off" and role.restarts >= HOPELESS_RESTARTS:
-            log = data_dir.resolve() / "logs" / f"{role.name}.log"
+            log = data_dir.resolve() / LOGS / f"{role.name}.log"
             raise CommandError(f"{role.name} does not start: {last_line(log, 0)} (log: {log})")
 
 
@@ -122,7 +190,7 @@ def _system(settings: "Settings", *, keep: bool) -> Iterator[Mapping[str, str]]:
         return
     servers = "" if settings.database_url and settings.redis_url else "Postgres, Valkey, "
     print(f"Starting {servers}{WORKERS} workers, dispatcher, beat and Flower in {settings.data_dir}.", flush=True)
-    arguments = ["--workers", str(WORKERS), "--flower-port", str(flower_port_for(settings, None))]
+    arguments = ["--workers", str(WORKERS), "--flower-port", str(_flower_port(settings))]
     if keep:
         yield start_detached(settings, arguments).urls
         return
@@ -133,10 +201,20 @@ def _system(settings: "Settings", *, keep: bool) -> Iterator[Mapping[str, str]]:
         stop_supervisor(settings.data_dir, timeout=grace)
 
 
+def _flower_port(settings: "Settings") -> int:
+    """Return the port of the settings, or a free one where somebody has that: a demonstration gives way."""
+    port = settings.flower.port
+    if is_free(port):
+        return port
+    other = choose_port()
+    print(f"Port {port} is taken by another process: Flower answers on {other} instead.", flush=True)
+    return other
+
+
 def _start_bound(settings: "Settings", arguments: Sequence[str]) -> Mapping[str, str]:
     """Start a system that ends with this process, however that ends."""
     make_data_dir(settings.data_dir)
-    logs = settings.data_dir.resolve() / "logs"
+    logs = settings.data_dir.resolve() / LOGS
     with open_log(logs, "up") as log:
         beginning = os.fstat(log.fileno()).st_size
         process = spawn([*COMMAND, "up", *arguments], env=os.environ, output=log, dies_by=signal.SIGTERM)

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from sqlalchemy import insert, select, text
 
-from cli.connection import connected
 from cli.demo.following import Progress, follow
 from cli.demo.profiles import NewProfile
 from models.scoring import SCORING, Profile, ScoringJob
@@ -34,8 +33,13 @@ class Scored:
     completed_at: datetime
 
 
-async def put_profiles(database: Database, profiles: Sequence[NewProfile]) -> list[UUID]:
-    """Return the ids of ``profiles``, in their order; one that is there word for word is not written twice."""
+async def put_profiles(
+    database: Database, profiles: Sequence[NewProfile], *, made: Callable[[Sequence[UUID]], None]
+) -> list[UUID]:
+    """Return the ids of ``profiles``, in their order; one that is there word for word is not written twice.
+
+    ``made`` is told the ids of the new ones.
+    """
     async with database.session() as session:
         columns = select(Profile.id, Profile.name, Profile.attributes)
         names = {profile.name for profile in profiles}
@@ -45,7 +49,9 @@ async def put_profiles(database: Database, profiles: Sequence[NewProfile]) -> li
         new = [(key, one) for key, one in missing.items() if key not in known]
         if new:
             rows = [{"name": one.name, "attributes": dict(one.attributes)} for _, one in new]
-            written = await session.scalars(insert(Profile).returning(Profile.id, sort_by_parameter_order=True), rows)
+            inserted = await session.scalars(insert(Profile).returning(Profile.id, sort_by_parameter_order=True), rows)
+            written = inserted.all()
+            made(written)
             known |= zip((key for key, _ in new), written, strict=True)
     return [known[_key(profile.name, profile.attributes)] for profile in profiles]
 
@@ -65,8 +71,7 @@ async def follow_round(
     database_url: str, job_ids: Sequence[UUID], show: Callable[[Progress], None], *, check: Callable[[], None]
 ) -> None:
     """Return when all of these jobs have ended; see :func:`cli.demo.following.follow`."""
-    async with connected(database_url) as conn:
-        await follow(conn, ScoringJob, job_ids, lambda: _progress(conn, job_ids), show=show, check=check)
+    await follow(database_url, ScoringJob, job_ids, lambda conn: _progress(conn, job_ids), show=show, check=check)
 
 
 async def _progress(conn: Raw, job_ids: Sequence[UUID]) -> Progress:

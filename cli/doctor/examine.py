@@ -13,7 +13,7 @@ async def examine(settings: Settings, *, quick: bool) -> list[Check]:
     if not quick:
         from cli.doctor import machine
 
-        checks += [machine.python(), machine.packages(), machine.disk(settings.data_dir)]
+        checks += [machine.python(), machine.packages(), machine.handlers(), machine.disk(settings.data_dir)]
     try:
         where = addresses(settings)
     except CommandError as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from cli.doctor.check import Check, verdict
+from workers.runtime.discovery import BrokenHandlers
+from workers.runtime.registry import discover
 
 LEAST_FREE_BYTES = 500_000_000
 
@@ -31,6 +33,15 @@ def packages() -> Check:
                 wrong.append(f"{requirement.name} is {installed}, wanted {requirement.specifier}")
     found = "; ".join(wrong) or f"all {len(wanted)} as required"
     return verdict("packages", found, well=not wrong, mend="run `make setup`")
+
+
+def handlers() -> Check:
+    """Load every handler, as each role does at its start."""
+    try:
+        stages = discover()
+    except BrokenHandlers as error:
+        return Check("handlers", "failed", str(error), "mend the file at that line; no role starts before")
+    return Check("handlers", "ok", f"{len(stages)} stages")
 
 
 def disk(data_dir: Path) -> Check:

@@ -11,6 +11,7 @@ from cli.values import duration, moment
 from config.celery import SYSTEM_QUEUE
 from workers.llm.answering import Answering, told
 from workers.runtime.database import Raw
+from workers.runtime.discovery import BrokenHandlers
 from workers.runtime.operate.health import BeatHealth, beat_health
 from workers.runtime.operate.workers import WorkerView, list_workers
 from workers.runtime.registry import discover
@@ -54,7 +55,10 @@ def judged(health: BeatHealth) -> Check:
 async def workers(conn: Raw) -> Check:
     """Check that every queue has a living worker."""
     slots = await slots_by_queue(conn)
-    queues = [*sorted({stage.queue for stage in discover().values()}), SYSTEM_QUEUE]
+    try:
+        queues = [*sorted({stage.queue for stage in discover().values()}), SYSTEM_QUEUE]
+    except BrokenHandlers:
+        return Check("workers", "failed", "no worker starts: handlers cannot be loaded", "see the check of handlers")
     missing = [queue for queue in queues if queue not in slots]
     found = ", ".join(f"{queue}: {slots.get(queue, 0)} slots" for queue in queues)
     mend = f"start a worker for {', '.join(missing)}: `gristmill up`, or `gristmill worker`"

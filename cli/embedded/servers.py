@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.data_dir import make_data_dir
+from cli.data_dir import LOGS, make_data_dir
 from cli.embedded.account import servers_account
 from cli.embedded.binaries import postgres_program, valkey_program
 from cli.embedded.errors import EmbeddedError
@@ -127,7 +127,7 @@ class EmbeddedServers:
         home, state = settle_home(self.data_dir, account)
         site = Site(
             home=home,
-            logs=self.data_dir / "logs",
+            logs=self.data_dir / LOGS,
             account=account,
             password=state.password,
             durable=self._durable,

@@ -1,6 +1,6 @@
 """The command line as a person uses it: real processes in a folder of their own, one after the other.
 
-The tests of this module share one system and are written in the order of its life: up, work, down, demo.
+The tests of this module share one system and are written in the order of its life: up, work, down.
 """
 
 import json
@@ -138,8 +138,10 @@ def payload(profile: str, prompt: str = "Judge it.") -> str:
 
 def test_before_up_commands_say_what_to_do(shell: Shell) -> None:
     """The newcomer's first mistakes: one line each, and the exit code scripts expect."""
-    assert shell.refuses("jobs", "list") == (1, "nothing runs here; start it with `gristmill up` or set DATABASE_URL")
-    assert shell.refuses("status") == (1, "nothing runs in .gristmill; start it with `gristmill up`")
+    nothing = f"nothing runs in {shell.data_dir}, nor in the folders above; start it with `gristmill up`, "
+    for command in (("jobs", "list"), ("status",)):
+        code, line = shell.refuses(*command)
+        assert (code, line.startswith(nothing)) == (1, True)
     code, line = shell.refuses("enqueue", "scoring.rescore", "--payload", "{}")
     assert (code, line.partition(": ")[0]) == (2, "stage 'scoring.rescore' is not registered; known stages")
     assert {"assessment.assess", "ingestion.ingest", "scoring.score"} <= set(line.partition(": ")[2].split(", "))
@@ -334,6 +336,32 @@ def test_all_of_it_is_proved_by_the_recorded_history(running: Shell) -> None:
     assert stage["ends"] - stage["reopened"] == stage["completed"] + stage["failed"] + stage["cancelled"]
 
 
+def test_logs_show_what_the_roles_wrote(running: Shell) -> None:
+    """The last lines of each role, of one or of all workers; for their owner alone."""
+    eventually(lambda: {one["role"] for one in running.tells("logs")} >= ROLES | {"postgres", "valkey"})
+
+    assert {one["role"] for one in running.tells("logs", "worker", "--lines", "3")} == {"worker-1"}
+    assert len(running.says("logs", "postgres", "--lines", "2").splitlines()) == 2
+    assert running.refuses("logs", "nobody")[0] == 2
+    assert {path.stat().st_mode & 0o777 for path in (running.data_dir / "logs").iterdir()} == {0o600}
+
+
+def test_a_system_of_a_folder_above_is_used_and_not_stopped(running: Shell) -> None:
+    """Commands work from anywhere in a clone; only `down` wants to be told which system it stops."""
+    (running.folder / "below").mkdir()
+    below = Shell(running.folder / "below", running.env)
+
+    found = below.run("jobs", "list", "--limit", "1")
+    code, line = below.refuses("down")
+
+    assert (found.returncode, found.stderr.splitlines()[0]) == (
+        0,
+        f"using the system that runs in {running.data_dir}",
+    )
+    assert (code, f"GRISTMILL_DATA_DIR={running.data_dir} gristmill down" in line) == (1, True)
+    assert is_running(running)
+
+
 def test_down_leaves_nothing_running(running: Shell) -> None:
     """Roles and servers end; a second `down` has nothing to do."""
     status = read_status(running.data_dir)
@@ -370,24 +398,6 @@ def test_a_bad_profile_is_named_before_anything_starts(stopped: Shell, tmp_path:
 
     assert code == 2
     assert line == f"{file}, line 3: field 'name' must be a text that is not empty"
-    assert read_status(stopped.data_dir) is None
-
-
-def test_the_demo_scores_packages_takes_files_through_and_leaves_nothing_running(stopped: Shell) -> None:
-    """Without network, key or configuration: scores with reasons, records with verdicts, an honest label, an end."""
-    said = stopped.says("demo")
-
-    assert "Best" in said
-    assert "Worst" in said
-    assert "rule-based, not an AI judgement" in said
-    first, second = (line for line in said.splitlines() if "round: " in line and " jobs in " in line)
-    assert "0 failed" in first
-    assert "0 answered from identical earlier jobs" in first
-    assert "; 0 evaluated, " in second
-    assert "duplicate_in_file" in said
-    assert "task against guidelines.pdf: " in said
-    assert "rated 1 to 7 by offline-rubric-v1" in said
-    assert 'most like "' in said
     assert read_status(stopped.data_dir) is None
 
 

@@ -1,21 +1,26 @@
 """What commands print, and how every error becomes one line."""
 
+import io
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 import redis
+from rich.console import Console
 
+import cli
 from cli.complaints import complaint
 from cli.errors import CommandError, WrongUsageError
-from cli.output import print_json, print_table
+from cli.output import print_json, print_table, status_text, table
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.registry import UnknownStageError
 
+CLI = Path(cli.__file__).parent
 LONG = "01a200bc-3a92-7204-a07a-f5b30225d20c" * 10
 
 
@@ -45,6 +50,70 @@ def test_a_table_on_a_pipe_is_never_cut(capsys) -> None:
     assert second.split() == ["[bold]x[/bold]", "8"]
 
 
+JOBS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
+NOT_MIGRATED = (
+    "the database is not migrated to this version; run `gristmill migrate` (Postgres: no table). "
+    "Where it is at the newest revision, one is missing"
+)
+ROWS = (
+    (LONG[:36], "vectorization.embed", "queued_for_vec", 5, 12, "3 min", "backing off after: " + "503 again " * 9),
+    (LONG[:36], "scoring.score", "completed", 10, 1, "12 d", None),
+)
+
+
+def lines_of(width: int, columns=JOBS, rows=ROWS) -> list[str]:
+    printed = io.StringIO()
+    Console(width=width, file=printed).print(table(columns, rows, width=width))
+    return [line.rstrip() for line in printed.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 132, 200])
+def test_ids_stages_and_statuses_are_whole_in_every_width(width: int) -> None:
+    """What a person copies into the next command is never cut, and no line is longer than the terminal."""
+    lines = lines_of(width)
+
+    assert sum(LONG[:36] in line for line in lines) == 2
+    for word in ("vectorization.embed", "queued_for_vec", "scoring.score", "completed"):
+        assert sum(word in line.split() for line in lines) == 1
+    assert max(map(len, lines)) <= width
+    assert " ".join(lines).count("503") == 9
+
+
+def test_where_no_table_fits_each_row_is_a_block() -> None:
+    """On 80 columns the id, the stage and the status are one line; the rest stands below with its names."""
+    assert lines_of(80)[:2] == [
+        f"{LONG[:36]}  vectorization.embed  queued_for_vec",
+        "    prio: 5, tries: 12, age: 3 min",
+    ]
+    assert lines_of(80)[-2:] == [f"{LONG[:36]}  scoring.score  completed", "    prio: 10, tries: 1, age: 12 d"]
+
+
+def test_a_table_that_fits_stays_a_table() -> None:
+    """Few and short columns keep their header on a small terminal."""
+    lines = lines_of(40, ("NAME", ">COUNT"), [("a", 1), ("b" * 20, 22)])
+
+    assert lines == ["NAME                  COUNT", "a                         1", "bbbbbbbbbbbbbbbbbbbb     22"]
+
+
+def test_a_cell_is_one_line_whatever_it_holds(capsys) -> None:
+    """A text with line breaks neither breaks the rows of a pipe nor commands a terminal."""
+    print_table(("ID", "TEXT"), [(1, "two\nlines\tand \x1b[31mred")])
+
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_every_table_of_the_commands_is_printed_by_one_function() -> None:
+    """No command makes a table of its own: what holds for one holds for all."""
+    makers = {path.relative_to(CLI).as_posix() for path in CLI.rglob("*.py") if "rich.table" in path.read_text("utf-8")}
+
+    assert makers == {"output.py"}
+
+
+def test_statuses_have_one_case_for_people() -> None:
+    """Tables store FAILED and failed; a person reads one of them, and may type either."""
+    assert status_text("QUEUED_FOR_VEC") == "queued_for_vec"
+
+
 @pytest.mark.parametrize(
     ("error", "line", "code"),
     [
@@ -59,7 +128,7 @@ def test_a_table_on_a_pipe_is_never_cut(capsys) -> None:
         ),
         (
             psycopg.errors.UndefinedTable("no table"),
-            "the database is not migrated to this version; run `gristmill migrate`",
+            NOT_MIGRATED,
             1,
         ),
         (redis.ConnectionError("Error 111"), "Redis cannot be reached: Error 111", 1),
@@ -102,7 +171,7 @@ def test_every_command_of_the_contract_is_there() -> None:
     commands = getattr(root, "commands", {})
     groups = {name: set(getattr(group, "commands", ())) for name, group in commands.items()}
 
-    assert groups.keys() >= {"up", "down", "status", "demo", "migrate", "config", "doctor"}
+    assert groups.keys() >= {"up", "down", "status", "logs", "demo", "migrate", "config", "doctor"}
     assert groups.keys() >= {"worker", "dispatcher", "beat", "flower", "enqueue"}
     assert groups["jobs"] == {"list", "show", "watch", "cancel", "retry", "why", "verify"}
     assert groups["stages"] == {"pause", "resume"}

@@ -77,6 +77,46 @@ async def test_name_alone_is_no_evidence():
     assert (score.overall, score.flags) == (0, ["no evidence"])
 
 
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"about": "Mathematician who wrote the first program"}, 6),
+        ({"content": "ok"}, 1),
+        ({"role": "data engineer", "skills": "python, sql, airflow", "years": 7}, 6),
+        ({"about": "Опытный инженер данных, 7 лет, PostgreSQL и Kafka"}, 8),
+        ({"about": "资深数据工程师，熟悉分布式系统与数据库"}, 9),
+    ],
+)
+async def test_a_short_text_gets_a_few_points_and_the_reason(attributes, words):
+    """Not 0.0, which says that nothing was there; in other words than the criteria's and in any script."""
+    score = await scored(attributes)
+
+    assert 0 < score.overall < 20
+    assert score.flags == ["little evidence"]
+    assert all(one.score > 0 for one in score.criteria)
+    told = f"says little to the point: scored by its amount alone, at most 40 ({words} word"
+    assert any(told in one.reasoning for one in score.criteria)
+
+
+async def test_more_of_a_text_beside_the_point_never_reaches_one_that_is_to_it():
+    """Amount alone is bounded: a long text in other words stays below a documented package."""
+    other = {"about": " ".join(f"Słowo{number} CaseX{number} {number}." for number in range(500))}
+
+    score = await scored(other)
+
+    assert 20 < score.overall <= features.MOST_BY_AMOUNT
+    assert score.overall < (await scored(RICH)).overall
+
+
+async def test_nothing_at_all_scores_nothing_and_says_so():
+    """Dots and an empty profile are no text."""
+    for attributes in ({}, {"about": "…"}):
+        score = await scored(attributes)
+
+        assert score.overall == 0
+        assert all("nothing to judge: no text beside the name" in one.reasoning for one in score.criteria)
+
+
 async def test_evidence_quotes_the_profile():
     """Every quote can be found in the field it names."""
     for criterion in (await scored(RICH)).criteria:

@@ -14,6 +14,8 @@ MAX_DEPTH = 8
 SHORTEST_STEM = 4
 
 _WORD = re.compile(r"[a-zA-ZÀ-ÿ]{3,}")
+# Words of any script. Where words are written without spaces between them, two characters count as one.
+_ANY_WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\u0e00-\u0e7f]{1,2}|[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 # Numbers and versions, links, names in capitals or code marks: what only someone who knows the thing would write.
@@ -50,6 +52,10 @@ _SYNONYMS = (
     ("evidence", "proof", "result"),
     ("link", "url"),
 )
+
+
+# What can be said of a text that speaks to no criterion in the criterion's words: that much there is of it, at most.
+MOST_BY_AMOUNT = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,35 @@ def measure(key_terms: frozenset[str], profile: Sequence[Passage]) -> Features:
         found=tuple(sorted(found)),
         missing=tuple(sorted(key_terms - found)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much a profile says at all, whatever the criterion: its words (each once, and all of them), its specifics,
+
+    its fields and lists.
+    """
+
+    words: int
+    all_words: int
+    specifics: int
+    shaped: int
+
+    @property
+    def score(self) -> float:
+        """The amount on the scale from 0 to 100: a few points for a line, never as much as a text to the point."""
+        if not self.words:
+            return 0.0
+        shown = 0.5 * _saturating(self.words, half=40) + 0.3 * _saturating(self.specifics, half=4)
+        return round(MOST_BY_AMOUNT * (shown + 0.2 * _saturating(self.shaped, half=3)), 1)
+
+
+def amount(profile: Sequence[Passage]) -> Amount:
+    """Measure how much ``profile`` says at all; repeated words count once."""
+    words = [word for passage in profile for word in _ANY_WORD.findall(passage.text.lower())]
+    specifics = frozenset[str]().union(*(passage.specifics for passage in profile))
+    shaped = sum(passage.structured for passage in profile) + len({passage.path for passage in profile})
+    return Amount(len(set(words)), len(words), len(specifics), shaped)
 
 
 def snippets(key_terms: frozenset[str], profile: Sequence[Passage], *, at_most: int, width: int) -> list[str]:

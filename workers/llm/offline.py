@@ -99,29 +99,48 @@ def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) 
     A criterion's key terms are the words of its description, of its name where it has none.
     """
     read = features.passages(profile.get("attributes") or {})
-    forbidden = features.forbidden_terms(read)
-    scored = [_score(criterion, read, forbidden) for criterion in criteria]
+    forbidden, amount = features.forbidden_terms(read), features.amount(read)
+    scored = [_score(criterion, read, amount, forbidden) for criterion in criteria]
     weights = [float(criterion.get("weight", 1)) for criterion in criteria]
     overall = sum(weight * score["score"] for weight, score in zip(weights, scored, strict=True)) / (sum(weights) or 1)
-    return {"overall": round(overall, 1), "criteria": scored, "flags": _flags(read, forbidden)}
+    return {"overall": round(overall, 1), "criteria": scored, "flags": _flags(read, amount, forbidden)}
 
 
 def _score(
-    criterion: Mapping[str, Any], profile: Sequence[features.Passage], forbidden: Sequence[str]
+    criterion: Mapping[str, Any],
+    profile: Sequence[features.Passage],
+    amount: features.Amount,
+    forbidden: Sequence[str],
 ) -> dict[str, Any]:
     key_terms = features.terms_of(criterion.get("description", "")) or features.terms_of(criterion["name"])
     measured = features.measure(key_terms, profile)
+    # A short text, or one in other words or another language, says little to the point; it is not nothing.
+    by_amount = measured.score < amount.score * (1 - 0.5 * measured.repetition)
+    shown = amount.score * (1 - 0.5 * measured.repetition) if by_amount else measured.score
     return {
         "name": criterion["name"],
-        "score": max(0.0, measured.score - FORBIDDEN_COST * len(forbidden)),
+        "score": max(0.0, round(shown, 1) - FORBIDDEN_COST * len(forbidden)),
         "evidence": features.snippets(key_terms, profile, at_most=QUOTES, width=QUOTE_WIDTH),
-        "reasoning": _rationale(measured, forbidden, terms=len(key_terms)),
+        "reasoning": _rationale(measured, amount, forbidden, terms=len(key_terms), by_amount=by_amount),
     }
 
 
-def _rationale(measured: features.Features, forbidden: Sequence[str], *, terms: int) -> str:
+def _rationale(
+    measured: features.Features,
+    amount: features.Amount,
+    forbidden: Sequence[str],
+    *,
+    terms: int,
+    by_amount: bool,
+) -> str:
     """Name the features behind a score."""
-    parts = [
+    parts = [] if amount.words else ["nothing to judge: no text beside the name"]
+    if by_amount:
+        parts.append(
+            f"says little to the point: scored by its amount alone, at most {features.MOST_BY_AMOUNT:g} "
+            f"({amount.words} word{'s' if amount.words != 1 else ''}, {amount.specifics} specifics)"
+        )
+    parts += [
         f"coverage {measured.coverage:.2f} ({len(measured.found)} of {terms} key terms)",
         f"specificity {measured.specificity:.2f}",
         f"structure {measured.structure:.2f}",
@@ -135,12 +154,12 @@ def _rationale(measured: features.Features, forbidden: Sequence[str], *, terms: 
     return f"{NOTE}: {'; '.join(parts)}"
 
 
-def _flags(profile: Sequence[features.Passage], forbidden: Sequence[str]) -> list[str]:
+def _flags(profile: Sequence[features.Passage], amount: features.Amount, forbidden: Sequence[str]) -> list[str]:
     if not profile:
         return ["no evidence"]
     words = [word for passage in profile for word in passage.words]
     flags = [f"forbidden term: {term}" for term in forbidden]
-    if len(words) < THIN_WORDS:
+    if amount.all_words < THIN_WORDS:
         flags.append("little evidence")
     if features.repetition(words) > REPETITIVE:
         flags.append("repetitive text")

@@ -1,7 +1,7 @@
 """The registry of stages: which handler performs which step of which table. Knows no Celery and no domain by name."""
 
-import importlib
-import pkgutil
+import inspect as python
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +13,7 @@ from sqlalchemy import inspect
 from models.lifecycle import JOB_ATTRIBUTES, Job, Step
 from workers.runtime.admission import Limit
 from workers.runtime.context import Context
+from workers.runtime.discovery import BrokenHandlers, load_all
 from workers.runtime.outcomes import Outcome
 
 J = TypeVar("J", bound=Job)
@@ -72,9 +73,13 @@ class Registry(Mapping[str, Stage]):
 
     def add(self, stage: Stage) -> None:
         """Register ``stage``; a second handler of one name is a programming error."""
-        if stage.name in self._stages:
-            raise ValueError(f"stage {stage.name!r} is registered twice")
+        if (first := self._stages.get(stage.name)) is not None:
+            raise ValueError(f"stage {stage.name!r} is registered twice; the first handler is {_place(first.handler)}")
         self._stages[stage.name] = stage
+
+    def forget_unloaded(self) -> None:
+        """Drop the stages of files that broke after they had registered them: a second look meets them anew."""
+        self._stages = {name: one for name, one in self._stages.items() if one.handler.__module__ in sys.modules}
 
 
 registry = Registry()
@@ -97,6 +102,8 @@ def stage(
 
     def register(handler: Handler[J]) -> Handler[J]:
         own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
+        _check_handler(name, handler)
+        _check_columns(name, of, own, {*payload.model_fields, *([limit.column] if limit else [])})
         settable = own - JOB_ATTRIBUTES - frozenset(payload.model_fields)
         into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout, settable))
         return handler
@@ -105,12 +112,35 @@ def stage(
 
 
 def discover(package: str = "workers") -> Registry:
-    """Import every module below ``package`` but the rooms that hold no handlers; return the registry they filled."""
-    root = importlib.import_module(package)
-    rooms_without_handlers = {f"{package}.{room}" for room in ("runtime", "transport", "llm")}
-    for room in pkgutil.iter_modules(root.__path__, f"{package}."):
-        if room.name in rooms_without_handlers or not room.ispkg:
-            continue
-        for module in pkgutil.walk_packages(importlib.import_module(room.name).__path__, f"{room.name}."):
-            importlib.import_module(module.name)
+    """Import every module below ``package`` but the rooms that hold no handlers; return the registry they filled.
+
+    Raise BrokenHandlers if any cannot be loaded: half of the stages would be a system that loses work in silence.
+    """
+    broken = load_all(package, without=frozenset({"runtime", "transport", "llm"}))
+    if broken:
+        registry.forget_unloaded()
+        raise BrokenHandlers(broken)
     return registry
+
+
+def _check_handler(name: str, handler: Callable[..., object]) -> None:
+    """Refuse what no worker could run: a handler is an async function of a job and its context."""
+    rule = f"the handler of {name!r} must be an async function of a job and its context"
+    if not python.iscoroutinefunction(handler):
+        raise TypeError(f"{rule}, got {_place(handler)}, which is not async")
+    try:
+        python.signature(handler).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"{rule}, got {_place(handler)}: {error}") from None
+
+
+def _check_columns(name: str, of: type[Job], own: frozenset[str], wanted: set[str]) -> None:
+    if missing := sorted(wanted - own):
+        raise TypeError(f"stage {name!r} names {', '.join(map(repr, missing))}, no column of {of.__name__}")
+
+
+def _place(handler: Callable[..., object]) -> str:
+    """Return where a handler is written, for a person who looks for it."""
+    code = getattr(handler, "__code__", None)
+    name = getattr(handler, "__name__", repr(handler))
+    return f"{name} ({code.co_filename}, line {code.co_firstlineno})" if code else name

@@ -1,11 +1,12 @@
 """What people ask of jobs: lists, one job, its history. Reads only; never in a dispatcher's tick."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from psycopg import AsyncServerCursor
 from psycopg.rows import class_row, dict_row, scalar_row
 
 from models.lifecycle import JOB_ATTRIBUTES, Job
@@ -82,29 +83,51 @@ async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | N
 
     Raise UnknownStateError for a status that no table knows.
     """
-    states = None if wanted.status is None else await states_named(conn, wanted.status)
     cursor = conn.cursor(row_factory=class_row(JobView))
-    await cursor.execute(
-        f"""SELECT {_JOB} FROM runtime.jobs
+    await cursor.execute(_jobs_sql(explained=True), await _matching(conn, wanted, limit=limit, after=after))
+    return await cursor.fetchall()
+
+
+async def scan_jobs(conn: Raw, wanted: JobFilter, *, page: int) -> AsyncIterator[list[JobView]]:
+    """Yield all matching jobs, ``page`` at a time, newest first, as they were at the start.
+
+    The jobs are looked up once, not once per page, and none says why it waits. The connection may be used in between.
+    """
+    values = await _matching(conn, wanted, limit=None, after=None)
+    cursor = AsyncServerCursor(conn, "scan_jobs", row_factory=class_row(JobView), withhold=True)
+    async with cursor:
+        await cursor.execute(_jobs_sql(explained=False), values)
+        while found := await cursor.fetchmany(page):
+            yield found
+
+
+def _jobs_sql(*, explained: bool) -> str:
+    columns = ", ".join(
+        f"NULL AS {name}" if name == "wait_reason" and not explained else name for name in JobView.__dataclass_fields__
+    )
+    return f"""SELECT {columns} FROM runtime.jobs
             WHERE (%(stage)s::text IS NULL OR stage = %(stage)s)
               AND (%(tables)s::text[] IS NULL OR (table_name, status) IN (
                     SELECT * FROM unnest(%(tables)s::text[], %(states)s::text[])))
               AND (%(older)s::interval IS NULL OR age > %(older)s)
               AND (%(error)s::text IS NULL OR lower(error_message) LIKE lower(%(error)s))
               AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s)) AND (%(after)s::uuid IS NULL OR id < %(after)s)
-            ORDER BY id DESC LIMIT %(limit)s""",
-        {
-            "stage": wanted.stage,
-            "tables": None if states is None else [table for table, _ in states],
-            "states": None if states is None else [state for _, state in states],
-            "older": wanted.older_than,
-            "error": None if wanted.error is None else pattern(wanted.error),
-            "ids": None if wanted.ids is None else list(wanted.ids),
-            "after": after,
-            "limit": limit,
-        },
-    )
-    return await cursor.fetchall()
+            ORDER BY id DESC LIMIT %(limit)s"""
+
+
+async def _matching(conn: Raw, wanted: JobFilter, *, limit: int | None, after: UUID | None) -> dict[str, Any]:
+    """Return the values of :func:`_jobs_sql`; raise UnknownStateError for a status that no table knows."""
+    states = None if wanted.status is None else await states_named(conn, wanted.status)
+    return {
+        "stage": wanted.stage,
+        "tables": None if states is None else [table for table, _ in states],
+        "states": None if states is None else [state for _, state in states],
+        "older": wanted.older_than,
+        "error": None if wanted.error is None else pattern(wanted.error),
+        "ids": None if wanted.ids is None else list(wanted.ids),
+        "after": after,
+        "limit": limit,
+    }
 
 
 def pattern(error: str) -> str:

@@ -1,0 +1,109 @@
+"""Assess the description of a made-up MCP server: its form by rules, its text by a rubric, both weighted in one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from cli.assessment_view import result
+from cli.connection import opened
+from cli.demo.display import progress
+from cli.demo.following import Progress, follow
+from models.assessments import Assessment
+from workers.runtime.database import Raw
+from workers.runtime.enqueue import enqueue
+
+SERVER: dict[str, Any] = {
+    "name": "io.github.example/parcel-tracker",
+    "description": "Lets an assistant look up where a parcel is, through the carrier's public tracking API.",
+    "version_detail": {"version": "1.4.0", "release_date": "2026-05-04T09:00:00Z"},
+    "repository": {"url": "https://github.com/example/parcel-tracker", "source": "github"},
+    "packages": [
+        {
+            "registry_name": "npm",
+            "name": "@example/parcel-tracker",
+            "version": "1.4.0",
+            # Not marked as secret: the rules find it.
+            "environment_variables": [
+                {"name": "CARRIER_TOKEN", "description": "Token of the carrier's tracking API", "is_required": True}
+            ],
+        }
+    ],
+}
+TEXT = """\
+# parcel-tracker
+
+Answers "where is my parcel?" inside an assistant. It asks the carrier's tracking API and returns the last three
+scans with place and time. 42 carriers, median answer 0.8 s.
+
+## Install
+
+npm install -g @example/parcel-tracker@1.4.0, then set CARRIER_TOKEN.
+
+## Example
+
+track 1Z999AA10123456784 -> "out for delivery, Leipzig, 08:12"
+"""
+CRITERIA = [
+    {"name": "clarity", "description": "says what it does, for whom and with which API", "weight": 3},
+    {"name": "installation", "description": "install command, version and the token to set", "weight": 2},
+    {"name": "evidence", "description": "an example, figures and facts that a reader can check"},
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """The assessment at its end."""
+
+    name: str
+    result: dict[str, Any] | None
+    error: str | None
+
+
+def request() -> dict[str, Any]:
+    """Return what is asked for."""
+    parts = [
+        {"assessmentType": "mcp_server", "weight": 2, "options": {"server": SERVER}},
+        {"assessmentType": "llm_rubric", "options": {"content": TEXT, "criteria": CRITERIA}},
+    ]
+    return {
+        "serverName": SERVER["name"],
+        "assessmentType": "composite",
+        "options": {"parts": parts},
+        "source": "demo",
+    }
+
+
+async def assess(database_url: str, name: str, *, made: Callable[[UUID], None], check: Callable[[], None]) -> Assessed:
+    """Enqueue the assessment as ``name``, follow it to its end and return it; ``made`` is told its job at once."""
+    async with opened(database_url) as database:
+        async with database.session() as session:
+            payload = {"assessment_id": name, "request_data": request()}
+            job_id = (await enqueue(session, "assessment.assess", payload)).id
+        made(job_id)
+        with progress("assessing") as show:
+            await follow(database_url, Assessment, [job_id], lambda conn: _seen(conn, job_id), show=show, check=check)
+        async with database.session() as session:
+            found = await session.get(Assessment, job_id)
+    if found is None:
+        return Assessed(name, None, "it was deleted meanwhile")
+    return Assessed(name, found.result_data if found.status == "completed" else None, found.error_message)
+
+
+async def _seen(conn: Raw, job_id: UUID) -> Progress:
+    cursor = await conn.execute(
+        "SELECT state = 'completed', completed_at IS NOT NULL FROM assessments.assessment_states WHERE id = %s",
+        [job_id],
+    )
+    completed, done = await cursor.fetchone() or (False, True)
+    return Progress(1, int(completed), int(done and not completed), done=done)
+
+
+def lines(seen: Assessed) -> Iterator[str]:
+    """Yield the verdict and each part with its criteria; the reasons are in `assessments show`."""
+    if seen.result is None:
+        yield f"assessment {seen.name} did not complete: {seen.error}"
+        return
+    for line in result(seen.result):
+        if line and not line.startswith("       "):  # a criterion's reasoning and evidence
+            yield line

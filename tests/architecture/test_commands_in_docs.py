@@ -1,0 +1,77 @@
+"""Every command that a page, a hint or a help text shows can be typed: its words, its options."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from cli.main import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "samples" / "README.md", *(ROOT / "docs").glob("*.md")]
+SOURCES = sorted((ROOT / "cli").rglob("*.py"))
+SHOWN = re.compile(r"(?:^|`|\(|= )(?:\.venv/bin/)?gristmill((?: +(?:[^\s`|&;#]+))+)", re.MULTILINE)
+WORD = re.compile(r"[a-z][a-z-]*")
+
+
+@cache
+def root() -> Any:
+    return get_command(app)
+
+
+def shown(text: str) -> Iterator[list[str]]:
+    """Yield the words after ``gristmill`` of each command in ``text``."""
+    for found in SHOWN.finditer(text.replace("\\\n", " ")):
+        yield found[1].split()
+
+
+def wrong(words: list[str]) -> str | None:
+    """Return what of a command does not exist, or None."""
+    command: Any = root()
+    rest = list(words)
+    while rest and hasattr(command, "commands"):
+        name = rest[0]
+        if name.startswith("-") or not WORD.fullmatch(name):
+            break
+        if name not in command.commands:
+            return f"no command {name!r} in {' '.join(words)!r}"
+        command = command.commands[rest.pop(0)]
+    options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+    given = [word.partition("=")[0].rstrip(",.") for word in rest if re.match(r"--?[a-z]", word)]
+    unknown = [one for one in given if one not in options]
+    return f"no option {', '.join(unknown)} in {' '.join(words)!r}" if unknown else None
+
+
+def test_what_does_not_exist_is_found() -> None:
+    """The look itself, at commands and options that nobody has."""
+    assert wrong(["jobs", "lst"]) == "no command 'lst' in 'jobs lst'"
+    assert wrong(["up", "--detached"]) == "no option --detached in 'up --detached'"
+    assert wrong(["jobs", "list", "--stage", "scoring.score"]) is None
+    assert list(shown("run `gristmill up --detach`, or\ngristmill jobs list")) == [
+        ["up", "--detach"],
+        ["jobs", "list"],
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_exists(page: Path) -> None:
+    """What a newcomer copies from it is not refused."""
+    assert [told for words in shown(page.read_text("utf-8")) if (told := wrong(words))] == []
+
+
+def test_every_hint_of_the_command_line_exists() -> None:
+    """The commands that messages and help texts advise, in backticks or as they are typed."""
+    typed = re.compile(r"""typed\((?:f?['"])([a-z][^'"{]*)""")
+    hints = [
+        words
+        for path in SOURCES
+        for text in [path.read_text("utf-8")]
+        for words in (*shown(text), *(found[1].split() for found in typed.finditer(text)))
+    ]
+
+    assert [told for words in hints if (told := wrong(words))] == []
+    assert len(hints) > 20

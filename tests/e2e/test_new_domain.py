@@ -1,0 +1,168 @@
+"""`docs/new-domain.md`, followed to the letter: its files, written into a copy of the packages, and its commands."""
+
+import json
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cli.embedded import EmbeddedServers
+from cli.revisions import revisions
+from cli.supervision_status import stop_supervisor
+from tests.copied_tree import ROOT, CopiedTree, copy_tree
+
+pytestmark = pytest.mark.e2e
+
+PAGE = (ROOT / "docs" / "new-domain.md").read_text(encoding="utf-8")
+REVISION = "migrations/versions/0100_review.py"
+CHECK = """
+import sys
+from alembic import command
+from alembic.config import Config
+config = Config()
+config.set_main_option("script_location", "migrations")
+config.attributes["url"] = sys.argv[1]
+command.check(config)
+command.downgrade(config, sys.argv[2])
+command.upgrade(config, "head")
+"""
+
+
+def files() -> dict[str, str]:
+    """Return the page's files: each block of Python begins with the comment that names it."""
+    blocks = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == PAGE.count("```python")
+    return {name: code.replace("NEWEST", revisions()[-1]) for name, code in blocks}
+
+
+def commands() -> list[str]:
+    """Return the page's commands, a line each."""
+    return [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> CopiedTree:
+    """The packages, in a folder of their own."""
+    return copy_tree(tmp_path / "clone")
+
+
+@pytest.fixture
+def page(tree: CopiedTree) -> Iterator[CopiedTree]:
+    """The packages with the page's files, and `gristmill` on the path."""
+    for name, code in files().items():
+        tree.write(name, code)
+    program = tree.folder / "bin" / "gristmill"
+    tree.write("bin/gristmill", f'#!/bin/sh\nexec {sys.executable} -P -m cli.main "$@"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    yield tree
+    data_dir = tree.folder / ".gristmill"
+    if data_dir.exists():
+        stop_supervisor(data_dir, timeout=timedelta(seconds=60))
+        EmbeddedServers(data_dir).remove()
+
+
+def test_a_job_of_the_new_kind_runs_to_its_end(page: CopiedTree) -> None:
+    """With the page's commands alone, without a provider, on real servers and workers."""
+    said = {}
+    path = f"{page.folder / 'bin'}:{page.environment()['PATH']}"
+    for command in commands():
+        done = page.shell(command, env={"PATH": path})
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        said[command.split()[1]] = done.stdout
+
+    assert list(said) == ["up", "enqueue", "jobs", "down"]
+    job_id = said["enqueue"].split()[0]
+    [row] = [line for line in said["jobs"].splitlines() if line.startswith(job_id)]
+    assert row.split()[1:3] == ["review.read", "completed"]
+
+
+def test_model_and_revision_of_the_page_agree(page: CopiedTree, empty_database_url: str) -> None:
+    """Nothing differs between what the revision makes and what the model declares; it goes down and up again."""
+    url = {"DATABASE_URL": empty_database_url}
+    migrated = page.run("migrate", "--json", env=url)
+    assert json.loads(migrated.stdout)["after"] == "0100", migrated.stderr
+
+    checked = page.python("-c", CHECK, empty_database_url, revisions()[-1])
+
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (
+            ('    op.execute("CREATE SCHEMA review")\n', ""),
+            'Postgres refused: schema "review" does not exist; a revision creates its schema first: op.execute("CREATE',
+        ),
+        (
+            ('"text", sa.Text', '"tekst", sa.Text'),
+            'Postgres refused: column "text" of relation "review_jobs" does not exist',
+        ),
+        (("sa.Uuid, nullable", "sa.Uid, nullable"), "AttributeError: module 'sqlalchemy' has no attribute 'Uid'"),
+        (("def downgrade() -> None:", "def downgrade() -> None"), "SyntaxError: expected ':'"),
+        (
+            ("Step, attach_lifecycle,", "Step, atach_lifecycle,"),
+            "ImportError: cannot import name 'atach_lifecycle' from 'migrations.kernel.v2'",
+        ),
+    ],
+    ids=["no schema", "no column", "no attribute", "no syntax", "no name"],
+)
+def test_migrate_names_the_line_of_a_revision_that_fails(page: CopiedTree, empty_database_url, wrong, told) -> None:
+    """The real error and its place; never the advice to run what has just failed."""
+    code = files()[REVISION]
+    page.write(REVISION, code.replace(*wrong))
+
+    done = page.run("migrate", env={"DATABASE_URL": empty_database_url})
+
+    assert done.returncode == 1
+    assert re.match(rf"gristmill: {re.escape(REVISION)}, line \d+: {re.escape(told)}", done.stderr), done.stderr
+    assert "run `gristmill migrate`" not in done.stderr
+
+
+def test_migrate_names_the_line_of_a_model_that_cannot_be_loaded(page: CopiedTree, empty_database_url: str) -> None:
+    """Alembic reads the models: a mistake in one is the author's to see, not an unexpected error."""
+    page.write("models/review.py", files()["models/review.py"].replace("from uuid import UUID\n", ""))
+
+    done = page.run("migrate", env={"DATABASE_URL": empty_database_url})
+
+    assert done.returncode == 1
+    assert re.match(r"gristmill: models/review.py, line \d+: .*UUID", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('down_revision = "0099"', r"revision 0100_review.py comes after '0099', which is no revision"),
+        ('down_revision = "0001"', r"revisions 0002_scoring.py and 0100_review.py both come after 0001: "),
+        ("", r'revision file 0100_review.py must have a line such as down_revision = "0001"'),
+    ],
+)
+def test_a_revision_outside_the_line_is_named(page: CopiedTree, empty_database_url, line: str, told: str) -> None:
+    """It would be passed over in silence, and its table be missing."""
+    page.write(REVISION, re.sub(r"^down_revision = .*$", line, files()[REVISION], flags=re.MULTILINE))
+
+    done = page.run("migrate", env={"DATABASE_URL": empty_database_url})
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"gristmill: {told}"), done.stderr
+
+
+def test_without_the_migration_a_command_says_what_is_missing(page: CopiedTree, empty_database_url: str) -> None:
+    """The advice to migrate ends where that does not help."""
+    (page.folder / REVISION).unlink()
+    page.run("migrate", env={"DATABASE_URL": empty_database_url})
+    payload = json.dumps({"author_id": "018f3a52-7c1e-7000-8000-000000000001", "text": "x"})
+
+    done = page.run("enqueue", "review.read", "--payload", payload, env={"DATABASE_URL": empty_database_url})
+
+    assert done.returncode == 1
+    assert 'relation "review.review_jobs" does not exist' in done.stderr
+    assert "Where it is at the newest revision, one is missing" in done.stderr
