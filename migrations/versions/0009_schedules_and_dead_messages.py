@@ -62,6 +62,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("""
+        DO $$ BEGIN
+          IF to_regrole('gristmill_dispatcher') IS NOT NULL THEN
+            REVOKE SELECT ON runtime.transitions FROM gristmill_dispatcher;
+            DROP POLICY transitions_dispatcher ON runtime.transitions;
+          END IF;
+        END $$
+    """)
     op.drop_table("dead_messages", schema="runtime")
     op.execute("DROP TRIGGER note_change ON runtime.schedules")
     op.execute("DROP FUNCTION runtime.note_schedule_change()")
@@ -174,6 +182,11 @@ def _dead_messages() -> None:
           IF to_regrole('gristmill_worker') IS NOT NULL THEN
             GRANT SELECT, INSERT, UPDATE, DELETE ON runtime.dead_messages TO gristmill_worker;
             CREATE POLICY dead_messages_workers ON runtime.dead_messages FOR ALL TO gristmill_worker USING (true);
+          END IF;
+          -- The follower beside each dispatcher tells Flower what others than workers did to jobs.
+          IF to_regrole('gristmill_dispatcher') IS NOT NULL THEN
+            GRANT SELECT ON runtime.transitions TO gristmill_dispatcher;
+            CREATE POLICY transitions_dispatcher ON runtime.transitions FOR SELECT TO gristmill_dispatcher USING (true);
           END IF;
         END $$
     """)
