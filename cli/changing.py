@@ -79,7 +79,8 @@ class Report:
             return
         told = changed.refused.most_common(_REASONS_SHOWN)
         for why, count in told:
-            remark(f"  {count:,}: {why}")
+            sample = changed.samples[why]
+            remark(f"  {sample} {why}" if count == 1 else f"  {count:,} jobs, such as {sample}: {why}")
         if rest := len(changed.refused) - len(told):
             remark(f"  and {rest:,} other reasons; --json shows them")
 

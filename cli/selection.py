@@ -121,19 +121,23 @@ def retrial(reason: str) -> Change:
 class Changed:
     """How many jobs were changed (or would be) so far, and how many were refused, by reason.
 
-    ``tell`` gets the ids of each page as they come: a change of a million jobs holds no million ids.
+    ``samples`` has one job of each reason. ``tell`` gets the ids of each page as they come: a change of a million jobs
+    holds no million ids.
     """
 
     tell: "Tell" = field(default=lambda *_: None)
     done: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     first: tuple[UUID, str] | None = None
+    samples: dict[str, UUID] = field(default_factory=dict)
 
     def add(self, ids: Sequence[UUID], refused: Mapping[UUID, str]) -> None:
         """Count one page."""
         self.done += len(ids)
         self.refused.update(refused.values())
         self.first = self.first or next(iter(refused.items()), None)
+        for job_id, why in refused.items():
+            self.samples.setdefault(why, job_id)
         self.tell(ids, refused)
 
 

@@ -73,8 +73,7 @@ ODD_TASKS: Mapping[int, Odd] = {
     6: Odd(
         "Rewrite this reminder for an unpaid invoice so that it stays friendly.",
         "Top 5",
-        "a category that does not exist",
-        "invalid_category",
+        "a category that does not exist; the column's others fit, so it is saved without one",
     ),
     8: Odd(
         "Which of these three museum texts would a child of eight understand best, and why?",
@@ -129,8 +128,7 @@ ODD_FEEDBACK: Mapping[int, Odd] = {
     13: Odd(
         "The steps are in the right order but step 4 lacks the unit.",
         "good",
-        "a category that does not exist",
-        "invalid_category",
+        "a category that does not exist; the column's others fit, so it is saved without one",
     ),
     17: Odd("-1 for the missing source, otherwise I would have printed it.", "", "feedback that begins with a minus"),
     21: Odd(

@@ -99,16 +99,20 @@ ONE_TOO_MANY = Bug(dispatch, "_pick_fairly_sql", {"%(limit)s - coalesce": "%(lim
 TICKETS_KEPT = Bug(
     dispatch, "_unmark_sql", {"<= now() - %(older_than)s": "< now() - interval '1 day' - %(older_than)s"}
 )
-TICK_IGNORED = Bug(beat, "_fire_times", {"if won:": "if True:"})
+TICK_IGNORED = Bug(beat, "_fire_times", {"if not store.take_tick(": "if None is store.take_tick("})
 ONE_AS_ALL = Bug(beat, "due_times", {"""case "all":""": """case "all" | "one":"""})
 SKIP_AS_ALL = Bug(beat, "due_times", {"""case "all":""": """case "all" | "skip":"""})
 SKIP_AS_ONE = Bug(beat, "due_times", {"""case "one":""": """case "one" | "skip":"""})
-TICK_KEY_OWN = Bug(beat, "_fire", {'key = f"schedule:': 'key = f"{id(session)}:'})
+TICK_KEY_OWN = Bug(beat, "_enqueue", {'key = f"schedule:': 'key = f"{id(session)}:'})
 LIVING_RESCUED = Bug(
-    rescue, "_rescue_sql", {"> now() - make_interval(secs => w.lease": "> now() + make_interval(secs => w.lease"}
+    rescue,
+    "_rescue_sql",
+    {"> now() - make_interval(secs => least(w.lease": "> now() + make_interval(secs => least(w.lease"},
 )
 RESCUE_UNVERSIONED = Bug(rescue, "_rescue_sql", UNVERSIONED)
-RESCUE_FREE = Bug(rescue, "_rescue_sql", {"""least(j.{c["retry_count"]} + 1,""": """least(j.{c["retry_count"]},"""})
+RESCUE_FREE = Bug(
+    rescue, "_rescue_sql", {"""least(j.{c["retry_count"]}::bigint + 1,""": """least(j.{c["retry_count"]}::bigint,"""}
+)
 CANCEL_UNFENCED = Bug(intervene, "_cancel_sql", whole=_cancel_that_only_tells)
 CANCEL_UNVERSIONED = Bug(intervene, "_cancel_sql", UNVERSIONED)
 CANCEL_UNHEARD = Bug(Running, "end", whole=_deaf)

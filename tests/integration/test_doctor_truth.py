@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -119,15 +120,16 @@ def test_a_beat_that_fires_on_time_is_well(doctor, psql):
 
 
 async def test_a_schedule_that_nobody_understands_fires_nothing(database, psql):
-    """Written by SQL: named with the reason; a time of infinity stops nobody from looking."""
-    schedule(psql, "infinite", last_scheduled_for="infinity")
+    """Written by SQL: named with the reason. A time of infinity is refused."""
+    with pytest.raises(psycopg.errors.CheckViolation), psql.transaction():
+        schedule(psql, "infinite", last_scheduled_for="infinity")
     schedule(psql, "wrong", "a b c d e", since="1 second")
 
     async with database.kernel() as conn:
         health = await beat_health(conn)
 
     assert [name for name, _ in health.refused] == ["wrong"]
-    assert [name for name, _ in health.overdue] == ["infinite"]
+    assert health.overdue == []
     refused = BeatHealth(
         enabled=1, overdue=[], refused=health.refused, last_fired_at=None, last_fired_by=None, now=health.now
     )

@@ -93,7 +93,8 @@ async def test_only_the_newest_state_of_a_job_is_told(jobs, told, psql):
     await jobs.settle(job, Fail("x"))
     await told.look()
     psql.execute(
-        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL WHERE id = %s",
+        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL, "
+        "retry_count = retry_count + 1 WHERE id = %s",
         [job.id],
     )
     psql.execute(CANCEL, [job.id])
@@ -111,7 +112,8 @@ async def test_a_rescue_is_told_as_a_retry_and_the_last_one_as_a_failure(jobs, t
     )
     assert ("task-failed", lost.id) in await told.look()
     psql.execute(
-        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL WHERE id = %s",
+        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL, "
+        "retry_count = retry_count + 1 WHERE id = %s",
         [lost.id],
     )
 

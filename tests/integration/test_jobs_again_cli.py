@@ -210,7 +210,8 @@ def test_retry_says_per_reason_why_not_and_names_the_remedy(gristmill: Gristmill
     one, two = world.end(world.scoring("a")), world.end(world.scoring("b"))
     done = world.end(world.scoring("c"), "completed")
 
-    out = gristmill("jobs", "retry", "--stage", "scoring.score")[1]
+    _, printed, remarked = gristmill("jobs", "retry", "--stage", "scoring.score")
+    out = printed + remarked
 
     assert "2 jobs, such as" in out
     assert "`gristmill jobs again ID` enqueues it as a new job" in out

@@ -148,26 +148,6 @@ def test_an_export_carries_verdicts_ratings_and_similarity(gristmill, corpus, ps
     assert gristmill("records", "export", "corpus", "-", "--like", NOBODY)[0] == 1
 
 
-def test_no_odd_row_ends_an_export(gristmill, corpus, psql):
-    """Numbers and times that Python cannot hold, vectors without a direction, text that begins a formula anywhere."""
-    psql.execute(
-        'UPDATE operations.data_records SET metadata = %s, alignment = %s, "createdAt" = %s WHERE content = %s',
-        [f'{{"n": {"9" * 5_000}}}', "[" * 3_000 + "]" * 3_000, "infinity", "=1+1"],
-    )
-    psql.execute("UPDATE operations.data_records SET embedding = '{NaN,1}', \"embeddingModel\" = '@m'")
-    psql.execute("UPDATE operations.data_records SET \"createdByName\" = '=HYPERLINK(1)', \"createdAt\" = '-infinity' "
-                 "WHERE content = 'too long'")  # fmt: skip
-
-    rows = exported(gristmill, "--like", corpus["too long"])
-
-    assert set(rows) == {"write an apology", "'=1+1", "too long"}
-    assert "9" * 5_000 in rows["'=1+1"]["metadata"]
-    assert [rows[name]["created_at"] for name in ("'=1+1", "too long")] == ["infinity", "'-infinity"]
-    assert rows["too long"]["created_by_name"] == "'=HYPERLINK(1)"
-    assert {row["similarity"] for row in rows.values()} == {""}
-    assert {row["embedding_model"] for row in rows.values()} == {"'@m"}
-
-
 def test_records_are_removed(gristmill, corpus):
     """Those that are there."""
     assert gristmill("records", "remove", corpus["too long"], NOBODY)[1].strip() == "1 of 2 records are removed"

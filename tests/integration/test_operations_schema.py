@@ -130,9 +130,10 @@ def project(psql):
 def test_every_column_of_the_seed_is_there_as_it_says(psql, table):
     """Name, type, default."""
     rows = psql.execute(
-        "SELECT attname AS name, format_type(atttypid, atttypmod) AS type, NOT attnotnull AS nullable, "
+        "SELECT attname AS name, CASE typtype WHEN 'd' THEN format_type(typbasetype, typtypmod)"
+        " ELSE format_type(atttypid, atttypmod) END AS type, NOT attnotnull AS nullable, "
         "pg_get_expr(adbin, adrelid) AS fallback FROM pg_attribute "
-        "LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
+        "JOIN pg_type ON pg_type.oid = atttypid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
         [f"operations.{table}"],
     ).fetchall()

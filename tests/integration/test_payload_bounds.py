@@ -59,6 +59,8 @@ def test_every_table_refuses_what_no_reader_can_have(psql, door):
 @pytest.mark.parametrize("document", [nested(64), '{"n": 1e308, "m": -1e308}', json.dumps({"s": "x" * 1_000_000})])
 def test_what_is_just_within_the_bounds_is_taken(psql, door, document):
     """And read again as it was."""
+    if door == "schedule":
+        document = document[:200_000] + document[-2:] if len(document) > 200_000 else document  # 256 KiB for schedules
     psql.execute(INSERTS[door], [document])
 
 
@@ -190,7 +192,7 @@ async def test_a_time_that_no_clock_shows_is_refused(database, time):
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        ('{"act": "complete", "seconds": NaN}', "seconds must be a finite number, got nan"),
+        ('{"act": "complete", "seconds": NaN}', "NaN is no number that JSON has"),
         ('{"key": "\\ud800"}', "key must be valid Unicode"),
         ('{"seconds": 1' + "0" * 5_000 + "}", "payload has a number of too many digits"),
         ("[" * 100_000, "payload is nested too deeply"),

@@ -26,7 +26,7 @@ REFUSED = {
     "timezone must be an IANA name such as Europe/Paris, got 'Mars'": (*NEW, "--timezone", "Mars", *PLAIN),
     "catch-up must be one of skip, one, all, got 'two'": (*NEW, "--catch-up", "two", *PLAIN),
     "payload: colour is not a field of this stage, got 1": (*NEW, *PLAIN, "--payload", '{"colour": 1}'),
-    "payload must be JSON: ": (*NEW, *PLAIN, "--payload", '{"seconds": 1e999}'),
+    "payload is not JSON: '1e999' is no number that JSON has": (*NEW, *PLAIN, "--payload", '{"seconds": 1e999}'),
     "stage 'proving.typo' is not registered; known stages: ": (*NEW, "--stage", "proving.typo"),
     "action must be one of prune, expire, partitions, forget_workers, got 'tidy'": (*NEW, "--action", "tidy"),
     "a schedule must have either a stage or an action": NEW,
@@ -75,7 +75,6 @@ def test_a_refused_row_is_shown_as_refused_with_its_reason(gristmill, psql):
         ("bad cron", "99 * * * *", "proving.plain", "{}"),
         ("bad stage", "* * * * *", "proving.typo", "{}"),
         ("bad payload", "* * * * *", "proving.plain", '{"colour": "red"}'),
-        ("unreadable", "* * * * *", "proving.plain", '{"seconds": ' + "9" * 5_000 + "}"),
         ("good", "* * * * *", "proving.plain", "{}"),
     ):
         psql.execute(
@@ -88,7 +87,7 @@ def test_a_refused_row_is_shown_as_refused_with_its_reason(gristmill, psql):
     shown = gristmill("schedules", "show", "bad payload")[1]
 
     assert {name: row["state"] for name, row in rows.items()} == {
-        "bad cron": "refused", "bad stage": "refused", "bad payload": "refused", "unreadable": "refused",
+        "bad cron": "refused", "bad stage": "refused", "bad payload": "refused",
         "good": "enabled",
     }  # fmt: skip
     assert rows["bad cron"]["next_time"] is None
@@ -96,7 +95,6 @@ def test_a_refused_row_is_shown_as_refused_with_its_reason(gristmill, psql):
         ("bad cron", "cron must have five fields"),
         ("bad stage", "stage 'proving.typo' is not registered"),
         ("bad payload", "payload: colour is not a field of this stage, got 'red'"),
-        ("unreadable", "payload cannot be read: Exceeds the limit"),
     ):
         assert rows[name]["refusal"].startswith(reason)
         assert f"{name}: refused: {reason}" in table

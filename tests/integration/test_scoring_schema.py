@@ -32,9 +32,10 @@ ALICE, BOB = uuid.uuid4(), uuid.uuid4()
 
 def columns(psql, table: str):
     rows = psql.execute(
-        "SELECT attname AS name, format_type(atttypid, atttypmod) AS type, NOT attnotnull AS nullable, "
+        "SELECT attname AS name, CASE typtype WHEN 'd' THEN format_type(typbasetype, typtypmod)"
+        " ELSE format_type(atttypid, atttypmod) END AS type, NOT attnotnull AS nullable, "
         "pg_get_expr(adbin, adrelid) AS fallback FROM pg_attribute "
-        "LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
+        "JOIN pg_type ON pg_type.oid = atttypid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
         [table],
     )
@@ -154,15 +155,15 @@ def test_model_names_of_every_provider_are_accepted(psql, profiles, model):
 
 
 def test_row_level_security_is_on(psql):
-    """For both tables: a policy for users, and one for workers, since members do not inherit BYPASSRLS."""
+    """For both tables: a policy each for users, workers and dispatchers, since members do not inherit BYPASSRLS."""
     rows = psql.execute(
         "SELECT relname::text, relrowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies "
         "FROM pg_class AS c WHERE oid IN ('scoring.profiles'::regclass, 'scoring.scoring_jobs'::regclass)"
     ).fetchall()
 
     assert {(row["relname"], row["relrowsecurity"], row["policies"]) for row in rows} == {
-        ("profiles", True, 2),
-        ("scoring_jobs", True, 2),
+        ("profiles", True, 3),
+        ("scoring_jobs", True, 3),
     }
 
 
