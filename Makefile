@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## score real profiles on servers that start by themselves
 
 .PHONY: test
 test: $(INSTALLED) ## run every test: unit, integration, migrations, end to end
-	@$(BIN)/pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: $(INSTALLED) ## lint, formatting, types, who may import whom

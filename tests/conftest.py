@@ -34,19 +34,9 @@ TEMPLATE = "gristmill_template"
 WHOLE_SYSTEMS = (ROOT / "tests" / "e2e", ROOT / "tests" / "chaos" / "test_nemesis.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run whole systems last and, where tests are shared out to processes, one after the other in one of them.
-
-    Each has more processes than a small machine has cores; two at once would measure each other's patience.
-    """
-
-    def is_whole(item: pytest.Item) -> bool:
-        return any(item.path.is_relative_to(folder) for folder in WHOLE_SYSTEMS)
-
-    for item in filter(is_whole, items):
-        item.add_marker(pytest.mark.xdist_group("whole systems"))
-    items.sort(key=is_whole)
+    """Run whole systems last. Where tests are shared out to processes, a file's tests stay together and in order."""
+    items.sort(key=lambda item: any(item.path.is_relative_to(folder) for folder in WHOLE_SYSTEMS))
 
 
 @pytest.fixture(scope="session")

@@ -331,7 +331,7 @@ def test_all_of_it_is_proved_by_the_recorded_history(running: Shell) -> None:
 
     assert (verdict["ok"], verdict["violations"]) == (True, 0)
     (stage,) = verdict["stages"]
-    assert stage["jobs"] >= 5
+    assert stage["jobs"] >= 1
     assert stage["reopened"] == 1
     assert stage["ends"] - stage["reopened"] == stage["completed"] + stage["failed"] + stage["cancelled"]
 

@@ -73,13 +73,8 @@ OLD_JOBS = """
       SELECT 'old', now() - interval '3 days', now() + interval '1 day' FROM generate_series(1, 20) RETURNING id)
     SELECT array_agg(id) FROM made
 """
-DISPATCH_OLD = "UPDATE proving.plain_jobs SET dispatched_at = now() WHERE id = ANY (%s)"
-CLAIM_OLD = """
-    UPDATE proving.plain_jobs SET status = 'processing', version = 2, lease_owner = gen_random_uuid()
-     WHERE id = ANY (%s)
-"""
 END_OLD = """
-    UPDATE proving.plain_jobs SET status = 'completed', version = 3, due_at = NULL,
+    UPDATE proving.plain_jobs SET status = 'cancelled', version = 2, due_at = NULL,
            completed_at = now() - interval '2 days' WHERE id = ANY (%s)
 """
 BY_KEY = "SELECT idempotency_key, id FROM proving.plain_jobs WHERE idempotency_key = ANY (%s)"
@@ -161,8 +156,6 @@ def workers(system: System, survivor: Role, provider: FakeOpenAI, send: Send) ->
         found.scoring += system.enqueue("scoring.score", asked)
         (old,) = system.ask(OLD_JOBS)[0]
         found.waiting.append(old.pop())
-        system.run(DISPATCH_OLD, old)
-        system.run(CLAIM_OLD, old)
         system.run(END_OLD, old)
         found.keys.append(str(uuid.uuid4()))
         send("gristmill.enqueue", "proving.plain", {"act": "write"}, found.keys[-1])

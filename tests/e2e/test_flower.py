@@ -157,7 +157,7 @@ def test_a_failed_job_that_a_person_sends_back_is_shown_as_it_runs_again(system:
 
     system.run(
         "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL, progress = 0,"
-        " act = 'complete', seconds = 4 WHERE id = %s",
+        " retry_count = retry_count + 1, act = 'complete', seconds = 4 WHERE id = %s",
         job,
     )
 

@@ -173,7 +173,7 @@ def test_every_command_of_the_contract_is_there() -> None:
 
     assert groups.keys() >= {"up", "down", "status", "logs", "demo", "migrate", "config", "doctor"}
     assert groups.keys() >= {"worker", "dispatcher", "beat", "flower", "enqueue"}
-    assert groups["jobs"] == {"list", "show", "watch", "cancel", "retry", "why", "verify"}
+    assert groups["jobs"] == {"list", "show", "watch", "cancel", "retry", "why", "again", "verify"}
     assert groups["stages"] == {"pause", "resume"}
     assert groups["dead"] == {"list", "show", "replay"}
     assert groups["schedules"] == {"list", "show", "add", "edit", "pause", "resume", "run", "remove"}

@@ -33,6 +33,15 @@ def concrete(base: type[Any]) -> list[type[Any]]:
     return found
 
 
+def every_table(base: type[Any]) -> list[type[Any]]:
+    """Return every mapped class below ``base`` that has a module in ``models``, and what else is imported by now.
+
+    Lighter than :func:`every_model`: no handler is imported.
+    """
+    models.load_all()
+    return concrete(base)
+
+
 def every_model(base: type[Any]) -> list[type[Any]]:
     """Return every mapped class below ``base``, whatever the calling process has imported so far."""
     models.load_all()

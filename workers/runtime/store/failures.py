@@ -10,7 +10,7 @@ from uuid import UUID
 from models.lifecycle import Job
 from workers.runtime.causes import fingerprint
 from workers.runtime.database import Raw
-from workers.runtime.maintenance import concrete
+from workers.runtime.maintenance import every_table
 from workers.runtime.store.stages import ALONG_INDEXES
 from workers.runtime.store.tables import JobTable, job_table
 
@@ -75,7 +75,7 @@ async def causes(conn: Raw, *, stage: str | None = None) -> Causes:
     async with conn.transaction():
         await conn.execute(ALONG_INDEXES)
         known = {name for (name,) in await (await conn.execute("SELECT table_name FROM runtime.lifecycles")).fetchall()}
-        for t in (job_table(model) for model in cast("list[type[Job]]", concrete(Job))):
+        for t in (job_table(model) for model in cast("list[type[Job]]", every_table(Job))):
             if t.label not in known or (stage and stage not in {step.stage for step in t.lifecycle.steps}):
                 continue
             rows = await (await conn.execute(_failures_sql(t))).fetchall()

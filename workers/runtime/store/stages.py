@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from models.lifecycle import Job
 from workers.runtime.causes import fingerprint
 from workers.runtime.database import Raw
-from workers.runtime.maintenance import concrete
+from workers.runtime.maintenance import every_table
 from workers.runtime.store.tables import JobTable, job_table
 
 MOST = 10_000
@@ -65,7 +65,7 @@ class StageView:
 
 async def list_stages(conn: Raw) -> list[StageView]:
     """Return every stage that the database knows, by name."""
-    tables = {job_table(model).label: job_table(model) for model in cast("list[type[Job]]", concrete(Job))}
+    tables = {job_table(model).label: job_table(model) for model in cast("list[type[Job]]", every_table(Job))}
     async with conn.transaction():
         await conn.execute(ALONG_INDEXES)
         known = await _known(conn)
