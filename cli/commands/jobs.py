@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -88,7 +89,7 @@ def watch(
         return 0
     from cli.following import follow
 
-    return 0 if asyncio.run(follow(database_url, job_id, tell=print)).completed else 1
+    return 0 if asyncio.run(follow(database_url, job_id, tell=partial(print, flush=True))).completed else 1
 
 
 @app.command()

@@ -158,12 +158,15 @@ def test_a_command_that_waits_exits_by_the_outcome(servers: EmbeddedServers, job
     ) as command:
         assert command.stdout is not None
         assert command.stderr is not None
-        assert command.stdout.readline().startswith("pending")
-        servers.stop_postgres()
-        assert command.stderr.readline().strip() == AWAY
-        servers.start_postgres()
-        asyncio.run(end(servers, job))
-        output, errors = command.communicate(timeout=60)
+        try:
+            assert command.stdout.readline().startswith("pending")
+            servers.stop_postgres()
+            assert command.stderr.readline().strip() == AWAY
+            servers.start_postgres()
+            asyncio.run(end(servers, job))
+            output, errors = command.communicate(timeout=60)
+        finally:
+            command.kill()  # nothing where it has ended
 
     assert (command.returncode, errors.strip()) == (1, BACK)
     assert output.splitlines()[-1].startswith("cancelled in ")

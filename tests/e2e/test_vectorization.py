@@ -22,8 +22,11 @@ ADD = """
 QUEUED = """
     BEGIN;
     INSERT INTO operations.ingest_jobs (id, "projectId", type, source) VALUES ('{job}', '{project}', 'TASK', {source});
-    UPDATE operations.ingest_jobs SET status = 'PROCESSING', version = version + 1 WHERE id = '{job}';
-    UPDATE operations.ingest_jobs SET status = 'QUEUED_FOR_VEC', version = version + 1 WHERE id = '{job}';
+    UPDATE operations.ingest_jobs SET dispatched_at = now() WHERE id = '{job}';
+    UPDATE operations.ingest_jobs SET status = 'PROCESSING', version = version + 1, lease_owner = gen_random_uuid()
+     WHERE id = '{job}';
+    UPDATE operations.ingest_jobs SET status = 'QUEUED_FOR_VEC', version = version + 1, dispatched_at = NULL,
+           lease_owner = NULL WHERE id = '{job}';
     COMMIT
 """
 
