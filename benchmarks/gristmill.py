@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 from sqlalchemy.orm import Session
 
-import tests.proving.stages  # noqa: F401 - the stages that the Python door knows
+import tests.support.proving.stages  # noqa: F401 - the stages that the Python door knows
 from benchmarks.system import Cpu, Meter, System, processes, wait_for
 from workers.runtime.enqueue import enqueue
 

@@ -13,14 +13,14 @@ from pydantic import BaseModel
 
 from benchmarks.http_client import HttpClient
 from models.operations import IngestJob
-from tests.proving.models import LIMIT, KeyedJob, PlainJob, ProvingJob
-from tests.proving.stages import Act
+from tests.support.proving.models import LIMIT, KeyedJob, PlainJob, ProvingJob
+from tests.support.proving.stages import Act
 from workers.ingestion.ingest_csv import IngestRequest, ingest_csv
-from workers.runtime.admission import Limit
-from workers.runtime.context import Context
-from workers.runtime.outcomes import Complete, Outcome
-from workers.runtime.ports import Message
-from workers.runtime.registry import Registry, stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.limits import Limit
+from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.ports import Message
+from workers.runtime.handler.registry import Registry, stage
 
 # Where calls go; a server that answers after a while (benchmarks/http_server.py).
 CALL_URL = "GRISTMILL_BENCH_CALL_URL"

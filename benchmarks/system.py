@@ -18,8 +18,8 @@ from alembic.config import Config
 from redis import Redis
 from sqlalchemy import Engine
 
-from cli.embedded import EmbeddedServers
-from tests.proving.schema import create as create_proving_tables
+from local.embedded import EmbeddedServers
+from tests.support.proving.schema import create as create_proving_tables
 from workers.runtime.connections import connect
 from workers.runtime.database import pinned_engine
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cli.errors import CommandError
 from cli.whereabouts import find, nothing_runs
+from workers.runtime.refusals import Failed
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -23,7 +23,7 @@ class Addresses:
 
 
 def addresses(settings: "Settings") -> Addresses:
-    """Return where the servers are; raise CommandError if nothing says so."""
+    """Return where the servers are; raise Failed if nothing says so."""
     database_url, redis_url = _given(settings.database_url), _given(settings.redis_url)
     if not (database_url and redis_url):
         found = find(settings)
@@ -31,7 +31,7 @@ def addresses(settings: "Settings") -> Addresses:
             database_url = database_url or found.status.urls.get("database_url")
             redis_url = redis_url or found.status.urls.get("redis_url")
         if not database_url:
-            raise CommandError(STARTING if found else nothing_runs(settings))
+            raise Failed(STARTING if found else nothing_runs(settings))
     return Addresses(database_url, redis_url)
 
 
@@ -39,7 +39,7 @@ def required(settings: "Settings", name: str) -> str:
     """Return the URL setting ``name``; a role is told its servers and looks for none."""
     value = _given(getattr(settings, name))
     if not value:
-        raise CommandError(f"{name.upper()} must be set for a single role; `gristmill up` runs all of them here")
+        raise Failed(f"{name.upper()} must be set for a single role; `gristmill up` runs all of them here")
     return value
 
 

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.addresses import addresses
 from cli.connection import opened
-from cli.errors import CommandError, WrongUsageError
 from config.settings import load
 from models.assessments import Assessment
 from workers.assessment.store.history import AuditRow, audit_trail
@@ -24,6 +23,7 @@ from workers.assessment.store.said import Said
 from workers.assessment.store.sources import Found, rows_of_file, rows_of_table
 from workers.assessment.store.states import get
 from workers.runtime.database import Database
+from workers.runtime.refusals import Failed, Refusal
 from workers.runtime.store.intervene import cancel
 
 
@@ -47,7 +47,7 @@ def stop(assessment_id: str, *, reason: str, owner: UUID | None) -> UUID:
                 assessment = await get(session, assessment_id, owner=owner)
             async with database.kernel() as conn:
                 if not await cancel(conn, Assessment, [assessment.id], reason=reason):
-                    raise CommandError(f"assessment {assessment_id!r} is {assessment.status} already")
+                    raise Failed(f"assessment {assessment_id!r} is {assessment.status} already")
             return assessment.id
 
     return asyncio.run(run())
@@ -64,7 +64,7 @@ def take_over(
 ) -> ImportReport:
     """Import from a table of the same database or from a file; write what was refused to ``refused_file``."""
     if (table is None) == (file is None):
-        raise WrongUsageError("name a source: --table NAME or a CSV or JSON-lines FILE")
+        raise Refusal("name a source: --table NAME or a CSV or JSON-lines FILE")
 
     async def run() -> ImportReport:
         async with opened(addresses(load()).database_url) as database, _entries(database, table, file) as entries:
@@ -86,7 +86,7 @@ async def _entries(database: Database, table: str | None, file: Path | None) -> 
     try:
         yield rows_of_table(connection, table or "")
     except UndefinedTable:
-        raise CommandError(f"table {table!r} is not in this database") from None
+        raise Failed(f"table {table!r} is not in this database") from None
     finally:
         await connection.close()
 

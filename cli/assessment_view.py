@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from cli.values import duration, moment
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 if TYPE_CHECKING:
     from workers.assessment.result import AssessmentResult, CriterionResult, PartResult, SchemaCheck

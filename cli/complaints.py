@@ -1,30 +1,28 @@
-"""Say any error as one line with the exit code it deserves. Nothing that reaches a person is a traceback.
+"""Turn any error into one line and an exit code. No traceback reaches a person.
 
-Runs on the way out only, so that looking up the libraries' error classes here costs nobody anything: an error of a
-library can only come from one that is loaded already.
+A library's error class is looked up among the loaded modules: its error can only come from a module that is loaded.
 """
 
 import sys
 
-from cli.errors import CommandError
+from workers.runtime.refusals import Kind, Refusal
 
-_ARGUMENT = 2
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
 def complaint(error: BaseException) -> tuple[str, int]:
-    """Return one line for ``error`` and the exit code. Ours are written for people; of others secrets are masked."""
-    name = type(error).__name__
+    """Return one line for ``error`` and the exit code. Secrets are masked in all errors but refusals."""
     match error:
-        case CommandError():
-            line, code = str(error), error.exit_code
+        case Refusal():
+            line, code = str(error), WRONG_USAGE if error.kind is Kind.INVALID else FAILED
         case KeyboardInterrupt():
-            line, code = "interrupted", 130
-        case _ if name in _OURS:
-            line, code = str(error), _OURS[name]
+            line, code = "interrupted", INTERRUPTED
+        case _ if type(error).__module__ == "config.settings":  # config imports nothing of ours, so no Refusal either
+            line, code = str(error), WRONG_USAGE
         case _:
             from config.redaction import redact_text
 
-            line, code = redact_text(_foreign(error)), 1
+            line, code = redact_text(_foreign(error)), FAILED
     return " ".join(line.split()), code
 
 
@@ -36,33 +34,6 @@ def _foreign(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {error} (GRISTMILL_LOG_LEVEL=DEBUG shows where)"
 
 
-# One-line errors of other rooms, by name: importing their rooms to name their classes would cost every start a second.
-_OURS = {
-    "SettingsError": _ARGUMENT,
-    "UnknownStageError": _ARGUMENT,
-    "UnknownStateError": _ARGUMENT,
-    "BrokenHandlers": 1,
-    "EnqueueError": _ARGUMENT,
-    "InvalidChange": _ARGUMENT,
-    "Conflict": 1,
-    "IllegalTransition": 1,
-    "UnknownAssessment": 1,
-    "OperationsError": _ARGUMENT,
-    "RatingError": _ARGUMENT,
-    "Unreadable": 1,
-    "UnratableRecord": 1,
-    "UnknownProject": 1,
-    "UnknownRecord": 1,
-    "UnknownWindow": 1,
-    "ScheduleError": _ARGUMENT,
-    "SecurityRefusedError": _ARGUMENT,
-    "UnknownSchedule": 1,
-    "ScheduleExists": 1,
-    "UnknownDeadMessage": 1,
-    "EmbeddedError": 1,
-    "SupervisionError": 1,
-    "FlowerError": 1,
-}
 _NOT_MIGRATED = {"UndefinedTable", "UndefinedColumn", "UndefinedFunction", "InvalidSchemaName"}
 
 

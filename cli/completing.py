@@ -36,9 +36,9 @@ def job_ids(incomplete: str) -> list[str]:
 def roles(incomplete: str) -> list[str]:
     """Return the roles with a log that begin so."""
     with _silence():
-        from cli.logs import chosen
         from cli.whereabouts import logs_folder
         from config.settings import load
+        from local.logs import chosen
 
         return [name for name in chosen(logs_folder(load()), None) if name.startswith(incomplete)]
     return []

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from cli.errors import CommandError
-from cli.output import printable, status_text
+from cli.output import status_text
 from cli.steady import steady
 from cli.values import duration
 from workers.runtime.operate.known import job_models
+from workers.runtime.refusals import Failed, printable
 from workers.runtime.store.read import JobView, get_job
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
@@ -47,7 +47,7 @@ async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]
         while True:
             job = await connection.ask(lambda conn: get_job(conn, job_id))
             if job is None:
-                raise CommandError(f"job {job_id} does not exist (any more)")
+                raise Failed(f"job {job_id} does not exist (any more)")
             if (line := state_line(job)) != told:
                 tell(line)
                 told = line

@@ -14,9 +14,8 @@ from psycopg.rows import class_row
 from sqlalchemy import ColumnElement, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.errors import CommandError, WrongUsageError
 from cli.following import pauses
-from cli.output import console, printable, status_text
+from cli.output import console, status_text
 from cli.previewing import file_name, local, opened_file
 from cli.steady import steady
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
@@ -28,6 +27,7 @@ from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import get_or_create
 from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import Enqueued
+from workers.runtime.refusals import Failed, Refusal, printable
 
 _QUIET_SECONDS = 2.0
 _PIECE_BYTES = 1024 * 1024
@@ -116,9 +116,9 @@ async def hand_in(
                     **options,
                 )
     except OSError as error:
-        raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
+        raise Refusal(f"file {str(file)!r} cannot be read: {error.strerror}") from None
     except Unreadable as error:
-        raise WrongUsageError(f"{name}: {error}") from None
+        raise Refusal(f"{name}: {error}") from None
     if not job.created and (first := await _first(database, IngestJob.id == job.id)):
         return first  # of its key
     return HandedIn(job, found.id, found.name)
@@ -175,7 +175,7 @@ async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None
         while True:
             seen = await connection.ask(look)
             if seen is None:
-                raise CommandError(f"job {job_id} does not exist (any more): was its project deleted?")
+                raise Failed(f"job {job_id} does not exist (any more): was its project deleted?")
             show(seen)
             if seen.ended:
                 return seen

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from cli.commands.similar import _embedded
-from cli.errors import CommandError, WrongUsageError
+from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def likeness(text: str) -> "Likeness":
-    """Return the vector of a text or of the record that has it as its id; raise CommandError."""
+    """Return the vector of a text or of the record that has it as its id; raise Failed."""
     from sqlalchemy import select
 
     from cli.session import in_session
@@ -22,7 +22,7 @@ def likeness(text: str) -> "Likeness":
     from workers.ingestion.export import Likeness
 
     if not text.strip():
-        raise WrongUsageError("--like must not be empty")
+        raise Refusal("--like must not be empty")
     try:
         record_id = UUID(text)
     except ValueError:
@@ -35,8 +35,8 @@ def likeness(text: str) -> "Likeness":
 
     record = in_session(found)
     if record is None:
-        raise CommandError(f"record {record_id} does not exist (any more)")
+        raise Failed(f"record {record_id} does not exist (any more)")
     numbers, model = record
     if model is None:
-        raise CommandError(f"record {record_id} is not embedded yet: nothing can be compared with it")
+        raise Failed(f"record {record_id} is not embedded yet: nothing can be compared with it")
     return Likeness(numbers, model)

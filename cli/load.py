@@ -17,11 +17,11 @@ from uuid import UUID, uuid4
 from sqlalchemy import delete, insert, select
 
 from cli.connection import connected, opened
-from cli.errors import CommandError
 from models.scoring import Profile, ScoringAnswer, ScoringJob
 from workers.llm.offline import MODEL as OFFLINE
 from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import enqueue, enqueue_many
+from workers.runtime.refusals import Failed
 from workers.runtime.store.intervene import cancel
 
 STAGE = "scoring.score"
@@ -71,7 +71,7 @@ class Measured:
 async def measure(database_url: str, load: Load, *, tell: Callable[[str], None]) -> Measured:
     """Put ``load`` through the system and return what it did; leaves no job and no profile, however it ends.
 
-    Raises CommandError where nobody works on the jobs, where one fails, and where a language model would be asked.
+    Raises Failed where nobody works on the jobs, where one fails, and where a language model would be asked.
     """
     count = min(MOST_PROFILES, -(-load.jobs // JOBS_PER_PROFILE))
     async with (
@@ -142,7 +142,7 @@ async def _prepare(database: Database, conn: Raw, profiles: Sequence[UUID]) -> N
             conn, "SELECT max(parsed_score->>'model') FROM scoring.scoring_jobs WHERE {theirs}", profiles
         )
         if model != OFFLINE:
-            raise CommandError(
+            raise Failed(
                 f"the workers here ask {model!r}, and a load test must cost nothing; "
                 "run it where neither OPENAI_API_KEY nor OPENAI_BASE_URL is set"
             )
@@ -198,15 +198,13 @@ async def _follow(conn: Raw, profiles: Sequence[UUID]) -> None:
             profiles,
         )
         if failed is not None:
-            raise CommandError(f"a job of the load test failed: {failed}")
+            raise Failed(f"a job of the load test failed: {failed}")
         if not open_:
             return
         if open_ != left:
             left, moved_at = open_, loop.time()
         if loop.time() - moved_at > STALLED_SECONDS:
-            raise CommandError(
-                f"nothing moved for {STALLED_SECONDS:.0f} s; {open_} jobs wait: {await _why(conn, profiles)}"
-            )
+            raise Failed(f"nothing moved for {STALLED_SECONDS:.0f} s; {open_} jobs wait: {await _why(conn, profiles)}")
         await asyncio.sleep(max(_LOOK_SECONDS, 9 * (loop.time() - before)))
 
 

@@ -1,6 +1,6 @@
 """The ``gristmill`` command: its commands put together, and every error told in one line.
 
-Imported by every command, `gristmill --help` included: what is heavy is imported by the command that needs it.
+Imports no command: each is imported when it runs (:mod:`cli.lazy`).
 """
 
 import os
@@ -11,36 +11,99 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli.commands import (
-    analytics,
-    assessments,
-    bench,
-    config,
-    dead,
-    demo,
-    doctor,
-    enqueue,
-    errors,
-    ingest,
-    jobs,
-    logs,
-    migrate,
-    projects,
-    ratings,
-    records,
-    roles,
-    schedules,
-    security,
-    settings,
-    similar,
-    stages,
-    system,
-    windows,
-    workers,
-)
 from cli.complaints import complaint
+from cli.lazy import Entry, lazy_group
+
+_HERE, _WORK, _ROLES = "This machine", "Work", "One role (what `up` and docker-compose run)"
+# Every command of the first level. A help line is the first line of the command's own help; a test compares them.
+COMMANDS = (
+    Entry(
+        "demo",
+        "demo:demo",
+        _HERE,
+        "Score real profiles, take two messy files all the way, assess a server's description; show what came of each.",
+    ),
+    Entry(
+        "up",
+        "system:up",
+        _HERE,
+        "Start everything here: servers if none are configured, schema, workers, dispatcher, beat, Flower.",
+    ),
+    Entry("down", "system:down", _HERE, "Stop what runs here: drain the workers, then end the rest. Data stays."),
+    Entry("status", "system:status", _HERE, "Show what runs here and where it answers. Exit code 1 if nothing does."),
+    Entry(
+        "logs", "logs:logs", _HERE, "Show what the roles started by `up` have written, the servers' own logs included."
+    ),
+    Entry(
+        "doctor",
+        "doctor:doctor",
+        _HERE,
+        "Check everything Gristmill depends on, and say how to mend what fails. Exit code 1 if anything does.",
+    ),
+    Entry(
+        "config", "config:config", _HERE, "Show every setting with its value, default and meaning; secrets are masked."
+    ),
+    Entry(
+        "migrate",
+        "migrate:migrate",
+        _HERE,
+        "Bring the database's schema to this release, or to one revision. Run it as the tables' owner.",
+    ),
+    Entry("enqueue", "enqueue:enqueue", _WORK, "Enqueue one job and print its id."),
+    Entry(
+        "ingest",
+        "ingest:ingest",
+        _WORK,
+        "Make records of a file's rows, each once, and embed them; tell which were skipped and why.",
+    ),
+    Entry(
+        "similar",
+        "similar:similar",
+        _WORK,
+        "Find the records most like a text or a record, by the cosine of their vectors.",
+    ),
+    Entry(
+        "errors",
+        "errors:errors",
+        _WORK,
+        "Show the top causes of failed jobs by stage, each with a job to look at and the command that retries them.",
+    ),
+    Entry(
+        "workers",
+        "workers:workers",
+        _WORK,
+        "Show every worker process: slots, running jobs, lease, queues, version, provider, last sign of life.",
+    ),
+    Entry(
+        "bench",
+        "bench:bench",
+        _WORK,
+        "Measure the configured system: enqueue rate, drain rate, latency. Other work on it shows in the figures.",
+    ),
+    Entry("jobs", "jobs:app", _WORK, "List, follow, explain, cancel, retry, repeat and verify jobs."),
+    Entry(
+        "stages", "stages:app", _WORK, "Show every stage with its counts, oldest wait and rate; pause and resume them."
+    ),
+    Entry("schedules", "schedules:app", _WORK, "List, show, add, edit, pause, resume, run and remove schedules."),
+    Entry("dead", "dead:app", _WORK, "List, show and replay the messages that the Celery door refused."),
+    Entry(
+        "assessments", "assessments:app", _WORK, "Create, show, change, cancel, audit, count and import assessments."
+    ),
+    Entry("projects", "projects:app", _WORK, "Make, list and show projects, and give them guidelines."),
+    Entry("records", "records:app", _WORK, "List, show, review, export and delete records."),
+    Entry("analytics", "analytics:app", _WORK, "Judge and rate records against a project's guidelines."),
+    Entry("ratings", "ratings:app", _WORK, "Rate records, list ratings, compare people with models."),
+    Entry("windows", "windows:app", _WORK, "Make bonus windows and see who qualifies."),
+    Entry("settings", "settings:app", _WORK, "Choose provider and models at run time."),
+    Entry("security", "security:app", _WORK, "Say whom a service may speak for. Run as the tables' owner."),
+    Entry("worker", "roles:worker", _ROLES, "Run jobs of the given queues."),
+    Entry("dispatcher", "roles:dispatcher", _ROLES, "Give due jobs to the workers. Any number may run; one leads."),
+    Entry("beat", "roles:beat", _ROLES, "Fire the schedules. Any number may run; each time fires once."),
+    Entry("flower", "roles:flower", _ROLES, "Show jobs and workers in Flower."),
+)
 
 app = typer.Typer(
+    cls=lazy_group(COMMANDS),
     name="gristmill",
     help="A durable worker system for jobs that call language models.",
     no_args_is_help=True,
@@ -61,45 +124,6 @@ def _root(
     *, _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False
 ) -> None:
     pass
-
-
-_HERE, _WORK, _ROLES = "This machine", "Work", "One role (what `up` and docker-compose run)"
-for name, function, panel in (
-    ("demo", demo.demo, _HERE),
-    ("up", system.up, _HERE),
-    ("down", system.down, _HERE),
-    ("status", system.status, _HERE),
-    ("logs", logs.logs, _HERE),
-    ("doctor", doctor.doctor, _HERE),
-    ("config", config.config, _HERE),
-    ("migrate", migrate.migrate, _HERE),
-    ("enqueue", enqueue.enqueue, _WORK),
-    ("ingest", ingest.ingest, _WORK),
-    ("similar", similar.similar, _WORK),
-    ("errors", errors.errors, _WORK),
-    ("workers", workers.workers, _WORK),
-    ("bench", bench.bench, _WORK),
-    ("worker", roles.worker, _ROLES),
-    ("dispatcher", roles.dispatcher, _ROLES),
-    ("beat", roles.beat, _ROLES),
-    ("flower", roles.flower, _ROLES),
-):
-    app.command(name, rich_help_panel=panel)(function)
-for name, group in (
-    ("jobs", jobs.app),
-    ("stages", stages.app),
-    ("schedules", schedules.app),
-    ("dead", dead.app),
-    ("assessments", assessments.app),
-    ("projects", projects.app),
-    ("records", records.app),
-    ("analytics", analytics.app),
-    ("ratings", ratings.app),
-    ("windows", windows.app),
-    ("settings", settings.app),
-    ("security", security.app),
-):
-    app.add_typer(group, name=name, rich_help_panel=_WORK)
 
 
 def main() -> int:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.values import jsonable
+from workers.runtime.refusals import printable
 from workers.runtime.undecodable import Undecodable
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _READABLE = 20
 _GAP = 2
 _INDENT = "    "
 # C0 and C1 but for line feed and tab.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
@@ -177,11 +176,6 @@ def _indented(told: Sequence[str], width: int) -> "Iterator[Text]":
 
 def _cell(value: object) -> str:
     return "" if value is None else printable(" ".join(str(value).split()))
-
-
-def printable(text: str) -> str:
-    """Return ``text`` without what a terminal would obey: it may come from anybody's file, or from a model."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = ()) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
-from cli.errors import WrongUsageError
 from workers.ingestion.chunks import Ids
 from workers.ingestion.data_file import DataFile
 from workers.ingestion.preview import Preview, preview
 from workers.ingestion.refusals import Unreadable, listed
 from workers.ingestion.telling import problems, read_as_line, skipped_lines, warning_lines
+from workers.runtime.refusals import Refusal
 
 _PIECE_BYTES = 1024 * 1024
 _SHORT = 80
@@ -63,7 +63,7 @@ class local:  # noqa: N801 - used as a function
 
 
 def look_through(file: Path, *, type_: str, mapping: Mapping[str, str], reading: Mapping[str, Any]) -> Preview:
-    """Return what would become of a file; raise WrongUsageError in one line where nothing could."""
+    """Return what would become of a file; raise Refusal in one line where nothing could."""
     name = file_name(file)
     try:
         with opened_file(file) as opened, tempfile.TemporaryFile() as copy:
@@ -72,9 +72,9 @@ def look_through(file: Path, *, type_: str, mapping: Mapping[str, str], reading:
             readable = local(opened if opened.seekable() else copy)
             return asyncio.run(preview(readable.pieces, name=name, type_=type_, mapping=mapping, options=reading))
     except OSError as error:
-        raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
+        raise Refusal(f"file {str(file)!r} cannot be read: {error.strerror}") from None
     except Unreadable as error:
-        raise WrongUsageError(f"{name}: {error}") from None
+        raise Refusal(f"{name}: {error}") from None
 
 
 def worst(seen: Preview) -> list[str]:

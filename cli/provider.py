@@ -12,7 +12,7 @@ from workers.llm.provider import build
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
 from workers.runtime.database import Database
-from workers.runtime.ports import EmbeddingLimits, LanguageModel
+from workers.runtime.handler.ports import EmbeddingLimits, LanguageModel
 
 
 def answers(settings: Settings, choice: ProviderChoice | None) -> Answering:

@@ -10,11 +10,11 @@ import redis
 import structlog
 
 from cli.doctor.servers import NOEVICTION, OLDEST_POSTGRES
-from cli.errors import CommandError
-from cli.revisions import CURRENT, Position, position_of
 from config.redaction import redact_text
+from migrations.revisions import CURRENT, Position, position_of
 from workers.runtime.backoff import full_jitter
 from workers.runtime.connections import connect
+from workers.runtime.refusals import Failed
 from workers.transport.dispatcher import eviction_policy
 
 log = structlog.get_logger(__name__)
@@ -27,12 +27,12 @@ class _NotYetError(Exception):
 
 
 async def wait_for_database(database_url: str) -> None:
-    """Return when Postgres answers and its schema serves this release; raise CommandError if it is too old a server."""
+    """Return when Postgres answers and its schema serves this release; raise Failed if it is too old a server."""
     await _wait("Postgres", lambda: asyncio.to_thread(_look_at_database, database_url))
 
 
 async def wait_for_redis(redis_url: str) -> None:
-    """Return when Redis answers; raise CommandError if it may evict, for a queue is one key."""
+    """Return when Redis answers; raise Failed if it may evict, for a queue is one key."""
     await _wait("Redis", lambda: _look_at_redis(redis_url))
 
 
@@ -57,7 +57,7 @@ def _look_at_database(database_url: str) -> None:
     with connect(database_url, autocommit=True) as connection:
         version = connection.info.server_version // 10_000
         if version < OLDEST_POSTGRES:
-            raise CommandError(f"Postgres must be {OLDEST_POSTGRES} or newer, got {version}")
+            raise Failed(f"Postgres must be {OLDEST_POSTGRES} or newer, got {version}")
         position = _position(connection)
     if not position.usable:
         at = position.current or "no revision"
@@ -79,9 +79,7 @@ async def _look_at_redis(redis_url: str) -> None:
     if policy is None:
         log.warning("eviction_policy_unknown", rule=f"maxmemory-policy must be {NOEVICTION}; this server does not tell")
     elif policy != NOEVICTION:
-        raise CommandError(
-            f"Redis maxmemory-policy must be {NOEVICTION}, as evicting a queue loses it whole; got {policy!r}"
-        )
+        raise Failed(f"Redis maxmemory-policy must be {NOEVICTION}, as evicting a queue loses it whole; got {policy!r}")
 
 
 async def told_policy(redis_url: str) -> str | None:

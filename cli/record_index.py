@@ -1,8 +1,8 @@
 """Make the index of one vector length, as the migration does for the embedder that comes along."""
 
 from cli.connection import ask
-from cli.errors import CommandError
 from workers.runtime.database import Raw
+from workers.runtime.refusals import Failed
 
 
 def make_index(dimensions: int) -> str:
@@ -12,7 +12,7 @@ def make_index(dimensions: int) -> str:
         cursor = await conn.execute("SELECT operations.embedding_index(%s, true)", [dimensions])
         [statement] = await cursor.fetchone() or [None]
         if statement is None:
-            raise CommandError("this database has no extension vector: similarity search is exact and needs no index")
+            raise Failed("this database has no extension vector: similarity search is exact and needs no index")
         name = f"ix_data_records_embedding_{dimensions}"
         cursor = await conn.execute(
             "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [f"operations.{name}"]

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from cli.addresses import addresses
 from cli.connection import connected
-from cli.errors import CommandError
 from cli.output import status_text
 from config.settings import load
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.operate.known import check_stage, job_models
+from workers.runtime.refusals import Failed
 from workers.runtime.store.intervene import cancel, retry
 from workers.runtime.store.read import (
     JobFilter,
@@ -43,10 +43,10 @@ def listed(wanted: JobFilter, *, limit: int, after: UUID | None) -> list[JobView
 
 
 async def existing(conn: Raw, job_id: UUID) -> JobView:
-    """Return one job or raise CommandError."""
+    """Return one job or raise Failed."""
     job = await get_job(conn, job_id)
     if job is None:
-        raise CommandError(f"job {job_id} does not exist (any more)")
+        raise Failed(f"job {job_id} does not exist (any more)")
     return job
 
 
@@ -55,7 +55,7 @@ async def inspect(conn: Raw, job_id: UUID) -> tuple[JobView | None, dict[str, An
     job = await get_job(conn, job_id)
     transitions = await history(conn, job_id, table=job.table_name if job else None)
     if job is None and not transitions:
-        raise CommandError(f"job {job_id} does not exist (any more)")
+        raise Failed(f"job {job_id} does not exist (any more)")
     return job, await _own_values(conn, job) if job else {}, transitions
 
 

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cli.errors import WrongUsageError
+from workers.runtime.refusals import Refusal, quoted
 from workers.runtime.undecodable import Undecodable
-from workers.runtime.wording import quoted
 
 # In the place of an age that is none.
 UNKNOWN = "?"
@@ -21,7 +20,7 @@ def parse_age(text: str) -> timedelta:
     """Return the duration that ``text`` names: a number with s, m, h, d or w."""
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
     if found is None:
-        raise WrongUsageError(f"age must be a number with s, m, h, d or w, such as 10m, got {quoted(text)}")
+        raise Refusal(f"age must be a number with s, m, h, d or w, such as 10m, got {quoted(text)}")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -30,7 +29,7 @@ def parse_time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text.strip()).astimezone()
     except (ValueError, OverflowError):
-        raise WrongUsageError(f"time must be ISO 8601, such as 2030-01-31T08:00, got {quoted(text)}") from None
+        raise Refusal(f"time must be ISO 8601, such as 2030-01-31T08:00, got {quoted(text)}") from None
 
 
 def parse_payload(text: str) -> dict[str, Any]:
@@ -42,16 +41,16 @@ def parse_payload(text: str) -> dict[str, Any]:
     try:
         payload = json.loads(text, parse_constant=_no_number, parse_float=_number)
     except _NoNumberError as error:
-        raise WrongUsageError(f"{where} is not JSON: {error.args[0]} is no number that JSON has") from None
+        raise Refusal(f"{where} is not JSON: {error.args[0]} is no number that JSON has") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise WrongUsageError(f"{where} is not JSON: {error.msg} at {place}") from None
+        raise Refusal(f"{where} is not JSON: {error.msg} at {place}") from None
     except ValueError:  # Python's own bound for the digits of an integer
-        raise WrongUsageError(f"{where} has a number of too many digits") from None
+        raise Refusal(f"{where} has a number of too many digits") from None
     except RecursionError:
-        raise WrongUsageError(f"{where} is nested too deeply") from None
+        raise Refusal(f"{where} is nested too deeply") from None
     if not isinstance(payload, dict):
-        raise WrongUsageError(f"{where} must be a JSON object, got {quoted(text)}")
+        raise Refusal(f"{where} must be a JSON object, got {quoted(text)}")
     return payload
 
 
@@ -72,9 +71,9 @@ def _content(name: str) -> str:
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
-        raise WrongUsageError(f"payload file {name!r} cannot be read: {error.strerror}") from None
+        raise Refusal(f"payload file {name!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise WrongUsageError(f"payload file {name!r} is not UTF-8") from None
+        raise Refusal(f"payload file {name!r} is not UTF-8") from None
 
 
 def duration(span: timedelta | Undecodable | None) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cli.data_dir import LOGS
 from cli.output import remark
-from cli.supervision_status import STATUS_FILE, Status, read_status
 from cli.typed import typed
+from local.data_dir import LOGS
+from local.supervision_status import STATUS_FILE, Status, read_status
 
 if TYPE_CHECKING:
     from config.settings import Settings

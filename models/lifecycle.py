@@ -1,7 +1,7 @@
 """Declare what a job may become: states, steps, legal transitions, and the columns every job table carries.
 
 Room for pure declarations beside the models; it reads nothing, writes nothing and imports nothing of ours but
-the declarative base. The database enforces the same rules (``migrations/lifecycle.py``), and a test compares both.
+the declarative base. The database enforces the same rules (``migrations/kernel``), and a test compares both.
 """
 
 from dataclasses import dataclass, field
@@ -154,7 +154,7 @@ def kernel_indexes(
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
     Alembic compares them by name and columns; their conditions are written by the migration that attaches the
-    lifecycle (``migrations/lifecycle.py``), the only other place that knows these names.
+    lifecycle (``migrations/kernel``), the only other place that knows these names.
     """
     key = (limit_column,) if limit_column else ()
     return (

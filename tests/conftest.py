@@ -5,7 +5,6 @@ Cloning a database costs as much as running twenty tests: those that commit shar
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,13 +17,13 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-import tests.proving.stages  # noqa: F401 - registers the proving stages
-from cli.embedded import EmbeddedServers, throwaway_servers
-from tests.proving.schema import create as create_proving_tables
+import tests.support.proving.stages  # noqa: F401 - registers the proving stages
+from local.embedded import EmbeddedServers, throwaway_servers
+from tests.support.paths import ROOT
+from tests.support.proving.schema import create as create_proving_tables
 from workers.runtime.database import Database, libpq_url
-from workers.runtime.registry import Registry, discover
+from workers.runtime.handler.registry import Registry, discover
 
-ROOT = Path(__file__).parents[1]
 # How long an example takes is the machine's business: a busy one must not fail a property that holds.
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")

@@ -9,7 +9,7 @@ from benchmarks.gristmill import PLAIN, clean, gristmill
 from benchmarks.parts import Bench
 from benchmarks.parts.picking import Picked, measure_picks
 from benchmarks.system import System, wait_for
-from tests.proving.models import LIMIT
+from tests.support.proving.models import LIMIT
 
 KEYED = "proving.keyed_jobs"
 KEYS = 1_000

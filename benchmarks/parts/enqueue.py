@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-import tests.proving.stages  # noqa: F401 - the stages that the Python door knows
+import tests.support.proving.stages  # noqa: F401 - the stages that the Python door knows
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import PLAIN, clean
 from benchmarks.parts import Bench

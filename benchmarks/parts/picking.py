@@ -11,8 +11,8 @@ import psycopg
 from benchmarks.stages import STAGES
 from benchmarks.system import System
 from workers.runtime.database import Database, Raw
-from workers.runtime.dispatcher import LEADER_SESSION, MOST_PER_PASS
-from workers.runtime.registry import Stage
+from workers.runtime.dispatch.dispatcher import LEADER_SESSION, MOST_PER_PASS
+from workers.runtime.handler.registry import Stage
 from workers.runtime.store.dispatch import Window, pick, unmark_exactly
 
 # Room for a whole pass, however many are in flight.

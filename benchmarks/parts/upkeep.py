@@ -8,7 +8,7 @@ from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import PLAIN, clean
 from benchmarks.parts import Bench
 from benchmarks.system import System
-from tests.proving.models import PlainJob
+from tests.support.proving.models import PlainJob
 from workers.runtime.connections import connect, connect_async
 from workers.runtime.store.rescue import prune
 

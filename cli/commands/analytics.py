@@ -6,9 +6,9 @@ from uuid import UUID
 
 import typer
 
-from cli.errors import CommandError
-from cli.output import Json, print_json, print_table, printable, remark, status_text
+from cli.output import Json, print_json, print_table, remark, status_text
 from cli.values import duration, moment
+from workers.runtime.refusals import Failed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def start(
     async def begin(session: "AsyncSession") -> UUID:
         found = await find(session, project)
         if not await are_set(session, found.id):
-            raise CommandError(
+            raise Failed(
                 f"project {found.name!r} has no guidelines; "
                 f"set them with `gristmill projects guidelines {found.name!r} FILE.pdf`"
             )
@@ -129,7 +129,7 @@ def show(
     try:
         found = in_session(lambda session: report(session, job_id, failures=10_000))
     except UnknownAnalysis as error:
-        raise CommandError(str(error)) from None
+        raise Failed(str(error)) from None
     if as_json:
         print_json(found)
     else:

@@ -8,9 +8,9 @@ import typer
 from cli.commands.assessments_import import import_
 from cli.commands.assessments_metrics import metrics
 from cli.commands.assessments_stats import stats
-from cli.errors import WrongUsageError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, remark
 from cli.values import parse_payload
+from workers.runtime.refusals import Refusal, printable
 
 if TYPE_CHECKING:
     from workers.assessment.store.said import Said
@@ -178,10 +178,10 @@ def audit(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = Fals
 def _request(request: str | None, *, server: str | None, type_: str | None, options: str) -> dict[str, Any]:
     if request is not None:
         if server or type_ or options != "{}":
-            raise WrongUsageError("--request is the whole request: leave out --server, --type and --options")
+            raise Refusal("--request is the whole request: leave out --server, --type and --options")
         return parse_payload(request)
     if not server or not type_:
-        raise WrongUsageError("say what to assess: --server and --type, or --request")
+        raise Refusal("say what to assess: --server and --type, or --request")
     return {"serverName": server, "assessmentType": type_, "options": parse_payload(options), "source": "cli"}
 
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import WrongUsageError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, remark
 from cli.values import moment
+from workers.runtime.refusals import Refusal, printable
 
 app = typer.Typer(help="List, show and replay the messages that the Celery door refused.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def list_(
 ) -> None:
     """List the refused messages, newest first; messages of one content are one, with how often it came."""
     from cli.session import in_session
-    from workers.runtime.dead_letters import list_dead
+    from workers.runtime.operate.dead_letters import list_dead
 
     rows = in_session(
         lambda session: session.run_sync(lambda sync: list_dead(sync, with_replayed=everything, limit=limit))
@@ -48,7 +48,7 @@ def _reason(reason: str, job_id: object) -> str:
 def show(message: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
     """Show one refused message with what it brought. ID may be the beginning of one."""
     from cli.session import in_session
-    from workers.runtime.dead_letters import show_dead
+    from workers.runtime.operate.dead_letters import show_dead
 
     row = in_session(lambda session: session.run_sync(lambda sync: show_dead(sync, message)))
     if as_json:
@@ -86,9 +86,9 @@ def replay(
     Exits 1 if one was refused again or cannot be replayed.
     """
     if bool(messages) == everything:
-        raise WrongUsageError("name the messages to replay, or --all")
+        raise Refusal("name the messages to replay, or --all")
     from cli.session import in_session
-    from workers.runtime.dead_letters import replay_dead
+    from workers.runtime.operate.dead_letters import replay_dead
 
     done = in_session(
         lambda session: session.run_sync(lambda sync: replay_dead(sync, None if everything else messages))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import WrongUsageError
+from workers.runtime.refusals import Refusal
 
 
 def demo(
@@ -29,6 +29,6 @@ def demo(
 
     if clean:
         if profiles is not None or keep:
-            raise WrongUsageError("--clean only removes: leave out --profiles and --keep")
+            raise Refusal("--clean only removes: leave out --profiles and --keep")
         return remove(load())
     return run(load(), profiles, keep=keep)

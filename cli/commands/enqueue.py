@@ -26,7 +26,7 @@ def enqueue(
 ) -> int:
     """Enqueue one job and print its id."""
     values, due_at = parse_payload(payload), parse_time(at) if at else None
-    from workers.runtime.registry import discover
+    from workers.runtime.handler.registry import discover
 
     _ = discover()[stage]  # an unknown stage is said before anything is connected
     from cli.addresses import addresses

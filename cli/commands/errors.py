@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands.jobs_options import Stage
-from cli.output import Json, print_json, printable, remark
+from cli.output import Json, print_json, remark
 from cli.values import moment
+from workers.runtime.refusals import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

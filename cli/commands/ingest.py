@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.errors import CommandError, WrongUsageError
-from cli.output import Json, print_json, printable, remark
+from cli.output import Json, print_json, remark
+from workers.runtime.refusals import Failed, Refusal, printable
 
 if TYPE_CHECKING:
     from cli.ingesting import HandedIn
@@ -49,7 +49,7 @@ def ingest(
 ) -> int:
     """Make records of a file's rows, each once, and embed them; tell which were skipped and why."""
     if type_.lower() not in TYPES:
-        raise WrongUsageError(f"--type must be task or feedback, got {type_!r}")
+        raise Refusal(f"--type must be task or feedback, got {type_!r}")
     mapping = _mapping(map_ or [])
     reading = _reading(encoding=encoding, delimiter=delimiter, quote=quote, skip_rows=skip_rows)
     if dry_run:
@@ -91,7 +91,7 @@ def _reading(**said: Any) -> dict[str, Any]:
     try:
         return checked(said)
     except ValueError as error:
-        raise WrongUsageError(f"--{str(error).replace('skip_rows', 'skip-rows', 1)}") from None
+        raise Refusal(f"--{str(error).replace('skip_rows', 'skip-rows', 1)}") from None
 
 
 def _dry_run(file: Path, *, strict: bool, as_json: bool, **how: Any) -> int:
@@ -109,11 +109,11 @@ def _dry_run(file: Path, *, strict: bool, as_json: bool, **how: Any) -> int:
 
 
 def _require_sound(file: Path, **how: Any) -> None:
-    """Raise CommandError before anything is saved where the file itself is what --strict refuses."""
+    """Raise Failed before anything is saved where the file itself is what --strict refuses."""
     from cli.previewing import file_name, look_through, worst
 
     if problems := worst(look_through(file, **how)):
-        raise CommandError(f"{file_name(file)}: {'; '.join(problems)}; nothing was saved, because of --strict")
+        raise Failed(f"{file_name(file)}: {'; '.join(problems)}; nothing was saved, because of --strict")
 
 
 def _strictly(problems: list[str]) -> int:
@@ -147,8 +147,8 @@ def _mapping(given: list[str]) -> dict[str, str]:
     for one in given:
         field, equals, column = one.partition("=")
         if not equals or not field.strip():
-            raise WrongUsageError(f"--map must be FIELD=COLUMN, such as content=prompt, got {one!r}")
+            raise Refusal(f"--map must be FIELD=COLUMN, such as content=prompt, got {one!r}")
         if field.strip() in mapping:
-            raise WrongUsageError(f"--map names {field.strip()!r} twice")
+            raise Refusal(f"--map names {field.strip()!r} twice")
         mapping[field.strip()] = column
     return mapping

@@ -12,10 +12,9 @@ from cli.commands.jobs_again import again
 from cli.commands.jobs_change import cancel, retry
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.completing import job_ids
-from cli.errors import CommandError
-from cli.output import Json, plain, print_json, print_table, printable, remark, status_text
+from cli.output import Json, plain, print_json, print_table, remark, status_text
 from cli.values import duration, moment
-from workers.runtime.wording import cut
+from workers.runtime.refusals import Failed, cut, printable
 
 if TYPE_CHECKING:
     from workers.runtime.store.read import JobView, TransitionView
@@ -141,7 +140,7 @@ def verify(stage: Stage = None, as_json: Json = False) -> int:
         _print_checks(checks)
     if violations:
         suspects = ", ".join(str(job_id) for check in checks for job_id in check.suspects)
-        raise CommandError(f"{violations} violations; jobs: {suspects}")
+        raise Failed(f"{violations} violations; jobs: {suspects}")
     return 0
 
 

@@ -6,11 +6,11 @@ from uuid import UUID
 import typer
 
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
-from cli.errors import CommandError, WrongUsageError
 from cli.output import Json, print_json
+from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
-    from workers.runtime.again import Repeated
+    from workers.runtime.operate.again import Repeated
     from workers.runtime.store.read import JobFilter
 
 JobIds = Annotated[
@@ -37,13 +37,13 @@ def again(
     """
     filters = {"stage": stage, "status": status, "older_than": older_than, "error": error}
     if not job_ids and not any(filters.values()):
-        raise WrongUsageError("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
+        raise Refusal("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
     done = _run(wanted(**filters, ids=job_ids or None), reason=reason, dry_run=dry_run)
     _print(done, dry_run=dry_run, as_json=as_json)
     if done.refused and job_ids:
         first, why = next(iter(done.refused.items()))
         more = f" (and {len(done.refused) - 1} more)" if len(done.refused) > 1 else ""
-        raise CommandError(f"job {first} {why}{more}")
+        raise Failed(f"job {first} {why}{more}")
     return 0
 
 
@@ -53,9 +53,9 @@ def _run(selected: "JobFilter", *, reason: str, dry_run: bool) -> "Repeated":
     from cli.addresses import addresses
     from cli.connection import connected, opened
     from config.settings import load
-    from workers.runtime.again import again as enqueue_again
+    from workers.runtime.handler.registry import discover
+    from workers.runtime.operate.again import again as enqueue_again
     from workers.runtime.operate.known import check_stage
-    from workers.runtime.registry import discover
 
     url = addresses(load()).database_url
 

@@ -7,8 +7,8 @@ import typer
 
 from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
 from cli.completing import job_ids
-from cli.errors import CommandError, WrongUsageError
 from cli.output import Json
+from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from cli.selection import Change
@@ -76,7 +76,7 @@ def _change(
     from cli.selection import Changed, apply
 
     if not job_ids and not any(filters.values()):
-        raise WrongUsageError("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
+        raise Refusal("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
     selected = wanted(**filters, ids=job_ids or None)
     with Report(change.done, dry_run=dry_run, ids=ids, as_json=as_json) as report:
         changed = Changed(report.page)
@@ -88,5 +88,5 @@ def _change(
         report.end(changed, reasons=not job_ids)
     if changed.first and job_ids:
         more = f" (and {changed.refused.total() - 1} more)" if changed.refused.total() > 1 else ""
-        raise CommandError(f"job {changed.first[0]} {changed.first[1]}{more}")
+        raise Failed(f"job {changed.first[0]} {changed.first[1]}{more}")
     return 0

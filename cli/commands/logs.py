@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.completing import roles
-from cli.errors import WrongUsageError
-from cli.output import Json, print_json, printable
+from cli.output import Json, print_json
+from workers.runtime.refusals import Refusal, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cli.logs import Line
+    from local.logs import Line
 
 
 def logs(
@@ -28,15 +28,15 @@ def logs(
 
     The logs lie in the data folder, for its owner alone. Past 10 MB a log begins anew and the former one is kept.
     """
-    from cli.logs import chosen, last_lines
-    from cli.logs import follow as keep_reading
     from cli.whereabouts import logs_folder
     from config.settings import load
+    from local.logs import chosen, last_lines
+    from local.logs import follow as keep_reading
 
     folder = logs_folder(load())
     if follow:
         if as_json:
-            raise WrongUsageError("--json shows what is there: leave out --follow")
+            raise Refusal("--json shows what is there: leave out --follow")
         _print(keep_reading(folder, role, lines=lines), named=role is None or len(chosen(folder, role)) > 1)
         return
     names = chosen(folder, role)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import WrongUsageError
 from cli.output import Json, print_json, print_table
+from workers.runtime.refusals import Refusal
 
 if TYPE_CHECKING:
-    from cli.revisions import Position
+    from migrations.revisions import Position
 
 
 def migrate(
@@ -27,17 +27,17 @@ def migrate(
 ) -> None:
     """Bring the database's schema to this release, or to one revision. Run it as the tables' owner."""
     from cli.addresses import addresses
-    from cli.schema import move
     from config.settings import load
+    from migrations.upgrade import move
 
     if urls is not None and not roles:
-        raise WrongUsageError("--urls says where --roles keeps URLs: give both")
+        raise Refusal("--urls says where --roles keeps URLs: give both")
     settings = load()
     database_url = addresses(settings).database_url
     before, after = move(database_url, to)
     logins = []
     if roles:
-        from cli.logins import FOLDER, make_logins
+        from local.logins import FOLDER, make_logins
 
         logins = make_logins(database_url, urls or settings.data_dir / FOLDER)
     if as_json:

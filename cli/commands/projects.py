@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import WrongUsageError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, remark
 from cli.values import moment
+from workers.runtime.refusals import Refusal, printable
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -148,7 +148,7 @@ def remove(
         found = await find(session, project)
         records = await count(session, found.id)
         if not yes:
-            raise WrongUsageError(f"project {found.name!r} has {records} records; say --yes to delete them with it")
+            raise Refusal(f"project {found.name!r} has {records} records; say --yes to delete them with it")
         await delete(session, found)
         return found.name, records
 
@@ -163,7 +163,7 @@ def _tell_of(pdf: bytes) -> None:
     from workers.analytics.guidelines import without_text
     from workers.analytics.passages import empty_pages
     from workers.analytics.pdf import extracted
-    from workers.runtime.errors import Permanent
+    from workers.runtime.handler.errors import Permanent
 
     try:
         pages = asyncio.run(extracted(pdf))
@@ -178,4 +178,4 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise WrongUsageError(f"file {str(file)!r} cannot be read: {error.strerror}") from None
+        raise Refusal(f"file {str(file)!r} cannot be read: {error.strerror}") from None

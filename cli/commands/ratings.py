@@ -6,9 +6,9 @@ from uuid import UUID
 
 import typer
 
-from cli.errors import CommandError, WrongUsageError
 from cli.output import Json, print_json, print_table, remark
 from cli.values import moment
+from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,9 +37,9 @@ def add(
     try:
         rating = in_session(lambda session: rate(session, record, user, realism=realism, quality=quality))
     except RatingError as error:
-        raise WrongUsageError(str(error)) from None
+        raise Refusal(str(error)) from None
     except UnratableRecord as error:
-        raise CommandError(str(error)) from None
+        raise Failed(str(error)) from None
     if as_json:
         print_json({"id": rating, "record_id": record, "user": user, "realism": realism, "quality": quality})
     else:

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import typer
 
-from cli.errors import CommandError, WrongUsageError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, remark
 from cli.values import moment
+from workers.runtime.refusals import Failed, Refusal, printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -141,7 +141,7 @@ def review(
     async def note(session: "AsyncSession") -> set[UUID]:
         done = await store.review(session, records, reviewer=by, is_category_correct=category_correct)
         if missing := [str(id_) for id_ in records if id_ not in done]:
-            raise CommandError(f"records {', '.join(missing)} do not exist (any more); none was changed")
+            raise Failed(f"records {', '.join(missing)} do not exist (any more); none was changed")
         return done
 
     done = in_session(note)
@@ -168,7 +168,7 @@ def export(
     With their verdicts, the numbers and means of people's and of models' ratings, and what made their vectors.
     """
     if not force and file.is_file():
-        raise WrongUsageError(f"{file} is there already; --force writes it anew")
+        raise Refusal(f"{file} is there already; --force writes it anew")
     from cli.likeness import likeness
     from cli.session import in_session
     from workers.ingestion.export import export as write
@@ -224,7 +224,7 @@ def _opened(file: Path) -> Iterator[TextIO]:
             yield into
         partial.replace(file)
     except OSError as error:
-        raise CommandError(f"{file} cannot be written: {error.strerror}") from None
+        raise Failed(f"{file} cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.addresses import required
-from cli.errors import WrongUsageError
+from workers.runtime.refusals import Refusal
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -20,7 +20,7 @@ def worker(
 ) -> int:
     """Run jobs of the given queues."""
     settings = _settings(worker={"queues": queues} if queues else None)
-    from workers.runtime.registry import discover
+    from workers.runtime.handler.registry import discover
 
     registry = discover()  # a broken handler is told at once, whatever the servers do
     urls = _ready(settings)
@@ -29,7 +29,7 @@ def worker(
 
     known = queue_names(registry)
     if unknown := sorted(set(settings.worker.queues) - set(known)):
-        raise WrongUsageError(f"queues must be among {', '.join(known)}, got {', '.join(unknown)}")
+        raise Refusal(f"queues must be among {', '.join(known)}, got {', '.join(unknown)}")
     options = WorkerOptions(
         **urls,
         queues=settings.worker.queues or tuple(known),
@@ -52,7 +52,7 @@ def worker(
 def dispatcher() -> int:
     """Give due jobs to the workers. Any number may run; one leads."""
     settings = _settings()
-    from workers.runtime.registry import discover
+    from workers.runtime.handler.registry import discover
 
     registry = discover()
     urls = _ready(settings)
@@ -70,7 +70,7 @@ def dispatcher() -> int:
 def beat() -> int:
     """Fire the schedules. Any number may run; each time fires once."""
     settings = _settings()
-    from workers.runtime.registry import discover
+    from workers.runtime.handler.registry import discover
 
     registry = discover()
     urls = _ready(settings)
@@ -89,7 +89,7 @@ def flower() -> int:
     """Show jobs and workers in Flower."""
     settings = _settings()
     redis_url = required(settings, "redis_url")
-    from workers.runtime.registry import discover
+    from workers.runtime.handler.registry import discover
 
     registry = discover()
     from cli.readiness import wait_for_redis

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cli.errors import WrongUsageError
-from cli.output import Json, print_json, print_table, printable, remark
+from cli.output import Json, print_json, print_table, remark
 from cli.values import moment, parse_payload
+from workers.runtime.refusals import Refusal, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy.orm import Session
 
-    from workers.runtime.registry import Registry
-    from workers.runtime.scheduling import ScheduleView
+    from workers.runtime.handler.registry import Registry
+    from workers.runtime.operate.schedules import ScheduleView
 
 app = typer.Typer(help="List, show, add, edit, pause, resume, run and remove schedules.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ CatchUp = Annotated[
 def _use(case: "Callable[[Session, Registry], T]") -> T:
     """Return what a use-case of schedules returns, in one transaction."""
     from cli.session import in_session
-    from workers.runtime.registry import discover
+    from workers.runtime.handler.registry import discover
 
     registry = discover()
     return in_session(lambda session: session.run_sync(lambda sync: case(sync, registry)))
@@ -45,7 +45,7 @@ def _use(case: "Callable[[Session, Registry], T]") -> T:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List every schedule with its last and next time; below, why one is refused and what clock changes do."""
-    from workers.runtime.scheduling import list_schedules
+    from workers.runtime.operate.schedules import list_schedules
 
     rows = _use(list_schedules)
     if as_json:
@@ -75,7 +75,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(name: Name, as_json: Json = False) -> None:
     """Show NAME with its payload, its newest firings, why it is refused and what clock changes do to it."""
-    from workers.runtime.scheduling import show_schedule
+    from workers.runtime.operate.schedules import show_schedule
 
     row, ticks = _use(lambda session, registry: show_schedule(session, registry, name))
     if as_json:
@@ -118,9 +118,9 @@ def add(
 ) -> None:
     """Add a schedule: a job of --stage, or a maintenance --action, at each time of --cron."""
     if cron is None:
-        raise WrongUsageError("a schedule needs --cron")
+        raise Refusal("a schedule needs --cron")
     given = _given(cron=cron, stage=stage, payload=payload, action=action, timezone=timezone, catch_up=catch_up)
-    from workers.runtime.scheduling import NewSchedule, add_schedule
+    from workers.runtime.operate.schedules import NewSchedule, add_schedule
 
     _say(_use(lambda session, registry: add_schedule(session, registry, NewSchedule(name=name, **given))), "is added")
 
@@ -139,12 +139,12 @@ def edit(
     """Change what is given of NAME. Times that passed before the change do not fire."""
     given = _given(cron=cron, stage=stage, payload=payload, action=action, timezone=timezone, catch_up=catch_up)
     if not given:
-        raise WrongUsageError("name at least one thing to change; `gristmill schedules edit -h` lists them")
+        raise Refusal("name at least one thing to change; `gristmill schedules edit -h` lists them")
     # What it did before gives way to what it shall do.
     for one, other in (("stage", "action"), ("action", "stage")):
         if one in given and other not in given:
             given |= {other: None} | ({"payload": {}} if one == "action" else {})
-    from workers.runtime.scheduling import edit_schedule
+    from workers.runtime.operate.schedules import edit_schedule
 
     _say(_use(lambda session, registry: edit_schedule(session, registry, name, given)), "is changed")
 
@@ -152,7 +152,7 @@ def edit(
 @app.command()
 def pause(name: Name) -> None:
     """Fire NAME no more until it is resumed."""
-    from workers.runtime.scheduling import switch_schedule
+    from workers.runtime.operate.schedules import switch_schedule
 
     _use(lambda session, registry: switch_schedule(session, registry, name, enabled=False))
     print(printable(f"{name} is paused"))
@@ -161,7 +161,7 @@ def pause(name: Name) -> None:
 @app.command()
 def resume(name: Name) -> None:
     """Fire NAME again from now on; times that passed while it was paused are not made up."""
-    from workers.runtime.scheduling import switch_schedule
+    from workers.runtime.operate.schedules import switch_schedule
 
     _say(_use(lambda session, registry: switch_schedule(session, registry, name, enabled=True)), "is enabled")
 
@@ -169,7 +169,7 @@ def resume(name: Name) -> None:
 @app.command()
 def run(name: Name, as_json: Json = False) -> None:
     """Run NAME now, whatever its times: enqueue its job and print the id, or do its action and tell what it did."""
-    from workers.runtime.scheduling import enqueue_now
+    from workers.runtime.operate.schedules import enqueue_now
 
     done = _use(lambda session, registry: enqueue_now(session, registry, name))
     changed = _act(done) if isinstance(done, str) else None
@@ -187,7 +187,7 @@ def run(name: Name, as_json: Json = False) -> None:
 @app.command()
 def remove(name: Name) -> None:
     """Delete NAME with the record of its times. A default one comes back when a beat starts: pause those."""
-    from workers.runtime.scheduling import remove_schedule
+    from workers.runtime.operate.schedules import remove_schedule
 
     _use(lambda session, _: remove_schedule(session, name))
     print(printable(f"{name} is removed"))
@@ -220,7 +220,7 @@ def _act(action: str) -> "Mapping[str, int]":
     from cli.session import in_database
     from config.logging import configure
     from config.settings import load
-    from workers.runtime.maintenance import actions, run_action
+    from workers.runtime.beat.maintenance import actions, run_action
 
     settings = load()
     configure(settings.log_format, "WARNING")  # the caller tells what was done

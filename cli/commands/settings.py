@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import WrongUsageError
 from cli.output import Json, print_json, print_table, remark
 from cli.values import moment
+from workers.runtime.refusals import Refusal
 
 if TYPE_CHECKING:
     from workers.operations.keyring import Keyring
@@ -105,7 +105,7 @@ def _values(words: list[str]) -> dict[str, str]:
         key, given, value = word.partition("=")
         require_known(key)
         if key in values:
-            raise WrongUsageError(f"{key} is given twice")
+            raise Refusal(f"{key} is given twice")
         values[key] = _in_the_open(key, value) if given else _read(key)
     return values
 
@@ -115,7 +115,7 @@ def _in_the_open(key: str, value: str) -> str:
     from workers.operations.system_settings import require_known
 
     if require_known(key).secret:
-        raise WrongUsageError(f"{key} is a secret: leave its value out, it is read from standard input")
+        raise Refusal(f"{key} is a secret: leave its value out, it is read from standard input")
     return value
 
 
@@ -136,5 +136,5 @@ def _asked(key: str) -> str:
 
     value = getpass.getpass(f"{key}: ")
     if not value:
-        raise WrongUsageError(f"{key} must have a value")
+        raise Refusal(f"{key} must have a value")
     return value

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import typer
 
-from cli.errors import CommandError, WrongUsageError
 from cli.output import Json, print_json, print_table, remark
 from cli.words import OFFLINE_EMBEDDER, WORDS
+from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -35,9 +35,9 @@ def similar(
     provider they are feature hashes: those compare words, not meanings.
     """
     if (text is None) == (record is None):
-        raise WrongUsageError("say what to compare with: a TEXT or --record ID")
+        raise Refusal("say what to compare with: a TEXT or --record ID")
     if text is not None and not text.strip():
-        raise WrongUsageError("TEXT must not be empty")
+        raise Refusal("TEXT must not be empty")
     from cli.session import in_session
     from workers.operations.projects import find
     from workers.operations.records import as_category, as_type
@@ -59,7 +59,7 @@ def similar(
     try:
         found = in_session(question)
     except search.NotComparable as error:
-        raise CommandError(str(error)) from None
+        raise Failed(str(error)) from None
     if as_json:
         print_json([_plain(match) for match in found])
     elif found:
@@ -86,7 +86,7 @@ def _embedded(text: str) -> "Vector":
     from cli.provider import provider
     from config.logging import configure
     from config.settings import load
-    from workers.runtime.errors import Permanent, RateLimited, Retryable
+    from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
     from workers.vectorization.similar import Vector
 
     settings = load()
@@ -103,7 +103,7 @@ def _embedded(text: str) -> "Vector":
     try:
         return asyncio.run(ask())
     except (Permanent, RateLimited, Retryable) as error:
-        raise CommandError(f"the text cannot be embedded: {error}") from None
+        raise Failed(f"the text cannot be embedded: {error}") from None
 
 
 def _plain(match: "Match") -> dict[str, object]:

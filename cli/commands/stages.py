@@ -7,7 +7,7 @@ import typer
 from cli.completing import stages
 from cli.output import Json, print_json, print_table
 
-app = typer.Typer(help="Show every stage; pause and resume them.")
+app = typer.Typer(help="Show every stage with its counts, oldest wait and rate; pause and resume them.")
 
 StageName = Annotated[str, typer.Argument(metavar="STAGE", autocompletion=stages)]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import CommandError
 from cli.output import Json, print_json, print_table, remark
 from cli.typed import DATA_DIR, program, typed
+from workers.runtime.refusals import Failed
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -26,8 +26,8 @@ def up(
 
     Ctrl-C drains; pressed again, it cuts running jobs short (they run again later).
     """
-    from cli.system import flower_port_for, run, start_detached
     from config.settings import load
+    from local.system import flower_port_for, run, start_detached
 
     settings = load()
     if detach:
@@ -46,9 +46,9 @@ def up(
 
 def down() -> None:
     """Stop what runs here: drain the workers, then end the rest. Data stays."""
-    from cli.supervision_status import stop_supervisor
     from cli.whereabouts import find, shown
     from config.settings import load
+    from local.supervision_status import stop_supervisor
 
     settings = load()
     # Two drains of grace + 5 s and 5 s, then the servers' own clean stop.
@@ -58,7 +58,7 @@ def down() -> None:
         print("stopped")
     elif other := find(settings, say=False):  # what a person stops, they name
         where = f"{DATA_DIR}={shlex.quote(shown(other.data_dir))} {program()} down"
-        raise CommandError(f"nothing runs in {shown(settings.data_dir)}; stop the system that does with `{where}`")
+        raise Failed(f"nothing runs in {shown(settings.data_dir)}; stop the system that does with `{where}`")
     else:
         print(f"nothing runs in {shown(settings.data_dir)}")
 
@@ -78,7 +78,7 @@ def status(
         if as_json:
             print_json({"state": "stopped", "roles": [], "data_dir": str(settings.data_dir), **dict.fromkeys(_URLS)})
             return 1
-        raise CommandError(nothing_runs(settings))
+        raise Failed(nothing_runs(settings))
     data_dir, found = running
     urls = {name: found.urls.get(name) for name in _URLS}
     if not show_secrets:
@@ -99,11 +99,11 @@ def status(
 
 
 def _refuse_second(settings: "Settings") -> None:
-    from cli.supervision_status import read_status
+    from local.supervision_status import read_status
 
     running = read_status(settings.data_dir)
     if running is not None:
-        raise CommandError(f"it already runs here as process {running.pid}: see `{typed('status')}`")
+        raise Failed(f"it already runs here as process {running.pid}: see `{typed('status')}`")
 
 
 def _announce(urls: Mapping[str, str]) -> None:

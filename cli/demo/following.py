@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from cli.errors import CommandError
 from cli.steady import SteadyConnection, steady
 from models.lifecycle import Job
 from workers.runtime.database import Raw
+from workers.runtime.refusals import Failed
 from workers.runtime.store.intervene import cancel
 
 STALLED_SECONDS = 120.0
@@ -44,7 +44,7 @@ async def follow(
 ) -> None:
     """Return when ``look`` says that all is done, showing what it sees; given up before, the others are cancelled.
 
-    ``check`` is called at each look and may raise. Raises CommandError if nothing moves for two minutes, with what
+    ``check`` is called at each look and may raise. Raises Failed if nothing moves for two minutes, with what
     the jobs wait for. A restart of Postgres is waited for.
     """
     async with steady(database_url, patience=STALLED_SECONDS) as connection:
@@ -74,7 +74,7 @@ async def _follow(
         show(seen)
         check()
         if loop.time() - moved_at > STALLED_SECONDS:
-            raise CommandError(
+            raise Failed(
                 f"nothing moved for {STALLED_SECONDS:.0f} s; {await connection.ask(lambda conn: _waits(conn, job_ids))}"
             )
         await asyncio.sleep(_LOOK_SECONDS)

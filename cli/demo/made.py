@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
-from cli.data_dir import write_private
-from cli.errors import CommandError
+from local.data_dir import write_private
 from workers.runtime.database import Raw
+from workers.runtime.refusals import Failed
 
 FILE = "demo.json"
 
@@ -34,7 +34,7 @@ class Made:
         except FileNotFoundError:
             return cls(path)
         except (ValueError, TypeError, AttributeError):
-            raise CommandError(f"{path} does not hold what demonstrations have made: mend it, or delete it") from None
+            raise Failed(f"{path} does not hold what demonstrations have made: mend it, or delete it") from None
 
     def add(self, kind: str, ids: Iterable[UUID]) -> None:
         """Remember more of ``kind``: projects, assessments, profiles or jobs."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.demo.profiles import NewProfile
-from cli.errors import WrongUsageError
-from workers.runtime.naming import fault, nfc
-from workers.runtime.wording import cut, quoted
+from workers.runtime.handler.naming import fault, nfc
+from workers.runtime.refusals import Refusal, cut, quoted
 
 MOST = 10_000
 _NAME_CHARACTERS = 500
@@ -27,23 +26,23 @@ class _LineError(Exception):
 
 
 def read(path: Path) -> list[NewProfile]:
-    """Return the profiles in ``path``; raise WrongUsageError naming the file, the line, the field and the rule.
+    """Return the profiles in ``path``; raise Refusal naming the file, the line, the field and the rule.
 
     ``.jsonl``: an object per line with ``name`` and, as ``attributes`` or beside the name, whatever else is known.
     ``.csv``: a header with the column ``name``; the other columns are attributes, empty cells are left out.
     """
     readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_rows}
     if path.suffix.lower() not in readers:
-        raise WrongUsageError(f"{path} must be a .jsonl or .csv file")
+        raise Refusal(f"{path} must be a .jsonl or .csv file")
     text = _text(path)
     try:
         found = [_profile(line, values) for line, values in readers[path.suffix.lower()](text)]
     except _LineError as error:
-        raise WrongUsageError(f"{path}, line {error.line}: {error}") from None
+        raise Refusal(f"{path}, line {error.line}: {error}") from None
     if not found:
-        raise WrongUsageError(f"{path} holds no profile")
+        raise Refusal(f"{path} holds no profile")
     if len(found) > MOST:
-        raise WrongUsageError(f"{path} holds {len(found)} profiles, at most {MOST} are scored at once")
+        raise Refusal(f"{path} holds {len(found)} profiles, at most {MOST} are scored at once")
     return found
 
 
@@ -52,11 +51,9 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise WrongUsageError(
-            f"{path}, line {line}: must be UTF-8, got byte 0x{error.object[error.start]:02x}"
-        ) from None
+        raise Refusal(f"{path}, line {line}: must be UTF-8, got byte 0x{error.object[error.start]:02x}") from None
     except OSError as error:
-        raise WrongUsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise Refusal(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -11,16 +11,16 @@ from sqlalchemy import func, select
 from cli.connection import opened
 from cli.demo.display import progress
 from cli.demo.following import Progress, follow
-from cli.errors import CommandError
 from models.operations import LLM_USER, AnalyticsJob, DataRecord, IngestJob, LikertScore, Project
 from workers.ingestion.enqueue_file import ingest_file
 from workers.operations.projects import get_or_create, set_guidelines
 from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import enqueue
+from workers.runtime.refusals import Failed
 from workers.vectorization.similar import Match, Vector, similar
 
 if TYPE_CHECKING:
-    from workers.runtime.ports import LanguageModel
+    from workers.runtime.handler.ports import LanguageModel
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 FILES: tuple[tuple[str, Literal["TASK", "FEEDBACK"]], ...] = (("tasks.csv", "TASK"), ("feedback.csv", "FEEDBACK"))
@@ -120,7 +120,7 @@ async def _require_completed(database: Database, job_ids: Sequence[UUID]) -> Non
         query = select(IngestJob.error_message).where(IngestJob.id.in_(job_ids), IngestJob.status != "COMPLETED")
         failed = (await session.scalars(query)).first()
     if failed is not None:
-        raise CommandError(f"the sample files were not ingested: {failed}")
+        raise Failed(f"the sample files were not ingested: {failed}")
 
 
 async def _judged(conn: Raw, job_id: UUID) -> Progress:
@@ -150,7 +150,7 @@ async def _outcome(
         analysis = await session.get(AnalyticsJob, analysis_id)
         project = (await session.scalars(select(Project).where(Project.name == name))).one()
         if analysis is None:
-            raise CommandError(f"the analysis of {name!r} was deleted meanwhile")
+            raise Failed(f"the analysis of {name!r} was deleted meanwhile")
         verdict = DataRecord.alignment["verdict"].astext
         counted = select(DataRecord.type, verdict, func.count()).where(DataRecord.project_id == project.id)
         verdicts: dict[str, dict[str, int]] = {}

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 
 from cli.demo.records import FILES, QUESTION, Records
 from cli.demo.report import OFFLINE, OFFLINE_NOTE
-from cli.output import console, printable
+from cli.output import console
 from cli.words import OFFLINE_EMBEDDER, WORDS
 from models.operations import IngestJob
+from workers.runtime.refusals import printable
 from workers.vectorization.similar import Match
 
 _CHARACTERS = 96

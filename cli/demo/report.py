@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from cli.demo.scoring import Scored
 from cli.output import console
-from workers.runtime.wording import cut
+from workers.runtime.refusals import cut
 
 OFFLINE = "offline-rubric-v1"
 OFFLINE_NOTE = "rule-based, not an AI judgement"

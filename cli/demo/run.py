@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from cli.addresses import addresses
 from cli.connection import connected, opened
-from cli.data_dir import LOGS, last_line, make_data_dir, open_log
 from cli.demo.assessing import Assessed, assess, lines
 from cli.demo.display import progress
 from cli.demo.made import Made, remove
@@ -23,16 +22,16 @@ from cli.demo.records import QUESTION, Records, available, take_through
 from cli.demo.records_report import print_records
 from cli.demo.report import Round, print_report
 from cli.demo.scoring import enqueue_round, follow_round, outcome, put_profiles
-from cli.embedded import embedded_servers
-from cli.embedded.ports import choose_port, is_free
-from cli.errors import CommandError
-from cli.output import printable
-from cli.processes import spawn
 from cli.provider import provider
-from cli.supervision_status import read_status, stop_supervisor
-from cli.system import COMMAND, await_running, start_detached
 from cli.typed import typed
 from cli.whereabouts import shown
+from local.data_dir import LOGS, last_line, make_data_dir, open_log
+from local.embedded import embedded_servers
+from local.embedded.ports import choose_port, is_free
+from local.processes import spawn
+from local.supervision_status import read_status, stop_supervisor
+from local.system import COMMAND, await_running, start_detached
+from workers.runtime.refusals import Failed, printable
 from workers.scoring.rubric import DEFAULT_CRITERIA, PACKAGE_PROMPT, render
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ class Demo:
     made: Made
 
     def check(self) -> None:
-        """Raise CommandError if a role fails again and again."""
+        """Raise Failed if a role fails again and again."""
         _check_roles(self.settings.data_dir)
 
     async def score(self, profiles: Sequence[NewProfile], prompt: str) -> tuple[Round, Round]:
@@ -172,12 +171,12 @@ class Demo:
 
 
 def _check_roles(data_dir: Path) -> None:
-    """Raise CommandError if a role fails again and again, with what it said last."""
+    """Raise Failed if a role fails again and again, with what it said last."""
     status = read_status(data_dir)
     for role in status.roles if status else ():
         if role.state == "backing off" and role.restarts >= HOPELESS_RESTARTS:
             log = data_dir.resolve() / LOGS / f"{role.name}.log"
-            raise CommandError(f"{role.name} does not start: {last_line(log, 0)} (log: {log})")
+            raise Failed(f"{role.name} does not start: {last_line(log, 0)} (log: {log})")
 
 
 @contextmanager

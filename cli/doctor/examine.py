@@ -3,8 +3,8 @@
 from cli.addresses import addresses
 from cli.doctor.check import Check
 from cli.doctor.servers import postgres, valkey
-from cli.errors import CommandError
 from config.settings import Settings
+from workers.runtime.refusals import Failed
 
 
 async def examine(settings: Settings, *, quick: bool) -> list[Check]:
@@ -16,7 +16,7 @@ async def examine(settings: Settings, *, quick: bool) -> list[Check]:
         checks += [machine.python(), machine.packages(), machine.handlers(), machine.disk(settings.data_dir)]
     try:
         where = addresses(settings)
-    except CommandError as error:
+    except Failed as error:
         return [*checks, Check("servers", "failed", "no address known", str(error))]
     checks += [check async for check in postgres(where.database_url, quick=quick)]
     if not quick:

@@ -8,8 +8,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from cli.doctor.check import Check, verdict
-from workers.runtime.discovery import BrokenHandlers
-from workers.runtime.registry import discover
+from workers.runtime.handler.discovery import BrokenHandlers
+from workers.runtime.handler.registry import discover
 
 LEAST_FREE_BYTES = 500_000_000
 

@@ -27,8 +27,8 @@ from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
 from workers.operations.refusals import OperationsError
 from workers.operations.system_settings import unreadable
-from workers.runtime.errors import Permanent
-from workers.runtime.wording import cut
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.refusals import cut
 
 OFFLINE = "offline evaluator (rule-based, not an AI judgement)"
 _PROVIDER_SECONDS = 15

@@ -11,10 +11,10 @@ from cli.values import duration, moment
 from config.celery import SYSTEM_QUEUE
 from workers.llm.answering import Answering, told
 from workers.runtime.database import Raw
-from workers.runtime.discovery import BrokenHandlers
+from workers.runtime.handler.discovery import BrokenHandlers
+from workers.runtime.handler.registry import discover
 from workers.runtime.operate.health import BeatHealth, beat_health
 from workers.runtime.operate.workers import WorkerView, list_workers
-from workers.runtime.registry import discover
 from workers.runtime.store.read import dispatcher_seen, slots_by_queue
 from workers.runtime.store.stages import list_stages
 

@@ -6,8 +6,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from cli.complaints import complaint
 from cli.connection import opened
 from cli.doctor.check import Check, verdict
-from workers.runtime.registry import discover
-from workers.runtime.scheduling import refused_schedules
+from workers.runtime.handler.registry import discover
+from workers.runtime.operate.schedules import refused_schedules
 
 
 async def schedules(database_url: str) -> Check:

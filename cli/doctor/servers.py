@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from cli.complaints import complaint
 from cli.doctor.check import Check, verdict
-from cli.revisions import CURRENT, position_of
+from migrations.revisions import CURRENT, position_of
 from workers.runtime.connections import connect_async
 
 OLDEST_POSTGRES = 18

@@ -1,4 +1,1 @@
-"""What revisions call, one module per generation. A released generation is frozen: what changes, changes in a new one.
-
-The first generation is ``migrations/lifecycle.py`` and ``migrations/guards.py``.
-"""
+"""What revisions call, one package per generation. A released generation is frozen: a change needs a new generation."""

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
-from migrations.lifecycle import JobTable, Step, attach_lifecycle, detach_lifecycle
+from migrations.kernel.v1.lifecycle import JobTable, Step, attach_lifecycle, detach_lifecycle
 
 revision = "0002"
 down_revision = "0001"

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from alembic import op
 
-from migrations.lifecycle import JobTable, Step, attach_lifecycle, detach_lifecycle
+from migrations.kernel.v1.lifecycle import JobTable, Step, attach_lifecycle, detach_lifecycle
 
 revision = "0004"
 down_revision = "0003"

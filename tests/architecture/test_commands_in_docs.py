@@ -10,8 +10,8 @@ import pytest
 from typer.main import get_command
 
 from cli.main import app
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "samples" / "README.md", *(ROOT / "docs").glob("*.md")]
 SOURCES = sorted((ROOT / "cli").rglob("*.py"))
 SHOWN = re.compile(r"(?:^|`|\(|= )(?:\.venv/bin/)?gristmill((?: +(?:[^\s`|&;#]+))+)", re.MULTILINE)

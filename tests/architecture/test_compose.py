@@ -17,12 +17,12 @@ from sqlalchemy import make_url
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cli.logins import GROUPS
 from config.celery import SYSTEM_QUEUE
 from config.settings import Settings, describe
-from workers.runtime.registry import discover
+from local.logins import GROUPS
+from tests.support.paths import ROOT
+from workers.runtime.handler.registry import discover
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 ROLES = {name: service for name, service in SERVICES.items() if service["image"] == "gristmill"}

@@ -2,12 +2,12 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-OURS = ("benchmarks", "cli", "config", "gateway", "migrations", "models", "workers")
+from tests.support.paths import ROOT
+
+OURS = ("benchmarks", "cli", "config", "gateway", "local", "migrations", "models", "workers")
 # Other systems that ours is compared with: each connects as its own users do.
 STRANGERS = ("benchmarks/naive.py", "benchmarks/peers/")
 PLACES = {"workers/runtime/connections.py", "workers/runtime/database.py"}

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 import config
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 # A house as small as the contracts allow, with one domain that they have never heard of.
 HOUSE = {
-    "cli/__init__.py": "import config, gateway, migrations, workers.transport",
+    "cli/__init__.py": "import config, gateway, local, migrations, workers.transport",
     "config/__init__.py": "",
-    "gateway/__init__.py": "import models, workers.runtime",
+    "gateway/__init__.py": "import models, workers.runtime.operate",
+    "local/__init__.py": "import config, migrations, workers.runtime",
     "migrations/__init__.py": "",
     "migrations/env.py": "import config, models",
     "migrations/versions/__init__.py": "",
@@ -25,26 +26,45 @@ HOUSE = {
     "workers/__init__.py": "",
     "workers/llm/__init__.py": "import openai, workers.runtime",
     "workers/runtime/__init__.py": "import models",
-    "workers/brewing/__init__.py": "import models, workers.runtime",
+    "workers/runtime/beat/__init__.py": "",
+    "workers/runtime/connections.py": "",
+    "workers/runtime/dispatch/__init__.py": "import workers.runtime.store",
+    "workers/runtime/handler/__init__.py": "",
+    "workers/runtime/operate/__init__.py": "import workers.runtime.store",
+    "workers/runtime/store/__init__.py": "",
+    "workers/runtime/worker/__init__.py": "import workers.runtime.store",
+    "workers/judging/__init__.py": "import workers.runtime.handler",
+    "workers/longrun/__init__.py": "import workers.runtime.handler",
+    "workers/approvals/__init__.py": "import workers.outbound",
+    "workers/outbound/__init__.py": "import workers.runtime",
+    "workers/brewing/__init__.py": "import models, workers.judging, workers.longrun, workers.runtime.handler",
     "workers/scoring/__init__.py": "import models, workers.runtime",
     "workers/transport/__init__.py": "import celery, kombu",
     "workers/transport/app.py": "import config, workers.llm, workers.runtime, workers.scoring",
 }
 VIOLATIONS = [
     ("layers", "models/job.py", "import workers.runtime"),
-    ("layers", "workers/runtime/store.py", "import cli"),
+    ("layers", "workers/runtime/store/rows.py", "import cli"),
+    ("layers", "local/up.py", "import gateway"),
+    ("layers", "workers/judging/ask.py", "import workers.longrun"),
+    ("layers", "workers/outbound/mail.py", "import workers.approvals"),
+    ("layers", "workers/runtime/store/rows.py", "import workers.longrun"),
     ("rooms", "workers/brewing/brew.py", "import workers.scoring"),
     ("rooms", "workers/brewing/brew.py", "import workers.llm"),
-    ("rooms", "workers/runtime/store.py", "import workers.transport"),
+    ("rooms", "workers/runtime/store/rows.py", "import workers.transport"),
     ("rooms", "workers/llm/provider.py", "import workers.scoring"),
+    ("kernel", "workers/brewing/brew.py", "import workers.runtime.store"),
+    ("kernel", "workers/judging/ask.py", "import workers.runtime.operate"),
     ("gateway", "gateway/enqueue.py", "import workers.transport"),
     ("config", "workers/brewing/brew.py", "from config import settings"),
-    ("config", "workers/runtime/store.py", "import config"),
+    ("config", "workers/runtime/store/rows.py", "import config"),
     ("config-alone", "config/settings.py", "import models"),
+    ("config-alone", "config/settings.py", "import local"),
+    ("models-alone", "models/job.py", "import config"),
     ("migrations", "models/job.py", "import migrations"),
     ("revisions", "migrations/versions/0002_next.py", "import models"),
     ("celery", "cli/worker.py", "import celery"),
-    ("celery", "workers/runtime/store.py", "from kombu import Queue"),
+    ("celery", "workers/runtime/store/rows.py", "from kombu import Queue"),
     ("openai", "workers/brewing/brew.py", "import openai"),
 ]
 

@@ -5,8 +5,8 @@ import pytest
 from models import load_all
 from models.lifecycle import PRIORITY_FIRST, PRIORITY_LAST, Job
 from models.runtime import LifecycleDefinition
-from tests.proving.models import KeyedJob, PlainJob, TwoStepJob
-from workers.runtime.maintenance import concrete
+from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob
+from workers.runtime.beat.maintenance import concrete
 from workers.runtime.store.tables import job_table
 
 load_all()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 TARGETS = {"setup", "demo", "test", "check", "up", "down", "bench", "chaos", "fmt", "lock", "clean", "secrets", "help"}
 
 

@@ -13,18 +13,18 @@ from uuid import UUID
 import psycopg
 from redis import Redis
 
-import tests.proving.stages  # noqa: F401 - registers the proving stages
+import tests.support.proving.stages  # noqa: F401 - registers the proving stages
 from tests.chaos.bounds import Measured, allowance
 from tests.chaos.crew import Crew
 from tests.chaos.evidence import Evidence
 from tests.chaos.proxy import Proxy
 from tests.chaos.workload import Workload
 from tests.e2e.system import System, running_system
-from tests.fakes.openai_server import FakeOpenAI
-from tests.proving.models import LIMIT
-from workers.runtime.registry import discover
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.proving.models import LIMIT
+from workers.runtime.handler.registry import discover
 
-# As tests/proving/__main__.py starts the roles, and as workers/runtime/dispatcher.py looks after them.
+# As tests/support/proving/__main__.py starts the roles, and as workers/runtime/dispatch/dispatcher.py looks after them.
 LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
 REDISPATCH_SECONDS = 2.0
 START_SECONDS = 120.0

@@ -15,13 +15,13 @@ import pytest
 
 from models.lifecycle import Job
 from workers.llm import compatible
-from workers.runtime import claims
-from workers.runtime.lane import Item, Lane
-from workers.runtime.runner import Runner
-from workers.runtime.running import Running
-from workers.runtime.settler import Settler
 from workers.runtime.store import claim, dispatch, intervene, rescue, settle
 from workers.runtime.store.tables import JobTable
+from workers.runtime.worker import claims
+from workers.runtime.worker.lane import Item, Lane
+from workers.runtime.worker.runner import Runner
+from workers.runtime.worker.runs import Running
+from workers.runtime.worker.settler import Settler
 from workers.transport import beat
 
 

@@ -20,16 +20,16 @@ from uuid import UUID
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-import tests.proving.stages  # noqa: F401 - registers the proving stages
+import tests.support.proving.stages  # noqa: F401 - registers the proving stages
 from models.lifecycle import Job
 from tests.chaos import queries
 from tests.chaos.calls import HEARS_AGAIN_SECONDS, CalledRun, judge_calls
 from tests.chaos.evidence import Call, Evidence
 from tests.chaos.ticks import Fired, misfired
-from workers.runtime.admission import Limit
+from workers.runtime.beat.maintenance import concrete
 from workers.runtime.database import Raw
-from workers.runtime.maintenance import concrete
-from workers.runtime.registry import Registry, discover
+from workers.runtime.handler.limits import Limit
+from workers.runtime.handler.registry import Registry, discover
 from workers.runtime.store.rescue import DEADLINE_MARGIN
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.verify import verify_history

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
-from cli.embedded import EmbeddedServers
+from local.embedded import EmbeddedServers
 from tests.chaos.sound import Left, Reader, sound_run
 from tests.conftest import create_database, drop_database
-from tests.fakes.openai_server import FakeOpenAI
-from workers.runtime.registry import Registry
+from tests.support.fakes.openai_server import FakeOpenAI
+from workers.runtime.handler.registry import Registry
 
 
 @pytest.fixture(scope="session")

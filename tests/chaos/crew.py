@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from cli.processes import describe_exit
+from local.processes import describe_exit
 from tests.chaos.evidence import LostRun, lost_runs
 from tests.e2e.system import Role, System
 

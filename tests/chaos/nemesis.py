@@ -21,7 +21,7 @@ from tests.chaos.faults import HEALS_SECONDS, Fault, matrix
 from tests.chaos.faults.provider import EVERYDAY
 from tests.chaos.report import Outcome, Wound
 from tests.e2e.system import Role
-from workers.runtime.errors import describe
+from workers.runtime.handler.errors import describe
 
 # What does not heal in its bound is watched for so long; after that the run is broken off.
 GIVEN_UP_SECONDS = 90.0

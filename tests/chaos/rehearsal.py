@@ -18,17 +18,17 @@ from sqlalchemy.pool import NullPool
 from tests.chaos.checker import Report, check
 from tests.chaos.evidence import Evidence, LostRun
 from tests.conftest import sqlalchemy_url
-from tests.fakes.road import FakeRoad
-from tests.fakes.wire import Wire, wire_to
-from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
-from tests.proving.models import LIMIT, KeyedJob, PlainJob
-from tests.proving.stages import Act, perform
-from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
-from workers.runtime.admission import Limit
-from workers.runtime.context import Context, Run
+from tests.support.fakes.road import FakeRoad
+from tests.support.fakes.wire import Wire, wire_to
+from tests.support.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
+from tests.support.proving.models import LIMIT, KeyedJob, PlainJob
+from tests.support.proving.stages import Act, perform
+from tests.support.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
 from workers.runtime.database import Database
-from workers.runtime.outcomes import Outcome
-from workers.runtime.registry import Registry, stage
+from workers.runtime.handler.context import Context, Run
+from workers.runtime.handler.limits import Limit
+from workers.runtime.handler.outcomes import Outcome
+from workers.runtime.handler.registry import Registry, stage
 from workers.runtime.store import intervene, rescue
 from workers.runtime.store.processes import WorkerRow, beat_heart
 from workers.transport import beat

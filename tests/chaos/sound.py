@@ -12,11 +12,11 @@ import psycopg
 from tests.chaos.checker import Report, check
 from tests.chaos.evidence import Evidence
 from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
-from tests.fakes.mill import mill
-from tests.fakes.openai_server import FakeOpenAI
-from tests.waiting import until
+from tests.support.fakes.mill import mill
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.waiting import until
 from workers.llm.provider import build
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
 
 SCORING = "scoring.score"
 Reader = psycopg.AsyncConnection[Any]

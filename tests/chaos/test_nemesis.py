@@ -6,6 +6,7 @@ import pytest
 
 from tests.chaos import nemesis
 from tests.chaos.faults import AREAS, matrix
+from tests.support.paths import ROOT
 
 SEED = 20_261_122
 MINUTES = 2.4
@@ -28,7 +29,7 @@ def test_each_fault_says_what_happens_what_is_promised_and_until_when() -> None:
     faults = matrix().values()
 
     assert all(fault.happens and fault.guarantee and fault.heals_within > 0 for fault in faults)
-    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     rows = {fault.name: f" | {fault.happens} | {fault.guarantee} | {fault.heals_within:g} s |" for fault in faults}
     assert [name for name, row in rows.items() if f"`{name}`" not in page or row not in page] == []
 

@@ -16,12 +16,12 @@ from tests.chaos import bugs
 from tests.chaos.bugs import Bug
 from tests.chaos.checker import Report
 from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
-from tests.fakes.mill import Heard, mill
-from tests.fakes.openai_server import FakeOpenAI
-from tests.kernel import PLAIN
-from tests.waiting import until
+from tests.support.fakes.mill import Heard, mill
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.kernel import PLAIN
+from tests.support.waiting import until
 from workers.llm.provider import build
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
 from workers.runtime.store import dispatch
 
 SCORING = "scoring.score"

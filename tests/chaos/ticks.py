@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from workers.runtime.schedules import PUNCTUAL, next_time
+from workers.runtime.beat.cron import PUNCTUAL, next_time
 
 # A beat that looked and did not fire, because somebody held a row or it died, looks again, or another does, by then.
 LOOKED_AGAIN_WITHIN = timedelta(seconds=30)

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from tests.chaos.evidence import Evidence
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue, enqueue_many
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.tables import job_table
 

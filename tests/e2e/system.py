@@ -26,16 +26,16 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from cli.embedded import EmbeddedServers, throwaway_servers
-from cli.processes import describe_exit, kill_session, spawn
+from local.embedded import EmbeddedServers, throwaway_servers
+from local.processes import describe_exit, kill_session, spawn
 from tests.conftest import migrate, sqlalchemy_url
-from tests.proving.models import PlainJob
-from tests.proving.schema import create as create_proving_tables
+from tests.support.paths import ROOT
+from tests.support.proving.models import PlainJob
+from tests.support.proving.schema import create as create_proving_tables
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue_many
 from workers.runtime.store.intervene import cancel
 
-ROOT = Path(__file__).parents[2]
 TERMINAL = {"completed", "failed", "cancelled"}
 # Generous: the machine is slow and shared. What a test promises about time, it measures by Postgres' clock.
 PATIENCE_SECONDS = 30.0
@@ -137,7 +137,7 @@ class System:
 
     def start(self, kind: str, *, environment: Mapping[str, str] | None = None, **options: Any) -> Role:
         """Start one role that knows the proving stages, and return at once."""
-        return self._start(kind, ["-m", "tests.proving", kind, json.dumps(options)], options, environment)
+        return self._start(kind, ["-m", "tests.support.proving", kind, json.dumps(options)], options, environment)
 
     def start_gristmill(self, kind: str, **environment: str) -> Role:
         """Start one role as ``gristmill`` runs it, with these settings, and return at once."""

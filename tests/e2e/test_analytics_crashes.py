@@ -4,20 +4,20 @@ import base64
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.crashes import Crash, arm
 from tests.e2e.system import System
-from tests.fakes.alignment import record_in
-from tests.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.alignment import record_in
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.paths import SAMPLES
 from workers.runtime.failpoints import Point
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-GUIDELINES = Path(__file__).parents[2] / "samples" / "guidelines.pdf"
+GUIDELINES = SAMPLES / "guidelines.pdf"
 RECORDS = 150
 # The first checkpoint says how many there are, each later one keeps some of them.
 DEATHS: tuple[tuple[Point, int], ...] = (

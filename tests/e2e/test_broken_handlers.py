@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.copied_tree import CopiedTree, copy_tree
+from tests.support.copied_tree import CopiedTree, copy_tree
 
 pytestmark = pytest.mark.e2e
 

@@ -20,9 +20,9 @@ import psycopg
 import pytest
 import redis
 
-from cli.embedded import EmbeddedServers
-from cli.supervision_status import read_status, stop_supervisor
-from cli.system import COMMAND
+from local.embedded import EmbeddedServers
+from local.supervision_status import read_status, stop_supervisor
+from local.system import COMMAND
 
 pytestmark = pytest.mark.e2e
 

@@ -28,7 +28,7 @@ from tests.e2e.crashes import (
     unacknowledged,
 )
 from tests.e2e.system import START_SECONDS, Role, System
-from tests.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.openai_server import FakeOpenAI
 from workers.runtime.failpoints import POINTS, Point
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]

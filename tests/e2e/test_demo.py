@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded import EmbeddedServers
-from cli.supervision_status import read_status, stop_supervisor
-from tests.copied_tree import OURS
+from local.embedded import EmbeddedServers
+from local.supervision_status import read_status, stop_supervisor
+from tests.support.copied_tree import OURS
 
 pytestmark = pytest.mark.e2e
 

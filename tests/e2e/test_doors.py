@@ -13,7 +13,7 @@ from kombu import Connection, Producer
 from redis import Redis
 
 from tests.e2e.system import Role, System
-from tests.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.openai_server import FakeOpenAI
 
 pytestmark = pytest.mark.e2e
 

@@ -14,10 +14,11 @@ import psycopg
 import pytest
 import redis
 
-from cli.embedded import EmbeddedError, EmbeddedServers, embedded_servers, throwaway_servers
-from cli.embedded.home import SHARED_FOLDER
+from local.embedded import EmbeddedError, EmbeddedServers, embedded_servers, throwaway_servers
+from local.embedded.home import SHARED_FOLDER
+from tests.support.paths import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = ROOT
 AS_ROOT = os.geteuid() == 0
 
 
@@ -223,7 +224,7 @@ def test_servers_end_with_a_killed_process_and_start_again_after_it(data_dir: Pa
     script = f"""
 import time
 from pathlib import Path
-from cli.embedded import EmbeddedServers
+from local.embedded import EmbeddedServers
 urls = EmbeddedServers(Path({str(data_dir)!r}), durable=False).start()
 print(urls.database_url, urls.redis_url, flush=True)
 time.sleep(60)
@@ -250,7 +251,7 @@ def test_a_user_without_a_name_is_asked_for_a_database(tmp_path: Path) -> None:
     script = f"""
 import os
 from pathlib import Path
-from cli.embedded import EmbeddedError, EmbeddedServers
+from local.embedded import EmbeddedError, EmbeddedServers
 os.seteuid(54321)
 try:
     EmbeddedServers(Path({str(tmp_path / "data")!r})).start()
@@ -294,7 +295,7 @@ def test_a_platform_without_the_wheels_is_told_what_to_set(tmp_path: Path) -> No
     script = f"""
 import sys
 from pathlib import Path
-from cli.embedded import EmbeddedError, EmbeddedServers
+from local.embedded import EmbeddedError, EmbeddedServers
 sys.path = [entry for entry in sys.path if "site-packages" not in entry]
 sys.path_importer_cache.clear()
 try:

@@ -15,7 +15,7 @@ from workers.transport.worker import FAILED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-# As tests/proving/__main__.py starts workers and dispatchers.
+# As tests/support/proving/__main__.py starts workers and dispatchers.
 LEASE_SECONDS, RESCUE_TICK_SECONDS = 3.0, 1.0
 GRACE_SECONDS = 3.0
 # What a shared, slow machine may add to what Postgres' clock shows.

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from celery import Celery
 
-from cli.embedded.ports import choose_port
+from local.embedded.ports import choose_port
 from tests.e2e.browser import chromium
 from tests.e2e.system import Role, System
 

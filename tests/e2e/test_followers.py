@@ -13,15 +13,15 @@ import pytest
 
 from cli import following, ingesting, watching
 from cli.demo import following as demo
-from cli.embedded import EmbeddedServers, throwaway_servers
 from cli.following import Ended
 from cli.ingesting import Seen
 from cli.steady import steady
-from cli.system import COMMAND
+from local.embedded import EmbeddedServers, throwaway_servers
+from local.system import COMMAND
 from models.assessments import Assessment
 from models.operations import IngestJob
 from tests.conftest import migrate
-from tests.waiting import until
+from tests.support.waiting import until
 from workers.runtime.database import Raw
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.read import JobFilter

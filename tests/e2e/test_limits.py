@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from tests.e2e.system import System, Transition
-from tests.fakes.openai_server import FakeOpenAI
-from tests.proving.models import LIMIT
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.proving.models import LIMIT
 
 pytestmark = pytest.mark.e2e
 

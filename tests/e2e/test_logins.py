@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cli.logins import Login, make_logins
+from local.logins import Login, make_logins
 from tests.e2e.system import Role, System
 
 DENIED = ("permission denied", "row-level security", "InsufficientPrivilege", "must be owner")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded import EmbeddedServers
-from cli.revisions import revisions
-from cli.supervision_status import stop_supervisor
-from tests.copied_tree import ROOT, CopiedTree, copy_tree
+from local.embedded import EmbeddedServers
+from local.supervision_status import stop_supervisor
+from migrations.revisions import revisions
+from tests.support.copied_tree import CopiedTree, copy_tree
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.e2e
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.supervision_status import RoleStatus, Status, SupervisionError, read_status, stop_supervisor
+from local.supervision_status import RoleStatus, Status, SupervisionError, read_status, stop_supervisor
+from tests.support.paths import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = ROOT
 
 # A role that notes its end in a shared file; argv: its name, the file, how it takes SIGTERM.
 ROLE = """
@@ -35,8 +36,8 @@ SUPERVISOR = """
 import os, sys
 from datetime import timedelta
 from pathlib import Path
-from cli.supervision import Role, Supervisor
-from cli.supervision_status import SupervisionError
+from local.supervision import Role, Supervisor
+from local.supervision_status import SupervisionError
 folder, role, manner = sys.argv[1:]
 def make(name, stop_first):
     argv = [sys.executable, "-c", role, name, folder + "/notes", manner if name == "worker" else "willing"]
@@ -189,8 +190,8 @@ def test_a_crashed_server_is_started_again_at_its_address(tmp_path: Path) -> Non
 import sys
 from datetime import timedelta
 from pathlib import Path
-from cli.embedded import throwaway_servers
-from cli.supervision import Supervisor
+from local.embedded import throwaway_servers
+from local.supervision import Supervisor
 with throwaway_servers(postgres=False) as servers:
     with Supervisor(Path({str(tmp_path)!r}), grace=timedelta(0), report=lambda line: print(line, flush=True)) as up:
         up.start([], urls={{"redis_url": servers.urls.redis_url}})

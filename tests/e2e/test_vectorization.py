@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.system import Role, System
-from tests.fakes.embedder import vector_of
-from tests.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.embedder import vector_of
+from tests.support.fakes.openai_server import FakeOpenAI
 from workers.runtime.failpoints import EXIT_CODE, VARIABLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.copied_tree import OURS, PACKAGES, ROOT
+from tests.support.copied_tree import OURS, PACKAGES
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +28,7 @@ UNREACHABLE = (
 IMPORTS = """
 import workers.transport.worker, workers.transport.dispatcher, workers.transport.beat, workers.transport.flower
 import kombu.transport.redis, cli.main
-from workers.runtime.registry import discover
+from workers.runtime.handler.registry import discover
 print(*discover())
 """
 

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from cli.main import main
-from tests.command_line import Gristmill
-from tests.fakes.road import FakeRoad
-from tests.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
-from tests.proving.models import PlainJob
-from tests.proving.stages import Act
+from tests.support.command_line import Gristmill
+from tests.support.fakes.road import FakeRoad
+from tests.support.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
+from tests.support.proving.models import PlainJob
+from tests.support.proving.stages import Act
 from workers.runtime.database import Database
-from workers.runtime.registry import Handler, Registry, Stage, stage
+from workers.runtime.handler.registry import Handler, Registry, Stage, stage
 
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
 StartDispatcher = Callable[..., Awaitable[FakeRoad]]

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from models.lifecycle import Job
 from tests.model.statements import Row, Statements
-from workers.runtime.decisions import Settled
-from workers.runtime.registry import Stage
+from workers.runtime.handler.registry import Stage
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.dispatch import Window
+from workers.runtime.worker.decisions import Settled
 
 
 class Change(NamedTuple):

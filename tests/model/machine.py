@@ -14,9 +14,9 @@ from tests.model.ledger import Entry
 from tests.model.statements import ALL, Defences
 from tests.model.store import Store
 from tests.model.twin import HOUR, Claimed, Twin
-from tests.proving.schema import MODELS
-from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
-from workers.runtime.registry import Registry
+from tests.support.proving.schema import MODELS
+from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+from workers.runtime.handler.registry import Registry
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.dispatch import Window
 

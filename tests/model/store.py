@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from models.lifecycle import Job
 from tests.conftest import sqlalchemy_url
-from tests.proving.schema import MODELS
+from tests.support.proving.schema import MODELS
 from workers.runtime.database import KERNEL_PINS, Database, Raw
 from workers.runtime.enqueue import Enqueued, enqueue_many
 from workers.runtime.store.tables import job_table

@@ -13,7 +13,7 @@ from tests.model.laws import Law
 from tests.model.stand_ins import canonical
 from tests.model.statements import Defences
 from tests.model.world import Around, Bounds, World
-from tests.proving.models import PlainJob, TwoStepJob
+from tests.support.proving.models import PlainJob, TwoStepJob
 
 
 def bounds(default: str) -> Bounds:

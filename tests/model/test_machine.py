@@ -16,8 +16,8 @@ from tests.model.machine import FIRST_STAGES, NOW, OUTCOMES, STAGES, WIDE, WORKE
 from tests.model.statements import Defences
 from tests.model.store import Store
 from tests.model.twin import Twin
-from tests.proving.schema import MODELS
-from workers.runtime.outcomes import Settlement
+from tests.support.proving.schema import MODELS
+from workers.runtime.handler.outcomes import Settlement
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 SETTINGS = settings(

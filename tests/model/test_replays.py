@@ -10,20 +10,20 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from tests.fakes.events import RecordedEvents
-from tests.fakes.wire import wire_to
-from tests.kernel import PLAIN, Jobs
-from tests.proving.llm import NoModel
-from tests.proving.models import PlainJob
-from tests.proving.stages import Act
-from tests.waiting import until
-from workers.runtime.context import Context
+from tests.support.fakes.events import RecordedEvents
+from tests.support.fakes.wire import wire_to
+from tests.support.kernel import PLAIN, Jobs
+from tests.support.proving.llm import NoModel
+from tests.support.proving.models import PlainJob
+from tests.support.proving.stages import Act
+from tests.support.waiting import until
 from workers.runtime.database import Database
-from workers.runtime.outcomes import Complete, Outcome
-from workers.runtime.registry import Registry, stage
-from workers.runtime.runner import Runner
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.registry import Registry, stage
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.rescue import rescue_expired
+from workers.runtime.worker.runner import Runner
 
 
 class DeafWorker:

@@ -10,10 +10,9 @@ from models.lifecycle import Job
 from tests.model.ledger import Change, Entry, Ledger
 from tests.model.statements import ALL, Defences, Row, Statements
 from tests.model.store import LEADER, OPERATOR, SERVICE, Store, Stored
-from tests.proving.schema import MODELS
-from workers.runtime.decisions import Settled, decide
-from workers.runtime.outcomes import Complete, Retry, Settlement
-from workers.runtime.registry import Registry
+from tests.support.proving.schema import MODELS
+from workers.runtime.handler.outcomes import Complete, Retry, Settlement
+from workers.runtime.handler.registry import Registry
 from workers.runtime.store.claim import Ticket, claim, claimed_before, lost_fences, set_progress
 from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
 from workers.runtime.store.intervene import cancel, pause, resume, retry
@@ -21,6 +20,7 @@ from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.settle import settle, settled_by
 from workers.runtime.store.verify import verify_history
+from workers.runtime.worker.decisions import Settled, decide
 
 SLOTS = 4
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)

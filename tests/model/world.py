@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from models.lifecycle import Job, Step
 from tests.model.statements import ALL, Defences, Row, Statements
-from workers.runtime.decisions import Settled, decide
-from workers.runtime.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+from workers.runtime.worker.decisions import Settled, decide
 
 WORKERS = (0, 1)
 DEAD = 2  # the owner that a crash leaves behind: a process nobody hears from

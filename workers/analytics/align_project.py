@@ -22,12 +22,12 @@ from workers.analytics.patience import patiently
 from workers.analytics.pdf import decoded
 from workers.analytics.records import TURN, Scope, Tally, ahead, keep, look_alone, tally, unfinished
 from workers.analytics.retrieval import Asked, Retrieval
-from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.endurance import Outage, TimeIsUp, last_call
-from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable, describe
-from workers.runtime.outcomes import Complete, Outcome, Snooze
-from workers.runtime.registry import stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.endurance import Outage, TimeIsUp, last_call
+from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable, describe
+from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.registry import stage
 
 
 class AlignRequest(BaseModel):

@@ -9,10 +9,10 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from workers.analytics.guidelines import Retrieved
-from workers.runtime.errors import one_line
-from workers.runtime.numbers import no_truth_value
-from workers.runtime.ports import Answer, Message
-from workers.runtime.wording import cut
+from workers.runtime.handler.errors import one_line
+from workers.runtime.handler.numbers import no_truth_value
+from workers.runtime.handler.ports import Answer, Message
+from workers.runtime.refusals import cut
 
 # What a model reads of one record: about 4,000 tokens. The rest is cut off, and both question and result say so.
 RECORD_CHARS = 12_000

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from workers.runtime.ports import EmbeddingLimits
+from workers.runtime.handler.ports import EmbeddingLimits
 
 T = TypeVar("T")
 

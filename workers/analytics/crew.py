@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from workers.analytics.alignment import Judged
-from workers.runtime.errors import InvalidAnswers, RateLimited, Refused, Retryable, describe
+from workers.runtime.handler.errors import InvalidAnswers, RateLimited, Refused, Retryable, describe
 
 CONCURRENCY = 100
 # So many failures alike in a row are the provider's, not the records': before anything went well, and afterwards,

@@ -13,9 +13,9 @@ from models.operations import GuidelinePassage
 from workers.analytics.batches import batches
 from workers.analytics.passages import Passage
 from workers.analytics.patience import patiently
-from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.errors import RateLimited
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.errors import RateLimited
 
 
 @dataclass(frozen=True, slots=True)

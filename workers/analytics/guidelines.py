@@ -14,8 +14,8 @@ from models.operations import Project
 from workers.analytics.document import Document, Extent, Kept, complete
 from workers.analytics.passages import Passage, empty_pages, passages
 from workers.analytics.pdf import extracted
-from workers.runtime.context import Context
-from workers.runtime.errors import Permanent, Retryable
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.errors import Permanent, Retryable
 
 # A million words; a book of 400 pages has 500 passages.
 MOST_PASSAGES = 5_000

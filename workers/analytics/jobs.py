@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import AnalyticsFailure, AnalyticsJob, DataRecord, Project
 from workers.analytics.alignment import VERDICTS
+from workers.runtime.refusals import NotFound
 
 EXCERPT_CHARS = 80
 
@@ -58,11 +59,8 @@ class AnalysisReport:
     failures: Sequence[Failure]
 
 
-class UnknownAnalysis(LookupError):
+class UnknownAnalysis(NotFound):
     """No analysis has that id (any more); the message is one line."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 async def list_analyses(

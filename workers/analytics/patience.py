@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.errors import Permanent, RateLimited, Unavailable
+from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ import tempfile
 import threading
 from typing import Any
 
-from workers.runtime.confined import Exceeded, confined
-from workers.runtime.errors import Permanent
+from workers.runtime.handler.confined import Exceeded, confined
+from workers.runtime.handler.errors import Permanent
 
 # PDFium keeps global state: two threads in it at once crash the process.
 _pdfium = threading.Lock()

@@ -13,19 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, DataRecord, LikertScore
 from workers.analytics.alignment import is_rule_based
-from workers.runtime.naming import Name
-from workers.runtime.wording import refusal
+from workers.runtime.handler.naming import Name
+from workers.runtime.refusals import NotFound, Refusal, first_problem
 
 
-class RatingError(ValueError):
+class RatingError(Refusal, ValueError):
     """The rating cannot be kept; the message is one line that names the field, the rule and the value."""
 
 
-class UnratableRecord(LookupError):
+class UnratableRecord(NotFound):
     """The record to be rated is not there; the message is one line."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def _a_persons(user: str) -> str:
@@ -123,4 +120,4 @@ def _valid(**given: Any) -> Rating:
     try:
         return Rating.model_validate(given)
     except ValidationError as error:
-        raise RatingError(refusal(error, whole="rating")) from None
+        raise RatingError(first_problem(error, whole="rating")) from None

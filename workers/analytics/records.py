@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
 from workers.analytics.alignment import RECORD_CHARS, Judged, Record
 from workers.analytics.crew import Finished
-from workers.runtime.errors import Retryable, failure_of
+from workers.runtime.handler.errors import Retryable, failure_of
 
 PER_PAGE = 128
 # How soon an analysis that waits for its turn looks again.

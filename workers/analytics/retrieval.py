@@ -8,8 +8,8 @@ from workers.analytics.alignment import Record
 from workers.analytics.batches import batches
 from workers.analytics.guidelines import Guidelines, Retrieved, forget
 from workers.analytics.patience import patiently
-from workers.runtime.context import Context
-from workers.runtime.errors import Permanent, Refused, Retryable, describe
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.errors import Permanent, Refused, Retryable, describe
 
 TOP_PASSAGES = 5
 # What stands for a record's meaning where it has no vector of its own yet.

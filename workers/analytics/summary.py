@@ -14,11 +14,11 @@ from models.operations import RECORD_TYPES, Project
 from workers.analytics.alignment import VERDICTS, named, sealed
 from workers.analytics.patience import patiently
 from workers.analytics.records import Scope, spare
-from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.endurance import Outage
-from workers.runtime.errors import Permanent, Retryable, Unavailable, failure_of, one_line
-from workers.runtime.ports import Answer, Message
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.endurance import Outage
+from workers.runtime.handler.errors import Permanent, Retryable, Unavailable, failure_of, one_line
+from workers.runtime.handler.ports import Answer, Message
 
 MOST_CITED, WORST, REASONS = 5, 3, 3
 # A provider that is away for longer than this is waited for, even where only a report is missing.

@@ -12,10 +12,10 @@ from workers.assessment.content import Unkeepable, keepable
 from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk, options_of, perform
 from workers.assessment.request import read
-from workers.runtime.context import Context
-from workers.runtime.errors import Permanent
-from workers.runtime.outcomes import Complete, Outcome
-from workers.runtime.registry import stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.registry import stage
 
 LONGEST_TIMEOUT_SECONDS = 86_400
 

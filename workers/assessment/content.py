@@ -9,7 +9,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 MAX_DEPTH = 64
 # What the numbers of every language hold.

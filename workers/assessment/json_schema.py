@@ -11,8 +11,8 @@ import jsonschema_rs
 from jsonschema_rs import RegexOptions, ValidationError
 
 from workers.assessment.result import SchemaCheck, SchemaError
-from workers.runtime.errors import Permanent, one_line
-from workers.runtime.wording import cut
+from workers.runtime.handler.errors import Permanent, one_line
+from workers.runtime.refusals import cut
 
 ERRORS_LISTED = 100
 MESSAGE_WIDTH = 300

@@ -12,7 +12,7 @@ from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk
 from workers.assessment.result import RULE_BASED, CriterionResult, total, weighted_mean
 from workers.assessment.rubric import Criterion, JudgeOptions, key_of
-from workers.runtime.ports import Answer, Message
+from workers.runtime.handler.ports import Answer, Message
 
 OVERALL_TOLERANCE = 5.0
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from workers.assessment import types
 from workers.assessment.request import AssessmentRequest, validated
 from workers.assessment.result import AssessmentResult
-from workers.runtime.errors import Permanent
-from workers.runtime.ports import LanguageModel
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.handler.ports import LanguageModel
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741 - the options of one type
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from workers.assessment.content import Unkeepable, keepable
-from workers.runtime.errors import Permanent
-from workers.runtime.wording import refusal
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.refusals import first_problem
 
 M = TypeVar("M", bound=BaseModel)
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
@@ -50,4 +50,4 @@ def validated(into: type[M], data: object, *, name: str, prefix: str = "") -> M:
         outermost = len(error.errors(include_url=False)[0]["loc"]) == 1
         known = ", ".join(sorted(one.alias or key for key, one in into.model_fields.items()))
         unknown = f"is none of {known}" if outermost else "is not a member here"
-        raise Permanent(refusal(error, whole=name, unknown=unknown, prefix=prefix)) from None
+        raise Permanent(str(first_problem(error, whole=name, unknown=unknown, prefix=prefix))) from None

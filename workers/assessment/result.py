@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from workers.assessment.numbers import Count, Finite, NoTruthValue
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 # What the offline evaluator writes beside its answers; shown wherever its scores are.
 RULE_BASED = "rule-based, not an AI judgement"

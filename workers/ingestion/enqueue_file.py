@@ -18,8 +18,8 @@ from workers.ingestion.options import Options
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.ingestion.uploads import NAME_LENGTH, PostgresUploads, Uploads
-from workers.runtime import naming
 from workers.runtime.enqueue import Enqueued, enqueue
+from workers.runtime.handler import naming
 
 _STORE: Uploads = PostgresUploads()
 

@@ -23,11 +23,11 @@ from workers.ingestion.refusals import Unreadable
 from workers.ingestion.saving import Busy, hold_project, save
 from workers.ingestion.unwrapping import unwrap
 from workers.ingestion.uploads import PostgresUploads, Uploads
-from workers.runtime.context import Context
-from workers.runtime.endurance import last_call
-from workers.runtime.naming import LongName
-from workers.runtime.outcomes import Complete, Fail, Outcome, Snooze
-from workers.runtime.registry import stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.endurance import last_call
+from workers.runtime.handler.naming import LongName
+from workers.runtime.handler.outcomes import Complete, Fail, Outcome, Snooze
+from workers.runtime.handler.registry import stage
 
 # What a job's source begins with when its records come out of a file.
 FILES = tuple(f"{kind}:" for kind in Kind)

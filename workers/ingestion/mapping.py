@@ -13,7 +13,7 @@ from models.operations import RECORD_TYPES
 from workers.ingestion.blank import is_blank, trimmed
 from workers.ingestion.refusals import Unreadable, listed
 from workers.ingestion.template import Template, is_template
-from workers.runtime.wording import cut, quoted
+from workers.runtime.refusals import cut, quoted
 
 Field = Literal["content", "category", "type", "creator", "creator_id", "creator_name", "creator_email"]
 FIELDS: tuple[Field, ...] = get_args(Field)

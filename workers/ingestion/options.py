@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 MOST_SKIPPED_ROWS = 10_000
 _FIELDS = ("encoding", "delimiter", "quote", "skip_rows")

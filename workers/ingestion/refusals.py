@@ -1,12 +1,14 @@
 """What a file or a request is refused for, each as one clear line."""
 
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import Kind, Refusal, quoted
 
 _MOST_NAMES = 30
 
 
-class Unreadable(ValueError):
+class Unreadable(Refusal, ValueError):
     """The file as a whole cannot be ingested; the line says why and what would mend it."""
+
+    kind = Kind.FAILED
 
 
 def listed(names: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Self
 
 from workers.ingestion.blank import is_blank
 from workers.ingestion.refusals import Unreadable, listed
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 # A doubled brace is a brace.
 _PART = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]*)\}|(?P<lone>[{}])|[^{}]+")

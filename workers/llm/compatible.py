@@ -19,10 +19,10 @@ from workers.llm.pauses import Gate
 from workers.llm.pool import ManyPools
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
-from workers.runtime.context import current_run
-from workers.runtime.errors import InvalidAnswers, Permanent, Refused, Unavailable
 from workers.runtime.failpoints import failpoint
-from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
+from workers.runtime.handler.context import current_run
+from workers.runtime.handler.errors import InvalidAnswers, Permanent, Refused, Unavailable
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message
 
 T = TypeVar("T", bound=BaseModel)
 

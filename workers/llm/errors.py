@@ -10,7 +10,7 @@ import httpx2
 import openai
 
 from workers.llm.bodies import AnswerTooLargeError
-from workers.runtime.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
+from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
 
 Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from workers.runtime.errors import Permanent
+from workers.runtime.handler.errors import Permanent
 
 # What the tables put where a job names no model; a configured default model stands in for it.
 TABLE_DEFAULT = "gpt-3.5-turbo"

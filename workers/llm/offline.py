@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from workers.llm import feature_hash, features, offline_alignment
-from workers.runtime.errors import Permanent
-from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, Message
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message
 
 T = TypeVar("T", bound=BaseModel)
 

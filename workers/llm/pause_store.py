@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from workers.llm.pauses import Away
 from workers.runtime.database import Database
-from workers.runtime.errors import one_line
-from workers.runtime.wording import cut
+from workers.runtime.handler.errors import one_line
+from workers.runtime.refusals import cut
 
 # A pause that nobody has renewed for so long is of another outage: all processes that knew of it have ended.
 STALE = timedelta(minutes=15)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from workers.runtime.errors import Unavailable, describe
+from workers.runtime.handler.errors import Unavailable, describe
 
 log = structlog.get_logger(__name__)
 

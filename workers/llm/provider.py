@@ -9,7 +9,7 @@ from functools import partial
 from workers.llm.offline import OfflineEvaluator
 from workers.llm.pauses import Gate
 from workers.llm.switching import Choice, Choose, SwitchingModel, Unusable
-from workers.runtime.ports import EmbeddingLimits, LanguageModel
+from workers.runtime.handler.ports import EmbeddingLimits, LanguageModel
 
 OPENAI_URL = "https://api.openai.com/v1"
 # Where each provider answers unless a choice says otherwise.

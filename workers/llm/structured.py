@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from workers.llm.reasoning import final_part, objects_in, without_reasoning
 from workers.llm.wire import TooDeepError, storable, whole_number
-from workers.runtime.ports import Message
+from workers.runtime.handler.ports import Message
 
 T = TypeVar("T", bound=BaseModel)
 

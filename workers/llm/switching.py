@@ -10,8 +10,8 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import structlog
 from pydantic import BaseModel
 
-from workers.runtime.errors import Retryable, Unavailable, describe
-from workers.runtime.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message
+from workers.runtime.handler.errors import Retryable, Unavailable, describe
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.llm.wire import count_in, error_in, json_object
-from workers.runtime.errors import BrokenVectors, Retryable, UnfitVectors
-from workers.runtime.ports import Embeddings
+from workers.runtime.handler.errors import BrokenVectors, Retryable, UnfitVectors
+from workers.runtime.handler.ports import Embeddings
 
 LARGEST_HALF = 65_504
 SMALLEST_HALF = 2.0**-24

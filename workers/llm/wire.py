@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from workers.llm.errors import URL_HINT, message_of, of_status, quotable, status_of
-from workers.runtime.errors import InvalidAnswers, Refused, Retryable, Unavailable
+from workers.runtime.handler.errors import InvalidAnswers, Refused, Retryable, Unavailable
 
 # Deeper JSON than any answer needs is read by nobody's recursion, and neither is a number of thousands of digits.
 DEEPEST, MOST_DIGITS = 64, 40

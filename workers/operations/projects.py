@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import DataRecord, Project
 from workers.operations.refusals import OperationsError, UnknownProject
-from workers.runtime.naming import file_name, named, nfc
-from workers.runtime.wording import quoted
+from workers.runtime.handler.naming import file_name, named, nfc
+from workers.runtime.refusals import quoted
 
 NAME_LENGTH = 255
 PDF_MAGIC = b"%PDF-"

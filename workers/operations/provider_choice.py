@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import OperationsError
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 # Providers that ask for a key.
 HOSTED = frozenset({"openrouter", "openai"})

@@ -9,8 +9,8 @@ from sqlalchemy.orm import defer
 
 from models.operations import RECORD_CATEGORIES, RECORD_TYPES, DataRecord, LikertScore
 from workers.operations.refusals import OperationsError, UnknownRecord
-from workers.runtime.naming import named
-from workers.runtime.wording import quoted
+from workers.runtime.handler.naming import named
+from workers.runtime.refusals import quoted
 
 
 def as_type(text: str | None) -> str | None:

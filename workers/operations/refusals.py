@@ -1,24 +1,19 @@
 """Why this room refuses, as exceptions with one clear line each."""
 
+from workers.runtime.refusals import NotFound, Refusal
 
-class OperationsError(ValueError):
+
+class OperationsError(Refusal, ValueError):
     """What was asked breaks a rule; the line names the field, the rule and the value."""
 
 
-class NotFoundError(LookupError):
-    """Nothing has that name or id (any more)."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class UnknownProject(NotFoundError):
+class UnknownProject(NotFound):
     """No project has that name or id."""
 
 
-class UnknownRecord(NotFoundError):
+class UnknownRecord(NotFound):
     """No record has that id."""
 
 
-class UnknownWindow(NotFoundError):
+class UnknownWindow(NotFound):
     """No bonus window has that id."""

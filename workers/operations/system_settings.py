@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import OperationsError
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"

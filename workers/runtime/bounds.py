@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from workers.runtime.wording import cut, quoted
+from workers.runtime.refusals import cut, quoted
 
 # Of one payload, as UTF-8: its texts, its names, and a byte or two for all else.
 MOST_BYTES = 1024 * 1024

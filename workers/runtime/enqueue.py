@@ -19,20 +19,20 @@ from sqlalchemy.orm import Session
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
 from workers.runtime.bounds import payload_problem, time_problem
-from workers.runtime.errors import one_line
 from workers.runtime.failpoints import failpoint
-from workers.runtime.naming import Name
-from workers.runtime.registry import Stage, discover, registry
+from workers.runtime.handler.errors import one_line
+from workers.runtime.handler.naming import Name
+from workers.runtime.handler.registry import Stage, discover, registry
+from workers.runtime.refusals import Refusal, cut, first_problem, quoted
 from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable, job_table
-from workers.runtime.wording import cut, quoted, refusal
 
 ROWS_PER_STATEMENT = 5_000
 # From so many on, jobs without keys are copied in: below, the round trips cost more than they save.
 ROWS_TO_COPY = 100
 
 
-class EnqueueError(ValueError):
+class EnqueueError(Refusal, ValueError):
     """The job cannot be enqueued; the message is one line that names the field, the rule and the value."""
 
 
@@ -221,7 +221,7 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
 
 def payload_refusal(error: ValidationError) -> str:
     """Return the first thing wrong with a payload or its options, as ``field rule, got value``."""
-    return refusal(error, whole="payload", unknown="is not a field of this stage")
+    return str(first_problem(error, whole="payload", unknown="is not a field of this stage"))
 
 
 def _put(session: Session, batch: Batch) -> list[Enqueued]:

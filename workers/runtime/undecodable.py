@@ -28,7 +28,7 @@ class Undecodable:
     __add__ = __radd__ = __sub__ = __rsub__ = __copy__ = __deepcopy__ = _itself
 
     def _raise(self, *_: object) -> NoReturn:
-        from workers.runtime.errors import Permanent  # noqa: PLC0415 - it pays for SQLAlchemy, which a check must not
+        from workers.runtime.handler.errors import Permanent  # noqa: PLC0415 - it pays for SQLAlchemy, which a check must not
 
         raise Permanent(f"a value cannot be read: {self.reason}")
 

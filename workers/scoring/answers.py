@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import SCORING, ScoringAnswer, ScoringJob
-from workers.runtime.context import Run
+from workers.runtime.handler.context import Run
 
 REUSED_FOR = timedelta(hours=24)
 LEAST_WAIT, MOST_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from workers.runtime.ports import Message
+from workers.runtime.handler.ports import Message
 from workers.scoring import rubric
 from workers.scoring.rubric import Criterion
 

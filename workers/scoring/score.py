@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from workers.runtime.numbers import no_truth_value
+from workers.runtime.handler.numbers import no_truth_value
 from workers.scoring.rubric import Criterion
 
 OVERALL_TOLERANCE = 5.0

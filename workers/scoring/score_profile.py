@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import DEFAULT_MODEL, Profile, ScoringJob
-from workers.runtime.admission import Limit
-from workers.runtime.context import Context
-from workers.runtime.errors import Permanent
-from workers.runtime.outcomes import Complete, Outcome, Snooze
-from workers.runtime.ports import Answer
-from workers.runtime.registry import stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.handler.limits import Limit
+from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.ports import Answer
+from workers.runtime.handler.registry import stage
 from workers.scoring import answers, rubric
 from workers.scoring.question import PARAMETERS, Question, ask, fingerprint
 from workers.scoring.score import ScoreAnswer, answer_to, reconcile

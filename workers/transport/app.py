@@ -8,8 +8,8 @@ from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from config.celery import SYSTEM_QUEUE, celery_settings
-from workers.runtime.dead_letters import DOOR
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
+from workers.runtime.operate.dead_letters import DOOR
 from workers.transport.envelopes import use_careful_transport
 
 MAINTAIN = "gristmill.maintain"

@@ -21,18 +21,18 @@ from sqlalchemy.orm import Session
 from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
 from models.runtime import Schedule
+from workers.runtime.beat.cron import ScheduleError, due_times
+from workers.runtime.beat.maintenance import ACTIONS, MONTHS_AHEAD
 from workers.runtime.connections import named
 from workers.runtime.database import SERVER_KEEPALIVE, is_database_away, is_locked, pinned_engine
 from workers.runtime.enqueue import EnqueueError, enqueue
-from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
-from workers.runtime.maintenance import ACTIONS, MONTHS_AHEAD
-from workers.runtime.registry import Registry, UnknownStageError
-from workers.runtime.schedules import ScheduleError, due_times
-from workers.runtime.scheduling import read_payload
+from workers.runtime.handler.errors import describe
+from workers.runtime.handler.registry import Registry, UnknownStageError
+from workers.runtime.operate.schedules import read_payload
+from workers.runtime.refusals import without_value
 from workers.runtime.store import schedules as store
 from workers.runtime.store.schedules import ScheduleRow
-from workers.runtime.wording import without_value
 from workers.transport.app import MAINTAIN, create_app
 from workers.transport.line import Line
 from workers.transport.names import process_name

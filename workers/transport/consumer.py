@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 from celery.worker.consumer import Consumer
 
-from workers.runtime.dead_letters import DOOR, MOST_MESSAGE_BYTES, DeadLetter
-from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
-from workers.runtime.wording import quoted
+from workers.runtime.handler.errors import describe
+from workers.runtime.operate.dead_letters import DOOR, MOST_MESSAGE_BYTES, DeadLetter
+from workers.runtime.refusals import quoted
 
 log = structlog.get_logger(__name__)
 

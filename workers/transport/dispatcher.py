@@ -7,8 +7,8 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 
 from workers.runtime.database import Database
-from workers.runtime.dispatcher import Dispatcher
-from workers.runtime.registry import Registry
+from workers.runtime.dispatch.dispatcher import Dispatcher
+from workers.runtime.handler.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import EventStream
 from workers.transport.follower import Follower

@@ -24,11 +24,11 @@ from celery.events import EventDispatcher
 
 from config.redaction import redact_text
 from models.lifecycle import Lifecycle
-from workers.runtime.context import Run
-from workers.runtime.dead_letters import DeadLetter
-from workers.runtime.decisions import Settled
-from workers.runtime.registry import Stage, registry
-from workers.runtime.wording import cut, without_value
+from workers.runtime.handler.context import Run
+from workers.runtime.handler.registry import Stage, registry
+from workers.runtime.operate.dead_letters import DeadLetter
+from workers.runtime.refusals import cut, without_value
+from workers.runtime.worker.decisions import Settled
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ def hides(state: str, *, before: str) -> bool:
 
 
 class EventStream:
-    """Publishes job events under one process's name; implements :class:`workers.runtime.running.JobEvents`.
+    """Publishes job events under one process's name; implements :class:`workers.runtime.worker.runs.JobEvents`.
 
     ``hidden`` counts the jobs left out of the sample, ``dropped`` the events lost with a broken connection.
     """

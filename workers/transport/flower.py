@@ -13,7 +13,8 @@ from flower.urls import settings as tornado_settings
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.web import ErrorHandler
 
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
+from workers.runtime.refusals import Failed
 from workers.transport.app import create_app
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,7 @@ MOST_TASKS = 20_000
 COLUMNS = "name,uuid,state,received,started,runtime,retries,result,exception,worker"
 
 
-class FlowerError(Exception):
+class FlowerError(Failed):
     """Flower cannot be served as asked; the message is one line."""
 
 

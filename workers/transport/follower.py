@@ -13,8 +13,8 @@ import structlog
 
 from models.lifecycle import Lifecycle
 from workers.runtime.database import Database, is_database_away
-from workers.runtime.errors import describe
-from workers.runtime.registry import Registry
+from workers.runtime.handler.errors import describe
+from workers.runtime.handler.registry import Registry
 from workers.runtime.store.moved import MovedByOthers, moved_by_others
 from workers.transport.events import EventStream, Moved
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from workers.runtime.registry import Stage
+from workers.runtime.handler.registry import Stage
 from workers.runtime.store.dispatch import Picked
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ _TIMEOUTS: dict[str, Any] = {"socket_timeout": ANSWER_SECONDS, "socket_connect_t
 
 
 class CeleryRoad:
-    """Publishes batches; implements :class:`workers.runtime.dispatcher.Road`."""
+    """Publishes batches; implements :class:`workers.runtime.dispatch.dispatcher.Road`."""
 
     def __init__(self, app: Celery, redis_url: str) -> None:
         self._app = app

@@ -25,21 +25,21 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject, SecurityWarning
 
 from models.lifecycle import Job
+from workers.runtime.beat.maintenance import actions, concrete, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
-from workers.runtime.dead_letters import DOOR, DeadLetter, DeadLetters, Request, read_request
-from workers.runtime.endurance import PATIENCE
 from workers.runtime.enqueue import EnqueueError, enqueue
-from workers.runtime.errors import describe
 from workers.runtime.failpoints import failpoint
-from workers.runtime.maintenance import actions, concrete, run_action
-from workers.runtime.ports import LanguageModel
-from workers.runtime.registry import Registry, UnknownStageError
-from workers.runtime.runner import Runner
+from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.errors import describe
+from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.handler.registry import Registry, UnknownStageError
+from workers.runtime.operate.dead_letters import DOOR, DeadLetter, DeadLetters, Request, read_request
+from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.processes import WorkerRow
-from workers.runtime.watch import Watch
-from workers.runtime.wording import quoted, without_value
+from workers.runtime.worker.runner import Runner
+from workers.runtime.worker.watch import Watch
 from workers.transport import control  # noqa: F401 - importing it registers the remote control command
 from workers.transport.app import Delivery, add_tasks, create_app, queue_names
 from workers.transport.consumer import CarefulConsumer

@@ -7,8 +7,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.errors import BrokenVectors, Permanent, RateLimited, Unavailable, UnfitVectors, describe
-from workers.runtime.ports import Embeddings, LanguageModel
+from workers.runtime.handler.errors import BrokenVectors, Permanent, RateLimited, Unavailable, UnfitVectors, describe
+from workers.runtime.handler.ports import Embeddings, LanguageModel
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
 

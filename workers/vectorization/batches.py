@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from uuid import UUID
 
-from workers.runtime.ports import EmbeddingLimits
+from workers.runtime.handler.ports import EmbeddingLimits
 
 # Never too low on 1,800 real texts of many languages, where four bytes per token were.
 BYTES_PER_TOKEN = 3

@@ -11,12 +11,12 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from models.operations import IngestJob
-from workers.runtime.context import Context
 from workers.runtime.database import outlasting
-from workers.runtime.endurance import Outage, TimeIsUp, last_call
-from workers.runtime.errors import Retryable, describe
-from workers.runtime.outcomes import Complete, Outcome, Snooze
-from workers.runtime.registry import stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.endurance import Outage, TimeIsUp, last_call
+from workers.runtime.handler.errors import Retryable, describe
+from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.registry import stage
 from workers.vectorization.asking import Asker
 from workers.vectorization.batches import Pending, cut
 from workers.vectorization.pending import FIRST, Embedded, Scope, Target, What, keep

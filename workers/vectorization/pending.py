@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import INGESTION, IngestJob
-from workers.runtime.errors import Retryable
+from workers.runtime.handler.errors import Retryable
 from workers.vectorization.batches import Pending
 
 FIRST = UUID(int=0)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Self
 
-from workers.runtime.errors import RateLimited
+from workers.runtime.handler.errors import RateLimited
 from workers.vectorization.asking import Asker, Stopped
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
 from models.operations import DataRecord
+from workers.runtime.refusals import NotFound
 
 # The index answers in half precision: of so many times more than is asked for, the best by the stored vectors win.
 OVERSAMPLING = 4
@@ -25,11 +26,8 @@ LIMIT = 1_000
 GIVEN = "CAST(:vector AS text)"
 
 
-class NotComparable(LookupError):
+class NotComparable(NotFound):
     """There is no vector to compare with; the message is one line."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from tests.chaos.arena import Arena
 from tests.chaos.faults import fault
 from tests.chaos.workload import score
-from tests.poison import POISONS
+from tests.support.poison import POISONS
 
 CANCELLED = 60
 NOISE = 1_000

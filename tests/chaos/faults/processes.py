@@ -137,8 +137,9 @@ REJECTED = "stale_write_rejected"
 def worker_frozen(arena: Arena) -> None:
     """SIGSTOP of one worker for twice its lease, then CONT: the second run wins, the zombie's writes are refused."""
     worker, zombie = arena.draw.choice(list(arena.crew.worker_ids().items()))
-    _occupy(arena, [worker], seconds=LEASE_SECONDS + 1.0)
-    arena.wait(lambda: arena.running_under(worker, seconds=BEGUN_SECONDS), "it is busy", seconds=60)
+    # One of these must have begun: a run of another stage may end without a write when the worker wakes.
+    writing = set(_occupy(arena, [worker], seconds=LEASE_SECONDS + 1.0))
+    arena.wait(lambda: writing & {*arena.running_under(worker, seconds=BEGUN_SECONDS)}, "it is busy", seconds=60)
     frozen_at = time.time()
     zombie.freeze()
     held = arena.running_under(worker)

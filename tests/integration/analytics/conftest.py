@@ -6,14 +6,14 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from sqlalchemy import Connection
 
-from tests.fakes.analyses import EMBEDDER, Analyses
-from tests.fakes.mill import Heard, mill
-from tests.fakes.openai_server import FakeOpenAI
 from tests.integration.analytics.runs import Runs
-from tests.kernel import Jobs
+from tests.support.fakes.analyses import EMBEDDER, Analyses
+from tests.support.fakes.mill import Heard, mill
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.kernel import Jobs
 from workers.llm.offline import OfflineEvaluator
 from workers.llm.provider import build
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Any
 
 from models.operations import AnalyticsJob
-from tests.kernel import Jobs
+from tests.support.kernel import Jobs
 from workers.analytics.align_project import align_project
-from workers.runtime.context import Context, Keep, Run
-from workers.runtime.outcomes import Outcome
-from workers.runtime.ports import LanguageModel
+from workers.runtime.handler.context import Context, Keep, Run
+from workers.runtime.handler.outcomes import Outcome
+from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.store.checkpoint import checkpoint
 
 STAGE = "analytics.align"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from models.operations import LLM_USER
-from tests.fakes.alignment import record_in
-from tests.fakes.analyses import BOOK, BUSY_SECONDS, EMBEDDER, GUIDELINES, Analyses, asked_about
-from tests.fakes.mill import Heard
-from tests.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.alignment import record_in
+from tests.support.fakes.analyses import BOOK, BUSY_SECONDS, EMBEDDER, GUIDELINES, Analyses, asked_about
+from tests.support.fakes.mill import Heard
+from tests.support.fakes.openai_server import FakeOpenAI
 from workers.analytics.crew import CONCURRENCY
 from workers.runtime.enqueue import EnqueueError
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from models.operations import AnalyticsJob
-from tests.fakes.analyses import BUSY_SECONDS, TASK, Analyses, asked_about
-from tests.fakes.mill import Heard, mill
-from tests.fakes.openai_server import FakeOpenAI
-from tests.waiting import until
+from tests.support.fakes.analyses import BUSY_SECONDS, TASK, Analyses, asked_about
+from tests.support.fakes.mill import Heard, mill
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.waiting import until
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database
-from workers.runtime.errors import Permanent, RateLimited
-from workers.runtime.ports import EmbeddingLimits, Embeddings
-from workers.runtime.registry import Registry
+from workers.runtime.handler.errors import Permanent, RateLimited
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
+from workers.runtime.handler.registry import Registry
 from workers.runtime.store.intervene import cancel
 
 

@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import BaseModel
 
-from tests.fakes.alignment import record_in
-from tests.fakes.analyses import Analyses
 from tests.integration.analytics.runs import Runs
+from tests.support.fakes.alignment import record_in
+from tests.support.fakes.analyses import Analyses
 from workers.analytics.summary import SummaryAnswer
 from workers.llm.offline import OfflineEvaluator
-from workers.runtime.endurance import PATIENCE
-from workers.runtime.errors import RateLimited, Retryable
-from workers.runtime.outcomes import Complete, Snooze
-from workers.runtime.ports import Answer, Message
+from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.errors import RateLimited, Retryable
+from workers.runtime.handler.outcomes import Complete, Snooze
+from workers.runtime.handler.ports import Answer, Message
 
 T = TypeVar("T", bound=BaseModel)
 

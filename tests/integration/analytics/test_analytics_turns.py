@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.analyses import Analyses
 from tests.integration.analytics.runs import Runs
-from tests.waiting import until
+from tests.support.fakes.analyses import Analyses
+from tests.support.waiting import until
 from workers.analytics.records import Scope, ahead
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database
-from workers.runtime.outcomes import Complete, Snooze
+from workers.runtime.handler.outcomes import Complete, Snooze
 
 POSTPONED = "now() + interval '1 hour'"
 

@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 
 from models.operations import IngestJob, Project
-from tests.fakes.ingesting import Ingestion
-from tests.fakes.mill import mill
-from tests.proving.llm import NoModel
+from tests.support.fakes.ingesting import Ingestion
+from tests.support.fakes.mill import mill
+from tests.support.proving.llm import NoModel
 from workers.runtime.database import Database
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
 
 
 @pytest.fixture

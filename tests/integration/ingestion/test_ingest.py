@@ -3,21 +3,21 @@
 import csv
 import io
 import json
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from models.operations import IngestJob, Upload, UploadPart
-from tests.fakes.ingesting import MESS
-from tests.fakes.mill import mill
-from tests.proving.llm import NoModel
+from tests.support.fakes.ingesting import MESS
+from tests.support.fakes.mill import mill
+from tests.support.paths import SHARED_DATA
+from tests.support.proving.llm import NoModel
 from workers.ingestion.export import export
 from workers.ingestion.refusals import Unreadable
 from workers.runtime.enqueue import enqueue
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
+DATA = SHARED_DATA
 
 
 def real_file(name):

@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import delete
 
 from models.operations import DataRecord, IngestJob, Project, Upload, UploadPart
-from tests.fakes.ingesting import MESS, PowerCutError, surroundings
-from tests.fakes.mill import mill
-from tests.proving.llm import NoModel
-from tests.waiting import until
+from tests.support.fakes.ingesting import MESS, PowerCutError, surroundings
+from tests.support.fakes.mill import mill
+from tests.support.proving.llm import NoModel
+from tests.support.waiting import until
 from workers.ingestion import chunks
 from workers.ingestion.ingest_csv import ingest_csv
-from workers.runtime.outcomes import Complete, Snooze
+from workers.runtime.handler.outcomes import Complete, Snooze
 from workers.runtime.store.intervene import cancel
 
 

@@ -2,22 +2,21 @@
 
 import json
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from models.operations import DataRecord, Upload, UploadPart
-from tests.fakes.files import gzipped, json_lines, workbook
-from tests.fakes.ingesting import PowerCutError, surroundings
-from tests.fakes.mill import mill
-from tests.proving.llm import NoModel
+from tests.support.fakes.files import gzipped, json_lines, workbook
+from tests.support.fakes.ingesting import PowerCutError, surroundings
+from tests.support.fakes.mill import mill
+from tests.support.paths import CASES
+from tests.support.proving.llm import NoModel
 from workers.ingestion import chunks
 from workers.ingestion.ingest_csv import ingest_csv
 from workers.ingestion.refusals import Unreadable
-from workers.runtime.outcomes import Complete
+from workers.runtime.handler.outcomes import Complete
 
-CASES = Path(__file__).parents[2] / "cases"
 COUNT = 1_000
 ROWS = [{"text": f"row {n % 900}" if n % 100 else "", "n": n, "by": {"name": "ann"}} for n in range(COUNT)]
 EMPTY = [n for n in range(COUNT) if n % 100 == 0]

@@ -8,14 +8,14 @@ import pytest
 from pydantic import BaseModel
 
 from models.operations import IngestJob
-from tests.fakes.mill import Heard, mill
-from tests.fakes.openai_server import FakeOpenAI
-from tests.fakes.vectorizing import LIMITS, Rows, Running
+from tests.support.fakes.mill import Heard, mill
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.vectorizing import LIMITS, Rows, Running
 from workers.llm.provider import build
-from workers.runtime.context import Context
-from workers.runtime.outcomes import Complete, Outcome
-from workers.runtime.ports import EmbeddingLimits
-from workers.runtime.registry import Registry, stage
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.ports import EmbeddingLimits
+from workers.runtime.handler.registry import Registry, stage
 
 
 class Anything(BaseModel):

@@ -1,10 +1,10 @@
 """Which records are embedded, by which requests, and what stands in their rows afterwards."""
 
-from tests.fakes.mill import mill
-from tests.fakes.openai_server import FakeOpenAI
-from tests.fakes.vectorizing import LIMITS, Rows, Running, texts_of
+from tests.support.fakes.mill import mill
+from tests.support.fakes.openai_server import FakeOpenAI
+from tests.support.fakes.vectorizing import LIMITS, Rows, Running, texts_of
 from workers.llm.provider import build
-from workers.runtime.registry import Registry
+from workers.runtime.handler.registry import Registry
 
 
 async def test_every_record_of_the_job_gets_its_vector(running: Running, rows: Rows, fake: FakeOpenAI) -> None:

@@ -9,15 +9,15 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import IngestJob
-from tests.fakes.vectorizing import Rows, texts_of
-from tests.kernel import Jobs
+from tests.support.fakes.vectorizing import Rows, texts_of
+from tests.support.kernel import Jobs
 from workers.llm import feature_hash
 from workers.llm.offline import OfflineEvaluator
-from workers.runtime.context import Context, Keep, Run
-from workers.runtime.endurance import PATIENCE
-from workers.runtime.errors import Retryable
-from workers.runtime.outcomes import Complete, Outcome, Snooze
-from workers.runtime.ports import EmbeddingLimits, Embeddings, LanguageModel
+from workers.runtime.handler.context import Context, Keep, Run
+from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.errors import Retryable
+from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel
 from workers.runtime.store.checkpoint import checkpoint
 from workers.vectorization.embed_records import embed_records
 from workers.vectorization.pending import FIRST, Scope, Target

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from workers.assessment.content import Unkeepable, keepable
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 STATES = {
     "pending": "pending",

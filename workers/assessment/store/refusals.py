@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from workers.assessment.content import NUL, Unkeepable, keepable
+from workers.runtime.refusals import Kind, Refusal
 
 CONFLICT = "GM409"
 _NOT_FOUND = "P0002"
@@ -19,12 +20,14 @@ _UNTRANSLATABLE = "22P05"
 _WRONG_VALUES = ("21", "22", "23", "54")
 
 
-class AssessmentError(ValueError):
+class AssessmentError(Refusal, ValueError):
     """The store refuses; the message is one line."""
 
 
 class Conflict(AssessmentError):
     """Somebody else was faster: the assessment has version ``actual``, the caller expected ``expected``."""
+
+    kind = Kind.CONFLICT
 
     def __init__(self, message: str, *, expected: int, actual: int) -> None:
         super().__init__(message)
@@ -35,9 +38,13 @@ class Conflict(AssessmentError):
 class IllegalTransition(AssessmentError):
     """The lifecycle has no way from the assessment's state to the one asked for."""
 
+    kind = Kind.CONFLICT
+
 
 class UnknownAssessment(AssessmentError):
     """No assessment has that id (any more)."""
+
+    kind = Kind.NOT_FOUND
 
 
 class InvalidChange(AssessmentError):

@@ -12,7 +12,7 @@ from models.assessments import STATES
 from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, refusals, storable
 from workers.assessment.store.rows import COLUMNS, AssessmentView, view, views
 from workers.assessment.store.said import NOTHING, Said, saying
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import quoted
 
 _CREATE = text(
     "SELECT assessments.create_assessment(:assessment_id, CAST(:request_data AS jsonb), :priority, :timeout_seconds)"

@@ -19,7 +19,7 @@ from workers.assessment.result import (
     weighted_mean,
 )
 from workers.assessment.rubric import Weight
-from workers.runtime.errors import Permanent, RateLimited, Retryable, Unavailable, describe
+from workers.runtime.handler.errors import Permanent, RateLimited, Retryable, Unavailable, describe
 
 TYPE = "composite"
 MAX_PARTS = 10

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from psycopg.rows import dict_row
 
+from workers.runtime.beat.cron import ScheduleError, due_times
 from workers.runtime.database import Raw
-from workers.runtime.schedules import ScheduleError, due_times
 
 # A beat looks every second; one that is this late does not look.
 LATE = timedelta(seconds=90)

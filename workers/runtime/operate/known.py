@@ -3,9 +3,9 @@
 from typing import cast
 
 from models.lifecycle import Job
+from workers.runtime.beat.maintenance import concrete
 from workers.runtime.database import Raw
-from workers.runtime.maintenance import concrete
-from workers.runtime.registry import UnknownStageError, discover
+from workers.runtime.handler.registry import UnknownStageError, discover
 from workers.runtime.store.read import known_stages
 from workers.runtime.store.tables import job_table
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workers.runtime.database import Raw
-from workers.runtime.wording import quoted
+from workers.runtime.refusals import Refusal, quoted
 
 # By the place that a lifecycle gives them: what waits for a worker, what runs, and the three ends.
 GROUPS = ("waiting", "running", "completed", "failed", "cancelled")
@@ -14,7 +14,7 @@ ALSO = {"ready": ("waiting",), "ended": ("completed", "failed", "cancelled"), "o
 TableState = tuple[str, str]
 
 
-class UnknownStateError(ValueError):
+class UnknownStateError(Refusal, ValueError):
     """No table has such a state and no group is named so; the message is one line with the known names."""
 
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
+from workers.runtime.handler.registry import Stage
 from workers.runtime.loaders import hurried
-from workers.runtime.registry import Stage
 from workers.runtime.store.locks import held_rows
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
-from workers.runtime.registry import Stage
+from workers.runtime.handler.registry import Stage
 from workers.runtime.store.leading import if_leading, leads
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 

@@ -8,9 +8,9 @@ from typing import cast
 from uuid import UUID
 
 from models.lifecycle import Job
-from workers.runtime.causes import fingerprint
+from workers.runtime.beat.maintenance import every_table
 from workers.runtime.database import Raw
-from workers.runtime.maintenance import every_table
+from workers.runtime.store.causes import fingerprint
 from workers.runtime.store.stages import ALONG_INDEXES
 from workers.runtime.store.tables import JobTable, job_table
 

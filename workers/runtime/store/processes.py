@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from workers.runtime.database import Raw
-from workers.runtime.registry import Stage
+from workers.runtime.handler.registry import Stage
 
 # A leader that does not renew its lease for so long may be replaced. It renews once a second.
 LEADER_LEASE = timedelta(seconds=3)

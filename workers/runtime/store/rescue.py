@@ -5,7 +5,7 @@ from functools import cache
 
 from models.lifecycle import Job
 from workers.runtime.database import Raw
-from workers.runtime.registry import Stage
+from workers.runtime.handler.registry import Stage
 from workers.runtime.store.leading import leads
 from workers.runtime.store.tables import JobTable, job_table
 

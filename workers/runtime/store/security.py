@@ -6,11 +6,12 @@ from uuid import UUID
 
 from workers.runtime.actor_signature import LONGEST, pads
 from workers.runtime.database import Raw
+from workers.runtime.refusals import Refusal
 
 _VALID = "coalesce(expires_at, 'infinity') > now()"
 
 
-class SecurityRefusedError(Exception):
+class SecurityRefusedError(Refusal):
     """What was asked for would protect nothing, or cannot be done; the message is one line."""
 
 

@@ -11,8 +11,8 @@ from pydantic_core import to_json
 from models.lifecycle import Job
 from workers.runtime.bounds import has_long_number, values_problem
 from workers.runtime.database import Raw
-from workers.runtime.decisions import Settled
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
+from workers.runtime.worker.decisions import Settled
 
 
 @cache

@@ -13,9 +13,9 @@ from typing import Any, cast
 from psycopg.rows import dict_row
 
 from models.lifecycle import Job
-from workers.runtime.causes import fingerprint
+from workers.runtime.beat.maintenance import every_table
 from workers.runtime.database import Raw
-from workers.runtime.maintenance import every_table
+from workers.runtime.store.causes import fingerprint
 from workers.runtime.store.tables import JobTable, job_table
 
 MOST = 10_000

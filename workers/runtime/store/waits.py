@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.database import Raw
-from workers.runtime.endurance import FOUND, Waited
+from workers.runtime.handler.endurance import FOUND, Waited
 
 _WAITED = """
     SELECT extract(epoch FROM now() - min(h.created_at) FILTER (WHERE h.version_to > r.version))::float8,

@@ -1,0 +1,7 @@
+"""The one error of the embedded servers."""
+
+from workers.runtime.refusals import Failed
+
+
+class EmbeddedError(Failed):
+    """The embedded servers cannot do what was asked; the message is one line that says why and what to do."""

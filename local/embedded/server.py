@@ -1,0 +1,163 @@
+"""One embedded server: started when nothing of its last run is left, known alive by its answer, stopped for certain."""
+
+import os
+import signal
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from local.data_dir import open_log
+from local.embedded.account import Account
+from local.embedded.errors import EmbeddedError
+from local.folder_lock import flock_within
+from local.processes import describe_exit, spawn
+
+HOST = "127.0.0.1"
+# Nothing of the caller's environment: it may hold keys, and the servers may run as another user.
+ENVIRONMENT: Mapping[str, str] = {"LC_ALL": "C", "PATH": os.defpath}
+
+_READY_SECONDS = 60.0
+_GONE_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What both servers share: folders, the account that runs them, the password, and whether data must survive."""
+
+    home: Path
+    logs: Path
+    account: Account
+    password: str
+    durable: bool
+
+
+class Server(ABC):
+    """A server process of this one.
+
+    Every process of the server inherits a lock on ``home/<name>.lock``. The kernel frees it when the last of them
+    is gone, so whoever holds it knows, without trusting a pid, that no remainder still writes to the data.
+    """
+
+    name: ClassVar[str]
+    ends_by: ClassVar[tuple[signal.Signals, ...]]
+
+    def __init__(self, program: Path, site: Site) -> None:
+        self.program = program
+        self.site = site
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def prepare(self, lock: int) -> None:
+        """Make the data folder ready for a start; ``lock`` is for processes that write to it."""
+
+    @abstractmethod
+    def launch(self, lock: int) -> subprocess.Popen[bytes]:
+        """Start the process on ``port``."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Return whether this server, and no other, serves a request."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The address of the server, password included."""
+
+    @property
+    def exited(self) -> bool:
+        """Whether the server ended without being asked to."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @contextmanager
+    def alone(self) -> Iterator[int]:
+        """Hold the server's lock: nothing of an earlier run is left. Yield the lock to hand on."""
+        path = self.site.home / f"{self.name}.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not flock_within(lock, _GONE_SECONDS):
+                raise EmbeddedError(
+                    f"{self.name} of an earlier run still holds {str(self.site.home)!r} after {_GONE_SECONDS:g} s:"
+                    " stop it, then start again"
+                )
+            yield lock
+        finally:
+            os.close(lock)
+
+    def start(self, port: int, lock: int) -> None:
+        """Start on ``port`` and return once a real connection is answered; raise EmbeddedError if it never is."""
+        log = self.site.logs / f"{self.name}.log"
+        seen = log.stat().st_size if log.exists() else 0
+        self.prepare(lock)
+        self.port = port
+        self._process = self.launch(lock)
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self.answers():
+            if self._process.poll() is not None:
+                how = describe_exit(self._process.returncode)
+                raise EmbeddedError(f"{self.name} {how} while starting: {last_complaint(log, seen)} (log: {log})")
+            if time.monotonic() > deadline:
+                self._end()
+                raise EmbeddedError(f"{self.name} did not answer on port {port} in {_READY_SECONDS:g} s (log: {log})")
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End the server cleanly; the last resort after its own signals is SIGKILL. Without one nothing happens."""
+        self._end()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server by SIGKILL, as a crash would, and return when its last process is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        with self.alone():
+            pass
+
+    def run(
+        self, argv: list[str | os.PathLike[str]], lock: int, *, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Start ``argv`` as a process of this server: its account, its log, its lock, its end with ours."""
+        with open_log(self.site.logs, self.name) as log:
+            return spawn(
+                argv,
+                env=ENVIRONMENT,
+                output=log,
+                dies_by=self.ends_by[0],
+                stdin=stdin,
+                cwd=Path("/"),
+                run_as=self.site.account.run_as,
+                keeps=[lock],
+            )
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        for ends_by in self.ends_by:
+            self._process.send_signal(ends_by)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GONE_SECONDS)
+                return
+        self._process.kill()
+        self._process.wait()
+
+
+def last_complaint(log: Path, offset: int = 0) -> str:
+    """Return the last line of ``log`` from ``offset`` that tells of a failure, else the last line."""
+    with log.open("rb") as file:
+        rotated = file.seek(0, os.SEEK_END) < offset
+        file.seek(0 if rotated else offset)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    grave = [line for line in lines if any(word in line.lower() for word in ("fatal", "panic", "error", "failed"))]
+    return (grave or lines or ["it printed nothing"])[-1]

@@ -1,0 +1,185 @@
+"""The whole system on one machine: its servers where none are configured, the schema, and one process per role."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from local.data_dir import LOGS, last_line, make_data_dir, open_log
+from local.embedded import EmbeddedServers
+from local.embedded.ports import choose_port, is_free
+from local.processes import describe_exit
+from local.supervision import Role, Supervisor
+from local.supervision_status import Status, read_status
+from workers.runtime.refusals import Failed, Refusal
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+
+WORKERS = 2
+START_SECONDS = 60
+_POLL_SECONDS = 0.1
+# -P: the folder we are started in may hold a package named like one of ours.
+COMMAND = (sys.executable, "-P", "-m", "cli.main")
+
+
+def run(
+    settings: "Settings",
+    *,
+    workers: int,
+    flower_port: int | None,
+    report: Callable[[str], None],
+    announce: Callable[[Mapping[str, str]], None],
+) -> int:
+    """Run everything until a signal, then drain; return the exit code.
+
+    ``report`` gets a line per event that an operator should see; ``announce`` gets the URLs once all roles are
+    started. Servers end after the roles that use them.
+    """
+    from workers.runtime.handler.registry import discover
+
+    discover()  # a broken handler is told here once, not by each role again and again
+    grace = timedelta(seconds=settings.worker.grace_seconds)
+    with Supervisor(settings.data_dir, grace=grace, report=report) as supervisor, ExitStack() as ends:
+        servers = _servers(settings)
+        if servers:
+            ends.callback(servers.stop)
+        ends.callback(supervisor.stop)
+        urls = _start_servers(settings, servers)
+        port = flower_port_for(settings, flower_port)
+        if port != (wished := flower_port or settings.flower.port):
+            report(f"port {wished} is taken by another process: Flower answers on {port} instead")
+        logins: Mapping[str, str] = {}
+        if not supervisor.stopping:
+            from migrations.upgrade import move
+
+            move(urls["database_url"])
+            logins = _logins(settings, urls["database_url"], report)
+        if supervisor.stopping:
+            return 0
+        urls["flower_url"] = f"http://{_shown_host(settings.flower.address)}:{port}"
+        supervisor.start(roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
+        announce(urls)
+        return supervisor.run(servers)
+
+
+def roles(
+    urls: Mapping[str, str], *, workers: int, flower_port: int, logins: Mapping[str, str] | None = None
+) -> list[Role]:
+    """Return the roles of one machine. They get this process's environment and where the servers are.
+
+    ``logins`` are the URLs of Postgres by the kind of process; a kind without one shares ``urls``'s own.
+    """
+    names = [*(f"worker-{number}" for number in range(1, workers + 1)), "dispatcher", "beat", "flower"]
+    return [
+        Role(
+            name=name,
+            argv=[*COMMAND, name.partition("-")[0]],
+            env=_environment(name.partition("-")[0], urls, logins or {}, flower_port),
+            stop_first=name.startswith("worker-"),
+        )
+        for name in names
+    ]
+
+
+def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], flower_port: int) -> dict[str, str]:
+    """Return what one role is told. Flower asks Redis alone: of Postgres it gets a login that may do little."""
+    kind = {"beat": "dispatcher", "flower": "service"}.get(role, role)
+    return {
+        **os.environ,
+        "DATABASE_URL": logins.get(kind, urls["database_url"]),
+        "REDIS_URL": urls["redis_url"],
+        "GRISTMILL_FLOWER__PORT": str(flower_port),
+    }
+
+
+def flower_port_for(settings: "Settings", asked: int | None) -> int:
+    """Return Flower's port: what was asked for, or refused if that is taken, else 5555 or another free one."""
+    explicit = asked is not None or "port" in settings.flower.model_fields_set
+    port = asked or settings.flower.port
+    if is_free(port):
+        return port
+    if explicit:
+        raise Refusal(f"Flower's port {port} is taken by another process: name a free one with --flower-port")
+    return choose_port()
+
+
+def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
+    """Start ``gristmill up`` with ``arguments`` in a session of its own; return its status once its roles run.
+
+    Raises Failed with its last line if it ends before.
+    """
+    make_data_dir(settings.data_dir)
+    logs = settings.data_dir.resolve() / LOGS
+    with open_log(logs, "up") as log:
+        beginning = os.fstat(log.fileno()).st_size
+        process = subprocess.Popen(
+            [*COMMAND, "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return await_running(settings.data_dir, process, log=logs / "up.log", beginning=beginning)
+
+
+def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path, beginning: int) -> Status:
+    """Return the status of the supervisor ``process`` once its roles run; ``log`` from ``beginning`` is its output."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failed(last_line(log, beginning) or f"`gristmill up` {describe_exit(process.returncode)}")
+        status = read_status(data_dir)
+        if status and status.pid == process.pid and status.state == "running":
+            return status
+        time.sleep(_POLL_SECONDS)
+    process.terminate()
+    raise Failed(f"the system did not start within {START_SECONDS} s; its log is {log}")
+
+
+def _servers(settings: "Settings") -> EmbeddedServers | None:
+    """Return the servers to embed, None where both are configured."""
+    postgres, valkey = settings.database_url is None, settings.redis_url is None
+    return EmbeddedServers(settings.data_dir, postgres=postgres, valkey=valkey) if postgres or valkey else None
+
+
+def _logins(settings: "Settings", database_url: str, report: Callable[[str], None]) -> dict[str, str]:
+    """Return the URLs of the roles' own logins by kind.
+
+    On the embedded server they are made. Of another one those are used that `gristmill migrate --roles` made: two
+    machines that each made passwords for one server would lock each other out.
+    """
+    from local.logins import FOLDER, known_urls, make_logins
+
+    folder = settings.data_dir / FOLDER
+    if settings.database_url is None:
+        return {login.kind: login.url for login in make_logins(database_url, folder)}
+    known = known_urls(database_url, folder)
+    if not known:
+        report("every role uses the login of DATABASE_URL; `gristmill migrate --roles` makes one for each")
+    return known
+
+
+def _start_servers(settings: "Settings", servers: EmbeddedServers | None) -> dict[str, str]:
+    urls = {
+        name: value.get_secret_value()
+        for name in ("database_url", "redis_url")
+        if (value := getattr(settings, name)) is not None
+    }
+    if servers:
+        started = servers.start()
+        own = {"database_url": started.database_url, "redis_url": started.redis_url}
+        urls |= {name: url for name, url in own.items() if url}
+    return urls
+
+
+def _shown_host(address: str) -> str:
+    """Return where a browser on this machine finds what listens on ``address``."""
+    if address in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,98 @@
+"""Move the database's schema. The only room that runs the migrations, and that pays for importing Alembic."""
+
+import logging
+import traceback
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError as AlembicError
+
+import migrations
+from migrations.revisions import CURRENT, Position, position_of, revisions
+from workers.runtime.connections import connect
+from workers.runtime.refusals import Failed, Refusal
+
+BASE, HEAD = "base", "head"
+_DECLARATIONS = ("models/__init__.py", "models/base.py", "models/lifecycle.py")
+
+
+def position(database_url: str) -> Position:
+    """Return where the database stands."""
+    with connect(database_url, autocommit=True) as connection:
+        try:
+            row = connection.execute(CURRENT).fetchone()
+        except psycopg.errors.UndefinedTable:
+            row = None  # before its first migration
+    return position_of(row[0] if row else None)
+
+
+def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
+    """Migrate up or down to a revision; return where the database stood and where it stands.
+
+    One process at a time migrates; others wait for it. A database that a newer release has migrated is left alone.
+    Raises Refusal for a revision that is not there, Failed for one that fails: its file, line and reason.
+    """
+    known, before = revisions(), position(database_url)
+    target = known[-1] if to == HEAD else to
+    if target not in {BASE, *known}:
+        raise Refusal(f"revision {to!r} is not there; revisions: {', '.join(known)}, {HEAD}, {BASE}")
+    if not before.known:
+        if to == HEAD:
+            return before, before
+        raise Refusal(f"database is at {before.current}, of a newer release: migrate it with that release")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the caller tells what was done
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.attributes["url"] = database_url
+    try:
+        (command.downgrade if _lies_below(target, before.current) else command.upgrade)(config, target)
+    except AlembicError as error:
+        raise Refusal(str(error)) from None
+    except Exception as error:
+        told = said(error)
+        if told is None:
+            raise
+        raise Failed(told) from error
+    return before, position(database_url)
+
+
+def said(error: Exception) -> str | None:
+    """Return the line of a revision or a model that failed, and why; None for an error of neither.
+
+    What Postgres refuses in a revision is the revision's fault: "run `gristmill migrate`" would send its author round.
+    """
+    place = _place(error)
+    if place is None:
+        return None
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None:
+        return None  # Postgres went away meanwhile
+    if not isinstance(cause, psycopg.Error):
+        return f"{place}: {type(cause).__name__}: {getattr(cause, 'msg', None) or cause}"
+    remedy = ""
+    if isinstance(cause, psycopg.errors.InvalidSchemaName):
+        remedy = '; a revision creates its schema first: op.execute("CREATE SCHEMA …")'
+    hint = f" ({cause.diag.message_hint})" if cause.diag.message_hint else ""
+    return f"{place}: Postgres refused: {cause.diag.message_primary or cause}{hint}{remedy}"
+
+
+def _place(error: Exception) -> str | None:
+    """Return the deepest line of a revision or a model that ``error`` passed."""
+    home = Path(migrations.__file__).parents[1]
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    for name, line in reversed(places):
+        path = Path(name)
+        if path.is_relative_to(home):
+            inside = path.relative_to(home).as_posix()
+            if inside.startswith(("migrations/versions/", "models/")) and inside not in _DECLARATIONS:
+                return f"{inside}, line {line or 1}"
+    return None
+
+
+def _lies_below(target: str, current: str | None) -> bool:
+    known = revisions()
+    return current is not None and (target == BASE or known.index(target) < known.index(current))

@@ -1,0 +1,38 @@
+"""Operations: projects, their records, the jobs that ingest and analyse them, ratings, windows. Schema ``operations``.
+
+Columns are named as the seed names them, which quotes its mixed case; only what the kernel adds has the kernel's names.
+"""
+
+from models.operations.analytics import ANALYTICS, AnalyticsFailure, AnalyticsJob
+from models.operations.columns import RECORD_CATEGORIES, RECORD_TYPES, RETENTION, SCHEMA, USER_ROLES
+from models.operations.ingestion import INGESTION, IngestJob, Upload, UploadPart
+from models.operations.projects import GuidelinePassage, Project
+from models.operations.records import DataRecord, LikertScore
+from models.operations.settings import SETTINGS, SystemSetting
+from models.operations.users import LLM_USER, AuthUser, UserProfile
+from models.operations.windows import BonusWindow
+
+__all__ = [
+    "ANALYTICS",
+    "INGESTION",
+    "LLM_USER",
+    "RECORD_CATEGORIES",
+    "RECORD_TYPES",
+    "RETENTION",
+    "SCHEMA",
+    "SETTINGS",
+    "USER_ROLES",
+    "AnalyticsFailure",
+    "AnalyticsJob",
+    "AuthUser",
+    "BonusWindow",
+    "DataRecord",
+    "GuidelinePassage",
+    "IngestJob",
+    "LikertScore",
+    "Project",
+    "SystemSetting",
+    "Upload",
+    "UploadPart",
+    "UserProfile",
+]

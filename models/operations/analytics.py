@@ -1,0 +1,80 @@
+"""The jobs that judge the records of a project, and the records that a job could not judge."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+from models.lifecycle import Job, Lifecycle, Step, kernel_indexes
+from models.operations.columns import (
+    RECORD_TYPES,
+    RETENTION,
+    SCHEMA,
+    created_column,
+    enum_type,
+    project_column,
+    updated_column,
+)
+
+ANALYTICS = Lifecycle(
+    steps=(Step("analytics.align", ready="PENDING", running="PROCESSING", done="COMPLETED"),),
+    failed="FAILED",
+    cancelled="CANCELLED",
+    retention=RETENTION,
+)
+
+
+class AnalyticsJob(Job):
+    """An analysis of all records of a project (of one type, if ``type`` says so) against its guidelines.
+
+    ``processed_count`` counts the judged and the failed; the failed are listed in ``analytics_failures``.
+    ``resume_at`` is what the next run goes by: ``{"turn": version of the run whose turn it is, "away": since when the
+    provider is, "reported": records by type that a report was written about}``. ``warnings`` are what its reader must
+    know besides, such as guidelines without text.
+    """
+
+    __tablename__ = "analytics_jobs"
+    __lifecycle__: ClassVar[Lifecycle] = ANALYTICS
+    __table_args__ = (
+        Index("idx_analytics_job_project", "projectId"),
+        *kernel_indexes("analytics_jobs", created_column="createdAt"),
+        {"schema": SCHEMA},
+    )
+
+    project_id: Mapped[UUID] = project_column()
+    type: Mapped[str | None] = mapped_column(enum_type("RecordType", RECORD_TYPES))
+    status: Mapped[str] = mapped_column(String(20), server_default=text("'PENDING'"))
+    model_name: Mapped[str | None] = mapped_column("modelName", String(255))
+    total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
+    processed_count: Mapped[int] = mapped_column("processedCount", Integer, server_default=text("0"))
+    failed_count: Mapped[int] = mapped_column("failedCount", Integer, server_default=text("0"))
+    warnings: Mapped[dict[str, Any] | None]
+    resume_at: Mapped[dict[str, Any] | None] = mapped_column("resumeAt")
+    error_message: Mapped[str | None] = mapped_column("error", Text)
+    created_at: Mapped[datetime] = created_column()
+    updated_at: Mapped[datetime] = updated_column()
+
+
+class AnalyticsFailure(Base):
+    """A record that an analytics job could not judge, and why."""
+
+    __tablename__ = "analytics_failures"
+    __table_args__ = (Index("ix_analytics_failures_recordId", "recordId"), {"schema": SCHEMA})
+
+    job_id: Mapped[UUID] = mapped_column(
+        "jobId", ForeignKey(f"{SCHEMA}.analytics_jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    record_id: Mapped[UUID] = mapped_column(
+        "recordId", ForeignKey(f"{SCHEMA}.data_records.id", ondelete="CASCADE"), primary_key=True
+    )
+    error: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,24 @@
+"""The kernel's own tables: transitions, lifecycles, stages, workers, schedules. One schema, ``runtime``."""
+
+from models.runtime.dead_messages import DeadMessage
+from models.runtime.history import LifecycleDefinition, Transition
+from models.runtime.processes import Dispatcher, Worker
+from models.runtime.providers import ProviderPause
+from models.runtime.schedules import Schedule, Tick
+from models.runtime.security import ActorKey, RoleActor, Security
+from models.runtime.stages import StageState
+
+__all__ = [
+    "ActorKey",
+    "DeadMessage",
+    "Dispatcher",
+    "LifecycleDefinition",
+    "ProviderPause",
+    "RoleActor",
+    "Schedule",
+    "Security",
+    "StageState",
+    "Tick",
+    "Transition",
+    "Worker",
+]

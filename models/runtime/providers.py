@@ -1,0 +1,35 @@
+"""Pauses of model providers, shared by all worker processes."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import (
+    CheckConstraint,
+    Text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Expiry
+
+
+class ProviderPause(Base):
+    """A provider that is away: ``provider`` is ``<server>|<model>``. Nobody asks it before ``until``, then one does.
+
+    Written by worker processes only (``workers.llm.pause_store``); the row goes when the provider answers.
+    """
+
+    __tablename__ = "provider_pauses"
+    __table_args__ = (
+        CheckConstraint(
+            "since <= until AND isfinite(since) AND until < '10000-01-01' "
+            "AND coalesce(probing_until, until) < '10000-01-01'",
+            name="times",
+        ),
+        {"schema": "runtime"},
+    )
+    __expiry__ = Expiry(column="until", after=timedelta(days=1))
+
+    provider: Mapped[str] = mapped_column(Text, primary_key=True)
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+    probing_until: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,28 @@
+"""The stages and who paused them."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    ForeignKey,
+    Integer,
+    String,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+
+
+class StageState(Base):
+    """What operators and workers say of one stage: paused or not, and the limit its handler declares."""
+
+    __tablename__ = "stages"
+    __table_args__ = {"schema": "runtime"}
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    table_name: Mapped[str] = mapped_column(ForeignKey("runtime.lifecycles.table_name", ondelete="CASCADE"))
+    ready: Mapped[str] = mapped_column(String(20))
+    running: Mapped[str] = mapped_column(String(20))
+    done: Mapped[str] = mapped_column(String(20))
+    limit_at_most: Mapped[int | None] = mapped_column(Integer)
+    paused_at: Mapped[datetime | None]
+    paused_by: Mapped[str | None] = mapped_column(String(255))

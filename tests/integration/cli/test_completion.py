@@ -1,0 +1,52 @@
+"""Completion as bash does it: the script that we print, the words that a person has typed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.command_line import Gristmill
+
+Psql = psycopg.Connection[dict[str, Any]]
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+
+PROGRAM = Path(sys.prefix) / "bin" / "gristmill"
+COMPLETE = """
+    source <("$0" --show-completion)
+    COMP_WORDS=("$0" "$@"); COMP_CWORD=$#
+    _gristmill_completion "$0"
+    printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def complete(*words: str) -> list[str]:
+    """Return what bash offers for the last of ``words``."""
+    done = subprocess.run(
+        ["bash", "-c", COMPLETE, str(PROGRAM), *words], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_commands_options_and_stages_are_completed() -> None:
+    """What can be typed next, for a program that is called by its path."""
+    assert complete("mi") == ["migrate"]
+    assert {"list", "show", "retry"} <= set(complete("jobs", ""))
+    assert "--dry-run" in complete("jobs", "retry", "--dr")
+    assert complete("enqueue", "scoring.") == ["scoring.score"]
+    assert complete("jobs", "list", "--stage", "ingest") == ["ingestion.ingest"]
+
+
+def test_ids_of_jobs_are_completed_from_the_system_that_runs(gristmill: Gristmill, psql: Psql, monkeypatch) -> None:
+    """The newest ones; without a system there are none, and no error appears between what a person types."""
+    [row] = psql.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES RETURNING id").fetchall()
+
+    assert complete("jobs", "show", str(row["id"])[:20]) == [str(row["id"])]
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:1/d")
+    assert complete("jobs", "show", "") == []

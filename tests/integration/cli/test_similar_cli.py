@@ -1,0 +1,107 @@
+"""``gristmill similar`` as a person and as a script use it, on a real database."""
+
+import json
+from functools import partial
+
+import psycopg
+import pytest
+
+from tests.support.fakes.openai_server import FakeOpenAI
+from workers.llm import feature_hash
+
+TEXTS = {
+    "Write a poem about the sea": ("TASK", "TOP_10"),
+    "Write a short poem about the sea and the wind": ("TASK", None),
+    "The poem about the sea was too long": ("FEEDBACK", None),
+    "Explain fractions to beginners": ("TASK", "BOTTOM_10"),
+}
+
+
+@pytest.fixture
+def gristmill(gristmill):
+    """Run one search."""
+    return partial(gristmill, "similar")
+
+
+@pytest.fixture
+def records(database_url):
+    """Embed the texts by the offline embedder in a project named prompts; return their ids by text."""
+    sql = """INSERT INTO operations.data_records
+                    ("projectId", type, category, source, content, embedding, "embeddingModel")
+             VALUES (%s, %s::operations."RecordType", %s::operations."RecordCategory", 'test', %s, %s::real[], %s)
+             RETURNING id"""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        [(project,)] = connection.execute(
+            "INSERT INTO operations.projects (name) VALUES ('prompts') RETURNING id"
+        ).fetchall()
+        ids = {}
+        for text, (type_, category) in TEXTS.items():
+            vector = list(feature_hash.vector(text))
+            [(ids[text],)] = connection.execute(
+                sql, (project, type_, category, text, vector, feature_hash.MODEL)
+            ).fetchall()
+    return ids
+
+
+def found(gristmill, *arguments):
+    code, output, said = gristmill(*arguments, "--json")
+    assert code == 0, said
+    return [match["content"] for match in json.loads(output)]
+
+
+def test_text_finds_records_that_say_the_same(gristmill, records):
+    """Best first; the text is embedded by whoever embeds records."""
+    poems = ["Write a poem about the sea", "Write a short poem about the sea and the wind"]
+
+    assert found(gristmill, "write a poem about the SEA", "--project", "prompts", "--limit", "2") == poems
+    assert found(gristmill, "a poem about the sea", "--type", "feedback") == ["The poem about the sea was too long"]
+    assert found(gristmill, "a poem", "--category", "bottom_10", "--exact") == ["Explain fractions to beginners"]
+
+
+def test_record_finds_its_neighbours(gristmill, records):
+    """Itself left out; a table for people shows similarity, id and the beginning of the content."""
+    text = "Write a poem about the sea"
+
+    code, output, _ = gristmill("--record", str(records[text]), "--limit", "1")
+
+    assert code == 0
+    assert "SIMILARITY" in output
+    assert str(records["Write a short poem about the sea and the wind"]) in output
+    assert str(records[text]) not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        ((), 2, "say what to compare with: a TEXT or --record ID"),
+        (("a", "--record", "00000000-0000-0000-0000-000000000000"), 2, "say what to compare with"),
+        ((" ",), 2, "TEXT must not be empty"),
+        (("--record", "00000000-0000-0000-0000-000000000000"), 1, "does not exist (any more)"),
+        (("a", "--project", "nobody's"), 1, 'project "nobody\'s" does not exist'),
+        (("a", "--type", "poems"), 2, "type must be"),
+    ],
+)
+def test_wrong_usage_earns_one_line(gristmill, records, arguments, code, line):
+    """With the exit code that its kind has."""
+    ended, output, said = gristmill(*arguments)
+
+    assert (ended, output) == (code, "")
+    assert line in said
+    assert len(said.splitlines()) == 1
+
+
+def test_provider_that_cannot_embed_is_told_in_one_line(gristmill, records, monkeypatch):
+    """The reason is the provider's."""
+    with FakeOpenAI() as fake:
+        fake.script(embeddings={"faults": [{"kind": "status", "status": 401}]})
+        monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "k")
+        _, _, unnamed = gristmill("a")
+        monkeypatch.setenv("GRISTMILL_LLM__EMBEDDING_MODEL", "embed-1")
+        _, _, refused = gristmill("a")
+        code, output, said = gristmill("a", "--json")
+
+    assert unnamed.endswith("set GRISTMILL_LLM__EMBEDDING_MODEL, or embedding_model in the system settings")
+    assert "the text cannot be embedded: provider " in refused
+    assert "refused the credentials" in refused
+    assert (code, json.loads(output), said) == (0, [], "")

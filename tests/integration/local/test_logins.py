@@ -1,0 +1,226 @@
+"""`gristmill migrate --roles`: a login for each kind of process, made once, with no more rights than it needs."""
+
+import stat
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg import errors
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from config.settings import Settings
+from local.logins import GROUPS, known_urls, make_logins
+from local.system import _logins
+from tests.support.command_line import as_json
+from workers.runtime.refusals import Failed
+from workers.runtime.store.processes import try_to_lead
+from workers.runtime.store.tables import job_table
+
+DENIED = {
+    "worker": (
+        "UPDATE runtime.transitions SET changed_by = 'nobody'",
+        "DELETE FROM runtime.transitions",
+        "TRUNCATE runtime.transitions",
+        "UPDATE runtime.transitions_default SET changed_by = 'nobody'",
+        "DELETE FROM runtime.transitions_default",
+        "SELECT runtime.drop_transition_partitions('400 days')",
+        "SELECT runtime.ensure_transition_partitions(1)",
+        "DROP TABLE runtime.transitions_default",
+        "BEGIN; LOCK TABLE runtime.transitions IN ACCESS EXCLUSIVE MODE",
+        "INSERT INTO runtime.dispatcher (id, term, expires_at) VALUES (1, 1, 'infinity')",
+        "UPDATE runtime.dispatcher SET expires_at = 'infinity'",
+        "SELECT nextval('runtime.dispatcher_terms')",
+        "UPDATE runtime.schedules SET enabled = false",
+        "INSERT INTO runtime.ticks (schedule, scheduled_for, fired_by) VALUES ('a', now(), 'me')",
+        "UPDATE runtime.stages SET paused_at = now()",
+        "DELETE FROM runtime.lifecycles",
+        "TABLE runtime.actor_keys",
+        "CREATE TABLE runtime.mine ()",
+        "CREATE ROLE somebody",
+        "ALTER TABLE scoring.scoring_jobs DISABLE TRIGGER guard_update",
+        "SET session_replication_role = replica",
+    ),
+    "dispatcher": (
+        "UPDATE scoring.scoring_jobs SET prompt = 'another'",
+        "UPDATE scoring.scoring_jobs SET parsed_score = '{}'",
+        "UPDATE operations.ingest_jobs SET mapping = '{}'",
+        "DELETE FROM scoring.scoring_jobs",
+        "BEGIN; LOCK TABLE scoring.scoring_jobs IN ACCESS EXCLUSIVE MODE",
+        "TABLE scoring.profiles",
+        "TABLE operations.system_settings",
+        "DELETE FROM runtime.transitions",
+        "DELETE FROM runtime.dispatcher",
+        "UPDATE runtime.stages SET paused_at = NULL",
+        "TABLE runtime.actor_keys",
+    ),
+    "gateway": ("TABLE runtime.transitions_default", "UPDATE runtime.dispatcher SET leader = 'me'"),
+    "service": ("TABLE runtime.dispatcher", "UPDATE runtime.workers SET slots = 0", "TABLE runtime.schedules"),
+    "operator": (
+        "DELETE FROM runtime.transitions",
+        "TABLE runtime.actor_keys",
+        "UPDATE runtime.security SET strict = false",
+    ),
+}
+
+
+@pytest.fixture
+def logins(database_url, tmp_path):
+    """Every login on the test's database, by kind."""
+    return {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
+
+
+def asked(url: str, statement: str) -> object:
+    with closing(psycopg.connect(url, autocommit=True)) as connection:
+        row = connection.execute(statement.encode()).fetchone()
+    return row[0] if row else None
+
+
+def test_a_login_for_each_kind_of_process(logins, tmp_path):
+    """Ordinary ones; their URLs are in files that only their owner reads."""
+    assert logins.keys() == GROUPS.keys()
+    for kind, login in logins.items():
+        assert asked(login.url, "SELECT session_user") == login.role
+        assert asked(login.url, f"SELECT pg_has_role(session_user, '{GROUPS[kind]}', 'USAGE')") is True
+        rights = "rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication"
+        assert asked(login.url, f"SELECT {rights} FROM pg_roles WHERE rolname = session_user") is False
+    files = list((tmp_path / "roles").iterdir())
+    assert {file.name for file in files} == {f"database_url_{kind}" for kind in GROUPS}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in [*files, tmp_path / "roles"]} == {0o600, 0o700}
+
+
+def test_a_second_run_changes_nothing(logins, database_url, tmp_path, psql):
+    """Neither a password nor a file: what runs stays connected, and may connect again."""
+    passwords = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE 'gristmill_%%_login' ORDER BY 1"
+    before = psql.execute(passwords).fetchall()
+
+    again = make_logins(database_url, tmp_path / "roles")
+
+    assert [one.made for one in again] == [False] * len(GROUPS)
+    assert {one.kind: one.url for one in again} == {kind: one.url for kind, one in logins.items()}
+    assert psql.execute(passwords).fetchall() == before
+
+
+def test_a_lost_file_gives_a_new_password_to_its_login_alone(logins, database_url, tmp_path):
+    """The others keep theirs; the old URL is of no more use."""
+    (tmp_path / "roles" / "database_url_worker").unlink()
+
+    made = {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
+
+    assert [kind for kind, one in made.items() if one.made] == ["worker"]
+    assert asked(made["worker"].url, "SELECT session_user") == "gristmill_worker_login"
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        asked(logins["worker"].url, "SELECT 1")
+
+
+def test_a_given_file_names_the_login_and_its_password(database_url, tmp_path):
+    """As `make secrets` writes them for compose: nothing is written over."""
+    given = (
+        make_url(database_url).set(username="given_worker", password="0f" * 24).render_as_string(hide_password=False)
+    )
+    (tmp_path / "database_url_worker").write_text(given)
+    (tmp_path / "database_url_worker").chmod(0o400)
+
+    [worker] = [one for one in make_logins(database_url, tmp_path) if one.kind == "worker"]
+
+    assert (worker.role, worker.made) == ("given_worker", True)
+    assert asked(given, "SELECT session_user") == "given_worker"
+    assert (tmp_path / "database_url_worker").read_text() == given
+
+
+def test_an_address_that_changed_is_written_anew(logins, database_url, tmp_path):
+    """The embedded server may find its port taken; the password stays."""
+    file = tmp_path / "roles" / "database_url_worker"
+    moved = make_url(logins["worker"].url).set(port=1)
+    file.write_text(moved.render_as_string(hide_password=False))
+    assert "worker" not in known_urls(database_url, tmp_path / "roles")
+
+    make_logins(database_url, tmp_path / "roles")
+
+    assert file.read_text().strip() == logins["worker"].url
+    assert known_urls(database_url, tmp_path / "roles") == {kind: one.url for kind, one in logins.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no url", "cannot be read as a URL of Postgres"),
+        ("postgresql://host/db", "must hold a URL with user and password"),
+        ("postgresql://gristmill:pw@host/db", "role 'gristmill' may do more than a worker needs"),
+        (b"\xff\xfe", "cannot be read as a URL of Postgres"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(database_url, tmp_path, content, said):
+    """One line; a superuser is no login of a role."""
+    file = tmp_path / "database_url_worker"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(Failed, match=said):
+        make_logins(database_url, tmp_path)
+
+
+def test_who_may_not_make_roles_is_told_so(logins, tmp_path):
+    """As one line that says whom to ask."""
+    with pytest.raises(Failed, match="the login of DATABASE_URL may not make roles"):
+        make_logins(logins["operator"].url, tmp_path / "others")
+
+
+@pytest.mark.parametrize(("kind", "statement"), [(kind, one) for kind, denied in DENIED.items() for one in denied])
+def test_no_login_has_rights_that_its_process_does_not_need(logins, kind, statement):
+    """History, tickets, schedules, keys: each is written by those who must, and by nobody else."""
+    with pytest.raises(errors.InsufficientPrivilege):
+        asked(logins[kind].url, statement)
+
+
+async def test_the_dispatchers_login_leads(logins):
+    """And sees of a session of its own kind when it began."""
+    async with await psycopg.AsyncConnection.connect(logins["dispatcher"].url, autocommit=True) as one:
+        assert await try_to_lead(one, name="one")
+        async with await psycopg.AsyncConnection.connect(logins["dispatcher"].url, autocommit=True) as other:
+            assert await try_to_lead(other, name="other") is None
+
+
+@pytest.mark.parametrize("age", ["-2 months", "0", "23 hours", "30 days"])
+def test_nobody_drops_the_month_under_way(logins, age):
+    """Nor the last one: whatever beat is asked for."""
+    with pytest.raises(errors.InvalidParameterValue, match="history must be kept for 31 days or more, got"):
+        asked(logins["dispatcher"].url, f"SELECT runtime.drop_transition_partitions('{age}')")
+
+
+def test_the_dispatcher_may_write_what_its_statements_write(psql, registry):
+    """Of every job table of this release, whatever it calls its columns."""
+    written = ["status", "version", "retry_count", "due_at", "progress", "dispatched_at", "lease_owner", "deadline_at"]
+    written += ["started_at", "completed_at", "updated_at", "error_message", "change_action", "change_reason"]
+    for model in {stage.model for stage in registry.values()}:
+        table = job_table(model)
+        for attribute in written:
+            column = table.column[attribute].strip('"')
+            [row] = psql.execute(
+                "SELECT has_column_privilege('gristmill_dispatcher', %s, %s, 'UPDATE') AS may", [table.label, column]
+            )
+            assert row["may"], f"{table.label}.{column}"
+        [row] = psql.execute("SELECT has_table_privilege('gristmill_dispatcher', %s, 'UPDATE') AS may", [table.label])
+        assert not row["may"], table.label
+
+
+def test_the_command_line_makes_them_in_the_data_folder(gristmill, tmp_path):
+    """And says where, without a password."""
+    made = as_json(gristmill, "migrate", "--roles")["roles"]
+
+    assert {one["kind"] for one in made} == GROUPS.keys()
+    assert {one["file"] for one in made} == {f".gristmill/roles/database_url_{kind}" for kind in GROUPS}
+    assert (tmp_path / ".gristmill/roles/database_url_worker").exists()
+    assert gristmill("migrate", "--urls", "somewhere")[:2] == (2, "")
+
+
+def test_up_uses_the_logins_of_a_given_server_if_there_are_any(logins, database_url, redis_url, tmp_path):
+    """Otherwise every role shares the login of DATABASE_URL, and `up` says so."""
+    settings = Settings(data_dir=tmp_path, database_url=SecretStr(database_url), redis_url=SecretStr(redis_url))
+    said: list[str] = []
+
+    assert _logins(settings, database_url, said.append) == {kind: one.url for kind, one in logins.items()}
+    assert said == []
+
+    elsewhere = settings.model_copy(update={"data_dir": tmp_path / "elsewhere"})
+    assert _logins(elsewhere, database_url, said.append) == {}
+    assert "every role uses the login of DATABASE_URL" in said[0]

@@ -1,0 +1,105 @@
+"""What a worker's row says of it: its release, and who answers its language model calls, without any secret."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from cli.provider import answers, reporting_provider
+from config.settings import load
+from tests.support.waiting import until
+from workers.llm.answering import Answering, told
+from workers.operations.keyring import Keyring, new_key
+from workers.operations.provider_choice import ProviderChoice
+from workers.operations.system_settings import put
+
+CHOICE = {"base_url": None, "api_key": None, "llm_model": None, "embedding_model": None}
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """Return settings of an environment that names just this."""
+    monkeypatch.chdir(tmp_path)
+
+    def settings(**variables):
+        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "GRISTMILL_LLM__MODEL", "GRISTMILL_LLM__EMBEDDING_MODEL"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return load()
+
+    return settings
+
+
+async def test_the_heart_tells_who_answers(worker, jobs):
+    """As soon as it is known, and as long as nothing else is."""
+    worker.watch.provider = {"provider": "offline"}
+
+    async def reported():
+        return await jobs.sql('SELECT 1 FROM runtime.workers WHERE provider = \'{"provider": "offline"}\'')
+
+    await until(reported)
+    worker.watch.provider = None
+    beats = await jobs.sql("SELECT heartbeat_at FROM runtime.workers")
+    await until(lambda: _moved(jobs, beats))
+    assert await reported()
+
+
+async def _moved(jobs, beats):
+    return await jobs.sql("SELECT heartbeat_at FROM runtime.workers") != beats
+
+
+def test_the_environments_provider_is_told_without_its_secrets(environment):
+    """Neither the key nor the credentials of the URL."""
+    settings = environment(OPENAI_API_KEY="sk-secret-key", OPENAI_BASE_URL="http://user:s3cret@gpu:1234/v1")
+
+    told_ = asdict(answers(settings, None))
+
+    assert (told_["provider"], told_["url"], told_["has_key"]) == ("compatible", "http://gpu:1234/v1", True)
+    assert "s3cret" not in json.dumps(told_)
+    assert "sk-secret" not in json.dumps(told_)
+
+
+@pytest.mark.parametrize(
+    ("variables", "choice", "provider", "url"),
+    [
+        ({}, None, "offline", None),
+        ({"OPENAI_API_KEY": "k"}, None, "openai", "https://api.openai.com/v1"),
+        ({"OPENAI_API_KEY": "k"}, ("offline", {}), "offline", None),
+        ({}, ("lmstudio", {}), "lmstudio", "http://localhost:1234/v1"),
+        ({}, ("openrouter", {"base_url": "https://h/v1", "api_key": "k"}), "openrouter", "https://h/v1"),
+        ({}, (None, {"llm_model": "m"}), "offline", None),
+    ],
+)
+def test_the_operators_choice_comes_before_the_environment(environment, variables, choice, provider, url):
+    """As for the calls themselves."""
+    settings = environment(**variables)
+    chosen = None if choice is None else ProviderChoice(choice[0], **{**CHOICE, **choice[1]})
+
+    found = answers(settings, chosen)
+
+    assert (found.provider, found.url) == (provider, url)
+    assert provider in told(asdict(found))
+
+
+async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environment, database_url, database):
+    """Others can decrypt it; this one's calls fail."""
+    async with database.session() as session:
+        values = {"ai_provider": "openrouter", "openrouter_key": "sk-or-v1-0123456789abcdef"}
+        await put(session, values, keyring=Keyring([new_key()]))
+    settings = environment(GRISTMILL_SECRET_KEYS=new_key())
+
+    llm, report = reporting_provider(settings, database_url=database_url, name="test:provider")
+    try:
+        told_ = await report()
+    finally:
+        await llm.aclose()
+
+    assert told_["problem"].startswith("openrouter_key: no key of GRISTMILL_SECRET_KEYS decrypts it")
+    assert told_["provider"] == "openrouter"
+
+
+def test_nothing_is_told_of_a_worker_that_has_not():
+    """Of an older release, or in its first seconds."""
+    assert told(None) == ""
+    assert told(asdict(Answering(provider="offline"))) == "offline"

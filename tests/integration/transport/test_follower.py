@@ -1,0 +1,138 @@
+"""What others than workers do to jobs reaches Flower: read from their history, each once, however late it commits."""
+
+from uuid import UUID
+
+import psycopg
+import pytest
+from celery import Celery
+
+from tests.support.kernel import Jobs
+from workers.runtime.handler.outcomes import Fail
+from workers.runtime.handler.registry import Registry
+from workers.transport.events import EventStream
+from workers.transport.follower import Follower
+
+
+class Told:
+    """A follower, and what it has told since it was last asked."""
+
+    def __init__(self, jobs: Jobs, registry: Registry) -> None:
+        self.stream = EventStream(Celery(set_as_current=False), "dispatcher@here", registry)
+        self.follower = Follower(jobs.database, registry, self.stream)
+
+    async def look(self) -> list[tuple[str, UUID]]:
+        await self.follower.look()
+        waiting, self.stream._waiting = self.stream._waiting, []
+        return [(type_, UUID(fields["uuid"])) for type_, fields in waiting]
+
+
+@pytest.fixture
+def told(jobs: Jobs, registry: Registry) -> Told:
+    return Told(jobs, registry)
+
+
+CANCEL = "UPDATE proving.plain_jobs SET status = 'cancelled', version = version + 1, completed_at = now() WHERE id = %s"
+
+
+async def test_a_waiting_job_that_is_cancelled_in_sql_is_told_once(jobs, told, psql):
+    """Ready, due later or backing off: nobody runs it, and its table alone knows."""
+    [ready] = await jobs.ready()
+    [later] = await jobs.ready(due_at="2100-01-01T00:00:00Z")
+    for job in (ready, later):
+        psql.execute(CANCEL, [job])
+
+    assert sorted(await told.look()) == sorted([("task-revoked", ready), ("task-revoked", later)])
+    assert await told.look() == []
+
+
+async def test_what_workers_and_enqueues_do_is_told_by_those(jobs, told):
+    """A follower reads none of it, whatever their number."""
+    [job] = await jobs.running()
+    await jobs.settle(job, Fail("x"))
+    await jobs.ready(count=50)
+
+    found = await told.look()
+
+    # The tests' own connection is no worker's, so its moves are somebody else's: all but the enqueues.
+    assert {id_ for _, id_ in found} == {job.id}
+
+
+async def test_a_cancel_that_commits_late_is_told_when_it_does(jobs, told, psql, database_url):
+    """Its transition bears the time at which it was made, and younger ones have been told meanwhile."""
+    late, early, later = await jobs.ready(count=3)
+    with psycopg.connect(database_url) as slow:
+        slow.execute(CANCEL, [late])
+        assert await told.look() == []
+        psql.execute(CANCEL, [early])
+        assert await told.look() == [("task-revoked", early)]
+        for _ in range(3):
+            assert await told.look() == []
+        slow.commit()
+
+    assert await told.look() == [("task-revoked", late)]
+    assert await told.look() == []
+    psql.execute(CANCEL, [later])
+    assert await told.look() == [("task-revoked", later)]
+
+
+async def test_what_is_over_is_not_remembered(jobs, told, psql):
+    """A bulk cancel costs its follower neither memory nor time from the next looks on."""
+    for job in await jobs.ready(count=200):
+        psql.execute(CANCEL, [job])
+    assert len(await told.look()) == 200
+    for _ in range(2):
+        await told.look()
+
+    assert told.follower._told == {}
+    assert len(told.follower._looks) <= 2
+
+
+async def test_only_the_newest_state_of_a_job_is_told(jobs, told, psql):
+    """A job that was sent back and claimed meanwhile is running, whatever was done to it before."""
+    [job] = await jobs.running()
+    await jobs.settle(job, Fail("x"))
+    await told.look()
+    psql.execute(
+        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL, "
+        "retry_count = retry_count + 1 WHERE id = %s",
+        [job.id],
+    )
+    psql.execute(CANCEL, [job.id])
+
+    assert await told.look() == [("task-revoked", job.id)]
+
+
+async def test_a_rescue_is_told_as_a_retry_and_the_last_one_as_a_failure(jobs, told, psql):
+    """Its worker is gone and says nothing any more; a person who sends a failed job back is told as well."""
+    [lost] = await jobs.running()
+    psql.execute(
+        "UPDATE proving.plain_jobs SET status = 'failed', version = version + 1, completed_at = now(), "
+        "dispatched_at = NULL, change_action = 'rescue', change_reason = 'worker fell silent' WHERE id = %s",
+        [lost.id],
+    )
+    assert ("task-failed", lost.id) in await told.look()
+    psql.execute(
+        "UPDATE proving.plain_jobs SET status = 'pending', version = version + 1, completed_at = NULL, "
+        "retry_count = retry_count + 1 WHERE id = %s",
+        [lost.id],
+    )
+
+    assert await told.look() == [("task-retried", lost.id)]
+
+
+async def test_a_look_reads_the_index_of_what_others_moved(jobs, psql):
+    """However many transitions workers make: it is none of the follower's business."""
+    question = (
+        "EXPLAIN SELECT * FROM runtime.transitions AS t WHERE t.old_state IS NOT NULL "
+        "AND coalesce(t.changed_by, '') NOT LIKE 'worker:%' AND t.created_at >= now() - interval '1 minute'"
+    )
+    async with jobs.database.kernel() as conn:
+        plan = [row[0] for row in await (await conn.execute(question)).fetchall()]
+    indexes = psql.execute(
+        "SELECT c.relname FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid "
+        "WHERE inhparent = 'runtime.ix_transitions_moved_by_others'::regclass"
+    ).fetchall()
+
+    scans = [line for line in plan if "Scan" in line]
+    assert scans
+    assert all(any(row["relname"] in line for row in indexes) for line in scans), plan

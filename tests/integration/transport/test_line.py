@@ -1,0 +1,33 @@
+"""Beat's connection when whatever is in between takes every byte and passes none on."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from tests.conftest import sqlalchemy_url
+from tests.support.fakes.wire import wire_to
+from workers.transport.line import Line
+
+
+async def test_a_silent_connection_is_cut_and_replaced(database_url):
+    """Before a look and in its midst: the look ends, and the next one has a connection that answers."""
+    async with wire_to(database_url) as (url, wire):
+        engine = create_engine(sqlalchemy_url(url), pool_size=1, pool_pre_ping=True)
+        line = Line(engine)
+
+        def look(amidst=lambda: None):
+            with line.cut_after(2.0), Session(engine) as session:
+                session.execute(text("SELECT 1"))
+                amidst()
+                return session.scalar(text("SELECT 2"))
+
+        assert await asyncio.to_thread(look) == 2
+        wire.fall_silent()
+        assert await asyncio.wait_for(asyncio.to_thread(look), 20) == 2
+        with pytest.raises(OperationalError):
+            await asyncio.wait_for(asyncio.to_thread(look, wire.fall_silent), 20)
+        assert await asyncio.wait_for(asyncio.to_thread(look), 20) == 2
+        engine.dispose()

@@ -1,0 +1,69 @@
+"""A copy of the packages, for tests that add files to them: what a contributor's clone is to a contributor."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+PACKAGES = ("cli", "config", "gateway", "local", "migrations", "models", "workers")
+OURS = ("GRISTMILL_", "DATABASE_URL", "REDIS_URL", "OPENAI_")
+PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedTree:
+    """A folder with our packages; ``run`` starts the ``gristmill`` that it holds, not the one installed."""
+
+    folder: Path
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def write(self, name: str, content: str) -> None:
+        """Write one file, with its folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+    def python(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Python on the copy and return what came of it."""
+        return subprocess.run(
+            [sys.executable, "-P", *arguments],
+            cwd=self.folder,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one command of the copy."""
+        return self.python("-m", "cli.main", *arguments, env=env)
+
+    def shell(self, command: str, *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a line as a person types it."""
+        return subprocess.run(
+            ["sh", "-c", command],
+            cwd=self.folder,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the environment in which the copy is what is imported."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        return {**inherited, "PYTHONPATH": str(self.folder), **self.env, **(env or {})}
+
+
+def copy_tree(folder: Path, **env: str) -> CopiedTree:
+    """Copy the packages to ``folder``."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return CopiedTree(folder, env)

@@ -1,0 +1,32 @@
+"""A stand-in for Flower's event stream: remembers what it was told, in order."""
+
+from uuid import UUID
+
+from workers.runtime.handler.context import Run
+from workers.runtime.worker.decisions import Settled
+
+
+class RecordedEvents:
+    """Implements :class:`workers.runtime.worker.runs.JobEvents`."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, UUID]] = []
+        self.lost: list[tuple[str, Run]] = []
+
+    def started(self, run: Run) -> None:
+        self.told.append(("started", run.job_id))
+
+    def settled(self, run: Run, row: Settled, *, seconds: float) -> None:
+        self.told.append((row.action, run.job_id))
+
+    def stopped(self, run: Run) -> None:
+        self.told.append(("stopped", run.job_id))
+        self.lost.append(("run_stopped", run))
+
+    def stale(self, run: Run) -> None:
+        self.told.append(("stale", run.job_id))
+        self.lost.append(("stale_write_rejected", run))
+
+    def of(self, job_id: UUID) -> list[str]:
+        """Return what was told of one job."""
+        return [what for what, told_id in self.told if told_id == job_id]

@@ -1,0 +1,461 @@
+"""A fake OpenAI-compatible server: answers rubrics validly, misbehaves on request, and counts what it was asked.
+
+In a test::
+
+    with FakeOpenAI() as fake:
+        fake.script(queue=[{"kind": "status", "status": 429, "retry_after": "2"}])
+        ...  # talk to fake.url
+        assert fake.calls == 2
+
+Or as a process, which prints its URL: ``python -m tests.support.fakes.openai_server --port 0``. Over HTTP,
+``POST /__script`` takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, ``GET /__ledger``
+returns every chat call (``calls_of`` reads it), ``POST /__reset`` forgets all.
+
+A behaviour is a dictionary: ``kind`` (see ``KINDS``), ``delay_ms`` before the answer, and for ``status`` also
+``status``, ``code``, ``message``, ``retry_after``, ``headers``; for ``says`` the message's ``content`` (or a whole
+``message``), for ``choice`` members of the choice, for ``raw`` the ``body`` in base64, with ``status`` and ``headers``.
+In a ``mix`` it has a ``weight`` too, 1 if left out. In ``rules`` it has ``about``: it answers every question that holds
+this text, before all others.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import random
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Any, Self
+from uuid import UUID
+
+from tests.chaos.evidence import Call
+from tests.support.fakes import alignment
+from tests.support.fakes.embedder import Embedder
+
+SHAPED = ("answer", "fenced", "think", "parts", "invalid", "malformed", "prose", "truncated", "empty")
+REFUSED = (
+    "says",
+    "choice",
+    "raw",
+    "refusal",
+    "filtered",
+    "no_usage",
+    "no_choices",
+    "error_200",
+    "html",
+    "status",
+    "hang",
+    "drip",
+    "disconnect",
+)
+KINDS = frozenset(SHAPED + REFUSED)
+FORMATS = ("json_schema", "json_object", "text")
+REMEMBERED = 1_000
+MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model", "embeddings", "rules"})
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+@dataclass(slots=True)
+class Entry:
+    """One line of the ledger: what was asked under which key, what was answered (a status or a kind), and when.
+
+    ``ended_at`` stays None when no whole answer was sent. ``body`` is the request's fingerprint; ``again`` tells that
+    it quotes an answer, to ask once more.
+    """
+
+    key: str | None
+    started_at: float
+    answer: str = "none"
+    ended_at: float | None = None
+    body: str = ""
+    again: bool = False
+
+
+class Script:
+    """What the server does next, and what it was asked so far. Lives on the server's loop; reads are thread-safe."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the first default and forget what was counted; calls in flight stay so."""
+        self.queue: deque[dict[str, Any]] = deque()
+        self.default: dict[str, Any] = {"kind": "answer"}
+        self.formats: tuple[str, ...] = FORMATS
+        self.models: list[str] | None = None
+        self.reported_model: str | None = None
+        self.calls = self.max_in_flight = self.listings = self.connections = 0
+        self.requests: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
+        self.mix: list[dict[str, Any]] = []
+        self.rules: list[dict[str, Any]] = []
+        self.ledger: list[Entry] = []
+        self.embedder = Embedder()
+        self._draw = random.Random(0)
+
+    def change(self, **changes: Any) -> None:
+        """Set ``queue`` (a behaviour per call), ``mix`` (drawn by weight, by ``seed``), ``default``, ``formats`` …"""
+        default = [changes["default"]] if "default" in changes else []
+        for behaviour in [*changes.get("queue", ()), *changes.get("mix", ()), *changes.get("rules", ()), *default]:
+            if behaviour.get("kind", "answer") not in KINDS:
+                raise ValueError(f"kind must be one of {', '.join(sorted(KINDS))}, got {behaviour['kind']!r}")
+        if unknown := changes.keys() - MEMBERS:
+            raise ValueError(f"unknown members: {', '.join(sorted(unknown))}")
+        self.embedder.change(**changes.pop("embeddings", {}))
+        if "seed" in changes:
+            self._draw = random.Random(changes.pop("seed"))
+        for name, value in changes.items():
+            setattr(self, name, deque(value) if name == "queue" else value)
+
+    def next(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take what a rule says, else the next of the queue, else one drawn of the mix, else the default."""
+        asked = json.dumps(request.get("messages"), ensure_ascii=False) if self.rules else ""
+        for rule in self.rules:
+            if rule["about"] in asked:
+                return rule
+        if self.queue:
+            return self.queue.popleft()
+        if not self.mix:
+            return self.default
+        return self._draw.choices(self.mix, [behaviour.get("weight", 1) for behaviour in self.mix])[0]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counters, the last thousand chat requests and what was asked of the embedder."""
+        counters = ("calls", "in_flight", "max_in_flight", "listings", "connections")
+        seen = {"requests": list(self.requests), "embeddings": self.embedder.snapshot()}
+        return {name: getattr(self, name) for name in counters} | seen
+
+    @contextlib.contextmanager
+    def call(self, body: dict[str, Any], headers: Mapping[str, str], *, sent: bytes) -> Iterator[Entry]:
+        """Count one chat call while it lasts, and enter it in the ledger. The API key itself is not kept."""
+        again = any(message.get("role") == "assistant" for message in body.get("messages", ()))
+        fingerprint = hashlib.blake2b(sent, digest_size=16).hexdigest()
+        entry = Entry(headers.get("idempotency-key"), time.time(), body=fingerprint, again=again)
+        self.ledger.append(entry)
+        self.calls += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        self.requests.append({"at": time.time(), "authorized": "authorization" in headers, "body": body})
+        try:
+            yield entry
+            entry.ended_at = time.time()
+        finally:
+            self.in_flight -= 1
+
+
+class Connection:
+    """One client's connection: HTTP/1.1 with keep-alive, just enough of it."""
+
+    def __init__(self, script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.script = script
+        self.reader = reader
+        self.writer = writer
+
+    async def serve(self) -> None:
+        """Answer requests until the client leaves."""
+        self.script.connections += 1
+        try:
+            while True:
+                head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                method, path, _ = head[0].split(" ", 2)
+                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+                body = await self.reader.readexactly(int(headers.get("content-length") or 0))
+                await self.route(method, path, headers, body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.writer.close()
+
+    async def route(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        match method, path.removeprefix("/v1"):
+            case "POST", "/chat/completions":
+                request = json.loads(body)
+                with self.script.call(request, headers, sent=body) as entry:
+                    await self.chat(request, entry)
+            case "POST", "/embeddings":
+                await self.embed(json.loads(body), headers)
+            case "GET", "/models" if self.script.models is not None:
+                self.script.listings += 1
+                await self.send({"object": "list", "data": [{"id": name} for name in self.script.models]})
+            case "GET", "/__requests":
+                await self.send(self.script.snapshot())
+            case "GET", "/__ledger":
+                await self.send({"calls": [asdict(entry) for entry in self.script.ledger]})
+            case "POST", "/__reset":
+                self.script.reset()
+                await self.send({})
+            case "POST", "/__script":
+                try:
+                    self.script.change(**json.loads(body))
+                except ValueError as error:
+                    await self.send({"error": str(error)}, status=422)
+                else:
+                    await self.send({})
+            case _:
+                await self.refuse({"status": 404, "message": f"no such route {path}"})
+
+    async def chat(self, request: dict[str, Any], entry: Entry) -> None:  # noqa: C901 - one case per kind
+        asked_form = request.get("response_format", {}).get("type", "text")
+        if asked_form not in self.script.formats:
+            entry.answer = "400"
+            await self.refuse({"status": 400, "message": f"'response_format.type' {asked_form!r} is not supported"})
+            return
+        behaviour = self.script.next(request)
+        kind = behaviour.get("kind", "answer")
+        entry.answer = str(behaviour["status"]) if kind == "status" else kind
+        if delay := behaviour.get("delay_ms"):
+            await asyncio.sleep(delay / 1_000)
+        match kind:
+            case "status":
+                await self.refuse(behaviour)
+            case "hang":
+                await self.reader.read()  # until the client gives up
+                raise ConnectionResetError
+            case "disconnect":
+                raise ConnectionResetError
+            case "html":
+                await self.send_bytes(b"<html><body>Sign in</body></html>", content_type="text/html")
+            case "error_200":
+                await self.send({"error": {"code": behaviour.get("code", 502), "message": "upstream failed"}})
+            case "says" | "choice":
+                await self.send(told(request, behaviour, self.script.reported_model))
+            case "raw":
+                body, headers = base64.b64decode(behaviour["body"]), behaviour.get("headers")
+                await self.send_bytes(body, status=behaviour.get("status", 200), headers=headers)
+            case "drip":
+                await self.drip(completion(request, "answer", self.script.reported_model))
+            case _:
+                await self.send(completion(request, kind, self.script.reported_model))
+
+    async def embed(self, request: dict[str, Any], headers: Mapping[str, str]) -> None:
+        with self.script.embedder.call(request, headers) as entry:
+            status, answer, more = await self.script.embedder.answer(request)
+            entry["answer"] = str(status)
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        await self.send_bytes(body, status=status, headers=more)
+
+    async def refuse(self, behaviour: Mapping[str, Any]) -> None:
+        headers = dict(behaviour.get("headers", {}))
+        if "retry_after" in behaviour:
+            headers["retry-after"] = str(behaviour["retry_after"])
+        error = {"message": behaviour.get("message", "refused"), "code": behaviour.get("code"), "type": "fake"}
+        await self.send({"error": error}, status=behaviour["status"], headers=headers)
+
+    async def drip(self, value: dict[str, Any]) -> None:
+        """Send a byte every 20 ms: each read succeeds, the whole never ends in time."""
+        body = json.dumps(value).encode()
+        self.writer.write(_head(200, len(body), "application/json", {}))
+        for index in range(len(body)):
+            self.writer.write(body[index : index + 1])
+            await self.writer.drain()
+            await asyncio.sleep(0.02)
+
+    async def send(self, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        await self.send_bytes(json.dumps(value).encode(), status=status, headers=headers)
+
+    async def send_bytes(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.writer.write(_head(status, len(body), content_type, headers or {}) + body)
+        await self.writer.drain()
+
+
+def completion(request: Mapping[str, Any], kind: str, reported_model: str | None = None) -> dict[str, Any]:
+    """Return a chat completion of one kind that answers the request's rubric."""
+    valid = json.dumps(answer(request))
+    message: dict[str, Any] = {"role": "assistant", "content": valid}
+    match kind:
+        case "fenced":
+            message["content"] = f"Here it is:\n```json\n{valid}\n```\nAnything else?"
+        case "think":
+            message["content"] = f'<think>Perhaps {{"overall": 1}}?</think>\n{valid}'
+        case "parts":
+            message["content"] = [{"type": "text", "text": valid[:10]}, {"type": "text", "text": valid[10:]}]
+        case "invalid":
+            message["content"] = valid.replace('"score": ', '"score": 9')
+        case "malformed":
+            message["content"] = valid.replace(":", "", 1)
+        case "prose":
+            message["content"] = "I would say it is rather good."
+        case "truncated":
+            message["content"] = valid[: len(valid) // 2]
+        case "empty":
+            message["content"] = None
+        case "refusal":
+            message |= {"content": None, "refusal": "I cannot help with that."}
+    reasons = {"truncated": "length", "filtered": "content_filter"}
+    choice = {"index": 0, "finish_reason": reasons.get(kind, "stop"), "message": message}
+    return {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": reported_model or request["model"],
+        "choices": None if kind == "no_choices" else [choice],
+        "usage": None if kind == "no_usage" else {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }
+
+
+def told(request: Mapping[str, Any], behaviour: Mapping[str, Any], reported_model: str | None) -> dict[str, Any]:
+    """Return a completion with the message or the choice that ``behaviour`` dictates."""
+    whole = completion(request, "answer", reported_model)
+    said = {"role": "assistant", "content": behaviour.get("content")}
+    whole["choices"][0] |= behaviour.get("choice") or {"message": behaviour.get("message") or said}
+    return whole
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a valid answer to what the messages ask: records beside guidelines, reports on them, or a rubric."""
+    return alignment.answer(request["messages"]) or scores(request)
+
+
+def scores(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a valid answer to the rubric in the messages: scores of 10 to 99 that depend on the profile only."""
+    text = "\n".join(str(message["content"]) for message in request["messages"])
+    listed, profile = (re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL) for name in ("criteria", "profile"))
+    seed = hashlib.sha256(profile[1].encode() if profile else b"").digest()
+    given = [
+        {
+            "name": one["name"],
+            "score": 10 + seed[index % 32] % 90,
+            "evidence": ["name"],
+            "reasoning": "Made up by a fake.",
+        }
+        for index, one in enumerate(json.loads(listed[1]) if listed else ())
+    ]
+    overall = sum(one["score"] for one in given) / max(len(given), 1)
+    return {"overall": round(overall, 1), "criteria": given, "flags": []}
+
+
+def calls_of(entries: Iterable[Mapping[str, Any]]) -> list[Call]:
+    """Return the ledger's entries that name their job, in order: ``calls`` of ``GET /__ledger``."""
+    named = ((entry, _job_of(entry["key"])) for entry in entries)
+    return [Call(job_id=job_id, **entry) for entry, job_id in named if job_id]
+
+
+def _job_of(key: str | None) -> UUID | None:
+    """Return the job that an idempotency key begins with, None where it names none."""
+    try:
+        return UUID((key or "")[:36])
+    except ValueError:
+        return None
+
+
+async def serve(script: Script, *, port: int = 0) -> asyncio.Server:
+    """Start listening on loopback."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Cancelled when the server stops; asyncio 3.11 reports a cancelled connection as an error of its own.
+        with contextlib.suppress(asyncio.CancelledError):
+            await Connection(script, reader, writer).serve()
+
+    return await asyncio.start_server(connected, "127.0.0.1", port, backlog=4_096, limit=16 * 1024 * 1024)
+
+
+def url_of(server: asyncio.Server) -> str:
+    """Return the base URL a client is given."""
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+class FakeOpenAI:
+    """The server on a thread of its own, for ``with`` in a test."""
+
+    def __init__(self, *, port: int = 0) -> None:
+        self._port = port
+        self._script = Script()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-openai", daemon=True)
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(serve(self._script, port=self._port), self._loop).result(10)
+        self.url = url_of(self._server)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def script(self, **changes: Any) -> None:
+        """Change the behaviour, see ``Script.change``; in force when this returns."""
+
+        async def change() -> None:
+            self._script.change(**changes)
+
+        asyncio.run_coroutine_threadsafe(change(), self._loop).result(10)
+
+    def reset(self) -> None:
+        """Forget script and counters, for the next test."""
+
+        async def reset() -> None:
+            self._script.reset()
+
+        asyncio.run_coroutine_threadsafe(reset(), self._loop).result(10)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What was asked of its embeddings."""
+        return self._script.embedder
+
+    @property
+    def calls(self) -> int:
+        """How many chat calls came in."""
+        return self._script.calls
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The bodies of the chat calls, in order."""
+        return [request["body"] for request in list(self._script.requests)]
+
+    @property
+    def ledger(self) -> list[Call]:
+        """Every chat call that named its job, in order: ``calls`` counts the others too."""
+        return calls_of(map(asdict, list(self._script.ledger)))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counters and the requests."""
+        return self._script.snapshot()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        connections = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+def _head(status: int, length: int, content_type: str, headers: Mapping[str, str]) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status} {_PHRASES.get(status, 'Custom')}",
+        f"content-type: {content_type}",
+        f"content-length: {length}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+async def _main(port: int) -> None:
+    server = await serve(Script(), port=port)
+    print(url_of(server), flush=True)  # noqa: T201 - whoever started the process reads it
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="a fake OpenAI-compatible server on loopback; prints its URL")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_main(parser.parse_args().port))

@@ -1,0 +1,93 @@
+"""Run one role with the proving stages registered: ``python -m tests.support.proving worker|dispatcher|beat|caller``.
+
+Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, and ``model_url``
+(who answers a worker's language model calls; without it nobody), ``embeddings`` (``model`` and limits), ``log_repeats``
+(to leave no repeated warning out) and what ``tests.support.proving.surroundings`` arranges.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from tests.support.proving.surroundings import arrange
+
+
+def main() -> int:
+    role, options = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    arrange(options)  # before anything is imported that could keep the true clock
+    return run(role, options)
+
+
+def run(role: str, options: dict[str, Any]) -> int:
+    """Run one role to its end."""
+    import logging
+    from datetime import timedelta
+
+    import tests.support.proving.assessors
+    import tests.support.proving.stages  # noqa: F401 - importing registers the stages
+    from config.logging import configure
+    from config.schedules import DEFAULT_SCHEDULES
+    from workers.runtime.handler.registry import discover
+
+    configure("json")
+    if options.pop("log_repeats", False):
+        for handler in logging.getLogger().handlers:
+            handler.filters.clear()
+    registry = discover()
+    urls: dict[str, Any] = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
+    if role == "worker":
+        from workers.transport.app import queue_names
+        from workers.transport.worker import WorkerOptions, run_worker
+
+        defaults: dict[str, Any] = {
+            "queues": tuple(queue_names(registry)),
+            "slots": 100,
+            "heartbeat_seconds": 0.5,
+            "lease_seconds": 3.0,
+            "grace_seconds": 5.0,
+            "transitions_retention": timedelta(days=400),
+        }
+        model = language_model(options.pop("model_url", None), options.pop("embeddings", {}))
+        return run_worker(registry, model, WorkerOptions(**urls, **{**defaults, **options}))
+    if role == "dispatcher":
+        from workers.transport.dispatcher import run_dispatcher
+
+        defaults = {"batch_size": 256, "poll_seconds": 0.2, "redispatch_seconds": 2.0}
+        return run_dispatcher(registry, **urls, **{**defaults, **options})
+    if role == "caller":
+        from tests.support.proving.caller import call
+
+        return call(urls["database_url"], **options)
+    from workers.transport.beat import run_beat
+
+    return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES, transitions_retention=timedelta(days=400))
+
+
+def language_model(url: str | None, embeddings: dict[str, Any]) -> Any:
+    """Return the provider at ``url``, as impatient as a test can bear, or one that refuses every question.
+
+    ``embeddings`` names the ``model`` that embeds, and limits beside it.
+    """
+    if url is None:
+        from tests.support.proving.llm import NoModel
+
+        return NoModel()
+    from workers.llm.provider import build
+    from workers.runtime.handler.ports import EmbeddingLimits
+
+    embedder = embeddings.pop("model", None)
+    return build(
+        api_key="key",
+        base_url=url,
+        model=None,
+        connect_timeout=2.0,
+        timeout=4.0,
+        max_connections=64,
+        embedding_model=embedder,
+        embedding_limits=EmbeddingLimits(**embeddings),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Make the proving tables through the same migration helper that every domain's revision uses."""
+
+from typing import cast
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, MetaData, Table, text
+from sqlalchemy.schema import CreateTable
+
+from migrations.kernel.v2 import JobTable, Step, attach_lifecycle
+from models.lifecycle import Job
+from tests.support.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob
+
+MODELS: tuple[type[Job], ...] = (PlainJob, KeyedJob, TwoStepJob)
+
+
+def create(connection: Connection) -> None:
+    """Create the proving schema with its three job tables."""
+    connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+    with Operations.context(MigrationContext.configure(connection)):
+        for model in MODELS:
+            _create_table(connection, model)
+            attach_lifecycle(_job_table(model))
+    # `runtime.jobs` shows every table's jobs with the rights of who asks.
+    connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
+
+
+def _create_table(connection: Connection, model: type[Job]) -> None:
+    table = cast("Table", model.__table__).to_metadata(MetaData())
+    for index in tuple(table.indexes):  # the helper makes the kernel's indexes, conditions and all
+        table.indexes.remove(index)
+    table.c.status.server_default = None
+    connection.execute(CreateTable(table))
+    initial = model.__lifecycle__.initial
+    connection.execute(text(f"ALTER TABLE {table} ALTER status SET DEFAULT '{initial}'"))
+    connection.execute(text(f"ALTER TABLE {table} SET (fillfactor = 50)"))
+
+
+def _job_table(model: type[Job]) -> JobTable:
+    lifecycle = model.__lifecycle__
+    return JobTable(
+        schema=SCHEMA,
+        table=model.__tablename__,
+        steps=[Step(stage=s.stage, ready=s.ready, running=s.running, done=s.done) for s in lifecycle.steps],
+        limit_column="key" if model is KeyedJob else None,
+    )

@@ -1,0 +1,125 @@
+"""What people type and what they read: ages, times, payloads, durations."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.values import duration, jsonable, parse_age, parse_payload, parse_time
+from workers.runtime.refusals import Kind, Refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("30s", timedelta(seconds=30)),
+        ("10m", timedelta(minutes=10)),
+        ("2h", timedelta(hours=2)),
+        ("7d", timedelta(days=7)),
+        ("2w", timedelta(weeks=2)),
+    ],
+)
+def test_an_age_is_a_number_with_a_unit(text: str, span: timedelta) -> None:
+    """The filters of `jobs` read ages as people write them."""
+    assert parse_age(text) == span
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "1.5h", "10 minutes", "5x", "9999999d"])
+def test_any_other_age_is_refused_with_the_rule_and_the_value(text: str) -> None:
+    """One line says what an age looks like and what was given."""
+    with pytest.raises(Refusal, match="age must be a number with s, m, h, d or w") as refused:
+        parse_age(text)
+
+    assert repr(text) in str(refused.value)
+    assert refused.value.kind is Kind.INVALID
+
+
+def test_a_time_without_an_offset_is_this_machine_s() -> None:
+    """A person means their own clock; an offset in the text wins over it."""
+    local = parse_time("2030-01-31T08:00")
+
+    assert local.tzinfo is not None
+    assert local == datetime(2030, 1, 31, 8).astimezone()
+    assert parse_time("2030-01-31T08:00+02:00") == datetime(2030, 1, 31, 6, tzinfo=UTC)
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    """Words are not times."""
+    with pytest.raises(Refusal, match=r"time must be ISO 8601, such as 2030-01-31T08:00, got 'tomorrow'"):
+        parse_time("tomorrow")
+
+
+def test_a_payload_is_read_from_the_argument_or_from_a_file(tmp_path) -> None:
+    """`@file` is for payloads too long, or too private, for a command line."""
+    file = tmp_path / "payload.json"
+    file.write_text('{"prompt": "…"}', encoding="utf-8")
+
+    assert parse_payload('{"prompt": "…"}') == parse_payload(f"@{file}") == {"prompt": "…"}
+
+
+def test_a_payload_that_is_no_json_says_where_it_breaks_and_quotes_none_of_it() -> None:
+    """The place is enough to mend it; what it holds may be private."""
+    with pytest.raises(Refusal) as refused:
+        parse_payload('{"token": "tell-nobody",}')
+
+    assert "payload is not JSON" in str(refused.value)
+    assert "line 1, column" in str(refused.value)
+    assert "tell-nobody" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '"text"', "7"])
+def test_a_payload_must_be_an_object(text: str) -> None:
+    """A payload's fields are columns: nothing but an object has any."""
+    with pytest.raises(Refusal, match="payload must be a JSON object"):
+        parse_payload(text)
+
+
+def test_a_missing_payload_file_is_named(tmp_path) -> None:
+    """The file and the system's reason, in one line."""
+    with pytest.raises(Refusal, match="cannot be read: No such file or directory"):
+        parse_payload(f"@{tmp_path / 'missing.json'}")
+
+
+def test_an_endlessly_nested_payload_is_refused() -> None:
+    """No input makes a traceback."""
+    with pytest.raises(Refusal, match="nested too deeply"):
+        parse_payload("[" * 100_000)
+
+
+@given(st.text(max_size=40).filter(lambda text: not text.startswith("@")))
+def test_no_text_makes_a_payload_fail_otherwise(text: str) -> None:
+    """Whatever is typed, the answer is an object or one line."""
+    with suppress(Refusal):
+        assert isinstance(parse_payload(text), dict)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.0304, "30 ms"),
+        (4.25, "4.2 s"),
+        (42, "42 s"),
+        (180, "3 min"),
+        (18_000, "5 h"),
+        (1_036_800, "12 d"),
+    ],
+)
+def test_a_duration_is_told_in_its_largest_fitting_unit(seconds: float, text: str) -> None:
+    """Two digits tell a person what they need."""
+    assert duration(timedelta(seconds=seconds)) == text
+
+
+def test_json_keeps_times_durations_and_ids() -> None:
+    """Scripts get ISO 8601 in UTC, seconds and plain text."""
+    values = {"at": datetime(2030, 1, 1, tzinfo=UTC), "for": timedelta(seconds=1.5), "id": UUID(int=7)}
+
+    assert json.loads(json.dumps(values, default=jsonable)) == {
+        "at": "2030-01-01T00:00:00+00:00",
+        "for": 1.5,
+        "id": "00000000-0000-0000-0000-000000000007",
+    }

@@ -1,0 +1,64 @@
+"""What our own refusals say survives redaction: a reason that is cut helps nobody."""
+
+import ast
+import re
+
+import pytest
+
+from config.redaction import redact_text
+from tests.support.paths import ROOT
+
+ROOMS = ("workers", "cli", "config")
+VALUE = "'x'"
+
+
+def spoken(node: ast.expr) -> str | None:
+    """Return the text of a string or an f-string, each value in it as a plain one."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else VALUE for part in parts)
+    return None
+
+
+def raised() -> set[str]:
+    """Return every text that an error of ours is raised with, and every reason and rule that is passed on."""
+    found = set()
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if name.endswith(("Error", "Refused", "Refusal", "Permanent", "Retryable")) or name in {
+                    "Fail", "Snooze", "Check", "verdict", "DeadLetter", "_refuse", "__init__",
+                }:  # fmt: skip
+                    texts = [*node.args, *(keyword.value for keyword in node.keywords)]
+                    found |= {text for text in map(spoken, texts) if text and " " in text}
+    return found
+
+
+def raised_by_postgres() -> set[str]:
+    """Return every text that a function of ours in the database raises."""
+    found: set[str] = set()
+    for path in [*(ROOT / "migrations").rglob("*.py"), *(ROOT / "migrations").rglob("*.sql")]:
+        text = path.read_text(encoding="utf-8")
+        found |= {one.replace("%", VALUE) for one in re.findall(r"RAISE EXCEPTION\s+'((?:[^']|'')+)'", text)}
+    return found
+
+
+REFUSALS = sorted(raised() | raised_by_postgres())
+
+
+def test_there_are_refusals_to_look_at() -> None:
+    """The search finds what it is for: the texts of every room, and those of the database."""
+    assert len(REFUSALS) > 100
+    assert any("is not registered" in text for text in REFUSALS)
+    assert any("must be" in text for text in raised_by_postgres())
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_a_refusal_reaches_its_reader_whole(text: str) -> None:
+    """No rule that hides secrets takes a word of ours for one."""
+    assert redact_text(text) == text

@@ -1,0 +1,174 @@
+"""Settings: where they come from, and the one line that a wrong one earns."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings, SettingsError, describe, load
+from tests.support.paths import ROOT
+
+DEFAULTS = describe(Settings.model_construct())
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch, tmp_path):
+    """Run in an empty folder with none of our variables set."""
+    for name in list(os.environ):
+        if name.upper().startswith("GRISTMILL_") or name in {row.variable for row in DEFAULTS}:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_nothing_set_yields_the_documented_defaults():
+    """A newcomer needs no setting at all."""
+    assert describe(load()) == DEFAULTS
+
+
+def test_sources_win_in_the_documented_order(monkeypatch, tmp_path):
+    """A command's option beats the environment, which beats .env, which beats a secret's file."""
+    (tmp_path / "gristmill_worker__slots").write_text("1\n")
+    (tmp_path / "gristmill_worker__queues").write_text("a, b\n")
+    (tmp_path / "database_url").write_text("postgresql://from-secret/\n")
+    Path(".env").write_text("GRISTMILL_WORKER__SLOTS=2\nGRISTMILL_WORKER__GRACE_SECONDS=2\nOTHER=ignored\n")
+    monkeypatch.setenv("GRISTMILL_WORKER__SLOTS", "3")
+    monkeypatch.setenv("GRISTMILL_WORKER__HEARTBEAT_SECONDS", "3")
+
+    settings = load(secrets_dir=tmp_path, worker={"slots": 4})
+
+    worker = settings.worker
+    assert (worker.slots, worker.heartbeat_seconds, worker.grace_seconds, worker.queues) == (4, 3.0, 2.0, ("a", "b"))
+    assert settings.database_url
+    assert settings.database_url.get_secret_value() == "postgresql://from-secret/"
+
+
+def test_empty_values_count_as_unset(monkeypatch, tmp_path):
+    """Compose files pass `${NAME:-}` and create empty secrets; neither is a value."""
+    (tmp_path / "openai_api_key").write_text("")
+    (tmp_path / "gristmill_flower__basic_auth").write_text("\n")
+    monkeypatch.setenv("DATABASE_URL", "")
+
+    assert describe(load(secrets_dir=tmp_path)) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("GRISTMILL_WORKER__SLOTS", "0", "must be greater than or equal to 1, got '0'"),
+        ("GRISTMILL_WORKER__SLOTS", "many", "must be a valid integer, got 'many'"),
+        ("GRISTMILL_WORKER__LEASE_SECONDS", "9", "must exceed three heartbeats (15 s), got '9'"),
+        ("GRISTMILL_WORKER__GRACE_SECONDS", "inf", "must be a finite number, got 'inf'"),
+        ("GRISTMILL_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'console', got 'xml'"),
+        ("OPENAI_BASE_URL", "ftp://u:hunter2@h", "must start with http:// or https://, got 'ftp://u:***@h'"),
+        ("REDIS_URL", "http://:hunter2@h/0", "must start with redis:// or rediss://, got 'http://:***@h/0'"),
+        ("GRISTMILL_FLOWER__BASIC_AUTH", "hunter2", "must be user:password, got '***'"),
+        ("GRISTMILL_WORKER__SLOT", "1", "is not a setting; did you mean GRISTMILL_WORKER__SLOTS?"),
+        ("GRISTMILL_WORKER", "{}", "is not a setting; did you mean GRISTMILL_WORKER__SLOTS?"),
+        ("GRISTMILL_TAG", "1", "is not a setting; `gristmill config` lists all of them"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(monkeypatch, variable, value, line):
+    """The line names the variable, the rule and the value, and shows no secret."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as refusal:
+        load()
+
+    assert str(refusal.value) == f"{variable} {line}"
+
+
+def test_a_default_that_another_setting_makes_wrong_is_refused(monkeypatch):
+    """Slower heartbeats alone would let leases run out between two of them."""
+    monkeypatch.setenv("GRISTMILL_WORKER__HEARTBEAT_SECONDS", "20")
+
+    with pytest.raises(SettingsError, match=r"^GRISTMILL_WORKER__LEASE_SECONDS must exceed .* \(60 s\), got 30.0$"):
+        load()
+
+
+def test_flower_beyond_loopback_needs_a_password(monkeypatch):
+    """Nobody opens Flower to a network by its address alone."""
+    monkeypatch.setenv("GRISTMILL_FLOWER__ADDRESS", "0.0.0.0")  # noqa: S104 - the address that must be refused
+    with pytest.raises(SettingsError, match=r"^GRISTMILL_FLOWER__BASIC_AUTH must be set to user:password, as"):
+        load()
+
+    monkeypatch.setenv("GRISTMILL_FLOWER__BASIC_AUTH", "operator:hunter2")
+    assert load().flower.basic_auth
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch):
+    """Two mistakes cost one start, not two; still on one line."""
+    monkeypatch.setenv("GRISTMILL_WORKER__SLOTS", "0")
+    monkeypatch.setenv("DATABASE_URL", "mysql://app:hunter2@db/x")
+
+    with pytest.raises(SettingsError) as refusal:
+        load()
+
+    line = str(refusal.value)
+    assert "GRISTMILL_WORKER__SLOTS must" in line
+    assert "DATABASE_URL must start with postgresql://" in line
+    assert "hunter2" not in line
+    assert "\n" not in line
+
+
+def test_a_typing_error_in_the_dotenv_file_is_refused():
+    """A setting that nobody reads must not look as if it were in force."""
+    Path(".env").write_text("GRISTMILL_WORKER__SLOT=5\n")
+
+    with pytest.raises(SettingsError, match="did you mean GRISTMILL_WORKER__SLOTS"):
+        load()
+
+
+def test_an_unreadable_dotenv_file_is_one_line():
+    """A broken file is the operator's to mend: no traceback."""
+    Path(".env").write_bytes(b"A=\xff\xfe")
+
+    with pytest.raises(SettingsError, match=r"^settings cannot be read from \.env"):
+        load()
+
+
+def test_an_override_that_is_no_setting_is_a_programming_error():
+    """A command's option cannot be lost by a misspelt name."""
+    with pytest.raises(TypeError, match="no setting is named slots"):
+        load(slots=5)
+
+
+def test_description_masks_secrets(monkeypatch):
+    """`gristmill config` can be pasted into a ticket: hosts show, passwords and keys do not."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app:hunter2@db:5432/gristmill?password=hunter2")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2")
+    settings = load()
+
+    shown = {row.variable: row.value for row in describe(settings)}
+
+    assert shown["DATABASE_URL"] == "postgresql://app:***@db:5432/gristmill?password=***"
+    assert shown["OPENAI_API_KEY"] == "***"
+    assert "hunter2" not in repr(settings)
+
+
+def test_env_example_lists_every_setting_with_default_and_meaning():
+    """A setting without an entry in .env.example fails here; the expected text is what belongs there."""
+    head = (
+        "# Copy to .env and uncomment what should differ; the environment wins over this file.\n"
+        "# The list with the values in force: gristmill config\n"
+    )
+    expected = head + "".join(f"\n# {row.meaning}\n#{row.variable}={row.default or ''}\n" for row in DEFAULTS)
+
+    assert (ROOT / ".env.example").read_text() == expected
+
+
+def test_env_example_uncommented_is_accepted():
+    """Copying the example and uncommenting all of it changes nothing."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    Path(".env").write_text("\n".join(line.removeprefix("#") for line in lines if not line.startswith("# ")))
+
+    assert describe(load()) == DEFAULTS
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_an_unreadable_secret_is_one_line(tmp_path):
+    """A secret mounted for another user is named, without a traceback."""
+    (tmp_path / "database_url").touch(mode=stat.S_IWUSR)
+
+    with pytest.raises(SettingsError, match="settings cannot be read"):
+        load(secrets_dir=tmp_path)

@@ -1,0 +1,191 @@
+"""Asking for structured answers, and finding them in what came back."""
+
+import json
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from workers.llm.structured import (
+    InvalidAnswerError,
+    Rung,
+    declined,
+    instructed,
+    reask,
+    response_format,
+    schema_of,
+    validated,
+)
+from workers.runtime.handler.numbers import no_truth_value
+from workers.runtime.handler.ports import Message
+
+
+class Part(BaseModel):
+    title: str = Field(description="a property that has a keyword's name")
+    score: Annotated[float, no_truth_value] = Field(ge=0, le=100)
+
+
+class Whole(BaseModel):
+    parts: list[Part]
+    best: Part = Field(description="beside a reference")
+    flags: list[str] = Field(default_factory=list)
+
+
+DRAFT = json.dumps({"title": "draft", "score": 1})
+GOOD = json.dumps({"title": "a", "score": 5})
+
+
+def objects_in(schema: Any) -> list[dict[str, Any]]:
+    if isinstance(schema, list):
+        return [found for item in schema for found in objects_in(item)]
+    if not isinstance(schema, dict):
+        return []
+    inner = [found for value in schema.values() for found in objects_in(value)]
+    return [schema, *inner] if schema.get("type") == "object" else inner
+
+
+def test_schema_is_strict_at_every_level():
+    """Strict readers demand every property required, no others allowed, and nothing beside a reference."""
+    schema = schema_of(Whole)
+
+    assert len(objects_in(schema)) == 2
+    for node in objects_in(schema):
+        assert node["required"] == list(node["properties"])
+        assert node["additionalProperties"] is False
+    assert schema["properties"]["best"] == {"$ref": "#/$defs/Part"}
+    assert "title" in schema["$defs"]["Part"]["properties"]
+    assert "default" not in json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"  \n{GOOD}\n",
+        f"```json\n{GOOD}\n```",
+        f"Sure!\n```\n{GOOD}\n```\nHope it helps {{really}}.",
+        f'<think>maybe {{"title": "no", "score": 1}}</think>{GOOD}',
+        f'so {{"title": "no", "score": 1}} or not </think>\n{GOOD}',
+        f"The answer {{as asked}} is {GOOD}, and that is it.",
+        f'{{"draft": true}} {GOOD}',
+        json.dumps({"title": "a", "score": "5"}),
+        f"<thinking>{DRAFT}</thinking>\n{GOOD}",
+        f"<THINK>{DRAFT}</THINK>{GOOD}",
+        f"<seed:think>{DRAFT}</seed:think>{GOOD}",
+        f"[THINK]{DRAFT}[/THINK]{GOOD}",
+        f"\u25c1think\u25b7{DRAFT}\u25c1/think\u25b7{GOOD}",
+        f"<|begin_of_thought|>{DRAFT}<|end_of_thought|>{GOOD}",
+        f'<reasoning effort="low">{DRAFT}</reasoning>{GOOD}',
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|channel|>final <|constrain|>json<|message|>{GOOD}<|return|>",
+        f"analysisPerhaps {DRAFT}.assistantfinal{GOOD}",
+        f"Draft: {DRAFT}\nFinal: {GOOD}",
+        f"```json\n{DRAFT}\n```\nOn reflection:\n```json\n{GOOD}\n```",
+        f'{GOOD}\nHere {{"score": 1}} would be too low.',
+        f"{DRAFT}{{unfinished {GOOD}",
+        f"\ufeff{GOOD}",
+        f"{GOOD}<think>was that right? {DRAFT}</think>",
+        'Draft: {"title": "a", "score": 1} <think>' + DRAFT + "</think> Final: " + GOOD,
+    ],
+)
+def test_answer_is_found_in_its_wrapping(text):
+    """Fences, reasoning and prose around a valid answer do not cost another call."""
+    assert validated(text, Part) == Part(title="a", score=5)
+
+
+def test_markup_inside_a_string_is_left_alone():
+    """A whole JSON text is read as it is, whatever its strings quote."""
+    text = json.dumps({"title": "uses </think> and ```code``` {braces}", "score": 5})
+
+    assert validated(text, Part).title == "uses </think> and ```code``` {braces}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no JSON object"),
+        ("quite good", "no JSON object"),
+        ('<think>{"title": "draft", "score": 1}', "no JSON object"),
+        ('{"title": "a"', "last JSON object is not complete"),
+        ('{"titles": "a"', "no JSON object"),
+        ('{"title": "a", "score": true}', "score: Value error, must be a number, got true"),
+        (f'{GOOD} Final: {{"title": "a", "score": 101}}', "less than or equal to 100"),
+        (f'{GOOD} Final: {{"title": "a", "sco', "last JSON object is not complete"),
+        ('<|channel|>analysis<|message|>{"title": "draft", "score": 1}', "no JSON object"),
+        (json.dumps({"title": "a", "score": 1}).replace("1", "9" * 5_000), "score: Input should be a valid number"),
+        ('{"title": "a", "score": 5, "more": ' + "[" * 70 + "]" * 70 + "}", "nested deeper than 64"),
+        ('{"title": "a", "score": 101}', "score: Input should be less than or equal to 100"),
+        ('{"title": "a", "score": NaN}', "score: Input should be a valid number"),
+        ("{" * 5_000, "no JSON object"),
+    ],
+)
+def test_invalid_answer_says_what_is_wrong(text, said):
+    """The message can be quoted to the model."""
+    with pytest.raises(InvalidAnswerError, match=said):
+        validated(text, Part)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I\u2019m really sorry, I cannot evaluate this person.", True),
+        ("<think>hm {}</think>Sorry, I won't do this.", True),
+        ("As an AI, I must decline.", True),
+        ("I cannot fulfil this request.", True),
+        ("Es tut mir leid, dabei kann ich nicht helfen.", True),
+        ("I would say it is rather good.", False),
+        (f"I'm sorry for the wait: {DRAFT}", False),
+        ("I'm sorry. " + "word " * 500, False),
+        ("", False),
+    ],
+)
+def test_refusal_in_prose_is_told_from_an_answer_without_json(text, expected):
+    """Who says that it will not answer did not forget the form."""
+    assert (declined(text) is not None) is expected
+
+
+def test_truncation_is_named_and_a_complete_document_is_not_truncated():
+    """A grammar guarantees a valid prefix only; a document that is complete counts whatever the finish reason."""
+    assert validated(GOOD, Part, truncated=True).score == 5
+    with pytest.raises(InvalidAnswerError, match="cut off"):
+        validated(GOOD[:-1], Part, truncated=True)
+
+
+def test_error_is_bounded_and_does_not_echo_the_input():
+    """Many mistakes are quoted in part."""
+    parts = [{"title": "secret words", "score": 999}] * 40
+
+    with pytest.raises(InvalidAnswerError, match="and 36 more") as caught:
+        validated(json.dumps({"parts": parts}), Whole)
+
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_schema_is_told_below_the_first_rung():
+    """JSON mode needs the word JSON in the messages; the first rung sends the schema itself."""
+    messages: list[Message] = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "This."}]
+
+    assert instructed(messages, Rung.SCHEMA, Part) == messages
+    told = instructed(messages, Rung.JSON, Part)
+    assert [message["role"] for message in told] == ["system", "user"]
+    assert "JSON" in told[0]["content"]
+    assert instructed(messages[1:], Rung.PROMPT, Part)[0]["role"] == "system"
+
+
+def test_each_rung_has_its_format():
+    """Schema, JSON mode, nothing."""
+    assert [(response_format(rung, Part) or {}).get("type") for rung in Rung] == ["json_schema", "json_object", None]
+
+
+def test_reask_alternates_turns_and_quotes_the_error():
+    """Chat templates refuse two user turns in a row, and reasoning is not sent back."""
+    question: list[Message] = [{"role": "user", "content": "Judge."}]
+
+    again = reask(question, "<think>hm</think>bad", InvalidAnswerError("score: missing"), Part)
+
+    assert [message["role"] for message in again] == ["user", "assistant", "user"]
+    assert again[1]["content"] == "bad"
+    assert "score: missing" in again[2]["content"]
+    assert '"score"' in again[2]["content"]

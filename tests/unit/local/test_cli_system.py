@@ -1,0 +1,127 @@
+"""Pieces of `up` and of the roles: which processes, which addresses, which revision, which requests to Flower."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+import migrations
+from cli.addresses import addresses, required
+from config.settings import Settings
+from local.logins import GROUPS
+from local.system import flower_port_for, roles
+from migrations.revisions import Position, position_of, revisions
+from workers.runtime.handler.registry import Registry
+from workers.runtime.refusals import Failed, Refusal
+from workers.transport.flower import FlowerError, is_foreign, run_flower
+
+URLS = {"database_url": "postgresql://u:secret@127.0.0.1:1/d", "redis_url": "redis://:secret@127.0.0.1:2/0"}
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> Settings:
+    for name in ("DATABASE_URL", "REDIS_URL", "GRISTMILL_FLOWER__PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return Settings(data_dir=tmp_path)
+
+
+def test_up_runs_every_role_and_no_argument_holds_a_password() -> None:
+    """Workers drain before what they depend on ends; URLs travel in the environment, which only the owner reads."""
+    made = roles(URLS, workers=2, flower_port=5000)
+
+    assert [role.name for role in made] == ["worker-1", "worker-2", "dispatcher", "beat", "flower"]
+    assert [role.stop_first for role in made] == [True, True, False, False, False]
+    assert [role.argv[-1] for role in made] == ["worker", "worker", "dispatcher", "beat", "flower"]
+    assert all(role.env["DATABASE_URL"] == URLS["database_url"] for role in made)
+    assert not any("secret" in argument for role in made for argument in role.argv)
+
+
+def test_each_role_connects_by_the_login_of_its_kind() -> None:
+    """Beat shares the dispatcher's; Flower has one that may do little; none gets the owner's."""
+    logins = {kind: f"postgresql://{kind}:pw@127.0.0.1:1/d" for kind in GROUPS}
+
+    made = roles(URLS, logins=logins, workers=1, flower_port=5000)
+
+    assert {role.name: role.env["DATABASE_URL"] for role in made} == {
+        "worker-1": logins["worker"],
+        "dispatcher": logins["dispatcher"],
+        "beat": logins["dispatcher"],
+        "flower": logins["service"],
+    }
+
+
+def test_a_taken_flower_port_is_replaced_unless_it_was_asked_for(settings: Settings) -> None:
+    """5555 is only a habit; a port that a person named is not changed behind their back."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        default = Settings(data_dir=settings.data_dir)
+        default.flower.__dict__["port"] = port  # as a default, not as something set
+
+        assert flower_port_for(default, None) != port
+        with pytest.raises(Refusal, match=f"Flower's port {port} is taken"):
+            flower_port_for(settings, port)
+
+
+def test_without_settings_and_without_a_system_a_command_says_what_to_do(settings: Settings) -> None:
+    """One line for the newcomer's first mistake."""
+    with pytest.raises(Failed) as told:
+        addresses(settings)
+
+    assert str(told.value) == (
+        f"nothing runs in {settings.data_dir}; start it with `gristmill up`, name the data folder of a system that runs"
+        " with GRISTMILL_DATA_DIR, or set DATABASE_URL"
+    )
+
+
+def test_a_role_looks_for_no_servers_by_itself(settings: Settings) -> None:
+    """In a container, the wrong database found by chance would be worse than none."""
+    with pytest.raises(Failed, match="DATABASE_URL must be set"):
+        required(settings, "database_url")
+
+
+def test_revisions_are_those_of_alembic_in_its_order() -> None:
+    """Read as text for a quick start; Alembic itself agrees."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    script = ScriptDirectory.from_config(config)
+
+    assert list(revisions()) == [one.revision for one in reversed(list(script.walk_revisions()))]
+
+
+@pytest.mark.parametrize(
+    ("current", "usable", "known"),
+    [(None, False, True), ("0001", False, True), ("head", True, True), ("9999", True, False)],
+)
+def test_a_role_runs_at_the_head_and_on_what_a_newer_release_made(current, usable, known) -> None:
+    """During a rolling upgrade the old release goes on while the new one has migrated."""
+    position = position_of(revisions()[-1] if current == "head" else current)
+
+    assert position == Position(position.current, revisions()[-1], known)
+    assert position.usable is usable
+
+
+def test_flower_beyond_loopback_needs_a_password() -> None:
+    """It can cancel jobs: nobody serves that to a network by mistake."""
+    with pytest.raises(FlowerError, match=r"must be given basic_auth beyond loopback, got the address '0\.0\.0\.0'"):
+        run_flower(Registry(), redis_url=URLS["redis_url"], address="0.0.0.0", port=5555, basic_auth=None)  # noqa: S104 - refused
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "foreign"),
+    [
+        ("127.0.0.1:5555", None, False),
+        ("localhost:5555", "http://localhost:5555", False),
+        ("[::1]:5555", None, False),
+        ("localhost:5555", "http://evil.example", True),
+        ("localhost:5555", "http://localhost:8000", True),
+        ("evil.example:5555", None, True),
+        ("", None, True),
+    ],
+)
+def test_flower_without_a_password_answers_this_machine_s_own_pages_only(host, origin, foreign) -> None:
+    """A site open in the operator's browser can neither read jobs nor revoke them."""
+    assert is_foreign(host, origin) is foreign

@@ -1,0 +1,35 @@
+"""Why a server did not start, from its log."""
+
+from pathlib import Path
+
+import pytest
+
+from local.embedded.server import last_complaint
+
+
+@pytest.mark.parametrize(
+    ("log", "complaint"),
+    [
+        ("LOG: starting\nFATAL: could not bind\nLOG: database system is shut down\n", "FATAL: could not bind"),
+        ("Warning: Failed listening on port 1 (tcp)\n# bye bye\n", "Warning: Failed listening on port 1 (tcp)"),
+        ("first\nlast\n\n", "last"),
+        ("", "it printed nothing"),
+    ],
+)
+def test_the_last_line_that_tells_of_a_failure_is_quoted(tmp_path: Path, log: str, complaint: str) -> None:
+    """The reason is preferred to the farewell that follows it."""
+    path = tmp_path / "server.log"
+    path.write_text(log)
+
+    assert last_complaint(path) == complaint
+
+
+def test_complaints_of_earlier_runs_are_not_quoted(tmp_path: Path) -> None:
+    """Only what this start printed can be its reason."""
+    path = tmp_path / "server.log"
+    path.write_text("FATAL: yesterday\n")
+    before = path.stat().st_size
+    with path.open("a") as file:
+        file.write("today\n")
+
+    assert last_complaint(path, before) == "today"

@@ -1,0 +1,122 @@
+"""What becomes of a job while what it needs is away."""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
+
+from workers.runtime.database import is_unusable
+from workers.runtime.handler.endurance import Outage, Waited, after_outage, without_database
+from workers.runtime.handler.errors import Retryable, Unavailable
+from workers.runtime.handler.outcomes import Fail, Retry, Snooze
+
+NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+PATIENCE = 6 * HOUR
+SPANS = st.timedeltas(min_value=timedelta(), max_value=timedelta(days=30))
+
+
+def away(since=NOW - HOUR, **more):
+    return Unavailable("HTTP 503", provider="http://p/v1", since=since, delay=timedelta(minutes=1), **more)
+
+
+def test_job_waits_and_says_for_whom_since_when_and_until_when():
+    """What ``jobs why`` shows."""
+    outcome = after_outage(away(), None, now=NOW, patience=PATIENCE)
+
+    away_since = "provider http://p/v1 is away since 2026-11-30 11:00 UTC (HTTP 503)"
+    reason = f"{away_since} as this request found, next try at 12:01:00 UTC"
+    paused = after_outage(away(paused=True), None, now=NOW, patience=PATIENCE)
+
+    assert outcome == Snooze(timedelta(minutes=1), reason)
+    assert paused == Snooze(timedelta(minutes=1), reason.replace(" as this request found", ""))
+
+
+def test_job_fails_where_it_and_its_provider_have_waited_for_as_long_as_patience_lasts():
+    """Neither a long outage before the job nor a job that waited for others ends it."""
+    long, short = Waited(first=PATIENCE, last=HOUR), Waited(first=HOUR, last=HOUR)
+
+    ended = after_outage(away(NOW - PATIENCE), long, now=NOW, patience=PATIENCE)
+
+    assert isinstance(ended, Fail)
+    assert "did not come back within 6 h" in ended.error
+    assert isinstance(after_outage(away(NOW - PATIENCE), short, now=NOW, patience=PATIENCE), Snooze)
+    assert isinstance(after_outage(away(NOW - PATIENCE), None, now=NOW, patience=PATIENCE), Snooze)
+    assert isinstance(after_outage(away(NOW - HOUR), long, now=NOW, patience=PATIENCE), Snooze)
+
+
+@pytest.mark.parametrize(
+    ("more", "waited", "spends"),
+    [
+        ({"answered": timedelta(seconds=5)}, Waited(HOUR, timedelta(minutes=1), 2), True),
+        ({"answered": timedelta(minutes=2)}, Waited(HOUR, timedelta(minutes=1), 2), False),
+        ({"answered": None}, Waited(HOUR, timedelta(minutes=1), 2), False),
+        ({"answered": timedelta(seconds=5)}, Waited(HOUR, timedelta(minutes=1), 1), False),
+        ({"answered": timedelta(seconds=5)}, None, False),
+        ({"answered": timedelta(seconds=5), "certain": True}, Waited(HOUR, timedelta(minutes=1), 2), False),
+        ({"answered": timedelta(seconds=5), "paused": True}, Waited(HOUR, timedelta(minutes=1), 2), False),
+    ],
+)
+def test_attempt_is_spent_only_by_who_fails_while_others_are_answered(more, waited, spends):
+    """And only by a failure that may be the request's own, after two for free."""
+    outcome = after_outage(away(**more), waited, now=NOW, patience=PATIENCE)
+
+    assert isinstance(outcome, Retry) is spends
+
+
+@given(first=SPANS, patience=st.timedeltas(min_value=timedelta(seconds=1), max_value=timedelta(days=7)))
+def test_no_wait_is_longer_than_what_is_left_of_patience(first, patience):
+    """The end comes when it was promised, to a few seconds."""
+    outcome = after_outage(away(), Waited(first, first), now=NOW, patience=patience)
+
+    if isinstance(outcome, Snooze):
+        assert timedelta() < outcome.delay <= max(patience - first, timedelta(seconds=5))
+
+
+def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
+    """A statement that fills a disk by itself comes to its end."""
+    error = psycopg.errors.DiskFull("could not extend file")
+
+    first = without_database(error, None, patience=PATIENCE, drawn=1)
+    later = without_database(error, Waited(HOUR, HOUR), patience=PATIENCE, drawn=1)
+
+    assert first == Snooze(timedelta(seconds=5), "database cannot be used: DiskFull: could not extend file")
+    assert isinstance(later, Snooze)
+    assert later.delay == timedelta(minutes=1)
+    assert isinstance(without_database(error, Waited(PATIENCE, HOUR), patience=PATIENCE, drawn=1), Retry)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (psycopg.errors.DiskFull(), True),
+        (psycopg.errors.OutOfMemory(), True),
+        (psycopg.errors.TooManyConnections(), True),
+        (psycopg.errors.CannotConnectNow(), True),
+        (psycopg.errors.ReadOnlySqlTransaction(), True),
+        (psycopg.OperationalError("connection refused"), True),
+        (OperationalError("INSERT", {}, psycopg.errors.DiskFull()), True),
+        (psycopg.errors.UniqueViolation(), False),
+        (psycopg.errors.QueryCanceled(), False),
+        (psycopg.ProgrammingError("a bug of ours"), False),
+        (FileNotFoundError("a handler's own file"), False),
+        (ConnectionResetError("of a provider"), False),
+    ],
+)
+def test_state_of_the_database_is_told_from_a_fault_of_the_handler(error, expected):
+    """A handler's own files and connections are no database."""
+    assert is_unusable(error) is expected
+
+
+def test_outage_of_a_long_run_heeds_what_the_provider_asks_for_within_patience():
+    """``Retry-After`` lengthens its own wait, the end of patience shortens it."""
+    outage = Outage(NOW - timedelta(minutes=1), done=0)
+    asked = Unavailable("HTTP 503", asked=timedelta(minutes=20))
+
+    assert outage.wait(NOW, asked, patience=PATIENCE) == timedelta(minutes=20)
+    assert outage.wait(NOW, asked, patience=timedelta(minutes=3)) == timedelta(minutes=2)
+    assert outage.wait(NOW, Retryable("broken answer"), patience=PATIENCE) == timedelta(minutes=1)
+    assert outage.wait(NOW, asked, patience=timedelta(minutes=1)) is None

@@ -1,0 +1,66 @@
+"""What an exception means for its job, and how it reads in one line."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
+
+from workers.runtime.handler.errors import (
+    ERROR_LIMIT,
+    InvalidAnswers,
+    Permanent,
+    RateLimited,
+    Refused,
+    Retryable,
+    describe,
+    outcome_of,
+)
+from workers.runtime.handler.outcomes import Fail, Retry, Snooze
+
+
+@pytest.mark.parametrize("kind", [Permanent, Refused])
+def test_permanent_fails_at_once(kind):
+    """No attempt is spent on what cannot succeed."""
+    assert outcome_of(kind("model is not known")) == Fail("model is not known")
+
+
+def test_rate_limit_snoozes_for_as_long_as_it_says():
+    """Being asked to wait costs no attempt."""
+    delay = timedelta(seconds=17)
+
+    assert outcome_of(RateLimited("429 of the provider", delay=delay)) == Snooze(delay, "429 of the provider")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Retryable("answered 503"), "answered 503"),
+        (InvalidAnswers("no JSON twice"), "no JSON twice"),
+        (TimeoutError(), "TimeoutError"),
+        (ConnectionResetError("reset by peer"), "ConnectionResetError: reset by peer"),
+        (KeyError("score"), "KeyError: 'score'"),
+    ],
+)
+def test_anything_else_is_retried_with_its_reason(error, line):
+    """The unknown may pass; only attempts running out ends it."""
+    assert outcome_of(error) == Retry(line)
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_every_message_becomes_one_line_that_postgres_can_keep(message):
+    """No newline, no NUL, no half of a surrogate pair, no end: an error is never refused for its own text."""
+    line = describe(RuntimeError(message))
+
+    assert len(line) <= ERROR_LIMIT
+    assert not set(line) & set("\n\r\x00")
+    assert line.encode("utf-8").decode("utf-8") == line
+
+
+def test_a_database_error_keeps_statement_and_parameters_to_itself():
+    """SQLAlchemy quotes both in its message; a row's payload must not reach a log by that way."""
+    error = DBAPIError("INSERT INTO scoring_jobs …", {"prompt": "a private prompt"}, ValueError("out of range"))
+
+    assert "private" not in describe(error)
+    assert describe(error).endswith("out of range")

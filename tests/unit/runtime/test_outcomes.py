@@ -1,0 +1,29 @@
+"""Outcomes are plain values."""
+
+from dataclasses import FrozenInstanceError
+from datetime import timedelta
+
+import pytest
+
+from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Snooze
+
+OUTCOMES = [
+    Complete({"result": 1}),
+    Snooze(timedelta(seconds=1), "wait"),
+    Fail("no"),
+    Cancel("no more"),
+    Retry("again"),
+    Release("drain"),
+]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
+def test_an_outcome_cannot_change_after_it_was_returned(outcome):
+    """What a handler returned is what is settled, however long it waits for its commit."""
+    with pytest.raises(FrozenInstanceError):
+        setattr(outcome, outcome.__slots__[0], None)
+
+
+def test_completing_needs_no_result():
+    """A stage without columns of its own says only that it is done."""
+    assert Complete() == Complete(values={}, write=None)

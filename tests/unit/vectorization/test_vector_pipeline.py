@@ -1,0 +1,65 @@
+"""Requests for embeddings that run beside each other: what the failure of one means for the others."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
+from workers.vectorization.asking import Asker
+from workers.vectorization.batches import Pending
+from workers.vectorization.pipeline import Pipeline, Request
+
+
+class Limited:
+    """A provider whose rate limit is used up by the text "limited"; to others it then answers with ``fault``."""
+
+    embedding_limits = EmbeddingLimits()
+
+    def __init__(self, fault: Exception) -> None:
+        self.asked: list[list[str]] = []
+        self._fault = fault
+        self._used_up = asyncio.Event()
+
+    async def embedding_model(self) -> str:
+        return "m"
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        self.asked.append(list(texts))
+        if texts == ["limited"]:
+            self._used_up.set()
+            raise RateLimited("wait", delay=timedelta(seconds=3))
+        await self._used_up.wait()
+        raise self._fault
+
+    async def resolve(self, model: str) -> str:
+        raise NotImplementedError
+
+    async def parse(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Hold nothing."""
+
+
+async def requests(*inputs: Sequence[str]) -> AsyncGenerator[Request, None]:
+    for texts in inputs:
+        yield Request([Pending(uuid.uuid4(), text) for text in texts], "m")
+
+
+@pytest.mark.parametrize("fault", [Permanent("too long"), Retryable("HTTP 503")], ids=["refused", "failed"])
+async def test_rate_limit_of_one_sender_stops_the_repetitions_and_halvings_of_the_others(fault: Exception) -> None:
+    """Each would be one more request that the provider has asked not to send."""
+    provider = Limited(fault)
+    asker = Asker(provider)
+
+    async with Pipeline(requests(["a", "b"], ["limited"], ["c"]), asker, at_once=2) as pipeline:
+        with pytest.raises(RateLimited, match="wait"):
+            await anext(pipeline.groups())
+
+    assert provider.asked == [["a", "b"], ["limited"]]
+    assert asker.refused == {}

@@ -1,0 +1,69 @@
+"""Who acts, and why: one value that every door hands to a use-case, and that the audit of the database keeps.
+
+The database reads it from the ``gristmill.*`` settings of the transaction (``runtime.transitions``, row level
+security). What is None is what the session says already, if it says anything.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from workers.runtime.bounds import values_problem
+from workers.runtime.refusals import Refusal
+
+_SWAP = text(
+    "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
+    "set_config('gristmill.' || name, value, true) FROM json_each_text(CAST(:said AS json)) AS s (name, value)"
+)
+
+
+class InvalidActor(Refusal, ValueError):
+    """The audit cannot keep what the actor says of itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who acts and why.
+
+    ``changed_by`` is the name in the audit. ``user_id`` is the tenant for whom row level security answers; None is
+    whom the session acts for already. ``change_action`` is the word of the audit for what is done.
+    """
+
+    changed_by: str | None = None
+    user_id: UUID | None = None
+    change_reason: str | None = None
+    change_action: str | None = None
+    context: Mapping[str, Any] | None = None
+    ip_address: str | None = None
+    user_agent: str | None = None
+
+    def settings(self) -> dict[str, str]:
+        """Return the ``gristmill.*`` settings that say it; raise InvalidActor for what Postgres cannot keep."""
+        given = {name: getattr(self, name) for name in self.__slots__}
+        given = {name: value for name, value in given.items() if value is not None}
+        if problem := values_problem(given):
+            raise InvalidActor(problem)
+        if self.context is not None:
+            given["context"] = json.dumps(self.context)
+        return {name: str(value) for name, value in given.items()}
+
+
+NOBODY = Actor()
+
+
+@asynccontextmanager
+async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[None]:
+    """Let ``actor`` act in this block only; afterwards the transaction says again what it said before."""
+    settings = actor.settings()
+    if not settings:
+        yield
+        return
+    before = {row.name: row.before for row in await session.execute(_SWAP, {"said": json.dumps(settings)})}
+    yield
+    await session.execute(_SWAP, {"said": json.dumps(before)})

@@ -1,0 +1,1 @@
+"""Time: when schedules are due, and what maintenance does again and again."""

@@ -1,0 +1,141 @@
+"""What beat has done again and again: prune, expire, make partitions, forget workers. Every pass repeats its condition
+
+in the statement itself, so that running one twice, or in two places at once, changes nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any, cast
+
+import structlog
+from sqlalchemy import Table, delete, func, text
+
+import models
+from models.base import Base, Expiry
+from models.lifecycle import Job
+from workers.runtime.database import Database
+from workers.runtime.failpoints import failpoint
+from workers.runtime.handler.registry import discover
+from workers.runtime.store.processes import forget_silent_workers
+from workers.runtime.store.rescue import prune
+
+log = structlog.get_logger(__name__)
+
+MONTHS_AHEAD = 3
+
+
+def concrete(base: type[Any]) -> list[type[Any]]:
+    """Return every mapped class below ``base`` that is imported by now; :func:`every_model` imports all."""
+    found = []
+    for child in base.__subclasses__():
+        found += [child] if "__table__" in child.__dict__ else []
+        found += concrete(child)
+    return found
+
+
+def every_table(base: type[Any]) -> list[type[Any]]:
+    """Return every mapped class below ``base`` that has a module in ``models``, and what else is imported by now.
+
+    Lighter than :func:`every_model`: no handler is imported.
+    """
+    models.load_all()
+    return concrete(base)
+
+
+def every_model(base: type[Any]) -> list[type[Any]]:
+    """Return every mapped class below ``base``, whatever the calling process has imported so far."""
+    models.load_all()
+    discover()
+    return concrete(base)
+
+
+async def prune_jobs(database: Database) -> int:
+    """Delete terminal jobs older than their table's retention; return how many."""
+    return sum((await prune_by_table(database)).values())
+
+
+async def prune_by_table(database: Database) -> dict[str, int]:
+    """Delete terminal jobs older than their table's retention, a thousand per transaction; return how many of each."""
+    deleted: dict[str, int] = {}
+    for model in cast("list[type[Job]]", every_model(Job)):
+        batch = -1
+        while batch:
+            async with database.kernel() as conn:
+                failpoint("prune.before")
+                batch = await prune(conn, model)
+            if batch:
+                failpoint("prune.after")
+            deleted[_name(model)] = deleted.get(_name(model), 0) + batch
+    return deleted
+
+
+async def expire_rows(database: Database) -> int:
+    """Delete rows whose model declares ``__expiry__`` and whose time is over; return how many."""
+    return sum((await expire_by_table(database)).values())
+
+
+async def expire_by_table(database: Database) -> dict[str, int]:
+    """Delete rows whose model declares ``__expiry__`` and whose time is over; return how many of each table."""
+    deleted: dict[str, int] = {}
+    for model in every_model(Base):
+        expiry: Expiry | None = getattr(model, "__expiry__", None)
+        if expiry is None:
+            continue
+        table = cast("Table", model.__table__)
+        async with database.session() as session:
+            result = await session.execute(
+                delete(table).where(table.c[expiry.column] < func.now() - expiry.after).returning(*table.primary_key)
+            )
+            deleted[_name(model)] = len(result.all())
+    return deleted
+
+
+def _name(model: type[Any]) -> str:
+    return str(model.__table__)
+
+
+async def keep_partitions(database: Database, *, retention: timedelta) -> int:
+    """Make the next months' partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
+    async with database.session() as session:
+        made = await session.scalar(
+            text("SELECT runtime.ensure_transition_partitions(:ahead)"), {"ahead": MONTHS_AHEAD}
+        )
+        dropped = await session.scalar(text("SELECT runtime.drop_transition_partitions(:age)"), {"age": retention})
+    if dropped:
+        log.info("transitions_dropped", partitions=dropped)
+    return int(made or 0) + len(dropped or [])
+
+
+async def forget_workers(database: Database) -> int:
+    """Forget workers silent for a day; return how many."""
+    async with database.kernel() as conn:
+        return await forget_silent_workers(conn)
+
+
+# An action tells how many rows of which table it changed, all that it looked at included.
+Action = Callable[[Database], Awaitable[Mapping[str, int]]]
+ACTIONS = ("prune", "expire", "partitions", "forget_workers")
+
+
+def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
+    """Return every maintenance action by the name that schedules use."""
+
+    async def partitions(database: Database) -> Mapping[str, int]:
+        return {"months of runtime.transitions": await keep_partitions(database, retention=transitions_retention)}
+
+    async def forget(database: Database) -> Mapping[str, int]:
+        return {"runtime.workers": await forget_workers(database)}
+
+    return dict(zip(ACTIONS, (prune_by_table, expire_by_table, partitions, forget), strict=True))
+
+
+async def run_action(database: Database, action: Action, name: str) -> Mapping[str, int]:
+    """Run one action to its end, log what it did and return it."""
+    changed = await action(database)
+    log.info(
+        "maintenance_done",
+        action=name,
+        rows=sum(changed.values()),
+        of={name: count for name, count in changed.items() if count},
+    )
+    return changed

@@ -1,0 +1,113 @@
+"""When a long run ends so that another goes on, and how long a job waits for what is away. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from workers.runtime.handler.errors import Unavailable, describe, failure_of
+from workers.runtime.handler.outcomes import Fail, Retry, Snooze
+
+# What is in flight by then ends and is kept before the deadline.
+MARGIN = timedelta(minutes=5)
+FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=5)
+DATABASE_WAIT = timedelta(minutes=1)
+# How the reasons of such waits read, as patterns of LIKE: history tells by them how long a job has waited.
+DATABASE_AWAY = "database cannot be used"
+FOUND = "as this request found"
+PROVIDER_WAITS, DATABASE_WAITS = "provider %is away%", f"{DATABASE_AWAY}%"
+# A request that failed so often by itself, each time while others were answered later, may be at fault.
+FREE_FAILURES = 2
+# After so long without anything done a job that can never go on comes to its end.
+PATIENCE = timedelta(hours=6)
+
+
+class TimeIsUp(Exception):
+    """The run's deadline is near: nothing more is to be begun, and another run goes on."""
+
+
+def last_call(deadline: datetime | None, now: datetime) -> datetime | None:
+    """Return when to begin nothing more: five minutes before the deadline, or a tenth of the time, if that is less."""
+    return deadline and deadline - min(MARGIN, (deadline - now) / 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A provider that is away since ``since``, when so much of the job was done."""
+
+    since: datetime
+    done: int
+
+    @classmethod
+    def of(cls, noted: Mapping[str, Any] | None, *, done: int, now: datetime) -> "Outage":
+        """Return the outage that an earlier run noted, or one that begins now if anything was done since."""
+        if noted and noted["done"] == done:
+            return cls(datetime.fromisoformat(noted["since"]), done)
+        return cls(now, done)
+
+    @staticmethod
+    def still_there(noted: Mapping[str, Any] | None, now: datetime) -> timedelta:
+        """Return how long the outage lasts that an earlier run noted, nothing where none did."""
+        return now - datetime.fromisoformat(noted["since"]) if noted else timedelta()
+
+    def wait(self, now: datetime, error: Exception, *, patience: timedelta) -> timedelta | None:
+        """Return how long to leave the provider alone, as long as it is away already; None at the end of patience.
+
+        If ``error`` says itself how long to wait, at least that.
+        """
+        away = now - self.since
+        if away >= patience:
+            return None
+        wait = min(max(away, FIRST_WAIT), LONGEST_WAIT)
+        return min(max(wait, error.delay), patience - away) if isinstance(error, Unavailable) else wait
+
+    def note(self) -> dict[str, Any]:
+        """Return it as the job's row keeps it."""
+        return {"since": self.since.isoformat(), "done": self.done}
+
+
+class Waited(NamedTuple):
+    """How long ago a job first waited for what is away since its last retry, and how long ago it last did at all.
+
+    ``found`` is how often its own request found the provider away in a way that may be the request's own fault.
+    """
+
+    first: timedelta
+    last: timedelta
+    found: int = 0
+
+
+def after_outage(
+    error: Unavailable, waited: Waited | None, *, now: datetime, patience: timedelta
+) -> Snooze | Retry | Fail:
+    """Return what becomes of a job whose provider is away: it waits, until patience ends.
+
+    A job whose own request has failed twice before, and fails again though the provider has answered others since, may
+    itself be what the provider cannot take: it spends an attempt. A failure that speaks of the provider whatever was
+    asked is no such.
+    """
+    own = not (error.paused or error.certain)
+    if own and waited and waited.found >= FREE_FAILURES and error.answered is not None and error.answered < waited.last:
+        return Retry(f"{failure_of(error)}, though it answered others")
+    away = None if error.since is None else now - error.since
+    if waited and waited.first >= patience and (away is None or away >= patience):
+        hours = f"{patience / timedelta(hours=1):g} h"
+        return Fail(f"{describe(error)}, and did not come back within {hours}")
+    left = patience if waited is None else max(patience - waited.first, FIRST_WAIT)
+    delay = min(error.delay, left)
+    found = f" {FOUND}" if own else ""
+    return Snooze(delay, f"{describe(error)}{found}, next try at {now + delay:%H:%M:%S} UTC")
+
+
+def without_database(
+    error: BaseException, waited: Waited | None, *, patience: timedelta, drawn: float
+) -> Snooze | Retry:
+    """Return what becomes of a job whose run met a database that is full, read-only, out of connections or away.
+
+    It waits, as long again as it has, at most a minute. At the end of patience it spends an attempt each time: there
+    are statements that fill a disk by themselves.
+    """
+    if waited and waited.first >= patience:
+        return Retry(describe(error))
+    wait = min(max(waited.first if waited else FIRST_WAIT, FIRST_WAIT), DATABASE_WAIT)
+    return Snooze(wait * (0.5 + drawn / 2), f"{DATABASE_AWAY}: {describe(error)}")

@@ -1,0 +1,118 @@
+"""The errors that decide a job's fate, and how any exception is read as one. Knows no library but the standard one."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from workers.runtime.handler.outcomes import Fail, Retry, Snooze
+
+ERROR_LIMIT = 2_000
+UNAVAILABLE_DELAY = timedelta(seconds=5)
+
+
+class Retryable(Exception):
+    """Worth another attempt: a timeout, a lost connection, a server's 5xx."""
+
+
+class Permanent(Exception):
+    """No attempt can succeed: invalid input, refused credentials, refused content."""
+
+
+class Refused(Permanent):
+    """Not this input, by what it says or how long it is; another may succeed."""
+
+
+class _Unfit(Exception):
+    """``reasons`` by a text's place; ``embeddings`` has the vectors of all texts, of which those are of no use."""
+
+    def __init__(self, embeddings: Any, reasons: Mapping[int, str]) -> None:
+        super().__init__(f"provider has no vector that can be compared for a text: {next(iter(reasons.values()))}")
+        self.embeddings = embeddings
+        self.reasons = reasons
+
+
+class UnfitVectors(_Unfit, Permanent):
+    """Some texts got vectors that no index can hold, or that have no direction: another attempt gives the same."""
+
+
+class BrokenVectors(_Unfit, Retryable):
+    """Some texts got vectors that are no numbers: a server in trouble, or one that always does so for these texts."""
+
+
+class InvalidAnswers(Retryable):
+    """The model answered, but not in the form asked for: another attempt may, and so may another input."""
+
+
+class Unavailable(Retryable):
+    """Whoever asks, the provider cannot answer now: no fault of the job's, which waits and spends no attempt.
+
+    ``provider`` and ``since`` name who is away and since when, ``delay`` says how long to leave it alone, ``asked`` how
+    long the provider itself wants to be. ``certain``: the failure speaks of the provider whatever was asked, as a
+    refused connection does. ``paused``: it was not even asked, because it is known to be away. ``answered`` is how long
+    ago it answered anybody, where that is known.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        delay: timedelta | None = None,
+        asked: timedelta | None = None,
+        certain: bool = False,
+        provider: str | None = None,
+        since: datetime | None = None,
+        paused: bool = False,
+        answered: timedelta | None = None,
+    ) -> None:
+        away = f"provider {provider} is away since {since:%Y-%m-%d %H:%M} UTC" if provider and since else None
+        super().__init__(f"{away} ({reason})" if away else f"provider is away: {reason}")
+        self.reason = reason
+        self.delay = delay or asked or UNAVAILABLE_DELAY
+        self.asked = asked
+        self.certain = certain
+        self.provider = provider
+        self.since = since
+        self.paused = paused
+        self.answered = answered
+
+
+class RateLimited(Exception):
+    """The provider asks to wait: the job is snoozed for ``delay``, no attempt spent."""
+
+    def __init__(self, reason: str, *, delay: timedelta) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+def describe(error: BaseException) -> str:
+    """Return one bounded line for ``error``: its class unless it is ours, then its message.
+
+    Of a database error only the server's own first line: the rest quotes statements, parameters and whole rows.
+    """
+    cause = getattr(error, "orig", None) or error
+    message = str(getattr(getattr(cause, "diag", None), "message_primary", None) or cause)
+    if not isinstance(error, (Retryable, Permanent, RateLimited)):
+        message = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return one_line(message)
+
+
+def failure_of(error: BaseException) -> str:
+    """Return what is kept about one request: for an outage how it failed, not since when somebody is away."""
+    return one_line(f"provider failed ({error.reason})") if isinstance(error, Unavailable) else describe(error)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` as one bounded line that Postgres can store: it takes neither NUL nor half a surrogate pair."""
+    line = " ".join(text.replace("\x00", "\N{REPLACEMENT CHARACTER}").split())
+    return line[:ERROR_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
+    """Decide what an exception of a handler means: permanent fails, a wait snoozes, all else is retried."""
+    match error:
+        case Permanent():
+            return Fail(describe(error))
+        case RateLimited(delay=delay) | Unavailable(delay=delay):
+            return Snooze(delay, describe(error))
+        case _:
+            return Retry(describe(error))

@@ -1,0 +1,147 @@
+"""The registry of stages: which handler performs which step of which table. Knows no Celery and no domain by name."""
+
+import inspect as python
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import inspect
+
+from models.lifecycle import JOB_ATTRIBUTES, Job, Step
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.discovery import BrokenHandlers, load_all
+from workers.runtime.handler.limits import Limit
+from workers.runtime.handler.outcomes import Outcome
+from workers.runtime.refusals import Refusal
+
+J = TypeVar("J", bound=Job)
+Handler = Callable[[J, Context], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # one per name: identity is equality, and the key of cached SQL
+class Stage:
+    """One step of a lifecycle with the handler that performs it.
+
+    ``settable`` are the attributes that ``Complete(values=…)`` may set: the model's own, none of the lifecycle's or
+    the payload's.
+    """
+
+    name: str
+    model: type[Job]
+    step: Step
+    handler: Callable[[Any, Context], Awaitable[Outcome]]
+    payload: type[BaseModel]
+    limit: Limit | None
+    timeout: timedelta
+    settable: frozenset[str]
+
+    @property
+    def queue(self) -> str:
+        """The Celery queue that carries this stage: its first word."""
+        return self.name.partition(".")[0]
+
+
+class UnknownStageError(Refusal, LookupError):
+    """No handler is registered under that name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"stage {name!r} is not registered; known stages: {', '.join(sorted(known)) or 'none'}")
+
+
+class Registry(Mapping[str, Stage]):
+    """Every known stage by name."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, Stage] = {}
+
+    def __getitem__(self, name: str) -> Stage:
+        try:
+            return self._stages[name]
+        except KeyError:
+            raise UnknownStageError(name, self._stages) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stages
+
+    def __iter__(self) -> Any:
+        return iter(sorted(self._stages))
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def add(self, stage: Stage) -> None:
+        """Register ``stage``; a second handler of one name is a programming error."""
+        if (first := self._stages.get(stage.name)) is not None:
+            raise ValueError(f"stage {stage.name!r} is registered twice; the first handler is {_place(first.handler)}")
+        self._stages[stage.name] = stage
+
+    def forget_unloaded(self) -> None:
+        """Drop the stages of files that broke after they had registered them: a second look meets them anew."""
+        self._stages = {name: one for name, one in self._stages.items() if one.handler.__module__ in sys.modules}
+
+
+registry = Registry()
+
+
+def stage(
+    name: str,
+    *,
+    of: type[J],
+    payload: type[BaseModel],
+    limit: Limit | None = None,
+    timeout: timedelta = timedelta(minutes=5),
+    into: Registry = registry,
+) -> Callable[[Handler[J]], Handler[J]]:
+    """Register the decorated coroutine function as the handler of ``name``, a step of ``of``'s lifecycle.
+
+    ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` bounds one run where the
+    row names no ``timeout_seconds`` of its own.
+    """
+
+    def register(handler: Handler[J]) -> Handler[J]:
+        own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
+        _check_handler(name, handler)
+        _check_columns(name, of, own, {*payload.model_fields, *([limit.column] if limit else [])})
+        settable = own - JOB_ATTRIBUTES - frozenset(payload.model_fields)
+        into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout, settable))
+        return handler
+
+    return register
+
+
+def discover(package: str = "workers") -> Registry:
+    """Import every module below ``package`` but the rooms that hold no handlers; return the registry they filled.
+
+    Raise BrokenHandlers if any cannot be loaded: half of the stages would be a system that loses work in silence.
+    """
+    broken = load_all(package, without=frozenset({"runtime", "transport", "llm"}))
+    if broken:
+        registry.forget_unloaded()
+        raise BrokenHandlers(broken)
+    return registry
+
+
+def _check_handler(name: str, handler: Callable[..., object]) -> None:
+    """Refuse what no worker could run: a handler is an async function of a job and its context."""
+    rule = f"the handler of {name!r} must be an async function of a job and its context"
+    if not python.iscoroutinefunction(handler):
+        raise TypeError(f"{rule}, got {_place(handler)}, which is not async")
+    try:
+        python.signature(handler).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"{rule}, got {_place(handler)}: {error}") from None
+
+
+def _check_columns(name: str, of: type[Job], own: frozenset[str], wanted: set[str]) -> None:
+    if missing := sorted(wanted - own):
+        raise TypeError(f"stage {name!r} names {', '.join(map(repr, missing))}, no column of {of.__name__}")
+
+
+def _place(handler: Callable[..., object]) -> str:
+    """Return where a handler is written, for a person who looks for it."""
+    code = getattr(handler, "__code__", None)
+    name = getattr(handler, "__name__", repr(handler))
+    return f"{name} ({code.co_filename}, line {code.co_firstlineno})" if code else name

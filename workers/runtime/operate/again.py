@@ -1,0 +1,138 @@
+"""Enqueue jobs that ended once more, as new ones: the way that is left where a table grants no further attempt."""
+
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.lifecycle import Job
+from workers.runtime.database import Database
+from workers.runtime.enqueue import EnqueueError, enqueue, payload_refusal
+from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.store.again import Ended, ended
+from workers.runtime.store.read import JobFilter, JobView, list_jobs
+from workers.runtime.store.tables import job_table
+
+PAGE = 500
+
+_SAID = text(
+    "SELECT set_config('gristmill.change_reason', :reason, true), set_config('gristmill.context', :context, true)"
+)
+
+
+@dataclass(slots=True)
+class Repeated:
+    """The new job of each old one (in a dry run: None), and the others with the reason why there is none."""
+
+    again: dict[UUID, UUID | None] = field(default_factory=dict)
+    refused: dict[UUID, str] = field(default_factory=dict)
+
+
+async def again(
+    database: Database, registry: Registry, wanted: JobFilter, *, reason: str, dry_run: bool = False
+) -> Repeated:
+    """Enqueue the same payload anew for each job that ``wanted`` selects: failed ones, and any that ended if named.
+
+    A new job is validated as at every door, has its own id, all its attempts and the old one's priority; its first
+    transition names the old one, in its reason and as ``again_of`` in its context. Its idempotency key is
+    ``again:<old id>``: who says it twice gets the same job. A job that failed in a later step begins with that step.
+    """
+    done = Repeated()
+    models = {job_table(stage.model).label: stage.model for stage in registry.values()}
+    async for page in _pages(database, wanted):
+        named = wanted.ids is not None
+        possible: dict[type[Job], list[UUID]] = defaultdict(list)
+        for job in page:
+            model = models.get(job.table_name)
+            if model is None:
+                done.refused[job.id] = f"is of table {job.table_name}, which this release does not know"
+            elif named and job.completed_at is None:
+                done.refused[job.id] = f"is {job.status}, it has not ended yet"
+            elif named or job.status == model.__lifecycle__.failed:
+                possible[model].append(job.id)
+        for model, ids in possible.items():
+            async with database.kernel() as conn:
+                found = await ended(conn, model, ids)
+            await _enqueue(database, registry, model, found, done, reason=reason, dry_run=dry_run)
+            done.refused |= {id_: "changed meanwhile" for id_ in ids if id_ not in {one.id for one in found}}
+    known = done.refused.keys() | done.again.keys()
+    done.refused |= {id_: "does not exist (any more)" for id_ in wanted.ids or () if id_ not in known}
+    return done
+
+
+async def _pages(database: Database, wanted: JobFilter) -> AsyncIterator[Sequence[JobView]]:
+    last: UUID | None = None
+    while True:
+        async with database.kernel() as conn:
+            page = await list_jobs(conn, wanted, limit=PAGE, after=last)
+        if not page:
+            return
+        last = page[-1].id
+        yield page
+
+
+async def _enqueue(
+    database: Database,
+    registry: Registry,
+    model: type[Job],
+    jobs: Sequence[Ended],
+    done: Repeated,
+    *,
+    reason: str,
+    dry_run: bool,
+) -> None:
+    """Enqueue these in one transaction; what is refused is refused alone."""
+    made: dict[UUID, UUID | None] = {}
+    async with database.session() as session:
+        for job in jobs:
+            try:
+                stage = _stage_of(registry, model, job)
+                new = await _one(session, stage, _payload(stage, job), job, reason=reason)
+            except EnqueueError as error:
+                done.refused[job.id] = f"cannot be enqueued again: {error}"
+            else:
+                made[job.id] = None if dry_run else new
+        if dry_run:
+            await session.rollback()
+    done.again |= made
+
+
+async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: Ended, *, reason: str) -> UUID:
+    said = {"reason": f"again, for job {job.id}: {reason}", "context": json.dumps({"again_of": str(job.id)})}
+    async with session.begin_nested():
+        await session.execute(_SAID, said)
+        options = {"priority": job.priority, "idempotency_key": f"again:{job.id}"}
+        return (await enqueue(session, stage.name, payload, **options)).id
+
+
+def _stage_of(registry: Registry, model: type[Job], job: Ended) -> Stage:
+    """Return where the new job begins: in the step in which the old one failed or was cancelled, else in the first."""
+    lifecycle = model.__lifecycle__
+    first = lifecycle.steps[0]
+    step = next((one for one in lifecycle.steps if job.ended_in in {one.running, one.ready}), first)
+    return registry[(first if job.status == lifecycle.completed else step).stage]
+
+
+def _payload(stage: Stage, job: Ended) -> dict[str, Any]:
+    """Return what the old job was asked to do; raise EnqueueError for a row that no door would take."""
+    columns = job_table(stage.model).column
+    try:
+        row = json.loads(job.row)
+    except (ValueError, RecursionError):
+        raise EnqueueError("its row holds a value that cannot be read") from None
+    payload = {name: row[columns[name].strip('"')] for name in stage.payload.model_fields}
+    payload = {name: value for name, value in payload.items() if value is not None}
+    renewed = getattr(stage.payload, "renewed", None)
+    if renewed is None:
+        return payload
+    try:
+        new: BaseModel = renewed(stage.payload.model_validate(payload), str(job.id))
+    except ValidationError as error:
+        raise EnqueueError(payload_refusal(error)) from None
+    return new.model_dump(mode="json")

@@ -1,0 +1,126 @@
+"""Errors that a person or a client reads: what is refused, which rule says so, and what to do instead.
+
+A use-case raises a :class:`Refusal`. The doors decide nothing: the exit code of a command and the status of an HTTP
+answer follow from its kind. Light to import, because every start of the command line imports it.
+"""
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+SHOWN_CHARACTERS = 80
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Kind(StrEnum):
+    """What sort of refusal it is; the doors translate it."""
+
+    INVALID = "invalid"  # what was given breaks a rule
+    NOT_FOUND = "not_found"  # nothing has that name or id
+    CONFLICT = "conflict"  # the state of the thing does not allow it, or somebody else was faster
+    FORBIDDEN = "forbidden"  # the actor may not do it
+    TOO_MANY = "too_many"  # a limit is reached; a later try may succeed
+    UNAVAILABLE = "unavailable"  # a server that is needed does not answer
+    FAILED = "failed"  # it was tried and did not succeed
+
+
+class Problem(NamedTuple):
+    """One broken rule. ``str()`` is the line that a person reads: ``field rule, got value; remedy``."""
+
+    field: str
+    rule: str
+    value: str | None = None
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        got = f", got {self.value}" if self.value is not None and ", got " not in self.rule else ""
+        return f"{self.field} {self.rule}{got}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class Refusal(Exception):
+    """The use-case does not do what was asked. ``str()`` is one line for a person.
+
+    It says a line, or the problem where one value is to blame: then ``problem`` has field, rule, value and remedy. A
+    subclass sets its own ``kind``.
+    """
+
+    kind: ClassVar[Kind] = Kind.INVALID
+
+    def __init__(self, said: "str | Problem", *, remedy: str | None = None) -> None:
+        self.problem = said if isinstance(said, Problem) else None
+        self.remedy = remedy or (self.problem.remedy if self.problem else None)
+        super().__init__(f"{said}; {remedy}" if remedy else str(said))
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a LookupError among the bases would quote it
+
+
+class NotFound(Refusal, LookupError):
+    """Nothing has that name or id, or the actor may not see it."""
+
+    kind = Kind.NOT_FOUND
+
+
+class Conflict(Refusal):
+    """The state of the thing does not allow it."""
+
+    kind = Kind.CONFLICT
+
+
+class Forbidden(Refusal):
+    """The actor may not do it."""
+
+    kind = Kind.FORBIDDEN
+
+
+class UnavailableServer(Refusal):
+    """A server that is needed does not answer."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class Failed(Refusal):
+    """It was tried and did not succeed."""
+
+    kind = Kind.FAILED
+
+
+def cut(text: str, width: int = SHOWN_CHARACTERS) -> str:
+    """Return ``text`` in at most ``width`` characters; a longer one ends in …."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without the control characters that a terminal obeys: a file or a model may contain them."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def quoted(value: object, width: int = SHOWN_CHARACTERS) -> str:
+    """Return ``value`` as an error quotes it."""
+    return "nothing" if value is None else cut(repr(value), width)
+
+
+def without_value(reason: str) -> str:
+    """Return the line of a refusal without the value that it quotes, for places that may show no payload."""
+    return reason.partition(", got ")[0]
+
+
+def first_problem(
+    error: "ValidationError", *, whole: str, unknown: str = "is not a field", prefix: str = ""
+) -> Problem:
+    """Return the first broken rule of a validation.
+
+    ``prefix`` leads the field's path. ``whole`` is named where no field is to blame. ``unknown`` is the rule that a
+    field breaks which must not be there.
+    """
+    first = error.errors(include_url=False)[0]
+    path = ".".join(map(str, first["loc"]))
+    field = f"{prefix}{path}" if path else whole
+    if first["type"] == "missing":
+        return Problem(field, "is required", "nothing")
+    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    rule = unknown if first["type"] == "extra_forbidden" else f"{rule[:1].lower()}{rule[1:]}"
+    return Problem(field, rule, quoted(first["input"]))

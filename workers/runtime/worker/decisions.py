@@ -1,0 +1,82 @@
+"""What a settlement means for a job's row. Pure: the same inputs always give the same row."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from models.lifecycle import Job, Lifecycle, Step
+from workers.runtime.backoff import full_jitter
+from workers.runtime.handler.errors import one_line
+from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+
+PROGRESS_DONE, PROGRESS_NONE = 100, 0
+
+
+class Settled(NamedTuple):
+    """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle."""
+
+    job_id: UUID
+    fence: int
+    status: str
+    action: str
+    retry_count: int
+    terminal: bool
+    progress: int | None = None
+    delay: timedelta | None = None
+    reason: str | None = None
+    error: str | None = None
+    values: Mapping[str, Any] = MappingProxyType({})
+
+
+def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *, draw: Callable[[], float]) -> Settled:
+    """Return the row that ``settlement`` makes of the claimed ``job``.
+
+    A retry spends one attempt and waits by the backoff while attempts are left, else the job fails with its last
+    error. Snooze and release spend none.
+    """
+
+    def row(status: str, action: str, *, reason: str | None = None, error: str | None = None, **rest: Any) -> Settled:
+        terminal = status in lifecycle.terminal
+        full = {"progress": PROGRESS_DONE} if terminal and lifecycle.ends_at_full_progress else {}
+        return Settled(
+            job_id=job.id,
+            fence=job.version,
+            status=status,
+            action=action,
+            reason=None if reason is None else one_line(reason),
+            error=None if error is None else one_line(error),
+            terminal=terminal,
+            **{"retry_count": job.retry_count, **full, **rest},
+        )
+
+    match settlement:
+        case Complete(values=values):
+            ended = step.done in lifecycle.terminal
+            progress = PROGRESS_DONE if ended else PROGRESS_NONE
+            return Settled(job.id, job.version, step.done, "complete", job.retry_count, ended, progress, values=values)
+        case Snooze(delay=delay, reason=reason):
+            return row(
+                step.ready, "snooze", reason=reason, delay=delay, error=job.error_message, progress=PROGRESS_NONE
+            )
+        case Release(reason=reason):
+            return row(step.ready, "release", reason=reason, error=job.error_message, progress=PROGRESS_NONE)
+        case Retry(error=error) if job.retry_count < job.max_retries:
+            attempt = job.retry_count + 1
+            delay = full_jitter(attempt, draw=draw)
+            return row(
+                step.ready,
+                "retry",
+                reason=error,
+                error=error,
+                retry_count=attempt,
+                delay=delay,
+                progress=PROGRESS_NONE,
+            )
+        case Retry(error=error):
+            return row(lifecycle.failed, "fail", reason=f"no attempts left: {error}", error=error)
+        case Fail(error=error):
+            return row(lifecycle.failed, "fail", reason=error, error=error)
+        case Cancel(reason=reason):
+            return row(lifecycle.cancelled, "cancel", reason=reason, error=job.error_message)

@@ -1,0 +1,177 @@
+"""A worker process's signs of life and its ear for bad news: heartbeat, lost fences, drain, goodbye."""
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from models.lifecycle import Job
+from workers.runtime.backoff import soon
+from workers.runtime.database import KERNEL_PINS, KERNEL_WAITS, Database, Raw, is_database_away, is_locked
+from workers.runtime.failpoints import failpoint
+from workers.runtime.handler.errors import describe
+from workers.runtime.store.claim import Ticket, lost_fences
+from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
+
+if TYPE_CHECKING:
+    from workers.runtime.worker.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+# Behind the bell: every running job's fence is looked up this often, in one statement per table.
+FENCE_CHECK_SECONDS = 1.0
+# A beat that gets no answer for this part of a lease is given up: there is time for two more.
+PATIENCE = 1 / 3
+# A connection that has not told in this time which fences are lost is deaf; another takes its place.
+HEARING_SECONDS = 5.0
+
+
+class Watch:
+    """Keeps one worker's lease and stops its runs whose fence is gone.
+
+    The heart has a connection of its own: it must not wait for one that claims, outcomes or handlers have taken.
+    """
+
+    def __init__(self, database: Database, worker: WorkerRow, *, heartbeat_seconds: float) -> None:
+        self._database = database
+        self._worker = worker
+        self._heartbeat_seconds = heartbeat_seconds
+        self._heart: Raw | None = None
+        # Who answers this process's language model calls, as far as it is known: shown with the next sign of life.
+        self.provider: Mapping[str, Any] | None = None
+        self._given_up: set[asyncio.Task[datetime]] = set()
+
+    async def first_heartbeat(self, runner: "Runner") -> None:
+        """Write the worker's row before its first claim; wait as long as Postgres is away."""
+        attempt = 0
+        while True:
+            try:
+                await self._beat(runner)
+            except Exception as error:
+                if not is_database_away(error):
+                    raise
+                attempt += 1
+                log.warning("start_waits_for_database", attempt=attempt, error=describe(error))
+                await asyncio.sleep(soon(attempt, draw=random.random))
+            else:
+                return
+
+    async def _beat(self, runner: "Runner") -> None:
+        """Renew the lease, from before the beat was sent; raise TimeoutError if no answer comes in its time."""
+        started = time.monotonic()
+        beat = asyncio.create_task(self._renew(running=len(runner.running)))
+        try:
+            await asyncio.wait({beat}, timeout=self._worker.lease_seconds * PATIENCE)
+        finally:
+            if not beat.done():  # left to itself: where nothing answers, the driver takes its time to give up too
+                beat.cancel()
+                self._given_up.add(beat)
+                beat.add_done_callback(self._forget)
+        if not beat.done():
+            self._database.distrust()
+            raise TimeoutError("no answer to a heartbeat")
+        runner.clock_offset = beat.result() - datetime.now(UTC)
+        runner.claims.renew(until=started + self._worker.lease_seconds)
+
+    async def _renew(self, *, running: int) -> datetime:
+        # Taken as long as it is in use: a beat that fails, or is given up, leaves none to the next.
+        conn, self._heart = self._heart, None
+        conn = conn or await self._database.listen()
+        try:
+            failpoint("heartbeat.before")
+            now = await beat_heart(conn, self._worker, running=running, provider=self.provider)
+            failpoint("heartbeat.after")
+        except BaseException:
+            with suppress(Exception):
+                await conn.close()
+            raise
+        self._heart = conn
+        return now
+
+    def _forget(self, beat: asyncio.Task[datetime]) -> None:
+        self._given_up.discard(beat)
+        if not beat.cancelled():
+            beat.exception()  # nobody else asks
+
+    async def keep_lease(self, runner: "Runner") -> None:
+        """Beat for ever; a beat that fails is repeated soon, for the lease runs on."""
+        pause = self._heartbeat_seconds
+        while True:
+            await asyncio.sleep(pause)
+            pause = self._heartbeat_seconds
+            try:
+                await self._beat(runner)
+            except Exception as error:  # noqa: BLE001 - the heart must go on beating
+                log.warning("heartbeat_failed", error=describe(error))
+                pause = random.random() * min(1.0, self._heartbeat_seconds)  # noqa: S311 - jitter, not a secret
+
+    async def heed_fences(self, runner: "Runner") -> None:
+        """Stop runs whose job was moved by someone else: told by Postgres at once, and looked up every second."""
+        while True:
+            try:
+                await self._listen(runner)
+            except Exception as error:  # noqa: BLE001 - deaf for a moment; the next lookup catches up
+                log.warning("fence_watch_interrupted", error=describe(error))
+                await asyncio.sleep(0.5 + random.random())  # noqa: S311
+
+    async def _listen(self, runner: "Runner") -> None:
+        """Look on the connection that listens: it is found silent as soon as anything runs."""
+        connection = await self._database.listen(settings=f"{KERNEL_PINS} {KERNEL_WAITS}")
+        try:
+            async with asyncio.timeout(HEARING_SECONDS):
+                await connection.execute("LISTEN gristmill_fence")
+            await self._check(runner, connection)  # for what rang while nobody listened
+            looked = time.monotonic()
+            while True:
+                notices = connection.notifies(timeout=FENCE_CHECK_SECONDS, stop_after=1)
+                rung = [notice.payload.startswith(str(self._worker.id)) async for notice in notices]
+                # A bell is only a reason to look: since it rang, the job may have come back and run here again.
+                if any(rung) or time.monotonic() - looked >= FENCE_CHECK_SECONDS:
+                    await self._check(runner, connection)
+                    looked = time.monotonic()
+        finally:
+            with suppress(Exception):
+                await connection.close()
+
+    async def _check(self, runner: "Runner", connection: Raw) -> None:
+        runs: dict[type[Job], list[Ticket]] = defaultdict(list)
+        for running in runner.running.values():
+            runs[running.stage.model].append((running.job.id, running.job.version))
+        for model, tickets in runs.items():
+            try:
+                async with asyncio.timeout(HEARING_SECONDS):
+                    lost = await lost_fences(connection, model, tickets)
+            except Exception as error:
+                if not is_locked(error):  # a table that somebody holds must not keep the others from being looked at
+                    raise
+                continue
+            versions = dict(tickets)
+            for job_id in lost:
+                runner.stop_run(job_id, "fence", version=versions[job_id])
+
+    async def announce_drain(self, runner: "Runner") -> None:
+        """Tell the dispatcher to count on this worker no more."""
+        with suppress(Exception):  # the worker stops either way
+            async with asyncio.timeout(1), self._database.kernel() as conn:
+                await mark_draining(conn, runner.worker_id)
+
+    async def say_goodbye(self, runner: "Runner") -> None:
+        """Remove the worker's row; it holds no claim any more."""
+        if self._given_up:  # a beat that comes through after all would write the row anew
+            await asyncio.wait(self._given_up, timeout=1)
+        with suppress(Exception):  # a row left behind is forgotten by maintenance
+            async with asyncio.timeout(1), self._database.kernel() as conn:
+                await remove_worker(conn, runner.worker_id)
+
+    async def close(self) -> None:
+        """Close the heart's connection."""
+        conn, self._heart = self._heart, None
+        if conn is not None:
+            with suppress(Exception):
+                await conn.close()
