@@ -24,12 +24,23 @@ def parse_age(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+_OFFSET = "give an offset, such as 2030-01-31T08:00+01:00"
+
+
 def parse_time(text: str) -> datetime:
-    """Return the moment that ``text`` names in ISO 8601; without an offset it is meant in this machine's zone."""
+    """Return the moment that ``text`` names in ISO 8601; without an offset it is meant in this machine's zone.
+
+    A local time that does not exist, or exists twice because clocks change, is refused: only an offset makes it clear.
+    """
     try:
-        return datetime.fromisoformat(text.strip()).astimezone()
+        given = datetime.fromisoformat(text.strip())
+        earlier, later = given.replace(fold=0).astimezone(), given.replace(fold=1).astimezone()
     except (ValueError, OverflowError):
         raise Refusal(f"time must be ISO 8601, such as 2030-01-31T08:00, got {quoted(text)}") from None
+    if earlier.utcoffset() == later.utcoffset():
+        return earlier
+    fault = "exists twice" if earlier.replace(tzinfo=None) == given.replace(fold=0) else "does not exist"
+    raise Refusal(f"time {fault} in this machine's zone, where clocks change then, got {quoted(text)}", remedy=_OFFSET)
 
 
 def parse_payload(text: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, overload
 from uuid import UUID
@@ -45,10 +45,15 @@ class Enqueued:
 
 
 def _tellable(time: datetime | None) -> datetime | None:
-    """Return ``time`` if the database's clock can show it; what offsets can add is not in Python's years."""
-    if time is not None and (rule := time_problem(time)) is not None:
+    """Return ``time`` if the database's clock can show it; a time without an offset is UTC, whatever the session's zone.
+
+    An offset may move a time out of the years that Python has.
+    """
+    if time is None:
+        return None
+    if (rule := time_problem(time)) is not None:
         raise ValueError(f"{rule}, got {time.isoformat()!r}")
-    return time
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 class Options(BaseModel):

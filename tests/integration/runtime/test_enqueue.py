@@ -47,6 +47,17 @@ async def test_an_async_session_enqueues_in_its_own_transaction(jobs):
     assert await jobs.actions(job.id) == ["enqueue"]
 
 
+async def test_a_due_time_without_an_offset_is_utc_whatever_the_session_says(jobs):
+    """A service's session may have any zone: one payload means one moment."""
+    async with jobs.database.session() as session:
+        await session.execute(text("SET LOCAL TIME ZONE 'Asia/Tokyo'"))
+        one = await enqueue(session, PLAIN, {}, due_at=datetime(2999, 1, 1))  # noqa: DTZ001 - the scenario
+        [many] = await enqueue_many(session, PLAIN, [{"due_at": "2999-01-01T00:00:00"}])
+
+    for job in (one, many):
+        assert (await jobs.row(job.id))["due_at"] == datetime(2999, 1, 1, tzinfo=UTC)
+
+
 async def test_a_sync_session_enqueues_the_same(jobs, sync_session):
     """One meaning, with and without asyncio."""
     with sync_session.begin():

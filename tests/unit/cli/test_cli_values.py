@@ -2,6 +2,8 @@
 
 import json
 from contextlib import suppress
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -36,6 +38,30 @@ def test_any_other_age_is_refused_with_the_rule_and_the_value(text: str) -> None
 
     assert repr(text) in str(refused.value)
     assert refused.value.kind is Kind.INVALID
+
+
+@pytest.fixture
+def berlin(monkeypatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("2027-03-28T02:30", "time does not exist in this machine's zone"), ("2027-10-31T02:30", "time exists twice")],
+)
+def test_a_local_time_that_a_clock_change_makes_unclear_is_refused(text: str, said: str) -> None:
+    """Nobody's job is due an hour early in silence; with an offset the same time is clear."""
+    with pytest.raises(Refusal, match=said) as refused:
+        parse_time(text)
+
+    assert "give an offset, such as 2030-01-31T08:00+01:00" in str(refused.value)
+    assert parse_time(f"{text}+01:00") == datetime.fromisoformat(f"{text}+01:00")
+    assert parse_time(text.replace("T02", "T04")).utcoffset() is not None
 
 
 def test_a_time_without_an_offset_is_this_machine_s() -> None:
