@@ -1,9 +1,9 @@
 """What people type and what they read: ages, times, payloads, durations."""
 
 import json
-from contextlib import suppress
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
