@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from workers.analytics.guidelines import Retrieved
 from workers.judging.numbers import NoTruthValue
-from workers.judging.prompts import question
+from workers.judging.prompts import write_question
 from workers.runtime.handler.errors import one_line
 from workers.runtime.handler.ports import Answer, Message
 from workers.runtime.handler.rule_based import MODEL_PREFIX, NOTE
@@ -100,7 +100,7 @@ def ask(record: Record, retrieved: Sequence[Retrieved]) -> list[Message]:
     asked: dict[str, Any] = {"type": record.type, "content": record.content}
     if record.truncated:
         asked["truncated"] = True
-    return question(_SYSTEM, {"passages": shown, "record": asked})
+    return write_question(_SYSTEM, {"passages": shown, "record": asked})
 
 
 def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[AlignmentAnswer]) -> Judged:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.judging import features
-from workers.judging.prompts import section
+from workers.judging.prompts import read_section
 from workers.runtime.handler.ports import Message
 from workers.runtime.handler.rule_based import NOTE
 
@@ -20,12 +20,12 @@ NAMED = 4
 
 def align_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
     """Answer a question that has the sections ``<passages>`` and ``<record>``; raise Permanent if one is missing."""
-    return align(section("passages", messages), section("record", messages))
+    return align(read_section("passages", messages), read_section("record", messages))
 
 
 def summarise_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
     """Answer a question that has the section ``<facts>``; raise Permanent if it is missing."""
-    return summarise(section("facts", messages))
+    return summarise(read_section("facts", messages))
 
 
 def align(passages: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:

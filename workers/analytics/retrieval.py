@@ -35,9 +35,9 @@ class Retrieval:
     guidelines: Guidelines
 
     async def of(self, page: Sequence[tuple[Record, Vector | None]]) -> AsyncGenerator[Asked]:
-        """Yield each record with its passages: those with a vector that fits first, then as others are embedded.
+        """Yield each record with its passages: first those that have a vector that fits, then others as they get one.
 
-        Raises what stands against all of them, after every record whose vector was paid for.
+        An error that concerns all of them is raised after every record that has its vector is yielded.
         """
         missing: list[Record] = []
         for record, vector in page:
@@ -51,7 +51,7 @@ class Retrieval:
                 yield Asked(record, made if isinstance(made, Refused) else self._nearest(made))
 
     async def _vectors(self, texts: Sequence[str]) -> list[Vector | Refused]:
-        """Return a vector for each text, or why it has none. Raise what stands against any text."""
+        """Return a vector for each text, or why it has none. Raise an error that concerns any text."""
         made: dict[int, Vector | Refused] = {}
 
         async def embed(places: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from models.operations import RECORD_TYPES, Project
 from workers.analytics.alignment import VERDICTS, named
 from workers.analytics.offline_rules import summarise_by_rule
 from workers.analytics.records import Scope, spare
-from workers.judging.prompts import question
+from workers.judging.prompts import write_question
 from workers.longrun.long_run import LongRun
 from workers.longrun.retrying import with_retries
 from workers.runtime.handler.context import Context
@@ -116,7 +116,7 @@ async def facts_of(session: AsyncSession, scope: Scope, type_: str, *, project: 
 
 def ask(facts: Facts) -> list[Message]:
     """Return the question about these facts."""
-    return question(_SYSTEM, {"facts": facts})
+    return write_question(_SYSTEM, {"facts": facts})
 
 
 def rendered(facts: Facts, said: Said, *, warning: str | None = None) -> str:

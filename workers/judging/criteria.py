@@ -13,7 +13,7 @@ MIN_WEIGHT, MAX_WEIGHT = 0.01, 1_000.0
 
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False), NoTruthValue]
 Bound = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False), NoTruthValue]
-Name = Annotated[
+CriterionName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME, pattern=r"^[^\r\n]*$")
 ]
 
@@ -42,7 +42,7 @@ class Criterion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name
+    name: CriterionName
     description: str = ""
     scale: Scale = Scale()
     weight: Weight = 1.0

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from workers.judging.answers import CriterionAnswer, RubricAnswer, answer_to
 from workers.judging.criteria import Criterion, key_of
 from workers.judging.numbers import Finite, Points, Share
-from workers.judging.prompts import question
+from workers.judging.prompts import write_question
 from workers.judging.rubric_rule import score_by_rule
 from workers.judging.scores import is_off, weighted_mean
 from workers.runtime.handler.ports import Answer, LanguageModel, Message
@@ -126,7 +126,7 @@ def messages(subject: Subject, criteria: Sequence[Criterion]) -> list[Message]:
         "criteria": [criterion.model_dump(mode="json") for criterion in criteria],
         "profile": {"name": subject.name, "attributes": attributes},
     }
-    return question(_SYSTEM, sections)
+    return write_question(_SYSTEM, sections)
 
 
 def results_of(answer: SubjectAnswer, criteria: Sequence[Criterion], *, rule_based: bool) -> list[CriterionResult]:

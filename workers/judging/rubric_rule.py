@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.judging import features
-from workers.judging.prompts import section
+from workers.judging.prompts import read_section
 from workers.runtime.handler.ports import Message
 from workers.runtime.handler.rule_based import NOTE
 
@@ -24,7 +24,7 @@ def score_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
 
     The answer has ``overall``, ``criteria`` and ``flags``. Raises Permanent if a section is missing.
     """
-    return evaluate(section("criteria", messages), section("profile", messages))
+    return evaluate(read_section("criteria", messages), read_section("profile", messages))
 
 
 def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> dict[str, Any]:

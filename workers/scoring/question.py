@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from workers.judging.criteria import Criterion
-from workers.judging.prompts import plain_json, question
+from workers.judging.prompts import sorted_json, write_question
 from workers.runtime.handler.ports import Message
 from workers.runtime.handler.tokens import tokens_of
 from workers.scoring import rubric
@@ -53,7 +53,7 @@ def ask(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> Question:
         "criteria": [{"name": one.name, "weight": one.weight, "description": one.description} for one in criteria],
         "profile": {"name": _cut(name, _NAME_WIDTH), "attributes": kept},
     }
-    return Question(question(_SYSTEM, sections), criteria, (TRUNCATED,) if truncated else ())
+    return Question(write_question(_SYSTEM, sections), criteria, (TRUNCATED,) if truncated else ())
 
 
 def messages(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> list[Message]:
@@ -73,11 +73,11 @@ def bounded(attributes: Mapping[str, Any], *, tokens: int) -> tuple[dict[str, An
     Every field keeps its beginning as long as that fits; if names and beginnings are too much, fields go from the end.
     """
     whole = dict(attributes)
-    if _depth_within(whole, _MAX_DEPTH) and tokens_of(plain_json(whole)) <= tokens:
+    if _depth_within(whole, _MAX_DEPTH) and tokens_of(sorted_json(whole)) <= tokens:
         return whole, False
     for width in (8_000, 4_000, 2_000, 1_000, 500, 250, 120):
         trimmed: dict[str, Any] = _trimmed(whole, width, _MAX_DEPTH)
-        if tokens_of(plain_json(trimmed)) <= tokens:
+        if tokens_of(sorted_json(trimmed)) <= tokens:
             return trimmed, True
     return _first_fields(_trimmed(whole, _NARROWEST, _MAX_DEPTH), tokens=tokens), True
 
@@ -88,7 +88,7 @@ def _first_fields(attributes: Mapping[str, Any], *, tokens: int) -> dict[str, An
     used = 1
     for name, value in sorted(attributes.items()):
         field = {_cut(name, _NARROWEST): value}
-        used += tokens_of(plain_json(field))
+        used += tokens_of(sorted_json(field))
         if used > tokens:
             break
         kept |= field

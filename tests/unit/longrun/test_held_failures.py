@@ -64,7 +64,7 @@ def test_a_server_that_is_down_says_so_in_many_ways() -> None:
 
 
 def test_refused_content_is_never_the_providers_trouble() -> None:
-    """However many, and before anything was judged: who refuses is at work, and what was held is kept, too."""
+    """A provider that refuses content works, even if nothing has succeeded yet. What was held is kept, too."""
     failures = held(succeeded=False)
     unclear = failed(Retryable("provider failed (HTTP 503)"))
     refused = [failed(Refused("provider refused the content")) for _ in range(2 * LATER_ALIKE)]
@@ -75,7 +75,7 @@ def test_refused_content_is_never_the_providers_trouble() -> None:
 
 
 def test_invalid_answers_are_the_records_own_once_the_model_gave_a_valid_one() -> None:
-    """Ten at the very end fail no finished job; of a model that never finds the form they are the job's error."""
+    """Ten at the very end do not fail a finished job. If the model never gives the form, they are the job's error."""
     after, never = held(succeeded=True), held(succeeded=False)
     bad = [failed(InvalidAnswers("model 'm' gave two invalid answers: not JSON")) for _ in range(LATER_ALIKE)]
 
@@ -123,7 +123,7 @@ def test_neighbours_may_be_bad_alike_but_not_fifty_of_them() -> None:
 
 
 def test_job_of_which_nothing_was_ever_judged_fails_with_what_all_say() -> None:
-    """However few there are; of a job that judged others before, the rest are bad records."""
+    """However few there are. If the job judged others before, the rest are bad records."""
     first, later = held(succeeded=False), held(succeeded=True)
     bad = [failed(Permanent("no")) for _ in range(3)]
     first.sift(bad)
