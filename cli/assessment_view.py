@@ -10,9 +10,11 @@ from cli.values import duration, moment
 from workers.runtime.refusals import quoted
 
 if TYPE_CHECKING:
-    from workers.assessment.result import AssessmentResult, CriterionResult, PartResult, SchemaCheck
+    from workers.assessment.result import AssessmentResult, PartResult
     from workers.assessment.store.history import AuditRow
     from workers.assessment.store.rows import AssessmentView
+    from workers.judging.json_schema import SchemaCheck
+    from workers.judging.judgement import CriterionResult
 
 WIDTH = 100
 ERRORS_SHOWN = 10

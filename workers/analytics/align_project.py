@@ -15,19 +15,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import AnalyticsJob, Project
 from models.scoring import DEFAULT_MODEL
 from workers.analytics import summary
-from workers.analytics.alignment import AlignmentAnswer, Record, ask, judgement
-from workers.analytics.crew import Crew, Doubt, Finished, Unjudged
+from workers.analytics.alignment import AlignmentAnswer, Finished, Record, Unjudged, ask, error_of, judgement
 from workers.analytics.guidelines import load
-from workers.analytics.patience import patiently
+from workers.analytics.offline_rules import align_by_rule
 from workers.analytics.pdf import decoded
 from workers.analytics.records import TURN, Scope, Tally, ahead, keep, look_alone, tally, unfinished
 from workers.analytics.retrieval import Asked, Retrieval
+from workers.longrun.held_failures import HeldFailures
+from workers.longrun.in_flight import InFlight
+from workers.longrun.long_run import LongRun, OthersTurn
+from workers.longrun.retrying import with_retries
 from workers.runtime.database import outlasting
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.endurance import Outage, TimeIsUp, last_call
-from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable, describe
-from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
+from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import stage
+
+JUDGED_AT_ONCE = 100
+_Judging = InFlight[Asked, Finished]
 
 
 class AlignRequest(BaseModel):
@@ -47,28 +52,15 @@ class AlignRequest(BaseModel):
 
 @stage("analytics.align", of=AnalyticsJob, payload=AlignRequest, timeout=timedelta(hours=6))
 async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
-    """Judge and rate every record of a project, and keep what they say together with the project.
+    """Judge and rate every record of a project, and write the reports on them to the project.
 
-    What is judged is committed as it comes: another run goes on with the rest. A record that cannot be judged is
-    listed with its reason and keeps nobody waiting. No transaction is open while a model answers. Analyses of the same
-    records take turns: a record's marks are those of one job. A provider that is away is waited for, and a run whose
-    time is nearly up leaves the rest to the next, without an attempt spent.
+    Judgements are committed as they come, and another run goes on with the rest. A record that cannot be judged is
+    listed with its reason and delays no other. No transaction is open while a model answers. Analyses of the same
+    records take turns, so that a record's judgement and ratings come from one job. The job waits for a provider that is
+    away. A run that has little time left leaves the rest to the next run. Neither spends an attempt.
     """
     run = _Run(job, ctx)
-    try:
-        return await run.perform()
-    except _Waits as error:
-        return Snooze(TURN, str(error))
-    except TimeIsUp as error:
-        return Snooze(timedelta(), str(error))
-    except InvalidAnswers:
-        raise
-    except Retryable as error:
-        return await run.outlast(error)
-
-
-class _Waits(Exception):
-    """It is another analysis's turn."""
+    return await run.long.perform(run.perform, done=run.count_done)
 
 
 class _Run:
@@ -80,11 +72,9 @@ class _Run:
         self._model = job.model_name or DEFAULT_MODEL
         self._begun = job.processed_count > 0
         self._done = Tally(job.total_records, job.processed_count - job.failed_count, job.failed_count)
-        self._notes: dict[str, Any] = dict(job.resume_at or {})
         self._warnings: dict[str, Any] = dict(job.warnings or {})
-        self._kept = 0
         self._read: dict[UUID, bytes] = {}
-        self._last_call = last_call(job.deadline_at, ctx.clock())
+        self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
 
     async def perform(self) -> Outcome:
         """Judge, then report; raise what stops the job, after what was paid for is committed."""
@@ -104,7 +94,7 @@ class _Run:
             await self._judge_all(Retrieval(self._ctx, guidelines))
         warning = self._warnings.get("guidelines")
         await summary.report(
-            self._ctx, self._scope, self._notes, project=project.name, model=self._model, warning=warning
+            self._ctx, self._scope, self.long, project=project.name, model=self._model, warning=warning
         )
         return Complete(values=self._done.values())
 
@@ -112,35 +102,29 @@ class _Run:
         """Keep what the job's reader must know of the guidelines."""
         if of_guidelines and self._warnings.get("guidelines") != of_guidelines:
             self._warnings["guidelines"] = of_guidelines
-            await outlasting(partial(self._ctx.checkpoint, {"warnings": self._warnings}))
+            await self.long.keep({"warnings": self._warnings})
 
-    async def outlast(self, error: Retryable) -> Outcome:
-        """Leave the provider alone for a while; raise ``error`` where patience ends with nothing done."""
-        now = self._ctx.clock()
-        outage = Outage.of(None if self._kept else self._notes.get("away"), done=self._done.finished, now=now)
-        if (delay := outage.wait(now, error, patience=self._ctx.patience)) is None:
-            raise error
-        self._notes["away"] = outage.note()
-        await outlasting(partial(self._ctx.checkpoint, {"resume_at": self._notes}))
-        return Snooze(delay, describe(error))
+    def count_done(self) -> int:
+        """Return how many of the job's records are finished, as far as this run knows."""
+        return self._done.finished
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _await_turn(self, session: AsyncSession) -> None:
         if before := await ahead(session, self._scope, begun=self._begun):
-            raise _Waits(f"waits for analysis {before} of the same records")
+            raise OthersTurn(f"waits for analysis {before} of the same records", delay=TURN)
 
     async def _take_turn(self, session: AsyncSession) -> dict[str, Any]:
         """Return what tells the others that it is this run's turn, if it still is: two do not find it at once."""
         await look_alone(session, self._scope)
         await self._await_turn(session)
-        self._notes["turn"] = self._ctx.run.version
-        return {**self._done.values(), "progress": self._done.percent, "resume_at": self._notes}
+        self.long.notes["turn"] = self._ctx.run.version
+        return {**self._done.values(), "progress": self._done.percent, "resume_at": self.long.notes}
 
     # ── judge ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _judge_all(self, retrieval: Retrieval) -> None:
-        """Judge until nothing is left, what an ingestion adds meanwhile included: it ends, there being so many."""
+        """Judge until nothing is left, including what an ingestion adds meanwhile."""
         while self._done.finished < self._done.total:
             await self._judge_some(retrieval)
             async with self._ctx.session() as session:
@@ -148,12 +132,12 @@ class _Run:
 
     async def _judge_some(self, retrieval: Retrieval) -> None:
         """Judge once what is not finished."""
-        doubt = Doubt(succeeded=self._done.judged > 0)
-        async with Crew(self._asked(retrieval), self._judge) as crew:
-            async for batch in crew.batches():
-                await self._keep(doubt.sift(batch))
-                doubt.settle()
-        await self._keep(doubt.rest())
+        failures = HeldFailures(error_of, succeeded=self._done.judged > 0)
+        async with _Judging(self._asked(retrieval), self._judge, at_once=JUDGED_AT_ONCE) as judging:
+            async for group in judging.groups():
+                await self._keep(failures.sift(group))
+                failures.raise_if_many()
+        await self._keep(failures.rest())
 
     async def _asked(self, retrieval: Retrieval) -> AsyncGenerator[Asked]:
         """Yield every unfinished record, page by page, with the passages nearest to it; raise TimeIsUp."""
@@ -162,9 +146,7 @@ class _Run:
             after = page[-1][0].id
             async with aclosing(retrieval.of(page)) as found:
                 async for asked in found:
-                    # Without anything kept another run would fare no better.
-                    if self._kept and self._last_call and self._ctx.clock() >= self._last_call:
-                        raise TimeIsUp("its time is nearly up: another run goes on")
+                    self.long.require_time()
                     yield asked
 
     async def _page(self, after: UUID | None, embedding_model: str) -> list[tuple[Record, list[float] | None]]:
@@ -173,14 +155,18 @@ class _Run:
         self._read.update((record.id, record.content_hash) for record, _ in page)
         return page
 
-    async def _judge(self, asked: Asked) -> Finished:
-        """Return the judgement of one record or why there is none; raise RateLimited."""
+    async def _judge(self, asked: Asked, judging: _Judging) -> None:
+        """Deliver the judgement of one record, or why there is none; raise what any other record would meet, too."""
+        await judging.deliver(await self._judgement(asked))
+
+    async def _judgement(self, asked: Asked) -> Finished:
         record, found = asked.record, asked.found
         if isinstance(found, Exception):
             return Unjudged(record.id, found)
-        question = partial(self._ctx.llm.parse, ask(record, found), into=AlignmentAnswer, model=self._model)
+        messages = ask(record, found)
+        parse = partial(self._ctx.llm.parse, messages, into=AlignmentAnswer, model=self._model, offline=align_by_rule)
         try:
-            return judgement(record, found, await patiently(question))
+            return judgement(record, found, await with_retries(parse))
         except RateLimited:
             raise
         except Exception as error:
@@ -196,10 +182,9 @@ class _Run:
         self._done.add(finished)
         values = {**self._done.values(), "progress": self._done.percent}
         write = partial(keep, scope=self._scope, finished=finished, read=self._read)
-        await outlasting(partial(self._ctx.checkpoint, values, write))
+        await self.long.keep(values, write, items=len(finished))
         for one in finished:
             self._read.pop(one.record_id, None)
-        self._kept += len(finished)
 
 
 async def _project(session: AsyncSession, project_id: UUID) -> Row[str, str | None]:

@@ -1,6 +1,5 @@
 """Whether a record follows the guidelines: the question to a model, the answer it must give, what is kept. Pure."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,17 +8,17 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from workers.analytics.guidelines import Retrieved
+from workers.judging.numbers import NoTruthValue
+from workers.judging.prompts import write_question
 from workers.runtime.handler.errors import one_line
-from workers.runtime.handler.numbers import no_truth_value
 from workers.runtime.handler.ports import Answer, Message
+from workers.runtime.handler.rule_based import MODEL_PREFIX, NOTE
 from workers.runtime.refusals import cut
 
 # What a model reads of one record: about 4,000 tokens. The rest is cut off, and both question and result say so.
 RECORD_CHARS = 12_000
 QUOTE_CHARS = 240
 MODEL_CHARS = 255
-RULES_PREFIX = "offline-rubric-"
-RULES_NOTE = "rule-based, not an AI judgement"
 
 Verdict = Literal["aligned", "partly", "not_aligned"]
 VERDICTS: Mapping[str, str] = {"aligned": "Aligned", "partly": "Partly aligned", "not_aligned": "Not aligned"}
@@ -40,7 +39,7 @@ a rule or has nothing to do with them; cited, the numbers of the passages your v
 those listed; realism, 1 (nobody would ever write this) to 7 (exactly what a real person would write); quality, 1 \
 (useless) over 4 (adequate) to 7 (exemplary). Judge only what the record shows."""
 
-Rating = Annotated[int, no_truth_value, Field(ge=1, le=7)]
+Rating = Annotated[int, Field(ge=1, le=7), NoTruthValue]
 
 
 class AlignmentAnswer(BaseModel):
@@ -48,7 +47,7 @@ class AlignmentAnswer(BaseModel):
 
     reasoning: str = Field(description="two to four sentences", min_length=1)
     verdict: Verdict
-    cited: list[Annotated[int, no_truth_value]] = Field(description="numbers of the passages the verdict rests on")
+    cited: list[Annotated[int, NoTruthValue]] = Field(description="numbers of the passages the verdict rests on")
     realism: Rating = Field(description="1 nobody would write this, 7 exactly what a real person would write")
     quality: Rating = Field(description="1 useless, 4 adequate, 7 exemplary")
 
@@ -76,6 +75,22 @@ class Judged:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """A record that could not be judged, and why."""
+
+    record_id: UUID
+    error: Exception
+
+
+Finished = Judged | Unjudged
+
+
+def error_of(finished: Finished) -> Exception | None:
+    """Return why a record could not be judged, None if it was."""
+    return finished.error if isinstance(finished, Unjudged) else None
+
+
 def ask(record: Record, retrieved: Sequence[Retrieved]) -> list[Message]:
     """Return the question about one record and the passages found for it."""
     shown = [
@@ -85,8 +100,7 @@ def ask(record: Record, retrieved: Sequence[Retrieved]) -> list[Message]:
     asked: dict[str, Any] = {"type": record.type, "content": record.content}
     if record.truncated:
         asked["truncated"] = True
-    content = f"<passages>\n{sealed(shown)}\n</passages>\n<record>\n{sealed(asked)}\n</record>"
-    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}]
+    return write_question(_SYSTEM, {"passages": shown, "record": asked})
 
 
 def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[AlignmentAnswer]) -> Judged:
@@ -116,24 +130,18 @@ def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[Ali
     if record.truncated:
         alignment["truncated"] = True
     if is_rule_based(model):
-        alignment["note"] = RULES_NOTE
+        alignment["note"] = NOTE
     return Judged(record.id, _text(alignment), alignment, given.realism, given.quality, model)
 
 
 def is_rule_based(model: str) -> bool:
     """Tell whether ``model`` is a set of rules: shown with that mark, and no part of an average over models."""
-    return model.startswith(RULES_PREFIX)
+    return model.startswith(MODEL_PREFIX)
 
 
 def named(model: str) -> str:
     """Return the name of ``model`` as people read it, with the mark of rules."""
-    return f"{model}, {RULES_NOTE}" if is_rule_based(model) else model
-
-
-def sealed(value: Any) -> str:
-    """Return ``value`` as JSON that cannot end its section: angle brackets are written as escapes."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e")
+    return f"{model}, {NOTE}" if is_rule_based(model) else model
 
 
 def _text(alignment: Mapping[str, Any]) -> str:

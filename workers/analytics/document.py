@@ -1,21 +1,20 @@
 """A document's passages with their vectors, kept request by request as they are embedded."""
 
-import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from models.operations import GuidelinePassage
-from workers.analytics.batches import batches
 from workers.analytics.passages import Passage
-from workers.analytics.patience import patiently
+from workers.longrun.cutting import cut
+from workers.longrun.in_flight import InFlight
+from workers.longrun.retrying import with_retries
 from workers.runtime.database import outlasting
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.errors import RateLimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,17 @@ class Kept:
     of: int
     vector: Sequence[float]
     extent: Extent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """The vectors that one request brought."""
+
+    passages: Sequence[Passage]
+    vectors: Sequence[Sequence[float]]
+
+
+_Requests = InFlight[list[Passage], _Embedded]
 
 
 def complete(found: Sequence[Kept]) -> bool:
@@ -73,22 +83,19 @@ class Document:
         there = {one.passage.number for one in found}
         missing = [passage for passage in made if passage.number not in there]
         limits = self.ctx.llm.embedding_limits
-        waiting = deque(batches(missing, lambda passage: passage.content, limits=limits))
 
-        async def ask() -> None:
-            while waiting:
-                batch = waiting.popleft()
-                texts = [passage.content for passage in batch]
-                try:
-                    answer = await patiently(partial(self.ctx.llm.embed, texts, model=self.model))
-                    await outlasting(partial(self._keep, batch, answer.vectors, of=len(made), extent=extent))
-                except BaseException:
-                    waiting.clear()
-                    raise
+        async def requests() -> AsyncGenerator[list[Passage]]:
+            for request in cut(missing, attrgetter("content"), limits=limits):
+                yield request
 
-        ended = await asyncio.gather(*(ask() for _ in range(limits.requests)), return_exceptions=True)
-        if errors := [error for error in ended if error is not None]:
-            raise max(errors, key=_delay)  # of equals the first
+        async with _Requests(requests(), self._ask, at_once=limits.requests) as in_flight:
+            async for group in in_flight.groups(size=lambda embedded: len(embedded.passages)):
+                await outlasting(partial(self._keep, group, of=len(made), extent=extent))
+
+    async def _ask(self, passages: list[Passage], in_flight: _Requests) -> None:
+        texts = [passage.content for passage in passages]
+        answer = await with_retries(partial(self.ctx.llm.embed, texts, model=self.model))
+        await in_flight.deliver(_Embedded(passages, answer.vectors))
 
     async def forget(self) -> None:
         """Delete what is kept."""
@@ -99,10 +106,8 @@ class Document:
 
         await outlasting(delete_all)
 
-    async def _keep(
-        self, batch: Sequence[Passage], vectors: Sequence[Sequence[float]], *, of: int, extent: Extent | None
-    ) -> None:
-        """Keep them; what another run kept first stays, being the same."""
+    async def _keep(self, group: Sequence[_Embedded], *, of: int, extent: Extent | None) -> None:
+        """Keep them; what another run kept first stays, because it is the same."""
         rows = [
             {
                 "document_hash": self.digest,
@@ -115,7 +120,8 @@ class Document:
                 "content": passage.content,
                 "embedding": [float(number) for number in vector],
             }
-            for passage, vector in zip(batch, vectors, strict=True)
+            for embedded in group
+            for passage, vector in zip(embedded.passages, embedded.vectors, strict=True)
         ]
         async with self.ctx.session() as session:
             await session.execute(insert(GuidelinePassage).on_conflict_do_nothing(), rows)
@@ -129,7 +135,3 @@ def _kept(row: GuidelinePassage) -> Kept:
     known = row.pages is not None and row.empty_pages is not None
     extent = Extent(row.pages or 0, row.empty_pages or 0) if known else None
     return Kept(Passage(row.ordinal, row.page, row.content), row.of, row.embedding, extent)
-
-
-def _delay(error: BaseException) -> float:
-    return error.delay.total_seconds() if isinstance(error, RateLimited) else -1.0

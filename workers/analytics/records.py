@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, String, and_, case, cast, func, literal, n
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
-from workers.analytics.alignment import RECORD_CHARS, Judged, Record
-from workers.analytics.crew import Finished
+from workers.analytics.alignment import RECORD_CHARS, Finished, Judged, Record
 from workers.runtime.handler.errors import Retryable, failure_of
 
 PER_PAGE = 128

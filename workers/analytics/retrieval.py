@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from workers.analytics.alignment import Record
-from workers.analytics.batches import batches
 from workers.analytics.guidelines import Guidelines, Retrieved, forget
-from workers.analytics.patience import patiently
+from workers.longrun.cutting import cut
+from workers.longrun.isolating import PROBE, isolate_refused
+from workers.longrun.retrying import with_retries
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, Refused, Retryable, describe
 
 TOP_PASSAGES = 5
 # What stands for a record's meaning where it has no vector of its own yet.
 EMBEDDED_CHARS = 6_000
-# A text that any model embeds: where that is refused, no record is to blame.
-PROBE = "text"
 
 Vector = Sequence[float]
 
@@ -36,9 +35,9 @@ class Retrieval:
     guidelines: Guidelines
 
     async def of(self, page: Sequence[tuple[Record, Vector | None]]) -> AsyncGenerator[Asked]:
-        """Yield each record with its passages: those with a vector that fits first, then as others are embedded.
+        """Yield each record with its passages: first those that have a vector that fits, then others as they get one.
 
-        Raises what stands against all of them, after every record whose vector was paid for.
+        An error that concerns all of them is raised after every record that has its vector is yielded.
         """
         missing: list[Record] = []
         for record, vector in page:
@@ -46,36 +45,32 @@ class Retrieval:
                 yield Asked(record, self._nearest(vector))
             else:
                 missing.append(record)
-        for batch in batches(missing, _text, limits=self.ctx.llm.embedding_limits):
+        for batch in cut(missing, _text, limits=self.ctx.llm.embedding_limits):
             vectors = await self._vectors([_text(record) for record in batch])
             for record, made in zip(batch, vectors, strict=True):
                 yield Asked(record, made if isinstance(made, Refused) else self._nearest(made))
 
     async def _vectors(self, texts: Sequence[str]) -> list[Vector | Refused]:
-        """Return a vector for each text, or why it has none. Nothing is taken apart while even a word is refused."""
-        try:
-            return [*await self._embedded(texts)]
-        except Permanent as error:
-            await self._require_same_model()
-            await self._embedded([PROBE])
-            return await self._taken_apart(texts, error)
+        """Return a vector for each text, or why it has none. Raise an error that concerns any text."""
+        made: dict[int, Vector | Refused] = {}
 
-    async def _taken_apart(self, texts: Sequence[str], error: Permanent) -> list[Vector | Refused]:
-        """Halve what is refused until each text to blame stands alone."""
-        if len(texts) == 1:
-            return [Refused(describe(error))]
-        made: list[Vector | Refused] = []
-        middle = len(texts) // 2
-        for half in (texts[:middle], texts[middle:]):
-            try:
-                made += await self._embedded(half)
-            except Permanent as again:
-                made += await self._taken_apart(half, again)
-        return made
+        async def embed(places: Sequence[int]) -> None:
+            vectors = await self._embedded([texts[place] for place in places])
+            made.update(zip(places, vectors, strict=True))
+
+        def refuse(place: int, error: Permanent) -> None:
+            made[place] = Refused(describe(error))
+
+        await isolate_refused(range(len(texts)), embed, probe=self._probe, refuse=refuse)
+        return [made[place] for place in range(len(texts))]
+
+    async def _probe(self) -> None:
+        await self._require_same_model()
+        await self._embedded([PROBE])
 
     async def _embedded(self, texts: Sequence[str]) -> list[Vector]:
         model = self.guidelines.embedding_model
-        vectors = (await patiently(partial(self.ctx.llm.embed, texts, model=model))).vectors
+        vectors = (await with_retries(partial(self.ctx.llm.embed, texts, model=model))).vectors
         if not all(map(self.guidelines.fits, vectors)):
             await forget(self.ctx, self.guidelines)
             raise Retryable(f"embedding model {model!r} changed its vectors; the guidelines are embedded anew")

@@ -1,6 +1,6 @@
 """What the judgements of one type of records say together: counted here, put into words by one model call."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -11,17 +11,18 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import RECORD_TYPES, Project
-from workers.analytics.alignment import VERDICTS, named, sealed
-from workers.analytics.patience import patiently
+from workers.analytics.alignment import VERDICTS, named
+from workers.analytics.offline_rules import summarise_by_rule
 from workers.analytics.records import Scope, spare
-from workers.runtime.database import outlasting
+from workers.judging.prompts import write_question
+from workers.longrun.long_run import LongRun
+from workers.longrun.retrying import with_retries
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.endurance import Outage
 from workers.runtime.handler.errors import Permanent, Retryable, Unavailable, failure_of, one_line
 from workers.runtime.handler.ports import Answer, Message
 
 MOST_CITED, WORST, REASONS = 5, 3, 3
-# A provider that is away for longer than this is waited for, even where only a report is missing.
+# If a provider is away for longer than this, the job waits for it, even if only a report is missing.
 SHORT = timedelta(minutes=1)
 EXCERPT_CHARS = 240
 RECOMMENDATIONS = 5
@@ -52,32 +53,33 @@ Said = Answer[SummaryAnswer] | Permanent | Retryable
 
 
 async def report(
-    ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *, project: str, model: str, warning: str | None = None
+    ctx: Context, scope: Scope, run: LongRun, *, project: str, model: str, warning: str | None = None
 ) -> None:
     """Write the report on each type of records that this job judged to the project, committed as it comes.
 
-    ``notes`` is what the job's row tells its next run: a report that it was written, about as many records, is not
-    asked for again. Without the model's words, where it refuses the question or cannot be reached, a report has the
-    figures alone and says why: the judgements are paid for. A ``warning`` about the guidelines begins it. Raises
-    RateLimited, and Unavailable where nobody is to ask for a while, as when a quota is used up.
+    The notes of ``run`` say which reports are written and about how many records: such a report is not asked for again.
+    If the model refuses the question or cannot be reached, a report has the figures alone and says why, because the
+    judgements are paid for. A ``warning`` about the guidelines begins it. Raises RateLimited, and Unavailable if nobody
+    can be asked for a while, as when a quota is used up.
     """
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
         async with ctx.session() as session:
             facts = await facts_of(session, scope, type_, project=project)
-        about, reported = facts["judged"] + facts["failed"], notes.get("reported", {})
+        about, reported = facts["judged"] + facts["failed"], run.notes.get("reported", {})
         if not facts["judged"] or reported.get(type_) == about:
             continue
-        text_ = rendered(facts, await _said(ctx, facts, model, notes), warning=warning)
-        notes["reported"] = {**reported, type_: about}
+        text_ = rendered(facts, await _said(ctx, facts, model, away_for=run.away_for()), warning=warning)
+        run.notes["reported"] = {**reported, type_: about}
         write = partial(_keep, project_id=scope.project_id, values={COLUMN_OF[type_]: text_})
-        await outlasting(partial(ctx.checkpoint, {"resume_at": notes}, write))
+        await run.keep({"resume_at": run.notes}, write)
 
 
-async def _said(ctx: Context, facts: Facts, model: str, notes: Mapping[str, Any]) -> Said:
+async def _said(ctx: Context, facts: Facts, model: str, *, away_for: timedelta) -> Said:
+    asked = partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model, offline=summarise_by_rule)
     try:
-        return await patiently(partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model))
+        return await with_retries(asked)
     except Unavailable as error:
-        if error.delay > SHORT and Outage.still_there(notes.get("away"), ctx.clock()) < ctx.patience:
+        if error.delay > SHORT and away_for < ctx.patience:
             raise
         return error
     except (Permanent, Retryable) as error:
@@ -114,10 +116,7 @@ async def facts_of(session: AsyncSession, scope: Scope, type_: str, *, project: 
 
 def ask(facts: Facts) -> list[Message]:
     """Return the question about these facts."""
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": f"<facts>\n{sealed(facts)}\n</facts>"},
-    ]
+    return write_question(_SYSTEM, {"facts": facts})
 
 
 def rendered(facts: Facts, said: Said, *, warning: str | None = None) -> str:

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from models.assessments import Assessment
 from workers.assessment.content import Unkeepable, keepable
-from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk, options_of, perform
 from workers.assessment.request import read
+from workers.judging.numbers import NoTruthValue
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.outcomes import Complete, Outcome

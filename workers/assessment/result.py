@@ -1,54 +1,16 @@
 """What an assessment says, and how parts become a whole. Pure."""
 
-import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from workers.assessment.numbers import Count, Finite, NoTruthValue
-from workers.runtime.refusals import quoted
+from workers.judging.json_schema import SchemaCheck
+from workers.judging.judgement import CriterionResult
+from workers.judging.numbers import Count, Finite, Share
 
-# What the offline evaluator writes beside its answers; shown wherever its scores are.
-RULE_BASED = "rule-based, not an AI judgement"
-
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NoTruthValue]
 Verdict = Literal["excellent", "good", "fair", "poor", "invalid"]
 _BANDS: tuple[tuple[float, Verdict], ...] = ((0.8, "excellent"), (0.6, "good"), (0.4, "fair"))
-
-
-class CriterionResult(BaseModel):
-    """One criterion: ``score`` from 0 to 1, the same as ``points`` on the criterion's own scale, and why.
-
-    ``rule_based`` is true where a rule decided and no model.
-    """
-
-    name: str
-    score: Share
-    points: Finite
-    lowest: Finite
-    highest: Finite
-    weight: Finite
-    evidence: list[str]
-    reasoning: str
-    rule_based: bool
-
-
-class SchemaError(BaseModel):
-    """One place where a document breaks its schema: ``path`` is a JSON path, ``rule`` the keyword that was broken."""
-
-    path: str
-    rule: str
-    message: str
-
-
-class SchemaCheck(BaseModel):
-    """Whether a document is valid; ``errors`` are all there are, but for those beyond the first hundred."""
-
-    valid: bool
-    against: str
-    error_count: Count
-    errors: list[SchemaError]
 
 
 class PartResult(BaseModel):
@@ -89,24 +51,6 @@ class AssessmentResult(BaseModel):
     completion_tokens: Count | None = None
 
 
-def weighted_mean(scores: Iterable[tuple[float, float]]) -> float:
-    """Return the mean of (score, weight) pairs to four decimals; scores lie from 0 to 1, weights are positive.
-
-    Raises ValueError where that is no number: the mean of something that is none would be stored as a score.
-    """
-    pairs = list(scores)
-    weights = sum(weight for _, weight in pairs)
-    mean = sum(score * weight for score, weight in pairs) / weights if weights else math.nan
-    if not math.isfinite(mean):
-        raise ValueError(f"scores must be finite and weights positive, got {quoted(pairs)}")
-    return min(max(round(mean, 4), 0.0), 1.0)
-
-
-def overall(criteria: Iterable[CriterionResult]) -> float:
-    """Return the score of these criteria by their weights."""
-    return weighted_mean((one.score, one.weight) for one in criteria)
-
-
 def verdict_of(score: float) -> Verdict:
     """Return the band of a score: excellent from 0.8, good from 0.6, fair from 0.4, poor below."""
     return next((verdict for least, verdict in _BANDS if score >= least), "poor")
@@ -117,9 +61,3 @@ def shares(weights: Iterable[float | None]) -> list[float]:
     given = list(weights)
     total = sum(weight for weight in given if weight is not None)
     return [0.0 if weight is None else round(weight / total, 4) for weight in given]
-
-
-def total(counts: Iterable[int | None]) -> int | None:
-    """Return the sum of what is known, or None where nothing is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None

@@ -23,8 +23,8 @@ from workers.ingestion.refusals import Unreadable
 from workers.ingestion.saving import Busy, hold_project, save
 from workers.ingestion.unwrapping import unwrap
 from workers.ingestion.uploads import PostgresUploads, Uploads
+from workers.longrun.long_run import last_call
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.endurance import last_call
 from workers.runtime.handler.naming import LongName
 from workers.runtime.handler.outcomes import Complete, Fail, Outcome, Snooze
 from workers.runtime.handler.registry import stage

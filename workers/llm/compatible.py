@@ -22,7 +22,7 @@ from workers.llm.wire import Completion, read
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import current_run
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, Refused, Unavailable
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -97,7 +97,13 @@ class CompatibleModel:
             raise await self._gate.failed(self._server, asked, error, request="list of models") from error
 
     async def parse(
-        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,  # noqa: ARG002 - a configured provider is never replaced by a rule
     ) -> Answer[T]:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
 

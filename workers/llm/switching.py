@@ -11,7 +11,7 @@ import structlog
 from pydantic import BaseModel
 
 from workers.runtime.handler.errors import Retryable, Unavailable, describe
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message, OfflineRule
 
 log = structlog.get_logger(__name__)
 
@@ -97,11 +97,17 @@ class SwitchingModel:
             return await provider.resolve(model)
 
     async def parse(
-        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,
     ) -> Answer[T]:
         """Ask the provider of the moment."""
         async with self._chosen() as provider:
-            return await provider.parse(messages, into=into, model=model, parameters=parameters)
+            return await provider.parse(messages, into=into, model=model, parameters=parameters, offline=offline)
 
     async def embedding_model(self) -> str:
         """Return the embedding model of the moment."""
@@ -221,6 +227,7 @@ class Unusable:
         into: type[T],  # noqa: ARG002 - likewise
         model: str,  # noqa: ARG002 - likewise
         parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - likewise
+        offline: OfflineRule | None = None,  # noqa: ARG002 - likewise
     ) -> Answer[T]:
         self._refuse()
 

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from workers.judging.criteria import Criterion
+from workers.judging.prompts import sorted_json, write_question
 from workers.runtime.handler.ports import Message
+from workers.runtime.handler.tokens import tokens_of
 from workers.scoring import rubric
-from workers.scoring.rubric import Criterion
 
 # Raise it with every change of the text below: answers to older texts are not reused.
 PROMPT_VERSION = 1
@@ -51,9 +53,7 @@ def ask(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> Question:
         "criteria": [{"name": one.name, "weight": one.weight, "description": one.description} for one in criteria],
         "profile": {"name": _cut(name, _NAME_WIDTH), "attributes": kept},
     }
-    content = "\n".join(f"<{section}>\n{_sealed(value)}\n</{section}>" for section, value in sections.items())
-    messages: list[Message] = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}]
-    return Question(messages, criteria, (TRUNCATED,) if truncated else ())
+    return Question(write_question(_SYSTEM, sections), criteria, (TRUNCATED,) if truncated else ())
 
 
 def messages(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> list[Message]:
@@ -67,22 +67,17 @@ def fingerprint(identity: str, asked: Sequence[Message], *, parameters: Mapping[
     return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
-def tokens_of(text: str) -> int:
-    """Return an upper estimate of the tokens in ``text``: its bytes by three, never too low on 1,800 real texts."""
-    return -(-len(text.encode()) // 3)
-
-
 def bounded(attributes: Mapping[str, Any], *, tokens: int) -> tuple[dict[str, Any], bool]:
     """Return the attributes cut to about ``tokens``, and whether anything was cut: long texts and lists first.
 
     Every field keeps its beginning as long as that fits; if names and beginnings are too much, fields go from the end.
     """
     whole = dict(attributes)
-    if _depth_within(whole, _MAX_DEPTH) and tokens_of(_json(whole)) <= tokens:
+    if _depth_within(whole, _MAX_DEPTH) and tokens_of(sorted_json(whole)) <= tokens:
         return whole, False
     for width in (8_000, 4_000, 2_000, 1_000, 500, 250, 120):
         trimmed: dict[str, Any] = _trimmed(whole, width, _MAX_DEPTH)
-        if tokens_of(_json(trimmed)) <= tokens:
+        if tokens_of(sorted_json(trimmed)) <= tokens:
             return trimmed, True
     return _first_fields(_trimmed(whole, _NARROWEST, _MAX_DEPTH), tokens=tokens), True
 
@@ -93,20 +88,11 @@ def _first_fields(attributes: Mapping[str, Any], *, tokens: int) -> dict[str, An
     used = 1
     for name, value in sorted(attributes.items()):
         field = {_cut(name, _NARROWEST): value}
-        used += tokens_of(_json(field))
+        used += tokens_of(sorted_json(field))
         if used > tokens:
             break
         kept |= field
     return kept
-
-
-def _sealed(value: Any) -> str:
-    """Return ``value`` as JSON that cannot end its section: angle brackets are written as escapes."""
-    return _json(value).replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _trimmed(value: Any, width: int, depth: int) -> Any:

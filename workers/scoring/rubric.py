@@ -16,12 +16,9 @@ indented lines, and a blank line ends the list. A prompt without a list is judge
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-MAX_CRITERIA = 20
-MAX_NAME = 80
-LEAST_WEIGHT, MOST_WEIGHT = 0.01, 1_000.0
+from workers.judging.criteria import MAX_CRITERIA, MAX_NAME, MAX_WEIGHT, MIN_WEIGHT, Criterion, first_repeated
 
 _HEADING = re.compile(r"^[ \t]*criteria:[ \t]*\r?\n(?=- )", re.IGNORECASE | re.MULTILINE)
 _LINE = re.compile(r"- *(?P<name>[^():\s][^():]*?) *(?:\((?P<weight>[^()]*)\))? *(?:: *(?P<description>.*))?")
@@ -31,21 +28,15 @@ class RubricError(ValueError):
     """A prompt's criteria cannot be read; the message names the line and the rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """One thing a profile is judged by. Only the ratio of weights matters."""
-
-    name: str
-    weight: float
-    description: str
-
-    def __post_init__(self) -> None:
-        if not self.name or self.name != " ".join(self.name.split()) or re.search("[():]", self.name):
-            raise RubricError(f"criterion name must be one line without brackets or colons, got {self.name[:80]!r}")
-        if len(self.name) > MAX_NAME:
-            raise RubricError(f"criterion name must have at most {MAX_NAME} characters, got {self.name[:40]!r}…")
-        if not LEAST_WEIGHT <= self.weight <= MOST_WEIGHT:
-            raise RubricError(f"weight of {self.name!r} must be from 0.01 to 1000, got {self.weight:g}")
+def criterion(name: str, weight: float, description: str) -> Criterion:
+    """Return a criterion that a prompt can hold; raise RubricError if its line would not be read as the same one."""
+    if not name or name != " ".join(name.split()) or re.search("[():]", name):
+        raise RubricError(f"criterion name must be one line without brackets or colons, got {name[:80]!r}")
+    if len(name) > MAX_NAME:
+        raise RubricError(f"criterion name must have at most {MAX_NAME} characters, got {name[:40]!r}…")
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise RubricError(f"weight of {name!r} must be from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, got {weight:g}")
+    return Criterion(name=name, weight=weight, description=description)
 
 
 class Prompt(NamedTuple):
@@ -56,20 +47,20 @@ class Prompt(NamedTuple):
 
 
 DEFAULT_CRITERIA = (
-    Criterion("relevance", 40, "the profile has what the task asks for"),
-    Criterion("evidence", 35, "claims are backed by facts, numbers, links, named references or results"),
-    Criterion("clarity", 25, "a summary or description says plainly what or who this is and for whom"),
+    criterion("relevance", 40, "the profile has what the task asks for"),
+    criterion("evidence", 35, "claims are backed by facts, numbers, links, named references or results"),
+    criterion("clarity", 25, "a summary or description says plainly what or who this is and for whom"),
 )
 
 PACKAGE_CRITERIA = (
-    Criterion(
+    criterion(
         "documentation",
         35,
         "documentation link, long description, installation instructions, usage examples, API reference",
     ),
-    Criterion("clarity", 25, "a summary says what it does and for whom; the description lists features and use cases"),
-    Criterion("maintenance", 25, "a recent release, stable status, supported Python versions, issue tracker, tests"),
-    Criterion("openness", 15, "an open source license, public repository, homepage, named author, how to contribute"),
+    criterion("clarity", 25, "a summary says what it does and for whom; the description lists features and use cases"),
+    criterion("maintenance", 25, "a recent release, stable status, supported Python versions, issue tracker, tests"),
+    criterion("openness", 15, "an open source license, public repository, homepage, named author, how to contribute"),
 )
 
 
@@ -90,8 +81,12 @@ def parse(prompt: str) -> tuple[Criterion, ...]:
 
 def render(criteria: Sequence[Criterion], *, task: str = "") -> str:
     """Return the prompt that ``split`` reads as this task and these criteria."""
-    lines = [f"- {one.name} ({one.weight!r}): {' '.join(one.description.split())}" for one in criteria]
+    lines = [f"- {one.name} ({_written(one.weight)}): {' '.join(one.description.split())}" for one in criteria]
     return "\n".join([*([task.strip(), ""] if task.strip() else []), "Criteria:", *lines])
+
+
+def _written(weight: float) -> str:
+    return repr(weight).removesuffix(".0")
 
 
 def _joined(lines: Iterable[str]) -> list[str]:
@@ -121,10 +116,9 @@ def _weighted(read: Sequence[tuple[str, float | None, str]]) -> tuple[Criterion,
     weights = [weight for _, weight, _ in read]
     if None in weights and any(weights):
         raise RubricError("weights must be given for all criteria or for none")
-    criteria = tuple(Criterion(name, 1.0 if weight is None else weight, about) for name, weight, about in read)
-    names = [criterion.name.casefold() for criterion in criteria]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RubricError(f"criterion {twice!r} is listed twice")
+    criteria = tuple(criterion(name, 1.0 if weight is None else weight, about) for name, weight, about in read)
+    if twice := first_repeated(one.name for one in criteria):
+        raise RubricError(f"criterion {twice.casefold()!r} is listed twice")
     return criteria
 
 

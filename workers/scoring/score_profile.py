@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import DEFAULT_MODEL, Profile, ScoringJob
+from workers.judging.answers import answer_to
+from workers.judging.rubric_rule import score_by_rule
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.limits import Limit
@@ -17,7 +19,7 @@ from workers.runtime.handler.ports import Answer
 from workers.runtime.handler.registry import stage
 from workers.scoring import answers, rubric
 from workers.scoring.question import PARAMETERS, Question, ask, fingerprint
-from workers.scoring.score import ScoreAnswer, answer_to, reconcile
+from workers.scoring.score import ScoreAnswer, reconcile
 
 ASKED_PROGRESS = 25
 
@@ -86,7 +88,11 @@ async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
         case answers.Ours():
             await ctx.progress(ASKED_PROGRESS)
             answer = await ctx.llm.parse(
-                question.messages, into=answer_to(question.criteria), model=request.model_name, parameters=PARAMETERS
+                question.messages,
+                into=answer_to((criterion.name for criterion in question.criteria), form=ScoreAnswer),
+                model=request.model_name,
+                parameters=PARAMETERS,
+                offline=score_by_rule,
             )
             return _completed(key, question, answer, ctx)
 

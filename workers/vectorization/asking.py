@@ -1,37 +1,41 @@
-"""Have one request's texts embedded, whatever becomes of it: tried again, followed to another model, taken apart."""
+"""Have one request's texts embedded: tried again, sent to another model after a switch, or sent one by one."""
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from workers.runtime.backoff import full_jitter
-from workers.runtime.handler.errors import BrokenVectors, Permanent, RateLimited, Unavailable, UnfitVectors, describe
+from workers.longrun.in_flight import InFlight, Stopped
+from workers.longrun.isolating import PROBE, isolate_refused
+from workers.longrun.retrying import Retries, wait_before_retry
+from workers.runtime.handler.errors import BrokenVectors, Permanent, RateLimited, UnfitVectors, describe
 from workers.runtime.handler.ports import Embeddings, LanguageModel
-from workers.vectorization.batches import Pending
-from workers.vectorization.pending import Embedded
+from workers.vectorization.pending import Embedded, Pending
 
-Deliver = Callable[[Embedded], Awaitable[None]]
-
-ATTEMPTS = 5
-BASE, CEILING = timedelta(seconds=0.5), timedelta(seconds=8)
-# A text that any model embeds: refused, it is not the text.
-PROBE = "text"
+RETRIES = Retries(attempts=5, base=timedelta(seconds=0.5), ceiling=timedelta(seconds=8))
 
 
-class Stopped(Exception):
-    """Nothing more is to be asked; what had to be said against it is known already."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Records that are embedded together, by the model that was current when they were read."""
+
+    records: list[Pending]
+    model: str
+
+
+Requests = InFlight[Request, Embedded]
 
 
 class Asker:
-    """Asks ``llm`` for vectors, and knows by record the texts that it refuses: ``refused``, with the reason.
+    """Asks ``llm`` for vectors, and collects the texts that it refuses, by record and with the reason: ``refused``.
 
-    ``refused`` may be given what an earlier run found out, so that none of it is asked and taken apart again.
+    An earlier run's ``refused`` may be put there, so that these texts are not asked for and isolated again.
     """
 
-    def __init__(self, llm: LanguageModel) -> None:
+    def __init__(self, llm: LanguageModel, retries: Retries = RETRIES) -> None:
         self._llm = llm
+        self._retries = retries
         self.refused: dict[UUID, str] = {}
 
     async def dimension(self, model: str) -> int:
@@ -39,47 +43,32 @@ class Asker:
         answer = await self._llm.embed([PROBE], model=model)
         return len(answer.vectors[0])
 
-    async def ask(
-        self, records: Sequence[Pending], model: str, deliver: Deliver, stopped: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Deliver the vectors of ``records`` as they come; raise what stands against all of them.
+    async def ask(self, request: Request, requests: Requests) -> None:
+        """Deliver the vectors of a request to ``requests`` as they come; raise the error that concerns all its texts.
 
-        What the provider refuses, though it takes other texts, is halved until each text to blame stands alone. Before
-        each request ``stopped`` is asked; raise Stopped where it says so.
+        If the provider refuses these texts and takes others, they are halved until each text to blame stands alone.
         """
-        asking = _Asking(self._llm, model, deliver, stopped, self.refused)
-        try:
-            await asking.deliver(records)
-        except Permanent as error:
-            await asking.probe()
-            await self._take_apart(records, asking, error)
+        asking = _Asking(self._llm, request.model, requests, self._retries, self.refused)
+        await isolate_refused(request.records, asking.deliver, probe=asking.probe, refuse=self._refuse)
 
-    async def _take_apart(self, records: Sequence[Pending], asking: "_Asking", error: Permanent) -> None:
-        if len(records) == 1:
-            self.refused[records[0].id] = describe(error)
-            return
-        middle = len(records) // 2
-        for half in (records[:middle], records[middle:]):
-            try:
-                await asking.deliver(half)
-            except Permanent as again:
-                await self._take_apart(half, asking, again)
+    def _refuse(self, record: Pending, error: Permanent) -> None:
+        self.refused[record.id] = describe(error)
 
 
 class _Asking:
-    """What one request becomes: whom it was meant for, where its vectors go, whether it may go on."""
+    """How one request is asked, and who is given its vectors."""
 
     def __init__(
-        self, llm: LanguageModel, model: str, give: Deliver, stopped: Callable[[], bool], refused: dict[UUID, str]
+        self, llm: LanguageModel, model: str, requests: Requests, retries: Retries, refused: dict[UUID, str]
     ) -> None:
         self._llm = llm
         self._model = model
-        self._give = give
-        self._stopped = stopped
+        self._requests = requests
+        self._retries = retries
         self._refused = refused
 
     async def deliver(self, records: Sequence[Pending]) -> None:
-        """Ask up to five times; where the embedding model has changed meanwhile, the new one."""
+        """Ask up to five times; if the embedding model has changed meanwhile, ask the new one."""
         attempt, model = 1, self._model
         while True:
             try:
@@ -90,24 +79,25 @@ class _Asking:
                 await self._deliver_fit(records, error)
                 return
             except Exception as error:
+                last = attempt == self._retries.attempts
                 current = await self._llm.embedding_model()
                 if current == model:
-                    if isinstance(error, BrokenVectors) and attempt == ATTEMPTS:
+                    if isinstance(error, BrokenVectors) and last:
                         await self._deliver_fit(records, error)
                         return
-                    if isinstance(error, Permanent) or attempt == ATTEMPTS:
+                    if isinstance(error, Permanent) or last:
                         raise
-                    await asyncio.sleep(_wait(attempt, error).total_seconds())
-                attempt, model = min(attempt + 1, ATTEMPTS), current
+                    await asyncio.sleep(wait_before_retry(attempt, error, self._retries).total_seconds())
+                attempt, model = min(attempt + 1, self._retries.attempts), current
             else:
                 ids, digests = [record.id for record in records], [record.digest for record in records]
-                await self._give(Embedded(ids, digests, answer.vectors, answer.model))
+                await self._requests.deliver(Embedded(ids, digests, answer.vectors, answer.model))
                 return
 
     async def _deliver_fit(self, records: Sequence[Pending], error: UnfitVectors | BrokenVectors) -> None:
         """Deliver the vectors that can be compared, and note why each other text has none: it is not asked again.
 
-        Raise what stands against any text: then it is not these texts.
+        Raise the error of the probe if any text would fail: then these texts are not to blame.
         """
         await self.probe()
         found: Embeddings = error.embeddings
@@ -115,26 +105,15 @@ class _Asking:
         if fit:
             vectors = [found.vectors[place] for place in fit]
             ids, digests = [records[place].id for place in fit], [records[place].digest for place in fit]
-            await self._give(Embedded(ids, digests, vectors, found.model))
+            await self._requests.deliver(Embedded(ids, digests, vectors, found.model))
         self._refused |= {
             records[place].id: f"its vector cannot be kept: {why}" for place, why in error.reasons.items()
         }
 
     async def probe(self) -> None:
-        """Raise what stands against any text."""
+        """Raise the error that any text would meet."""
         await self._embed([PROBE], await self._llm.embedding_model())
 
     async def _embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        if self._stopped():
-            raise Stopped
+        self._requests.require_going_on()
         return await self._llm.embed(texts, model=model)
-
-
-def _wait(attempt: int, error: Exception) -> timedelta:
-    """Return how long to wait before a request is sent again; raise ``error`` where its provider is away for longer."""
-    wait = full_jitter(attempt, draw=random.random, base=BASE, ceiling=CEILING)
-    if isinstance(error, Unavailable) and (error.certain or error.paused):
-        wait = max(wait, error.delay)
-        if wait > CEILING:
-            raise error
-    return wait

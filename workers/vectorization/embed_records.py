@@ -5,24 +5,26 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 from models.operations import IngestJob
+from workers.longrun.cutting import cut
+from workers.longrun.long_run import LongRun, OthersTurn
+from workers.longrun.retrying import Retries
 from workers.runtime.database import outlasting
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.endurance import Outage, TimeIsUp, last_call
-from workers.runtime.handler.errors import Retryable, describe
+from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.registry import stage
-from workers.vectorization.asking import Asker
-from workers.vectorization.batches import Pending, cut
-from workers.vectorization.pending import FIRST, Embedded, Scope, Target, What, keep
-from workers.vectorization.pipeline import Pipeline, Request
+from workers.runtime.handler.tokens import tokens_of
+from workers.vectorization.asking import RETRIES, Asker, Request, Requests
+from workers.vectorization.pending import FIRST, Embedded, Pending, Scope, Target, What, keep
 
-# So many requests are cut from one page, so that only the last of them is not full.
+# One page is cut into this many requests, so that only the last of them is not full.
 REQUESTS_PER_PAGE = 16
 # Each pass begins because the model or the length of its vectors changed during the last.
 MOST_PASSES = 6
@@ -47,48 +49,44 @@ class EmbedRequest(BaseModel):
 async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.
 
-    Vectors are committed as they come, with the job's counters and under its fence: a run that ends early loses what
-    was in flight, and the next one goes on. A text that the provider refuses stays pending, is listed in ``warnings``
-    and not asked again by this job's later runs. A rate limit snoozes the job after what was in flight is kept, an
-    older job of the same records until that has ended. A provider that is away is waited for, and a run whose time is
-    nearly up leaves the rest to the next, without an attempt spent.
+    Vectors are committed as they come, with the job's counters and under its fence. A run that ends early loses what
+    was in flight, and the next one goes on. If the provider refuses a text, it stays pending, is listed in ``warnings``
+    and is not asked for again by this job's later runs. A rate limit snoozes the job after what was in flight is kept.
+    An older job of the same records snoozes it until that job has ended. It waits for a provider that is away. A run
+    that has little time left leaves the rest to the next run. None of these spends an attempt.
     """
-    run = _Run(job, ctx)
-    try:
-        stable = await run.perform()
-    except _Waits as error:
-        return Snooze(TURN, str(error))
-    except TimeIsUp as error:
-        return Snooze(timedelta(), str(error))
-    except Retryable as error:
-        return await run.outlast(error)
+    return await perform(job, ctx, retries=RETRIES)
+
+
+async def perform(job: IngestJob, ctx: Context, *, retries: Retries) -> Outcome:
+    """Return the outcome of one run; ``retries`` is how often it sends a request."""
+    run = _Run(job, ctx, retries)
+    stable = await run.long.perform(run.perform, done=run.count_done)
+    if isinstance(stable, Snooze):
+        return stable
     if not stable:  # no outage: each run that goes on like this is paid for
         raise Retryable(f"embedding model or its dimension changed {MOST_PASSES} times, to {run.target} at last")
     return Complete(values=run.values())
 
 
-class _Waits(Exception):
-    """An older job's turn comes first."""
-
-
 class _Run:
     """One run of one job: what it reads, how far it is, what is current."""
 
-    def __init__(self, job: IngestJob, ctx: Context) -> None:
+    def __init__(self, job: IngestJob, ctx: Context, retries: Retries) -> None:
         self._job = job
         self._ctx = ctx
         self._scope = Scope.of(job)
-        self._asker = Asker(ctx.llm)
+        self._asker = Asker(ctx.llm, retries)
         self.target = Target("")
         self._warned = job.warnings or None
-        self._total = self._kept = 0
+        self._total = 0
         self._done = job.embedded_count
-        self._last_call = last_call(job.deadline_at, ctx.clock())
+        self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
 
     async def perform(self) -> bool:
         """Embed what waits; return whether it is all by one model now. Raises what stops the run, after its keeping."""
         if (elder := await outlasting(self._elder)) is not None:
-            raise _Waits(f"job {elder} is older and embeds the same records")
+            raise OthersTurn(f"job {elder} is older and embeds the same records", delay=TURN)
         self.target = Target(await self._ctx.llm.embedding_model())
         self._asker.refused |= self._refused_before()
         await self._count()
@@ -106,15 +104,9 @@ class _Run:
         """Return what the job's row is to say at its end."""
         return {"embedded_count": self._done, "warnings": self._warnings()}
 
-    async def outlast(self, error: Retryable) -> Outcome:
-        """Leave the provider alone for a while; raise ``error`` where patience ends with nothing done."""
-        now, noted = self._ctx.clock(), self._job.resume_at or {}
-        outage = Outage.of(None if self._kept else noted.get("away"), done=self._done, now=now)
-        if (delay := outage.wait(now, error, patience=self._ctx.patience)) is None:
-            raise error
-        values = {"resume_at": {**noted, "away": outage.note()}}
-        await outlasting(lambda: self._ctx.checkpoint(values))
-        return Snooze(delay, describe(error))
+    def count_done(self) -> int:
+        """Return how many of the job's records have a vector, as far as this run knows."""
+        return self._done
 
     async def _elder(self) -> UUID | None:
         async with self._ctx.session() as session:
@@ -131,12 +123,12 @@ class _Run:
         """Embed every record that waits, once. Whatever ends it, the next run knows which texts were refused."""
         at_once = self._ctx.llm.embedding_limits.requests
         try:
-            async with Pipeline(self._requests(), self._asker, at_once=at_once) as pipeline:
-                async for group in pipeline.groups():
+            async with Requests(self._requests(), self._asker.ask, at_once=at_once) as requests:
+                async for group in requests.groups(size=lambda embedded: len(embedded.ids)):
                     await self._keep(group)
         except Exception:
             if (warnings := self._warnings()) != self._warned:
-                await outlasting(lambda: self._ctx.checkpoint({"warnings": warnings}))
+                await self.long.keep({"warnings": warnings})
             raise
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,10 +144,10 @@ class _Run:
                         break
                     ahead = asyncio.create_task(self._page(what, page[-1].id))
                     waiting = [record for record in page if record.id not in self._asker.refused]
-                    for records in cut(waiting, self._ctx.llm.embedding_limits):
-                        # Without anything kept another run would fare no better.
-                        if self._kept and self._last_call and self._ctx.clock() >= self._last_call:
-                            raise TimeIsUp("its time is nearly up: another run goes on")
+                    # A server computes as long as the longest text of a request takes: texts of one length go together.
+                    waiting.sort(key=lambda record: tokens_of(record.content), reverse=True)
+                    for records in cut(waiting, attrgetter("content"), limits=self._ctx.llm.embedding_limits):
+                        self.long.require_time()
                         yield Request(records, model)
             finally:
                 ahead.cancel()
@@ -190,9 +182,8 @@ class _Run:
         if (warnings := self._warnings()) != self._warned:
             values["warnings"] = warnings
         write = partial(keep, project_id=self._job.project_id, group=group)
-        await outlasting(lambda: self._ctx.checkpoint(values, write))
+        await self.long.keep(values, write, items=size)
         self._warned = warnings
-        self._kept += size
 
     def _warnings(self) -> dict[str, Any] | None:
         """Return what the job's row is to say of refused texts, beside what its first stage said."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 from uuid import UUID
 
@@ -10,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import INGESTION, IngestJob
 from workers.runtime.handler.errors import Retryable
-from workers.vectorization.batches import Pending
 
 FIRST = UUID(int=0)
 # A page is held in memory as a whole, and the next one beside it.
@@ -33,6 +33,19 @@ _WHAT = {
     "stale": """r."embeddingModel" IS NOT NULL
         AND (r."embeddingModel" <> :model OR cardinality(r.embedding) <> CAST(:dimension AS integer))""",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A record that waits for a vector."""
+
+    id: UUID
+    content: str
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its content, in hexadecimal: its vector is kept only while the content is the same."""
+        return sha256(self.content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from tests.support.fakes.alignment import record_in
 from tests.support.fakes.analyses import BOOK, BUSY_SECONDS, EMBEDDER, GUIDELINES, Analyses, asked_about
 from tests.support.fakes.mill import Heard
 from tests.support.fakes.openai_server import FakeOpenAI
-from workers.analytics.crew import CONCURRENCY
+from workers.analytics.align_project import JUDGED_AT_ONCE
 from workers.runtime.enqueue import EnqueueError
 
 
@@ -262,7 +262,7 @@ async def test_many_records_are_asked_about_at_once(
 ) -> None:
     """As many calls are in flight as this machine can begin in two seconds, and the counts move while the job runs."""
     project = analyses.project()
-    analyses.tasks(project, CONCURRENCY + 20)
+    analyses.tasks(project, JUDGED_AT_ONCE + 20)
     fake.script(default={"kind": "answer", "delay_ms": 2_000})
     seen = set()
 
@@ -274,7 +274,7 @@ async def test_many_records_are_asked_about_at_once(
             seen.add((row.processedCount, row.progress))
             await asyncio.sleep(0.02)
 
-    assert 30 <= fake.snapshot()["max_in_flight"] <= CONCURRENCY
+    assert 30 <= fake.snapshot()["max_in_flight"] <= JUDGED_AT_ONCE
     assert len(seen) > 3
     assert all(progress <= 99 for _, progress in seen)
 

@@ -16,7 +16,7 @@ from workers.llm.offline import OfflineEvaluator
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import RateLimited, Retryable
 from workers.runtime.handler.outcomes import Complete, Snooze
-from workers.runtime.handler.ports import Answer, Message
+from workers.runtime.handler.ports import Answer, Message, OfflineRule
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -35,7 +35,13 @@ class Judge(OfflineEvaluator):
         return await super().resolve(model)
 
     async def parse(
-        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,
     ) -> Answer[T]:
         if into is SummaryAnswer:
             self.reports += 1
@@ -46,7 +52,7 @@ class Judge(OfflineEvaluator):
             self.left -= 1
             self.judged[record_in({"messages": messages}) or ""] += 1
             self.judge()
-        return await super().parse(messages, into=into, model=model, parameters=parameters)
+        return await super().parse(messages, into=into, model=model, parameters=parameters, offline=offline)
 
     def judge(self) -> None:
         """Be asked about a record."""

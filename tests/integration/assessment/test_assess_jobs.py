@@ -16,9 +16,10 @@ from tests.support.fakes.mill import Heard, asking_mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.paths import SHARED_DATA
 from tests.support.waiting import until
-from workers.assessment.result import RULE_BASED, AssessmentResult
+from workers.assessment.result import AssessmentResult
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.handler.registry import Registry
+from workers.runtime.handler.rule_based import NOTE
 
 REGISTRY = SHARED_DATA / "mcp_registry_300.json"
 CRITERIA = [{"name": name, "scale": {"lowest": 1, "highest": 5}} for name in ("clarity", "evidence", "style", "care")]
@@ -267,6 +268,6 @@ async def test_sixty_real_descriptions_are_assessed_offline(
     rows = [store.row(server["name"]) for server in servers]
     results = [AssessmentResult.model_validate(row.result_data) for row in rows]
     assert {row.state for row in rows} == {"completed"}
-    assert all(one.note == RULE_BASED and len(one.criteria) >= 7 for one in results)
+    assert all(one.note == NOTE and len(one.criteria) >= 7 for one in results)
     assert len({one.score for one in results}) > 30
     assert len({one.verdict for one in results}) >= 2

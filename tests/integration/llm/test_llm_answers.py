@@ -9,13 +9,14 @@ import zlib
 import pytest
 
 from tests.support.fakes.openai_server import FakeOpenAI, completion
+from workers.judging.answers import answer_to
 from workers.llm.provider import build
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Retryable, Unavailable
 from workers.scoring.question import ask
-from workers.scoring.score import answer_to
+from workers.scoring.score import ScoreAnswer
 
 QUESTION = ask("Judge.\n\nCriteria:\n- use: solves a problem", name="a", attributes={})
-INTO = answer_to(QUESTION.criteria)
+INTO = answer_to((one.name for one in QUESTION.criteria), form=ScoreAnswer)
 MIB = 1 << 20
 # 400 MB of blanks, as gzip makes them from one block after another: 390 kB.
 BOMB = gzip.compress(b" " * (400 * 10**6), 1)

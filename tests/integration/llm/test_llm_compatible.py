@@ -7,17 +7,18 @@ from uuid import uuid4
 import pytest
 
 from tests.support.fakes.openai_server import FakeOpenAI
+from workers.judging.answers import answer_to
 from workers.llm.provider import build
 from workers.runtime.handler.context import Run, current_run
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable
 from workers.scoring.question import ask
-from workers.scoring.score import answer_to
+from workers.scoring.score import ScoreAnswer
 
 KEY = "sk-test-0123456789"
 QUESTION = ask(
     "Judge.\n\nCriteria:\n- use (60): solves a problem\n- clarity (40): plain words", name="a", attributes={}
 )
-INTO = answer_to(QUESTION.criteria)
+INTO = answer_to((one.name for one in QUESTION.criteria), form=ScoreAnswer)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ async def test_invalid_answer_is_asked_for_once_more_with_the_error(provider, fa
 async def test_missing_criterion_is_quoted_to_the_model(provider, fake):
     """The re-ask names what is missing."""
     with pytest.raises(Retryable, match="missing: 'third'"):
-        await parse(provider, into=answer_to((*QUESTION.criteria, QUESTION.criteria[0].__class__("third", 1, ""))))
+        await parse(provider, into=answer_to([*(one.name for one in QUESTION.criteria), "third"], form=ScoreAnswer))
 
     assert "missing: 'third'" in fake.requests[1]["messages"][-1]["content"]
 

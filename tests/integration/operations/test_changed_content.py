@@ -11,8 +11,7 @@ from models.operations import LLM_USER
 from workers.analytics.alignment import Judged
 from workers.analytics.records import Scope as AnalysisScope
 from workers.analytics.records import keep as keep_judgements
-from workers.vectorization.batches import Pending
-from workers.vectorization.pending import Embedded
+from workers.vectorization.pending import Embedded, Pending
 from workers.vectorization.pending import keep as keep_vectors
 
 SHOWN = """SELECT embedding, "embeddingModel", alignment, "alignmentAnalysis", "alignmentJobId", "hasBeenReviewed",

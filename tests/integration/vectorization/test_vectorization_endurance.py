@@ -13,17 +13,19 @@ from tests.support.fakes.vectorizing import Rows, texts_of
 from tests.support.kernel import Jobs
 from workers.llm import feature_hash
 from workers.llm.offline import OfflineEvaluator
+from workers.longrun.retrying import Retries
 from workers.runtime.handler.context import Context, Keep, Run
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel
 from workers.runtime.store.checkpoint import checkpoint
-from workers.vectorization.embed_records import embed_records
+from workers.vectorization.embed_records import perform
 from workers.vectorization.pending import FIRST, Scope, Target
 from workers.vectorization.similar import Vector, similar
 
 STAGE = "vectorization.embed"
+ONCE = Retries(attempts=1, base=timedelta(), ceiling=timedelta())
 
 
 class Embedder(OfflineEvaluator):
@@ -80,7 +82,7 @@ class Runs:
 
         run = Run(STAGE, job.id, job.version, job.retry_count + 1)
         context = Context(run=run, llm=llm, session=database.session, progress=progress, checkpoint=keep, clock=clock)
-        outcome = await embed_records(job, context)
+        outcome = await perform(job, context, retries=ONCE)
         assert await self._jobs.settle(job, outcome, STAGE)
         return outcome
 
@@ -89,12 +91,6 @@ class Runs:
 def runs(jobs: Jobs, rows: Rows) -> Runs:
     """The test's runs."""
     return Runs(jobs, rows)
-
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a request that fails be given up at once."""
-    monkeypatch.setattr("workers.vectorization.asking.ATTEMPTS", 1)
 
 
 def at(now: datetime) -> Callable[[], datetime]:

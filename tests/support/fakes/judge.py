@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from workers.llm import feature_hash
 from workers.runtime.handler.errors import Retryable
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -41,7 +41,13 @@ class ScriptedModel:
         return model
 
     async def parse(
-        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,
     ) -> Answer[T]:
         self.asked.append(messages)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]

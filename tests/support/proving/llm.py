@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, T
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, T
 
 
 class NoModel:
@@ -17,7 +17,13 @@ class NoModel:
         raise AssertionError(f"no proving stage may ask a model, got {model!r}")
 
     async def parse(
-        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,
     ) -> Answer[T]:
         raise AssertionError(f"no proving stage may ask a model, got {len(messages)} messages for {into} of {model!r}")
 

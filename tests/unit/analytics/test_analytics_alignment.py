@@ -102,3 +102,11 @@ def test_answer_off_the_scale_is_invalid(changes: dict[str, Any]) -> None:
 def test_schema_asks_for_reasons_before_the_verdict() -> None:
     """A model writes in the order of the schema."""
     assert list(schema_of(AlignmentAnswer)["properties"])[:2] == ["reasoning", "verdict"]
+
+
+def test_schema_names_the_bounds_of_ratings_as_json_schema_does() -> None:
+    """A server that reads a schema strictly refuses keywords of pydantic's own."""
+    rating = schema_of(AlignmentAnswer)["properties"]["quality"]
+
+    assert (rating["minimum"], rating["maximum"]) == (1, 7)
+    assert rating.keys() == {"description", "minimum", "maximum", "type"}

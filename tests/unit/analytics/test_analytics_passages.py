@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.paths import SAMPLES, SHARED_DATA
-from workers.analytics.batches import batches
 from workers.analytics.passages import CHARS, OVERLAP, OVERLAP_CHARS, WORDS, cleaned, passages
 from workers.analytics.pdf import decoded, pages_of
 from workers.runtime.handler.errors import Permanent
-from workers.runtime.handler.ports import EmbeddingLimits
 
 BOOK = SHARED_DATA / "prompting-book-en.pdf"
 
@@ -154,16 +152,6 @@ def test_project_without_guidelines_is_told_how_to_set_them(encoded: str | None,
 def test_base64_is_read_however_it_was_written(encoded: str) -> None:
     """With line ends, and with a data URL's head."""
     assert decoded(encoded, project="p") == b"%PDF-"
-
-
-@given(st.lists(st.text(max_size=40), max_size=40), st.integers(1, 9), st.integers(1, 60))
-def test_batches_hold_every_text_in_order_and_keep_to_their_limits(texts: list[str], most: int, tokens: int) -> None:
-    """Only a text that is too long by itself goes over."""
-    made = batches(texts, str, limits=EmbeddingLimits(texts=most, tokens=tokens))
-
-    assert [text for batch in made for text in batch] == texts
-    assert all(0 < len(batch) <= most for batch in made)
-    assert all(len(batch) == 1 or sum(-(-len(text.encode()) // 3) for text in batch) <= tokens for batch in made)
 
 
 @pytest.mark.skipif(not BOOK.exists(), reason="../shared/data/prompting-book-en.pdf is not here")

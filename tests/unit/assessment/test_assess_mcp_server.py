@@ -13,8 +13,8 @@ from tests.support.paths import SHARED_DATA
 from workers.assessment.mcp_findings import findings
 from workers.assessment.registry import Desk, perform
 from workers.assessment.request import read
-from workers.assessment.result import RULE_BASED
 from workers.llm.offline import OfflineEvaluator
+from workers.runtime.handler.rule_based import NOTE
 
 DATA = SHARED_DATA
 REGISTRY, PUBLISHED = DATA / "mcp_registry_300.json", DATA / "mcp_server_schema.json"
@@ -150,7 +150,7 @@ async def test_three_hundred_real_descriptions_are_told_apart_offline(published)
     results = [await assessed(server, OfflineEvaluator(), **options) for server in servers]
 
     assert len(results) >= 50
-    assert all((one.note, one.rule_based) == (RULE_BASED, True) for one in results)
+    assert all((one.note, one.rule_based) == (NOTE, True) for one in results)
     assert all((one.verdict == "invalid") != (one.criteria[0].score == 1) for one in results)
     assert len({one.score for one in results}) > len(results) / 2
     assert max(one.score for one in results) - min(one.score for one in results) > 0.5

@@ -1,6 +1,7 @@
 """How criteria and parts become one score: weights, shares, verdicts."""
 
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -8,10 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from workers.assessment.assess import AssessRequest
-from workers.assessment.result import AssessmentResult, shares, total, verdict_of, weighted_mean
-from workers.assessment.rubric import Criterion, Scale
+from workers.assessment.result import AssessmentResult, shares, verdict_of
 from workers.assessment.types.composite import Part
+from workers.judging.criteria import Criterion, Scale
+from workers.judging.judgement import SHARE_DECIMALS, total
+from workers.judging.scores import weighted_mean
 
+mean = partial(weighted_mean, decimals=SHARE_DECIMALS)
 SHARES = st.floats(0, 1)
 WEIGHTS = st.floats(0.01, 1_000)
 PAIRS = st.lists(st.tuples(SHARES, WEIGHTS), min_size=1, max_size=20)
@@ -22,13 +26,13 @@ def test_mean_lies_between_its_scores(pairs):
     """However the weights are set."""
     scores = [score for score, _ in pairs]
 
-    assert min(scores) - 1e-4 <= weighted_mean(pairs) <= max(scores) + 1e-4
+    assert min(scores) - 1e-4 <= mean(pairs) <= max(scores) + 1e-4
 
 
 @given(PAIRS, st.floats(0.1, 10))
 def test_only_the_ratio_of_weights_matters(pairs, factor):
     """Weights of 1 and 2 say what weights of 10 and 20 say."""
-    assert weighted_mean(pairs) == pytest.approx(weighted_mean([(s, w * factor) for s, w in pairs]), abs=2e-4)
+    assert mean(pairs) == pytest.approx(mean([(s, w * factor) for s, w in pairs]), abs=2e-4)
 
 
 @given(PAIRS, SHARES)
@@ -36,15 +40,15 @@ def test_a_better_criterion_never_lowers_the_whole(pairs, better):
     """Whichever criterion it is."""
     (score, weight), *others = pairs
 
-    raised = weighted_mean([(max(score, better), weight), *others])
+    raised = mean([(max(score, better), weight), *others])
 
-    assert raised >= weighted_mean(pairs) - 1e-4
+    assert raised >= mean(pairs) - 1e-4
 
 
 @given(st.permutations([(0.1, 1.0), (0.5, 3.0), (0.9, 0.5)]))
 def test_order_does_not_matter(pairs):
     """A rubric is a set of criteria."""
-    assert weighted_mean(pairs) == weighted_mean([(0.1, 1.0), (0.5, 3.0), (0.9, 0.5)])
+    assert mean(pairs) == mean([(0.1, 1.0), (0.5, 3.0), (0.9, 0.5)])
 
 
 @given(st.lists(st.none() | WEIGHTS, min_size=1, max_size=10))
@@ -92,7 +96,7 @@ def test_verdict_names_the_band(score, verdict):
 def test_a_mean_that_is_no_number_is_an_error_and_no_score(pairs):
     """Nobody stores it, sorts by it or averages it once more."""
     with pytest.raises(ValueError, match="scores must be finite and weights positive"):
-        weighted_mean(pairs)
+        mean(pairs)
 
 
 RESULT = {"assessment_type": "t", "score": 0.5, "verdict": "fair", "rule_based": True}

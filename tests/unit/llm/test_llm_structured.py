@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
+from workers.judging.numbers import NoTruthValue
 from workers.llm.structured import (
     InvalidAnswerError,
     Rung,
@@ -16,13 +17,12 @@ from workers.llm.structured import (
     schema_of,
     validated,
 )
-from workers.runtime.handler.numbers import no_truth_value
 from workers.runtime.handler.ports import Message
 
 
 class Part(BaseModel):
     title: str = Field(description="a property that has a keyword's name")
-    score: Annotated[float, no_truth_value] = Field(ge=0, le=100)
+    score: Annotated[float, Field(ge=0, le=100), NoTruthValue]
 
 
 class Whole(BaseModel):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from workers.runtime.database import is_unusable
-from workers.runtime.handler.endurance import Outage, Waited, after_outage, without_database
-from workers.runtime.handler.errors import Retryable, Unavailable
+from workers.runtime.handler.endurance import Waited, after_outage, without_database
+from workers.runtime.handler.errors import Unavailable
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
@@ -109,14 +109,3 @@ def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
 def test_state_of_the_database_is_told_from_a_fault_of_the_handler(error, expected):
     """A handler's own files and connections are no database."""
     assert is_unusable(error) is expected
-
-
-def test_outage_of_a_long_run_heeds_what_the_provider_asks_for_within_patience():
-    """``Retry-After`` lengthens its own wait, the end of patience shortens it."""
-    outage = Outage(NOW - timedelta(minutes=1), done=0)
-    asked = Unavailable("HTTP 503", asked=timedelta(minutes=20))
-
-    assert outage.wait(NOW, asked, patience=PATIENCE) == timedelta(minutes=20)
-    assert outage.wait(NOW, asked, patience=timedelta(minutes=3)) == timedelta(minutes=2)
-    assert outage.wait(NOW, Retryable("broken answer"), patience=PATIENCE) == timedelta(minutes=1)
-    assert outage.wait(NOW, asked, patience=timedelta(minutes=1)) is None

@@ -10,8 +10,8 @@ from workers.scoring.rubric import (
     DEFAULT_CRITERIA,
     PACKAGE_CRITERIA,
     PACKAGE_PROMPT,
-    Criterion,
     RubricError,
+    criterion,
     parse,
     render,
     split,
@@ -23,7 +23,7 @@ DESCRIPTIONS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"
 )
 WEIGHTS = st.integers(1, 1_000).map(float) | st.sampled_from([0.5, 0.25, 33.3])
 CRITERIA = st.lists(
-    st.builds(Criterion, NAMES, WEIGHTS, DESCRIPTIONS),
+    st.builds(criterion, NAMES, WEIGHTS, DESCRIPTIONS),
     min_size=1,
     max_size=6,
     unique_by=lambda one: one.name.casefold(),
@@ -36,7 +36,7 @@ def test_criteria_are_read_with_weight_and_description():
 
     assert split(prompt) == (
         "Judge it.",
-        (Criterion("documentation", 35, "usage, examples"), Criterion("clarity", 65, "plain words")),
+        (criterion("documentation", 35, "usage, examples"), criterion("clarity", 65, "plain words")),
     )
 
 
@@ -45,7 +45,7 @@ def test_text_after_a_blank_line_belongs_to_the_task():
     task, criteria = split("Before.\r\nCRITERIA:\r\n- a: x\r\n- b\r\n\r\nAfter.")
 
     assert task == "Before.\n\nAfter."
-    assert criteria == (Criterion("a", 1, "x"), Criterion("b", 1, ""))
+    assert criteria == (criterion("a", 1, "x"), criterion("b", 1, ""))
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from workers.scoring.rubric import Criterion
-from workers.scoring.score import ProfileScore, answer_to, reconcile, weighted_mean
+from workers.judging.answers import answer_to
+from workers.judging.criteria import Criterion
+from workers.judging.scores import weighted_mean
+from workers.scoring.score import ProfileScore, ScoreAnswer, reconcile
 
-CRITERIA = (Criterion("evidence", 3, ""), Criterion("clarity", 1, ""))
+CRITERIA = (Criterion(name="evidence", weight=3), Criterion(name="clarity", weight=1))
+FORM = answer_to(["evidence", "clarity"], form=ScoreAnswer)
 
 
 def part(name, score, **more):
@@ -16,7 +19,7 @@ def part(name, score, **more):
 
 
 def answer(*parts, overall=50, flags=()):
-    return answer_to(CRITERIA).model_validate({"overall": overall, "criteria": list(parts), "flags": list(flags)})
+    return FORM.model_validate({"overall": overall, "criteria": list(parts), "flags": list(flags)})
 
 
 def test_overall_is_the_rubrics_weighted_mean():
@@ -77,7 +80,7 @@ def test_weighted_mean_lies_between_its_scores(pairs):
     """The mean never leaves the range of the scores, but for rounding."""
     scores = [score for score, _ in pairs]
 
-    assert min(scores) - 0.06 <= weighted_mean(pairs) <= max(scores) + 0.06
+    assert min(scores) - 0.06 <= weighted_mean(pairs, decimals=1) <= max(scores) + 0.06
 
 
 def test_score_survives_json():

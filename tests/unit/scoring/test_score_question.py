@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.scoring.question import TRUNCATED, ask, bounded, fingerprint, messages, tokens_of
+from workers.runtime.handler.tokens import tokens_of
+from workers.scoring.question import TRUNCATED, ask, bounded, fingerprint, messages
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=400),

@@ -10,16 +10,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from workers.assessment.registry import Desk, assessor, perform
 from workers.assessment.request import AssessmentRequest, Name
 from workers.assessment.result import (
-    RULE_BASED,
     AssessmentResult,
     PartResult,
     shares,
-    total,
     verdict_of,
-    weighted_mean,
 )
-from workers.assessment.rubric import Weight
+from workers.judging.criteria import Weight
+from workers.judging.judgement import SHARE_DECIMALS, total
+from workers.judging.scores import weighted_mean
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable, Unavailable, describe
+from workers.runtime.handler.rule_based import NOTE
 
 TYPE = "composite"
 MAX_PARTS = 10
@@ -81,7 +81,8 @@ class _Gauge:
 
         async def progress(share: float) -> None:
             self._done[place] = max(self._done[place], share)
-            await self._desk.progress(weighted_mean(zip(self._done, self._weights, strict=True)))
+            share_of_all = weighted_mean(zip(self._done, self._weights, strict=True), decimals=SHARE_DECIMALS)
+            await self._desk.progress(share_of_all)
 
         return Desk(llm=self._desk.llm, progress=progress, last_attempt=self._desk.last_attempt)
 
@@ -122,7 +123,8 @@ def _composed(request: AssessmentRequest, parts: Sequence[Part], ended: Sequence
     ]
     listed = [_listed(*one) for one in zip(parts, ended, shares(counted), strict=True)]
     results = [one.result for one in listed if one.result]
-    score = weighted_mean((one.result.score, one.weight) for one in listed if one.result)
+    scores = ((one.result.score, one.weight) for one in listed if one.result)
+    score = weighted_mean(scores, decimals=SHARE_DECIMALS)
     invalid = any(result.verdict == "invalid" for result in results)
     rule_based = all(result.rule_based for result in results)
     return AssessmentResult(
@@ -133,7 +135,7 @@ def _composed(request: AssessmentRequest, parts: Sequence[Part], ended: Sequence
         flags=_flags(listed),
         model=", ".join(dict.fromkeys(result.model for result in results if result.model)) or None,
         rule_based=rule_based,
-        note=RULE_BASED if rule_based else None,
+        note=NOTE if rule_based else None,
         prompt_tokens=total(result.prompt_tokens for result in results),
         completion_tokens=total(result.completion_tokens for result in results),
     )

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from workers.assessment.judgement import Subject, judge
 from workers.assessment.registry import Desk, assessor
 from workers.assessment.request import AssessmentRequest
-from workers.assessment.result import AssessmentResult, overall, verdict_of
+from workers.assessment.result import AssessmentResult, verdict_of
 from workers.assessment.rubric import Content, Criteria, JudgeOptions
+from workers.judging.judgement import Subject, judge, overall
 
 
 class RubricOptions(JudgeOptions):
@@ -25,7 +25,14 @@ async def assess_by_rubric(request: AssessmentRequest, options: RubricOptions, d
     subject = Subject(
         name=request.server_name, content=options.content, task=options.task or f"Assess {request.server_name}."
     )
-    judged = await judge(subject, options.criteria, options, desk)
+    judged = await judge(
+        subject,
+        options.criteria,
+        llm=desk.llm,
+        model=options.model,
+        progress=desk.progress,
+        separately=options.separately,
+    )
     score = overall(judged.criteria)
     return AssessmentResult(
         assessment_type=request.assessment_type,

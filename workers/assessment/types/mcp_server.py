@@ -1,18 +1,20 @@
 """``mcp_server``: whether the description of an MCP server is valid by its schema, and how well it serves people."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from workers.assessment.json_schema import check
-from workers.assessment.judgement import Judgement, Subject, judge
 from workers.assessment.mcp_findings import findings, variables
 from workers.assessment.registry import Desk, assessor
 from workers.assessment.request import AssessmentRequest
-from workers.assessment.result import AssessmentResult, CriterionResult, SchemaCheck, overall, verdict_of
-from workers.assessment.rubric import Criterion, Document, JudgeOptions
+from workers.assessment.result import AssessmentResult, verdict_of
+from workers.assessment.rubric import Document, JudgeOptions
+from workers.assessment.server_schema import check_server
+from workers.judging.criteria import Criterion
+from workers.judging.json_schema import SchemaCheck
+from workers.judging.judgement import CriterionResult, Judgement, Subject, judge, overall
 
 CHECKED = 0.2
 SCHEMA_WEIGHT, RULES_WEIGHT = 25.0, 20.0
@@ -62,7 +64,7 @@ CRITERIA = (
 
 
 class McpServerOptions(JudgeOptions):
-    """``server`` is the description; ``schema`` the published revision to hold it against, ours where none is given."""
+    """``server`` is the description; ``schema`` the published revision to check it against, ours if none is given."""
 
     model_config = ConfigDict(extra="forbid", validate_by_alias=True)
 
@@ -72,26 +74,33 @@ class McpServerOptions(JudgeOptions):
 
 @assessor("mcp_server", options=McpServerOptions)
 async def assess_mcp_server(request: AssessmentRequest, options: McpServerOptions, desk: Desk) -> AssessmentResult:
-    """Hold the description against its schema and fixed rules, and have a model judge its quality.
+    """Check the description against its schema and fixed rules, and have a model judge its quality.
 
     A description that breaks its schema is ``invalid`` whatever its quality. Secrets are judged only where there are
     variables or headers to set.
     """
-    checked = await asyncio.to_thread(check, options.server, options.server_schema)
+    checked = await asyncio.to_thread(check_server, options.server, options.server_schema)
     await desk.progress(CHECKED)
     criteria = [one for one in CRITERIA if one.name != "secrets" or variables(options.server)]
     subject = Subject(name=request.server_name, content=options.server, task=TASK)
-    judged = await judge(subject, criteria, options, _rest_of(desk))
+    judged = await judge(
+        subject,
+        criteria,
+        llm=desk.llm,
+        model=options.model,
+        progress=_after_the_check(desk),
+        separately=options.separately,
+    )
     return _result(request, options.server, checked, judged)
 
 
-def _rest_of(desk: Desk) -> Desk:
-    """Return a desk for the judgement, which begins once the schema is checked."""
+def _after_the_check(desk: Desk) -> Callable[[float], Awaitable[None]]:
+    """Return the progress of the judgement, which begins once the schema is checked."""
 
     async def progress(share: float) -> None:
         await desk.progress(CHECKED + (1 - CHECKED) * share)
 
-    return Desk(llm=desk.llm, progress=progress, last_attempt=desk.last_attempt)
+    return progress
 
 
 def _result(

@@ -1,16 +1,12 @@
-"""When a long run ends so that another goes on, and how long a job waits for what is away. Pure."""
+"""How long a job waits for a provider or a database that is away. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from workers.runtime.handler.errors import Unavailable, describe, failure_of
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
-# What is in flight by then ends and is kept before the deadline.
-MARGIN = timedelta(minutes=5)
-FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=5)
+FIRST_WAIT = timedelta(seconds=5)
 DATABASE_WAIT = timedelta(minutes=1)
 # How the reasons of such waits read, as patterns of LIKE: history tells by them how long a job has waited.
 DATABASE_AWAY = "database cannot be used"
@@ -20,50 +16,6 @@ PROVIDER_WAITS, DATABASE_WAITS = "provider %is away%", f"{DATABASE_AWAY}%"
 FREE_FAILURES = 2
 # After so long without anything done a job that can never go on comes to its end.
 PATIENCE = timedelta(hours=6)
-
-
-class TimeIsUp(Exception):
-    """The run's deadline is near: nothing more is to be begun, and another run goes on."""
-
-
-def last_call(deadline: datetime | None, now: datetime) -> datetime | None:
-    """Return when to begin nothing more: five minutes before the deadline, or a tenth of the time, if that is less."""
-    return deadline and deadline - min(MARGIN, (deadline - now) / 10)
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A provider that is away since ``since``, when so much of the job was done."""
-
-    since: datetime
-    done: int
-
-    @classmethod
-    def of(cls, noted: Mapping[str, Any] | None, *, done: int, now: datetime) -> "Outage":
-        """Return the outage that an earlier run noted, or one that begins now if anything was done since."""
-        if noted and noted["done"] == done:
-            return cls(datetime.fromisoformat(noted["since"]), done)
-        return cls(now, done)
-
-    @staticmethod
-    def still_there(noted: Mapping[str, Any] | None, now: datetime) -> timedelta:
-        """Return how long the outage lasts that an earlier run noted, nothing where none did."""
-        return now - datetime.fromisoformat(noted["since"]) if noted else timedelta()
-
-    def wait(self, now: datetime, error: Exception, *, patience: timedelta) -> timedelta | None:
-        """Return how long to leave the provider alone, as long as it is away already; None at the end of patience.
-
-        If ``error`` says itself how long to wait, at least that.
-        """
-        away = now - self.since
-        if away >= patience:
-            return None
-        wait = min(max(away, FIRST_WAIT), LONGEST_WAIT)
-        return min(max(wait, error.delay), patience - away) if isinstance(error, Unavailable) else wait
-
-    def note(self) -> dict[str, Any]:
-        """Return it as the job's row keeps it."""
-        return {"since": self.since.isoformat(), "done": self.done}
 
 
 class Waited(NamedTuple):

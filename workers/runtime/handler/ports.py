@@ -3,7 +3,7 @@
 Keeps domains and kernel free of any provider's library.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
 
@@ -17,6 +17,11 @@ class Message(TypedDict):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+# Answers a question without a model: it is given the question's messages and returns the members of the answer, always
+# the same for the same messages. Pure; may raise Permanent.
+OfflineRule = Callable[[Sequence[Message]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,19 @@ class LanguageModel(Protocol):
         """Return the identity of who will answer for ``model`` (part of a cache key); raise Permanent if nobody can."""
 
     async def parse(
-        self, messages: Sequence[Message], *, into: type[T], model: str, parameters: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,
     ) -> Answer[T]:
-        """Ask once and return the answer as ``into``; raise Retryable, RateLimited or Permanent."""
+        """Ask once and return the answer as ``into``; raise Retryable, RateLimited or Permanent.
+
+        ``offline`` answers if no provider is configured. Providers do not look at it. Without it such a question is
+        refused as Permanent.
+        """
 
     async def embedding_model(self) -> str:
         """Return whose vectors :meth:`embed` gives now; raise Permanent if nobody's. May change between two calls."""

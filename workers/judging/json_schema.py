@@ -1,23 +1,38 @@
-"""Hold a document against a JSON Schema, without ever fetching anything."""
+"""Check a document against a JSON Schema. Nothing is ever fetched."""
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
 from itertools import islice
 from typing import Any, Protocol
 
 import jsonschema_rs
 from jsonschema_rs import RegexOptions, ValidationError
+from pydantic import BaseModel
 
-from workers.assessment.result import SchemaCheck, SchemaError
+from workers.judging.numbers import Count
 from workers.runtime.handler.errors import Permanent, one_line
 from workers.runtime.refusals import cut
 
 ERRORS_LISTED = 100
 MESSAGE_WIDTH = 300
-BUNDLED = "gristmill's own schema of a server description"
-GIVEN = "the schema in options"
+
+
+class SchemaError(BaseModel):
+    """One place where a document breaks its schema: ``path`` is a JSON path, ``rule`` the keyword that was broken."""
+
+    path: str
+    rule: str
+    message: str
+
+
+class SchemaCheck(BaseModel):
+    """Whether a document is valid; ``errors`` are the first hundred, ``error_count`` is the number of all."""
+
+    valid: bool
+    against: str
+    error_count: Count
+    errors: list[SchemaError]
 
 
 class Validator(Protocol):
@@ -27,22 +42,17 @@ class Validator(Protocol):
         """Yield every error, in the order of the schema."""
 
 
-def check(document: Mapping[str, Any], schema: Mapping[str, Any] | None) -> SchemaCheck:
-    """Hold ``document`` against ``schema``, ours if None; raise Permanent if that is no schema we can use.
+def check(document: Mapping[str, Any], schema: str, *, against: str, name: str) -> SchemaCheck:
+    """Check ``document`` against ``schema``, which is JSON text; raise Permanent if that is no schema we can use.
 
-    Formats count as rules, patterns are matched in linear time (so without look-around and back references), and a
-    reference to anything outside of the schema is refused.
+    ``against`` is what the result calls the schema, ``name`` is what an error calls it. Formats count as rules,
+    patterns are matched in linear time (so without look-around and back references), and a reference to anything
+    outside of the schema is refused.
     """
-    validator = _bundled() if schema is None else _compiled(json.dumps(schema, sort_keys=True))
-    found = iter(validator.iter_errors(document))
+    found = iter(_compiled(schema, name).iter_errors(document))
     errors = [_read(error) for error in islice(found, ERRORS_LISTED)]
     more = sum(1 for _ in found)
-    return SchemaCheck(
-        valid=not errors,
-        against=BUNDLED if schema is None else str(schema.get("title") or schema.get("$id") or GIVEN)[:MESSAGE_WIDTH],
-        error_count=len(errors) + more,
-        errors=errors,
-    )
+    return SchemaCheck(valid=not errors, against=against[:MESSAGE_WIDTH], error_count=len(errors) + more, errors=errors)
 
 
 def json_path(parts: Sequence[str | int]) -> str:
@@ -54,13 +64,8 @@ def json_path(parts: Sequence[str | int]) -> str:
     return "".join(["$", *steps])
 
 
-@lru_cache(maxsize=1)
-def _bundled() -> Validator:
-    return _compiled(files("workers.assessment").joinpath("mcp_server.schema.json").read_text("utf-8"))
-
-
 @lru_cache(maxsize=16)
-def _compiled(schema: str) -> Validator:
+def _compiled(schema: str, name: str) -> Validator:
     try:
         return jsonschema_rs.validator_for(
             json.loads(schema),
@@ -71,7 +76,7 @@ def _compiled(schema: str) -> Validator:
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         # A ValidationError's text is many lines with the value in them; its message is one.
         said = getattr(error, "message", None) or str(error)
-        raise Permanent(f"options.schema is not usable as a JSON Schema: {_short(said)}") from None
+        raise Permanent(f"{name} is not usable as a JSON Schema: {_short(said)}") from None
 
 
 def _refuse(uri: str) -> Any:

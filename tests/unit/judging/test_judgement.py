@@ -6,20 +6,27 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.fakes.judge import ScriptedModel, said
-from workers.assessment.judgement import Subject, answer_to, judge, messages
 from workers.assessment.registry import Desk, perform
 from workers.assessment.request import read
-from workers.assessment.result import RULE_BASED, AssessmentResult
-from workers.assessment.rubric import Criterion, JudgeOptions, Scale
-from workers.llm.offline import MODEL, NOTE, OfflineEvaluator
+from workers.assessment.result import AssessmentResult
+from workers.judging import answers
+from workers.judging.criteria import Criterion, Scale
+from workers.judging.judgement import Subject, SubjectAnswer, judge, messages
+from workers.llm.offline import MODEL, OfflineEvaluator
 from workers.llm.structured import InvalidAnswerError, schema_of, validated
 from workers.runtime.handler.errors import Retryable
+from workers.runtime.handler.rule_based import NOTE
 
 CRITERIA = [
     Criterion(name="clarity", description="says what it does", scale=Scale(lowest=1, highest=5), weight=3),
     Criterion(name="evidence", description="names facts", weight=1),
 ]
 SUBJECT = Subject(name="acme", content={"summary": "a file server"}, task="Assess acme.")
+
+
+def answer_to(names):
+    """Return the form of an answer about these criteria."""
+    return answers.answer_to(names, form=SubjectAnswer)
 
 
 class Gauge(list[float]):
@@ -139,8 +146,8 @@ async def test_one_call_for_the_whole_rubric_unless_asked_separately():
     together, progress = ScriptedModel(said(clarity=1, evidence=1)), Gauge()
     separate = ScriptedModel(said(clarity=80), said(evidence=40))
 
-    await judge(SUBJECT, CRITERIA, JudgeOptions(), desk(together))
-    judged = await judge(SUBJECT, CRITERIA, JudgeOptions(separately=True), desk(separate, progress))
+    await judge(SUBJECT, CRITERIA, llm=together, model="m", progress=Gauge())
+    judged = await judge(SUBJECT, CRITERIA, llm=separate, model="m", progress=progress, separately=True)
 
     assert (len(together.asked), len(separate.asked)) == (1, 2)
     assert progress == [0.5, 1.0]
@@ -154,9 +161,8 @@ async def test_the_offline_evaluator_answers_and_says_what_it_is():
     full = await perform(rubric(facts), desk(OfflineEvaluator()))
     empty = await perform(rubric({"x": None}), desk(OfflineEvaluator()))
 
-    assert NOTE == RULE_BASED
-    assert (full.rule_based, full.note, full.model) == (True, RULE_BASED, MODEL)
-    assert all(one.rule_based and RULE_BASED in one.reasoning for one in full.criteria)
+    assert (full.rule_based, full.note, full.model) == (True, NOTE, MODEL)
+    assert all(one.rule_based and NOTE in one.reasoning for one in full.criteria)
     assert full.score > empty.score == 0
     assert 1 <= full.criteria[0].points <= 5
     assert empty.criteria[0].points == 1

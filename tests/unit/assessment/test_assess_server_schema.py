@@ -3,19 +3,20 @@
 import pytest
 
 from tests.support.fakes.mcp import SERVER
-from workers.assessment.json_schema import BUNDLED, ERRORS_LISTED, check, json_path
+from workers.assessment.server_schema import OWN_SCHEMA, check_server
+from workers.judging.json_schema import ERRORS_LISTED, json_path
 from workers.runtime.handler.errors import Permanent
 
 
 def errors(document, schema=None):
-    return {error.path: error.rule for error in check(document, schema).errors}
+    return {error.path: error.rule for error in check_server(document, schema).errors}
 
 
 def test_a_complete_description_is_valid_by_our_own_schema():
     """Which is what counts where a request brings none."""
-    checked = check(SERVER, None)
+    checked = check_server(SERVER, None)
 
-    assert (checked.valid, checked.error_count, checked.errors, checked.against) == (True, 0, [], BUNDLED)
+    assert (checked.valid, checked.error_count, checked.errors, checked.against) == (True, 0, [], OWN_SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_published_schema_comes_with_the_request():
     """Its title says what was held against."""
     schema = {"title": "Server Detail", "required": ["name", "remotes"], "properties": {"name": {"enum": ["a"]}}}
 
-    checked = check(SERVER, schema)
+    checked = check_server(SERVER, schema)
 
     assert checked.against == "Server Detail"
     assert {error.path: error.rule for error in checked.errors} == {"$.name": "enum", "$": "required"}
@@ -64,14 +65,14 @@ def test_a_published_schema_comes_with_the_request():
 
 def test_more_errors_than_anyone_reads_are_counted():
     """A hundred are listed; the count is the whole truth."""
-    checked = check({"items": [1] * 250}, {"properties": {"items": {"items": {"type": "string"}}}})
+    checked = check_server({"items": [1] * 250}, {"properties": {"items": {"items": {"type": "string"}}}})
 
     assert (checked.valid, checked.error_count, len(checked.errors)) == (False, 250, ERRORS_LISTED)
 
 
 def test_a_message_stays_short_whatever_the_document_holds():
     """Errors quote values, and values may be long."""
-    [error] = check({"name": "x" * 50_000}, {"properties": {"name": {"type": "integer"}}}).errors
+    [error] = check_server({"name": "x" * 50_000}, {"properties": {"name": {"type": "integer"}}}).errors
 
     assert len(error.message) <= 300
 
@@ -95,7 +96,7 @@ def test_a_message_stays_short_whatever_the_document_holds():
 def test_a_schema_that_cannot_be_used_is_one_clear_line(schema, said):
     """Nothing is fetched from anywhere, no pattern can take for ever, and no attempt would change that."""
     with pytest.raises(Permanent) as raised:
-        check(SERVER, schema)
+        check_server(SERVER, schema)
 
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.support.paths import SAMPLES
 from workers.analytics.alignment import AlignmentAnswer, Record, ask
 from workers.analytics.guidelines import Retrieved
+from workers.analytics.offline_rules import align, align_by_rule, summarise_by_rule
 from workers.analytics.passages import passages
 from workers.analytics.pdf import pages_of
 from workers.analytics.summary import SummaryAnswer
 from workers.analytics.summary import ask as ask_for_summary
-from workers.llm.offline import MODEL, NOTE, OfflineEvaluator
-from workers.llm.offline_alignment import align
+from workers.runtime.handler.rule_based import NOTE
 
 GUIDELINES = passages(pages_of((SAMPLES / "guidelines.pdf").read_bytes()))
 PASSAGES = [{"number": one.number, "page": one.page, "text": one.content} for one in GUIDELINES]
@@ -80,7 +80,7 @@ def test_repetition_takes_away() -> None:
     assert often["quality"] < once["quality"]
 
 
-async def test_evaluator_answers_records_and_reports_and_says_that_it_is_rules() -> None:
+def test_questions_about_records_and_reports_are_answered_in_their_form_as_rules() -> None:
     """The same question twice gives the same answer, in the form that was asked for."""
     question = ask(Record(uuid.uuid4(), "TASK", FULL), RETRIEVED)
     facts = {
@@ -94,11 +94,10 @@ async def test_evaluator_answers_records_and_reports_and_says_that_it_is_rules()
         "most_cited": [{"page": 2, "passage": 3, "text": "…", "count": 4}],
     }
 
-    first, second = [await OfflineEvaluator().parse(question, into=AlignmentAnswer, model="any") for _ in range(2)]
-    report = await OfflineEvaluator().parse(ask_for_summary(facts), into=SummaryAnswer, model="any")
+    first, second = [AlignmentAnswer.model_validate(align_by_rule(question)) for _ in range(2)]
+    report = SummaryAnswer.model_validate(summarise_by_rule(ask_for_summary(facts)))
 
-    assert first.value == second.value
-    assert first.model == report.model == MODEL
-    assert first.value.reasoning.startswith(NOTE)
-    assert "1 of 4 tasks (25%)" in report.value.summary
-    assert report.value.recommendations
+    assert first == second
+    assert first.reasoning.startswith(NOTE)
+    assert "1 of 4 tasks (25%)" in report.summary
+    assert report.recommendations

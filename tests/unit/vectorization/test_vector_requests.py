@@ -10,9 +10,8 @@ import pytest
 
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
-from workers.vectorization.asking import Asker
-from workers.vectorization.batches import Pending
-from workers.vectorization.pipeline import Pipeline, Request
+from workers.vectorization.asking import Asker, Request, Requests
+from workers.vectorization.pending import Pending
 
 
 class Limited:
@@ -57,9 +56,9 @@ async def test_rate_limit_of_one_sender_stops_the_repetitions_and_halvings_of_th
     provider = Limited(fault)
     asker = Asker(provider)
 
-    async with Pipeline(requests(["a", "b"], ["limited"], ["c"]), asker, at_once=2) as pipeline:
+    async with Requests(requests(["a", "b"], ["limited"], ["c"]), asker.ask, at_once=2) as in_flight:
         with pytest.raises(RateLimited, match="wait"):
-            await anext(pipeline.groups())
+            await anext(in_flight.groups())
 
     assert provider.asked == [["a", "b"], ["limited"]]
     assert asker.refused == {}

@@ -1,4 +1,4 @@
-"""What can be counted in a profile without understanding it: the features of the offline evaluator. Pure.
+"""What can be counted in a text without understanding it: the features that offline rules score by. Pure.
 
 Every feature is a share from 0 to 1. Coverage, specificity, structure and length never fall when something relevant
 is added; repetition and forbidden terms take away.
@@ -132,9 +132,9 @@ def measure(key_terms: frozenset[str], profile: Sequence[Passage]) -> Features:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much a profile says at all, whatever the criterion: its words (each once, and all of them), its specifics,
+    """How much a profile says at all, whatever the criterion.
 
-    its fields and lists.
+    ``words`` counts each word once, ``all_words`` counts all of them; ``shaped`` counts fields and list items.
     """
 
     words: int

@@ -1,21 +1,31 @@
-"""What the offline evaluator says of a record beside guidelines, and of all records together: rules, not judgement.
+"""The rules that answer for a record beside guidelines, and for all records together, if no provider is configured.
 
-It counts how much of the guidelines' own words a record uses and how it is written (``features.py``). It cannot tell
-whether a record does what a passage asks. The same question always gets the same answer. Pure.
+They count how many of the guidelines' own words a record uses and how it is written. They cannot tell whether a record
+does what a passage asks. The same question always gets the same answer. Pure.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.llm import features
-
-ALIGNMENT = frozenset({"verdict", "cited", "reasoning", "realism", "quality"})
-SUMMARY = frozenset({"summary", "recommendations"})
+from workers.judging import features
+from workers.judging.prompts import read_section
+from workers.runtime.handler.ports import Message
+from workers.runtime.handler.rule_based import NOTE
 
 LOWEST, HIGHEST = 1, 7
 ALIGNED, PARTLY = 0.5, 0.28
 CITED = 3
 NAMED = 4
+
+
+def align_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
+    """Answer a question that has the sections ``<passages>`` and ``<record>``; raise Permanent if one is missing."""
+    return align(read_section("passages", messages), read_section("record", messages))
+
+
+def summarise_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
+    """Answer a question that has the section ``<facts>``; raise Permanent if it is missing."""
+    return summarise(read_section("facts", messages))
 
 
 def align(passages: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def _reasons(common: Sequence[str], measured: features.Features, forbidden: Sequ
     ]
     if forbidden:
         parts.append(f"forbidden: {', '.join(forbidden)}")
-    return f"rule-based, not an AI judgement: {'; '.join(parts)}"
+    return f"{NOTE}: {'; '.join(parts)}"
 
 
 def _rating(share: float, forbidden: Sequence[str]) -> int:

@@ -1,0 +1,36 @@
+"""The form of an answer to a rubric, as a model is asked for it."""
+
+from typing import Any
+
+import pytest
+
+from workers.judging.answers import RubricAnswer, answer_to
+from workers.judging.judgement import SubjectAnswer
+from workers.llm.structured import schema_of
+from workers.scoring.score import ScoreAnswer
+
+
+@pytest.mark.parametrize(
+    ("form", "about"),
+    [
+        (ScoreAnswer, "0 no evidence, 50 adequate, 100 exemplary"),
+        (SubjectAnswer, "0 the lowest of the criterion's scale, 100 the highest"),
+    ],
+)
+def test_schema_names_the_bounds_of_points_as_json_schema_does(form: type[RubricAnswer[Any]], about: str) -> None:
+    """A server that reads a schema strictly refuses keywords of pydantic's own."""
+    schema = schema_of(answer_to(["clarity"], form=form))
+    (criterion,) = schema["$defs"].values()
+
+    assert schema["properties"]["overall"] == {"minimum": 0, "maximum": 100, "type": "number"}
+    assert criterion["properties"]["score"] == {"minimum": 0, "maximum": 100, "type": "number", "description": about}
+    assert list(criterion["properties"]) == ["name", "score", "evidence", "reasoning"]
+
+
+def test_one_rubric_has_one_form() -> None:
+    """Forms are made once: their schemas are remembered by them."""
+    first, again = answer_to(["a", "b"], form=ScoreAnswer), answer_to(("a", "b"), form=ScoreAnswer)
+    others = answer_to(["b", "a"], form=ScoreAnswer), answer_to(["a", "b"], form=SubjectAnswer)
+
+    assert first is again
+    assert len({first, *others}) == 3

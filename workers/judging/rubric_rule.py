@@ -1,0 +1,100 @@
+"""The rule that answers a rubric where no provider is configured: it counts, it does not judge.
+
+It counts features of a profile against the words of each criterion (``features.py``), so its scores tell a full
+profile from an empty one, deterministically and without a network. They say nothing about quality. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workers.judging import features
+from workers.judging.prompts import read_section
+from workers.runtime.handler.ports import Message
+from workers.runtime.handler.rule_based import NOTE
+
+THIN_WORDS = 30
+REPETITIVE = 0.4
+QUOTES, QUOTE_WIDTH = 3, 160
+MISSING_NAMED = 5
+FORBIDDEN_COST = 15.0
+
+
+def score_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
+    """Answer a question that has the sections ``<criteria>`` and ``<profile>`` (name, attributes).
+
+    The answer has ``overall``, ``criteria`` and ``flags``. Raises Permanent if a section is missing.
+    """
+    return evaluate(read_section("criteria", messages), read_section("profile", messages))
+
+
+def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Score ``profile`` by each criterion; the same input always gives the same result.
+
+    A criterion's key terms are the words of its description, of its name where it has none.
+    """
+    read = features.passages(profile.get("attributes") or {})
+    forbidden, amount = features.forbidden_terms(read), features.amount(read)
+    scored = [_score(criterion, read, amount, forbidden) for criterion in criteria]
+    weights = [float(criterion.get("weight", 1)) for criterion in criteria]
+    overall = sum(weight * score["score"] for weight, score in zip(weights, scored, strict=True)) / (sum(weights) or 1)
+    return {"overall": round(overall, 1), "criteria": scored, "flags": _flags(read, amount, forbidden)}
+
+
+def _score(
+    criterion: Mapping[str, Any],
+    profile: Sequence[features.Passage],
+    amount: features.Amount,
+    forbidden: Sequence[str],
+) -> dict[str, Any]:
+    key_terms = features.terms_of(criterion.get("description", "")) or features.terms_of(criterion["name"])
+    measured = features.measure(key_terms, profile)
+    # A short text, or one in other words or another language, says little to the point; it is not nothing.
+    by_amount = measured.score < amount.score * (1 - 0.5 * measured.repetition)
+    shown = amount.score * (1 - 0.5 * measured.repetition) if by_amount else measured.score
+    return {
+        "name": criterion["name"],
+        "score": max(0.0, round(shown, 1) - FORBIDDEN_COST * len(forbidden)),
+        "evidence": features.snippets(key_terms, profile, at_most=QUOTES, width=QUOTE_WIDTH),
+        "reasoning": _rationale(measured, amount, forbidden, terms=len(key_terms), by_amount=by_amount),
+    }
+
+
+def _rationale(
+    measured: features.Features,
+    amount: features.Amount,
+    forbidden: Sequence[str],
+    *,
+    terms: int,
+    by_amount: bool,
+) -> str:
+    """Name the features behind a score."""
+    parts = [] if amount.words else ["nothing to judge: no text beside the name"]
+    if by_amount:
+        parts.append(
+            f"says little to the point: scored by its amount alone, at most {features.MOST_BY_AMOUNT:g} "
+            f"({amount.words} word{'s' if amount.words != 1 else ''}, {amount.specifics} specifics)"
+        )
+    parts += [
+        f"coverage {measured.coverage:.2f} ({len(measured.found)} of {terms} key terms)",
+        f"specificity {measured.specificity:.2f}",
+        f"structure {measured.structure:.2f}",
+        f"length {measured.length:.2f}",
+        f"repetition {measured.repetition:.2f}",
+    ]
+    if measured.missing:
+        parts.append(f"not mentioned: {', '.join(measured.missing[:MISSING_NAMED])}")
+    if forbidden:
+        parts.append(f"forbidden: {', '.join(forbidden)}")
+    return f"{NOTE}: {'; '.join(parts)}"
+
+
+def _flags(profile: Sequence[features.Passage], amount: features.Amount, forbidden: Sequence[str]) -> list[str]:
+    if not profile:
+        return ["no evidence"]
+    words = [word for passage in profile for word in passage.words]
+    flags = [f"forbidden term: {term}" for term in forbidden]
+    if amount.all_words < THIN_WORDS:
+        flags.append("little evidence")
+    if features.repetition(words) > REPETITIVE:
+        flags.append("repetitive text")
+    return flags
