@@ -104,7 +104,7 @@ class Rehearsal:
 
     async def freeze(self, worker: WorkerProcess) -> None:
         """Stop a worker's heart and its ears, as SIGSTOP does; its runs wait at the gate."""
-        organs = [task for task in worker.runner._background if task.get_name() in {"heartbeat", "fences"}]
+        organs = [worker.kernel.parts[name] for name in ("heartbeat", "fences")]
         for task in organs:
             task.cancel()
         await asyncio.wait(organs)

@@ -28,7 +28,7 @@ from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Stage, registry
 from workers.runtime.operate.dead_letters import DeadLetter
 from workers.runtime.refusals import cut, without_value
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled
 
 log = structlog.get_logger(__name__)
 

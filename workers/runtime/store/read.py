@@ -11,7 +11,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 
 from models.lifecycle import JOB_ATTRIBUTES, Job
 from workers.runtime.database import Raw
-from workers.runtime.operate.states import states_named
+from workers.runtime.store.states import states_named
 from workers.runtime.store.tables import job_table
 
 
