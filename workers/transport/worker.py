@@ -34,11 +34,12 @@ from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, UnknownStageError
-from workers.runtime.operate.dead_letters import DOOR, DeadLetter, DeadLetters, Request, read_request
+from workers.runtime.operate.requests import DOOR, Request, read_request
 from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.processes import WorkerRow
+from workers.runtime.worker.dead_letters import DeadLetter, DeadLetters
 from workers.runtime.worker.process import Worker
 from workers.transport import control  # noqa: F401 - importing it registers the remote control command
 from workers.transport.app import Delivery, add_tasks, create_app, queue_names

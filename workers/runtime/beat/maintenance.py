@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import structlog
-from sqlalchemy import Table, delete, func, text
+from sqlalchemy import Table, delete, func
 
 from models import every_table
 from models.base import Base, Expiry
@@ -16,6 +16,7 @@ from models.lifecycle import Job
 from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
+from workers.runtime.store import partitions as store
 from workers.runtime.store.processes import forget_silent_workers
 from workers.runtime.store.rescue import prune
 
@@ -80,13 +81,12 @@ def _name(model: type[Any]) -> str:
 async def keep_partitions(database: Database, *, retention: timedelta) -> int:
     """Make the next months' partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
     async with database.session() as session:
-        made = await session.scalar(
-            text("SELECT runtime.ensure_transition_partitions(:ahead)"), {"ahead": MONTHS_AHEAD}
+        made, dropped = await session.run_sync(
+            lambda sync: store.keep_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
         )
-        dropped = await session.scalar(text("SELECT runtime.drop_transition_partitions(:age)"), {"age": retention})
     if dropped:
         log.info("transitions_dropped", partitions=dropped)
-    return int(made or 0) + len(dropped or [])
+    return made + len(dropped)
 
 
 async def forget_workers(database: Database) -> int:
