@@ -1,7 +1,7 @@
 """``gristmill jobs again``: what ended is enqueued once more as a new job, whatever its table grants."""
 
-from typing import socket
-import Any
+import socket
+from typing import Any
 from uuid import UUID
 
 import psycopg

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from workers.runtime.beat.cron import ScheduleError, check
 from workers.runtime.beat.maintenance import ACTIONS
-from workers.runtime.enqueue import EnqueueError, payload_refusal
+from workers.runtime.enqueue import EnqueueError, payload_problem_of
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
-from workers.runtime.refusals import quoted
+from workers.runtime.refusals import Problem, quoted
 from workers.runtime.store.schedules import ScheduleRow
 
 CATCH_UP = ("skip", "one", "all")
@@ -27,13 +27,13 @@ def plain_name(name: str) -> str:
     """Return ``name`` in Unicode's composed form; raise ScheduleError for one that a person cannot see or type."""
     plain = unicodedata.normalize("NFC", name)
     if not plain.strip():
-        raise ScheduleError(f"name must not be blank, got {quoted(name)}")
+        raise ScheduleError(Problem("name", "must not be blank", quoted(name)))
     if plain != plain.strip():
-        raise ScheduleError(f"name must not begin or end with a blank, got {quoted(name)}")
+        raise ScheduleError(Problem("name", "must not begin or end with a blank", quoted(name)))
     if len(plain) > MOST_NAME_CHARACTERS:
-        raise ScheduleError(f"name must have at most {MOST_NAME_CHARACTERS} characters, got {len(plain)}")
+        raise ScheduleError(Problem("name", f"must have at most {MOST_NAME_CHARACTERS} characters", str(len(plain))))
     if any(unicodedata.category(character) in _UNSEEN for character in plain):
-        raise ScheduleError(f"name must not contain control characters, got {quoted(name)}")
+        raise ScheduleError(Problem("name", "must not contain control characters", quoted(name)))
     return plain
 
 
@@ -45,7 +45,7 @@ def read_payload(text: str) -> dict[str, Any]:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         raise ScheduleError(f"payload cannot be read: {said}") from None
     if not isinstance(payload, dict):
-        raise ScheduleError(f"payload must be an object, got {quoted(payload)}")
+        raise ScheduleError(Problem("payload", "must be an object", quoted(payload)))
     return payload
 
 
@@ -63,7 +63,7 @@ def check_payload(registry: Registry, stage: str, payload: Mapping[str, Any]) ->
         model.model_validate(dict(payload))
         size = len(json.dumps(dict(payload), allow_nan=False).encode())
     except ValidationError as error:
-        raise EnqueueError(f"payload: {payload_refusal(error)}") from None
+        raise EnqueueError(f"payload: {payload_problem_of(error)}") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise EnqueueError(f"payload must be JSON: {describe(error)}") from None
     if size > MOST_PAYLOAD_BYTES:
@@ -84,7 +84,7 @@ def check_work(registry: Registry, row: ScheduleRow) -> dict[str, Any]:
 def check_action(action: str) -> None:
     """Raise ScheduleError for an action that maintenance does not have."""
     if action not in ACTIONS:
-        raise ScheduleError(f"action must be one of {', '.join(ACTIONS)}, got {quoted(action)}")
+        raise ScheduleError(Problem("action", f"must be one of {', '.join(ACTIONS)}", quoted(action)))
 
 
 def refusal_of(registry: Registry, row: ScheduleRow) -> str | None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.lifecycle import Job
 from workers.runtime.actor import Actor, acting
 from workers.runtime.database import Database
-from workers.runtime.enqueue import EnqueueError, enqueue, payload_refusal
+from workers.runtime.enqueue import EnqueueError, enqueue, payload_problem_of
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.operate.known import check_stage
 from workers.runtime.store.again import Ended, ended
@@ -137,5 +137,5 @@ def _payload(stage: Stage, job: Ended) -> dict[str, Any]:
     try:
         new: BaseModel = renewed(stage.payload.model_validate(payload), str(job.id))
     except ValidationError as error:
-        raise EnqueueError(payload_refusal(error)) from None
+        raise EnqueueError(payload_problem_of(error)) from None
     return new.model_dump(mode="json")

@@ -28,7 +28,7 @@ from workers.runtime.beat.rules import (
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue
 from workers.runtime.handler.registry import Registry
-from workers.runtime.refusals import Kind, quoted
+from workers.runtime.refusals import Kind, Problem, quoted
 from workers.runtime.store import schedules as store
 from workers.runtime.store.schedules import ScheduleRow, TickView
 
@@ -211,7 +211,7 @@ def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
     if (new.stage is None) == (new.action is None):
         raise ScheduleError("a schedule must have either a stage or an action")
     if new.catch_up not in CATCH_UP:
-        raise ScheduleError(f"catch-up must be one of {', '.join(CATCH_UP)}, got {quoted(new.catch_up)}")
+        raise ScheduleError(Problem("catch-up", f"must be one of {', '.join(CATCH_UP)}", quoted(new.catch_up)))
     check(new.cron, new.timezone)
     payload = dict(new.payload or {})
     if new.stage is not None:
