@@ -42,7 +42,9 @@ async def test_an_unknown_stage_is_refused_with_the_known_ones(jobs, change):
             await change(conn, "proving.plian", ANN)
 
     problem = caught.value.problem
+    assert problem is not None
     assert (problem.field, problem.rule, problem.value) == ("stage", "is not registered", "'proving.plian'")
+    assert problem.remedy
     assert PLAIN in problem.remedy
 
 
