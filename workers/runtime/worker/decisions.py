@@ -34,10 +34,15 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
         )
 
     match settlement:
-        case Complete(values=values):
-            ended = step.done in lifecycle.terminal
+        case Complete(values=values, into=into, until=until):
+            state = into or step.done
+            wait = lifecycle.wait(state)
+            ended = state in lifecycle.terminal
             progress = PROGRESS_DONE if ended else PROGRESS_NONE
-            return Settled(job.id, job.version, step.done, "complete", job.retry_count, ended, progress, values=values)
+            until = until or (wait.lasts if wait else None)
+            return Settled(
+                job.id, job.version, state, "complete", job.retry_count, ended, progress, values=values, until=until
+            )
         case Snooze(delay=delay, reason=reason):
             return row(
                 step.ready, "snooze", reason=reason, delay=delay, error=job.error_message, progress=PROGRESS_NONE
