@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from cli.assessment_view import result
+from cli.assessment_view import result_lines
 from cli.connection import opened
 from cli.demo.display import progress
 from cli.demo.following import Progress, follow
@@ -104,6 +104,6 @@ def lines(seen: Assessed) -> Iterator[str]:
     if seen.result is None:
         yield f"assessment {seen.name} did not complete: {seen.error}"
         return
-    for line in result(seen.result):
+    for line in result_lines(seen.result):
         if line and not line.startswith("       "):  # a criterion's reasoning and evidence
             yield line

@@ -6,15 +6,16 @@ security). What is None is what the session says already, if it says anything.
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.runtime.bounds import values_problem
+from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.refusals import Refusal
 
 _SWAP = text(
@@ -47,8 +48,11 @@ class Actor:
         """Return the ``gristmill.*`` settings that say it; raise InvalidActor for what Postgres cannot keep."""
         given = {name: getattr(self, name) for name in self.__slots__}
         given = {name: value for name, value in given.items() if value is not None}
-        if problem := values_problem(given):
-            raise InvalidActor(problem)
+        for name, value in given.items():
+            try:
+                keepable(value, name=name)
+            except Unkeepable as error:
+                raise InvalidActor(error.said) from None
         if self.context is not None:
             given["context"] = json.dumps(self.context)
         return {name: str(value) for name, value in given.items()}
@@ -59,11 +63,19 @@ NOBODY = Actor()
 
 @asynccontextmanager
 async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[None]:
-    """Let ``actor`` act in this block only; afterwards the transaction says again what it said before."""
+    """Let ``actor`` act in this block only; afterwards the transaction says again what it said before.
+
+    Also after a refusal: the transaction may go on then. After any other error it must be rolled back.
+    """
     settings = actor.settings()
     if not settings:
         yield
         return
     before = {row.name: row.before for row in await session.execute(_SWAP, {"said": json.dumps(settings)})}
-    yield
+    try:
+        yield
+    except Refusal:
+        with suppress(DBAPIError):  # of a transaction that must be rolled back anyway
+            await session.execute(_SWAP, {"said": json.dumps(before)})
+        raise
     await session.execute(_SWAP, {"said": json.dumps(before)})
