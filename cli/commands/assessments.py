@@ -1,5 +1,6 @@
 """``gristmill assessments``: create, look at, change, cancel, audit, count and import assessments."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,12 +10,12 @@ from cli.assessment_view import HISTORY, columns, facts, history, result_lines, 
 from cli.commands.assessments_import import import_
 from cli.commands.assessments_metrics import metrics
 from cli.commands.assessments_stats import stats
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
 from cli.values import parse_payload
 from workers.assessment.store import states
 from workers.assessment.store.history import audit_trail, with_history
-from workers.runtime.actor import Actor
 from workers.runtime.refusals import Refusal, printable
 
 app = typer.Typer(help="Create, show, change, cancel, give, audit, count and import assessments.", no_args_is_help=True)
@@ -43,10 +44,10 @@ def create(
 ) -> None:
     """Create one assessment and print its job's id. The same request again prints the first one's."""
     data = _request(request, server=server, type_=type_, options=options)
-    actor = Actor(change_reason=reason, user_id=owner)
+    who = replace(actor(reason), user_id=owner)
     job_id = in_session(
         lambda session: states.create(
-            session, assessment_id, data, priority=priority, timeout_seconds=timeout, actor=actor
+            session, assessment_id, data, priority=priority, timeout_seconds=timeout, actor=who
         )
     )
     if as_json:
@@ -111,7 +112,7 @@ def update(
 ) -> None:
     """Change an assessment that still has the version you saw; what is not given stays as it is."""
     data = None if result is None else parse_payload(result)
-    actor = Actor(change_reason=reason, user_id=owner)
+    who = replace(actor(reason), user_id=owner)
     newer = in_session(
         lambda session: states.update(
             session,
@@ -121,7 +122,7 @@ def update(
             result_data=data,
             error_message=error,
             progress=progress,
-            actor=actor,
+            actor=who,
         )
     )
     named = states.state_named(state)
@@ -140,8 +141,8 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Cancel an assessment, waiting or running. A running one is stopped within a second."""
-    actor = Actor(change_reason=reason, user_id=owner)
-    job_id = in_session(lambda session: states.cancel(session, assessment_id, actor=actor))
+    who = replace(actor(reason), user_id=owner)
+    job_id = in_session(lambda session: states.cancel(session, assessment_id, actor=who))
     if as_json:
         print_json({"assessment_id": assessment_id, "id": job_id, "state": "cancelled"})
     else:
@@ -157,8 +158,8 @@ def give(
     as_json: Json = False,
 ) -> None:
     """Give an assessment that belongs to nobody to a user, with its history. For operators; nobody can take it back."""
-    actor = Actor(change_reason=reason)
-    version = in_session(lambda session: states.give(session, assessment_id, to=owner, actor=actor))
+    who = actor(reason)
+    version = in_session(lambda session: states.give(session, assessment_id, to=owner, actor=who))
     if as_json:
         print_json({"assessment_id": assessment_id, "owner_id": owner, "version": version})
     elif version is None:

@@ -1,17 +1,17 @@
 """``gristmill assessments import``: take over the assessments of the event-based system."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_database
 from workers.assessment.store.imports import ImportReport, import_file, import_table
-from workers.runtime.actor import Actor
 from workers.runtime.database import Database
 from workers.runtime.refusals import Refusal
 
@@ -35,12 +35,12 @@ def import_(
     """
     if (table is None) == (file is None):
         raise Refusal("name a source: --table NAME or a CSV or JSON-lines FILE")
-    actor = Actor(user_id=owner)
+    who = replace(actor(), user_id=owner)
 
     async def take(database: Database) -> ImportReport:
         if file is not None:
-            return await import_file(database, file, batch=batch, actor=actor, tell=_tell)
-        return await import_table(database, table or "", batch=batch, actor=actor, tell=_tell)
+            return await import_file(database, file, batch=batch, actor=who, tell=_tell)
+        return await import_table(database, table or "", batch=batch, actor=who, tell=_tell)
 
     report = in_database(take)
     if refused is not None:
