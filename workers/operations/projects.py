@@ -187,6 +187,13 @@ async def remove(session: AsyncSession, project: FoundProject, *, actor: Actor =
         await session.execute(delete(Project).where(Project.id == project.id))
 
 
+async def remove_all(session: AsyncSession, project_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
+    """Delete these projects as :func:`remove` does; return how many were there."""
+    gone = delete(Project).where(Project.id.in_(project_ids)).returning(Project.id)
+    async with acting(session, actor):
+        return len((await session.scalars(gone)).all())
+
+
 def _uuid(text: str) -> UUID | None:
     try:
         return UUID(text)

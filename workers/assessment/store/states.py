@@ -15,6 +15,7 @@ from models.assessments import STATES
 from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, WrongState, refusals, storable
 from workers.assessment.store.rows import COLUMNS, AssessmentView, view, views
 from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.database import Raw
 from workers.runtime.refusals import Problem, quoted
 
 _CREATE = text(
@@ -26,6 +27,7 @@ _UPDATE = text(
 )
 _CANCEL = text("SELECT runtime.cancel(:job_id, :reason)")
 _GIVE = text("SELECT assessments.give_assessment(:assessment_id, :owner)")
+_REMOVE = text("DELETE FROM assessments.assessment_states WHERE id = ANY (:ids) RETURNING id")
 _FROM = f"SELECT {COLUMNS} FROM assessments.assessment_states"  # noqa: S608 - names of columns only
 _GET = text(f"{_FROM} WHERE id = assessments.job_of(:assessment_id)")
 _LIST = text(f"""
@@ -133,6 +135,13 @@ async def give(session: AsyncSession, assessment_id: str, *, to: UUID, actor: Ac
     return version
 
 
+async def remove(session: AsyncSession, job_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
+    """Delete assessments by their job ids, whatever their state; return how many. Their history stays."""
+    async with acting(session, actor):
+        gone = await session.execute(_REMOVE, {"ids": list(job_ids)})
+    return len(gone.all())
+
+
 async def get(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> AssessmentView:
     """Return an assessment as it is now, or raise UnknownAssessment.
 
@@ -161,6 +170,16 @@ async def list_newest(
     """
     wanted = {"state": state and state_named(state), "owner": owner, "after": after, "limit": limit}
     return views((await session.execute(_LIST, wanted)).mappings().all())
+
+
+async def has_ended(conn: Raw, job_id: UUID) -> tuple[bool, bool]:
+    """Return whether an assessment has ended, and whether it is completed; one that was deleted has ended."""
+    cursor = await conn.execute(
+        "SELECT completed_at IS NOT NULL, state = 'completed' FROM assessments.assessment_states WHERE id = %s",
+        [job_id],
+    )
+    ended, completed = await cursor.fetchone() or (True, False)
+    return ended, completed
 
 
 def as_json(value: Mapping[str, Any], name: str) -> str:
