@@ -43,7 +43,9 @@ async def put_profiles(
     columns = select(Profile.id, Profile.name, Profile.attributes)
     names = {profile.name for profile in profiles}
     async with acting(session, actor):
-        there = await session.execute(columns.where(Profile.owner_id.is_not_distinct_from(actor.user_id), Profile.name.in_(names)))
+        there = await session.execute(
+            columns.where(Profile.owner_id.is_not_distinct_from(actor.user_id), Profile.name.in_(names))
+        )
         known = {_key(name, attributes): id_ for id_, name, attributes in there}
         missing = {_key(one.name, one.attributes): one for one in profiles}
         new = [(key, one) for key, one in missing.items() if key not in known]
