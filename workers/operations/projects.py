@@ -13,11 +13,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
-from workers.operations.refusals import OperationsError, UnknownProject
+from workers.operations.refusals import NameTaken, OperationsError, UnknownProject
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
 from workers.runtime.handler.naming import file_name, named, nfc
-from workers.runtime.refusals import quoted
+from workers.runtime.refusals import Problem, quoted
 
 NAME_LENGTH = 255
 PDF_MAGIC = b"%PDF-"
@@ -75,16 +75,21 @@ async def of_ingestion(session: AsyncSession, job_id: UUID) -> FoundProject | No
 async def get_or_create(session: AsyncSession, name: str, *, actor: Actor = NOBODY) -> FoundProject:
     """Return the project of that name, new if there was none; of two who make it at once, both get the same one.
 
-    A name that looks like an id is taken for an id: a project with such a name would hide another one.
+    A new one belongs to the actor's user, and NameTaken is raised where the name is another's. A name that looks like
+    an id is taken for an id: a project with such a name would hide another one.
     """
     if _uuid(name) is not None:
         return await find(session, name)
     name = named("project name", name, longest=NAME_LENGTH, error=OperationsError)
-    new = insert(Project).values(name=name).on_conflict_do_nothing(index_elements=[Project.name])
+    new = insert(Project).values(name=name, owner_id=actor.user_id)
+    mine = Project.owner_id == actor.user_id if actor.user_id else true()
     async with acting(session, actor):
-        await session.execute(new)
+        await session.execute(new.on_conflict_do_nothing(index_elements=[Project.name]))
         # A statement of its own sees whoever won the race.
-        return FoundProject(*(await session.execute(_FOUND.where(Project.name == name))).one())
+        found = (await session.execute(_FOUND.where(Project.name == name, mine))).one_or_none()
+        if found is None:
+            raise NameTaken(Problem("project name", "must be one that nobody else has", quoted(name)))
+    return FoundProject(*found)
 
 
 @asynccontextmanager
@@ -163,9 +168,11 @@ async def set_guidelines(
 ) -> None:
     """Keep ``pdf`` as the project's guidelines; whether its text can be read shows when it is analysed."""
     if not pdf.startswith(PDF_MAGIC):
-        raise OperationsError(f"guidelines must be a PDF, which begins with %PDF-, got {name!r} with {pdf[:8]!r}")
+        shown = f"{name!r} with {pdf[:8]!r}"
+        raise OperationsError(Problem("guidelines", "must be a PDF, which begins with %PDF-", shown))
     if len(pdf) > LARGEST_PDF:
-        raise OperationsError(f"guidelines must have at most {LARGEST_PDF} bytes, got {len(pdf)} in {name!r}")
+        shown = f"{len(pdf)} in {name!r}"
+        raise OperationsError(Problem("guidelines", f"must have at most {LARGEST_PDF} bytes", shown))
     kept = file_name(name, longest=NAME_LENGTH, default="guidelines.pdf")
     async with acting(session, actor):
         await session.execute(

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from workers.runtime.handler.documents import Unkeepable, keepable
-from workers.runtime.refusals import Refusal
+from workers.runtime.refusals import Forbidden, Refusal
 
 _SWAP = text(
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
@@ -65,17 +66,22 @@ NOBODY = Actor()
 async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[None]:
     """Let ``actor`` act in this block only; afterwards the transaction says again what it said before.
 
-    Also after a refusal: the transaction may go on then. After any other error it must be rolled back.
+    Also after a refusal: the transaction may go on then. What the database does not allow the actor is raised as
+    Forbidden. After that, and after any other error, the transaction must be rolled back.
     """
     settings = actor.settings()
-    if not settings:
-        yield
-        return
-    before = {row.name: row.before for row in await session.execute(_SWAP, {"said": json.dumps(settings)})}
+    swapped = await session.execute(_SWAP, {"said": json.dumps(settings)}) if settings else ()
+    before = json.dumps({row.name: row.before for row in swapped})
     try:
         yield
     except Refusal:
-        with suppress(DBAPIError):  # of a transaction that must be rolled back anyway
-            await session.execute(_SWAP, {"said": json.dumps(before)})
+        if settings:
+            with suppress(SQLAlchemyError):  # of a transaction that must be rolled back anyway
+                await session.execute(_SWAP, {"said": before})
         raise
-    await session.execute(_SWAP, {"said": json.dumps(before)})
+    except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise Forbidden(f"Postgres refused: {error.orig.diag.message_primary}") from None
+        raise
+    if settings:
+        await session.execute(_SWAP, {"said": before})

@@ -15,7 +15,6 @@ CONFLICT = "GM409"
 _NOT_FOUND = "P0002"
 _CHECK = "23514"
 _WRONG_STATE = "55000"
-_NOT_ALLOWED = "42501"
 _UNTRANSLATABLE = "22P05"
 # A name of several owners, data exceptions, broken constraints, more than a column holds: what the caller gave is
 # wrong, whatever the assessment's state.
@@ -53,12 +52,6 @@ class WrongState(AssessmentError):
     """The state of the assessment does not allow it, whatever its version is."""
 
     kind = Kind.CONFLICT
-
-
-class NotAllowed(AssessmentError):
-    """Who asks may not do it, whatever the assessment is."""
-
-    kind = Kind.FORBIDDEN
 
 
 class UnknownSource(AssessmentError):
@@ -107,8 +100,6 @@ def _refusal(error: BaseException | None) -> AssessmentError | None:
             return UnknownAssessment(message)
         case str(code) if code == _WRONG_STATE:
             return WrongState(message)
-        case str(code) if code == _NOT_ALLOWED:
-            return NotAllowed(message)
         case str(code) if code == _CHECK and error.diag.constraint_name is None:
             return IllegalTransition(message)
         case str(code) if code == _UNTRANSLATABLE:

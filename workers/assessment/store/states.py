@@ -127,7 +127,7 @@ async def give(session: AsyncSession, assessment_id: str, *, to: UUID, actor: Ac
     Its history and its measurements go with it, and those of assessments of that name that were deleted; None where
     only these are left. Only an operator may do it. Nobody can take it back. Raises UnknownAssessment where every
     assessment of that name has an owner, InvalidChange where the user has one of that name already, WrongState for one
-    that is processed, and NotAllowed.
+    that is processed, and Forbidden.
     """
     storable(assessment_id, name="assessment_id")
     async with refusals(session), acting(session, actor):
