@@ -91,7 +91,7 @@ async def similar(
     """
     if not 1 <= limit <= LIMIT:
         raise InvalidSearch(Problem("limit", f"must be 1 to {LIMIT}", quoted(limit)))
-    vector = await vector_of(session, to) if isinstance(to, UUID) else to
+    vector = await _directed(session, to) if isinstance(to, UUID) else to
     search = _Search(
         values={
             "numbers": str(list(vector.numbers)),
@@ -123,7 +123,7 @@ async def similar(
 
 
 async def vector_of(session: AsyncSession, record_id: UUID) -> Vector:
-    """Return the vector of a record; raise NotComparable if the record is gone or has none with a direction."""
+    """Return the vector of a record; raise NotComparable if the record is gone or has none yet."""
     row = (
         await session.execute(
             select(DataRecord.embedding, DataRecord.embedding_model).where(DataRecord.id == record_id)
@@ -133,9 +133,15 @@ async def vector_of(session: AsyncSession, record_id: UUID) -> Vector:
         raise NotComparable(f"record {record_id} does not exist (any more)")
     if not row.embedding:
         raise NotComparable(f"record {record_id} has no vector yet; it waits for vectorization")
-    if not all(map(math.isfinite, row.embedding)) or not any(row.embedding):
-        raise NotComparable(f"record {record_id} has a vector without a direction: change its embedding to '{{}}'")
     return Vector(row.embedding, row.embedding_model)
+
+
+async def _directed(session: AsyncSession, record_id: UUID) -> Vector:
+    """Return the vector of a record; raise NotComparable also if it has no direction."""
+    vector = await vector_of(session, record_id)
+    if not all(map(math.isfinite, vector.numbers)) or not any(vector.numbers):
+        raise NotComparable(f"record {record_id} has a vector without a direction: change its embedding to '{{}}'")
+    return vector
 
 
 async def _pgvector_schema(session: AsyncSession) -> str | None:
