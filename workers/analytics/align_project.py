@@ -16,10 +16,19 @@ from models.operations import AnalyticsJob, Project
 from models.scoring import DEFAULT_MODEL
 from workers.analytics import summary
 from workers.analytics.alignment import AlignmentAnswer, Finished, Record, Unjudged, ask, error_of, judgement
+from workers.analytics.analysis_statements import (
+    TURN,
+    AnalysedRecords,
+    AnalysisProgress,
+    ahead,
+    keep,
+    look_alone,
+    tally,
+    unfinished,
+)
 from workers.analytics.guidelines import load
 from workers.analytics.offline_rules import align_by_rule
 from workers.analytics.pdf import decoded
-from workers.analytics.records import TURN, Scope, Tally, ahead, keep, look_alone, tally, unfinished
 from workers.analytics.retrieval import Asked, Retrieval
 from workers.longrun.held_failures import HeldFailures
 from workers.longrun.in_flight import InFlight
@@ -68,10 +77,10 @@ class _Run:
 
     def __init__(self, job: AnalyticsJob, ctx: Context) -> None:
         self._ctx = ctx
-        self._scope = Scope.of(job)
+        self._scope = AnalysedRecords.of(job)
         self._model = job.model_name or DEFAULT_MODEL
         self._begun = job.processed_count > 0
-        self._done = Tally(job.total_records, job.processed_count - job.failed_count, job.failed_count)
+        self._done = AnalysisProgress(job.total_records, job.processed_count - job.failed_count, job.failed_count)
         self._warnings: dict[str, Any] = dict(job.warnings or {})
         self._read: dict[UUID, bytes] = {}
         self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
