@@ -18,7 +18,7 @@ from tests.support.waiting import until
 from workers.runtime.database import Database, Raw
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many
-from workers.runtime.handler.outcomes import Settlement, Write
+from workers.runtime.handler.outcomes import Rows, Settlement, Write
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store.claim import Ticket, claim
 from workers.runtime.store.dispatch import Window, pick
@@ -196,7 +196,7 @@ async def started_worker(
 class AwaitedSettler(Settler):
     """A settler whose outcomes can be awaited."""
 
-    async def settle(self, model: type[Job], row: Settled, write: Write | None = None) -> bool:
+    async def settle(self, model: type[Job], row: Settled, *writes: Write | Rows) -> bool:
         """Submit one outcome; return whether its fence held, or raise what it did wrong by itself."""
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -206,7 +206,7 @@ class AwaitedSettler(Settler):
             else:
                 told.set_result(answer)
 
-        self.submit(Item(model, row, write, done))
+        self.submit(Item(model, row, writes, done))
         return await told
 
 
