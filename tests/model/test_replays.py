@@ -21,6 +21,7 @@ from workers.runtime.database import Database
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import Registry, stage
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.worker.runner import Runner
@@ -40,7 +41,13 @@ class DeafWorker:
         registry = Registry()
         stage(PLAIN, of=PlainJob, payload=Act, into=registry)(self._perform)
         self.runner = Runner(
-            database, registry, worker_id=self.id, slots=9, llm=NoModel(), events=RecordedEvents(), draw=lambda: 0.0
+            database,
+            registry,
+            worker_id=self.id,
+            slots=9,
+            resources=Resources(llm=NoModel()),
+            events=RecordedEvents(),
+            draw=lambda: 0.0,
         )
         self.runner.claims.renew(until=math.inf)  # it believes that it lives
 

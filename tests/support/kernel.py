@@ -20,6 +20,7 @@ from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many
 from workers.runtime.handler.outcomes import Rows, Settlement, Write
 from workers.runtime.handler.registry import Registry
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.claim import Ticket, claim
 from workers.runtime.store.dispatch import Window, pick
 from workers.runtime.store.processes import WorkerRow, beat_heart
@@ -154,7 +155,7 @@ class WorkerProcess:
             registry,
             worker_id=self.id,
             slots=slots,
-            llm=NoModel(),
+            resources=Resources(llm=NoModel()),
             events=self.events,
             draw=lambda: 0.0,
         )

@@ -15,6 +15,7 @@ from workers.runtime.handler.context import Run
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.dispatch import Picked
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.worker.decisions import Settled
@@ -79,7 +80,15 @@ async def mill(
     worker_id = uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
     heard = Heard()
-    runner = Runner(database, registry, worker_id=worker_id, slots=slots, llm=llm, events=heard, patience=patience)
+    runner = Runner(
+        database,
+        registry,
+        worker_id=worker_id,
+        slots=slots,
+        resources=Resources(llm=llm),
+        events=heard,
+        patience=patience,
+    )
     queues = tuple({stage.queue for stage in registry.values()})
     row = WorkerRow(id=worker_id, name="mill", queues=queues, slots=slots, lease_seconds=10.0)
     watch = Watch(database, row, heartbeat_seconds=1.0)

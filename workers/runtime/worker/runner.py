@@ -33,8 +33,8 @@ from workers.runtime.handler.endurance import (
 )
 from workers.runtime.handler.errors import Permanent, Unavailable, describe, outcome_of
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
-from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.claim import Ticket, set_progress
 from workers.runtime.store.tables import unreadable
@@ -71,7 +71,7 @@ class Runner:
         *,
         worker_id: UUID,
         slots: int,
-        llm: LanguageModel,
+        resources: Resources,
         events: JobEvents,
         draw: Callable[[], float] = random.random,
         failed: Callable[[], None] = lambda: None,
@@ -89,7 +89,7 @@ class Runner:
         self.claims = Claims(database, worker_id=worker_id, draw=draw)
         self._database = database
         self._registry = registry
-        self._llm = llm
+        self._resources = resources
         self._events = events
         self._draw = draw
         self._settler = Settler(database)
@@ -278,7 +278,7 @@ class Runner:
 
         return Context(
             run=running.run,
-            llm=self._llm,
+            resources=self._resources,
             session=self._database.session,
             progress=progress,
             checkpoint=keep,
