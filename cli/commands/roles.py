@@ -42,11 +42,12 @@ def worker(
         patience=timedelta(hours=settings.llm.patience_hours),
     )
     from cli.provider import reporting_provider
+    from cli.resources import resources
 
     llm, answering = reporting_provider(
         settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
     )
-    return run_worker(registry, llm, options, answering=answering)
+    return run_worker(registry, resources(settings, llm=llm), options, answering=answering)
 
 
 def dispatcher() -> int:
