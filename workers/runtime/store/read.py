@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg import AsyncServerCursor
 from psycopg.rows import class_row, dict_row, scalar_row
 
-from models.lifecycle import JOB_ATTRIBUTES, Job
+from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
 from workers.runtime.operate.states import states_named
 from workers.runtime.store.tables import job_table
@@ -17,7 +17,10 @@ from workers.runtime.store.tables import job_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
-    """One row of ``runtime.jobs``: any job of any table, with why it waits."""
+    """One row of ``runtime.jobs``: any job of any table, with why it waits.
+
+    ``shown_as`` is the name under which people and services read the status.
+    """
 
     id: UUID
     stage: str
@@ -39,6 +42,7 @@ class JobView:
     error_message: str | None
     table_name: str
     owner_id: UUID | None
+    shown_as: str
 
 
 _JOB = ", ".join(field.name for field in fields(JobView))
@@ -176,7 +180,8 @@ async def known_stages(conn: Raw) -> list[str]:
 async def own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any]:
     """Return what a job's table holds beside its lifecycle: its payload and its result, by attribute."""
     t = job_table(model)
-    own = ", ".join(f'{column} AS "{name}"' for name, column in t.column.items() if name not in JOB_ATTRIBUTES)
+    kernel = lifecycle_attributes(model)
+    own = ", ".join(f'{column} AS "{name}"' for name, column in t.column.items() if name not in kernel)
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(f"SELECT {own} FROM {t.name} WHERE {t.column['id']} = %(id)s", {"id": job_id})
     return await cursor.fetchone() or {}
