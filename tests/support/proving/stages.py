@@ -148,12 +148,17 @@ async def second(job: TwoStepJob, ctx: Context) -> Outcome:
 
 @stage("proving.ask", of=WaitingJob, payload=Act, timeout=timedelta(seconds=20))
 async def ask(job: WaitingJob, ctx: Context) -> Outcome:
-    """Ask somebody: the job waits for the approval. Only ``waive`` and ``fail_to_ask`` go another way."""
+    """Ask somebody: the job waits for the approval. Only ``waive`` and ``fail_to_ask`` go another way.
+
+    With ``wait_briefly`` it waits for ``job.seconds``.
+    """
     match job.act:
         case "waive":
             return Complete(into="waived")
         case "fail_to_ask":
             return Fail("told to fail")
+        case "wait_briefly":
+            return Complete(until=timedelta(seconds=job.seconds))
         case _:
             await asyncio.sleep(job.seconds)
             return Complete()
