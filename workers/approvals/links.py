@@ -29,12 +29,13 @@ class Asked(NamedTuple):
     version: int
 
 
+# Workers may not read a hash, nor `excluded.token_hash`.
 _ISSUE = text("""
     INSERT INTO runtime.approval_tokens AS t
            (token_hash, table_name, job_id, version, recipient, purpose, decides, question, expires_at)
     VALUES (:hash, :table, :job_id, :version, :recipient, :purpose, :decides, CAST(:question AS jsonb), :until)
     ON CONFLICT (job_id, table_name, version, recipient, purpose) DO UPDATE
-       SET token_hash = excluded.token_hash, decides = excluded.decides, question = excluded.question,
+       SET token_hash = :hash, decides = excluded.decides, question = excluded.question,
            created_at = now(), expires_at = excluded.expires_at, revoked_at = NULL
      WHERE t.used_at IS NULL
     RETURNING t.id""")
