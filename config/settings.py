@@ -160,8 +160,8 @@ class Outbound(BaseModel):
         for text in value:
             try:
                 ipaddress.ip_network(text)
-            except ValueError as error:
-                raise ValueError(f"must be networks such as 127.0.0.0/8 ({error})") from None
+            except ValueError:
+                raise ValueError("must be networks such as 127.0.0.0/8") from None
         return value
 
     @field_validator("mail_from")

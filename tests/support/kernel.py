@@ -35,6 +35,7 @@ from workers.runtime.worker.watch import Watch
 
 T = TypeVar("T")
 PLAIN = "proving.plain"
+NO_OUTSIDE = Resources(llm=NoModel())
 WIDE = Window(slots=10_000, at_most=10_000)
 
 
@@ -146,7 +147,15 @@ class Jobs:
 class WorkerProcess:
     """The kernel's half of a worker process, on the test's loop."""
 
-    def __init__(self, url: str, registry: Registry, *, slots: int, lease_seconds: float = 3.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        registry: Registry,
+        *,
+        slots: int,
+        lease_seconds: float = 3.0,
+        resources: Resources = NO_OUTSIDE,
+    ) -> None:
         self.id = uuid.uuid4()
         self.events = RecordedEvents()
         self.database = Database(url, changed_by=f"worker:{self.id}")
@@ -155,7 +164,7 @@ class WorkerProcess:
             registry,
             worker_id=self.id,
             slots=slots,
-            resources=Resources(llm=NoModel()),
+            resources=resources,
             events=self.events,
             draw=lambda: 0.0,
         )
@@ -183,10 +192,10 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def started_worker(
-    url: str, registry: Registry, *, slots: int = 50, lease_seconds: float = 3.0
+    url: str, registry: Registry, *, slots: int = 50, lease_seconds: float = 3.0, resources: Resources = NO_OUTSIDE
 ) -> AsyncIterator[WorkerProcess]:
     """A worker process on the database of ``url``, stopped when the block ends."""
-    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds)
+    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds, resources=resources)
     await worker.runner.start(worker.watch)
     try:
         yield worker
