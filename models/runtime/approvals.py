@@ -49,7 +49,7 @@ class ApprovalToken(Base):
     )
     job_id: Mapped[UUID]
     version: Mapped[int] = mapped_column(Integer)
-    recipient: Mapped[str] = mapped_column(String(320))
+    recipient: Mapped[str] = mapped_column(String(255))
     purpose: Mapped[str] = mapped_column(String(40))
     decides: Mapped[list[str]] = mapped_column(ARRAY(Text))
     question: Mapped[dict[str, Any]]

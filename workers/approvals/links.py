@@ -4,12 +4,10 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
@@ -18,6 +16,8 @@ from workers.runtime.refusals import Conflict, Problem, Refusal, quoted
 
 TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+# As long as the history keeps a name.
+_RECIPIENT = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f-\x9f]{1,255}")
 _PURPOSE = re.compile(r"[a-z_]{1,40}", re.ASCII)
 
 
@@ -67,9 +67,8 @@ async def issue(session: AsyncSession, asked: Asked, question: Question, *, reci
     There is one for each job's wait, recipient and purpose (``ask``, ``reminder``): a new one replaces the one before,
     whose link then leads nowhere. Raise Conflict if that was used to decide.
     """
-    wrong = _wrong_choices(asked.model, [choice.into for choice in question.choices])
-    if wrong or not _PURPOSE.fullmatch(purpose):
-        raise Refusal(wrong or Problem("purpose", "must be small letters and _", quoted(purpose)))
+    if problem := _problem(asked.model, question, recipient, purpose):
+        raise Refusal(problem)
     token = new_token()
     values = {
         "hash": token_hash(token),
@@ -82,11 +81,7 @@ async def issue(session: AsyncSession, asked: Asked, question: Question, *, reci
         "question": json.dumps(question.model_dump(mode="json")),
         "until": question.until,
     }
-    try:
-        made = await session.scalar(_ISSUE, values)
-    except IntegrityError as error:
-        raise Refusal(f"no link can be made for {quoted(recipient)} about job {asked.job_id}") from error
-    if made is None:
+    if await session.scalar(_ISSUE, values) is None:
         raise Conflict(f"{recipient} has decided about job {asked.job_id} by the link for {purpose}")
     return token
 
@@ -100,10 +95,18 @@ async def revoke(session: AsyncSession, model: type[Job], job_id: UUID, *, recip
     return len((await session.execute(_REVOKE, values)).all())
 
 
-def _wrong_choices(model: type[Job], choices: Sequence[str]) -> Problem | None:
-    known = {state for wait in model.__lifecycle__.waits for state in wait.decides}
-    if unknown := sorted(set(choices) - known):
-        return Problem("choices", f"must be among {', '.join(sorted(known))}", quoted(unknown))
+def _problem(model: type[Job], question: Question, recipient: str, purpose: str) -> Problem | None:
+    """Return why such a link could never decide anything, or not be kept."""
+    cycle, choices = model.__lifecycle__, {choice.into for choice in question.choices}
+    known = {state for wait in cycle.waits for state in wait.decides}
+    # A link names no deadline: it cannot lead to a wait that has none of its own.
+    known -= {wait.state for wait in cycle.waits if wait.lasts is None}
+    if unknown := sorted(choices - known):
+        return Problem("choices", f"must be among {', '.join(sorted(known)) or 'none'}", quoted(unknown))
+    if not _PURPOSE.fullmatch(purpose):
+        return Problem("purpose", "must be small letters and _", quoted(purpose))
+    if not _RECIPIENT.fullmatch(recipient):
+        return Problem("recipient", "must be one line of 1 to 255 characters", quoted(recipient))
     return None
 
 

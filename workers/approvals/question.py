@@ -1,5 +1,6 @@
 """What a person is asked, as pure data: the same for the mail and for the page, and kept as it was shown."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo
@@ -9,10 +10,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 MAX_LINES, MAX_FACTS, MAX_CHOICES = 200, 100, 20
 
 
+# Controls, and marks that turn the direction of writing: with those, a page would not show what is kept.
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
 def _visible(text: str) -> str:
-    if any(not (one.isprintable() or one in "\n\t") for one in text):
-        raise ValueError("must not contain control characters")
-    return text
+    if _HIDDEN.search(plain := text.replace("\r\n", "\n")):
+        raise ValueError("must not contain control characters or marks of direction")
+    return plain
 
 
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\r\n]+$"), AfterValidator(_visible)]

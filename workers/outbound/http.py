@@ -20,6 +20,8 @@ from workers.runtime.handler.outside import ForbiddenDestination, HttpAnswer, Re
 
 MAX_CONNECTIONS, KEPT_CONNECTIONS, KEPT_SECONDS = 200, 20, 5.0
 MAX_REDIRECTS = 10
+# What cannot be packed gets larger by packing it.
+PACKING = 65_536
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Headers of the message itself are ours to set; the rest are the caller's.
 OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"})
@@ -176,7 +178,7 @@ async def _body(response: httpcore2.Response, headers: Mapping[str, str], *, lim
             body += unpack.decompress(data, limit + 1 - len(body)) if unpack else data
         except zlib.error:
             raise Retryable(f"{where.shown} sent a body that cannot be unpacked") from None
-        if max(len(body), received) > limit:
+        if len(body) > limit or received > limit + PACKING:
             raise Permanent(f"{where.shown} sent more than {limit:,} bytes")
     if unpack and received and not unpack.eof:
         raise Retryable(f"{where.shown} ended its answer too early")

@@ -6,7 +6,7 @@ CREATE TABLE runtime.approval_tokens (
   table_name varchar(130) NOT NULL,
   job_id uuid NOT NULL,
   version integer NOT NULL,
-  recipient varchar(320) NOT NULL,
+  recipient varchar(255) NOT NULL,
   purpose varchar(40) NOT NULL,
   decides text[] NOT NULL,
   question jsonb NOT NULL,

@@ -102,7 +102,10 @@ async def test_no_new_link_is_made_for_who_has_decided(jobs, database, by_link):
     [
         ({"choices": (Choice(into="completed_by_magic", label="x"),)}, "choices must be among approved, "),
         ({"purpose": "Ask me!"}, "purpose must be small letters"),
-        ({"to": " "}, "no link can be made"),
+        ({"to": " "}, "recipient must be one line"),
+        ({"to": "ann@example.org\r\nBcc: eve"}, "recipient must be one line"),
+        ({"to": "a" * 256}, "recipient must be one line"),
+        ({"choices": (Choice(into=SECOND_OPINION, label="Ask another"),)}, "choices must be among approved, "),
     ],
 )
 async def test_a_link_that_could_decide_nothing_is_not_made(jobs, database, changes, said):

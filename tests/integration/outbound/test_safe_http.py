@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import random
 import zlib
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from tests.support.fakes.certificates import self_signed
 from tests.support.fakes.web_server import WebServer, web_server
 from workers.outbound.addresses import networks
-from workers.outbound.http import AGENT, SafeHttp
+from workers.outbound.destinations import look_up
+from workers.outbound.http import AGENT, MAX_CONNECTIONS, SafeHttp
 from workers.runtime.handler.errors import Permanent, Retryable
 from workers.runtime.handler.outside import ForbiddenDestination, Request
 
@@ -174,6 +176,27 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(web: WebServe
     assert answer.address == "127.0.0.1"
 
 
+async def test_refused_and_late_calls_leave_the_pool_free(web: WebServer, make_http):
+    """More of them than there are connections."""
+    web.say("/")
+
+    async def never(_seen, _writer):
+        await asyncio.Event().wait()
+
+    web.answers["/slow"] = never
+    names = Names(("10.0.0.1",))
+    http = make_http(resolve=lambda host, port: names(host, port) if host == "inside.example" else look_up(host, port))
+    inside = [http.send(Request(url=web.url(host="inside.example"))) for _ in range(MAX_CONNECTIONS + 10)]
+    late = [http.send(Request(url=web.url("/slow"), seconds=0.2)) for _ in range(MAX_CONNECTIONS + 10)]
+
+    refused = await asyncio.gather(*inside, return_exceptions=True)
+    too_late = await asyncio.gather(*late, return_exceptions=True)
+
+    assert {type(one) for one in refused} == {ForbiddenDestination}
+    assert {type(one) for one in too_late} == {Retryable}
+    assert (await http.send(Request(url=web.url()))).status == 200
+
+
 async def test_no_proxy_of_the_environment_is_used(web: WebServer, make_http, monkeypatch):
     """It would resolve the name itself, behind the guard."""
     web.say("/")
@@ -318,8 +341,9 @@ async def test_a_body_of_just_the_limit_is_read(web: WebServer, http):
     """Packed or not."""
     web.say("/plain", b"x" * 1_000)
     web.say("/packed", gzip.compress(b"x" * 1_000), Content_Encoding="gzip")
+    web.say("/random", gzip.compress(random.randbytes(1_000)), Content_Encoding="gzip")
 
-    for path in ("/plain", "/packed"):
+    for path in ("/plain", "/packed", "/random"):
         answer = await http.send(Request(url=web.url(path), max_bytes=1_000))
         assert len(answer.body) == 1_000
 

@@ -134,6 +134,7 @@ def test_a_page_after_ones_own_click_names_the_note():
         {"subject": "two\nlines"},
         {"subject": "x" * 201},
         {"subject": "right \u202e left"},
+        {"lines": ("NUL \x00",)},
         {"lines": ("bell \x07",)},
         {"lines": ("x" * 20_001,)},
         {"choices": ()},
@@ -155,6 +156,13 @@ def test_a_question_is_kept_and_read_again():
 
     assert Question.model_validate(asked.model_dump(mode="json")) == asked
     assert asked.label("approved") == "Send it"
+
+
+def test_a_question_takes_what_people_write():
+    """Spaces that do not break, soft hyphens, joined emoji, lines as forms send them."""
+    asked = question(lines=("30\u00a0000\u202f£, Bäcker\u00adei \U0001f469\u200d\U0001f373\r\nnext",))
+
+    assert asked.lines == ("30\u00a0000\u202f£, Bäcker\u00adei \U0001f469\u200d\U0001f373\nnext",)
 
 
 def test_tokens_cannot_be_guessed_and_have_one_form():
