@@ -100,7 +100,7 @@ async def test_a_decision_may_lead_to_another_wait(jobs):
     [further] = await decided(jobs, [ticket], SECOND_OPINION, reason="same", until=timedelta(hours=2))
     assert further.won
 
-    [won] = await decided(jobs, [(ticket[0], further.version)], "approved", reason="same", actor=BORIS)
+    [won] = await decided(jobs, [(ticket[0], ticket[1] + 1)], "approved", reason="same", actor=BORIS)
 
     assert won.won
     past = (await jobs.history(ticket[0]))[-2:]
