@@ -36,6 +36,7 @@ def main() -> int:
 
 def _worker(urls: dict[str, Any], options: dict[str, Any]) -> int:
     from workers.llm.provider import build
+    from workers.runtime.handler.resources import Resources
     from workers.transport.app import queue_names
     from workers.transport.worker import WorkerOptions, run_worker
 
@@ -55,7 +56,7 @@ def _worker(urls: dict[str, Any], options: dict[str, Any]) -> int:
         "grace_seconds": 2.0,
         "transitions_retention": timedelta(days=400),
     }
-    return run_worker(STAGES, llm, WorkerOptions(**urls, **{**defaults, **options}))
+    return run_worker(STAGES, Resources(llm=llm), WorkerOptions(**urls, **{**defaults, **options}))
 
 
 def _silence() -> None:

@@ -7,10 +7,13 @@ like the variables under ``/run/secrets``. An empty value counts as unset.
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import getaddresses
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -133,6 +136,43 @@ class Flower(BaseModel):
         return value
 
 
+class Outbound(BaseModel):
+    """Calls to addresses that users name, and mail."""
+
+    allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="networks inside yours that agents, callbacks and feeds may be in, as CIDRs separated by commas; "
+        "unset: public addresses only",
+    )
+    timeout_seconds: Seconds = Field(30.0, description="longest time of one call, redirects and answer included")
+    connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to such an address")
+    max_bytes: int = Field(10_485_760, ge=1, description="most bytes read of one answer")
+    mail_from: str = Field("Gristmill <gristmill@localhost>", description="sender of every mail")
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("allow")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                raise ValueError("must be networks such as 127.0.0.0/8") from None
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _is_one_address(cls, value: str) -> str:
+        found = getaddresses([value])
+        if len(found) != 1 or not re.fullmatch(r"[^@\s]+@[^@\s]+", found[0][1]) or re.search(r"[\r\n]", value):
+            raise ValueError("must be one address, such as Gristmill <gristmill@example.com>")
+        return value
+
+
 class Settings(BaseSettings):
     """All settings. Entry points get theirs from :func:`load`, which turns a bad value into one line."""
 
@@ -166,6 +206,12 @@ class Settings(BaseSettings):
         validation_alias="OPENAI_BASE_URL",
         description="any OpenAI-compatible server (OpenRouter, LM Studio, llama.cpp, …)",
     )
+    smtp_url: SecretStr | None = Field(
+        None,
+        validation_alias="SMTP_URL",
+        description="mail server, smtp://user:password@host:587 or smtps://…; unset: mail goes into the folder mail/ "
+        "of the data folder",
+    )
     secret_keys: SecretStr | None = Field(
         None,
         description="keys that encrypt secrets in the database, separated by commas, the one in use first; "
@@ -182,8 +228,9 @@ class Settings(BaseSettings):
     worker: Worker = Field(default_factory=Worker)
     dispatcher: Dispatcher = Field(default_factory=Dispatcher)
     flower: Flower = Field(default_factory=Flower)
+    outbound: Outbound = Field(default_factory=Outbound)
 
-    @field_validator("database_url", "redis_url", "openai_api_key", "secret_keys", mode="before")
+    @field_validator("database_url", "redis_url", "openai_api_key", "secret_keys", "smtp_url", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None  # of a secret's file; the environment's empty values never get here
@@ -198,6 +245,14 @@ class Settings(BaseSettings):
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
         _must_start(value, "redis://", "rediss://")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_smtp(cls, value: SecretStr | None) -> SecretStr | None:
+        _must_start(value, "smtp://", "smtps://")
+        if value and not _names_host(value.get_secret_value()):
+            raise ValueError("must name a host and a port, such as smtp://host:587")
         return value
 
     @field_validator("openai_base_url")
@@ -322,6 +377,14 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def _names_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _must_start(value: SecretStr | str | None, *schemes: str) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.provider import reporting_provider
+from cli.resources import resources
 from cli.role import ready_servers, role_settings
 from workers.runtime.handler.registry import discover
 from workers.runtime.refusals import Refusal
@@ -39,4 +40,4 @@ def worker(
     llm, answering = reporting_provider(
         settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
     )
-    return run_worker(registry, llm, options, answering=answering)
+    return run_worker(registry, resources(settings, llm=llm), options, answering=answering)

@@ -1,5 +1,6 @@
 """The kernel's own tables: transitions, lifecycles, stages, workers, schedules. One schema, ``runtime``."""
 
+from models.runtime.approvals import ApprovalToken
 from models.runtime.dead_messages import DeadMessage
 from models.runtime.history import LifecycleDefinition, Transition
 from models.runtime.processes import Dispatcher, Worker
@@ -10,6 +11,7 @@ from models.runtime.stages import StageState
 
 __all__ = [
     "ActorKey",
+    "ApprovalToken",
     "DeadMessage",
     "Dispatcher",
     "LifecycleDefinition",

@@ -18,7 +18,7 @@ from workers.llm import compatible
 from workers.runtime.beat import firing
 from workers.runtime.store import claim, dispatch, intervene, rescue, settle
 from workers.runtime.store.tables import JobTable
-from workers.runtime.worker import claims
+from workers.runtime.worker import claims, lane
 from workers.runtime.worker.lane import Item, Lane
 from workers.runtime.worker.runner import Runner
 from workers.runtime.worker.runs import Running
@@ -69,9 +69,9 @@ async def _never_looked_again(_: Lane, items: Sequence[Item]) -> set[object]:
 async def _written_apart(self: Lane, items: Sequence[Item], **_: Any) -> tuple[set[object], set[object]]:
     """Commit what handlers write by itself, then settle."""
     for item in items:
-        if item.write:
+        if item.writes:
             async with self._database.session() as session:
-                await item.write(session)
+                await lane._write_all([item], session)
     async with self._database.kernel() as conn:
         return set(await settle.settle(conn, items[0].model, [item.row for item in items])), set()
 

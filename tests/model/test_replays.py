@@ -21,6 +21,7 @@ from workers.runtime.database import Database
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import Registry, stage
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.store.rescue import rescue_expired
@@ -45,7 +46,7 @@ class DeafWorker:
             database,
             registry,
             row,
-            llm=NoModel(),
+            resources=Resources(llm=NoModel()),
             events=RecordedEvents(),
             heartbeat_seconds=1.0,
             draw=lambda: 0.0,

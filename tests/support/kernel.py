@@ -18,8 +18,9 @@ from tests.support.waiting import until
 from workers.runtime.database import Database, Raw
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many
-from workers.runtime.handler.outcomes import Settlement, Write
+from workers.runtime.handler.outcomes import Rows, Settlement, Write
 from workers.runtime.handler.registry import Registry
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.claim import Ticket, claim
 from workers.runtime.store.dispatch import Window, pick
 from workers.runtime.store.processes import WorkerRow, beat_heart
@@ -33,6 +34,7 @@ from workers.runtime.worker.settler import Settler
 
 T = TypeVar("T")
 PLAIN = "proving.plain"
+NO_OUTSIDE = Resources(llm=NoModel())
 WIDE = Window(slots=10_000, at_most=10_000)
 
 
@@ -144,7 +146,15 @@ class Jobs:
 class WorkerProcess:
     """The kernel's half of a worker process, on the test's loop."""
 
-    def __init__(self, url: str, registry: Registry, *, slots: int, lease_seconds: float = 3.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        registry: Registry,
+        *,
+        slots: int,
+        lease_seconds: float = 3.0,
+        resources: Resources = NO_OUTSIDE,
+    ) -> None:
         self.id = uuid.uuid4()
         self.events = RecordedEvents()
         self.database = Database(url, changed_by=f"worker:{self.id}")
@@ -153,7 +163,7 @@ class WorkerProcess:
             self.database,
             registry,
             row,
-            llm=NoModel(),
+            resources=resources,
             events=self.events,
             heartbeat_seconds=0.2,
             draw=lambda: 0.0,
@@ -180,10 +190,10 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def started_worker(
-    url: str, registry: Registry, *, slots: int = 50, lease_seconds: float = 3.0
+    url: str, registry: Registry, *, slots: int = 50, lease_seconds: float = 3.0, resources: Resources = NO_OUTSIDE
 ) -> AsyncIterator[WorkerProcess]:
     """A worker process on the database of ``url``, stopped when the block ends."""
-    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds)
+    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds, resources=resources)
     await worker.kernel.start()
     try:
         yield worker
@@ -194,7 +204,7 @@ async def started_worker(
 class AwaitedSettler(Settler):
     """A settler whose outcomes can be awaited."""
 
-    async def settle(self, model: type[Job], row: Settled, write: Write | None = None) -> bool:
+    async def settle(self, model: type[Job], row: Settled, *writes: Write | Rows) -> bool:
         """Submit one outcome; return whether its fence held, or raise what it did wrong by itself."""
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -204,7 +214,7 @@ class AwaitedSettler(Settler):
             else:
                 told.set_result(answer)
 
-        self.submit(Item(model, row, write, done))
+        self.submit(Item(model, row, writes, done))
         return await told
 
 

@@ -5,12 +5,14 @@ as that very run is processing. A run that failed, was snoozed, rescued or cance
 so its flight is over without anyone cleaning up.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Interval, cast, exists, func, null, select, update
+from sqlalchemy import Interval, cast, exists, func, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -76,26 +78,40 @@ async def take(
     return Ours()
 
 
-async def record(
-    session: AsyncSession,
-    fingerprint: bytes,
-    *,
-    run: Run,
-    model: str,
-    llm_response: dict[str, Any],
-    parsed_score: dict[str, Any],
-) -> None:
-    """Keep the answer for identical jobs, if ``run`` still holds the question; to be written with its settle."""
-    await session.execute(
-        update(ScoringAnswer)
-        .where(
-            ScoringAnswer.fingerprint == fingerprint,
-            ScoringAnswer.job_id == run.job_id,
-            ScoringAnswer.job_version == run.version,
-            ScoringAnswer.answered_at.is_(None),
-        )
-        .values(model=model, llm_response=llm_response, parsed_score=parsed_score, answered_at=func.now())
-    )
+class Given(NamedTuple):
+    """The run that answered a question, and which model it asked."""
+
+    fingerprint: bytes
+    run: Run
+    model: str
+
+
+async def record(session: AsyncSession, given: Sequence[Given]) -> None:
+    """Keep these answers for identical jobs, where the run still holds the question; one statement for all of them.
+
+    Call it in the transaction that settles the jobs, after the settle: the answers are read from the jobs' own rows.
+    """
+    rows = [
+        {
+            "fingerprint": one.fingerprint.hex(),
+            "id": str(one.run.job_id),
+            "version": one.run.version,
+            "model": one.model,
+        }
+        for one in given
+    ]
+    keys = sorted(one.fingerprint for one in given)
+    await session.execute(_RECORD, {"rows": json.dumps(rows), "keys": keys})
+
+
+# Names its rows by their keys, as the kernel's connections want it: see ``workers.runtime.store.tables.TICKETS``.
+_RECORD = text("""
+    UPDATE scoring.answers AS a
+       SET model = g.model, llm_response = j.llm_response, parsed_score = j.parsed_score, answered_at = now()
+      FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(fingerprint text, id uuid, version int, model text)
+      JOIN scoring.scoring_jobs AS j ON j.id = g.id AND j.version = g.version + 1
+     WHERE a.fingerprint = ANY (:keys) AND a.fingerprint = decode(g.fingerprint, 'hex')
+       AND a.job_id = g.id AND a.job_version = g.version AND a.answered_at IS NULL""")
 
 
 def wait_for(elapsed: timedelta) -> timedelta:

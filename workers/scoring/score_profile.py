@@ -2,11 +2,10 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import DEFAULT_MODEL, Profile, ScoringJob
 from workers.judging.answers import answer_to
@@ -14,7 +13,7 @@ from workers.judging.rubric_rule import score_by_rule
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.limits import Limit
-from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.outcomes import Complete, Outcome, Rows, Snooze
 from workers.runtime.handler.ports import Answer
 from workers.runtime.handler.registry import stage
 from workers.scoring import answers, rubric
@@ -114,12 +113,5 @@ def _completed(key: bytes, question: Question, answer: Answer[ScoreAnswer], ctx:
         "completion_tokens": answer.completion_tokens,
         "seconds": round(answer.seconds, 3),
     }
-    values: dict[str, Any] = {
-        "llm_response": {**answer.raw, "call": call},
-        "parsed_score": score.model_dump(mode="json"),
-    }
-
-    async def write(session: AsyncSession) -> None:
-        await answers.record(session, key, run=ctx.run, model=answer.model, **values)
-
-    return Complete(values=values, write=write)
+    values = {"llm_response": {**answer.raw, "call": call}, "parsed_score": score.model_dump(mode="json")}
+    return Complete(values, write=Rows(answers.record, [answers.Given(key, ctx.run, answer.model)]))

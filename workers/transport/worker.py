@@ -32,8 +32,8 @@ from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import describe
-from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, UnknownStageError
+from workers.runtime.handler.resources import Resources
 from workers.runtime.operate.requests import DOOR, Request, read_request
 from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
@@ -90,7 +90,7 @@ class WorkerRuntime:
         self,
         app: Celery,
         registry: Registry,
-        llm: LanguageModel,
+        resources: Resources,
         options: WorkerOptions,
         answering: Report | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class WorkerRuntime:
             idle_seconds=IDLE_SECONDS,
         )
         self._events = EventStream(app, self.name, registry)
-        self._llm = llm
+        self._resources = resources
         self._loop = LoopThread("jobs")
         self.exit_code = 0
         row = WorkerRow(
@@ -119,7 +119,7 @@ class WorkerRuntime:
             self._database,
             registry,
             row,
-            llm=llm,
+            resources=resources,
             events=self._events,
             heartbeat_seconds=options.heartbeat_seconds,
             failed=self._end_process,
@@ -251,7 +251,7 @@ class WorkerRuntime:
         self._drained.wait(self._options.grace_seconds + 4)
         CarefulChannel.refuse = None
         self._events.stop()
-        for closing in (self._letters.flush(), self._llm.aclose(), self._database.close()):
+        for closing in (self._letters.flush(), self._resources.aclose(), self._database.close()):
             with suppress(Exception):  # the process ends either way
                 self._loop.submit(closing).result(timeout=2)
         self._loop.stop()
@@ -300,11 +300,11 @@ class RunnerStep(bootsteps.StartStopStep):
 
 
 def create_worker_app(
-    registry: Registry, llm: LanguageModel, options: WorkerOptions, *, answering: Report | None = None
+    registry: Registry, resources: Resources, options: WorkerOptions, *, answering: Report | None = None
 ) -> tuple[Celery, WorkerRuntime]:
     """Return a Celery application whose worker runs ``registry``'s stages, and the runtime behind it."""
     app = create_app(options.redis_url, registry)
-    runtime = WorkerRuntime(app, registry, llm, options, answering)
+    runtime = WorkerRuntime(app, registry, resources, options, answering)
     vars(app)["gristmill_runtime"] = runtime  # a bootstep is given nothing but the app
     add_tasks(app, registry, take={"carrier": runtime.deliver, "door": runtime.enqueue, "maintain": runtime.maintain})
     app.steps["worker"].add(RunnerStep)
@@ -312,10 +312,10 @@ def create_worker_app(
 
 
 def run_worker(
-    registry: Registry, llm: LanguageModel, options: WorkerOptions, *, answering: Report | None = None
+    registry: Registry, resources: Resources, options: WorkerOptions, *, answering: Report | None = None
 ) -> int:
     """Run a worker until SIGTERM has drained it; return its exit code. ``answering`` tells who answers its calls."""
-    app, runtime = create_worker_app(registry, llm, options, answering=answering)
+    app, runtime = create_worker_app(registry, resources, options, answering=answering)
     known = queue_names(registry)
     unknown = sorted(set(options.queues) - set(known))
     if unknown:

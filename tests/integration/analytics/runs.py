@@ -10,6 +10,7 @@ from workers.analytics.align_project import align_project
 from workers.runtime.handler.context import Context, Keep, Run
 from workers.runtime.handler.outcomes import Outcome
 from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 
 STAGE = "analytics.align"
@@ -48,7 +49,7 @@ class Runs:
 
         context = Context(
             run=Run(STAGE, job.id, job.version, job.retry_count + 1),
-            llm=llm,
+            resources=Resources(llm=llm),
             session=database.session,
             progress=progress,
             checkpoint=keep,

@@ -170,7 +170,7 @@ async def test_a_commit_whose_answer_was_lost_is_recognised_as_ours(jobs, plain,
             wire.lose_answer(b"COMMIT" if write else ONE_SETTLE)
 
             accepted = await settler.settle(
-                plain.model, jobs.outcome(job, Complete({"effects": 1})), adds(1, to=job.id) if write else None
+                plain.model, jobs.outcome(job, Complete({"effects": 1})), *([adds(1, to=job.id)] if write else [])
             )
         await database.close()
 

@@ -19,6 +19,7 @@ from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 from workers.vectorization.embed_records import perform
 from workers.vectorization.pending import FIRST, Scope, Target
@@ -81,7 +82,14 @@ class Runs:
             raise NotImplementedError
 
         run = Run(STAGE, job.id, job.version, job.retry_count + 1)
-        context = Context(run=run, llm=llm, session=database.session, progress=progress, checkpoint=keep, clock=clock)
+        context = Context(
+            run=run,
+            resources=Resources(llm=llm),
+            session=database.session,
+            progress=progress,
+            checkpoint=keep,
+            clock=clock,
+        )
         outcome = await perform(job, context, retries=ONCE)
         assert await self._jobs.settle(job, outcome, STAGE)
         return outcome

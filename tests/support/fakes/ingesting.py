@@ -16,6 +16,7 @@ from workers.ingestion.enqueue_file import ingest_file
 from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued
 from workers.runtime.handler.context import Context, Run
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 
 ENDED = {"QUEUED_FOR_VEC", "FAILED", "CANCELLED"}
@@ -113,7 +114,7 @@ def surroundings(database: Database, job: IngestJob, *, commits: int, clock: Cal
 
     return Context(
         run=Run("ingestion.ingest", job.id, job.version, 1),
-        llm=NoModel(),
+        resources=Resources(llm=NoModel()),
         session=database.session,
         progress=_unasked,
         checkpoint=keep,

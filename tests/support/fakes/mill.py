@@ -15,6 +15,7 @@ from workers.runtime.handler.context import Run
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.dispatch import Picked
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.store.settle import Settled
@@ -80,7 +81,9 @@ async def mill(
     heard = Heard()
     queues = tuple({stage.queue for stage in registry.values()})
     row = WorkerRow(id=worker_id, name="mill", queues=queues, slots=slots, lease_seconds=10.0)
-    worker = Worker(database, registry, row, llm=llm, events=heard, heartbeat_seconds=1.0, patience=patience)
+    worker = Worker(
+        database, registry, row, resources=Resources(llm=llm), events=heard, heartbeat_seconds=1.0, patience=patience
+    )
     await worker.start()
     dispatcher = Dispatcher(
         Database(url, changed_by="dispatcher:mill"), registry, ShortRoad(worker), name="mill", **dispatching

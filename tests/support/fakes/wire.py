@@ -42,6 +42,10 @@ class Wire:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one client's bytes both ways until either side ends."""
+        client = asyncio.current_task()
+        assert client
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
         server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
         doomed, slow = asyncio.Event(), asyncio.Event()
         ends = {writer, server_writer}
@@ -59,6 +63,12 @@ class Wire:
                 end.close()
                 with suppress(OSError):
                     await end.wait_closed()
+
+    async def hang_up(self) -> None:
+        """End every connection and wait until its sockets are closed."""
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
 
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, slow: asyncio.Event
@@ -106,3 +116,4 @@ async def wire_to(url: str) -> AsyncIterator[tuple[str, Wire]]:
         yield target.set(host="127.0.0.1", port=port).render_as_string(hide_password=False), wire
     finally:
         server.close()
+        await wire.hang_up()

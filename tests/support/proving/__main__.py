@@ -38,6 +38,7 @@ def run(role: str, options: dict[str, Any]) -> int:
     registry = discover()
     urls: dict[str, Any] = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
     if role == "worker":
+        from workers.runtime.handler.resources import Resources
         from workers.transport.app import queue_names
         from workers.transport.worker import WorkerOptions, run_worker
 
@@ -50,7 +51,7 @@ def run(role: str, options: dict[str, Any]) -> int:
             "transitions_retention": timedelta(days=400),
         }
         model = language_model(options.pop("model_url", None), options.pop("embeddings", {}))
-        return run_worker(registry, model, WorkerOptions(**urls, **{**defaults, **options}))
+        return run_worker(registry, Resources(llm=model), WorkerOptions(**urls, **{**defaults, **options}))
     if role == "dispatcher":
         from workers.transport.dispatcher import run_dispatcher
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Snooze
+from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Rows, Snooze
 
 OUTCOMES = [
     Complete({"result": 1}),
@@ -27,3 +27,18 @@ def test_an_outcome_cannot_change_after_it_was_returned(outcome):
 def test_completing_needs_no_result():
     """A stage without columns of its own says only that it is done."""
     assert Complete() == Complete(values={}, write=None)
+
+
+def test_an_outcome_names_its_writes_in_order():
+    """None, one, or several of both kinds."""
+
+    async def one(session) -> None: ...
+
+    async def many(session, rows) -> None: ...
+
+    rows = Rows(many, [1, 2])
+
+    assert Complete().writes == ()
+    assert Complete(write=one).writes == (one,)
+    assert Complete(write=rows).writes == (rows,)
+    assert Complete(write=[one, rows]).writes == (one, rows)

@@ -1,4 +1,4 @@
-"""What a handler is given beside its job: who it runs as, the model provider, short sessions, progress."""
+"""What a handler is given beside its job: who it runs as, the outside world, short sessions, progress."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.handler.resources import Resources
 
 
 class Run(NamedTuple):
@@ -41,6 +42,7 @@ class Checkpoint(Protocol):
 class Context:
     """The surroundings of one run.
 
+    ``resources`` is the outside world: ``resources.http``, ``resources.mail``; ``llm`` is short for ``resources.llm``.
     ``session()`` opens a transaction that commits when its block ends well: keep it short, and never await a
     network inside. Rows that must commit with the outcome belong in ``Complete(write=…)`` instead.
     ``progress(n)`` stores 1–99 at once; under a lost fence it changes nothing.
@@ -53,9 +55,14 @@ class Context:
     """
 
     run: Run
-    llm: LanguageModel
+    resources: Resources
     session: Callable[[], AbstractAsyncContextManager[AsyncSession]]
     progress: Callable[[int], Awaitable[None]]
     checkpoint: Checkpoint
     clock: Callable[[], datetime]
     patience: timedelta = PATIENCE
+
+    @property
+    def llm(self) -> LanguageModel:
+        """The language model."""
+        return self.resources.llm

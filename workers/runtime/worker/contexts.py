@@ -16,8 +16,8 @@ from workers.runtime.database import Database, is_locked, outlasting
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import Context, Keep, Run
 from workers.runtime.handler.errors import Permanent, describe
-from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Stage
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 from workers.runtime.store.claim import Ticket, set_progress
 from workers.runtime.worker.runs import Running, Runs
@@ -29,10 +29,10 @@ SHOWN_AT_ONCE = 4
 class Contexts:
     """Makes the context of each run of one worker process."""
 
-    def __init__(self, database: Database, runs: Runs, *, llm: LanguageModel, patience: timedelta) -> None:
+    def __init__(self, database: Database, runs: Runs, *, resources: Resources, patience: timedelta) -> None:
         self._database = database
         self._runs = runs
-        self._llm = llm
+        self._resources = resources
         self._patience = patience
         self._showing = asyncio.Semaphore(SHOWN_AT_ONCE)
 
@@ -40,7 +40,7 @@ class Contexts:
         """Return the context of one run."""
         return Context(
             run=running.run,
-            llm=self._llm,
+            resources=self._resources,
             session=self._database.session,
             progress=partial(self._show_progress, running),
             checkpoint=partial(self._keep, running),

@@ -7,9 +7,10 @@ outcome waits for nobody. Rows that somebody holds wait beside, and neither thei
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,7 +20,7 @@ from workers.runtime.backoff import full_jitter, soon
 from workers.runtime.database import Database, is_database_away, is_locked, is_unreachable
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
-from workers.runtime.handler.outcomes import Write
+from workers.runtime.handler.outcomes import Rows, Write, WriteRows
 from workers.runtime.store.locks import held_rows
 from workers.runtime.store.settle import Settled, settle, settled_by
 
@@ -41,7 +42,7 @@ class WriteFailed(Exception):
 
 @dataclass(slots=True)
 class Item:
-    """One outcome on its way under its fence, with what ``write`` adds.
+    """One outcome on its way under its fence, with what ``writes`` add.
 
     ``done`` is called once, with whether the fence held or with what this row or its write did wrong by itself.
     ``unsure``: a flush of it got no answer, and may have been committed all the same.
@@ -49,7 +50,7 @@ class Item:
 
     model: type[Job]
     row: Settled
-    write: Write | None
+    writes: Sequence[Write | Rows]
     done: Callable[[bool | Exception], None]
     unsure: bool = False
 
@@ -139,7 +140,7 @@ class Lane:
                 ended += at_hand
                 for item in items:
                     item.unsure |= away
-                if not away or (at_hand and ended >= MAX_LOST_WRITES and any(item.write for item in items)):
+                if not away or (at_hand and ended >= MAX_LOST_WRITES and any(item.writes for item in items)):
                     return await self._flush_apart(items, error, free_only=free_only)
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
                 await asyncio.sleep(soon(attempt, draw=random.random))
@@ -160,7 +161,7 @@ class Lane:
         Return whose fence held and, with ``free_only``, whose rows somebody holds: nothing was done about those.
         """
         failpoint("settle.before")
-        if not free_only and not any(item.write for item in items):
+        if not free_only and not any(item.writes for item in items):
             async with self._database.kernel() as conn:
                 return set(await settle(conn, items[0].model, [item.row for item in items])), set()
         async with self._database.kernel_transaction() as (conn, session):
@@ -171,11 +172,7 @@ class Lane:
                 return set(), held
             accepted = await settle(conn, items[0].model, [item.row for item in free])
             failpoint("settle.after")
-            for item in sorted(free, key=lambda item: item.row.job_id):
-                if item.write and item.row.job_id in accepted:
-                    failpoint("write.before")
-                    await _write(item.write, session)
-                    failpoint("write.after")
+            await _write_all([item for item in free if item.row.job_id in accepted], session)
             failpoint("commit.before")
             return set(accepted), held
 
@@ -209,10 +206,31 @@ class Lane:
                 await asyncio.sleep(soon(1, draw=random.random))
 
 
-async def _write(write: Write, session: AsyncSession) -> None:
-    """Run a handler's ``write``; raise WriteFailed for what is neither Postgres' nor the end of this very task."""
+async def _write_all(items: Sequence[Item], session: AsyncSession) -> None:
+    """Run the writes of ``items``: those of one item in its order, rows of many items by one call.
+
+    All first writes run, then all second ones, and so on. Items go in the order of their ids and bulk writes in that of
+    their names, so that two processes take their locks in the same order.
+    """
+    ordered = sorted(items, key=lambda item: item.row.job_id)
+    for nth in range(max((len(item.writes) for item in ordered), default=0)):
+        together: dict[WriteRows, list[Any]] = defaultdict(list)
+        for item in ordered:
+            for one in item.writes[nth : nth + 1]:
+                if isinstance(one, Rows):
+                    together[one.write] += one.rows
+                else:
+                    await _write(one, session)
+        for write_rows in sorted(together, key=lambda one: (one.__module__, one.__qualname__)):
+            if together[write_rows]:
+                await _write(write_rows, session, together[write_rows])
+
+
+async def _write(write: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    """Call what a handler left; raise WriteFailed for an error that is neither Postgres' nor the end of this task."""
+    failpoint("write.before")
     try:
-        await write(session)
+        await write(*arguments)
     except (OSError, SystemExit) as error:  # TimeoutError too: Postgres' own come as its driver's
         raise WriteFailed(describe(error)) from error
     except asyncio.CancelledError as error:
@@ -220,6 +238,7 @@ async def _write(write: Write, session: AsyncSession) -> None:
         if task is None or task.cancelling():
             raise
         raise WriteFailed("write was cancelled from within") from error
+    failpoint("write.after")
 
 
 def _parts(items: Sequence[Item], *, alone: bool = False) -> list[list[Item]]:

@@ -11,8 +11,8 @@ import structlog
 from workers.runtime.database import Database
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import describe
-from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry
+from workers.runtime.handler.resources import Resources
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.worker.claims import Claims
@@ -39,7 +39,7 @@ class Worker:
         registry: Registry,
         row: WorkerRow,
         *,
-        llm: LanguageModel,
+        resources: Resources,
         events: JobEvents,
         heartbeat_seconds: float,
         draw: Callable[[], float] = random.random,
@@ -55,7 +55,7 @@ class Worker:
         self.runs = Runs()
         self.claims = Claims(database, worker_id=row.id, draw=draw)
         self.settler = Settler(database)
-        contexts = Contexts(database, self.runs, llm=llm, patience=patience)
+        contexts = Contexts(database, self.runs, resources=resources, patience=patience)
         performer = Performer(database, self.runs, context=contexts.of, events=events, draw=draw, patience=patience)
         self._runner = Runner(
             registry,

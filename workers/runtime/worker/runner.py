@@ -120,7 +120,7 @@ class Runner:
         """Hand the outcome to the settler. An outcome that Postgres refuses becomes a failure of its job alone."""
         stage = running.stage
         row = decide(running.job, stage.step, stage.model.__lifecycle__, settlement, draw=self._draw)
-        write = settlement.write if isinstance(settlement, Complete) else None
+        writes = settlement.writes if isinstance(settlement, Complete) else ()
         running.settling = True
 
         def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
@@ -138,7 +138,7 @@ class Runner:
                 self._events.stale(running.run)
             self._finish(running)
 
-        self._settler.submit(Item(stage.model, row, write, done))
+        self._settler.submit(Item(stage.model, row, writes, done))
 
     def _finish(self, running: Running) -> None:
         self._runs.remove(running)

@@ -1,0 +1,31 @@
+"""The outside world of a worker process, made from its settings: one argument for each resource."""
+
+from config.settings import Settings
+from workers.outbound.addresses import networks
+from workers.outbound.http import SafeHttp
+from workers.outbound.mail import Maildir, SmtpMail, SmtpServer
+from workers.runtime.handler.outside import Mail
+from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.handler.resources import Resources
+
+MAILDIR = "mail"
+
+
+def resources(settings: Settings, *, llm: LanguageModel) -> Resources:
+    """Return what the handlers of this process may ask of the outside world; nothing is opened before it is used."""
+    outbound = settings.outbound
+    http = SafeHttp(
+        allow=networks(outbound.allow),
+        seconds=outbound.timeout_seconds,
+        connect_seconds=outbound.connect_timeout_seconds,
+        max_bytes=outbound.max_bytes,
+    )
+    return Resources(llm=llm, http=http, mail=mail(settings))
+
+
+def mail(settings: Settings) -> Mail:
+    """Return the configured mail server, or without one the Maildir in the data folder."""
+    sender = settings.outbound.mail_from
+    if settings.smtp_url is not None:
+        return SmtpMail(SmtpServer.read(settings.smtp_url.get_secret_value()), sender=sender)
+    return Maildir(settings.data_dir / MAILDIR, sender=sender)

@@ -1,0 +1,34 @@
+"""Which outside world a worker gets from its settings."""
+
+import pytest
+
+from cli.resources import resources
+from config.settings import load
+from tests.support.proving.llm import NoModel
+from workers.outbound.http import SafeHttp
+from workers.outbound.mail import Maildir, SmtpMail
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+async def test_without_settings_mail_goes_into_the_data_folder(tmp_path):
+    """And only public addresses are called."""
+    made = resources(load(data_dir=tmp_path), llm=NoModel())
+
+    assert isinstance(made.mail, Maildir)
+    assert isinstance(made.http, SafeHttp)
+    await made.aclose()
+
+
+async def test_a_mail_server_of_the_environment_is_used(monkeypatch):
+    """With its password as the URL has it."""
+    monkeypatch.setenv("SMTP_URL", "smtp://mill:p%40ss@mail.example.com")
+    monkeypatch.setenv("GRISTMILL_OUTBOUND__ALLOW", "127.0.0.0/8, fd00::/8")
+
+    made = resources(load(), llm=NoModel())
+
+    assert isinstance(made.mail, SmtpMail)
+    await made.aclose()

@@ -1,0 +1,106 @@
+"""URLs that may be tried, and names that lead to addresses that may be connected to."""
+
+import pytest
+
+from workers.outbound.addresses import networks
+from workers.outbound.destinations import allowed_addresses, destination
+from workers.runtime.handler.errors import Permanent, Retryable
+from workers.runtime.handler.outside import ForbiddenDestination
+
+GOOD = {
+    "https://example.com": ("example.com", 443),
+    "HTTP://EXAMPLE.com/a?b#c": ("example.com", 80),
+    "https://example.com:8443/x": ("example.com", 8443),
+    "https://exämple.com/": ("xn--exmple-cua.com", 443),
+    "http://[2606:4700::1111]:8080/": ("2606:4700::1111", 8080),
+    "https://a_b.example.com./": ("a_b.example.com.", 443),
+}
+BAD = {
+    "ftp://example.com/": "must start with http:// or https://",
+    "file:///etc/passwd": "must start with http:// or https://",
+    "gopher://example.com/": "must start with http:// or https://",
+    "//example.com/": "must start with http:// or https://",
+    "example.com": "must start with http:// or https://",
+    "": "must start with http:// or https://",
+    "http://user:secret@example.com/": "must not have a user or a password",
+    "http://user@example.com/": "must not have a user or a password",
+    "http://example.com@127.0.0.1/": "must not have a user or a password",
+    "http://example.com\\@127.0.0.1/": "must",
+    "http:///path": "must name a host",
+    "http://a b/": "must name a host",
+    "http://[fe80::1%25eth0]/": "must name a host",
+    "http://exa%6dple.com/": "must name a host",
+    "http://example.com:22/": "port 22 must not be called",
+    "http://example.com:25/": "port 25 must not be called",
+    "http://example.com:6379/": "port 6379 must not be called",
+    "https://example.com:5432/": "port 5432 must not be called",
+    "http://example.com:99999/": "port 99999 must not be called",
+    "http://exam\r\nple.com/": "cannot be read",
+    "http://example.com:port/": "cannot be read",
+    f"http://example.com/{'a' * 2_000}": "2,000 characters at most",
+}
+
+
+@pytest.mark.parametrize(("url", "expected"), GOOD.items(), ids=GOOD)
+def test_a_url_names_its_host_and_port(url, expected):
+    """In the form in which it is looked up."""
+    found = destination(url)
+
+    assert (found.host, found.port) == expected
+
+
+@pytest.mark.parametrize(("url", "said"), BAD.items(), ids=[repr(url)[:40] for url in BAD])
+def test_a_url_that_may_not_be_called_is_refused_for_good(url, said):
+    """In one line that holds no password."""
+    with pytest.raises(ForbiddenDestination) as caught:
+        destination(url)
+
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, Permanent)
+
+
+def test_what_is_shown_of_a_url_is_who_is_asked():
+    """Paths and queries may hold tokens."""
+    assert destination("https://[::1]:8443/hook/t0ken?key=s3cret").shown == "https://[::1]:8443"
+
+
+def resolving(*addresses: str):
+    async def resolve(host: str, port: int):
+        return addresses
+
+    return resolve
+
+
+async def test_a_name_with_public_addresses_may_be_called():
+    """All of them, in their order."""
+    found = await allowed_addresses("a.example", 443, allow=(), resolve=resolving("2606:4700::1", "1.1.1.1"))
+
+    assert found == ("2606:4700::1", "1.1.1.1")
+
+
+async def test_one_address_inside_the_network_forbids_the_name():
+    """Whatever its other addresses are; the refusal names no address."""
+    with pytest.raises(ForbiddenDestination, match="must not be called: its address is private") as caught:
+        await allowed_addresses("a.example", 443, allow=(), resolve=resolving("1.1.1.1", "10.1.2.3"))
+
+    assert "10.1.2.3" not in str(caught.value)
+
+
+async def test_a_name_with_no_address_may_have_one_later():
+    """A lookup that fails is no refusal."""
+
+    async def missing(host: str, port: int):
+        raise OSError("Name or service not known")
+
+    for resolve in (missing, resolving()):
+        with pytest.raises(Retryable):
+            await allowed_addresses("a.example", 443, allow=(), resolve=resolve)
+
+
+async def test_a_list_admits_a_name_inside_the_network():
+    """For agents on a development machine."""
+    found = await allowed_addresses("a.example", 80, allow=networks(["10.0.0.0/8"]), resolve=resolving("10.1.2.3"))
+
+    assert found == ("10.1.2.3",)

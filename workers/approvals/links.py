@@ -1,0 +1,114 @@
+"""Links that decide: a random token in each, of which only a hash is kept."""
+
+import hashlib
+import json
+import re
+import secrets
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.lifecycle import Job
+from workers.approvals.question import Question
+from workers.runtime.refusals import Conflict, Problem, Refusal, quoted
+
+TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+# As long as the history keeps a name.
+_RECIPIENT = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f-\x9f]{1,255}")
+_PURPOSE = re.compile(r"[a-z_]{1,40}", re.ASCII)
+
+
+class Asked(NamedTuple):
+    """A job in the wait that it entered with ``version``."""
+
+    model: type[Job]
+    job_id: UUID
+    version: int
+
+
+# Workers may not read a hash, nor `excluded.token_hash`.
+_ISSUE = text("""
+    INSERT INTO runtime.approval_tokens AS t
+           (token_hash, table_name, job_id, version, recipient, purpose, decides, question, expires_at)
+    VALUES (:hash, :table, :job_id, :version, :recipient, :purpose, :decides, CAST(:question AS jsonb), :until)
+    ON CONFLICT (job_id, table_name, version, recipient, purpose) DO UPDATE
+       SET token_hash = :hash, decides = excluded.decides, question = excluded.question,
+           created_at = now(), expires_at = excluded.expires_at, revoked_at = NULL
+     WHERE t.used_at IS NULL
+    RETURNING t.id""")
+_REVOKE = text("""
+    UPDATE runtime.approval_tokens SET revoked_at = clock_timestamp()
+     WHERE table_name = :table AND job_id = :job_id AND used_at IS NULL AND revoked_at IS NULL
+       AND (CAST(:recipient AS text) IS NULL OR recipient = :recipient)
+    RETURNING id""")
+
+
+def new_token() -> str:
+    """Return a token that nobody can guess: 256 random bits, safe in a URL."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def token_hash(token: str) -> bytes:
+    """Return what is kept of a token. It is random, so a fast hash is enough and a lookup by it tells nothing."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def is_token(text: str) -> bool:
+    """Tell whether ``text`` has the form of a token; what has not is not even looked up."""
+    return bool(_TOKEN.fullmatch(text))
+
+
+async def issue(session: AsyncSession, asked: Asked, question: Question, *, recipient: str, purpose: str) -> str:
+    """Make a link's token for ``recipient`` to answer ``question``, and return it; it is kept nowhere else.
+
+    There is one for each job's wait, recipient and purpose (``ask``, ``reminder``): a new one replaces the one before,
+    whose link then leads nowhere. Raise Conflict if that was used to decide.
+    """
+    if problem := _problem(asked.model, question, recipient, purpose):
+        raise Refusal(problem)
+    token = new_token()
+    values = {
+        "hash": token_hash(token),
+        "table": _table(asked.model),
+        "job_id": asked.job_id,
+        "version": asked.version,
+        "recipient": recipient,
+        "purpose": purpose,
+        "decides": [choice.into for choice in question.choices],
+        "question": json.dumps(question.model_dump(mode="json")),
+        "until": question.until,
+    }
+    if await session.scalar(_ISSUE, values) is None:
+        raise Conflict(f"{recipient} has decided about job {asked.job_id} by the link for {purpose}")
+    return token
+
+
+async def revoke(session: AsyncSession, model: type[Job], job_id: UUID, *, recipient: str | None = None) -> int:
+    """Take back the links about a job that nobody used, those of ``recipient`` if one is given; return how many.
+
+    For a person who is no longer asked, and whenever what is asked changes while the job waits.
+    """
+    values = {"table": _table(model), "job_id": job_id, "recipient": recipient}
+    return len((await session.execute(_REVOKE, values)).all())
+
+
+def _problem(model: type[Job], question: Question, recipient: str, purpose: str) -> Problem | None:
+    """Return why such a link could never decide anything, or not be kept."""
+    cycle, choices = model.__lifecycle__, {choice.into for choice in question.choices}
+    known = {state for wait in cycle.waits for state in wait.decides}
+    # A link names no deadline: it cannot lead to a wait that has none of its own.
+    known -= {wait.state for wait in cycle.waits if wait.lasts is None}
+    if unknown := sorted(choices - known):
+        return Problem("choices", f"must be among {', '.join(sorted(known)) or 'none'}", quoted(unknown))
+    if not _PURPOSE.fullmatch(purpose):
+        return Problem("purpose", "must be small letters and _", quoted(purpose))
+    if not _RECIPIENT.fullmatch(recipient):
+        return Problem("recipient", "must be one line of 1 to 255 characters", quoted(recipient))
+    return None
+
+
+def _table(model: type[Job]) -> str:
+    return str(model.__table__)

@@ -1,0 +1,52 @@
+"""What a handler may ask of the outside world, as one value that the worker role makes at its start.
+
+A new resource is one field here, and one argument where the value is made (``cli/resources.py``).
+"""
+
+from dataclasses import dataclass, fields
+
+from workers.runtime.handler.errors import Permanent
+from workers.runtime.handler.outside import Http, HttpAnswer, Letter, Mail, Request
+from workers.runtime.handler.ports import LanguageModel
+
+
+class NoHttp:
+    """The HTTP of a process that has none."""
+
+    async def send(self, request: Request) -> HttpAnswer:
+        """Refuse every request."""
+        raise Permanent(f"this process makes no HTTP calls, got a {request.method}")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class NoMail:
+    """The mail of a process that has none."""
+
+    async def send(self, letter: Letter) -> None:
+        """Refuse every letter."""
+        raise Permanent(f"this process sends no mail, got the letter {letter.key!r}")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """The outside world of one process; all of its runs share it."""
+
+    llm: LanguageModel
+    http: Http = NoHttp()  # noqa: RUF009 - it holds nothing
+    mail: Mail = NoMail()  # noqa: RUF009
+
+    async def aclose(self) -> None:
+        """Release the connections of every resource; one that fails keeps no other from it."""
+        errors = []
+        for field in fields(self):
+            try:
+                await getattr(self, field.name).aclose()
+            except Exception as error:  # noqa: BLE001 - all of them are raised together
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("resources were not released", errors)
