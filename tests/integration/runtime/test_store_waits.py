@@ -4,14 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.kernel import heard
+from tests.support.kernel import heard, started_worker
 from tests.support.proving.models import SECOND_OPINION, WaitingJob
+from tests.support.proving.stages import Act
 from tests.support.waits import ACT, ANNA, ASK, BORIS, awaiting_agent, cancelled, decided, expired, overdue, waiting
-from workers.runtime.handler.outcomes import Complete, Fail
+from workers.runtime.handler.outcomes import Complete, Fail, Release
+from workers.runtime.handler.registry import Registry, stage
 from workers.runtime.refusals import Conflict, Kind, NotFound
 from workers.runtime.store.decide import Decision, decide
 from workers.runtime.store.expire import expire
 from workers.runtime.store.intervene import cancel, retry
+from workers.runtime.store.settle import settle
 
 
 def decision(ticket, into="approved", **more):
@@ -61,6 +64,48 @@ async def test_a_handler_may_choose_an_end_of_its_domain(jobs):
 
     row = await jobs.row(job.id, ASK)
     assert (row["status"], row["ended_in"], row["progress"]) == ("waived", "asking", 100)
+
+
+async def test_a_run_that_lost_its_job_cannot_have_it_wait(jobs):
+    """Stale, cancelled or settled twice: the row stays as it is."""
+    [stale], [gone] = await jobs.running(ASK), await jobs.running(ASK)
+    await jobs.settle(stale, Release("drain"), ASK)
+    await cancelled(jobs, gone.id)
+
+    assert not await jobs.settle(stale, Complete(), ASK)
+    assert not await jobs.settle(gone, Complete(), ASK)
+    assert [(await jobs.row(job.id, ASK))["wait_until"] for job in (stale, gone)] == [None, None]
+
+
+async def test_of_two_settles_at_once_one_has_the_job_wait(jobs):
+    """A run whose answer was lost and who asks again enters the wait once."""
+    [job] = await jobs.running(ASK)
+    row = jobs.outcome(job, Complete(), ASK)
+
+    first, second = await jobs.race(
+        lambda conn: settle(conn, WaitingJob, [row]), lambda conn: settle(conn, WaitingJob, [row])
+    )
+
+    assert (first, second) == ({job.id}, set())
+
+
+@pytest.mark.parametrize("outcome", [Complete(into="approved"), Complete(until=datetime(2031, 1, 1))])  # noqa: DTZ001
+async def test_a_handler_that_leads_nowhere_fails_with_its_name(jobs, database_url, outcome):
+    """It is wrong every time: no attempt would mend it."""
+    registry = Registry()
+
+    @stage(ASK, of=WaitingJob, payload=Act, into=registry)
+    async def ask(job, ctx):
+        return outcome
+
+    tickets = await jobs.dispatched(ASK)
+
+    async with started_worker(database_url, registry) as worker:
+        await worker.run(tickets, ASK)
+
+    row = await jobs.row(tickets[0][0], ASK)
+    assert (row["status"], row["retry_count"]) == ("failed", 0)
+    assert row["error_message"].startswith("handler of 'proving.ask' ")
 
 
 # ── decide ───────────────────────────────────────────────────────────────────────────────────────────────────────────

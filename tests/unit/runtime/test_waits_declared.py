@@ -1,6 +1,7 @@
 """What a lifecycle with waits and ends of its own says, and which ones are refused where they are declared."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
@@ -8,6 +9,7 @@ from models.lifecycle import End, Lifecycle, Step, Wait
 from tests.support.proving.models import SECOND_OPINION, WaitingJob
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.handler.registry import Registry
+from workers.runtime.worker.decisions import decide
 
 CYCLE = WaitingJob.__lifecycle__
 ASK, ACT = CYCLE.steps
@@ -114,3 +116,23 @@ def test_a_handler_chooses_among_the_states_that_its_step_may(registry: Registry
     problem = registry[stage].problem_of(outcome)
 
     assert (told is None and problem is None) or (told is not None and problem is not None and told in problem)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "step", "state", "until", "terminal"),
+    [
+        (Complete(), ASK, "awaiting_approval", timedelta(hours=1), False),
+        (Complete(until=timedelta(days=2)), ASK, "awaiting_approval", timedelta(days=2), False),
+        (Complete(into="waived"), ASK, "waived", None, True),
+        (Complete(into="awaiting_agent"), ACT, "awaiting_agent", timedelta(minutes=10), False),
+        (Complete(), ACT, "completed", None, True),
+    ],
+)
+def test_an_outcome_says_the_state_and_the_deadline(outcome, step, state, until, terminal):
+    """The given deadline, or the wait's own; progress is full at an end only."""
+    job = WaitingJob(id=UUID(int=1), version=2, retry_count=0, max_retries=5)
+
+    row = decide(job, step, CYCLE, outcome, draw=lambda: 0.5)
+
+    assert (row.status, row.until, row.terminal, row.action) == (state, until, terminal, "complete")
+    assert row.progress == (100 if terminal else 0)
