@@ -153,7 +153,11 @@ async def test_a_link_shows_what_was_asked(jobs, database, seen):
     assert found.expires_at == asked.until
 
 
-@pytest.mark.parametrize("token", ["", "x", new_token(), "a" * 43, "a" * 42 + "\x00", "ä" * 43, "a" * 10_000])
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", new_token(), "a" * 43, "a" * 42 + "\x00", "ä" * 43, "a" * 10_000],
+    ids=["empty", "short", "new", "43", "NUL", "umlauts", "long"],
+)
 async def test_a_link_that_never_was_is_not_found(jobs, database, seen, by_link, token):
     """Whatever stands in it; one answer for all."""
     await waiting(jobs)

@@ -348,7 +348,7 @@ async def test_a_body_of_just_the_limit_is_read(web: WebServer, http):
         assert len(answer.body) == 1_000
 
 
-@pytest.mark.parametrize("body", [b"not packed", gzip.compress(b"x" * 100)[:-12]])
+@pytest.mark.parametrize("body", [b"not packed", gzip.compress(b"x" * 100)[:-12]], ids=["plain", "cut"])
 async def test_a_body_that_cannot_be_unpacked_may_be_whole_next_time(web: WebServer, http, body):
     """A server in trouble."""
     web.say("/", body, Content_Encoding="gzip")
