@@ -2,30 +2,37 @@
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from cli.addresses import addresses
 from cli.commands.jobs_again import again
 from cli.commands.jobs_change import cancel, retry
-from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.commands.jobs_options import Age, Error, JobId, Stage, Status, wanted
 from cli.completing import job_ids
+from cli.connection import ask
 from cli.output import Json, plain, print_json, print_table, remark, status_text
 from cli.values import duration, moment
+from config.settings import load
+from workers.runtime.operate.jobs import (
+    HistoryCheck,
+    JobView,
+    TransitionView,
+    explain_job,
+    list_jobs,
+    show_job,
+    verify_jobs,
+)
 from workers.runtime.refusals import Failed, cut, printable
-
-if TYPE_CHECKING:
-    from workers.runtime.store.read import JobView, TransitionView
-    from workers.runtime.store.verify import HistoryCheck
 
 app = typer.Typer(help="List, follow, explain, cancel, retry, repeat and verify jobs.", no_args_is_help=True)
 app.command("cancel")(cancel)
 app.command("retry")(retry)
 app.command("again")(again)
-
-JobId = Annotated[UUID, typer.Argument(metavar="ID", autocompletion=job_ids)]
 
 
 @app.command("list")
@@ -40,9 +47,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    from cli.selection import listed
-
-    jobs = listed(wanted(stage=stage, status=status, older_than=older_than, error=error), limit=limit, after=after)
+    these = wanted(stage=stage, status=status, older_than=older_than, error=error)
+    jobs = ask(lambda conn: list_jobs(conn, these, limit=limit, after=after))
     if as_json:
         print_json(jobs)
     elif jobs:
@@ -56,18 +62,15 @@ def list_(
 @app.command()
 def show(job_id: JobId, as_json: Json = False) -> None:
     """Show one job, its result and its history."""
-    from cli.connection import ask
-    from cli.selection import inspect
-
-    job, own, transitions = ask(lambda conn: inspect(conn, job_id))
+    found = ask(lambda conn: show_job(conn, job_id))
     if as_json:
-        print_json({"job": job, "values": own, "transitions": transitions})
+        print_json(found)
         return
-    if job is not None:
-        _print_facts(job, own)
+    if found.job is not None:
+        _print_facts(found.job, found.values)
     else:
         remark(f"job {job_id} itself is gone (pruned or deleted); its history stays")
-    _print_history(transitions)
+    _print_history(found.transitions)
 
 
 @app.command()
@@ -77,16 +80,14 @@ def watch(
     status: Status = None,
 ) -> int:
     """Follow one job to its end, or all that is going on until Ctrl-C. Exit code 1 unless the job completed."""
-    from cli.addresses import addresses
-    from config.settings import load
-
     database_url = addresses(load()).database_url
     if job_id is None:
+        # Imported here: of all commands of jobs only this one draws on a terminal again and again.
         from cli.watching import watch as keep_watching
 
         asyncio.run(keep_watching(database_url, wanted(stage=stage, status=status)))
         return 0
-    from cli.following import follow
+    from cli.following import follow  # as above
 
     return 0 if asyncio.run(follow(database_url, job_id, tell=partial(print, flush=True))).completed else 1
 
@@ -94,16 +95,7 @@ def watch(
 @app.command()
 def why(job_id: JobId, as_json: Json = False) -> None:
     """Say what a job waits for, or what became of it."""
-    from cli.connection import ask
-    from cli.selection import existing
-    from workers.runtime.database import Raw
-    from workers.runtime.operate.why import Why
-    from workers.runtime.operate.why import why as explain
-
-    async def explained(conn: Raw) -> Why:
-        return await explain(conn, await existing(conn, job_id))
-
-    found = ask(explained)
+    found = ask(lambda conn: explain_job(conn, job_id))
     if as_json:
         print_json(found)
         return
@@ -125,14 +117,11 @@ def why(job_id: JobId, as_json: Json = False) -> None:
 
 @app.command()
 def verify(stage: Stage = None, as_json: Json = False) -> int:
-    """Hold every job against its recorded history: ended exactly once, versions without gaps, nothing twice.
+    """Check every job against its history: ended exactly once, versions without gaps, nothing twice.
 
     Prints the counts per stage; exit code 1 and the ids if anything is wrong.
     """
-    from cli.connection import ask
-    from cli.selection import verified
-
-    checks = ask(lambda conn: verified(conn, stage))
+    checks = ask(lambda conn: verify_jobs(conn, stage))
     violations = sum(check.violations for check in checks)
     if as_json:
         print_json({"ok": not violations, "violations": violations, "stages": checks})
@@ -147,7 +136,7 @@ def verify(stage: Stage = None, as_json: Json = False) -> int:
 _COLUMNS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
 
 
-def _row(job: "JobView") -> tuple[object, ...]:
+def _row(job: JobView) -> tuple[object, ...]:
     why = job.error_message if job.completed_at else job.wait_reason
     return (
         job.id,
@@ -160,7 +149,7 @@ def _row(job: "JobView") -> tuple[object, ...]:
     )
 
 
-def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
+def _print_facts(job: JobView, own: Mapping[str, Any]) -> None:
     took = duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
     facts = {
         "id": job.id,
@@ -192,7 +181,7 @@ def _flat(value: object) -> str:
     return " ".join(text.split())
 
 
-def _print_history(transitions: "list[TransitionView]") -> None:
+def _print_history(transitions: Sequence[TransitionView]) -> None:
     print_table(
         (">VERSION", "WHEN", "FROM", "TO", "ACTION", "BY", "REASON"),
         (
@@ -211,7 +200,7 @@ def _print_history(transitions: "list[TransitionView]") -> None:
     )
 
 
-def _print_checks(checks: "list[HistoryCheck]") -> None:
+def _print_checks(checks: Sequence[HistoryCheck]) -> None:
     print_table(
         (
             "STAGE",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -67,3 +68,12 @@ async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[
     before = {row.name: row.before for row in await session.execute(_SWAP, {"said": json.dumps(settings)})}
     yield
     await session.execute(_SWAP, {"said": json.dumps(before)})
+
+
+async def act(conn: "psycopg.AsyncConnection[Any]", actor: Actor) -> None:
+    """Let ``actor`` act until the transaction under way on ``conn`` ends."""
+    if settings := actor.settings():
+        await conn.execute(
+            "SELECT set_config('gristmill.' || key, value, true) FROM json_each_text(%(said)s::json)",
+            {"said": json.dumps(settings)},
+        )

@@ -21,8 +21,7 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.outcomes import Write
 from workers.runtime.store.locks import held_rows
-from workers.runtime.store.settle import settle, settled_by
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled, settle, settled_by
 
 log = structlog.get_logger(__name__)
 
