@@ -12,7 +12,7 @@ from models.base import Base, Expiry
 
 
 class ProviderPause(Base):
-    """A provider that is away: ``provider`` is ``<server>|<model>``. Nobody asks it before ``until``, then one does.
+    """A provider that is away: ``provider`` is ``<server>``, or ``<server>|<model>`` for one model. Nobody asks it before ``until``, then one does.
 
     Written by worker processes only (``workers.llm.pause_store``); the row goes when the provider answers.
     """
