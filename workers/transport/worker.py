@@ -267,7 +267,8 @@ def _shown(delivery: Delivery) -> str:
 
 def _json(content: object) -> bytes:
     try:
-        return json.dumps(content).encode()
+        # As short as it came: what is kept must not be longer than the door takes.
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError):  # nested almost as deep as what was read
         return b""
 

@@ -41,6 +41,20 @@ def read_request(arguments: Sequence[Any], keywords: Mapping[str, Any], *, messa
     return Request(stage, payload, options)
 
 
+def keyed(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Tell whether a message brings an idempotency key: messages with the same one ask for one job."""
+    place = PARAMETERS.index("idempotency_key")
+    given = arguments[place] if len(arguments) > place else keywords.get("idempotency_key")
+    return given is not None
+
+
+def without_signature(keywords: Any) -> Any:
+    """Return a message's keywords as they may be shown: a signature is as good as a password while it is valid."""
+    if not isinstance(keywords, Mapping) or "user_signature" not in keywords:
+        return keywords
+    return {**keywords, "user_signature": "[signature]"}
+
+
 def _bound(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given by the name of its parameter."""
     if len(arguments) > len(PARAMETERS):
