@@ -81,9 +81,9 @@ def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: 
 REFUSED: Mapping[str, tuple[list[Any], dict[str, Any]]] = {
     "payload must be an object, got 'text'": (["scoring.score", "text"], {}),
     "profile_id is required, got nothing": (["scoring.score", {}], {}),
-    "due_at should be a valid datetime": (["proving.plain", {}], {"due_at": "tomorrow"}),
-    "priority should be a valid integer": (["proving.plain", {}], {"priority": "high"}),
-    "priority should be less than or equal to 10, got 11": (["proving.plain", {}], {"priority": 11}),
+    "due_at must be a valid datetime": (["proving.plain", {}], {"due_at": "tomorrow"}),
+    "priority must be a valid integer": (["proving.plain", {}], {"priority": "high"}),
+    "priority must be less than or equal to 10, got 11": (["proving.plain", {}], {"priority": 11}),
     "keyword must be one of stage, payload, idempotency_key, priority, due_at, got 'model'": (
         ["proving.plain", {}],
         {"model": "x"},

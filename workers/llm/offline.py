@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from workers.llm import feature_hash, features, offline_alignment
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message
+from workers.runtime.refusals import first_problem
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -63,7 +64,7 @@ class OfflineEvaluator:
         try:
             value = into.model_validate(evaluation)
         except ValidationError as error:
-            raise Permanent(f"{MODEL} cannot answer {into.__name__}: {error.errors()[0]['msg']}") from None
+            raise Permanent(f"{MODEL} cannot answer {into.__name__}: {first_problem(error, whole='answer')}") from None
         return Answer(
             value=value,
             raw={"model": MODEL, "note": NOTE, "evaluation": evaluation},

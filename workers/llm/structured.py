@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from workers.llm.reasoning import final_part, objects_in, without_reasoning
 from workers.llm.wire import TooDeepError, storable, whole_number
 from workers.runtime.handler.ports import Message
+from workers.runtime.refusals import rule_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -142,7 +143,7 @@ def _decoded(text: str) -> dict[str, Any] | None:
 
 def _describe(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['msg']}" for problem in problems]
+    lines = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {rule_of(problem['msg'])}" for problem in problems]
     more = f"; and {len(lines) - ERRORS_QUOTED} more" if len(lines) > ERRORS_QUOTED else ""
     return "; ".join(lines[:ERRORS_QUOTED]) + more
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import LLM_USER, BonusWindow
 from workers.operations.refusals import OperationsError, UnknownWindow
 from workers.runtime.handler.naming import Name
-from workers.runtime.refusals import first_problem
+from workers.runtime.refusals import first_problem, rule_of
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
 # Who makes a window on the command line, where nobody has signed in.
@@ -114,7 +114,7 @@ def _columns(request: dict[str, Any]) -> dict[str, Any]:
         valid = WindowRequest.model_validate(request)
     except ValidationError as error:
         if not error.errors()[0]["loc"]:  # of the whole: its fields are named in the message
-            raise OperationsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            raise OperationsError(rule_of(error.errors()[0]["msg"])) from None
         raise OperationsError(first_problem(error, whole="window")) from None
     return {
         "name": valid.name,

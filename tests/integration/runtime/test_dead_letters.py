@@ -38,9 +38,7 @@ def kept(psql: Any) -> list[dict[str, Any]]:
 
 async def test_a_message_is_kept_with_what_it_brought_before_it_is_let_go(letters, psql):
     """Its arguments, its bytes, its names and the whole reason, quoted value included."""
-    one = letter(
-        "proving.plain", {"key": "é"}, reason="priority should be a valid integer, got 'high'", priority="high"
-    )
+    one = letter("proving.plain", {"key": "é"}, reason="priority must be a valid integer, got 'high'", priority="high")
 
     await letters.keep(one)
 
@@ -48,7 +46,7 @@ async def test_a_message_is_kept_with_what_it_brought_before_it_is_let_go(letter
     assert (row["task"], row["queue"], row["message_id"]) == (DOOR, "gristmill", one.message_id)
     assert json.loads(row["arguments"]) == ["proving.plain", {"key": "é"}]
     assert json.loads(row["keywords"]) == {"priority": "high"}
-    assert row["reason"] == "priority should be a valid integer, got 'high'"
+    assert row["reason"] == "priority must be a valid integer, got 'high'"
     assert (bytes(row["body"]), row["size"], row["count"]) == (one.body, len(one.body), 1)
 
 

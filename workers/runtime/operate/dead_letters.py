@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from workers.runtime.actor import Actor, acting
-from workers.runtime.enqueue import EnqueueError, enqueue
+from workers.runtime.enqueue import EnqueueError
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.handler.registry import UnknownStageError
-from workers.runtime.operate.requests import DOOR, Request, read_request
+from workers.runtime.operate.requests import DOOR, Request, put_request, read_request
 from workers.runtime.refusals import NotFound, quoted
 from workers.runtime.store import dead_letters as store
 from workers.runtime.store.dead_letters import REASON_CHARACTERS, DeadMessageView
@@ -91,8 +91,7 @@ def _replay(session: Session, id_: UUID) -> Replayed:
         return Replayed(id=id_, outcome="kept", reason=f"its body of {row.size:,} bytes is not kept whole")
     try:
         with session.begin_nested():
-            request = _request(row)
-            done = enqueue(session, request.stage, request.payload, **request.options)
+            done = put_request(session, _request(row))
     except (EnqueueError, UnknownStageError) as error:
         reason = one_line(str(error))[:REASON_CHARACTERS]
     except (ValueError, TypeError, RecursionError) as error:  # of what no stage could take
