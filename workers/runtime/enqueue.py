@@ -138,7 +138,7 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
 
 
 OPTIONS = tuple(Options.model_fields)
-UNSAID = tuple(Options().model_dump(mode="json").values())
+DEFAULT_OPTIONS = tuple(Options().model_dump(mode="json").values())
 KEY = OPTIONS.index("idempotency_key")
 
 
@@ -180,7 +180,7 @@ def _split(
     for job in map(_mapping, jobs):
         if job.keys().isdisjoint(OPTIONS):
             payloads.append(job)
-            options.append(UNSAID)
+            options.append(DEFAULT_OPTIONS)
         else:
             payloads.append({name: value for name, value in job.items() if name not in OPTIONS})
             said = Options.model_validate({name: job[name] for name in OPTIONS if name in job})

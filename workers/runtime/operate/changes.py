@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from models.lifecycle import Job
-from workers.runtime.actor import Actor, act
+from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
 from workers.runtime.operate.jobs import UnknownJob, find_job
 from workers.runtime.operate.known import check_stage, job_models
@@ -82,8 +82,7 @@ async def retry_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | Non
 
 async def _change_one(conn: Raw, change: Change, job_id: UUID, actor: Actor, *, version: int | None) -> JobView:
     model = _known_model(await find_job(conn, job_id))
-    async with conn.transaction():
-        await act(conn, actor)
+    async with conn.transaction(), acting_on(conn, actor):
         held = await lock_version(conn, model, job_id)
         if held is None:
             raise UnknownJob(job_id)
@@ -186,6 +185,5 @@ async def _performed(
 ) -> set[UUID]:
     if dry_run and not change.rehearsed:
         return set(ids)
-    async with conn.transaction(force_rollback=dry_run):
-        await act(conn, actor)
+    async with conn.transaction(force_rollback=dry_run), acting_on(conn, actor):
         return await change.perform(conn, model, ids, reason=actor.change_reason or change.reason)

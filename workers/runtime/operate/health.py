@@ -32,12 +32,6 @@ LATE = timedelta(seconds=90)
 LEADER_SILENT = timedelta(seconds=5)
 
 
-async def is_led(conn: Raw) -> bool:
-    """Tell whether a dispatcher leads: one was seen within :data:`LEADER_SILENT`."""
-    seen = await dispatcher_seen(conn)
-    return seen is not None and seen < LEADER_SILENT
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatHealth:
     """What the schedules say of beat: those ``overdue``, with the time that was missed, those ``refused``, and why."""

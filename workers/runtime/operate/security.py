@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from workers.runtime.actor import Actor, act
+from workers.runtime.actor import Actor, acting_on
 from workers.runtime.actor_signature import LONGEST, new_key, pads
 from workers.runtime.database import Raw
 from workers.runtime.refusals import Refusal
@@ -34,8 +34,7 @@ async def set_strict(conn: Raw, actor: Actor, *, strict: bool) -> None:
     """Turn strict mode on or off. Without a key it is not turned on: no service could speak for anybody."""
     if strict and (await show_security(conn)).keys == []:
         raise SecurityRefusedError("strict mode needs a key: `gristmill security new-key` makes one")
-    async with conn.transaction():
-        await act(conn, actor)
+    async with conn.transaction(), acting_on(conn, actor):
         await store.set_strict(conn, strict=strict, by=actor.changed_by)
 
 
@@ -43,8 +42,7 @@ async def make_key(conn: Raw, actor: Actor, *, old_keys_for: timedelta | None = 
     """Make a key that signs users; the other keys end after ``old_keys_for``, if that is given."""
     secret = new_key()
     inner, outer = pads(secret)
-    async with conn.transaction():
-        await act(conn, actor)
+    async with conn.transaction(), acting_on(conn, actor):
         if old_keys_for is not None:
             await store.end_keys(conn, after=old_keys_for)
         return NewKey(await store.add_key(conn, inner_pad=inner, outer_pad=outer), secret)
@@ -52,8 +50,7 @@ async def make_key(conn: Raw, actor: Actor, *, old_keys_for: timedelta | None = 
 
 async def remove_key(conn: Raw, key_id: UUID, actor: Actor) -> None:
     """End a key at once: what it signed counts no more."""
-    async with conn.transaction():
-        await act(conn, actor)
+    async with conn.transaction(), acting_on(conn, actor):
         if not await store.remove_key(conn, key_id):
             raise SecurityRefusedError(f"key {key_id} does not exist: `gristmill security status` lists them")
 
@@ -79,14 +76,12 @@ async def bind_role(conn: Raw, role: str, user_id: UUID, actor: Actor) -> None:
         raise SecurityRefusedError(f"role {role!r} sees the rows of everybody: binding it would protect nothing")
     if not rights.is_service:
         raise SecurityRefusedError(f"role {role!r} must be a member of gristmill_service")
-    async with conn.transaction():
-        await act(conn, actor)
+    async with conn.transaction(), acting_on(conn, actor):
         await store.bind_role(conn, role, user_id)
 
 
 async def unbind_role(conn: Raw, role: str, actor: Actor) -> None:
     """Let a login say again whom it speaks for."""
-    async with conn.transaction():
-        await act(conn, actor)
+    async with conn.transaction(), acting_on(conn, actor):
         if not await store.unbind_role(conn, role):
             raise SecurityRefusedError(f"role {role!r} is bound to nobody")
