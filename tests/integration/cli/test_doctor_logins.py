@@ -7,8 +7,9 @@ import psycopg
 import pytest
 
 from cli.doctor.servers import postgres
-from local.logins import GROUPS, make_logins
+from local.logins import make_logins
 from workers.operations.keyring import new_key
+from workers.runtime.operate.logins import GROUPS
 
 # Nothing runs here, so these fail for whoever may look at them.
 NOT_RUNNING = {"dispatcher", "beat", "workers"}
