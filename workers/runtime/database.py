@@ -203,8 +203,8 @@ async def _raw(connection: AsyncConnection) -> Raw:
 
 # Classes of what Postgres says of its own state: connections, resources, operators, its system; then single ones.
 UNREACHABLE = ("08", "53", "57P", "58")
-IN_THE_WAY = ("40", "55P03")
-TRANSIENT = (*IN_THE_WAY, "57014", "25006", "25P03")
+IN_THE_WAY = ("40", "55P03", "57014")
+TRANSIENT = (*IN_THE_WAY, "25006", "25P03")
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -232,7 +232,7 @@ def is_unusable(error: BaseException) -> bool:
     """Tell whether Postgres cannot serve for a reason that is no fault of the statement.
 
     It is full, read-only, out of connections or gone, or others are in the way: a lock that somebody holds, a deadlock,
-    a serialization failure.
+    a serialization failure, a statement that was not done in its time or that somebody cancelled.
     """
     error = getattr(error, "orig", None) or error
     if not isinstance(error, psycopg.Error):

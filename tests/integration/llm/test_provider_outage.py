@@ -333,7 +333,7 @@ async def test_of_all_processes_one_probes(database_url: str) -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("state", ["53100", "53200", "53300", "57P03", "25006", "55P03", "40P01"])
+@pytest.mark.parametrize("state", ["53100", "53200", "53300", "57P03", "25006", "55P03", "40P01", "40001", "57014"])
 async def test_database_that_cannot_serve_costs_no_attempt(
     database_url: str, registry: Registry, table: Table, fake: FakeOpenAI, state: str
 ) -> None:

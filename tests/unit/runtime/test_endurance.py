@@ -103,7 +103,7 @@ def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
         (psycopg.errors.DeadlockDetected(), True),
         (psycopg.errors.SerializationFailure(), True),
         (psycopg.errors.UniqueViolation(), False),
-        (psycopg.errors.QueryCanceled(), False),
+        (psycopg.errors.QueryCanceled(), True),
         (psycopg.ProgrammingError("a bug of ours"), False),
         (FileNotFoundError("a handler's own file"), False),
         (ConnectionResetError("of a provider"), False),
