@@ -117,14 +117,14 @@ def compared(workers: Sequence[WorkerView], here: Answering) -> Check:
     return Check(name, "ok", f"{told(own)}, as this shell would ({len(workers)} workers)")
 
 
-async def notices(conn: Raw) -> Check:
+async def notices(conn: Raw, *, most: float = MOST_NOTICES) -> Check:
     """Check that the queue of notices is not about to be full: every commit that sends one would then fail."""
     used = await notice_queue_usage(conn)
     mend = (
         "end the session that listens and keeps its transaction open: of those in pg_stat_activity that have used "
         "LISTEN, the one with the oldest xact_start"
     )
-    return verdict("notices", f"{used:.0%} of their queue is used", well=used < MOST_NOTICES, mend=mend)
+    return verdict("notices", f"{used:.0%} of their queue is used", well=used < most, mend=mend)
 
 
 async def stages(conn: Raw) -> Check:

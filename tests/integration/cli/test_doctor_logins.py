@@ -1,12 +1,10 @@
 """`gristmill doctor` under each login that `migrate --roles` makes: what a login may not look at is no failure."""
 
 import json
-from contextlib import closing
 
-import psycopg
 import pytest
 
-from cli.doctor.servers import postgres
+from cli.doctor.roles import notices
 from local.logins import make_logins
 from workers.operations.keyring import new_key
 from workers.runtime.operate.logins import GROUPS
@@ -86,11 +84,11 @@ def test_the_owner_sees_the_keys(gristmill):
     assert len(as_data["keys"]) == 1
 
 
-async def test_a_queue_of_notices_that_fills_is_told(database_url):
-    """Sessions that listen and keep a transaction open hold it; the check is well while it is nearly empty."""
-    url = database_url.replace("+psycopg", "")
-    with closing(psycopg.connect(url, autocommit=True)) as psql:
-        psql.execute("LISTEN gristmill_done")
-        checks = {check.name: check async for check in postgres(url, quick=False)}
+async def test_a_queue_of_notices_that_fills_is_told(database):
+    """Sessions that listen and keep a transaction open hold it; then every commit that sends a notice would fail."""
+    async with database.kernel() as conn:
+        well, full = await notices(conn), await notices(conn, most=0.0)
 
-    assert (checks["notices"].state, checks["notices"].found) == ("ok", "0% of their queue is used")
+    assert (well.state, well.found) == ("ok", "0% of their queue is used")
+    assert full.state == "failed"
+    assert "pg_stat_activity" in full.mend
