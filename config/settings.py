@@ -363,7 +363,8 @@ def _line(error: ErrorDetails) -> str:
     path, field = next(
         (path, field) for path, field in _leaves() if path == loc[: len(path)] or _variable(path) == loc[0]
     )
-    rule = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be").partition(", unable")[0]
+    # As workers.runtime.refusals has it, of which this room knows nothing.
+    rule = re.sub(r"^[\w' ]+ should ", "must ", error["msg"].removeprefix("Value error, ")).partition(", unable")[0]
     value = error["input"]
     if value is None:
         return f"{_variable(path)} {rule}"

@@ -23,7 +23,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = MOST_LISTED,
     as_json: Json = False,
 ) -> None:
-    """List the refused messages, newest first; messages of one content are one, with how often it came."""
+    """List the refused messages, newest first; messages of one content are one, with how often they came."""
     rows = in_session(lambda session: list_dead(session, with_replayed=everything, limit=limit))
     if as_json:
         print_json(rows)

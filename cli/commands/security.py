@@ -89,7 +89,10 @@ def unbind(role: Role) -> None:
 def _print(found: SecurityView) -> None:
     since = f", {moment(found.changed_at)} by {found.changed_by}" if found.changed_at else ""
     print(f"strict mode is {'on' if found.strict else 'off'}{since}\n")
-    keys = [(one.id, moment(one.created_at), moment(one.expires_at)) for one in found.keys]
-    print_table(("KEY", "CREATED", "ENDS"), keys)
+    if found.keys is None:
+        print("keys: this login may not see them, the tables' owner may")
+    else:
+        keys = [(one.id, moment(one.created_at), moment(one.expires_at)) for one in found.keys]
+        print_table(("KEY", "CREATED", "ENDS"), keys)
     print()
     print_table(("LOGIN", "USER", ""), ((one.role, one.user_id, "" if one.exists else "gone") for one in found.roles))

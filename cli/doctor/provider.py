@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from cli.complaints import server_trouble
 from cli.connection import connected, opened
-from cli.doctor.check import Check, State, verdict
+from cli.doctor.check import Check, State, is_denied, not_checked, permitted, verdict
 from cli.doctor.roles import answering
 from cli.provider import answers
 from config.redaction import redact_text
@@ -58,13 +58,16 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
     except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again
-        mend = "let this role of Postgres read operations.system_settings, or look at the Postgres check again"
+        if is_denied(error):
+            return [not_checked("secrets"), not_checked("provider")]
+        mend = "look at the Postgres check again"
         return [Check("provider", "failed", f"what operators chose cannot be read: {server_trouble(error)}", mend)]
     mend = "give every role the keys they were encrypted with, or `gristmill settings set` them again"
     secrets = verdict("secrets", "; ".join(problems) or "all that are kept can be read", well=not problems, mend=mend)
     asked = await asyncio.to_thread(_chosen, settings, choice)
     async with connected(database_url) as connection:
-        return [secrets, *asked, await answering(connection, answers(settings, choice))]
+        told = await permitted("workers ask", lambda: answering(connection, answers(settings, choice)))
+    return [secrets, *asked, *told]
 
 
 def _configured(settings: Settings, choice: ProviderChoice | None) -> list[Check]:

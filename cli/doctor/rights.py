@@ -21,10 +21,7 @@ async def logins(conn: Raw) -> Check:
 
 async def strict_mode(conn: Raw) -> Check:
     """Tell whether services must sign whom they speak for; with several tenants they should."""
-    strict = await is_strict(conn)
-    if strict is None:
-        return Check("strict mode", "ok", "this login may not see it")
-    if strict:
+    if await is_strict(conn):
         return Check("strict mode", "ok", "on: a service must sign whom it speaks for")
     tenants = await count_owners(conn)
     if tenants > 1:

@@ -12,11 +12,20 @@ from workers.llm.answering import Answering, told
 from workers.runtime.database import Raw
 from workers.runtime.handler.discovery import BrokenHandlers
 from workers.runtime.handler.registry import discover
-from workers.runtime.operate.health import LEADER_SILENT, BeatHealth, beat_health, dispatcher_seen, slots_by_queue
+from workers.runtime.operate.health import (
+    LEADER_SILENT,
+    BeatHealth,
+    beat_health,
+    dispatcher_seen,
+    notice_queue_usage,
+    slots_by_queue,
+)
 from workers.runtime.operate.stages import list_stages
 from workers.runtime.operate.workers import WorkerView, list_workers
 
 _SHOWN = 3
+# The part of the queue that may be used. A busy system uses less than a hundredth.
+MOST_NOTICES = 0.25
 
 
 async def dispatcher(conn: Raw) -> Check:
@@ -106,6 +115,16 @@ def compared(workers: Sequence[WorkerView], here: Answering) -> Check:
     if not workers:
         return Check(name, "ok", "no worker has told yet")
     return Check(name, "ok", f"{told(own)}, as this shell would ({len(workers)} workers)")
+
+
+async def notices(conn: Raw, *, most: float = MOST_NOTICES) -> Check:
+    """Check that the queue of notices is not about to be full: every commit that sends one would then fail."""
+    used = await notice_queue_usage(conn)
+    mend = (
+        "end the session that listens and keeps its transaction open: of those in pg_stat_activity that have used "
+        "LISTEN, the one with the oldest xact_start"
+    )
+    return verdict("notices", f"{used:.0%} of their queue is used", well=used < most, mend=mend)
 
 
 async def stages(conn: Raw) -> Check:

@@ -2,7 +2,7 @@
 
 from cli.complaints import server_trouble
 from cli.connection import opened
-from cli.doctor.check import Check, verdict
+from cli.doctor.check import Check, is_denied, not_checked, verdict
 from workers.runtime.handler.registry import discover
 from workers.runtime.operate.schedules import refused_schedules
 
@@ -14,6 +14,8 @@ async def schedules(database_url: str) -> Check:
         async with opened(database_url) as database, database.session() as session:
             refused = await refused_schedules(session, registry)
     except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again
+        if is_denied(error):
+            return not_checked("schedules")
         return Check(
             "schedules", "failed", f"they cannot be read: {server_trouble(error)}", "look at the Postgres check"
         )

@@ -1,7 +1,8 @@
 """Checks of Postgres and Redis. Light enough for a container's health check every few seconds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,10 @@ import redis
 from redis.asyncio import Redis
 
 from cli.complaints import complaint, server_trouble
-from cli.doctor.check import Check, verdict
+from cli.doctor.check import Check, permitted, verdict
 from migrations.revisions import position_of
 from workers.runtime.connections import connect_async
-from workers.runtime.operate.server import OLDEST_POSTGRES, ServerHealth, clock_offset, server_health
+from workers.runtime.operate.server import OLDEST_POSTGRES, ServerHealth, clock_offset, revision, server_health
 
 if TYPE_CHECKING:
     from workers.runtime.database import Raw
@@ -26,9 +27,8 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
     """Check the server, the schema and, unless ``quick``, the clock and the roles that leave rows."""
     try:
         async with await connect_async(database_url, autocommit=True) as connection:
-            health = await server_health(connection)
-            yield _version(health)
-            schema = _schema(health)
+            yield _version(server_health(connection))
+            [schema] = await permitted("schema", lambda: _schema(connection))
             yield schema
             if not quick:
                 yield await _clock(connection)
@@ -43,18 +43,21 @@ async def _inside(connection: "Raw") -> AsyncIterator[Check]:
     """Check what the rows of a migrated database tell of the roles."""
     # Imported here: they load every handler's kernel, and the quick check runs every few seconds.
     from cli.doctor import rights, roles
-    from workers.vectorization.pgvector import installed_pgvector
 
-    yield await roles.dispatcher(connection)
-    yield await roles.beat(connection)
-    yield await roles.workers(connection)
-    for check in await roles.processes(connection, version=version("gristmill")):
-        yield check
-    yield await roles.stages(connection)
-    yield await rights.logins(connection)
-    yield await rights.strict_mode(connection)
-    found = await installed_pgvector(connection)
-    yield _vectors(found.version, usable=found.usable)
+    looks: dict[str, Callable[[Raw], Awaitable[Check | list[Check]]]] = {
+        "dispatcher": roles.dispatcher,
+        "beat": roles.beat,
+        "workers": roles.workers,
+        "processes": partial(roles.processes, version=version("gristmill")),
+        "stages": roles.stages,
+        "logins": rights.logins,
+        "strict mode": rights.strict_mode,
+        "notices": roles.notices,
+        "pgvector": _vectors,
+    }
+    for name, look in looks.items():
+        for check in await permitted(name, partial(look, connection)):
+            yield check
 
 
 def _version(health: ServerHealth) -> Check:
@@ -64,10 +67,11 @@ def _version(health: ServerHealth) -> Check:
     return verdict("Postgres", found, well=not health.is_too_old, mend=mend)
 
 
-def _schema(health: ServerHealth) -> Check:
-    if health.revision is None:
+async def _schema(connection: "Raw") -> Check:
+    found_revision = await revision(connection)
+    if found_revision is None:
         return Check("schema", "failed", "not migrated", "run `gristmill migrate`")
-    position = position_of(health.revision)
+    position = position_of(found_revision)
     if position.known:
         found = f"at {position.current}, newest is {position.head}"
         return verdict("schema", found, well=position.usable, mend="run `gristmill migrate`")
@@ -80,11 +84,15 @@ async def _clock(connection: "Raw") -> Check:
     return verdict("clock", found, well=abs(offset) <= MOST_OFFSET, mend="synchronise both clocks (NTP)")
 
 
-def _vectors(installed: str | None, *, usable: bool) -> Check:
-    """Tell how similarity search finds its way; it works without pgvector too."""
-    if installed and usable:
-        return Check("pgvector", "ok", installed)
-    found = f"{installed} is older than 0.8" if installed else "none"
+async def _vectors(connection: "Raw") -> Check:
+    """Tell whether similarity search uses pgvector; it works without it too."""
+    # Imported here: it is a domain's, which the quick check does not load.
+    from workers.vectorization.pgvector import installed_pgvector
+
+    pgvector = await installed_pgvector(connection)
+    if pgvector.version and pgvector.usable:
+        return Check("pgvector", "ok", pgvector.version)
+    found = f"{pgvector.version} is older than 0.8" if pgvector.version else "none"
     mend = "`CREATE EXTENSION vector` or `ALTER EXTENSION vector UPDATE`, then `gristmill records index 384`"
     return Check("pgvector", "warning", f"{found}: similarity search compares with every record", mend)
 

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     LargeBinary,
     String,
     Text,
@@ -19,10 +20,11 @@ from models.base import Base, Expiry
 
 
 class DeadMessage(Base):
-    """A message that the Celery door refused, with the reason. The same content again only counts.
+    """A message that the Celery door refused, with the reason. The same message again only counts.
 
-    ``body`` is what came, up to 64 KiB, and ``size`` its whole length; ``arguments`` and ``keywords`` are its JSON as
-    far as it could be read. ``job_id`` is what a replay made of it. Services have no rights here.
+    ``body`` is what came, whole if the door would take so much, and ``size`` its whole length; ``arguments`` and
+    ``keywords`` are its JSON as far as it could be read. Messages that differ in their ids only have one ``content``.
+    ``job_id`` is what a replay made of it. Services have no rights here.
     """
 
     __tablename__ = "dead_messages"
@@ -31,7 +33,7 @@ class DeadMessage(Base):
         CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
         CheckConstraint("length(reason) BETWEEN 1 AND 2000", name="reason"),
         CheckConstraint("length(arguments) <= 8192 AND length(keywords) <= 8192", name="shown"),
-        CheckConstraint("octet_length(body) <= 65536 AND octet_length(body) <= size", name="body"),
+        CheckConstraint("octet_length(body) <= 4194304 AND octet_length(body) <= size", name="body"),
         CheckConstraint("count >= 1", name="count"),
         {"schema": "runtime"},
     )
@@ -48,6 +50,9 @@ class DeadMessage(Base):
     arguments: Mapped[str | None] = mapped_column(Text)
     keywords: Mapped[str | None] = mapped_column(Text)
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    content: Mapped[bytes | None] = mapped_column(
+        LargeBinary, Computed("sha256(coalesce(body, ''))", persisted=True), deferred=True
+    )
     size: Mapped[int] = mapped_column(BigInteger)
     count: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -12,8 +12,9 @@ from models.base import Base, Expiry
 
 
 class ProviderPause(Base):
-    """A provider that is away: ``provider`` is ``<server>|<model>``. Nobody asks it before ``until``, then one does.
+    """A provider that is away. Nobody asks it before ``until``, then one does.
 
+    ``provider`` is ``<server>``, or ``<server>|<model>`` for one model.
     Written by worker processes only (``workers.llm.pause_store``); the row goes when the provider answers.
     """
 

@@ -81,10 +81,10 @@ def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: 
 REFUSED: Mapping[str, tuple[list[Any], dict[str, Any]]] = {
     "payload must be an object, got 'text'": (["scoring.score", "text"], {}),
     "profile_id is required, got nothing": (["scoring.score", {}], {}),
-    "due_at should be a valid datetime": (["proving.plain", {}], {"due_at": "tomorrow"}),
-    "priority should be a valid integer": (["proving.plain", {}], {"priority": "high"}),
-    "priority should be less than or equal to 10, got 11": (["proving.plain", {}], {"priority": 11}),
-    "keyword must be one of stage, payload, idempotency_key, priority, due_at, got 'model'": (
+    "due_at must be a valid datetime": (["proving.plain", {}], {"due_at": "tomorrow"}),
+    "priority must be a valid integer": (["proving.plain", {}], {"priority": "high"}),
+    "priority must be less than or equal to 10, got 11": (["proving.plain", {}], {"priority": 11}),
+    "keyword must be one of stage, payload, idempotency_key, priority, due_at, user_id, user_signature, got 'model'": (
         ["proving.plain", {}],
         {"model": "x"},
     ),
@@ -108,7 +108,7 @@ def test_every_refused_message_of_a_service_is_kept_with_its_reason(system: Syst
         app.send_task("gristmill.enqueue", args=["proving.plain", {"key": "good"}], queue="gristmill")
     good = "SELECT id FROM proving.plain_jobs WHERE key = 'good'"
     system.wait(lambda: system.ask(good), "the good one is a job")
-    kept = "SELECT reason, count FROM runtime.dead_messages WHERE task = 'gristmill.enqueue'"
+    kept = "SELECT reason, sum(count)::int FROM runtime.dead_messages WHERE task = 'gristmill.enqueue' GROUP BY reason"
     system.wait(lambda: sum(row[1] for row in system.ask(kept)) >= 3 * len(REFUSED), "all are kept")
 
     reasons = dict(system.ask(kept))
@@ -245,6 +245,6 @@ def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, 
     assert system.ask(count)[0][0] == refused
     assert system.ask(count)[0][1] <= refused // 5, "one row for each content"
     bodies = {bytes(row[0]) for row in system.ask("SELECT body FROM runtime.dead_messages WHERE queue = 'proving'")}
-    assert {b"\xff\x00 no json", b"plain text", b"\x80\x04.", *(one[:65_536] for one in NO_MESSAGES)} <= bodies
+    assert {b"\xff\x00 no json", b"plain text", b"\x80\x04.", *NO_MESSAGES} <= bodies
     assert all(role.said("message_refused") for role in crew)
     assert not any(role.said("no json", "plain text", "Traceback") for role in crew)

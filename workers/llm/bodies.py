@@ -69,7 +69,7 @@ def text_of(content: bytes, content_type: str = "") -> str:
         charset = content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
     try:
         return content.decode(charset or "utf-8", "replace")
-    except LookupError:
+    except (LookupError, ValueError):  # unknown, no encoding of texts, or one that cannot replace what it cannot read
         return content.decode("utf-8", "replace")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -55,6 +56,7 @@ class CompatibleModel:
         self._embedding_model = embedding_model
         self._embedding_limits = embedding_limits
         self._timeout = timeout
+        self._within = timedelta(seconds=timeout)
         self._server = names.public_url(base_url)
         self._rungs: dict[str, Rung] = {}
         # Each call's time begins when it is its turn: a queue that it waits in here costs it nothing, one at the
@@ -155,7 +157,7 @@ class CompatibleModel:
             raise Permanent("an empty text has no embedding")
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
         limit, digest = ANSWER_LIMIT + len(texts) * VECTOR_LIMIT, _digest(body)
-        async with self._embedding, self._gate.asking(self._server, model, request=digest):
+        async with self._embedding, self._gate.asking(self._server, model, request=digest, within=self._within):
             try:
                 answer = await self._post("/embeddings", body, digest=digest, limit=limit)
             except (openai.OpenAIError, TimeoutError) as error:
@@ -178,7 +180,11 @@ class CompatibleModel:
             body = {**parameters, "model": model, "messages": structured.instructed(messages, rung, into)}
             if form := structured.response_format(rung, into):
                 body["response_format"] = form
-            async with self._asking, self._gate.asking(self._server, model, request=(digest := _digest(body))):
+            digest = _digest(body)
+            async with (
+                self._asking,
+                self._gate.asking(self._server, model, request=digest, within=self._within),
+            ):
                 try:
                     answer = await self._post("/chat/completions", body, digest=digest)
                     return read(answer.text, answer.headers)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 import httpx2
 import openai
@@ -72,6 +73,8 @@ _SECRET = re.compile(r"\b(sk|pk|key|gsk|xai)-[\w*.-]{4,}|(?<=bearer )\S+", re.IG
 def classify(error: Exception, *, now: datetime | None = None) -> Failure:
     """Return what ``error``, raised by the client, means for a job. ``now`` dates a Retry-After given as a date."""
     match error:
+        case openai.APITimeoutError(__cause__=httpx2.ConnectTimeout()):
+            return Unavailable("unreachable: ConnectTimeout", certain=True, of="server")
         case openai.APITimeoutError() | TimeoutError():
             return Unavailable("did not answer in time")
         case openai.APIConnectionError(__cause__=AnswerTooLargeError() as too_large):
@@ -79,14 +82,19 @@ def classify(error: Exception, *, now: datetime | None = None) -> Failure:
         case openai.APIConnectionError():
             cause = error.__cause__ or error
             # One that broke while it answered says less than one that could not be opened.
-            certain = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
-            return Unavailable(f"unreachable: {type(cause).__name__}", certain=certain)
+            certain = isinstance(cause, httpx2.ConnectError)
+            return Unavailable(f"unreachable: {type(cause).__name__}", certain=certain, of="server")
         case openai.APIStatusError():
             message = quotable(message_of(error.body), secret=_key_of(error))
             headers, code = error.response.headers, _code_of(error.body)
             if error.status_code == NOT_FOUND and isinstance(error.body, str) and "<" in error.body:
-                return Unavailable(f"HTTP 404 and a page in place of an API's error; {URL_HINT}", certain=True)
-            return of_status(error.status_code, code=code, message=message, headers=headers, now=now)
+                return Unavailable(
+                    f"HTTP 404 and a page in place of an API's error; {URL_HINT}", certain=True, of="server"
+                )
+            failure = of_status(error.status_code, code=code, message=message, headers=headers, now=now)
+            if isinstance(failure, Unavailable) and not isinstance(error.body, Mapping):
+                failure.of = "server"  # a gateway's page: what serves the models answers with JSON
+            return failure
         case _:
             return Unavailable(f"call failed: {type(error).__name__}")
 
@@ -105,7 +113,7 @@ def of_status(
     if code in _QUOTA_CODES or status == PAYMENT_REQUIRED:
         delay = max(QUOTA_DELAY, asked_delay(headers, now=now) or QUOTA_DELAY)
         numbered = f"HTTP {status} {code}" if code else f"HTTP {status}"
-        return Unavailable(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True)
+        return Unavailable(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True, of="server")
     # One request beyond what a minute allows is a 429 as well: it never gets smaller by waiting.
     if status in {TOO_LARGE, TOO_MANY_REQUESTS} and _TOO_LARGE.search(message):
         return Refused(f"request exceeds what the provider takes at once (HTTP {status}){said}")
@@ -117,11 +125,13 @@ def of_status(
     if code == "context_length_exceeded" or _CONTEXT.search(message):
         return Refused(f"input exceeds the model's context (HTTP {status}){said}")
     if status in REFUSED_KEY:
-        return Unavailable(f"HTTP {status}: it refused the credentials; check OPENAI_API_KEY", certain=True)
+        # 403 may be a key without access to one model.
+        of: Literal["server", "model"] = "model" if status == FORBIDDEN else "server"
+        return Unavailable(f"HTTP {status}: it refused the credentials; check OPENAI_API_KEY", certain=True, of=of)
     if status == NOT_IMPLEMENTED:
         return Permanent(f"provider does not implement this call (HTTP 501){said}")
     if status in REDIRECTS:
-        return Unavailable(f"HTTP {status}: it redirects elsewhere; {URL_HINT}", certain=True)
+        return Unavailable(f"HTTP {status}: it redirects elsewhere; {URL_HINT}", certain=True, of="server")
     if status >= SERVER_ERROR or status in WORTH_ANOTHER_TRY:
         asked = asked_delay(headers, now=now)
         certain = status in OUT_OF_SERVICE or asked is not None

@@ -15,6 +15,7 @@ from workers.llm import feature_hash
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
 from workers.runtime.handler.rule_based import MODEL_PREFIX, NOTE
+from workers.runtime.refusals import first_problem
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -56,7 +57,7 @@ class OfflineEvaluator:
         try:
             value = into.model_validate(evaluation)
         except ValidationError as error:
-            raise Permanent(f"{MODEL} cannot answer {into.__name__}: {error.errors()[0]['msg']}") from None
+            raise Permanent(f"{MODEL} cannot answer {into.__name__}: {first_problem(error, whole='answer')}") from None
         return Answer(
             value=value,
             raw={"model": MODEL, "note": NOTE, "evaluation": evaluation},

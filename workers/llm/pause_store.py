@@ -11,13 +11,26 @@ from workers.runtime.refusals import cut
 STALE = timedelta(minutes=15)
 REASON_CHARS = 300
 
+# So many pauses of one server are read, and so many rows are kept: tenants choose the models' names.
+MOST_PAUSES = 1_000
+
 _FIND = """
-    SELECT since, greatest(extract(epoch FROM until - now()), 0)::float8, reason FROM runtime.provider_pauses
-     WHERE provider = %(provider)s AND until > now() - make_interval(secs => %(stale)s)"""
+    SELECT provider, since, greatest(extract(epoch FROM until - now()), 0)::float8, reason
+      FROM runtime.provider_pauses
+     WHERE (provider = %(server)s OR starts_with(provider, %(server)s || '|'))
+       AND until > now() - make_interval(secs => %(stale)s)
+     ORDER BY provider = %(server)s DESC, until DESC LIMIT %(most)s"""
 # How long it lasts already decides how long to wait: processes that begin at the same time do not add up.
 _BEGIN = """
+    WITH gone AS (
+      DELETE FROM runtime.provider_pauses WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM runtime.provider_pauses
+         WHERE until <= now() - make_interval(secs => %(stale)s) AND provider <> %(provider)s
+         LIMIT 100 FOR UPDATE SKIP LOCKED)))
     INSERT INTO runtime.provider_pauses AS p (provider, since, until, reason)
-    VALUES (%(provider)s, now(), now() + make_interval(secs => greatest(%(asked)s, %(first)s)), %(reason)s)
+    SELECT %(provider)s, now(), now() + make_interval(secs => greatest(%(asked)s, %(first)s)), %(reason)s
+     WHERE (SELECT count(*) FROM runtime.provider_pauses) < %(most)s
+        OR EXISTS (SELECT FROM runtime.provider_pauses WHERE provider = %(provider)s)
     ON CONFLICT (provider) DO UPDATE
        SET since = CASE WHEN p.until > now() - make_interval(secs => %(stale)s) THEN p.since ELSE now() END,
            until = greatest(p.until, now() + make_interval(secs => greatest(%(asked)s, %(first)s,
@@ -44,17 +57,20 @@ class SharedPauses:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, provider: str) -> Away | None:
-        """Return the pause of ``provider``, if there is one."""
+    async def find(self, server: str) -> dict[str, Away]:
+        """Return the pauses of ``server`` and of its models, by provider."""
         async with self._database.kernel() as conn:
-            cursor = await conn.execute(_FIND, {"provider": provider, "stale": STALE.total_seconds()})
-            row = await cursor.fetchone()
-        return Away(row[0], timedelta(seconds=row[1]), row[2]) if row else None
+            values = {"server": server, "stale": STALE.total_seconds(), "most": MOST_PAUSES}
+            rows = await (await conn.execute(_FIND, values)).fetchall()
+        return {row[0]: Away(row[1], timedelta(seconds=row[2]), row[3]) for row in rows}
 
     async def begin(
         self, provider: str, reason: str, *, asked: timedelta, first: timedelta, longest: timedelta
-    ) -> Away:
-        """Begin or lengthen a pause: by ``asked``, or by as long as it lasts, from ``first`` to ``longest``."""
+    ) -> Away | None:
+        """Begin or lengthen a pause: by ``asked``, or by as long as it lasts, from ``first`` to ``longest``.
+
+        None if there are too many pauses: this one then holds in its own process.
+        """
         values = {
             "provider": provider,
             "reason": cut(one_line(reason), REASON_CHARS),
@@ -62,12 +78,12 @@ class SharedPauses:
             "first": first.total_seconds(),
             "longest": longest.total_seconds(),
             "stale": STALE.total_seconds(),
+            "most": MOST_PAUSES,
         }
         async with self._database.kernel() as conn:
             cursor = await conn.execute(_BEGIN, values)
             row = await cursor.fetchone()
-        assert row
-        return Away(row[0], timedelta(seconds=row[1]), row[2])
+        return Away(row[0], timedelta(seconds=row[1]), row[2]) if row else None
 
     async def probe(self, provider: str, *, lasts: timedelta) -> Away | bool:
         """Take the one call of a pause that has passed: True. Or return what to wait for; False where it is over."""
@@ -79,6 +95,13 @@ class SharedPauses:
         if row[0]:
             return True
         return Away(row[1], max(timedelta(seconds=row[2]), _PROBED_ELSEWHERE), row[3])
+
+    async def release(self, provider: str) -> None:
+        """Give back the one call of a pause: it was not made, or nobody waits for its answer."""
+        async with self._database.kernel() as conn:
+            await conn.execute(
+                "UPDATE runtime.provider_pauses SET probing_until = NULL WHERE provider = %(p)s", {"p": provider}
+            )
 
     async def end(self, provider: str) -> None:
         """End the pause of ``provider``."""

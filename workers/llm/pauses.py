@@ -1,13 +1,15 @@
 """A provider that is away is asked by one call at a time: everybody else waits, in this process and in all others.
 
-A pause belongs to one model of one server. It begins when the provider says that it cannot serve anybody, or when
-three different requests in a row have failed; it grows with the time that the provider is away, to a minute. When it
-has passed, one call goes through. If that succeeds, the pause is over.
+A pause belongs to a whole server, or to one model of it. It begins when a failure says by itself what is away (a
+refused connection is the server's), or when three different requests in a row have failed. If requests for three
+different models have failed in a row, the server is away. A pause grows with the time that the provider is away, to a
+minute. When it has passed, one call goes through. If that succeeds, the pause is over.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,8 +26,11 @@ FIRST, LONGEST = timedelta(seconds=2), timedelta(minutes=1)
 FAILURES = 3
 # Those who wait come back one after the other, over a quarter of the time that the provider has been away by now.
 MOST_SPREAD = timedelta(minutes=5)
-# A call that probes is over by then, or its process is.
-PROBE = timedelta(minutes=3)
+# A call that probes is over so soon after its own timeout, or its process is dead.
+PROBE_MARGIN = timedelta(seconds=5)
+WITHIN = timedelta(minutes=2)
+# Models of one server that are remembered. Tenants choose their names.
+MOST_MODELS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +43,21 @@ class Away:
 
 
 class PauseStore(Protocol):
-    """Where the processes share their pauses."""
+    """Where the processes share their pauses. A ``provider`` is ``<server>`` or ``<server>|<model>``."""
 
-    async def find(self, provider: str) -> Away | None:
-        """Return the pause of ``provider``, if there is one."""
+    async def find(self, server: str) -> Mapping[str, Away]:
+        """Return the pauses of ``server`` and of its models, by provider."""
 
     async def begin(
         self, provider: str, reason: str, *, asked: timedelta, first: timedelta, longest: timedelta
-    ) -> Away:
+    ) -> Away | None:
         """Begin or lengthen a pause: by ``asked``, or by as long as it lasts, from ``first`` to ``longest``."""
 
     async def probe(self, provider: str, *, lasts: timedelta) -> Away | bool:
         """Take the one call of a pause that has passed: True. Or return what to wait for; False where it is over."""
+
+    async def release(self, provider: str) -> None:
+        """Give back the one call of a pause: it was not made, or nobody waits for its answer."""
 
     async def end(self, provider: str) -> None:
         """End the pause of ``provider``."""
@@ -57,16 +65,65 @@ class PauseStore(Protocol):
 
 @dataclass(slots=True)
 class _Provider:
-    """What this process knows of one provider; times are of the loop's clock."""
+    """What this process knows of a server or of one model of it; times are of the loop's clock."""
 
+    name: str
     away: Away | None = None
     paused_until: float = 0.0
     probing: bool = False
-    known: bool = False
-    learning: asyncio.Task[None] | None = None
     failing_since: datetime | None = None
     failed: set[str] = field(default_factory=set)
     answered_at: float | None = None
+
+    def keep(self, away: Away | None) -> None:
+        """Note a pause, or that there is none."""
+        self.away = away
+        self.paused_until = _now() + away.wait.total_seconds() if away else 0.0
+
+    def note_failure(self, request: str) -> None:
+        """Count a failure. More than :data:`FAILURES` need not be told apart."""
+        self.failing_since = self.failing_since or datetime.now(UTC)
+        if len(self.failed) < FAILURES:
+            self.failed.add(request)
+
+    def note_answer(self) -> None:
+        """Forget the failures before an answer."""
+        self.answered_at = _now()
+        self.failed.clear()
+        self.failing_since = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether so many different requests have failed in a row that it is away."""
+        return len(self.failed) >= FAILURES
+
+    @property
+    def remaining(self) -> timedelta:
+        """For how long nobody is to ask."""
+        return timedelta(seconds=max(self.paused_until - _now(), 0.0)) if self.away else timedelta()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody is to ask now."""
+        return self.away is not None and (self.probing or _now() < self.paused_until)
+
+
+@dataclass(slots=True)
+class _Server:
+    """A server and its models, the one that was used last at the end."""
+
+    whole: _Provider
+    models: OrderedDict[str, _Provider] = field(default_factory=OrderedDict)
+    known: bool = False
+    learning: asyncio.Task[None] | None = None
+
+    def model(self, model: str) -> _Provider:
+        """Return what is known of one model; of too many, the one that was used longest ago is forgotten."""
+        found = self.models.setdefault(model, _Provider(f"{self.whole.name}|{model}"))
+        self.models.move_to_end(model)
+        if len(self.models) > MOST_MODELS:
+            self.models.popitem(last=False)
+        return found
 
 
 class Gate:
@@ -86,44 +143,59 @@ class Gate:
         self._store = store
         self._first, self._longest = first, longest
         self._draw = draw
-        self._providers: dict[str, _Provider] = {}
+        self._servers: dict[str, _Server] = {}
 
     async def check(self, server: str, model: str) -> None:
         """Raise Unavailable while nobody is to ask this model of ``server``."""
-        provider = await self._provider(server, model)
-        if provider.away is not None and (provider.probing or _now() < provider.paused_until):
-            raise self._refusal(provider, provider.away, server)
+        for provider in await self._providers(server, model):
+            if provider.away is not None and provider.is_closed:
+                raise self._refusal(provider, provider.away, server)
 
     @asynccontextmanager
-    async def asking(self, server: str, model: str, *, request: str) -> AsyncIterator[None]:
-        """Enclose one call. ``request`` tells requests apart; Unavailable raised within is told with since when."""
-        provider = await self._provider(server, model)
-        probes = provider.away is not None and await self._probe(provider, server, model)
+    async def asking(self, server: str, model: str, *, request: str, within: timedelta = WITHIN) -> AsyncIterator[None]:
+        """Enclose one call. ``request`` tells requests apart; Unavailable raised within is told with since when.
+
+        ``within`` is the call's own timeout.
+        """
+        providers = await self._providers(server, model)
+        probes: list[_Provider] = []
         try:
-            yield
-        except Unavailable as error:
-            raise await self.failed(server, model, error, request=request) from error
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            await self._answered(provider, server, model)
-            raise
-        else:
-            await self._answered(provider, server, model)
+            for provider in providers:
+                if provider.away is not None and await self._probe(provider, server, lasts=within + PROBE_MARGIN):
+                    probes.append(provider)  # noqa: PERF401 - of what was taken before a refusal, too
+            try:
+                yield
+            except Unavailable as error:
+                raise await self.failed(server, model, error, request=request) from error
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                await self._answered(*providers)
+                raise
+            else:
+                await self._answered(*providers)
         finally:
-            if probes:
-                provider.probing = False
+            for provider in probes:
+                await self._give_back(provider)
 
     async def failed(self, server: str, model: str, error: Unavailable, *, request: str) -> Unavailable:
         """Note that a call failed; return what its job is told."""
-        provider = await self._provider(server, model)
-        provider.failing_since = provider.failing_since or datetime.now(UTC)
-        provider.failed.add(request)
-        if provider.away is not None or error.certain or len(provider.failed) >= FAILURES:
-            await self._begin(provider, server, model, error)
-        away = provider.away or Away(provider.failing_since, self._first, error.reason)
-        answered = None if provider.answered_at is None else timedelta(seconds=_now() - provider.answered_at)
-        wait = max(self._remaining(provider), error.asked or self._first)
+        whole, own = await self._providers(server, model)
+        if error.of == "model":
+            await self._answered(whole)
+        else:
+            whole.note_failure(request if error.of == "server" else f"model {model}")
+        if error.of != "server":
+            own.note_failure(request)
+        if whole.away is not None or (error.certain and error.of == "server") or whole.is_failing:
+            await self._begin(whole, error)
+        elif own.away is not None or error.certain or own.is_failing:
+            await self._begin(own, error)
+        blamed = next((one for one in (whole, own) if one.away is not None), own)
+        since = blamed.failing_since or whole.failing_since or datetime.now(UTC)
+        away = blamed.away or Away(since, self._first, error.reason)
+        answered = None if own.answered_at is None else timedelta(seconds=_now() - own.answered_at)
+        wait = max(blamed.remaining, error.asked or self._first)
         return Unavailable(
             error.reason,
             provider=server,
@@ -131,98 +203,109 @@ class Gate:
             delay=self._spread(wait, away.since),
             asked=error.asked,
             certain=error.certain,
+            of=error.of,
             paused=False,
             answered=answered,
         )
 
-    async def _provider(self, server: str, model: str) -> _Provider:
-        """Return what is known of a provider; at its first call, once it is read what other processes know."""
-        provider = self._providers.setdefault(f"{server}|{model}", _Provider())
-        if not provider.known and self._store is not None:
-            if provider.learning is None:
-                provider.learning = asyncio.create_task(self._learn(provider, f"{server}|{model}", self._store))
-            await asyncio.shield(provider.learning)  # one cancelled job must not take it from all who wait
-        return provider
+    async def _providers(self, server: str, model: str) -> tuple[_Provider, _Provider]:
+        """Return what is known of a server and of its model; at its first call, once the shared pauses are read."""
+        found = self._servers.setdefault(server, _Server(_Provider(server)))
+        if not found.known and self._store is not None:
+            if found.learning is None:
+                found.learning = asyncio.create_task(self._learn(found, self._store))
+            await asyncio.shield(found.learning)  # one cancelled job must not take it from all who wait
+        return found.whole, found.model(model)
 
-    async def _learn(self, provider: _Provider, name: str, store: PauseStore) -> None:
+    async def _learn(self, server: _Server, store: PauseStore) -> None:
         try:
-            self._keep(provider, await store.find(name))
+            for name, away in (await store.find(server.whole.name)).items():
+                provider = server.whole if name == server.whole.name else server.model(name.partition("|")[2])
+                provider.keep(away)
         except Exception as error:  # noqa: BLE001 - what is not known is found out by asking
             log.warning("provider_pauses_not_read", error=describe(error))
-        provider.known = True
+        server.known = True
 
-    async def _probe(self, provider: _Provider, server: str, model: str) -> bool:
+    async def _probe(self, provider: _Provider, server: str, *, lasts: timedelta) -> bool:
         """Become the one who asks a provider that was away; False where it is back.
 
         Raise Unavailable where another is, or it is too early.
         """
         assert provider.away is not None
-        if provider.probing or _now() < provider.paused_until:
+        if provider.is_closed:
             raise self._refusal(provider, provider.away, server)
         provider.probing = True
         try:
-            found: Away | bool = True
-            if self._store is not None:
-                found = await self._store.probe(f"{server}|{model}", lasts=PROBE)
+            found = await self._store.probe(provider.name, lasts=lasts) if self._store is not None else True
         except Exception as error:  # noqa: BLE001 - then each process probes for itself
             log.warning("provider_pauses_not_read", error=describe(error))
             found = True
         except asyncio.CancelledError:
-            provider.probing = False
+            await self._give_back(provider)  # the store may have heard of it
             raise
         if found is False:
-            self._keep(provider, None)
+            provider.keep(None)
             provider.probing = False
         elif isinstance(found, Away):
-            self._keep(provider, found)
+            provider.keep(found)
             provider.probing = False
             raise self._refusal(provider, found, server)
         return provider.probing
 
-    async def _begin(self, provider: _Provider, server: str, model: str, error: Unavailable) -> None:
+    async def _give_back(self, provider: _Provider) -> None:
+        """Let the next one probe, in every process, where a probe has told nothing: it was cancelled or not made."""
+        if not provider.probing:
+            return
+        provider.probing = False
+        if self._store is not None:
+            # In a task of its own: whoever is cancelled twice, or is the last of its process, frees it too.
+            await asyncio.shield(asyncio.create_task(self._release(provider.name, self._store)))
+
+    async def _release(self, name: str, store: PauseStore) -> None:
+        try:
+            await store.release(name)
+        except Exception as error:  # noqa: BLE001 - it ends by itself, soon after the call would have
+            log.warning("provider_pauses_not_kept", error=describe(error))
+
+    async def _begin(self, provider: _Provider, error: Unavailable) -> None:
         """Pause, or pause on after a probe. Of many who fail at once the first speaks for all."""
-        asked, remaining = error.asked or timedelta(), self._remaining(provider)
+        asked, remaining = error.asked or timedelta(), provider.remaining
         if not provider.probing and remaining > timedelta() and remaining >= asked:
             return
         begun = provider.away is None
-        assert provider.failing_since is not None
-        since = provider.away.since if provider.away else provider.failing_since
+        since = provider.away.since if provider.away else provider.failing_since or datetime.now(UTC)
         lasted = datetime.now(UTC) - since
-        away = Away(since, max(asked, min(max(lasted, self._first), self._longest)), error.reason)
-        self._keep(provider, away)  # before anything is awaited: who fails meanwhile has nothing to do
+        # Before anything is awaited: who fails meanwhile has nothing to do.
+        provider.keep(Away(since, max(asked, min(max(lasted, self._first), self._longest)), error.reason))
         if self._store is not None:
             bounds = {"asked": asked, "first": self._first, "longest": self._longest}
             try:
-                self._keep(provider, await self._store.begin(f"{server}|{model}", error.reason, **bounds))
+                if shared := await self._store.begin(provider.name, error.reason, **bounds):
+                    provider.keep(shared)
             except Exception as unkept:  # noqa: BLE001 - the pause holds in this process
                 log.warning("provider_pauses_not_kept", error=describe(unkept))
+            else:
+                provider.probing = False
         if begun and self._store is not None:  # else it is a person's command, which says so itself
-            log.warning("provider_away", provider=server, model=model, reason=error.reason)
+            log.warning("provider_away", provider=provider.name, reason=error.reason)
 
-    async def _answered(self, provider: _Provider, server: str, model: str) -> None:
-        provider.answered_at = _now()
-        provider.failed.clear()
-        provider.failing_since = None
-        if provider.away is None:
-            return
-        since = provider.away.since
-        self._keep(provider, None)
-        if self._store is not None:
-            log.info("provider_back", provider=server, model=model, since=since.isoformat())
-            try:
-                await self._store.end(f"{server}|{model}")
-            except Exception as error:  # noqa: BLE001 - another process asks once in vain
-                log.warning("provider_pauses_not_kept", error=describe(error))
-
-    def _keep(self, provider: _Provider, away: Away | None) -> None:
-        provider.away = away
-        provider.paused_until = _now() + away.wait.total_seconds() if away else 0.0
-
-    def _remaining(self, provider: _Provider) -> timedelta:
-        return timedelta(seconds=max(provider.paused_until - _now(), 0.0)) if provider.away else timedelta()
+    async def _answered(self, *providers: _Provider) -> None:
+        for provider in providers:
+            provider.note_answer()
+            if provider.away is None:
+                continue
+            since = provider.away.since
+            provider.keep(None)
+            provider.probing = False
+            if self._store is not None:
+                log.info("provider_back", provider=provider.name, since=since.isoformat())
+                try:
+                    await self._store.end(provider.name)
+                except Exception as error:  # noqa: BLE001 - another process asks once in vain
+                    log.warning("provider_pauses_not_kept", error=describe(error))
 
     def _refusal(self, provider: _Provider, away: Away, server: str) -> Unavailable:
-        wait = max(self._remaining(provider), self._first if provider.probing else timedelta())
+        wait = max(provider.remaining, self._first if provider.probing else timedelta())
         delay = self._spread(wait, away.since)
         return Unavailable(away.reason, provider=server, since=away.since, delay=delay, paused=True)
 

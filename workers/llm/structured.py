@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from workers.llm.reasoning import final_part, objects_in, without_reasoning
+from workers.llm.reasoning import Found, final_part, objects_in, without_reasoning
 from workers.llm.wire import TooDeepError, storable, whole_number
 from workers.runtime.handler.ports import Message
+from workers.runtime.refusals import rule_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -24,12 +25,30 @@ DECLINED_CHARS = 2_000
 
 # How a model begins to say that it will not answer; what is longer than a refusal may be an answer in prose.
 _DECLINES = re.compile(
-    r"\W*(?:(?:i['\u2019]?m|i am|we['\u2019]?re) (?:\w+ ){0,2}(?:sorry|afraid|unable|not able)"
-    r"|sorry\b|my apologies|i apologi[sz]e"
-    r"|(?:\w+, )?(?:but )?i (?:can['\u2019]?t|can ?not|won['\u2019]?t|will not|must decline|decline|refuse)"
-    r"|as an ai\b|unfortunately,? i\b|es tut mir leid|ich kann (?:dir |ihnen )?(?:dabei |das |hier)?\w* ?nicht"
-    r"|je suis d\u00e9sol|d\u00e9sol\u00e9|lo siento|mi dispiace|desculpe|sinto muito|\u5f88\u62b1\u6b49|\u62b1\u6b49"
-    r"|\u5bf9\u4e0d\u8d77|\u7533\u3057\u8a33)",
+    r"\W*(?:(?:i['\u2019]?m|i am|we['\u2019]?re|we are) (?:\w+ ){0,2}(?:unable|not able)"
+    r"|(?:\w+, )?(?:but )?(?:i|we) (?:(?:must|have to|need to|will|would) )?(?:\w+ly )?"
+    r"(?:can['\u2019]?t|can ?not|won['\u2019]?t|will not|not be able|decline|refuse)"
+    r"|as an ai\b|unfortunately,? (?:i|we)\b|ich kann (?:dir |ihnen )?(?:dabei |das |hier)?\w* ?nicht"
+    r"|(?:this|that|it|your|the) (?:\w+ )?(?:would )?(?:violates?|goes against|is against|breaches|is prohibited by"
+    r"|is not (?:allowed|permitted) (?:by|under))\b[^.]{0,60}\b(?:polic(?:y|ies)|guidelines?|rules|terms)\b)",
+    re.IGNORECASE,
+)
+# An apology is a refusal if it also says that there will be no answer.
+_SORRY = re.compile(
+    r"\W*(?:(?:i['\u2019]?m|i am|we['\u2019]?re|we are) (?:\w+ ){0,2}(?:sorry|afraid)|sorry\b|my apologies"
+    r"|(?:i|we) apologi[sz]e|es tut mir leid|je suis d\u00e9sol|d\u00e9sol\u00e9|lo siento|mi dispiace|desculpe"
+    r"|sinto muito|\u5f88\u62b1\u6b49|\u62b1\u6b49|\u5bf9\u4e0d\u8d77|\u7533\u3057\u8a33)",
+    re.IGNORECASE,
+)
+_WILL_NOT = re.compile(
+    r"\b(?:can['\u2019]?t|can ?not|won['\u2019]?t|will not|would not|unable|not able|not comfortable|declin\w+|refus\w+"
+    r"|violat\w+|not (?:allowed|permitted)|no (?:puedo|posso)|non posso|n\u00e3o posso|ne (?:peux|pouvons)|nicht"
+    r"|kein\w*)\b|\u4e0d\u80fd|\u65e0\u6cd5|\u7121\u6cd5|\u3067\u304d\u307e\u305b\u3093",
+    re.IGNORECASE,
+)
+# Who gives a score has answered, though not in the form asked for.
+_ANSWERS = re.compile(
+    r"\b(?:scores?|rating|grade|verdict)\b\W{0,5}(?:(?:is|of|would be)\W{0,3})?\d|\d\s*(?:/\s*\d|%|points\b|out of\b)",
     re.IGNORECASE,
 )
 # A server's schema reader refuses keywords it does not know; these say nothing about the shape.
@@ -93,14 +112,16 @@ def reask(messages: Sequence[Message], answer: str, error: InvalidAnswerError, i
 def validated(text: str, into: type[T], *, truncated: bool = False) -> T:
     """Return the final answer in ``text`` as a valid ``into``; raise InvalidAnswerError saying what is wrong.
 
-    The whole text if it is one JSON object. Else what the model says after its reasoning: of several objects the last
-    that is valid, unless a later one has every member that is required, or breaks off: that is the final answer then,
-    and it is invalid.
+    The whole text if it is one JSON object. Else what the model says after its reasoning. Of several objects, those
+    that stand as an answer does go before those within a sentence, and those before what is introduced as an example.
+    Of those that stand alike it is the last that is valid, unless a later one has every member that is required, or
+    breaks off: that is the final answer then, and it is invalid.
     """
     value = _decoded(text)
-    found = [value] if value is not None else list(objects_in(final_part(text), members=_members(into)))
+    found = [Found(value, 2)] if value is not None else list(objects_in(final_part(text), members=_members(into)))
     first_error = None
-    for value in reversed(found):
+    found.sort(key=lambda one: one.rank)  # stable: of one rank, the last stays last
+    for value in (one.value for one in reversed(found)):
         if value is None:  # it breaks off, and begins as an answer does
             first_error = first_error or "its last JSON object is not complete"
             break
@@ -121,9 +142,10 @@ def validated(text: str, into: type[T], *, truncated: bool = False) -> T:
 def declined(text: str) -> str | None:
     """Return what a model says that refuses to answer in prose, None where it does not."""
     said = without_reasoning(text).strip()
-    if "{" in said or len(said) > DECLINED_CHARS:
+    if "{" in said or len(said) > DECLINED_CHARS or _ANSWERS.search(said):
         return None
-    return said if _DECLINES.match(said) else None
+    is_refusal = _DECLINES.match(said) or (_SORRY.match(said) and _WILL_NOT.search(said))
+    return said if is_refusal else None
 
 
 @lru_cache(maxsize=256)
@@ -142,7 +164,7 @@ def _decoded(text: str) -> dict[str, Any] | None:
 
 def _describe(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['msg']}" for problem in problems]
+    lines = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {rule_of(problem['msg'])}" for problem in problems]
     more = f"; and {len(lines) - ERRORS_QUOTED} more" if len(lines) > ERRORS_QUOTED else ""
     return "; ".join(lines[:ERRORS_QUOTED]) + more
 

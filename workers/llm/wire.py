@@ -112,7 +112,7 @@ def json_object(body: str, *, clean: Callable[[Any], Any] = lambda value: value)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise Unavailable(f"an answer that is no JSON object; {URL_HINT}, which ends with the API's path")
+        raise Unavailable(f"an answer that is no JSON object; {URL_HINT}, which ends with the API's path", of="server")
     return value
 
 

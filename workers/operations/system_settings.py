@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import OperationsError
+from workers.operations.secret_shapes import looks_secret
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.refusals import Problem, quoted
 
@@ -29,8 +30,6 @@ _HOST = re.compile(
     r"https?://([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20?#@\\\"<>\x7f-\U0010ffff]*)?"
 )
 _LONGEST_HOST = 2_000
-# How keys of providers begin: wherever one is not meant, it is refused, and never quoted.
-_SECRET = re.compile(r"(?:^|[^A-Za-z0-9])(?:sk-|sk_|gsk_|xai-|hf_|nvapi-|AIza)[A-Za-z0-9_-]{8,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,6 @@ class SettingView:
     value: str
     description: str | None
     updated_at: datetime
-
-
-def looks_secret(value: str) -> bool:
-    """Tell whether ``value`` holds what looks like somebody's key; the database asks the same."""
-    return _SECRET.search(value) is not None
 
 
 def _is_host(value: str) -> bool:

@@ -14,7 +14,7 @@ from workers.operations.refusals import OperationsError, UnknownWindow
 from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.naming import Name
-from workers.runtime.refusals import first_problem
+from workers.runtime.refusals import first_problem, rule_of
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
 # Who makes a window where the actor is no user, as on the command line.
@@ -147,7 +147,7 @@ def _columns(request: dict[str, Any]) -> dict[str, Any]:
         valid = WindowRequest.model_validate(request)
     except ValidationError as error:
         if not error.errors()[0]["loc"]:  # of the whole: its fields are named in the message
-            raise OperationsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            raise OperationsError(rule_of(error.errors()[0]["msg"])) from None
         raise OperationsError(first_problem(error, whole="window")) from None
     return {
         "name": valid.name,

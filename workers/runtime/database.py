@@ -203,7 +203,8 @@ async def _raw(connection: AsyncConnection) -> Raw:
 
 # Classes of what Postgres says of its own state: connections, resources, operators, its system; then single ones.
 UNREACHABLE = ("08", "53", "57P", "58")
-TRANSIENT = ("40", "55P03", "57014", "25006", "25P03")
+IN_THE_WAY = ("40", "55P03", "57014")
+TRANSIENT = (*IN_THE_WAY, "25006", "25P03")
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -228,13 +229,17 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_unusable(error: BaseException) -> bool:
-    """Tell whether Postgres itself says that it cannot serve anybody: full, read-only, out of connections, gone."""
+    """Tell whether Postgres cannot serve for a reason that is no fault of the statement.
+
+    It is full, read-only, out of connections or gone, or others are in the way: a lock that somebody holds, a deadlock,
+    a serialization failure, a statement that was not done in its time or that somebody cancelled.
+    """
     error = getattr(error, "orig", None) or error
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
-    return error.sqlstate == "25006" or error.sqlstate.startswith(UNREACHABLE)
+    return error.sqlstate.startswith((*UNREACHABLE, *IN_THE_WAY, "25006"))
 
 
 def is_locked(error: BaseException) -> bool:

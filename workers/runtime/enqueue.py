@@ -54,7 +54,7 @@ class Enqueued:
 
 
 def _tellable(time: datetime | None) -> datetime | None:
-    """Return ``time`` if the database's clock can show it; without an offset it is UTC, whatever the session's zone.
+    """Return ``time`` if the database's clock can show it. A time without an offset is UTC.
 
     An offset may move a time out of the years that Python has.
     """

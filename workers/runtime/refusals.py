@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 SHOWN_CHARACTERS = 80
+# `Input should be`, `String should have`, `List should have`.
+_SHOULD = re.compile(r"^(?:[\w' ]+ )?should ")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -108,6 +110,16 @@ def without_value(reason: str) -> str:
     return reason.partition(", got ")[0]
 
 
+def rule_of(message: str) -> str:
+    """Return a message of pydantic as the rule that follows a field's name: ``must …``. A rule of ours is kept."""
+    rule = message.removeprefix("Value error, ")
+    rule = f"{rule[:1].lower()}{rule[1:]}"
+    if message.startswith("Value error, "):
+        return rule
+    rule = _SHOULD.sub("must ", rule, count=1).partition(" after validation")[0]
+    return rule if rule.startswith(("must ", "is ")) else f"must be valid: {rule}"
+
+
 def first_problem(
     error: "ValidationError", *, whole: str, unknown: str = "is not a field", prefix: str = ""
 ) -> Problem:
@@ -121,6 +133,5 @@ def first_problem(
     field = f"{prefix}{path}" if path else whole
     if first["type"] == "missing":
         return Problem(field, "is required", "nothing")
-    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    rule = unknown if first["type"] == "extra_forbidden" else f"{rule[:1].lower()}{rule[1:]}"
+    rule = unknown if first["type"] == "extra_forbidden" else rule_of(first["msg"])
     return Problem(field, rule, quoted(first["input"]))

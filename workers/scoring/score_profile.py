@@ -16,6 +16,7 @@ from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.outcomes import Complete, Outcome, Rows, Snooze
 from workers.runtime.handler.ports import Answer
 from workers.runtime.handler.registry import stage
+from workers.runtime.refusals import first_problem
 from workers.scoring import answers, rubric
 from workers.scoring.question import PARAMETERS, Question, ask, fingerprint
 from workers.scoring.score import ScoreAnswer, reconcile
@@ -101,8 +102,7 @@ def _request(job: ScoringJob) -> ScoreRequest:
     try:
         return ScoreRequest(profile_id=job.profile_id, prompt=job.prompt, model_name=job.model_name)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise Permanent(f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise Permanent(str(first_problem(error, whole="request"))) from None
 
 
 def _completed(key: bytes, question: Question, answer: Answer[ScoreAnswer], ctx: Context) -> Complete:

@@ -6,7 +6,7 @@ costs next to nothing. Runs beside every dispatcher; what two of them tell twice
 
 import asyncio
 from collections import deque
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import structlog
@@ -22,6 +22,11 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.5
 AWAY_SECONDS = 5.0
+# A transaction that stays open holds the looks back: each reads again what came since it began. So far back they go at
+# most, and where so many were told since, so far. What such a transaction did to jobs Flower then hears with their next
+# change.
+LONGEST, SHORTEST = timedelta(minutes=1), timedelta(seconds=5)
+MANY = 1_000
 
 
 class _Look(NamedTuple):
@@ -34,11 +39,21 @@ class _Look(NamedTuple):
 class Follower:
     """Looks twice a second for what others than workers did; tells each transition once."""
 
-    def __init__(self, database: Database, registry: Registry, events: EventStream) -> None:
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        events: EventStream,
+        *,
+        longest: timedelta = LONGEST,
+        shortest: timedelta = SHORTEST,
+        many: int = MANY,
+    ) -> None:
         self._database = database
         self._lifecycles: dict[str, Lifecycle] = {name: stage.model.__lifecycle__ for name, stage in registry.items()}
         self._events = events
-        self._looks: deque[_Look] = deque(maxlen=100_000)
+        self._longest, self._shortest, self._many = longest, shortest, many
+        self._looks: deque[_Look] = deque()
         self._since: datetime | None = None
         self._told: dict[tuple[Any, int], datetime] = {}
 
@@ -77,11 +92,14 @@ class Follower:
         """Look the next time from the newest look on since when nothing can come to light any more.
 
         A transition bears the time at which it was made, and is seen once its transaction commits: whatever a
-        transaction made that began after a look is younger than that look.
+        transaction made that began after a look is younger than that look. Older transactions are waited for within
+        bounds.
         """
         self._looks.append(look)
-        while self._looks and self._looks[0].transaction <= oldest_transaction:
+        before = self._since
+        bound = look.at - (self._shortest if len(self._told) > self._many else self._longest)
+        while self._looks and (self._looks[0].transaction <= oldest_transaction or self._looks[0].at < bound):
             self._since = self._looks.popleft().at
         since = self._since
-        if since is not None:
+        if since is not None and since != before:
             self._told = {key: at for key, at in self._told.items() if at >= since}

@@ -28,13 +28,13 @@ from models import concrete
 from models.lifecycle import Job
 from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
-from workers.runtime.enqueue import EnqueueError, enqueue
+from workers.runtime.enqueue import EnqueueError
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
 from workers.runtime.handler.resources import Resources
-from workers.runtime.operate.requests import DOOR, Request, read_request
+from workers.runtime.operate.requests import DOOR, Request, put_request, read_request
 from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
@@ -177,7 +177,7 @@ class WorkerRuntime:
 
         async def put(request: Request) -> str:
             async with asyncio.timeout(TRANSACTION_SECONDS), self._database.session() as session:
-                job = await enqueue(session, request.stage, request.payload, **request.options)
+                job = await session.run_sync(put_request, request)
                 failpoint("enqueue_commit.before")
             failpoint("enqueue_commit.after")
             return str(job.id)
@@ -267,7 +267,8 @@ def _shown(delivery: Delivery) -> str:
 
 def _json(content: object) -> bytes:
     try:
-        return json.dumps(content).encode()
+        # As short as it came: what is kept must not be longer than the door takes.
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError):  # nested almost as deep as what was read
         return b""
 

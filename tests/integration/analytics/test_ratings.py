@@ -46,9 +46,9 @@ async def test_second_rating_of_a_person_replaces_the_first(session: AsyncSessio
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"realism": 0}, "realism should be greater than or equal to 1, got 0"),
-        ({"quality": 8}, "quality should be less than or equal to 7, got 8"),
-        ({"quality": 4.5}, "quality should be a valid integer, got 4.5"),
+        ({"realism": 0}, "realism must be greater than or equal to 1, got 0"),
+        ({"quality": 8}, "quality must be less than or equal to 7, got 8"),
+        ({"quality": 4.5}, "quality must be a valid integer, got 4.5"),
         ({"user_id": "  "}, "user must have 1 to 255 characters, without"),
         ({"user_id": LLM_USER}, "user must be a person's id, not the one that stands for models"),
         ({"user_id": "a\x00b"}, "user must have 1 to 255 characters, without control"),

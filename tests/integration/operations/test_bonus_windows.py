@@ -133,10 +133,10 @@ async def test_records_of_nobody_earn_nothing(session):
     ("request_", "line"),
     [
         ({"end": START}, "end must be later than start 2026-03-02T08:00:00+00:00"),
-        ({"tasks": -1}, "tasks should be greater than or equal to 0, got -1"),
+        ({"tasks": -1}, "tasks must be greater than or equal to 0, got -1"),
         ({"name": " "}, f"name must have 1 to 255 characters, {RULE}, got ' '"),
-        ({"start": datetime(2026, 1, 1)}, "start should have timezone info, got datetime.datetime(2026, 1, 1, 0, 0)"),  # noqa: DTZ001
-        ({"start": "tomorrow"}, "start should be a valid datetime or date"),
+        ({"start": datetime(2026, 1, 1)}, "start must have timezone info, got datetime.datetime(2026, 1, 1, 0, 0)"),  # noqa: DTZ001
+        ({"start": "tomorrow"}, "start must be a valid datetime or date"),
         ({"taks": 1}, "taks is not a field, got 1"),
     ],
 )

@@ -14,8 +14,8 @@ from tests.support.command_line import Gristmill, as_json
 from tests.support.waiting import until
 from workers.runtime.database import Database
 from workers.runtime.enqueue import EnqueueError
-from workers.runtime.operate.requests import DOOR, read_request
-from workers.runtime.worker.dead_letters import KEPT_BYTES, MOST_KEPT, DeadLetter, DeadLetters
+from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES, read_request
+from workers.runtime.worker.dead_letters import CUT_BYTES, MOST_KEPT, DeadLetter, DeadLetters
 
 
 def letter(
@@ -38,9 +38,7 @@ def kept(psql: Any) -> list[dict[str, Any]]:
 
 async def test_a_message_is_kept_with_what_it_brought_before_it_is_let_go(letters, psql):
     """Its arguments, its bytes, its names and the whole reason, quoted value included."""
-    one = letter(
-        "proving.plain", {"key": "é"}, reason="priority should be a valid integer, got 'high'", priority="high"
-    )
+    one = letter("proving.plain", {"key": "é"}, reason="priority must be a valid integer, got 'high'", priority="high")
 
     await letters.keep(one)
 
@@ -48,7 +46,7 @@ async def test_a_message_is_kept_with_what_it_brought_before_it_is_let_go(letter
     assert (row["task"], row["queue"], row["message_id"]) == (DOOR, "gristmill", one.message_id)
     assert json.loads(row["arguments"]) == ["proving.plain", {"key": "é"}]
     assert json.loads(row["keywords"]) == {"priority": "high"}
-    assert row["reason"] == "priority should be a valid integer, got 'high'"
+    assert row["reason"] == "priority must be a valid integer, got 'high'"
     assert (bytes(row["body"]), row["size"], row["count"]) == (one.body, len(one.body), 1)
 
 
@@ -61,18 +59,18 @@ async def test_whatever_its_bytes_are_they_are_kept(letters, psql, body):
     await letters.keep(DeadLetter("no \x00 JSON \ud800", body, "task\x00", "id\ud800", None, "x" * 999, None))
 
     [row] = kept(psql)
-    assert bytes(row["body"]) == body[:KEPT_BYTES]
+    assert bytes(row["body"]) == body
     assert row["size"] == len(body)
 
 
-async def test_a_flood_of_one_content_is_one_row_with_a_count(letters, psql):
-    """A hundred thousand messages cost one row and a few statements, and the newest message's id is known."""
+async def test_a_flood_of_one_job_is_one_row_with_a_count(letters, psql):
+    """A hundred thousand messages with one key cost one row and a few statements; the first one's id is kept."""
     for number in range(100_000):
-        await letters.keep(letter("proving.typo", {}, message_id=str(number)))
+        await letters.keep(letter("proving.typo", {}, message_id=str(number), idempotency_key="one"))
     await letters.flush()
 
     [row] = kept(psql)
-    assert (row["count"], row["message_id"]) == (100_000, "99999")
+    assert (row["count"], row["message_id"]) == (100_000, "0")
     [size] = psql.execute("SELECT pg_total_relation_size('runtime.dead_messages') AS bytes").fetchall()
     assert size["bytes"] < 1_000_000
 
@@ -81,7 +79,7 @@ async def test_two_processes_count_the_same_content_together(database, psql):
     """Whoever comes first writes it; nobody's count is lost."""
     one, other = DeadLetters(database), DeadLetters(database)
     for _ in range(5):
-        await asyncio.gather(one.keep(letter("x", {})), other.keep(letter("x", {})))
+        await asyncio.gather(one.keep(letter("x", {}, message_id="m")), other.keep(letter("x", {}, message_id="m")))
     await asyncio.gather(one.flush(), other.flush())
 
     assert [row["count"] for row in kept(psql)] == [10]
@@ -90,7 +88,7 @@ async def test_two_processes_count_the_same_content_together(database, psql):
 async def test_messages_that_come_in_the_same_moment_are_all_counted(letters, psql):
     """While the first is being written, others of its content come, and more right after."""
     for _ in range(3):
-        await asyncio.gather(*(letters.keep(letter("x", {})) for _ in range(20)))
+        await asyncio.gather(*(letters.keep(letter("x", {}, message_id="m")) for _ in range(20)))
     await letters.flush()
 
     assert [row["count"] for row in kept(psql)] == [60]
@@ -102,7 +100,7 @@ async def test_a_process_remembers_so_many_contents_and_loses_no_count(database,
 
     for _ in range(4):
         for number in range(6):
-            await letters.keep(letter("x", {"n": number}))
+            await letters.keep(letter("x", {"n": number}, message_id=str(number)))
     await letters.flush()
 
     assert [row["count"] for row in kept(psql)] == [4] * 6
@@ -125,14 +123,62 @@ async def test_a_flood_of_different_contents_keeps_its_reasons_and_their_number(
     assert [(row["reason"], row["count"], bytes(row["body"])) for row in new] == [("stage is not registered", 500, b"")]
 
 
+async def test_a_flood_of_messages_keeps_so_many_of_them(database, psql):
+    """Beyond that, and beyond so many bytes, their reason is counted."""
+    letters = DeadLetters(database, most=20, most_bytes=5_000)
+    for number in range(50):
+        await letters.keep(letter("x", {"n": 1}, message_id=str(number)))
+    await DeadLetters(database, most_bytes=5_000).keep(letter("x", {"text": "a" * 6_000}, reason="too many bytes"))
+    await letters.flush()
+
+    rows = kept(psql)
+    assert sum(row["size"] > 0 for row in rows) == 20
+    assert {row["reason"]: row["count"] for row in rows if not row["size"]} == {"refused": 30, "too many bytes": 1}
+
+
+@pytest.mark.parametrize("size", [70_000, MOST_MESSAGE_BYTES - 500])
+async def test_a_large_message_is_kept_whole_and_replayed(letters, gristmill, psql, size):
+    """As large as the door takes; the payload itself may be larger than a stage takes, which is then the reason."""
+    await letters.keep(letter("proving.plain", {"key": "k"}, padding="x" * size))
+
+    [row] = kept(psql)
+    assert len(row["body"]) == row["size"] > size
+    [listed] = await asyncio.to_thread(dead, gristmill)
+    assert len(listed["keywords"]) <= 8_000
+
+
+async def test_a_message_larger_than_the_door_takes_keeps_its_beginning(letters, psql):
+    """No replay can succeed: its size is told."""
+    await letters.keep(letter("proving.plain", {"key": "x" * MOST_MESSAGE_BYTES}))
+
+    [row] = kept(psql)
+    assert (len(row["body"]), row["size"] > MOST_MESSAGE_BYTES) == (CUT_BYTES, True)
+
+
+async def test_messages_of_one_content_are_shown_as_one_and_replayed_each(letters, gristmill, psql):
+    """Each would have been a job of its own: by its id, or all of them by the id that is shown."""
+    for number in range(3):
+        await letters.keep(letter("proving.plain", {"key": "good"}, message_id=f"m{number}"))
+    await letters.keep(letter("proving.plain", {"key": "good"}, message_id="m0"))
+    await letters.flush()
+
+    [listed] = await asyncio.to_thread(dead, gristmill)
+    code, output, _ = await asyncio.to_thread(gristmill, "dead", "replay", listed["id"], "--json")
+
+    assert (listed["messages"], listed["count"], listed["message_id"]) == (3, 4, "m0")
+    assert (code, [row["outcome"] for row in json.loads(output)]) == (0, ["enqueued"] * 3)
+    jobs = psql.execute("SELECT idempotency_key FROM proving.plain_jobs ORDER BY 1").fetchall()
+    assert [row["idempotency_key"] for row in jobs] == ["celery:m0", "celery:m1", "celery:m2"]
+
+
 async def test_what_was_deleted_meanwhile_is_kept_anew(letters, psql):
     """A process that has seen a content remembers it, but no longer than its row lives."""
     for _ in range(2):
-        await letters.keep(letter("x", {}))
+        await letters.keep(letter("x", {}, message_id="m"))
     psql.execute("DELETE FROM runtime.dead_messages")
     await letters.flush()
 
-    await letters.keep(letter("x", {}))
+    await letters.keep(letter("x", {}, message_id="m"))
 
     assert [row["count"] for row in kept(psql)] == [1]
 
@@ -168,7 +214,7 @@ async def test_repeats_are_written_without_being_asked(letters, psql):
     """Once a second, so that a list shows what goes on."""
     async with counting(letters):
         for _ in range(3):
-            await letters.keep(letter("x", {}))
+            await letters.keep(letter("x", {}, message_id="m"))
         await until(lambda: [row["count"] for row in kept(psql)] == [3])
 
 
@@ -227,7 +273,7 @@ async def refused(letters: DeadLetters) -> dict[str, str]:
         letter("proving.plain", {"key": "good"}, reason="payload cannot be written: Postgres was read-only"),
         letter("proving.plain", {"colour": "red"}, reason="colour is not a field of this stage, got 'red'"),
         letter([["x", 1]], reason="a batch must be [[id, version], …]", task="proving.plain"),
-        letter("proving.plain", {"key": "x" * 70_000}, reason="a message must be smaller"),
+        letter("proving.plain", {"key": "x" * MOST_MESSAGE_BYTES}, reason="a message must be smaller"),
     ):
         await letters.keep(one)
     return {}

@@ -176,8 +176,8 @@ async def test_an_assessment_that_exists_is_named(database):
 TIMES = {
     "9999-12-31T23:59:31-14:00": "due_at must be before the year 10000, got '9999-12-31T23:59:31-14:00'",
     "0001-01-01T00:00:00+14:00": "due_at must not be before the year 1, got '0001-01-01T00:00:00\\+14:00'",
-    "infinity": "due_at should be a valid datetime.*, got 'infinity'",
-    "10000-01-01T00:00:00Z": "due_at should be a valid datetime.*",
+    "infinity": "due_at must be a valid datetime.*, got 'infinity'",
+    "10000-01-01T00:00:00Z": "due_at must be a valid datetime.*",
 }
 
 

@@ -165,7 +165,7 @@ def test_an_action_is_named_for_publishing_and_enqueues_nothing(connect):
         ({"stage": "proving.typo"}, "stage 'proving.typo' is not registered"),
         ({"payload": {"colour": "red"}}, "colour is not a field of this stage"),
         ({"payload": {"act": "x" * 21}}, "value too long"),
-        ({"payload": {"act": "fail", "seconds": "soon"}}, "seconds should be a valid number"),
+        ({"payload": {"act": "fail", "seconds": "soon"}}, "seconds must be a valid number"),
     ],
 )
 def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, columns, said):

@@ -1,5 +1,9 @@
 """What others than workers do to jobs reaches Flower: read from their history, each once, however late it commits."""
 
+import asyncio
+import time
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -16,9 +20,9 @@ from workers.transport.follower import Follower
 class Told:
     """A follower, and what it has told since it was last asked."""
 
-    def __init__(self, jobs: Jobs, registry: Registry) -> None:
+    def __init__(self, jobs: Jobs, registry: Registry, **bounds: Any) -> None:
         self.stream = EventStream(Celery(set_as_current=False), "dispatcher@here", registry)
-        self.follower = Follower(jobs.database, registry, self.stream)
+        self.follower = Follower(jobs.database, registry, self.stream, **bounds)
 
     async def look(self) -> list[tuple[str, UUID]]:
         await self.follower.look()
@@ -136,3 +140,46 @@ async def test_a_look_reads_the_index_of_what_others_moved(jobs, psql):
     scans = [line for line in plan if "Scan" in line]
     assert scans
     assert all(any(row["relname"] in line for row in indexes) for line in scans), plan
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"longest": timedelta(seconds=0.2)},
+        {"longest": timedelta(hours=1), "shortest": timedelta(seconds=0.2), "many": 10},
+    ],
+)
+async def test_a_transaction_that_stays_open_holds_the_looks_back_within_bounds(
+    jobs, registry, psql, database_url, bounds
+):
+    """By time, and sooner where much was told: each look would read all of that again."""
+    told = Told(jobs, registry, **bounds)
+    with psycopg.connect(database_url) as holder:
+        holder.execute("SELECT pg_current_xact_id()")
+        ids = await jobs.ready(count=30)
+        for job in ids:
+            psql.execute(CANCEL, [job])
+        first = await told.look()
+        again = []
+        give_up = time.monotonic() + 10
+        while told.follower._told:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+            again += await told.look()
+
+    assert {id_ for _, id_ in first} == set(ids)
+    assert again == []
+    assert len(told.follower._looks) < 20
+
+
+async def test_few_that_were_told_are_waited_for_longer(jobs, registry, psql, database_url):
+    """A person who cancels in psql and commits after a while is told."""
+    told = Told(jobs, registry, longest=timedelta(hours=1), shortest=timedelta(), many=10)
+    [job] = await jobs.ready()
+    with psycopg.connect(database_url) as holder:
+        holder.execute(CANCEL, [job])
+        for _ in range(5):
+            assert await told.look() == []
+            await asyncio.sleep(0.05)
+
+    assert await told.look() == [("task-revoked", job)]

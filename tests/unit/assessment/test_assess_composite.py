@@ -140,11 +140,11 @@ async def test_a_cancelled_composite_leaves_no_part_running():
 @pytest.mark.parametrize(
     ("parts", "line"),
     [
-        ([], "options.parts list should have at least 1 item after validation, not 0, got \\[\\]"),
+        ([], "options.parts must have at least 1 item, got \\[\\]"),
         ([{"assessmentType": "composite"}], "options.parts.0.assessmentType must be another type than the whole's"),
-        ([part(weight=-1)], "options.parts.0.weight should be greater than or equal to 0.01, got -1"),
+        ([part(weight=-1)], "options.parts.0.weight must be greater than or equal to 0.01, got -1"),
         ([{"options": {}}], "options.parts.0.assessmentType is required, got nothing"),
-        ([part()] * 11, "options.parts list should have at most 10 items after validation, not 11"),
+        ([part()] * 11, "options.parts must have at most 10 items"),
     ],
 )
 async def test_a_composite_that_cannot_be_read_is_refused_whole(parts, line):

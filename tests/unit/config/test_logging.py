@@ -215,7 +215,7 @@ def test_each_reason_is_logged_and_only_its_repeats_are_counted(configured):
     clock = iter([float(n) for n in range(20)] + [40.0])
     (handler,) = logging.getLogger().handlers
     handler.filters[:] = [RepeatFilter(30, monotonic=lambda: next(clock))]
-    reasons = ["priority should be an integer", "due_at should be a time", "stage is required", "payload is required"]
+    reasons = ["priority must be an integer", "due_at must be a time", "stage is required", "payload is required"]
 
     for number in range(20):
         structlog.get_logger("door").warning(

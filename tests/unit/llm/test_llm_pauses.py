@@ -1,11 +1,12 @@
 """Who may ask a provider that is away, without any database: one process, its own clock, its own pauses."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.llm.pauses import Away, Gate
+from workers.llm.pauses import MOST_MODELS, Away, Gate
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 
 FIRST, LONGEST = timedelta(seconds=0.05), timedelta(seconds=0.2)
@@ -15,16 +16,16 @@ def gate(store=None):
     return Gate(store, first=FIRST, longest=LONGEST, draw=lambda: 0.5)
 
 
-async def fail(made, *, request="r", **error):
+async def fail(made, *, request="r", model="m", **error):
     """Let one call fail; return what its job is told."""
     with pytest.raises(Unavailable) as told:
-        async with made.asking("s", "m", request=request):
+        async with made.asking("s", model, request=request):
             raise Unavailable("HTTP 503", **error)
     return told.value
 
 
-async def succeed(made):
-    async with made.asking("s", "m", request="good"):
+async def succeed(made, model="m"):
+    async with made.asking("s", model, request="good"):
         pass
 
 
@@ -60,10 +61,11 @@ async def test_one_request_that_fails_over_and_over_pauses_nobody():
     assert told.value.paused
 
 
-async def test_pause_is_of_one_model_of_one_server():
+@pytest.mark.parametrize("of", ["model", "either"])
+async def test_pause_is_of_one_model_of_one_server(of):
     """A key without access to one model says nothing about another."""
     made = gate()
-    await fail(made, certain=True)
+    await fail(made, certain=True, of=of)
 
     async with made.asking("s", "another model", request="r"):
         pass
@@ -167,14 +169,17 @@ async def test_failure_tells_how_long_ago_the_provider_answered_anybody():
 class Broken:
     """A store that is away itself."""
 
-    async def find(self, provider: str) -> Away | None:
-        raise OSError(provider)
+    async def find(self, server: str) -> Mapping[str, Away]:
+        raise OSError(server)
 
-    async def begin(self, provider: str, reason: str, **_: timedelta) -> Away:
+    async def begin(self, provider: str, reason: str, **_: timedelta) -> Away | None:
         raise OSError(provider + reason)
 
     async def probe(self, provider: str, *, lasts: timedelta) -> Away | bool:
         raise OSError(f"{provider}{lasts}")
+
+    async def release(self, provider: str) -> None:
+        raise OSError(provider)
 
     async def end(self, provider: str) -> None:
         raise OSError(provider)
@@ -195,16 +200,81 @@ async def test_pauses_hold_in_the_process_where_postgres_cannot_keep_them():
 class Kept(Broken):
     """A store that knows of a pause, and takes a moment to say so."""
 
-    async def find(self, provider: str) -> Away | None:
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        self.asked = 0
+
+    async def find(self, server: str) -> Mapping[str, Away]:
+        self.asked += 1
         await asyncio.sleep(0.05)
-        return Away(datetime(2026, 11, 30, tzinfo=UTC), timedelta(minutes=1), f"HTTP 503 of {provider}")
+        away = Away(datetime(2026, 11, 30, tzinfo=UTC), timedelta(minutes=1), f"HTTP 503 of {server}")
+        return {self.provider: away}
 
 
-async def test_process_that_starts_in_an_outage_asks_nobody():
+@pytest.mark.parametrize("provider", ["s", "s|m"])
+async def test_process_that_starts_in_an_outage_asks_nobody(provider):
     """However many jobs begin at once: all wait until it is known, and none asks."""
-    made = gate(Kept())
+    made = gate(Kept(provider))
 
     told = await asyncio.gather(*(succeed(made) for _ in range(20)), return_exceptions=True)
 
     assert {type(one) for one in told} == {Unavailable}
     assert all(one.paused and "since 2026-11-30 00:00 UTC" in str(one) for one in told if isinstance(one, Unavailable))
+
+
+async def test_dead_server_is_asked_once_whatever_models_its_jobs_name():
+    """Tenants choose the models: a thousand names are not a thousand questions."""
+    made = gate()
+    await fail(made, certain=True, of="server", asked=timedelta(minutes=1))
+
+    told = await asyncio.gather(*(succeed(made, f"model {n}") for n in range(1_000)), return_exceptions=True)
+
+    assert {type(one) for one in told} == {Unavailable}
+    assert all(one.paused for one in told if isinstance(one, Unavailable))
+
+
+async def test_three_models_that_fail_in_a_row_are_the_server():
+    """A server that answers everybody with HTTP 500 is away, whatever its models are called."""
+    made = gate()
+    for model in "abc":
+        await fail(made, model=model)
+
+    with pytest.raises(Unavailable) as told:
+        await succeed(made, "d")
+
+    assert told.value.paused
+
+
+async def test_models_that_fail_while_others_answer_leave_the_server_open():
+    """Behind a router one model may be down: its pause is its own."""
+    made = gate()
+    for model in "abcdef":
+        await fail(made, model=model, certain=True)
+        await succeed(made, "well")
+
+    await succeed(made, "another")
+    with pytest.raises(Unavailable):
+        await succeed(made, "a")
+
+
+async def test_probe_that_a_model_alone_refuses_opens_the_server():
+    """It answered: what it says is of that model."""
+    made = gate()
+    await fail(made, certain=True, of="server")
+    await asyncio.sleep(FIRST.total_seconds() * 1.5)
+    await fail(made, certain=True, of="model")
+
+    await succeed(made, "another")
+    with pytest.raises(Unavailable):
+        await succeed(made)
+
+
+async def test_names_of_models_cost_neither_memory_nor_questions():
+    """The shared pauses of a server are read once; of too many models, those used last are remembered."""
+    store = Kept("s|other")
+    made = gate(store)
+    for n in range(MOST_MODELS + 500):
+        await made.check("s", f"model {n}")
+
+    assert store.asked == 1
+    assert len(made._servers["s"].models) == MOST_MODELS

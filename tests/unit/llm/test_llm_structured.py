@@ -93,6 +93,37 @@ def test_answer_is_found_in_its_wrapping(text):
     assert validated(text, Part) == Part(title="a", score=5)
 
 
+ZERO = json.dumps({"title": "example", "score": 0})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{GOOD}\nNote: example format {ZERO}",
+        f"{GOOD}\n\nExample format:\n{ZERO}",
+        f"{GOOD}\n\nExample:\n```json\n{ZERO}\n```",
+        f"{GOOD}\n\nA bad candidate would have been {ZERO}.",
+        f"{GOOD}\nThe least that one can get is {ZERO}.",
+        f"```json\n{GOOD}\n```\nFor instance, {ZERO} would be too low.",
+        f"```json\n{GOOD}\n```\nI considered {ZERO}, but it is too low.",
+        f"My evaluation: {GOOD} (e.g. {ZERO} is for empty texts)",
+        f"The format is {ZERO}. My answer is {GOOD}.",
+        f"Format:\n```json\n{ZERO}\n```\nHere is the answer in this format:\n```json\n{GOOD}\n```",
+        f"Example: {ZERO}\n\n{GOOD}",
+        f"{ZERO}\n\nOn reflection, the final answer: {GOOD}",
+        f"{ZERO}\nWait. Actually {GOOD} is fairer.",
+        f"First I thought {ZERO}. Here is the result in the requested format: {GOOD}",
+        f"Here is an example of a good answer: {GOOD}",
+        f"In the requested format: {GOOD}",
+        f"Zum Beispiel {ZERO}.\n{GOOD}",
+        f"{GOOD} E.g. {ZERO}",
+    ],
+)
+def test_an_example_of_an_answer_is_not_the_answer(text):
+    """Wherever it stands; what is introduced as one and stands alone is taken all the same."""
+    assert validated(text, Part) == Part(title="a", score=5)
+
+
 def test_markup_inside_a_string_is_left_alone():
     """A whole JSON text is read as it is, whatever its strings quote."""
     text = json.dumps({"title": "uses </think> and ```code``` {braces}", "score": 5})
@@ -108,14 +139,14 @@ def test_markup_inside_a_string_is_left_alone():
         ('<think>{"title": "draft", "score": 1}', "no JSON object"),
         ('{"title": "a"', "last JSON object is not complete"),
         ('{"titles": "a"', "no JSON object"),
-        ('{"title": "a", "score": true}', "score: Value error, must be a number, got true"),
+        ('{"title": "a", "score": true}', "score: must be a number, got true"),
         (f'{GOOD} Final: {{"title": "a", "score": 101}}', "less than or equal to 100"),
         (f'{GOOD} Final: {{"title": "a", "sco', "last JSON object is not complete"),
         ('<|channel|>analysis<|message|>{"title": "draft", "score": 1}', "no JSON object"),
-        (json.dumps({"title": "a", "score": 1}).replace("1", "9" * 5_000), "score: Input should be a valid number"),
+        (json.dumps({"title": "a", "score": 1}).replace("1", "9" * 5_000), "score: must be a valid number"),
         ('{"title": "a", "score": 5, "more": ' + "[" * 70 + "]" * 70 + "}", "nested deeper than 64"),
-        ('{"title": "a", "score": 101}', "score: Input should be less than or equal to 100"),
-        ('{"title": "a", "score": NaN}', "score: Input should be a valid number"),
+        ('{"title": "a", "score": 101}', "score: must be less than or equal to 100"),
+        ('{"title": "a", "score": NaN}', "score: must be a valid number"),
         ("{" * 5_000, "no JSON object"),
     ],
 )
@@ -134,6 +165,20 @@ def test_invalid_answer_says_what_is_wrong(text, said):
         ("As an AI, I must decline.", True),
         ("I cannot fulfil this request.", True),
         ("Es tut mir leid, dabei kann ich nicht helfen.", True),
+        ("I must respectfully decline.", True),
+        ("I respectfully decline to answer.", True),
+        ("We will not be able to help.", True),
+        ("This request violates policy.", True),
+        ("Your request goes against our usage guidelines.", True),
+        ("It would violate the content policy.", True),
+        ("I'm afraid I can't do that.", True),
+        ("Je suis d\u00e9sol\u00e9, je ne peux pas.", True),
+        ("Sorry for the delay. Score: 90", False),
+        ("Sorry for the delay. It is quite good.", False),
+        ("I'm afraid the score is 20.", False),
+        ("I cannot give more than 40 points for this.", False),
+        ("Unfortunately, I give it 3/10.", False),
+        ("The text does not violate any policy.", False),
         ("I would say it is rather good.", False),
         (f"I'm sorry for the wait: {DRAFT}", False),
         ("I'm sorry. " + "word " * 500, False),

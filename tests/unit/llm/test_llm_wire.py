@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from workers.llm.bodies import text_of
 from workers.llm.wire import read, storable
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Retryable, Unavailable
 
@@ -134,3 +135,14 @@ def test_what_postgres_cannot_keep_is_replaced():
     value = storable(json.loads('{"a\\u0000": ["x\\ud800y", 1e400, -1e400, NaN, 1.5, true, null]}'))
 
     assert value == {"a\ufffd": ["x\ufffdy", None, None, None, 1.5, True, None]}
+
+
+@pytest.mark.parametrize(
+    "charset",
+    ["undefined", "idna", "punycode", "hex", "rot13", "utf-7", "no-such", "\x00", "utf_8_sig", "unicode_escape"],
+)
+def test_body_is_read_whatever_charset_it_names(charset):
+    """Names of encodings that raise of their own, or that are none of texts, included."""
+    text = text_of(b'{"error": "\xff \\ud800 \\"}', f"application/json; charset={charset}")
+
+    assert "error" in text

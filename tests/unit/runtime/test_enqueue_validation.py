@@ -21,12 +21,12 @@ def refusal(payload, **options) -> str:
 @pytest.mark.parametrize(
     ("payload", "options", "message"),
     [
-        ({"seconds": "long"}, {}, "seconds should be a valid number, unable to parse string as a number, got 'long'"),
+        ({"seconds": "long"}, {}, "seconds must be a valid number, unable to parse string as a number, got 'long'"),
         ({"colour": "red"}, {}, "colour is not a field of this stage"),
-        ({}, {"priority": 0}, "priority should be greater than or equal to 1, got 0"),
-        ({}, {"priority": 11}, "priority should be less than or equal to 10, got 11"),
+        ({}, {"priority": 0}, "priority must be greater than or equal to 1, got 0"),
+        ({}, {"priority": 11}, "priority must be less than or equal to 10, got 11"),
         ({}, {"idempotency_key": ""}, f"idempotency_key must have 1 to 255 characters, {RULE}, got ''"),
-        ({}, {"due_at": "soon"}, "due_at should be a valid datetime"),
+        ({}, {"due_at": "soon"}, "due_at must be a valid datetime"),
     ],
 )
 def test_the_first_thing_wrong_is_named(payload, options, message):

@@ -54,7 +54,7 @@ def after_outage(
 def without_database(
     error: BaseException, waited: Waited | None, *, patience: timedelta, drawn: float
 ) -> Snooze | Retry:
-    """Return what becomes of a job whose run met a database that is full, read-only, out of connections or away.
+    """Return what becomes of a job whose run met a database that is full, read-only, away, or locked by somebody.
 
     It waits, as long again as it has, at most a minute. At the end of patience it spends an attempt each time: there
     are statements that fill a disk by themselves.

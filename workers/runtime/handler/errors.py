@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
@@ -47,9 +47,10 @@ class Unavailable(Retryable):
     """Whoever asks, the provider cannot answer now: no fault of the job's, which waits and spends no attempt.
 
     ``provider`` and ``since`` name who is away and since when, ``delay`` says how long to leave it alone, ``asked`` how
-    long the provider itself wants to be. ``certain``: the failure speaks of the provider whatever was asked, as a
-    refused connection does. ``paused``: it was not even asked, because it is known to be away. ``answered`` is how long
-    ago it answered anybody, where that is known.
+    long the provider itself wants to be. ``certain``: one failure is enough to tell, as a refused connection is.
+    ``of``: what is away, a whole ``server``, one ``model`` of it, or ``either``, where that cannot be told.
+    ``paused``: it was not even asked, because it is known to be away. ``answered`` is how long ago it answered anybody,
+    where that is known.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Unavailable(Retryable):
         delay: timedelta | None = None,
         asked: timedelta | None = None,
         certain: bool = False,
+        of: Literal["server", "model", "either"] = "either",
         provider: str | None = None,
         since: datetime | None = None,
         paused: bool = False,
@@ -70,6 +72,7 @@ class Unavailable(Retryable):
         self.delay = delay or asked or UNAVAILABLE_DELAY
         self.asked = asked
         self.certain = certain
+        self.of = of
         self.provider = provider
         self.since = since
         self.paused = paused

@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from workers.runtime.actor import Actor, acting
-from workers.runtime.enqueue import EnqueueError, enqueue
+from workers.runtime.enqueue import EnqueueError
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.handler.registry import UnknownStageError
-from workers.runtime.operate.requests import DOOR, Request, read_request
+from workers.runtime.operate.requests import DOOR, Request, put_request, read_request
 from workers.runtime.refusals import NotFound, quoted
 from workers.runtime.store import dead_letters as store
 from workers.runtime.store.dead_letters import REASON_CHARACTERS, DeadMessageView
@@ -48,7 +48,8 @@ async def show_dead(session: AsyncSession, message: str) -> DeadMessageView:
 async def replay_dead(session: AsyncSession, messages: Sequence[str] | None, actor: Actor) -> list[Replayed]:
     """Put these refused messages (None: all that wait) through the door again; each by itself.
 
-    Messages of one content are one: however often it came, it is enqueued once.
+    A named one stands for all of its content that wait, as the list shows them. A message that came several times is
+    enqueued once.
     """
     async with acting(session, actor):
         return await session.run_sync(_replay_each, messages)
@@ -63,9 +64,10 @@ def _show(session: Session, message: str) -> DeadMessageView:
 
 def _replay_each(session: Session, messages: Sequence[str] | None) -> list[Replayed]:
     if messages is None:
-        ids = [row.id for row in store.read_all(session, with_replayed=False)]
+        ids = store.waiting(session)
     else:
-        ids = list(dict.fromkeys(_id(session, message) for message in messages))
+        named = [_id(session, message) for message in messages]
+        ids = list(dict.fromkeys(one for id_ in named for one in store.alike(session, id_)))
     return [_replay(session, id_) for id_ in ids]
 
 
@@ -89,8 +91,7 @@ def _replay(session: Session, id_: UUID) -> Replayed:
         return Replayed(id=id_, outcome="kept", reason=f"its body of {row.size:,} bytes is not kept whole")
     try:
         with session.begin_nested():
-            request = _request(row)
-            done = enqueue(session, request.stage, request.payload, **request.options)
+            done = put_request(session, _request(row))
     except (EnqueueError, UnknownStageError) as error:
         reason = one_line(str(error))[:REASON_CHARACTERS]
     except (ValueError, TypeError, RecursionError) as error:  # of what no stage could take

@@ -7,10 +7,24 @@ from datetime import datetime, timedelta
 from workers.runtime.beat.cron import ScheduleError, due_times
 from workers.runtime.database import Raw
 from workers.runtime.store import health as store
-from workers.runtime.store.health import ConnectedLogin, connected_logins, count_owners, is_strict
+from workers.runtime.store.health import (
+    ConnectedLogin,
+    connected_logins,
+    count_owners,
+    is_strict,
+    notice_queue_usage,
+)
 from workers.runtime.store.read import dispatcher_seen, slots_by_queue
 
-__all__ = ["ConnectedLogin", "connected_logins", "count_owners", "dispatcher_seen", "is_strict", "slots_by_queue"]
+__all__ = [
+    "ConnectedLogin",
+    "connected_logins",
+    "count_owners",
+    "dispatcher_seen",
+    "is_strict",
+    "notice_queue_usage",
+    "slots_by_queue",
+]
 
 # A beat looks every second; one that is this late does not look.
 LATE = timedelta(seconds=90)

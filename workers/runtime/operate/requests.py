@@ -1,14 +1,22 @@
 """What a Celery message asks the door ``gristmill.enqueue`` for: read when it comes, and again when it is replayed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
-from workers.runtime.enqueue import EnqueueError
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from workers.runtime.enqueue import Enqueued, EnqueueError, enqueue
+from workers.runtime.handler.registry import registry
 from workers.runtime.refusals import Problem, quoted
 
 DOOR = "gristmill.enqueue"
 PARAMETERS = ("stage", "payload", "idempotency_key", "priority", "due_at")
+# For whom the service speaks: by keyword only.
+ACTOR = ("user_id", "user_signature")
 # A message of a service: a payload with a long prompt fits many times.
 MOST_MESSAGE_BYTES = 4 * 1024 * 1024
 
@@ -20,6 +28,8 @@ class Request:
     stage: str
     payload: Mapping[str, Any]
     options: Mapping[str, Any]
+    user_id: UUID | None = None
+    user_signature: str | None = field(default=None, repr=False)
 
 
 def read_request(arguments: Sequence[Any], keywords: Mapping[str, Any], *, message_id: object) -> Request:
@@ -33,12 +43,88 @@ def read_request(arguments: Sequence[Any], keywords: Mapping[str, Any], *, messa
         raise EnqueueError(Problem("stage", "must be a text", quoted(stage)))
     if not isinstance(payload, Mapping):
         raise EnqueueError(Problem("payload", "must be an object", quoted(payload)))
+    user_id, signature = given.pop("user_id", None), given.pop("user_signature", None)
+    if signature is not None and not isinstance(signature, str):
+        raise EnqueueError(Problem("user_signature", "must be a text", f"one of type {type(signature).__name__}"))
     options = {name: value for name, value in given.items() if value is not None}
     if "idempotency_key" not in options:
         if not isinstance(message_id, str) or not message_id.strip():
             raise EnqueueError(f"a message must have an id, or an idempotency_key, got {quoted(message_id)}")
         options["idempotency_key"] = f"celery:{message_id}"
-    return Request(stage, payload, options)
+    return Request(stage, payload, options, user_id=_user(user_id), user_signature=signature)
+
+
+def _user(value: object) -> UUID | None:
+    if value is None:
+        return None
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise EnqueueError(Problem("user_id", "must be a UUID", quoted(value))) from None
+
+
+def put_request(session: Session, request: Request) -> Enqueued:
+    """Enqueue what a message asks for, in ``session``'s transaction, as the user whom the message names.
+
+    A worker's or an operator's login may speak for anybody, but a message may not: in strict mode it must name a user
+    and bring a signature that the database accepts, and a job for a user must be one of that user's. Raise EnqueueError
+    where it is not, and what :func:`enqueue` raises.
+    """
+    _speak_for(session, request)
+    done = enqueue(session, request.stage, request.payload, **request.options)
+    if request.user_id is not None:
+        model = registry[request.stage].model
+        if session.scalar(select(model.owner_id).where(model.id == done.id)) != request.user_id:
+            raise EnqueueError(Problem("user_id", "must own what the job is about", quoted(str(request.user_id))))
+    return done
+
+
+# In strict mode the database looks at the signature of a login that it trusts if there is one. So a message without a
+# user asks for a user whom nobody signs, and one without a signature brings one that no key made.
+_NOBODY = UUID(int=0)
+_UNSIGNED = "none"
+_SPEAK_FOR = text(
+    "SELECT runtime.actor_id(), set_config('gristmill.user_id', :user, true),"
+    " set_config('gristmill.user_signature', :signature, true)"
+    "  FROM (SELECT set_config('gristmill.user_id', :asked, true) AS one,"
+    "               set_config('gristmill.user_signature', :proof, true) AS other OFFSET 0) AS said"
+    " WHERE one IS NOT NULL AND other IS NOT NULL"
+)
+_NOT_AUTHORIZED = "28000"
+
+
+def _speak_for(session: Session, request: Request) -> None:
+    values = {
+        "user": str(request.user_id or ""),
+        "signature": request.user_signature or "",
+        "asked": str(request.user_id or _NOBODY),
+        "proof": request.user_signature or _UNSIGNED,
+    }
+    try:
+        session.execute(_SPEAK_FOR, values)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _NOT_AUTHORIZED:
+            raise
+        if request.user_id is None:
+            raise EnqueueError(Problem("user_id", "is required in strict mode", "nothing")) from None
+        if not request.user_signature:
+            raise EnqueueError(Problem("user_signature", "is required in strict mode", "nothing")) from None
+        said = str(error.orig).splitlines()[0].removeprefix("gristmill.")
+        raise EnqueueError(said) from None
+
+
+def keyed(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Tell whether a message brings an idempotency key: messages with the same one ask for one job."""
+    place = PARAMETERS.index("idempotency_key")
+    given = arguments[place] if len(arguments) > place else keywords.get("idempotency_key")
+    return given is not None
+
+
+def without_signature(keywords: Any) -> Any:
+    """Return a message's keywords as they may be shown: a signature is as good as a password while it is valid."""
+    if not isinstance(keywords, Mapping) or "user_signature" not in keywords:
+        return keywords
+    return {**keywords, "user_signature": "[signature]"}
 
 
 def _bound(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,8 +135,9 @@ def _bound(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, A
         )
     given = dict(zip(PARAMETERS, arguments, strict=False))
     for name, value in keywords.items():
-        if name not in PARAMETERS:
-            raise EnqueueError(Problem("keyword", f"must be one of {', '.join(PARAMETERS)}", quoted(name)))
+        if name not in (*PARAMETERS, *ACTOR):
+            known = ", ".join((*PARAMETERS, *ACTOR))
+            raise EnqueueError(Problem("keyword", f"must be one of {known}", quoted(name)))
         if name in given:
             raise EnqueueError(f"{name} must be given once, got it by position and by keyword")
         given[name] = value

@@ -32,7 +32,7 @@ class NewKey:
 
 async def set_strict(conn: Raw, actor: Actor, *, strict: bool) -> None:
     """Turn strict mode on or off. Without a key it is not turned on: no service could speak for anybody."""
-    if strict and not (await show_security(conn)).keys:
+    if strict and (await show_security(conn)).keys == []:
         raise SecurityRefusedError("strict mode needs a key: `gristmill security new-key` makes one")
     async with conn.transaction(), acting_on(conn, actor):
         await store.set_strict(conn, strict=strict, by=actor.changed_by)

@@ -8,17 +8,18 @@ import psycopg
 
 from workers.runtime.store.server import clock, revision
 
+__all__ = ["OLDEST_POSTGRES", "ServerHealth", "clock_offset", "revision", "server_health"]
+
 OLDEST_POSTGRES = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerHealth:
-    """A server of Postgres that answers: its version, where it is, and the revision of its schema (None: none)."""
+    """A server of Postgres that answers: its version and where it is."""
 
     version: tuple[int, int]
     host: str
     port: int
-    revision: str | None
 
     @property
     def is_too_old(self) -> bool:
@@ -26,10 +27,10 @@ class ServerHealth:
         return self.version[0] < OLDEST_POSTGRES
 
 
-async def server_health(conn: psycopg.AsyncConnection[Any]) -> ServerHealth:
-    """Return what the server behind ``conn`` is; which revision is wanted is for who knows the migrations."""
+def server_health(conn: psycopg.AsyncConnection[Any]) -> ServerHealth:
+    """Return what the server behind ``conn`` is, as it said when the connection was made."""
     major, minor = divmod(conn.info.server_version, 10_000)
-    return ServerHealth(version=(major, minor), host=conn.info.host, port=conn.info.port, revision=await revision(conn))
+    return ServerHealth(version=(major, minor), host=conn.info.host, port=conn.info.port)
 
 
 async def clock_offset(conn: psycopg.AsyncConnection[Any]) -> timedelta:

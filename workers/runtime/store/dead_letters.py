@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, bindparam, cast, func, select, text, update
+from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from models.runtime import DeadMessage
 
@@ -18,7 +18,11 @@ REASON_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessageView:
-    """One refused message; ``count`` says how often the same came. ``body`` is cut where ``size`` is larger."""
+    """One refused message; ``count`` says how often it came. ``body`` is cut where ``size`` is larger.
+
+    Where messages of one content are shown as one, ``messages`` says how many they are, ``count`` how often all of them
+    came, and the rest is the newest's, with the first 64 KiB of its ``body``.
+    """
 
     id: UUID
     reason: str
@@ -35,56 +39,97 @@ class DeadMessageView:
     last_received_at: datetime
     replayed_at: datetime | None
     job_id: UUID | None
+    messages: int = 1
 
 
-_SHOWN = [getattr(DeadMessage, name) for name in DeadMessageView.__annotations__]
+_OWN = tuple(name for name in DeadMessageView.__annotations__ if name != "messages")
+_SHOWN = [getattr(DeadMessage, name) for name in _OWN]
+_LISTED_BYTES = 65_536
+# Messages that differ in their ids only.
+_ONE_CONTENT = (DeadMessage.task, DeadMessage.queue, DeadMessage.content, DeadMessage.reason)
 _NEWEST_FIRST = (DeadMessage.last_received_at.desc(), DeadMessage.id.desc())
 
 
 async def put(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Keep a message; one whose content is kept already counts once more and waits for a replay again."""
+    """Keep a message; one that is kept already counts once more and waits for a replay again, under its first id."""
     row = insert(DeadMessage).values(values)
     again = {
         "count": DeadMessage.count + 1,
         "last_received_at": func.now(),
         "reason": row.excluded.reason,
-        "message_id": func.coalesce(row.excluded.message_id, DeadMessage.message_id),
+        "message_id": func.coalesce(DeadMessage.message_id, row.excluded.message_id),
         "replayed_at": None,
         "job_id": None,
     }
     await session.execute(row.on_conflict_do_update(index_elements=[DeadMessage.fingerprint], set_=again))
 
 
-async def count_more(session: AsyncSession, counts: Mapping[bytes, tuple[int, str | None]]) -> set[bytes]:
-    """Add what came again, and the newest message's id; return the fingerprints that are kept (still)."""
+async def count_more(session: AsyncSession, counts: Mapping[bytes, int]) -> set[bytes]:
+    """Add what came again; return the fingerprints that are kept (still)."""
     more = text(
         """UPDATE runtime.dead_messages AS d
-              SET count = d.count + u.more, last_received_at = now(), replayed_at = NULL, job_id = NULL,
-                  message_id = coalesce(u.message_id, d.message_id)
-             FROM unnest(:fingerprints, CAST(:counts AS bigint[]), :ids) AS u(fingerprint, more, message_id)
+              SET count = d.count + u.more, last_received_at = now(), replayed_at = NULL, job_id = NULL
+             FROM unnest(:fingerprints, CAST(:counts AS bigint[])) AS u(fingerprint, more)
             WHERE d.fingerprint = u.fingerprint RETURNING d.fingerprint"""
-    ).bindparams(bindparam("fingerprints", type_=ARRAY(BYTEA)), bindparam("ids", type_=ARRAY(Text)))
+    ).bindparams(bindparam("fingerprints", type_=ARRAY(BYTEA)))
     ordered = sorted(counts)  # two processes that count the same cannot deadlock
-    values = {
-        "fingerprints": ordered,
-        "counts": [counts[one][0] for one in ordered],
-        "ids": [counts[one][1] for one in ordered],
-    }
+    values = {"fingerprints": ordered, "counts": [counts[one] for one in ordered]}
     return {bytes(row[0]) for row in await session.execute(more, values)}
 
 
-async def has_at_least(session: AsyncSession, rows: int) -> bool:
-    """Tell whether so many messages are kept, without counting more of them."""
-    some = select(DeadMessage.id).limit(rows).subquery()
-    return (await session.scalar(select(func.count()).select_from(some)) or 0) >= rows
+async def usage(session: AsyncSession, *, most: int) -> tuple[int, int]:
+    """Return how many messages are kept and how many bytes they have, without looking at more than ``most``."""
+    some = select(DeadMessage.size).limit(most).subquery()
+    row = (await session.execute(select(func.count(), func.coalesce(func.sum(some.c.size), 0)).select_from(some))).one()
+    return int(row[0]), int(row[1])
 
 
 def read_all(session: Session, *, with_replayed: bool, limit: int | None = None) -> list[DeadMessageView]:
-    """Return the messages that wait for somebody, newest first; the replayed ones as well if asked for."""
-    rows = select(*_SHOWN).order_by(*_NEWEST_FIRST).limit(limit)
+    """Return the messages that wait for somebody, newest first; the replayed ones as well if asked for.
+
+    Those of one content are one.
+    """
+    alike: dict[str, Any] = {"partition_by": _ONE_CONTENT}
+    numbered = select(
+        DeadMessage.id,
+        func.row_number().over(**alike, order_by=_NEWEST_FIRST).label("place"),
+        func.count().over(**alike).label("messages"),
+        func.sum(DeadMessage.count).over(**alike).label("times"),
+    )
     if not with_replayed:
-        rows = rows.where(DeadMessage.replayed_at.is_(None))
+        numbered = numbered.where(DeadMessage.replayed_at.is_(None))
+    ranked = numbered.subquery()
+    shown = [getattr(DeadMessage, name) for name in _OWN if name not in {"count", "body"}]
+    rows = (
+        select(
+            *shown,
+            func.substring(DeadMessage.body, 1, _LISTED_BYTES).label("body"),
+            cast(ranked.c.times, BigInteger).label("count"),
+            ranked.c.messages,
+        )
+        .join(ranked, ranked.c.id == DeadMessage.id)
+        .where(ranked.c.place == 1)
+        .order_by(*_NEWEST_FIRST)
+        .limit(limit)
+    )
     return [DeadMessageView(**row) for row in session.execute(rows).mappings()]
+
+
+def waiting(session: Session) -> Sequence[UUID]:
+    """Return all messages that wait for somebody, oldest first."""
+    return session.scalars(
+        select(DeadMessage.id).where(DeadMessage.replayed_at.is_(None)).order_by(DeadMessage.id)
+    ).all()
+
+
+def alike(session: Session, message: UUID) -> Sequence[UUID]:
+    """Return this message and those of its content that wait, oldest first."""
+    other = aliased(DeadMessage)
+    same = [column.is_not_distinct_from(getattr(other, column.key)) for column in _ONE_CONTENT]
+    rows = select(DeadMessage.id).join(other, and_(other.id == message, *same))
+    return session.scalars(
+        rows.where(or_(DeadMessage.id == message, DeadMessage.replayed_at.is_(None))).order_by(DeadMessage.id)
+    ).all()
 
 
 def read_one(session: Session, message: UUID, *, for_update: bool = False) -> DeadMessageView | None:

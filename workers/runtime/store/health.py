@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import class_row, dict_row
 
 from models import every_table
@@ -77,14 +76,18 @@ async def connected_logins(conn: Raw) -> list[ConnectedLogin]:
     return await cursor.fetchall()
 
 
-async def is_strict(conn: Raw) -> bool | None:
-    """Tell whether strict mode is on; None where this login may not see it."""
-    try:
-        cursor = await conn.execute("SELECT EXISTS (SELECT FROM runtime.security WHERE strict)")
-    except InsufficientPrivilege:
-        return None
+async def is_strict(conn: Raw) -> bool:
+    """Tell whether strict mode is on."""
+    cursor = await conn.execute("SELECT EXISTS (SELECT FROM runtime.security WHERE strict)")
     row = await cursor.fetchone()
     return bool(row and row[0])
+
+
+async def notice_queue_usage(conn: Raw) -> float:
+    """Return which part of the queue of NOTIFY is used, 0 to 1. Every login may ask."""
+    row = await (await conn.execute("SELECT pg_notification_queue_usage()")).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 async def count_owners(conn: Raw) -> int:

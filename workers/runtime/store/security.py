@@ -29,21 +29,21 @@ class RoleView:
 
 @dataclass(frozen=True, slots=True)
 class SecurityView:
-    """What the database demands of a service, and by what it verifies it."""
+    """What the database demands of a service, and by what it verifies it.
+
+    ``keys`` is None if this login may not see them: only the tables' owner may.
+    """
 
     strict: bool
     changed_at: datetime | None
     changed_by: str | None
-    keys: list[KeyView]
+    keys: list[KeyView] | None
     roles: list[RoleView]
 
 
 async def security(conn: Raw) -> SecurityView:
     """Return whether strict mode is on, every valid key and every bound login."""
     row = await (await conn.execute("SELECT strict, changed_at, changed_by FROM runtime.security")).fetchone()
-    keys = await conn.execute(
-        f"SELECT id, created_at, expires_at FROM runtime.actor_keys WHERE {_VALID} ORDER BY id".encode()
-    )
     roles = await conn.execute(
         "SELECT role_name, user_id, EXISTS (SELECT FROM pg_roles WHERE rolname = role_name)"
         "  FROM runtime.role_actors ORDER BY role_name"
@@ -53,9 +53,19 @@ async def security(conn: Raw) -> SecurityView:
         strict=strict,
         changed_at=changed_at,
         changed_by=changed_by,
-        keys=[KeyView(*key) for key in await keys.fetchall()],
+        keys=await _keys(conn),
         roles=[RoleView(*role) for role in await roles.fetchall()],
     )
+
+
+async def _keys(conn: Raw) -> list[KeyView] | None:
+    may = await (await conn.execute("SELECT has_table_privilege('runtime.actor_keys', 'SELECT')")).fetchone()
+    if not (may and may[0]):
+        return None
+    keys = await conn.execute(
+        f"SELECT id, created_at, expires_at FROM runtime.actor_keys WHERE {_VALID} ORDER BY id".encode()
+    )
+    return [KeyView(*key) for key in await keys.fetchall()]
 
 
 async def set_strict(conn: Raw, *, strict: bool, by: str | None) -> None:

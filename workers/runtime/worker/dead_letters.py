@@ -17,17 +17,19 @@ import structlog
 
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.handler.errors import describe, one_line
+from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES, keyed, without_signature
 from workers.runtime.refusals import without_value
 from workers.runtime.store import dead_letters as store
 from workers.runtime.store.dead_letters import REASON_CHARACTERS
 
 log = structlog.get_logger(__name__)
 
-KEPT_BYTES = 65_536
+# Of a message that is larger than the door takes, the beginning; any other is kept whole, for a replay.
+CUT_BYTES = 65_536
 SHOWN_CHARACTERS = 8_000
 NAME_CHARACTERS = 255
-# Beyond so many messages only their reasons are kept and counted: a flood must not fill the database.
-MOST_KEPT = 10_000
+# Beyond so many messages or bytes only their reasons are kept and counted: a flood must not fill the database.
+MOST_KEPT, MOST_KEPT_BYTES = 10_000, 256 * 1024 * 1024
 COUNT_SECONDS = 1.0
 FULL_CHECK_SECONDS = 5.0
 # Messages of which a process remembers that they are kept, and those that wait to be while Postgres is away.
@@ -48,12 +50,35 @@ class DeadLetter:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """What messages of the same content have in common, whatever their ids."""
+        """What tells this message from others: its content, and its id if a replay would make a job by that id.
+
+        Where nothing is kept of the content, the reason stands for it.
+        """
         digest = hashlib.sha256()
-        for part in (self.task, self.queue, self.content_type, self.content_encoding):
+        own = self._id_of_job() if self.body else self.reason
+        for part in (self.task, self.queue, self.content_type, self.content_encoding, own):
             digest.update(repr(part).encode("utf-8", "backslashreplace") + b"\0")
         digest.update(self.body)
         return digest.digest()
+
+    def _id_of_job(self) -> str | None:
+        """Return the message's id if its job would have that id as its key, so that each message is a job."""
+        if self.task != DOOR:
+            return None
+        arguments, keywords = self.read
+        if not isinstance(arguments, list) or not isinstance(keywords, dict) or keyed(arguments, keywords):
+            return None
+        return self.message_id
+
+    @cached_property
+    def read(self) -> tuple[Any, Any]:
+        """Return the arguments and keywords of the body, or two times None for what is no such body."""
+        try:
+            content = json.loads(self.body)
+            arguments, keywords = content[:2]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return None, None
+        return arguments, keywords
 
     @property
     def shown_id(self) -> str:
@@ -66,7 +91,7 @@ class DeadLetter:
 
     def values(self) -> dict[str, Any]:
         """Return the columns of its row, each within its bound and without what Postgres cannot store."""
-        arguments, keywords = _read(self.body)
+        arguments, keywords = self.read
         return {
             "fingerprint": self.fingerprint,
             "reason": _text(self.reason, REASON_CHARACTERS) or "no reason was given",
@@ -76,8 +101,8 @@ class DeadLetter:
             "content_type": _text(self.content_type, 100),
             "content_encoding": _text(self.content_encoding, 50),
             "arguments": _json(arguments),
-            "keywords": _json(keywords),
-            "body": self.body[:KEPT_BYTES],
+            "keywords": _json(without_signature(keywords)),
+            "body": self.body if len(self.body) <= MOST_MESSAGE_BYTES else self.body[:CUT_BYTES],
             "size": len(self.body),
         }
 
@@ -95,41 +120,33 @@ def _json(value: object) -> str | None:
         return None
 
 
-def _read(body: bytes) -> tuple[Any, Any]:
-    """Return the arguments and keywords of a message's body, or two times None for what is no such body."""
-    try:
-        content = json.loads(body)
-        arguments, keywords = content[:2]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None, None
-    return arguments, keywords
-
-
-@dataclass(slots=True)
-class _Repeats:
-    """How often a kept message came again since that was last written."""
-
-    count: int = 0
-    message_id: str | None = None
-
-
 class DeadLetters:
     """Keeps refused messages for one worker process, on its loop.
 
-    The first of each content is written before :meth:`keep` returns; what comes again is counted, and written once a
-    second. ``remembered`` is of how many contents it knows that they are kept.
+    Each message is written before :meth:`keep` returns; one that comes again is counted, and written once a second.
+    ``remembered`` is of how many messages it knows that they are kept, ``most`` and ``most_bytes`` how much the table
+    is to hold.
     """
 
-    def __init__(self, database: Database, *, remembered: int = MOST_REMEMBERED) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        remembered: int = MOST_REMEMBERED,
+        most: int = MOST_KEPT,
+        most_bytes: int = MOST_KEPT_BYTES,
+    ) -> None:
         self._database = database
         self._most_remembered = remembered
-        self._known: dict[bytes, _Repeats] = {}
+        self._most, self._most_bytes = most, most_bytes
+        # How often a kept message came again since that was last written.
+        self._known: dict[bytes, int] = {}
         self._waiting = 0
-        self._is_full = False
+        self._room, self._room_bytes = 0, 0
         self._looked_at = 0.0
 
     async def keep(self, letter: DeadLetter) -> None:
-        """Return once the message is kept, or one like it; waits while Postgres is away."""
+        """Return once the message is kept; waits while Postgres is away."""
         if self._count(letter):
             return
         if self._waiting >= MOST_WAITING:
@@ -142,22 +159,21 @@ class DeadLetters:
             self._waiting -= 1
 
     def _count(self, letter: DeadLetter) -> bool:
-        repeats = self._known.get(letter.fingerprint)
-        if repeats is None:
+        if letter.fingerprint not in self._known:
             return False
-        repeats.count += 1
-        repeats.message_id = letter.message_id or repeats.message_id
+        self._known[letter.fingerprint] += 1
         return True
 
     async def _write(self, letter: DeadLetter) -> None:
         while True:
             try:
-                if await self._full():
+                if not await self._has_room(len(letter.body)):
                     letter = letter.reason_only()
                     if self._count(letter):
                         return
                 async with self._database.session() as session:
                     await store.put(session, letter.values())
+                self._room, self._room_bytes = self._room - 1, self._room_bytes - len(letter.body)
             except Exception as error:
                 if not is_database_away(error):
                     log.exception("dead_letter_lost", reason=without_value(letter.reason))
@@ -166,24 +182,25 @@ class DeadLetters:
             else:
                 break
         # Another of this content may have been written meanwhile, and counted since.
-        self._known.setdefault(letter.fingerprint, _Repeats())
+        self._known.setdefault(letter.fingerprint, 0)
         if len(self._known) > self._most_remembered:
             self._forget_one()
 
     def _forget_one(self) -> None:
         """Forget the oldest of which nothing is to be counted: it is looked up when it comes again."""
-        for fingerprint, repeats in self._known.items():
-            if not repeats.count:
+        for fingerprint, count in self._known.items():
+            if not count:
                 del self._known[fingerprint]
                 return
 
-    async def _full(self) -> bool:
+    async def _has_room(self, size: int) -> bool:
         now = time.monotonic()
         if now - self._looked_at >= FULL_CHECK_SECONDS:
-            self._looked_at = now
             async with self._database.session() as session:
-                self._is_full = await store.has_at_least(session, MOST_KEPT)
-        return self._is_full
+                rows, kept = await store.usage(session, most=self._most)
+            self._looked_at = now
+            self._room, self._room_bytes = self._most - rows, self._most_bytes - kept
+        return self._room > 0 and self._room_bytes >= size
 
     async def run(self) -> None:
         """Write once a second what came again."""
@@ -198,13 +215,13 @@ class DeadLetters:
 
     async def flush(self) -> None:
         """Write what came again. What somebody has deleted meanwhile is kept anew when it comes next."""
-        more = {one: (repeats.count, repeats.message_id) for one, repeats in self._known.items() if repeats.count}
+        more = {one: count for one, count in self._known.items() if count}
         if not more:
             return
         async with self._database.session() as session:
             kept = await store.count_more(session, more)
-        for fingerprint, (count, _) in more.items():
+        for fingerprint, count in more.items():
             if fingerprint not in kept:
                 self._known.pop(fingerprint, None)
-            elif repeats := self._known.get(fingerprint):
-                repeats.count -= count
+            elif fingerprint in self._known:
+                self._known[fingerprint] -= count
