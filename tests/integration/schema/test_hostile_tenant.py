@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-OURS = "('runtime', 'scoring', 'assessments', 'operations', 'auth')"
+# Every schema but Postgres' own: those of new domains, and of the proving tables, are included by themselves.
+OURS = "(SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
 
 # What a service may write, by table. Job tables: what is asked, and how soon; never what the kernel keeps.
 OPTIONS = {"priority", "idempotency_key"}
@@ -30,6 +31,11 @@ MAY_INSERT = {
     "operations.analytics_jobs": {"projectId", "type", "modelName", "due_at"} | OPTIONS,
     "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256"},
     "operations.upload_parts": {"uploadId", "partNumber", "content"},
+    # As `attach_lifecycle` makes a job table: the revision of a domain names what more a service may give.
+    "proving.plain_jobs": {"due_at"} | OPTIONS,
+    "proving.keyed_jobs": {"due_at"} | OPTIONS,
+    "proving.two_step_jobs": {"due_at"} | OPTIONS,
+    "proving.waiting_jobs": {"due_at"} | OPTIONS,
 }  # fmt: skip
 MAY_UPDATE = {
     "scoring.profiles": {"name", "attributes"},
@@ -53,6 +59,7 @@ MAY_DELETE = {
 MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.actor_id",
     "runtime.cancel",
+    "runtime.decide",
     "assessments.create_assessment",
     "assessments.update_assessment_state",
     "assessments.put_cached_state",
@@ -62,6 +69,7 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "operations.is_admin",
     "operations.may_change",
 }
+PROVING = sorted(name for name in MAY_INSERT if name.startswith("proving."))
 # Tables without rows of tenants.
 EVERYBODYS = {"runtime.stages", "runtime.workers"}
 
@@ -180,6 +188,8 @@ def tenants(psql):
             psql.execute(
                 "INSERT INTO assessments.assessment_states (assessment_id, request_data) VALUES (%s, '{}')", [name]
             )
+            for table in PROVING:
+                psql.execute(f"INSERT INTO {table} DEFAULT VALUES")
         ids |= {f"{name}.profile": profile, f"{name}.job": job, f"{name}.project": project, f"{name}.ingest": ingest}
     return ids
 
@@ -217,6 +227,21 @@ def test_a_stranger_sees_no_row_of_any_tenant(psql, tenants, speak):
     seen = {str(name): len(rows(psql, f"SELECT * FROM {name}")) for (name,) in readable}
 
     assert {name: count for name, count in seen.items() if count and name not in EVERYBODYS} == {}
+
+
+@pytest.mark.parametrize("table", PROVING)
+def test_a_table_made_by_attach_lifecycle_keeps_tenants_apart(psql, tenants, speak, table):
+    """Whatever domain it is of: each tenant sees and enqueues its own jobs, and nobody enqueues for nobody."""
+    assert len(rows(psql, f"SELECT owner_id FROM {table}")) == 2
+
+    speak("alice")
+    assert rows(psql, f"SELECT owner_id FROM {table}") == [(tenants["alice"],)]
+    psql.execute(f"INSERT INTO {table} (idempotency_key) VALUES ('k')")
+    assert isinstance(refused(psql, f"INSERT INTO {table} (idempotency_key) VALUES (' k')"), errors.CheckViolation)
+
+    speak(None)
+    assert rows(psql, f"SELECT owner_id FROM {table}") == []
+    assert isinstance(refused(psql, f"INSERT INTO {table} (priority) VALUES (1)"), errors.InsufficientPrivilege)
 
 
 def test_no_trigger_function_serves_a_table_of_ones_own(psql, tenants, speak):
