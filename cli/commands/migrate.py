@@ -28,13 +28,15 @@ def migrate(
     """Bring the database's schema to this release, or to one revision. Run it as the tables' owner."""
     from cli.addresses import addresses
     from config.settings import load
-    from migrations.upgrade import move
+    from migrations.upgrade import keep_history, move
 
     if urls is not None and not roles:
         raise Refusal("--urls says where --roles keeps URLs: give both")
     settings = load()
     database_url = addresses(settings).database_url
     before, after = move(database_url, to)
+    if after.current == after.head:
+        keep_history(database_url, settings.transitions_retention_days)
     logins = []
     if roles:
         from local.logins import FOLDER, make_logins

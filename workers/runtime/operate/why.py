@@ -69,7 +69,8 @@ async def _running(conn: Raw, job: JobView) -> Why:
     if job.lease_owner is not None:
         cursor = conn.cursor(row_factory=dict_row)
         await cursor.execute(
-            """SELECT name, heartbeat_at + make_interval(secs => least(lease_seconds, 1e9)) AS lease_until, now() AS now
+            """SELECT name, now() AS now,
+                      heartbeat_at + make_interval(secs => greatest(least(lease_seconds, 1e9), 0)) AS lease_until
                  FROM runtime.workers WHERE id = %(id)s""",
             {"id": job.lease_owner},
         )
