@@ -97,3 +97,18 @@ FOR EACH ROW WHEN (
   OR NOT runtime.keeps(OLD.request_data, NEW.request_data)
   OR (NEW.version = OLD.version AND NEW.request_data <> OLD.request_data))
 EXECUTE FUNCTION assessments.refuse_loss();
+
+-- What an analysis locks while it looks whose turn it is. Without a foreign key: whoever looks holds a job's row, and would
+-- wait here for who deletes the project and waits for that row.
+CREATE TABLE operations.analytics_turns (
+  "projectId" uuid NOT NULL CONSTRAINT pk_analytics_turns PRIMARY KEY,
+  "lookedAt" timestamptz NOT NULL DEFAULT now()
+);
+REVOKE ALL ON operations.analytics_turns FROM PUBLIC;
+ALTER TABLE operations.analytics_turns ENABLE ROW LEVEL SECURITY;
+DO $$ BEGIN
+  IF to_regrole('gristmill_worker') IS NOT NULL THEN
+    GRANT SELECT, INSERT, UPDATE, DELETE ON operations.analytics_turns TO gristmill_worker;
+    CREATE POLICY analytics_turns_workers ON operations.analytics_turns FOR ALL TO gristmill_worker USING (true);
+  END IF;
+END $$;

@@ -1,3 +1,4 @@
+DROP TABLE operations.analytics_turns;
 DROP TRIGGER keep_request ON assessments.assessment_states;
 CREATE TRIGGER keep_request
 AFTER UPDATE OF assessment_id, request_data ON assessments.assessment_states

@@ -143,7 +143,8 @@ class StageCapacity:
 async def survey(conn: Raw) -> dict[str, StageCapacity]:
     """Return the capacity of every stage the database knows."""
     cursor = await conn.execute(
-        """SELECT s.name, s.paused_at IS NOT NULL, greatest(least(coalesce(sum(w.slots), 0), 2147483647), 0)::int, count(w.id)::int
+        """SELECT s.name, s.paused_at IS NOT NULL,
+                  greatest(least(coalesce(sum(w.slots), 0), 2147483647), 0)::int, count(w.id)::int
              FROM runtime.stages AS s
              LEFT JOIN runtime.workers AS w ON split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
                    AND w.heartbeat_at > now() - make_interval(secs => greatest(least(w.lease_seconds, 86400), 0))
