@@ -55,7 +55,9 @@ def test_a_revision_that_failed_at_an_index_is_run_again(empty_database_url, rev
         long.execute("SELECT pg_current_xact_id()")
         thread, raised = started(empty_database_url, revision)
         wait_until(lambda: building(admin) is not None)
-        admin.execute("SELECT pg_cancel_backend(%s)", [building(admin)["pid"]])
+        waiting = building(admin)
+        assert waiting is not None
+        admin.execute("SELECT pg_cancel_backend(%s)", [waiting["pid"]])
         thread.join(30)
 
         assert "canceling statement due to user request" in str(raised[0])

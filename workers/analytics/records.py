@@ -97,7 +97,7 @@ async def look_alone(session: AsyncSession, scope: Scope) -> None:
     """
     row = insert(AnalyticsTurn).values(project_id=scope.project_id)
     locked = row.on_conflict_do_update(
-        index_elements=[AnalyticsTurn.project_id], set_={"looked_at": func.clock_timestamp()}
+        index_elements=[AnalyticsTurn.project_id], set_={"lookedAt": func.clock_timestamp()}
     )
     await session.execute(locked)
 
