@@ -141,6 +141,18 @@ def test_a_request_gains_members_and_keeps_those_it_has(psql, later):
     psql.execute(change, [FIRST[:-1] + ', "note": "late"}'])
 
 
+def test_a_refusal_of_the_function_is_one_line(psql, users, speak):
+    """Postgres would add the whole row."""
+    speak("alice")
+    psql.execute("SELECT assessments.create_assessment('a', '{}')")
+
+    error = refused(psql, "SELECT assessments.update_assessment_state('a', 'cancelled', 1, p_progress => 7)")
+
+    assert isinstance(error, errors.CheckViolation)
+    assert error.diag.message_detail is None
+    assert "progress" in str(error.diag.message_primary)
+
+
 # The columns of job tables that are neither asked for nor a result, and why they may change.
 FREE = {
     "operations.ingest_jobs.resumeAt": "where the next run begins",
