@@ -84,7 +84,7 @@ def test_a_request_that_is_no_object_fails_in_one_line(request_data):
 @pytest.mark.parametrize("assessment_id", ["", " \t", "a\ud800", "a\x00", "a\u200b", " a", "x" * 256])
 def test_a_name_is_held_to_the_rule_of_names_at_the_door(assessment_id):
     """Before a row is written."""
-    with pytest.raises(ValidationError, match="assessment_id\n.*must have 1 to 255 characters, without control"):
+    with pytest.raises(ValidationError, match=r"assessment_id\n.*must have 1 to 255 characters, without control"):
         AssessRequest(assessment_id=assessment_id, request_data={})
 
 
