@@ -58,6 +58,16 @@ def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
     return before, position(database_url)
 
 
+def keep_history(database_url: str, days: int) -> None:
+    """Write down how long history is kept, for whoever drops months; of a database at this release's head only."""
+    with connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            """INSERT INTO runtime.retention (transitions_days) VALUES (%s)
+               ON CONFLICT (id) DO UPDATE SET transitions_days = excluded.transitions_days""",
+            [days],
+        )
+
+
 def said(error: Exception) -> str | None:
     """Return the line of a revision or a model that failed, and why; None for an error of neither.
 

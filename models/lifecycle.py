@@ -241,7 +241,7 @@ class Job(Base):
     the database's.
 
     Of the same idempotency key the same is asked: ``__may_differ__`` are the attributes of a payload that a repeat may
-    give otherwise, ``__may_grow__`` the documents that may have gained keys since.
+    give otherwise, ``__may_grow__`` the documents that may have gained members since, each old one as it was.
     """
 
     __abstract__ = True

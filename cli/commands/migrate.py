@@ -10,7 +10,7 @@ from cli.output import Json, print_json, print_table
 from config.settings import load
 from local.logins import FOLDER, make_logins
 from migrations.revisions import Position
-from migrations.upgrade import move
+from migrations.upgrade import keep_history, move
 from workers.runtime.refusals import Refusal
 
 
@@ -33,6 +33,8 @@ def migrate(
     settings = load()
     database_url = addresses(settings).database_url
     before, after = move(database_url, to)
+    if after.current == after.head:
+        keep_history(database_url, settings.transitions_retention_days)
     logins = []
     if roles:
         logins = make_logins(database_url, urls or settings.data_dir / FOLDER)

@@ -28,6 +28,10 @@ depends_on = None
 DEEP = """jsonb_path_exists(VALUE, 'strict $.**{64} ? (@.type() == "array" || @.type() == "object")')"""
 LARGE_NUMBER = """jsonb_path_exists(VALUE, 'strict $.** ? (@ > 1e308 || @ < -1e308)')"""
 
+# Of a value as it is stored, compressed perhaps, ``pg_column_size`` tells how little room it takes on the disk. The
+# concatenation unpacks it first: of an object it returns the same value and makes no copy.
+SIZE = "pg_column_size(VALUE || '{}'::jsonb)"
+
 # By domain: what it is of, and its rules.
 DOMAINS = {
     # What a job is asked to do, or is done about.
@@ -36,13 +40,18 @@ DOMAINS = {
         {
             "nested_at_most_64_deep": f"NOT {DEEP}",
             "numbers_within_1e308": f"NOT {LARGE_NUMBER}",
-            "at_most_8_mib": "pg_column_size(VALUE) <= 8388608",
+            "at_most_8_mib": f"{SIZE} <= 8388608",
         },
     ),
     # What came out of a file or an answer.
     "document": (
         "jsonb",
-        {"nested_at_most_64_deep": f"NOT {DEEP}", "at_most_32_mib": "pg_column_size(VALUE) <= 33554432"},
+        {"nested_at_most_64_deep": f"NOT {DEEP}", "at_most_32_mib": f"{SIZE} <= 33554432"},
+    ),
+    # What a session says of a change, as far as history keeps it.
+    "context": (
+        "jsonb",
+        {"nested_at_most_64_deep": f"NOT {DEEP}", "numbers_within_1e308": f"NOT {LARGE_NUMBER}"},
     ),
     "payload_text": ("text", {"at_most_1_mib": "octet_length(VALUE) <= 1048576"}),
 }

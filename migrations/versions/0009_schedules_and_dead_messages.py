@@ -33,7 +33,7 @@ INDEX = "ix_transitions_moved_by_others"
 MOVED_BY_OTHERS = "old_state IS NOT NULL AND coalesce(changed_by, '') NOT LIKE 'worker:%'"
 
 # What a person cannot see: controls, marks of direction, spaces without width.
-INVISIBLE = r"[\u0001-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+INVISIBLE = r"[\u0001-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 SPACE = r"[ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 FIVE_FIELDS = "^[0-9A-Za-z*,/#-]+( [0-9A-Za-z*,/#-]+){4}$"
 TIMES = ("last_scheduled_for", "changed_at", "refused_at", "created_at", "updated_at")

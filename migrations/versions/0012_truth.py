@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
+from migrations.indexes import build, build_on_partitions, outside_transactions
 from migrations.kernel.v2 import JobTable, unsuccessful_index
 
 revision = "0012"
@@ -37,26 +38,19 @@ JOB_TABLES = (
 )
 ATTEMPTS = """(stage, created_at) WHERE change_action IN ('retry', 'fail', 'rescue')
     OR (change_action = 'complete' AND lower(new_state::text) <> 'completed')"""
-PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'runtime.transitions'::regclass"
 
 
 def upgrade() -> None:
+    # The indexes first: where one of them cannot be built, nothing else has been done, and the revision is run again.
+    with outside_transactions():
+        for table in JOB_TABLES:
+            _, _, on = unsuccessful_index(table, concurrently=True).partition(" ON ")
+            build(f"{table.schema}.ix_{table.table}_unsuccessful", on)
+        build_on_partitions("runtime.transitions", "ix_transitions_attempts", ATTEMPTS)
     for part in ("names", "settings", "records", "times"):
         op.execute((SQL / f"{part}.sql").read_text())
     op.add_column("workers", sa.Column("version", sa.String(40)), schema="runtime")
     op.add_column("workers", sa.Column("provider", pg.JSONB), schema="runtime")
-    with op.get_context().autocommit_block():
-        for table in JOB_TABLES:
-            op.execute(f"DROP INDEX IF EXISTS {table.schema}.ix_{table.table}_unsuccessful")
-            op.execute(unsuccessful_index(table, concurrently=True))
-    op.execute(f"CREATE INDEX ix_transitions_attempts ON ONLY runtime.transitions {ATTEMPTS}")
-    partitions = list(op.get_bind().scalars(sa.text(PARTITIONS)))
-    with op.get_context().autocommit_block():
-        for partition in partitions:
-            index = f"ix_{partition.removeprefix('runtime.')}_attempts"
-            op.execute(f"DROP INDEX IF EXISTS runtime.{index}")
-            op.execute(f"CREATE INDEX CONCURRENTLY {index} ON {partition} {ATTEMPTS}")
-            op.execute(f"ALTER INDEX runtime.ix_transitions_attempts ATTACH PARTITION runtime.{index}")
 
 
 def downgrade() -> None:

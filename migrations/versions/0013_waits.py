@@ -24,6 +24,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.indexes import build_on_partitions, outside_transactions
 from migrations.kernel.v3 import JobTable, Step, downgrade_guards, upgrade_guards
 
 revision = "0013"
@@ -45,7 +46,6 @@ INDEXES = {
     "moved_by_others": """(created_at)
         WHERE old_state IS NOT NULL AND coalesce(changed_by, '') NOT LIKE 'worker:%'""",
 }
-PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'runtime.transitions'::regclass"
 
 # As revision 0005 attached them.
 SCORING_JOBS = JobTable(
@@ -125,16 +125,9 @@ def upgrade() -> None:
     for table in JOB_TABLES:
         upgrade_guards(table)
     op.execute("SELECT runtime.rebuild_jobs_view()")
-    partitions = list(op.get_bind().scalars(sa.text(PARTITIONS)))
-    for index, what in INDEXES.items():
-        op.execute(f"CREATE INDEX ix_transitions_{index} ON ONLY runtime.transitions {what}")
-    with op.get_context().autocommit_block():
+    with outside_transactions():
         for index, what in INDEXES.items():
-            for partition in partitions:
-                name = f"ix_{partition.removeprefix('runtime.')}_{index}"
-                op.execute(f"DROP INDEX IF EXISTS runtime.{name}")
-                op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {partition} {what}")
-                op.execute(f"ALTER INDEX runtime.ix_transitions_{index} ATTACH PARTITION runtime.{name}")
+            build_on_partitions("runtime.transitions", f"ix_transitions_{index}", what)
 
 
 def downgrade() -> None:

@@ -5,7 +5,7 @@ by itself; a list shows them as one, by the hash of their body.
 Previous release: still runs. It cuts bodies as before, and does not write the generated column.
 
 Revision ID: 0017
-Revises: 0015
+Revises: 0016
 Created: 2026-11-30
 """
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0017"
-down_revision = "0015"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 

@@ -3,7 +3,7 @@
 Columns are named as the seed names them, which quotes its mixed case; only what the kernel adds has the kernel's names.
 """
 
-from models.operations.analytics import ANALYTICS, AnalyticsFailure, AnalyticsJob
+from models.operations.analytics import ANALYTICS, AnalyticsFailure, AnalyticsJob, AnalyticsTurn
 from models.operations.columns import RECORD_CATEGORIES, RECORD_TYPES, RETENTION, SCHEMA, USER_ROLES
 from models.operations.ingestion import INGESTION, IngestJob, Upload, UploadPart
 from models.operations.projects import GuidelinePassage, Project
@@ -24,6 +24,7 @@ __all__ = [
     "USER_ROLES",
     "AnalyticsFailure",
     "AnalyticsJob",
+    "AnalyticsTurn",
     "AuthUser",
     "BonusWindow",
     "DataRecord",

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    func,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -78,3 +79,13 @@ class AnalyticsFailure(Base):
         "recordId", ForeignKey(f"{SCHEMA}.data_records.id", ondelete="CASCADE"), primary_key=True
     )
     error: Mapped[str] = mapped_column(Text)
+
+
+class AnalyticsTurn(Base):
+    """The row that an analysis of a project locks while it looks whose turn it is. No service sees it."""
+
+    __tablename__ = "analytics_turns"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    project_id: Mapped[UUID] = mapped_column("projectId", primary_key=True)
+    looked_at: Mapped[datetime] = mapped_column("lookedAt", server_default=func.now())

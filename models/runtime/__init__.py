@@ -6,7 +6,7 @@ from models.runtime.history import LifecycleDefinition, Transition
 from models.runtime.processes import Dispatcher, Worker
 from models.runtime.providers import ProviderPause
 from models.runtime.schedules import Schedule, Tick
-from models.runtime.security import ActorKey, RoleActor, Security
+from models.runtime.security import ActorKey, Retention, RoleActor, Security
 from models.runtime.stages import StageState
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Dispatcher",
     "LifecycleDefinition",
     "ProviderPause",
+    "Retention",
     "RoleActor",
     "Schedule",
     "Security",

@@ -52,3 +52,20 @@ class RoleActor(Base):
     role_name: Mapped[str] = mapped_column(String(63), primary_key=True)
     user_id: Mapped[UUID]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Retention(Base):
+    """One row, or none: how long history is kept at least, as ``gristmill migrate`` was told.
+
+    Only the tables' owner writes it.
+    """
+
+    __tablename__ = "retention"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="one_row"),
+        CheckConstraint("transitions_days BETWEEN 31 AND 365000", name="transitions_days"),
+        {"schema": "runtime"},
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default=text("1"))
+    transitions_days: Mapped[int] = mapped_column(Integer)

@@ -18,3 +18,11 @@ async def until(condition: Callable[[], object | Awaitable[object]], *, within: 
             return
         assert time.monotonic() < deadline, f"did not hold within {within:g} s: {inspect.getsource(condition).strip()}"
         await asyncio.sleep(POLL_SECONDS)
+
+
+def wait_until(condition: Callable[[], object], *, within: float = PATIENCE_SECONDS) -> None:
+    """Return as soon as ``condition`` holds, as :func:`until` does, in a test without a loop."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"did not hold within {within:g} s: {inspect.getsource(condition).strip()}"
+        time.sleep(POLL_SECONDS)

@@ -8,17 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, String, and_, case, cast, func, literal, null, or_, select, text, true
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, DataRecord
+from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, AnalyticsTurn, DataRecord
 from workers.analytics.alignment import RECORD_CHARS, Finished, Judged, Record
 from workers.runtime.handler.errors import Retryable, failure_of
 
 PER_PAGE = 128
 # How soon an analysis that waits for its turn looks again.
 TURN = timedelta(seconds=30)
-# The first of the two keys of our advisory locks: "ALGN".
-_LOCK_SPACE = 0x414C474E
 _HAS_TURN, _BEGUN, _NOT_BEGUN = range(3)
 
 
@@ -92,10 +91,14 @@ async def ahead(session: AsyncSession, scope: AnalysedRecords, *, begun: bool) -
 async def look_alone(session: AsyncSession, scope: AnalysedRecords) -> None:
     """Have no other analysis of the project look whose turn it is until this transaction ends.
 
-    It waits for nothing but such looks, so that whoever waits for them here, its job's row locked, waits in no circle.
+    Its row is for nothing but such looks, so that whoever waits for it here, its job's row locked, waits in no circle.
+    Unlike an advisory lock it needs rights: no tenant can keep others from their turn.
     """
-    key = int.from_bytes(scope.project_id.bytes[-4:], "big", signed=True)
-    await session.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, key)))
+    row = insert(AnalyticsTurn).values(project_id=scope.project_id)
+    locked = row.on_conflict_do_update(
+        index_elements=[AnalyticsTurn.project_id], set_={"lookedAt": func.clock_timestamp()}
+    )
+    await session.execute(locked)
 
 
 async def tally(session: AsyncSession, scope: AnalysedRecords) -> AnalysisProgress:

@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from models.assessments import Assessment
 from workers.assessment.registry import Desk, options_of, perform
 from workers.assessment.request import read
 from workers.judging.numbers import NoTruthValue
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.handler.errors import Permanent
+from workers.runtime.handler.naming import Name
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import stage
 
@@ -29,17 +29,6 @@ def _assessable(request_data: dict[str, Any]) -> dict[str, Any]:
     return request_data
 
 
-def _named(assessment_id: str) -> str:
-    """Refuse a name that nobody could read or type; ``create_assessment`` refuses the same."""
-    if not assessment_id.strip():
-        raise ValueError(f"must not be empty, got {assessment_id!r}")
-    try:
-        keepable(assessment_id, name="its text")
-    except Unkeepable as error:
-        raise ValueError(str(error).removeprefix("its text ")) from None
-    return assessment_id
-
-
 class AssessRequest(BaseModel):
     """What the doors accept for ``assessment.assess``; the fields are columns of ``assessment_states``.
 
@@ -48,7 +37,7 @@ class AssessRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    assessment_id: Annotated[str, StringConstraints(max_length=255), AfterValidator(_named)]
+    assessment_id: Name
     request_data: Annotated[dict[str, Any], AfterValidator(_assessable)]
     timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS), NoTruthValue] = 300
 

@@ -43,12 +43,23 @@ PINS: Mapping[str, str] = {
     "gin_fuzzy_search_limit": "0",
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
+    "default_transaction_read_only": "off",
     "exit_on_error": "off",
     # How long it may take: who wants a bound says so behind these.
     "statement_timeout": "0",
+    "lock_timeout": "0",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    # Who acts, why and from where: nobody, unless the session says so itself.
+    "gristmill.user_id": "",
+    "gristmill.user_signature": "",
+    "gristmill.changed_by": "",
+    "gristmill.change_reason": "",
+    "gristmill.change_action": "",
+    "gristmill.context": "",
+    "gristmill.ip_address": "",
+    "gristmill.user_agent": "",
 }
 # Those of them that Postgres tells every client of: libpq sends some by itself, from its environment, and behind ours.
 _TOLD = ("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings", "search_path")

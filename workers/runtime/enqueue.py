@@ -296,7 +296,7 @@ def _first_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
 def _differs(t: JobTable, name: str) -> str:
     column = t.column[name]
     if name in t.model.__may_grow__:
-        return f"NOT coalesce(j.{column} @> r.{column}, r.{column} IS NULL)"
+        return f"NOT runtime.keeps(r.{column}, j.{column})"
     return f"j.{column} IS DISTINCT FROM r.{column}"
 
 

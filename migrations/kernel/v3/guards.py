@@ -7,6 +7,40 @@ cancel, a decision after the deadline, an expiry before it. It tells who listens
 from migrations.kernel.v2 import guards as second
 from migrations.kernel.v3.table import JobTable, literal, literals
 
+# What a session says is cut, never refused: a job must be able to end whatever was said of it.
+_SAID = """
+    v_by text := coalesce(left(nullif(current_setting('gristmill.changed_by', true), ''), 255), session_user);
+    v_reason text := left(nullif(current_setting('gristmill.change_reason', true), ''), 2000);
+    v_action text := left(nullif(current_setting('gristmill.change_action', true), ''), 100);
+    v_context jsonb := runtime.context_of(current_setting('gristmill.context', true));
+    v_ip inet := nullif(current_setting('gristmill.ip_address', true), '')::inet;
+    v_agent text := left(nullif(current_setting('gristmill.user_agent', true), ''), 1000);
+    v_at timestamptz := clock_timestamp();
+"""
+
+# Names of our processes, of roles and of people can be claimed: history says who claimed one without being trusted.
+_HONEST = """
+    IF nullif(current_setting('gristmill.changed_by', true), '') IS NOT NULL AND NOT runtime.is_trusted() THEN
+      v_by := left(runtime.caller_role() || ' as ' || v_by, 255);
+    END IF;
+"""
+
+
+def insert_guard(t: JobTable) -> str:
+    """Return the function that admits only fresh jobs and records their first transition."""
+    text = second.insert_guard(t)
+    return _with_own_words(text).replace(
+        "coalesce(n.change_reason, v_reason)", "coalesce(left(n.change_reason, 2000), v_reason)"
+    )
+
+
+def _with_own_words(text: str) -> str:
+    """Return a guard of the second generation with what this one makes of the words of a session."""
+    for old, new in ((second._SAID, _SAID), (second._HONEST, _HONEST)):  # noqa: SLF001 - as below
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    return text
+
 
 def _facts(t: JobTable, row: str) -> str:
     """Return the facts of a row that change with its version or not at all."""
@@ -104,10 +138,10 @@ def update_guard(t: JobTable) -> str:
       v_ring boolean;
       v_foreign boolean;
       v_done text[];
-      {second._SAID}
+      {_SAID}
     BEGIN
       {second._OWN_TABLE.format(name=t.name)}
-      {second._HONEST}
+      {_HONEST}
       WITH moved AS (
         {second._HISTORY}
         SELECT n.id,
@@ -115,7 +149,7 @@ def update_guard(t: JobTable) -> str:
                     ELSE n.version END,
                v_at, o.version, {t.stage_in(old, "o.ended_in")}, {old}, {new}, v_by,
                CASE WHEN {changed} OR (v_reason IS NULL AND n.change_action = v_action)
-                    THEN n.change_reason ELSE v_reason END,
+                    THEN left(n.change_reason, 2000) ELSE v_reason END,
                CASE WHEN {changed} THEN n.change_action ELSE v_action END,
                v_context, v_ip, v_agent
           FROM old_rows AS o FULL JOIN new_rows AS n ON n.id = o.id

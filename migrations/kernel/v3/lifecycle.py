@@ -24,18 +24,22 @@ def attach_lifecycle(job_table: JobTable, *, partitions: Sequence[str] = ()) -> 
     t = job_table
     for statement in (*v1._checks(t), *v1._indexes(t), v1._definition(t), *v1._stages(t), v1._grants(t)):
         op.execute(statement)
+    for statement in _row_level_security(t):
+        op.execute(statement)
     op.execute(v2_guards.insert_guard(t))
     op.execute(v2_guards.update_guard(t))
     for table in (t.table, *partitions):
         v1.attach_guards(t, table)
     v2._upgrade(t, partitions)
+    op.execute(_name_rule(t))
     op.execute(f"""
         CREATE INDEX ix_{t.table}_unsuccessful ON {t.name} ({t.status}, completed_at)
          WHERE {t.plain_status} IN ({literals(t.unsuccessful)})
     """)
     for statement in _waits(t):
         op.execute(statement)
-    op.execute(guards.update_guard(t))
+    for create in (guards.insert_guard(t), guards.update_guard(t)):
+        op.execute(create)
     _describe(t)
     op.execute("SELECT runtime.rebuild_jobs_view()")
 
@@ -53,14 +57,16 @@ def upgrade_guards(job_table: JobTable, *, partitions: Sequence[str] = ()) -> No
     """
     t = job_table
     _set_status_type(t, partitions, "varchar(40)")
-    op.execute(guards.update_guard(t))
+    for create in (guards.insert_guard(t), guards.update_guard(t)):
+        op.execute(create)
     _describe(t)
 
 
 def downgrade_guards(job_table: JobTable, *, partitions: Sequence[str] = ()) -> None:
     """Undo :func:`upgrade_guards`. The revision drops ``runtime.jobs`` before and rebuilds it after."""
     t = job_table
-    op.execute(v2_guards.update_guard(t))
+    for create in (v2_guards.insert_guard(t), v2_guards.update_guard(t)):
+        op.execute(create)
     _set_status_type(t, partitions, "varchar(20)")
     branch, cancel = v2._jobs_branch(t), v2_guards.cancel_statement(t)
     op.execute(f"""
@@ -80,6 +86,40 @@ def _set_status_type(t: JobTable, partitions: Sequence[str], type_: str) -> None
     for table in (t.table, *partitions):
         for trigger in v2_guards.row_triggers(t, table).values():
             op.execute(trigger)
+
+
+def _row_level_security(t: JobTable) -> list[str]:
+    """Return what keeps tenants apart: each sees its own jobs, and enqueues jobs about its own things only.
+
+    Workers and operators see all jobs. ``runtime.grant_process_rights`` lets the dispatcher see them too. The domain's
+    revision may replace the policies of tenants by others.
+    """
+    actor = "(SELECT runtime.actor_id())"
+    own = f"owner_id = {actor}"
+    # The owner of a job about nobody's thing, or about one that the tenant does not see, would be the tenant itself.
+    of_own_thing = f" AND {t.owner.format(row=t.table)} = {actor}" if t.owner else ""
+    return [
+        f"ALTER TABLE {t.name} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY {t.table}_own ON {t.name} FOR SELECT USING ({own})",
+        f"CREATE POLICY {t.table}_enqueue ON {t.name} FOR INSERT WITH CHECK ({own}{of_own_thing})",
+        f"""
+        DO $$ BEGIN
+          IF to_regrole('gristmill_worker') IS NOT NULL THEN
+            -- BYPASSRLS is not inherited by members of the role; a policy is.
+            CREATE POLICY {t.table}_workers ON {t.name} FOR ALL TO gristmill_worker USING (true);
+          END IF;
+        END $$
+        """,
+    ]
+
+
+def _name_rule(t: JobTable) -> str:
+    """Return the trigger that holds idempotency keys to the rule of names; revision 0012 gave it to older tables."""
+    return f"""
+        CREATE TRIGGER name_idempotency_key AFTER INSERT OR UPDATE OF idempotency_key ON {t.name}
+        FOR EACH ROW WHEN (NOT runtime.is_name(NEW.idempotency_key, 255))
+        EXECUTE FUNCTION runtime.refuse_name('idempotency_key', 'idempotency_key', '255')
+    """
 
 
 def _waits(t: JobTable) -> list[str]:

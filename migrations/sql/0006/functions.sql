@@ -100,7 +100,9 @@ DECLARE
   v_said_action text := coalesce(current_setting('gristmill.change_action', true), '');
   v_said_reason text := coalesce(current_setting('gristmill.change_reason', true), '');
   v_action text;
-  v_reason text := coalesce(p_change_reason, nullif(v_said_reason, ''));
+  v_refusal text;
+  v_rule text;
+  v_reason text := left(coalesce(p_change_reason, nullif(v_said_reason, '')), 2000);
 BEGIN
   IF num_nulls(p_assessment_id, p_new_state, p_version) > 0 THEN
     RAISE EXCEPTION 'assessment_id, new state and expected version must be given'
@@ -127,7 +129,7 @@ BEGIN
   END IF;
 
   v_starts := v_old.state = 'pending' AND p_new_state = 'processing';
-  v_action := coalesce(nullif(v_said_action, ''), CASE
+  v_action := coalesce(left(nullif(v_said_action, ''), 100), CASE
     WHEN v_old.state = p_new_state THEN 'update' WHEN v_starts THEN 'claim' WHEN p_new_state = 'completed' THEN 'complete'
     WHEN p_new_state = 'failed' THEN 'fail' WHEN p_new_state = 'cancelled' THEN 'cancel'
     WHEN v_old.state = 'failed' THEN 'retry' ELSE 'release' END);
@@ -136,29 +138,35 @@ BEGIN
     UPDATE assessments.assessment_states SET dispatched_at = now() WHERE id = v_old.id;
   END IF;
   -- Said by row and by session: the trigger takes the row's word only where it differs from the last change's.
-  PERFORM set_config('gristmill.changed_by', coalesce(p_changed_by, v_said_by), true),
+  PERFORM set_config('gristmill.changed_by', coalesce(left(p_changed_by, 255), v_said_by), true),
           set_config('gristmill.change_action', v_action, true),
           set_config('gristmill.change_reason', coalesce(v_reason, ''), true);
-  UPDATE assessments.assessment_states SET
-    state = p_new_state,
-    version = version + 1,
-    result_data = coalesce(nullif(p_result_data, 'null'), result_data),
-    error_message = coalesce(p_error_message, error_message),
-    progress = coalesce(p_progress, CASE
-      WHEN v_ends THEN 100 WHEN p_new_state = 'pending' THEN 0 ELSE greatest(progress, 1) END),
-    retry_count = retry_count + (v_old.state = 'failed')::integer,
-    started_at = CASE WHEN v_starts THEN now() WHEN p_new_state <> 'pending' THEN started_at END,
-    completed_at = CASE WHEN v_ends THEN now() END,
-    next_retry_at = CASE WHEN v_old.state = p_new_state THEN next_retry_at END,
-    -- In flight without a lease: nobody's heart beats for it, so its deadline is what frees it.
-    dispatched_at = CASE WHEN p_new_state = 'processing' THEN coalesce(dispatched_at, now()) END,
-    deadline_at = CASE WHEN v_starts THEN now() + make_interval(secs => coalesce(timeout_seconds, 300))
-                       WHEN p_new_state = 'processing' THEN deadline_at END,
-    lease_owner = CASE WHEN v_ends THEN lease_owner END,
-    updated_at = now(),
-    change_action = v_action,
-    change_reason = v_reason
-  WHERE id = v_old.id;
+  BEGIN
+    UPDATE assessments.assessment_states SET
+      state = p_new_state,
+      version = version + 1,
+      result_data = coalesce(nullif(p_result_data, 'null'), result_data),
+      error_message = coalesce(left(p_error_message, 10000), error_message),
+      progress = coalesce(p_progress, CASE
+        WHEN v_ends THEN 100 WHEN p_new_state = 'pending' THEN 0 ELSE greatest(progress, 1) END),
+      retry_count = retry_count + (v_old.state = 'failed')::integer,
+      started_at = CASE WHEN v_starts THEN now() WHEN p_new_state <> 'pending' THEN started_at END,
+      completed_at = CASE WHEN v_ends THEN now() END,
+      next_retry_at = CASE WHEN v_old.state = p_new_state THEN next_retry_at END,
+      -- In flight without a lease: nobody's heart beats for it, so its deadline is what frees it.
+      dispatched_at = CASE WHEN p_new_state = 'processing' THEN coalesce(dispatched_at, now()) END,
+      deadline_at = CASE WHEN v_starts THEN now() + make_interval(secs => coalesce(timeout_seconds, 300))
+                         WHEN p_new_state = 'processing' THEN deadline_at END,
+      lease_owner = CASE WHEN v_ends THEN lease_owner END,
+      updated_at = now(),
+      change_action = v_action,
+      change_reason = v_reason
+    WHERE id = v_old.id;
+  EXCEPTION WHEN check_violation THEN
+    -- In one line: Postgres would add the whole row.
+    GET STACKED DIAGNOSTICS v_refusal = MESSAGE_TEXT, v_rule = CONSTRAINT_NAME;
+    RAISE EXCEPTION '%', v_refusal USING ERRCODE = 'check_violation', CONSTRAINT = v_rule;
+  END;
   PERFORM set_config('gristmill.changed_by', v_said_by, true),
           set_config('gristmill.change_action', v_said_action, true),
           set_config('gristmill.change_reason', v_said_reason, true);

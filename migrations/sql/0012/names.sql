@@ -8,7 +8,8 @@ RETURN length(p_text) BETWEEN 1 AND p_longest
    AND p_text IS NFC NORMALIZED
    -- Nothing that no person sees within (control characters, line ends, marks of direction and of width zero), and
    -- neither a blank nor a joiner at an end.
-   AND p_text !~ '[\u0001-\u001f\u007f-\u009f\u00ad\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0]|^[ \u00a0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000]|[ \u00a0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000]$';
+   -- Within: Unicode's Default_Ignorable_Code_Point, but what joins and the emoji style behind a sign that has one.
+   AND p_text !~ '[\u0001-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|(?<![#*0-9\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff])\ufe0f|^[ \u00a0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000]|[ \u00a0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000]$';
 
 CREATE FUNCTION runtime.refuse_name() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -38,6 +39,8 @@ BEGIN
       ('operations.uploads', 'fileName', 'file name', 500),
       ('operations.ingest_jobs', 'source', 'source', 512),
       ('scoring.profiles', 'name', 'profile name', 1000),
+      ('assessments.assessment_states', 'assessment_id', 'assessment_id', 255),
+      ('runtime.schedules', 'name', 'schedule name', 100),
       ('runtime.stages', 'paused_by', 'paused_by', 255)
     ) AS names (table_name, column_name, label, longest)
     UNION ALL

@@ -66,6 +66,7 @@ END $$;
 
 DROP FUNCTION runtime.decide(uuid, integer, text, text, timestamptz);
 DROP FUNCTION runtime.tell_done(text, text[]);
+DROP FUNCTION runtime.context_of(text);
 DO $$ BEGIN
   IF to_regrole('gristmill_gateway') IS NOT NULL THEN
     REVOKE SELECT ON runtime.lifecycles FROM gristmill_gateway;

@@ -1,3 +1,18 @@
+CREATE OR REPLACE FUNCTION runtime.context_of(p_said text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- The context that a session says, as history keeps it. Of one that is too large or that no reader of JSON can have,
+-- only the beginning is kept. Called by the guards, once per statement.
+BEGIN
+  IF p_said IS NULL OR p_said = '' THEN
+    RETURN NULL;
+  ELSIF octet_length(p_said) > 65536 OR length(translate(p_said, '[{', '')) < length(p_said) - 2000
+        OR NOT pg_input_is_valid(p_said, 'runtime.context') THEN
+    RETURN jsonb_build_object('cut', left(p_said, 1000));
+  END IF;
+  RETURN p_said::jsonb;
+END $$;
+REVOKE EXECUTE ON FUNCTION runtime.context_of(text) FROM PUBLIC;
+
 -- What a statement that ends jobs, or has jobs begin to wait, tells those who listen on gristmill_done.
 
 CREATE OR REPLACE FUNCTION runtime.tell_done(table_name text, moved text[]) RETURNS void

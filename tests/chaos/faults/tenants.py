@@ -34,8 +34,17 @@ ATTACKS = (
        CREATE TRIGGER t AFTER UPDATE ON u REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
        FOR EACH STATEMENT EXECUTE FUNCTION scoring.guard_scoring_jobs_update()""",
     "TRUNCATE scoring.scoring_jobs",
-    "LOCK TABLE scoring.scoring_jobs IN ACCESS EXCLUSIVE MODE",
     "SELECT id FROM scoring.scoring_jobs FOR UPDATE",
+)
+# Whatever tables there are: a lock on one would stop everybody.
+TABLES = """
+    SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')
+       AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"""
+TABLE_ATTACKS = (
+    "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+    "LOCK TABLE {} IN SHARE MODE",
+    "DELETE FROM {}",
+    "TRUNCATE {}",
 )
 OLD_LEADER_LOCK = 0x6772_6973_7401
 
@@ -55,8 +64,9 @@ def tenant_means_harm(arena: Arena) -> None:
         unwanted = tenant.execute("SELECT scoring.enqueue_score(%s, 'Not this.')", [profile]).fetchall()[0][0]
         tenant.execute("SELECT runtime.cancel(%s, 'changed my mind')", [unwanted])
         stranger = arena.workload.profiles[0]
+        attacks = ATTACKS + tuple(how.format(name) for (name,) in arena.ask(TABLES) for how in TABLE_ATTACKS)
         for _ in range(ROUNDS):
-            for attack in ATTACKS:
+            for attack in attacks:
                 arena.promise(_refused(tenant, attack, stranger), f"not refused: {attack}")
             tenant.execute("SELECT pg_notify('gristmill_fence', gen_random_uuid() || ' ' || %s)", [honest[0]])
             tenant.execute("NOTIFY gristmill_work, 'nonsense'")

@@ -9,7 +9,6 @@ from sqlalchemy import text
 
 from cli.output import print_json
 from cli.values import parse_payload
-from tests.support.command_line import as_json
 from workers.analytics.agreement import Agreement, average
 from workers.runtime.enqueue import EnqueueError, enqueue, enqueue_many
 from workers.runtime.refusals import Refusal
@@ -57,18 +56,6 @@ def test_a_job_with_no_number_is_shown_in_strict_json(gristmill, psql):
 
     assert code == 0
     assert json.loads(output, parse_constant=refuse)["values"]["seconds"] is None
-
-
-def test_a_worker_with_a_lease_of_no_number_is_listed(gristmill, psql):
-    """Its row is wrong, not the list."""
-    psql.execute(
-        """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
-           VALUES (gen_random_uuid(), 'w', '{scoring}', 1, 'NaN')"""
-    )
-
-    [worker] = as_json(gristmill, "workers")
-    assert worker["lease_seconds"] is None
-    assert gristmill("workers")[0] == 0
 
 
 async def test_a_vector_of_no_numbers_is_no_match_and_stops_no_search(session):

@@ -67,7 +67,7 @@ def test_a_project_is_changed_by_its_owner_and_by_admins(speak, users, name, may
     if not may:
         with pytest.raises(errors.InsufficientPrivilege), psql.transaction():
             put_record(psql, users["project"], "another")
-    assert changed(psql, "DELETE FROM operations.data_records") == may
+    assert changed(psql, "SELECT operations.delete_records(%s)", [users["record"]]) == may
 
 
 def test_nobody_but_an_admin_changes_a_profile(speak, users):

@@ -47,9 +47,9 @@ SEED = {
         "hasBeenReviewed": ("boolean", False, "false"),
         "isCategoryCorrect": ("boolean", True, None),
         "reviewedBy": text(255),
-        "createdById": text(255),
+        "createdById": ("character varying(255)", True, "(runtime.actor_id())::text"),  # of a service's: who acts
         "createdByName": text(255),
-        "createdByEmail": text(255),
+        "createdByEmail": ("character varying(255)", True, "operations.my_email()"),
         "ingestJobId": ("uuid", True, None),
         **STAMPS,
     },
@@ -57,7 +57,7 @@ SEED = {
         "id": CUID,
         "projectId": ("uuid", False, None),
         "type": ('operations."RecordType"', False, None),
-        "status": ("character varying(20)", False, "'PENDING'::character varying"),
+        "status": ("character varying(40)", False, "'PENDING'::character varying"),
         "totalRecords": COUNT,
         "savedCount": COUNT,
         "skippedCount": COUNT,
@@ -68,7 +68,7 @@ SEED = {
     "analytics_jobs": {
         "id": CUID,
         "projectId": ("uuid", False, None),
-        "status": ("character varying(20)", False, "'PENDING'::character varying"),
+        "status": ("character varying(40)", False, "'PENDING'::character varying"),
         "totalRecords": COUNT,
         "processedCount": COUNT,
         "error": text(),
@@ -89,7 +89,7 @@ SEED = {
         "targetFeedbackCount": COUNT,
         "targetTaskCountTier2": COUNT,
         "targetFeedbackCountTier2": COUNT,
-        "createdBy": ("uuid", False, None),
+        "createdBy": ("uuid", False, "runtime.actor_id()"),  # our addition: of a service's, who acts
         **STAMPS,
     },
     "likert_scores": {

@@ -76,6 +76,36 @@ def test_a_result_and_a_record_are_bounded_too(psql):
             psql.execute(statement, [nested(65)])
 
 
+DOMAINS = [("runtime.payload", 9), ("runtime.document", 33), ("runtime.payload_text", 2)]
+
+
+@pytest.mark.parametrize(("domain", "mebibytes"), DOMAINS)
+def test_a_value_is_measured_as_it_is_and_not_as_it_was_compressed(psql, domain, mebibytes):
+    """A stored value of one character, repeated, takes a hundredth of its size on the disk."""
+    psql.execute("CREATE TEMP TABLE large (text text, object jsonb, list jsonb)")
+    psql.execute(
+        """INSERT INTO large SELECT x, jsonb_build_object('s', x), jsonb_build_array(x)
+             FROM repeat('x', %s * 1048576) AS x""",
+        [mebibytes],
+    )
+
+    for column in ("text",) if domain.endswith("_text") else ("object", "list"):
+        row = psql.execute(f"SELECT pg_column_size({column}) < 1048576 AS packed FROM large").fetchone()
+        assert row == {"packed": True}
+        with pytest.raises(psycopg.errors.CheckViolation, match="at_most_"):
+            psql.execute(f"SELECT {column}::{domain} FROM large")
+
+
+def test_every_domain_with_a_size_is_tried(psql):
+    """A new one comes with its test."""
+    found = psql.execute(
+        "SELECT DISTINCT contypid::regtype::text AS name FROM pg_constraint "
+        "WHERE contypid <> 0 AND conname ~ 'at_most_.*ib'"
+    ).fetchall()
+
+    assert {row["name"] for row in found} == {name for name, _ in DOMAINS}
+
+
 def test_a_prompt_has_at_most_a_mebibyte(psql):
     """Whatever its characters are."""
     insert = """

@@ -174,6 +174,7 @@ def test_commands_that_name_one_work(gristmill, poisoned, command, form):
 async def test_numbers_that_overflow_are_rescued_like_any_other(jobs, plain, psql):
     """2000 attempts, the longest timeout, a lease that is no number: each row of the table gets free again."""
     without_checks(psql, "proving.plain_jobs", "retry_count", "max_retries", "timeout_seconds", "deadline_at")
+    without_checks(psql, "runtime.workers", "lease_seconds")
     running = [job.id for job in await jobs.running(count=4)]
     psql.execute("SET session_replication_role = replica")  # as rows of a day before the guards
     others = "UPDATE proving.plain_jobs SET {} WHERE id = %s"
@@ -190,6 +191,18 @@ async def test_numbers_that_overflow_are_rescued_like_any_other(jobs, plain, psq
 
     assert rescued == 4
     assert await jobs.count(status="pending") == 4
+
+
+async def test_a_row_at_the_last_version_stays_and_the_others_are_freed(jobs, plain, psql):
+    """No version comes after it: its rescue would fail that of the whole batch."""
+    last, *others = [job.id for job in await jobs.running(count=3)]
+    psql.execute("SET session_replication_role = replica")
+    psql.execute("UPDATE proving.plain_jobs SET version = 1999999999 WHERE id = %s", [last])
+
+    async with jobs.database.kernel() as conn:
+        assert await rescue_expired(conn, plain, led_for=timedelta(hours=1)) == len(others)
+
+    assert await jobs.count(status="processing") == 1
 
 
 def test_whoever_uses_such_a_value_fails_for_good_with_the_reason():

@@ -363,7 +363,7 @@ STATEMENTS = (
     "INSERT INTO scoring.profiles (name) VALUES ('mine')",
     "SELECT operations.enqueue_analytics(gen_random_uuid())",
     "SELECT runtime.cancel(gen_random_uuid())",
-    "DELETE FROM operations.projects",
+    "SELECT operations.delete_project(id) FROM operations.projects",
 )
 
 

@@ -9,27 +9,32 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-OURS = "('runtime', 'scoring', 'assessments', 'operations', 'auth')"
+# Every schema but Postgres' own: those of new domains, and of the proving tables, are included by themselves.
+OURS = "(SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
 
 # What a service may write, by table. Job tables: what is asked, and how soon; never what the kernel keeps.
 OPTIONS = {"priority", "idempotency_key"}
 MAY_INSERT = {
-    "scoring.profiles": {"id", "owner_id", "name", "attributes"},
+    "scoring.profiles": {"owner_id", "name", "attributes"},
     "scoring.scoring_jobs": {"profile_id", "prompt", "model_name", "due_at"} | OPTIONS,
     "assessments.assessment_states": {"assessment_id", "request_data", "timeout_seconds", "next_retry_at"} | OPTIONS,
     "assessments.assessment_metrics": {"assessment_id", "metric_type", "metric_value"},
     "operations.projects": {"name", "ownerId", "guidelines", "guidelinesFileName"},
-    "operations.data_records": {"projectId", "type", "category", "source", "content", "metadata", "createdById",
-                                "createdByName", "createdByEmail"},
+    "operations.data_records": {"projectId", "type", "category", "source", "content", "metadata"},
     "operations.likert_scores": {"recordId", "userId", "realismScore", "qualityScore"},
     "operations.bonus_windows": {"name", "startTime", "endTime", "targetTaskCount", "targetFeedbackCount",
-                                 "targetTaskCountTier2", "targetFeedbackCountTier2", "createdBy"},
+                                 "targetTaskCountTier2", "targetFeedbackCountTier2"},
     "operations.system_settings": {"key", "value", "description"},
     "operations.ingest_jobs": {"projectId", "type", "source", "mapping", "options", "due_at", "uploadId",
                                "contentHash"} | OPTIONS,
     "operations.analytics_jobs": {"projectId", "type", "modelName", "due_at"} | OPTIONS,
     "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256"},
     "operations.upload_parts": {"uploadId", "partNumber", "content"},
+    # As `attach_lifecycle` makes a job table: the revision of a domain names what more a service may give.
+    "proving.plain_jobs": {"due_at"} | OPTIONS,
+    "proving.keyed_jobs": {"due_at"} | OPTIONS,
+    "proving.two_step_jobs": {"due_at"} | OPTIONS,
+    "proving.waiting_jobs": {"due_at"} | OPTIONS,
 }  # fmt: skip
 MAY_UPDATE = {
     "scoring.profiles": {"name", "attributes"},
@@ -38,17 +43,9 @@ MAY_UPDATE = {
     "operations.data_records": {"type", "category", "content", "metadata", "hasBeenReviewed", "isCategoryCorrect",
                                 "reviewedBy"},
     "operations.likert_scores": {"realismScore", "qualityScore"},
-    "operations.bonus_windows": MAY_INSERT["operations.bonus_windows"] - {"createdBy"},
+    "operations.bonus_windows": MAY_INSERT["operations.bonus_windows"],
     "operations.system_settings": {"value", "description"},
 }  # fmt: skip
-MAY_DELETE = {
-    "scoring.profiles",
-    "operations.projects",
-    "operations.data_records",
-    "operations.likert_scores",
-    "operations.bonus_windows",
-    "operations.system_settings",
-}
 # Functions that run with their owner's rights and that a service may call; each asks who acts.
 MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.actor_id",
@@ -62,7 +59,15 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "operations.has_role",
     "operations.is_admin",
     "operations.may_change",
+    "operations.my_email",
+    "scoring.delete_profile",
+    "operations.delete_project",
+    "operations.delete_records",
+    "operations.delete_likert_score",
+    "operations.delete_bonus_window",
+    "operations.delete_setting",
 }
+PROVING = sorted(name for name in MAY_INSERT if name.startswith("proving."))
 # Tables without rows of tenants.
 EVERYBODYS = {"runtime.stages", "runtime.workers"}
 
@@ -94,17 +99,113 @@ def test_a_service_writes_the_listed_columns_and_no_others(psql):
     assert not columns(psql, "REFERENCES")
 
 
-@pytest.mark.parametrize("privilege", ["DELETE", "TRUNCATE", "TRIGGER"])
-def test_a_service_deletes_what_is_listed_and_never_empties_or_hooks_a_table(psql, privilege):
-    """A trigger of one's own on somebody's table would run with the rights of whoever writes to it."""
+def test_a_service_has_no_right_to_a_whole_table_but_to_read_it(psql):
+    """Each of the others lets it lock the table against everybody; a trigger would run with the rights of others."""
     found = rows(
         psql,
-        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'v')
-               AND relnamespace::regnamespace::text IN {OURS} AND has_table_privilege('gristmill_service', oid, %s)""",
-        privilege,
+        f"""SELECT oid::regclass::text, privilege, role FROM pg_class
+             CROSS JOIN unnest('{{INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER,MAINTAIN,REFERENCES}}'::text[]) AS privilege
+             CROSS JOIN unnest('{{gristmill_service,gristmill_gateway}}'::text[]) AS role
+             WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN {OURS}
+               AND has_table_privilege(role, oid, privilege)""",
     )
 
-    assert {str(name) for (name,) in found} == (MAY_DELETE if privilege == "DELETE" else set())
+    assert found == []
+
+
+LOCKS = ("ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE",
+         "ACCESS EXCLUSIVE")  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", LOCKS)
+def test_a_service_locks_no_table(psql, tenants, speak, mode):
+    """One statement would stop everybody; to read is all that it may."""
+    tables = rows(
+        psql,
+        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')
+               AND relnamespace::regnamespace::text IN {OURS}""",
+    )
+    speak("alice")
+
+    for (table,) in tables:
+        error = refused(psql, f"LOCK TABLE {table} IN {mode} MODE")
+        assert isinstance(error, errors.InsufficientPrivilege), table
+
+
+def test_a_service_locks_no_row_of_others(psql, tenants, speak):
+    """Of tables that it may change, the rows that it may change; of all others none."""
+    tables = [str(name) for (name,) in rows(
+        psql,
+        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
+               AND relnamespace::regnamespace::text IN {OURS}
+               AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
+    )]  # fmt: skip
+    own = {"scoring.profiles": tenants["alice.profile"], "operations.projects": tenants["alice.project"]}
+    speak("alice")
+
+    for table in tables:
+        for strength in ("UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"):
+            if table in MAY_UPDATE:
+                locked = rows(psql, f"SELECT * FROM {table} FOR {strength}")
+                assert [row[0] for row in locked] == ([own[table]] if table in own else []), table
+            else:
+                error = refused(psql, f"SELECT FROM {table} FOR {strength}")
+                assert isinstance(error, errors.InsufficientPrivilege), table
+
+
+DELETES = {
+    "scoring.delete_profile(%s)": "profile",
+    "operations.delete_project(%s)": "project",
+    "operations.delete_records(ARRAY[%s])": "record",
+    "operations.delete_likert_score(%s)": "rating",
+}
+
+
+@pytest.mark.parametrize("call", DELETES)
+def test_a_tenant_deletes_what_is_its_own(psql, tenants, speak, call):
+    """By a function, with the rules of the table's policies; what is another's is as what is not there."""
+    ids = dict(tenants)
+    for name in ("alice", "bob"):
+        [(ids[f"{name}.record"],)] = rows(
+            psql,
+            """INSERT INTO operations.data_records ("projectId", type, source, content)
+               VALUES (%s, 'TASK', 's', 'c') RETURNING id""",
+            tenants[f"{name}.project"],
+        )
+        [(ids[f"{name}.rating"],)] = rows(
+            psql,
+            """INSERT INTO operations.likert_scores ("recordId", "userId", "realismScore", "qualityScore")
+               VALUES (%s, %s, 4, 4) RETURNING id""",
+            ids[f"{name}.record"],
+            str(tenants[name]),
+        )
+    what = DELETES[call]
+    gone = [(ids[f"alice.{what}"],)] if what == "record" else [(True,)]
+    not_there = [] if what == "record" else [(False,)]
+    speak("alice")
+
+    assert rows(psql, f"SELECT {call}", ids[f"bob.{what}"]) == not_there
+    assert rows(psql, f"SELECT {call}", ids[f"alice.{what}"]) == gone
+    assert rows(psql, f"SELECT {call}", ids[f"alice.{what}"]) == not_there
+
+
+def test_what_is_an_admins_only_an_admin_deletes(psql, tenants, speak):
+    """Bonus windows and settings."""
+    [(window,)] = rows(
+        psql,
+        """INSERT INTO operations.bonus_windows ("startTime", "endTime", "createdBy")
+           VALUES (now(), now() + interval '1 day', %s) RETURNING id""",
+        tenants["bob"],
+    )
+    psql.execute("INSERT INTO operations.system_settings (key, value) VALUES ('ai_provider', 'offline')")
+    calls = "SELECT operations.delete_bonus_window(%s), operations.delete_setting('ai_provider')"
+
+    speak("alice")
+    assert rows(psql, calls, window) == [(False, False)]
+    psql.execute("RESET ROLE")
+    psql.execute("UPDATE operations.profiles SET role = 'ADMIN' WHERE id = %s", [tenants["alice"]])
+    speak("alice")
+    assert rows(psql, calls, window) == [(True, True)]
 
 
 def test_the_public_has_no_right_on_any_table(psql):
@@ -181,6 +282,8 @@ def tenants(psql):
             psql.execute(
                 "INSERT INTO assessments.assessment_states (assessment_id, request_data) VALUES (%s, '{}')", [name]
             )
+            for table in PROVING:
+                psql.execute(f"INSERT INTO {table} DEFAULT VALUES")
         ids |= {f"{name}.profile": profile, f"{name}.job": job, f"{name}.project": project, f"{name}.ingest": ingest}
     return ids
 
@@ -218,6 +321,21 @@ def test_a_stranger_sees_no_row_of_any_tenant(psql, tenants, speak):
     seen = {str(name): len(rows(psql, f"SELECT * FROM {name}")) for (name,) in readable}
 
     assert {name: count for name, count in seen.items() if count and name not in EVERYBODYS} == {}
+
+
+@pytest.mark.parametrize("table", PROVING)
+def test_a_table_made_by_attach_lifecycle_keeps_tenants_apart(psql, tenants, speak, table):
+    """Whatever domain it is of: each tenant sees and enqueues its own jobs, and nobody enqueues for nobody."""
+    assert len(rows(psql, f"SELECT owner_id FROM {table}")) == 2
+
+    speak("alice")
+    assert rows(psql, f"SELECT owner_id FROM {table}") == [(tenants["alice"],)]
+    psql.execute(f"INSERT INTO {table} (idempotency_key) VALUES ('k')")
+    assert isinstance(refused(psql, f"INSERT INTO {table} (idempotency_key) VALUES (' k')"), errors.CheckViolation)
+
+    speak(None)
+    assert rows(psql, f"SELECT owner_id FROM {table}") == []
+    assert isinstance(refused(psql, f"INSERT INTO {table} (priority) VALUES (1)"), errors.InsufficientPrivilege)
 
 
 def test_no_trigger_function_serves_a_table_of_ones_own(psql, tenants, speak):

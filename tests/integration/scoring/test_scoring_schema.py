@@ -9,7 +9,7 @@ import pytest
 SEED = {
     "id": ("uuid", False, "uuidv7()"),
     "profile_id": ("uuid", False, None),
-    "status": ("character varying(20)", False, "'pending'::character varying"),
+    "status": ("character varying(40)", False, "'pending'::character varying"),
     "prompt": ("text", False, None),
     "model_name": ("character varying(50)", False, "'gpt-3.5-turbo'::character varying"),
     "llm_response": ("jsonb", True, None),

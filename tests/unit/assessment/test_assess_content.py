@@ -82,19 +82,10 @@ def test_a_request_that_is_no_object_fails_in_one_line(request_data):
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("assessment_id", "line"),
-    [
-        ("", "must not be empty, got ''"),
-        (" \t", "must not be empty, got"),
-        ("a\ud800", r"text without half a character|valid unicode|unicode"),
-        ("a\x00", NUL),
-        ("x" * 256, "at most 255 characters"),
-    ],
-)
-def test_a_name_is_held_to_the_rules_of_the_table_at_the_door(assessment_id, line):
+@pytest.mark.parametrize("assessment_id", ["", " \t", "a\ud800", "a\x00", "a\u200b", " a", "x" * 256])
+def test_a_name_is_held_to_the_rule_of_names_at_the_door(assessment_id):
     """Before a row is written."""
-    with pytest.raises(ValidationError, match=line):
+    with pytest.raises(ValidationError, match=r"assessment_id\n.*must have 1 to 255 characters, without control"):
         AssessRequest(assessment_id=assessment_id, request_data={})
 
 

@@ -14,10 +14,16 @@ from workers.runtime.refusals import Problem, quoted
 LONGEST = 255
 RULE = "without control or invisible characters and without a blank at either end"
 
-_UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0"
+# Controls, line ends, the blank of Braille, and Unicode's Default_Ignorable_Code_Point: what no person sees.
+_UNSEEN = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# The emoji style belongs behind a sign that has one.
+_LOST_STYLE = "(?<![#*0-9\xa9\xae\u203c-\u3299\U0001f000-\U0001faff])\ufe0f"
 # Joiners of width zero belong into words of some languages, and to no end of one.
 _ENDS = " \xa0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000"
-_WRONG = re.compile(f"[{_UNSEEN}\ud800-\udfff]|\\A[{_ENDS}]|[{_ENDS}]\\Z")
+_WRONG = re.compile(f"[{_UNSEEN}\ud800-\udfff]|{_LOST_STYLE}|\\A[{_ENDS}]|[{_ENDS}]\\Z")
 _ENDS_OR_UNSEEN = f"[{_UNSEEN}{_ENDS}\ud800-\udfff]"
 
 
@@ -38,7 +44,7 @@ def file_name(name: str, *, longest: int, default: str) -> str:
 
     Of a long one the end is kept, which tells more.
     """
-    visible = re.sub(f"[{_UNSEEN}\ud800-\udfff]+", " ", nfc(name))[-longest:]
+    visible = re.sub(f"(?:[{_UNSEEN}\ud800-\udfff]|{_LOST_STYLE})+", " ", nfc(name))[-longest:]
     kept = re.sub(f"\\A{_ENDS_OR_UNSEEN}+|{_ENDS_OR_UNSEEN}+\\Z", "", visible)
     return kept or default
 

@@ -72,14 +72,20 @@ async def remove_worker(conn: Raw, worker: UUID) -> None:
 
 
 async def forget_silent_workers(conn: Raw) -> int:
-    """Delete the rows of workers silent for a day; return how many. Their jobs were rescued long ago."""
-    cursor = await conn.execute("DELETE FROM runtime.workers WHERE heartbeat_at < now() - interval '1 day'")
+    """Delete the rows of workers silent for a day; return how many. Their jobs were rescued long ago.
+
+    A heartbeat of tomorrow is none: nobody would ever find its worker silent.
+    """
+    cursor = await conn.execute(
+        """DELETE FROM runtime.workers
+            WHERE heartbeat_at NOT BETWEEN now() - interval '1 day' AND now() + interval '1 day'"""
+    )
     return cursor.rowcount
 
 
 # A lease may be taken when it has run out, or when the session that held it has ended. Whoever may not see when another
 # role's session began goes by its process alone: then a new session in its place keeps the lease until it runs out.
-_VACANT = """(held.expires_at <= now() OR NOT EXISTS (
+_VACANT = """(held.expires_at <= now() OR held.expires_at > now() + interval '1 hour' OR NOT EXISTS (
       SELECT FROM pg_stat_activity AS one WHERE one.pid = held.session_pid
          AND coalesce(one.backend_start, held.session_started) = held.session_started))"""
 
@@ -137,10 +143,12 @@ class StageCapacity:
 async def survey(conn: Raw) -> dict[str, StageCapacity]:
     """Return the capacity of every stage the database knows."""
     cursor = await conn.execute(
-        """SELECT s.name, s.paused_at IS NOT NULL, coalesce(sum(w.slots), 0)::int, count(w.id)::int
+        """SELECT s.name, s.paused_at IS NOT NULL,
+                  greatest(least(coalesce(sum(w.slots), 0), 2147483647), 0)::int, count(w.id)::int
              FROM runtime.stages AS s
              LEFT JOIN runtime.workers AS w ON split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
-                   AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)
+                   AND w.heartbeat_at > now() - make_interval(secs => greatest(least(w.lease_seconds, 86400), 0))
+                   AND w.heartbeat_at < now() + interval '1 minute'
             GROUP BY s.name, s.paused_at"""
     )
     return {name: StageCapacity(*capacity) for name, *capacity in await cursor.fetchall()}

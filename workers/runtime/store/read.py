@@ -190,8 +190,11 @@ async def own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any
 async def slots_by_queue(conn: Raw) -> dict[str, int]:
     """Return the slots of living, not draining workers on each queue that has any."""
     cursor = await conn.execute(
-        """SELECT queue, sum(slots)::int FROM runtime.workers CROSS JOIN LATERAL unnest(queues) AS queue
-            WHERE draining_at IS NULL AND heartbeat_at > now() - make_interval(secs => lease_seconds) GROUP BY queue"""
+        """SELECT queue, greatest(least(sum(slots), 2147483647), 0)::int
+             FROM runtime.workers CROSS JOIN LATERAL unnest(queues) AS queue
+            WHERE draining_at IS NULL
+              AND heartbeat_at > now() - make_interval(secs => greatest(least(lease_seconds, 86400), 0))
+            GROUP BY queue"""
     )
     return dict(await cursor.fetchall())
 
@@ -211,7 +214,7 @@ async def lease_of(conn: Raw, owner: UUID) -> Lease | None:
     await cursor.execute(
         """SELECT name AS worker, lease.until, lease.until < now() AS is_over FROM runtime.workers
             CROSS JOIN LATERAL (
-              SELECT heartbeat_at + make_interval(secs => least(lease_seconds, 1e9)) AS until) AS lease
+              SELECT heartbeat_at + make_interval(secs => greatest(least(lease_seconds, 1e9), 0)) AS until) AS lease
             WHERE id = %(id)s""",
         {"id": owner},
     )

@@ -13,6 +13,8 @@ from workers.runtime.store.tables import JobTable, job_table
 DEADLINE_MARGIN = timedelta(seconds=10)
 # No worker says more of itself; a number that is none counts as this, and stops the rescue of nobody else's jobs.
 LONGEST_LEASE = 86_400
+# A row can have no higher version, by CHECK: such a row stays as it is, so that the others are freed.
+LAST_VERSION = 1_999_999_999
 
 
 # In seconds; without the inner bound 1,024 rescues are more than a float holds.
@@ -31,9 +33,9 @@ def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
             FROM {t.name} AS j
             LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
                   AND greatest(w.heartbeat_at, now() - %(led_for)s)
-                      > now() - make_interval(secs => least(w.lease_seconds, {LONGEST_LEASE}))
+                      > now() - make_interval(secs => greatest(least(w.lease_seconds, {LONGEST_LEASE}), 0))
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
-             AND j.{c["completed_at"]} IS NULL
+             AND j.{c["completed_at"]} IS NULL AND j.{c["version"]} < {LAST_VERSION}
              AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL)
                   OR (j.{c["deadline_at"]} < now() - %(margin)s AND %(led_for)s > %(margin)s))
            LIMIT 1000 FOR UPDATE OF j SKIP LOCKED)

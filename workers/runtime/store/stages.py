@@ -81,9 +81,10 @@ async def _known(conn: Raw) -> list[dict[str, Any]]:
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
         """SELECT s.name AS stage, s.table_name, s.limit_at_most, s.paused_at, s.paused_by,
-                  (SELECT coalesce(sum(w.slots), 0)::int FROM runtime.workers AS w
+                  (SELECT greatest(least(coalesce(sum(w.slots), 0), 2147483647), 0)::int FROM runtime.workers AS w
                     WHERE split_part(s.name, '.', 1) = ANY (w.queues) AND w.draining_at IS NULL
-                      AND w.heartbeat_at > now() - make_interval(secs => w.lease_seconds)) AS slots
+                      AND w.heartbeat_at
+                          > now() - make_interval(secs => greatest(least(w.lease_seconds, 86400), 0))) AS slots
              FROM runtime.stages AS s ORDER BY s.name"""
     )
     return await cursor.fetchall()

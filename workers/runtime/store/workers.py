@@ -45,7 +45,8 @@ async def list_workers(conn: Raw) -> list[WorkerView]:
                        ELSE 'running' END AS state
              FROM runtime.workers
             CROSS JOIN LATERAL (
-              SELECT heartbeat_at + make_interval(secs => least(lease_seconds, 1e9)) AS lease_until) AS lease
+              SELECT heartbeat_at
+                     + make_interval(secs => greatest(least(lease_seconds, 1e9), 0)) AS lease_until) AS lease
             ORDER BY name, id"""
     )
     return await cursor.fetchall()
