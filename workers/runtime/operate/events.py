@@ -66,9 +66,12 @@ class JobEvents(Listening):
 
     _channel = CHANNEL
 
-    def __init__(self, database_url: str, *, poll_seconds: float = POLL_SECONDS, **options: Any) -> None:
+    def __init__(
+        self, database_url: str, *, poll_seconds: float = POLL_SECONDS, page: int = PAGE, **options: Any
+    ) -> None:
         super().__init__(database_url, **options)
         self._poll_seconds = poll_seconds
+        self._page_size = page
         self._followed: dict[UUID, _Followed] = {}
         self._suspected: set[UUID] = set()
         self._wanted: list[_Wanted] = []
@@ -114,7 +117,7 @@ class JobEvents(Listening):
                     for one in page:
                         yield one
                         after = one.version_to
-                    if len(page) < PAGE:
+                    if len(page) < self._page_size:
                         break
                 if job is None:
                     raise UnknownJob(job_id)
@@ -229,7 +232,7 @@ class JobEvents(Listening):
                     follower.stirred.set()
 
     async def _read_histories(self, conn: Raw, wanted: Sequence[_Wanted]) -> None:
-        pages = await histories_from(conn, [one.position for one in wanted], page=PAGE)
+        pages = await histories_from(conn, [one.position for one in wanted], page=self._page_size)
         del self._wanted[: len(wanted)]
         for one, page in zip(wanted, pages, strict=True):
             if not one.page.done():

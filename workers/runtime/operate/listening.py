@@ -105,7 +105,7 @@ class Listening(ABC):
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)
 
     def _fail(self, error: BaseException) -> None:
         """Let everyone who waits, or will, get ``error``."""
