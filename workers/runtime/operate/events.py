@@ -1,9 +1,10 @@
 """What happens to jobs, for all in one process who follow some: one connection, however many they are.
 
-Postgres tells on ``gristmill_done`` which jobs ended or began to wait. That is a hint: the row confirms it. Behind it
+Postgres tells on ``gristmill_done`` which jobs ended or began to wait. That is a hint: the row confirms it. Behind it,
 all followed jobs are looked up every second, with one statement per thousand jobs. So a lost notification costs at
-most a second, and states between the begin and the end are seen a second late at most. Nobody is kept a queue: who is
-slow gets the newest state, or asks for the next page of a history when the last one is used up.
+most a second, and a start, a retry or progress, of which Postgres does not tell, is seen within a second. No follower
+has a queue: a slow one gets the newest state, or the next page of the history when it has used up the last. Leave a
+stream before its end with ``contextlib.aclosing``: then its job is not looked up any more.
 
 The source sees what its own login may see. Who follows for somebody else first asks as that actor whether the job is
 theirs to see (:func:`~workers.runtime.operate.jobs.find_job`).
@@ -178,8 +179,8 @@ class JobEvents(Listening):
         if hint is None:
             return
         if hint.job_ids is None:
-            # Which table a job is of is known after the first look, and that one is due anyway.
-            self._suspected |= {id_ for id_, one in self._followed.items() if hint.table in one.rows}
+            # The table of a job is known after its first look.
+            self._suspected |= {id_ for id_, one in self._followed.items() if not one.looked or hint.table in one.rows}
             told: Iterable[set[asyncio.Event]] = self._waiting.values()
         else:
             self._suspected |= hint.job_ids & self._followed.keys()
@@ -210,9 +211,9 @@ class JobEvents(Listening):
         # What is heard while a statement runs may be newer than what it sees: it is suspected once more.
         suspected, self._suspected = list(self._suspected & self._followed.keys()), set()
         for start in range(0, len(suspected), TOGETHER):
-            self._looked_at = now
             ids = suspected[start : start + TOGETHER]
             self._show(ids, await jobs_of(conn, ids))
+            self._looked_at = asyncio.get_running_loop().time()
         while self._wanted:
             await self._read_histories(conn, self._wanted[:TOGETHER])
 
@@ -238,13 +239,13 @@ class JobEvents(Listening):
             if not one.page.done():
                 one.page.set_result(page)
 
-    def _tell_failure(self) -> None:
+    def _tell_failure(self, error: BaseException) -> None:
         for followed in self._followed.values():
             for follower in followed.followers:
                 follower.stirred.set()
         for one in self._wanted:
             if not one.page.done():
-                one.page.set_exception(self._failure or AssertionError)
+                one.page.set_exception(error)
         self._miss()
 
 

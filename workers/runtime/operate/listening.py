@@ -100,8 +100,8 @@ class Listening(ABC):
         """Wait a moment for more of what comes in numbers."""
 
     @abstractmethod
-    def _tell_failure(self) -> None:
-        """Wake all who follow: each finds the failure."""
+    def _tell_failure(self, error: BaseException) -> None:
+        """Wake all who follow: each raises ``error``."""
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -115,7 +115,7 @@ class Listening(ABC):
             answer = self._questions.popleft().answer
             if not answer.done():
                 answer.set_exception(self._failure)
-        self._tell_failure()
+        self._tell_failure(self._failure)
 
     async def _run(self, connection: Raw) -> None:
         """Serve until cancelled; after a loss of the connection on a new one, as long as the patience lasts."""
@@ -173,7 +173,7 @@ class Listening(ABC):
         try:
             answer = await question.put(conn)
         except Exception as error:
-            if isinstance(error, (psycopg.Error, OSError)) and is_unreachable(error):
+            if isinstance(error, psycopg.Error) and is_unreachable(error):
                 raise
             if not question.answer.done():
                 question.answer.set_exception(error)
