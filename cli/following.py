@@ -1,18 +1,17 @@
-"""Follow one job to its end by looking at its row."""
+"""Follow one job to its end, and say in a line where it stands."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from cli.output import status_text
-from cli.steady import steady
+from cli.connection import who
+from cli.output import remark, status_text
 from cli.values import duration
+from workers.runtime.operate.events import JobEvents
+from workers.runtime.operate.jobs import JobView, UnknownJob
 from workers.runtime.operate.known import job_models
-from workers.runtime.refusals import Failed, printable
-from workers.runtime.store.read import JobView, get_job
-
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
+from workers.runtime.operate.listening import PATIENCE_SECONDS
+from workers.runtime.refusals import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,9 @@ def is_completed(job: JobView) -> bool:
     return job.completed_at is not None and model is not None and job.status == model.__lifecycle__.completed
 
 
-def pauses() -> Iterator[float]:
-    """Yield the seconds to wait between looks, without end: short after the start, then ever longer, to a second."""
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        yield pause
-        pause = min(pause * 1.3, _LONGEST_PAUSE_SECONDS)
+def job_events(database_url: str, *, patience: float = PATIENCE_SECONDS) -> JobEvents:
+    """Return the source of job events of this command. It says on standard error when Postgres is away and back."""
+    return JobEvents(database_url, changed_by=who(), tell=remark, patience=patience)
 
 
 async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]) -> Ended:
@@ -42,18 +38,15 @@ async def follow(database_url: str, job_id: UUID, *, tell: Callable[[str], None]
 
     A restart of Postgres is waited for.
     """
-    told, pause = "", pauses()
-    async with steady(database_url) as connection:
-        while True:
-            job = await connection.ask(lambda conn: get_job(conn, job_id))
-            if job is None:
-                raise Failed(f"job {job_id} does not exist (any more)")
+    told = ""
+    async with job_events(database_url) as events:
+        async for job in events.follow(job_id):
             if (line := state_line(job)) != told:
                 tell(line)
                 told = line
             if job.completed_at is not None:
                 return Ended(job, is_completed(job))
-            await asyncio.sleep(next(pause))
+    raise UnknownJob(job_id)
 
 
 def state_line(job: JobView) -> str:

@@ -1,81 +1,35 @@
 """Follow the job of a file: a bar on a terminal, lines elsewhere, what was skipped and why at the end."""
 
-import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from psycopg.rows import class_row
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.following import pauses
+from cli.following import job_events
 from cli.output import console, status_text
-from cli.steady import steady
+from workers.ingestion.progress import IngestionProgress as Seen
+from workers.ingestion.progress import ingestion_progress
 from workers.ingestion.telling import problems, skipped_lines, warning_lines
-from workers.runtime.database import Raw
 from workers.runtime.refusals import Failed, printable
 
 _QUIET_SECONDS = 2.0
-_COMPLETED = "COMPLETED"
-_LOADING = {"PENDING", "PROCESSING"}
-_LOOK = """
-    SELECT status, "totalRecords" AS total, "savedCount" AS saved, "skippedCount" AS skipped,
-           "embeddedCount" AS embedded, progress, coalesce("skippedDetails", '{}') AS details,
-           coalesce(warnings, '{}') AS warnings, error, completed_at IS NOT NULL AS ended,
-           (SELECT wait_reason FROM runtime.jobs WHERE runtime.jobs.id = ingest_jobs.id) AS wait_reason
-      FROM operations.ingest_jobs WHERE id = %s"""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Where a job of ingestion stands."""
-
-    status: str
-    total: int
-    saved: int
-    skipped: int
-    embedded: int
-    progress: int
-    details: dict[str, Any]
-    warnings: dict[str, Any]
-    error: str | None
-    ended: bool
-    wait_reason: str | None
-
-    @property
-    def completed(self) -> bool:
-        return self.status == _COMPLETED
-
-    @property
-    def read_as(self) -> Mapping[str, Any]:
-        """How the file was read, where that is not as most files are."""
-        found: Mapping[str, Any] = self.warnings.get("read_as") or {}
-        return found
-
-    @property
-    def loading(self) -> bool:
-        return self.status in _LOADING
+_LOOK_SECONDS = 1.0
 
 
 async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None]) -> Seen:
     """Return the job once it has ended; ``show`` is told where it stands. A restart of Postgres is waited for."""
-    pause = pauses()
-
-    async def look(conn: Raw) -> Seen | None:
-        return await (await conn.cursor(row_factory=class_row(Seen)).execute(_LOOK, [job_id])).fetchone()
-
-    async with steady(database_url) as connection:
+    async with job_events(database_url) as events:
         while True:
-            seen = await connection.ask(look)
+            seen = await events.ask(lambda conn: ingestion_progress(conn, job_id))
             if seen is None:
                 raise Failed(f"job {job_id} does not exist (any more): was its project deleted?")
             show(seen)
             if seen.ended:
                 return seen
-            await asyncio.sleep(next(pause))
+            await events.wait([job_id], _LOOK_SECONDS)
 
 
 @contextmanager
@@ -84,8 +38,6 @@ def progress() -> Iterator[Callable[[Seen], None]]:
     if not sys.stderr.isatty():
         yield _lines()
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

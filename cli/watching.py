@@ -8,14 +8,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from cli.following import state_line
+from cli.following import job_events, state_line
 from cli.output import console, table
 from cli.stage_view import STAGE_COLUMNS, stage_row
-from cli.steady import steady
 from cli.values import duration
-from workers.runtime.operate.known import check_stage
-from workers.runtime.store.read import JobFilter, JobView, list_jobs
-from workers.runtime.store.stages import StageView, list_stages
+from workers.runtime.operate.jobs import JobFilter, JobView, list_jobs
+from workers.runtime.operate.stages import StageView, list_stages
 
 _SHOWN = 15
 _SECONDS = 1.0
@@ -23,11 +21,10 @@ _SECONDS = 1.0
 
 async def watch(database_url: str, wanted: JobFilter) -> None:
     """Show the stages and the newest matching jobs every second, for ever."""
-    async with steady(database_url) as connection:
-        await connection.ask(lambda conn: check_stage(conn, wanted.stage))
+    async with job_events(database_url) as events:
 
         async def newest() -> list[JobView]:
-            return await connection.ask(lambda conn: list_jobs(conn, wanted, limit=_SHOWN))
+            return await events.ask(lambda conn: list_jobs(conn, wanted, limit=_SHOWN))
 
         if not sys.stdout.isatty():
             # What had ended before is no news.
@@ -38,7 +35,7 @@ async def watch(database_url: str, wanted: JobFilter) -> None:
         shown = console()
         with Live(console=shown, auto_refresh=False, screen=False) as live:
             while True:
-                stages = [one for one in await connection.ask(list_stages) if wanted.stage in (None, one.stage)]
+                stages = [one for one in await events.ask(list_stages) if wanted.stage in (None, one.stage)]
                 live.update(_view(stages, await newest(), shown.width), refresh=True)
                 await asyncio.sleep(_SECONDS)
 

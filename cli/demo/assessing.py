@@ -9,7 +9,6 @@ from cli.assessment_view import result_lines
 from cli.connection import actor, opened
 from cli.demo.display import progress
 from cli.demo.following import Progress, follow
-from models.assessments import Assessment
 from workers.assessment.store import states
 from workers.assessment.store.refusals import UnknownAssessment
 from workers.runtime.database import Raw
@@ -82,7 +81,7 @@ async def assess(database_url: str, name: str, *, made: Callable[[UUID], None], 
             job_id = await states.create(session, name, request(), actor=actor())
         made(job_id)
         with progress("assessing") as show:
-            await follow(database_url, Assessment, [job_id], lambda conn: _seen(conn, job_id), show=show, check=check)
+            await follow(database_url, [job_id], lambda conn: _seen(conn, job_id), show=show, check=check)
         try:
             async with database.session() as session:
                 found = await states.get(session, name)

@@ -1,20 +1,22 @@
 """Follow jobs of the demonstration to their end: look, show, give up when nothing moves, cancel what was left."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from cli.steady import SteadyConnection, steady
-from models.lifecycle import Job
+from cli.connection import actor
+from cli.following import job_events
 from workers.runtime.database import Raw
+from workers.runtime.operate.changes import CANCEL, Changed, change_jobs
+from workers.runtime.operate.events import JobEvents
+from workers.runtime.operate.jobs import JobFilter, reasons_to_wait
 from workers.runtime.refusals import Failed
-from workers.runtime.store.intervene import cancel
 
 STALLED_SECONDS = 120.0
-_LOOK_SECONDS = 0.1
+# Progress within a job is told by nobody: it is looked for.
+_LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,6 @@ class Progress:
 
 async def follow(
     database_url: str,
-    model: type[Job],
     job_ids: Sequence[UUID],
     look: Callable[[Raw], Awaitable[Progress]],
     *,
@@ -47,17 +48,17 @@ async def follow(
     ``check`` is called at each look and may raise. Raises Failed if nothing moves for two minutes, with what
     the jobs wait for. A restart of Postgres is waited for.
     """
-    async with steady(database_url, patience=STALLED_SECONDS) as connection:
+    async with job_events(database_url, patience=STALLED_SECONDS) as events:
         try:
-            await _follow(connection, job_ids, look, show, check)
+            await _follow(events, job_ids, look, show, check)
         except BaseException:
             with suppress(Exception):  # the first error is the one to tell
-                await connection.ask(lambda conn: cancel(conn, model, job_ids, reason="the demonstration was ended"))
+                await events.ask(lambda conn: _cancel(conn, job_ids))
             raise
 
 
 async def _follow(
-    connection: SteadyConnection,
+    events: JobEvents,
     job_ids: Sequence[UUID],
     look: Callable[[Raw], Awaitable[Progress]],
     show: Callable[[Progress], None],
@@ -67,7 +68,7 @@ async def _follow(
     seen, moved_at = Progress(0), loop.time()
     while not seen.done:
         asked_at = loop.time()
-        now = await connection.ask(look)
+        now = await events.ask(look)
         moved_at += loop.time() - asked_at  # a Postgres that was away stopped nobody's progress
         if now != seen:
             seen, moved_at = now, loop.time()
@@ -75,12 +76,16 @@ async def _follow(
         check()
         if loop.time() - moved_at > STALLED_SECONDS:
             raise Failed(
-                f"nothing moved for {STALLED_SECONDS:.0f} s; {await connection.ask(lambda conn: _waits(conn, job_ids))}"
+                f"nothing moved for {STALLED_SECONDS:.0f} s; {await events.ask(lambda conn: _waits(conn, job_ids))}"
             )
-        await asyncio.sleep(_LOOK_SECONDS)
+        await events.wait(job_ids, _LOOK_SECONDS)
+
+
+async def _cancel(conn: Raw, job_ids: Sequence[UUID]) -> None:
+    wanted = JobFilter(ids=job_ids)
+    await change_jobs(conn, CANCEL, wanted, actor("the demonstration was ended"), changed=Changed())
 
 
 async def _waits(conn: Raw, job_ids: Sequence[UUID]) -> str:
-    cursor = await conn.execute("SELECT wait_reason FROM runtime.jobs WHERE id = ANY (%s)", [list(job_ids)])
-    reasons = Counter(reason for (reason,) in await cursor.fetchall() if reason)
+    reasons = await reasons_to_wait(conn, job_ids)
     return "; ".join(f"{count} jobs: {reason}" for reason, count in reasons.most_common(3)) or "all of them run"

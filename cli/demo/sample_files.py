@@ -9,7 +9,6 @@ from uuid import UUID
 from cli.connection import actor, opened
 from cli.demo.display import progress
 from cli.demo.following import Progress, follow
-from models.operations import AnalyticsJob, IngestJob
 from workers.analytics import analyses
 from workers.analytics.analyses import AnalysisView
 from workers.analytics.findings import MeanRating, findings, judging_progress
@@ -63,16 +62,12 @@ async def take_through(
         project, ingest_ids = await _enqueue_files(database, name)
         made(project.id)
         with progress("embedding") as show:
-            await follow(
-                database_url, IngestJob, ingest_ids, lambda conn: _embedded(conn, ingest_ids), show=show, check=check
-            )
+            await follow(database_url, ingest_ids, lambda conn: _embedded(conn, ingest_ids), show=show, check=check)
         jobs = await _completed(database, ingest_ids)
         async with database.session() as session:
             analysis = (await analyses.start(session, project.id, actor=actor())).id
         with progress("comparing with guidelines") as show:
-            await follow(
-                database_url, AnalyticsJob, [analysis], lambda conn: _judged(conn, analysis), show=show, check=check
-            )
+            await follow(database_url, [analysis], lambda conn: _judged(conn, analysis), show=show, check=check)
         question = await embedded(llm, QUESTION)
         async with database.session() as session:
             matches = await similar(session, to=question, project_id=project.id, limit=FOUND)

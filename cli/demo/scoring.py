@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from cli.demo.following import Progress, follow
-from models.scoring import ScoringJob
 from workers.runtime.database import Raw
 from workers.scoring.rounds import round_progress
 
@@ -19,4 +18,4 @@ async def follow_round(
         done = seen.completed + seen.failed == len(job_ids)
         return Progress(len(job_ids), seen.completed, seen.failed, seen.cached, seen.retries, done=done)
 
-    await follow(database_url, ScoringJob, job_ids, look, show=show, check=check)
+    await follow(database_url, job_ids, look, show=show, check=check)

@@ -10,12 +10,6 @@ import pytest
 from tests.support.paths import ROOT
 
 CLI = ROOT / "cli"
-# Files whose commands do not call use-cases yet, or import inside functions without saying why.
-UNFINISHED = {
-    "demo/following.py",
-    "ingesting.py",
-    "steady.py",
-}
 
 
 def files() -> list[str]:
@@ -46,24 +40,13 @@ def statements_sent(path: Path) -> Iterator[int]:
             yield node.lineno
 
 
-@pytest.mark.parametrize("name", [name for name in files() if name not in UNFINISHED])
+@pytest.mark.parametrize("name", files())
 def test_a_command_imports_at_its_top_or_says_why_not(name):
     """Commands load lazily, each as a whole: an import inside a function saves nothing and hides what is needed."""
     assert list(unexplained_imports(CLI / name)) == []
 
 
-@pytest.mark.parametrize("name", [name for name in files() if name not in UNFINISHED])
+@pytest.mark.parametrize("name", files())
 def test_a_door_sends_no_statement(name):
     """What is sent to Postgres is the store's."""
     assert list(statements_sent(CLI / name)) == []
-
-
-def test_the_list_of_unfinished_files_shrinks():
-    """A file that keeps both rules is not on it, nor one that is gone."""
-    kept = {
-        name
-        for name in UNFINISHED
-        if not (CLI / name).exists() or not (list(unexplained_imports(CLI / name)) or list(statements_sent(CLI / name)))
-    }
-
-    assert kept == set()

@@ -13,15 +13,14 @@ import pytest
 
 from cli import following, ingesting, watching
 from cli.demo import following as demo
-from cli.following import Ended
-from cli.ingesting import Seen
-from cli.steady import steady
+from cli.following import Ended, job_events
 from local.embedded import EmbeddedServers, throwaway_servers
 from local.system import COMMAND
 from models.assessments import Assessment
 from models.operations import IngestJob
 from tests.conftest import migrate
 from tests.support.waiting import until
+from workers.ingestion.progress import IngestionProgress
 from workers.runtime.database import Raw
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.read import JobFilter
@@ -109,9 +108,9 @@ async def test_enqueue_wait_and_jobs_watch_follow_on(servers: EmbeddedServers, j
 
 async def test_ingest_wait_follows_on(servers: EmbeddedServers, ingest_job: UUID, said) -> None:
     """A file of an hour is not followed from the start again because Postgres was restarted."""
-    shown: list[Seen] = []
+    shown: list[IngestionProgress] = []
 
-    seen: Seen = await restarted(
+    seen: IngestionProgress = await restarted(
         servers, ingesting.follow(servers.urls.database_url, ingest_job, show=shown.append), said, ingest_job
     )
 
@@ -143,7 +142,7 @@ async def test_the_demonstration_goes_on(servers: EmbeddedServers, job: UUID, sa
         row = await (await conn.execute("SELECT completed_at FROM runtime.jobs WHERE id = %s", [job])).fetchone()
         return demo.Progress(1, done=bool(row and row[0]))
 
-    follower = demo.follow(servers.urls.database_url, Assessment, [job], look, show=lambda _: None, check=lambda: None)
+    follower = demo.follow(servers.urls.database_url, [job], look, show=lambda _: None, check=lambda: None)
     await restarted(servers, follower, said, job)
 
     assert said().splitlines() == [AWAY, BACK]
@@ -174,20 +173,20 @@ def test_a_command_that_waits_exits_by_the_outcome(servers: EmbeddedServers, job
 
 async def test_what_postgres_refuses_is_not_waited_for(servers: EmbeddedServers) -> None:
     """Only a server that is away comes back."""
-    async with steady(servers.urls.database_url) as connection:
+    async with job_events(servers.urls.database_url) as events:
         with pytest.raises(psycopg.errors.UndefinedTable):
-            await connection.ask(lambda conn: conn.execute("SELECT * FROM nothing"))
+            await events.ask(lambda conn: conn.execute("SELECT * FROM nothing"))
         with pytest.raises(psycopg.errors.QueryCanceled):
-            await connection.ask(lambda conn: conn.execute("SET statement_timeout = 1; SELECT pg_sleep(5)"))
+            await events.ask(lambda conn: conn.execute("SET statement_timeout = 1; SELECT pg_sleep(5)"))
 
 
 async def test_patience_ends_with_the_first_error(servers: EmbeddedServers, said) -> None:
     """A server that never comes back is not waited for for ever."""
-    async with steady(servers.urls.database_url, patience=0.5) as connection:
+    async with job_events(servers.urls.database_url, patience=0.5) as events:
         servers.stop_postgres()
         try:
             with pytest.raises(psycopg.OperationalError):
-                await connection.ask(lambda conn: conn.execute("SELECT 1"))
+                await events.ask(lambda conn: conn.execute("SELECT 1"))
         finally:
             servers.start_postgres()
 

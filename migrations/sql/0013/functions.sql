@@ -17,12 +17,17 @@ REVOKE EXECUTE ON FUNCTION runtime.context_of(text) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION runtime.tell_done(table_name text, moved text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
--- Send one notification: the table, and each job as id:version. If not all of them fit in a payload, none is listed,
--- and who listens looks at the rows. Called by the guards only, once per statement.
+-- Send one notification: the table, and as many jobs as fit, each as id:version. Where the payload is longer than 7,800
+-- bytes, some may be left out, and who listens looks at all jobs of that table that it follows. Called by the guards
+-- only, once per statement.
 DECLARE
   v_payload text := table_name || ' ' || array_to_string(moved, ' ');
 BEGIN
-  PERFORM pg_notify('gristmill_done', CASE WHEN octet_length(v_payload) <= 7900 THEN v_payload ELSE table_name END);
+  IF octet_length(v_payload) > 7900 THEN
+    -- What is cut in the middle is left out; all but the table's name is one byte per character.
+    v_payload := regexp_replace(left(v_payload, 7901 - octet_length(table_name) + length(table_name)), ' [^ ]*$', '');
+  END IF;
+  PERFORM pg_notify('gristmill_done', v_payload);
 END $$;
 REVOKE EXECUTE ON FUNCTION runtime.tell_done(text, text[]) FROM PUBLIC;
 

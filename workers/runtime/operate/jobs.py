@@ -1,5 +1,6 @@
 """Look at jobs, one or many, at their histories and at what they wait for; enqueue one."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from workers.runtime.operate.known import check_stage, job_models
 from workers.runtime.operate.why import Why, why
 from workers.runtime.refusals import NotFound
 from workers.runtime.store import read
+from workers.runtime.store.follow import jobs_of
 from workers.runtime.store.read import JobFilter, JobView, TransitionView
 from workers.runtime.store.verify import HistoryCheck, verify_history
 
@@ -78,6 +80,11 @@ async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
 async def explain_job(conn: Raw, job_id: UUID) -> Why:
     """Return what a job waits for, where it runs, or what became of it; raise UnknownJob."""
     return await why(conn, await find_job(conn, job_id))
+
+
+async def reasons_to_wait(conn: Raw, job_ids: Sequence[UUID]) -> Counter[str]:
+    """Return what these jobs wait for, and how many of them for each reason. Who runs or has ended is not counted."""
+    return Counter(job.wait_reason for job in await jobs_of(conn, job_ids) if job.wait_reason)
 
 
 async def verify_jobs(conn: Raw, stage: str | None = None) -> list[HistoryCheck]:
