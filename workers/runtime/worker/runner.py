@@ -50,6 +50,8 @@ from workers.runtime.worker.watch import Watch
 log = structlog.get_logger(__name__)
 
 DRAINING = "worker is draining"
+# Jobs in one claim: its answer is held in memory as a whole, and a payload may have a mebibyte.
+CLAIMED_AT_ONCE = 256
 # Progress must not take the connections of claims and outcomes.
 SHOWN_AT_ONCE = 4
 CROWDED_DELAY = timedelta(seconds=2)
@@ -135,19 +137,20 @@ class Runner:
         stage = self._registry[stage_name]
         rest = list(tickets)
         while rest:
-            reserved = await self.slots.reserve(len(rest))
+            reserved = await self.slots.reserve(min(len(rest), CLAIMED_AT_ONCE))
             if not reserved or not await self.claims.is_leased():
                 self.slots.give_back(reserved)
                 await self.claims.hand_back(stage, rest)
                 return
             part, rest = rest[:reserved], rest[reserved:]
-            jobs: list[Job] = []
+            free = reserved
             try:
-                jobs = await self.claims.claim(stage, part)
+                async for jobs in self.claims.claim(stage, part):
+                    for job in jobs:
+                        free -= 1
+                        self._launch(stage, job)
             finally:
-                self.slots.give_back(reserved - len(jobs))
-            for job in jobs:
-                self._launch(stage, job)
+                self.slots.give_back(free)
 
     # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
