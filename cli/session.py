@@ -4,17 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from cli.addresses import addresses
 from cli.connection import opened
 from config.settings import load
-from workers.runtime.database import Database
+from workers.runtime.database import Database, Transaction
 
 T = TypeVar("T")
 
 
-def in_session(question: Callable[[AsyncSession], Awaitable[T]]) -> T:
+def in_session(question: Callable[[Transaction], Awaitable[T]]) -> T:
     """Return the answer to ``question``, put in one transaction to the database that this command talks to."""
 
     async def run(database: Database) -> T:
