@@ -9,7 +9,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from workers.runtime.bounds import LARGEST, MOST_DEPTH, is_valid_text
+from workers.runtime.bounds import MOST_DEPTH, is_valid_text, number_problem
 from workers.runtime.refusals import Problem, quoted
 
 _STEPS_SHOWN = 8
@@ -75,10 +75,7 @@ def _broken_rule(value: object, depth: int) -> str | None:
 
 def is_number(value: float | Decimal) -> bool:
     """Tell whether ``value`` is a number for everybody: finite, also as a float."""
-    try:
-        return abs(float(value)) <= LARGEST
-    except (OverflowError, ValueError):
-        return False
+    return number_problem(value) is None
 
 
 def _place(path: Path, name: str) -> str:
