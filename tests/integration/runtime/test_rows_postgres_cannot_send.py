@@ -117,3 +117,13 @@ async def test_a_table_whose_rows_cannot_be_picked_does_not_stop_the_others(psql
 
         assert await leader(jobs) == "first"
     assert road.of(PLAIN) == []
+
+
+def test_show_tells_why_a_result_is_left_out(psql, gristmill):
+    """One job is shown whatever its row holds, as text and as JSON."""
+    poisoned = plant(psql)
+
+    for form in ((), ("--json",)):
+        code, output, said = gristmill("jobs", "show", str(poisoned), *form)
+        assert (code, said) == (0, "")
+        assert "its JSON has more than 16,777,216 bytes" in output
