@@ -14,6 +14,7 @@ class DefaultSchedule(NamedTuple):
 DEFAULT_SCHEDULES = (
     DefaultSchedule("maintenance.prune", "prune", "*/10 * * * *"),
     DefaultSchedule("maintenance.expire", "expire", "*/10 * * * *"),
+    DefaultSchedule("maintenance.expire_waits", "expire_waits", "* * * * *"),
     DefaultSchedule("maintenance.partitions", "partitions", "15 3 * * *"),
     DefaultSchedule("maintenance.forget_workers", "forget_workers", "30 * * * *"),
 )

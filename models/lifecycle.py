@@ -4,10 +4,11 @@ Room for pure declarations beside the models; it reads nothing, writes nothing a
 the declarative base. The database enforces the same rules (``migrations/kernel``), and a test compares both.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy import Index, Integer, SmallInteger, String, Text, func, text
@@ -16,11 +17,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base
 
 PRIORITY_FIRST, PRIORITY_DEFAULT, PRIORITY_LAST = 1, 5, 10
+MAX_STATE_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a lifecycle that a worker performs: ``ready`` -> ``running`` -> ``done``."""
+    """One step of a lifecycle that a worker performs: ``ready`` -> ``running`` -> ``done``.
+
+    ``done`` is the ready state of a later step, a wait or an end.
+    """
 
     stage: str
     ready: str
@@ -28,23 +33,63 @@ class Step:
     done: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A state in which nobody works: a person, a remote agent or a provider's batch decides.
+
+    ``waits_for`` completes the sentence "waiting for …". A decision leads to one of the states in ``decides``, a passed
+    deadline to ``expires``: ready states, ends or other waits. ``lasts`` is the time until the deadline where whoever
+    enters the wait names none; without it, a deadline must be named. ``deadline`` is the model's attribute that holds
+    the deadline; all waits of a lifecycle have the same.
+    """
+
+    state: str
+    waits_for: str
+    decides: tuple[str, ...]
+    expires: str
+    lasts: timedelta | None = None
+    deadline: str = "wait_until"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A terminal state beside completed, failed and cancelled, and whether a job ended well in it.
+
+    Lists and counts show a good end with the completed jobs, a bad one with the failed and a neutral one with the
+    cancelled. Only a job in the state ``failed`` itself can be retried.
+    """
+
+    state: str
+    counts_as: Literal["good", "bad", "neutral"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lifecycle:
     """The states of one job table, its legal transitions and how long its terminal rows are kept.
 
-    The transitions follow from the steps: a step is claimed, ends in its ``done`` state, goes back to ready
-    (retry, snooze, release, rescue), fails or is cancelled; a ready job can be cancelled; a failed one can be
-    retried by an operator. ``also`` adds what a domain allows beyond that. With ``ends_at_full_progress`` a failed
-    or cancelled job shows progress 100 as a completed one does, a running one more than 0 and a ready one 0, by CHECK;
-    without, a job that ended early keeps what it had reached.
+    The transitions follow from the steps and the waits. A step is claimed, ends in its ``done`` state, goes back to
+    ready (retry, snooze, release, rescue), fails or is cancelled; a ready job can be cancelled; an operator can retry a
+    failed one. A wait ends by a decision, by its deadline or by a cancel. ``also`` adds what a domain allows beyond
+    that: a pair ``(running, state)`` lets the handler of that step choose the state (``Complete(into=…)``).
+    ``shown_as`` maps states to the names that people and services read. With ``ends_at_full_progress`` a failed or
+    cancelled job shows progress 100 as a completed one does, a running one more than 0 and all others 0, by CHECK;
+    without it, a job that ended early keeps the progress that it had reached.
     """
 
     steps: tuple[Step, ...]
+    waits: tuple[Wait, ...] = ()
+    ends: tuple[End, ...] = ()
     failed: str = "failed"
     cancelled: str = "cancelled"
     retention: timedelta
     also: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    shown_as: Mapping[str, str] = field(default_factory=dict)
     ends_at_full_progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a lifecycle in which a job could be lost."""
+        for problem in _problems(self):
+            raise ValueError(f"lifecycle of {self.steps[0].stage!r}: {problem}")
 
     @cached_property
     def initial(self) -> str:
@@ -53,8 +98,9 @@ class Lifecycle:
 
     @cached_property
     def completed(self) -> str:
-        """The state in which a job that went well ends."""
-        return self.steps[-1].done
+        """The state in which a job that went well ends: where the last step leads, or the first good end."""
+        last = self.steps[-1].done
+        return next((end.state for end in self.ends if end.counts_as == "good"), last) if last in self.waiting else last
 
     @cached_property
     def ready(self) -> frozenset[str]:
@@ -65,12 +111,37 @@ class Lifecycle:
         return frozenset(step.running for step in self.steps)
 
     @cached_property
+    def waiting(self) -> frozenset[str]:
+        return frozenset(wait.state for wait in self.waits)
+
+    @cached_property
+    def deadline(self) -> str | None:
+        """The attribute that holds the deadline of a wait; None without waits."""
+        return self.waits[0].deadline if self.waits else None
+
+    @cached_property
     def terminal(self) -> frozenset[str]:
-        return frozenset({self.completed, self.failed, self.cancelled})
+        return self.good | self.bad | self.neutral
+
+    @cached_property
+    def good(self) -> frozenset[str]:
+        return self._ends("good") | {self.completed}
+
+    @cached_property
+    def bad(self) -> frozenset[str]:
+        return self._ends("bad") | {self.failed}
+
+    @cached_property
+    def neutral(self) -> frozenset[str]:
+        return self._ends("neutral") | {self.cancelled}
+
+    def _ends(self, kind: str) -> frozenset[str]:
+        return frozenset(end.state for end in self.ends if end.counts_as == kind)
 
     @cached_property
     def states(self) -> frozenset[str]:
-        return self.ready | self.running | self.terminal | frozenset(state for pair in self.also for state in pair)
+        also = frozenset(state for pair in self.also for state in pair)
+        return self.ready | self.running | self.waiting | self.terminal | also
 
     @cached_property
     def transitions(self) -> frozenset[tuple[str, str]]:
@@ -79,6 +150,8 @@ class Lifecycle:
         for step in self.steps:
             legal |= {(step.ready, step.running), (step.ready, self.cancelled), (self.failed, step.ready)}
             legal |= {(step.running, new) for new in (step.done, step.ready, self.failed, self.cancelled)}
+        for wait in self.waits:
+            legal |= {(wait.state, new) for new in (*wait.decides, wait.expires, self.cancelled)}
         return frozenset(legal)
 
     def step(self, stage: str) -> Step:
@@ -88,6 +161,73 @@ class Lifecycle:
                 return step
         known = ", ".join(step.stage for step in self.steps)
         raise LookupError(f"stage {stage!r} is no step of this lifecycle; its stages: {known}")
+
+    def wait(self, state: str) -> Wait | None:
+        """Return the wait that ``state`` is, if it is one."""
+        return next((wait for wait in self.waits if wait.state == state), None)
+
+    def step_of(self, state: str) -> Step | None:
+        """Return the step that a job in ``state`` belongs to: ready for it, running in it, or waiting after it.
+
+        None for a terminal state: the column ``ended_in`` tells where such a job ended.
+        """
+        return next((step for step in self.steps if state in self.states_of(step)), None)
+
+    def states_of(self, step: Step) -> tuple[str, ...]:
+        """Return the states of ``step``: ready, running, and the waits that a job enters from it.
+
+        A wait belongs to the first step from which it is entered. One that only other waits lead to belongs where they
+        do.
+        """
+        return (step.ready, step.running, *(wait for wait, owner in self._waits_by_step.items() if owner is step))
+
+    @cached_property
+    def _waits_by_step(self) -> dict[str, Step]:
+        entered = {(step.running, step.done) for step in self.steps} | self.also
+        owners: dict[str, Step] = {}
+        for step in self.steps:
+            reached = [wait.state for wait in self.waits if (step.running, wait.state) in entered]
+            while reached:
+                state = reached.pop(0)
+                wait = self.wait(state)
+                if wait and state not in owners:
+                    owners[state] = step
+                    reached += (*wait.decides, wait.expires)
+        return owners
+
+    def shown(self, state: str) -> str:
+        """Return the name under which people and services read ``state``."""
+        return self.shown_as.get(state, state)
+
+
+def _problems(cycle: Lifecycle) -> Iterator[str]:
+    """Yield what is wrong with the names, ends and waits of a lifecycle."""
+    worked = cycle.ready | cycle.running
+    if cycle.completed in cycle.waiting:
+        yield f"its last step leads to the wait {cycle.completed!r}: declare the good End that a job reaches after it"
+    if too_long := [state for state in cycle.states if len(state) > MAX_STATE_CHARACTERS]:
+        yield f"a state has at most {MAX_STATE_CHARACTERS} characters, got {min(too_long)!r}"
+    if doubled := (cycle.waiting & (worked | cycle.terminal)) | (worked & cycle.terminal):
+        yield f"{min(doubled)!r} cannot be two kinds of state at once"
+    if unknown := cycle.shown_as.keys() - cycle.states:
+        yield f"it shows {min(unknown)!r}, which is none of its states"
+    if len(cycle.waiting) < len(cycle.waits):
+        yield "it declares one wait twice"
+    if len({wait.deadline for wait in cycle.waits}) > 1:
+        yield "all its waits keep their deadline in the same attribute"
+    for wait in cycle.waits:
+        yield from _problems_of_wait(cycle, wait)
+
+
+def _problems_of_wait(cycle: Lifecycle, wait: Wait) -> Iterator[str]:
+    if unknown := {*wait.decides, wait.expires} - (cycle.ready | cycle.terminal | cycle.waiting):
+        yield f"the wait {wait.state!r} leads to {min(unknown)!r}, which is no ready state, end or wait"
+    if not wait.decides:
+        yield f"the wait {wait.state!r} names no state that a decision leads to"
+    if (after := cycle.wait(wait.expires)) and after.lasts is None:
+        yield f"the wait {after.state!r} follows an expiry and so must say how long it lasts"
+    if cycle.step_of(wait.state) is None:
+        yield f"no step leads to the wait {wait.state!r}"
 
 
 class Job(Base):
@@ -111,7 +251,7 @@ class Job(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"), sort_order=-100)
     owner_id: Mapped[UUID | None] = mapped_column(server_default=text("runtime.actor_id()"))
-    status: Mapped[str] = mapped_column(String(20))
+    status: Mapped[str] = mapped_column(String(MAX_STATE_CHARACTERS))
     version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("5"))
     retry_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -135,12 +275,26 @@ class Job(Base):
 def ended_in() -> Mapped[str | None]:
     """Return the column that a job table with several steps has beside these: the state in which a job ended.
 
-    Kept by the database. The job belongs to that state's stage, and a retry takes it back there.
+    The database keeps it. The job belongs to the stage of that state, and a retry takes it back there.
     """
-    return mapped_column(String(40))
+    return mapped_column(String(MAX_STATE_CHARACTERS))
+
+
+def wait_until() -> Mapped[datetime | None]:
+    """Return the column that a job table with waits has beside these: the deadline of the wait that a job is in.
+
+    Null outside a wait, by CHECK. Nobody sets it but the statements that enter and leave a wait.
+    """
+    return mapped_column()
 
 
 JOB_ATTRIBUTES = frozenset(name for name in Job.__annotations__ if not name.startswith("__")) | {"ended_in"}
+
+
+def lifecycle_attributes(model: type[Job]) -> frozenset[str]:
+    """Return the attributes of ``model`` that only the kernel sets."""
+    deadline = model.__lifecycle__.deadline
+    return JOB_ATTRIBUTES | ({deadline} if deadline else frozenset())
 
 
 def kernel_indexes(
@@ -150,14 +304,18 @@ def kernel_indexes(
     status_column: str = "status",
     due_column: str = "due_at",
     created_column: str = "created_at",
+    wait_column: str | None = None,
 ) -> tuple[Index, ...]:
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
     Alembic compares them by name and columns; their conditions are written by the migration that attaches the
-    lifecycle (``migrations/kernel``), the only other place that knows these names.
+    lifecycle (``migrations/kernel``), the only other place that knows these names. A table with waits names the column
+    of their deadline as ``wait_column``.
     """
     key = (limit_column,) if limit_column else ()
+    waits = (Index(f"ix_{table}_waits", wait_column),) if wait_column else ()
     return (
+        *waits,
         Index(f"ix_{table}_ready", status_column, *key, "priority", created_column, "id"),
         Index(f"ix_{table}_due", due_column),
         Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),

@@ -47,7 +47,7 @@ class ScoringJob(Job):
     )
 
     profile_id: Mapped[UUID] = mapped_column(ForeignKey("scoring.profiles.id", ondelete="CASCADE"))
-    status: Mapped[str] = mapped_column(String(20), server_default=text("'pending'"))
+    status: Mapped[str] = mapped_column(String(40), server_default=text("'pending'"))
     prompt: Mapped[str] = mapped_column(Text)
     model_name: Mapped[str] = mapped_column(String(50), server_default=text(f"'{DEFAULT_MODEL}'"))
     llm_response: Mapped[dict[str, Any] | None]

@@ -12,7 +12,7 @@ helpers made it. A later revision that renews the guard of this table must add i
 the newest schema.
 
 Revision ID: 0014
-Revises: 0012
+Revises: 0013
 Created: 2026-11-30
 """
 
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

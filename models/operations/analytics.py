@@ -53,7 +53,7 @@ class AnalyticsJob(Job):
 
     project_id: Mapped[UUID] = project_column()
     type: Mapped[str | None] = mapped_column(enum_type("RecordType", RECORD_TYPES))
-    status: Mapped[str] = mapped_column(String(20), server_default=text("'PENDING'"))
+    status: Mapped[str] = mapped_column(String(40), server_default=text("'PENDING'"))
     model_name: Mapped[str | None] = mapped_column("modelName", String(255))
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     processed_count: Mapped[int] = mapped_column("processedCount", Integer, server_default=text("0"))

@@ -97,7 +97,7 @@ class IngestJob(Job):
 
     project_id: Mapped[UUID] = project_column()
     type: Mapped[str] = mapped_column(enum_type("RecordType", RECORD_TYPES))
-    status: Mapped[str] = mapped_column(String(20), server_default=text("'PENDING'"))
+    status: Mapped[str] = mapped_column(String(40), server_default=text("'PENDING'"))
     upload_id: Mapped[UUID | None] = mapped_column("uploadId", ForeignKey(f"{SCHEMA}.uploads.id", ondelete="SET NULL"))
     source: Mapped[str | None] = mapped_column(String(512))
     content_hash: Mapped[bytes | None] = mapped_column("contentHash", LargeBinary)

@@ -42,8 +42,8 @@ class Transition(Base):
     created_at: Mapped[datetime] = mapped_column(primary_key=True)
     version_from: Mapped[int | None] = mapped_column(Integer)
     stage: Mapped[str] = mapped_column(String(100))
-    old_state: Mapped[str | None] = mapped_column(String(20))
-    new_state: Mapped[str] = mapped_column(String(20))
+    old_state: Mapped[str | None] = mapped_column(String(40))
+    new_state: Mapped[str] = mapped_column(String(40))
     changed_by: Mapped[str | None] = mapped_column(String(255))
     change_reason: Mapped[str | None] = mapped_column(Text)
     change_action: Mapped[str | None] = mapped_column(String(100))
@@ -55,15 +55,23 @@ class Transition(Base):
 class LifecycleDefinition(Base):
     """The lifecycle of one job table as its trigger enforces it; ``jobs_branch`` is its part of ``runtime.jobs``.
 
-    ``cancel_statement`` is what ``runtime.cancel`` runs for this table.
+    The first three of ``terminal`` are completed, failed and cancelled. ``ends`` says of each further one whether it is
+    good, bad or neutral. ``waits`` says by state what a job waits for, for which stage, where a decision and where the
+    deadline lead; ``wait_column`` is the column that holds the deadline. ``shown_as`` has the public names of states.
+    ``cancel_statement`` and ``decide_statement`` are what ``runtime.cancel`` and ``runtime.decide`` run for this table.
     """
 
     __tablename__ = "lifecycles"
     __table_args__ = {"schema": "runtime"}
 
     table_name: Mapped[str] = mapped_column(String(130), primary_key=True)
-    initial: Mapped[str] = mapped_column(String(20))
+    initial: Mapped[str] = mapped_column(String(40))
     terminal: Mapped[list[str]] = mapped_column(ARRAY(Text))
     transitions: Mapped[list[str]] = mapped_column(ARRAY(Text))
     jobs_branch: Mapped[str] = mapped_column(Text)
     cancel_statement: Mapped[str | None] = mapped_column(Text)
+    decide_statement: Mapped[str | None] = mapped_column(Text)
+    waits: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    ends: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    shown_as: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    wait_column: Mapped[str | None] = mapped_column(String(63))

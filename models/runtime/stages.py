@@ -20,9 +20,9 @@ class StageState(Base):
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     table_name: Mapped[str] = mapped_column(ForeignKey("runtime.lifecycles.table_name", ondelete="CASCADE"))
-    ready: Mapped[str] = mapped_column(String(20))
-    running: Mapped[str] = mapped_column(String(20))
-    done: Mapped[str] = mapped_column(String(20))
+    ready: Mapped[str] = mapped_column(String(40))
+    running: Mapped[str] = mapped_column(String(40))
+    done: Mapped[str] = mapped_column(String(40))
     limit_at_most: Mapped[int | None] = mapped_column(Integer)
     paused_at: Mapped[datetime | None]
     paused_by: Mapped[str | None] = mapped_column(String(255))

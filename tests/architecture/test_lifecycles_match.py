@@ -1,11 +1,13 @@
 """What models declare is what the newest schema enforces: lifecycles, guards, checks and kernel indexes."""
 
+import re
+
 import pytest
 
 from models import load_all
 from models.lifecycle import PRIORITY_FIRST, PRIORITY_LAST, Job
 from models.runtime import LifecycleDefinition
-from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob
+from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob, WaitingJob
 from workers.runtime.beat.maintenance import concrete
 from workers.runtime.store.tables import job_table
 
@@ -30,6 +32,7 @@ def test_the_declared_lifecycle_is_the_enforced_one(connection, model):
     lifecycle = t.lifecycle
     assert row.initial == lifecycle.initial
     assert set(row.terminal) == lifecycle.terminal
+    assert row.terminal[:3] == [lifecycle.completed, lifecycle.failed, lifecycle.cancelled]
     assert {tuple(pair.split(">")) for pair in row.transitions} == lifecycle.transitions
 
 
@@ -47,6 +50,79 @@ def test_the_trigger_names_every_legal_transition_and_no_other(connection, model
 
     legal = source.partition("ALL (ARRAY[")[2].partition("])")[0]
     assert {tuple(pair.strip("' ").split(">")) for pair in legal.split(",")} == t.lifecycle.transitions
+
+
+@every_job_table
+def test_the_declared_waits_ends_and_names_are_the_enforced_ones(connection, model):
+    """What SQL and doors read of them, as the guard and the statements were rendered from them."""
+    t, cycle = job_table(model), model.__lifecycle__
+
+    [row] = rows(
+        connection,
+        "SELECT waits, ends, shown_as, wait_column, decide_statement FROM runtime.lifecycles WHERE table_name = %s",
+        t.label,
+    )
+
+    assert row.waits == {
+        wait.state: {
+            "stage": cycle.step_of(wait.state).stage,
+            "waits_for": wait.waits_for,
+            "decides": list(wait.decides),
+            "expires": wait.expires,
+            "lasts_seconds": wait.lasts.total_seconds() if wait.lasts else None,
+        }
+        for wait in cycle.waits
+    }
+    assert row.ends == {end.state: end.counts_as for end in cycle.ends}
+    assert row.shown_as == dict(cycle.shown_as)
+    assert row.wait_column == (t.column[cycle.deadline].strip('"') if cycle.deadline else None)
+    assert (row.decide_statement is not None) == bool(cycle.waits)
+
+
+with_waits = pytest.mark.parametrize(
+    "model", [model for model in MODELS if model.__lifecycle__.waits], ids=lambda model: model.__name__
+)
+
+
+@with_waits
+def test_the_guard_knows_how_each_wait_ends(connection, model):
+    """By which decisions, and where its deadline leads."""
+    [(source,)] = rows(
+        connection,
+        "SELECT p.prosrc FROM pg_trigger JOIN pg_proc AS p ON p.oid = tgfoid "
+        "WHERE tgrelid = %s::regclass AND tgname = 'guard_update'",
+        job_table(model).label,
+    )
+
+    cycle = model.__lifecycle__
+    decided = dict(re.findall(r"WHEN '(\w+)' THEN n\.\w+::text IN \(([^)]*)\)", source))
+    expired = dict(re.findall(r"WHEN '(\w+)' THEN n\.\w+::text = '(\w+)'", source))
+    assert {state: re.findall(r"\w+", into) for state, into in decided.items()} == {
+        wait.state: list(wait.decides) for wait in cycle.waits
+    }
+    assert {wait.state: expired[wait.state] for wait in cycle.waits} == {w.state: w.expires for w in cycle.waits}
+
+
+@with_waits
+def test_a_wait_has_a_deadline_and_nobody_who_works_by_check(connection, model):
+    """And expiry finds the oldest along an index of the waits alone."""
+    t = job_table(model)
+    name, column = t.label.partition(".")[2], t.column[model.__lifecycle__.deadline].strip('"')
+
+    checks = dict(
+        rows(
+            connection,
+            "SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass",
+            t.label,
+        )
+    )
+    indexes = dict(rows(connection, "SELECT indexname::text, indexdef FROM pg_indexes WHERE tablename = %s", name))
+
+    for state in model.__lifecycle__.waiting:
+        assert f"'{state}'" in checks[f"ck_{name}_wait_deadline"]
+        assert f"'{state}'" in checks[f"ck_{name}_wait_is_idle"]
+        assert f"'{state}'" in indexes[f"ix_{name}_waits"].partition(" WHERE ")[2]
+    assert f"({column})" in indexes[f"ix_{name}_waits"]
 
 
 @every_job_table
@@ -127,4 +203,4 @@ def test_no_lifecycle_is_left_in_the_database_that_no_model_declares(connection)
 
 def test_the_proving_tables_are_made_as_every_domains_are():
     """What is proved on them holds for the others."""
-    assert {PlainJob, KeyedJob, TwoStepJob} < set(MODELS)
+    assert {PlainJob, KeyedJob, TwoStepJob, WaitingJob} < set(MODELS)

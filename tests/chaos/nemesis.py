@@ -57,6 +57,7 @@ CORE = (
     "handler_crashes_the_interpreter",
     "provider_fails",
     "cancel_raced",
+    "decisions_raced",
     "tenant_means_harm",
 )
 SLOW = ("processes", "crashes", "handlers")

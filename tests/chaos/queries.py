@@ -18,7 +18,7 @@ SELECT t.job_id, t.version_to, t.created_at AS at, t.stage, t.new_state, t.chang
             ELSE coalesce(t.old_state || '>' || t.new_state = ANY (l.transitions), false) END AS legal,
        coalesce(t.new_state = s.running AND t.old_state = s.ready, false) AS claims,
        coalesce(t.old_state = s.running, false) AS ends_run,
-       coalesce(t.old_state = s.running AND t.new_state = s.done, false) AS completes,
+       coalesce(t.old_state = s.running AND (t.new_state = s.done OR l.waits ? t.new_state), false) AS completes,
        coalesce(t.new_state = ANY (l.terminal), false) AS ends_job,
        t.changed_by IS NOT DISTINCT FROM lag(t.changed_by) OVER job AS by_the_same,
        lag(t.changed_by) OVER job LIKE 'worker:%' AS after_worker,

@@ -17,9 +17,14 @@ from uuid import UUID
 from sqlalchemy import text
 
 from tests.chaos.evidence import Evidence
+from tests.support.proving.models import WaitingJob
+from workers.runtime.actor import Actor
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue, enqueue_many
 from workers.runtime.handler.registry import Registry
+from workers.runtime.store.claim import Ticket
+from workers.runtime.store.decide import Decision, decide
+from workers.runtime.store.expire import expire
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.tables import job_table
 
@@ -158,6 +163,41 @@ class Workload:
                 self._errand(self._cancel(stage, job, after=draw.uniform(0, within)))
 
         self._submit(plan())
+
+    def race_decisions(
+        self,
+        pages: Sequence[Ticket],
+        *,
+        into: Sequence[str] = ("approved", "rejected", "waived"),
+        beat: bool = True,
+        cancelled: Sequence[Ticket] = (),
+    ) -> list[tuple[UUID, int, str, str]]:
+        """Have one person per state decide all of these at once, against beat and cancels; return who won what.
+
+        A decision is the job, the version that it made, the state and the person.
+        """
+
+        async def decide_all(person: str, state: str) -> list[tuple[UUID, int, str, str]]:
+            ones = [Decision(job_id=job, version=version, into=state) for job, version in pages]
+            async with self._direct.kernel() as conn:
+                done = await decide(conn, WaitingJob, ones, actor=Actor(changed_by=person))
+            return [(one.decision.job_id, one.version or 0, state, person) for one in done if one.won]
+
+        async def disturb() -> None:
+            async with self._direct.kernel() as conn:
+                await expire(conn, WaitingJob)
+                await cancel(conn, WaitingJob, [job for job, _ in cancelled], reason="no longer wanted")
+
+        async def race() -> list[tuple[UUID, int, str, str]]:
+            disturbance = [disturb()] if beat else []
+            told = await asyncio.gather(
+                *(decide_all(f"person {n}", state) for n, state in enumerate(into)),
+                *disturbance,
+                return_exceptions=True,  # whoever got no answer was told nothing
+            )
+            return [one for won in told if isinstance(won, list) for one in won]
+
+        return self._submit(race()) if pages or beat else []
 
     # ── the load ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

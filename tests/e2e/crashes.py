@@ -19,6 +19,8 @@ AT_ONCE = 6
 ATTEMPTS = 6
 # Where a long run keeps what it has done: tests/e2e/test_ingest_crashes.py dies there.
 KEEPING: tuple[Point, ...] = ("checkpoint.before", "checkpoint.after")
+# Where a wait ends: tests/e2e/test_wait_crashes.py dies there.
+WAIT_ENDS: tuple[Point, ...] = ("decide.before", "decide.after", "expire.before", "expire.after")
 FEED_SECONDS = 0.5
 # Without any death: a machine that starts many processes may take its time for each.
 REACH_SECONDS = 60.0

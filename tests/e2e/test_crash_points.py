@@ -15,6 +15,7 @@ from celery import Celery
 
 from tests.e2e.crashes import (
     KEEPING,
+    WAIT_ENDS,
     Crash,
     Crashes,
     Schedule,
@@ -349,5 +350,5 @@ def test_message_whose_worker_died_comes_back_and_makes_one_job(system: System, 
 
 def test_every_failpoint_is_crashed_at() -> None:
     """No point is declared that no process here dies at."""
-    crashed = [*CALLER, *CARRYING, *HOLDING, *ASKING, *SYSTEM, *LEADING, *TICKING, *KEEPING]
+    crashed = [*CALLER, *CARRYING, *HOLDING, *ASKING, *SYSTEM, *LEADING, *TICKING, *KEEPING, *WAIT_ENDS]
     assert sorted(crashed) == sorted(POINTS)

@@ -4,9 +4,11 @@ import json
 import re
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,9 +19,10 @@ from tests.support.copied_tree import CopiedTree, copy_tree
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.e2e
+T = TypeVar("T")
 
 PAGE = (ROOT / "docs" / "new-domain.md").read_text(encoding="utf-8")
-REVISION = "migrations/versions/0100_review.py"
+REVISION, WAITS_REVISION = "migrations/versions/0100_review.py", "migrations/versions/0101_reply.py"
 CHECK = """
 import sys
 from alembic import command
@@ -30,6 +33,25 @@ config.attributes["url"] = sys.argv[1]
 command.check(config)
 command.downgrade(config, sys.argv[2])
 command.upgrade(config, "head")
+"""
+
+
+# A person approves the reply that waits, by the page's own use-case, as a door would call it.
+APPROVE = """
+import asyncio, sys
+from uuid import UUID
+from workers.reply.decide_reply import decide_reply
+from workers.runtime.actor import Actor
+from workers.runtime.database import Database
+
+async def main(url, job_id, version):
+    database = Database(url, changed_by="door")
+    async with database.session() as session:
+        actor = Actor(changed_by="ada")
+        await decide_reply(session, UUID(job_id), int(version), approve=True, reason="polite", actor=actor)
+    await database.close()
+
+asyncio.run(main(*sys.argv[1:]))
 """
 
 
@@ -70,14 +92,51 @@ def page(tree: CopiedTree) -> Iterator[CopiedTree]:
         EmbeddedServers(data_dir).remove()
 
 
+def run(page: CopiedTree, command: str) -> str:
+    """Run a command as the page shows it; return what it printed."""
+    done = page.shell(command, env={"PATH": f"{page.folder / 'bin'}:{page.environment()['PATH']}"})
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout
+
+
+def check_reply(page: CopiedTree) -> None:
+    """Fail unless a reply waits for its approval as the page says, and is published once it is approved."""
+    job_id = run(page, 'gristmill enqueue reply.draft --payload \'{"review": "It leaks."}\'').split()[0]
+
+    def job() -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(run(page, f"gristmill jobs show {job_id} --json"))
+        return shown
+
+    waits = poll(lambda: found if (found := job())["job"]["status"] == "awaiting_approval" else None)
+    assert run(page, f"gristmill jobs why {job_id}").count("waiting for an approval of the shop until ") == 1
+    assert job_id in run(page, "gristmill jobs list --status waiting")
+    url = json.loads(run(page, "gristmill status --json --show-secrets"))["database_url"]
+    approved = page.python("-c", APPROVE, url, job_id, str(waits["job"]["version"]))
+    assert approved.returncode == 0, approved.stderr
+    late = page.python("-c", APPROVE, url, job_id, str(waits["job"]["version"]))
+
+    published = poll(lambda: found if (found := job())["job"]["status"] == "published" else None)
+    [decision] = [one for one in published["transitions"] if one["change_action"] == "decide"]
+    assert (decision["changed_by"], decision["change_reason"]) == ("ada", "polite")
+    assert "does not wait for a decision any more" in late.stderr
+
+
+def poll(look: Callable[[], T | None], *, seconds: float = 60.0) -> T:
+    """Return what ``look`` finds at last."""
+    give_up = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    return found
+
+
 def test_a_job_of_the_new_kind_runs_to_its_end(page: CopiedTree) -> None:
     """With the page's commands alone, without a provider, on real servers and workers."""
     said = {}
-    path = f"{page.folder / 'bin'}:{page.environment()['PATH']}"
     for command in commands():
-        done = page.shell(command, env={"PATH": path})
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        said[command.split()[1]] = done.stdout
+        if command == "gristmill down":
+            check_reply(page)
+        said[command.split()[1]] = run(page, command)
 
     assert list(said) == ["up", "enqueue", "jobs", "down"]
     job_id = said["enqueue"].split()[0]
@@ -89,7 +148,7 @@ def test_model_and_revision_of_the_page_agree(page: CopiedTree, empty_database_u
     """Nothing differs between what the revision makes and what the model declares; it goes down and up again."""
     url = {"DATABASE_URL": empty_database_url}
     migrated = page.run("migrate", "--json", env=url)
-    assert json.loads(migrated.stdout)["after"] == "0100", migrated.stderr
+    assert json.loads(migrated.stdout)["after"] == "0101", migrated.stderr
 
     checked = page.python("-c", CHECK, empty_database_url, revisions()[-1])
 
@@ -111,7 +170,7 @@ def test_model_and_revision_of_the_page_agree(page: CopiedTree, empty_database_u
         (("def downgrade() -> None:", "def downgrade() -> None"), "SyntaxError: expected ':'"),
         (
             ("Step, attach_lifecycle,", "Step, atach_lifecycle,"),
-            "ImportError: cannot import name 'atach_lifecycle' from 'migrations.kernel.v2'",
+            "ImportError: cannot import name 'atach_lifecycle' from 'migrations.kernel.v3'",
         ),
     ],
     ids=["no schema", "no column", "no attribute", "no syntax", "no name"],
@@ -158,7 +217,8 @@ def test_a_revision_outside_the_line_is_named(page: CopiedTree, empty_database_u
 
 def test_without_the_migration_a_command_says_what_is_missing(page: CopiedTree, empty_database_url: str) -> None:
     """The advice to migrate ends where that does not help."""
-    (page.folder / REVISION).unlink()
+    for revision in (REVISION, WAITS_REVISION):
+        (page.folder / revision).unlink()
     page.run("migrate", env={"DATABASE_URL": empty_database_url})
     payload = json.dumps({"author_id": "018f3a52-7c1e-7000-8000-000000000001", "text": "x"})
 

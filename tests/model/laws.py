@@ -18,6 +18,7 @@ class Law(StrEnum):
     HEARD = "a run whose job moved on can be told so"
     KEPT = "a run is told to stop only if its job moved on"
     QUIET = "no provider call starts after the worker was told to stop"
+    IN_TIME = "a decision counts only before its deadline"
     ENDS = "an end can be reached by what happens by itself"
 
 
@@ -36,6 +37,8 @@ def broken_by_move(lifecycle: Lifecycle, before: World, move: Move) -> Iterator[
             yield Law.FENCED
         if move.claims and not (old.ticket and not old.due and move.claims.version == old.version):
             yield Law.TICKETED
+        if move.decides and old.over:
+            yield Law.IN_TIME
     if move.by and move.by.phase == TOLD and move.after is before:
         yield Law.QUIET
 
@@ -49,7 +52,7 @@ def broken_in(lifecycle: Lifecycle, world: World) -> Iterator[Law]:
     if (
         (row.owner is not None) != runs
         or (runs and not row.ticket)
-        or (row.ticket and row.status in lifecycle.terminal)
+        or (row.ticket and row.status in lifecycle.terminal | lifecycle.waiting)
     ):
         yield Law.COUNTED
     for run in world.runs:

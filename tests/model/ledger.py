@@ -173,5 +173,5 @@ def _in_turn(
 
 
 def _stage_of(model: type[Job], state: str) -> str:
-    steps = model.__lifecycle__.steps
-    return next((step.stage for step in steps if state in {step.ready, step.running}), steps[-1].stage)
+    lifecycle = model.__lifecycle__
+    return (lifecycle.step_of(state) or lifecycle.steps[-1]).stage

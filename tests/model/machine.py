@@ -14,6 +14,7 @@ from tests.model.ledger import Entry
 from tests.model.statements import ALL, Defences
 from tests.model.store import Store
 from tests.model.twin import HOUR, Claimed, Twin
+from tests.support.proving.models import WaitingJob
 from tests.support.proving.schema import MODELS
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.handler.registry import Registry
@@ -22,8 +23,9 @@ from workers.runtime.store.dispatch import Window
 
 T = TypeVar("T")
 WORKERS = (UUID(int=1), UUID(int=2))
-FIRST_STAGES = ("proving.plain", "proving.keyed", "proving.first")
-STAGES = (*FIRST_STAGES, "proving.second")
+FIRST_STAGES = ("proving.plain", "proving.keyed", "proving.first", "proving.ask")
+STAGES = (*FIRST_STAGES, "proving.second", "proving.act")
+DECISIONS = sorted({state for wait in WaitingJob.__lifecycle__.waits for state in wait.decides})
 PAST, NOW, FUTURE = (datetime(year, 1, 1, tzinfo=UTC) for year in (2001, 2026, 2999))
 OUTCOMES: tuple[Settlement, ...] = (
     *(Complete(), Retry("boom"), Fail("no\x00thing\nhelps"), Snooze(HOUR, "quota"), Snooze(timedelta(), "busy")),
@@ -230,6 +232,57 @@ class StoreMachine(RuleBasedStateMachine):
         elif after == "hours":
             self.twin.pass_time(self.twin.registry[stage].model)
         self.twin.rescue(stage, patient=patient)
+
+    # ── waits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(which=WHICH, worker=WORKER, stage=st.sampled_from(["proving.ask", "proving.act"]))
+    def a_run_begins_to_wait(self, which: list[int], worker: UUID, stage: str) -> None:
+        """As its step ends, or because its handler asked an agent."""
+        self._send_and_claim(stage, which, worker)
+        self.twin.check()
+        chosen = {"proving.ask": Complete(), "proving.act": Complete(into="awaiting_agent", until=HOUR)}
+        runs = [run for run in self.twin.runs if run.stage in chosen]
+        if runs:
+            self.twin.settle(runs[-1:], [chosen[runs[-1].stage]])
+
+    @rule()
+    def a_person_looks(self) -> None:
+        self.twin.look(WaitingJob)
+
+    @rule(which=WHICH, into=st.sampled_from(DECISIONS), fresh=st.booleans())
+    def people_decide(self, which: list[int], into: str, *, fresh: bool) -> None:
+        """What they see now, or saw long ago; perhaps another has decided the same meanwhile."""
+        if fresh:
+            self.twin.look(WaitingJob)
+        if self.twin.pages:
+            self.twin.decide(some(self.twin.pages, which), into)
+
+    @rule(worker=WORKER, into=st.sampled_from(["approved", "completed"]))
+    def an_old_page_meets_a_later_wait(self, worker: UUID, into: str) -> None:
+        """The agent was asked, answered, and asked again: its first answer comes twice."""
+        for stage in ("proving.ask", "proving.act"):
+            self.a_run_begins_to_wait([0], worker, stage)
+            self.twin.check()
+            self.twin.look(WaitingJob)
+            pages = [page for page in self.twin.pages if self.twin.is_current(page)]
+            if pages:
+                self.twin.decide(pages[-1:], "approved")
+                self.twin.check()
+        self.a_run_begins_to_wait([0], worker, "proving.act")
+        self.twin.check()
+        if self.twin.pages:
+            self.twin.decide(self.twin.pages[-1:], into)
+
+    @rule(beat=st.booleans())
+    def deadlines_pass(self, *, beat: bool) -> None:
+        """Beat may be away just then."""
+        self.twin.end_waits(WaitingJob)
+        if beat:
+            self.twin.expire(WaitingJob)
+
+    @rule()
+    def beat_ends_waits(self) -> None:
+        self.twin.expire(WaitingJob)
 
     # ── operator ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

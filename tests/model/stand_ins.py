@@ -21,7 +21,7 @@ def canonical(world: World) -> World:
     starts none beside a newer one. What no rule reads is left out. The two workers are alike: the smaller reading
     stands for both.
     """
-    row, road, runs, asking = world
+    row, road, runs, asking, page = world
     at = row.version
     stale = sorted({run.version for run in runs if run.version != at})
     versions = {version: CURRENT - len(stale) + n for n, version in enumerate(stale)}
@@ -34,10 +34,12 @@ def canonical(world: World) -> World:
         Row(
             *(row.status, CURRENT, spent, spent + row.max_retries - row.retry_count, row.ticket, row.due, owner),
             failed_in=row.failed_in,
+            over=row.over,
         ),
         tuple(sorted([_aged(message, at, before) for message in road])),
         tuple(sorted([_known(run, versions, at) for run in runs])),
         tuple(sorted([Asking(one.worker, _aged(one.message, at, before)) for one in asking if _may_get(one, row)])),
+        page if page is None else CURRENT if page == at else STALE,
     )
     if row.owner in WORKERS or runs or asking:
         return min(plain, _mirrored(plain), key=_by_workers)
@@ -62,12 +64,13 @@ def _known(run: Run, versions: dict[int, int], at: int) -> Run:
 
 
 def _mirrored(world: World) -> World:
-    row, road, runs, asking = world
+    row, road, runs, asking, page = world
     return World(
         row._replace(owner=1 - row.owner) if row.owner in WORKERS else row,
         road,
         tuple(sorted([Run(1 - run[0], *run[1:]) for run in runs])),
         tuple(sorted([Asking(1 - one[0], one[1]) for one in asking])),
+        page,
     )
 
 

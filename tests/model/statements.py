@@ -14,7 +14,10 @@ from workers.runtime.worker.decisions import Settled
 
 
 class Row(NamedTuple):
-    """One job. ``ticket``: dispatched; ``due``: it waits for a time; ``failed_in``: the state that it failed in."""
+    """One job. ``ticket``: dispatched; ``due``: it waits for a time; ``failed_in``: the state that it failed in.
+
+    ``over``: the deadline of the wait that it is in has passed.
+    """
 
     status: str
     version: int = 1
@@ -30,6 +33,7 @@ class Row(NamedTuple):
     action: str | None = "enqueue"
     reason: str | None = None
     failed_in: str | None = None
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class Defences:
     launch_looks_for_twin: bool = True
     told_run_stops: bool = True
     tickets_expire: bool = True
+    version_at_decision: bool = True
+    deadline_at_decision: bool = True
 
 
 ALL = Defences()
@@ -131,11 +137,32 @@ class Statements:
             return None
         return self._move(row, self.lifecycle.cancelled, "cancel", reason=reason, owner=row.owner, started=row.started)
 
+    def decide(self, row: Row, version: int, into: str, *, reason: str) -> Row | None:
+        """Take a decision about the wait that the job was in at ``version``."""
+        wait = self.lifecycle.wait(row.status)
+        named = row.version == version or not self.defences.version_at_decision
+        in_time = not row.over or not self.defences.deadline_at_decision
+        if wait is None or not named or not in_time or into not in wait.decides:
+            return None
+        return self._leave(row, into, "decide", reason)
+
+    def expire(self, row: Row, *, reason: str) -> Row | None:
+        """End the wait, its deadline having passed."""
+        wait = self.lifecycle.wait(row.status)
+        return self._leave(row, wait.expires, "expire", reason) if wait and row.over else None
+
+    def _leave(self, row: Row, into: str, action: str, reason: str) -> Row:
+        progress = row.progress if into in self.lifecycle.terminal else 0
+        error = reason if into in self.lifecycle.bad else None
+        return self._move(row, into, action, reason=reason, progress=progress, error=error)
+
     def retry(self, row: Row, *, reason: str) -> Row | None:
         """Send a failed job back to the step that it failed in; one that has no attempt left is granted one."""
         if row.status != self.lifecycle.failed:
             return None
-        ready = next(step.ready for step in self.lifecycle.steps if step.running == row.failed_in)
+        step = self.lifecycle.step_of(row.failed_in or "")
+        assert step is not None
+        ready = step.ready
         attempt, most = row.retry_count + 1, row.max_retries
         if attempt > most:
             reason, most = f"{reason} (one attempt granted beyond {most + 1})", attempt
@@ -143,7 +170,7 @@ class Statements:
 
     def _move(self, row: Row, status: str, action: str, **kept: Any) -> Row:
         """Make one transition: ticket, due, owner, started and reason are gone but for what is ``kept``."""
-        gone = {"ticket": False, "due": False, "owner": None, "started": False, "reason": None}
+        gone = {"ticket": False, "due": False, "owner": None, "started": False, "reason": None, "over": False}
         return row._replace(
             status=status,
             version=row.version + 1,

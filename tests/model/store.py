@@ -19,7 +19,7 @@ from workers.runtime.enqueue import Enqueued, enqueue_many
 from workers.runtime.store.tables import job_table
 
 T = TypeVar("T")
-LEADER, OPERATOR, SERVICE = "dispatcher:leader", "operator", "service"
+LEADER, OPERATOR, SERVICE, BEAT = "dispatcher:leader", "operator", "service", "beat:one"
 
 
 class Stored(NamedTuple):
@@ -36,6 +36,7 @@ class Stored(NamedTuple):
     started: bool
     ended: bool
     under_deadline: bool
+    waits: bool
     error: str | None
     result: Any
 
@@ -50,7 +51,7 @@ class Store:
             sqlalchemy_url(url), pool_size=1, connect_args={"options": f"-c gristmill.changed_by={SERVICE}"}
         )
         self._psql = psycopg.connect(url, autocommit=True)
-        names = [LEADER, OPERATOR, *(f"worker:{worker}" for worker in workers)]
+        names = [LEADER, OPERATOR, BEAT, *(f"worker:{worker}" for worker in workers)]
         self._connections = {name: self.run(self._connect(url, name)) for name in names}
 
     async def _connect(self, url: str, name: str) -> Raw:
@@ -92,6 +93,17 @@ class Store:
         """Let time pass, or tell a job what it may cost: nothing that is a transition."""
         self.sql(f"UPDATE {job_table(model).name} SET {change} WHERE id = ANY (%s)", list(ids))
 
+    def end_waits(self, model: type[Job], ids: Sequence[UUID]) -> None:
+        """Let the deadlines of these waits pass. That is no change of the rows, so no guard is asked."""
+        name = job_table(model).name
+        self.sql("SET session_replication_role = replica")
+        self.sql(f"UPDATE {name} SET wait_until = now() - interval '1 second' WHERE id = ANY (%s)", list(ids))
+        self.sql("SET session_replication_role = origin")
+
+    def reasons(self, model: type[Job], ids: Sequence[UUID]) -> list[tuple[Any, ...]]:
+        """Return what the last change of each of these jobs was made for."""
+        return self.sql(f"SELECT id, change_reason FROM {job_table(model).name} WHERE id = ANY (%s)", list(ids))
+
     def created_at(self, model: type[Job], ids: Sequence[UUID]) -> dict[UUID, datetime]:
         return dict(self.sql(f"SELECT id, created_at FROM {job_table(model).name} WHERE id = ANY (%s)", list(ids)))
 
@@ -102,10 +114,15 @@ class Store:
             return {row[0]: Stored(*row[1:]) for row in rows}, history.fetchall()
 
 
+def _wait_until(model: type[Job]) -> str:
+    return model.__lifecycle__.deadline or "NULL::timestamptz"
+
+
 _ROWS = " UNION ALL ".join(
     f"""SELECT id, status, version, retry_count, max_retries, dispatched_at IS NOT NULL, due_at IS NOT NULL,
                lease_owner, progress, started_at IS NOT NULL, completed_at IS NOT NULL,
-               deadline_at IS NOT NULL, error_message, result FROM {job_table(model).name}"""
+               deadline_at IS NOT NULL, {_wait_until(model)} IS NOT NULL, error_message, result
+          FROM {job_table(model).name}"""
     for model in MODELS
 )
 _HISTORY = """

@@ -13,7 +13,7 @@ from tests.model.laws import Law
 from tests.model.stand_ins import canonical
 from tests.model.statements import Defences
 from tests.model.world import Around, Bounds, World
-from tests.support.proving.models import PlainJob, TwoStepJob
+from tests.support.proving.models import PlainJob, ProvingJob, TwoStepJob, WaitingJob
 
 
 def bounds(default: str) -> Bounds:
@@ -22,7 +22,8 @@ def bounds(default: str) -> Bounds:
 
 BOUNDS = bounds("2,2,1")
 # What the default bounds visit: an exploration that became smaller by accident must not pass for a proof.
-WORLDS, MOVES = {PlainJob: 3_000, TwoStepJob: 3_400}, {PlainJob: 40_000, TwoStepJob: 36_000}
+WORLDS = {PlainJob: 3_000, TwoStepJob: 3_400, WaitingJob: 6_000}
+MOVES = {PlainJob: 40_000, TwoStepJob: 36_000, WaitingJob: 70_000}
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +38,34 @@ def two_step() -> Exploration:
     return explore(Around(TwoStepJob, max_retries=1, bounds=bounds("1,2,1")))
 
 
-@pytest.mark.parametrize("model", [PlainJob, TwoStepJob])
-def test_no_world_that_can_be_reached_breaks_a_law(model, request):
-    """Whatever is lost, doubled, reordered, crashed, rescued, cancelled or retried, in any order, without end."""
-    found = request.getfixturevalue("plain" if model is PlainJob else "two_step")
+@pytest.fixture(scope="module")
+def waiting() -> Exploration:
+    """Everything that can happen to a job that waits between its steps, and to a person who decides."""
+    return explore(Around(WaitingJob, max_retries=1, bounds=bounds("1,2,1")))
 
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest, model: type[ProvingJob]) -> Exploration:
+    """What the exploration of ``model`` found."""
+    name: str = {PlainJob: "plain", TwoStepJob: "two_step", WaitingJob: "waiting"}[model]
+    explored: Exploration = request.getfixturevalue(name)
+    return explored
+
+
+every_model = pytest.mark.parametrize("model", [PlainJob, TwoStepJob, WaitingJob])
+
+
+@every_model
+def test_no_world_that_can_be_reached_breaks_a_law(model, found):
+    """Whatever is lost, doubled, reordered, crashed, rescued, decided, cancelled or retried, in any order."""
     assert found.broken == {}
     assert len(found.worlds) >= WORLDS[model]
     assert found.moves >= MOVES[model]
 
 
-@pytest.mark.parametrize("model", [PlainJob, TwoStepJob])
-def test_exactly_the_declared_transitions_happen(model, request):
+@every_model
+def test_exactly_the_declared_transitions_happen(model, found):
     """The lifecycle allows nothing that the kernel never does, and the exploration leaves none of it out."""
-    found = request.getfixturevalue("plain" if model is PlainJob else "two_step")
-
     assert found.transitions == model.__lifecycle__.transitions
 
 
@@ -82,6 +96,29 @@ def test_every_kind_of_trouble_was_met(plain):
         "operator retries",
     ):
         assert deed in plain.deeds
+
+
+def test_every_way_out_of_a_wait_was_met(waiting):
+    """Decided, decided in vain, expired, cancelled."""
+    for deed in (
+        "a person looks",
+        "a person decides: approved",
+        "a person decides: rejected",
+        "a person decides in vain",
+        "its deadline passes",
+        "beat ends the wait",
+    ):
+        assert deed in waiting.deeds
+
+
+@pytest.mark.parametrize(
+    ("removed", "law"), [("version_at_decision", Law.FENCED), ("deadline_at_decision", Law.IN_TIME)]
+)
+def test_a_defence_of_decisions_removed_breaks_its_law(removed, law):
+    """An old page decides a later wait; a decision comes after its deadline."""
+    around = Around(WaitingJob, max_retries=1, bounds=Bounds(1, 1, 1), defences=Defences(**{removed: False}))
+
+    assert explore(around, until=law).broken[law]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,16 @@ from uuid import UUID
 from models.lifecycle import Job
 from tests.model.ledger import Change, Entry, Ledger
 from tests.model.statements import ALL, Defences, Row, Statements
-from tests.model.store import LEADER, OPERATOR, SERVICE, Store, Stored
+from tests.model.store import BEAT, LEADER, OPERATOR, SERVICE, Store, Stored
 from tests.support.proving.schema import MODELS
+from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Retry, Settlement
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store.claim import Ticket, claim, claimed_before, lost_fences, set_progress
+from workers.runtime.store.decide import Decision
+from workers.runtime.store.decide import decide as decide_waits
 from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
+from workers.runtime.store.expire import expire
 from workers.runtime.store.intervene import cancel, pause, resume, retry
 from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker, survey
 from workers.runtime.store.rescue import rescue_expired
@@ -23,6 +27,7 @@ from workers.runtime.store.verify import verify_history
 from workers.runtime.worker.decisions import Settled, decide
 
 SLOTS = 4
+PERSON = "anna"
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 LEASE_SECONDS = 3_600.0
 
@@ -48,6 +53,7 @@ class Twin:
         self.ledger = Ledger(tally)
         self.sent: list[tuple[str, Ticket]] = []
         self.runs: list[Claimed] = []
+        self.pages: list[Ticket] = []
         store.empty()
 
     def check(self) -> None:
@@ -238,6 +244,62 @@ class Twin:
         assert count == self.ledger.rescue(of, patient=patient, by=LEADER)
         self._hold_time(of.model)
 
+    # ── waits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self, model: type[Job]) -> None:
+        """Somebody looks at what waits, and may decide it then or much later."""
+        for entry in self.ledger.of(model):
+            page = (entry.id, entry.row.version)
+            if entry.row.status in model.__lifecycle__.waiting and page not in self.pages:
+                self.pages.append(page)
+
+    def is_current(self, page: Ticket) -> bool:
+        """Tell whether the job still is in the wait that the page shows."""
+        row = self.ledger.jobs[page[0]].row
+        return row.version == page[1] and not row.over
+
+    def decide(self, pages: Sequence[Ticket], into: str) -> None:
+        """Decide what these pages showed, however old they are, all in one statement."""
+        model = self.ledger.jobs[pages[0][0]].model
+        decisions = [
+            Decision(job_id=id_, version=version, into=into, reason="so", until=HOUR) for id_, version in pages
+        ]
+
+        decided = self.store.run(
+            decide_waits(self.store.by(OPERATOR), model, decisions, actor=Actor(changed_by=PERSON))
+        )
+
+        for (job_id, version), one in zip(pages, decided, strict=True):
+            entry = self.ledger.jobs[job_id]
+            took = self.ledger.apply(entry, entry.statements.decide(entry.row, version, into, reason="so"), by=PERSON)
+            assert one.won == took
+            self.tally["decide" if took else "decide refused"] += 1
+        for one in decided:
+            assert (one.status, one.version) == self.ledger.jobs[one.decision.job_id].row[:2] or one.won
+
+    def end_waits(self, model: type[Job]) -> None:
+        """The deadline of whatever waits passes."""
+        waiting = [entry for entry in self.ledger.of(model) if entry.row.status in model.__lifecycle__.waiting]
+        if waiting:
+            self.store.end_waits(model, [entry.id for entry in waiting])
+        for entry in waiting:
+            entry.row = entry.row._replace(over=True)
+
+    def expire(self, model: type[Job]) -> None:
+        """By beat, which may have been away for long."""
+        count = self.store.run(expire(self.store.by(BEAT), model))
+
+        over = [entry for entry in self.ledger.of(model) if entry.row.over]
+        told = dict(self.store.reasons(model, [entry.id for entry in over]))
+        taken = self.ledger.each(
+            [entry.id for entry in over],
+            lambda one: one.statements.expire(one.row, reason=told[one.id]),
+            by=BEAT,
+        )
+        assert all(reason.startswith("waited for ") for reason in told.values())
+        assert count == len(taken)
+        self.tally["expire"] += count
+
     # ── operator ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, model: type[Job], ids: Sequence[UUID]) -> None:
@@ -278,6 +340,7 @@ def _stored(entry: Entry) -> Stored:
         started=row.started,
         ended=row.ended,
         under_deadline=row.status in entry.model.__lifecycle__.running,
+        waits=row.status in entry.model.__lifecycle__.waiting,
         error=row.error,
         result=entry.result,
     )

@@ -55,16 +55,23 @@ class Asking(NamedTuple):
 
 
 class World(NamedTuple):
-    """One instant: the row, the messages about it, who runs it or believes so, and who asks for it again."""
+    """One instant: the row, the messages about it, who runs it or believes so, and who asks for it again.
+
+    ``page`` is the version of the wait that a person has before their eyes.
+    """
 
     row: Row
     road: tuple[Message, ...] = ()
     runs: tuple[Run, ...] = ()
     asking: tuple[Asking, ...] = ()
+    page: int | None = None
 
 
 class Move(NamedTuple):
-    """Something that can happen. ``fence``: it writes under this one; ``claims``: by this message; ``by``: this run."""
+    """Something that can happen. ``fence``: it writes under this one; ``claims``: by this message; ``by``: this run.
+
+    ``decides``: it is a decision that takes effect.
+    """
 
     what: str
     after: World
@@ -72,6 +79,7 @@ class Move(NamedTuple):
     fence: int | None = None
     claims: Message | None = None
     by: Run | None = None
+    decides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,7 @@ class Around:
         for run in dict.fromkeys(world.runs):
             yield from self._run(world, run)
         yield from self._time(world)
+        yield from self._person(world)
         yield from self._breakage(world)
         yield from self._operator(world)
 
@@ -214,7 +223,8 @@ class Around:
 
     def _settles(self, world: World, run: Run, ended: World, name: str) -> Iterator[Move]:
         """The handler has ended, however: its outcome is settled, once or, for want of an answer, again."""
-        for outcome in OUTCOMES:
+        running = self.lifecycle.steps[run.step].running
+        for outcome in (*OUTCOMES, *sorted(new for old, new in self.lifecycle.also if old == running)):
             spent, most = world.row.retry_count, world.row.max_retries
             row = self.statements.settle(world.row, self._decided(spent, most, run.version, run.step, outcome))
             if row is None:
@@ -230,7 +240,8 @@ class Around:
     def _decide(self, retry_count: int, max_retries: int, version: int, step: int, outcome: str) -> Settled:
         """Ask the kernel's own decision, of a job as it was claimed: none that holds its fence has changed since."""
         job = self.model(version=version, retry_count=retry_count, max_retries=max_retries)
-        return decide(job, self.lifecycle.steps[step], self.lifecycle, OUTCOMES[outcome], draw=lambda: 0.5)
+        settlement = OUTCOMES.get(outcome) or Complete(into=outcome)
+        return decide(job, self.lifecycle.steps[step], self.lifecycle, settlement, draw=lambda: 0.5)
 
     def _launched(self, world: World, run: Run) -> World:
         """Start what was claimed, unless this process runs as new a version; an older run of the job is told to end."""
@@ -259,6 +270,26 @@ class Around:
                 yield Move("rescue from a living worker", world._replace(row=freed))
             else:
                 yield Move("rescue", world._replace(row=freed), fair=True)
+        if row.status in self.lifecycle.waiting and not row.over:
+            yield Move("its deadline passes", world._replace(row=row._replace(over=True)), fair=True)
+        if expired := self.statements.expire(row, reason=""):
+            yield Move("beat ends the wait", world._replace(row=expired), fair=True)
+
+    def _person(self, world: World) -> Iterator[Move]:
+        """Somebody looks at what waits and decides, now or much later; nobody must."""
+        row, page = world.row, world.page
+        if row.status in self.lifecycle.waiting and page != row.version:
+            yield Move("a person looks", world._replace(page=row.version))
+        if page is None:
+            return
+        in_vain = True
+        for into in sorted({state for wait in self.lifecycle.waits for state in wait.decides}):
+            if decided := self.statements.decide(row, page, into, reason=""):
+                in_vain = False
+                after = world._replace(row=decided, page=None)
+                yield Move(f"a person decides: {into}", after, fence=page, decides=True)
+        if in_vain:
+            yield Move("a person decides in vain", world._replace(page=None))
 
     def _breakage(self, world: World) -> Iterator[Move]:
         for worker in WORKERS:
@@ -267,7 +298,7 @@ class Around:
             owned = world.row.owner == worker
             if owned or len(runs) < len(world.runs) or len(asking) < len(world.asking):
                 row = world.row._replace(owner=DEAD) if owned else world.row
-                yield Move(f"worker {worker} crashes", World(row, world.road, runs, asking))
+                yield Move(f"worker {worker} crashes", World(row, world.road, runs, asking, world.page))
 
     def _operator(self, world: World) -> Iterator[Move]:
         if cancelled := self.statements.cancel(world.row, reason="unwanted"):

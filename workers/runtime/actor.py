@@ -16,13 +16,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from workers.runtime.database import Raw
 from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.refusals import Forbidden, Refusal
 
-_SWAP = text(
+_SWAP_SQL = (
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
-    "set_config('gristmill.' || name, value, true) FROM json_each_text(CAST(:said AS json)) AS s (name, value)"
+    "set_config('gristmill.' || name, value, true) FROM json_each_text(CAST({} AS json)) AS s (name, value)"
 )
+_SWAP = text(_SWAP_SQL.format(":said"))
 
 
 class InvalidActor(Refusal, ValueError):
@@ -85,3 +87,19 @@ async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[
         raise
     if settings:
         await session.execute(_SWAP, {"said": before})
+
+
+@asynccontextmanager
+async def acting_on(conn: Raw, actor: Actor, **settings: str) -> AsyncIterator[None]:
+    """Let ``actor`` act on a kernel connection in this block only; a transaction must be under way.
+
+    ``settings`` are further ``gristmill.*`` settings, which count before the actor's own.
+    """
+    before = await _swap(conn, actor.settings() | settings)
+    yield
+    await _swap(conn, before)
+
+
+async def _swap(conn: Raw, settings: Mapping[str, str]) -> dict[str, str]:
+    cursor = await conn.execute(_SWAP_SQL.format("%(said)s"), {"said": json.dumps(settings)})
+    return {name: before for name, before, _ in await cursor.fetchall()}

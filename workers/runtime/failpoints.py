@@ -26,6 +26,11 @@ Point = Literal[
     "publish.after",
     "rescue.before",
     "rescue.after",
+    # The end of a wait: a decision, still uncommitted on both sides; one batch of expiries, after its commit.
+    "decide.before",
+    "decide.after",
+    "expire.before",
+    "expire.after",
     # A message's way through a worker: its acknowledgement, the carrier task, the claim of its batch.
     "ack.before",
     "ack.after",

@@ -65,19 +65,22 @@ class Moved(NamedTuple):
 def flower_state(lifecycle: Lifecycle, old: str | None, new: str) -> str:
     """Return Celery's word for a job that went from ``old`` to ``new``: SUCCESS only where all of it ended well.
 
-    Between two steps it is STARTED; back before a step that it had entered, RETRY.
+    A bad end is FAILURE, a neutral one REVOKED. Between two steps and in a wait it is STARTED; back before a step that
+    it had entered, RETRY.
     """
-    match new:
-        case lifecycle.completed:
-            return str(states.SUCCESS)
-        case lifecycle.failed:
-            return str(states.FAILURE)
-        case lifecycle.cancelled:
-            return str(states.REVOKED)
-        case _ if new in lifecycle.running or any((step.running, step.done) == (old, new) for step in lifecycle.steps):
-            return str(states.STARTED)
-        case _:
-            return str(states.PENDING if old is None else states.RETRY)
+    if new in lifecycle.good:
+        return str(states.SUCCESS)
+    if new in lifecycle.terminal:
+        return str(states.FAILURE if new in lifecycle.bad else states.REVOKED)
+    if new in lifecycle.running | lifecycle.waiting or old in lifecycle.waiting or _goes_on(lifecycle, old, new):
+        return str(states.STARTED)
+    return str(states.PENDING if old is None else states.RETRY)
+
+
+def _goes_on(lifecycle: Lifecycle, old: str | None, new: str) -> bool:
+    """Tell whether a run led from ``old`` to ``new`` by completing: where its step leads, or where it chose to go."""
+    chosen = old in lifecycle.running and (old, new) in lifecycle.also
+    return chosen or any((step.running, step.done) == (old, new) for step in lifecycle.steps)
 
 
 def hides(state: str, *, before: str) -> bool:

@@ -21,6 +21,7 @@ AREAS = (
     "handlers",
     "provider",
     "jobs",
+    "waits",
     "tenants",
 )
 HEALS_SECONDS = 10.0

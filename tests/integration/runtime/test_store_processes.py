@@ -169,4 +169,6 @@ async def test_declared_limits_are_written_beside_their_stages(jobs):
         "proving.keyed": 3,
         "proving.first": None,
         "proving.second": None,
+        "proving.ask": None,
+        "proving.act": None,
     }

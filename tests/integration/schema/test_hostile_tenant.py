@@ -53,6 +53,7 @@ MAY_DELETE = {
 MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.actor_id",
     "runtime.cancel",
+    "runtime.decide",  # only where the table says that its tenants may decide
     "assessments.create_assessment",
     "assessments.update_assessment_state",
     "assessments.put_cached_state",

@@ -1,5 +1,6 @@
-"""Run one role with the proving stages registered: ``python -m tests.support.proving worker|dispatcher|beat|caller``.
+"""Run one role with the proving stages registered: ``python -m tests.support.proving ROLE``.
 
+A role is worker, dispatcher, beat, caller or decider.
 Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, and ``model_url``
 (who answers a worker's language model calls; without it nobody), ``embeddings`` (``model`` and limits), ``log_repeats``
 (to leave no repeated warning out) and what ``tests.support.proving.surroundings`` arranges.
@@ -59,6 +60,10 @@ def run(role: str, options: dict[str, Any]) -> int:
         from tests.support.proving.caller import call
 
         return call(urls["database_url"], **options)
+    if role == "decider":
+        from tests.support.proving.decider import decide_for_ever
+
+        return decide_for_ever(urls["database_url"], **options)
     from workers.transport.beat import run_beat
 
     return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES, transitions_retention=timedelta(days=400))

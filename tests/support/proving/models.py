@@ -1,12 +1,12 @@
-"""Three job tables: plain, limited per key, and one whose lifecycle has two steps."""
+"""Four job tables: plain, limited per key, one whose lifecycle has two steps, and one that waits between its steps."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from sqlalchemy import Float, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.lifecycle import Job, Lifecycle, Step, ended_in, kernel_indexes
+from models.lifecycle import End, Job, Lifecycle, Step, Wait, ended_in, kernel_indexes, wait_until
 
 SCHEMA = "proving"
 LIMIT = 3
@@ -52,3 +52,49 @@ class TwoStepJob(ProvingJob):
     __table_args__ = (*kernel_indexes("two_step_jobs"), {"schema": SCHEMA})
 
     ended_in: Mapped[str | None] = ended_in()
+
+
+# A name of 40 characters: as long as any may be.
+SECOND_OPINION = "awaiting_second_opinion_of_another_human"
+
+
+class WaitingJob(ProvingJob):
+    """It asks, waits for an approval, and acts; a handler that acts may also wait for an agent."""
+
+    __tablename__ = "waiting_jobs"
+    __lifecycle__: ClassVar[Lifecycle] = Lifecycle(
+        steps=(
+            Step("proving.ask", "pending", "asking", "awaiting_approval"),
+            Step("proving.act", "approved", "acting", "completed"),
+        ),
+        waits=(
+            Wait(
+                state="awaiting_approval",
+                waits_for="an approval",
+                decides=("approved", "rejected", "waived", SECOND_OPINION),
+                expires="lapsed",
+                lasts=timedelta(hours=1),
+            ),
+            Wait(
+                state=SECOND_OPINION,
+                waits_for="a second opinion",
+                decides=("approved", "rejected"),
+                expires="failed",
+            ),
+            Wait(
+                state="awaiting_agent",
+                waits_for="the agent",
+                decides=("approved", "completed"),
+                expires="failed",
+                lasts=timedelta(minutes=10),
+            ),
+        ),
+        ends=(End("rejected", "neutral"), End("lapsed", "bad"), End("waived", "good")),
+        also=frozenset({("acting", "awaiting_agent"), ("asking", "waived")}),
+        shown_as={"awaiting_approval": "in review", SECOND_OPINION: "in review"},
+        retention=timedelta(days=1),
+    )
+    __table_args__ = (*kernel_indexes("waiting_jobs", wait_column="wait_until"), {"schema": SCHEMA})
+
+    ended_in: Mapped[str | None] = ended_in()
+    wait_until: Mapped[datetime | None] = wait_until()

@@ -7,15 +7,15 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, MetaData, Table, text
 from sqlalchemy.schema import CreateTable
 
-from migrations.kernel.v2 import JobTable, Step, attach_lifecycle
+from migrations.kernel.v3 import JobTable, Step, Wait, attach_lifecycle
 from models.lifecycle import Job
-from tests.support.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob
+from tests.support.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob, WaitingJob
 
-MODELS: tuple[type[Job], ...] = (PlainJob, KeyedJob, TwoStepJob)
+MODELS: tuple[type[Job], ...] = (PlainJob, KeyedJob, TwoStepJob, WaitingJob)
 
 
 def create(connection: Connection) -> None:
-    """Create the proving schema with its three job tables."""
+    """Create the proving schema with its job tables."""
     connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     with Operations.context(MigrationContext.configure(connection)):
         for model in MODELS:
@@ -44,4 +44,12 @@ def _job_table(model: type[Job]) -> JobTable:
         table=model.__tablename__,
         steps=[Step(stage=s.stage, ready=s.ready, running=s.running, done=s.done) for s in lifecycle.steps],
         limit_column="key" if model is KeyedJob else None,
+        waits=[
+            Wait(state=w.state, waits_for=w.waits_for, decides=w.decides, expires=w.expires, lasts=w.lasts)
+            for w in lifecycle.waits
+        ],
+        ends={end.state: end.counts_as for end in lifecycle.ends},
+        also=lifecycle.also,
+        shown_as=lifecycle.shown_as,
+        may_decide="j.owner_id = runtime.actor_id()",
     )

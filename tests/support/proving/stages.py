@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tests.support.proving.models import LIMIT, KeyedJob, PlainJob, ProvingJob, TwoStepJob
+from tests.support.proving.models import LIMIT, KeyedJob, PlainJob, ProvingJob, TwoStepJob, WaitingJob
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 from workers.runtime.handler.limits import Limit
@@ -41,6 +41,8 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:  # noqa: C901, PLR0
             return Complete(values={"result": {"attempt": ctx.run.attempt}})
         case "stamp":
             return Complete(values={"result": {"handler_started": entered}})
+        case "wait":
+            return Complete(into="awaiting_agent", until=timedelta(seconds=60)) if ctx.run.version < 6 else Complete()
         case "write":
             return Complete(values={"result": {"wrote": True}}, write=_effect(job, ctx))
         case "bad_write":
@@ -133,3 +135,27 @@ async def first(job: TwoStepJob, ctx: Context) -> Outcome:
 async def second(job: TwoStepJob, ctx: Context) -> Outcome:
     """Perform the second half."""
     return await perform(job, ctx)
+
+
+@stage("proving.ask", of=WaitingJob, payload=Act, timeout=timedelta(seconds=20))
+async def ask(job: WaitingJob, ctx: Context) -> Outcome:
+    """Ask somebody: the job waits for the approval. Only ``waive`` and ``fail_to_ask`` go another way.
+
+    With ``wait_briefly`` it waits for ``job.seconds``.
+    """
+    match job.act:
+        case "waive":
+            return Complete(into="waived")
+        case "fail_to_ask":
+            return Fail("told to fail")
+        case "wait_briefly":
+            return Complete(until=timedelta(seconds=job.seconds))
+        case _:
+            await asyncio.sleep(job.seconds)
+            return Complete()
+
+
+@stage("proving.act", of=WaitingJob, payload=Act, timeout=timedelta(seconds=20))
+async def act(job: WaitingJob, ctx: Context) -> Outcome:
+    """Do what was approved. What waited briefly is done at once."""
+    return Complete() if job.act == "wait_briefly" else await perform(job, ctx)

@@ -51,10 +51,13 @@ class Flower:
 
 def expected(lifecycle: Lifecycle, old: str, new: str) -> str:
     """Return what a person expects to read, said without the code under test."""
+    kinds = {"good": "SUCCESS", "bad": "FAILURE", "neutral": "REVOKED"}
     ends = {lifecycle.completed: "SUCCESS", lifecycle.failed: "FAILURE", lifecycle.cancelled: "REVOKED"}
+    ends |= {end.state: kinds[end.counts_as] for end in lifecycle.ends}
     if new in ends:
         return ends[new]
-    if new in lifecycle.running:
+    waits = {wait.state for wait in lifecycle.waits}
+    if new in lifecycle.running or {old, new} & waits:
         return "STARTED"
     goes_on = any(step.running == old and step.done == new for step in lifecycle.steps)
     return "STARTED" if goes_on else "RETRY"

@@ -1,6 +1,7 @@
-"""What beat has done again and again: prune, expire, make partitions, forget workers. Every pass repeats its condition
+"""What beat has done again and again: prune, expire, make partitions, forget workers.
 
-in the statement itself, so that running one twice, or in two places at once, changes nothing.
+Every pass repeats its condition in the statement itself, so that running one twice, or in two places at once, changes
+nothing.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +17,7 @@ from models.lifecycle import Job
 from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
+from workers.runtime.store.expire import BATCH, expire
 from workers.runtime.store.processes import forget_silent_workers
 from workers.runtime.store.rescue import prune
 
@@ -69,6 +71,21 @@ async def prune_by_table(database: Database) -> dict[str, int]:
     return deleted
 
 
+async def expire_waits(database: Database) -> dict[str, int]:
+    """End the waits whose deadline has passed, a thousand per transaction; return how many of each table."""
+    expired: dict[str, int] = {}
+    for model in cast("list[type[Job]]", every_model(Job)):
+        batch = BATCH if model.__lifecycle__.waits else 0
+        while batch == BATCH:
+            failpoint("expire.before")
+            async with database.kernel() as conn:
+                batch = await expire(conn, model)
+            if batch:
+                failpoint("expire.after")
+            expired[_name(model)] = expired.get(_name(model), 0) + batch
+    return expired
+
+
 async def expire_rows(database: Database) -> int:
     """Delete rows whose model declares ``__expiry__`` and whose time is over; return how many."""
     return sum((await expire_by_table(database)).values())
@@ -114,7 +131,7 @@ async def forget_workers(database: Database) -> int:
 
 # An action tells how many rows of which table it changed, all that it looked at included.
 Action = Callable[[Database], Awaitable[Mapping[str, int]]]
-ACTIONS = ("prune", "expire", "partitions", "forget_workers")
+ACTIONS = ("prune", "expire", "expire_waits", "partitions", "forget_workers")
 
 
 def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
@@ -126,7 +143,7 @@ def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
     async def forget(database: Database) -> Mapping[str, int]:
         return {"runtime.workers": await forget_workers(database)}
 
-    return dict(zip(ACTIONS, (prune_by_table, expire_by_table, partitions, forget), strict=True))
+    return dict(zip(ACTIONS, (prune_by_table, expire_by_table, expire_waits, partitions, forget), strict=True))
 
 
 async def run_action(database: Database, action: Action, name: str) -> Mapping[str, int]:

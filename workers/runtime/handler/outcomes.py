@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +14,10 @@ Write = Callable[[AsyncSession], Awaitable[None]]
 class Complete:
     """The step is done: set ``values`` on the job's row and run ``write`` in the settling transaction.
 
+    The job goes on to the ``done`` state of its step, or to ``into``: a state that the lifecycle's ``also`` allows this
+    step to choose, such as a wait or an end. ``until`` is the deadline of the wait that the job enters, as a time or
+    counted from the settle; without it, the wait lasts as long as its lifecycle says.
+
     ``values`` maps attributes of the job's model (none of the lifecycle's) to JSON-able values. What ``write``
     adds to its session commits with the settle or not at all; it may run again after a rollback, and must not
     wait for a network.
@@ -21,6 +25,8 @@ class Complete:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     write: Write | None = None
+    into: str | None = None
+    until: datetime | timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,17 @@ import inspect as python
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import inspect
 
-from models.lifecycle import JOB_ATTRIBUTES, Job, Step
+from models.lifecycle import Job, Step, lifecycle_attributes
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.discovery import BrokenHandlers, load_all
 from workers.runtime.handler.limits import Limit
-from workers.runtime.handler.outcomes import Outcome
+from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.refusals import Refusal
 
 J = TypeVar("J", bound=Job)
@@ -42,6 +42,21 @@ class Stage:
     def queue(self) -> str:
         """The Celery queue that carries this stage: its first word."""
         return self.name.partition(".")[0]
+
+    def problem_of(self, outcome: Complete) -> str | None:
+        """Return what is wrong with where ``outcome`` leads: a state, and the deadline of a wait."""
+        lifecycle, until = self.model.__lifecycle__, outcome.until
+        state = outcome.into or self.step.done
+        if state != self.step.done and (self.step.running, state) not in lifecycle.also:
+            return f"chose {state!r}, to which its step does not lead"
+        wait = lifecycle.wait(state)
+        if wait is None:
+            return None if until is None else f"gave a deadline, but {state!r} is no wait"
+        if until is None and wait.lasts is None:
+            return f"gave no deadline, and the wait {state!r} has none by default"
+        if isinstance(until, datetime) and until.tzinfo is None:
+            return "gave a deadline without a time zone"
+        return None
 
 
 class UnknownStageError(Refusal, LookupError):
@@ -105,7 +120,7 @@ def stage(
         own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
         _check_handler(name, handler)
         _check_columns(name, of, own, {*payload.model_fields, *([limit.column] if limit else [])})
-        settable = own - JOB_ATTRIBUTES - frozenset(payload.model_fields)
+        settable = own - lifecycle_attributes(of) - frozenset(payload.model_fields)
         into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout, settable))
         return handler
 

@@ -112,11 +112,11 @@ async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], 
 
 
 def _stage_of(registry: Registry, model: type[Job], job: Ended) -> Stage:
-    """Return where the new job begins: in the step in which the old one failed or was cancelled, else in the first."""
+    """Return where the new job begins: in the step in which the old one ended, or in the first if it ended well."""
     lifecycle = model.__lifecycle__
     first = lifecycle.steps[0]
-    step = next((one for one in lifecycle.steps if job.ended_in in {one.running, one.ready}), first)
-    return registry[(first if job.status == lifecycle.completed else step).stage]
+    step = lifecycle.step_of(job.ended_in or first.ready) or first
+    return registry[(first if job.status in lifecycle.good else step).stage]
 
 
 def _payload(stage: Stage, job: Ended) -> dict[str, Any]:

@@ -51,15 +51,18 @@ def _ended(job: JobView) -> Why:
     model = job_models().get(job.table_name)
     lifecycle = model.__lifecycle__ if model else None
     remedy = None
+    went_well = lifecycle is not None and job.status in lifecycle.good
     if lifecycle and job.status == lifecycle.completed:
         word = "completed"
     elif lifecycle and job.status == lifecycle.cancelled:
         word = "cancelled"
+    elif lifecycle and job.status != lifecycle.failed:
+        word = lifecycle.shown(job.status)
     else:
         word = "failed"
         remedy = f"gristmill jobs retry {job.id}"
     tries = f" after {job.retry_count + 1} attempts" if word == "failed" and job.retry_count else ""
-    error = job.error_message if word != "completed" else None
+    error = None if went_well else job.error_message
     summary = f"{word}{tries}" + (f": {error}" if error else "")
     return _why(job, summary, since=job.completed_at, error=error, remedy=remedy)
 
@@ -123,8 +126,10 @@ def _waiting(job: JobView, *, seen: timedelta | None) -> Why:
             remedy = f"start one: `gristmill up`, or `gristmill worker --queues {queue}`"
         case "backing":
             remedy = f"it comes back by itself; `gristmill jobs cancel {job.id}` if it is hopeless"
-        case "snoozed" | "due" | "limit":
+        case "snoozed" | "due" | "limit" | "waiting":
             pass
+        case "expired":
+            remedy = "beat ends the wait within a minute; start one: `gristmill up`, or `gristmill beat`"
         case _ if seen is None or seen > LEADER_SILENT:
             reason = f"{reason}, and none leads" if seen is None else f"{reason}, and the leader gives no sign of life"
             remedy = "start one: `gristmill up`, or `gristmill dispatcher`"

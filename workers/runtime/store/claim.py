@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import cache
 from uuid import UUID
 
-from models.lifecycle import JOB_ATTRIBUTES, Job
+from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
 from workers.runtime.handler.errors import ERROR_LIMIT
 from workers.runtime.handler.registry import Stage
@@ -66,7 +66,7 @@ def _lifecycle_columns(t: JobTable) -> str:
     return ", ".join(
         f"left(j.{column}, {ERROR_LIMIT}) AS {column}" if name == "error_message" else f"j.{column}"
         for name, column in t.column.items()
-        if name in JOB_ATTRIBUTES
+        if name in lifecycle_attributes(t.model)
     )
 
 

@@ -47,8 +47,9 @@ class Causes:
 def _failures_sql(t: JobTable) -> str:
     c, cycle = t.column, t.lifecycle
     stages = " ".join(f"WHEN '{step.ready}' THEN '{step.stage}'" for step in cycle.steps)
-    running = " ".join(f"WHEN '{step.running}' THEN '{step.stage}'" for step in cycle.steps)
-    ended = f"CASE {c['ended_in']} {stages} {running} END" if len(cycle.steps) > 1 else f"'{cycle.steps[0].stage}'"
+    places = " ".join(f"WHEN '{state}' THEN '{step.stage}'" for step in cycle.steps for state in cycle.states_of(step))
+    ended = f"CASE {c['ended_in']} {places} END" if len(cycle.steps) > 1 else f"'{cycle.steps[0].stage}'"
+    failed = ", ".join(f"'{state}'" for state in sorted(cycle.bad))
     ready = ", ".join(f"'{state}'" for state in sorted(cycle.ready))
     # Equal texts are counted here, so that a million of one kind are not carried over.
     return f"""
@@ -57,7 +58,7 @@ def _failures_sql(t: JobTable) -> str:
           FROM (
             (SELECT {c["id"]} AS id, {ended}::text AS stage, coalesce({c["error_message"]}, '') AS error,
                     true AS is_failed, {c["completed_at"]} AS at
-               FROM {t.name} WHERE {c["status"]} = '{cycle.failed}'
+               FROM {t.name} WHERE {c["status"]} IN ({failed})
               ORDER BY {c["completed_at"]} DESC LIMIT {MOST})
             UNION ALL
             (SELECT {c["id"]}, CASE {c["status"]}::text {stages} END, coalesce({c["change_reason"]}, ''),

@@ -14,19 +14,21 @@ from workers.runtime.store.tables import JobTable, job_table
 @cache
 def _cancel_sql(t: JobTable) -> str:
     c = t.column
-    live = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.ready | t.lifecycle.running))
+    cycle = t.lifecycle
+    live = ", ".join(f"'{state}'" for state in sorted(cycle.ready | cycle.running | cycle.waiting))
+    wait = f"{c[cycle.deadline]} = NULL, " if cycle.deadline else ""
     return f"""
         UPDATE {t.name} AS j
            SET {c["status"]} = '{t.lifecycle.cancelled}', {c["version"]} = j.{c["version"]} + 1,
                {c["completed_at"]} = now(), {c["updated_at"]} = now(), {c["due_at"]} = NULL,
-               {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["progress"]} = {t.progress_at_end},
+               {c["dispatched_at"]} = NULL, {c["deadline_at"]} = NULL, {c["progress"]} = {t.progress_at_end}, {wait}
                {c["change_action"]} = 'cancel', {c["change_reason"]} = %(reason)s
          WHERE j.{c["id"]} = ANY (%(ids)s) AND j.{c["status"]} IN ({live})
         RETURNING j.{c["id"]}"""
 
 
 async def cancel(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str) -> set[UUID]:
-    """Cancel these jobs, ready or running; return those that were. A terminal job stays as it is.
+    """Cancel these jobs, ready, running or waiting; return those that were. A terminal job stays as it is.
 
     A running one is fenced off by this very statement: its run can settle nothing any more, and its worker is told
     to stop it.
@@ -41,7 +43,9 @@ def _retry_sql(t: JobTable) -> str:
     # A job goes on in the step in which it failed.
     ready = f"'{steps[0].ready}'"
     if len(steps) > 1:
-        places = " ".join(f"WHEN '{step.running}' THEN '{step.ready}'" for step in steps)
+        places = " ".join(
+            f"WHEN '{state}' THEN '{step.ready}'" for step in steps for state in t.lifecycle.states_of(step)
+        )
         ready = f"(CASE j.{c['ended_in']} {places} ELSE {ready} END)"
     return f"""
         UPDATE {t.name} AS j

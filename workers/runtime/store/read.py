@@ -10,7 +10,7 @@ from psycopg import AsyncServerCursor
 from psycopg.rows import class_row, dict_row, scalar_row
 from sqlalchemy import JSON, Enum, String, inspect
 
-from models.lifecycle import JOB_ATTRIBUTES, Job
+from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
 from workers.runtime.handler.documents import json_value
 from workers.runtime.operate.states import states_named
@@ -19,7 +19,10 @@ from workers.runtime.store.tables import job_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
-    """One row of ``runtime.jobs``: any job of any table, with why it waits."""
+    """One row of ``runtime.jobs``: any job of any table, with why it waits.
+
+    ``shown_as`` is the name under which people and services read the status.
+    """
 
     id: UUID
     stage: str
@@ -41,6 +44,7 @@ class JobView:
     error_message: str | None
     table_name: str
     owner_id: UUID | None
+    shown_as: str
 
 
 # Of one payload or result, when one job is shown: no more is fetched.
@@ -184,10 +188,11 @@ async def own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any
     A document that is too large to be shown is an ``Undecodable``, which says so; a text is cut.
     """
     t = job_table(model)
+    kernel = lifecycle_attributes(model)
     types = {attribute.key: attribute.columns[0].type for attribute in inspect(model).column_attrs}
     shown = []
     for name, column in t.column.items():
-        if name in JOB_ATTRIBUTES:
+        if name in kernel:
             continue
         if isinstance(types[name], JSON):
             shown.append(

@@ -23,6 +23,7 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     # What does not run has nothing to settle.
     running = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.running))
     source = f"CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, u.row_values) AS v" if attributes else ""
+    wait, of_wait = _wait_columns(t)
     return f"""
         UPDATE {t.name} AS j
            SET {c["status"]} = u.status, {c["version"]} = j.{c["version"]} + 1, {c["retry_count"]} = u.retry_count,
@@ -33,14 +34,23 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
                {c["started_at"]} = CASE WHEN u.terminal THEN j.{c["started_at"]} END,
                {c["completed_at"]} = CASE WHEN u.terminal THEN now() END,
                {c["updated_at"]} = now(), {c["error_message"]} = u.error,
-               {c["change_action"]} = u.action, {c["change_reason"]} = u.reason{values}
+               {c["change_action"]} = u.action, {c["change_reason"]} = u.reason{wait}{values}
           FROM jsonb_to_recordset(%(rows)s::jsonb) AS u(
                  job_id uuid, fence int, status {t.status_type}, retry_count int, progress int, delay float8,
-                 terminal bool, error text, action text, reason text, row_values jsonb)
+                 terminal bool, error text, action text, reason text, row_values jsonb{of_wait})
                {source}
          WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.job_id AND j.{c["version"]} = u.fence
            AND CASE WHEN j.{c["status"]} IN ({running}) THEN true END
         RETURNING j.{c["id"]}"""
+
+
+def _wait_columns(t: JobTable) -> tuple[str, str]:
+    """Return what the statement sets and reads beside: the deadline of a wait that a job enters."""
+    if t.lifecycle.deadline is None:
+        return "", ""
+    column = t.column[t.lifecycle.deadline]
+    deadline = "coalesce(u.until, now() + make_interval(secs => u.lasts))"
+    return f", {column} = {deadline}", ", until timestamptz, lasts float8"
 
 
 async def settle(conn: Raw, model: type[Job], rows: Sequence[Settled]) -> set[UUID]:
@@ -76,6 +86,10 @@ def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
         fields |= {"reason": row.reason, "error": row.error}
     if row.delay is not None:
         fields["delay"] = row.delay / timedelta(seconds=1)
+    if isinstance(row.until, timedelta):
+        fields["lasts"] = row.until / timedelta(seconds=1)
+    elif row.until is not None:
+        fields["until"] = row.until.isoformat()
     if row.values:
         fields["row_values"] = {t.column[name].strip('"'): value for name, value in row.values.items()}
     return fields

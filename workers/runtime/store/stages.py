@@ -37,7 +37,8 @@ class StageView:
 
     ``ready`` can start at once: due, dispatched or not. ``backing_off`` comes back after a failed attempt or a snooze,
     ``backing_off_reason`` is the commonest; ``later`` was enqueued for a later time; ``waiting`` is in a state where
-    nobody works. ``completed`` is None for a stage after which jobs go on. Ended jobs are those that were not pruned.
+    nobody works: a person or an agent decides. ``completed`` is None for a stage after which jobs go on. Good ends of
+    a domain count as completed, bad ones as failed, neutral ones as cancelled. Ended jobs are those not pruned yet.
     ``oldest_wait`` is that of what is ready. ``failing_attempts`` failed in the last five minutes, whatever became of
     their jobs. ``more_than`` names the counts that are at least what is said: there they were not counted on.
     """
@@ -106,22 +107,21 @@ def _counts_sql(t: JobTable) -> str:
         count(step.stage, "ready", undue, since=c["updated_at"])
         count(step.stage, "dispatched", f"{is_state} AND {flight}", since=c["updated_at"])
         count(step.stage, "running", f"{c['status']} = '{step.running}' AND {flight}")
-        for what in ("failed", "cancelled"):
-            where = f"{c['status']} = '{getattr(cycle, what)}'"
+        if waits := _listed(cycle.waiting.intersection(cycle.states_of(step))):
+            count(step.stage, "waiting", f"{c['status']} IN ({waits})")
+        for what, ends in (("failed", cycle.bad), ("cancelled", cycle.neutral)):
+            where = f"{c['status']} IN ({_listed(ends)})"
             if len(cycle.steps) > 1:
-                where += f" AND {c['ended_in']} IN ('{step.ready}', '{step.running}')"
+                where += f" AND {c['ended_in']} IN ({_listed(cycle.states_of(step))})"
             count(step.stage, what, where)
     last = cycle.steps[-1]
-    completed = f"{c['status']} = '{cycle.completed}'"
+    completed = f"{c['status']} IN ({_listed(cycle.good)})"
     # Of what ended so many are looked at, the newest; the reason's place tells how many they were.
     for what, when in (("completed", "IS NOT NULL"), ("done", "> now() - interval '1 minute'")):
         parts.append(f"""
             SELECT '{last.stage}', '{what}', count(*) FILTER (WHERE went_well), min(since), count(*)::text FROM (
               SELECT {completed} AS went_well, {c["completed_at"]} AS since FROM {t.name}
                WHERE {c["completed_at"]} {when} ORDER BY {c["completed_at"]} DESC LIMIT {MOST + 1}) AS few""")
-    if waits := cycle.states - cycle.ready - cycle.running - cycle.terminal:
-        states = ", ".join(f"'{state}'" for state in sorted(waits))
-        count(last.stage, "waiting", f"{c['status']} IN ({states})")
     # One look along the index of due times, whatever the step: of so many the nearest are told apart.
     stages = " ".join(f"WHEN '{step.ready}' THEN '{step.stage}'" for step in cycle.steps)
     ready = ", ".join(f"'{state}'" for state in sorted(cycle.ready))
@@ -134,6 +134,10 @@ def _counts_sql(t: JobTable) -> str:
             FROM {t.name} WHERE {c["status"]} IN ({ready}) AND {c["due_at"]} IS NOT NULL
            ORDER BY {c["due_at"]} LIMIT {MOST + 1}) AS soon GROUP BY stage, what""")
     return " UNION ALL ".join(parts)
+
+
+def _listed(states: Iterable[str]) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
 
 
 async def _counts(conn: Raw, t: JobTable) -> dict[str, dict[str, Any]]:

@@ -10,8 +10,10 @@ from workers.runtime.database import Raw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryCheck:
-    """One stage's jobs held against their histories. The last five say what must never be: all of them are 0.
+    """The jobs of one stage compared with their histories. The last five say what must never be: all of them are 0.
 
+    ``waiting`` jobs wait for a worker or for a decision. Ends of a domain count as completed (good), failed (bad) or
+    cancelled (neutral).
     ``ends`` are transitions into a terminal state, ``reopened`` those out of one (an operator's retry), so that a
     job has ended exactly once for each time it could: ``ended_twice`` counts the others. ``gaps`` are versions that
     do not follow each other or begin above 1, ``duplicates`` versions written twice, ``mismatched`` rows that are
@@ -73,11 +75,11 @@ judged AS (
          (h.job_id IS NULL)::int AS unrecorded
     FROM histories AS h FULL JOIN runtime.jobs AS j ON j.id = h.job_id AND j.table_name = h.table_name)
 SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (WHERE NOT present)::int AS gone,
-       count(*) FILTER (WHERE present AND d.state = s.ready)::int AS waiting,
+       count(*) FILTER (WHERE present AND (d.state = s.ready OR life.waits ? d.state))::int AS waiting,
        count(*) FILTER (WHERE present AND d.state = s.running)::int AS running,
-       count(*) FILTER (WHERE d.state = s.done)::int AS completed,
-       count(*) FILTER (WHERE d.state = life.terminal[2])::int AS failed,
-       count(*) FILTER (WHERE d.state = life.terminal[3])::int AS cancelled,
+       count(*) FILTER (WHERE d.state = life.terminal[1] OR life.ends ->> d.state = 'good')::int AS completed,
+       count(*) FILTER (WHERE d.state = life.terminal[2] OR life.ends ->> d.state = 'bad')::int AS failed,
+       count(*) FILTER (WHERE d.state = life.terminal[3] OR life.ends ->> d.state = 'neutral')::int AS cancelled,
        coalesce(sum(d.transitions), 0)::int AS transitions, coalesce(sum(d.ends), 0)::int AS ends,
        coalesce(sum(reopened), 0)::int AS reopened, coalesce(sum(ended_twice), 0)::int AS ended_twice,
        coalesce(sum(gaps), 0)::int AS gaps, coalesce(sum(duplicates), 0)::int AS duplicates,

@@ -1,7 +1,7 @@
 """What a settlement means for a job's row. Pure: the same inputs always give the same row."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,7 +15,10 @@ PROGRESS_DONE, PROGRESS_NONE = 100, 0
 
 
 class Settled(NamedTuple):
-    """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle."""
+    """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle.
+
+    ``until`` is the deadline of the wait that the job enters, as a time or counted from the settle.
+    """
 
     job_id: UUID
     fence: int
@@ -28,6 +31,7 @@ class Settled(NamedTuple):
     reason: str | None = None
     error: str | None = None
     values: Mapping[str, Any] = MappingProxyType({})
+    until: datetime | timedelta | None = None
 
 
 def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *, draw: Callable[[], float]) -> Settled:
@@ -52,10 +56,15 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
         )
 
     match settlement:
-        case Complete(values=values):
-            ended = step.done in lifecycle.terminal
+        case Complete(values=values, into=into, until=until):
+            state = into or step.done
+            wait = lifecycle.wait(state)
+            ended = state in lifecycle.terminal
             progress = PROGRESS_DONE if ended else PROGRESS_NONE
-            return Settled(job.id, job.version, step.done, "complete", job.retry_count, ended, progress, values=values)
+            until = until or (wait.lasts if wait else None)
+            return Settled(
+                job.id, job.version, state, "complete", job.retry_count, ended, progress, values=values, until=until
+            )
         case Snooze(delay=delay, reason=reason):
             return row(
                 step.ready, "snooze", reason=reason, delay=delay, error=job.error_message, progress=PROGRESS_NONE

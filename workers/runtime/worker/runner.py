@@ -424,6 +424,8 @@ def _checked(stage: Stage, outcome: object) -> Settlement:
         case Complete(values=values):
             if values and (foreign := values.keys() - stage.settable):
                 return Fail(f"handler of {stage.name!r} set {sorted(foreign)}, which are not its columns to set")
+            if problem := stage.problem_of(outcome):
+                return Fail(f"handler of {stage.name!r} {problem}")
             return outcome
         case Snooze() | Fail() | Cancel():
             return outcome

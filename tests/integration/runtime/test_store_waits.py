@@ -1,0 +1,408 @@
+"""A wait ends once: by a decision, by its deadline or by a cancel. Each of these four ways, as style.md asks."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.support.kernel import heard
+from tests.support.proving.models import SECOND_OPINION, WaitingJob
+from tests.support.waits import ACT, ANNA, ASK, BORIS, awaiting_agent, cancelled, decided, expired, overdue, waiting
+from workers.runtime.handler.outcomes import Complete, Fail
+from workers.runtime.refusals import Conflict, Kind, NotFound
+from workers.runtime.store.decide import Decision, decide
+from workers.runtime.store.expire import expire
+from workers.runtime.store.intervene import cancel, retry
+
+
+def decision(ticket, into="approved", **more):
+    return Decision(job_id=ticket[0], version=ticket[1], into=into, **more)
+
+
+# ── enter ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_step_that_leads_to_a_wait_sets_its_deadline(jobs):
+    """Nobody has it: no ticket, no lease, no deadline of a run."""
+    [(job_id, _)] = await waiting(jobs)
+
+    row = await jobs.row(job_id, ASK)
+    assert row["status"] == "awaiting_approval"
+    assert timedelta(minutes=59) < row["wait_until"] - datetime.now(UTC) <= timedelta(minutes=60)
+    assert [row[name] for name in ("dispatched_at", "lease_owner", "deadline_at", "due_at", "started_at")] == [None] * 5
+    assert row["progress"] == 0
+
+
+async def test_a_handler_may_name_the_deadline(jobs):
+    """As a time."""
+    at = datetime(2031, 5, 4, 3, 2, tzinfo=UTC)
+
+    [(job_id, _)] = await waiting(jobs, until=at)
+
+    assert (await jobs.row(job_id, ASK))["wait_until"] == at
+
+
+async def test_a_handler_may_choose_a_wait(jobs):
+    """A remote agent was asked: the job waits for it and goes back to the same step."""
+    ticket = await awaiting_agent(jobs, until=timedelta(minutes=1))
+    assert (await jobs.row(ticket[0], ACT))["status"] == "awaiting_agent"
+
+    [won] = await decided(jobs, [ticket], "approved")
+
+    assert won.won
+    [job] = await jobs.running(ACT, 0)
+    assert await jobs.settle(job, Complete(), ACT)
+
+
+async def test_a_handler_may_choose_an_end_of_its_domain(jobs):
+    """The job has ended well, in the step that ended it."""
+    [job] = await jobs.running(ASK)
+
+    await jobs.settle(job, Complete(into="waived"), ASK)
+
+    row = await jobs.row(job.id, ASK)
+    assert (row["status"], row["ended_in"], row["progress"]) == ("waived", "asking", 100)
+
+
+# ── decide ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_decision_makes_the_job_ready_in_the_name_of_who_decided(jobs):
+    """Actor, reason and place are in the history, the deadline is gone."""
+    [ticket] = await waiting(jobs)
+
+    [won] = await decided(jobs, [ticket], "approved", values={"result": {"note": "fine"}})
+
+    assert won.won
+    assert (won.status, won.version) == ("approved", ticket[1] + 1)
+    row = await jobs.row(ticket[0], ASK)
+    assert (row["status"], row["wait_until"], row["result"]) == ("approved", None, {"note": "fine"})
+    last = (await jobs.history(ticket[0]))[-1]
+    assert (last.change_action, last.changed_by, last.change_reason) == ("decide", "anna", "she read it")
+    assert str(last.ip_address) == "192.0.2.7"
+    assert (last.stage, last.old_state, last.new_state) == (ASK, "awaiting_approval", "approved")
+
+
+async def test_a_decision_may_end_the_job(jobs):
+    """In an end of the domain; a bad one says why."""
+    [ticket] = await waiting(jobs)
+
+    [won] = await decided(jobs, [ticket], "rejected", reason="not now")
+
+    row = await jobs.row(ticket[0], ASK)
+    assert won.won
+    assert (row["status"], row["ended_in"], row["wait_until"]) == ("rejected", "awaiting_approval", None)
+    assert row["completed_at"] is not None
+
+
+async def test_a_decision_may_lead_to_another_wait(jobs):
+    """With the deadline that it names, and again for the same reason: each decision has its own row of history."""
+    [ticket] = await waiting(jobs)
+    [further] = await decided(jobs, [ticket], SECOND_OPINION, reason="same", until=timedelta(hours=2))
+    assert further.won
+
+    [won] = await decided(jobs, [(ticket[0], ticket[1] + 1)], "approved", reason="same", actor=BORIS)
+
+    assert won.won
+    past = (await jobs.history(ticket[0]))[-2:]
+    assert [(one.change_action, one.changed_by, one.change_reason) for one in past] == [
+        ("decide", "anna", "same"),
+        ("decide", "boris", "same"),
+    ]
+
+
+async def test_a_stale_decision_changes_nothing_and_learns_who_decided(jobs):
+    """Somebody else was faster: who, what and when."""
+    [ticket] = await waiting(jobs)
+    await decided(jobs, [ticket], "rejected", actor=BORIS)
+
+    [lost] = await decided(jobs, [ticket], "approved")
+
+    assert isinstance(lost.refusal, Conflict)
+    assert f"job {ticket[0]} was decided by boris at " in str(lost.refusal)
+    assert str(lost.refusal).endswith(": rejected; it is rejected now")
+    assert (lost.status, lost.version) == ("rejected", ticket[1] + 1)
+
+
+async def test_a_decision_about_an_earlier_wait_does_not_count_for_a_later_one(jobs):
+    """A page that was opened before the job asked once more decides nothing."""
+    earlier = await awaiting_agent(jobs)
+    await decided(jobs, [earlier], "approved")
+    [job] = await jobs.running(ACT, 0)
+    await jobs.settle(job, Complete(into="awaiting_agent"), ACT)
+
+    [lost] = await decided(jobs, [earlier], "completed")
+
+    assert "was decided by anna at" in str(lost.refusal)
+    assert str(lost.refusal).endswith(": approved; it is awaiting_agent now")
+
+
+async def test_an_expired_wait_tells_the_late_decision_when_it_expired(jobs):
+    """Its job has ended."""
+    [ticket] = await overdue(jobs)
+    await expired(jobs)
+
+    [lost] = await decided(jobs, [ticket], "approved")
+
+    assert f"the wait of job {ticket[0]} expired at " in str(lost.refusal)
+    assert str(lost.refusal).endswith("; it is lapsed now")
+
+
+async def test_a_job_that_does_not_wait_cannot_be_decided(jobs):
+    """Ready, running or gone."""
+    [ready] = await jobs.dispatched(ASK)
+    [running] = await jobs.running(ASK)
+    [gone] = await waiting(jobs)
+    await jobs.sql("DELETE FROM proving.waiting_jobs WHERE id = %s", gone[0])
+
+    lost = await decided(jobs, [ready, (running.id, running.version), gone], "approved")
+
+    assert "waits for no decision; it is pending now" in str(lost[0].refusal)
+    assert "waits for no decision; it is asking now" in str(lost[1].refusal)
+    assert isinstance(lost[2].refusal, NotFound)
+
+
+@pytest.mark.parametrize(
+    ("into", "more", "kind", "told"),
+    [
+        ("completed", {}, Kind.CONFLICT, "waits for an approval: a decision leads to approved, rejected, waived"),
+        ("acting", {}, Kind.INVALID, "decision must be one of approved, awaiting_second_opinion"),
+        (SECOND_OPINION, {}, Kind.INVALID, f"until is required for the wait '{SECOND_OPINION}'"),
+        (SECOND_OPINION, {"until": datetime(2031, 1, 1)}, Kind.INVALID, "until must have a time zone"),  # noqa: DTZ001
+    ],
+)
+async def test_a_decision_that_leads_nowhere_is_refused_alone(jobs, into, more, kind, told):
+    """The others of its batch win."""
+    bad, good = await waiting(jobs, 2)
+
+    async with jobs.database.kernel() as conn:
+        lost, won = await decide(conn, WaitingJob, [decision(bad, into, **more), decision(good)], actor=ANNA)
+
+    assert won.won
+    assert lost.refusal is not None
+    assert lost.refusal.kind is kind
+    assert told in str(lost.refusal)
+    assert (await jobs.row(bad[0], ASK))["status"] == "awaiting_approval"
+
+
+async def test_a_decision_after_the_deadline_loses_before_anything_has_expired_it(jobs):
+    """Beat may be away: the deadline holds all the same."""
+    [ticket] = await overdue(jobs)
+
+    [lost] = await decided(jobs, [ticket], "approved")
+
+    assert "a decision after its deadline does not count" in str(lost.refusal)
+    assert (await jobs.row(ticket[0], ASK))["status"] == "awaiting_approval"
+
+
+async def test_of_two_decisions_at_once_one_wins(jobs):
+    """The other learns of the first."""
+    [ticket] = await waiting(jobs)
+
+    [first], [second] = await jobs.race(
+        lambda conn: decide(conn, WaitingJob, [decision(ticket)], actor=ANNA),
+        lambda conn: decide(conn, WaitingJob, [decision(ticket, "rejected")], actor=BORIS),
+    )
+
+    assert first.won
+    assert "was decided by anna" in str(second.refusal)
+    assert (await jobs.row(ticket[0], ASK))["status"] == "approved"
+
+
+async def test_of_two_decisions_in_one_batch_one_wins(jobs):
+    """And it is told which."""
+    [ticket] = await waiting(jobs)
+
+    async with jobs.database.kernel() as conn:
+        both = await decide(conn, WaitingJob, [decision(ticket), decision(ticket, "rejected")], actor=ANNA)
+
+    assert sorted(one.won for one in both) == [False, True]
+    [won] = [one for one in both if one.won]
+    assert (await jobs.row(ticket[0], ASK))["status"] == won.decision.into
+
+
+async def test_who_acts_is_forgotten_after_the_decision(jobs):
+    """A transaction of the caller goes on as who it was."""
+    [ticket], [other] = await waiting(jobs), await waiting(jobs)
+
+    async with jobs.database.kernel() as conn, conn.transaction():
+        await decide(conn, WaitingJob, [decision(ticket)], actor=ANNA)
+        await cancel(conn, WaitingJob, [other[0]], reason="no more")
+
+    assert [(await jobs.history(job))[-1].changed_by for job in (ticket[0], other[0])] == ["anna", "test"]
+
+
+async def test_a_decision_that_makes_ready_rings_the_dispatcher(jobs, listener):
+    """At once: nobody waits for a poll."""
+    [ticket] = await waiting(jobs)
+    await jobs.sql(
+        "INSERT INTO runtime.dispatcher (id, leader, term, expires_at, listening) VALUES (1, 'x', 1, now(), true)"
+    )
+    await heard(listener)
+
+    await decided(jobs, [ticket], "approved")
+
+    assert ("gristmill_work", "proving.waiting_jobs") in await heard(listener)
+
+
+# ── expire ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_wait_whose_deadline_passed_ends_as_its_lifecycle_says(jobs):
+    """A bad end says what it waited for and until when."""
+    [(job_id, _)] = await overdue(jobs)
+
+    assert await expired(jobs) == 1
+
+    row = await jobs.row(job_id, ASK)
+    assert (row["status"], row["ended_in"], row["wait_until"]) == ("lapsed", "awaiting_approval", None)
+    assert row["error_message"].startswith("waited for an approval until 2")
+    last = (await jobs.history(job_id))[-1]
+    assert (last.change_action, last.changed_by, last.change_reason) == ("expire", "test", row["error_message"])
+
+
+async def test_a_wait_before_its_deadline_is_left_alone(jobs):
+    """And so is a job that does not wait."""
+    await waiting(jobs)
+    await jobs.ready(ASK)
+    await jobs.running(ASK)
+
+    assert await expired(jobs) == 0
+
+
+async def test_an_expiry_that_comes_after_the_decision_finds_nothing(jobs):
+    """Its row has another version, however long ago the deadline was."""
+    [ticket] = await waiting(jobs)
+    await decided(jobs, [ticket], "approved")
+    await jobs.unguarded("UPDATE proving.waiting_jobs SET created_at = now() - interval '2 days'")
+
+    assert await expired(jobs) == 0
+    assert (await jobs.row(ticket[0], ASK))["status"] == "approved"
+
+
+async def test_two_beats_expire_each_wait_once(jobs):
+    """What one of them holds, the other leaves out."""
+    await overdue(jobs, 5)
+
+    first, second = await jobs.race(
+        lambda conn: expire(conn, WaitingJob, batch=3), lambda conn: expire(conn, WaitingJob)
+    )
+
+    assert (first, second) == (3, 2)
+    assert await expired(jobs) == 0
+
+
+async def test_an_expiry_leaves_the_row_of_who_is_deciding(jobs):
+    """A decision under way that began in time is not overtaken; if it fails, the next pass expires the wait."""
+    [ticket] = await overdue(jobs)
+
+    async with jobs.database.kernel() as conn, conn.transaction():
+        await conn.execute("SELECT FROM proving.waiting_jobs WHERE id = %s FOR UPDATE", [ticket[0]])
+        assert await expired(jobs) == 0
+
+    assert await expired(jobs) == 1
+
+
+async def test_a_decision_that_waited_for_the_row_past_the_deadline_loses(jobs):
+    """The clock counts at the moment the row is free, not at the statement's start."""
+    [ticket] = await waiting(jobs, until=timedelta(seconds=0.4))
+
+    async def hold(conn):
+        await conn.execute("SELECT pg_sleep(0.5) FROM proving.waiting_jobs WHERE id = %s FOR UPDATE", [ticket[0]])
+
+    _, [late] = await jobs.race(hold, lambda conn: decide(conn, WaitingJob, [decision(ticket)], actor=ANNA))
+
+    assert "a decision after its deadline does not count" in str(late.refusal)
+
+
+async def test_a_failed_wait_is_retried_in_the_step_that_led_to_it(jobs):
+    """It asks the agent again; nobody has to approve again, and nothing is passed over."""
+    ticket = await awaiting_agent(jobs, until=timedelta(microseconds=1))
+    assert await expired(jobs) == 1
+    assert (await jobs.row(ticket[0], ACT))["status"] == "failed"
+
+    async with jobs.database.kernel() as conn:
+        assert await retry(conn, WaitingJob, [ticket[0]], reason="again") == {ticket[0]}
+
+    assert (await jobs.row(ticket[0], ACT))["status"] == "approved"
+
+
+# ── cancel ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_waiting_job_is_cancelled_at_once(jobs):
+    """Its deadline goes with it."""
+    [ticket] = await waiting(jobs)
+
+    assert await cancelled(jobs, ticket[0]) == {ticket[0]}
+
+    row = await jobs.row(ticket[0], ASK)
+    assert (row["status"], row["wait_until"], row["ended_in"]) == ("cancelled", None, "awaiting_approval")
+    [lost] = await decided(jobs, [ticket], "approved")
+    assert f"job {ticket[0]} was cancelled by test at " in str(lost.refusal)
+
+
+async def test_a_decided_job_that_ended_stays_as_it_ended(jobs):
+    """A cancel that comes late changes nothing."""
+    [ticket] = await waiting(jobs)
+    await decided(jobs, [ticket], "rejected")
+
+    assert await cancelled(jobs, ticket[0]) == set()
+
+
+async def test_of_a_decision_and_a_cancel_at_once_one_counts(jobs):
+    """An end that was decided is final."""
+    [ticket] = await waiting(jobs)
+
+    [won], lost = await jobs.race(
+        lambda conn: decide(conn, WaitingJob, [decision(ticket, "rejected")], actor=ANNA),
+        lambda conn: cancel(conn, WaitingJob, [ticket[0]], reason="no more"),
+    )
+
+    assert won.won
+    assert lost == set()
+
+
+async def test_of_a_cancel_and_an_expiry_at_once_one_counts(jobs):
+    """The row has one end."""
+    [ticket] = await overdue(jobs)
+
+    gone, late = await jobs.race(
+        lambda conn: cancel(conn, WaitingJob, [ticket[0]], reason="no more"), lambda conn: expire(conn, WaitingJob)
+    )
+
+    assert (gone, late) == ({ticket[0]}, 0)
+    assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "complete", "cancel"]
+
+
+# ── what listeners are told ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_who_listens_hears_of_jobs_that_begin_to_wait_and_of_those_that_end(jobs, listener):
+    """One notification a statement: the table, and each job as id:version."""
+    await listener.execute("LISTEN gristmill_done")
+    tickets = await waiting(jobs, 2)
+    assert await _told(listener) == [{f"{id_}:{version}" for id_, version in tickets}]
+
+    await decided(jobs, tickets, "approved")
+    assert await _told(listener) == []
+
+    jobs_running = await jobs.running(ACT, 0)
+    for job in jobs_running:
+        await jobs.settle(job, Fail("bad"), ACT)
+    assert await _told(listener) == [{f"{job.id}:{job.version + 1}"} for job in jobs_running]
+
+
+async def test_where_not_all_fit_none_is_listed(jobs, listener):
+    """Whoever listens looks at the rows."""
+    await listener.execute("LISTEN gristmill_done")
+
+    await waiting(jobs, 250)
+
+    assert await _told(listener) == [set()]
+
+
+async def _told(listener):
+    """Return the jobs of each notification on ``gristmill_done``."""
+    found = [payload for channel, payload in await heard(listener) if channel == "gristmill_done"]
+    assert all(payload.split()[0] == "proving.waiting_jobs" and len(payload) <= 7_900 for payload in found)
+    return [set(payload.split()[1:]) for payload in found]

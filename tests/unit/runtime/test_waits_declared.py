@@ -1,0 +1,116 @@
+"""What a lifecycle with waits and ends of its own says, and which ones are refused where they are declared."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from models.lifecycle import End, Lifecycle, Step, Wait
+from tests.support.proving.models import SECOND_OPINION, WaitingJob
+from workers.runtime.handler.outcomes import Complete
+from workers.runtime.handler.registry import Registry
+
+CYCLE = WaitingJob.__lifecycle__
+ASK, ACT = CYCLE.steps
+
+
+def declared(**changes: object) -> Lifecycle:
+    """Return a sound lifecycle of one step and one wait, but for ``changes``."""
+    sound: dict[str, object] = {
+        "steps": (Step("some.ask", "pending", "asking", "asked"),),
+        "waits": (Wait(state="asked", waits_for="an answer", decides=("answered",), expires="failed"),),
+        "ends": (End("answered", "good"),),
+        "retention": timedelta(days=1),
+    }
+    return Lifecycle(**{**sound, **changes})  # type: ignore[arg-type]
+
+
+def waiting(state: str = "asked", **changes: object) -> Wait:
+    sound = {"waits_for": "an answer", "decides": ("answered",), "expires": "failed"}
+    return Wait(state=state, **{**sound, **changes})  # type: ignore[arg-type]
+
+
+def test_a_wait_leads_where_its_decisions_its_deadline_and_a_cancel_lead():
+    """And nowhere else."""
+    left = {new for old, new in CYCLE.transitions if old == "awaiting_approval"}
+
+    assert left == {"approved", "rejected", "waived", SECOND_OPINION, "lapsed", "cancelled"}
+
+
+def test_every_end_is_terminal_and_counts_as_it_says():
+    """The three of every lifecycle among them."""
+    assert CYCLE.good == {"completed", "waived"}
+    assert CYCLE.bad == {"failed", "lapsed"}
+    assert CYCLE.neutral == {"cancelled", "rejected"}
+    assert CYCLE.terminal == CYCLE.good | CYCLE.bad | CYCLE.neutral
+
+
+def test_a_wait_belongs_to_the_step_from_which_it_is_entered():
+    """Also one that only another wait leads to."""
+    assert [CYCLE.step_of(state) for state in ("awaiting_approval", SECOND_OPINION, "awaiting_agent")] == [
+        ASK,
+        ASK,
+        ACT,
+    ]
+    assert CYCLE.step_of("lapsed") is None
+
+
+def test_where_the_last_step_leads_to_a_wait_the_first_good_end_is_completed():
+    """A delivery that somebody must accept is done when it is accepted."""
+    assert declared().completed == "answered"
+
+
+def test_several_states_may_have_one_public_name():
+    """A state without one is shown as it is."""
+    assert {CYCLE.shown("awaiting_approval"), CYCLE.shown(SECOND_OPINION)} == {"in review"}
+    assert CYCLE.shown("approved") == "approved"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"waits": (waiting(decides=()),)}, "names no state that a decision leads to"),
+        ({"waits": (waiting(decides=("asking",)),)}, "leads to 'asking', which is no ready state, end or wait"),
+        ({"waits": (waiting(expires="nowhere"),)}, "leads to 'nowhere'"),
+        ({"waits": (waiting("pending"),)}, "'pending' cannot be two kinds of state at once"),
+        ({"waits": (waiting(), waiting())}, "declares one wait twice"),
+        ({"waits": (waiting(), waiting("lost"))}, "no step leads to the wait 'lost'"),
+        ({"waits": (waiting(expires="asked"),)}, "'asked' follows an expiry and so must say how long it lasts"),
+        ({"ends": (), "waits": (waiting(decides=("pending",)),)}, "declare the good End"),
+        ({"shown_as": {"asced": "in review"}}, "shows 'asced', which is none of its states"),
+        ({"ends": (End("answered", "good"), End("x" * 41, "bad"))}, "a state has at most 40 characters"),
+    ],
+)
+def test_a_lifecycle_in_which_a_job_could_be_lost_is_refused(changes, told):
+    """At import, with the stage's name."""
+    with pytest.raises(ValueError, match=r"lifecycle of 'some.ask': ") as refused:
+        declared(**changes)
+
+    assert told in str(refused.value)
+
+
+def test_waits_of_one_lifecycle_share_the_column_of_their_deadline():
+    """A job is in one wait at a time."""
+    other = waiting("asked_again", deadline="answer_by", decides=("answered",))
+
+    with pytest.raises(ValueError, match="in the same attribute"):
+        declared(waits=(waiting(decides=("answered", "asked_again")), other))
+
+
+@pytest.mark.parametrize(
+    ("stage", "outcome", "told"),
+    [
+        ("proving.ask", Complete(), None),
+        ("proving.ask", Complete(until=timedelta(days=2)), None),
+        ("proving.ask", Complete(into="waived"), None),
+        ("proving.act", Complete(into="awaiting_agent", until=datetime(2030, 1, 1, tzinfo=UTC)), None),
+        ("proving.ask", Complete(into="approved"), "chose 'approved', to which its step does not lead"),
+        ("proving.act", Complete(into="waived"), "chose 'waived'"),
+        ("proving.act", Complete(until=timedelta(days=2)), "gave a deadline, but 'completed' is no wait"),
+        ("proving.ask", Complete(until=datetime(2030, 1, 1)), "gave a deadline without a time zone"),  # noqa: DTZ001
+    ],
+)
+def test_a_handler_chooses_among_the_states_that_its_step_may(registry: Registry, stage, outcome, told):
+    """And gives a deadline to a wait alone."""
+    problem = registry[stage].problem_of(outcome)
+
+    assert (told is None and problem is None) or (told is not None and problem is not None and told in problem)
