@@ -50,7 +50,10 @@ def fill(session: "psycopg.Connection[Any]") -> None:
 
 def test_jobs_are_enqueued_claimed_cancelled_and_ended_though_the_queue_is_full(crowded):
     """Each of the three bells: for the dispatcher, for followers, for the worker that must stop."""
-    crowded.execute("INSERT INTO runtime.dispatcher (id, leader, listening) VALUES (1, 'd', true)")
+    crowded.execute(
+        "INSERT INTO runtime.dispatcher (id, term, leader, listening, expires_at)"
+        " VALUES (1, 1, 'd', true, now() + interval '1 minute')"
+    )
     worker = uuid.uuid4()
     crowded.execute(
         "INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds) VALUES (%s, 'w', '{proving}', 1, 30)",

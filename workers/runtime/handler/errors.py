@@ -40,7 +40,14 @@ class BrokenVectors(_Unfit, Retryable):
 
 
 class InvalidAnswers(Retryable):
-    """The model answered, but not in the form asked for: another attempt may, and so may another input."""
+    """The model answered, but not in the form asked for: another attempt may, and so may another input.
+
+    ``least`` is the shortest wait before the next attempt, for an answer that costs much to receive again.
+    """
+
+    def __init__(self, reason: str, *, least: timedelta = timedelta()) -> None:
+        super().__init__(reason)
+        self.least = least
 
 
 class Unavailable(Retryable):
@@ -114,5 +121,7 @@ def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
             return Fail(describe(error))
         case RateLimited(delay=delay) | Unavailable(delay=delay):
             return Snooze(delay, describe(error))
+        case InvalidAnswers(least=least):
+            return Retry(describe(error), least)
         case _:
             return Retry(describe(error))
