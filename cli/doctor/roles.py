@@ -94,7 +94,7 @@ def compared(workers: Sequence[WorkerView], here: Answering) -> Check:
             mend = (
                 "give that worker the GRISTMILL_SECRET_KEYS of the others, or mend the setting it names, and restart it"
             )
-            return Check(name, "failed", f"{one.name}: {told(one.provider)}", mend)
+            return Check(name, "failed", f"{one.name}: {report_of(one.provider)['problem']}", mend)
     own = asdict(here)
     differing = [one for one in workers if _differs(report_of(one.provider), own)]
     if differing:
