@@ -3,6 +3,7 @@
 Imports no command: each is imported when it runs (:mod:`cli.lazy`).
 """
 
+import io
 import os
 import sys
 import traceback
@@ -13,6 +14,7 @@ from typer.exceptions import TyperException
 
 from cli.complaints import complaint
 from cli.lazy import Entry, lazy_group
+from workers.runtime.refusals import printable
 
 _HERE, _WORK, _ROLES = "This machine", "Work", "One role (what `up` and docker-compose run)"
 # Every command of the first level. A help line is the first line of the command's own help; a test compares them.
@@ -133,6 +135,7 @@ def _root(
 
 def main() -> int:
     """Run the command of ``sys.argv``; return 0 done, 1 failed, 2 wrong usage."""
+    _replace_what_streams_cannot_write()
     try:
         result = typer.main.get_command(app).main(prog_name="gristmill", standalone_mode=False)
     except TyperException as error:
@@ -151,6 +154,13 @@ def main() -> int:
     return result if isinstance(result, int) else 0
 
 
+def _replace_what_streams_cannot_write() -> None:
+    """Have standard output and error replace characters that their encoding lacks: a name must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _usage(error: TyperException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
@@ -159,7 +169,7 @@ def _usage(error: TyperException) -> str:
 
 
 def _fail(line: str, code: int) -> int:
-    print(f"gristmill: {line}", file=sys.stderr)
+    print(f"gristmill: {printable(line)}", file=sys.stderr)
     return code
 
 

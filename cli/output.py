@@ -172,4 +172,4 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, kee
 
 def remark(line: str) -> None:
     """Print one line beside the result, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

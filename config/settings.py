@@ -34,7 +34,8 @@ DOTENV = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
 _SHOWN = 80
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Every number has a least and a most: one that is far out (1e300 seconds) would only fail later, at its first use.
+Seconds = Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)]
 
 
 class SettingsError(Exception):
@@ -53,10 +54,12 @@ class LLM(BaseModel):
     model: str | None = Field(None, description="model asked where a job keeps the table's default name")
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to the provider")
     timeout_seconds: Seconds = Field(90.0, description="longest wait for one answer")
-    max_connections: int = Field(1_000, ge=1, description="open connections to the provider per worker process")
+    max_connections: int = Field(
+        1_000, ge=1, le=100_000, description="open connections to the provider per worker process"
+    )
     patience_hours: float = Field(
         6.0,
-        gt=0,
+        ge=0.001,
         le=720,
         allow_inf_nan=False,
         description="how long a job waits for a provider that is away before it fails; no attempt is spent meanwhile",
@@ -69,7 +72,7 @@ class LLM(BaseModel):
     )
     embedding_batch: int = Field(64, ge=1, le=2_048, description="most texts in one request for embeddings")
     embedding_batch_tokens: int = Field(
-        100_000, ge=1, description="most tokens in one request for embeddings, estimated as bytes / 3"
+        100_000, ge=1, le=100_000_000, description="most tokens in one request for embeddings, estimated as bytes / 3"
     )
     embedding_concurrency: int = Field(
         8, ge=1, le=1_000, description="requests for embeddings in flight per worker process"
@@ -88,7 +91,7 @@ class Worker(BaseModel):
         30.0, validate_default=True, description="silence after which a worker's jobs are rescued; over 3 heartbeats"
     )
     grace_seconds: float = Field(
-        20.0, ge=0, allow_inf_nan=False, description="how long running jobs may finish after SIGTERM"
+        20.0, ge=0, le=86_400, allow_inf_nan=False, description="how long running jobs may finish after SIGTERM"
     )
 
     @field_validator("queues", mode="before")
@@ -221,7 +224,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
     transitions_retention_days: int = Field(
-        400, ge=31, description="age at which months of the audit trail are dropped; 31 or more"
+        400, ge=31, le=36_500, description="age at which months of the audit trail are dropped; 31 or more"
     )
     database: Database = Field(default_factory=Database)
     llm: LLM = Field(default_factory=LLM)

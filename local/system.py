@@ -25,6 +25,7 @@ WORKERS = 2
 START_SECONDS = 60
 _POLL_SECONDS = 0.1
 # -P: the folder we are started in may hold a package named like one of ours.
+REDIS_SECONDS = 5.0
 COMMAND = (sys.executable, "-P", "-m", "cli.main")
 
 
@@ -171,6 +172,8 @@ def _start_servers(settings: "Settings", servers: EmbeddedServers | None) -> dic
         for name in ("database_url", "redis_url")
         if (value := getattr(settings, name)) is not None
     }
+    if "redis_url" in urls:
+        check_redis(urls["redis_url"])
     if servers:
         started = servers.start()
         own = {"database_url": started.database_url, "redis_url": started.redis_url}
@@ -183,3 +186,11 @@ def _shown_host(address: str) -> str:
     if address in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return "127.0.0.1"
     return f"[{address}]" if ":" in address else address
+
+
+def check_redis(url: str) -> None:
+    """Raise redis' own error where no server answers at ``url``: every role would wait for it, and nobody would say."""
+    from redis import Redis
+
+    with Redis.from_url(url, socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS) as client:
+        client.ping()

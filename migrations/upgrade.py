@@ -12,7 +12,7 @@ from alembic.util import CommandError as AlembicError
 import migrations
 from migrations.revisions import CURRENT, Position, position_of, revisions
 from workers.runtime.connections import connect
-from workers.runtime.refusals import Failed, Refusal
+from workers.runtime.refusals import Failed, Refusal, printable
 
 BASE, HEAD = "base", "head"
 _DECLARATIONS = ("models/__init__.py", "models/base.py", "models/lifecycle.py")
@@ -54,7 +54,7 @@ def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
         told = said(error)
         if told is None:
             raise
-        raise Failed(told) from error
+        raise Failed(told + _held_by(error, database_url)) from error
     return before, position(database_url)
 
 
@@ -86,6 +86,42 @@ def said(error: Exception) -> str | None:
         remedy = '; a revision creates its schema first: op.execute("CREATE SCHEMA …")'
     hint = f" ({cause.diag.message_hint})" if cause.diag.message_hint else ""
     return f"{place}: Postgres refused: {cause.diag.message_primary or cause}{hint}{remedy}"
+
+
+# What Postgres raises if a view or a column of a table's row type keeps a table from being changed.
+_DEPENDED_UPON = (
+    psycopg.errors.DependentObjectsStillExist,
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.InvalidTableDefinition,
+)
+# Temporary views on tables of ours, and temporary tables with a column of a row type: whose, and in which session.
+_TEMPORARY = r"""
+    SELECT DISTINCT c.relname, pg_get_userbyid(c.relowner), pg_stat_get_backend_pid(substr(n.nspname, 9)::int)
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname ~ '^pg_temp_[0-9]+$' AND (
+             EXISTS (SELECT FROM pg_rewrite AS r
+                       JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid
+                      WHERE r.ev_class = c.oid)
+          OR EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+                       LEFT JOIN pg_type AS e ON e.oid = t.typelem
+                      WHERE a.attrelid = c.oid AND (t.typtype = 'c' OR e.typtype = 'c')))
+     ORDER BY 1 LIMIT 5"""
+
+
+def _held_by(error: Exception, database_url: str) -> str:
+    """Return who holds what keeps a table from being changed, and how to end it; empty where nobody does.
+
+    Every role may make temporary objects in a database, unless its owner takes that right from PUBLIC.
+    """
+    if not isinstance(getattr(error, "orig", None) or error, _DEPENDED_UPON):
+        return ""
+    with connect(database_url, autocommit=True) as connection:
+        found = connection.execute(_TEMPORARY).fetchall()
+    if not found:
+        return ""
+    held = ", ".join(f"{printable(name)} of role {printable(role)}, process {pid}" for name, role, pid in found)
+    return f"; temporary objects that depend on tables: {held}: end those sessions with pg_terminate_backend"
 
 
 def _place(error: Exception) -> str | None:

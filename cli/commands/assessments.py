@@ -66,7 +66,11 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List assessments, newest first."""
-    found = in_session(lambda session: states.list_newest(session, state=state, owner=owner, limit=limit, after=after))
+    found = in_session(
+        lambda session: states.list_newest(
+            session, state=state, owner=owner, limit=limit, after=after, short=not as_json
+        )
+    )
     if as_json:
         print_json([one.by_column() for one in found])
     elif found:

@@ -10,6 +10,7 @@ from cli.doctor.check import Check
 from cli.doctor.examine import examine
 from cli.output import Json, console, print_json, remark
 from config.settings import load
+from workers.runtime.refusals import printable
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red"), "unchecked": ("–", "dim")}
 
@@ -25,7 +26,7 @@ def doctor(
         print_json({"ok": not failed, "checks": checks})
     elif quick:
         for check in failed:
-            remark(f"gristmill: {check.name}: {check.found}; {check.mend}")
+            remark(_line(f"gristmill: {check.name}: {check.found}; {check.mend}"))
     else:
         _print(checks)
         if failed:
@@ -37,7 +38,12 @@ def _print(checks: list[Check]) -> None:
     shown = console()
     for check in checks:
         mark, colour = _MARKS[check.state]
-        line = Text.assemble((mark, colour), f" {check.name:<12} {check.found}")
+        line = Text.assemble((mark, colour), f" {check.name:<12} {_line(check.found)}")
         shown.print(line)
         if check.mend:
-            shown.print(Text(f"  {'':<12} → {check.mend}", style="" if check.state == "failed" else "dim"))
+            shown.print(Text(f"  {'':<12} → {_line(check.mend)}", style="" if check.state == "failed" else "dim"))
+
+
+def _line(text: str) -> str:
+    """Return what rows or servers say as one line that no terminal obeys."""
+    return printable(" ".join(text.split()))

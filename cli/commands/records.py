@@ -68,7 +68,7 @@ def list_(
                     record.type,
                     record.category,
                     record.reviewed_by if record.has_been_reviewed else "",
-                    (record.alignment or {}).get("verdict"),
+                    record.verdict,
                     textwrap.shorten(record.content, _SHORT, placeholder="…"),
                 )
                 for record in found

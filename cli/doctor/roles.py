@@ -1,6 +1,6 @@
 """Checks of the roles that show themselves in Postgres: the dispatcher, beat and the workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +8,7 @@ from cli.doctor.check import Check, verdict
 from cli.stage_view import trouble_of
 from cli.values import duration, moment
 from config.celery import SYSTEM_QUEUE
-from workers.llm.answering import Answering, told
+from workers.llm.answering import Answering, report_of, told
 from workers.runtime.database import Raw
 from workers.runtime.handler.discovery import BrokenHandlers
 from workers.runtime.handler.registry import discover
@@ -96,13 +96,13 @@ def compared(workers: Sequence[WorkerView], here: Answering) -> Check:
     """Return what the workers' reports say beside this shell's own provider."""
     name = "workers ask"
     for one in workers:
-        if one.provider and one.provider.get("problem"):
+        if report_of(one.provider).get("problem"):
             mend = (
                 "give that worker the GRISTMILL_SECRET_KEYS of the others, or mend the setting it names, and restart it"
             )
-            return Check(name, "failed", f"{one.name}: {one.provider['problem']}", mend)
+            return Check(name, "failed", f"{one.name}: {report_of(one.provider)['problem']}", mend)
     own = asdict(here)
-    differing = [one for one in workers if _differs(one.provider or {}, own)]
+    differing = [one for one in workers if _differs(report_of(one.provider), own)]
     if differing:
         one = differing[0]
         more = f" (and {len(differing) - 1} workers more)" if len(differing) > 1 else ""
@@ -140,14 +140,14 @@ def _alive(found: Sequence[WorkerView]) -> list[WorkerView]:
     return [one for one in found if one.state != "silent"]
 
 
-def _differs(one: dict[str, Any], own: dict[str, Any]) -> bool:
+def _differs(one: Mapping[str, Any], own: dict[str, Any]) -> bool:
     return any(one.get(name) != value for name, value in own.items() if name != "problem")
 
 
-def _whole(provider: dict[str, Any] | None) -> str:
-    said = told(provider)
-    if provider and provider.get("embedding_model"):
+def _whole(reported: object) -> str:
+    said, provider = told(reported), report_of(reported)
+    if provider.get("embedding_model"):
         said += f", vectors by {provider['embedding_model']}"
-    if provider and provider.get("url") and not provider.get("has_key"):
+    if provider.get("url") and not provider.get("has_key"):
         said += ", without a key"
     return said

@@ -120,6 +120,28 @@ def test_every_refused_message_of_a_service_is_kept_with_its_reason(system: Syst
     assert not any(role.said("Traceback") for role in crew)
 
 
+@pytest.mark.faults
+def test_a_countdown_is_the_due_time_of_a_row_and_an_expired_message_is_kept(system: System, crew: list[Role]) -> None:
+    """Celery would hold the first in a worker's memory, and forget the second without a word."""
+    with service(system) as app:
+
+        def send(key: str, **when: Any) -> None:
+            app.send_task("gristmill.enqueue", args=["proving.plain", {"key": key}], queue="gristmill", **when)
+
+        send("later", countdown=3600)
+        send("late", expires=-5)
+        send("in time", expires=3600)
+    rows = "SELECT key, due_at > now() + interval '50 minutes' FROM proving.plain_jobs WHERE key = ANY (%s)"
+    sent = ["later", "late", "in time"]
+    system.wait(lambda: len(system.ask(rows, sent)) == 2, "both are rows")
+    kept = "SELECT reason FROM runtime.dead_messages WHERE reason ~ '^message must be taken before it expires'"
+    system.wait(lambda: system.ask(kept), "the expired one is kept")
+
+    assert dict(system.ask(rows, sent)) == {"later": True, "in time": None}
+    with Redis.from_url(system.redis_url) as redis:
+        system.wait(lambda: redis.hlen("unacked") == 0, "no message waits in a worker")
+
+
 # ── what reaches the stage queue ─────────────────────────────────────────────────────────────────────────────────────
 
 

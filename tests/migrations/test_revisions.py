@@ -17,9 +17,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from migrations.upgrade import move
 from tests.conftest import alembic_config, migrate, sqlalchemy_url
 from tests.support.paths import ROOT
 from tests.support.waiting import until
+from workers.runtime.refusals import Failed
 
 LOCK_KEY = 0x6772_6973_746D  # migrations/env.py
 
@@ -299,3 +301,22 @@ def test_revision_0013_can_be_run_again_where_it_was_interrupted(empty_database_
     migrate(empty_database_url, to="0013")
 
     assert schema(empty_database_url) == made
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["CREATE TEMP VIEW mine AS SELECT * FROM runtime.jobs", "CREATE TEMP TABLE mine (job scoring.scoring_jobs)"],
+)
+def test_a_migration_that_a_temporary_object_stops_names_whose_it_is(empty_database_url, made):
+    """Whoever may read a table can make a view on it: an operator is told whose session to end."""
+    migrate(empty_database_url, to="0012")
+    with closing(psycopg.connect(empty_database_url, autocommit=True)) as other:
+        other.execute(made)
+        other.execute("INSERT INTO mine DEFAULT VALUES" if "TABLE" in made else "SELECT 1")
+
+        with pytest.raises(
+            Failed, match=f"mine of role {other.info.user}, process {other.info.backend_pid}: end those"
+        ):
+            move(empty_database_url)
+
+    assert move(empty_database_url)[1].current == move(empty_database_url)[1].head

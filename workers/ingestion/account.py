@@ -62,6 +62,11 @@ def warnings_of(file: DataFile) -> dict[str, Any]:
         said["encoding"] = f"neither UTF-8 nor marked as anything else, so read as {GUESS}; --encoding names another"
     if (read_as := read_as_of(file)) and not _is_usual(file, read_as):
         said["read_as"] = read_as
+    if formulas := file.table.unsaved_formulas:
+        said["formulas_without_values"] = (
+            f"{formulas:,} cells hold a formula of which the file has no value, so they are empty: "
+            "open it in a spreadsheet program and save it again"
+        )
     if file.table.other_sheets:
         said["sheets_not_read"] = listed(list(file.table.other_sheets))
     return said

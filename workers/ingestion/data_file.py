@@ -13,7 +13,7 @@ from typing import IO, Any, Self
 from workers.ingestion import workbook
 from workers.ingestion.chunks import Chunk, Ids, Maker
 from workers.ingestion.encodings import UTF8, Detector, decoder
-from workers.ingestion.json_records import JsonItems, arrays_behind
+from workers.ingestion.json_records import JsonItems, arrays_behind, goes_on
 from workers.ingestion.kinds import Kind, require_text, text_kind
 from workers.ingestion.mapping import Places, locate
 from workers.ingestion.options import Options
@@ -126,6 +126,8 @@ class DataFile:
             chunk.note(Note.CUT_SHORT, reader.line)
         if begin.within is not None and arrays_behind(reader.tail):
             chunk.note(Note.OTHER_ARRAYS, reader.line)
+        if goes_on(reader.tail, within=begin.within is not None):
+            chunk.note(Note.MORE_BEHIND, reader.line)
 
     async def _counted(self) -> AsyncGenerator[bytes, None]:
         async for piece in self._source:

@@ -32,8 +32,8 @@ _COLUMNS: Mapping[str, str] = {
     "has_been_reviewed": 'r."hasBeenReviewed"',
     "is_category_correct": 'r."isCategoryCorrect"',
     "reviewed_by": 'r."reviewedBy"',
-    "verdict": "r.alignment ->> 'verdict'",
-    "judged_by": "r.alignment ->> 'model'",
+    "verdict": "CASE WHEN jsonb_typeof(r.alignment -> 'verdict') = 'string' THEN r.alignment ->> 'verdict' END",
+    "judged_by": "CASE WHEN jsonb_typeof(r.alignment -> 'model') = 'string' THEN r.alignment ->> 'model' END",
     "alignment_analysis": 'r."alignmentAnalysis"',
     "people": "l.people",
     "people_realism": "l.people_realism",
@@ -43,7 +43,11 @@ _COLUMNS: Mapping[str, str] = {
     "models_quality": "l.models_quality",
     "embedding_model": 'r."embeddingModel"',
 }
+# More than any row of a file that was taken.
+MOST_METADATA_BYTES = 32 * 1024 * 1024
 _METADATA = "metadata"
+_READABLE_METADATA = f"""CASE WHEN r.metadata IS NOT NULL THEN
+    coalesce(runtime.readable(r.metadata, {MOST_METADATA_BYTES}), '(too large to be read)') END"""
 _SIMILARITY = "similarity"
 _FROM = """
       FROM operations.data_records AS r
@@ -108,7 +112,7 @@ async def export(
 
 
 def _query(*, compared: bool) -> Any:
-    asked = {**_COLUMNS, **({_SIMILARITY: _COMPARED} if compared else {}), _METADATA: "r.metadata"}
+    asked = {**_COLUMNS, **({_SIMILARITY: _COMPARED} if compared else {}), _METADATA: _READABLE_METADATA}
     selected = ", ".join(f"({sql})::text AS {name}" for name, sql in asked.items())
     given: list[BindParameter[Any]] = [
         bindparam("project", type_=Uuid()),

@@ -223,6 +223,14 @@ def arrays_behind(tail: str) -> list[str]:
     return [name for name, _ in _arrays(tail, 0)[0]]
 
 
+def goes_on(tail: str, *, within: bool) -> bool:
+    """Tell whether text follows the whole JSON value: ``tail`` is what is behind its array, ``within`` an object."""
+    if not within:
+        return _end_of_blank(tail, 0) < len(tail)
+    end = _arrays(tail, 0)[1]
+    return end is not None and _end_of_blank(tail, end) < len(tail)
+
+
 def _arrays(text: str, at: int) -> tuple[list[tuple[str, int]], int | None]:
     """Return each member of the object that goes on at ``at`` that is an array of objects: its name, where it begins.
 

@@ -59,7 +59,9 @@ def encoding_named(name: object) -> str:
         codec = codecs.lookup(str(name).strip()) if isinstance(name, str) and name.isascii() else None
     except LookupError:
         codec = None
-    known = codec is not None and codec.name not in _NO_FILE and getattr(codec, "_is_text_encoding", True)
+    known = (
+        codec is not None and codec.name.replace("-", "_") not in _NO_FILE and getattr(codec, "_is_text_encoding", True)
+    )
     if codec is None or not known:
         rule = "must be one that Python knows, such as utf-8, cp1251, gbk or shift_jis"
         raise InvalidOption(Problem("encoding", rule, quoted(name)))

@@ -45,6 +45,7 @@ class Table:
     begin: Begin | None = None
     sheet: str | None = None
     other_sheets: tuple[str, ...] = ()
+    unsaved_formulas: int = 0
     beginning: Sequence[Row] = field(default=(), repr=False)
 
     def reader(self, *, skip: int = 0, runaways: int = 0, lossy: bool = False) -> Reader:
@@ -101,7 +102,7 @@ def read_table(head: str, *, kind: Kind, whole: bool, options: Options) -> Table
         where = "no line of the file is an object with fields" if kind is Kind.JSONL else "the JSON has no objects"
         raise Unreadable(f'{where}: each record must be an object such as {{"content": …}}')  # fmt: skip
     return Table(kind, columns, table.header_rows, table.at, table.dialect, table.begin, table.sheet,
-                 table.other_sheets, beginning)  # fmt: skip
+                 table.other_sheets, table.unsaved_formulas, beginning)  # fmt: skip
 
 
 def refuse_options(said: Mapping[str, Any], kind: Kind) -> None:
@@ -127,6 +128,6 @@ def _sheet(head: str, *, whole: bool, skip: int) -> Table:
         assert isinstance(cells, list)
         require_columns(cells)
         return Table(Kind.XLSX, column_names(cells), rows.line, at=len(first) + 1, sheet=told["sheet"],
-                     other_sheets=tuple(told["others"]))  # fmt: skip
+                     other_sheets=tuple(told["others"]), unsaved_formulas=told["unsaved_formulas"])  # fmt: skip
     others = f"; other sheets, which are not read: {listed(told['others'])}" if told["others"] else ""
     raise Unreadable(f"the workbook's sheet {told['sheet']!r} is empty: it has no header{others}")

@@ -27,10 +27,11 @@ class Note(StrEnum):
     CATEGORY_LEFT_EMPTY = "category_left_empty"
     CUT_SHORT = "cut_short"
     OTHER_ARRAYS = "other_arrays"
+    MORE_BEHIND = "more_behind"
 
 
 # What is told by the end of a file alone.
-AT_END = (Note.CUT_SHORT, Note.OTHER_ARRAYS)
+AT_END = (Note.CUT_SHORT, Note.OTHER_ARRAYS, Note.MORE_BEHIND)
 
 
 @dataclass(slots=True)

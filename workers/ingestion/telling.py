@@ -14,6 +14,7 @@ _NOTES = {
 _AT_END = {
     Note.CUT_SHORT: "the file is cut short: its array of records does not end",
     Note.OTHER_ARRAYS: "the file has other arrays of objects, too, which are not read",
+    Note.MORE_BEHIND: "the file goes on behind its first JSON value, which is not read: hand in one array of records",
 }
 _READ_AS = ("delimiter", "quote", "escape", "array", "sheet", "encoding", "packed")
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}

@@ -12,12 +12,13 @@ from typing import Any, Protocol, cast
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import Upload, UploadPart
 from workers.ingestion.encodings import Detector
 from workers.ingestion.kinds import is_packed
+from workers.ingestion.refusals import Unreadable
 
 PART_BYTES = 1024 * 1024
 NAME_LENGTH = 500
@@ -90,19 +91,48 @@ class PostgresUploads:
     async def read(self, upload_id: UUID) -> AsyncGenerator[bytes, None]:
         """Yield the parts in their order; a part that some other door made larger comes in several pieces."""
         assert self._open_session is not None, "made without sessions to read by"
+        async with self._open_session() as session:
+            expected = await _whole(session, upload_id)
         number, offset = 0, 0
+        digest = hashlib.sha256()
         while True:
             async with self._open_session() as session:
                 piece = await _piece(session, upload_id, number, offset)
             if piece is None:
+                if expected is not None and digest.digest() != expected:
+                    raise Unreadable("the upload's content must have the sha256 of its row, got another")
                 return
             if piece:
+                digest.update(piece)
                 yield piece
             number, offset = (number, offset + len(piece)) if len(piece) == PART_BYTES else (number + 1, 0)
 
     async def discard(self, session: AsyncSession, upload_id: UUID) -> None:
         """Delete the parts; the file's row stays and tells what was ingested."""
         await session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
+
+
+async def _whole(session: AsyncSession, upload_id: UUID) -> bytes | None:
+    """Return the digest that the parts must have; raise Unreadable where a part is missing or their size is another.
+
+    A file that came by SQL has what its author wrote. None: there is no such file (any more).
+    """
+    found = (await session.execute(_SIZES, {"id": upload_id})).one_or_none()
+    if found is None:
+        return None
+    said, sha256, parts, last, size = found
+    if parts != last + 1:
+        raise Unreadable(f"the upload must have its parts numbered from 0 on, got {parts} up to number {last}")
+    if parts and size != said:
+        raise Unreadable(f"the upload must have {said:,} bytes, as its sizeBytes says, got {size:,} in its parts")
+    return bytes(sha256) if parts else None
+
+
+_SIZES = text("""
+    SELECT u."sizeBytes", u.sha256, count(p."partNumber"), coalesce(max(p."partNumber"), -1),
+           coalesce(sum(octet_length(p.content)), 0)
+      FROM operations.uploads AS u LEFT JOIN operations.upload_parts AS p ON p."uploadId" = u.id
+     WHERE u.id = :id GROUP BY u.id""")
 
 
 async def _piece(session: AsyncSession, upload_id: UUID, number: int, offset: int) -> bytes | None:

@@ -5,7 +5,9 @@ is written in the zip's directory and looked at before. As ``__main__``, in a co
 its standard input to its standard output: a JSON array on each line, the row's number first.
 """
 
+import html
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -30,10 +32,14 @@ DAMAGED = f"this is a zip or an Excel file, and it is damaged or incomplete: {_S
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """An open sheet: ``others`` are the names of those that are not read."""
+    """An open sheet: ``others`` are the names of those that are not read.
+
+    ``unsaved_formulas`` counts the cells with a formula of which the file does not say what it came to.
+    """
 
     name: str
     others: list[str]
+    unsaved_formulas: int
     rows: Iterator[tuple[int, list[str]]]
 
 
@@ -57,7 +63,52 @@ def open_sheet(file: IO[bytes]) -> Sheet:
         raise Unreadable(DAMAGED) from None
     if not shown:
         raise Unreadable(f"the workbook has no sheet: {_SAVE_AGAIN}")
-    return Sheet(shown[0], [one.name for one in sheets if one.name != shown[0]], _numbered(rows))
+    others = [one.name for one in sheets if one.name != shown[0]]
+    return Sheet(shown[0], others, _unsaved_formulas(file, shown[0]), _numbered(rows))
+
+
+_TAG = r"<(?:\w+:)?{}\b([^>]*)>"
+_SHEETS, _RELATIONS = re.compile(_TAG.format("sheet")), re.compile(_TAG.format("Relationship"))
+_ATTRIBUTE = re.compile(r"([\w:]+)\s*=\s*[\"']([^\"']*)[\"']")
+# A cell with a formula and without what it came to; of text that is empty Excel writes just as little, and says "str".
+_UNSAVED = re.compile(
+    rb"<c\b(?![^>]*\bt=.str.)[^>]*>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>"
+)
+_PIECE_BYTES = 1024 * 1024
+
+
+def _unsaved_formulas(file: IO[bytes], sheet: str) -> int:
+    """Return how many formulas of the sheet have no stored value: programs write them so, Excel does not."""
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        part = _part_of(archive, sheet)
+        if part is None:
+            return 0
+        count, rest = 0, b""
+        with archive.open(part) as content:
+            while piece := content.read(_PIECE_BYTES):
+                rest += piece
+                end = rest.rfind(b"</c>") + len(b"</c>")
+                if end >= len(b"</c>"):
+                    count += len(_UNSAVED.findall(rest, 0, end))
+                    rest = rest[end:]
+                rest = rest[-_PIECE_BYTES:]
+        return count
+
+
+def _part_of(archive: zipfile.ZipFile, sheet: str) -> str | None:
+    """Return the name of the part that holds the sheet; None where the workbook does not tell in the usual way."""
+    try:
+        sheets, relations = (
+            [dict(_ATTRIBUTE.findall(tag)) for tag in pattern.findall(archive.read(name).decode("utf-8", "replace"))]
+            for name, pattern in (("xl/workbook.xml", _SHEETS), ("xl/_rels/workbook.xml.rels", _RELATIONS))
+        )
+    except KeyError:
+        return None
+    wanted = next((one.get("r:id") for one in sheets if html.unescape(one.get("name", "")) == sheet), None)
+    target = next((one.get("Target", "") for one in relations if one.get("Id") == wanted), "")
+    part = target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
+    return part if part in archive.namelist() else None
 
 
 def _numbered(rows: Iterable[list[Any]]) -> Iterator[tuple[int, list[str]]]:
@@ -125,7 +176,10 @@ def _main() -> None:
     out = open(sys.stdout.fileno(), "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     try:
         sheet = open_sheet(sys.stdin.buffer)
-        print(json.dumps({"sheet": sheet.name, "others": sheet.others}), file=out)
+        print(
+            json.dumps({"sheet": sheet.name, "others": sheet.others, "unsaved_formulas": sheet.unsaved_formulas}),
+            file=out,
+        )
         for number, cells in sheet.rows:
             print(json.dumps([number, *cells]), file=out)
     except Unreadable as error:

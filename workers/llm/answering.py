@@ -7,6 +7,8 @@ from typing import Any
 from workers.llm.names import public_url
 from workers.llm.provider import HOSTS, OPENAI_URL
 from workers.llm.switching import Choice
+from workers.runtime.handler.errors import one_line
+from workers.runtime.refusals import quoted
 
 OFFLINE = "offline"
 UNREADABLE = "(an address that cannot be read)"
@@ -60,13 +62,19 @@ def answering(
     )
 
 
-def told(provider: Mapping[str, Any] | None) -> str:
+def report_of(provider: object) -> Mapping[str, Any]:
+    """Return what a worker reported, as its row has it; one that is no object is a report with a problem."""
+    if provider is None or isinstance(provider, Mapping):
+        return provider or {}
+    return {"problem": f"a worker's report of its provider must be an object, got {quoted(provider)}"}
+
+
+def told(provider: object) -> str:
     """Return in a few words what a worker reported; nothing where it has not."""
-    if provider is None:
-        return ""
-    parts = [provider.get("provider"), provider.get("url"), provider.get("model")]
-    words = " ".join(str(part) for part in parts if part)
-    return f"{words}: {provider['problem']}" if provider.get("problem") else words
+    report = report_of(provider)
+    words = " ".join(str(report[part]) for part in ("provider", "url", "model") if report.get(part))
+    problem = report.get("problem")
+    return one_line(": ".join(str(part) for part in (words, problem) if part))
 
 
 def _shown(url: str) -> str:

@@ -16,6 +16,8 @@ from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimite
 Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
 
 DEFAULT_DELAY = timedelta(seconds=20)
+# After an answer over the bound, times the attempt: a model that rambles would be paid for six times in seconds.
+TOO_LARGE_DELAY = timedelta(seconds=30)
 LEAST_DELAY, MOST_DELAY = timedelta(seconds=0.5), timedelta(hours=1)
 QUOTA_DELAY = timedelta(minutes=5)
 QUOTED = 200
@@ -78,7 +80,7 @@ def classify(error: Exception, *, now: datetime | None = None) -> Failure:
         case openai.APITimeoutError() | TimeoutError():
             return Unavailable("did not answer in time")
         case openai.APIConnectionError(__cause__=AnswerTooLargeError() as too_large):
-            return InvalidAnswers(f"provider's {too_large}")
+            return InvalidAnswers(f"provider's {too_large}", least=TOO_LARGE_DELAY)
         case openai.APIConnectionError():
             cause = error.__cause__ or error
             # One that broke while it answered says less than one that could not be opened.

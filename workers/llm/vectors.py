@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.llm.wire import count_in, error_in, json_object
-from workers.runtime.handler.errors import BrokenVectors, Retryable, UnfitVectors
+from workers.runtime.handler.errors import BrokenVectors, Retryable, Unavailable, UnfitVectors
 from workers.runtime.handler.ports import Embeddings
 
 LARGEST_HALF = 65_504
@@ -49,6 +49,8 @@ def unfit(vector: "array[float]") -> str | None:
 def _ordered(data: object, texts: int) -> Sequence[Mapping[str, Any]]:
     """Return the answer's items in the order of the texts: by their index, where they have one."""
     items = [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
+    if texts and not items:
+        raise Unavailable("an answer without vectors")  # a server in trouble, whatever was asked
     if len(items) != texts:
         raise Retryable(f"provider answered with {len(items)} vectors for {texts} texts")
     places = [item.get("index") for item in items]

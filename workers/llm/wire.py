@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from workers.llm.errors import URL_HINT, message_of, of_status, quotable, status_of
-from workers.runtime.handler.errors import InvalidAnswers, Refused, Retryable, Unavailable
+from workers.runtime.handler.errors import InvalidAnswers, Refused, Unavailable
 
 # Deeper JSON than any answer needs is read by nobody's recursion, and neither is a number of thousands of digits.
 DEEPEST, MOST_DIGITS = 64, 40
@@ -47,7 +47,8 @@ def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
     """Return the completion in ``body``; raise the kernel's error where it carries none.
 
     A refusal and a content filter are Refused; an error sent with HTTP 200, beside a choice or within it, is judged by
-    its code; a body that is no JSON object (a proxy's page, a wrong path) says that the provider is away.
+    its code; a body that is no JSON object (a proxy's page, a wrong path), or that has no choice, says that the
+    provider is away.
     """
     raw = json_object(body, clean=storable)
     choices = raw.get("choices")
@@ -58,7 +59,8 @@ def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
     if choice is not None and choice.get("error"):
         raise error_in(choice, headers)
     if choice is None or not isinstance(message, Mapping):
-        raise Retryable("provider answered without a choice")
+        # A server in trouble: whatever was asked, an answer has a choice.
+        raise Unavailable("an answer without a choice")
     finished = choice.get("finish_reason")
     finished = finished if isinstance(finished, str) else None
     refusal = message.get("refusal")

@@ -6,16 +6,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import defer
 
 from models.operations import RECORD_CATEGORIES, RECORD_TYPES, DataRecord, LikertScore
 from workers.operations.refusals import OperationsError, UnknownRecord
 from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.handler.documents import json_value
 from workers.runtime.handler.naming import named
 from workers.runtime.refusals import Problem, quoted
+
+# A list of a thousand records fits into memory whatever they hold: it cuts contents, and leaves out large documents.
+MOST_LISTED_CHARACTERS = 64 * 1024
+MOST_LISTED_BYTES = 256 * 1024
+MOST_SHOWN_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +33,10 @@ class RecordView:
     category: str | None
     source: str
     content: str
-    metadata: dict[str, Any] | None
+    metadata: Any
     embedding_model: str | None
     alignment_analysis: str | None
-    alignment: dict[str, Any] | None
+    alignment: Any
     alignment_job_id: UUID | None
     has_been_reviewed: bool
     is_category_correct: bool | None
@@ -42,6 +47,13 @@ class RecordView:
     ingest_job_id: UUID | None
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def verdict(self) -> str | None:
+        """What the analysis found; None without one, and the reason where it cannot be read."""
+        if self.alignment is None:
+            return None
+        return self.alignment.get("verdict") if isinstance(self.alignment, dict) else str(self.alignment)
 
     def by_column(self) -> dict[str, Any]:
         """Return the values under the names that the table's columns have: for JSON."""
@@ -96,7 +108,8 @@ async def list_records(
 
     Type and category are named in any case.
     """
-    query = select(DataRecord).where(DataRecord.project_id == project_id).options(defer(DataRecord.embedding))
+    query = select(*_shown(content=MOST_LISTED_CHARACTERS, document=MOST_LISTED_BYTES))
+    query = query.where(DataRecord.project_id == project_id)
     if (type_ := as_type(type_)) is not None:
         query = query.where(DataRecord.type == type_)
     if (category := as_category(category)) is not None:
@@ -105,13 +118,15 @@ async def list_records(
         query = query.where(DataRecord.has_been_reviewed == reviewed)
     if after is not None:
         query = query.where(DataRecord.id < after)
-    return [_view(one) for one in await session.scalars(query.order_by(DataRecord.id.desc()).limit(limit))]
+    found = await session.execute(query.order_by(DataRecord.id.desc()).limit(limit))
+    return [_view(row, most_bytes=MOST_LISTED_BYTES) for row in found]
 
 
 async def show(session: AsyncSession, record_id: UUID) -> RecordDetails:
     """Return one record with its ratings; raise UnknownRecord."""
     length = func.cardinality(DataRecord.embedding)
-    query = select(DataRecord, length).where(DataRecord.id == record_id).options(defer(DataRecord.embedding))
+    query = select(*_shown(content=MOST_SHOWN_BYTES, document=MOST_SHOWN_BYTES), length)
+    query = query.where(DataRecord.id == record_id)
     found = (await session.execute(query)).one_or_none()
     if found is None:
         raise UnknownRecord(f"record {record_id} does not exist (any more)")
@@ -121,7 +136,7 @@ async def show(session: AsyncSession, record_id: UUID) -> RecordDetails:
     scores = [
         GivenScore(one.user_id, one.llm_model, one.realism_score, one.quality_score, one.updated_at) for one in given
     ]
-    return RecordDetails(_view(found[0]), found[1], scores)
+    return RecordDetails(_view(found[:-1], most_bytes=MOST_SHOWN_BYTES), found[-1], scores)
 
 
 async def review(
@@ -164,9 +179,27 @@ async def remove(session: AsyncSession, record_ids: Sequence[UUID], *, actor: Ac
         return set(await session.scalars(gone))
 
 
-def _view(record: DataRecord) -> RecordView:
-    values = {field.name: getattr(record, field.name) for field in fields(RecordView) if field.name != "metadata"}
-    return RecordView(metadata=record.metadata_, **values)
+def _shown(*, content: int, document: int) -> list[Any]:
+    """Return a column per field of a record, a content cut after so many characters, documents as readable texts."""
+    return [_column(field.name, content=content, document=document) for field in fields(RecordView)]
+
+
+def _column(name: str, *, content: int, document: int) -> Any:
+    match name:
+        case "content":
+            return func.left(DataRecord.content, content)
+        case "metadata" | "alignment":
+            column: Any = DataRecord.metadata_ if name == "metadata" else DataRecord.alignment
+            return case((column.is_not(None), func.coalesce(func.runtime.readable(column, document), "")))
+        case _:
+            return getattr(DataRecord, name)
+
+
+def _view(row: Sequence[Any], *, most_bytes: int) -> RecordView:
+    values = {field.name: value for field, value in zip(fields(RecordView), row, strict=True)}
+    for name in ("metadata", "alignment"):
+        values[name] = json_value(values[name], most_bytes=most_bytes)
+    return RecordView(**values)
 
 
 def _one_of(text: str | None, known: tuple[str, ...], field: str) -> str | None:

@@ -6,11 +6,12 @@ The tables say it again (``runtime.document``): what passed here must pass there
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from workers.runtime.refusals import Problem, cut, quoted
 
-# Of one payload, as UTF-8: its texts, its names, and a byte or two for all else.
+# Of one payload, as UTF-8: its texts, its names, its numbers without exponents, and a byte or two for all else.
 MOST_BYTES = 1024 * 1024
 # Objects and lists within each other. Readers of JSON give up at some hundred, and not all at the same.
 MOST_DEPTH = 64
@@ -18,6 +19,9 @@ MOST_DEPTH = 64
 _TOO_LARGE = "must have at most"
 # What single numbers of every language hold.
 LARGEST = 1e308
+# Of a decimal number, on each side of the point: the smallest float has 324 zeros, and a few digits behind them.
+# Postgres writes each zero of 1e-16383, so that half a megabyte of such numbers is a gigabyte of text.
+MOST_DECIMALS = 400
 
 # A result may be larger; the table has its own bound.
 MOST_RESULT_BYTES = 8 * MOST_BYTES
@@ -43,7 +47,7 @@ def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES)
             for name, value in inside:
                 if isinstance(name, str) and (rule := text_problem(name)) is not None:
                     return _said(path, f"has a name that {rule}", name)
-                size += _bytes_of(name)
+                size += _bytes_of(name) if isinstance(name, str) else 0
                 stack.append((value, depth + 1, (path, name)))
         if size > most_bytes:
             return Problem("payload", f"{_TOO_LARGE} {most_bytes:,} bytes", "more")
@@ -64,9 +68,31 @@ def _inside(item: object) -> Iterable[tuple[Any, Any]] | None:
 
 
 def _bytes_of(item: object) -> int:
-    if not isinstance(item, str):
-        return 2
-    return 2 + (len(item) if item.isascii() else len(item.encode()))
+    match item:
+        case str():
+            return 2 + (len(item) if item.isascii() else len(item.encode()))
+        case bool() | None:
+            return 2
+        case int():
+            return 3 + item.bit_length() * 3 // 10
+        case float():
+            return 2 + _digits_of(item)
+        case Decimal():
+            return 2 + len(item.as_tuple().digits) + abs(_exponent_of(item))
+        case _:
+            return 2
+
+
+def _digits_of(number: float) -> int:
+    """Return how many characters Postgres writes for ``number``, which has no exponents: 5e-324 has 326."""
+    shown = repr(number)
+    mantissa, _, exponent = shown.partition("e")
+    return len(mantissa) + abs(int(exponent)) if exponent else len(shown)
+
+
+def _exponent_of(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
+    return exponent if isinstance(exponent, int) else 0
 
 
 def value_problem(value: object) -> str | None:
@@ -76,7 +102,7 @@ def value_problem(value: object) -> str | None:
             return text_problem(value)
         case bool():
             return None
-        case int() | float():
+        case int() | float() | Decimal():
             return number_problem(value)
         case bytes() | bytearray() | memoryview():
             return "must be text, not bytes"
@@ -102,11 +128,23 @@ def is_valid_text(text: str) -> bool:
     return True
 
 
-def number_problem(number: int | float) -> str | None:  # noqa: PYI041 - an int may be larger than any float
+def number_problem(number: int | float | Decimal) -> str | None:  # noqa: PYI041 - an int may be larger than any float
     """Return the rule that ``number`` breaks; None where it is a number that every reader takes for the same."""
-    if isinstance(number, float) and not math.isfinite(number):
+    if not _is_finite(number):
         return "must be a finite number"
-    return None if abs(number) <= LARGEST else "must be a number within ±1e308"
+    if isinstance(number, Decimal) and (-_exponent_of(number) > MOST_DECIMALS or number.adjusted() > MOST_DECIMALS):
+        return f"must have at most {MOST_DECIMALS} digits before and after the point"
+    return None if -LARGEST <= number <= LARGEST else "must be a number within ±1e308"
+
+
+def _is_finite(number: int | float | Decimal) -> bool:  # noqa: PYI041 - as above
+    match number:
+        case Decimal():
+            return number.is_finite()
+        case float():
+            return math.isfinite(number)
+        case _:
+            return True
 
 
 _DIGITS = bytes(ord("1") if byte in b"0123456789" else ord(".") for byte in range(256))

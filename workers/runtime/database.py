@@ -253,6 +253,17 @@ def is_database_away(error: BaseException) -> bool:
     return is_unreachable(error) or isinstance(error, TimeoutError) or bool(state and state.startswith(TRANSIENT))
 
 
+# Classes of errors that one row can cause: data, constraints, limits of a program, a raised exception, internal errors.
+# Then single ones: out of memory.
+CAUSED_BY_A_ROW = ("22", "23", "54", "P0", "XX", "53200")
+
+
+def is_caused_by_a_row(error: BaseException) -> bool:
+    """Tell whether one row of a batch may be the cause of ``error``: without that row the statement may succeed."""
+    state = _sqlstate(error)
+    return bool(state and state.startswith(CAUSED_BY_A_ROW))
+
+
 async def outlasting(do: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:
     """Return what ``do`` returns, tried again while the database is away; raise every other error at once.
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -54,7 +54,7 @@ class Enqueued:
 
 
 def _tellable(time: datetime | None) -> datetime | None:
-    """Return ``time`` if the database's clock can show it. A time without an offset is UTC.
+    """Return ``time`` if the database's clock can show it. A time without an offset is UTC, in any session.
 
     An offset may move a time out of the years that Python has.
     """
@@ -65,10 +65,17 @@ def _tellable(time: datetime | None) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def _no_bool(value: object) -> object:
+    """Refuse true and false, which Python would take for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic reads it
+    return value
+
+
 class Options(BaseModel):
     """What any door may say of a job beside its payload."""
 
-    priority: int = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
+    priority: Annotated[int, BeforeValidator(_no_bool)] = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
     due_at: Annotated[datetime | None, AfterValidator(_tellable)] = None
     idempotency_key: Name | None = None
 

@@ -18,14 +18,19 @@ from workers.runtime.undecodable import Undecodable
 MOST_DIGITS = 4_300  # of an integer in JSON, Python's own limit
 
 
+def decoded(text: str | bytes) -> Any:
+    """Return the JSON value that ``text`` is, or an Undecodable that says why Python cannot hold it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return Undecodable("its JSON is nested too deeply")
+    except ValueError:
+        return Undecodable(f"its JSON has a number of more than {MOST_DIGITS:,} digits")
+
+
 class _JsonLoader(Loader):
     def load(self, data: Buffer) -> Any:
-        try:
-            return json.loads(bytes(data))
-        except RecursionError:
-            return Undecodable("its JSON is nested too deeply")
-        except ValueError:
-            return Undecodable(f"its JSON has a number of more than {MOST_DIGITS:,} digits")
+        return decoded(bytes(data))
 
 
 class _JsonbBinaryLoader(_JsonLoader):

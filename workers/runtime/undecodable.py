@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from workers.runtime.faults import Permanent
+
 
 class Undecodable:
     """Stands for a value that cannot be decoded; ``str()`` says why.
@@ -28,8 +30,6 @@ class Undecodable:
     __add__ = __radd__ = __sub__ = __rsub__ = __copy__ = __deepcopy__ = _itself
 
     def _raise(self, *_: object) -> NoReturn:
-        from workers.runtime.handler.errors import Permanent  # noqa: PLC0415 - it pays for SQLAlchemy, which a check must not
-
         raise Permanent(f"a value cannot be read: {self.reason}")
 
     __iter__ = __len__ = __getitem__ = __contains__ = __lt__ = __le__ = __gt__ = __ge__ = _raise

@@ -10,6 +10,7 @@ from kombu import Exchange, Queue
 from config.celery import SYSTEM_QUEUE, celery_settings
 from workers.runtime.handler.registry import Registry
 from workers.runtime.operate.requests import DOOR
+from workers.transport.consumer import DUE_HEADER
 from workers.transport.envelopes import use_careful_transport
 
 MAINTAIN = "gristmill.maintain"
@@ -57,19 +58,24 @@ def add_tasks(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a message brought to one of the tasks, whatever that is: nobody has looked at it yet."""
+    """What a message brought to one of the tasks, whatever that is: nobody has looked at it yet.
+
+    ``due_at`` is the eta that it was sent with.
+    """
 
     task: str
     message_id: Any
     queue: str | None
     arguments: Sequence[Any]
     keywords: Mapping[str, Any]
+    due_at: str | None = None
 
 
 def _task(name: str, take: Callable[[Delivery], str | None]) -> Callable[..., str | None]:
     # The task itself is positional only: a message may bring a keyword of any name.
     def task(celery: Any, /, *arguments: Any, **keywords: Any) -> str | None:
         about = celery.request.delivery_info or {}
-        return take(Delivery(name, celery.request.id, about.get("routing_key"), arguments, keywords))
+        due_at = getattr(celery.request, DUE_HEADER, None)
+        return take(Delivery(name, celery.request.id, about.get("routing_key"), arguments, keywords, due_at))
 
     return task

@@ -6,6 +6,7 @@ message back for the next worker to end by.
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from logging import getLogger
 from typing import Any
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 # What reading a malformed message raises: brackets within brackets exhaust the stack, a number of 400 digits overflows.
 # Lost connections, shutdown and the system's own errors pass.
 UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, RecursionError, OverflowError)
+# Where the eta of a message is put, which Celery is not to see.
+DUE_HEADER = "gristmill_due_at"
 PROTOCOL = "a message follows Celery's protocol, in JSON"
 
 
@@ -38,6 +41,9 @@ class CarefulConsumer(Consumer):
             try:
                 if (size := len(message.body or b"")) > MOST_MESSAGE_BYTES:
                     self._refuse(message, f"a message must have at most {MOST_MESSAGE_BYTES:,} bytes, got {size:,}")
+                    return
+                if (reason := take_times(message)) is not None:
+                    self._refuse(message, reason)
                     return
                 receive(message)
             except UNREADABLE as error:
@@ -90,6 +96,33 @@ class CarefulConsumer(Consumer):
         if not message.acknowledged:
             errors: tuple[type[Exception], ...] = vars(self)["connection_errors"]  # its type stub has forgotten it
             self.call_soon_ack(message.reject_log_error, getLogger(__name__), errors)
+
+
+def take_times(message: Any) -> str | None:
+    """Return why a message that expired is refused. Hand its eta to the door: Celery would keep it in memory.
+
+    The headers that Celery itself acts upon are taken away: it forgets an expired message without a word, and gives a
+    message with an eta to another worker after an hour. What lasts is the row, which has a ``due_at``.
+    """
+    headers = _headers(message)
+    if (expires := headers.get("expires")) is not None:
+        if not isinstance(expires, str):
+            return f"expires must be a time in ISO 8601, got {quoted(expires)}"
+        if (ended := _instant(expires)) <= datetime.now(UTC):
+            return f"message must be taken before it expires, got it after {ended:%Y-%m-%d %H:%M:%S} UTC"
+        headers["expires"] = None
+    if (eta := headers.get("eta")) is not None:
+        if not isinstance(eta, str):
+            return f"eta must be a time in ISO 8601, got {quoted(eta)}"
+        headers[DUE_HEADER] = _instant(eta).isoformat()
+        headers["eta"] = None
+    return None
+
+
+def _instant(text: str) -> datetime:
+    """Return the time; one without an offset is UTC, as Celery writes them. Raise ValueError."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def letter_of(message: Any, reason: str) -> DeadLetter:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -185,6 +185,8 @@ class WorkerRuntime:
         while self._drained is None:
             try:
                 request = read_request(delivery.arguments, delivery.keywords, message_id=delivery.message_id)
+                if delivery.due_at is not None:  # a countdown or an eta; a due_at of the request itself counts first
+                    request = replace(request, options={"due_at": delivery.due_at, **request.options})
                 return self._loop.submit(put(request)).result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, its message is kept
                 if not is_database_away(error):

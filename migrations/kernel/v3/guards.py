@@ -7,6 +7,12 @@ cancel, a decision after the deadline, an expiry before it. It tells who listens
 from migrations.kernel.v2 import guards as second
 from migrations.kernel.v3.table import JobTable, literal, literals
 
+# A session that listens and stays in its transaction keeps every notification in the server's queue. If the queue is
+# full, each commit that notifies fails, and no guard can catch that. So a guard notifies only while there is room: who
+# listens also polls, and gets the news a little later.
+HAS_ROOM = "pg_notification_queue_usage() < 0.5"
+_RING = second._RING.replace("listening) THEN", f"listening) AND {HAS_ROOM} THEN")  # noqa: SLF001 - the frozen text
+
 # What a session says is cut, never refused: a job must be able to end whatever was said of it.
 _SAID = """
     v_by text := coalesce(left(nullif(current_setting('gristmill.changed_by', true), ''), 255), session_user);
@@ -28,8 +34,10 @@ _HONEST = """
 
 def insert_guard(t: JobTable) -> str:
     """Return the function that admits only fresh jobs and records their first transition."""
-    text = second.insert_guard(t)
-    return _with_own_words(text).replace(
+    statement = second.insert_guard(t)
+    ring = second._RING.format(name=t.name)  # noqa: SLF001 - as above
+    assert ring in statement
+    return _with_own_words(statement.replace(ring, _RING.format(name=t.name))).replace(
         "coalesce(n.change_reason, v_reason)", "coalesce(left(n.change_reason, 2000), v_reason)"
     )
 
@@ -161,9 +169,9 @@ def update_guard(t: JobTable) -> str:
              array_agg(job_id || ':' || version_to) FILTER (
                WHERE new_state = ANY (ARRAY[{literals([*t.terminal, *t.waiting])}]) AND new_state <> old_state)
         INTO v_ring, v_foreign, v_done FROM moved;
-      {second._RING.format(name=t.name)}
+      {_RING.format(name=t.name)}
       IF v_done IS NOT NULL THEN PERFORM runtime.tell_done('{t.name}', v_done); END IF;
-      IF v_foreign THEN
+      IF v_foreign AND {HAS_ROOM} THEN
         PERFORM pg_notify('gristmill_fence', o.lease_owner || ' ' || o.id)
            FROM old_rows AS o JOIN new_rows AS n ON n.id = o.id
           WHERE {old} = ANY (ARRAY[{running}]) AND n.version <> o.version AND o.lease_owner IS NOT NULL

@@ -19,10 +19,12 @@ CREATE OR REPLACE FUNCTION runtime.tell_done(table_name text, moved text[]) RETU
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 -- Send one notification: the table, and as many jobs as fit, each as id:version. Where the payload is longer than 7,800
 -- bytes, some may be left out, and who listens looks at all jobs of that table that it follows. Called by the guards
--- only, once per statement.
+-- only, once per statement. If the queue of notifications is half full, none is sent: a full one would make the commit
+-- fail.
 DECLARE
   v_payload text := table_name || ' ' || array_to_string(moved, ' ');
 BEGIN
+  IF pg_notification_queue_usage() >= 0.5 THEN RETURN; END IF;
   IF octet_length(v_payload) > 7900 THEN
     -- What is cut in the middle is left out; all but the table's name is one byte per character.
     v_payload := regexp_replace(left(v_payload, 7901 - octet_length(table_name) + length(table_name)), ' [^ ]*$', '');

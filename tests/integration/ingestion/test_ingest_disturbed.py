@@ -131,3 +131,26 @@ async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion
     assert job.saved_count == 3
     assert second == Complete()
     assert (await ingestion.job(claimed.id)).saved_count == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ('UPDATE operations.uploads SET "sizeBytes" = 5', "the upload must have 5 bytes, as its sizeBytes says, got"),
+        ("UPDATE operations.uploads SET sha256 = sha256('other')", "must have the sha256 of its row, got another"),
+        ('UPDATE operations.upload_parts SET "partNumber" = 3', "must have its parts numbered from 0 on, got 1 up to"),
+    ],
+)
+async def test_a_file_that_is_not_what_its_row_says_fails_in_one_line(
+    ingestion, database_url, only_ingestion, *, psql, change, said
+):
+    """Files come by SQL too: what is missing or another is named, and nothing is guessed."""
+    enqueued = await ingestion.enqueue("text\na\n")
+    psql.execute("SET session_replication_role = replica")  # as written so from the beginning
+    psql.execute(change.encode())
+
+    async with mill(database_url, only_ingestion, NoModel()):
+        (job,) = await ingestion.ended(enqueued.id)
+
+    assert job.status == "FAILED"
+    assert said in (job.error_message or "")

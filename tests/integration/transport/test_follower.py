@@ -183,3 +183,18 @@ async def test_few_that_were_told_are_waited_for_longer(jobs, registry, psql, da
             await asyncio.sleep(0.05)
 
     assert await told.look() == [("task-revoked", job)]
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "20000-01-01", "0044-03-15 BC"])
+async def test_a_transition_of_a_time_that_no_clock_has_stops_nobody(jobs, told, psql, time):
+    """Whatever history holds, what comes after it is told."""
+    psql.execute(
+        "INSERT INTO runtime.transitions (job_id, version_to, created_at, stage, old_state, new_state, changed_by)"
+        " VALUES (gen_random_uuid(), 2, %s, 'proving.plain', 'pending', 'cancelled', 'psql')",
+        [time],
+    )
+    await told.look()
+    [job_id] = await jobs.ready()
+    psql.execute("SELECT runtime.cancel(%s)", [job_id])
+
+    assert job_id in [told_id for _, told_id in await told.look()]

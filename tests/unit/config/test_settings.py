@@ -5,11 +5,27 @@ import stat
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from config.settings import Settings, SettingsError, describe, load
 from tests.support.paths import ROOT
 
 DEFAULTS = describe(Settings.model_construct())
+
+
+def numeric_fields(model: type[BaseModel]) -> list[FieldInfo]:
+    """Return every field of ``model`` that is a number, of nested models too."""
+    found: list[FieldInfo] = []
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += numeric_fields(field.annotation)
+        elif field.annotation in {int, float}:
+            found.append(field)
+    return found
+
+
+NUMERIC_FIELDS = numeric_fields(Settings)
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +201,34 @@ def test_an_unreadable_secret_is_one_line(tmp_path):
 
     with pytest.raises(SettingsError, match="settings cannot be read"):
         load(secrets_dir=tmp_path)
+
+
+def numbers() -> list[str]:
+    """Return the variable of every setting that is a number, those of nested settings included."""
+    return [row.variable for row in DEFAULTS if row.default is not None and row.default.replace(".", "", 1).isdecimal()]
+
+
+def test_every_number_is_found():
+    assert len(numbers()) == len(NUMERIC_FIELDS)
+
+
+@pytest.mark.parametrize("value", ["1e300", "nan", "inf", "-inf", "-1", str(10**30), "999999999999"])
+@pytest.mark.parametrize("variable", numbers())
+def test_a_number_far_out_is_refused_at_start_in_one_line(monkeypatch, variable, value):
+    """No setting, now or later, takes a number that would only fail at its first use."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as caught:
+        load()
+
+    assert str(caught.value).startswith(f"{variable} must ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", NUMERIC_FIELDS, ids=lambda field: field.description)
+def test_every_number_declares_its_least_and_its_most(field):
+    rules = {
+        name for rule in field.metadata for name in ("ge", "gt", "le", "lt") if getattr(rule, name, None) is not None
+    }
+    assert rules & {"ge", "gt"}
+    assert rules & {"le", "lt"}

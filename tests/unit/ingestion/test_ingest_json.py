@@ -187,3 +187,20 @@ def test_objects_one_after_the_other_are_items():
 
     assert [row.content for row in found.first_rows] == ["a", "b"]
     assert "cut_short" not in found.warnings
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['[{"text": "a"}][{"text": "b"}]', '[{"text": "a"}]\n{"text": "b"}', '{"rows": [{"text": "a"}]} [{"text": "b"}]'],
+)
+def test_what_follows_the_first_value_is_said(content):
+    """It is not read, so a person must hear of it first; ``--strict`` fails."""
+    found = seen(content.encode(), name="f.json")
+
+    assert found.total == 1
+    assert "more_behind" in found.warnings
+
+
+@pytest.mark.parametrize("content", ['[{"text": "a"}]\n \n', '{"rows": [{"text": "a"}], "n": 1}\n', '[{"text": "a"}'])
+def test_blanks_and_members_behind_an_array_are_no_more_records(content):
+    assert "more_behind" not in seen(content.encode(), name="f.json").warnings

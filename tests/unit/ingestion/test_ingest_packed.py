@@ -174,3 +174,17 @@ def test_workbook_that_needs_more_than_it_may_have_is_stopped(monkeypatch):
         seen(zipped(**parts))
 
     assert time.monotonic() - begun < 60
+
+
+def test_formulas_without_a_stored_value_are_counted_and_said():
+    """Programs write them so: their cells are empty, and a row of only such is not there at all."""
+    content = workbook([["text", "n"], ["a", "=1+1"], ["=1+1", "=2+2"], ["b", 3]])
+
+    assert open_sheet(io.BytesIO(content)).unsaved_formulas == 3
+    assert seen(content).warnings["formulas_without_values"].startswith("3 cells hold a formula of which the file has")
+
+
+def test_formulas_with_a_value_are_no_matter():
+    plain = workbook([["text"], ["a"]])
+
+    assert "formulas_without_values" not in seen(plain).warnings

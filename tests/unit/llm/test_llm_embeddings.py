@@ -45,7 +45,8 @@ def test_items_without_indexes_are_taken_in_their_order():
     ("body", "said"),
     [
         ("<html>", "no JSON object"),
-        ("{}", "0 vectors for 2 texts"),
+        ("{}", "an answer without vectors"),
+        (answer(), "an answer without vectors"),
         (answer([1.0]), "1 vectors for 2 texts"),
         (answer([1.0], [2.0], [3.0]), "3 vectors for 2 texts"),
         (answer([1.0], [2.0], indexes=[0, 0]), "indexes have gaps"),

@@ -99,9 +99,9 @@ def test_name_of_a_model_is_bounded():
 
 
 @pytest.mark.parametrize("choices", [None, [], ["text"], [{"finish_reason": "stop"}]])
-def test_answer_without_a_choice_is_retryable(choices):
-    """An answer without content is no answer."""
-    with pytest.raises(Retryable, match="without a choice"):
+def test_answer_without_a_choice_says_that_the_provider_is_away(choices):
+    """Whatever was asked: the job waits, and spends no attempt."""
+    with pytest.raises(Unavailable, match="without a choice"):
         read(body(choices=choices))
 
 

@@ -4,13 +4,14 @@ import socket
 from pathlib import Path
 
 import pytest
+import redis
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import migrations
 from cli.addresses import addresses, required
 from config.settings import Settings
-from local.system import flower_port_for, roles
+from local.system import check_redis, flower_port_for, roles
 from migrations.revisions import Position, position_of, revisions
 from workers.runtime.handler.registry import Registry
 from workers.runtime.operate.logins import GROUPS
@@ -125,3 +126,13 @@ def test_flower_beyond_loopback_needs_a_password() -> None:
 def test_flower_without_a_password_answers_this_machine_s_own_pages_only(host, origin, foreign) -> None:
     """A site open in the operator's browser can neither read jobs nor revoke them."""
     assert is_foreign(host, origin) is foreign
+
+
+def test_up_asks_a_redis_that_is_configured_before_it_starts_the_roles() -> None:
+    """Otherwise every role would wait for it, and `up --detach` would say that all is well."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+
+    with pytest.raises(redis.ConnectionError):
+        check_redis(f"redis://127.0.0.1:{port}/0")

@@ -118,3 +118,11 @@ def test_the_steps_name_every_state_they_pass():
     assert TwoStepJob.__lifecycle__.step("proving.second") == Step(
         "proving.second", "halfway", "finishing", "completed"
     )
+
+
+def test_a_retry_waits_at_least_as_long_as_its_error_says():
+    """Whatever is drawn, and longer with each attempt."""
+    for spent in range(3):
+        row = decided(claimed(retry_count=spent), Retry("too large", timedelta(seconds=30)))
+        assert row.delay is not None
+        assert row.delay >= timedelta(seconds=30) * (spent + 1)

@@ -25,6 +25,7 @@ def refusal(payload, **options) -> str:
         ({"colour": "red"}, {}, "colour is not a field of this stage"),
         ({}, {"priority": 0}, "priority must be greater than or equal to 1, got 0"),
         ({}, {"priority": 11}, "priority must be less than or equal to 10, got 11"),
+        ({}, {"priority": True}, "priority must be a whole number, got True"),
         ({}, {"idempotency_key": ""}, f"idempotency_key must have 1 to 255 characters, {RULE}, got ''"),
         ({}, {"due_at": "soon"}, "due_at must be a valid datetime"),
     ],

@@ -64,3 +64,10 @@ def test_a_database_error_keeps_statement_and_parameters_to_itself():
 
     assert "private" not in describe(error)
     assert describe(error).endswith("out of range")
+
+
+def test_an_answer_that_costs_much_is_asked_for_again_later():
+    error = InvalidAnswers("too large", least=timedelta(seconds=30))
+
+    assert outcome_of(error) == Retry("too large", timedelta(seconds=30))
+    assert outcome_of(InvalidAnswers("no JSON")) == Retry("no JSON")

@@ -47,5 +47,5 @@ async def get(session: AsyncSession, assessment_id: str) -> dict[str, Any] | Non
     """Return what was put, has not expired and is what the row says still, and count the access; else None."""
     async with refusals(session):
         found = (await session.execute(_GET, {"assessment_id": assessment_id})).scalar_one()
-    state_data, _ = decoded(found, None, name="state_data")
+    state_data, _ = decoded(found, is_null=True, name="state_data")
     return state_data if isinstance(state_data, dict) else None

@@ -75,5 +75,5 @@ async def with_history(session: AsyncSession, assessment_id: str, *, owner: UUID
 
 def _row(row: RowMapping) -> AuditRow:
     values = dict(row)
-    context, reason = decoded(values.pop("context"), values.pop("context_bytes"), name="context")
+    context, reason = decoded(values.pop("context"), is_null=values.pop("context_is_null"), name="context")
     return AuditRow(**values, context=reason or context)

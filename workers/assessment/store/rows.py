@@ -19,6 +19,8 @@ from workers.runtime.handler.documents import Unkeepable, keepable
 
 # A document beyond is not fetched: a page of them would not fit a command's memory.
 MOST_BYTES = 16 * 1024 * 1024
+# Of a document beyond, a list reads only what it shows.
+MOST_LISTED_BYTES = 64 * 1024
 _DOCUMENTS = ("request_data", "result_data")
 _TIMES = ("created_at", "updated_at", "started_at", "completed_at", "next_retry_at")
 # Attributes that the table calls by another name.
@@ -100,9 +102,22 @@ BY_OWNER = """coalesce(owner_id = coalesce(CAST(:owner AS uuid), runtime.actor_i
 
 def document(column: str) -> str:
     """Return the SQL columns by which :func:`decoded` reads the document in ``column``."""
+    return f"runtime.readable({column}, {MOST_BYTES}) AS {column}, {column} IS NULL AS {column}_is_null"
+
+
+def summary(column: str, *members: str) -> str:
+    """Return the SQL columns by which :func:`decoded` reads a document for a list: of a large one, only ``members``."""
+    chosen = ", ".join(
+        f"'{name}', CASE WHEN jsonb_typeof({column} -> '{name}') = 'string' THEN left({column} ->> '{name}', 200) END"
+        for name in members
+    )
+    size = f"pg_column_size({column} || '{{}}'::jsonb)"
     return (
-        f"CASE WHEN octet_length({column}::text) <= {MOST_BYTES} THEN {column}::text END AS {column}, "
-        f"octet_length({column}::text) AS {column}_bytes"
+        f"CASE WHEN {size} <= {MOST_LISTED_BYTES} THEN runtime.readable({column}, {MOST_LISTED_BYTES})"
+        f" WHEN {size} > {MOST_BYTES} THEN NULL"
+        f" WHEN jsonb_typeof({column}) = 'object' THEN jsonb_build_object({chosen})::text"
+        f" ELSE to_jsonb(jsonb_typeof({column}))::text END AS {column},"
+        f" {column} IS NULL AS {column}_is_null"
     )
 
 
@@ -115,6 +130,10 @@ def time(column: str) -> str:
 
 
 COLUMNS = ", ".join((*_PLAIN, *map(document, _DOCUMENTS), *map(time, _TIMES)))
+# As COLUMNS, with no more of a large document than what a list shows.
+LISTED = ", ".join(
+    (*_PLAIN, summary("request_data", "assessmentType"), summary("result_data", "verdict"), *map(time, _TIMES))
+)
 
 
 def view(row: RowMapping) -> AssessmentView:
@@ -122,7 +141,7 @@ def view(row: RowMapping) -> AssessmentView:
     values = dict(row)
     unreadable: dict[str, str] = {}
     for name in _DOCUMENTS:
-        values[name], reason = decoded(values[name], values.pop(f"{name}_bytes"), name=name)
+        values[name], reason = decoded(values[name], is_null=values.pop(f"{name}_is_null"), name=name)
         if reason:
             unreadable[name] = reason
     for name in _TIMES:
@@ -136,10 +155,10 @@ def views(rows: Sequence[RowMapping]) -> list[AssessmentView]:
     return [view(row) for row in rows]
 
 
-def decoded(text: str | None, size: int | None, *, name: str) -> tuple[Any, str | None]:
-    """Return the JSON in ``text``, or None and why it cannot be shown; ``size`` is what it has in bytes."""
+def decoded(text: str | None, *, is_null: bool, name: str) -> tuple[Any, str | None]:
+    """Return the JSON in ``text``, or None and why it cannot be shown; ``is_null``: the column holds nothing."""
     if text is None:
-        return None, f"{name} must have at most {MOST_BYTES:,} bytes to be shown, got {size:,}" if size else None
+        return None, None if is_null else f"{name} must have at most {MOST_BYTES:,} bytes to be shown, got more"
     try:
         value = json.loads(text)
         keepable(value, name=name)

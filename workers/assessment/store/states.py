@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import STATES
 from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, WrongState, refusals, storable
-from workers.assessment.store.rows import COLUMNS, AssessmentView, view, views
+from workers.assessment.store.rows import COLUMNS, LISTED, AssessmentView, view, views
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Raw
 from workers.runtime.refusals import Problem, quoted
@@ -30,13 +30,14 @@ _GIVE = text("SELECT assessments.give_assessment(:assessment_id, :owner)")
 _REMOVE = text("DELETE FROM assessments.assessment_states WHERE id = ANY (:ids) RETURNING id")
 _FROM = f"SELECT {COLUMNS} FROM assessments.assessment_states"  # noqa: S608 - names of columns only
 _GET = text(f"{_FROM} WHERE id = assessments.job_of(:assessment_id)")
-_LIST = text(f"""
-    {_FROM}
+_LIST = """
+    SELECT {columns} FROM assessments.assessment_states
      WHERE (CAST(:state AS text) IS NULL OR state = CAST(:state AS assessments.assessmentstate))
        AND (CAST(:owner AS uuid) IS NULL OR owner_id = :owner)
        AND (CAST(:after AS uuid) IS NULL OR id < :after)
      ORDER BY id DESC LIMIT :limit
-""")
+"""
+_LIST_WHOLE, _LIST_SHORT = (text(_LIST.format(columns=columns)) for columns in (COLUMNS, LISTED))
 
 
 def state_named(state: str) -> str:
@@ -163,13 +164,15 @@ async def list_newest(
     owner: UUID | None = None,
     limit: int = 50,
     after: UUID | None = None,
+    short: bool = False,
 ) -> Sequence[AssessmentView]:
     """Return up to ``limit`` assessments, newest first; ``after`` is the last job id of the page before.
 
-    A field that cannot be shown is None and explained; it costs the other fields and rows nothing.
+    A field that cannot be shown is None and explained; it costs the other fields and rows nothing. ``short``: a large
+    request holds only its type, a large result only its verdict.
     """
     wanted = {"state": state and state_named(state), "owner": owner, "after": after, "limit": limit}
-    return views((await session.execute(_LIST, wanted)).mappings().all())
+    return views((await session.execute(_LIST_SHORT if short else _LIST_WHOLE, wanted)).mappings().all())
 
 
 async def has_ended(conn: Raw, job_id: UUID) -> tuple[bool, bool]:

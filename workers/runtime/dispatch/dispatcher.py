@@ -20,7 +20,7 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.backoff import soon
-from workers.runtime.database import Database, Raw, is_database_away, is_locked
+from workers.runtime.database import Database, Raw, is_caused_by_a_row, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, Stage
@@ -198,18 +198,23 @@ class _Leading:
         return True
 
     async def _unless_locked(self, model: type[Job], chore: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """Return what ``chore`` returns, or ``otherwise`` where somebody holds the table: no other must wait for it."""
+        """Return what ``chore`` returns; ``otherwise`` if its table is locked or slow, or a row of it is refused.
+
+        The table is then left alone for a while, because the other tables must not wait for it.
+        """
         if time.monotonic() < self._locked.get(model, 0.0):
             return otherwise
         try:
             return await _answered(chore())
         except Exception as error:
-            # So slow that it was ended, as under the statistics of another hour: the others must not wait for that too.
+            # So slow that it was ended, as under the statistics of another hour.
             slow = isinstance(error, TimeoutError) and not self._connection.closed
-            if not slow and not is_locked(error):
+            refused = is_caused_by_a_row(error)
+            if not slow and not refused and not is_locked(error):
                 raise
             self._locked[model] = time.monotonic() + LOCKED_REST_SECONDS
-            log.warning("table_is_slow" if slow else "table_is_locked", table=job_table(model).label)
+            event = "table_is_slow" if slow else "table_has_a_bad_row" if refused else "table_is_locked"
+            log.warning(event, table=job_table(model).label, error=describe(error))
             return otherwise
 
     async def tick(self) -> None:

@@ -7,14 +7,27 @@ them accept would break a list, an export or a batch later. The limits are those
 from collections.abc import Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from workers.runtime.bounds import LARGEST, MOST_DEPTH, is_valid_text
+from workers.runtime.bounds import MOST_DEPTH, is_valid_text, number_problem
+from workers.runtime.loaders import decoded
 from workers.runtime.refusals import Problem, quoted
+from workers.runtime.undecodable import Undecodable
 
 _STEPS_SHOWN = 8
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # a datetime is a date, a bool an int
 NUL = "no text may contain a NUL character, which Postgres cannot store"
+
+
+def json_value(text: str | None, *, most_bytes: int) -> Any:
+    """Return the value of a document that ``runtime.readable`` gave as text; it gives "" for one that is too large.
+
+    For a document that cannot be read the value is an ``Undecodable``, which says why.
+    """
+    if text is None:
+        return None
+    return decoded(text) if text else Undecodable(f"its JSON has more than {most_bytes:,} bytes")
 
 
 class Unkeepable(ValueError):
@@ -75,10 +88,7 @@ def _broken_rule(value: object, depth: int) -> str | None:
 
 def is_number(value: float | Decimal) -> bool:
     """Tell whether ``value`` is a number for everybody: finite, also as a float."""
-    try:
-        return abs(float(value)) <= LARGEST
-    except (OverflowError, ValueError):
-        return False
+    return number_problem(value) is None
 
 
 def _place(path: Path, name: str) -> str:

@@ -4,18 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from workers.runtime.faults import Permanent as Permanent
+from workers.runtime.faults import Retryable as Retryable
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 ERROR_LIMIT = 2_000
 UNAVAILABLE_DELAY = timedelta(seconds=5)
-
-
-class Retryable(Exception):
-    """Worth another attempt: a timeout, a lost connection, a server's 5xx."""
-
-
-class Permanent(Exception):
-    """No attempt can succeed: invalid input, refused credentials, refused content."""
 
 
 class Refused(Permanent):
@@ -40,7 +34,14 @@ class BrokenVectors(_Unfit, Retryable):
 
 
 class InvalidAnswers(Retryable):
-    """The model answered, but not in the form asked for: another attempt may, and so may another input."""
+    """The model answered, but not in the form asked for: another attempt may, and so may another input.
+
+    ``least`` is the shortest wait before the next attempt, for an answer that costs much to receive again.
+    """
+
+    def __init__(self, reason: str, *, least: timedelta = timedelta()) -> None:
+        super().__init__(reason)
+        self.least = least
 
 
 class Unavailable(Retryable):
@@ -117,5 +118,7 @@ def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
             return Fail(describe(error))
         case RateLimited(delay=delay) | Unavailable(delay=delay):
             return Snooze(delay, describe(error))
+        case InvalidAnswers(least=least):
+            return Retry(describe(error), least)
         case _:
             return Retry(describe(error))

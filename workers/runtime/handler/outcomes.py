@@ -80,9 +80,13 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Back to ready by the backoff, one attempt spent; failed when none is left. Handlers raise instead."""
+    """Back to ready by the backoff, one attempt spent; failed when none is left. Handlers raise instead.
+
+    ``least`` is the shortest wait before the next attempt.
+    """
 
     error: str
+    least: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from datetime import timedelta
 from functools import cache
 from uuid import UUID
 
-from models.lifecycle import Job
+from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
+from workers.runtime.handler.errors import ERROR_LIMIT
 from workers.runtime.handler.registry import Stage
 from workers.runtime.loaders import hurried
 from workers.runtime.store.locks import held_rows
@@ -16,7 +17,7 @@ Ticket = tuple[UUID, int]
 
 
 @cache
-def _claim_sql(t: JobTable) -> str:
+def _claim_sql(t: JobTable, returned: str = "j.*") -> str:
     c = t.column
     # Only a dispatched job can be claimed, which is what makes concurrency limits hard.
     return f"""
@@ -28,7 +29,7 @@ def _claim_sql(t: JobTable) -> str:
           FROM {TICKETS}
          WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version
            AND CASE WHEN j.{c["status"]} = %(ready)s AND j.{c["dispatched_at"]} IS NOT NULL THEN true END
-        RETURNING j.*"""
+        RETURNING {returned}"""
 
 
 async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID, free_only: bool = False) -> list[Job]:
@@ -45,16 +46,34 @@ async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID
             return await claim(conn, stage, free, owner=owner) if free else []
     t = job_table(stage.model)
     cursor = hurried(conn.cursor(binary=True))
-    await cursor.execute(
-        _claim_sql(t),
-        {
-            "running": stage.step.running,
-            "ready": stage.step.ready,
-            "owner": owner,
-            "timeout": stage.timeout / timedelta(seconds=1),
-            **tickets(batch),
-        },
+    await cursor.execute(_claim_sql(t), _claim_values(stage, batch, owner))
+    return await loaded_jobs(t, cursor)
+
+
+def _claim_values(stage: Stage, batch: Sequence[Ticket], owner: UUID) -> dict[str, object]:
+    return {
+        "running": stage.step.running,
+        "ready": stage.step.ready,
+        "owner": owner,
+        "timeout": stage.timeout / timedelta(seconds=1),
+        **tickets(batch),
+    }
+
+
+@cache
+def _lifecycle_columns(t: JobTable) -> str:
+    """Return the columns of row ``j`` that the kernel needs to end a run, without payload and result."""
+    return ", ".join(
+        f"left(j.{column}, {ERROR_LIMIT}) AS {column}" if name == "error_message" else f"j.{column}"
+        for name, column in t.column.items()
+        if name in lifecycle_attributes(t.model)
     )
+
+
+async def claim_without_payload(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+    """Claim as :func:`claim` does, but read no payload and no result: for rows that Postgres cannot hand out."""
+    t = job_table(stage.model)
+    cursor = await conn.execute(_claim_sql(t, _lifecycle_columns(t)), _claim_values(stage, batch, owner))
     return await loaded_jobs(t, cursor)
 
 

@@ -8,9 +8,11 @@ from uuid import UUID
 
 from psycopg import AsyncServerCursor
 from psycopg.rows import class_row, dict_row, scalar_row
+from sqlalchemy import JSON, Enum, String, inspect
 
 from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
+from workers.runtime.handler.documents import json_value
 from workers.runtime.store.states import states_named
 from workers.runtime.store.tables import job_table
 
@@ -44,6 +46,9 @@ class JobView:
     owner_id: UUID | None
     shown_as: str
 
+
+# Of one payload or result, when one job is shown: no more is fetched.
+MOST_SHOWN_BYTES = 16 * 1024 * 1024
 
 _JOB = ", ".join(field.name for field in fields(JobView))
 
@@ -178,13 +183,33 @@ async def known_stages(conn: Raw) -> list[str]:
 
 
 async def own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any]:
-    """Return what a job's table holds beside its lifecycle: its payload and its result, by attribute."""
+    """Return what a job's table holds beside its lifecycle: its payload and its result, by attribute.
+
+    A document that is too large to be shown is an ``Undecodable``, which says so; a text is cut.
+    """
     t = job_table(model)
     kernel = lifecycle_attributes(model)
-    own = ", ".join(f'{column} AS "{name}"' for name, column in t.column.items() if name not in kernel)
+    types = {attribute.key: attribute.columns[0].type for attribute in inspect(model).column_attrs}
+    shown = []
+    for name, column in t.column.items():
+        if name in kernel:
+            continue
+        if isinstance(types[name], JSON):
+            shown.append(
+                f"CASE WHEN {column} IS NOT NULL THEN coalesce(runtime.readable({column}, {MOST_SHOWN_BYTES}), '') END"
+                f' AS "{name}"'
+            )
+        else:
+            cut = isinstance(types[name], String) and not isinstance(types[name], Enum)
+            shown.append(f'left({column}, {MOST_SHOWN_BYTES}) AS "{name}"' if cut else f'{column} AS "{name}"')
     cursor = conn.cursor(row_factory=dict_row)
-    await cursor.execute(f"SELECT {own} FROM {t.name} WHERE {t.column['id']} = %(id)s", {"id": job_id})
-    return await cursor.fetchone() or {}
+    sql = f"SELECT {', '.join(shown)} FROM {t.name} WHERE {t.column['id']} = %(id)s"
+    await cursor.execute(sql, {"id": job_id})
+    row = await cursor.fetchone() or {}
+    return {
+        name: json_value(value, most_bytes=MOST_SHOWN_BYTES) if isinstance(types[name], JSON) else value
+        for name, value in row.items()
+    }
 
 
 async def slots_by_queue(conn: Raw) -> dict[str, int]:

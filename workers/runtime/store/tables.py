@@ -49,7 +49,7 @@ class JobTable:
             job: Job = new_instance()
             job.__dict__.update(zip(attributes, row, strict=True))
             for name in self.enums:  # which the driver does not know, and hands over as they came
-                if isinstance(value := job.__dict__[name], bytes):
+                if isinstance(value := job.__dict__.get(name), bytes):
                     job.__dict__[name] = value.decode()
             jobs.append(job)
         return jobs
@@ -62,7 +62,7 @@ async def loaded_jobs(t: JobTable, cursor: AsyncCursor[Any]) -> list[Job]:
     jobs = t.jobs([column.name for column in cursor.description or ()], rows)
     if Undecodable.made != made:  # else there is nothing to look for
         for job in jobs:
-            job.__dict__[_UNREADABLE] = first_undecodable((name, job.__dict__[name]) for name in t.column)
+            job.__dict__[_UNREADABLE] = first_undecodable((name, job.__dict__.get(name)) for name in t.column)
     return jobs
 
 
@@ -73,6 +73,11 @@ def unreadable(job: Job) -> str | None:
     """Return which value of a claimed job cannot be read and why; None where its handler can have it."""
     reason: str | None = job.__dict__.get(_UNREADABLE)
     return reason
+
+
+def mark_unreadable(job: Job, reason: str) -> None:
+    """Have :func:`unreadable` return ``reason``: Postgres itself could not hand out the job's row."""
+    job.__dict__[_UNREADABLE] = reason
 
 
 # What every statement on a batch of runs reads: ``tickets`` by position, and its rows by primary key. ``ANY`` makes the

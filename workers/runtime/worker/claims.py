@@ -3,26 +3,28 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
+import psycopg
 import structlog
 
 from models.lifecycle import Job
 from workers.runtime.backoff import soon
-from workers.runtime.database import Database, is_database_away, is_locked
+from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Stage
-from workers.runtime.store.claim import Ticket, claim, claimed_before
+from workers.runtime.store.claim import Ticket, claim, claim_without_payload, claimed_before
 from workers.runtime.store.dispatch import unmark_exactly
+from workers.runtime.store.tables import mark_unreadable
 
 log = structlog.get_logger(__name__)
 
 # Of a worker that drains; any other waits as long as Postgres is away.
 ATTEMPTS = 4
-# If no heartbeat renews the lease within this time, another worker should have the batch.
+# If no heartbeat succeeds within this time, another worker should have the batch.
 LEASE_PATIENCE_SECONDS = 2.0
 
 
@@ -56,11 +58,46 @@ class Claims:
                     await self._renewed.wait()
         return time.monotonic() < self._leased_until
 
-    async def claim(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
+    async def claim(self, stage: Stage, tickets: Sequence[Ticket]) -> AsyncIterator[list[Job]]:
+        """Claim, and yield the jobs as they are claimed; wait as long as Postgres is away.
+
+        Only a draining worker gives up after a few attempts. If Postgres cannot hand out a row, the batch is halved
+        until that row is alone: its job comes without payload and says why (``unreadable``), the others come whole.
+        No error of the database leaves this method: a ticket that is not claimed comes due again.
+        """
+        try:
+            jobs = await self._claim_patiently(stage, tickets)
+        except psycopg.Error as error:
+            if not is_caused_by_a_row(error):
+                log.exception("claim_failed", stage=stage.name, jobs=len(tickets), error=describe(error))
+                return
+            if len(tickets) == 1:
+                jobs = await self._claim_unreadable(stage, tickets, describe(error))
+            else:
+                half = len(tickets) // 2
+                for part in (tickets[:half], tickets[half:]):
+                    async for jobs in self.claim(stage, part):
+                        yield jobs
+                return
+        yield jobs
+
+    async def _claim_unreadable(self, stage: Stage, tickets: Sequence[Ticket], reason: str) -> list[Job]:
+        """Claim a job that Postgres cannot hand out, without its payload; none where even that fails."""
+        try:
+            async with self._database.kernel() as conn:
+                jobs = await claim_without_payload(conn, stage, tickets, owner=self._worker_id)
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("job_cannot_be_claimed", stage=stage.name, job_id=str(tickets[0][0]), error=describe(error))
+            return []
+        for job in jobs:
+            mark_unreadable(job, f"its row cannot be read: {reason}")
+        return jobs
+
+    async def _claim_patiently(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
         """Claim, waiting as long as Postgres is away; only a draining worker gives up after a few attempts.
 
-        A claim whose answer was lost with the connection may have been committed: its jobs are ours to run. What
-        somebody holds is left out, its ticket comes due again.
+        If the answer to a claim was lost with the connection, the claim may have been committed: its jobs are ours to
+        run. Rows that somebody holds are left out, their tickets come due again.
         """
         attempt, held, unsure = 0, False, False
         while not (self._closed and attempt >= ATTEMPTS):
@@ -71,7 +108,7 @@ class Claims:
             try:
                 return await self._claim(stage, tickets, unsure=unsure, free_only=held, leased=leased)
             except Exception as error:
-                if not is_database_away(error):
+                if is_caused_by_a_row(error) or not is_database_away(error):
                     raise
                 if is_locked(error) and not unsure:
                     if held:  # the whole table is

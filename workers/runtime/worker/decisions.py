@@ -49,9 +49,9 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
             )
         case Release(reason=reason):
             return row(step.ready, "release", reason=reason, error=job.error_message, progress=PROGRESS_NONE)
-        case Retry(error=error) if job.retry_count < job.max_retries:
+        case Retry(error=error, least=least) if job.retry_count < job.max_retries:
             attempt = job.retry_count + 1
-            delay = full_jitter(attempt, draw=draw)
+            delay = max(full_jitter(attempt, draw=draw), least * attempt)
             return row(
                 step.ready,
                 "retry",

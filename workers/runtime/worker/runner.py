@@ -26,6 +26,8 @@ from workers.runtime.worker.slots import Slots
 
 log = structlog.get_logger(__name__)
 
+# Jobs in one claim: its answer is held in memory as a whole, and a payload may have a mebibyte.
+CLAIMED_AT_ONCE = 256
 # A drain waits so long for handlers that were told to end, and then for Postgres to take what is left of them.
 ENDING_SECONDS, RELEASING_SECONDS = 1.0, 2.0
 
@@ -66,19 +68,20 @@ class Runner:
         stage = self._registry[stage_name]
         rest = list(tickets)
         while rest:
-            reserved = await self._slots.reserve(len(rest))
+            reserved = await self._slots.reserve(min(len(rest), CLAIMED_AT_ONCE))
             if not reserved or not await self._claims.is_leased():
                 self._slots.give_back(reserved)
                 await self._claims.hand_back(stage, rest)
                 return
             part, rest = rest[:reserved], rest[reserved:]
-            jobs: list[Job] = []
+            free = reserved
             try:
-                jobs = await self._claims.claim(stage, part)
+                async for jobs in self._claims.claim(stage, part):
+                    for job in jobs:
+                        free -= 1
+                        self._launch(stage, job)
             finally:
-                self._slots.give_back(reserved - len(jobs))
-            for job in jobs:
-                self._launch(stage, job)
+                self._slots.give_back(free)
 
     # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
