@@ -68,7 +68,7 @@ async def test_an_end_is_told_at_once(jobs, database_url):
     """A follower does not wait for the next poll."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=NEVER) as events:
-        seen = []
+        seen: list[str] = []
         follower = asyncio.create_task(states(events, job.id, seen))
         await until(lambda: seen == ["processing"])
 
@@ -81,7 +81,7 @@ async def test_a_lost_notification_costs_one_poll(jobs, database_url):
     """Nothing tells of this end."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=0.2) as events:
-        seen = []
+        seen: list[str] = []
         follower = asyncio.create_task(states(events, job.id, seen))
         await until(lambda: seen == ["processing"])
 
@@ -94,7 +94,7 @@ async def test_a_notification_that_lists_no_job_has_all_of_its_table_looked_at(j
     """Nonsense on the channel, and a table that nobody follows, change nothing."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=NEVER) as events:
-        seen = []
+        seen: list[str] = []
         follower = asyncio.create_task(states(events, job.id, seen))
         await until(lambda: seen == ["processing"])
         looks = events.sent["LOOK"]
@@ -113,7 +113,7 @@ async def test_of_more_jobs_than_a_notification_lists_all_are_seen(jobs, databas
     """One statement moved 250 jobs; the payload has room for 200."""
     async with Counted(database_url, poll_seconds=NEVER) as events:
         ids = await jobs.ready(ASK, 250)
-        seen = [[] for _ in ids]
+        seen: list[list[str]] = [[] for _ in ids]
         followers = [asyncio.create_task(states(events, id_, one)) for id_, one in zip(ids, seen, strict=True)]
         await until(lambda: all(seen))
 
@@ -131,7 +131,8 @@ async def test_a_job_that_is_deleted_while_followed_is_told_as_such(jobs, databa
     """Its history is given first: it outlives the job."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=0.2) as events:
-        seen, history = [], []
+        seen: list[str] = []
+        history: list[int] = []
         follower = asyncio.create_task(states(events, job.id, seen))
         reader = asyncio.create_task(versions(events, job.id, history))
         await until(lambda: seen and history == [1, 2])
@@ -187,9 +188,9 @@ async def test_a_slow_follower_gets_the_newest_state_and_a_slow_reader_every_ver
 async def test_a_lost_connection_loses_no_event(jobs, database_url):
     """What happened while it was gone is looked up on the new one; the followers notice nothing."""
     [job] = await jobs.running()
-    told = []
+    told: list[str] = []
     async with Counted(database_url, poll_seconds=NEVER, tell=told.append) as events:
-        seen = []
+        seen: list[int] = []
         reader = asyncio.create_task(versions(events, job.id, seen))
         await until(lambda: len(seen) == job.version)
 
@@ -204,7 +205,7 @@ async def test_a_thousand_followers_share_a_connection_and_a_statement(jobs, dat
     """However many follow, and whatever ends meanwhile."""
     ids = await jobs.ready(count=1_000)
     async with Counted(database_url, poll_seconds=NEVER) as events:
-        seen = [[] for _ in ids]
+        seen: list[list[str]] = [[] for _ in ids]
         followers = [asyncio.create_task(states(events, id_, one)) for id_, one in zip(ids, seen, strict=True)]
         readers = [asyncio.create_task(versions(events, id_)) for id_ in ids]
         await until(lambda: all(seen), within=20)
@@ -247,7 +248,7 @@ def service_url(fresh_database_url):
 async def test_a_job_that_the_reader_may_not_see_does_not_exist_for_it(fresh_database_url, service_url):
     """Row level security holds for followers."""
     with psycopg.connect(fresh_database_url, autocommit=True) as conn:
-        [id_] = conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES RETURNING id").fetchone()
+        [[id_]] = conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES RETURNING id").fetchall()
 
     async with Counted(service_url) as events:
         with pytest.raises(UnknownJob):
@@ -274,7 +275,7 @@ async def test_when_the_source_closes_nobody_goes_on_waiting(jobs, database_url)
     """A process that stops lets its streams end."""
     [id_] = await jobs.ready()
     async with Counted(database_url) as events:
-        seen = []
+        seen: list[str] = []
         follower = asyncio.create_task(states(events, id_, seen))
         await until(lambda: seen)
 

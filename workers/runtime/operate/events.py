@@ -12,7 +12,7 @@ theirs to see (:func:`~workers.runtime.operate.jobs.find_job`).
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -79,7 +79,7 @@ class JobEvents(Listening):
         self._waiting: dict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._looked_at = self._polled_at = float("-inf")
 
-    async def follow(self, job_id: UUID, *, table: str | None = None) -> AsyncIterator[JobView]:
+    async def follow(self, job_id: UUID, *, table: str | None = None) -> AsyncGenerator[JobView, None]:
         """Yield the job as it is, then at each change, up to its end. Who is slow misses states in between.
 
         Raise UnknownJob when it does not exist any more, or never did, or is not for this login to see.
@@ -100,7 +100,7 @@ class JobEvents(Listening):
 
     async def transitions(
         self, job_id: UUID, *, after: int = 0, table: str | None = None
-    ) -> AsyncIterator[TransitionView]:
+    ) -> AsyncGenerator[TransitionView, None]:
         """Yield every transition behind version ``after``, once each, in order of the versions, up to the job's end.
 
         Who lost the stream goes on with the last version it got. Raise UnknownJob, after the history that is left,
