@@ -1,4 +1,4 @@
-"""The two kinds of failure that decide a job's fate. Imports nothing; :mod:`workers.runtime.handler.errors` has the rest."""
+"""The two kinds of failure that decide a job's fate; :mod:`workers.runtime.handler.errors` has all others."""
 
 
 class Retryable(Exception):

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from workers.runtime.faults import Permanent as Permanent
-from workers.runtime.faults import Retryable as Retryable
+from workers.runtime.faults import Permanent as Permanent  # noqa: PLC0414 - handlers import both from here
+from workers.runtime.faults import Retryable as Retryable  # noqa: PLC0414 - likewise
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 ERROR_LIMIT = 2_000
