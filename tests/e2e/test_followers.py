@@ -106,6 +106,17 @@ async def test_enqueue_wait_and_jobs_watch_follow_on(servers: EmbeddedServers, j
     assert said().splitlines() == [AWAY, BACK]
 
 
+async def test_a_history_is_followed_on_without_a_gap(servers: EmbeddedServers, job: UUID, said) -> None:
+    """Each version once, although the end came while nobody listened."""
+
+    async def versions() -> list[int]:
+        async with job_events(servers.urls.database_url) as events:
+            return [one.version_to async for one in events.transitions(job)]
+
+    assert await restarted(servers, versions(), said, job) == [1, 2]
+    assert said().splitlines() == [AWAY, BACK]
+
+
 async def test_ingest_wait_follows_on(servers: EmbeddedServers, ingest_job: UUID, said) -> None:
     """A file of an hour is not followed from the start again because Postgres was restarted."""
     shown: list[IngestionProgress] = []
