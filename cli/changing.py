@@ -5,13 +5,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, Self
 from uuid import UUID
 
 from cli.output import remark
-
-if TYPE_CHECKING:
-    from cli.selection import Changed
+from workers.runtime.operate.changes import Changed
 
 _QUIET_SECONDS = 2.0
 _REASONS_SHOWN = 5
@@ -64,7 +62,7 @@ class Report:
         else:
             remark(line)
 
-    def end(self, changed: "Changed", *, interrupted: bool = False, reasons: bool = True) -> None:
+    def end(self, changed: Changed, *, interrupted: bool = False, reasons: bool = True) -> None:
         """Print the sum and, with ``reasons``, why some could not be."""
         if self._shown:
             print(file=sys.stderr)

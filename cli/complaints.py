@@ -20,7 +20,7 @@ def complaint(error: BaseException) -> tuple[str, int]:
         case _ if type(error).__module__ == "config.settings":  # config imports nothing of ours, so no Refusal either
             line, code = str(error), WRONG_USAGE
         case _:
-            from config.redaction import redact_text
+            from config.redaction import redact_text  # every start imports this module, few tell an error
 
             line, code = redact_text(_foreign(error)), FAILED
     return " ".join(line.split()), code
@@ -34,24 +34,21 @@ def _foreign(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {error} (GRISTMILL_LOG_LEVEL=DEBUG shows where)"
 
 
-_NOT_MIGRATED = {"UndefinedTable", "UndefinedColumn", "UndefinedFunction", "InvalidSchemaName"}
+def server_trouble(error: Exception) -> str:
+    """Return the line for an error of Postgres, of Redis or of the system; raise any other error."""
+    if _database(error) or _redis(error) or isinstance(error, OSError):
+        return complaint(error)[0]
+    raise error
 
 
 def _database(error: BaseException) -> str | None:
-    """Return the line for an error of Postgres, or None if it is none; an error of SQLAlchemy carries it inside."""
-    psycopg = sys.modules.get("psycopg")
-    error = getattr(error, "orig", None) or error
-    if psycopg is None or not isinstance(error, psycopg.Error):
+    """Return the line for an error of Postgres, or None if it is none."""
+    if "psycopg" not in sys.modules:
         return None
-    if type(error).__name__ in _NOT_MIGRATED:
-        missing = (error.diag.message_primary or str(error)).partition("\n")[0]
-        return (
-            f"the database is not migrated to this version; run `gristmill migrate` (Postgres: {missing}). "
-            "Where it is at the newest revision, one is missing"
-        )
-    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return f"Postgres cannot be reached: {str(error).partition(chr(10))[0]}"
-    return f"Postgres refused: {error.diag.message_primary or error}"
+    from workers.runtime.connections import refusal_of  # imports the driver: only where one of its errors is told
+
+    refusal = refusal_of(error)
+    return None if refusal is None else str(refusal)
 
 
 def _redis(error: BaseException) -> str | None:

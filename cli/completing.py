@@ -12,7 +12,7 @@ _NEWEST = 40
 
 def stages(incomplete: str) -> list[str]:
     """Return the stages that begin so. Reads the handlers' files as text: importing them takes a second."""
-    import workers
+    import workers  # a completion that needs no package of ours loads none
 
     files = (path for folder in workers.__path__ for path in Path(folder).rglob("*.py"))
     with _silence():
@@ -24,18 +24,19 @@ def stages(incomplete: str) -> list[str]:
 def job_ids(incomplete: str) -> list[str]:
     """Return the newest jobs that begin so, of the system that runs."""
     with _silence():
-        from cli.selection import listed
-        from workers.runtime.store.read import JobFilter
+        # Imported here: the completion of any other word needs no driver, and a person waits for it.
+        from cli.connection import ask
+        from workers.runtime.operate.jobs import JobFilter, list_jobs
 
-        return [
-            str(job.id) for job in listed(JobFilter(), limit=_NEWEST, after=None) if str(job.id).startswith(incomplete)
-        ]
+        newest = ask(lambda conn: list_jobs(conn, JobFilter(), limit=_NEWEST))
+        return [str(job.id) for job in newest if str(job.id).startswith(incomplete)]
     return []
 
 
 def roles(incomplete: str) -> list[str]:
     """Return the roles with a log that begin so."""
     with _silence():
+        # Imported here: every command that names a stage or a job imports this module.
         from cli.whereabouts import logs_folder
         from config.settings import load
         from local.logs import chosen

@@ -3,12 +3,14 @@
 import asyncio
 import getpass
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from cli.addresses import addresses
 from config.settings import load
+from workers.runtime.actor import Actor
 from workers.runtime.database import Database, Raw
 
 T = TypeVar("T")
@@ -21,6 +23,11 @@ def who() -> str:
     except (KeyError, OSError):  # a uid without a name
         user = "unknown"
     return f"cli:{re.sub(r'[^A-Za-z0-9._@-]', '_', user)}"
+
+
+def actor(reason: str | None = None) -> Actor:
+    """Return who runs this command, on which host, and why: what the history of a change shows."""
+    return Actor(changed_by=who(), change_reason=reason, context={"host": socket.gethostname()})
 
 
 @asynccontextmanager

@@ -13,11 +13,14 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Entry(NamedTuple):
-    """One command. ``place`` is ``module:attribute`` below ``cli.commands``: a function, or an app of commands."""
+    """One command. ``place`` is ``module:attribute`` below ``cli.commands``: a function, or an app of commands.
+
+    ``panel`` is the heading under which help lists it, if there is more than one.
+    """
 
     name: str
     place: str
-    panel: str
+    panel: str | None
     summary: str
 
 

@@ -96,10 +96,12 @@ COMMANDS = (
     Entry("windows", "windows:app", _WORK, "Make bonus windows and see who qualifies."),
     Entry("settings", "settings:app", _WORK, "Choose provider and models at run time."),
     Entry("security", "security:app", _WORK, "Say whom a service may speak for. Run as the tables' owner."),
-    Entry("worker", "roles:worker", _ROLES, "Run jobs of the given queues."),
-    Entry("dispatcher", "roles:dispatcher", _ROLES, "Give due jobs to the workers. Any number may run; one leads."),
-    Entry("beat", "roles:beat", _ROLES, "Fire the schedules. Any number may run; each time fires once."),
-    Entry("flower", "roles:flower", _ROLES, "Show jobs and workers in Flower."),
+    Entry("worker", "worker:worker", _ROLES, "Run jobs of the given queues."),
+    Entry(
+        "dispatcher", "dispatcher:dispatcher", _ROLES, "Give due jobs to the workers. Any number may run; one leads."
+    ),
+    Entry("beat", "beat:beat", _ROLES, "Fire the schedules. Any number may run; each time fires once."),
+    Entry("flower", "flower:flower", _ROLES, "Show jobs and workers in Flower."),
 )
 
 app = typer.Typer(
@@ -113,7 +115,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import version  # no command but this one needs it
 
         print(f"gristmill {version('gristmill')}")
         raise typer.Exit

@@ -5,17 +5,17 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from cli.values import jsonable
 from workers.runtime.refusals import printable
 from workers.runtime.undecodable import Undecodable
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -29,7 +29,6 @@ _WHOLE = frozenset({"ID", "STAGE", "STATUS", "STATE", "ASSESSMENT", "ANALYSIS", 
 _READABLE = 20
 _GAP = 2
 _INDENT = "    "
-# C0 and C1 but for line feed and tab.
 
 
 def print_json(value: Any) -> None:
@@ -67,10 +66,8 @@ def _is_span(key: str, value: Any) -> bool:
     return hasattr(value, "total_seconds")
 
 
-def console(*, stderr: bool = False) -> "Console":
+def console(*, stderr: bool = False) -> Console:
     """Return a console that wraps on a terminal and nowhere else."""
-    from rich.console import Console
-
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _UNBOUNDED
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not stream.isatty())
@@ -83,7 +80,7 @@ def status_text(status: str) -> str:
 
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = (), width: int = _UNBOUNDED
-) -> "RenderableType":
+) -> RenderableType:
     """Return a table that fits into ``width`` characters, or one block a row where none does.
 
     Columns named with ``>`` in front hold numbers, aligned right. Those, ids, statuses and ``keep`` are never cut and
@@ -96,8 +93,6 @@ def table(
     widths = _widths(names, cells, whole, width)
     if widths is None:
         return _blocks(names, cells, whole, width)
-    from rich.table import Table
-    from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for name, number, fits in zip(names, numbers, widths, strict=True):
@@ -113,8 +108,6 @@ def _widths(
     names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], width: int
 ) -> list[int | None] | None:
     """Return the bound of each column, None for one that needs none; None for all where no table fits."""
-    from rich.cells import cell_len
-
     natural = [
         max([cell_len(name), *(cell_len(row[place]) for row in cells)], default=0) for place, name in enumerate(names)
     ]
@@ -132,10 +125,8 @@ def _widths(
     return bounds
 
 
-def _blocks(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], width: int) -> "Text":
+def _blocks(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], width: int) -> Text:
     """Return every row as a block: its first column and its statuses on top, the rest below, each with its name."""
-    from rich.text import Text
-
     top = [place for place, name in enumerate(names) if place == 0 or (whole[place] and name in _WHOLE)]
     shown = Text()
     for row in cells:
@@ -148,10 +139,8 @@ def _blocks(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequenc
     return shown
 
 
-def _filled(parts: "Sequence[Text]", between: str, width: int) -> "Iterator[Text]":
+def _filled(parts: Sequence[Text], between: str, width: int) -> Iterator[Text]:
     """Yield lines of ``parts``, as many on each as fit whole."""
-    from rich.text import Text
-
     line = Text()
     for part in parts:
         if line and line.cell_len + len(between) + part.cell_len > width:
@@ -162,11 +151,8 @@ def _filled(parts: "Sequence[Text]", between: str, width: int) -> "Iterator[Text
         yield line
 
 
-def _indented(told: Sequence[str], width: int) -> "Iterator[Text]":
+def _indented(told: Sequence[str], width: int) -> Iterator[Text]:
     """Yield the named values of a block; one that is longer than a line goes on below."""
-    from rich.console import Console
-    from rich.text import Text
-
     room = max(width - len(_INDENT), _READABLE)
     narrow = Console(width=room)
     for line in _filled([Text(text) for text in told], ", ", room):

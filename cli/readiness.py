@@ -5,16 +5,16 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-import psycopg
 import redis
 import structlog
 
-from cli.doctor.servers import NOEVICTION, OLDEST_POSTGRES
+from cli.doctor.servers import NOEVICTION
 from config.redaction import redact_text
-from migrations.revisions import CURRENT, Position, position_of
+from migrations.revisions import position_of
 from workers.runtime.backoff import full_jitter
-from workers.runtime.connections import connect
-from workers.runtime.refusals import Failed
+from workers.runtime.connections import connect_async, refusal_of
+from workers.runtime.operate.server import OLDEST_POSTGRES, server_health
+from workers.runtime.refusals import Failed, Kind
 from workers.transport.dispatcher import eviction_policy
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class _NotYetError(Exception):
 
 async def wait_for_database(database_url: str) -> None:
     """Return when Postgres answers and its schema serves this release; raise Failed if it is too old a server."""
-    await _wait("Postgres", lambda: asyncio.to_thread(_look_at_database, database_url))
+    await _wait("Postgres", lambda: _look_at_database(database_url))
 
 
 async def wait_for_redis(redis_url: str) -> None:
@@ -42,7 +42,9 @@ async def _wait(server: str, look: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await look()
-        except (_NotYetError, psycopg.OperationalError, redis.ConnectionError, redis.TimeoutError) as error:
+        except Exception as error:
+            if not _is_away(error):
+                raise
             attempt += 1
             log.warning(
                 "start_waits", waits_for=server, attempt=attempt, error=redact_text(" ".join(str(error).split()))
@@ -53,25 +55,25 @@ async def _wait(server: str, look: Callable[[], Awaitable[None]]) -> None:
             return
 
 
-def _look_at_database(database_url: str) -> None:
-    with connect(database_url, autocommit=True) as connection:
-        version = connection.info.server_version // 10_000
-        if version < OLDEST_POSTGRES:
-            raise Failed(f"Postgres must be {OLDEST_POSTGRES} or newer, got {version}")
-        position = _position(connection)
+def _is_away(error: Exception) -> bool:
+    """Tell whether a later look may find the server well."""
+    if isinstance(error, (_NotYetError, redis.ConnectionError, redis.TimeoutError)):
+        return True
+    refusal = refusal_of(error)
+    return refusal is not None and refusal.kind is Kind.UNAVAILABLE
+
+
+async def _look_at_database(database_url: str) -> None:
+    async with await connect_async(database_url, autocommit=True) as connection:
+        health = await server_health(connection)
+    if health.is_too_old:
+        raise Failed(f"Postgres must be {OLDEST_POSTGRES} or newer, got {health.version[0]}")
+    position = position_of(health.revision)
     if not position.usable:
         at = position.current or "no revision"
         raise _NotYetError(f"database is at {at}, this release needs {position.head}: run `gristmill migrate`")
     if not position.known:
         log.warning("database_is_newer", revision=position.current, newest_known=position.head)
-
-
-def _position(connection: "psycopg.Connection[tuple[str]]") -> Position:
-    try:
-        row = connection.execute(CURRENT).fetchone()
-    except psycopg.errors.UndefinedTable:
-        row = None
-    return position_of(row[0] if row else None)
 
 
 async def _look_at_redis(redis_url: str) -> None:

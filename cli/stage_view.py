@@ -1,8 +1,8 @@
 """One stage as a row of a table, wherever stages are shown."""
 
 from cli.values import duration
+from workers.runtime.operate.stages import MOST, RECENTLY, StageView
 from workers.runtime.refusals import cut
-from workers.runtime.store.stages import MOST, RECENTLY, StageView
 
 STAGE_COLUMNS = (
     "STAGE",

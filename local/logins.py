@@ -5,25 +5,20 @@ what the login is called and its password; what is missing is made.
 """
 
 import secrets
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from local.data_dir import write_private
 from workers.runtime.connections import connect
 from workers.runtime.database import libpq_url
+from workers.runtime.operate.logins import GROUPS, make_login
 from workers.runtime.refusals import Failed
 
-# The kinds of process, and the group role that holds their rights (migrations/sql/0007/rights.sql).
-GROUPS: Mapping[str, str] = {
-    kind: f"gristmill_{kind}" for kind in ("worker", "dispatcher", "gateway", "operator", "service")
-}
 FOLDER = "roles"
 _CONNECT_SECONDS = 5
 
@@ -83,46 +78,10 @@ def _settle(connection: "psycopg.Connection[tuple[object, ...]]", owner: URL, ki
     role = (known.username if known else None) or f"gristmill_{kind}_login"
     password = str(known.password) if known and known.password else secrets.token_urlsafe(24)
     url = owner.set(drivername="postgresql", username=role, password=password)
-    try:
-        with connection.transaction():
-            made = _make(connection, role, password, kind, url)
-    except psycopg.errors.InsufficientPrivilege:
-        raise Failed(
-            f"login {role!r} was not made: the login of DATABASE_URL may not make roles; run it as an administrator"
-        ) from None
+    made = make_login(connection, kind, role, password, connects=lambda: _connects(url))
     if known is None or _place(known) != _place(url):
         write_private(file, libpq_url(url) + "\n")
     return Login(kind, role, made, str(file), libpq_url(url))
-
-
-def _make(connection: "psycopg.Connection[tuple[object, ...]]", role: str, password: str, kind: str, url: URL) -> bool:
-    """Make or mend the login; return whether there was anything to do."""
-    group = GROUPS[kind]
-    if not _one(connection, "SELECT to_regrole(quote_ident(%s)) IS NOT NULL", group):
-        raise Failed(f"role {group} does not exist: run `gristmill migrate` as an administrator")
-    exists = _one(connection, "SELECT count(*) = 1 FROM pg_roles WHERE rolname = %s", role)
-    if exists and _one(
-        connection,
-        "SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication FROM pg_roles"
-        " WHERE rolname = %s",
-        role,
-    ):
-        raise Failed(f"role {role!r} may do more than a {kind} needs: name another one in its file")
-    if exists and _one(connection, "SELECT pg_has_role(%s, %s, 'USAGE')", role, group) and _connects(url):
-        return False
-    # The server is told a verifier, not the password: statements may be logged.
-    verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    command = sql.SQL("ALTER" if exists else "CREATE")
-    connection.execute(
-        sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(command, sql.Identifier(role), sql.Literal(verifier))
-    )
-    connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role)))
-    return True
-
-
-def _one(connection: "psycopg.Connection[tuple[object, ...]]", question: str, *values: object) -> object:
-    row = connection.execute(question.encode(), values).fetchone()
-    return row[0] if row else None
 
 
 def _connects(url: URL) -> bool:

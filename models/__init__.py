@@ -2,10 +2,13 @@
 
 import importlib
 import pkgutil
+from typing import TypeVar
 
 from sqlalchemy import MetaData
 
 from models.base import Base
+
+M = TypeVar("M")
 
 
 def load_all() -> MetaData:
@@ -13,3 +16,21 @@ def load_all() -> MetaData:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
     return Base.metadata
+
+
+def concrete(base: type[M]) -> list[type[M]]:
+    """Return every mapped class below ``base`` that is imported by now; :func:`every_table` imports all of ours."""
+    found: list[type[M]] = []
+    for child in base.__subclasses__():
+        found += [child] if "__table__" in child.__dict__ else []
+        found += concrete(child)
+    return found
+
+
+def every_table(base: type[M]) -> list[type[M]]:
+    """Return every mapped class below ``base`` that has a module here, and what else is imported by now.
+
+    No handler is imported. A model that stands beside its handler is known once the handlers are discovered.
+    """
+    load_all()
+    return concrete(base)

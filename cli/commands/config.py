@@ -1,12 +1,11 @@
 """``gristmill config``."""
 
 from cli.output import Json, print_json, print_table
+from config.settings import describe, load
 
 
 def config(as_json: Json = False) -> None:
     """Show every setting with its value, default and meaning; secrets are masked."""
-    from config.settings import describe, load
-
     rows = describe(load())
     if as_json:
         print_json(rows)

@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import moment
+from workers.runtime.operate.dead_letters import list_dead, replay_dead, show_dead
 from workers.runtime.refusals import Refusal, printable
 
 app = typer.Typer(help="List, show and replay the messages that the Celery door refused.", no_args_is_help=True)
@@ -21,12 +24,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the refused messages, newest first; messages of one content are one, with how often it came."""
-    from cli.session import in_session
-    from workers.runtime.operate.dead_letters import list_dead
-
-    rows = in_session(
-        lambda session: session.run_sync(lambda sync: list_dead(sync, with_replayed=everything, limit=limit))
-    )
+    rows = in_session(lambda session: list_dead(session, with_replayed=everything, limit=limit))
     if as_json:
         print_json(rows)
         return
@@ -47,10 +45,7 @@ def _reason(reason: str, job_id: object) -> str:
 @app.command()
 def show(message: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
     """Show one refused message with what it brought. ID may be the beginning of one."""
-    from cli.session import in_session
-    from workers.runtime.operate.dead_letters import show_dead
-
-    row = in_session(lambda session: session.run_sync(lambda sync: show_dead(sync, message)))
+    row = in_session(lambda session: show_dead(session, message))
     if as_json:
         print_json(row)
         return
@@ -87,12 +82,7 @@ def replay(
     """
     if bool(messages) == everything:
         raise Refusal("name the messages to replay, or --all")
-    from cli.session import in_session
-    from workers.runtime.operate.dead_letters import replay_dead
-
-    done = in_session(
-        lambda session: session.run_sync(lambda sync: replay_dead(sync, None if everything else messages))
-    )
+    done = in_session(lambda session: replay_dead(session, None if everything else messages, actor()))
     failed = [one for one in done if one.outcome in {"refused", "kept"}]
     if as_json:
         print_json(done)

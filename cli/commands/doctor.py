@@ -1,14 +1,15 @@
 """``gristmill doctor``."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from cli.output import Json, print_json, remark
-
-if TYPE_CHECKING:
-    from cli.doctor.check import Check
+from cli.doctor.check import Check
+from cli.doctor.examine import examine
+from cli.output import Json, console, print_json, remark
+from config.settings import load
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 
@@ -18,9 +19,6 @@ def doctor(
     as_json: Json = False,
 ) -> int:
     """Check everything Gristmill depends on, and say how to mend what fails. Exit code 1 if anything does."""
-    from cli.doctor.examine import examine
-    from config.settings import load
-
     checks = asyncio.run(examine(load(), quick=quick))
     failed = [check for check in checks if check.state == "failed"]
     if as_json:
@@ -35,11 +33,7 @@ def doctor(
     return 1 if failed else 0
 
 
-def _print(checks: "list[Check]") -> None:
-    from rich.text import Text
-
-    from cli.output import console
-
+def _print(checks: list[Check]) -> None:
     shown = console()
     for check in checks:
         mark, colour = _MARKS[check.state]

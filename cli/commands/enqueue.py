@@ -1,17 +1,20 @@
 """``gristmill enqueue``."""
 
 import asyncio
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from cli.addresses import addresses
 from cli.completing import stages
+from cli.connection import actor
+from cli.following import follow
 from cli.output import Json, print_json, remark
+from cli.session import in_session
 from cli.values import parse_payload, parse_time
-
-if TYPE_CHECKING:
-    from workers.runtime.enqueue import Enqueued
+from config.settings import load
+from workers.runtime.handler.registry import discover
+from workers.runtime.operate.jobs import enqueue_job
 
 
 def enqueue(
@@ -26,35 +29,19 @@ def enqueue(
 ) -> int:
     """Enqueue one job and print its id."""
     values, due_at = parse_payload(payload), parse_time(at) if at else None
-    from workers.runtime.handler.registry import discover
-
     _ = discover()[stage]  # an unknown stage is said before anything is connected
-    from cli.addresses import addresses
-    from config.settings import load
-
+    options = {"idempotency_key": key, "priority": priority, "due_at": due_at}
     database_url = addresses(load()).database_url
-    job = asyncio.run(_put(database_url, stage, values, key=key, priority=priority, due_at=due_at))
+    job = in_session(lambda session: enqueue_job(session, stage, values, actor(), **options), database_url=database_url)
     if not wait:
         if as_json:
             print_json({"id": job.id, "created": job.created, "stage": stage})
         else:
             print(job.id)
         return 0
-    from cli.following import follow
-
     if not as_json:
         print(job.id, flush=True)
     ended = asyncio.run(follow(database_url, job.id, tell=remark))
     if as_json:
         print_json({"id": job.id, "created": job.created, "stage": stage, "job": ended.job})
     return 0 if ended.completed else 1
-
-
-async def _put(
-    database_url: str, stage: str, payload: dict[str, Any], *, key: str | None, priority: int, due_at: datetime | None
-) -> "Enqueued":
-    from cli.connection import opened
-    from workers.runtime.enqueue import enqueue as put
-
-    async with opened(database_url) as database, database.session() as session:
-        return await put(session, stage, payload, idempotency_key=key, priority=priority, due_at=due_at)

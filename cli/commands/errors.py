@@ -1,18 +1,16 @@
 """``gristmill errors``: why jobs failed, with the command that retries them."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
 from cli.commands.jobs_options import Stage
+from cli.connection import ask
 from cli.output import Json, print_json, remark
 from cli.values import moment
+from workers.runtime.operate.errors import ErrorView, top_errors
 from workers.runtime.refusals import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from workers.runtime.operate.errors import ErrorView
 
 
 def errors(
@@ -22,9 +20,6 @@ def errors(
     as_json: Json = False,
 ) -> None:
     """Show the top causes of failed jobs by stage, each with a job to look at and the command that retries them."""
-    from cli.connection import ask
-    from workers.runtime.operate.errors import top_errors
-
     found = ask(lambda conn: top_errors(conn, stage=stage, limit=limit))
     if as_json:
         print_json(found)
@@ -38,7 +33,7 @@ def errors(
         remark(f"of {table} only the newest failures are counted")
 
 
-def _lines(one: "ErrorView") -> "Iterator[str]":
+def _lines(one: ErrorView) -> Iterator[str]:
     """Yield one cause as a block, which fits a terminal of any width."""
     counts = [
         f"{one.failed:,} failed" if one.failed else "",

@@ -1,239 +1,45 @@
-"""``gristmill jobs``: look at jobs, one or many, and at their histories."""
-
-import asyncio
-import json
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
+"""``gristmill jobs``: its commands, each imported when it runs."""
 
 import typer
 
-from cli.commands.jobs_again import again
-from cli.commands.jobs_change import cancel, retry
-from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
-from cli.completing import job_ids
-from cli.output import Json, plain, print_json, print_table, remark, status_text
-from cli.values import duration, moment
-from workers.runtime.refusals import Failed, cut, printable
+from cli.lazy import Entry, lazy_group
 
-if TYPE_CHECKING:
-    from workers.runtime.store.read import JobView, TransitionView
-    from workers.runtime.store.verify import HistoryCheck
+COMMANDS = (
+    Entry(
+        "cancel", "jobs_change:cancel", None, "Cancel jobs, ready or running. A running one is stopped within a second."
+    ),
+    Entry(
+        "retry",
+        "jobs_change:retry",
+        None,
+        "Send failed jobs back to ready; one without an attempt left is granted one, where its table allows it.",
+    ),
+    Entry(
+        "again",
+        "jobs_again:again",
+        None,
+        "Enqueue jobs that ended once more, as new jobs with all their attempts: failed ones, or any by their ids.",
+    ),
+    Entry("list", "jobs_look:list_", None, "List jobs, newest first."),
+    Entry("show", "jobs_look:show", None, "Show one job, its result and its history."),
+    Entry(
+        "watch",
+        "jobs_look:watch",
+        None,
+        "Follow one job to its end, or all that is going on until Ctrl-C. Exit code 1 unless the job completed.",
+    ),
+    Entry("why", "jobs_look:why", None, "Say what a job waits for, or what became of it."),
+    Entry(
+        "verify",
+        "jobs_look:verify",
+        None,
+        "Check every job against its history: ended exactly once, versions without gaps, nothing twice.",
+    ),
+)
 
-app = typer.Typer(help="List, follow, explain, cancel, retry, repeat and verify jobs.", no_args_is_help=True)
-app.command("cancel")(cancel)
-app.command("retry")(retry)
-app.command("again")(again)
-
-JobId = Annotated[UUID, typer.Argument(metavar="ID", autocompletion=job_ids)]
-
-
-@app.command("list")
-def list_(
-    *,
-    stage: Stage = None,
-    status: Status = None,
-    older_than: Age = None,
-    error: Error = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most jobs to show.")] = 50,
-    after: Annotated[UUID | None, typer.Option(help="Go on after this id, the last of the page before.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List jobs, newest first."""
-    from cli.selection import listed
-
-    jobs = listed(wanted(stage=stage, status=status, older_than=older_than, error=error), limit=limit, after=after)
-    if as_json:
-        print_json(jobs)
-    elif jobs:
-        print_table(_COLUMNS, map(_row, jobs))
-        if len(jobs) == limit:
-            remark(f"only the newest {limit}; more: --limit N, or --after {jobs[-1].id}")
-    else:
-        remark("no jobs match")
-
-
-@app.command()
-def show(job_id: JobId, as_json: Json = False) -> None:
-    """Show one job, its result and its history."""
-    from cli.connection import ask
-    from cli.selection import inspect
-
-    job, own, transitions = ask(lambda conn: inspect(conn, job_id))
-    if as_json:
-        print_json({"job": job, "values": own, "transitions": transitions})
-        return
-    if job is not None:
-        _print_facts(job, own)
-    else:
-        remark(f"job {job_id} itself is gone (pruned or deleted); its history stays")
-    _print_history(transitions)
-
-
-@app.command()
-def watch(
-    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]", autocompletion=job_ids)] = None,
-    stage: Stage = None,
-    status: Status = None,
-) -> int:
-    """Follow one job to its end, or all that is going on until Ctrl-C. Exit code 1 unless the job completed."""
-    from cli.addresses import addresses
-    from config.settings import load
-
-    database_url = addresses(load()).database_url
-    if job_id is None:
-        from cli.watching import watch as keep_watching
-
-        asyncio.run(keep_watching(database_url, wanted(stage=stage, status=status)))
-        return 0
-    from cli.following import follow
-
-    return 0 if asyncio.run(follow(database_url, job_id, tell=partial(print, flush=True))).completed else 1
-
-
-@app.command()
-def why(job_id: JobId, as_json: Json = False) -> None:
-    """Say what a job waits for, or what became of it."""
-    from cli.connection import ask
-    from cli.selection import existing
-    from workers.runtime.database import Raw
-    from workers.runtime.operate.why import Why
-    from workers.runtime.operate.why import why as explain
-
-    async def explained(conn: Raw) -> Why:
-        return await explain(conn, await existing(conn, job_id))
-
-    found = ask(explained)
-    if as_json:
-        print_json(found)
-        return
-    times = {
-        "since": found.since,
-        "due": found.due_at,
-        "until": found.deadline_at,
-        "lease": found.lease_until,
-    }
-    told = [f"{name} {moment(time)}" for name, time in times.items() if time is not None]
-    status = found.status.lower()
-    line = found.summary if found.summary.startswith(status) else f"{status}: {found.summary}"
-    print(printable(line + (f" ({', '.join(told)})" if told else "")))
-    if found.error and found.error not in found.summary:
-        print(printable(f"last error: {found.error}"))
-    if found.remedy:
-        print(printable(f"→ {found.remedy}"))
-
-
-@app.command()
-def verify(stage: Stage = None, as_json: Json = False) -> int:
-    """Hold every job against its recorded history: ended exactly once, versions without gaps, nothing twice.
-
-    Prints the counts per stage; exit code 1 and the ids if anything is wrong.
-    """
-    from cli.connection import ask
-    from cli.selection import verified
-
-    checks = ask(lambda conn: verified(conn, stage))
-    violations = sum(check.violations for check in checks)
-    if as_json:
-        print_json({"ok": not violations, "violations": violations, "stages": checks})
-    else:
-        _print_checks(checks)
-    if violations:
-        suspects = ", ".join(str(job_id) for check in checks for job_id in check.suspects)
-        raise Failed(f"{violations} violations; jobs: {suspects}")
-    return 0
-
-
-_COLUMNS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
-
-
-def _row(job: "JobView") -> tuple[object, ...]:
-    why = job.error_message if job.completed_at else job.wait_reason
-    return (
-        job.id,
-        job.stage,
-        status_text(job.status),
-        job.priority,
-        job.retry_count + 1,
-        duration(job.age),
-        cut(why or "", 100),
-    )
-
-
-def _print_facts(job: "JobView", own: dict[str, Any]) -> None:
-    took = duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
-    facts = {
-        "id": job.id,
-        "stage": job.stage,
-        "status": status_text(job.status),
-        "waits for": job.wait_reason,
-        "error": job.error_message,
-        "progress": f"{job.progress} %",
-        "attempts": f"{job.retry_count + 1} of {job.max_retries + 1}",
-        "priority": job.priority,
-        "version": job.version,
-        "created": moment(job.created_at),
-        "due": moment(job.due_at),
-        "started": moment(job.started_at),
-        "completed": moment(job.completed_at) + (f" (ran {took})" if took else ""),
-        "key": job.idempotency_key,
-        **own,
-    }
-    width = max(len(name) for name in facts) + 2
-    for name, value in facts.items():
-        if value not in (None, ""):
-            print(printable(f"{name:<{width}}{cut(_flat(value), 500)}"))
-    print()
-
-
-def _flat(value: object) -> str:
-    """Return ``value`` on one line, JSON where it is no plain value."""
-    text = json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
-    return " ".join(text.split())
-
-
-def _print_history(transitions: "list[TransitionView]") -> None:
-    print_table(
-        (">VERSION", "WHEN", "FROM", "TO", "ACTION", "BY", "REASON"),
-        (
-            (
-                t.version_to,
-                moment(t.created_at),
-                status_text(t.old_state or "–"),
-                status_text(t.new_state),
-                t.change_action,
-                t.changed_by,
-                t.change_reason,
-            )
-            for t in transitions
-        ),
-        keep={"WHEN"},
-    )
-
-
-def _print_checks(checks: "list[HistoryCheck]") -> None:
-    print_table(
-        (
-            "STAGE",
-            ">JOBS",
-            ">WAITING",
-            ">RUNNING",
-            ">COMPLETED",
-            ">FAILED",
-            ">CANCELLED",
-            ">GONE",
-            ">TRANSITIONS",
-            ">ENDS",
-        ),
-        (
-            (c.stage, c.jobs, c.waiting, c.running, c.completed, c.failed, c.cancelled, c.gone, c.transitions, c.ends)
-            for c in checks
-        ),
-        keep={"STAGE"},
-    )
-    print()
-    print_table(
-        ("VIOLATIONS", ">ENDED TWICE", ">VERSION GAPS", ">DUPLICATES", ">ROW ≠ HISTORY", ">NO HISTORY"),
-        ((c.stage, c.ended_twice, c.gaps, c.duplicates, c.mismatched, c.unrecorded) for c in checks),
-        keep={"VIOLATIONS"},
-    )
+app = typer.Typer(
+    cls=lazy_group(COMMANDS),
+    help="List, follow, explain, cancel, retry, repeat and verify jobs.",
+    no_args_is_help=True,
+)
+app.callback()(lambda: None)

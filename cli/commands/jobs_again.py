@@ -1,17 +1,16 @@
 """``gristmill jobs again``: jobs that ended, once more as new ones."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from cli.commands.jobs_options import Age, Error, Stage, Status, wanted
+from cli.commands.jobs_options import Age, Error, Stage, Status, first_refused, selected
+from cli.connection import actor
 from cli.output import Json, print_json
-from workers.runtime.refusals import Failed, Refusal
-
-if TYPE_CHECKING:
-    from workers.runtime.operate.again import Repeated
-    from workers.runtime.store.read import JobFilter
+from cli.session import in_database
+from workers.runtime.handler.registry import discover
+from workers.runtime.operate.again import Repeated, enqueue_again
 
 JobIds = Annotated[
     list[UUID] | None, typer.Argument(metavar="[ID]...", help="Jobs that ended, by id; or none and filters.")
@@ -35,40 +34,17 @@ def again(
 
     For what `jobs retry` cannot do: a table that grants no further attempt, a job that was cancelled or completed.
     """
-    filters = {"stage": stage, "status": status, "older_than": older_than, "error": error}
-    if not job_ids and not any(filters.values()):
-        raise Refusal("name jobs by id or by a filter (--stage, --status, --older-than, --error)")
-    done = _run(wanted(**filters, ids=job_ids or None), reason=reason, dry_run=dry_run)
+    these = selected(job_ids, stage=stage, status=status, older_than=older_than, error=error)
+    registry = discover()
+    done = in_database(lambda database: enqueue_again(database, registry, these, actor(reason), dry_run=dry_run))
     _print(done, dry_run=dry_run, as_json=as_json)
     if done.refused and job_ids:
         first, why = next(iter(done.refused.items()))
-        more = f" (and {len(done.refused) - 1} more)" if len(done.refused) > 1 else ""
-        raise Failed(f"job {first} {why}{more}")
+        raise first_refused(first, why, others=len(done.refused) - 1)
     return 0
 
 
-def _run(selected: "JobFilter", *, reason: str, dry_run: bool) -> "Repeated":
-    import asyncio
-
-    from cli.addresses import addresses
-    from cli.connection import connected, opened
-    from config.settings import load
-    from workers.runtime.handler.registry import discover
-    from workers.runtime.operate.again import again as enqueue_again
-    from workers.runtime.operate.known import check_stage
-
-    url = addresses(load()).database_url
-
-    async def run() -> "Repeated":
-        async with connected(url) as conn:
-            await check_stage(conn, selected.stage)
-        async with opened(url) as database:
-            return await enqueue_again(database, discover(), selected, reason=reason, dry_run=dry_run)
-
-    return asyncio.run(run())
-
-
-def _print(done: "Repeated", *, dry_run: bool, as_json: bool) -> None:
+def _print(done: Repeated, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         pairs = [{"old": old, "new": new} for old, new in done.again.items()]
         refused = {str(job_id): why for job_id, why in done.refused.items()}

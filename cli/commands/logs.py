@@ -1,17 +1,17 @@
 """``gristmill logs``: what the roles that `up` started have written."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from typing import Annotated
 
 import typer
 
 from cli.completing import roles
 from cli.output import Json, print_json
+from cli.whereabouts import logs_folder
+from config.settings import load
+from local.logs import Line, chosen, last_lines
+from local.logs import follow as keep_reading
 from workers.runtime.refusals import Refusal, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from local.logs import Line
 
 
 def logs(
@@ -28,11 +28,6 @@ def logs(
 
     The logs lie in the data folder, for its owner alone. Past 10 MB a log begins anew and the former one is kept.
     """
-    from cli.whereabouts import logs_folder
-    from config.settings import load
-    from local.logs import chosen, last_lines
-    from local.logs import follow as keep_reading
-
     folder = logs_folder(load())
     if follow:
         if as_json:
@@ -47,6 +42,6 @@ def logs(
         _print(found, named=len(names) > 1)
 
 
-def _print(found: "Iterable[Line]", *, named: bool) -> None:
+def _print(found: Iterable[Line], *, named: bool) -> None:
     for one in found:
         print(f"{f'{one.role:<10} | ' if named else ''}{printable(one.line)}", flush=True)

@@ -1,15 +1,17 @@
 """``gristmill migrate``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cli.addresses import addresses
 from cli.output import Json, print_json, print_table
+from config.settings import load
+from local.logins import FOLDER, make_logins
+from migrations.revisions import Position
+from migrations.upgrade import move
 from workers.runtime.refusals import Refusal
-
-if TYPE_CHECKING:
-    from migrations.revisions import Position
 
 
 def migrate(
@@ -26,10 +28,6 @@ def migrate(
     as_json: Json = False,
 ) -> None:
     """Bring the database's schema to this release, or to one revision. Run it as the tables' owner."""
-    from cli.addresses import addresses
-    from config.settings import load
-    from migrations.upgrade import move
-
     if urls is not None and not roles:
         raise Refusal("--urls says where --roles keeps URLs: give both")
     settings = load()
@@ -37,8 +35,6 @@ def migrate(
     before, after = move(database_url, to)
     logins = []
     if roles:
-        from local.logins import FOLDER, make_logins
-
         logins = make_logins(database_url, urls or settings.data_dir / FOLDER)
     if as_json:
         made = [{"kind": one.kind, "role": one.role, "made": one.made, "file": one.file} for one in logins]
@@ -50,7 +46,7 @@ def migrate(
         print_table(("KIND", "LOGIN", "", "URL IN"), rows)
 
 
-def _say_moved(before: "Position", after: "Position") -> None:
+def _say_moved(before: Position, after: Position) -> None:
     if not after.known:
         print(f"at {after.current}, of a newer release; nothing to do")
     elif before.current == after.current:

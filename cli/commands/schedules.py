@@ -1,21 +1,22 @@
 """``gristmill schedules``: the cron rows that beat fires."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_database, in_session
 from cli.values import moment, parse_payload
+from config.logging import configure
+from config.settings import load
+from workers.runtime.database import Transaction
+from workers.runtime.handler.registry import Registry, discover
+from workers.runtime.operate import schedules as operate
+from workers.runtime.operate.schedules import NewSchedule, ScheduleView
 from workers.runtime.refusals import Refusal, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy.orm import Session
-
-    from workers.runtime.handler.registry import Registry
-    from workers.runtime.operate.schedules import ScheduleView
 
 app = typer.Typer(help="List, show, add, edit, pause, resume, run and remove schedules.", no_args_is_help=True)
 
@@ -33,21 +34,16 @@ CatchUp = Annotated[
 ]
 
 
-def _use(case: "Callable[[Session, Registry], T]") -> T:
+def _use(case: Callable[[Transaction, Registry], Awaitable[T]]) -> T:
     """Return what a use-case of schedules returns, in one transaction."""
-    from cli.session import in_session
-    from workers.runtime.handler.registry import discover
-
     registry = discover()
-    return in_session(lambda session: session.run_sync(lambda sync: case(sync, registry)))
+    return in_session(lambda session: case(session, registry))
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List every schedule with its last and next time; below, why one is refused and what clock changes do."""
-    from workers.runtime.operate.schedules import list_schedules
-
-    rows = _use(list_schedules)
+    rows = _use(operate.list_schedules)
     if as_json:
         print_json(rows)
         return
@@ -75,9 +71,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(name: Name, as_json: Json = False) -> None:
     """Show NAME with its payload, its newest firings, why it is refused and what clock changes do to it."""
-    from workers.runtime.operate.schedules import show_schedule
-
-    row, ticks = _use(lambda session, registry: show_schedule(session, registry, name))
+    row, ticks = _use(lambda session, registry: operate.show_schedule(session, registry, name))
     if as_json:
         print_json({"schedule": row, "ticks": ticks})
         return
@@ -120,9 +114,8 @@ def add(
     if cron is None:
         raise Refusal("a schedule needs --cron")
     given = _given(cron=cron, stage=stage, payload=payload, action=action, timezone=timezone, catch_up=catch_up)
-    from workers.runtime.operate.schedules import NewSchedule, add_schedule
-
-    _say(_use(lambda session, registry: add_schedule(session, registry, NewSchedule(name=name, **given))), "is added")
+    new = NewSchedule(name=name, **given)
+    _say(_use(lambda session, registry: operate.add_schedule(session, registry, new, actor())), "is added")
 
 
 @app.command()
@@ -140,38 +133,29 @@ def edit(
     given = _given(cron=cron, stage=stage, payload=payload, action=action, timezone=timezone, catch_up=catch_up)
     if not given:
         raise Refusal("name at least one thing to change; `gristmill schedules edit -h` lists them")
-    # What it did before gives way to what it shall do.
-    for one, other in (("stage", "action"), ("action", "stage")):
-        if one in given and other not in given:
-            given |= {other: None} | ({"payload": {}} if one == "action" else {})
-    from workers.runtime.operate.schedules import edit_schedule
-
-    _say(_use(lambda session, registry: edit_schedule(session, registry, name, given)), "is changed")
+    _say(_use(lambda session, registry: operate.edit_schedule(session, registry, name, given, actor())), "is changed")
 
 
 @app.command()
 def pause(name: Name) -> None:
     """Fire NAME no more until it is resumed."""
-    from workers.runtime.operate.schedules import switch_schedule
-
-    _use(lambda session, registry: switch_schedule(session, registry, name, enabled=False))
+    _use(lambda session, registry: operate.switch_schedule(session, registry, name, actor(), enabled=False))
     print(printable(f"{name} is paused"))
 
 
 @app.command()
 def resume(name: Name) -> None:
     """Fire NAME again from now on; times that passed while it was paused are not made up."""
-    from workers.runtime.operate.schedules import switch_schedule
-
-    _say(_use(lambda session, registry: switch_schedule(session, registry, name, enabled=True)), "is enabled")
+    _say(
+        _use(lambda session, registry: operate.switch_schedule(session, registry, name, actor(), enabled=True)),
+        "is enabled",
+    )
 
 
 @app.command()
 def run(name: Name, as_json: Json = False) -> None:
     """Run NAME now, whatever its times: enqueue its job and print the id, or do its action and tell what it did."""
-    from workers.runtime.operate.schedules import enqueue_now
-
-    done = _use(lambda session, registry: enqueue_now(session, registry, name))
+    done = _use(lambda session, registry: operate.enqueue_now(session, registry, name, actor()))
     changed = _act(done) if isinstance(done, str) else None
     if as_json:
         action, job_id = (done, None) if isinstance(done, str) else (None, done)
@@ -187,9 +171,7 @@ def run(name: Name, as_json: Json = False) -> None:
 @app.command()
 def remove(name: Name) -> None:
     """Delete NAME with the record of its times. A default one comes back when a beat starts: pause those."""
-    from workers.runtime.operate.schedules import remove_schedule
-
-    _use(lambda session, _: remove_schedule(session, name))
+    _use(lambda session, _: operate.remove_schedule(session, name, actor()))
     print(printable(f"{name} is removed"))
 
 
@@ -201,28 +183,21 @@ def _given(**options: str | None) -> dict[str, Any]:
     return given
 
 
-def _say(row: "ScheduleView", what: str) -> None:
+def _say(row: ScheduleView, what: str) -> None:
     fires = f"; it fires next at {moment(row.next_time)}" if row.next_time else ""
     print(printable(f"{row.name} {what}{fires}"))
     for line in _remarks(row):
         print(printable(line))
 
 
-def _remarks(row: "ScheduleView") -> list[str]:
+def _remarks(row: ScheduleView) -> list[str]:
     since = f" (at its last time, {moment(row.refused_at)})" if row.refused_at else ""
     return ([f"refused: {row.refusal}{since}"] if row.refusal else []) + row.clock_changes
 
 
-def _act(action: str) -> "Mapping[str, int]":
+def _act(action: str) -> Mapping[str, int]:
     """Do a maintenance action in this process and return what it changed."""
-    from datetime import timedelta
-
-    from cli.session import in_database
-    from config.logging import configure
-    from config.settings import load
-    from workers.runtime.beat.maintenance import actions, run_action
-
     settings = load()
     configure(settings.log_format, "WARNING")  # the caller tells what was done
-    known = actions(transitions_retention=timedelta(days=settings.transitions_retention_days))
-    return in_database(lambda database: run_action(database, known[action], action))
+    retention = timedelta(days=settings.transitions_retention_days)
+    return in_database(lambda database: operate.act_now(database, action, transitions_retention=retention))

@@ -1,16 +1,16 @@
 """``gristmill security``: whether services must sign whom they speak for, and which login is one user."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
+from cli.connection import actor, ask
 from cli.output import Json, print_json, print_table, remark
 from cli.values import moment, parse_age
-
-if TYPE_CHECKING:
-    from workers.runtime.store.security import SecurityView
+from workers.runtime.operate import security as operate
+from workers.runtime.operate.security import SecurityView
 
 app = typer.Typer(help="Say whom a service may speak for. Run as the tables' owner.", no_args_is_help=True)
 
@@ -28,10 +28,7 @@ class Switch(StrEnum):
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show whether strict mode is on, the valid keys and the bound logins. Keys themselves are shown nowhere."""
-    from cli.connection import ask
-    from workers.runtime.store.security import security
-
-    found = ask(security)
+    found = ask(operate.show_security)
     if as_json:
         print_json(found)
         return
@@ -41,10 +38,7 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def strict(switch: Annotated[Switch, typer.Argument(metavar="on|off", help="Whether services must sign.")]) -> None:
     """Turn strict mode on or off: whether `gristmill.user_id` of a service counts only with a signature."""
-    from cli.connection import ask, who
-    from workers.runtime.store.security import set_strict
-
-    ask(lambda conn: set_strict(conn, strict=switch is Switch.on, by=who()))
+    ask(lambda conn: operate.set_strict(conn, actor(), strict=switch is Switch.on))
     print(f"strict mode is {switch}")
 
 
@@ -56,23 +50,15 @@ def make_key(
 ) -> None:
     """Make a key that signs users, and print it once: give it to the process that knows who a person is."""
     span = parse_age(old_keys_for) if old_keys_for else None
-    from cli.connection import ask
-    from workers.runtime.actor_signature import new_key
-    from workers.runtime.store.security import add_key
-
-    key = new_key()
-    made = ask(lambda conn: add_key(conn, key, old_keys_for=span))
-    remark(f"key {made}, in hex; it is shown this once")
-    print(key.hex())
+    made = ask(lambda conn: operate.make_key(conn, actor(), old_keys_for=span))
+    remark(f"key {made.id}, in hex; it is shown this once")
+    print(made.secret.hex())
 
 
 @app.command("remove-key")
 def remove(key: Annotated[UUID, typer.Argument(metavar="KEY", help="Its id.")]) -> None:
     """End a key at once. What it signed counts no more."""
-    from cli.connection import ask
-    from workers.runtime.store.security import remove_key
-
-    ask(lambda conn: remove_key(conn, key))
+    ask(lambda conn: operate.remove_key(conn, key, actor()))
     print(f"key {key} is removed")
 
 
@@ -83,33 +69,24 @@ def sign(
 ) -> None:
     """Print a signature for one user, made with the newest key."""
     span = parse_age(valid_for)
-    from cli.connection import ask
-    from workers.runtime.store.security import sign as signed
-
-    print(ask(lambda conn: signed(conn, user, span=span)))
+    print(ask(lambda conn: operate.sign_user(conn, user, span=span)))
 
 
 @app.command("bind-role")
 def bind(role: Role, user: User) -> None:
     """Make a login one user, whatever it says of itself: a role per tenant."""
-    from cli.connection import ask
-    from workers.runtime.store.security import bind_role
-
-    ask(lambda conn: bind_role(conn, role, user))
+    ask(lambda conn: operate.bind_role(conn, role, user, actor()))
     print(f"role {role} is user {user}")
 
 
 @app.command("unbind-role")
 def unbind(role: Role) -> None:
     """Let a login say again whom it speaks for."""
-    from cli.connection import ask
-    from workers.runtime.store.security import unbind_role
-
-    ask(lambda conn: unbind_role(conn, role))
+    ask(lambda conn: operate.unbind_role(conn, role, actor()))
     print(f"role {role} is bound to nobody")
 
 
-def _print(found: "SecurityView") -> None:
+def _print(found: SecurityView) -> None:
     since = f", {moment(found.changed_at)} by {found.changed_by}" if found.changed_at else ""
     print(f"strict mode is {'on' if found.strict else 'off'}{since}\n")
     keys = [(one.id, moment(one.created_at), moment(one.expires_at)) for one in found.keys]

@@ -3,16 +3,18 @@
 import shlex
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli.output import Json, print_json, print_table, remark
 from cli.typed import DATA_DIR, program, typed
+from cli.whereabouts import find, nothing_runs, shown
+from config.redaction import redact_text
+from config.settings import Settings, load
+from local.supervision_status import read_status, stop_supervisor
+from local.system import flower_port_for, run, start_detached
 from workers.runtime.refusals import Failed
-
-if TYPE_CHECKING:
-    from config.settings import Settings
 
 _URLS = ("database_url", "redis_url", "flower_url")
 
@@ -26,9 +28,6 @@ def up(
 
     Ctrl-C drains; pressed again, it cuts running jobs short (they run again later).
     """
-    from config.settings import load
-    from local.system import flower_port_for, run, start_detached
-
     settings = load()
     if detach:
         _refuse_second(settings)
@@ -46,10 +45,6 @@ def up(
 
 def down() -> None:
     """Stop what runs here: drain the workers, then end the rest. Data stays."""
-    from cli.whereabouts import find, shown
-    from config.settings import load
-    from local.supervision_status import stop_supervisor
-
     settings = load()
     # Two drains of grace + 5 s and 5 s, then the servers' own clean stop.
     patience = timedelta(seconds=settings.worker.grace_seconds + 40)
@@ -68,10 +63,6 @@ def status(
     show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Show passwords in URLs.")] = False,
 ) -> int:
     """Show what runs here and where it answers. Exit code 1 if nothing does."""
-    from cli.whereabouts import find, nothing_runs
-    from config.redaction import redact_text
-    from config.settings import load
-
     settings = load()
     running = find(settings)
     if running is None:
@@ -98,8 +89,7 @@ def status(
     return 0
 
 
-def _refuse_second(settings: "Settings") -> None:
-    from local.supervision_status import read_status
+def _refuse_second(settings: Settings) -> None:
 
     running = read_status(settings.data_dir)
     if running is not None:
@@ -107,7 +97,6 @@ def _refuse_second(settings: "Settings") -> None:
 
 
 def _announce(urls: Mapping[str, str]) -> None:
-    from config.redaction import redact_text
 
     print("running")
     print(f"  Flower    {urls['flower_url']}")

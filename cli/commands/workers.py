@@ -1,21 +1,16 @@
 """``gristmill workers``: every worker process."""
 
-from typing import TYPE_CHECKING
-
+from cli.connection import ask
 from cli.output import Json, print_json, print_table, remark
 from cli.values import duration
-
-if TYPE_CHECKING:
-    from workers.runtime.operate.workers import WorkerView
+from workers.llm.answering import told
+from workers.runtime.operate.workers import WorkerView, list_workers
 
 _COLUMNS = ("WORKER", "STATE", ">RUNNING", ">SLOTS", ">SEEN", ">LEASE", ">UP", "VERSION", "QUEUES", "PROVIDER")
 
 
 def workers(as_json: Json = False) -> None:
     """Show every worker process: slots, running jobs, lease, queues, version, provider, last sign of life."""
-    from cli.connection import ask
-    from workers.runtime.operate.workers import list_workers
-
     found = ask(list_workers)
     if as_json:
         print_json(found)
@@ -25,9 +20,7 @@ def workers(as_json: Json = False) -> None:
         remark("no worker has shown itself; start one: `gristmill up`, or `gristmill worker`")
 
 
-def _row(one: "WorkerView") -> tuple[object, ...]:
-    from workers.llm.answering import told
-
+def _row(one: WorkerView) -> tuple[object, ...]:
     up = one.heartbeat_at - one.started_at + one.silent_for
     return (
         one.name,

@@ -11,6 +11,7 @@ async def examine(settings: Settings, *, quick: bool) -> list[Check]:
     """Return every check; the ``quick`` ones are Postgres, its schema, Redis and its eviction policy."""
     checks: list[Check] = []
     if not quick:
+        # Imported here: the quick check runs every few seconds, and loads no handler.
         from cli.doctor import machine
 
         checks += [machine.python(), machine.packages(), machine.handlers(), machine.disk(settings.data_dir)]

@@ -11,10 +11,7 @@ from http.client import HTTPException, InvalidURL
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import psycopg
-from sqlalchemy.exc import SQLAlchemyError
-
-from cli.complaints import complaint
+from cli.complaints import server_trouble
 from cli.connection import connected, opened
 from cli.doctor.check import Check, State, verdict
 from cli.doctor.roles import answering
@@ -60,9 +57,9 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
             problems = await unreadable(session, keyring=keyring)
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
-    except (SQLAlchemyError, psycopg.Error, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again
         mend = "let this role of Postgres read operations.system_settings, or look at the Postgres check again"
-        return [Check("provider", "failed", f"what operators chose cannot be read: {complaint(error)[0]}", mend)]
+        return [Check("provider", "failed", f"what operators chose cannot be read: {server_trouble(error)}", mend)]
     mend = "give every role the keys they were encrypted with, or `gristmill settings set` them again"
     secrets = verdict("secrets", "; ".join(problems) or "all that are kept can be read", well=not problems, mend=mend)
     asked = await asyncio.to_thread(_chosen, settings, choice)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 from cli.doctor.check import Check, verdict
@@ -13,12 +12,10 @@ from workers.llm.answering import Answering, told
 from workers.runtime.database import Raw
 from workers.runtime.handler.discovery import BrokenHandlers
 from workers.runtime.handler.registry import discover
-from workers.runtime.operate.health import BeatHealth, beat_health
+from workers.runtime.operate.health import LEADER_SILENT, BeatHealth, beat_health, dispatcher_seen, slots_by_queue
+from workers.runtime.operate.stages import list_stages
 from workers.runtime.operate.workers import WorkerView, list_workers
-from workers.runtime.store.read import dispatcher_seen, slots_by_queue
-from workers.runtime.store.stages import list_stages
 
-LONGEST_SILENCE = timedelta(seconds=5)
 _SHOWN = 3
 
 
@@ -27,7 +24,7 @@ async def dispatcher(conn: Raw) -> Check:
     seen = await dispatcher_seen(conn)
     found = f"leads, seen {seen.total_seconds():.1f} s ago" if seen is not None else "none has ever led"
     mend = "start one: `gristmill up`, or `gristmill dispatcher`"
-    return verdict("dispatcher", found, well=seen is not None and seen < LONGEST_SILENCE, mend=mend)
+    return verdict("dispatcher", found, well=seen is not None and seen < LEADER_SILENT, mend=mend)
 
 
 async def beat(conn: Raw) -> Check:

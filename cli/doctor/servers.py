@@ -1,88 +1,87 @@
 """Checks of Postgres and Redis. Light enough for a container's health check every few seconds."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
-import psycopg
 import redis
 from redis.asyncio import Redis
 
-from cli.complaints import complaint
+from cli.complaints import complaint, server_trouble
 from cli.doctor.check import Check, verdict
-from migrations.revisions import CURRENT, position_of
+from migrations.revisions import position_of
 from workers.runtime.connections import connect_async
+from workers.runtime.operate.server import OLDEST_POSTGRES, ServerHealth, clock_offset, server_health
 
-OLDEST_POSTGRES = 18
+if TYPE_CHECKING:
+    from workers.runtime.database import Raw
+
 NOEVICTION = "noeviction"
 MOST_OFFSET = timedelta(seconds=5)
-_PGVECTOR = """
-    SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector'), operations.pgvector_schema() IS NOT NULL"""
 _ANSWER_SECONDS = 3
-
-Connection = psycopg.AsyncConnection[Any]
 
 
 async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
     """Check the server, the schema and, unless ``quick``, the clock and the roles that leave rows."""
     try:
         async with await connect_async(database_url, autocommit=True) as connection:
-            yield _version(connection)
-            schema = await _schema(connection)
+            health = await server_health(connection)
+            yield _version(health)
+            schema = _schema(health)
             yield schema
             if not quick:
                 yield await _clock(connection)
             if not quick and schema.state != "failed":
-                from cli.doctor import roles
-
-                yield await roles.dispatcher(connection)
-                yield await roles.beat(connection)
-                yield await roles.workers(connection)
-                for check in await roles.processes(connection, version=version("gristmill")):
+                async for check in _inside(connection):
                     yield check
-                yield await roles.stages(connection)
-                from cli.doctor.rights import logins, strict_mode
-
-                yield await logins(connection)
-                yield await strict_mode(connection)
-                yield await _vectors(connection)
-    except (psycopg.Error, OSError) as error:
-        yield Check("Postgres", "failed", complaint(error)[0], "start it, or mend DATABASE_URL")
+    except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again
+        yield Check("Postgres", "failed", server_trouble(error), "start it, or mend DATABASE_URL")
 
 
-def _version(connection: Connection) -> Check:
-    major, minor = divmod(connection.info.server_version, 10_000)
-    found = f"{major}.{minor} at {connection.info.host}:{connection.info.port}"
+async def _inside(connection: "Raw") -> AsyncIterator[Check]:
+    """Check what the rows of a migrated database tell of the roles."""
+    # Imported here: they load every handler's kernel, and the quick check runs every few seconds.
+    from cli.doctor import rights, roles
+    from workers.vectorization.pgvector import installed_pgvector
+
+    yield await roles.dispatcher(connection)
+    yield await roles.beat(connection)
+    yield await roles.workers(connection)
+    for check in await roles.processes(connection, version=version("gristmill")):
+        yield check
+    yield await roles.stages(connection)
+    yield await rights.logins(connection)
+    yield await rights.strict_mode(connection)
+    found = await installed_pgvector(connection)
+    yield _vectors(found.version, usable=found.usable)
+
+
+def _version(health: ServerHealth) -> Check:
+    major, minor = health.version
+    found = f"{major}.{minor} at {health.host}:{health.port}"
     mend = f"Gristmill needs PostgreSQL {OLDEST_POSTGRES} or newer"
-    return verdict("Postgres", found, well=major >= OLDEST_POSTGRES, mend=mend)
+    return verdict("Postgres", found, well=not health.is_too_old, mend=mend)
 
 
-async def _schema(connection: Connection) -> Check:
-    try:
-        row = await (await connection.execute(CURRENT)).fetchone()
-    except psycopg.errors.UndefinedTable:
+def _schema(health: ServerHealth) -> Check:
+    if health.revision is None:
         return Check("schema", "failed", "not migrated", "run `gristmill migrate`")
-    position = position_of(row[0] if row else None)
+    position = position_of(health.revision)
     if position.known:
-        found = f"at {position.current or 'base'}, newest is {position.head}"
+        found = f"at {position.current}, newest is {position.head}"
         return verdict("schema", found, well=position.usable, mend="run `gristmill migrate`")
     return Check("schema", "warning", f"at {position.current}, of a newer release", "upgrade this one soon")
 
 
-async def _clock(connection: Connection) -> Check:
-    before = datetime.now(UTC)
-    row = await (await connection.execute("SELECT clock_timestamp()")).fetchone()
-    after = datetime.now(UTC)
-    offset = row[0] - (before + (after - before) / 2) if row else timedelta()
+async def _clock(connection: "Raw") -> Check:
+    offset = await clock_offset(connection)
     found = f"{offset.total_seconds():+.3f} s between Postgres and this machine"
     return verdict("clock", found, well=abs(offset) <= MOST_OFFSET, mend="synchronise both clocks (NTP)")
 
 
-async def _vectors(connection: Connection) -> Check:
+def _vectors(installed: str | None, *, usable: bool) -> Check:
     """Tell how similarity search finds its way; it works without pgvector too."""
-    row = await (await connection.execute(_PGVECTOR)).fetchone()
-    installed, usable = row or (None, False)
     if installed and usable:
         return Check("pgvector", "ok", installed)
     found = f"{installed} is older than 0.8" if installed else "none"

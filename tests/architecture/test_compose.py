@@ -19,9 +19,9 @@ from typer.main import get_command
 
 from config.celery import SYSTEM_QUEUE
 from config.settings import Settings, describe
-from local.logins import GROUPS
 from tests.support.paths import ROOT
 from workers.runtime.handler.registry import discover
+from workers.runtime.operate.logins import GROUPS
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]

@@ -2,11 +2,10 @@
 
 import pytest
 
-from models import load_all
+from models import concrete, load_all
 from models.lifecycle import PRIORITY_FIRST, PRIORITY_LAST, Job
 from models.runtime import LifecycleDefinition
 from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob
-from workers.runtime.beat.maintenance import concrete
 from workers.runtime.store.tables import job_table
 
 load_all()

@@ -15,6 +15,7 @@ import pytest
 
 from models.lifecycle import Job
 from workers.llm import compatible
+from workers.runtime.beat import firing
 from workers.runtime.store import claim, dispatch, intervene, rescue, settle
 from workers.runtime.store.tables import JobTable
 from workers.runtime.worker import claims
@@ -22,7 +23,6 @@ from workers.runtime.worker.lane import Item, Lane
 from workers.runtime.worker.runner import Runner
 from workers.runtime.worker.runs import Running
 from workers.runtime.worker.settler import Settler
-from workers.transport import beat
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ ONE_TOO_MANY = Bug(dispatch, "_pick_fairly_sql", {"%(limit)s - coalesce": "%(lim
 TICKETS_KEPT = Bug(
     dispatch, "_unmark_sql", {"<= now() - %(older_than)s": "< now() - interval '1 day' - %(older_than)s"}
 )
-TICK_IGNORED = Bug(beat, "_fire_times", {"if not store.take_tick(": "if None is store.take_tick("})
-ONE_AS_ALL = Bug(beat, "due_times", {"""case "all":""": """case "all" | "one":"""})
-SKIP_AS_ALL = Bug(beat, "due_times", {"""case "all":""": """case "all" | "skip":"""})
-SKIP_AS_ONE = Bug(beat, "due_times", {"""case "one":""": """case "one" | "skip":"""})
-TICK_KEY_OWN = Bug(beat, "_enqueue", {'key = f"schedule:': 'key = f"{id(session)}:'})
+TICK_IGNORED = Bug(firing, "_fire_times", {"if not store.take_tick(": "if None is store.take_tick("})
+ONE_AS_ALL = Bug(firing, "due_times", {"""case "all":""": """case "all" | "one":"""})
+SKIP_AS_ALL = Bug(firing, "due_times", {"""case "all":""": """case "all" | "skip":"""})
+SKIP_AS_ONE = Bug(firing, "due_times", {"""case "one":""": """case "one" | "skip":"""})
+TICK_KEY_OWN = Bug(firing, "_enqueue", {'key = f"schedule:': 'key = f"{id(session)}:'})
 LIVING_RESCUED = Bug(
     rescue,
     "_rescue_sql",

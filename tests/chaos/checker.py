@@ -14,19 +14,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
+from models import concrete
 from models.lifecycle import Job
 from tests.chaos import queries
 from tests.chaos.calls import HEARS_AGAIN_SECONDS, CalledRun, judge_calls
 from tests.chaos.evidence import Call, Evidence
 from tests.chaos.ticks import Fired, misfired
-from workers.runtime.beat.maintenance import concrete
 from workers.runtime.database import Raw
 from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.registry import Registry, discover
@@ -154,7 +154,7 @@ class _Checking:
             await self._connection.execute(statement.encode())
         rows = await self._all("SELECT table_name FROM runtime.lifecycles")
         known = {name for (name,) in rows}
-        tables = [job_table(model) for model in cast("list[type[Job]]", concrete(Job))]
+        tables = [job_table(model) for model in concrete(Job)]
         self._tables = [table for table in tables if table.label in known]
 
     async def jobs(self, patience: timedelta) -> None:

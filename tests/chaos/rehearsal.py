@@ -24,6 +24,7 @@ from tests.support.kernel import PLAIN, Jobs, WorkerProcess, dispatching, starte
 from tests.support.proving.models import LIMIT, KeyedJob, PlainJob
 from tests.support.proving.stages import Act, perform
 from tests.support.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
+from workers.runtime.beat import firing
 from workers.runtime.database import Database
 from workers.runtime.handler.context import Context, Run
 from workers.runtime.handler.limits import Limit
@@ -31,7 +32,6 @@ from workers.runtime.handler.outcomes import Outcome
 from workers.runtime.handler.registry import Registry, stage
 from workers.runtime.store import intervene, rescue
 from workers.runtime.store.processes import WorkerRow, beat_heart
-from workers.transport import beat
 
 EVERY_MINUTE = "* * * * *"
 LEASE_SECONDS = 0.4
@@ -104,7 +104,7 @@ class Rehearsal:
 
     async def freeze(self, worker: WorkerProcess) -> None:
         """Stop a worker's heart and its ears, as SIGSTOP does; its runs wait at the gate."""
-        organs = [task for task in worker.runner._background if task.get_name() in {"heartbeat", "fences"}]
+        organs = [worker.kernel.parts[name] for name in ("heartbeat", "fences")]
         for task in organs:
             task.cancel()
         await asyncio.wait(organs)
@@ -207,7 +207,7 @@ class Rehearsal:
         options = f"-c gristmill.changed_by=beat:{name}"
         engine = create_engine(sqlalchemy_url(self.url), poolclass=NullPool, connect_args={"options": options})
         with Session(engine) as session, session.begin():
-            beat.fire_due(session, fired_by=name)
+            firing.fire_due(session, fired_by=name)
             yield session
         engine.dispose()
 

@@ -12,7 +12,7 @@ from tests.model.statements import Row, Statements
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.dispatch import Window
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled
 
 
 class Change(NamedTuple):

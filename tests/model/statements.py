@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from models.lifecycle import Lifecycle, Step
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled
 
 
 class Row(NamedTuple):

@@ -22,8 +22,9 @@ from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import Registry, stage
 from workers.runtime.store.claim import Ticket
+from workers.runtime.store.processes import WorkerRow
 from workers.runtime.store.rescue import rescue_expired
-from workers.runtime.worker.runner import Runner
+from workers.runtime.worker.process import Worker
 
 
 class DeafWorker:
@@ -39,10 +40,17 @@ class DeafWorker:
         self._tasks: list[asyncio.Task[None]] = []
         registry = Registry()
         stage(PLAIN, of=PlainJob, payload=Act, into=registry)(self._perform)
-        self.runner = Runner(
-            database, registry, worker_id=self.id, slots=9, llm=NoModel(), events=RecordedEvents(), draw=lambda: 0.0
+        row = WorkerRow(id=self.id, name="deaf", queues=("proving",), slots=9, lease_seconds=60.0)
+        self.kernel = Worker(
+            database,
+            registry,
+            row,
+            llm=NoModel(),
+            events=RecordedEvents(),
+            heartbeat_seconds=1.0,
+            draw=lambda: 0.0,
         )
-        self.runner.claims.renew(until=math.inf)  # it believes that it lives
+        self.kernel.claims.renew(until=math.inf)  # it believes that it lives
 
     async def _perform(self, job: PlainJob, _ctx: Context) -> Outcome:
         self.begun.append(job.version)
@@ -56,7 +64,7 @@ class DeafWorker:
         return Complete()
 
     async def accept(self, *tickets: Ticket) -> None:
-        await self.runner.accept(PLAIN, tickets)
+        await self.kernel.accept(PLAIN, tickets)
         await asyncio.sleep(0)  # where the handlers begin
 
     async def stop(self) -> None:
@@ -100,7 +108,7 @@ async def test_a_newer_run_of_a_job_ends_the_older_one_in_the_same_process(jobs,
 
         await until(lambda: worker.ended == [2])
         assert worker.begun == [2, 4]
-        assert [run.run.version for run in worker.runner.running.values()] == [4]
+        assert [run.run.version for run in worker.kernel.runs] == [4]
 
 
 async def test_a_claim_without_an_answer_is_run_beside_an_older_run_of_its_job(jobs, database_url):
@@ -129,10 +137,10 @@ async def test_a_claim_that_took_too_long_does_not_replace_a_newer_run(jobs, dat
         wire.let_go()
         await slow
 
-        assert {run.run.version for run in worker.runner.running.values()} == {4}
+        assert {run.run.version for run in worker.kernel.runs} == {4}
         assert worker.begun == [4]
         assert worker.ended == []
-        assert worker.runner.slots.free == worker.runner.slots.count - 1
+        assert worker.kernel.slots.free == worker.kernel.slots.count - 1
 
 
 async def test_a_claim_without_an_answer_is_run_though_its_table_is_held_meanwhile(jobs, database_url):

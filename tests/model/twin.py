@@ -18,9 +18,9 @@ from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly,
 from workers.runtime.store.intervene import cancel, pause, resume, retry
 from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker, survey
 from workers.runtime.store.rescue import rescue_expired
-from workers.runtime.store.settle import settle, settled_by
+from workers.runtime.store.settle import Settled, settle, settled_by
 from workers.runtime.store.verify import verify_history
-from workers.runtime.worker.decisions import Settled, decide
+from workers.runtime.worker.decisions import decide
 
 SLOTS = 4
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)

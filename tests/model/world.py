@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from models.lifecycle import Job, Step
 from tests.model.statements import ALL, Defences, Row, Statements
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
-from workers.runtime.worker.decisions import Settled, decide
+from workers.runtime.store.settle import Settled
+from workers.runtime.worker.decisions import decide
 
 WORKERS = (0, 1)
 DEAD = 2  # the owner that a crash leaves behind: a process nobody hears from

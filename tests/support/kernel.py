@@ -24,13 +24,12 @@ from workers.runtime.store.claim import Ticket, claim
 from workers.runtime.store.dispatch import Window, pick
 from workers.runtime.store.processes import WorkerRow, beat_heart
 from workers.runtime.store.read import TransitionView, history
-from workers.runtime.store.settle import settle
+from workers.runtime.store.settle import Settled, settle
 from workers.runtime.store.tables import job_table
-from workers.runtime.worker.decisions import Settled, decide
+from workers.runtime.worker.decisions import decide
 from workers.runtime.worker.lane import Item
-from workers.runtime.worker.runner import Runner
+from workers.runtime.worker.process import Worker
 from workers.runtime.worker.settler import Settler
-from workers.runtime.worker.watch import Watch
 
 T = TypeVar("T")
 PLAIN = "proving.plain"
@@ -149,25 +148,24 @@ class WorkerProcess:
         self.id = uuid.uuid4()
         self.events = RecordedEvents()
         self.database = Database(url, changed_by=f"worker:{self.id}")
-        self.runner = Runner(
+        row = WorkerRow(id=self.id, name="w", queues=("proving",), slots=slots, lease_seconds=lease_seconds)
+        self.kernel = Worker(
             self.database,
             registry,
-            worker_id=self.id,
-            slots=slots,
+            row,
             llm=NoModel(),
             events=self.events,
+            heartbeat_seconds=0.2,
             draw=lambda: 0.0,
         )
-        row = WorkerRow(id=self.id, name="w", queues=("proving",), slots=slots, lease_seconds=lease_seconds)
-        self.watch = Watch(self.database, row, heartbeat_seconds=0.2)
 
     async def accept(self, tickets: Sequence[Ticket], stage: str = PLAIN) -> None:
         """Take one batch, as the carrier task hands it over."""
-        await self.runner.accept(stage, tickets)
+        await self.kernel.accept(stage, tickets)
 
     async def idle(self, *, within: float = 10.0) -> None:
         """Return when nothing runs."""
-        await until(lambda: not self.runner.running, within=within)
+        await until(lambda: not self.kernel.runs, within=within)
 
     async def run(self, tickets: Sequence[Ticket], stage: str = PLAIN) -> None:
         """Take one batch and see it through."""
@@ -176,7 +174,7 @@ class WorkerProcess:
 
     async def stop(self, *, grace: float = 0.0) -> None:
         """Drain, then close every connection."""
-        await self.runner.drain(grace=grace, watch=self.watch)
+        await self.kernel.drain(grace=grace)
         await self.database.close()
 
 
@@ -186,7 +184,7 @@ async def started_worker(
 ) -> AsyncIterator[WorkerProcess]:
     """A worker process on the database of ``url``, stopped when the block ends."""
     worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds)
-    await worker.runner.start(worker.watch)
+    await worker.kernel.start()
     try:
         yield worker
     finally:

@@ -15,12 +15,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from workers.runtime.bounds import values_problem
+from workers.runtime.database import Raw
 from workers.runtime.refusals import Refusal
 
-_SWAP = text(
+_SWAP_SQL = (
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
-    "set_config('gristmill.' || name, value, true) FROM json_each_text(CAST(:said AS json)) AS s (name, value)"
+    "set_config('gristmill.' || name, value, true) FROM json_each_text(CAST({} AS json)) AS s (name, value)"
 )
+_SWAP = text(_SWAP_SQL.format(":said"))
 
 
 class InvalidActor(Refusal, ValueError):
@@ -67,3 +69,19 @@ async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[
     before = {row.name: row.before for row in await session.execute(_SWAP, {"said": json.dumps(settings)})}
     yield
     await session.execute(_SWAP, {"said": json.dumps(before)})
+
+
+@asynccontextmanager
+async def acting_on(conn: Raw, actor: Actor, **settings: str) -> AsyncIterator[None]:
+    """Let ``actor`` act on a kernel connection in this block only; a transaction must be under way.
+
+    ``settings`` are further ``gristmill.*`` settings, which count before the actor's own.
+    """
+    before = await _swap(conn, actor.settings() | settings)
+    yield
+    await _swap(conn, before)
+
+
+async def _swap(conn: Raw, settings: Mapping[str, str]) -> dict[str, str]:
+    cursor = await conn.execute(_SWAP_SQL.format("%(said)s"), {"said": json.dumps(settings)})
+    return {name: before for name, before, _ in await cursor.fetchall()}

@@ -6,7 +6,7 @@ from datetime import timedelta
 BASE = timedelta(seconds=2)
 CEILING = timedelta(minutes=10)
 # A process tries its own servers again within two seconds: whoever waits longer waits for one that is back.
-SOON = timedelta(seconds=1)
+RETRY_BASE = timedelta(seconds=1)
 
 
 def full_jitter(
@@ -27,4 +27,4 @@ def full_jitter(
 
 def soon(attempt: int, *, draw: Callable[[], float]) -> float:
     """Return in how many seconds a process tries its own Postgres again: at once or within one, then within two."""
-    return full_jitter(min(attempt, 2), draw=draw, base=SOON).total_seconds()
+    return full_jitter(min(attempt, 2), draw=draw, base=RETRY_BASE).total_seconds()

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from workers.runtime.refusals import cut, quoted
+from workers.runtime.refusals import Problem, cut, quoted
 
 # Of one payload, as UTF-8: its texts, its names, and a byte or two for all else.
 MOST_BYTES = 1024 * 1024
 # Objects and lists within each other. Readers of JSON give up at some hundred, and not all at the same.
 MOST_DEPTH = 64
+# How the rule of a size begins.
+_TOO_LARGE = "must have at most"
 # What single numbers of every language hold.
 LARGEST = 1e308
 
@@ -21,8 +23,8 @@ LARGEST = 1e308
 MOST_RESULT_BYTES = 8 * MOST_BYTES
 
 
-def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES) -> str | None:
-    """Return one thing in ``payload`` that cannot be kept, as ``field rule, got value``; None where all can.
+def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES) -> Problem | None:
+    """Return one thing in ``payload`` that cannot be kept; None where all can.
 
     Walks no further than the bounds, whatever it is given: also what holds itself.
     """
@@ -44,14 +46,14 @@ def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES)
                 size += _bytes_of(name)
                 stack.append((value, depth + 1, (path, name)))
         if size > most_bytes:
-            return f"payload must have at most {most_bytes:,} bytes, got more"
+            return Problem("payload", f"{_TOO_LARGE} {most_bytes:,} bytes", "more")
     return None
 
 
-def values_problem(values: Mapping[str, Any]) -> str | None:
+def values_problem(values: Mapping[str, Any]) -> Problem | None:
     """Return what of a result cannot be kept, as :func:`payload_problem` does; None also where it is merely large."""
     problem = payload_problem(values, most_bytes=MOST_RESULT_BYTES)
-    return None if problem is not None and problem.startswith("payload must have at most") else problem
+    return None if problem is not None and problem.rule.startswith(_TOO_LARGE) else problem
 
 
 def _inside(item: object) -> Iterable[tuple[Any, Any]] | None:
@@ -119,15 +121,15 @@ def time_problem(time: datetime) -> str | None:
     return None
 
 
-def _said(path: Any, rule: str, value: Any) -> str:
+def _said(path: Any, rule: str, value: Any) -> Problem:
     huge = isinstance(value, int) and abs(value) > LARGEST  # Python itself may refuse to write it
     shown = "one of more than 308 digits" if huge else quoted(value)
-    return f"{_named(path)} {rule}, got {shown}"
+    return Problem(_named(path), rule, shown)
 
 
-def _too_deep(path: Any) -> str:
+def _too_deep(path: Any) -> Problem:
     steps = list(_steps(path))
-    return f"{steps[-1] if steps else 'payload'} must be nested at most {MOST_DEPTH} deep, got more"
+    return Problem(steps[-1] if steps else "payload", f"must be nested at most {MOST_DEPTH} deep", "more")
 
 
 def _named(path: Any) -> str:

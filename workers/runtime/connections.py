@@ -13,6 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from workers.runtime.loaders import ADAPTERS
+from workers.runtime.refusals import Failed, Refusal, UnavailableServer
 
 CONNECT_SECONDS = 5
 # A peer that vanished without a word is noticed within about 15 s instead of the system's two hours.
@@ -165,6 +166,31 @@ def check_triggers(row: Any) -> None:
 def plain_url(url: str) -> str:
     """Return ``url`` as libpq reads it, whatever driver it names."""
     return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+# A table, column, function or schema that a statement names does not exist.
+_NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """Return what an error of Postgres means to a person; None for any other. SQLAlchemy's errors carry one inside.
+
+    Its text may hold secrets of the server's address: a door masks them.
+    """
+    error = getattr(error, "orig", None) or error
+    if not isinstance(error, psycopg.Error):
+        return None
+    told = error.diag.message_primary or str(error)
+    if error.sqlstate in _NOT_MIGRATED:
+        return Failed(
+            "the database is not migrated to this version; run `gristmill migrate` "
+            f"(Postgres: {told.partition(chr(10))[0]}). Where it is at the newest revision, one is missing"
+        )
+    if not isinstance(error, psycopg.OperationalError):
+        return Failed(f"Postgres refused: {told}")
+    if error.sqlstate is None:
+        return UnavailableServer(f"Postgres cannot be reached: {str(error).partition(chr(10))[0]}")
+    return UnavailableServer(f"Postgres refused: {told}")
 
 
 def _options_in(conninfo: str) -> str | None:

@@ -51,6 +51,8 @@ TRANSACTION_SECONDS = 30.0
 KERNEL_CONNECTIONS = 12
 
 Raw = psycopg.AsyncConnection[Any]
+# One transaction of the general pool, for the doors, which know no SQLAlchemy.
+Transaction = AsyncSession
 DISCONNECTED = (psycopg.OperationalError, psycopg.InterfaceError)
 
 

@@ -23,7 +23,7 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import one_line
 from workers.runtime.handler.naming import Name
 from workers.runtime.handler.registry import Stage, discover, registry
-from workers.runtime.refusals import Refusal, cut, first_problem, quoted
+from workers.runtime.refusals import Problem, Refusal, cut, first_problem, quoted
 from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable, job_table
 
@@ -33,7 +33,16 @@ ROWS_TO_COPY = 100
 
 
 class EnqueueError(Refusal, ValueError):
-    """The job cannot be enqueued; the message is one line that names the field, the rule and the value."""
+    """The job cannot be enqueued; the message is one line that names the field, the rule and the value.
+
+    Of many jobs, ``position`` is the place of the one that is wrong; the line of any but the first begins with it.
+    """
+
+    def __init__(self, said: str | Problem, *, position: int = 0) -> None:
+        super().__init__(said)
+        self.position = position
+        if position:
+            self.args = (f"job {position}: {said}",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,7 @@ def _mapping(payload: object) -> Mapping[str, Any]:
     """Return what some door was given as a payload; what is none is refused as a field would be."""
     if isinstance(payload, Mapping):
         return payload
-    raise EnqueueError(f"payload must be an object, got {quoted(payload)}")
+    raise EnqueueError(Problem("payload", "must be an object", quoted(payload)))
 
 
 @overload
@@ -129,7 +138,7 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
 
 
 OPTIONS = tuple(Options.model_fields)
-UNSAID = tuple(Options().model_dump(mode="json").values())
+DEFAULT_OPTIONS = tuple(Options().model_dump(mode="json").values())
 KEY = OPTIONS.index("idempotency_key")
 
 
@@ -171,7 +180,7 @@ def _split(
     for job in map(_mapping, jobs):
         if job.keys().isdisjoint(OPTIONS):
             payloads.append(job)
-            options.append(UNSAID)
+            options.append(DEFAULT_OPTIONS)
         else:
             payloads.append({name: value for name, value in job.items() if name not in OPTIONS})
             said = Options.model_validate({name: job[name] for name in OPTIONS if name in job})
@@ -200,7 +209,7 @@ def _check_bounds(jobs: Sequence[Mapping[str, Any]]) -> None:
 
 def _check_alone(job: Mapping[str, Any], position: int) -> None:
     if (problem := payload_problem(job)) is not None:
-        raise EnqueueError(f"job {position}: {problem}" if position else problem)
+        raise EnqueueError(problem, position=position)
 
 
 def _name_problem(jobs: Sequence[Mapping[str, Any]]) -> None:
@@ -220,13 +229,12 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
         stage.payload.model_validate({name: value for name, value in job.items() if name not in OPTIONS})
         Options.model_validate({name: job[name] for name in OPTIONS if name in job})
     except ValidationError as error:
-        where = f"job {position}: " if position else ""
-        raise EnqueueError(where + payload_refusal(error)) from None
+        raise EnqueueError(payload_problem_of(error), position=position) from None
 
 
-def payload_refusal(error: ValidationError) -> str:
-    """Return the first thing wrong with a payload or its options, as ``field rule, got value``."""
-    return str(first_problem(error, whole="payload", unknown="is not a field of this stage"))
+def payload_problem_of(error: ValidationError) -> Problem:
+    """Return the first thing wrong with a payload or its options."""
+    return first_problem(error, whole="payload", unknown="is not a field of this stage")
 
 
 def _put(session: Session, batch: Batch) -> list[Enqueued]:
@@ -331,18 +339,20 @@ def _with_repeats(
             continue
         if place not in first:
             # Row level security hides its job from this session, or it was pruned between the two statements.
-            raise EnqueueError(f"idempotency_key is taken by a job that cannot be seen (any more), got {quoted(key)}")
+            raise EnqueueError(_key_taken("that cannot be seen (any more)", key))
         id_, differs = first[place]
         if differs:
-            raise EnqueueError(
-                f"idempotency_key is taken by a job with another {', '.join(differs)}, got {quoted(key)}"
-            )
+            raise EnqueueError(_key_taken(f"with another {', '.join(differs)}", key))
         done.append(Enqueued(id_, created=id_ in fresh))
         fresh.discard(id_)
     return done
 
 
-def _refusal(error: BaseException | None, t: JobTable) -> str:
+def _key_taken(by: str, key: str) -> Problem:
+    return Problem("idempotency_key", f"is taken by a job {by}", quoted(key))
+
+
+def _refusal(error: BaseException | None, t: JobTable) -> str | Problem:
     """Return what the database says of the row without quoting it whole."""
     match error:
         case errors.ForeignKeyViolation() as violation:
@@ -361,7 +371,7 @@ def _refusal(error: BaseException | None, t: JobTable) -> str:
             return type(other).__name__
 
 
-def _taken(violation: psycopg.Error, t: JobTable) -> str:
+def _taken(violation: psycopg.Error, t: JobTable) -> str | Problem:
     """Say which field must be unique; what Postgres does not show, this session may not see."""
     found = re.fullmatch(r"Key \((.+)\)=\((.*)\) already exists\.", violation.diag.message_detail or "", re.DOTALL)
     if found is None:
@@ -372,16 +382,16 @@ def _taken(violation: psycopg.Error, t: JobTable) -> str:
     told = [(name, value) for name, value in zip(names, values, strict=False) if name != "owner_id"]
     if len(values) != len(names) or len(told) != 1:
         return f"{' and '.join(name for name in names if name != 'owner_id')} must be new: a job has it already"
-    return f"{told[0][0]} must be new: a job has it already, got {quoted(told[0][1])}"
+    return Problem(told[0][0], "must be new: a job has it already", quoted(told[0][1]))
 
 
-def _broken(violation: psycopg.Error, t: JobTable) -> str:
+def _broken(violation: psycopg.Error, t: JobTable) -> str | Problem:
     """Say which rule of the table the row breaks, by the rule's name: ``ck_<table>_<rule>``, or a type's own."""
     rule = violation.diag.constraint_name
     if rule is None:  # of a trigger of ours, which says it in words
         return str(violation.diag.message_primary)
     field = rule.removeprefix(f"ck_{t.label.partition('.')[2]}_")
-    return f"{field if field in t.attribute.values() else 'payload'} breaks the rule {rule}"
+    return Problem(field if field in t.attribute.values() else "payload", f"breaks the rule {rule}")
 
 
 NUL = "no text may contain a NUL character, which Postgres cannot store"

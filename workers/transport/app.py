@@ -9,7 +9,7 @@ from kombu import Exchange, Queue
 
 from config.celery import SYSTEM_QUEUE, celery_settings
 from workers.runtime.handler.registry import Registry
-from workers.runtime.operate.dead_letters import DOOR
+from workers.runtime.operate.requests import DOOR
 from workers.transport.envelopes import use_careful_transport
 
 MAINTAIN = "gristmill.maintain"

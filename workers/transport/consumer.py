@@ -15,8 +15,9 @@ from celery.worker.consumer import Consumer
 
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
-from workers.runtime.operate.dead_letters import DOOR, MOST_MESSAGE_BYTES, DeadLetter
+from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES
 from workers.runtime.refusals import quoted
+from workers.runtime.worker.dead_letters import DeadLetter
 
 log = structlog.get_logger(__name__)
 

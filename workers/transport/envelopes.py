@@ -12,7 +12,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, Transport
 
 from workers.runtime.handler.errors import describe
-from workers.runtime.operate.dead_letters import DeadLetter
+from workers.runtime.worker.dead_letters import DeadLetter
 from workers.transport.consumer import UNREADABLE
 
 log = structlog.get_logger(__name__)

@@ -26,9 +26,9 @@ from config.redaction import redact_text
 from models.lifecycle import Lifecycle
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Stage, registry
-from workers.runtime.operate.dead_letters import DeadLetter
 from workers.runtime.refusals import cut, without_value
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled
+from workers.runtime.worker.dead_letters import DeadLetter
 
 log = structlog.get_logger(__name__)
 

@@ -24,8 +24,9 @@ import structlog
 from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject, SecurityWarning
 
+from models import concrete
 from models.lifecycle import Job
-from workers.runtime.beat.maintenance import actions, concrete, run_action
+from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.failpoints import failpoint
@@ -33,13 +34,13 @@ from workers.runtime.handler.endurance import PATIENCE
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, UnknownStageError
-from workers.runtime.operate.dead_letters import DOOR, DeadLetter, DeadLetters, Request, read_request
+from workers.runtime.operate.requests import DOOR, Request, read_request
 from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.processes import WorkerRow
-from workers.runtime.worker.runner import Runner
-from workers.runtime.worker.watch import Watch
+from workers.runtime.worker.dead_letters import DeadLetter, DeadLetters
+from workers.runtime.worker.process import Worker
 from workers.transport import control  # noqa: F401 - importing it registers the remote control command
 from workers.transport.app import Delivery, add_tasks, create_app, queue_names
 from workers.transport.consumer import CarefulConsumer
@@ -105,16 +106,6 @@ class WorkerRuntime:
         self._events = EventStream(app, self.name, registry)
         self._llm = llm
         self._loop = LoopThread("jobs")
-        self._runner = Runner(
-            self._database,
-            registry,
-            worker_id=self._id,
-            slots=options.slots,
-            llm=llm,
-            events=self._events,
-            failed=self._end_process,
-            patience=options.patience,
-        )
         self.exit_code = 0
         row = WorkerRow(
             id=self._id,
@@ -124,8 +115,17 @@ class WorkerRuntime:
             lease_seconds=options.lease_seconds,
             version=version("gristmill"),
         )
+        self._worker = Worker(
+            self._database,
+            registry,
+            row,
+            llm=llm,
+            events=self._events,
+            heartbeat_seconds=options.heartbeat_seconds,
+            failed=self._end_process,
+            patience=options.patience,
+        )
         self._answering = answering
-        self._watch = Watch(self._database, row, heartbeat_seconds=options.heartbeat_seconds)
         self._registry = registry
         self._letters = DeadLetters(self._database)
         self._actions = actions(transitions_retention=options.transitions_retention)
@@ -136,7 +136,7 @@ class WorkerRuntime:
         self._loop.start()
         self._loop.end_process_if_stuck(STUCK_LEASES * self._options.lease_seconds)
         self._events.start()
-        self._loop.submit(self._runner.start(self._watch)).result()
+        self._loop.submit(self._worker.start()).result()
         if self._answering is not None:
             self._loop.submit(self._tell_who_answers(self._answering))
         self._counting = self._loop.submit(self._letters.run())
@@ -149,7 +149,7 @@ class WorkerRuntime:
         while True:
             with suppress(Exception):  # Postgres is away, or not asked for its settings: what was said last stands
                 async with asyncio.timeout(REPORT_SECONDS):
-                    self._watch.provider = await answering()
+                    self._worker.report_provider(await answering())
             await asyncio.sleep(REPORT_SECONDS)
 
     def _end_process(self) -> None:
@@ -166,7 +166,7 @@ class WorkerRuntime:
             rule = f"a batch of {delivery.task} must be [[id, version], …], and services send {DOOR} instead"
             self._refuse_delivery(delivery, f"{rule}, got {_shown(delivery)}")
             return
-        self._loop.submit(self._runner.accept(delivery.task, tickets)).result()
+        self._loop.submit(self._worker.accept(delivery.task, tickets)).result()
         failpoint("carrier.after")
 
     def enqueue(self, delivery: Delivery) -> str | None:
@@ -228,7 +228,7 @@ class WorkerRuntime:
                 for model in concrete(Job):
                     done |= await cancel(conn, model, ids, reason=reason)
             for job_id in done:  # cancelled is terminal: whatever runs here under that id has lost its fence
-                self._runner.stop_run(job_id, "fence")
+                self._worker.runs.stop(job_id, "fence")
             return done
 
         cancelled = self._loop.submit(everywhere()).result(timeout=10)
@@ -240,9 +240,9 @@ class WorkerRuntime:
         """Start draining now, from any thread or a signal handler's caller; :meth:`wait_drained` waits for its end."""
         if self._drained is None:
             self._drained = threading.Event()
-            future = self._loop.submit(self._runner.drain(grace=self._options.grace_seconds, watch=self._watch))
+            future = self._loop.submit(self._worker.drain(grace=self._options.grace_seconds))
             future.add_done_callback(lambda _: self._drained.set() if self._drained else None)
-            log.info("worker_drains", running=len(self._runner.running), grace_seconds=self._options.grace_seconds)
+            log.info("worker_drains", running=len(self._worker.runs), grace_seconds=self._options.grace_seconds)
 
     def wait_drained(self) -> None:
         """Return when nothing runs any more, within the grace + 4 s; then close everything."""

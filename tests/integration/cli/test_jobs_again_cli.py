@@ -1,5 +1,6 @@
 """``gristmill jobs again``: what ended is enqueued once more as a new job, whatever its table grants."""
 
+import socket
 from typing import Any
 from uuid import UUID
 
@@ -127,7 +128,7 @@ def test_job_without_an_attempt_left_is_enqueued_again_as_a_new_one(gristmill: G
     assert before["status"] == "failed"
     (made,) = world.ask("SELECT * FROM runtime.transitions WHERE job_id = %s", pair["new"])
     assert made["change_reason"] == f"again, for job {old}: the provider is back"
-    assert made["context"] == {"again_of": str(old)}
+    assert made["context"] == {"again_of": str(old), "host": socket.gethostname()}
 
 
 def test_saying_it_twice_makes_one_job(gristmill: Gristmill, world: World) -> None:

@@ -10,9 +10,10 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from config.settings import Settings
-from local.logins import GROUPS, known_urls, make_logins
+from local.logins import known_urls, make_logins
 from local.system import _logins
 from tests.support.command_line import as_json
+from workers.runtime.operate.logins import GROUPS
 from workers.runtime.refusals import Failed
 from workers.runtime.store.processes import try_to_lead
 from workers.runtime.store.tables import job_table

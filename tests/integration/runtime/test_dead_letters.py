@@ -14,8 +14,8 @@ from tests.support.command_line import Gristmill, as_json
 from tests.support.waiting import until
 from workers.runtime.database import Database
 from workers.runtime.enqueue import EnqueueError
-from workers.runtime.operate import dead_letters
-from workers.runtime.operate.dead_letters import DOOR, KEPT_BYTES, DeadLetter, DeadLetters, read_request
+from workers.runtime.operate.requests import DOOR, read_request
+from workers.runtime.worker.dead_letters import KEPT_BYTES, MOST_KEPT, DeadLetter, DeadLetters
 
 
 def letter(
@@ -96,9 +96,9 @@ async def test_messages_that_come_in_the_same_moment_are_all_counted(letters, ps
     assert [row["count"] for row in kept(psql)] == [60]
 
 
-async def test_a_process_remembers_so_many_contents_and_loses_no_count(letters, psql, monkeypatch):
+async def test_a_process_remembers_so_many_contents_and_loses_no_count(database, psql):
     """What it has forgotten is found in the table again."""
-    monkeypatch.setattr(dead_letters, "MOST_REMEMBERED", 3)
+    letters = DeadLetters(database, remembered=3)
 
     for _ in range(4):
         for number in range(6):
@@ -109,12 +109,12 @@ async def test_a_process_remembers_so_many_contents_and_loses_no_count(letters, 
     assert len(letters._known) <= 4
 
 
-async def test_a_flood_of_different_contents_keeps_its_reasons_and_their_number(letters, psql, monkeypatch):
+async def test_a_flood_of_different_contents_keeps_its_reasons_and_their_number(letters, psql):
     """Where so many are kept that no more may be, what comes is counted by its reason, without its body."""
     psql.execute(
         "INSERT INTO runtime.dead_messages (fingerprint, reason, size) "
         "SELECT sha256(n::text::bytea), 'old', 0 FROM generate_series(1, %s) AS n",
-        [dead_letters.MOST_KEPT],
+        [MOST_KEPT],
     )
 
     for number in range(500):

@@ -12,8 +12,8 @@ async def drained_in_its_midst(jobs, worker):
     """Return the ticket of a job that runs as its worker drains, for no longer than the worker's grace lets it."""
     [ticket] = await jobs.dispatched()
     await worker.accept([ticket])
-    await until(lambda: worker.runner.running)
-    await worker.runner.drain(grace=0.1, watch=worker.watch)
+    await until(lambda: worker.kernel.runs)
+    await worker.kernel.drain(grace=0.1)
     return ticket
 
 
@@ -23,7 +23,7 @@ async def test_a_drain_waits_for_what_runs_within_its_grace(jobs, start_worker):
     [ticket] = await jobs.dispatched(seconds=0.3)
     await worker.accept([ticket])
 
-    await worker.runner.drain(grace=5.0, watch=worker.watch)
+    await worker.kernel.drain(grace=5.0)
 
     assert (await jobs.row(ticket[0]))["status"] == "completed"
 
@@ -34,7 +34,7 @@ async def test_a_drain_releases_what_is_not_done_in_time(jobs, start_worker):
     tickets = await jobs.dispatched(count=5, seconds=60)
     await worker.accept(tickets)
 
-    await worker.runner.drain(grace=0.1, watch=worker.watch)
+    await worker.kernel.drain(grace=0.1)
 
     for job_id, _ in tickets:
         row = await jobs.row(job_id)
@@ -52,7 +52,7 @@ async def test_a_draining_worker_hands_back_what_it_has_not_claimed(jobs, start_
     waits = asyncio.create_task(worker.accept(waiting))
     await asyncio.sleep(0)
 
-    worker.runner.begin_drain()
+    worker.kernel.begin_drain()
     async with asyncio.timeout(1):
         await waits
         await worker.accept(late := await jobs.dispatched(count=1))
@@ -65,7 +65,7 @@ async def test_the_dispatcher_stops_counting_on_a_draining_worker(jobs, start_wo
     worker = await start_worker()
     await worker.accept(await jobs.dispatched(seconds=0.5))
 
-    drained = asyncio.create_task(worker.runner.drain(grace=5.0, watch=worker.watch))
+    drained = asyncio.create_task(worker.kernel.drain(grace=5.0))
 
     await until(lambda: jobs.sql("SELECT 1 FROM runtime.workers WHERE draining_at IS NOT NULL"))
     await drained
@@ -111,7 +111,7 @@ async def test_a_handler_that_does_not_end_is_released_without_it(jobs, database
 
     assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "release"]
     assert (await jobs.row(ticket[0]))["retry_count"] == 0
-    assert worker.runner.slots.free == worker.runner.slots.count
+    assert worker.kernel.slots.free == worker.kernel.slots.count
     assert await jobs.sql("SELECT 1 FROM runtime.workers") == []
 
 
@@ -122,7 +122,7 @@ async def test_a_claim_under_way_as_the_drain_begins_is_given_back(jobs, start_w
     claiming = asyncio.create_task(worker.accept([ticket]))
     await asyncio.sleep(0)  # its slot is reserved, its claim on the way
 
-    await worker.runner.drain(grace=5.0, watch=worker.watch)
+    await worker.kernel.drain(grace=5.0)
     await claiming
 
     row = await jobs.row(ticket[0])

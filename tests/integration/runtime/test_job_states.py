@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import ANALYTICS, INGEST, PLAIN, SCORING, cancelled, complete, failed_job, new_job, start
-from workers.runtime.operate.states import TableStates, UnknownStateError, meant
+from workers.runtime.store.states import TableStates, UnknownStateError, meant
 
 TABLES = [
     TableStates("a.jobs", ["pending"], ["processing"], "completed", "failed", "cancelled"),

@@ -74,7 +74,7 @@ async def test_what_runs_while_postgres_is_away_is_settled_when_it_is_back(own_s
     end(own_servers, how)
     try:
         await asyncio.sleep(0.8)  # the absence: long enough that every handler ends in it
-        assert len(worker.runner.running) == 40
+        assert len(worker.kernel.runs) == 40
     finally:
         own_servers.start_postgres()
     await worker.idle(within=20)
@@ -107,7 +107,7 @@ async def test_a_worker_that_starts_without_postgres_waits_for_it(own_servers, o
     """No crash loop: its first heartbeat is its start."""
     own_servers.stop_postgres()
     worker = WorkerProcess(own_url, registry, slots=5)
-    starting = asyncio.create_task(worker.runner.start(worker.watch))
+    starting = asyncio.create_task(worker.kernel.start())
     await asyncio.sleep(0.3)
     assert not starting.done()
 

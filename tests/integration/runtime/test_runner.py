@@ -128,7 +128,7 @@ async def test_duplicate_stale_and_unmarked_tickets_run_nothing(jobs, worker):
     await worker.run([again, again])
 
     assert Counter(what for what, _ in worker.events.told) == {"started": 2, "complete": 2}
-    assert worker.runner.slots.free == worker.runner.slots.count
+    assert worker.kernel.slots.free == worker.kernel.slots.count
 
 
 async def test_never_more_jobs_than_slots(jobs, start_worker):

@@ -72,10 +72,10 @@ async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(j
     [ticket] = await jobs.dispatched()
 
     await worker.accept([ticket])
-    worker.runner.stop_run(ticket[0], why)
+    worker.kernel.runs.stop(ticket[0], why)
     await worker.idle()
 
-    assert worker.runner.slots.free == worker.runner.slots.count
+    assert worker.kernel.slots.free == worker.kernel.slots.count
     assert worker.events.of(ticket[0]) == ["started", told]
     assert (await jobs.row(ticket[0]))["status"] == status
 
@@ -116,8 +116,8 @@ async def test_a_run_that_lingers_does_not_hide_the_newer_run_of_its_job(jobs, d
         let_go.set()
         await until(lambda: worker.events.of(ticket[0])[-1] == "stale")
 
-        assert [running.job.version for running in worker.runner.running.values()] == [4]
-        await worker.runner.drain(grace=0.0, watch=worker.watch)
+        assert [running.job.version for running in worker.kernel.runs] == [4]
+        await worker.kernel.drain(grace=0.0)
     assert await jobs.actions(ticket[0]) == ["enqueue", "claim", "rescue", "claim", "release"]
 
 
@@ -151,7 +151,7 @@ async def test_a_heart_whose_connection_fell_silent_takes_another(jobs, database
 async def test_a_worker_whose_lease_ran_out_claims_nothing(jobs, database_url, registry):
     """Its jobs would be rescued at once, at an attempt's price: it hands the tickets back, and claims when it can."""
     async with started_worker(database_url, registry, lease_seconds=0.5) as worker:
-        [heart] = [task for task in worker.runner._background if task.get_name() == "heartbeat"]
+        heart = worker.kernel.parts["heartbeat"]
         heart.cancel()
         await asyncio.wait([heart])
         await asyncio.sleep(0.6)
@@ -161,8 +161,8 @@ async def test_a_worker_whose_lease_ran_out_claims_nothing(jobs, database_url, r
 
         assert await jobs.actions(ticket[0]) == ["enqueue"]
         assert (await jobs.row(ticket[0]))["dispatched_at"] is None
-        assert worker.runner.slots.free == worker.runner.slots.count
-        await worker.watch.first_heartbeat(worker.runner)
+        assert worker.kernel.slots.free == worker.kernel.slots.count
+        await worker.kernel.show_life()
         await worker.run(await jobs.dispatched(count=0))
         assert (await jobs.row(ticket[0]))["status"] == "completed"
 
@@ -182,7 +182,7 @@ async def test_a_worker_whose_settler_failed_lets_its_lease_run_out(jobs, databa
         [ticket] = await jobs.dispatched(seconds=60)
         await worker.accept([ticket])
         with capture_logs() as said:
-            worker.runner._settler._new.put_nowait(None)  # type: ignore[arg-type]  # no lane: what nobody foresaw
+            worker.kernel.settler._new.put_nowait(None)  # type: ignore[arg-type]  # no lane: what nobody foresaw
             await until(lambda: any(one["event"] == "worker_part_failed" for one in said))
 
         async def rescued() -> int:

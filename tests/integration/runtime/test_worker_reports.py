@@ -33,13 +33,13 @@ def environment(monkeypatch, tmp_path):
 
 async def test_the_heart_tells_who_answers(worker, jobs):
     """As soon as it is known, and as long as nothing else is."""
-    worker.watch.provider = {"provider": "offline"}
+    worker.kernel.report_provider({"provider": "offline"})
 
     async def reported():
         return await jobs.sql('SELECT 1 FROM runtime.workers WHERE provider = \'{"provider": "offline"}\'')
 
     await until(reported)
-    worker.watch.provider = None
+    worker.kernel.report_provider(None)
     beats = await jobs.sql("SELECT heartbeat_at FROM runtime.workers")
     await until(lambda: _moved(jobs, beats))
     assert await reported()

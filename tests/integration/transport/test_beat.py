@@ -19,7 +19,8 @@ from config.schedules import DEFAULT_SCHEDULES
 from models.runtime import Schedule, Tick
 from tests.conftest import sqlalchemy_url
 from tests.support.proving.models import PlainJob
-from workers.transport.beat import PatientBeat, add_defaults, fire_due
+from workers.runtime.beat.firing import add_defaults, fire_due
+from workers.transport.beat import PatientBeat
 
 Open = Callable[[], Session]
 EVERY_MINUTE = "* * * * *"

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from workers.runtime.handler.context import Run
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled
 
 
 class RecordedEvents:

@@ -17,9 +17,8 @@ from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.store.dispatch import Picked
 from workers.runtime.store.processes import WorkerRow
-from workers.runtime.worker.decisions import Settled
-from workers.runtime.worker.runner import Runner
-from workers.runtime.worker.watch import Watch
+from workers.runtime.store.settle import Settled
+from workers.runtime.worker.process import Worker
 
 
 @dataclass
@@ -46,15 +45,15 @@ class Heard:
 
 
 class ShortRoad:
-    """A road that ends in this process: each batch is handed to the runner at once."""
+    """A road that ends in this process: each batch is handed to the worker at once."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
         self._carriers: set[asyncio.Task[None]] = set()
 
     async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
         tickets = [(job.id, job.version) for job in batch]
-        carrier = asyncio.create_task(self._runner.accept(stage.name, tickets))
+        carrier = asyncio.create_task(self._worker.accept(stage.name, tickets))
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
 
@@ -79,13 +78,12 @@ async def mill(
     worker_id = uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
     heard = Heard()
-    runner = Runner(database, registry, worker_id=worker_id, slots=slots, llm=llm, events=heard, patience=patience)
     queues = tuple({stage.queue for stage in registry.values()})
     row = WorkerRow(id=worker_id, name="mill", queues=queues, slots=slots, lease_seconds=10.0)
-    watch = Watch(database, row, heartbeat_seconds=1.0)
-    await runner.start(watch)
+    worker = Worker(database, registry, row, llm=llm, events=heard, heartbeat_seconds=1.0, patience=patience)
+    await worker.start()
     dispatcher = Dispatcher(
-        Database(url, changed_by="dispatcher:mill"), registry, ShortRoad(runner), name="mill", **dispatching
+        Database(url, changed_by="dispatcher:mill"), registry, ShortRoad(worker), name="mill", **dispatching
     )
     leading = asyncio.create_task(dispatcher.run())
     try:
@@ -93,7 +91,7 @@ async def mill(
     finally:
         dispatcher.stop()
         await leading
-        await runner.drain(grace=1.0, watch=watch)
+        await worker.drain(grace=1.0)
         await database.close()
 
 

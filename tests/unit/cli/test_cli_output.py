@@ -14,6 +14,7 @@ import redis
 from rich.console import Console
 
 import cli
+from cli.commands.jobs import COMMANDS as JOBS_COMMANDS
 from cli.complaints import complaint
 from cli.lazy import load
 from cli.main import COMMANDS
@@ -165,9 +166,22 @@ def test_help_comes_at_once() -> None:
     assert run.stdout.splitlines()[-1] == "[]"
 
 
+def test_help_on_jobs_loads_none_of_its_commands() -> None:
+    """A shell that completes their names waits for no database library."""
+    probe = (
+        "import sys, cli.main; sys.argv = ['gristmill', 'jobs', '-h']; cli.main.main();"
+        "print(sorted({'psycopg', 'sqlalchemy'} & sys.modules.keys()))"
+    )
+
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert "List jobs, newest first." in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_table_of_commands_says_what_each_command_says() -> None:
     """The help line of the table is the first line of the command's own help."""
-    for entry in COMMANDS:
+    for entry in (*COMMANDS, *JOBS_COMMANDS):
         assert (load(entry).help or "").partition("\n")[0] == entry.summary, entry.name
 
 

@@ -10,10 +10,10 @@ from alembic.script import ScriptDirectory
 import migrations
 from cli.addresses import addresses, required
 from config.settings import Settings
-from local.logins import GROUPS
 from local.system import flower_port_for, roles
 from migrations.revisions import Position, position_of, revisions
 from workers.runtime.handler.registry import Registry
+from workers.runtime.operate.logins import GROUPS
 from workers.runtime.refusals import Failed, Refusal
 from workers.transport.flower import FlowerError, is_foreign, run_flower
 

@@ -11,7 +11,8 @@ from models.lifecycle import Step
 from tests.support.proving.models import PlainJob, TwoStepJob
 from tests.support.settlements import SETTLEMENTS
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
-from workers.runtime.worker.decisions import Settled, decide
+from workers.runtime.store.settle import Settled
+from workers.runtime.worker.decisions import decide
 
 
 def claimed(*, retry_count: int = 0, max_retries: int = 5, error_message: str | None = None) -> PlainJob:

@@ -13,12 +13,12 @@ from celery import Celery, states
 from celery.events.state import State
 
 import models
+from models import concrete
 from models.lifecycle import Job, Lifecycle, Step
-from workers.runtime.beat.maintenance import concrete
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Registry, Stage, discover
-from workers.runtime.operate.dead_letters import DeadLetter
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled
+from workers.runtime.worker.dead_letters import DeadLetter
 from workers.transport.events import EventStream, Moved, flower_state, hides
 
 models.load_all()

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from workers.runtime.refusals import Refusal, quoted
+from workers.runtime.refusals import Problem, Refusal, quoted
 
 # `all` never fires more than this many missed times at once, however long no beat ran.
 MOST_CAUGHT_UP = 100
@@ -51,9 +51,9 @@ def plain_cron(cron: str) -> str:
     """Return ``cron`` as it is stored: its fields apart by one blank. Raise ScheduleError if they are not five."""
     plain = " ".join(cron.split())
     if longhand := _SHORTHANDS.get(plain.lower()):
-        raise ScheduleError(f"cron must have {FIELDS}, got {quoted(cron)}; write {longhand!r}")
+        raise ScheduleError(Problem("cron", f"must have {FIELDS}", quoted(cron), f"write {longhand!r}"))
     if _FIVE_FIELDS.fullmatch(plain) is None:
-        raise ScheduleError(f"cron must have {FIELDS}, got {quoted(cron)}")
+        raise ScheduleError(Problem("cron", f"must have {FIELDS}", quoted(cron)))
     return plain
 
 
@@ -66,7 +66,7 @@ def next_time(cron: str, timezone: str, *, after: datetime) -> datetime:
     """Return the first time of ``cron`` after ``after``, in UTC."""
     for time in _Times(cron, timezone).forwards(after):
         return time
-    raise ScheduleError(f"cron must name a time that comes, got {quoted(cron)}")
+    raise ScheduleError(Problem("cron", "must name a time that comes", quoted(cron)))
 
 
 def due_times(cron: str, timezone: str, *, last: datetime, now: datetime, catch_up: str) -> list[datetime]:
@@ -99,7 +99,9 @@ def _zone(timezone: str) -> ZoneInfo:
     try:
         return ZoneInfo(timezone)
     except (LookupError, ValueError, OSError, TypeError):
-        raise ScheduleError(f"timezone must be an IANA name such as Europe/Paris, got {quoted(timezone)}") from None
+        raise ScheduleError(
+            Problem("timezone", "must be an IANA name such as Europe/Paris", quoted(timezone))
+        ) from None
 
 
 class _Times:
@@ -124,7 +126,7 @@ class _Times:
             return iter(CronSim(self._cron, wall, reverse=backwards))
         except CronSimError as error:
             raise ScheduleError(
-                f"cron must have {FIELDS} that make sense ({error}), got {quoted(self._cron)}"
+                Problem("cron", f"must have {FIELDS} that make sense ({error})", quoted(self._cron))
             ) from None
 
     def forwards(self, after: datetime) -> Iterator[datetime]:

@@ -5,48 +5,32 @@ in the statement itself, so that running one twice, or in two places at once, ch
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import structlog
-from sqlalchemy import Table, delete, func, text
+from sqlalchemy import Table, delete, func
 
-import models
+from models import every_table
 from models.base import Base, Expiry
 from models.lifecycle import Job
 from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
+from workers.runtime.store import partitions as store
 from workers.runtime.store.processes import forget_silent_workers
 from workers.runtime.store.rescue import prune
 
 log = structlog.get_logger(__name__)
 
+M = TypeVar("M")
+
 MONTHS_AHEAD = 3
 
 
-def concrete(base: type[Any]) -> list[type[Any]]:
-    """Return every mapped class below ``base`` that is imported by now; :func:`every_model` imports all."""
-    found = []
-    for child in base.__subclasses__():
-        found += [child] if "__table__" in child.__dict__ else []
-        found += concrete(child)
-    return found
-
-
-def every_table(base: type[Any]) -> list[type[Any]]:
-    """Return every mapped class below ``base`` that has a module in ``models``, and what else is imported by now.
-
-    Lighter than :func:`every_model`: no handler is imported.
-    """
-    models.load_all()
-    return concrete(base)
-
-
-def every_model(base: type[Any]) -> list[type[Any]]:
-    """Return every mapped class below ``base``, whatever the calling process has imported so far."""
-    models.load_all()
+def every_model(base: type[M]) -> list[type[M]]:
+    """Return every mapped class below ``base``, those that stand beside their handlers too."""
     discover()
-    return concrete(base)
+    return every_table(base)
 
 
 async def prune_jobs(database: Database) -> int:
@@ -57,7 +41,7 @@ async def prune_jobs(database: Database) -> int:
 async def prune_by_table(database: Database) -> dict[str, int]:
     """Delete terminal jobs older than their table's retention, a thousand per transaction; return how many of each."""
     deleted: dict[str, int] = {}
-    for model in cast("list[type[Job]]", every_model(Job)):
+    for model in every_model(Job):
         batch = -1
         while batch:
             async with database.kernel() as conn:
@@ -97,13 +81,12 @@ def _name(model: type[Any]) -> str:
 async def keep_partitions(database: Database, *, retention: timedelta) -> int:
     """Make the next months' partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
     async with database.session() as session:
-        made = await session.scalar(
-            text("SELECT runtime.ensure_transition_partitions(:ahead)"), {"ahead": MONTHS_AHEAD}
+        made, dropped = await session.run_sync(
+            lambda sync: store.keep_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
         )
-        dropped = await session.scalar(text("SELECT runtime.drop_transition_partitions(:age)"), {"age": retention})
     if dropped:
         log.info("transitions_dropped", partitions=dropped)
-    return int(made or 0) + len(dropped or [])
+    return made + len(dropped)
 
 
 async def forget_workers(database: Database) -> int:

@@ -15,7 +15,7 @@ from workers.runtime.handler.context import Context
 from workers.runtime.handler.discovery import BrokenHandlers, load_all
 from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.outcomes import Outcome
-from workers.runtime.refusals import Refusal
+from workers.runtime.refusals import Problem, Refusal
 
 J = TypeVar("J", bound=Job)
 Handler = Callable[[J, Context], Awaitable[Outcome]]
@@ -48,7 +48,9 @@ class UnknownStageError(Refusal, LookupError):
     """No handler is registered under that name."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"stage {name!r} is not registered; known stages: {', '.join(sorted(known)) or 'none'}")
+        remedy = f"known stages: {', '.join(sorted(known)) or 'none'}"
+        super().__init__(f"stage {name!r} is not registered", remedy=remedy)
+        self.problem = Problem("stage", "is not registered", repr(name), remedy)
 
 
 class Registry(Mapping[str, Stage]):

@@ -3,27 +3,25 @@
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
+from workers.runtime.actor import Actor, acting
 from workers.runtime.database import Database
-from workers.runtime.enqueue import EnqueueError, enqueue, payload_refusal
+from workers.runtime.enqueue import EnqueueError, enqueue, payload_problem_of
 from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.operate.known import check_stage
 from workers.runtime.store.again import Ended, ended
 from workers.runtime.store.read import JobFilter, JobView, list_jobs
 from workers.runtime.store.tables import job_table
 
 PAGE = 500
-
-_SAID = text(
-    "SELECT set_config('gristmill.change_reason', :reason, true), set_config('gristmill.context', :context, true)"
-)
+REASON = "enqueued again by an operator"
 
 
 @dataclass(slots=True)
@@ -34,8 +32,8 @@ class Repeated:
     refused: dict[UUID, str] = field(default_factory=dict)
 
 
-async def again(
-    database: Database, registry: Registry, wanted: JobFilter, *, reason: str, dry_run: bool = False
+async def enqueue_again(
+    database: Database, registry: Registry, wanted: JobFilter, actor: Actor, *, dry_run: bool = False
 ) -> Repeated:
     """Enqueue the same payload anew for each job that ``wanted`` selects: failed ones, and any that ended if named.
 
@@ -43,6 +41,8 @@ async def again(
     transition names the old one, in its reason and as ``again_of`` in its context. Its idempotency key is
     ``again:<old id>``: who says it twice gets the same job. A job that failed in a later step begins with that step.
     """
+    async with database.kernel() as conn:
+        await check_stage(conn, wanted.stage)
     done = Repeated()
     models = {job_table(stage.model).label: stage.model for stage in registry.values()}
     async for page in _pages(database, wanted):
@@ -59,7 +59,7 @@ async def again(
         for model, ids in possible.items():
             async with database.kernel() as conn:
                 found = await ended(conn, model, ids)
-            await _enqueue(database, registry, model, found, done, reason=reason, dry_run=dry_run)
+            await _enqueue(database, registry, model, found, done, actor=actor, dry_run=dry_run)
             done.refused |= {id_: "changed meanwhile" for id_ in ids if id_ not in {one.id for one in found}}
     known = done.refused.keys() | done.again.keys()
     done.refused |= {id_: "does not exist (any more)" for id_ in wanted.ids or () if id_ not in known}
@@ -84,7 +84,7 @@ async def _enqueue(
     jobs: Sequence[Ended],
     done: Repeated,
     *,
-    reason: str,
+    actor: Actor,
     dry_run: bool,
 ) -> None:
     """Enqueue these in one transaction; what is refused is refused alone."""
@@ -93,7 +93,7 @@ async def _enqueue(
         for job in jobs:
             try:
                 stage = _stage_of(registry, model, job)
-                new = await _one(session, stage, _payload(stage, job), job, reason=reason)
+                new = await _one(session, stage, _payload(stage, job), job, actor)
             except EnqueueError as error:
                 done.refused[job.id] = f"cannot be enqueued again: {error}"
             else:
@@ -103,10 +103,13 @@ async def _enqueue(
     done.again |= made
 
 
-async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: Ended, *, reason: str) -> UUID:
-    said = {"reason": f"again, for job {job.id}: {reason}", "context": json.dumps({"again_of": str(job.id)})}
-    async with session.begin_nested():
-        await session.execute(_SAID, said)
+async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: Ended, actor: Actor) -> UUID:
+    because = replace(
+        actor,
+        change_reason=f"again, for job {job.id}: {actor.change_reason or REASON}",
+        context={**(actor.context or {}), "again_of": str(job.id)},
+    )
+    async with session.begin_nested(), acting(session, because):
         options = {"priority": job.priority, "idempotency_key": f"again:{job.id}"}
         return (await enqueue(session, stage.name, payload, **options)).id
 
@@ -134,5 +137,5 @@ def _payload(stage: Stage, job: Ended) -> dict[str, Any]:
     try:
         new: BaseModel = renewed(stage.payload.model_validate(payload), str(job.id))
     except ValidationError as error:
-        raise EnqueueError(payload_refusal(error)) from None
+        raise EnqueueError(payload_problem_of(error)) from None
     return new.model_dump(mode="json")

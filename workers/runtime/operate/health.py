@@ -1,16 +1,21 @@
-"""Whether time is kept: the schedules that should have fired and did not, those that cannot, and who fired last."""
+"""Whether the system is well: its dispatcher, its schedules, its logins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from psycopg.rows import dict_row
-
 from workers.runtime.beat.cron import ScheduleError, due_times
 from workers.runtime.database import Raw
+from workers.runtime.store import health as store
+from workers.runtime.store.health import ConnectedLogin, connected_logins, count_owners, is_strict
+from workers.runtime.store.read import dispatcher_seen, slots_by_queue
+
+__all__ = ["ConnectedLogin", "connected_logins", "count_owners", "dispatcher_seen", "is_strict", "slots_by_queue"]
 
 # A beat looks every second; one that is this late does not look.
 LATE = timedelta(seconds=90)
+# A leading dispatcher shows itself every second or two; one that is silent for longer leads nobody.
+LEADER_SILENT = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +31,8 @@ class BeatHealth:
 
 
 async def beat_health(conn: Raw) -> BeatHealth:
-    """Hold every enabled schedule against the database's time."""
-    cursor = conn.cursor(row_factory=dict_row)
-    # A time of infinity, written in psql, is none that a beat reckons with.
-    await cursor.execute(
-        """SELECT name, cron, timezone, now() AS now,
-                  greatest(CASE WHEN isfinite(last_scheduled_for) THEN last_scheduled_for END,
-                           CASE WHEN isfinite(created_at) THEN created_at END,
-                           CASE WHEN isfinite(updated_at) THEN updated_at END) AS since
-             FROM runtime.schedules WHERE enabled ORDER BY name"""
-    )
-    rows = await cursor.fetchall()
+    """Check every enabled schedule against the database's time."""
+    rows = await store.enabled_schedules(conn)
     overdue, refused = [], []
     for row in rows:
         try:
@@ -47,19 +43,12 @@ async def beat_health(conn: Raw) -> BeatHealth:
             refused.append((row["name"], str(error)))
         else:
             overdue += [(row["name"], time) for time in missed]
-    cursor = conn.cursor(row_factory=dict_row)
-    await cursor.execute(
-        """SELECT now() AS now, last.fired_at, last.fired_by FROM (SELECT) AS one LEFT JOIN LATERAL (
-             SELECT fired_at, fired_by FROM runtime.ticks WHERE isfinite(fired_at)
-              ORDER BY fired_at DESC LIMIT 1) AS last ON true"""
-    )
-    last = await cursor.fetchone()
-    assert last is not None
+    last = await store.last_tick(conn)
     return BeatHealth(
         enabled=len(rows),
         overdue=overdue,
         refused=refused,
-        last_fired_at=last["fired_at"],
-        last_fired_by=last["fired_by"],
-        now=last["now"],
+        last_fired_at=last.fired_at,
+        last_fired_by=last.fired_by,
+        now=last.now,
     )

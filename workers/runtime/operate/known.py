@@ -1,9 +1,7 @@
 """What a person names: stages that the database knows, tables that this release does."""
 
-from typing import cast
-
+from models import concrete
 from models.lifecycle import Job
-from workers.runtime.beat.maintenance import concrete
 from workers.runtime.database import Raw
 from workers.runtime.handler.registry import UnknownStageError, discover
 from workers.runtime.store.read import known_stages
@@ -19,4 +17,4 @@ async def check_stage(conn: Raw, stage: str | None) -> None:
 def job_models() -> dict[str, type[Job]]:
     """Return every job table's model by the name that ``runtime.jobs`` gives the table."""
     discover()
-    return {job_table(model).label: model for model in cast("list[type[Job]]", concrete(Job))}
+    return {job_table(model).label: model for model in concrete(Job)}

@@ -1,10 +1,8 @@
-"""What people do with schedules: list, show, add, edit, switch, run and remove them. Session in, typed view out.
+"""What people do with schedules: list, show, add, edit, switch, run and remove them.
 
-What a schedule may be is said here once, for beat as for every door.
+What a schedule may be is said in :mod:`workers.runtime.beat.rules`, for beat as for every door.
 """
 
-import json
-import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,24 +10,31 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from workers.runtime.actor import Actor, acting
 from workers.runtime.beat.cron import ScheduleError, check, clock_changes, next_time, plain_cron
-from workers.runtime.beat.maintenance import ACTIONS
-from workers.runtime.enqueue import EnqueueError, enqueue, payload_refusal
-from workers.runtime.handler.errors import describe
-from workers.runtime.handler.registry import Registry, UnknownStageError
-from workers.runtime.refusals import Kind, quoted
+from workers.runtime.beat.maintenance import actions, run_action
+from workers.runtime.beat.rules import (
+    CATCH_UP,
+    check_action,
+    check_payload,
+    check_work,
+    plain_name,
+    read_payload,
+    refusal_of,
+)
+from workers.runtime.database import Database
+from workers.runtime.enqueue import enqueue
+from workers.runtime.handler.registry import Registry
+from workers.runtime.refusals import Kind, Problem, quoted
 from workers.runtime.store import schedules as store
 from workers.runtime.store.schedules import ScheduleRow, TickView
 
-CATCH_UP = ("skip", "one", "all")
-MOST_NAME_CHARACTERS = 100
-MOST_PAYLOAD_BYTES = 262_144
+__all__ = ["TickView"]
+
 SHOWN_TICKS = 10
-# Beside letters with their marks: controls, marks of direction, spaces without width, and what is no character.
-_UNSEEN = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
 
 State = Literal["enabled", "paused", "refused"]
 
@@ -48,9 +53,10 @@ class ScheduleExists(ScheduleError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleView:
-    """One schedule. ``refusal`` says why it cannot do what it asks for, ``clock_changes`` what its zone's clock does
+    """One schedule, and when it fires next.
 
-    to its times within 400 days; ``next_time`` is null while it is paused or refused.
+    ``refusal`` says why it cannot do what it asks for. ``clock_changes`` says what its zone's clock does to its times
+    within 400 days. ``next_time`` is None while it is paused or refused.
     """
 
     name: str
@@ -83,146 +89,121 @@ class NewSchedule:
     catch_up: str = "one"
 
 
-# ── the rules ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def plain_name(name: str) -> str:
-    """Return ``name`` in Unicode's composed form; raise ScheduleError for one that a person cannot see or type."""
-    plain = unicodedata.normalize("NFC", name)
-    if not plain.strip():
-        raise ScheduleError(f"name must not be blank, got {quoted(name)}")
-    if plain != plain.strip():
-        raise ScheduleError(f"name must not begin or end with a blank, got {quoted(name)}")
-    if len(plain) > MOST_NAME_CHARACTERS:
-        raise ScheduleError(f"name must have at most {MOST_NAME_CHARACTERS} characters, got {len(plain)}")
-    if any(unicodedata.category(character) in _UNSEEN for character in plain):
-        raise ScheduleError(f"name must not contain control characters, got {quoted(name)}")
-    return plain
-
-
-def read_payload(text: str) -> dict[str, Any]:
-    """Return a stored payload; raise ScheduleError where nobody can read it."""
-    try:
-        payload = json.loads(text, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
-        raise ScheduleError(f"payload cannot be read: {said}") from None
-    if not isinstance(payload, dict):
-        raise ScheduleError(f"payload must be an object, got {quoted(payload)}")
-    return payload
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {number[:20]} is too large")
-    return value
-
-
-def check_payload(registry: Registry, stage: str, payload: Mapping[str, Any]) -> None:
-    """Raise EnqueueError or UnknownStageError unless ``stage`` takes ``payload``."""
-    model = registry[stage].payload
-    try:
-        model.model_validate(dict(payload))
-        size = len(json.dumps(dict(payload), allow_nan=False).encode())
-    except ValidationError as error:
-        raise EnqueueError(f"payload: {payload_refusal(error)}") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise EnqueueError(f"payload must be JSON: {describe(error)}") from None
-    if size > MOST_PAYLOAD_BYTES:
-        raise EnqueueError(f"payload must have at most {MOST_PAYLOAD_BYTES:,} bytes, got {size:,}")
-
-
-def check_work(registry: Registry, row: ScheduleRow) -> dict[str, Any]:
-    """Return the payload of a stored schedule; raise unless its cron, its zone and what it does can be understood."""
-    check(row.cron, row.timezone)
-    payload = read_payload(row.payload)
-    if row.action is not None:
-        _check_action(row.action)
-    elif row.stage is not None:
-        check_payload(registry, row.stage, payload)
-    return payload
-
-
-def _check_action(action: str) -> None:
-    if action not in ACTIONS:
-        raise ScheduleError(f"action must be one of {', '.join(ACTIONS)}, got {quoted(action)}")
-
-
-def refusal_of(registry: Registry, row: ScheduleRow) -> str | None:
-    """Return why a schedule cannot do what it asks for: found now, or else by beat at its last time."""
-    try:
-        check_work(registry, row)
-    except (ScheduleError, EnqueueError, UnknownStageError) as error:
-        return str(error)
-    return row.refusal
-
-
-# ── use-cases ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def list_schedules(session: Session, registry: Registry) -> list[ScheduleView]:
+async def list_schedules(session: AsyncSession, registry: Registry) -> list[ScheduleView]:
     """Return every schedule by name."""
-    at = store.now(session)
-    return [_view(registry, row, at) for row in store.read_all(session)]
+
+    def run(sync: Session) -> list[ScheduleView]:
+        at = store.now(sync)
+        return [_view(registry, row, at) for row in store.read_all(sync)]
+
+    return await session.run_sync(run)
 
 
-def show_schedule(session: Session, registry: Registry, name: str) -> tuple[ScheduleView, list[TickView]]:
+async def show_schedule(session: AsyncSession, registry: Registry, name: str) -> tuple[ScheduleView, list[TickView]]:
     """Return one schedule with its newest ticks."""
-    row = _existing(session, name)
-    return _view(registry, row, store.now(session)), store.last_ticks(session, row.name, limit=SHOWN_TICKS)
+
+    def run(sync: Session) -> tuple[ScheduleView, list[TickView]]:
+        row = _existing(sync, name)
+        return _view(registry, row, store.now(sync)), store.last_ticks(sync, row.name, limit=SHOWN_TICKS)
+
+    return await session.run_sync(run)
 
 
-def refused_schedules(session: Session, registry: Registry) -> dict[str, str]:
+async def refused_schedules(session: AsyncSession, registry: Registry) -> dict[str, str]:
     """Return the reason of every enabled schedule that cannot do what it asks for, by name."""
-    found = {row.name: refusal_of(registry, row) for row in store.read_all(session, enabled_only=True)}
+    rows = await session.run_sync(lambda sync: store.read_all(sync, enabled_only=True))
+    found = {row.name: refusal_of(registry, row) for row in rows}
     return {name: reason for name, reason in found.items() if reason}
 
 
-def add_schedule(session: Session, registry: Registry, new: NewSchedule) -> ScheduleView:
+async def add_schedule(session: AsyncSession, registry: Registry, new: NewSchedule, actor: Actor) -> ScheduleView:
     """Write a schedule that does not exist yet; everything about it is checked first."""
     values = _checked(registry, new)
-    if not store.add(session, values):
-        raise ScheduleExists(
-            f"schedule {values['name']!r} exists already; `gristmill schedules edit` changes it, `remove` deletes it"
-        )
-    return _view(registry, _existing(session, values["name"]), store.now(session))
+
+    def run(sync: Session) -> ScheduleView:
+        if not store.add(sync, values):
+            remedy = "`gristmill schedules edit` changes it, `remove` deletes it"
+            raise ScheduleExists(f"schedule {values['name']!r} exists already", remedy=remedy)
+        return _current(sync, registry, values["name"])
+
+    async with acting(session, actor):
+        return await session.run_sync(run)
 
 
-def edit_schedule(session: Session, registry: Registry, name: str, changes: Mapping[str, Any]) -> ScheduleView:
-    """Change what is given of a schedule; what it is afterwards is checked as a new one. The past does not fire."""
-    row = _existing(session, name)
-    current = {field: getattr(row, field) for field in ("cron", "timezone", "stage", "action", "catch_up")}
-    if "payload" not in changes:
-        current["payload"] = read_payload(row.payload)
-    values = _checked(registry, NewSchedule(**{"name": row.name, **current, **changes}))
-    store.change(session, row.name, values)
-    return _view(registry, _existing(session, row.name), store.now(session))
+async def edit_schedule(
+    session: AsyncSession, registry: Registry, name: str, changes: Mapping[str, Any], actor: Actor
+) -> ScheduleView:
+    """Change what is given of a schedule; what it is afterwards is checked as a new one. The past does not fire.
+
+    A stage takes the place of an action, and an action that of a stage with its payload.
+    """
+
+    def run(sync: Session) -> ScheduleView:
+        row = _existing(sync, name)
+        given = _in_place_of(changes)
+        current = {field: getattr(row, field) for field in ("cron", "timezone", "stage", "action", "catch_up")}
+        if "payload" not in given:
+            current["payload"] = read_payload(row.payload)
+        values = _checked(registry, NewSchedule(**{"name": row.name, **current, **given}))
+        store.change(sync, row.name, values)
+        return _current(sync, registry, row.name)
+
+    async with acting(session, actor):
+        return await session.run_sync(run)
 
 
-def switch_schedule(session: Session, registry: Registry, name: str, *, enabled: bool) -> ScheduleView:
+def _in_place_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``changes``, and that the schedule does no more what it did before, where it shall do something else."""
+    given = dict(changes)
+    if given.get("stage") is not None and "action" not in given:
+        given["action"] = None
+    elif given.get("action") is not None and "stage" not in given:
+        given |= {"stage": None, "payload": {}}
+    return given
+
+
+async def switch_schedule(
+    session: AsyncSession, registry: Registry, name: str, actor: Actor, *, enabled: bool
+) -> ScheduleView:
     """Pause or resume a schedule. Resumed, it begins anew at this moment; one that is refused cannot be resumed."""
-    row = _existing(session, name)
-    if enabled:
-        check_work(registry, row)
-    store.change(session, row.name, {"enabled": enabled})
-    return _view(registry, _existing(session, row.name), store.now(session))
+
+    def run(sync: Session) -> ScheduleView:
+        row = _existing(sync, name)
+        if enabled:
+            check_work(registry, row)
+        store.change(sync, row.name, {"enabled": enabled})
+        return _current(sync, registry, row.name)
+
+    async with acting(session, actor):
+        return await session.run_sync(run)
 
 
-def remove_schedule(session: Session, name: str) -> None:
+async def remove_schedule(session: AsyncSession, name: str, actor: Actor) -> None:
     """Delete a schedule with its ticks."""
-    store.remove(session, _existing(session, name).name)
+    async with acting(session, actor):
+        await session.run_sync(lambda sync: store.remove(sync, _existing(sync, name).name))
 
 
-def enqueue_now(session: Session, registry: Registry, name: str) -> UUID | str:
+async def enqueue_now(session: AsyncSession, registry: Registry, name: str, actor: Actor) -> UUID | str:
     """Enqueue what a schedule enqueues at its times and return the job's id; or return the name of its action."""
-    row = _existing(session, name)
-    payload = read_payload(row.payload)
-    if row.stage is None:
-        _check_action(row.action or "")
-        return row.action or ""
-    check_payload(registry, row.stage, payload)
-    return enqueue(session, row.stage, payload).id
+
+    def run(sync: Session) -> UUID | str:
+        row = _existing(sync, name)
+        payload = read_payload(row.payload)
+        if row.stage is None:
+            check_action(row.action or "")
+            return row.action or ""
+        check_payload(registry, row.stage, payload)
+        return enqueue(sync, row.stage, payload).id
+
+    async with acting(session, actor):
+        return await session.run_sync(run)
+
+
+async def act_now(database: Database, action: str, *, transitions_retention: timedelta) -> Mapping[str, int]:
+    """Do one maintenance action in this process; return how many rows of which table it changed."""
+    check_action(action)
+    return await run_action(database, actions(transitions_retention=transitions_retention)[action], action)
 
 
 def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
@@ -230,13 +211,13 @@ def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
     if (new.stage is None) == (new.action is None):
         raise ScheduleError("a schedule must have either a stage or an action")
     if new.catch_up not in CATCH_UP:
-        raise ScheduleError(f"catch-up must be one of {', '.join(CATCH_UP)}, got {quoted(new.catch_up)}")
+        raise ScheduleError(Problem("catch-up", f"must be one of {', '.join(CATCH_UP)}", quoted(new.catch_up)))
     check(new.cron, new.timezone)
     payload = dict(new.payload or {})
     if new.stage is not None:
         check_payload(registry, new.stage, payload)
     else:
-        _check_action(new.action or "")
+        check_action(new.action or "")
         if payload:
             raise ScheduleError("payload is for a stage; an action has none")
     return {
@@ -248,6 +229,10 @@ def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
         "payload": payload,
         "catch_up": new.catch_up,
     }
+
+
+def _current(session: Session, registry: Registry, name: str) -> ScheduleView:
+    return _view(registry, _existing(session, name), store.now(session))
 
 
 def _existing(session: Session, name: str) -> ScheduleRow:

@@ -5,15 +5,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from psycopg.rows import dict_row
-
 from workers.runtime.database import Raw
+from workers.runtime.operate.health import LEADER_SILENT
 from workers.runtime.operate.known import job_models
-from workers.runtime.store.read import JobView, dispatcher_seen
-from workers.runtime.store.tables import job_table
-
-# A leading dispatcher shows itself every second or two; one that is silent for longer leads nobody.
-LEADER_SILENT = timedelta(seconds=5)
+from workers.runtime.store.read import JobView, deadline_of, dispatcher_seen, lease_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +60,9 @@ def _ended(job: JobView) -> Why:
 
 
 async def _running(conn: Raw, job: JobView) -> Why:
-    worker, lease_until, silent = None, None, False
-    if job.lease_owner is not None:
-        cursor = conn.cursor(row_factory=dict_row)
-        await cursor.execute(
-            """SELECT name, heartbeat_at + make_interval(secs => least(lease_seconds, 1e9)) AS lease_until, now() AS now
-                 FROM runtime.workers WHERE id = %(id)s""",
-            {"id": job.lease_owner},
-        )
-        if found := await cursor.fetchone():
-            worker, lease_until = found["name"], found["lease_until"]
-            silent = lease_until < found["now"]
-        else:
-            silent = True
+    owner = await lease_of(conn, job.lease_owner) if job.lease_owner is not None else None
+    worker, lease_until = (owner.worker, owner.until) if owner else (None, None)
+    silent = job.lease_owner is not None and (owner is None or owner.is_over)
     where = f" on {worker}" if worker else ""
     attempt = f"attempt {job.retry_count + 1} of {job.max_retries + 1}"
     summary = f"running{where}: {attempt}, {job.progress} %"
@@ -100,16 +85,7 @@ async def _running(conn: Raw, job: JobView) -> Why:
 async def _deadline(conn: Raw, job: JobView) -> datetime | None:
     """Return when the run of ``job`` is ended; the view of all jobs does not tell."""
     model = job_models().get(job.table_name)
-    if model is None:
-        return None
-    t = job_table(model)
-    cursor = await conn.execute(
-        f"""SELECT {t.column["deadline_at"]} FROM {t.name}
-             WHERE {t.column["id"]} = %(id)s AND isfinite({t.column["deadline_at"]})""",
-        {"id": job.id},
-    )
-    row = await cursor.fetchone()
-    return row[0] if row else None
+    return await deadline_of(conn, model, job.id) if model else None
 
 
 def _waiting(job: JobView, *, seen: timedelta | None) -> Why:

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from models.runtime import DeadMessage
 
+REASON_CHARACTERS = 1_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessageView:

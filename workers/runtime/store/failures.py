@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import cast
 from uuid import UUID
 
+from models import every_table
 from models.lifecycle import Job
-from workers.runtime.beat.maintenance import every_table
 from workers.runtime.database import Raw
 from workers.runtime.store.causes import fingerprint
 from workers.runtime.store.stages import ALONG_INDEXES
@@ -75,7 +74,7 @@ async def causes(conn: Raw, *, stage: str | None = None) -> Causes:
     async with conn.transaction():
         await conn.execute(ALONG_INDEXES)
         known = {name for (name,) in await (await conn.execute("SELECT table_name FROM runtime.lifecycles")).fetchall()}
-        for t in (job_table(model) for model in cast("list[type[Job]]", every_table(Job))):
+        for t in (job_table(model) for model in every_table(Job)):
             if t.label not in known or (stage and stage not in {step.stage for step in t.lifecycle.steps}):
                 continue
             rows = await (await conn.execute(_failures_sql(t))).fetchall()

@@ -35,6 +35,16 @@ async def cancel(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: st
     return {row[0] for row in await cursor.fetchall()}
 
 
+async def lock_version(conn: Raw, model: type[Job], job_id: UUID) -> int | None:
+    """Hold one job's row for the transaction under way; return its version, None if it is gone."""
+    t = job_table(model)
+    cursor = await conn.execute(
+        f"SELECT {t.column['version']} FROM {t.name} WHERE {t.column['id']} = %(id)s FOR NO KEY UPDATE", {"id": job_id}
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
 @cache
 def _retry_sql(t: JobTable) -> str:
     c, steps = t.column, t.lifecycle.steps
@@ -79,7 +89,7 @@ async def _retried(conn: Raw, model: type[Job], ids: Sequence[UUID], reason: str
     return {row[0] for row in await cursor.fetchall()}
 
 
-async def pause(conn: Raw, stage: str, *, by: str) -> bool:
+async def pause(conn: Raw, stage: str, *, by: str | None) -> bool:
     """Dispatch nothing more of ``stage``; return whether it is known. The leader takes back what was dispatched."""
     cursor = await conn.execute(
         "UPDATE runtime.stages SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, %(by)s) "

@@ -11,7 +11,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 
 from models.lifecycle import JOB_ATTRIBUTES, Job
 from workers.runtime.database import Raw
-from workers.runtime.operate.states import states_named
+from workers.runtime.store.states import states_named
 from workers.runtime.store.tables import job_table
 
 
@@ -189,3 +189,37 @@ async def slots_by_queue(conn: Raw) -> dict[str, int]:
             WHERE draining_at IS NULL AND heartbeat_at > now() - make_interval(secs => lease_seconds) GROUP BY queue"""
     )
     return dict(await cursor.fetchall())
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Which worker process holds a job, until when, and whether that time is over."""
+
+    worker: str
+    until: datetime
+    is_over: bool
+
+
+async def lease_of(conn: Raw, owner: UUID) -> Lease | None:
+    """Return the lease of all that a worker process holds; None where its row is gone."""
+    cursor = conn.cursor(row_factory=class_row(Lease))
+    await cursor.execute(
+        """SELECT name AS worker, lease.until, lease.until < now() AS is_over FROM runtime.workers
+            CROSS JOIN LATERAL (
+              SELECT heartbeat_at + make_interval(secs => least(lease_seconds, 1e9)) AS until) AS lease
+            WHERE id = %(id)s""",
+        {"id": owner},
+    )
+    return await cursor.fetchone()
+
+
+async def deadline_of(conn: Raw, model: type[Job], job_id: UUID) -> datetime | None:
+    """Return when the run of a job is ended, if it has a deadline."""
+    t = job_table(model)
+    cursor = await conn.execute(
+        f"""SELECT {t.column["deadline_at"]} FROM {t.name}
+             WHERE {t.column["id"]} = %(id)s AND isfinite({t.column["deadline_at"]})""",
+        {"id": job_id},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None

@@ -1,18 +1,12 @@
-"""Strict mode, the keys that sign users, and logins that are one user: rows that only the tables' owner may change."""
+"""The statements on strict mode, on keys that sign users, and on logins that are one user."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from workers.runtime.actor_signature import LONGEST, pads
 from workers.runtime.database import Raw
-from workers.runtime.refusals import Refusal
 
 _VALID = "coalesce(expires_at, 'infinity') > now()"
-
-
-class SecurityRefusedError(Refusal):
-    """What was asked for would protect nothing, or cannot be done; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +58,43 @@ async def security(conn: Raw) -> SecurityView:
     )
 
 
-async def set_strict(conn: Raw, *, strict: bool, by: str) -> None:
-    """Turn strict mode on or off. Without a key it is not turned on: no service could speak for anybody."""
-    if strict and not (await security(conn)).keys:
-        raise SecurityRefusedError("strict mode needs a key: `gristmill security new-key` makes one")
+async def set_strict(conn: Raw, *, strict: bool, by: str | None) -> None:
+    """Turn strict mode on or off, and note who did."""
     await conn.execute(
-        """INSERT INTO runtime.security (id, strict, changed_by) VALUES (1, %(strict)s, %(by)s)
+        """INSERT INTO runtime.security (id, strict, changed_by) VALUES (1, %(strict)s, coalesce(%(by)s, session_user))
            ON CONFLICT (id) DO UPDATE SET strict = excluded.strict, changed_by = excluded.changed_by, changed_at = now()
             WHERE security.strict <> excluded.strict""",
         {"strict": strict, "by": by},
     )
 
 
-async def add_key(conn: Raw, key: bytes, *, old_keys_for: timedelta | None = None) -> UUID:
-    """Keep the pads of ``key`` and return its id; the other keys end after ``old_keys_for``, if that is given."""
-    inner, outer = pads(key)
-    async with conn.transaction():
-        if old_keys_for is not None:
-            await conn.execute(
-                "UPDATE runtime.actor_keys SET expires_at = least(expires_at, now() + %(span)s)", {"span": old_keys_for}
-            )
-        cursor = await conn.execute(
-            "INSERT INTO runtime.actor_keys (inner_pad, outer_pad) VALUES (%(inner)s, %(outer)s) RETURNING id",
-            {"inner": inner, "outer": outer},
-        )
-        row = await cursor.fetchone()
+async def end_keys(conn: Raw, *, after: timedelta) -> None:
+    """End every key after ``after``, or sooner where it would end sooner."""
+    await conn.execute(
+        "UPDATE runtime.actor_keys SET expires_at = least(expires_at, now() + %(span)s)", {"span": after}
+    )
+
+
+async def add_key(conn: Raw, *, inner_pad: bytes, outer_pad: bytes) -> UUID:
+    """Keep the pads of a key; return its id."""
+    cursor = await conn.execute(
+        "INSERT INTO runtime.actor_keys (inner_pad, outer_pad) VALUES (%(inner)s, %(outer)s) RETURNING id",
+        {"inner": inner_pad, "outer": outer_pad},
+    )
+    row = await cursor.fetchone()
     assert row is not None
     added: UUID = row[0]
     return added
 
 
-async def remove_key(conn: Raw, key_id: UUID) -> None:
-    """End a key at once: what it signed counts no more."""
+async def remove_key(conn: Raw, key_id: UUID) -> bool:
+    """Delete a key; return whether it was there."""
     cursor = await conn.execute("DELETE FROM runtime.actor_keys WHERE id = %(id)s", {"id": key_id})
-    if not cursor.rowcount:
-        raise SecurityRefusedError(f"key {key_id} does not exist: `gristmill security status` lists them")
+    return cursor.rowcount == 1
 
 
-async def sign(conn: Raw, user_id: UUID, *, span: timedelta) -> str:
-    """Return a signature of ``user_id`` by the newest valid key, for so long."""
-    if not timedelta(seconds=1) <= span <= LONGEST:
-        raise SecurityRefusedError(
-            f"a signature is valid for 1 s to {LONGEST.total_seconds():g} s, got {span.total_seconds():g} s"
-        )
+async def sign(conn: Raw, user_id: UUID, *, span: timedelta) -> str | None:
+    """Return a signature of ``user_id`` by the newest valid key, for so long; None where there is no key."""
     cursor = await conn.execute(
         f"""SELECT e.at || '.' || encode(runtime.actor_signature(k.inner_pad, k.outer_pad, %(user)s, e.at), 'hex')
               FROM runtime.actor_keys AS k,
@@ -115,14 +103,19 @@ async def sign(conn: Raw, user_id: UUID, *, span: timedelta) -> str:
         {"user": user_id, "span": span},
     )
     row = await cursor.fetchone()
-    if row is None:
-        raise SecurityRefusedError("there is no key to sign with: `gristmill security new-key` makes one")
-    signature: str = row[0]
-    return signature
+    return row[0] if row else None
 
 
-async def bind_role(conn: Raw, role: str, user_id: UUID) -> None:
-    """Make a login one user, whatever it says of itself. A login that sees all rows anyway is refused."""
+@dataclass(frozen=True, slots=True)
+class LoginRights:
+    """Whether a login sees the rows of everybody, and whether it is a service."""
+
+    sees_all: bool
+    is_service: bool
+
+
+async def login_rights(conn: Raw, role: str) -> LoginRights | None:
+    """Return what a login may do; None where no login has that name."""
     cursor = await conn.execute(
         """SELECT rolsuper OR rolbypassrls OR EXISTS (
                     SELECT FROM unnest(ARRAY['gristmill_worker', 'gristmill_dispatcher', 'gristmill_operator']) AS g
@@ -133,13 +126,11 @@ async def bind_role(conn: Raw, role: str, user_id: UUID) -> None:
         {"role": role},
     )
     row = await cursor.fetchone()
-    if row is None:
-        raise SecurityRefusedError(f"role {role!r} must exist and may log in")
-    above, service = row
-    if above:
-        raise SecurityRefusedError(f"role {role!r} sees the rows of everybody: binding it would protect nothing")
-    if not service:
-        raise SecurityRefusedError(f"role {role!r} must be a member of gristmill_service")
+    return LoginRights(*row) if row else None
+
+
+async def bind_role(conn: Raw, role: str, user_id: UUID) -> None:
+    """Make a login one user."""
     await conn.execute(
         """INSERT INTO runtime.role_actors (role_name, user_id) VALUES (%(role)s, %(user)s)
            ON CONFLICT (role_name) DO UPDATE SET user_id = excluded.user_id""",
@@ -147,8 +138,7 @@ async def bind_role(conn: Raw, role: str, user_id: UUID) -> None:
     )
 
 
-async def unbind_role(conn: Raw, role: str) -> None:
-    """Let a login say again whom it speaks for."""
+async def unbind_role(conn: Raw, role: str) -> bool:
+    """Let a login say again whom it speaks for; return whether it was bound."""
     cursor = await conn.execute("DELETE FROM runtime.role_actors WHERE role_name = %(role)s", {"role": role})
-    if not cursor.rowcount:
-        raise SecurityRefusedError(f"role {role!r} is bound to nobody")
+    return cursor.rowcount == 1

@@ -1,9 +1,10 @@
 """Settle many runs in one statement, each under its fence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -12,7 +13,22 @@ from models.lifecycle import Job
 from workers.runtime.bounds import has_long_number, values_problem
 from workers.runtime.database import Raw
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
-from workers.runtime.worker.decisions import Settled
+
+
+class Settled(NamedTuple):
+    """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle."""
+
+    job_id: UUID
+    fence: int
+    status: str
+    action: str
+    retry_count: int
+    terminal: bool
+    progress: int | None = None
+    delay: timedelta | None = None
+    reason: str | None = None
+    error: str | None = None
+    values: Mapping[str, Any] = MappingProxyType({})
 
 
 @cache

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from psycopg.rows import dict_row
 
+from models import every_table
 from models.lifecycle import Job
-from workers.runtime.beat.maintenance import every_table
 from workers.runtime.database import Raw
 from workers.runtime.store.causes import fingerprint
 from workers.runtime.store.tables import JobTable, job_table
@@ -65,7 +65,7 @@ class StageView:
 
 async def list_stages(conn: Raw) -> list[StageView]:
     """Return every stage that the database knows, by name."""
-    tables = {job_table(model).label: job_table(model) for model in cast("list[type[Job]]", every_table(Job))}
+    tables = {job_table(model).label: job_table(model) for model in every_table(Job)}
     async with conn.transaction():
         await conn.execute(ALONG_INDEXES)
         known = await _known(conn)

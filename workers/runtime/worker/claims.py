@@ -1,4 +1,4 @@
-"""How a worker process comes by its jobs: under its own lease, waiting out a lost database, waiting for no lock."""
+"""A worker process claims its jobs: under its own lease, and without waiting for locks. It outwaits a lost database."""
 
 import asyncio
 import math
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 # Of a worker that drains; any other waits as long as Postgres is away.
 ATTEMPTS = 4
-# The heart beats again within this time, or another worker had better have the batch.
+# If no heartbeat renews the lease within this time, another worker should have the batch.
 LEASE_PATIENCE_SECONDS = 2.0
 
 
@@ -43,12 +43,12 @@ class Claims:
         self._renewed.set()
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting, from now on."""
         self._closed = True
         self._renewed.set()
 
     async def is_leased(self) -> bool:
-        """Tell whether the lease holds, waiting a little for the heart: a claim without one is rescued, and costs."""
+        """Tell whether the lease holds; wait a little for a heartbeat. A claim without a lease would be rescued."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LEASE_PATIENCE_SECONDS):
                 while time.monotonic() >= self._leased_until and not self._closed:
@@ -86,7 +86,7 @@ class Claims:
     async def _claim(
         self, stage: Stage, tickets: Sequence[Ticket], *, unsure: bool, free_only: bool, leased: bool
     ) -> list[Job]:
-        """Claim, with a lease only; ``unsure``: and find what an attempt without an answer claimed."""
+        """Claim, if there is a lease. If ``unsure``, also find what an earlier attempt without an answer claimed."""
         async with self._database.kernel() as conn:
             failpoint("claim.before")
             jobs: list[Job] = []
@@ -101,7 +101,7 @@ class Claims:
             return jobs
 
     async def hand_back(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
-        """Let another worker have these at once; what that fails for comes due again by itself."""
+        """Give these tickets back, so that another worker has them at once; if that fails, they come due later."""
         with suppress(Exception):
             async with self._database.kernel() as conn:
                 await unmark_exactly(conn, stage.model, tickets)

@@ -1,33 +1,15 @@
 """What a settlement means for a job's row. Pure: the same inputs always give the same row."""
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
-from types import MappingProxyType
-from typing import Any, NamedTuple
-from uuid import UUID
+from collections.abc import Callable
+from typing import Any
 
 from models.lifecycle import Job, Lifecycle, Step
 from workers.runtime.backoff import full_jitter
 from workers.runtime.handler.errors import one_line
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+from workers.runtime.store.settle import Settled
 
 PROGRESS_DONE, PROGRESS_NONE = 100, 0
-
-
-class Settled(NamedTuple):
-    """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle."""
-
-    job_id: UUID
-    fence: int
-    status: str
-    action: str
-    retry_count: int
-    terminal: bool
-    progress: int | None = None
-    delay: timedelta | None = None
-    reason: str | None = None
-    error: str | None = None
-    values: Mapping[str, Any] = MappingProxyType({})
 
 
 def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *, draw: Callable[[], float]) -> Settled:

@@ -21,17 +21,16 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.outcomes import Write
 from workers.runtime.store.locks import held_rows
-from workers.runtime.store.settle import settle, settled_by
-from workers.runtime.worker.decisions import Settled
+from workers.runtime.store.settle import Settled, settle, settled_by
 
 log = structlog.get_logger(__name__)
 
 MOST_PER_FLUSH = 512
 # Under load a short pause lets outcomes gather; a lone one is flushed at once.
 GATHER_SECONDS = 0.003
-# Writes that Postgres ends so often, though it can be reached, are at fault themselves: a deadlock of their own making,
-# a statement that takes longer than it may.
-ENOUGH = 5
+# If Postgres can be reached and still ends writes this often, the writes themselves are wrong: they deadlock, or a
+# statement takes longer than it may.
+MAX_LOST_WRITES = 5
 # Who holds a row mostly lets go soon; a look is one statement that waits for nothing.
 RETRY = timedelta(seconds=0.5)
 
@@ -140,7 +139,7 @@ class Lane:
                 ended += at_hand
                 for item in items:
                     item.unsure |= away
-                if not away or (at_hand and ended >= ENOUGH and any(item.write for item in items)):
+                if not away or (at_hand and ended >= MAX_LOST_WRITES and any(item.write for item in items)):
                     return await self._flush_apart(items, error, free_only=free_only)
                 log.warning("settle_waits_for_database", jobs=len(items), attempt=attempt, error=describe(error))
                 await asyncio.sleep(soon(attempt, draw=random.random))
@@ -192,7 +191,7 @@ class Lane:
         log.warning("settle_falls_back_to_single_rows", jobs=len(items), error=describe(error))
         held: list[Item] = []
         for item in items:
-            held += await self._flush_until_done([item], free_only=free_only, ended=ENOUGH - 2)
+            held += await self._flush_until_done([item], free_only=free_only, ended=MAX_LOST_WRITES - 2)
         return held
 
     async def _already_settled(self, items: Sequence[Item]) -> set[object]:

@@ -1,4 +1,4 @@
-"""A worker process's signs of life and its ear for bad news: heartbeat, lost fences, drain, goodbye."""
+"""A worker process shows that it lives, and learns which of its runs have lost their fence."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -18,41 +18,44 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.store.claim import Ticket, lost_fences
 from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
-
-if TYPE_CHECKING:
-    from workers.runtime.worker.runner import Runner
+from workers.runtime.worker.claims import Claims
+from workers.runtime.worker.runs import Runs
 
 log = structlog.get_logger(__name__)
 
-# Behind the bell: every running job's fence is looked up this often, in one statement per table.
+# A notification can be lost: every running job's fence is looked up this often, in one statement per table.
 FENCE_CHECK_SECONDS = 1.0
-# A beat that gets no answer for this part of a lease is given up: there is time for two more.
+# A heartbeat that gets no answer for this part of a lease is given up: there is time for two more.
 PATIENCE = 1 / 3
-# A connection that has not told in this time which fences are lost is deaf; another takes its place.
-HEARING_SECONDS = 5.0
+# A connection that has not answered within this time which fences are lost is replaced by another.
+LISTEN_SECONDS = 5.0
 
 
 class Watch:
-    """Keeps one worker's lease and stops its runs whose fence is gone.
+    """Keeps one worker's lease, and stops those of its runs that lost their fence.
 
-    The heart has a connection of its own: it must not wait for one that claims, outcomes or handlers have taken.
+    Heartbeats have a connection of their own: they must not wait for one that claims, outcomes or handlers have taken.
     """
 
-    def __init__(self, database: Database, worker: WorkerRow, *, heartbeat_seconds: float) -> None:
+    def __init__(
+        self, database: Database, worker: WorkerRow, *, runs: Runs, claims: Claims, heartbeat_seconds: float
+    ) -> None:
         self._database = database
         self._worker = worker
+        self._runs = runs
+        self._claims = claims
         self._heartbeat_seconds = heartbeat_seconds
-        self._heart: Raw | None = None
+        self._connection: Raw | None = None
         # Who answers this process's language model calls, as far as it is known: shown with the next sign of life.
         self.provider: Mapping[str, Any] | None = None
         self._given_up: set[asyncio.Task[datetime]] = set()
 
-    async def first_heartbeat(self, runner: "Runner") -> None:
+    async def first_heartbeat(self) -> None:
         """Write the worker's row before its first claim; wait as long as Postgres is away."""
         attempt = 0
         while True:
             try:
-                await self._beat(runner)
+                await self._beat()
             except Exception as error:
                 if not is_database_away(error):
                     raise
@@ -62,26 +65,26 @@ class Watch:
             else:
                 return
 
-    async def _beat(self, runner: "Runner") -> None:
-        """Renew the lease, from before the beat was sent; raise TimeoutError if no answer comes in its time."""
+    async def _beat(self) -> None:
+        """Renew the lease, counted from before the heartbeat is sent; raise TimeoutError without an answer in time."""
         started = time.monotonic()
-        beat = asyncio.create_task(self._renew(running=len(runner.running)))
+        beat = asyncio.create_task(self._renew(running=len(self._runs)))
         try:
             await asyncio.wait({beat}, timeout=self._worker.lease_seconds * PATIENCE)
         finally:
-            if not beat.done():  # left to itself: where nothing answers, the driver takes its time to give up too
+            if not beat.done():  # nobody waits for it: without an answer, the driver takes long to give up
                 beat.cancel()
                 self._given_up.add(beat)
                 beat.add_done_callback(self._forget)
         if not beat.done():
             self._database.distrust()
             raise TimeoutError("no answer to a heartbeat")
-        runner.clock_offset = beat.result() - datetime.now(UTC)
-        runner.claims.renew(until=started + self._worker.lease_seconds)
+        self._runs.clock_offset = beat.result() - datetime.now(UTC)
+        self._claims.renew(until=started + self._worker.lease_seconds)
 
     async def _renew(self, *, running: int) -> datetime:
-        # Taken as long as it is in use: a beat that fails, or is given up, leaves none to the next.
-        conn, self._heart = self._heart, None
+        # The connection is taken while it is in use: if a heartbeat fails or is given up, the next one opens another.
+        conn, self._connection = self._connection, None
         conn = conn or await self._database.listen()
         try:
             failpoint("heartbeat.before")
@@ -91,7 +94,7 @@ class Watch:
             with suppress(Exception):
                 await conn.close()
             raise
-        self._heart = conn
+        self._connection = conn
         return now
 
     def _forget(self, beat: asyncio.Task[datetime]) -> None:
@@ -99,53 +102,56 @@ class Watch:
         if not beat.cancelled():
             beat.exception()  # nobody else asks
 
-    async def keep_lease(self, runner: "Runner") -> None:
-        """Beat for ever; a beat that fails is repeated soon, for the lease runs on."""
+    async def keep_lease(self) -> None:
+        """Send heartbeats for ever; repeat a failed one soon, because the lease goes on to run out."""
         pause = self._heartbeat_seconds
         while True:
             await asyncio.sleep(pause)
             pause = self._heartbeat_seconds
             try:
-                await self._beat(runner)
-            except Exception as error:  # noqa: BLE001 - the heart must go on beating
+                await self._beat()
+            except Exception as error:  # noqa: BLE001 - heartbeats must go on
                 log.warning("heartbeat_failed", error=describe(error))
                 pause = random.random() * min(1.0, self._heartbeat_seconds)  # noqa: S311 - jitter, not a secret
 
-    async def heed_fences(self, runner: "Runner") -> None:
-        """Stop runs whose job was moved by someone else: told by Postgres at once, and looked up every second."""
+    async def heed_fences(self) -> None:
+        """Stop the runs of jobs that somebody else moved.
+
+        Postgres notifies at once; fences are also looked up every second.
+        """
         while True:
             try:
-                await self._listen(runner)
-            except Exception as error:  # noqa: BLE001 - deaf for a moment; the next lookup catches up
+                await self._listen()
+            except Exception as error:  # noqa: BLE001 - the next lookup finds what was missed
                 log.warning("fence_watch_interrupted", error=describe(error))
                 await asyncio.sleep(0.5 + random.random())  # noqa: S311
 
-    async def _listen(self, runner: "Runner") -> None:
-        """Look on the connection that listens: it is found silent as soon as anything runs."""
+    async def _listen(self) -> None:
+        """Look up fences on the connection that listens: a broken one is noticed as soon as anything runs."""
         connection = await self._database.listen(settings=f"{KERNEL_PINS} {KERNEL_WAITS}")
         try:
-            async with asyncio.timeout(HEARING_SECONDS):
+            async with asyncio.timeout(LISTEN_SECONDS):
                 await connection.execute("LISTEN gristmill_fence")
-            await self._check(runner, connection)  # for what rang while nobody listened
+            await self._check(connection)  # for notifications that came while nobody listened
             looked = time.monotonic()
             while True:
                 notices = connection.notifies(timeout=FENCE_CHECK_SECONDS, stop_after=1)
                 rung = [notice.payload.startswith(str(self._worker.id)) async for notice in notices]
-                # A bell is only a reason to look: since it rang, the job may have come back and run here again.
+                # A notification is only a reason to look: the job may have come back since, and run here again.
                 if any(rung) or time.monotonic() - looked >= FENCE_CHECK_SECONDS:
-                    await self._check(runner, connection)
+                    await self._check(connection)
                     looked = time.monotonic()
         finally:
             with suppress(Exception):
                 await connection.close()
 
-    async def _check(self, runner: "Runner", connection: Raw) -> None:
+    async def _check(self, connection: Raw) -> None:
         runs: dict[type[Job], list[Ticket]] = defaultdict(list)
-        for running in runner.running.values():
+        for running in self._runs:
             runs[running.stage.model].append((running.job.id, running.job.version))
         for model, tickets in runs.items():
             try:
-                async with asyncio.timeout(HEARING_SECONDS):
+                async with asyncio.timeout(LISTEN_SECONDS):
                     lost = await lost_fences(connection, model, tickets)
             except Exception as error:
                 if not is_locked(error):  # a table that somebody holds must not keep the others from being looked at
@@ -153,25 +159,25 @@ class Watch:
                 continue
             versions = dict(tickets)
             for job_id in lost:
-                runner.stop_run(job_id, "fence", version=versions[job_id])
+                self._runs.stop(job_id, "fence", version=versions[job_id])
 
-    async def announce_drain(self, runner: "Runner") -> None:
-        """Tell the dispatcher to count on this worker no more."""
+    async def announce_drain(self) -> None:
+        """Tell the dispatcher to send this worker no more jobs."""
         with suppress(Exception):  # the worker stops either way
             async with asyncio.timeout(1), self._database.kernel() as conn:
-                await mark_draining(conn, runner.worker_id)
+                await mark_draining(conn, self._worker.id)
 
-    async def say_goodbye(self, runner: "Runner") -> None:
+    async def say_goodbye(self) -> None:
         """Remove the worker's row; it holds no claim any more."""
-        if self._given_up:  # a beat that comes through after all would write the row anew
+        if self._given_up:  # a heartbeat that arrives late would write the row again
             await asyncio.wait(self._given_up, timeout=1)
         with suppress(Exception):  # a row left behind is forgotten by maintenance
             async with asyncio.timeout(1), self._database.kernel() as conn:
-                await remove_worker(conn, runner.worker_id)
+                await remove_worker(conn, self._worker.id)
 
     async def close(self) -> None:
-        """Close the heart's connection."""
-        conn, self._heart = self._heart, None
+        """Close the connection of the heartbeats."""
+        conn, self._connection = self._connection, None
         if conn is not None:
             with suppress(Exception):
                 await conn.close()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workers.runtime.database import Raw
-from workers.runtime.refusals import Refusal, quoted
+from workers.runtime.refusals import Problem, Refusal, quoted
 
 # By the place that a lifecycle gives them: what waits for a worker, what runs, and the three ends.
 GROUPS = ("waiting", "running", "completed", "failed", "cancelled")
@@ -69,5 +69,5 @@ def meant(tables: Iterable[TableStates], name: str) -> list[TableState]:
     if not found:
         own = sorted({state.casefold() for table in tables for state in table.all()} - set(GROUPS) - set(ALSO))
         known = ", ".join((*GROUPS, *ALSO, *own))
-        raise UnknownStateError(f"status must be one of {known}, got {quoted(name)}")
+        raise UnknownStateError(Problem("status", f"must be one of {known}", quoted(name)))
     return found

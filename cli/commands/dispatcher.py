@@ -1,0 +1,19 @@
+"""``gristmill dispatcher``: this role alone, in this process, until SIGTERM."""
+
+from cli.role import ready_servers, role_settings
+from workers.runtime.handler.registry import discover
+from workers.transport.dispatcher import run_dispatcher
+
+
+def dispatcher() -> int:
+    """Give due jobs to the workers. Any number may run; one leads."""
+    settings = role_settings()
+    registry = discover()
+    urls = ready_servers(settings)
+    return run_dispatcher(
+        registry,
+        **urls,
+        batch_size=settings.dispatcher.batch_size,
+        poll_seconds=settings.dispatcher.poll_seconds,
+        redispatch_seconds=settings.dispatcher.redispatch_seconds,
+    )

@@ -1,0 +1,42 @@
+"""``gristmill worker``: this role alone, in this process, until SIGTERM."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from cli.provider import reporting_provider
+from cli.role import ready_servers, role_settings
+from workers.runtime.handler.registry import discover
+from workers.runtime.refusals import Refusal
+from workers.transport.app import queue_names
+from workers.transport.worker import WorkerOptions, run_worker
+
+
+def worker(
+    queues: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Queues to serve; all of them if not given.")
+    ] = None,
+) -> int:
+    """Run jobs of the given queues."""
+    settings = role_settings(worker={"queues": queues} if queues else None)
+    registry = discover()  # a broken handler is told at once, whatever the servers do
+    urls = ready_servers(settings)
+    known = queue_names(registry)
+    if unknown := sorted(set(settings.worker.queues) - set(known)):
+        raise Refusal(f"queues must be among {', '.join(known)}, got {', '.join(unknown)}")
+    options = WorkerOptions(
+        **urls,
+        queues=settings.worker.queues or tuple(known),
+        slots=settings.worker.slots,
+        heartbeat_seconds=settings.worker.heartbeat_seconds,
+        lease_seconds=settings.worker.lease_seconds,
+        grace_seconds=settings.worker.grace_seconds,
+        transitions_retention=timedelta(days=settings.transitions_retention_days),
+        pool_size=settings.database.pool_size,
+        patience=timedelta(hours=settings.llm.patience_hours),
+    )
+    llm, answering = reporting_provider(
+        settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
+    )
+    return run_worker(registry, llm, options, answering=answering)

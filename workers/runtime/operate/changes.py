@@ -1,0 +1,189 @@
+"""Cancel jobs and retry them: one by its id, or all that a filter selects."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from models.lifecycle import Job
+from workers.runtime.actor import Actor, acting_on
+from workers.runtime.database import Raw
+from workers.runtime.operate.jobs import UnknownJob, find_job
+from workers.runtime.operate.known import check_stage, job_models
+from workers.runtime.refusals import Conflict
+from workers.runtime.store.intervene import cancel, lock_version, retry
+from workers.runtime.store.read import JobFilter, JobView, scan_jobs
+
+PAGE = 1_000
+
+
+class StaleVersion(Conflict):
+    """The job has moved on since the caller looked at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something an operator does to jobs: its name when done, which jobs refuse it, the statement that does it.
+
+    ``missed`` says why the statement may have left a job alone. With ``rehearsed`` only the statement knows which jobs
+    it can change: a dry run performs it and rolls back, which must hurt nobody. ``reason`` stands in the history where
+    the actor gives none.
+    """
+
+    done: str
+    reason: str
+    refuses: Callable[[JobView, type[Job]], str | None]
+    perform: Callable[..., Awaitable[set[UUID]]]
+    missed: Callable[[JobView], str] = lambda _: "changed meanwhile"
+    rehearsed: bool = False
+
+
+def _cannot_cancel(job: JobView, _: type[Job]) -> str | None:
+    return f"is {job.status.lower()} already" if job.completed_at else None
+
+
+def _cannot_retry(job: JobView, model: type[Job]) -> str | None:
+    if job.status == model.__lifecycle__.failed:
+        return None
+    remedy = "; `gristmill jobs again ID` enqueues it once more" if job.completed_at else ""
+    return f"is {job.status.lower()}, only a failed one can be retried{remedy}"
+
+
+def _not_retried(job: JobView) -> str:
+    if job.retry_count < job.max_retries:
+        return "changed meanwhile"
+    return (
+        f"has no attempt left of {job.max_retries + 1}, and {job.table_name} allows no more; "
+        "`gristmill jobs again ID` enqueues it as a new job"
+    )
+
+
+CANCEL = Change("cancelled", "cancelled by an operator", _cannot_cancel, cancel)
+# Nobody waits for the row of a job that failed.
+RETRY = Change("retried", "retried by an operator", _cannot_retry, retry, _not_retried, rehearsed=True)
+
+
+async def cancel_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | None = None) -> JobView:
+    """Cancel one job, ready or running, and return it as it is then. A running one is stopped within a second.
+
+    Raise UnknownJob, Conflict for one that has ended, and StaleVersion if it is not of ``version`` (where given).
+    """
+    return await _change_one(conn, CANCEL, job_id, actor, version=version)
+
+
+async def retry_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | None = None) -> JobView:
+    """Send one failed job back to the step in which it failed, and return it as it is then.
+
+    One without an attempt left is granted one, where its table allows it. Raises as :func:`cancel_job` does.
+    """
+    return await _change_one(conn, RETRY, job_id, actor, version=version)
+
+
+async def _change_one(conn: Raw, change: Change, job_id: UUID, actor: Actor, *, version: int | None) -> JobView:
+    model = _known_model(await find_job(conn, job_id))
+    async with conn.transaction(), acting_on(conn, actor):
+        held = await lock_version(conn, model, job_id)
+        if held is None:
+            raise UnknownJob(job_id)
+        if version not in {None, held}:
+            raise StaleVersion(f"job {job_id} is at version {held}, got version {version}: look at it again")
+        job = await find_job(conn, job_id)  # as the lock found it
+        if (why := change.refuses(job, model)) is not None:
+            raise Conflict(f"job {job_id} {why}")
+        if not await change.perform(conn, model, [job_id], reason=actor.change_reason or change.reason):
+            raise Conflict(f"job {job_id} {change.missed(job)}")
+        return await find_job(conn, job_id)
+
+
+def _known_model(job: JobView) -> type[Job]:
+    model = job_models().get(job.table_name)
+    if model is None:
+        raise Conflict(f"job {job.id} {_of_unknown_table(job)}")
+    return model
+
+
+def _of_unknown_table(job: JobView) -> str:
+    return f"is of table {job.table_name}, which this release does not know"
+
+
+# Gets the ids that were changed, and those that were refused with the reason.
+Tell = Callable[[Sequence[UUID], Mapping[UUID, str]], None]
+
+
+@dataclass(slots=True)
+class Changed:
+    """How many jobs were changed (or would be) so far, and how many were refused, by reason.
+
+    ``samples`` has one job of each reason. ``tell`` gets the ids of each page as they come: a change of a million jobs
+    holds no million ids.
+    """
+
+    tell: Tell = field(default=lambda *_: None)
+    done: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    first: tuple[UUID, str] | None = None
+    samples: dict[str, UUID] = field(default_factory=dict)
+
+    def add(self, ids: Sequence[UUID], refused: Mapping[UUID, str]) -> None:
+        """Count one page."""
+        self.done += len(ids)
+        self.refused.update(refused.values())
+        self.first = self.first or next(iter(refused.items()), None)
+        for job_id, why in refused.items():
+            self.samples.setdefault(why, job_id)
+        self.tell(ids, refused)
+
+
+async def change_jobs(
+    conn: Raw, change: Change, wanted: JobFilter, actor: Actor, *, changed: Changed, dry_run: bool = False
+) -> None:
+    """Change every job that ``wanted`` selects and that can be, a page per transaction; count them in ``changed``.
+
+    With ``dry_run`` only say which. A job that moved on between the look and the statement is refused: the statement
+    repeats the condition. A page that has begun is finished and counted before a cancellation of this task goes on.
+    """
+    await check_stage(conn, wanted.stage)
+    models, missing = job_models(), set(wanted.ids or ())
+    async for page in scan_jobs(conn, wanted, page=PAGE):
+        missing -= {job.id for job in page}
+        running = asyncio.ensure_future(_changed(conn, change, page, models, actor, dry_run=dry_run))
+        try:
+            done, refused = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            changed.add(*await running)
+            raise
+        changed.add(done, refused)
+    if missing:
+        changed.add([], {job_id: "does not exist (any more)" for job_id in wanted.ids or () if job_id in missing})
+
+
+async def _changed(
+    conn: Raw, change: Change, page: Sequence[JobView], models: Mapping[str, type[Job]], actor: Actor, *, dry_run: bool
+) -> tuple[list[UUID], dict[UUID, str]]:
+    """Change the jobs of one page; return the ids, and the others with the reason."""
+    possible: dict[type[Job], list[JobView]] = defaultdict(list)
+    ids: list[UUID] = []
+    refused: dict[UUID, str] = {}
+    for job in page:
+        model = models.get(job.table_name)
+        if model is None:
+            refused[job.id] = _of_unknown_table(job)
+        elif (why := change.refuses(job, model)) is not None:
+            refused[job.id] = why
+        else:
+            possible[model].append(job)
+    for model, jobs in possible.items():
+        done = await _performed(conn, change, model, [job.id for job in jobs], actor, dry_run=dry_run)
+        ids += [job.id for job in jobs if job.id in done]
+        refused |= {job.id: change.missed(job) for job in jobs if job.id not in done}
+    return ids, refused
+
+
+async def _performed(
+    conn: Raw, change: Change, model: type[Job], ids: Sequence[UUID], actor: Actor, *, dry_run: bool
+) -> set[UUID]:
+    if dry_run and not change.rehearsed:
+        return set(ids)
+    async with conn.transaction(force_rollback=dry_run), acting_on(conn, actor):
+        return await change.perform(conn, model, ids, reason=actor.change_reason or change.reason)

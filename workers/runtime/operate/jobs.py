@@ -1,0 +1,86 @@
+"""Look at jobs, one or many, at their histories and at what they wait for; enqueue one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from workers.runtime.actor import Actor, acting
+from workers.runtime.database import Raw
+from workers.runtime.enqueue import Enqueued, enqueue
+from workers.runtime.operate.known import check_stage, job_models
+from workers.runtime.operate.why import Why, why
+from workers.runtime.refusals import NotFound
+from workers.runtime.store import read
+from workers.runtime.store.read import JobFilter, JobView, TransitionView
+from workers.runtime.store.verify import HistoryCheck, verify_history
+
+__all__ = ["Enqueued", "HistoryCheck", "JobFilter", "JobView", "TransitionView", "Why"]
+
+
+class UnknownJob(NotFound):
+    """No table has a job of that id, or the actor may not see it."""
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"job {job_id} does not exist (any more)")
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetails:
+    """One job with the columns that are its domain's own, and its history. ``job`` is None where only that is left."""
+
+    job: JobView | None
+    values: Mapping[str, Any]
+    transitions: Sequence[TransitionView]
+
+
+async def enqueue_job(
+    session: AsyncSession, stage: str, payload: Mapping[str, Any], actor: Actor, **options: Any
+) -> Enqueued:
+    """Enqueue one job for ``actor``; options and refusals are those of :func:`workers.runtime.enqueue.enqueue`."""
+    async with acting(session, actor):
+        return await enqueue(session, stage, payload, **options)
+
+
+async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
+    """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before.
+
+    Raise UnknownStageError or UnknownStateError for a stage or a status that nothing has.
+    """
+    await check_stage(conn, wanted.stage)
+    return await read.list_jobs(conn, wanted, limit=limit, after=after)
+
+
+async def find_job(conn: Raw, job_id: UUID) -> JobView:
+    """Return one job; raise UnknownJob."""
+    job = await read.get_job(conn, job_id)
+    if job is None:
+        raise UnknownJob(job_id)
+    return job
+
+
+async def show_job(conn: Raw, job_id: UUID) -> JobDetails:
+    """Return a job with its result and its history; raise UnknownJob where not even a history is left."""
+    job = await read.get_job(conn, job_id)
+    transitions = await read.history(conn, job_id, table=job.table_name if job else None)
+    if job is None and not transitions:
+        raise UnknownJob(job_id)
+    return JobDetails(job, await _own_values(conn, job) if job else {}, transitions)
+
+
+async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
+    model = job_models().get(job.table_name)
+    return await read.own_values(conn, model, job.id) if model else {}  # none: a table of a newer release
+
+
+async def explain_job(conn: Raw, job_id: UUID) -> Why:
+    """Return what a job waits for, where it runs, or what became of it; raise UnknownJob."""
+    return await why(conn, await find_job(conn, job_id))
+
+
+async def verify_jobs(conn: Raw, stage: str | None = None) -> list[HistoryCheck]:
+    """Check every job against its history; return the counts of each stage, or of one. Reads whole tables."""
+    await check_stage(conn, stage)
+    return await verify_history(conn, stage=stage)

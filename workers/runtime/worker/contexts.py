@@ -1,0 +1,101 @@
+"""What a handler gets with its job: progress, checkpoints, sessions and the clock, each under the run's fence."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any, NoReturn
+
+from psycopg.errors import CheckViolation
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from workers.runtime.bounds import values_problem
+from workers.runtime.database import Database, is_locked, outlasting
+from workers.runtime.failpoints import failpoint
+from workers.runtime.handler.context import Context, Keep, Run
+from workers.runtime.handler.errors import Permanent, describe
+from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.handler.registry import Stage
+from workers.runtime.store.checkpoint import checkpoint
+from workers.runtime.store.claim import Ticket, set_progress
+from workers.runtime.worker.runs import Running, Runs
+
+# Progress must not take the connections of claims and outcomes.
+SHOWN_AT_ONCE = 4
+
+
+class Contexts:
+    """Makes the context of each run of one worker process."""
+
+    def __init__(self, database: Database, runs: Runs, *, llm: LanguageModel, patience: timedelta) -> None:
+        self._database = database
+        self._runs = runs
+        self._llm = llm
+        self._patience = patience
+        self._showing = asyncio.Semaphore(SHOWN_AT_ONCE)
+
+    def of(self, running: Running) -> Context:
+        """Return the context of one run."""
+        return Context(
+            run=running.run,
+            llm=self._llm,
+            session=self._database.session,
+            progress=partial(self._show_progress, running),
+            checkpoint=partial(self._keep, running),
+            clock=self._runs.clock,
+            patience=self._patience,
+        )
+
+    async def _show_progress(self, running: Running, percent: int) -> None:
+        run = running.run
+        shown = round(min(max(percent, 1), 99)) if percent < math.inf else 1  # a handler may reckon with anything
+
+        async def show() -> bool:
+            ticket = (run.job_id, run.version)
+            try:
+                async with self._showing, self._database.kernel() as conn:
+                    return await set_progress(conn, running.stage.model, ticket, shown)
+            except Exception as error:
+                if not is_locked(error):
+                    raise
+                return True  # a percentage is worth no wait; the fence is looked at every second anyway
+
+        if not await outlasting(show):
+            await self._end_stale(run)
+
+    async def _keep(self, running: Running, values: Mapping[str, Any], write: Keep | None = None) -> None:
+        run, stage = running.run, running.stage
+        failpoint("checkpoint.before")
+        async with self._database.session() as session:
+            row = (run.job_id, run.version)
+            held = await _keep(session, stage, row, values)
+            if held and write and (found := await write(session)):
+                await _keep(session, stage, row, found)
+        failpoint("checkpoint.after")
+        if not held:
+            await self._end_stale(run)
+
+    async def _end_stale(self, run: Run) -> NoReturn:
+        """End the calling run, which was cancelled or taken: nothing that costs may follow."""
+        self._runs.stop(run.job_id, "fence", version=run.version)
+        await asyncio.sleep(0)  # where the cancellation is raised
+        raise asyncio.CancelledError  # in a task that the handler made, which nobody else ends
+
+
+async def _keep(session: AsyncSession, stage: Stage, row: Ticket, values: Mapping[str, Any]) -> bool:
+    """Set ``values`` under the fence; raise Permanent for what no column can hold: it would be refused every time."""
+    try:
+        return await checkpoint(session, stage.model, row, _kept(stage, values))
+    except (DataError, IntegrityError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, IntegrityError) and not isinstance(error.orig, CheckViolation):
+            raise  # a row that it refers to is gone: what that means is said elsewhere
+        raise Permanent(f"checkpoint refused: {values_problem(values) or describe(error)}") from error
+
+
+def _kept(stage: Stage, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``values`` if a checkpoint may set them; a handler that sets others is wrong every time."""
+    if foreign := values.keys() - stage.settable - {"progress"}:
+        raise Permanent(f"handler of {stage.name!r} kept {sorted(foreign)}, which are not its columns to set")
+    return values

@@ -1,0 +1,127 @@
+"""From a handler to its settlement: run it, and say what its outcome, its exception or its stop means for its job."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from workers.runtime.database import Database, is_unusable
+from workers.runtime.handler.context import Context
+from workers.runtime.handler.endurance import (
+    DATABASE_WAITS,
+    PROVIDER_WAITS,
+    Waited,
+    after_outage,
+    without_database,
+)
+from workers.runtime.handler.errors import Unavailable, describe, outcome_of
+from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
+from workers.runtime.handler.registry import Stage
+from workers.runtime.store.tables import unreadable
+from workers.runtime.store.waits import waited
+from workers.runtime.worker.runs import JobEvents, Running, Runs
+
+log = structlog.get_logger(__name__)
+
+DRAINING = "worker is draining"
+CROWDED_DELAY = timedelta(seconds=2)
+
+
+class Performer:
+    """Runs handlers for one worker process. What they leave is settled elsewhere."""
+
+    def __init__(
+        self,
+        database: Database,
+        runs: Runs,
+        *,
+        context: Callable[[Running], Context],
+        events: JobEvents,
+        draw: Callable[[], float],
+        patience: timedelta,
+    ) -> None:
+        """``patience`` is how long a job waits for a provider that is away."""
+        self._database = database
+        self._runs = runs
+        self._context = context
+        self._events = events
+        self._draw = draw
+        self._patience = patience
+
+    async def settlement(self, running: Running) -> Settlement | None:
+        """Return the handler's outcome, or what its exception means; None when the fence is gone."""
+        if running.stop == "drain":
+            return Release(DRAINING)
+        running.entered = True
+        if running.stop == "fence":
+            return self._stopped(running)
+        if reason := unreadable(running.job):
+            log.warning("job_unreadable", reason=reason)
+            return Fail(reason)
+        try:
+            outcome = await running.stage.handler(running.job, self._context(running))
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each has a meaning for its job
+            if running.stop is None and (isinstance(error, Unavailable) or is_unusable(error)):
+                return await self._outage(running, error)
+            return self.meaning(running, error)
+        return _checked(running.stage, outcome)
+
+    def meaning(self, running: Running, error: BaseException) -> Settlement | None:
+        """Return what an exception out of the handler means for its job."""
+        if running.stop in {"fence", "drain"}:
+            return self._stopped(running)
+        if isinstance(error, asyncio.CancelledError):
+            if running.stop == "deadline":
+                return Retry(f"deadline of {running.seconds:g} s passed")
+            return Retry("handler was cancelled from within")
+        log.warning("handler_raised", error=describe(error))
+        if isinstance(error, PoolTimeoutError):  # this process is too busy; the job has done nothing wrong
+            return Snooze(CROWDED_DELAY, "no database connection came free")
+        return outcome_of(error)
+
+    async def _outage(self, running: Running, error: BaseException) -> Settlement | None:
+        """Return what becomes of a job whose provider or database is away: no fault of its own, for some hours."""
+        if not (isinstance(error, Unavailable) and error.paused):  # of a pause all who wait would say the same
+            log.warning("handler_raised", error=describe(error))
+        like = PROVIDER_WAITS if isinstance(error, Unavailable) else DATABASE_WAITS
+        before: Waited | None = None
+        if not isinstance(error, Unavailable) or self._must_look(error):
+            try:
+                async with self._database.kernel() as conn:
+                    before = await waited(conn, running.stage.name, running.run.job_id, like=like)
+            except (Exception, asyncio.CancelledError) as unread:  # noqa: BLE001 - then it just waits
+                log.warning("waits_not_read", error=describe(unread))
+        if running.stop in {"fence", "drain"}:
+            return self._stopped(running)
+        if isinstance(error, Unavailable):
+            return after_outage(error, before, now=self._runs.clock(), patience=self._patience)
+        return without_database(error, before, patience=self._patience, drawn=self._draw())
+
+    def _must_look(self, error: Unavailable) -> bool:
+        """Tell whether a job's own history decides: of thousands that wait for one pause it does not."""
+        if not (error.paused or error.certain):
+            return True
+        return error.since is None or self._runs.clock() - error.since >= self._patience
+
+    def _stopped(self, running: Running) -> Settlement | None:
+        """Return what a run leaves that was told to end, however its handler took it."""
+        if running.stop == "drain":
+            return Release(DRAINING)
+        log.info("run_stopped", reason="its job was moved on by someone else")
+        self._events.stopped(running.run)
+        return None
+
+
+def _checked(stage: Stage, outcome: object) -> Settlement:
+    """Return ``outcome`` if it is one; a handler that returns anything else is wrong every time."""
+    match outcome:
+        case Complete(values=values):
+            if values and (foreign := values.keys() - stage.settable):
+                return Fail(f"handler of {stage.name!r} set {sorted(foreign)}, which are not its columns to set")
+            return outcome
+        case Snooze() | Fail() | Cancel():
+            return outcome
+        case _:
+            return Fail(f"handler of {stage.name!r} must return an outcome, got {type(outcome).__name__!r}")
