@@ -3,31 +3,21 @@
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import ValidationError
 
 from cli.values import duration, moment
+from workers.assessment.result import AssessmentResult, CriterionResult, PartResult, SchemaCheck
+from workers.assessment.store.history import AuditRow
+from workers.assessment.store.rows import AssessmentView
 from workers.runtime.refusals import quoted
-
-if TYPE_CHECKING:
-    from workers.assessment.result import AssessmentResult, CriterionResult, PartResult, SchemaCheck
-    from workers.assessment.store.history import AuditRow
-    from workers.assessment.store.rows import AssessmentView
 
 WIDTH = 100
 ERRORS_SHOWN = 10
 
 
-# What people call otherwise than the table does.
-_COLUMNS = {"status": "state", "due_at": "next_retry_at"}
-
-
-def plain(assessment: "AssessmentView") -> dict[str, Any]:
-    """Return what ``--json`` prints of an assessment: the seed's columns by their names, and what cannot be shown."""
-    return {_COLUMNS.get(field.name, field.name): getattr(assessment, field.name) for field in fields(assessment)}
-
-
-def row(assessment: "AssessmentView", *, with_owner: bool = False) -> Sequence[object]:
+def row(assessment: AssessmentView, *, with_owner: bool = False) -> Sequence[object]:
     """Return the cells of one line of a list, as :func:`columns` names them."""
     return (
         assessment.assessment_id,
@@ -42,7 +32,7 @@ def row(assessment: "AssessmentView", *, with_owner: bool = False) -> Sequence[o
     )
 
 
-def _told(assessment: "AssessmentView") -> str:
+def _told(assessment: AssessmentView) -> str:
     """Return what a list says of it at the end: what is wrong with the row itself, else its error or verdict."""
     if wrong := _wrong(assessment):
         return wrong[0]
@@ -50,7 +40,7 @@ def _told(assessment: "AssessmentView") -> str:
     return str(told or "")
 
 
-def _wrong(assessment: "AssessmentView") -> list[str]:
+def _wrong(assessment: AssessmentView) -> list[str]:
     """Return why parts of the row cannot be read as what they are meant to be, in one line each."""
     wrong = list(assessment.unreadable.values())
     for name in ("request_data", "result_data"):
@@ -70,7 +60,7 @@ def columns(*, with_owner: bool = False) -> Sequence[str]:
 COLUMNS = ("ASSESSMENT", "TYPE", "STATE", ">VERSION", ">DONE", ">PRIO", "CREATED", "VERDICT / ERROR")
 
 
-def facts(assessment: "AssessmentView") -> Iterator[str]:
+def facts(assessment: AssessmentView) -> Iterator[str]:
     """Yield the lines above the result."""
     ran = assessment.completed_at and assessment.started_at and assessment.completed_at - assessment.started_at
     request = assessment.request
@@ -95,19 +85,15 @@ def facts(assessment: "AssessmentView") -> Iterator[str]:
         yield f"{'! unclear':<12}{line}"
 
 
-def result(data: Any) -> Iterator[str]:
-    """Yield the lines of a result: ours criterion by criterion, one of another service's making as JSON."""
-    from pydantic import ValidationError
-
-    from workers.assessment.result import AssessmentResult
-
+def result_lines(data: Any) -> Iterator[str]:
+    """Yield the lines of a result: one of ours criterion by criterion, one that another service made as JSON."""
     try:
         yield from _verdict(AssessmentResult.model_validate(data))
     except ValidationError:
         yield from json.dumps(data, indent=2, ensure_ascii=False, default=str).splitlines()
 
 
-def _verdict(found: "AssessmentResult") -> Iterator[str]:
+def _verdict(found: AssessmentResult) -> Iterator[str]:
     by = f", by {found.model}" if found.model else ""
     yield f"{found.verdict.upper()}  {found.score:.2f}  ({found.assessment_type}{by})"
     if found.note:
@@ -124,7 +110,7 @@ def _verdict(found: "AssessmentResult") -> Iterator[str]:
         yield from _part(part)
 
 
-def _criterion(one: "CriterionResult") -> Iterator[str]:
+def _criterion(one: CriterionResult) -> Iterator[str]:
     judge = "by rule" if one.rule_based else "by the model"
     scale = f"{one.points:g} on {one.lowest:g}–{one.highest:g}"
     yield f"{one.name:<24}{_bar(one.score)} {one.score:.2f}   {scale}, weight {one.weight:g}, {judge}"
@@ -133,7 +119,7 @@ def _criterion(one: "CriterionResult") -> Iterator[str]:
         yield from _wrapped(f"– {evidence}", indent="    ", hang="      ")
 
 
-def _part(part: "PartResult") -> Iterator[str]:
+def _part(part: PartResult) -> Iterator[str]:
     yield f"── {part.name} ({part.assessment_type}), weight {part.weight:g}, counts for {part.share:.0%}: {part.status}"
     if part.error:
         yield from _wrapped(part.error, indent="    ", hang="    ")
@@ -141,7 +127,7 @@ def _part(part: "PartResult") -> Iterator[str]:
         yield from (f"   {line}".rstrip() for line in _verdict(part.result))
 
 
-def _schema(check: "SchemaCheck") -> Iterator[str]:
+def _schema(check: SchemaCheck) -> Iterator[str]:
     yield f"schema: {'valid' if check.valid else f'{check.error_count} errors'} against {check.against}"
     for error in check.errors[:ERRORS_SHOWN]:
         yield from _wrapped(f"– {error.path}: {error.message}", indent="    ", hang="      ")
@@ -158,7 +144,7 @@ def _wrapped(text: str, *, indent: str, hang: str) -> Iterator[str]:
     yield from textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=hang)
 
 
-def history(trail: "Sequence[AuditRow]") -> Iterator[Sequence[object]]:
+def history(trail: Sequence[AuditRow]) -> Iterator[Sequence[object]]:
     """Yield the cells of the audit trail, as :data:`HISTORY` names them."""
     for one in trail:
         where = " ".join(str(part) for part in (one.ip_address, one.user_agent) if part)

@@ -87,7 +87,10 @@ COMMANDS = (
     Entry("schedules", "schedules:app", _WORK, "List, show, add, edit, pause, resume, run and remove schedules."),
     Entry("dead", "dead:app", _WORK, "List, show and replay the messages that the Celery door refused."),
     Entry(
-        "assessments", "assessments:app", _WORK, "Create, show, change, cancel, audit, count and import assessments."
+        "assessments",
+        "assessments:app",
+        _WORK,
+        "Create, show, change, cancel, give, audit, count and import assessments.",
     ),
     Entry("projects", "projects:app", _WORK, "Make, list and show projects, and give them guidelines."),
     Entry("records", "records:app", _WORK, "List, show, review, export and delete records."),

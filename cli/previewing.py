@@ -15,11 +15,11 @@ from uuid import UUID
 from workers.ingestion.chunks import Ids
 from workers.ingestion.data_file import DataFile
 from workers.ingestion.preview import Preview, preview
-from workers.ingestion.refusals import Unreadable, listed
+from workers.ingestion.refusals import listed, naming_file
 from workers.ingestion.telling import problems, read_as_line, skipped_lines, warning_lines
 from workers.runtime.refusals import Refusal
 
-_PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 1024 * 1024
 _SHORT = 80
 STANDARD_INPUT = "-"
 
@@ -31,12 +31,15 @@ def file_name(file: Path) -> str:
 
 @contextmanager
 def opened_file(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file; ``-`` is standard input, which stays open."""
-    if str(file) == STANDARD_INPUT:
-        yield sys.stdin.buffer
-        return
-    with file.open("rb") as opened:
-        yield opened
+    """Open a file; ``-`` is standard input, which stays open. Raises Refusal where it cannot be read."""
+    try:
+        if str(file) == STANDARD_INPUT:
+            yield sys.stdin.buffer
+            return
+        with file.open("rb") as opened:
+            yield opened
+    except OSError as error:
+        raise Refusal(f"file {str(file)!r} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class local:  # noqa: N801 - used as a function
         """Yield its bytes from the beginning."""
 
         async def read() -> AsyncIterator[bytes]:
-            while piece := await asyncio.to_thread(self.file.read, _PIECE_BYTES):
+            while piece := await asyncio.to_thread(self.file.read, PIECE_BYTES):
                 yield piece
 
         self.file.seek(0)
@@ -65,16 +68,11 @@ class local:  # noqa: N801 - used as a function
 def look_through(file: Path, *, type_: str, mapping: Mapping[str, str], reading: Mapping[str, Any]) -> Preview:
     """Return what would become of a file; raise Refusal in one line where nothing could."""
     name = file_name(file)
-    try:
-        with opened_file(file) as opened, tempfile.TemporaryFile() as copy:
-            if not opened.seekable():
-                shutil.copyfileobj(opened, copy)
-            readable = local(opened if opened.seekable() else copy)
-            return asyncio.run(preview(readable.pieces, name=name, type_=type_, mapping=mapping, options=reading))
-    except OSError as error:
-        raise Refusal(f"file {str(file)!r} cannot be read: {error.strerror}") from None
-    except Unreadable as error:
-        raise Refusal(f"{name}: {error}") from None
+    with naming_file(name), opened_file(file) as opened, tempfile.TemporaryFile() as copy:
+        if not opened.seekable():
+            shutil.copyfileobj(opened, copy)
+        readable = local(opened if opened.seekable() else copy)
+        return asyncio.run(preview(readable.pieces, name=name, type_=type_, mapping=mapping, options=reading))
 
 
 def worst(seen: Preview) -> list[str]:

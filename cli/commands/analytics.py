@@ -1,22 +1,26 @@
 """``gristmill analytics``: have a project's records judged against its guidelines, and read what came of it."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from cli.addresses import addresses
+from cli.connection import actor
+from cli.following import follow
 from cli.output import Json, print_json, print_table, remark, status_text
+from cli.session import in_session
 from cli.values import duration, moment
-from workers.runtime.refusals import Failed, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from models.operations import Project
-    from workers.analytics.jobs import AnalysisReport, AnalysisView
+from config.settings import load
+from workers.analytics import analyses
+from workers.analytics.alignment import VERDICTS, named
+from workers.analytics.analyses import AnalysisReport, AnalysisView
+from workers.operations.projects import find
+from workers.operations.record_review import as_type
+from workers.runtime.database import Transaction
+from workers.runtime.refusals import printable
 
 app = typer.Typer(help="Judge and rate records against a project's guidelines.", no_args_is_help=True)
 
@@ -35,21 +39,11 @@ def start(
     as_json: Json = False,
 ) -> int:
     """Judge every record of a project anew and print the job's id."""
-    from cli.session import in_session
-    from workers.analytics.guidelines import are_set
-    from workers.operations.projects import find
-    from workers.operations.records import as_type
-    from workers.runtime.enqueue import enqueue as put
 
-    async def begin(session: "AsyncSession") -> UUID:
-        found = await find(session, project)
-        if not await are_set(session, found.id):
-            raise Failed(
-                f"project {found.name!r} has no guidelines; "
-                f"set them with `gristmill projects guidelines {found.name!r} FILE.pdf`"
-            )
-        payload = {"project_id": str(found.id), "type": as_type(type_), "model_name": model}
-        return (await put(session, "analytics.align", payload, priority=priority)).id
+    async def begin(session: Transaction) -> UUID:
+        found, kind = await find(session, project), as_type(type_)
+        job = await analyses.start(session, found.id, type_=kind, model=model, priority=priority, actor=actor())
+        return job.id
 
     job_id = in_session(begin)
     if not wait:
@@ -59,16 +53,10 @@ def start(
 
 
 def _followed(job_id: UUID, *, as_json: bool) -> int:
-    from cli.addresses import addresses
-    from cli.following import follow
-    from cli.session import in_session
-    from config.settings import load
-    from workers.analytics.jobs import report
-
     if not as_json:
         print(job_id, flush=True)
     ended = asyncio.run(follow(addresses(load()).database_url, job_id, tell=remark))
-    found = in_session(lambda session: report(session, job_id))
+    found = in_session(lambda session: analyses.report(session, job_id))
     if as_json:
         print_json(found)
     else:
@@ -84,13 +72,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List analyses, newest first."""
-    from cli.session import in_session
-    from workers.analytics.jobs import list_analyses
-    from workers.operations.projects import find
 
-    async def newest(session: "AsyncSession") -> "list[AnalysisView]":
+    async def newest(session: Transaction) -> list[AnalysisView]:
         project_id = None if project is None else (await find(session, project)).id
-        return await list_analyses(session, project_id=project_id, limit=limit)
+        return await analyses.list_analyses(session, project_id=project_id, limit=limit)
 
     found = in_session(newest)
     if as_json:
@@ -104,7 +89,7 @@ def list_(
 _COLUMNS = ("ANALYSIS", "PROJECT", "TYPE", "STATUS", ">DONE", ">RECORDS", ">FAILED", "CREATED", "ERROR")
 
 
-def _row(one: "AnalysisView") -> "Sequence[object]":
+def _row(one: AnalysisView) -> Sequence[object]:
     return (
         one.id,
         one.project,
@@ -123,20 +108,14 @@ def show(
     job_id: Annotated[UUID, typer.Argument(metavar="ANALYSIS", help="Its job's id.")], as_json: Json = False
 ) -> None:
     """Show one analysis: counts by verdict, who judged, and each record that could not be judged with the reason."""
-    from cli.session import in_session
-    from workers.analytics.jobs import UnknownAnalysis, report
-
-    try:
-        found = in_session(lambda session: report(session, job_id, failures=10_000))
-    except UnknownAnalysis as error:
-        raise Failed(str(error)) from None
+    found = in_session(lambda session: analyses.report(session, job_id, failures=10_000))
     if as_json:
         print_json(found)
     else:
         _print(found)
 
 
-def _print(found: "AnalysisReport") -> None:
+def _print(found: AnalysisReport) -> None:
     print("\n".join(_facts(found)))
     if found.failures:
         print()
@@ -150,9 +129,7 @@ def _print(found: "AnalysisReport") -> None:
             remark(f"{len(found.failures) - len(shown)} more: --json shows them")
 
 
-def _facts(found: "AnalysisReport") -> "Iterator[str]":
-    from workers.analytics.alignment import VERDICTS, named
-
+def _facts(found: AnalysisReport) -> Iterator[str]:
     one = found.analysis
     ran = one.completed_at and one.started_at and one.completed_at - one.started_at
     told: dict[str, Any] = {
@@ -179,13 +156,7 @@ def _facts(found: "AnalysisReport") -> "Iterator[str]":
 @app.command()
 def summary(project: ProjectName, as_json: Json = False) -> None:
     """Show what the last analyses say of a project's tasks and feedback together."""
-    from cli.session import in_session
-    from workers.operations.projects import find
-
-    async def last(session: "AsyncSession") -> "Project":
-        return await find(session, project)
-
-    found = in_session(last)
+    found = in_session(lambda session: find(session, project))
     reports = {"tasks": found.last_task_analysis, "feedback": found.last_feedback_analysis}
     if as_json:
         print_json({"project": found.name, **reports})

@@ -1,21 +1,24 @@
 """``gristmill assessments``: create, look at, change, cancel, audit, count and import assessments."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from cli.assessment_view import HISTORY, columns, facts, history, result_lines, row
 from cli.commands.assessments_import import import_
 from cli.commands.assessments_metrics import metrics
 from cli.commands.assessments_stats import stats
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import parse_payload
+from workers.assessment.store import states
+from workers.assessment.store.history import audit_trail, with_history
 from workers.runtime.refusals import Refusal, printable
 
-if TYPE_CHECKING:
-    from workers.assessment.store.said import Said
-
-app = typer.Typer(help="Create, show, change, cancel, audit, count and import assessments.", no_args_is_help=True)
+app = typer.Typer(help="Create, show, change, cancel, give, audit, count and import assessments.", no_args_is_help=True)
 app.command("stats")(stats)
 app.command("metrics")(metrics)
 app.command("import")(import_)
@@ -41,12 +44,10 @@ def create(
 ) -> None:
     """Create one assessment and print its job's id. The same request again prints the first one's."""
     data = _request(request, server=server, type_=type_, options=options)
-    from cli.session import in_session
-    from workers.assessment.store.states import create as put
-
+    who = replace(actor(reason), user_id=owner)
     job_id = in_session(
-        lambda session: put(
-            session, assessment_id, data, priority=priority, timeout_seconds=timeout, said=_said(reason), owner=owner
+        lambda session: states.create(
+            session, assessment_id, data, priority=priority, timeout_seconds=timeout, actor=who
         )
     )
     if as_json:
@@ -65,14 +66,9 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List assessments, newest first."""
-    from cli.assessment_view import columns, plain, row
-    from cli.session import in_session
-    from workers.assessment.store.states import list_newest, state_named
-
-    wanted = None if state is None else state_named(state)
-    found = in_session(lambda session: list_newest(session, state=wanted, owner=owner, limit=limit, after=after))
+    found = in_session(lambda session: states.list_newest(session, state=state, owner=owner, limit=limit, after=after))
     if as_json:
-        print_json([plain(one) for one in found])
+        print_json([one.by_column() for one in found])
     elif found:
         owned = any(one.owner_id for one in found)
         cells = (row(one, with_owner=owned) for one in found)
@@ -86,22 +82,19 @@ def list_(
 @app.command()
 def show(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = False) -> None:
     """Show one assessment: its state, its result criterion by criterion, its history."""
-    from cli.assessment_store import seen
-    from cli.assessment_view import HISTORY, facts, history, plain, result
-    from cli.session import in_session
-
-    assessment, trail = in_session(lambda session: seen(session, assessment_id, owner=owner))
+    found = in_session(lambda session: with_history(session, assessment_id, owner=owner))
+    assessment = found.assessment
     if as_json:
-        print_json({"assessment": plain(assessment) if assessment else None, "audit": trail})
+        print_json({"assessment": assessment.by_column() if assessment else None, "audit": found.audit})
         return
     if assessment is None:
         remark(f"assessment {assessment_id!r} itself is gone (cleaned up); its history stays")
     else:
         lines = [*facts(assessment), ""]
         if assessment.result_data is not None:
-            lines += [*result(assessment.result_data), ""]
+            lines += [*result_lines(assessment.result_data), ""]
         print(printable("\n".join(lines)))
-    print_table(HISTORY, history(trail), keep={"WHEN"})
+    print_table(HISTORY, history(found.audit), keep={"WHEN"})
 
 
 @app.command()
@@ -119,12 +112,9 @@ def update(
 ) -> None:
     """Change an assessment that still has the version you saw; what is not given stays as it is."""
     data = None if result is None else parse_payload(result)
-    from cli.session import in_session
-    from workers.assessment.store.states import state_named
-    from workers.assessment.store.states import update as change
-
+    who = replace(actor(reason), user_id=owner)
     newer = in_session(
-        lambda session: change(
+        lambda session: states.update(
             session,
             assessment_id,
             state,
@@ -132,11 +122,10 @@ def update(
             result_data=data,
             error_message=error,
             progress=progress,
-            said=_said(reason),
-            owner=owner,
+            actor=who,
         )
     )
-    named = state_named(state)
+    named = states.state_named(state)
     if as_json:
         print_json({"assessment_id": assessment_id, "state": named, "version": newer})
     else:
@@ -152,9 +141,8 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Cancel an assessment, waiting or running. A running one is stopped within a second."""
-    from cli.assessment_store import stop
-
-    job_id = stop(assessment_id, reason=reason, owner=owner)
+    who = replace(actor(reason), user_id=owner)
+    job_id = in_session(lambda session: states.cancel(session, assessment_id, actor=who))
     if as_json:
         print_json({"assessment_id": assessment_id, "id": job_id, "state": "cancelled"})
     else:
@@ -162,12 +150,27 @@ def cancel(
 
 
 @app.command()
+def give(
+    assessment_id: AssessmentId,
+    *,
+    owner: Annotated[UUID, typer.Option("--owner", metavar="USER", help="The user it belongs to from now on.")],
+    reason: Reason = None,
+    as_json: Json = False,
+) -> None:
+    """Give an assessment that belongs to nobody to a user, with its history. For operators; nobody can take it back."""
+    who = actor(reason)
+    version = in_session(lambda session: states.give(session, assessment_id, to=owner, actor=who))
+    if as_json:
+        print_json({"assessment_id": assessment_id, "owner_id": owner, "version": version})
+    elif version is None:
+        print(f"the history of {assessment_id} belongs to {owner}; the assessment itself is gone (cleaned up)")
+    else:
+        print(f"{assessment_id} belongs to {owner}, version {version}")
+
+
+@app.command()
 def audit(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = False) -> None:
     """Show who changed an assessment, when, how and why; also of one that is gone."""
-    from cli.assessment_view import HISTORY, history
-    from cli.session import in_session
-    from workers.assessment.store.history import audit_trail
-
     trail = in_session(lambda session: audit_trail(session, assessment_id, owner=owner))
     if as_json:
         print_json(trail)
@@ -183,9 +186,3 @@ def _request(request: str | None, *, server: str | None, type_: str | None, opti
     if not server or not type_:
         raise Refusal("say what to assess: --server and --type, or --request")
     return {"serverName": server, "assessmentType": type_, "options": parse_payload(options), "source": "cli"}
-
-
-def _said(reason: str | None) -> "Said":
-    from workers.assessment.store.said import Said
-
-    return Said(change_reason=reason)

@@ -1,15 +1,19 @@
 """``gristmill assessments import``: take over the assessments of the event-based system."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
-
-if TYPE_CHECKING:
-    from workers.assessment.store.imports import ImportReport
+from cli.session import in_database
+from workers.assessment.store.imports import ImportReport, import_file, import_table
+from workers.runtime.database import Database
+from workers.runtime.refusals import Refusal
 
 SHOWN = 20
 
@@ -29,12 +33,19 @@ def import_(
 
     Exit code 1 if an entry was refused; each one is told with its place and the reason.
     """
-    from cli.assessment_store import take_over
+    if (table is None) == (file is None):
+        raise Refusal("name a source: --table NAME or a CSV or JSON-lines FILE")
+    who = replace(actor(), user_id=owner)
 
-    def tell(report: "ImportReport") -> None:
-        remark(f"{report.read:,} read, {report.taken.total():,} taken, {len(report.refused):,} refused")
+    async def take(database: Database) -> ImportReport:
+        if file is not None:
+            return await import_file(database, file, batch=batch, actor=who, tell=_tell)
+        return await import_table(database, table or "", batch=batch, actor=who, tell=_tell)
 
-    report = take_over(table=table, file=file, owner=owner, batch=batch, refused_file=refused, tell=tell)
+    report = in_database(take)
+    if refused is not None:
+        lines = (json.dumps(asdict(one), ensure_ascii=False) for one in report.refused)
+        refused.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if as_json:
         print_json(report)
     else:
@@ -42,7 +53,11 @@ def import_(
     return 1 if report.refused else 0
 
 
-def _print(report: "ImportReport") -> None:
+def _tell(report: ImportReport) -> None:
+    remark(f"{report.read:,} read, {report.taken.total():,} taken, {len(report.refused):,} refused")
+
+
+def _print(report: ImportReport) -> None:
     told = [
         ("read", report.read),
         *((f"taken as {state}", count) for state, count in sorted(report.taken.items())),

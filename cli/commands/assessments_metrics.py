@@ -6,7 +6,9 @@ from uuid import UUID
 import typer
 
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import moment
+from workers.assessment.store.metrics import measurements
 
 
 def metrics(
@@ -17,9 +19,6 @@ def metrics(
     as_json: Json = False,
 ) -> None:
     """Show what was measured of an assessment: its endings' times and attempts, and what services measured."""
-    from cli.session import in_session
-    from workers.assessment.store.metrics import measurements
-
     found = in_session(lambda session: measurements(session, assessment_id, owner=owner))
     if as_json:
         print_json(found)

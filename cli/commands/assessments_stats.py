@@ -1,15 +1,16 @@
 """``gristmill assessments stats``: counts, durations, reasons of failure by hour, and a plot."""
 
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cli.assessment_plot import svg
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import duration, moment, parse_age
-
-if TYPE_CHECKING:
-    from workers.assessment.store.reports import Quantiles, Statistics
+from workers.assessment.store.reports import Quantiles, Statistics, statistics
 
 
 def stats(
@@ -20,10 +21,6 @@ def stats(
 ) -> None:
     """Count assessments by state, their durations by type and their failures by hour and reason."""
     span = parse_age(since) if since else None
-    from cli.assessment_plot import svg
-    from cli.session import in_session
-    from workers.assessment.store.reports import statistics
-
     found = in_session(lambda session: statistics(session, since=span))
     if plot is not None:
         plot.write_text(svg(found), encoding="utf-8")
@@ -35,7 +32,7 @@ def stats(
         remark(f"drawn into {plot}")
 
 
-def _print(found: "Statistics") -> None:
+def _print(found: Statistics) -> None:
     print_table(
         ("STATE", ">COUNT", ">OLDEST WAIT"),
         ((one.state, one.count, duration(one.oldest)) for one in found.states),
@@ -55,9 +52,7 @@ def _print(found: "Statistics") -> None:
         )
 
 
-def _spans(quantiles: "Quantiles | None") -> tuple[str, str]:
-    from datetime import timedelta
-
+def _spans(quantiles: Quantiles | None) -> tuple[str, str]:
     if quantiles is None:
         return "–", "–"
     return duration(timedelta(seconds=quantiles.p50)), duration(timedelta(seconds=quantiles.p95))

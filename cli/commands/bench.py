@@ -1,11 +1,14 @@
 """``gristmill bench``: what the deployed system does per second, measured on throw-away scoring jobs."""
 
-import asyncio
 from typing import Annotated
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_database
+from workers.llm.offline import MODEL as OFFLINE
+from workers.scoring.load_generator import Load, measure
 
 ANNOUNCEMENT = (
     "bench enqueues up to {jobs:,} scoring jobs of throw-away profiles, answered by the offline evaluator; the jobs, "
@@ -21,13 +24,9 @@ def bench(
     as_json: Json = False,
 ) -> int:
     """Measure the configured system: enqueue rate, drain rate, latency. Other work on it shows in the figures."""
-    from cli.addresses import addresses
-    from cli.load import Load, measure
-    from config.settings import load
-
-    database_url = addresses(load()).database_url
+    load = Load(jobs=jobs, rate=rate, seconds=seconds, free_model=OFFLINE)
     remark(ANNOUNCEMENT.format(jobs=jobs + int(rate * seconds)))
-    measured = asyncio.run(measure(database_url, Load(jobs=jobs, rate=rate, seconds=seconds), tell=remark))
+    measured = in_database(lambda database: measure(database, load, tell=remark, actor=actor()))
     if as_json:
         print_json(measured)
     else:

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from cli.demo.run import clean as remove
+from cli.demo.run import run
+from config.settings import load
 from workers.runtime.refusals import Refusal
 
 
@@ -23,10 +26,6 @@ def demo(
     Starts everything it needs in the data folder and stops it again; the results stay until --clean. Needs no network
     and no key.
     """
-    from cli.demo.run import clean as remove
-    from cli.demo.run import run
-    from config.settings import load
-
     if clean:
         if profiles is not None or keep:
             raise Refusal("--clean only removes: leave out --profiles and --keep")

@@ -1,17 +1,22 @@
 """``gristmill ingest``."""
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
+from cli import ingesting, previewing
+from cli.addresses import addresses
+from cli.handing_in import HandedIn, hand_in
 from cli.output import Json, print_json, remark
+from cli.session import in_database
+from config.settings import load
+from workers.ingestion.options import InvalidOption, checked
+from workers.runtime.database import Database
 from workers.runtime.refusals import Failed, Refusal, printable
-
-if TYPE_CHECKING:
-    from cli.ingesting import HandedIn
-    from workers.runtime.database import Database
 
 TYPES = {"task": "TASK", "feedback": "FEEDBACK"}
 
@@ -58,10 +63,8 @@ def ingest(
         )
     if strict and file.is_file():
         _require_sound(file, type_=TYPES[type_.lower()], mapping=mapping, reading=reading)
-    from cli.ingesting import hand_in
-    from cli.session import in_database
 
-    async def put(database: "Database") -> "HandedIn":
+    async def put(database: Database) -> HandedIn:
         said = {"type": TYPES[type_.lower()], "priority": priority}
         return await hand_in(
             database, file, project=project, mapping=mapping, reading=reading, idempotency_key=key, **said
@@ -86,34 +89,26 @@ def ingest(
 
 def _reading(**said: Any) -> dict[str, Any]:
     """Return the options that say how the file is to be read, those that were given."""
-    from workers.ingestion.options import checked
-
     try:
         return checked(said)
-    except ValueError as error:
+    except InvalidOption as error:  # named as the command line names it
         raise Refusal(f"--{str(error).replace('skip_rows', 'skip-rows', 1)}") from None
 
 
 def _dry_run(file: Path, *, strict: bool, as_json: bool, **how: Any) -> int:
-    from dataclasses import asdict
-
-    from cli.previewing import file_name, look_through, told, worst
-
-    seen = look_through(file, **how)
-    problems = worst(seen)
+    seen, name = previewing.look_through(file, **how), previewing.file_name(file)
+    problems = previewing.worst(seen)
     if as_json:
-        print_json({"file": file_name(file), "problems": problems, **asdict(seen)})
+        print_json({"file": name, "problems": problems, **asdict(seen)})
     else:
-        print(printable("\n".join(told(file_name(file), seen))))
+        print(printable("\n".join(previewing.told(name, seen))))
     return _strictly(problems) if strict else 0
 
 
 def _require_sound(file: Path, **how: Any) -> None:
     """Raise Failed before anything is saved where the file itself is what --strict refuses."""
-    from cli.previewing import file_name, look_through, worst
-
-    if problems := worst(look_through(file, **how)):
-        raise Failed(f"{file_name(file)}: {'; '.join(problems)}; nothing was saved, because of --strict")
+    if problems := previewing.worst(previewing.look_through(file, **how)):
+        raise Failed(f"{previewing.file_name(file)}: {'; '.join(problems)}; nothing was saved, because of --strict")
 
 
 def _strictly(problems: list[str]) -> int:
@@ -123,22 +118,16 @@ def _strictly(problems: list[str]) -> int:
 
 
 def _wait(told: dict[str, object], *, strict: bool, as_json: bool) -> int:
-    from uuid import UUID
-
-    from cli.addresses import addresses
-    from cli.ingesting import follow, progress, summary, worst
-    from config.settings import load
-
     if not as_json:
         print(told["id"], flush=True)
-    with progress() as show:
-        seen = asyncio.run(follow(addresses(load()).database_url, UUID(str(told["id"])), show=show))
+    with ingesting.progress() as show:
+        seen = asyncio.run(ingesting.follow(addresses(load()).database_url, UUID(str(told["id"])), show=show))
     if as_json:
-        print_json({**told, "job": seen, "problems": worst(seen)})
+        print_json({**told, "job": seen, "problems": ingesting.worst(seen)})
     else:
-        print(printable("\n".join(summary(seen))))
+        print(printable("\n".join(ingesting.summary(seen))))
     if strict and seen.completed:
-        return _strictly(worst(seen))
+        return _strictly(ingesting.worst(seen))
     return 0 if seen.completed else 1
 
 

@@ -1,20 +1,21 @@
 """``gristmill projects``: containers of records, guidelines and jobs."""
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
+from uuid import UUID
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import moment
+from workers.analytics.guidelines import problem_of
+from workers.operations import projects
+from workers.runtime.database import Transaction
 from workers.runtime.refusals import Refusal, printable
-
-if TYPE_CHECKING:
-    from uuid import UUID
-
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from workers.operations.projects import ProjectView
+from workers.vectorization.enqueue_embedding import embed_project
 
 app = typer.Typer(help="Make, list and show projects, and give them guidelines.", no_args_is_help=True)
 
@@ -29,15 +30,13 @@ def create(
 ) -> None:
     """Make a project; the same name again changes nothing but the guidelines, if given."""
     pdf = None if guidelines is None else _content(guidelines)
-    from cli.session import in_session
-    from workers.operations.projects import get_or_create, list_projects, set_guidelines
 
-    async def make(session: "AsyncSession") -> "tuple[UUID, ProjectView | None]":
-        project = await get_or_create(session, name)
+    async def make(session: Transaction) -> tuple[UUID, projects.ProjectView | None]:
+        project = await projects.get_or_create(session, name, actor=actor())
         if guidelines is not None and pdf is not None:
-            await set_guidelines(session, project, pdf, guidelines.name)
-        # Counting its records takes as long as it has many: only for who is shown the counts.
-        return project.id, (await list_projects(session, name_or_id=str(project.id)))[0] if as_json else None
+            await projects.set_guidelines(session, project, pdf, guidelines.name, actor=actor())
+        # To count its records takes long where it has many: only for a person who is shown the counts.
+        return project.id, await projects.view(session, str(project.id)) if as_json else None
 
     id_, view = in_session(make)
     if pdf is not None:
@@ -51,10 +50,7 @@ def create(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List every project with its records and how far they are."""
-    from cli.session import in_session
-    from workers.operations.projects import list_projects
-
-    found = in_session(list_projects)
+    found = in_session(projects.list_projects)
     if as_json:
         print_json(found)
     elif found:
@@ -73,10 +69,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(project: ProjectName, as_json: Json = False) -> None:
     """Show one project: its counts and what the last analysis says."""
-    from cli.session import in_session
-    from workers.operations.projects import list_projects
-
-    found = in_session(lambda session: list_projects(session, name_or_id=project))[0]
+    found = in_session(lambda session: projects.view(session, project))
     if as_json:
         print_json(found)
         return
@@ -102,11 +95,10 @@ def guidelines(
 ) -> None:
     """Give a project the guidelines that its records are compared with."""
     pdf = _content(file)
-    from cli.session import in_session
-    from workers.operations.projects import find, set_guidelines
 
-    async def give(session: "AsyncSession") -> None:
-        await set_guidelines(session, await find(session, project), pdf, file.name)
+    async def give(session: Transaction) -> None:
+        found = await projects.find(session, project)
+        await projects.set_guidelines(session, found, pdf, file.name, actor=actor())
 
     in_session(give)
     print(f"{project} follows {file.name}")
@@ -116,21 +108,15 @@ def guidelines(
 @app.command()
 def embed(project: ProjectName, as_json: Json = False) -> None:
     """Embed the records that have no vector of the current embedding model; one job per type of record."""
-    from cli.session import in_session
-    from models.operations import RECORD_TYPES
-    from workers.operations.projects import find
-    from workers.runtime.enqueue import enqueue_many
 
-    async def start(session: "AsyncSession") -> list[str]:
-        found = await find(session, project)
-        jobs = [{"project_id": str(found.id), "type": type_} for type_ in RECORD_TYPES]
-        return [str(job.id) for job in await enqueue_many(session, "vectorization.embed", jobs)]
+    async def start(session: Transaction) -> list[UUID]:
+        return await embed_project(session, (await projects.find(session, project)).id, actor=actor())
 
     ids = in_session(start)
     if as_json:
         print_json({"job_ids": ids})
     else:
-        print("\n".join(ids))
+        print("\n".join(map(str, ids)))
 
 
 @app.command()
@@ -139,17 +125,13 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Delete without this, nothing is.")] = False,
 ) -> None:
     """Delete a project with its records, ratings, files and jobs; whatever runs for it ends."""
-    from cli.session import in_session
-    from workers.operations.projects import find
-    from workers.operations.projects import remove as delete
-    from workers.operations.records import count
 
-    async def gone(session: "AsyncSession") -> tuple[str, int]:
-        found = await find(session, project)
-        records = await count(session, found.id)
+    async def gone(session: Transaction) -> tuple[str, int]:
+        found = await projects.find(session, project)
+        records = await projects.count_records(session, found)
         if not yes:
             raise Refusal(f"project {found.name!r} has {records} records; say --yes to delete them with it")
-        await delete(session, found)
+        await projects.remove(session, found, actor=actor())
         return found.name, records
 
     name, records = in_session(gone)
@@ -157,21 +139,9 @@ def remove(
 
 
 def _tell_of(pdf: bytes) -> None:
-    """Say what an analysis would find, or miss, in guidelines that were just kept."""
-    import asyncio
-
-    from workers.analytics.guidelines import without_text
-    from workers.analytics.passages import empty_pages
-    from workers.analytics.pdf import extracted
-    from workers.runtime.handler.errors import Permanent
-
-    try:
-        pages = asyncio.run(extracted(pdf))
-    except Permanent as error:
-        remark(f"WARNING: no analysis can read them: {error}")
-        return
-    if warning := without_text(len(pages), empty_pages(pages)):
-        remark(f"WARNING: {warning}")
+    """Say what an analysis would not find in guidelines that were just kept."""
+    if problem := asyncio.run(problem_of(pdf)):
+        remark(f"WARNING: {problem}")
 
 
 def _content(file: Path) -> bytes:

@@ -1,20 +1,21 @@
 """``gristmill ratings``: rate records as a person, and see how far people and models agree."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import moment
-from workers.runtime.refusals import Failed, Refusal
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from workers.analytics.agreement import Agreement, Average, Comparison, Pairs
-    from workers.analytics.ratings import RatingView
+from workers.analytics import agreement
+from workers.analytics.agreement import Agreement, Average, Comparison
+from workers.analytics.ratings import RatingView, list_ratings, rate
+from workers.operations.projects import find
+from workers.operations.record_review import as_type
+from workers.runtime.database import Transaction
 
 app = typer.Typer(help="Rate records, list ratings, compare people with models.", no_args_is_help=True)
 
@@ -31,15 +32,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Rate one record, or change one's rating of it."""
-    from cli.session import in_session
-    from workers.analytics.ratings import RatingError, UnratableRecord, rate
-
-    try:
-        rating = in_session(lambda session: rate(session, record, user, realism=realism, quality=quality))
-    except RatingError as error:
-        raise Refusal(str(error)) from None
-    except UnratableRecord as error:
-        raise Failed(str(error)) from None
+    rating = in_session(lambda session: rate(session, record, user, realism=realism, quality=quality, actor=actor()))
     if as_json:
         print_json({"id": rating, "record_id": record, "user": user, "realism": realism, "quality": quality})
     else:
@@ -54,11 +47,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List a project's ratings by people and models, newest first."""
-    from cli.session import in_session
-    from workers.analytics.ratings import list_ratings
-    from workers.operations.projects import find
 
-    async def newest(session: "AsyncSession") -> "list[RatingView]":
+    async def newest(session: Transaction) -> list[RatingView]:
         return await list_ratings(session, (await find(session, project)).id, limit=limit)
 
     found = in_session(newest)
@@ -76,7 +66,7 @@ def list_(
         remark("no ratings yet; `gristmill ratings add` and `gristmill analytics start` make some")
 
 
-def _by(rating: "RatingView") -> str:
+def _by(rating: RatingView) -> str:
     if rating.model is None:
         return rating.user
     return f"{rating.model} (rules)" if rating.rule_based else f"{rating.model} (model)"
@@ -90,16 +80,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare each model's ratings with people's: mean difference, agreement, weighted kappa."""
-    from cli.session import in_session
-    from workers.analytics.agreement import compare as compared
-    from workers.analytics.agreement import pairs_of
-    from workers.operations.projects import find
-    from workers.operations.records import as_type
 
-    async def both(session: "AsyncSession") -> "Pairs":
-        return await pairs_of(session, (await find(session, project)).id, type_=as_type(type_))
+    async def both(session: Transaction) -> agreement.Pairs:
+        return await agreement.pairs_of(session, (await find(session, project)).id, type_=as_type(type_))
 
-    found = compared(in_session(both))
+    found = agreement.compare(in_session(both))
     if as_json:
         print_json(found)
         return
@@ -119,7 +104,7 @@ def compare(
 _COLUMNS = ("MODEL", "SCALE", ">BOTH", ">DIFFERENCE", ">EXACT", ">WITHIN 1", ">KAPPA")
 
 
-def _rows(found: "Comparison") -> Iterator[tuple[object, ...]]:
+def _rows(found: Comparison) -> Iterator[tuple[object, ...]]:
     for model in found.models:
         name = f"{model.model} (rules)" if model.rule_based else model.model
         yield name, "realism", model.realism.n, *_figures(model.realism)
@@ -129,7 +114,7 @@ def _rows(found: "Comparison") -> Iterator[tuple[object, ...]]:
         yield f"average of {found.quality.models} models", "quality", "", *_figures(found.quality)
 
 
-def _figures(one: "Agreement | Average") -> tuple[str, ...]:
+def _figures(one: Agreement | Average) -> tuple[str, ...]:
     difference = "–" if one.mean_difference is None else f"{one.mean_difference:+.2f}"
     shares = ("–" if share is None else f"{share:.0%}" for share in (one.exact, one.within_one))
     return (difference, *shares, "–" if one.kappa is None else f"{one.kappa:.2f}")

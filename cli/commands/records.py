@@ -3,22 +3,25 @@
 import io
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, TextIO
 from uuid import UUID
 
 import typer
 
+from cli.connection import actor
+from cli.likeness import vector_like
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_database, in_session
 from cli.values import moment
+from workers.ingestion.export import Likeness
+from workers.ingestion.export import export as write
+from workers.operations import projects, record_review
+from workers.runtime.database import Transaction
 from workers.runtime.refusals import Failed, Refusal, printable
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from models.operations import DataRecord, LikertScore
+from workers.vectorization.similarity_index import make_index
 
 app = typer.Typer(help="List, show, review, export and delete records.", no_args_is_help=True)
 
@@ -41,16 +44,13 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List a project's records, newest first."""
-    from cli.session import in_session
-    from workers.operations.projects import find
-    from workers.operations.records import as_category, as_type, list_records
 
-    async def page(session: "AsyncSession") -> "Sequence[DataRecord]":
-        return await list_records(
+    async def page(session: Transaction) -> list[record_review.RecordView]:
+        return await record_review.list_records(
             session,
-            project_id=(await find(session, project)).id,
-            type_=as_type(type_),
-            category=as_category(category),
+            project_id=(await projects.find(session, project)).id,
+            type_=type_,
+            category=category,
             reviewed=reviewed,
             limit=limit,
             after=after,
@@ -58,7 +58,7 @@ def list_(
 
     found = in_session(page)
     if as_json:
-        print_json([_plain(record) for record in found])
+        print_json([record.by_column() for record in found])
     elif found:
         print_table(
             ("RECORD", "TYPE", "CATEGORY", "REVIEWED", "ALIGNED", "CONTENT"),
@@ -84,15 +84,10 @@ def list_(
 @app.command()
 def show(record: RecordId, as_json: Json = False) -> None:
     """Show one record: its content, where it came from, how it was judged and rated."""
-    from cli.session import in_session
-    from workers.operations.records import get, ratings_of
-
-    async def seen(session: "AsyncSession") -> "tuple[DataRecord, Sequence[LikertScore]]":
-        return await get(session, record), await ratings_of(session, record)
-
-    found, ratings = in_session(seen)
+    details = in_session(lambda session: record_review.show(session, record))
+    found, ratings = details.record, details.scores
     if as_json:
-        print_json(_plain(found) | {"ratings": [_rating(one) for one in ratings]})
+        print_json(found.by_column() | {"ratings": [one.by_column() for one in ratings]})
         return
     creator = " ".join(filter(None, (found.created_by_id, found.created_by_name, found.created_by_email)))
     reviewed = (
@@ -106,7 +101,7 @@ def show(record: RecordId, as_json: Json = False) -> None:
         "source": found.source,
         "creator": creator,
         "created": moment(found.created_at),
-        "embedded": found.embedding_model and f"{len(found.embedding)} dimensions, {found.embedding_model}",
+        "embedded": found.embedding_model and f"{details.dimensions} dimensions, {found.embedding_model}",
         "reviewed": reviewed if found.has_been_reviewed else None,
     }
     print(printable("\n".join(f"{name:<12}{value}" for name, value in told.items() if value)))
@@ -135,16 +130,11 @@ def review(
     as_json: Json = False,
 ) -> None:
     """Note that somebody has looked at records, and whether their category is right."""
-    from cli.session import in_session
-    from workers.operations import records as store
-
-    async def note(session: "AsyncSession") -> set[UUID]:
-        done = await store.review(session, records, reviewer=by, is_category_correct=category_correct)
-        if missing := [str(id_) for id_ in records if id_ not in done]:
-            raise Failed(f"records {', '.join(missing)} do not exist (any more); none was changed")
-        return done
-
-    done = in_session(note)
+    done = in_session(
+        lambda session: record_review.review(
+            session, records, reviewer=by, is_category_correct=category_correct, actor=actor()
+        )
+    )
     if as_json:
         print_json({"reviewed": sorted(map(str, done))})
     else:
@@ -169,16 +159,12 @@ def export(
     """
     if not force and file.is_file():
         raise Refusal(f"{file} is there already; --force writes it anew")
-    from cli.likeness import likeness
-    from cli.session import in_session
-    from workers.ingestion.export import export as write
-    from workers.operations.projects import find
-    from workers.operations.records import as_category, as_type
+    vector = None if like is None else vector_like(like)
+    to = None if vector is None else Likeness(vector.numbers, vector.model)
 
-    to = None if like is None else likeness(like)
-
-    async def written(session: "AsyncSession") -> int:
-        id_, kind, rank = (await find(session, project)).id, as_type(type_), as_category(category)
+    async def written(session: Transaction) -> int:
+        id_ = (await projects.find(session, project)).id
+        kind, rank = record_review.as_type(type_), record_review.as_category(category)
         with _opened(file) as into:
             return await write(session, id_, into, type_=kind, category=rank, like=to)
 
@@ -188,10 +174,7 @@ def export(
 @app.command()
 def remove(records: Annotated[list[UUID], typer.Argument(metavar="RECORD…", help="Their ids.")]) -> int:
     """Delete records with their ratings. Exit code 1 if one of them was not there."""
-    from cli.session import in_session
-    from workers.operations import records as store
-
-    done = in_session(lambda session: store.remove(session, records))
+    done = in_session(lambda session: record_review.remove(session, records, actor=actor()))
     print(f"{len(done)} of {len(records)} records are removed")
     return 0 if len(done) == len(set(records)) else 1
 
@@ -201,9 +184,7 @@ def index(
     dimensions: Annotated[int, typer.Argument(metavar="DIMENSIONS", help="The length of the vectors, such as 1536.")],
 ) -> None:
     """Make the index for fast similarity search among vectors of this length, while everything runs."""
-    from cli.record_index import make_index
-
-    print(make_index(dimensions))
+    print(in_database(lambda database: make_index(database, dimensions)))
 
 
 @contextmanager
@@ -227,23 +208,3 @@ def _opened(file: Path) -> Iterator[TextIO]:
         raise Failed(f"{file} cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _plain(record: "DataRecord") -> dict[str, Any]:
-    """Return what ``--json`` prints: the seed's columns by their names, no vector and no hash."""
-    hidden = {"embedding", "contentHash"}
-    return {
-        column.name: getattr(record, attribute.key)
-        for attribute in type(record).__mapper__.column_attrs
-        if (column := attribute.columns[0]).name not in hidden
-    }
-
-
-def _rating(rating: "LikertScore") -> dict[str, Any]:
-    return {
-        "userId": rating.user_id,
-        "llmModel": rating.llm_model,
-        "realismScore": rating.realism_score,
-        "qualityScore": rating.quality_score,
-        "updatedAt": rating.updated_at,
-    }

@@ -1,16 +1,19 @@
 """``gristmill settings``: what takes effect while everything runs, kept in the database."""
 
+import getpass
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import moment
+from config.settings import keys_of, load
+from workers.operations import keyring, system_settings
+from workers.operations.system_settings import KNOWN, require_known
 from workers.runtime.refusals import Refusal
-
-if TYPE_CHECKING:
-    from workers.operations.keyring import Keyring
 
 app = typer.Typer(help="Choose provider and models at run time.", no_args_is_help=True)
 
@@ -20,10 +23,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Such as ai_provider or 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List the settings; secrets are not shown."""
-    from cli.session import in_session
-    from workers.operations.system_settings import KNOWN, list_settings
-
-    found = in_session(list_settings)
+    found = in_session(system_settings.list_settings)
     if as_json:
         print_json(found)
         return
@@ -49,12 +49,9 @@ def set_(
     ],
 ) -> None:
     """Set KEY to VALUE, or several of KEY=VALUE at once; running workers follow within seconds."""
-    from cli.session import in_session
-    from workers.operations.system_settings import put
-
     values = _values(words)
-    keyring = _keyring()
-    unset = in_session(lambda session: put(session, values, keyring=keyring))
+    keys = _keyring()
+    unset = in_session(lambda session: system_settings.put(session, values, keyring=keys, actor=actor()))
     for key in values:
         print(f"{key} is set")
     for key in unset:
@@ -64,10 +61,7 @@ def set_(
 @app.command()
 def remove(key: Key) -> None:
     """Unset KEY: what the environment says holds again."""
-    from cli.session import in_session
-    from workers.operations import system_settings
-
-    gone = in_session(lambda session: system_settings.remove(session, key))
+    gone = in_session(lambda session: system_settings.remove(session, key, actor=actor()))
     for one in gone:
         print(f"{one} is removed")
     if key not in gone:
@@ -77,26 +71,19 @@ def remove(key: Key) -> None:
 @app.command()
 def rotate() -> None:
     """Encrypt every secret anew with the first of GRISTMILL_SECRET_KEYS; then the old keys can go."""
-    from cli.session import in_session
-    from workers.operations import system_settings
-
-    keyring = _keyring()
-    done = in_session(lambda session: system_settings.rotate(session, keyring=keyring))
+    keys = _keyring()
+    done = in_session(lambda session: system_settings.rotate(session, keyring=keys, actor=actor()))
     print(f"{done} secrets are encrypted with the first key")
 
 
 @app.command("new-key")
 def new_key() -> None:
     """Print a fresh key for GRISTMILL_SECRET_KEYS."""
-    from workers.operations import keyring
-
     print(keyring.new_key())
 
 
 def _values(words: list[str]) -> dict[str, str]:
     """Return what to set, by key: ``KEY VALUE``, or any number of ``KEY=VALUE`` and of ``KEY``, which is read."""
-    from workers.operations.system_settings import KNOWN, require_known
-
     match words:
         case [key, value] if "=" not in key and value.partition("=")[0] not in KNOWN:
             return {key: _in_the_open(key, value)}
@@ -112,8 +99,6 @@ def _values(words: list[str]) -> dict[str, str]:
 
 def _in_the_open(key: str, value: str) -> str:
     """Return ``value``; refuse one that a command line, which `ps` and the shell's history show, must not hold."""
-    from workers.operations.system_settings import require_known
-
     if require_known(key).secret:
         raise Refusal(f"{key} is a secret: leave its value out, it is read from standard input")
     return value
@@ -124,16 +109,11 @@ def _read(key: str) -> str:
     return _asked(key) if sys.stdin.isatty() else sys.stdin.readline().strip()
 
 
-def _keyring() -> "Keyring":
-    from config.settings import keys_of, load
-    from workers.operations.keyring import Keyring
-
-    return Keyring(keys_of(load()))
+def _keyring() -> keyring.Keyring:
+    return keyring.Keyring(keys_of(load()))
 
 
 def _asked(key: str) -> str:
-    import getpass
-
     value = getpass.getpass(f"{key}: ")
     if not value:
         raise Refusal(f"{key} must have a value")

@@ -1,19 +1,20 @@
 """``gristmill similar``: which records are like one of them, or like a text."""
 
 import textwrap
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
+from cli.likeness import vector_of_text
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.words import OFFLINE_EMBEDDER, WORDS
-from workers.runtime.refusals import Failed, Refusal
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from workers.vectorization.similar import Match, Vector
+from workers.operations.projects import find
+from workers.operations.record_review import as_category, as_type
+from workers.runtime.database import Transaction
+from workers.runtime.refusals import Refusal
+from workers.vectorization import similar as search
 
 _SHORT = 80
 
@@ -38,14 +39,9 @@ def similar(
         raise Refusal("say what to compare with: a TEXT or --record ID")
     if text is not None and not text.strip():
         raise Refusal("TEXT must not be empty")
-    from cli.session import in_session
-    from workers.operations.projects import find
-    from workers.operations.records import as_category, as_type
-    from workers.vectorization import similar as search
+    to = record or vector_of_text(text or "")
 
-    to = record or _embedded(text or "")
-
-    async def question(session: "AsyncSession") -> "list[Match]":
+    async def question(session: Transaction) -> list[search.Match]:
         return await search.similar(
             session,
             to=to,
@@ -56,10 +52,7 @@ def similar(
             exact=exact,
         )
 
-    try:
-        found = in_session(question)
-    except search.NotComparable as error:
-        raise Failed(str(error)) from None
+    found = in_session(question)
     if as_json:
         print_json([_plain(match) for match in found])
     elif found:
@@ -78,35 +71,7 @@ def similar(
         remark("no records match" if record else "no records match; those of other embedding models are not compared")
 
 
-def _embedded(text: str) -> "Vector":
-    """Return the vector of ``text``, made by whoever embeds records."""
-    import asyncio
-
-    from cli.addresses import addresses
-    from cli.provider import provider
-    from config.logging import configure
-    from config.settings import load
-    from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
-    from workers.vectorization.similar import Vector
-
-    settings = load()
-    configure(settings.log_format, "WARNING")  # the caller tells what was found
-
-    async def ask() -> Vector:
-        llm = provider(settings, database_url=addresses(settings).database_url, name="cli:similar")
-        try:
-            answer = await llm.embed([text], model=await llm.embedding_model())
-        finally:
-            await llm.aclose()
-        return Vector(answer.vectors[0], answer.model)
-
-    try:
-        return asyncio.run(ask())
-    except (Permanent, RateLimited, Retryable) as error:
-        raise Failed(f"the text cannot be embedded: {error}") from None
-
-
-def _plain(match: "Match") -> dict[str, object]:
+def _plain(match: search.Match) -> dict[str, object]:
     one = match.record
     return {
         "record": one.id,

@@ -1,16 +1,16 @@
 """``gristmill windows``: bonus windows and who earned what in them."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.session import in_session
 from cli.values import moment, parse_time
-
-if TYPE_CHECKING:
-    from models.operations import BonusWindow
+from workers.operations import windows
 
 app = typer.Typer(help="Make bonus windows and see who qualifies.", no_args_is_help=True)
 
@@ -35,11 +35,8 @@ def create(
     """Make a window. A tier is reached by all of its targets."""
     request = {"name": name, "start": parse_time(start), "end": parse_time(end)}
     targets = {"tasks": tasks, "feedback": feedback, "tasks_tier2": tasks_tier2, "feedback_tier2": feedback_tier2}
-    from cli.session import in_session
-    from workers.operations import windows
-
-    made = in_session(lambda session: windows.create(session, request | targets))
-    print_json(_plain(made)) if as_json else print(made.id)
+    made = in_session(lambda session: windows.create(session, request | targets, actor=actor()))
+    print_json(made.by_column()) if as_json else print(made.id)
 
 
 @app.command()
@@ -66,11 +63,8 @@ def update(
         "feedback_tier2": feedback_tier2,
     }
     given = {field: value for field, value in changes.items() if value is not None}
-    from cli.session import in_session
-    from workers.operations import windows
-
-    changed = in_session(lambda session: windows.change(session, window, given))
-    print_json(_plain(changed)) if as_json else print(f"{changed.id} is changed")
+    changed = in_session(lambda session: windows.change(session, window, given, actor=actor()))
+    print_json(changed.by_column()) if as_json else print(f"{changed.id} is changed")
 
 
 @app.command("list")
@@ -79,12 +73,9 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the windows, latest start first."""
-    from cli.session import in_session
-    from workers.operations.windows import list_windows
-
-    found = in_session(lambda session: list_windows(session, open_only=open_))
+    found = in_session(lambda session: windows.list_windows(session, open_only=open_))
     if as_json:
-        print_json([_plain(window) for window in found])
+        print_json([window.by_column() for window in found])
     elif found:
         print_table(
             ("WINDOW", "NAME", "START", "END", ">TASKS", ">FEEDBACK", ">TASKS 2", ">FEEDBACK 2"),
@@ -115,10 +106,7 @@ def standings(
     as_json: Json = False,
 ) -> None:
     """Show who created how much in a window and which tier that reaches, best first."""
-    from cli.session import in_session
-    from workers.operations.windows import standings as earned
-
-    found = in_session(lambda session: earned(session, window))
+    found = in_session(lambda session: windows.standings(session, window))
     if as_json:
         print_json(found)
     elif found:
@@ -137,18 +125,9 @@ def standings(
 @app.command()
 def remove(window: WindowId) -> None:
     """Delete a window; records stay."""
-    from cli.session import in_session
-    from workers.operations import windows
-
-    in_session(lambda session: windows.remove(session, window))
+    in_session(lambda session: windows.remove(session, window, actor=actor()))
     print(f"{window} is removed")
 
 
 def _time(text: str | None) -> datetime | None:
     return None if text is None else parse_time(text)
-
-
-def _plain(window: "BonusWindow") -> dict[str, Any]:
-    return {
-        attribute.columns[0].name: getattr(window, attribute.key) for attribute in type(window).__mapper__.column_attrs
-    }

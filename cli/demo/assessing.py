@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from cli.assessment_view import result
-from cli.connection import opened
+from cli.assessment_view import result_lines
+from cli.connection import actor, opened
 from cli.demo.display import progress
 from cli.demo.following import Progress, follow
 from models.assessments import Assessment
+from workers.assessment.store import states
+from workers.assessment.store.refusals import UnknownAssessment
 from workers.runtime.database import Raw
-from workers.runtime.enqueue import enqueue
 
 SERVER: dict[str, Any] = {
     "name": "io.github.example/parcel-tracker",
@@ -78,25 +79,21 @@ async def assess(database_url: str, name: str, *, made: Callable[[UUID], None], 
     """Enqueue the assessment as ``name``, follow it to its end and return it; ``made`` is told its job at once."""
     async with opened(database_url) as database:
         async with database.session() as session:
-            payload = {"assessment_id": name, "request_data": request()}
-            job_id = (await enqueue(session, "assessment.assess", payload)).id
+            job_id = await states.create(session, name, request(), actor=actor())
         made(job_id)
         with progress("assessing") as show:
             await follow(database_url, Assessment, [job_id], lambda conn: _seen(conn, job_id), show=show, check=check)
-        async with database.session() as session:
-            found = await session.get(Assessment, job_id)
-    if found is None:
-        return Assessed(name, None, "it was deleted meanwhile")
+        try:
+            async with database.session() as session:
+                found = await states.get(session, name)
+        except UnknownAssessment:
+            return Assessed(name, None, "it was deleted meanwhile")
     return Assessed(name, found.result_data if found.status == "completed" else None, found.error_message)
 
 
 async def _seen(conn: Raw, job_id: UUID) -> Progress:
-    cursor = await conn.execute(
-        "SELECT state = 'completed', completed_at IS NOT NULL FROM assessments.assessment_states WHERE id = %s",
-        [job_id],
-    )
-    completed, done = await cursor.fetchone() or (False, True)
-    return Progress(1, int(completed), int(done and not completed), done=done)
+    ended, completed = await states.has_ended(conn, job_id)
+    return Progress(1, int(completed), int(ended and not completed), done=ended)
 
 
 def lines(seen: Assessed) -> Iterator[str]:
@@ -104,6 +101,6 @@ def lines(seen: Assessed) -> Iterator[str]:
     if seen.result is None:
         yield f"assessment {seen.name} did not complete: {seen.error}"
         return
-    for line in result(seen.result):
+    for line in result_lines(seen.result):
         if line and not line.startswith("       "):  # a criterion's reasoning and evidence
             yield line

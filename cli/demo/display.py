@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
 from cli.demo.following import Progress
 from cli.output import console
 
@@ -23,9 +26,6 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[Progress], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

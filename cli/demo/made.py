@@ -8,8 +8,12 @@ from typing import Self
 from uuid import UUID
 
 from local.data_dir import write_private
-from workers.runtime.database import Raw
+from workers.assessment.store import states
+from workers.operations.projects import remove_all
+from workers.runtime.actor import Actor
+from workers.runtime.database import Transaction
 from workers.runtime.refusals import Failed
+from workers.scoring.profiles import remove_profiles
 
 FILE = "demo.json"
 
@@ -43,30 +47,27 @@ class Made:
         del told["path"]
         write_private(self.path, json.dumps(told) + "\n")
 
+    def forget(self) -> None:
+        """Note that nothing of it is left."""
+        self.path.unlink(missing_ok=True)
+
     def __bool__(self) -> bool:
         return bool(self.projects or self.assessments or self.profiles or self.jobs)
 
 
-async def remove(conn: Raw, made: Made) -> dict[str, int]:
-    """Delete all of it in one transaction, with what belongs to it, and forget it; return how many of each were there.
+async def remove(session: Transaction, made: Made, *, actor: Actor) -> dict[str, int]:
+    """Delete all of it in one transaction, with what belongs to it; return how many of each were there.
 
     Jobs that still run end by it. The history of the jobs stays.
     """
-    ids = {"projects": made.projects, "assessments": made.assessments, "profiles": made.profiles, "jobs": made.jobs}
-    async with conn.transaction():
-        removed = {}
-        for what, statement in _DELETE.items():
-            cursor = await conn.execute(statement, {"ids": ids[what], "jobs": made.jobs})
-            removed[what] = cursor.rowcount
-        await conn.execute("DELETE FROM scoring.answers WHERE job_id = ANY (%(jobs)s::uuid[])", {"jobs": made.jobs})
-    made.path.unlink(missing_ok=True)
-    return removed
+    scored = await remove_profiles(session, _ids(made.profiles), job_ids=_ids(made.jobs), actor=actor)
+    return {
+        "jobs": scored.jobs,
+        "profiles": scored.profiles,
+        "assessments": await states.remove(session, _ids(made.assessments), actor=actor),
+        "projects": await remove_all(session, _ids(made.projects), actor=actor),
+    }
 
 
-# Jobs first: those of profiles that were there before the demonstration have only this way.
-_DELETE = {
-    "jobs": "DELETE FROM scoring.scoring_jobs WHERE id = ANY (%(ids)s::uuid[])",
-    "profiles": "DELETE FROM scoring.profiles WHERE id = ANY (%(ids)s::uuid[])",
-    "assessments": "DELETE FROM assessments.assessment_states WHERE id = ANY (%(ids)s::uuid[])",
-    "projects": "DELETE FROM operations.projects WHERE id = ANY (%(ids)s::uuid[])",
-}
+def _ids(told: Iterable[str]) -> list[UUID]:
+    return [UUID(one) for one in told]

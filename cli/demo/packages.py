@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageMetadata, distributions
 from typing import Any
 
-from cli.demo.profiles import NewProfile
+from workers.scoring.profiles import NewProfile
 
 MOST = 60
 _DESCRIPTION_CHARACTERS = 6_000

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cli.demo.profiles import NewProfile
 from workers.runtime.handler.naming import fault, nfc
 from workers.runtime.refusals import Refusal, cut, quoted
+from workers.scoring.profiles import NewProfile
 
 MOST = 10_000
 _NAME_CHARACTERS = 500

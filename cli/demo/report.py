@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cli.demo.scoring import Scored
 from cli.output import console
 from workers.runtime.refusals import cut
+from workers.scoring.rounds import Scored
 
 OFFLINE = "offline-rubric-v1"
 OFFLINE_NOTE = "rule-based, not an AI judgement"

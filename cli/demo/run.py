@@ -8,23 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cli.addresses import addresses
-from cli.connection import connected, opened
+from cli.connection import actor, opened
 from cli.demo.assessing import Assessed, assess, lines
 from cli.demo.display import progress
 from cli.demo.made import Made, remove
 from cli.demo.packages import installed
 from cli.demo.profile_file import read
-from cli.demo.profiles import NewProfile
-from cli.demo.records import QUESTION, Records, available, take_through
-from cli.demo.records_report import print_records
 from cli.demo.report import Round, print_report
-from cli.demo.scoring import enqueue_round, follow_round, outcome, put_profiles
+from cli.demo.sample_files import QUESTION, SampleFiles, available, take_through
+from cli.demo.sample_files_report import print_sample_files
+from cli.demo.scoring import follow_round
 from cli.provider import provider
 from cli.typed import typed
 from cli.whereabouts import shown
+from config.settings import Settings
 from local.data_dir import LOGS, last_line, make_data_dir, open_log
 from local.embedded import embedded_servers
 from local.embedded.ports import choose_port, is_free
@@ -32,10 +31,9 @@ from local.processes import spawn
 from local.supervision_status import read_status, stop_supervisor
 from local.system import COMMAND, await_running, start_detached
 from workers.runtime.refusals import Failed, printable
+from workers.scoring.profiles import NewProfile, put_profiles
+from workers.scoring.rounds import enqueue_round, round_outcome
 from workers.scoring.rubric import DEFAULT_CRITERIA, PACKAGE_PROMPT, render
-
-if TYPE_CHECKING:
-    from config.settings import Settings
 
 WORKERS = 2
 HOPELESS_RESTARTS = 3
@@ -46,7 +44,7 @@ PROFILE_PROMPT = render(
 )
 
 
-def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
+def run(settings: Settings, file: Path | None, *, keep: bool) -> int:
     """Score the profiles of ``file``, or the installed packages and then take the sample files through; assess.
 
     Return 0 if every job completed. A system that already runs here is used and left alone; one that was started is
@@ -69,7 +67,7 @@ def run(settings: "Settings", file: Path | None, *, keep: bool) -> int:
     return 1 if failed else 0
 
 
-def ending(settings: "Settings", name: str, *, with_records: bool, runs_on: bool) -> list[str]:
+def ending(settings: Settings, name: str, *, with_records: bool, runs_on: bool) -> list[str]:
     """Return the last lines: what runs, what stays, and the next three commands as they must be typed here."""
     look = [f"assessments show {name}", "jobs list --limit 10"]
     if with_records:
@@ -82,7 +80,7 @@ def ending(settings: "Settings", name: str, *, with_records: bool, runs_on: bool
     return ["", f"{state}; {results}. Next:", *(f"  {typed(command)}" for command in commands)]
 
 
-def clean(settings: "Settings") -> int:
+def clean(settings: Settings) -> int:
     """Remove what demonstrations of this data folder have left in the database."""
     made = Made.read(settings.data_dir)
     if not made:
@@ -99,12 +97,14 @@ def clean(settings: "Settings") -> int:
 
 
 async def _remove(database_url: str, made: Made) -> dict[str, int]:
-    async with connected(database_url) as conn:
-        return await remove(conn, made)
+    async with opened(database_url) as database, database.session() as session:
+        removed = await remove(session, made, actor=actor())
+    made.forget()
+    return removed
 
 
 @contextmanager
-def _database(settings: "Settings") -> Iterator[str]:
+def _database(settings: Settings) -> Iterator[str]:
     """Yield where the results are: the configured database, that of the running system, or the one that is stopped."""
     running = read_status(settings.data_dir)
     if settings.database_url is not None or running is not None:
@@ -118,7 +118,7 @@ def _database(settings: "Settings") -> Iterator[str]:
 class Demo:
     """One demonstration on a running system; ``made`` remembers what it leaves."""
 
-    settings: "Settings"
+    settings: Settings
     database_url: str
     name: str
     made: Made
@@ -131,16 +131,20 @@ class Demo:
         """Score the profiles twice."""
         rounds = []
         async with opened(self.database_url) as database:
-            profile_ids = await put_profiles(database, profiles, made=lambda ids: self.made.add("profiles", ids))
+            async with database.session() as session:
+                made = lambda ids: self.made.add("profiles", ids)  # noqa: E731 - one line, used once
+                profile_ids = await put_profiles(session, profiles, made=made, actor=actor())
             for title in ("1st round", "2nd round"):
-                job_ids = await enqueue_round(database, profile_ids, prompt)
+                async with database.session() as session:
+                    job_ids = await enqueue_round(session, profile_ids, prompt, actor=actor())
                 self.made.add("jobs", job_ids)
                 with progress(title) as show:
                     await follow_round(self.database_url, job_ids, show, check=self.check)
-                rounds.append(Round(await outcome(database, job_ids)))
+                async with database.session() as session:
+                    rounds.append(Round(await round_outcome(session, job_ids)))
         return rounds[0], rounds[1]
 
-    def take_files_through(self) -> Records | None:
+    def take_files_through(self) -> SampleFiles | None:
         """Ingest, embed, compare and rate the sample files, where they are."""
         if not available():
             print("\nThe sample files did not come along with this installation: a clone of the repository has them.")
@@ -149,7 +153,7 @@ class Demo:
             "\nIngesting samples/tasks.csv and samples/feedback.csv, with the mess of real exports in them.", flush=True
         )
 
-        async def take() -> Records:
+        async def take() -> SampleFiles:
             llm = provider(self.settings, database_url=self.database_url, name="cli:demo")
             try:
                 made = lambda id_: self.made.add("projects", [id_])  # noqa: E731 - one line, used once
@@ -158,7 +162,7 @@ class Demo:
                 await llm.aclose()
 
         seen = asyncio.run(take())
-        print_records(seen)
+        print_sample_files(seen)
         return seen
 
     def assess(self) -> Assessed:
@@ -180,7 +184,7 @@ def _check_roles(data_dir: Path) -> None:
 
 
 @contextmanager
-def _system(settings: "Settings", *, keep: bool) -> Iterator[Mapping[str, str]]:
+def _system(settings: Settings, *, keep: bool) -> Iterator[Mapping[str, str]]:
     """Yield the URLs of a running system; stop it in the end if it was started here and is not to be kept."""
     running = read_status(settings.data_dir)
     if running is not None and running.urls:
@@ -200,7 +204,7 @@ def _system(settings: "Settings", *, keep: bool) -> Iterator[Mapping[str, str]]:
         stop_supervisor(settings.data_dir, timeout=grace)
 
 
-def _flower_port(settings: "Settings") -> int:
+def _flower_port(settings: Settings) -> int:
     """Return the port of the settings, or a free one where somebody has that: a demonstration gives way."""
     port = settings.flower.port
     if is_free(port):
@@ -210,7 +214,7 @@ def _flower_port(settings: "Settings") -> int:
     return other
 
 
-def _start_bound(settings: "Settings", arguments: Sequence[str]) -> Mapping[str, str]:
+def _start_bound(settings: Settings, arguments: Sequence[str]) -> Mapping[str, str]:
     """Start a system that ends with this process, however that ends."""
     make_data_dir(settings.data_dir)
     logs = settings.data_dir.resolve() / LOGS

@@ -16,11 +16,20 @@ from models.operations import AnalyticsJob, Project
 from models.scoring import DEFAULT_MODEL
 from workers.analytics import summary
 from workers.analytics.alignment import AlignmentAnswer, Record, ask, judgement
+from workers.analytics.analysis_statements import (
+    TURN,
+    AnalysedRecords,
+    AnalysisProgress,
+    ahead,
+    keep,
+    look_alone,
+    tally,
+    unfinished,
+)
 from workers.analytics.crew import Crew, Doubt, Finished, Unjudged
 from workers.analytics.guidelines import load
 from workers.analytics.patience import patiently
 from workers.analytics.pdf import decoded
-from workers.analytics.records import TURN, Scope, Tally, ahead, keep, look_alone, tally, unfinished
 from workers.analytics.retrieval import Asked, Retrieval
 from workers.runtime.database import outlasting
 from workers.runtime.handler.context import Context
@@ -76,10 +85,10 @@ class _Run:
 
     def __init__(self, job: AnalyticsJob, ctx: Context) -> None:
         self._ctx = ctx
-        self._scope = Scope.of(job)
+        self._scope = AnalysedRecords.of(job)
         self._model = job.model_name or DEFAULT_MODEL
         self._begun = job.processed_count > 0
-        self._done = Tally(job.total_records, job.processed_count - job.failed_count, job.failed_count)
+        self._done = AnalysisProgress(job.total_records, job.processed_count - job.failed_count, job.failed_count)
         self._notes: dict[str, Any] = dict(job.resume_at or {})
         self._warnings: dict[str, Any] = dict(job.warnings or {})
         self._kept = 0

@@ -83,6 +83,15 @@ async def are_set(session: AsyncSession, project_id: UUID) -> bool:
     return bool(await session.scalar(select(there).where(Project.id == project_id)))
 
 
+async def problem_of(pdf: bytes) -> str | None:
+    """Return why an analysis could read nothing of ``pdf``, or not all pages; None where it reads each page."""
+    try:
+        pages = await extracted(pdf)
+    except Permanent as error:
+        return f"no analysis can read them: {error}"
+    return without_text(len(pages), empty_pages(pages))
+
+
 def without_text(pages: int, empty: int) -> str | None:
     """Return what is said of guidelines with pages that have no text, None where each has some."""
     if not empty:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, DataRecord, LikertScore
 from workers.analytics.alignment import is_rule_based
+from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.naming import Name
 from workers.runtime.refusals import NotFound, Refusal, first_problem
 
@@ -59,7 +60,9 @@ class RatingView:
     updated_at: datetime
 
 
-async def rate(session: AsyncSession, record_id: UUID, user_id: str, *, realism: int, quality: int) -> UUID:
+async def rate(
+    session: AsyncSession, record_id: UUID, user_id: str, *, realism: int, quality: int, actor: Actor = NOBODY
+) -> UUID:
     """Keep a person's rating of a record, in place of the one they gave before; return its id.
 
     Raises RatingError for values outside the scale and UnratableRecord for a record that is not there.
@@ -74,7 +77,7 @@ async def rate(session: AsyncSession, record_id: UUID, user_id: str, *, realism:
         set_={"realismScore": given.realism, "qualityScore": given.quality},
     ).returning(LikertScore.id)
     try:
-        async with session.begin_nested():
+        async with session.begin_nested(), acting(session, actor):
             return (await session.execute(kept)).scalar_one()
     except IntegrityError as error:
         raise UnratableRecord(f"record {record_id} does not exist") from error

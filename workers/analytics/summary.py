@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import RECORD_TYPES, Project
 from workers.analytics.alignment import VERDICTS, named, sealed
+from workers.analytics.analysis_statements import AnalysedRecords, spare
 from workers.analytics.patience import patiently
-from workers.analytics.records import Scope, spare
 from workers.runtime.database import outlasting
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.endurance import Outage
@@ -52,7 +52,13 @@ Said = Answer[SummaryAnswer] | Permanent | Retryable
 
 
 async def report(
-    ctx: Context, scope: Scope, notes: MutableMapping[str, Any], *, project: str, model: str, warning: str | None = None
+    ctx: Context,
+    scope: AnalysedRecords,
+    notes: MutableMapping[str, Any],
+    *,
+    project: str,
+    model: str,
+    warning: str | None = None,
 ) -> None:
     """Write the report on each type of records that this job judged to the project, committed as it comes.
 
@@ -89,7 +95,7 @@ async def _keep(session: AsyncSession, *, project_id: UUID, values: Mapping[str,
     await session.execute(update(Project).where(Project.id == project_id).values(**values))
 
 
-async def facts_of(session: AsyncSession, scope: Scope, type_: str, *, project: str) -> Facts:
+async def facts_of(session: AsyncSession, scope: AnalysedRecords, type_: str, *, project: str) -> Facts:
     """Count what this job found among the records of one type."""
     values = {"project_id": scope.project_id, "job_id": scope.job_id, "type": type_}
     (counted,) = (await session.execute(_COUNTED, values)).mappings()

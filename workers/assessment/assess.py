@@ -8,11 +8,11 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from models.assessments import Assessment
-from workers.assessment.content import Unkeepable, keepable
 from workers.assessment.numbers import NoTruthValue
 from workers.assessment.registry import Desk, options_of, perform
 from workers.assessment.request import read
 from workers.runtime.handler.context import Context
+from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import stage

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from workers.assessment.content import Unkeepable, keepable
+from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.refusals import first_problem
 

@@ -18,6 +18,7 @@ from workers.ingestion.options import Options
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.ingestion.uploads import NAME_LENGTH, PostgresUploads, Uploads
+from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.enqueue import Enqueued, enqueue
 from workers.runtime.handler import naming
 
@@ -35,6 +36,7 @@ async def ingest_file(
     options: Mapping[str, Any] | None = None,
     priority: int = PRIORITY_DEFAULT,
     idempotency_key: str | None = None,
+    actor: Actor = NOBODY,
 ) -> Enqueued:
     """Keep ``stream`` and enqueue its ingestion; nothing happens before the caller commits.
 
@@ -48,19 +50,20 @@ async def ingest_file(
     head = await _head(pieces)
     kind = await look(head, mapping, name=file_name, options=said)
     name = naming.file_name(file_name, longest=NAME_LENGTH, default="upload.csv")
-    stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
-    payload = {
-        "project_id": project_id,
-        "type": type,
-        "upload_id": stored.id,
-        "content_hash": "\\x" + stored.sha256.hex(),
-        "mapping": mapping,
-        "options": said,
-        "source": of_kind(name, kind),
-    }
-    job = await enqueue(session, "ingestion.ingest", payload, priority=priority, idempotency_key=idempotency_key)
-    if not job.created:
-        await session.execute(delete(Upload).where(Upload.id == stored.id))
+    async with acting(session, actor):
+        stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
+        payload = {
+            "project_id": project_id,
+            "type": type,
+            "upload_id": stored.id,
+            "content_hash": "\\x" + stored.sha256.hex(),
+            "mapping": mapping,
+            "options": said,
+            "source": of_kind(name, kind),
+        }
+        job = await enqueue(session, "ingestion.ingest", payload, priority=priority, idempotency_key=idempotency_key)
+        if not job.created:
+            await session.execute(delete(Upload).where(Upload.id == stored.id))
     return job
 
 

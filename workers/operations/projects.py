@@ -1,20 +1,23 @@
 """Projects: make one, find it by name or id, give it guidelines, see how far its records are, delete it."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, select, true, update
+from sqlalchemy import case, delete, exists, func, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.operations import DataRecord, Project
-from workers.operations.refusals import OperationsError, UnknownProject
+from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
+from workers.operations.refusals import NameTaken, OperationsError, UnknownProject
+from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.database import Database
 from workers.runtime.handler.naming import file_name, named, nfc
-from workers.runtime.refusals import quoted
+from workers.runtime.refusals import Problem, quoted
 
 NAME_LENGTH = 255
 PDF_MAGIC = b"%PDF-"
@@ -39,27 +42,86 @@ class ProjectView:
     created_at: datetime
 
 
-async def find(session: AsyncSession, name_or_id: str) -> Project:
+@dataclass(frozen=True, slots=True)
+class FoundProject:
+    """A project without its counts, which take as long as it has many records."""
+
+    id: UUID
+    name: str
+    last_task_analysis: str | None
+    last_feedback_analysis: str | None
+
+
+_FOUND = select(Project.id, Project.name, Project.last_task_analysis, Project.last_feedback_analysis)
+
+
+async def find(session: AsyncSession, name_or_id: str) -> FoundProject:
     """Return the project with that name, else with that id; raise UnknownProject."""
-    found = await session.scalar(select(Project).where(Project.name == nfc(name_or_id)))
+    found = (await session.execute(_FOUND.where(Project.name == nfc(name_or_id)))).one_or_none()
     if found is None and (id_ := _uuid(name_or_id)) is not None:
-        found = await session.get(Project, id_)
+        found = (await session.execute(_FOUND.where(Project.id == id_))).one_or_none()
     if found is None:
         raise UnknownProject(f"project {quoted(name_or_id)} does not exist; `gristmill projects list` shows them")
-    return found
+    return FoundProject(*found)
 
 
-async def get_or_create(session: AsyncSession, name: str) -> Project:
+async def of_ingestion(session: AsyncSession, job_id: UUID) -> FoundProject | None:
+    """Return the project into which a file's job puts its records; None where there is no such job (any more)."""
+    joined = _FOUND.join(IngestJob, IngestJob.project_id == Project.id).where(IngestJob.id == job_id)
+    found = (await session.execute(joined)).one_or_none()
+    return None if found is None else FoundProject(*found)
+
+
+async def get_or_create(session: AsyncSession, name: str, *, actor: Actor = NOBODY) -> FoundProject:
     """Return the project of that name, new if there was none; of two who make it at once, both get the same one.
 
-    What looks like an id is one: no project is named so, or it would hide the other.
+    A new one belongs to the actor's user, and NameTaken is raised where the name is another's. A name that looks like
+    an id is taken for an id: a project with such a name would hide another one.
     """
     if _uuid(name) is not None:
         return await find(session, name)
     name = named("project name", name, longest=NAME_LENGTH, error=OperationsError)
-    await session.execute(insert(Project).values(name=name).on_conflict_do_nothing(index_elements=[Project.name]))
-    # A statement of its own sees whoever won the race.
-    return (await session.scalars(select(Project).where(Project.name == name))).one()
+    new = insert(Project).values(name=name, owner_id=actor.user_id)
+    mine = Project.owner_id == actor.user_id if actor.user_id else true()
+    async with acting(session, actor):
+        await session.execute(new.on_conflict_do_nothing(index_elements=[Project.name]))
+        # A statement of its own sees whoever won the race.
+        found = (await session.execute(_FOUND.where(Project.name == name, mine))).one_or_none()
+        if found is None:
+            raise NameTaken(Problem("project name", "must be one that nobody else has", quoted(name)))
+    return FoundProject(*found)
+
+
+@asynccontextmanager
+async def for_use(database: Database, name: str, *, actor: Actor = NOBODY) -> AsyncIterator[FoundProject]:
+    """Yield the project of that name, committed. If it is new and the block leaves it unused, it is deleted again.
+
+    Others see it while the block works, for example while a long file is on its way.
+    """
+    async with database.session() as session:
+        known = await session.scalar(select(Project.id).where(Project.name == nfc(name)))
+        found = await get_or_create(session, name, actor=actor)
+    try:
+        yield found
+    finally:
+        if known is None and found.name == nfc(name):  # a name that was an id named a project that was there
+            async with database.session() as session, acting(session, actor):
+                await _remove_unused(session, found.id)
+
+
+async def _remove_unused(session: AsyncSession, project_id: UUID) -> None:
+    """Delete the project unless somebody uses it, or is about to: whoever adds to it holds a lock on its row."""
+    unused = select(Project.id).where(Project.id == project_id, Project.guidelines.is_(None))
+    if await session.scalar(unused.with_for_update(skip_locked=True)) is None:
+        return
+    # A statement of its own sees what was committed before the lock was ours.
+    used = (exists().where(table.project_id == project_id) for table in (Upload, DataRecord, IngestJob, AnalyticsJob))
+    await session.execute(delete(Project).where(Project.id == project_id, ~or_(*used)))
+
+
+async def view(session: AsyncSession, name_or_id: str) -> ProjectView:
+    """Return one project with its counts; raise UnknownProject."""
+    return (await list_projects(session, name_or_id=name_or_id))[0]
 
 
 async def list_projects(session: AsyncSession, *, name_or_id: str | None = None) -> Sequence[ProjectView]:
@@ -101,23 +163,42 @@ async def list_projects(session: AsyncSession, *, name_or_id: str | None = None)
     return [ProjectView(*row) for row in found]
 
 
-async def set_guidelines(session: AsyncSession, project: Project, pdf: bytes, name: str) -> None:
+async def set_guidelines(
+    session: AsyncSession, project: FoundProject, pdf: bytes, name: str, *, actor: Actor = NOBODY
+) -> None:
     """Keep ``pdf`` as the project's guidelines; whether its text can be read shows when it is analysed."""
     if not pdf.startswith(PDF_MAGIC):
-        raise OperationsError(f"guidelines must be a PDF, which begins with %PDF-, got {name!r} with {pdf[:8]!r}")
+        shown = f"{name!r} with {pdf[:8]!r}"
+        raise OperationsError(Problem("guidelines", "must be a PDF, which begins with %PDF-", shown))
     if len(pdf) > LARGEST_PDF:
-        raise OperationsError(f"guidelines must have at most {LARGEST_PDF} bytes, got {len(pdf)} in {name!r}")
+        shown = f"{len(pdf)} in {name!r}"
+        raise OperationsError(Problem("guidelines", f"must have at most {LARGEST_PDF} bytes", shown))
     kept = file_name(name, longest=NAME_LENGTH, default="guidelines.pdf")
-    await session.execute(
-        update(Project)
-        .where(Project.id == project.id)
-        .values(guidelines=base64.b64encode(pdf).decode("ascii"), guidelines_file_name=kept)
-    )
+    async with acting(session, actor):
+        await session.execute(
+            update(Project)
+            .where(Project.id == project.id)
+            .values(guidelines=base64.b64encode(pdf).decode("ascii"), guidelines_file_name=kept)
+        )
 
 
-async def remove(session: AsyncSession, project: Project) -> None:
+async def count_records(session: AsyncSession, project: FoundProject) -> int:
+    """Return how many records a project has."""
+    query = select(func.count()).select_from(DataRecord).where(DataRecord.project_id == project.id)
+    return int(await session.scalar(query) or 0)
+
+
+async def remove(session: AsyncSession, project: FoundProject, *, actor: Actor = NOBODY) -> None:
     """Delete the project with its records, ratings, files and jobs; whatever runs for it ends."""
-    await session.execute(delete(Project).where(Project.id == project.id))
+    async with acting(session, actor):
+        await session.execute(delete(Project).where(Project.id == project.id))
+
+
+async def remove_all(session: AsyncSession, project_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
+    """Delete these projects as :func:`remove` does; return how many were there."""
+    gone = delete(Project).where(Project.id.in_(project_ids)).returning(Project.id)
+    async with acting(session, actor):
+        return len((await session.scalars(gone)).all())
 
 
 def _uuid(text: str) -> UUID | None:

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import OperationsError
-from workers.runtime.refusals import quoted
+from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.refusals import Problem, quoted
 
 PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"
@@ -90,37 +91,41 @@ KNOWN: Mapping[str, Known] = {
 }
 
 
-async def put(session: AsyncSession, values: Mapping[str, str], *, keyring: Keyring) -> list[str]:
+async def put(
+    session: AsyncSession, values: Mapping[str, str], *, keyring: Keyring, actor: Actor = NOBODY
+) -> list[str]:
     """Set ``values`` by key, all or none; running workers follow within seconds. Return what was unset by that.
 
     With another ``ai_provider`` than before ``ai_host`` goes, unless it is given too: the host of one provider must
     not be sent the key of another. Raise OperationsError if a key or a value breaks a rule.
     """
     rows = [_row(key, value.strip(), keyring) for key, value in sorted(values.items())]
-    unset = []
-    if "ai_provider" in values and "ai_host" not in values:
-        held = select(SystemSetting.value).where(SystemSetting.key == "ai_provider").with_for_update()
-        if await session.scalar(held) not in {None, values["ai_provider"].strip()}:
-            unset = await _unset(session, "ai_host")
     row = insert(SystemSetting).values(rows)
-    await session.execute(
-        row.on_conflict_do_update(
-            index_elements=[SystemSetting.key],
-            set_={"value": row.excluded.value, "description": row.excluded.description},
+    async with acting(session, actor):
+        unset = []
+        if "ai_provider" in values and "ai_host" not in values:
+            held = select(SystemSetting.value).where(SystemSetting.key == "ai_provider").with_for_update()
+            if await session.scalar(held) not in {None, values["ai_provider"].strip()}:
+                unset = await _unset(session, "ai_host")
+        await session.execute(
+            row.on_conflict_do_update(
+                index_elements=[SystemSetting.key],
+                set_={"value": row.excluded.value, "description": row.excluded.description},
+            )
         )
-    )
     return unset
 
 
-async def remove(session: AsyncSession, key: str) -> list[str]:
+async def remove(session: AsyncSession, key: str, *, actor: Actor = NOBODY) -> list[str]:
     """Unset ``key``; return what was set and is no more. The host of a provider goes with it.
 
     What an older release let in under a name that is no setting can be removed as well.
     """
-    if key not in KNOWN and (gone := await _unset(session, key)):
-        return gone
-    require_known(key)
-    return await _unset(session, *(["ai_provider", "ai_host"] if key == "ai_provider" else [key]))
+    async with acting(session, actor):
+        if key not in KNOWN and (gone := await _unset(session, key)):
+            return gone
+        require_known(key)
+        return await _unset(session, *(["ai_provider", "ai_host"] if key == "ai_provider" else [key]))
 
 
 async def list_settings(session: AsyncSession) -> list[SettingView]:
@@ -129,16 +134,17 @@ async def list_settings(session: AsyncSession) -> list[SettingView]:
     return [SettingView(row.key, _showable(row), row.description, row.updated_at) for row in rows]
 
 
-async def rotate(session: AsyncSession, *, keyring: Keyring) -> int:
+async def rotate(session: AsyncSession, *, keyring: Keyring, actor: Actor = NOBODY) -> int:
     """Encrypt every secret anew with the first key; return how many. All or none: one that no key fits refuses all."""
-    rows = await session.scalars(select(SystemSetting).where(SystemSetting.key.in_(_secrets())).with_for_update())
-    done = 0
-    for row in rows:
-        try:
-            row.value = keyring.rotate(row.value)
-        except OperationsError as error:
-            raise OperationsError(f"{row.key}: {error}") from None
-        done += 1
+    query = select(SystemSetting).where(SystemSetting.key.in_(_secrets())).with_for_update()
+    async with acting(session, actor), session.begin_nested():
+        done = 0
+        for row in await session.scalars(query):
+            try:
+                row.value = keyring.rotate(row.value)
+            except OperationsError as error:
+                raise OperationsError(f"{row.key}: {error}") from None
+            done += 1
     return done
 
 
@@ -177,7 +183,7 @@ def _row(key: str, value: str, keyring: Keyring) -> dict[str, str]:
     known = require_known(key)
     if not known.holds(value):
         given = "what was given" if known.secret or looks_secret(value) else quoted(value)
-        raise OperationsError(f"{key} must {known.rule}, got {given}")
+        raise OperationsError(Problem(key, f"must {known.rule}", given))
     stored = keyring.encrypt(value) if known.secret else value
     return {"key": key, "value": stored, "description": known.description}
 

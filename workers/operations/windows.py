@@ -1,7 +1,7 @@
 """Bonus windows: what people earn by the records they create in a time."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,12 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, BonusWindow
 from workers.operations.refusals import OperationsError, UnknownWindow
+from workers.operations.seed_names import by_column
+from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.naming import Name
 from workers.runtime.refusals import first_problem
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
-# Who makes a window on the command line, where nobody has signed in.
-NOBODY = UUID(LLM_USER)
+# Who makes a window where the actor is no user, as on the command line.
+NO_USER = UUID(LLM_USER)
 
 
 class WindowRequest(BaseModel):
@@ -39,6 +41,27 @@ class WindowRequest(BaseModel):
         return self
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """One bonus window; a target of 0 disables its metric."""
+
+    id: UUID
+    name: str
+    start_time: datetime
+    end_time: datetime
+    target_task_count: int
+    target_feedback_count: int
+    target_task_count_tier2: int
+    target_feedback_count_tier2: int
+    created_by: UUID
+    created_at: datetime
+    updated_at: datetime
+
+    def by_column(self) -> dict[str, Any]:
+        """Return the values under the names that the table's columns have: for JSON."""
+        return by_column(BonusWindow, self)
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What one creator did in one window, and the highest tier reached: 0, 1 or 2."""
@@ -53,33 +76,38 @@ class Standing:
     tier: int
 
 
-async def create(session: AsyncSession, request: dict[str, Any], *, created_by: UUID = NOBODY) -> BonusWindow:
+async def create(session: AsyncSession, request: dict[str, Any], *, actor: Actor = NOBODY) -> WindowView:
     """Make a window; raise OperationsError naming what is wrong. Windows may overlap: a record counts in each."""
-    window = BonusWindow(created_by=created_by, **_columns(request))
-    session.add(window)
-    await session.flush()
-    await session.refresh(window)
-    return window
+    window = BonusWindow(created_by=actor.user_id or NO_USER, **_columns(request))
+    async with acting(session, actor):
+        session.add(window)
+        await session.flush()
+        await session.refresh(window)
+    return _view(window)
 
 
-async def change(session: AsyncSession, window_id: UUID, changes: dict[str, Any]) -> BonusWindow:
-    """Change what is given of a window, held to the rules of a new one."""
-    window = await get(session, window_id, lock=True)
-    now = {
-        "name": window.name,
-        "start": window.start_time,
-        "end": window.end_time,
-        "tasks": window.target_task_count,
-        "feedback": window.target_feedback_count,
-        "tasks_tier2": window.target_task_count_tier2,
-        "feedback_tier2": window.target_feedback_count_tier2,
-    }
-    await session.execute(update(BonusWindow).where(BonusWindow.id == window_id).values(**_columns(now | changes)))
-    await session.refresh(window)
-    return window
+async def change(
+    session: AsyncSession, window_id: UUID, changes: dict[str, Any], *, actor: Actor = NOBODY
+) -> WindowView:
+    """Change what is given of a window; the result must keep the rules of a new one."""
+    async with acting(session, actor):
+        window = await _get(session, window_id, lock=True)
+        now = {
+            "name": window.name,
+            "start": window.start_time,
+            "end": window.end_time,
+            "tasks": window.target_task_count,
+            "feedback": window.target_feedback_count,
+            "tasks_tier2": window.target_task_count_tier2,
+            "feedback_tier2": window.target_feedback_count_tier2,
+        }
+        values = _columns(now | changes)
+        await session.execute(update(BonusWindow).where(BonusWindow.id == window_id).values(**values))
+        await session.refresh(window)
+    return _view(window)
 
 
-async def get(session: AsyncSession, window_id: UUID, *, lock: bool = False) -> BonusWindow:
+async def _get(session: AsyncSession, window_id: UUID, *, lock: bool = False) -> BonusWindow:
     """Return one window; raise UnknownWindow."""
     found = await session.get(BonusWindow, window_id, with_for_update=lock)
     if found is None:
@@ -87,26 +115,31 @@ async def get(session: AsyncSession, window_id: UUID, *, lock: bool = False) -> 
     return found
 
 
-async def list_windows(session: AsyncSession, *, open_only: bool = False) -> Sequence[BonusWindow]:
+async def list_windows(session: AsyncSession, *, open_only: bool = False) -> list[WindowView]:
     """Return the windows, latest start first; ``open_only`` by the database's time."""
     query = select(BonusWindow).order_by(BonusWindow.start_time.desc(), BonusWindow.id)
     if open_only:
         query = query.where(BonusWindow.start_time <= func.now(), func.now() < BonusWindow.end_time)
-    return (await session.scalars(query)).all()
+    return [_view(one) for one in await session.scalars(query)]
 
 
 async def standings(session: AsyncSession, window_id: UUID | None = None) -> list[Standing]:
     """Return who earned what, best first: in one window, or in each that is open now. One query, whatever the size."""
     if window_id is not None:
-        await get(session, window_id)
+        await _get(session, window_id)
     found = await session.execute(text("SELECT * FROM operations.bonus_standings(:window)"), {"window": window_id})
     return [Standing(*row) for row in found]
 
 
-async def remove(session: AsyncSession, window_id: UUID) -> None:
+async def remove(session: AsyncSession, window_id: UUID, *, actor: Actor = NOBODY) -> None:
     """Delete a window; raise UnknownWindow."""
-    await get(session, window_id)
-    await session.execute(delete(BonusWindow).where(BonusWindow.id == window_id))
+    async with acting(session, actor):
+        await _get(session, window_id)
+        await session.execute(delete(BonusWindow).where(BonusWindow.id == window_id))
+
+
+def _view(window: BonusWindow) -> WindowView:
+    return WindowView(**{field.name: getattr(window, field.name) for field in fields(WindowView)})
 
 
 def _columns(request: dict[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,19 @@ security). What is None is what the session says already, if it says anything.
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.runtime.bounds import values_problem
 from workers.runtime.database import Raw
-from workers.runtime.refusals import Refusal
+from workers.runtime.handler.documents import Unkeepable, keepable
+from workers.runtime.refusals import Forbidden, Refusal
 
 _SWAP_SQL = (
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
@@ -49,8 +51,11 @@ class Actor:
         """Return the ``gristmill.*`` settings that say it; raise InvalidActor for what Postgres cannot keep."""
         given = {name: getattr(self, name) for name in self.__slots__}
         given = {name: value for name, value in given.items() if value is not None}
-        if problem := values_problem(given):
-            raise InvalidActor(problem)
+        for name, value in given.items():
+            try:
+                keepable(value, name=name)
+            except Unkeepable as error:
+                raise InvalidActor(error.said) from None
         if self.context is not None:
             given["context"] = json.dumps(self.context)
         return {name: str(value) for name, value in given.items()}
@@ -61,14 +66,27 @@ NOBODY = Actor()
 
 @asynccontextmanager
 async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[None]:
-    """Let ``actor`` act in this block only; afterwards the transaction says again what it said before."""
+    """Let ``actor`` act in this block only; afterwards the transaction says again what it said before.
+
+    Also after a refusal: the transaction may go on then. What the database does not allow the actor is raised as
+    Forbidden. After that, and after any other error, the transaction must be rolled back.
+    """
     settings = actor.settings()
-    if not settings:
+    swapped = await session.execute(_SWAP, {"said": json.dumps(settings)}) if settings else ()
+    before = json.dumps({row.name: row.before for row in swapped})
+    try:
         yield
-        return
-    before = {row.name: row.before for row in await session.execute(_SWAP, {"said": json.dumps(settings)})}
-    yield
-    await session.execute(_SWAP, {"said": json.dumps(before)})
+    except Refusal:
+        if settings:
+            with suppress(SQLAlchemyError):  # of a transaction that must be rolled back anyway
+                await session.execute(_SWAP, {"said": before})
+        raise
+    except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise Forbidden(f"Postgres refused: {error.orig.diag.message_primary}") from None
+        raise
+    if settings:
+        await session.execute(_SWAP, {"said": before})
 
 
 @asynccontextmanager

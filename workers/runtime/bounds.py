@@ -88,12 +88,18 @@ def text_problem(text: str) -> str | None:
     """Return the rule that ``text`` breaks; None where Postgres can store it."""
     if "\x00" in text:
         return "must not contain a NUL character, which Postgres cannot store"
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return "must be valid Unicode, without half a surrogate pair"
-    return None
+    return None if is_valid_text(text) else "must be valid Unicode, without half a surrogate pair"
+
+
+def is_valid_text(text: str) -> bool:
+    """Tell whether ``text`` has no half of a surrogate pair."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def number_problem(number: int | float) -> str | None:  # noqa: PYI041 - an int may be larger than any float

@@ -8,10 +8,11 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import defer
 
 from models.operations import DataRecord
-from workers.runtime.refusals import NotFound
+from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
+from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.refusals import Failed, NotFound, Problem, Refusal, quoted
 
 # The index answers in half precision: of so many times more than is asked for, the best by the stored vectors win.
 OVERSAMPLING = 4
@@ -38,12 +39,38 @@ class Vector:
     model: str
 
 
+class InvalidSearch(Refusal, ValueError):
+    """What was asked breaks a rule; the line names the field, the rule and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRecord:
+    """What is shown of a record that was found."""
+
+    id: UUID
+    project_id: UUID
+    type: str
+    category: str | None
+    source: str
+    content: str
+    embedding_model: str
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A record, without its vector, and its cosine similarity: 1 the same direction, 0 unrelated, -1 opposite."""
+    """A record and its cosine similarity: 1 the same direction, 0 unrelated, -1 opposite."""
 
-    record: DataRecord
+    record: ComparedRecord
     similarity: float
+
+
+async def embedded(llm: LanguageModel, text: str) -> Vector:
+    """Return the vector of ``text`` by the model that embeds records; raise Failed where it gives none."""
+    try:
+        answer = await llm.embed([text], model=await llm.embedding_model())
+    except (Permanent, RateLimited, Retryable) as error:
+        raise Failed(f"the text cannot be embedded: {error}") from None
+    return Vector(answer.vectors[0], answer.model)
 
 
 async def similar(
@@ -63,8 +90,8 @@ async def similar(
     as a database without pgvector always does. Raises NotComparable if the record is gone or has no vector yet.
     """
     if not 1 <= limit <= LIMIT:
-        raise ValueError(f"limit must be 1 to {LIMIT}, got {limit!r}")
-    vector = await _vector_of(session, to) if isinstance(to, UUID) else to
+        raise InvalidSearch(Problem("limit", f"must be 1 to {LIMIT}", quoted(limit)))
+    vector = await _directed(session, to) if isinstance(to, UUID) else to
     search = _Search(
         values={
             "numbers": str(list(vector.numbers)),
@@ -79,15 +106,24 @@ async def similar(
         pgvector=await _pgvector_schema(session),
     )
     found = await search.run(session, exact=exact)
-    records = await session.scalars(
-        select(DataRecord).where(DataRecord.id.in_(found)).options(defer(DataRecord.embedding))
+    columns = select(
+        DataRecord.id,
+        DataRecord.project_id,
+        DataRecord.type,
+        DataRecord.category,
+        DataRecord.source,
+        DataRecord.content,
+        DataRecord.embedding_model,
     )
+    rows: Any = await session.execute(columns.where(DataRecord.id.in_(found)))
     return sorted(
-        (Match(one, found[one.id]) for one in records), key=lambda match: (-match.similarity, match.record.id)
+        (Match(ComparedRecord(*row), found[row[0]]) for row in rows),
+        key=lambda match: (-match.similarity, match.record.id),
     )
 
 
-async def _vector_of(session: AsyncSession, record_id: UUID) -> Vector:
+async def vector_of(session: AsyncSession, record_id: UUID) -> Vector:
+    """Return the vector of a record; raise NotComparable if the record is gone or has none yet."""
     row = (
         await session.execute(
             select(DataRecord.embedding, DataRecord.embedding_model).where(DataRecord.id == record_id)
@@ -97,9 +133,15 @@ async def _vector_of(session: AsyncSession, record_id: UUID) -> Vector:
         raise NotComparable(f"record {record_id} does not exist (any more)")
     if not row.embedding:
         raise NotComparable(f"record {record_id} has no vector yet; it waits for vectorization")
-    if not all(map(math.isfinite, row.embedding)) or not any(row.embedding):
-        raise NotComparable(f"record {record_id} has a vector without a direction: change its embedding to '{{}}'")
     return Vector(row.embedding, row.embedding_model)
+
+
+async def _directed(session: AsyncSession, record_id: UUID) -> Vector:
+    """Return the vector of a record; raise NotComparable also if it has no direction."""
+    vector = await vector_of(session, record_id)
+    if not all(map(math.isfinite, vector.numbers)) or not any(vector.numbers):
+        raise NotComparable(f"record {record_id} has a vector without a direction: change its embedding to '{{}}'")
+    return vector
 
 
 async def _pgvector_schema(session: AsyncSession) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.analytics.runs import Runs
 from tests.support.fakes.analyses import Analyses
 from tests.support.waiting import until
-from workers.analytics.records import Scope, ahead
+from workers.analytics.analysis_statements import AnalysedRecords, ahead
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database
 from workers.runtime.handler.outcomes import Complete, Snooze
@@ -116,7 +116,7 @@ async def test_nobody_waits_in_a_circle(analyses: Analyses, database: Database) 
             change(analyses, job, processed=int(begun[job]), due=due, turn=running[job])
         async with database.session() as session:
             waits_for = {
-                job: await ahead(session, Scope(job, project, type_), begun=begun[job])
+                job: await ahead(session, AnalysedRecords(job, project, type_), begun=begun[job])
                 for job, type_ in all_jobs.items()
             }
         for job in all_jobs:

@@ -13,8 +13,8 @@ from workers.assessment.store.history import audit_trail
 from workers.assessment.store.imports import import_assessments
 from workers.assessment.store.refusals import InvalidChange
 from workers.assessment.store.reports import statistics
-from workers.assessment.store.said import Said
 from workers.assessment.store.sources import rows_of_file, rows_of_table
+from workers.runtime.actor import Actor, InvalidActor
 
 DEEP = "repeat('[', 5000) || repeat(']', 5000)"
 # Documents as SQL: what the table's CHECKs admit, written by hand past the functions.
@@ -235,8 +235,8 @@ async def test_no_door_of_the_store_takes_what_cannot_be_kept(database, value, l
             await states.create(session, "a-2", {"x": value})
         with pytest.raises(InvalidChange, match=line):
             await states.update(session, "a-1", "processing", version=1, result_data={"x": value})
-        with pytest.raises(InvalidChange, match=line):
-            await states.update(session, "a-1", "processing", version=1, said=Said(context={"x": value}))
+        with pytest.raises(InvalidActor, match=line):
+            await states.update(session, "a-1", "processing", version=1, actor=Actor(context={"x": value}))
         with pytest.raises(InvalidChange, match=line):
             await cache.put(session, "a-1", {"x": value})
         if isinstance(value, str):
@@ -245,8 +245,8 @@ async def test_no_door_of_the_store_takes_what_cannot_be_kept(database, value, l
                     await call
             with pytest.raises(InvalidChange, match=line):
                 await states.update(session, "a-1", "processing", version=1, error_message=value)
-            with pytest.raises(InvalidChange, match=line):
-                await states.update(session, "a-1", "processing", version=1, said=Said(changed_by=value))
+            with pytest.raises(InvalidActor, match=line):
+                await states.update(session, "a-1", "processing", version=1, actor=Actor(changed_by=value))
         assert (await states.get(session, "a-1")).version == 1
 
 

@@ -5,10 +5,10 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from psycopg import errors
 
 from tests.support import seed_assessments
 from workers.assessment.store.imports import import_assessments
+from workers.assessment.store.refusals import UnknownSource
 from workers.assessment.store.sources import rows_of_file, rows_of_table
 from workers.runtime.beat.maintenance import prune_jobs
 from workers.runtime.store.verify import verify_history
@@ -154,8 +154,8 @@ async def test_files_are_read_line_by_line(database, psql, tmp_path):
 
 
 async def test_a_table_that_is_not_there_is_told(database):
-    """By Postgres, before anything is written."""
+    """In one line, before anything is written."""
     connection = await database.listen()
-    with pytest.raises(errors.UndefinedTable):
+    with pytest.raises(UnknownSource, match=r"table 'nothing\.here' is not in this database"):
         await import_assessments(database.session, rows_of_table(connection, "nothing.here"))
     await connection.close()

@@ -12,7 +12,7 @@ from workers.assessment.store import cache, states
 from workers.assessment.store.history import audit_trail
 from workers.assessment.store.refusals import Conflict, IllegalTransition, InvalidChange, UnknownAssessment
 from workers.assessment.store.reports import statistics
-from workers.assessment.store.said import Said
+from workers.runtime.actor import Actor
 from workers.runtime.beat.maintenance import expire_rows
 from workers.runtime.database import Database
 
@@ -64,8 +64,8 @@ async def test_of_ten_writers_by_sqlalchemy_one_wins_and_nine_get_both_versions(
 
     async def write(number: int) -> int:
         async with database.session() as session:
-            said = Said(changed_by=f"writer-{number}")
-            return await states.update(session, "a-1", "processing", version=1, progress=5, said=said)
+            actor = Actor(changed_by=f"writer-{number}")
+            return await states.update(session, "a-1", "processing", version=1, progress=5, actor=actor)
 
     results = await asyncio.gather(*(write(number) for number in range(WRITERS)), return_exceptions=True)
     await database.close()
@@ -95,7 +95,7 @@ async def test_of_ten_creators_of_one_id_all_get_the_same_assessment(database_ur
 
 async def test_a_life_in_python_is_told_whole_by_its_trail(database):
     """Who, why, action, context, ip and user agent of each change, and only of that change."""
-    said = Said(
+    actor = Actor(
         changed_by="service-a",
         change_reason="first look",
         change_action="inspect",
@@ -105,8 +105,8 @@ async def test_a_life_in_python_is_told_whole_by_its_trail(database):
     )
     async with database.session() as session:
         await states.create(session, "a-1", REQUEST, priority=2, timeout_seconds=60)
-        version = await states.update(session, "a-1", "processing", version=1, said=said)
-        version = await states.update(session, "a-1", "processing", version=version, progress=50, said=said)
+        version = await states.update(session, "a-1", "processing", version=1, actor=actor)
+        version = await states.update(session, "a-1", "processing", version=version, progress=50, actor=actor)
         version = await states.update(session, "a-1", "completed", version=version, result_data={"score": 1})
         assessment = await states.get(session, "a-1")
         trail = await audit_trail(session, "a-1")
@@ -141,7 +141,7 @@ async def test_a_refusal_is_one_line_and_leaves_the_transaction_usable(database,
     async with database.session() as session:
         await states.create(session, "a-1", REQUEST)
         with pytest.raises(error) as refused:
-            await states.update(session, name, state, version=version, said=Said(changed_by="me"), **more)
+            await states.update(session, name, state, version=version, actor=Actor(changed_by="me"), **more)
         said = await session.scalar(text("SELECT current_setting('gristmill.changed_by')"))
         assessment = await states.get(session, "a-1")
 

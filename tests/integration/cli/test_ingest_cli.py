@@ -13,7 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from cli.ingesting import hand_in
+from cli.handing_in import hand_in
 from tests.support.fakes.mill import asking_mill
 from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import get_or_create

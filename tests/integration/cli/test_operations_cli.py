@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from cli.record_index import make_index
+from cli.session import in_database
 from tests.support.command_line import as_json
 from workers.operations.keyring import new_key
 from workers.runtime import database
+from workers.vectorization.similarity_index import make_index
 
 NOBODY = "01a20000-0000-7000-8000-000000000000"
 
@@ -175,7 +176,7 @@ def test_an_index_waits_for_others_as_long_as_it_takes(gristmill, corpus, psql, 
     try:
         with ThreadPoolExecutor(1) as pool, psycopg.connect(database_url) as other:
             other.execute("UPDATE operations.data_records SET source = 'x'")
-            made = pool.submit(make_index, 7)
+            made = pool.submit(in_database, lambda database: make_index(database, 7))
             give_up = time.monotonic() + 20
             while not (made.done() or psql.execute(waits).fetchall()) and time.monotonic() < give_up:
                 time.sleep(0.02)

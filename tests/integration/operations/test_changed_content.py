@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from models.operations import LLM_USER
 from workers.analytics.alignment import Judged
-from workers.analytics.records import Scope as AnalysisScope
-from workers.analytics.records import keep as keep_judgements
+from workers.analytics.analysis_statements import AnalysedRecords
+from workers.analytics.analysis_statements import keep as keep_judgements
 from workers.vectorization.batches import Pending
 from workers.vectorization.pending import Embedded
 from workers.vectorization.pending import keep as keep_vectors
@@ -148,7 +148,7 @@ async def test_a_judgement_of_the_old_content_is_not_kept_for_the_new(session):
     project, record_id = await _fresh(session)
     read = {record_id: bytes(await session.scalar(_HASH, {"id": record_id}))}
     judged = [Judged(record_id, "well", {"verdict": "aligned"}, 6, 6, "judge")]
-    scope = AnalysisScope(UUID(int=7), project, None)
+    scope = AnalysedRecords(UUID(int=7), project, None)
 
     await session.execute(text("UPDATE operations.data_records SET content = 'new' WHERE id = :id"), {"id": record_id})
     await keep_judgements(session, scope, judged, read=read)

@@ -9,7 +9,7 @@ from psycopg import errors
 from tests.support.command_line import as_json
 from workers.analytics.ratings import RatingError, rate
 from workers.ingestion.enqueue_file import ingest_file
-from workers.operations import projects, records, windows
+from workers.operations import projects, record_review, windows
 from workers.operations.refusals import OperationsError
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.handler.naming import LONGEST, fault, file_name, nfc
@@ -159,7 +159,7 @@ async def test_every_door_of_ours_refuses_a_bad_name_in_one_line(session, name):
     with pytest.raises(OperationsError, match="name must have 1 to 255 characters"):
         await windows.create(session, window)
     with pytest.raises(OperationsError, match=r"^reviewer must have 1 to 255 characters"):
-        await records.review(session, [record], reviewer=name, is_category_correct=None)
+        await record_review.review(session, [record], reviewer=name, is_category_correct=None)
     with pytest.raises(RatingError, match=r"^user must have 1 to 255 characters"):
         await rate(session, record, name, realism=4, quality=4)
     with pytest.raises(EnqueueError, match=r"^idempotency_key must have 1 to 255 characters"):

@@ -9,10 +9,10 @@ import pytest
 
 from cli.demo.packages import describe, installed
 from cli.demo.profile_file import read
-from cli.demo.profiles import NewProfile
 from cli.demo.report import Round, entry, summary
-from cli.demo.scoring import Scored
 from workers.runtime.refusals import Refusal
+from workers.scoring.profiles import NewProfile
+from workers.scoring.rounds import Scored
 
 REASON = "coverage 0.33 (2 of 6 key terms); not mentioned: links"
 OFFLINE_REASON = f"rule-based, not an AI judgement: {REASON.replace(';', '; structure 0.40;')}"

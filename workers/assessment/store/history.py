@@ -9,7 +9,8 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from workers.assessment.store.refusals import UnknownAssessment, storable
-from workers.assessment.store.rows import BY_OWNER, decoded, document, of_one_owner
+from workers.assessment.store.rows import BY_OWNER, AssessmentView, decoded, document, of_one_owner
+from workers.assessment.store.states import get
 
 _TRAIL = text(f"""
     SELECT id, assessment_id, owner_id, old_state::text, new_state::text, version_from, version_to, changed_by,
@@ -53,6 +54,23 @@ async def audit_trail(session: AsyncSession, assessment_id: str, *, owner: UUID 
     if not rows:
         raise UnknownAssessment(f"assessment {assessment_id!r} has no history")
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentHistory:
+    """An assessment and its history; the assessment is None where it was deleted and its history is left."""
+
+    assessment: AssessmentView | None
+    audit: list[AuditRow]
+
+
+async def with_history(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> AssessmentHistory:
+    """Return an assessment, if it is still there, and its history; raise UnknownAssessment where there is neither."""
+    try:
+        assessment = await get(session, assessment_id, owner=owner)
+    except UnknownAssessment:
+        return AssessmentHistory(None, await audit_trail(session, assessment_id, owner=owner))
+    return AssessmentHistory(assessment, await audit_trail(session, assessment_id, owner=assessment.owner_id))
 
 
 def _row(row: RowMapping) -> AuditRow:

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -19,11 +20,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import RETENTION
-from workers.assessment.content import shown
 from workers.assessment.store.legacy import Imported, Unusable, id_of, read
 from workers.assessment.store.refusals import AssessmentError, refusals
-from workers.assessment.store.said import NOTHING, Said, saying
-from workers.assessment.store.sources import Found
+from workers.assessment.store.sources import Found, rows_of_file, rows_of_table
+from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.database import Database
+from workers.runtime.handler.documents import shown
 
 BATCH = 1_000
 
@@ -83,6 +85,7 @@ class ImportReport:
 
 
 Sessions = Callable[[], AbstractAsyncContextManager[AsyncSession]]
+Tell = Callable[[ImportReport], None]
 Candidate = tuple[int, Imported]
 
 
@@ -90,21 +93,22 @@ async def import_assessments(
     sessions: Sessions,
     entries: AsyncIterable[Found],
     *,
-    owner: UUID | None = None,
     batch: int = BATCH,
-    said: Said = NOTHING,
-    tell: Callable[[ImportReport], None] = lambda _: None,
+    actor: Actor = NOBODY,
+    tell: Tell = lambda _: None,
 ) -> ImportReport:
     """Write the assessments that ``entries`` hold, ``batch`` per transaction; return what became of each.
 
-    They belong to ``owner``; without one to nobody, and only operators see them.
+    They belong to the actor's user; without one to nobody, and only operators see them.
     ``sessions()`` opens a transaction that commits when its block ends well; ``tell`` hears the report as it grows.
     """
     report = ImportReport()
     now = datetime.now(UTC)
-    said = replace(said, change_action="import", change_reason=said.change_reason or "imported from the event system")
+    actor = replace(
+        actor, change_action="import", change_reason=actor.change_reason or "imported from the event system"
+    )
     waiting: list[Candidate] = []
-    commit = partial(_commit, sessions, owner=owner, said=said, report=report, now=now)
+    commit = partial(_commit, sessions, actor=actor, report=report, now=now)
     async for entry in entries:
         report.read += 1
         try:
@@ -121,6 +125,27 @@ async def import_assessments(
     return report
 
 
+async def import_file(
+    database: Database, file: Path, *, batch: int = BATCH, actor: Actor = NOBODY, tell: Tell
+) -> ImportReport:
+    """Import a CSV with a header or a file of JSON lines; see :func:`import_assessments`."""
+    actor = replace(actor, change_reason=actor.change_reason or f"imported from {file.name}")
+    return await import_assessments(database.session, rows_of_file(file), batch=batch, actor=actor, tell=tell)
+
+
+async def import_table(
+    database: Database, table: str, *, batch: int = BATCH, actor: Actor = NOBODY, tell: Tell
+) -> ImportReport:
+    """Import ``table`` of the same database; raise UnknownSource where it is not there."""
+    actor = replace(actor, change_reason=actor.change_reason or f"imported from {table}")
+    connection = await database.listen()
+    try:
+        entries = rows_of_table(connection, table)
+        return await import_assessments(database.session, entries, batch=batch, actor=actor, tell=tell)
+    finally:
+        await connection.close()
+
+
 def _usable(entry: Found, *, now: datetime) -> Imported:
     if entry.row is None:
         raise Unusable(entry.unreadable or "the entry is empty")
@@ -131,15 +156,14 @@ async def _commit(
     sessions: Sessions,
     rows: Sequence[Candidate],
     *,
-    owner: UUID | None,
-    said: Said,
+    actor: Actor,
     report: ImportReport,
     now: datetime,
 ) -> None:
     if not rows:
         return
-    async with sessions() as session, saying(session, said):
-        taken, refused = await _write(session, rows, owner)
+    async with sessions() as session, acting(session, replace(actor, user_id=None)):
+        taken, refused = await _write(session, rows, actor.user_id)
     report.refused += refused
     report.taken.update(row.state for row in taken)
     report.already_there += len(rows) - len(taken) - len(refused)

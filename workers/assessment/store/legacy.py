@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from workers.assessment.content import Unkeepable, keepable
+from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.refusals import quoted
 
 STATES = {

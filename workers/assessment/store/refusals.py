@@ -8,12 +8,13 @@ from psycopg.errors import Error
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.assessment.content import NUL, Unkeepable, keepable
+from workers.runtime.handler.documents import NUL, Unkeepable, keepable
 from workers.runtime.refusals import Kind, Refusal
 
 CONFLICT = "GM409"
 _NOT_FOUND = "P0002"
 _CHECK = "23514"
+_WRONG_STATE = "55000"
 _UNTRANSLATABLE = "22P05"
 # A name of several owners, data exceptions, broken constraints, more than a column holds: what the caller gave is
 # wrong, whatever the assessment's state.
@@ -47,6 +48,18 @@ class UnknownAssessment(AssessmentError):
     kind = Kind.NOT_FOUND
 
 
+class WrongState(AssessmentError):
+    """The state of the assessment does not allow it, whatever its version is."""
+
+    kind = Kind.CONFLICT
+
+
+class UnknownSource(AssessmentError):
+    """There is no such table to import from."""
+
+    kind = Kind.NOT_FOUND
+
+
 class InvalidChange(AssessmentError):
     """A value breaks a rule of the table: progress, priority, length, an id that exists with another request.
 
@@ -59,7 +72,7 @@ def storable(value: object, *, name: str) -> None:
     try:
         keepable(value, name=name)
     except Unkeepable as error:
-        raise InvalidChange(str(error)) from None
+        raise InvalidChange(error.said) from None
 
 
 @asynccontextmanager
@@ -85,6 +98,8 @@ def _refusal(error: BaseException | None) -> AssessmentError | None:
             return Conflict(message, expected=expected, actual=actual)
         case str(code) if code == _NOT_FOUND:
             return UnknownAssessment(message)
+        case str(code) if code == _WRONG_STATE:
+            return WrongState(message)
         case str(code) if code == _CHECK and error.diag.constraint_name is None:
             return IllegalTransition(message)
         case str(code) if code == _UNTRANSLATABLE:

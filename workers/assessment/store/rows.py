@@ -7,20 +7,22 @@ client can show come as words.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy import RowMapping
 
-from workers.assessment.content import Unkeepable, keepable
 from workers.assessment.store.refusals import InvalidChange
+from workers.runtime.handler.documents import Unkeepable, keepable
 
 # A document beyond is not fetched: a page of them would not fit a command's memory.
 MOST_BYTES = 16 * 1024 * 1024
 _DOCUMENTS = ("request_data", "result_data")
 _TIMES = ("created_at", "updated_at", "started_at", "completed_at", "next_retry_at")
+# Attributes that the table calls by another name.
+_COLUMN_NAMES = {"status": "state", "due_at": "next_retry_at"}
 _PLAIN = (
     "id", "assessment_id", "owner_id", "state::text AS status", "version", "error_message", "progress", "priority",
     "retry_count", "timeout_seconds", "max_retries",
@@ -59,6 +61,10 @@ class AssessmentView:
     def request(self) -> Mapping[str, Any]:
         """The request, empty where it is no object."""
         return self.request_data if isinstance(self.request_data, dict) else {}
+
+    def by_column(self) -> dict[str, Any]:
+        """Return the values under the names that the table's columns have, and what cannot be shown: for JSON."""
+        return {_COLUMN_NAMES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
 
 
 class Owned(Protocol):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncServerCursor, sql
+from psycopg.errors import UndefinedTable
 from psycopg.rows import scalar_row
 
+from workers.assessment.store.refusals import UnknownSource
 from workers.runtime.database import Raw
 
 FIELD_LIMIT = 4 * 1024 * 1024
@@ -30,11 +32,15 @@ async def rows_of_table(conn: Raw, table: str) -> AsyncIterator[Found]:
 
     ``conn`` commits by itself; the cursor outlives its transaction, so that a long import holds no snapshot. Rows come
     as JSON texts and are read one by one: the driver would give up a thousand for one time or number it cannot hold.
+    Raises UnknownSource where there is no such table.
     """
     name = sql.Identifier(*table.split("."))
     async with AsyncServerCursor(conn, "existing", row_factory=scalar_row, withhold=True) as cursor:
         cursor.itersize = _ROWS_PER_FETCH
-        await cursor.execute(sql.SQL("SELECT row_to_json(e)::text FROM {} AS e").format(name))
+        try:
+            await cursor.execute(sql.SQL("SELECT row_to_json(e)::text FROM {} AS e").format(name))
+        except UndefinedTable:
+            raise UnknownSource(f"table {table!r} is not in this database") from None
         position = 0
         async for row in cursor:
             position += 1

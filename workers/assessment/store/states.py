@@ -1,4 +1,7 @@
-"""Create, change and read assessments: the SQL functions, for sessions of SQLAlchemy."""
+"""Create, change, cancel, give and read assessments: the SQL functions, for sessions of SQLAlchemy.
+
+An :class:`Actor` with a ``user_id`` acts for that owner; one without acts for whom the session acts already.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import STATES
-from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, refusals, storable
+from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, WrongState, refusals, storable
 from workers.assessment.store.rows import COLUMNS, AssessmentView, view, views
-from workers.assessment.store.said import NOTHING, Said, saying
-from workers.runtime.refusals import quoted
+from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.database import Raw
+from workers.runtime.refusals import Problem, quoted
 
 _CREATE = text(
     "SELECT assessments.create_assessment(:assessment_id, CAST(:request_data AS jsonb), :priority, :timeout_seconds)"
@@ -21,6 +25,9 @@ _UPDATE = text(
     "SELECT assessments.update_assessment_state(:assessment_id, CAST(:new_state AS assessments.assessmentstate), "
     ":version, CAST(:result_data AS jsonb), :error_message, :progress)"
 )
+_CANCEL = text("SELECT runtime.cancel(:job_id, :reason)")
+_GIVE = text("SELECT assessments.give_assessment(:assessment_id, :owner)")
+_REMOVE = text("DELETE FROM assessments.assessment_states WHERE id = ANY (:ids) RETURNING id")
 _FROM = f"SELECT {COLUMNS} FROM assessments.assessment_states"  # noqa: S608 - names of columns only
 _GET = text(f"{_FROM} WHERE id = assessments.job_of(:assessment_id)")
 _LIST = text(f"""
@@ -36,7 +43,7 @@ def state_named(state: str) -> str:
     """Return the state that ``state`` names, in any case; raise InvalidChange where none is."""
     known = state.strip().lower()
     if known not in STATES:
-        raise InvalidChange(f"state must be one of {', '.join(STATES)}, got {quoted(state)}")
+        raise InvalidChange(Problem("state", f"must be one of {', '.join(STATES)}", quoted(state)))
     return known
 
 
@@ -47,12 +54,11 @@ async def create(
     *,
     priority: int = 5,
     timeout_seconds: int | None = 300,
-    said: Said = NOTHING,
-    owner: UUID | None = None,
+    actor: Actor = NOBODY,
 ) -> UUID:
     """Create a pending assessment and return its job id; the same request again returns the first one's.
 
-    It belongs to whom the session acts for, or to ``owner``. Raises InvalidChange for a value that breaks a rule, and
+    It belongs to the user for whom ``actor`` acts. Raises InvalidChange for a value that breaks a rule, and
     for an ``assessment_id`` that this owner has with another request.
     """
     storable(assessment_id, name="assessment_id")
@@ -62,7 +68,7 @@ async def create(
         "priority": priority,
         "timeout_seconds": timeout_seconds,
     }
-    async with refusals(session), saying(session, said, owner=owner):
+    async with refusals(session), acting(session, actor):
         job_id: UUID = (await session.execute(_CREATE, values)).scalar_one()
     return job_id
 
@@ -76,8 +82,7 @@ async def update(
     result_data: Mapping[str, Any] | None = None,
     error_message: str | None = None,
     progress: int | None = None,
-    said: Said = NOTHING,
-    owner: UUID | None = None,
+    actor: Actor = NOBODY,
 ) -> int:
     """Change an assessment that still has ``version``; return its new version. What is None stays as it is.
 
@@ -96,9 +101,45 @@ async def update(
         "error_message": error_message,
         "progress": progress,
     }
-    async with refusals(session), saying(session, said, owner=owner):
+    async with refusals(session), acting(session, actor):
         await session.execute(_UPDATE, values)
     return version + 1
+
+
+async def cancel(session: AsyncSession, assessment_id: str, *, actor: Actor = NOBODY) -> UUID:
+    """Cancel an assessment that waits or runs, whatever its version; return its job id. Its reason is the actor's.
+
+    A run is stopped within a second. Raises UnknownAssessment, and WrongState for one that has ended. Which
+    assessment of that name is meant, :func:`get` says.
+    """
+    found = await get(session, assessment_id, owner=actor.user_id)
+    async with refusals(session), acting(session, actor):
+        asked = {"job_id": found.id, "reason": actor.change_reason}
+        if not (await session.execute(_CANCEL, asked)).scalar_one():
+            ended = await get(session, assessment_id, owner=actor.user_id)
+            raise WrongState(f"assessment {assessment_id!r} is {ended.status} already")
+    return found.id
+
+
+async def give(session: AsyncSession, assessment_id: str, *, to: UUID, actor: Actor = NOBODY) -> int | None:
+    """Give the assessment of that name that nobody owns to the user ``to``; return its new version.
+
+    Its history and its measurements go with it, and those of assessments of that name that were deleted; None where
+    only these are left. Only an operator may do it. Nobody can take it back. Raises UnknownAssessment where every
+    assessment of that name has an owner, InvalidChange where the user has one of that name already, WrongState for one
+    that is processed, and Forbidden.
+    """
+    storable(assessment_id, name="assessment_id")
+    async with refusals(session), acting(session, actor):
+        version: int | None = (await session.execute(_GIVE, {"assessment_id": assessment_id, "owner": to})).scalar_one()
+    return version
+
+
+async def remove(session: AsyncSession, job_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
+    """Delete assessments by their job ids, whatever their state; return how many. Their history stays."""
+    async with acting(session, actor):
+        gone = await session.execute(_REMOVE, {"ids": list(job_ids)})
+    return len(gone.all())
 
 
 async def get(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> AssessmentView:
@@ -108,7 +149,7 @@ async def get(session: AsyncSession, assessment_id: str, *, owner: UUID | None =
     nobody owns, and where there is none the only one of that name; InvalidChange where several owners have one.
     """
     storable(assessment_id, name="assessment_id")
-    async with refusals(session), saying(session, owner=owner):
+    async with refusals(session), acting(session, Actor(user_id=owner)):
         row = (await session.execute(_GET, {"assessment_id": assessment_id})).mappings().one_or_none()
     if row is None:
         raise UnknownAssessment(f"assessment {assessment_id!r} does not exist (any more)")
@@ -131,11 +172,21 @@ async def list_newest(
     return views((await session.execute(_LIST, wanted)).mappings().all())
 
 
+async def has_ended(conn: Raw, job_id: UUID) -> tuple[bool, bool]:
+    """Return whether an assessment has ended, and whether it is completed; one that was deleted has ended."""
+    cursor = await conn.execute(
+        "SELECT completed_at IS NOT NULL, state = 'completed' FROM assessments.assessment_states WHERE id = %s",
+        [job_id],
+    )
+    ended, completed = await cursor.fetchone() or (True, False)
+    return ended, completed
+
+
 def as_json(value: Mapping[str, Any], name: str) -> str:
     """Return ``value`` as JSON; raise InvalidChange where it is no object or cannot be kept."""
     storable(value, name=name)
     if not isinstance(value, Mapping):
-        raise InvalidChange(f"{name} must be a JSON object, got {quoted(value)}")
+        raise InvalidChange(Problem(name, "must be a JSON object", quoted(value)))
     try:
         return to_json(value).decode()
     except PydanticSerializationError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from workers.runtime.refusals import quoted
+from workers.runtime.refusals import Problem, quoted
 
 LONGEST = 255
 RULE = "without control or invisible characters and without a blank at either end"
@@ -62,5 +62,5 @@ def named(field: str, given: str, *, longest: int = LONGEST, error: type[Excepti
     """Return ``given`` as it is kept; raise ``error`` naming the field, the rule and the value."""
     name = nfc(given)
     if (rule := fault(name, longest=longest)) is not None:
-        raise error(f"{field} {rule}, got {quoted(given)}")
+        raise error(Problem(field, rule, quoted(given)))
     return name

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from models.operations import DataRecord
-from workers.operations import projects, records
+from workers.operations import projects, record_review
 from workers.operations.refusals import OperationsError, UnknownProject, UnknownRecord
 
 
@@ -86,7 +86,7 @@ async def test_counts_tell_how_far_a_project_is(session):
     project = await projects.get_or_create(session, "c")
     await put(session, project, "a", "b", embedding=[1.0], embedding_model="m")
     [third] = await put(session, project, "c", type="FEEDBACK")
-    await records.review(session, [third], reviewer="ada", is_category_correct=None)
+    await record_review.review(session, [third], reviewer="ada", is_category_correct=None)
 
     [view] = await projects.list_projects(session, name_or_id="c")
 
@@ -99,12 +99,12 @@ async def test_records_come_newest_first_page_by_page(session):
     tasks = await put(session, project, "a", "b", "c", category="TOP_10")
     await put(session, project, "d", type="FEEDBACK")
 
-    page = await records.list_records(session, project_id=project.id, type_="TASK", limit=2)
-    rest = await records.list_records(session, project_id=project.id, type_="TASK", limit=2, after=page[-1].id)
+    page = await record_review.list_records(session, project_id=project.id, type_="TASK", limit=2)
+    rest = await record_review.list_records(session, project_id=project.id, type_="TASK", limit=2, after=page[-1].id)
 
     assert [one.id for one in (*page, *rest)] == tasks[::-1]
-    assert len(await records.list_records(session, project_id=project.id, category="TOP_10")) == 3
-    assert await records.list_records(session, project_id=project.id, reviewed=True) == []
+    assert len(await record_review.list_records(session, project_id=project.id, category="TOP_10")) == 3
+    assert await record_review.list_records(session, project_id=project.id, reviewed=True) == []
 
 
 async def test_a_review_says_who_and_whether_the_category_is_right(session):
@@ -113,16 +113,15 @@ async def test_a_review_says_who_and_whether_the_category_is_right(session):
     [top] = await put(session, project, "a", category="TOP_10")
     [none] = await put(session, project, "b")
 
-    assert await records.review(session, [top], reviewer="ada", is_category_correct=False) == {top}
-    assert await records.review(session, [top, none], reviewer="bob", is_category_correct=None) == {top, none}
-    found = await records.get(session, top)
-    await session.refresh(found)
+    assert await record_review.review(session, [top], reviewer="ada", is_category_correct=False) == {top}
+    assert await record_review.review(session, [top, none], reviewer="bob", is_category_correct=None) == {top, none}
+    found = (await record_review.show(session, top)).record
     assert (found.has_been_reviewed, found.reviewed_by, found.is_category_correct) == (True, "bob", None)
 
     with pytest.raises(OperationsError, match="has no category that could be right or wrong"):
-        await records.review(session, [top, none], reviewer="bob", is_category_correct=True)
+        await record_review.review(session, [top, none], reviewer="bob", is_category_correct=True)
     with pytest.raises(OperationsError, match=r"reviewer must have 1 to 255 characters, without .*, got ' '"):
-        await records.review(session, [top], reviewer=" ", is_category_correct=None)
+        await record_review.review(session, [top], reviewer=" ", is_category_correct=None)
 
 
 async def test_what_is_gone_is_said_to_be(session):
@@ -130,21 +129,21 @@ async def test_what_is_gone_is_said_to_be(session):
     project = await projects.get_or_create(session, "d")
     [id_] = await put(session, project, "a")
 
-    assert await records.remove(session, [id_, uuid.uuid4()]) == {id_}
+    assert await record_review.remove(session, [id_, uuid.uuid4()]) == {id_}
     with pytest.raises(UnknownRecord, match="does not exist"):
-        await records.get(session, id_)
+        await record_review.show(session, id_)
 
 
 @pytest.mark.parametrize(("said", "name"), [("task", "TASK"), ("Feedback", "FEEDBACK"), (None, None)])
 def test_types_are_named_in_any_case(said, name):
     """And nothing else is one."""
-    assert records.as_type(said) == name
+    assert record_review.as_type(said) == name
 
 
 def test_an_unknown_type_or_category_is_refused():
     """With those that are known."""
     with pytest.raises(OperationsError, match="type must be one of task, feedback, got 'tsk'"):
-        records.as_type("tsk")
+        record_review.as_type("tsk")
     with pytest.raises(OperationsError, match="category must be one of top_10, bottom_10, got 'best'"):
-        records.as_category("best")
-    assert records.as_category("top 10") == "TOP_10"
+        record_review.as_category("best")
+    assert record_review.as_category("top 10") == "TOP_10"

@@ -1,14 +1,13 @@
-"""Make the index of one vector length, as the migration does for the embedder that comes along."""
+"""Make the index for vectors of one length, as the migration does for the embedder that comes along."""
 
-from cli.connection import ask
-from workers.runtime.database import Raw
+from workers.runtime.database import Database
 from workers.runtime.refusals import Failed
 
 
-def make_index(dimensions: int) -> str:
+async def make_index(database: Database, dimensions: int) -> str:
     """Build the index without stopping writers and return a line about it; an unfinished one is made anew."""
-
-    async def build(conn: Raw) -> str:
+    conn = await database.listen()
+    try:
         cursor = await conn.execute("SELECT operations.embedding_index(%s, true)", [dimensions])
         [statement] = await cursor.fetchone() or [None]
         if statement is None:
@@ -20,11 +19,11 @@ def make_index(dimensions: int) -> str:
         state = await cursor.fetchone()
         if state == (True,):
             return f"{name} is there already"
-        # Another's transaction may outlast any patience, after hours of work: given up, it would leave half an index.
+        # Another transaction may last longer than any limit, after hours of work: half an index would be left.
         await conn.execute("SET lock_timeout = 0")
         if state is not None:  # an interrupted build leaves its index behind, unused
             await conn.execute(f"DROP INDEX CONCURRENTLY operations.{name}")
         await conn.execute(statement)
-        return f"{name} is made"
-
-    return ask(build)
+    finally:
+        await conn.close()
+    return f"{name} is made"

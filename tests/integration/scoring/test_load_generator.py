@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from cli import load
-from cli.load import Load, measure
 from workers.runtime.refusals import Failed
+from workers.scoring.load_generator import Load, measure
 
-SMALL = Load(jobs=100, rate=50, seconds=0.2)
+SMALL = Load(jobs=100, rate=50, seconds=0.2, free_model="offline-rubric-v1")
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ async def answering(jobs) -> AsyncIterator[list[str]]:
     task.cancel()
 
 
-async def test_figures_come_from_the_jobs_own_rows(jobs, database_url, answering):
+async def test_figures_come_from_the_jobs_own_rows(jobs, database, answering):
     """Rates and waits of what really went through; nothing stays but the history."""
     told: list[str] = []
 
-    measured = await measure(database_url, SMALL, tell=told.append)
+    measured = await measure(database, SMALL, tell=told.append)
 
     assert measured.jobs == SMALL.jobs
     assert measured.drained_per_second > 0
@@ -49,23 +49,23 @@ async def test_figures_come_from_the_jobs_own_rows(jobs, database_url, answering
     assert await jobs.sql("SELECT 1 FROM scoring.profiles UNION ALL SELECT 1 FROM scoring.scoring_jobs") == []
 
 
-async def test_a_system_that_asks_a_language_model_is_asked_one_question_only(jobs, database_url, answering):
+async def test_a_system_that_asks_a_language_model_is_asked_one_question_only(jobs, database, answering):
     """A load test must not cost money: the first answer tells, and all is taken back."""
     answering[0] = "gpt-4o"
 
     with pytest.raises(Failed, match=r"^the workers here ask 'gpt-4o', and a load test must cost nothing;"):
-        await measure(database_url, SMALL, tell=lambda _: None)
+        await measure(database, SMALL, tell=lambda _: None)
 
     [asked] = await jobs.sql("SELECT count(DISTINCT job_id) AS n FROM runtime.transitions")
     assert asked["n"] == 1
     assert await jobs.sql("SELECT 1 FROM scoring.profiles") == []
 
 
-async def test_a_system_where_nobody_works_is_given_up_with_the_reason(jobs, database_url, monkeypatch):
+async def test_a_system_where_nobody_works_is_given_up_with_the_reason(jobs, database):
     """No endless wait; the jobs are cancelled and deleted."""
-    monkeypatch.setattr(load, "STALLED_SECONDS", 0.3)
+    impatient = replace(SMALL, stalled_seconds=0.3)
 
     with pytest.raises(Failed, match=r"1 jobs wait: no worker for queue scoring$"):
-        await measure(database_url, SMALL, tell=lambda _: None)
+        await measure(database, impatient, tell=lambda _: None)
 
     assert await jobs.sql("SELECT 1 FROM scoring.profiles UNION ALL SELECT 1 FROM scoring.scoring_jobs") == []

@@ -1,9 +1,10 @@
-"""Analyses as people look at them: how far each is, what it found, which records it could not judge."""
+"""Analyses as people see them: start one; how far each is, what it found, which records it could not judge."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, func, select
@@ -11,7 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import AnalyticsFailure, AnalyticsJob, DataRecord, Project
 from workers.analytics.alignment import VERDICTS
-from workers.runtime.refusals import NotFound
+from workers.analytics.guidelines import are_set
+from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.enqueue import Enqueued, enqueue
+from workers.runtime.refusals import Conflict, NotFound
 
 EXCERPT_CHARS = 80
 
@@ -61,6 +65,33 @@ class AnalysisReport:
 
 class UnknownAnalysis(NotFound):
     """No analysis has that id (any more); the message is one line."""
+
+
+class NoGuidelines(Conflict):
+    """The project has no guidelines, so that its records cannot be judged."""
+
+
+async def start(
+    session: AsyncSession,
+    project_id: UUID,
+    *,
+    type_: str | None = None,
+    model: str | None = None,
+    actor: Actor = NOBODY,
+    **options: Any,
+) -> Enqueued:
+    """Enqueue an analysis of every record of a project, or of one type; nothing happens before the caller commits.
+
+    ``options`` are those of :func:`workers.runtime.enqueue.enqueue`. Raises NoGuidelines and EnqueueError.
+    """
+    name = await session.scalar(select(Project.name).where(Project.id == project_id))
+    if not await are_set(session, project_id):
+        raise NoGuidelines(
+            f"project {name!r} has no guidelines; set them with `gristmill projects guidelines {name!r} FILE.pdf`"
+        )
+    payload = {"project_id": str(project_id), "type": type_, "model_name": model}
+    async with acting(session, actor):
+        return await enqueue(session, "analytics.align", payload, **options)
 
 
 async def list_analyses(

@@ -1,7 +1,7 @@
-"""What JSON may be kept and given to others: bounded in depth, finite numbers, text that Postgres holds. Pure.
+"""What JSON may be stored and given to others: bounded in depth, finite numbers, text that Postgres holds. Pure.
 
-Python's readers and writers of JSON, Postgres and browsers disagree about the rest: one value that only some of them
-take would break a list, an export or a batch later, far from whoever wrote it.
+Python's readers and writers of JSON, Postgres and browsers disagree about all other values. A value that only some of
+them accept would break a list, an export or a batch later. The limits are those of :mod:`workers.runtime.bounds`.
 """
 
 from collections.abc import Iterator
@@ -9,32 +9,34 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from workers.runtime.refusals import quoted
+from workers.runtime.bounds import LARGEST, MOST_DEPTH, is_valid_text
+from workers.runtime.refusals import Problem, quoted
 
-MAX_DEPTH = 64
-# What the numbers of every language hold.
-LARGEST = 1e308
 _STEPS_SHOWN = 8
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # a datetime is a date, a bool an int
 NUL = "no text may contain a NUL character, which Postgres cannot store"
 
 
 class Unkeepable(ValueError):
-    """The value is no JSON that can be kept; the message names the place, the rule and the value."""
+    """The value is no JSON that can be stored. ``said`` is the problem: the place, the rule and the value."""
+
+    def __init__(self, said: Problem | str) -> None:
+        super().__init__(str(said))
+        self.said = said
 
 
 def keepable(value: object, *, name: str) -> None:
-    """Raise Unkeepable for the first thing in ``value`` that is no JSON to keep; ``name`` is what the whole is called.
+    """Raise Unkeepable for the first part of ``value`` that cannot be stored as JSON. ``name`` names the whole value.
 
-    Walks without recursion: a value of any depth is judged and not only survived.
+    It uses no recursion, so that a value of any depth is checked.
     """
     for path, depth, found in _walk(value, name):
         if rule := _broken_rule(found, depth):
-            raise Unkeepable(_line(_place(path, name), rule, found))
+            raise Unkeepable(_problem(_place(path, name), rule, found))
 
 
-def _line(place: str, rule: str, value: object) -> str:
-    return NUL if rule is NUL else f"{place} {rule}, got {_shown(value)}"
+def _problem(place: str, rule: str, value: object) -> Problem | str:
+    return NUL if rule is NUL else Problem(place, rule, _shown(value))
 
 
 Path = tuple["Path", object] | None  # linked from the end, so that a step down copies nothing
@@ -48,9 +50,9 @@ def _walk(value: object, name: str) -> Iterator[tuple[Path, int, object]]:
         if isinstance(found, dict):
             for key, inner in found.items():
                 if not isinstance(key, str):
-                    raise Unkeepable(_line(_place(path, name), "must have texts as names", key))
+                    raise Unkeepable(_problem(_place(path, name), "must have texts as names", key))
                 if rule := _broken_rule(key, depth):
-                    raise Unkeepable(_line(f"a name in {_place(path, name)}", rule, key))
+                    raise Unkeepable(_problem(f"a name in {_place(path, name)}", rule, key))
                 waiting.append(((path, key), depth + 1, inner))
         elif isinstance(found, list | tuple):
             waiting += [((path, index), depth + 1, inner) for index, inner in enumerate(found)]
@@ -60,11 +62,11 @@ def _broken_rule(value: object, depth: int) -> str | None:
     """Return the rule that ``value`` breaks by itself, or None."""
     match value:
         case dict() | list() | tuple():
-            return f"must be nested at most {MAX_DEPTH} levels deep" if depth >= MAX_DEPTH else None
+            return f"must be nested at most {MOST_DEPTH} levels deep" if depth >= MOST_DEPTH else None
         case str():
             if "\x00" in value:
                 return NUL
-            return "must be text without half a character (a lone surrogate)" if _is_broken(value) else None
+            return None if is_valid_text(value) else "must be text without half a character (a lone surrogate)"
         case int() | float() | Decimal():
             return None if is_number(value) else "must be a finite number within ±1e308"
         case _:
@@ -77,14 +79,6 @@ def is_number(value: float | Decimal) -> bool:
         return abs(float(value)) <= LARGEST
     except (OverflowError, ValueError):
         return False
-
-
-def _is_broken(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _place(path: Path, name: str) -> str:

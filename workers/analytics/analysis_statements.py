@@ -24,7 +24,7 @@ _HAS_TURN, _BEGUN, _NOT_BEGUN = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class AnalysedRecords:
     """Which records a job is about."""
 
     job_id: UUID
@@ -32,7 +32,7 @@ class Scope:
     type: str | None
 
     @classmethod
-    def of(cls, job: AnalyticsJob) -> "Scope":
+    def of(cls, job: AnalyticsJob) -> "AnalysedRecords":
         return cls(job.id, job.project_id, job.type)
 
     def where(self) -> ColumnElement[bool]:
@@ -41,7 +41,7 @@ class Scope:
 
 
 @dataclass(slots=True)
-class Tally:
+class AnalysisProgress:
     """How far a job is: its records, those it judged, those it could not."""
 
     total: int
@@ -68,7 +68,7 @@ class Tally:
         return min(max(100 * self.finished // max(self.total, 1), 1), 99)
 
 
-async def ahead(session: AsyncSession, scope: Scope, *, begun: bool) -> UUID | None:
+async def ahead(session: AsyncSession, scope: AnalysedRecords, *, begun: bool) -> UUID | None:
     """Return the first analysis of any of the same records whose turn comes before this one's, and has not ended.
 
     First the one that has taken its turn and runs, then those that have judged anything (``begun`` says whether this
@@ -90,7 +90,7 @@ async def ahead(session: AsyncSession, scope: Scope, *, begun: bool) -> UUID | N
     return await session.scalar(before.order_by(rank, AnalyticsJob.id).limit(1))
 
 
-async def look_alone(session: AsyncSession, scope: Scope) -> None:
+async def look_alone(session: AsyncSession, scope: AnalysedRecords) -> None:
     """Have no other analysis of the project look whose turn it is until this transaction ends.
 
     It waits for nothing but such looks, so that whoever waits for them here, its job's row locked, waits in no circle.
@@ -99,7 +99,7 @@ async def look_alone(session: AsyncSession, scope: Scope) -> None:
     await session.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, key)))
 
 
-async def tally(session: AsyncSession, scope: Scope) -> Tally:
+async def tally(session: AsyncSession, scope: AnalysedRecords) -> AnalysisProgress:
     """Count the records of ``scope`` and what this job has done of them so far, in this run or an earlier one."""
     failed = _failed_in(scope)
     judged = DataRecord.alignment_job_id == scope.job_id
@@ -109,11 +109,11 @@ async def tally(session: AsyncSession, scope: Scope) -> Tally:
         func.count().filter(failed & judged.is_not(true())).label("failed"),
     )
     row = (await session.execute(counted.where(scope.where()))).one()
-    return Tally(row.total, row.judged, row.failed)
+    return AnalysisProgress(row.total, row.judged, row.failed)
 
 
 async def unfinished(
-    session: AsyncSession, scope: Scope, *, after: UUID | None, embedding_model: str
+    session: AsyncSession, scope: AnalysedRecords, *, after: UUID | None, embedding_model: str
 ) -> list[tuple[Record, list[float] | None]]:
     """Return the next records that this job has neither judged nor failed at, by id, each with its own vector.
 
@@ -145,7 +145,7 @@ async def unfinished(
     ]
 
 
-def _failed_in(scope: Scope) -> ColumnElement[bool]:
+def _failed_in(scope: AnalysedRecords) -> ColumnElement[bool]:
     failure = select(null()).where(AnalyticsFailure.job_id == scope.job_id, AnalyticsFailure.record_id == DataRecord.id)
     return failure.exists()
 
@@ -172,7 +172,7 @@ _FAILURES = text("""
 
 
 async def keep(
-    session: AsyncSession, scope: Scope, finished: Sequence[Finished], *, read: Mapping[UUID, bytes]
+    session: AsyncSession, scope: AnalysedRecords, finished: Sequence[Finished], *, read: Mapping[UUID, bytes]
 ) -> None:
     """Write judgements, ratings and failures; records deleted meanwhile are left out. The same again changes nothing.
 

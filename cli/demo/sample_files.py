@@ -1,0 +1,127 @@
+"""Take the sample files through: ingest, embed, compare with guidelines, rate, search."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+from cli.connection import actor, opened
+from cli.demo.display import progress
+from cli.demo.following import Progress, follow
+from models.operations import AnalyticsJob, IngestJob
+from workers.analytics import analyses
+from workers.analytics.analyses import AnalysisView
+from workers.analytics.findings import MeanRating, findings, judging_progress
+from workers.ingestion.enqueue_file import ingest_file
+from workers.ingestion.outcomes import IngestionOutcome, embedding_progress, ingestion_outcomes
+from workers.operations.projects import FoundProject, get_or_create, set_guidelines
+from workers.runtime.database import Database, Raw
+from workers.runtime.handler.ports import LanguageModel
+from workers.runtime.refusals import Failed
+from workers.vectorization.similar import Match, embedded, similar
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+FILES: tuple[tuple[str, Literal["TASK", "FEEDBACK"]], ...] = (("tasks.csv", "TASK"), ("feedback.csv", "FEEDBACK"))
+GUIDELINES = "guidelines.pdf"
+QUESTION = "an apology to a customer whose parcel is late"
+FOUND = 3
+# People of the samples earn nothing in the bonus windows of whoever watches.
+NOBODYS = {"creator": "", "creator_id": "", "creator_name": "", "creator_email": ""}
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFiles:
+    """What became of the sample files; ``verdicts`` and ``ratings`` by type of record."""
+
+    jobs: Sequence[IngestionOutcome]
+    analysis: AnalysisView
+    verdicts: Mapping[str, Mapping[str, int]]
+    ratings: Mapping[str, MeanRating]
+    matches: Sequence[Match]
+
+    @property
+    def failed(self) -> bool:
+        errors = [*(job.error_message for job in self.jobs), self.analysis.error]
+        return any(errors) or self.analysis.failed_count > 0
+
+
+def available() -> bool:
+    """Tell whether the sample files came along with this installation."""
+    return all((SAMPLES / name).is_file() for name, _ in FILES) and (SAMPLES / GUIDELINES).is_file()
+
+
+async def take_through(
+    database_url: str, llm: LanguageModel, name: str, *, made: Callable[[UUID], None], check: Callable[[], None]
+) -> SampleFiles:
+    """Ingest the samples into a new project and return what came of them.
+
+    ``made`` is told the project as soon as it is there; ``check`` may raise meanwhile.
+    """
+    async with opened(database_url) as database:
+        project, ingest_ids = await _enqueue_files(database, name)
+        made(project.id)
+        with progress("embedding") as show:
+            await follow(
+                database_url, IngestJob, ingest_ids, lambda conn: _embedded(conn, ingest_ids), show=show, check=check
+            )
+        jobs = await _completed(database, ingest_ids)
+        async with database.session() as session:
+            analysis = (await analyses.start(session, project.id, actor=actor())).id
+        with progress("comparing with guidelines") as show:
+            await follow(
+                database_url, AnalyticsJob, [analysis], lambda conn: _judged(conn, analysis), show=show, check=check
+            )
+        question = await embedded(llm, QUESTION)
+        async with database.session() as session:
+            matches = await similar(session, to=question, project_id=project.id, limit=FOUND)
+            found = await findings(session, project.id)
+            report = await analyses.report(session, analysis)
+        return SampleFiles(jobs, report.analysis, found.verdicts, found.ratings, matches)
+
+
+async def _enqueue_files(database: Database, name: str) -> tuple[FoundProject, list[UUID]]:
+    async with database.session() as session:
+        project = await get_or_create(session, name, actor=actor())
+        pdf = (SAMPLES / GUIDELINES).read_bytes()
+        await set_guidelines(session, project, pdf, GUIDELINES, actor=actor())
+        jobs = [
+            await ingest_file(
+                session,
+                project_id=project.id,
+                type=type_,
+                stream=_pieces(SAMPLES / file),
+                file_name=file,
+                mapping=NOBODYS,
+                actor=actor(),
+            )
+            for file, type_ in FILES
+        ]
+    return project, [job.id for job in jobs]
+
+
+async def _pieces(file: Path) -> AsyncIterator[bytes]:
+    with file.open("rb") as content:
+        while piece := content.read(_PIECE):
+            yield piece
+
+
+async def _embedded(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
+    seen = await embedding_progress(conn, job_ids)
+    return Progress(seen.saved, seen.embedded, done=seen.ended)
+
+
+async def _judged(conn: Raw, job_id: UUID) -> Progress:
+    seen = await judging_progress(conn, job_id)
+    return Progress(seen.total, seen.judged, seen.failed, done=seen.ended)
+
+
+async def _completed(database: Database, job_ids: Sequence[UUID]) -> list[IngestionOutcome]:
+    """Return what became of the files; raise Failed where one was not ingested."""
+    async with database.session() as session:
+        jobs = await ingestion_outcomes(session, job_ids)
+    for job in jobs:
+        if not job.completed:
+            raise Failed(f"the sample files were not ingested: {job.error_message}")
+    return jobs

@@ -1,0 +1,178 @@
+"""Records as people look at them: list, show, review, delete."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
+
+from models.operations import RECORD_CATEGORIES, RECORD_TYPES, DataRecord, LikertScore
+from workers.operations.refusals import OperationsError, UnknownRecord
+from workers.operations.seed_names import by_column
+from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.handler.naming import named
+from workers.runtime.refusals import Problem, quoted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordView:
+    """One record without its vector. ``embedding_model`` made the vector; None where it has none yet."""
+
+    id: UUID
+    project_id: UUID
+    type: str
+    category: str | None
+    source: str
+    content: str
+    metadata: dict[str, Any] | None
+    embedding_model: str | None
+    alignment_analysis: str | None
+    alignment: dict[str, Any] | None
+    alignment_job_id: UUID | None
+    has_been_reviewed: bool
+    is_category_correct: bool | None
+    reviewed_by: str | None
+    created_by_id: str | None
+    created_by_name: str | None
+    created_by_email: str | None
+    ingest_job_id: UUID | None
+    created_at: datetime
+    updated_at: datetime
+
+    def by_column(self) -> dict[str, Any]:
+        """Return the values under the names that the table's columns have: for JSON."""
+        return by_column(DataRecord, self)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenScore:
+    """What a person, or a model, gave one record: 1 (worst) to 7 (best)."""
+
+    user_id: str
+    llm_model: str | None
+    realism_score: int
+    quality_score: int
+    updated_at: datetime
+
+    def by_column(self) -> dict[str, Any]:
+        """Return the values under the names that the table's columns have: for JSON."""
+        return by_column(LikertScore, self)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDetails:
+    """One record with the length of its vector and what people and models gave it, the oldest first."""
+
+    record: RecordView
+    dimensions: int
+    scores: Sequence[GivenScore]
+
+
+def as_type(text: str | None) -> str | None:
+    """Return the record type that ``text`` names in any case; raise OperationsError for anything else."""
+    return _one_of(text, RECORD_TYPES, "type")
+
+
+def as_category(text: str | None) -> str | None:
+    """Return the category that ``text`` names in any case; raise OperationsError for anything else."""
+    return _one_of(text, RECORD_CATEGORIES, "category")
+
+
+async def list_records(
+    session: AsyncSession,
+    *,
+    project_id: UUID,
+    type_: str | None = None,
+    category: str | None = None,
+    reviewed: bool | None = None,
+    limit: int = 50,
+    after: UUID | None = None,
+) -> list[RecordView]:
+    """Return a project's records, newest first; ``after`` is the last id of the page before.
+
+    Type and category are named in any case.
+    """
+    query = select(DataRecord).where(DataRecord.project_id == project_id).options(defer(DataRecord.embedding))
+    if (type_ := as_type(type_)) is not None:
+        query = query.where(DataRecord.type == type_)
+    if (category := as_category(category)) is not None:
+        query = query.where(DataRecord.category == category)
+    if reviewed is not None:
+        query = query.where(DataRecord.has_been_reviewed == reviewed)
+    if after is not None:
+        query = query.where(DataRecord.id < after)
+    return [_view(one) for one in await session.scalars(query.order_by(DataRecord.id.desc()).limit(limit))]
+
+
+async def show(session: AsyncSession, record_id: UUID) -> RecordDetails:
+    """Return one record with its ratings; raise UnknownRecord."""
+    length = func.cardinality(DataRecord.embedding)
+    query = select(DataRecord, length).where(DataRecord.id == record_id).options(defer(DataRecord.embedding))
+    found = (await session.execute(query)).one_or_none()
+    if found is None:
+        raise UnknownRecord(f"record {record_id} does not exist (any more)")
+    given = await session.scalars(
+        select(LikertScore).where(LikertScore.record_id == record_id).order_by(LikertScore.id)
+    )
+    scores = [
+        GivenScore(one.user_id, one.llm_model, one.realism_score, one.quality_score, one.updated_at) for one in given
+    ]
+    return RecordDetails(_view(found[0]), found[1], scores)
+
+
+async def review(
+    session: AsyncSession,
+    record_ids: Sequence[UUID],
+    *,
+    reviewer: str,
+    is_category_correct: bool | None,
+    actor: Actor = NOBODY,
+) -> set[UUID]:
+    """Note that ``reviewer`` has looked at these records, and whether their category is right; return their ids.
+
+    A later review replaces an earlier one. A record without a category has none that could be right or wrong: it
+    raises OperationsError. If one of the records does not exist, none is changed: it raises UnknownRecord.
+    """
+    reviewer = named("reviewer", reviewer, error=OperationsError)
+    async with acting(session, actor), session.begin_nested():
+        if is_category_correct is not None:
+            without = await session.scalar(
+                select(DataRecord.id).where(DataRecord.id.in_(record_ids), DataRecord.category.is_(None)).limit(1)
+            )
+            if without is not None:
+                raise OperationsError(f"record {without} has no category that could be right or wrong")
+        changed = await session.scalars(
+            update(DataRecord)
+            .where(DataRecord.id.in_(record_ids))
+            .values(has_been_reviewed=True, is_category_correct=is_category_correct, reviewed_by=reviewer)
+            .returning(DataRecord.id)
+        )
+        done = set(changed)
+        if missing := [str(id_) for id_ in record_ids if id_ not in done]:
+            raise UnknownRecord(f"records {', '.join(missing)} do not exist (any more); none was changed")
+    return done
+
+
+async def remove(session: AsyncSession, record_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> set[UUID]:
+    """Delete records with their ratings; return those that were there."""
+    gone = delete(DataRecord).where(DataRecord.id.in_(record_ids)).returning(DataRecord.id)
+    async with acting(session, actor):
+        return set(await session.scalars(gone))
+
+
+def _view(record: DataRecord) -> RecordView:
+    values = {field.name: getattr(record, field.name) for field in fields(RecordView) if field.name != "metadata"}
+    return RecordView(metadata=record.metadata_, **values)
+
+
+def _one_of(text: str | None, known: tuple[str, ...], field: str) -> str | None:
+    if text is None:
+        return None
+    name = text.strip().upper().replace(" ", "_").replace("-", "_")
+    if name not in known:
+        raise OperationsError(Problem(field, f"must be one of {', '.join(known).lower()}", quoted(text)))
+    return name
