@@ -1,8 +1,14 @@
 """Checks of who connects with which rights, and whether a service must prove whom it speaks for."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 from cli.doctor.check import Check
+from local.logins import FOLDER, invalid_passwords
 from workers.runtime.database import Raw
 from workers.runtime.operate.health import connected_logins, count_owners, is_strict
+from workers.runtime.refusals import Failed
 
 _ROLES = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"
 
@@ -17,6 +23,24 @@ async def logins(conn: Raw) -> Check:
         said = f"{found}: {', '.join(above)} is a superuser, whom no right stops"
         return Check("logins", "warning", said, _ROLES)
     return Check("logins", "ok", found)
+
+
+async def passwords(database_url: str, data_dir: Path) -> AsyncIterator[Check]:
+    """Try each login that has a file in the data folder; say nothing if no file is for this database.
+
+    A process keeps its connections after its password was changed. It fails only when it must connect again.
+    """
+    folder = data_dir / FOLDER
+    try:
+        tried, wrong = await asyncio.to_thread(invalid_passwords, database_url, folder)
+    except Failed as error:
+        yield Check("passwords", "failed", str(error))
+        return
+    if wrong:
+        mend = "`gristmill migrate --roles --new-passwords` makes new ones; then restart the processes that use them"
+        yield Check("passwords", "failed", "; ".join(wrong), mend)
+    elif tried:
+        yield Check("passwords", "ok", f"{tried} logins in {folder} can connect")
 
 
 async def strict_mode(conn: Raw) -> Check:
