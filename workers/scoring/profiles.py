@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import Profile, ScoringAnswer, ScoringJob
@@ -69,7 +69,11 @@ async def remove_profiles(
 
     The jobs' history stays. A job may be of a profile that is not deleted.
     """
+    unfinished = or_(ScoringJob.id.in_(job_ids), ScoringJob.profile_id.in_(profile_ids))
+    cancelled = func.runtime.cancel(ScoringJob.id, "removed with its profile")
     async with acting(session, actor):
+        # Their history, which stays, says so: a job without an end counts as lost.
+        await session.execute(select(cancelled).where(unfinished, ScoringJob.completed_at.is_(None)))
         # Jobs first: those of profiles that go take theirs along, and would not be counted.
         jobs = await session.scalars(delete(ScoringJob).where(ScoringJob.id.in_(job_ids)).returning(ScoringJob.id))
         count = len(jobs.all())
