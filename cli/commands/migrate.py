@@ -1,5 +1,6 @@
 """``gristmill migrate``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,15 +8,24 @@ import typer
 
 from cli.addresses import addresses
 from cli.output import Json, print_json, print_table
+from cli.values import counted
 from cli.whereabouts import data_folder
 from config.settings import load
 from local.logins import FOLDER, Login, make_logins
 from migrations.revisions import Position
-from migrations.upgrade import move
-from workers.runtime.refusals import Failed, Refusal
+from migrations.upgrade import (
+    DroppedTable,
+    cancel_unfinished,
+    dropped_tables,
+    goes_down,
+    live_processes,
+    move,
+)
+from workers.runtime.refusals import Conflict, Failed, Refusal
 
 
 def migrate(
+    *,
     to: Annotated[
         str, typer.Option("--to", metavar="REV", help="Revision to move to; a lower one goes down.")
     ] = "head",
@@ -32,6 +42,9 @@ def migrate(
             "--new-passwords", help="Replace passwords that no file has. Processes that use the old ones must restart."
         ),
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Go down although jobs are lost by it, or processes still run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the database's schema to this release, or to one revision. Run it as the tables' owner."""
@@ -41,6 +54,9 @@ def migrate(
         raise Refusal("--new-passwords says how --roles treats logins that exist: give both")
     settings = load()
     database_url = addresses(settings).database_url
+    dropped = dropped_tables(database_url, to)
+    _refuse_losses(database_url, dropped, yes=yes, downwards=goes_down(database_url, to))
+    cancel_unfinished(database_url, dropped)
     before, after = move(database_url, to)
     logins: list[Login] = []
     if roles:
@@ -64,6 +80,19 @@ def migrate(
             keep={"URL IN"},
         )
     _refuse_unknown(logins)
+
+
+def _refuse_losses(database_url: str, dropped: Sequence[DroppedTable], *, yes: bool, downwards: bool) -> None:
+    """Raise Conflict before a move down that loses jobs, or that takes the schema away from processes that run."""
+    if yes or not downwards:
+        return
+    if live := live_processes(database_url):
+        raise Conflict(f"{', '.join(live)} still run on this schema", remedy="stop them first, or add --yes")
+    if dropped:
+        lost = "; ".join(
+            f"{counted(one.jobs, 'job')} of {one.name} ({one.unfinished:,} of them not ended)" for one in dropped
+        )
+        raise Conflict(f"this move drops {lost}", remedy="take a backup, then add --yes")
 
 
 def _shown(login: Login) -> dict[str, object]:
