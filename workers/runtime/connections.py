@@ -61,6 +61,19 @@ WITHOUT_TRIGGERS = (
 ENCODING = "the database's encoding must be UTF8, got {found}: create it with ENCODING 'UTF8'"
 
 
+OLDEST_POSTGRES = 18
+# What a server says that does not know one of the pins: an older one.
+_UNKNOWN_SETTING = "unrecognized configuration parameter"
+
+
+class TooOldServerError(psycopg.OperationalError):
+    """The server of Postgres is older than this release needs."""
+
+    def __init__(self, server_version: int) -> None:
+        major, minor = divmod(server_version, 10_000)
+        super().__init__(f"PostgreSQL {OLDEST_POSTGRES} or newer is needed, this one is {major}.{minor}")
+
+
 def startup(url_options: str | None = None, settings: str = "") -> dict[str, Any]:
     """Return how the driver is told to connect: pinned, with careful loaders; ``settings`` (``-c …``) come last.
 
@@ -87,10 +100,14 @@ def named(changed_by: str) -> str:
 def connect(url: str, *, autocommit: bool = False, settings: str = "", **options: Any) -> psycopg.Connection[Any]:
     """Open a connection, pinned."""
     conninfo = plain_url(url)
-    connection: psycopg.Connection[Any] = psycopg.Connection.connect(
-        conninfo, autocommit=autocommit, **KEEPALIVE | startup(_options_in(conninfo), settings) | options
-    )
+    arguments = KEEPALIVE | startup(_options_in(conninfo), settings) | options
     try:
+        connection: psycopg.Connection[Any] = psycopg.Connection.connect(conninfo, autocommit=autocommit, **arguments)
+    except psycopg.OperationalError as error:
+        refuse_old_server(error, conninfo)
+        raise
+    try:
+        check_version(connection)
         check_encoding(connection)
         for statement in repairs(connection):
             connection.execute(statement)
@@ -109,10 +126,16 @@ async def connect_async(
 ) -> psycopg.AsyncConnection[Any]:
     """Open a connection for a loop, pinned."""
     conninfo = plain_url(url)
-    connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
-        conninfo, autocommit=autocommit, **KEEPALIVE | startup(_options_in(conninfo), settings) | options
-    )
+    arguments = KEEPALIVE | startup(_options_in(conninfo), settings) | options
     try:
+        connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
+            conninfo, autocommit=autocommit, **arguments
+        )
+    except psycopg.OperationalError as error:
+        refuse_old_server(error, conninfo)
+        raise
+    try:
+        check_version(connection)
         check_encoding(connection)
         for statement in repairs(connection):
             await connection.execute(statement)
@@ -129,6 +152,7 @@ async def connect_async(
 def prepare(dbapi_connection: Any, _record: object = None) -> None:
     """Finish a new connection of SQLAlchemy's as :func:`connect` does; an engine's listener for ``connect``."""
     driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    check_version(driver)
     check_encoding(driver)
     cursor = dbapi_connection.cursor()
     for statement in repairs(driver):
@@ -149,6 +173,28 @@ def set_statement(name: str) -> bytes:
     """Return the statement that pins ``name`` in a session that somebody else opened."""
     quoted = PINS[name].replace("'", "''")
     return f"SELECT set_config('{name}', '{quoted}', false)".encode()
+
+
+def refuse_old_server(error: psycopg.OperationalError, conninfo: str) -> None:
+    """Raise TooOldServerError if a server refused our settings because it is too old to know them.
+
+    It refuses before it says its version, so that it is asked once more, without settings.
+    """
+    if _UNKNOWN_SETTING not in str(error):
+        return
+    try:
+        with psycopg.Connection.connect(conninfo, connect_timeout=CONNECT_SECONDS, options="") as connection:
+            version = connection.info.server_version
+    except psycopg.Error:
+        return
+    if version < OLDEST_POSTGRES * 10_000:
+        raise TooOldServerError(version) from None
+
+
+def check_version(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
+    """Raise TooOldServerError for a server on which this release does not run."""
+    if (version := driver.info.server_version) < OLDEST_POSTGRES * 10_000:
+        raise TooOldServerError(version)
 
 
 def check_encoding(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
@@ -180,6 +226,8 @@ def refusal_of(error: BaseException) -> Refusal | None:
     error = getattr(error, "orig", None) or error
     if not isinstance(error, psycopg.Error):
         return None
+    if isinstance(error, TooOldServerError):
+        return Failed(str(error))
     told = error.diag.message_primary or str(error)
     if error.sqlstate in _NOT_MIGRATED:
         return Failed(

@@ -8,8 +8,6 @@ import psycopg
 
 from workers.runtime.store.server import clock, revision
 
-OLDEST_POSTGRES = 18
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerHealth:
@@ -19,11 +17,6 @@ class ServerHealth:
     host: str
     port: int
     revision: str | None
-
-    @property
-    def is_too_old(self) -> bool:
-        """Whether this release does not run on it."""
-        return self.version[0] < OLDEST_POSTGRES
 
 
 async def server_health(conn: psycopg.AsyncConnection[Any]) -> ServerHealth:
