@@ -92,6 +92,7 @@ COMMANDS = (
         _WORK,
         "Create, show, change, cancel, give, audit, count and import assessments.",
     ),
+    Entry("profiles", "profiles:app", _WORK, "Add, list, show and score profiles."),
     Entry("projects", "projects:app", _WORK, "Make, list and show projects, and give them guidelines."),
     Entry("records", "records:app", _WORK, "List, show, review, export and delete records."),
     Entry("analytics", "analytics:app", _WORK, "Judge and rate records against a project's guidelines."),

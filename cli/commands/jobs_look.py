@@ -14,6 +14,7 @@ from cli.commands.jobs_options import Age, Error, JobId, Stage, Status, wanted
 from cli.completing import job_ids
 from cli.connection import ask
 from cli.output import Json, plain, print_json, print_table, remark, status_text
+from cli.score_view import score_lines
 from cli.values import counted, duration, moment
 from config.settings import load
 from workers.runtime.operate.jobs import (
@@ -140,6 +141,7 @@ def _row(job: JobView) -> tuple[object, ...]:
 
 
 def _print_facts(job: JobView, own: Mapping[str, Any]) -> None:
+    read_apart = _SCORE if job.stage == "scoring.score" else frozenset()
     took = duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
     facts = {
         "id": job.id,
@@ -156,17 +158,35 @@ def _print_facts(job: JobView, own: Mapping[str, Any]) -> None:
         "started": moment(job.started_at),
         "completed": moment(job.completed_at) + (f" (ran {took})" if took else ""),
         "key": job.idempotency_key,
-        **own,
+        **{name: value for name, value in own.items() if name not in read_apart},
     }
     width = max(len(name) for name in facts) + 2
     for name, value in facts.items():
         if value not in (None, ""):
             print(printable(f"{name:<{width}}{cut(_flat(value), 500)}"))
+    if read_apart:
+        _print_score(own)
     print()
+
+
+_SCORE = frozenset({"prompt", "parsed_score", "llm_response"})
+
+
+def _print_score(own: Mapping[str, Any]) -> None:
+    """Print what was asked, with its lines, and the score criterion by criterion; --json has what the model sent."""
+    print("prompt")
+    for line in str(own.get("prompt") or "").splitlines():
+        print(printable(f"  {line}"))
+    if own.get("parsed_score") is not None:
+        print()
+        for line in score_lines(own["parsed_score"]):
+            print(printable(line))
 
 
 def _flat(value: object) -> str:
     """Return ``value`` on one line, JSON where it is no plain value."""
+    if isinstance(value, (bytes, memoryview)):
+        return bytes(value).hex()
     text = json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
     return " ".join(text.split())
 

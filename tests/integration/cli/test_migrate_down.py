@@ -72,9 +72,8 @@ def test_every_job_table_is_found_on_the_way_down(own):
     ("alive", "name"),
     [
         (
-            "INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)"
-            " VALUES (gen_random_uuid(), 'w1', '{a}', 1, 30)",
-            "worker w1",
+            "INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds) VALUES (uuidv7(), 'w', '{a}', 1, 30)",
+            "worker w",
         ),
         (
             "INSERT INTO runtime.dispatcher (id, term, leader, expires_at) VALUES (1, 1, 'd1', now() + interval '1 h')",
