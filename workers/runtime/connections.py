@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from workers.runtime.loaders import ADAPTERS
-from workers.runtime.refusals import Failed, Refusal, UnavailableServer
+from workers.runtime.refusals import Failed, Forbidden, Refusal, UnavailableServer
 
 CONNECT_SECONDS = 5
 # A peer that vanished without a word is noticed within about 15 s instead of the system's two hours.
@@ -218,6 +218,19 @@ def plain_url(url: str) -> str:
 _NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
 
 
+_NOT_ALLOWED = "42501"
+
+
+def denied(error: psycopg.Error) -> Forbidden:
+    """Return what it means that Postgres does not allow this login something, and who may do it."""
+    told = error.diag.message_primary or str(error)
+    if "row-level security" in told:
+        remedy = "a service says whose rows it writes with SET LOCAL gristmill.user_id; an operator's login needs none"
+    else:
+        remedy = "use a login that may, such as the operator's, or the owner's for `security` and `migrate`"
+    return Forbidden(f"Postgres refused: {told}", remedy=f"{remedy} (docs/security.md)")
+
+
 def refusal_of(error: BaseException) -> Refusal | None:
     """Return what an error of Postgres means to a person; None for any other. SQLAlchemy's errors carry one inside.
 
@@ -234,6 +247,8 @@ def refusal_of(error: BaseException) -> Refusal | None:
             "the database is not migrated to this version; run `gristmill migrate` "
             f"(Postgres: {told.partition(chr(10))[0]}). Where it is at the newest revision, one is missing"
         )
+    if error.sqlstate == _NOT_ALLOWED:
+        return denied(error)
     if not isinstance(error, psycopg.OperationalError):
         return Failed(f"Postgres refused: {told}")
     if error.sqlstate is None:

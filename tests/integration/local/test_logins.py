@@ -243,6 +243,22 @@ def test_no_login_has_rights_that_its_process_does_not_need(logins, kind, statem
         asked(logins[kind].url, statement)
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("operator", ("security", "status")), ("service", ("errors",)), ("service", ("doctor", "--quick"))],
+)
+def test_who_may_not_do_something_is_told_who_may(logins, gristmill, monkeypatch, kind, command):
+    """A login with few rights is no broken server: the line says which one to use."""
+    monkeypatch.setenv("DATABASE_URL", logins[kind].url)
+
+    code, out, said = gristmill(*command)
+
+    if code:  # where the login has the right by now, there is nothing to tell
+        assert "permission denied" in out + said
+        assert "use a login that may" in out + said
+        assert "start it" not in out + said
+
+
 async def test_the_dispatchers_login_leads(logins):
     """And sees of a session of its own kind when it began."""
     async with await psycopg.AsyncConnection.connect(logins["dispatcher"].url, autocommit=True) as one:
