@@ -136,6 +136,7 @@ def main() -> int:
     """Run the command of ``sys.argv``; return 0 done, 1 failed, 2 wrong usage."""
     try:
         result = typer.main.get_command(app).main(prog_name="gristmill", standalone_mode=False)
+        sys.stdout.flush()  # a reader that went away shows here, and not in Python's own flush at exit
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a command of commands, alone: its help is the answer
             print(error.format_message())
