@@ -67,7 +67,7 @@ ROWS = (
 
 def lines_of(width: int, columns=JOBS, rows=ROWS) -> list[str]:
     printed = io.StringIO()
-    Console(width=width, file=printed).print(table(columns, rows, width=width))
+    Console(width=width, file=printed).print(table(columns, rows, width=width), crop=False, overflow="fold")
     return [line.rstrip() for line in printed.getvalue().splitlines()]
 
 
