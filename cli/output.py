@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -159,7 +159,7 @@ def _without_empty(names: Sequence[str], cells: Sequence[Sequence[str]], may_go:
 
 def _blocks(
     names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], numbers: Sequence[bool], width: int
-) -> Text:
+) -> RenderableType:
     """Return every row as a block: its first column and its statuses on top, the rest below, each with its name."""
     top = [place for place, name in enumerate(names) if place == 0 or (whole[place] and name in _WHOLE)]
     shown = Text(no_wrap=True, overflow="ignore")  # wrapped here, and a path or an id that is too long goes on whole
@@ -167,12 +167,12 @@ def _blocks(
         # A bare number as a title says nothing.
         named = [f"{names[place].lower()} {row[place]}" if numbers[place] else row[place] for place in top]
         titles = [Text(title, style="bold" if n == 0 else "") for n, title in enumerate(named) if title]
-        rest = [f"{names[place].lower()}: {row[place]}" for place in range(len(names)) if place not in top]
-        told = [text for text in rest if not text.endswith(": ")]
+        rest = [(names[place].lower(), row[place]) for place in range(len(names)) if place not in top]
+        told = [f"{name}: {value}" if name else value for name, value in rest if value]
         for line in (*_filled(titles, "  ", width), *_indented(told, width)):
             shown.append_text(line).append("\n")
     shown.rstrip()
-    return shown
+    return Group(shown)  # a text by itself would be joined with others and lose that it is wrapped
 
 
 def _filled(parts: Sequence[Text], between: str, width: int) -> Iterator[Text]:
@@ -188,11 +188,10 @@ def _filled(parts: Sequence[Text], between: str, width: int) -> Iterator[Text]:
 
 
 def _indented(told: Sequence[str], width: int) -> Iterator[Text]:
-    """Yield the named values of a block; one that is longer than a line goes on below."""
+    """Yield the named values of a block; one that is longer than a line goes on below, from word to word."""
     room = max(width - len(_INDENT), _READABLE)
-    narrow = Console(width=room)
     for line in _filled([Text(text) for text in told], ", ", room):
-        for part in line.wrap(narrow, room, overflow="ignore"):
+        for part in _filled([Text(word) for word in line.plain.split(" ")], " ", room):
             yield Text(_INDENT).append_text(part)
 
 

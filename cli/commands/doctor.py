@@ -11,7 +11,7 @@ from cli.doctor.examine import examine
 from cli.output import Json, console, print_json, remark
 from config.settings import load
 
-_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+_MARKS = {"ok": ("✓", "green"), "unknown": ("?", "yellow"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 
 
 def doctor(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "warning", "failed"]
+State = Literal["ok", "unknown", "warning", "failed"]
 
 
 @dataclass(frozen=True, slots=True)

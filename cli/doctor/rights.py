@@ -17,7 +17,7 @@ async def logins(conn: Raw) -> Check:
     """Tell by which logins our processes are connected; a superuser among them is worth a warning."""
     connected = await connected_logins(conn)
     if not connected:
-        return Check("logins", "ok", "no process of ours is connected, or this login may not see it")
+        return Check("logins", "unknown", "no process of ours is connected, or this login may not see it")
     found = ", ".join(f"{one.kind} as {one.role}" for one in connected)
     if above := sorted({one.role for one in connected if one.is_superuser}):
         said = f"{found}: {', '.join(above)} is a superuser, whom no right stops"
@@ -47,7 +47,7 @@ async def strict_mode(conn: Raw) -> Check:
     """Tell whether services must sign whom they speak for; with several tenants they should."""
     strict = await is_strict(conn)
     if strict is None:
-        return Check("strict mode", "ok", "this login may not see it")
+        return Check("strict mode", "unknown", "this login may not see it")
     if strict:
         return Check("strict mode", "ok", "on: a service must sign whom it speaks for")
     tenants = await count_owners(conn)
