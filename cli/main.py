@@ -49,6 +49,9 @@ COMMANDS = (
         _HERE,
         "Bring the database's schema to this release, or to one revision. Run it as the tables' owner.",
     ),
+    Entry(
+        "psql", "psql:psql", _HERE, "Open the database in psql, as its owner or by the login of one kind of process."
+    ),
     Entry("enqueue", "enqueue:enqueue", _WORK, "Enqueue one job and print its id."),
     Entry(
         "ingest",

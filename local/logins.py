@@ -64,6 +64,12 @@ def known_urls(database_url: str, folder: Path) -> dict[str, str]:
     return {kind: libpq_url(url) for kind, url in found.items() if url and _place(url) == _place(owner)}
 
 
+def address_and_password(url: str) -> tuple[str, str | None]:
+    """Return a URL without its password, and the password: a command line can be read by everybody on the machine."""
+    found = make_url(url)
+    return libpq_url(URL.create(**{**found._asdict(), "password": None})), found.password and str(found.password)
+
+
 def invalid_passwords(database_url: str, folder: Path) -> tuple[int, list[str]]:
     """Try the files of this database in ``folder``; return how many there are, and a line for each invalid password."""
     known = known_urls(database_url, folder)
