@@ -135,7 +135,7 @@ async def test_a_name_that_several_have_is_refused(session):
 
 def blocks(language: str) -> str:
     page = (ROOT / "docs/scoring.md").read_text()
-    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[0]
+    return str(re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[0])
 
 
 def test_the_page_s_sql_works_when_pasted(psql):

@@ -109,7 +109,7 @@ def test_a_login_whose_file_is_missing_keeps_its_password(logins, database_url, 
     found = {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
 
     assert [kind for kind, one in found.items() if one.problem] == ["worker"]
-    assert "login gristmill_worker_login exists and" in found["worker"].problem
+    assert "login gristmill_worker_login exists and" in str(found["worker"].problem)
     assert not (tmp_path / "roles" / "database_url_worker").exists()
     assert asked(logins["worker"].url, "SELECT session_user") == "gristmill_worker_login"
 
@@ -143,7 +143,7 @@ def test_a_password_that_is_no_longer_valid_is_told(logins, database_url, tmp_pa
     found = make_logins(database_url, tmp_path / "roles")
     tried, wrong = invalid_passwords(database_url, tmp_path / "roles")
 
-    assert all("is not valid" in one.problem for one in found)
+    assert all("is not valid" in str(one.problem) for one in found)
     assert (tried, len(wrong)) == (len(GROUPS), len(GROUPS))
     assert f"password of gristmill_worker_login in {tmp_path}/roles/database_url_worker is no longer valid" in wrong
     assert invalid_passwords(database_url, tmp_path / "others") == (len(GROUPS), [])
