@@ -15,7 +15,7 @@ from workers.judging.json_schema import SchemaCheck
 from workers.judging.judgement import CriterionResult
 from workers.runtime.refusals import quoted
 
-WIDTH = 100
+WIDTH = 78
 ERRORS_SHOWN = 10
 
 
@@ -115,7 +115,7 @@ def _verdict(found: AssessmentResult) -> Iterator[str]:
 def _criterion(one: CriterionResult) -> Iterator[str]:
     judge = "by rule" if one.rule_based else "by the model"
     scale = f"{one.points:g} on {one.lowest:g}–{one.highest:g}"
-    yield f"{one.name:<24}{_bar(one.score)} {one.score:.2f}   {scale}, weight {one.weight:g}, {judge}"
+    yield f"{one.name:<24}{bar(one.score)} {one.score:.2f}   {scale}, weight {one.weight:g}, {judge}"
     yield from _wrapped(one.reasoning, indent="    ", hang="    ")
     for evidence in one.evidence:
         yield from _wrapped(f"– {evidence}", indent="    ", hang="      ")
@@ -137,7 +137,8 @@ def _schema(check: SchemaCheck) -> Iterator[str]:
         yield f"    … and {check.error_count - ERRORS_SHOWN} more (--json shows them)"
 
 
-def _bar(score: float, cells: int = 10) -> str:
+def bar(score: float, cells: int = 10) -> str:
+    """Return a bar for a score from 0 to 1."""
     full = round(score * cells)
     return "█" * full + "·" * (cells - full)
 

@@ -51,6 +51,9 @@ COMMANDS = (
         _HERE,
         "Bring the database's schema to this release, or to one revision. Run it as the tables' owner.",
     ),
+    Entry(
+        "psql", "psql:psql", _HERE, "Open the database in psql, as its owner or by the login of one kind of process."
+    ),
     Entry("enqueue", "enqueue:enqueue", _WORK, "Enqueue one job and print its id."),
     Entry(
         "ingest",
@@ -94,6 +97,7 @@ COMMANDS = (
         _WORK,
         "Create, show, change, cancel, give, audit, count and import assessments.",
     ),
+    Entry("profiles", "profiles:app", _WORK, "Add, list, show and score profiles."),
     Entry("projects", "projects:app", _WORK, "Make, list and show projects, and give them guidelines."),
     Entry("records", "records:app", _WORK, "List, show, review, export and delete records."),
     Entry("analytics", "analytics:app", _WORK, "Judge and rate records against a project's guidelines."),
@@ -138,6 +142,7 @@ def main() -> int:
     _replace_what_streams_cannot_write()
     try:
         result = typer.main.get_command(app).main(prog_name="gristmill", standalone_mode=False)
+        sys.stdout.flush()  # a reader that went away shows here, and not in Python's own flush at exit
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a command of commands, alone: its help is the answer
             print(error.format_message())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -66,6 +67,9 @@ def _is_span(key: str, value: Any) -> bool:
     return hasattr(value, "total_seconds")
 
 
+_ID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-")
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that wraps on a terminal and nowhere else."""
     stream = sys.stderr if stderr else sys.stdout
@@ -79,20 +83,29 @@ def status_text(status: str) -> str:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = (), width: int = _UNBOUNDED
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    keep: Iterable[str] = (),
+    may_go: Iterable[str] = (),
+    width: int = _UNBOUNDED,
 ) -> RenderableType:
     """Return a table that fits into ``width`` characters, or one block a row where none does.
 
     Columns named with ``>`` in front hold numbers, aligned right. Those, ids, statuses and ``keep`` are never cut and
-    never wrapped; the others wrap as far as they stay readable.
+    never wrapped; the others wrap as far as they stay readable, and never within a path or an id. Columns of ``may_go``
+    are left out if the table would not fit and they are zero or empty in every row.
     """
     names = [column.removeprefix(">") for column in columns]
     numbers = [column.startswith(">") for column in columns]
     whole = [number or name in {*keep, *_WHOLE} for name, number in zip(names, numbers, strict=True)]
     cells = [[_cell(cell) for cell in row] for row in rows]
     widths = _widths(names, cells, whole, width)
+    if widths is None and (shown := _without_empty(names, cells, set(may_go))) != list(range(len(names))):
+        kept = [[row[place] for place in shown] for row in cells]
+        return table([columns[place] for place in shown], kept, keep=keep, width=width)
     if widths is None:
-        return _blocks(names, cells, whole, width)
+        return _blocks(names, cells, whole, numbers, width)
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for name, number, fits in zip(names, numbers, widths, strict=True):
@@ -112,31 +125,54 @@ def _widths(
         max([cell_len(name), *(cell_len(row[place]) for row in cells)], default=0) for place, name in enumerate(names)
     ]
     spare = width - _GAP * len(names) - sum(one for one, kept in zip(natural, whole, strict=True) if kept)
-    least = sum(min(one, _READABLE) for one, kept in zip(natural, whole, strict=True) if not kept)
     if spare >= sum(one for one, kept in zip(natural, whole, strict=True) if not kept):
         return [None] * len(names)
-    if spare < least:
-        return None
+    wrapping = [place for place, kept in enumerate(whole) if not kept]
     bounds: list[int | None] = [None] * len(names)
-    narrowest_first = sorted((one, place) for place, one in enumerate(natural) if not whole[place])
-    for left, (one, place) in zip(range(len(narrowest_first), 0, -1), narrowest_first, strict=True):
-        bounds[place] = min(one, spare // left)  # what a narrow column leaves goes to the wider ones
-        spare -= min(one, spare // left)
+    least = {
+        place: max([min(natural[place], _READABLE), *(_unbroken(row[place]) for row in cells)]) for place in wrapping
+    }
+    spare -= sum(least.values())
+    if spare < 0:
+        return None
+    narrowest_first = sorted(wrapping, key=lambda place: natural[place])
+    for left, place in zip(range(len(narrowest_first), 0, -1), narrowest_first, strict=True):
+        more = min(natural[place] - least[place], spare // left)  # what a narrow column leaves goes to the wider ones
+        bounds[place] = least[place] + more
+        spare -= more
     return bounds
 
 
-def _blocks(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], width: int) -> Text:
+def _unbroken(cell: str) -> int:
+    """Return the width of the longest path or id in a cell: broken, nobody could copy it."""
+    return max((cell_len(word) for word in cell.split() if "/" in word or _ID.search(word)), default=0)
+
+
+def _without_empty(names: Sequence[str], cells: Sequence[Sequence[str]], may_go: set[str]) -> list[int]:
+    """Return the places of the columns that say something."""
+    return [
+        place
+        for place, name in enumerate(names)
+        if name not in may_go or any(row[place] not in {"", "0", "–"} for row in cells)
+    ]
+
+
+def _blocks(
+    names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], numbers: Sequence[bool], width: int
+) -> RenderableType:
     """Return every row as a block: its first column and its statuses on top, the rest below, each with its name."""
     top = [place for place, name in enumerate(names) if place == 0 or (whole[place] and name in _WHOLE)]
-    shown = Text()
+    shown = Text(no_wrap=True, overflow="ignore")  # wrapped here, and a path or an id that is too long goes on whole
     for row in cells:
-        titles = [Text(row[place], style="bold" if place == 0 else "") for place in top if row[place]]
-        rest = [f"{names[place].lower()}: {row[place]}" for place in range(len(names)) if place not in top]
-        told = [text for text in rest if not text.endswith(": ")]
+        # A bare number as a title says nothing.
+        named = [f"{names[place].lower()} {row[place]}" if numbers[place] else row[place] for place in top]
+        titles = [Text(title, style="bold" if n == 0 else "") for n, title in enumerate(named) if title]
+        rest = [(names[place].lower(), row[place]) for place in range(len(names)) if place not in top]
+        told = [f"{name}: {value}" if name else value for name, value in rest if value]
         for line in (*_filled(titles, "  ", width), *_indented(told, width)):
             shown.append_text(line).append("\n")
     shown.rstrip()
-    return shown
+    return Group(shown)  # a text by itself would be joined with others and lose that it is wrapped
 
 
 def _filled(parts: Sequence[Text], between: str, width: int) -> Iterator[Text]:
@@ -152,11 +188,10 @@ def _filled(parts: Sequence[Text], between: str, width: int) -> Iterator[Text]:
 
 
 def _indented(told: Sequence[str], width: int) -> Iterator[Text]:
-    """Yield the named values of a block; one that is longer than a line goes on below."""
+    """Yield the named values of a block; one that is longer than a line goes on below, from word to word."""
     room = max(width - len(_INDENT), _READABLE)
-    narrow = Console(width=room)
     for line in _filled([Text(text) for text in told], ", ", room):
-        for part in line.wrap(narrow, room):
+        for part in _filled([Text(word) for word in line.plain.split(" ")], " ", room):
             yield Text(_INDENT).append_text(part)
 
 
@@ -164,10 +199,17 @@ def _cell(value: object) -> str:
     return "" if value is None else printable(" ".join(str(value).split()))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Iterable[str] = ()) -> None:
-    """Print a table as wide as the terminal; on a pipe each row is one whole line."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    keep: Iterable[str] = (),
+    may_go: Iterable[str] = (),
+) -> None:
+    """Print a table as wide as the terminal; on a pipe each row is one whole line, and no column goes."""
     shown = console()
-    shown.print(table(columns, rows, keep=keep, width=shown.width), crop=False, overflow="fold", markup=False)
+    made = table(columns, rows, keep=keep, may_go=may_go, width=shown.width)
+    shown.print(made, crop=False, overflow="fold", markup=False)
 
 
 def remark(line: str) -> None:

@@ -13,7 +13,7 @@ from config.redaction import redact_text
 from migrations.revisions import position_of
 from workers.runtime.backoff import full_jitter
 from workers.runtime.connections import connect_async, refusal_of
-from workers.runtime.operate.server import OLDEST_POSTGRES, revision, server_health
+from workers.runtime.operate.server import revision
 from workers.runtime.refusals import Failed, Kind
 from workers.transport.dispatcher import eviction_policy
 
@@ -65,9 +65,7 @@ def _is_away(error: Exception) -> bool:
 
 async def _look_at_database(database_url: str) -> None:
     async with await connect_async(database_url, autocommit=True) as connection:
-        health, found = server_health(connection), await revision(connection)
-    if health.is_too_old:
-        raise Failed(f"Postgres must be {OLDEST_POSTGRES} or newer, got {health.version[0]}")
+        found = await revision(connection)
     position = position_of(found)
     if not position.usable:
         at = position.current or "no revision"

@@ -20,6 +20,9 @@ STAGE_COLUMNS = (
     "STATE",
 )
 
+# Left out of a narrow terminal if no stage has any.
+COUNTS = tuple(column.removeprefix(">") for column in STAGE_COLUMNS[2:-2])
+
 
 def stage_row(stage: StageView) -> tuple[object, ...]:
     """Return the cells of ``STAGE_COLUMNS``."""

@@ -16,6 +16,11 @@ UNKNOWN = "?"
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return ``number`` with its noun, such as "1 job" and "2 jobs"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def parse_age(text: str) -> timedelta:
     """Return the duration that ``text`` names: a number with s, m, h, d or w."""
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())

@@ -60,6 +60,12 @@ def nothing_runs(settings: "Settings") -> str:
     )
 
 
+def data_folder(settings: "Settings") -> Path:
+    """Return the data folder of the database: that of the running system unless DATABASE_URL names another database."""
+    found = find(settings, say=False) if settings.database_url is None else None
+    return found.data_dir if found else settings.data_dir
+
+
 def logs_folder(settings: "Settings") -> Path:
     """Return the folder of logs: of the system that runs, else of the data folder."""
     found = find(settings)

@@ -149,7 +149,7 @@ class Outbound(BaseModel):
     )
     timeout_seconds: Seconds = Field(30.0, description="longest time of one call, redirects and answer included")
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to such an address")
-    max_bytes: int = Field(10_485_760, ge=1, description="most bytes read of one answer")
+    max_bytes: int = Field(10_485_760, ge=1, le=1_073_741_824, description="most bytes read of one answer")
     mail_from: str = Field("Gristmill <gristmill@localhost>", description="sender of every mail")
 
     @field_validator("allow", mode="before")

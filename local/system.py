@@ -159,7 +159,11 @@ def _logins(settings: "Settings", database_url: str, report: Callable[[str], Non
 
     folder = settings.data_dir / FOLDER
     if settings.database_url is None:
-        return {login.kind: login.url for login in make_logins(database_url, folder)}
+        made = make_logins(database_url, folder, may_have_moved=True)
+        for login in made:
+            if login.problem:
+                report(f"{login.problem}; the {login.kind} uses the owner's login: `gristmill doctor` says more")
+        return {login.kind: login.url for login in made if not login.problem}
     known = known_urls(database_url, folder)
     if not known:
         report("every role uses the login of DATABASE_URL; `gristmill migrate --roles` makes one for each")

@@ -1,13 +1,20 @@
 """Move the database's schema. The only room that runs the migrations, and that pays for importing Alembic."""
 
+import ast
+import inspect
 import logging
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError as AlembicError
+from psycopg import sql
 
 import migrations
 from migrations.revisions import CURRENT, Position, position_of, revisions
@@ -43,8 +50,7 @@ def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
             return before, before
         raise Refusal(f"database is at {before.current}, of a newer release: migrate it with that release")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the caller tells what was done
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config = _config()
     config.attributes["url"] = database_url
     try:
         (command.downgrade if _lies_below(target, before.current) else command.upgrade)(config, target)
@@ -66,6 +72,97 @@ def keep_history(database_url: str, days: int) -> None:
                ON CONFLICT (id) DO UPDATE SET transitions_days = excluded.transitions_days""",
             [days],
         )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedTable:
+    """A job table that a migration would drop: how many jobs it has, and how many of them have not ended."""
+
+    name: str
+    jobs: int
+    unfinished: int
+
+
+def dropped_tables(database_url: str, to: str) -> list[DroppedTable]:
+    """Return the job tables that a move to ``to`` would drop and that have jobs; none for a move upwards."""
+    if not goes_down(database_url, to):
+        return []
+    names = _dropped_names(str(position(database_url).current), to)
+    found = []
+    with connect(database_url, autocommit=True) as connection:
+        for name in names:
+            counts = sql.SQL("SELECT count(*), count(*) FILTER (WHERE completed_at IS NULL) FROM {}")
+            try:
+                row = connection.execute(counts.format(sql.Identifier(*name.split(".")))).fetchone()
+            except psycopg.errors.UndefinedTable:
+                continue  # somebody dropped it already
+            if row and row[0]:
+                found.append(DroppedTable(name, *row))
+    return found
+
+
+def cancel_unfinished(database_url: str, tables: Sequence[DroppedTable]) -> None:
+    """Cancel the unfinished jobs of tables that are about to be dropped, so that their histories have ends."""
+    cancel = (
+        "SELECT runtime.cancel(id, 'removed with its table by gristmill migrate') FROM {} WHERE completed_at IS NULL"
+    )
+    with connect(database_url) as connection:
+        known = connection.execute("SELECT to_regprocedure('runtime.cancel(uuid, text)')").fetchone()
+        if known is None or known[0] is None:
+            return  # of an early revision
+        for table in tables:
+            connection.execute(sql.SQL(cancel).format(sql.Identifier(*table.name.split("."))))
+        connection.commit()
+
+
+def live_processes(database_url: str) -> list[str]:
+    """Return the workers that show signs of life and the dispatcher that leads, by name."""
+    question = """
+        SELECT 'worker ' || name FROM runtime.workers WHERE heartbeat_at > now() - make_interval(secs => lease_seconds)
+        UNION ALL SELECT 'dispatcher ' || coalesce(leader, '') FROM runtime.dispatcher WHERE expires_at > now()"""
+    with connect(database_url, autocommit=True) as connection:
+        try:
+            return sorted(row[0] for row in connection.execute(question))
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+            return []  # of an early revision
+
+
+def goes_down(database_url: str, to: str) -> bool:
+    """Tell whether a move to ``to`` undoes revisions."""
+    known, current = revisions(), position(database_url).current
+    return to in {BASE, *known} and current in known and _lies_below(to, current)
+
+
+def _dropped_names(current: str, to: str) -> list[str]:
+    """Return the job tables that the downgrades from ``current`` to ``to`` detach. Each does so before it drops one."""
+    undone = ScriptDirectory.from_config(_config()).iterate_revisions(current, to)
+    return [table for revision in undone for table in _detached(revision.module)]
+
+
+def _detached(revision: ModuleType) -> list[str]:
+    """Return the tables that a revision's downgrade hands to ``detach_lifecycle``, by name or out of a list."""
+    tree = ast.parse(inspect.getsource(revision))
+    [downgrade] = [one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == "downgrade"]
+    loops = {
+        node.target.id: node.iter.id
+        for node in ast.walk(downgrade)
+        if isinstance(node, ast.For) and isinstance(node.target, ast.Name) and isinstance(node.iter, ast.Name)
+    }
+    found: list[str] = []
+    for node in ast.walk(downgrade):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "detach_lifecycle":
+            names = [argument.id for argument in node.args if isinstance(argument, ast.Name)]
+            for name in names:
+                value = getattr(revision, loops.get(name, name))
+                tables = value if isinstance(value, (tuple, list)) else [value]
+                found += [f"{table.schema}.{table.table}" for table in tables]
+    return found
 
 
 def said(error: Exception) -> str | None:

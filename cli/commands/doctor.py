@@ -12,7 +12,13 @@ from cli.output import Json, console, print_json, remark
 from config.settings import load
 from workers.runtime.refusals import printable
 
-_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red"), "unchecked": ("–", "dim")}
+_MARKS = {
+    "ok": ("✓", "green"),
+    "unknown": ("?", "yellow"),
+    "unchecked": ("–", "dim"),
+    "warning": ("!", "yellow"),
+    "failed": ("✗", "red"),
+}
 
 
 def doctor(

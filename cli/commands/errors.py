@@ -42,7 +42,7 @@ def _lines(one: ErrorView) -> Iterator[str]:
     yield f"{one.stage}: {', '.join(filter(None, counts))}"
     yield printable(f"  {one.cause or '(no error was kept)'}")
     first, last = moment(one.first_at), moment(one.last_at)
-    yield f"  {first}" + (f" to {last}" if last != first else "")
+    yield f"  when:  {first}" + (f" to {last}" if last != first else "")
     yield f"  look:  gristmill jobs show {one.sample_id}"
     if one.retry_command:
         yield printable(f"  retry: {one.retry_command}")

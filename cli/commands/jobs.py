@@ -33,7 +33,7 @@ COMMANDS = (
         "verify",
         "jobs_look:verify",
         None,
-        "Check every job against its history: ended exactly once, versions without gaps, nothing twice.",
+        "Check every job against its history: none lost, each ended at most once, no gap and nothing twice.",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,7 +14,8 @@ from cli.commands.jobs_options import Age, Error, JobId, Stage, Status, wanted
 from cli.completing import job_ids
 from cli.connection import ask
 from cli.output import Json, plain, print_json, print_table, remark, status_text
-from cli.values import duration, moment
+from cli.score_view import score_lines
+from cli.values import counted, duration, moment
 from config.settings import load
 from workers.runtime.operate.jobs import (
     HistoryCheck,
@@ -105,7 +106,7 @@ def why(job_id: JobId, as_json: Json = False) -> None:
 
 
 def verify(stage: Stage = None, as_json: Json = False) -> int:
-    """Check every job against its history: ended exactly once, versions without gaps, nothing twice.
+    """Check every job against its history: none lost, each ended at most once, versions without gaps, nothing twice.
 
     Prints the counts per stage; exit code 1 and the ids if anything is wrong.
     """
@@ -117,7 +118,9 @@ def verify(stage: Stage = None, as_json: Json = False) -> int:
         _print_checks(checks)
     if violations:
         suspects = ", ".join(str(job_id) for check in checks for job_id in check.suspects)
-        raise Failed(f"{violations} violations; jobs: {suspects}")
+        raise Failed(f"{counted(violations, 'violation')}; jobs: {suspects}")
+    if not as_json:
+        print(f"nothing lost: {counted(sum(map(_all_jobs, checks)), 'job')}, each ended at most once")
     return 0
 
 
@@ -138,6 +141,7 @@ def _row(job: JobView) -> tuple[object, ...]:
 
 
 def _print_facts(job: JobView, own: Mapping[str, Any]) -> None:
+    read_apart = _SCORE if job.stage == "scoring.score" else frozenset()
     took = duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
     facts = {
         "id": job.id,
@@ -154,17 +158,35 @@ def _print_facts(job: JobView, own: Mapping[str, Any]) -> None:
         "started": moment(job.started_at),
         "completed": moment(job.completed_at) + (f" (ran {took})" if took else ""),
         "key": job.idempotency_key,
-        **own,
+        **{name: value for name, value in own.items() if name not in read_apart},
     }
     width = max(len(name) for name in facts) + 2
     for name, value in facts.items():
         if value not in (None, ""):
             print(printable(f"{name:<{width}}{cut(_flat(value), 500)}"))
+    if read_apart:
+        _print_score(own)
     print()
+
+
+_SCORE = frozenset({"prompt", "parsed_score", "llm_response"})
+
+
+def _print_score(own: Mapping[str, Any]) -> None:
+    """Print what was asked, with its lines, and the score criterion by criterion; --json has what the model sent."""
+    print("prompt")
+    for line in str(own.get("prompt") or "").splitlines():
+        print(printable(f"  {line}"))
+    if own.get("parsed_score") is not None:
+        print()
+        for line in score_lines(own["parsed_score"]):
+            print(printable(line))
 
 
 def _flat(value: object) -> str:
     """Return ``value`` on one line, JSON where it is no plain value."""
+    if isinstance(value, (bytes, memoryview)):
+        return bytes(value).hex()
     text = json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
     return " ".join(text.split())
 
@@ -188,29 +210,51 @@ def _print_history(transitions: Sequence[TransitionView]) -> None:
     )
 
 
+def _all_jobs(check: HistoryCheck) -> int:
+    """Return how many jobs a stage ever had: those in the table, and those gone of which the history is left."""
+    return check.jobs + check.gone
+
+
+_COUNTS: Mapping[str, Callable[[HistoryCheck], int]] = {
+    "JOBS": _all_jobs,
+    "WAITING": lambda check: check.waiting,
+    "RUNNING": lambda check: check.running,
+    "COMPLETED": lambda check: check.completed,
+    "FAILED": lambda check: check.failed,
+    "CANCELLED": lambda check: check.cancelled,
+    "LOST": lambda check: check.lost,
+    "PRUNED": lambda check: check.gone - check.lost,
+    "REOPENED": lambda check: check.reopened,
+}
+_VIOLATIONS: Mapping[str, Callable[[HistoryCheck], int]] = {
+    "GONE BEFORE ITS END": lambda check: check.lost,
+    "ENDED TWICE": lambda check: check.ended_twice,
+    "VERSION GAPS": lambda check: check.gaps,
+    "DUPLICATES": lambda check: check.duplicates,
+    "ROW ≠ HISTORY": lambda check: check.mismatched,
+    "NO HISTORY": lambda check: check.unrecorded,
+}
+
+
 def _print_checks(checks: Sequence[HistoryCheck]) -> None:
+    """Print the counts of each stage, and its violations if there are any. A job is in one of the columns of states.
+
+    Jobs that were pruned, and those that a person opened again, are counted once more in a column of their own.
+    """
+    _print_counts("STAGE", checks, _COUNTS)
+    wrong = [check for check in checks if check.violations]
+    if wrong:
+        print()
+        _print_counts("VIOLATIONS", wrong, _VIOLATIONS)
+
+
+def _print_counts(
+    title: str, checks: Sequence[HistoryCheck], counts: Mapping[str, Callable[[HistoryCheck], int]]
+) -> None:
+    """Print a table without the columns that are zero in every row."""
+    shown = {name: count for name, count in counts.items() if any(map(count, checks))}
     print_table(
-        (
-            "STAGE",
-            ">JOBS",
-            ">WAITING",
-            ">RUNNING",
-            ">COMPLETED",
-            ">FAILED",
-            ">CANCELLED",
-            ">GONE",
-            ">TRANSITIONS",
-            ">ENDS",
-        ),
-        (
-            (c.stage, c.jobs, c.waiting, c.running, c.completed, c.failed, c.cancelled, c.gone, c.transitions, c.ends)
-            for c in checks
-        ),
-        keep={"STAGE"},
-    )
-    print()
-    print_table(
-        ("VIOLATIONS", ">ENDED TWICE", ">VERSION GAPS", ">DUPLICATES", ">ROW ≠ HISTORY", ">NO HISTORY"),
-        ((c.stage, c.ended_twice, c.gaps, c.duplicates, c.mismatched, c.unrecorded) for c in checks),
-        keep={"VIOLATIONS"},
+        (title, *(f">{name}" for name in shown)),
+        ((check.stage, *(count(check) for count in shown.values())) for check in checks),
+        keep={title},
     )

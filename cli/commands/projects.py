@@ -10,7 +10,7 @@ import typer
 from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import moment
+from cli.values import counted, moment
 from workers.analytics.guidelines import problem_of
 from workers.operations import projects
 from workers.runtime.database import Transaction
@@ -78,7 +78,7 @@ def show(project: ProjectName, as_json: Json = False) -> None:
         "id": found.id,
         "owner": found.owner_id,
         "guidelines": (name := found.guidelines_file_name) and f"{name}, about {found.guidelines_size} bytes",
-        "records": f"{found.tasks} tasks, {found.feedback} pieces of feedback",
+        "records": f"{counted(found.tasks, 'task')}, {counted(found.feedback, 'piece')} of feedback",
         "embedded": found.embedded,
         "reviewed": found.reviewed,
         "created": moment(found.created_at),
@@ -130,12 +130,12 @@ def remove(
         found = await projects.find(session, project)
         records = await projects.count_records(session, found)
         if not yes:
-            raise Refusal(f"project {found.name!r} has {records} records; say --yes to delete them with it")
+            raise Refusal(f"project {found.name!r} has {counted(records, 'record')}; say --yes to delete them with it")
         await projects.remove(session, found, actor=actor())
         return found.name, records
 
     name, records = in_session(gone)
-    print(f"{name} is removed, with {records} records")
+    print(f"{name} is removed, with {counted(records, 'record')}")
 
 
 def _tell_of(pdf: bytes) -> None:

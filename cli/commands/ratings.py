@@ -9,7 +9,7 @@ import typer
 from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import moment
+from cli.values import counted, moment
 from workers.analytics import agreement
 from workers.analytics.agreement import Agreement, Average, Comparison
 from workers.analytics.ratings import RatingView, list_ratings, rate
@@ -88,7 +88,7 @@ def compare(
     if as_json:
         print_json(found)
         return
-    print(f"{found.rated_by_people} records rated by people")
+    print(f"{counted(found.rated_by_people, 'record')} rated by people")
     if not found.models:
         remark("no model rated any record yet; `gristmill analytics start PROJECT` has them rated")
         return

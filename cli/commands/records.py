@@ -15,7 +15,7 @@ from cli.connection import actor
 from cli.likeness import vector_like
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_database, in_session
-from cli.values import moment
+from cli.values import counted, moment
 from workers.ingestion.export import Likeness
 from workers.ingestion.export import export as write
 from workers.operations import projects, record_review
@@ -138,7 +138,7 @@ def review(
     if as_json:
         print_json({"reviewed": sorted(map(str, done))})
     else:
-        print(f"{len(done)} records are reviewed by {by}")
+        print(f"{counted(len(done), 'record')} {'is' if len(done) == 1 else 'are'} reviewed by {by}")
 
 
 @app.command()
@@ -168,14 +168,14 @@ def export(
         with _opened(file) as into:
             return await write(session, id_, into, type_=kind, category=rank, like=to)
 
-    remark(f"{in_session(written)} records written")
+    remark(f"{counted(in_session(written), 'record')} written")
 
 
 @app.command()
 def remove(records: Annotated[list[UUID], typer.Argument(metavar="RECORD…", help="Their ids.")]) -> int:
     """Delete records with their ratings. Exit code 1 if one of them was not there."""
     done = in_session(lambda session: record_review.remove(session, records, actor=actor()))
-    print(f"{len(done)} of {len(records)} records are removed")
+    print(f"{len(done)} of {counted(len(records), 'record')} removed")
     return 0 if len(done) == len(set(records)) else 1
 
 

@@ -91,8 +91,14 @@ def _print(found: SecurityView) -> None:
     print(f"strict mode is {'on' if found.strict else 'off'}{since}\n")
     if found.keys is None:
         print("keys: this login may not see them, the tables' owner may")
-    else:
+    elif found.keys:
         keys = [(one.id, moment(one.created_at), moment(one.expires_at)) for one in found.keys]
-        print_table(("KEY", "CREATED", "ENDS"), keys)
+        print_table(("KEY", "CREATED", "ENDS"), keys, keep={"KEY"})
+    else:
+        print("no keys; `gristmill security new-key` makes one")
     print()
-    print_table(("LOGIN", "USER", ""), ((one.role, one.user_id, "" if one.exists else "gone") for one in found.roles))
+    if found.roles:
+        rows = ((one.role, one.user_id, "" if one.exists else "gone") for one in found.roles)
+        print_table(("LOGIN", "USER", ""), rows, keep={"USER"})
+    else:
+        print("no login is bound to a user")

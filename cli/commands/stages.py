@@ -7,7 +7,7 @@ import typer
 from cli.completing import stages
 from cli.connection import actor, ask
 from cli.output import Json, print_json, print_table
-from cli.stage_view import STAGE_COLUMNS, stage_row
+from cli.stage_view import COUNTS, STAGE_COLUMNS, stage_row
 from workers.runtime.operate.stages import list_stages, pause_stage, resume_stage
 
 app = typer.Typer(help="Show every stage with its counts, oldest wait and rate; pause and resume them.")
@@ -24,7 +24,7 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(STAGE_COLUMNS, map(stage_row, found), keep={"STAGE"})
+        print_table(STAGE_COLUMNS, map(stage_row, found), keep={"STAGE"}, may_go=COUNTS)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from cli.demo.sample_files_report import print_sample_files
 from cli.demo.scoring import follow_round
 from cli.provider import provider
 from cli.typed import typed
+from cli.values import counted
 from cli.whereabouts import shown
 from config.settings import Settings
 from local.data_dir import LOGS, last_line, make_data_dir, open_log
@@ -51,7 +52,8 @@ def run(settings: Settings, file: Path | None, *, keep: bool) -> int:
     stopped unless ``keep``. What was made stays, to be looked at.
     """
     profiles = read(file) if file else installed()
-    what = f"{len(profiles)} profiles of {file}" if file else f"{len(profiles)} Python packages installed here"
+    number = len(profiles)
+    what = f"{counted(number, 'profile')} of {file}" if file else f"{counted(number, 'Python package')} installed here"
     print(f"Scoring {what}, twice.", flush=True)
     name = f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     with _system(settings, keep=keep) as urls:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "warning", "failed", "unchecked"]
+State = Literal["ok", "unknown", "unchecked", "warning", "failed"]
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 

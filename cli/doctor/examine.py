@@ -3,6 +3,7 @@
 from cli.addresses import addresses
 from cli.doctor.check import Check
 from cli.doctor.servers import postgres, valkey
+from cli.whereabouts import data_folder
 from config.settings import Settings
 from workers.runtime.refusals import Failed
 
@@ -26,7 +27,9 @@ async def examine(settings: Settings, *, quick: bool) -> list[Check]:
         readable = not any(check.state == "failed" for check in checks if check.name in {"Postgres", "schema"})
         checks += await provider(settings, where.database_url if readable else None)
         if readable:
+            from cli.doctor.rights import passwords
             from cli.doctor.schedules import schedules
 
+            checks += [check async for check in passwords(where.database_url, data_folder(settings))]
             checks.append(await schedules(where.database_url))
     return checks + [check async for check in valkey(where.redis_url, quick=quick)]

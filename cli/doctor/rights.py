@@ -1,8 +1,14 @@
 """Checks of who connects with which rights, and whether a service must prove whom it speaks for."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 from cli.doctor.check import Check
+from local.logins import FOLDER, invalid_passwords
 from workers.runtime.database import Raw
 from workers.runtime.operate.health import connected_logins, count_owners, is_strict
+from workers.runtime.refusals import Failed
 
 _ROLES = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"
 
@@ -11,7 +17,7 @@ async def logins(conn: Raw) -> Check:
     """Tell by which logins our processes are connected; a superuser among them is worth a warning."""
     connected = await connected_logins(conn)
     if not connected:
-        return Check("logins", "ok", "no process of ours is connected, or this login may not see it")
+        return Check("logins", "unknown", "no process of ours is connected, or this login may not see it")
     found = ", ".join(f"{one.kind} as {one.role}" for one in connected)
     if above := sorted({one.role for one in connected if one.is_superuser}):
         said = f"{found}: {', '.join(above)} is a superuser, whom no right stops"
@@ -19,9 +25,30 @@ async def logins(conn: Raw) -> Check:
     return Check("logins", "ok", found)
 
 
+async def passwords(database_url: str, data_dir: Path) -> AsyncIterator[Check]:
+    """Try each login that has a file in the data folder; say nothing if no file is for this database.
+
+    A process keeps its connections after its password was changed. It fails only when it must connect again.
+    """
+    folder = data_dir / FOLDER
+    try:
+        tried, wrong = await asyncio.to_thread(invalid_passwords, database_url, folder)
+    except Failed as error:
+        yield Check("passwords", "failed", str(error))
+        return
+    if wrong:
+        mend = "`gristmill migrate --roles --new-passwords` makes new ones; then restart the processes that use them"
+        yield Check("passwords", "failed", "; ".join(wrong), mend)
+    elif tried:
+        yield Check("passwords", "ok", f"{tried} logins in {folder} can connect")
+
+
 async def strict_mode(conn: Raw) -> Check:
     """Tell whether services must sign whom they speak for; with several tenants they should."""
-    if await is_strict(conn):
+    strict = await is_strict(conn)
+    if strict is None:
+        return Check("strict mode", "unknown", "this login may not see it")
+    if strict:
         return Check("strict mode", "ok", "on: a service must sign whom it speaks for")
     tenants = await count_owners(conn)
     if tenants > 1:

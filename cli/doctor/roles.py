@@ -113,7 +113,7 @@ def compared(workers: Sequence[WorkerView], here: Answering) -> Check:
         )
         return Check(name, "failed", found, mend)
     if not workers:
-        return Check(name, "ok", "no worker has told yet")
+        return Check(name, "unknown", "no worker has said yet what it asks; look again in a moment")
     return Check(name, "ok", f"{told(own)}, as this shell would ({len(workers)} workers)")
 
 

@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from cli.complaints import complaint, server_trouble
 from cli.doctor.check import Check, permitted, verdict
 from migrations.revisions import position_of
-from workers.runtime.connections import connect_async
-from workers.runtime.operate.server import OLDEST_POSTGRES, ServerHealth, clock_offset, revision, server_health
+from workers.runtime.connections import TooOldServerError, connect_async, refusal_of
+from workers.runtime.operate.server import ServerHealth, clock_offset, revision, server_health
+from workers.runtime.refusals import Forbidden
 
 if TYPE_CHECKING:
     from workers.runtime.database import Raw
@@ -35,8 +36,12 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
             if not quick and schema.state != "failed":
                 async for check in _inside(connection):
                     yield check
+    except TooOldServerError as error:
+        yield Check("Postgres", "failed", str(error), "upgrade the server, or name another one in DATABASE_URL")
     except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again
-        yield Check("Postgres", "failed", server_trouble(error), "start it, or mend DATABASE_URL")
+        said = server_trouble(error)
+        is_forbidden = isinstance(refusal_of(error), Forbidden)  # it answers, and says its remedy
+        yield Check("Postgres", "failed", said, "" if is_forbidden else "start it, or mend DATABASE_URL")
 
 
 async def _inside(connection: "Raw") -> AsyncIterator[Check]:
@@ -63,8 +68,7 @@ async def _inside(connection: "Raw") -> AsyncIterator[Check]:
 def _version(health: ServerHealth) -> Check:
     major, minor = health.version
     found = f"{major}.{minor} at {health.host}:{health.port}"
-    mend = f"Gristmill needs PostgreSQL {OLDEST_POSTGRES} or newer"
-    return verdict("Postgres", found, well=not health.is_too_old, mend=mend)
+    return Check("Postgres", "ok", found)
 
 
 async def _schema(connection: "Raw") -> Check:

@@ -179,6 +179,7 @@ class _Checking:
         for name, kinds, examined in (
             ("versions gapless", ("gaps", "duplicates"), "transitions"),
             ("one end per life", ("ended_twice",), "ends"),
+            ("none gone before its end", ("lost",), "gone"),
             ("rows are where their history ends", ("mismatched", "unrecorded"), "jobs"),
         ):
             broken = [sum(getattr(check, kind) for kind in kinds) for check in checks]

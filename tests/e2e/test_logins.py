@@ -15,7 +15,8 @@ DENIED = ("permission denied", "row-level security", "InsufficientPrivilege", "m
 def logins(system: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Login]:
     """Every login on the system's database, by kind."""
     system.run("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA proving TO gristmill_worker")  # what its handlers write
-    return {one.kind: one for one in make_logins(system.database_url, tmp_path_factory.mktemp("roles"))}
+    folder = tmp_path_factory.mktemp("roles")
+    return {one.kind: one for one in make_logins(system.database_url, folder, new_passwords=True)}
 
 
 @pytest.fixture(autouse=True)

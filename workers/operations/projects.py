@@ -191,6 +191,7 @@ async def count_records(session: AsyncSession, project: FoundProject) -> int:
 async def remove(session: AsyncSession, project: FoundProject, *, actor: Actor = NOBODY) -> None:
     """Delete the project with its records, ratings, files and jobs; whatever runs for it ends."""
     async with acting(session, actor):
+        await _cancel_jobs(session, [project.id])
         await session.execute(delete(Project).where(Project.id == project.id))
 
 
@@ -198,7 +199,15 @@ async def remove_all(session: AsyncSession, project_ids: Sequence[UUID], *, acto
     """Delete these projects as :func:`remove` does; return how many were there."""
     gone = delete(Project).where(Project.id.in_(project_ids)).returning(Project.id)
     async with acting(session, actor):
+        await _cancel_jobs(session, project_ids)
         return len((await session.scalars(gone)).all())
+
+
+async def _cancel_jobs(session: AsyncSession, project_ids: Sequence[UUID]) -> None:
+    """Cancel the projects' unfinished jobs. The history stays, and a job without an end in it counts as lost."""
+    for job in (IngestJob, AnalyticsJob):
+        unfinished = (job.project_id.in_(project_ids), job.completed_at.is_(None))
+        await session.execute(select(func.runtime.cancel(job.id, "removed with its project")).where(*unfinished))
 
 
 def _uuid(text: str) -> UUID | None:

@@ -16,9 +16,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from workers.runtime.connections import denied
 from workers.runtime.database import Raw
 from workers.runtime.handler.documents import Unkeepable, keepable
-from workers.runtime.refusals import Forbidden, Refusal
+from workers.runtime.refusals import Refusal
 
 _SWAP_SQL = (
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
@@ -83,7 +84,7 @@ async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[
         raise
     except DBAPIError as error:
         if isinstance(error.orig, InsufficientPrivilege):
-            raise Forbidden(f"Postgres refused: {error.orig.diag.message_primary}") from None
+            raise denied(error.orig) from None
         raise
     if settings:
         await session.execute(_SWAP, {"said": before})

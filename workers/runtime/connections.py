@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from workers.runtime.loaders import ADAPTERS
-from workers.runtime.refusals import Failed, Refusal, UnavailableServer
+from workers.runtime.refusals import Failed, Forbidden, Refusal, UnavailableServer
 
 CONNECT_SECONDS = 5
 # A peer that vanished without a word is noticed within about 15 s instead of the system's two hours.
@@ -72,6 +72,19 @@ WITHOUT_TRIGGERS = (
 ENCODING = "the database's encoding must be UTF8, got {found}: create it with ENCODING 'UTF8'"
 
 
+OLDEST_POSTGRES = 18
+# What a server says that does not know one of the pins: an older one.
+_UNKNOWN_SETTING = "unrecognized configuration parameter"
+
+
+class TooOldServerError(psycopg.OperationalError):
+    """The server of Postgres is older than this release needs."""
+
+    def __init__(self, server_version: int) -> None:
+        major, minor = divmod(server_version, 10_000)
+        super().__init__(f"PostgreSQL {OLDEST_POSTGRES} or newer is needed, this one is {major}.{minor}")
+
+
 def startup(url_options: str | None = None, settings: str = "") -> dict[str, Any]:
     """Return how the driver is told to connect: pinned, with careful loaders; ``settings`` (``-c …``) come last.
 
@@ -98,10 +111,14 @@ def named(changed_by: str) -> str:
 def connect(url: str, *, autocommit: bool = False, settings: str = "", **options: Any) -> psycopg.Connection[Any]:
     """Open a connection, pinned."""
     conninfo = plain_url(url)
-    connection: psycopg.Connection[Any] = psycopg.Connection.connect(
-        conninfo, autocommit=autocommit, **KEEPALIVE | startup(_options_in(conninfo), settings) | options
-    )
+    arguments = KEEPALIVE | startup(_options_in(conninfo), settings) | options
     try:
+        connection: psycopg.Connection[Any] = psycopg.Connection.connect(conninfo, autocommit=autocommit, **arguments)
+    except psycopg.OperationalError as error:
+        refuse_old_server(error, conninfo)
+        raise
+    try:
+        check_version(connection)
         check_encoding(connection)
         for statement in repairs(connection):
             connection.execute(statement)
@@ -120,10 +137,16 @@ async def connect_async(
 ) -> psycopg.AsyncConnection[Any]:
     """Open a connection for a loop, pinned."""
     conninfo = plain_url(url)
-    connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
-        conninfo, autocommit=autocommit, **KEEPALIVE | startup(_options_in(conninfo), settings) | options
-    )
+    arguments = KEEPALIVE | startup(_options_in(conninfo), settings) | options
     try:
+        connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
+            conninfo, autocommit=autocommit, **arguments
+        )
+    except psycopg.OperationalError as error:
+        refuse_old_server(error, conninfo)
+        raise
+    try:
+        check_version(connection)
         check_encoding(connection)
         for statement in repairs(connection):
             await connection.execute(statement)
@@ -140,6 +163,7 @@ async def connect_async(
 def prepare(dbapi_connection: Any, _record: object = None) -> None:
     """Finish a new connection of SQLAlchemy's as :func:`connect` does; an engine's listener for ``connect``."""
     driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    check_version(driver)
     check_encoding(driver)
     cursor = dbapi_connection.cursor()
     for statement in repairs(driver):
@@ -160,6 +184,28 @@ def set_statement(name: str) -> bytes:
     """Return the statement that pins ``name`` in a session that somebody else opened."""
     quoted = PINS[name].replace("'", "''")
     return f"SELECT set_config('{name}', '{quoted}', false)".encode()
+
+
+def refuse_old_server(error: psycopg.OperationalError, conninfo: str) -> None:
+    """Raise TooOldServerError if a server refused our settings because it is too old to know them.
+
+    It refuses before it says its version, so that it is asked once more, without settings.
+    """
+    if _UNKNOWN_SETTING not in str(error):
+        return
+    try:
+        with psycopg.Connection.connect(conninfo, connect_timeout=CONNECT_SECONDS, options="") as connection:
+            version = connection.info.server_version
+    except psycopg.Error:
+        return
+    if version < OLDEST_POSTGRES * 10_000:
+        raise TooOldServerError(version) from None
+
+
+def check_version(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
+    """Raise TooOldServerError for a server on which this release does not run."""
+    if (version := driver.info.server_version) < OLDEST_POSTGRES * 10_000:
+        raise TooOldServerError(version)
 
 
 def check_encoding(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
@@ -183,6 +229,19 @@ def plain_url(url: str) -> str:
 _NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
 
 
+_NOT_ALLOWED = "42501"
+
+
+def denied(error: psycopg.Error) -> Forbidden:
+    """Return what it means that Postgres does not allow this login something, and who may do it."""
+    told = error.diag.message_primary or str(error)
+    if "row-level security" in told:
+        remedy = "a service says whose rows it writes with SET LOCAL gristmill.user_id; an operator's login needs none"
+    else:
+        remedy = "use a login that may, such as the operator's, or the owner's for `security` and `migrate`"
+    return Forbidden(f"Postgres refused: {told}", remedy=f"{remedy} (docs/security.md)")
+
+
 def refusal_of(error: BaseException) -> Refusal | None:
     """Return what an error of Postgres means to a person; None for any other. SQLAlchemy's errors carry one inside.
 
@@ -191,12 +250,16 @@ def refusal_of(error: BaseException) -> Refusal | None:
     error = getattr(error, "orig", None) or error
     if not isinstance(error, psycopg.Error):
         return None
+    if isinstance(error, TooOldServerError):
+        return Failed(str(error))
     told = error.diag.message_primary or str(error)
     if error.sqlstate in _NOT_MIGRATED:
         return Failed(
             "the database is not migrated to this version; run `gristmill migrate` "
             f"(Postgres: {told.partition(chr(10))[0]}). Where it is at the newest revision, one is missing"
         )
+    if error.sqlstate == _NOT_ALLOWED:
+        return denied(error)
     if not isinstance(error, psycopg.OperationalError):
         return Failed(f"Postgres refused: {told}")
     if error.sqlstate is None:

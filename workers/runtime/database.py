@@ -11,17 +11,19 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import psycopg
 from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.connections import KEEPALIVE, connect_async, named, prepare, startup
+from workers.runtime.connections import KEEPALIVE, connect_async, named, prepare, refuse_old_server, startup
 
 T = TypeVar("T")
 
@@ -93,6 +95,7 @@ class Database:
             **options,
         )
         event.listen(engine.sync_engine, "connect", prepare)
+        event.listen(engine.sync_engine, "handle_error", partial(_tell_old_server, libpq_url(self._url)))
         return engine
 
     @asynccontextmanager
@@ -176,7 +179,14 @@ def pinned_engine(url: URL | str, *, settings: str = "", application_name: str |
         arguments["application_name"] = application_name
     engine = create_engine(address, connect_args=arguments, hide_parameters=True, **options)
     event.listen(engine, "connect", prepare)
+    event.listen(engine, "handle_error", partial(_tell_old_server, libpq_url(address)))
     return engine
+
+
+def _tell_old_server(conninfo: str, context: ExceptionContext) -> None:
+    """Raise TooOldServerError for a connection that was refused because of the server's age."""
+    if context.connection is None and isinstance(context.original_exception, psycopg.OperationalError):
+        refuse_old_server(context.original_exception, conninfo)
 
 
 def options_of(url: URL) -> str | None:

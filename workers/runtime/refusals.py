@@ -123,15 +123,28 @@ def rule_of(message: str) -> str:
 def first_problem(
     error: "ValidationError", *, whole: str, unknown: str = "is not a field", prefix: str = ""
 ) -> Problem:
-    """Return the first broken rule of a validation.
+    """Return the broken rule of a validation that tells most: an unknown field, else the first one.
 
+    A field that is missing is often one that was misspelt, so that the unknown one is named, with the field meant.
     ``prefix`` leads the field's path. ``whole`` is named where no field is to blame. ``unknown`` is the rule that a
     field breaks which must not be there.
     """
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     path = ".".join(map(str, first["loc"]))
     field = f"{prefix}{path}" if path else whole
     if first["type"] == "missing":
         return Problem(field, "is required", "nothing")
     rule = unknown if first["type"] == "extra_forbidden" else rule_of(first["msg"])
-    return Problem(field, rule, quoted(first["input"]))
+    missing = [
+        str(one["loc"][-1]) for one in errors if one["type"] == "missing" and one["loc"][:-1] == first["loc"][:-1]
+    ]
+    meant = _nearest(str(first["loc"][-1]), missing) if first["type"] == "extra_forbidden" else None
+    return Problem(field, rule, quoted(first["input"]), f"did you mean {meant}?" if meant else None)
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """Return the name that was probably meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 - few starts refuse a field
+
+    return next(iter(get_close_matches(name, known, n=1)), None)

@@ -1,16 +1,24 @@
-"""Profiles as people hand them in: written once, found again by name and content, deleted with their jobs."""
+"""Profiles as people hand them in: added once, listed, found by name or id, scored, deleted with their jobs."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import Profile, ScoringAnswer, ScoringJob
 from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.handler.documents import Unkeepable, keepable
+from workers.runtime.handler.naming import named, nfc
+from workers.runtime.refusals import NotFound, Problem, Refusal, quoted
+from workers.scoring.rounds import enqueue_round
+
+NAME_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +29,108 @@ class NewProfile:
     attributes: Mapping[str, Any]
 
 
+class InvalidProfile(Refusal, ValueError):
+    """A profile, or what is asked of it, breaks a rule."""
+
+
+class UnknownProfile(NotFound):
+    """There is no such profile, or the actor may not see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """A profile with its last score, 0 to 100, if one of its jobs completed."""
+
+    id: UUID
+    name: str
+    owner_id: UUID | None
+    attributes: Mapping[str, Any]
+    created_at: datetime
+    score: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class RemovedProfiles:
     """How many profiles and how many scoring jobs were deleted."""
 
     profiles: int
     jobs: int
+
+
+def new_profile(name: str, attributes: Mapping[str, Any]) -> NewProfile:
+    """Return a profile that can be added; raise InvalidProfile for a name or attributes that cannot be kept."""
+    name = named("name", name, longest=NAME_CHARACTERS, error=InvalidProfile)
+    try:
+        keepable(attributes, name="attributes")
+    except Unkeepable as error:
+        raise InvalidProfile(error.said) from None
+    return NewProfile(name, attributes)
+
+
+async def add_profiles(
+    session: AsyncSession, profiles: Sequence[NewProfile], *, actor: Actor = NOBODY
+) -> Sequence[ProfileView]:
+    """Return these profiles, in their order; new ones are written as :func:`put_profiles` does."""
+    ids = await put_profiles(session, profiles, actor=actor)
+    async with acting(session, actor):
+        views = {one.id: one for one in await _views(session, Profile.id.in_(ids))}
+    return [views[id_] for id_ in ids]
+
+
+async def list_profiles(
+    session: AsyncSession, *, limit: int = 50, after: UUID | None = None, actor: Actor = NOBODY
+) -> Sequence[ProfileView]:
+    """Return up to ``limit`` profiles, newest first; ``after`` is the last id of the page before."""
+    async with acting(session, actor):
+        return await _views(session, Profile.id < after if after else true(), limit=limit)
+
+
+async def find_profile(session: AsyncSession, name_or_id: str, *, actor: Actor = NOBODY) -> ProfileView:
+    """Return the profile with that id or name; raise UnknownProfile, and InvalidProfile if several have the name."""
+    is_it = Profile.name == nfc(name_or_id)
+    with suppress(ValueError):
+        is_it = Profile.id == UUID(name_or_id)
+    async with acting(session, actor):
+        found = await _views(session, is_it, limit=2)
+    if not found:
+        raise UnknownProfile(f"profile {quoted(name_or_id)} does not exist; `gristmill profiles list` shows them")
+    if len(found) > 1:
+        raise InvalidProfile(
+            Problem("profile", "must be one; several have this name", quoted(name_or_id), "name its id")
+        )
+    return found[0]
+
+
+async def score_profiles(
+    session: AsyncSession, profile_ids: Sequence[UUID] | None, prompt: str, *, actor: Actor = NOBODY
+) -> list[UUID]:
+    """Enqueue one scoring job per profile, or per profile that the actor may see; return the ids of the jobs.
+
+    Raise UnknownProfile for an id that nothing has, InvalidProfile if there is no profile or no prompt.
+    """
+    if not prompt.strip():
+        raise InvalidProfile(Problem("prompt", "must not be empty", quoted(prompt)))
+    async with acting(session, actor):
+        wanted = Profile.id.in_(profile_ids) if profile_ids is not None else true()
+        there = (await session.scalars(select(Profile.id).where(wanted).order_by(Profile.id))).all()
+    if missing := sorted(set(profile_ids or ()) - set(there)):
+        raise UnknownProfile(f"profile {missing[0]} does not exist; `gristmill profiles list` shows them")
+    if not there:
+        raise InvalidProfile("there is no profile to score; `gristmill profiles add` makes one")
+    return await enqueue_round(session, there if profile_ids is None else profile_ids, prompt, actor=actor)
+
+
+async def _views(session: AsyncSession, wanted: ColumnElement[bool], *, limit: int | None = None) -> list[ProfileView]:
+    last = (
+        select(ScoringJob.parsed_score["overall"].as_float())
+        .where(ScoringJob.profile_id == Profile.id, ScoringJob.status == ScoringJob.__lifecycle__.completed)
+        .order_by(ScoringJob.completed_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = select(Profile.id, Profile.name, Profile.owner_id, Profile.attributes, Profile.created_at, last)
+    rows = await session.execute(query.where(wanted).order_by(Profile.id.desc()).limit(limit))
+    return [ProfileView(*row) for row in rows]
 
 
 async def put_profiles(
@@ -69,7 +173,11 @@ async def remove_profiles(
 
     The jobs' history stays. A job may be of a profile that is not deleted.
     """
+    unfinished = or_(ScoringJob.id.in_(job_ids), ScoringJob.profile_id.in_(profile_ids))
+    cancelled = func.runtime.cancel(ScoringJob.id, "removed with its profile")
     async with acting(session, actor):
+        # Their history, which stays, says so: a job without an end counts as lost.
+        await session.execute(select(cancelled).where(unfinished, ScoringJob.completed_at.is_(None)))
         # Jobs first: those of profiles that go take theirs along, and would not be counted.
         jobs = await session.scalars(delete(ScoringJob).where(ScoringJob.id.in_(job_ids)).returning(ScoringJob.id))
         count = len(jobs.all())

@@ -199,7 +199,7 @@ def test_a_choice_that_cannot_be_read_fails_its_check_alone(doctor, monkeypatch,
 
 def test_a_process_that_connects_as_a_superuser_is_told(doctor, database_url, tmp_path):
     """No right protects anything from it; one with a login of its own is as it should be."""
-    worker = {one.kind: one.url for one in make_logins(database_url, tmp_path / "roles")}["worker"]
+    worker = {one.kind: one.url for one in make_logins(database_url, tmp_path / "roles", new_passwords=True)}["worker"]
     assert doctor()["logins"]["found"].startswith("no process of ours is connected")
     with closing(psycopg.connect(worker, application_name="worker:one")):
         assert (doctor()["logins"]["state"], doctor()["logins"]["found"]) == ("ok", "worker as gristmill_worker_login")
@@ -210,6 +210,20 @@ def test_a_process_that_connects_as_a_superuser_is_told(doctor, database_url, tm
     assert check["state"] == "warning"
     assert check["found"].endswith("gristmill is a superuser, whom no right stops")
     assert "gristmill migrate --roles" in check["mend"]
+
+
+def test_a_password_that_is_no_longer_valid_fails(doctor, gristmill, database_url, tmp_path):
+    """Processes that are connected do not notice; the next connection is refused. Without files nothing is said."""
+    assert "passwords" not in doctor()
+    gristmill("migrate", "--roles", "--new-passwords")
+    assert doctor()["passwords"]["state"] == "ok"
+
+    make_logins(database_url, tmp_path / "elsewhere", new_passwords=True)
+
+    check = doctor()["passwords"]
+    assert check["state"] == "failed"
+    assert "database_url_worker is no longer valid" in check["found"]
+    assert "--new-passwords" in check["mend"]
 
 
 def test_several_owners_without_strict_mode_are_told(doctor, gristmill, psql):

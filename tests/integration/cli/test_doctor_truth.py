@@ -163,7 +163,7 @@ def test_workers_that_ask_another_provider_than_this_shell_are_told():
     broken = worker(provider="openrouter", url=None, problem="openrouter_key: no key decrypts it")
 
     assert compared([same], here).state == "ok"
-    assert compared([], here).state == "ok"
+    assert compared([], here).state == "unknown"
     told = compared([same, there], here)
     assert told.state == "failed"
     assert "worker@a asks compatible http://gpu:1234/v1 m, without a key; this shell would ask offline" in told.found

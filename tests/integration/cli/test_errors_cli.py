@@ -83,7 +83,7 @@ def test_errors_are_read_by_people_too(gristmill, psql):
     assert code == 0
     assert output.startswith("scoring.score: 1 failed\n  refused the key (401)")
     assert f"look:  gristmill jobs show {job}" in output
-    assert "retry: gristmill jobs retry --stage scoring.score --status failed --error=" in output
+    assert 'retry: gristmill jobs retry --stage scoring.score --status failed --error "' in output
     assert "\x1b" not in output
     assert as_json(gristmill, "errors", "--stage", "proving.plain")["errors"] == []
     assert gristmill("errors", "--stage", "scoring.scor")[0] == 2

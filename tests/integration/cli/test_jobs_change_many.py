@@ -82,10 +82,13 @@ def test_ids_are_printed_only_when_asked_for(command, psql: Psql) -> None:
 
     dry, _ = command(*filters, "--dry-run", "--ids").communicate(timeout=60)
     as_json, _ = command(*filters, "--json").communicate(timeout=60)
-    again, why = command(*filters).communicate(timeout=60)
+    again, why = command(*filters, "--status", "cancelled").communicate(timeout=60)
+    meant, nothing = command(*filters).communicate(timeout=60)
 
     assert dry.splitlines() == [*wanted, "2,500 would be cancelled"]
     assert json.loads(as_json) == {"dry_run": False, "cancelled": wanted, "refused": {}}
     assert again == "0 cancelled, 2,500 cannot be\n"
+    assert meant == "0 cancelled\n"  # without a status, those that ended are not meant
+    assert "is cancelled already" not in nothing
     assert why.splitlines()[-1].startswith("  2,500 jobs, such as ")
     assert why.splitlines()[-1].endswith(": is cancelled already")

@@ -151,7 +151,7 @@ def test_an_export_carries_verdicts_ratings_and_similarity(gristmill, corpus, ps
 
 def test_records_are_removed(gristmill, corpus):
     """Those that are there."""
-    assert gristmill("records", "remove", corpus["too long"], NOBODY)[1].strip() == "1 of 2 records are removed"
+    assert gristmill("records", "remove", corpus["too long"], NOBODY)[1].strip() == "1 of 2 records removed"
     assert gristmill("records", "show", corpus["too long"])[0] == 1
 
 

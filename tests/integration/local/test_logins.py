@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from config.settings import Settings
-from local.logins import known_urls, make_logins
+from local.logins import invalid_passwords, known_urls, make_logins
 from local.system import _logins
 from tests.support.command_line import as_json
 from workers.runtime.operate.logins import GROUPS
@@ -67,8 +67,8 @@ DENIED = {
 
 @pytest.fixture
 def logins(database_url, tmp_path):
-    """Every login on the test's database, by kind."""
-    return {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
+    """Every login on the test's database, by kind. Other databases of the server may have left the logins."""
+    return {one.kind: one for one in make_logins(database_url, tmp_path / "roles", new_passwords=True)}
 
 
 def asked(url: str, statement: str) -> object:
@@ -102,16 +102,52 @@ def test_a_second_run_changes_nothing(logins, database_url, tmp_path, psql):
     assert psql.execute(passwords).fetchall() == before
 
 
-def test_a_lost_file_gives_a_new_password_to_its_login_alone(logins, database_url, tmp_path):
-    """The others keep theirs; the old URL is of no more use."""
+def test_a_login_whose_file_is_missing_keeps_its_password(logins, database_url, tmp_path):
+    """Its processes may be connected. It is named with its problem, and nothing is written."""
     (tmp_path / "roles" / "database_url_worker").unlink()
 
-    made = {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
+    found = {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
+
+    assert [kind for kind, one in found.items() if one.problem] == ["worker"]
+    assert "login gristmill_worker_login exists and" in str(found["worker"].problem)
+    assert not (tmp_path / "roles" / "database_url_worker").exists()
+    assert asked(logins["worker"].url, "SELECT session_user") == "gristmill_worker_login"
+
+
+def test_another_folder_takes_no_login_away(logins, database_url, tmp_path):
+    """Somebody runs the command with another --urls: all five keep their passwords."""
+    found = make_logins(database_url, tmp_path / "elsewhere")
+
+    assert [one.made for one in found] == [False] * len(GROUPS)
+    assert all(one.problem for one in found)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert {asked(one.url, "SELECT session_user") for one in logins.values()} == {one.role for one in logins.values()}
+
+
+def test_new_passwords_are_for_logins_without_a_file_alone(logins, database_url, tmp_path):
+    """The others keep theirs; the old URL is of no more use, and is told so."""
+    (tmp_path / "roles" / "database_url_worker").unlink()
+
+    made = {one.kind: one for one in make_logins(database_url, tmp_path / "roles", new_passwords=True)}
 
     assert [kind for kind, one in made.items() if one.made] == ["worker"]
     assert asked(made["worker"].url, "SELECT session_user") == "gristmill_worker_login"
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         asked(logins["worker"].url, "SELECT 1")
+
+
+def test_a_password_that_is_no_longer_valid_is_told(logins, database_url, tmp_path):
+    """The file stays as it is, and so does the login, until a person asks for a new password."""
+    make_logins(database_url, tmp_path / "others", new_passwords=True)
+
+    found = make_logins(database_url, tmp_path / "roles")
+    tried, wrong = invalid_passwords(database_url, tmp_path / "roles")
+
+    assert all("is not valid" in str(one.problem) for one in found)
+    assert (tried, len(wrong)) == (len(GROUPS), len(GROUPS))
+    assert f"password of gristmill_worker_login in {tmp_path}/roles/database_url_worker is no longer valid" in wrong
+    assert invalid_passwords(database_url, tmp_path / "others") == (len(GROUPS), [])
+    assert logins.keys() == GROUPS.keys()
 
 
 def test_a_given_file_names_the_login_and_its_password(database_url, tmp_path):
@@ -129,17 +165,44 @@ def test_a_given_file_names_the_login_and_its_password(database_url, tmp_path):
     assert (tmp_path / "database_url_worker").read_text() == given
 
 
-def test_an_address_that_changed_is_written_anew(logins, database_url, tmp_path):
-    """The embedded server may find its port taken; the password stays."""
+def test_an_embedded_server_that_moved_is_written_anew(logins, database_url, tmp_path):
+    """The embedded server may find its port taken; the password, which is valid here, stays."""
     file = tmp_path / "roles" / "database_url_worker"
     moved = make_url(logins["worker"].url).set(port=1)
     file.write_text(moved.render_as_string(hide_password=False))
     assert "worker" not in known_urls(database_url, tmp_path / "roles")
 
-    make_logins(database_url, tmp_path / "roles")
+    make_logins(database_url, tmp_path / "roles", may_have_moved=True)
 
     assert file.read_text().strip() == logins["worker"].url
     assert known_urls(database_url, tmp_path / "roles") == {kind: one.url for kind, one in logins.items()}
+
+
+@pytest.mark.parametrize("change", [{"port": 1}, {"database": "other"}, {"host": "elsewhere.example"}])
+@pytest.mark.parametrize("options", [{}, {"new_passwords": True}])
+def test_a_file_of_another_server_is_neither_used_nor_changed(logins, database_url, tmp_path, change, options):
+    """Also when new passwords are asked for: the file belongs to another system."""
+    file = tmp_path / "roles" / "database_url_worker"
+    other = make_url(logins["worker"].url).set(**change).render_as_string(hide_password=False)
+    file.write_text(other)
+
+    found = {one.kind: one for one in make_logins(database_url, tmp_path / "roles", **options)}
+
+    assert [kind for kind, one in found.items() if one.problem] == ["worker"]
+    assert file.read_text() == other
+    assert asked(logins["worker"].url, "SELECT session_user") == "gristmill_worker_login"
+
+
+def test_a_file_of_another_server_is_not_moved_with_an_embedded_one(logins, database_url, tmp_path):
+    """Its password is not valid here, so that it is another server and not another port."""
+    file = tmp_path / "roles" / "database_url_worker"
+    other = make_url(logins["worker"].url).set(port=1, password="another").render_as_string(hide_password=False)
+    file.write_text(other)
+
+    found = {one.kind: one for one in make_logins(database_url, tmp_path / "roles", may_have_moved=True)}
+
+    assert found["worker"].problem
+    assert file.read_text() == other
 
 
 @pytest.mark.parametrize(
@@ -147,7 +210,6 @@ def test_an_address_that_changed_is_written_anew(logins, database_url, tmp_path)
     [
         ("no url", "cannot be read as a URL of Postgres"),
         ("postgresql://host/db", "must hold a URL with user and password"),
-        ("postgresql://gristmill:pw@host/db", "role 'gristmill' may do more than a worker needs"),
         (b"\xff\xfe", "cannot be read as a URL of Postgres"),
     ],
 )
@@ -160,10 +222,18 @@ def test_a_file_that_cannot_be_used_is_refused(database_url, tmp_path, content, 
         make_logins(database_url, tmp_path)
 
 
+def test_a_superuser_is_no_login_of_a_process(database_url, tmp_path):
+    """A file that names one is refused."""
+    (tmp_path / "database_url_worker").write_text(make_url(database_url).render_as_string(hide_password=False))
+
+    with pytest.raises(Failed, match="role 'gristmill' may do more than a worker needs"):
+        make_logins(database_url, tmp_path)
+
+
 def test_who_may_not_make_roles_is_told_so(logins, tmp_path):
     """As one line that says whom to ask."""
     with pytest.raises(Failed, match="the login of DATABASE_URL may not make roles"):
-        make_logins(logins["operator"].url, tmp_path / "others")
+        make_logins(logins["operator"].url, tmp_path / "others", new_passwords=True)
 
 
 @pytest.mark.parametrize(("kind", "statement"), [(kind, one) for kind, denied in DENIED.items() for one in denied])
@@ -171,6 +241,22 @@ def test_no_login_has_rights_that_its_process_does_not_need(logins, kind, statem
     """History, tickets, schedules, keys: each is written by those who must, and by nobody else."""
     with pytest.raises(errors.InsufficientPrivilege):
         asked(logins[kind].url, statement)
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("operator", ("security", "status")), ("service", ("errors",)), ("service", ("doctor", "--quick"))],
+)
+def test_who_may_not_do_something_is_told_who_may(logins, gristmill, monkeypatch, kind, command):
+    """A login with few rights is no broken server: the line says which one to use."""
+    monkeypatch.setenv("DATABASE_URL", logins[kind].url)
+
+    code, out, said = gristmill(*command)
+
+    if code:  # where the login has the right by now, there is nothing to tell
+        assert "permission denied" in out + said
+        assert "use a login that may" in out + said
+        assert "start it" not in out + said
 
 
 async def test_the_dispatchers_login_leads(logins):
@@ -206,12 +292,25 @@ def test_the_dispatcher_may_write_what_its_statements_write(psql, registry):
 
 def test_the_command_line_makes_them_in_the_data_folder(gristmill, tmp_path):
     """And says where, without a password."""
-    made = as_json(gristmill, "migrate", "--roles")["roles"]
+    made = as_json(gristmill, "migrate", "--roles", "--new-passwords")["roles"]
 
     assert {one["kind"] for one in made} == GROUPS.keys()
     assert {one["file"] for one in made} == {f".gristmill/roles/database_url_{kind}" for kind in GROUPS}
     assert (tmp_path / ".gristmill/roles/database_url_worker").exists()
     assert gristmill("migrate", "--urls", "somewhere")[:2] == (2, "")
+    assert gristmill("migrate", "--new-passwords")[:2] == (2, "")
+
+
+def test_the_command_line_fails_for_logins_whose_passwords_it_does_not_know(gristmill, logins):
+    """Exit code 1, with both remedies; the table says which."""
+    code, shown, said = gristmill("migrate", "--roles", "--urls", "elsewhere")
+
+    assert code == 1
+    assert shown.count("left alone") == len(GROUPS)
+    assert "5 of 5 logins were left alone" in said
+    assert "--urls" in said
+    assert "--new-passwords" in said
+    assert asked(logins["worker"].url, "SELECT session_user") == "gristmill_worker_login"
 
 
 def test_up_uses_the_logins_of_a_given_server_if_there_are_any(logins, database_url, redis_url, tmp_path):

@@ -151,7 +151,8 @@ async def test_what_the_database_does_not_allow_a_user_is_forbidden(database):
 
     told = await refused(Forbidden, as_stranger())
 
-    assert str(told) == 'Postgres refused: new row violates row-level security policy for table "projects"'
+    assert str(told).startswith('Postgres refused: new row violates row-level security policy for table "projects"; ')
+    assert "SET LOCAL gristmill.user_id" in str(told)
 
 
 async def test_a_file_goes_into_a_project_that_is_deleted_again_where_nothing_came_of_it(database):

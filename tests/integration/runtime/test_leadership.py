@@ -276,3 +276,26 @@ async def test_a_dispatcher_changes_jobs_under_its_term_only(jobs, start_dispatc
     changing = [one for one in written if re.search(r'UPDATE "', one)]
     assert changing
     assert all("term = %(term)s" in one for one in changing)
+
+
+async def test_a_dispatcher_that_fails_whenever_it_leads_says_why_and_rests_longer(jobs, start_dispatcher):
+    """Somebody took a column away. It would take the lead several times a second, only to fail again."""
+    await jobs.worker()
+    await jobs.sql("ALTER TABLE proving.plain_jobs RENAME COLUMN due_at TO elsewhere")
+    try:
+        with capture_logs() as said:
+            await start_dispatcher()
+            await until(lambda: len(failed_passes(said)) >= 2)
+    finally:
+        await jobs.sql("ALTER TABLE proving.plain_jobs RENAME COLUMN elsewhere TO due_at")
+
+    first, second = failed_passes(said)[:2]
+    assert "gristmill migrate" in first["error"]
+    assert "due_at" in first["error"]
+    assert first["again_in"] >= 1
+    assert second["again_in"] >= 2
+    assert (first["exc_info"], second["exc_info"]) == (True, False)
+
+
+def failed_passes(said):
+    return [line for line in said if line["event"] == "dispatcher_pass_failed"]

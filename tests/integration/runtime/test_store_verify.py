@@ -1,5 +1,6 @@
 """Hold jobs against their recorded history: sound ones pass, and each kind of damage is found."""
 
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
@@ -81,3 +82,58 @@ async def test_a_pruned_job_s_history_still_counts(database: Database, connectio
     found = await check(database)
 
     assert (found.jobs, found.gone, found.completed, found.violations) == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize("status", ["pending", "processing"])
+async def test_a_job_that_is_gone_before_its_end_is_lost(
+    database: Database, connection: Connection, job_id: UUID, status: str
+) -> None:
+    """Somebody deleted the row of a waiting or running job: nobody will ever run it."""
+    lost: UUID = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
+    connection.execute(text(f"UPDATE {JOBS} SET dispatched_at = now() WHERE id = :id"), {"id": lost})
+    if status == "processing":
+        connection.execute(
+            text(
+                f"UPDATE {JOBS} SET status = 'processing', version = 2, lease_owner = gen_random_uuid() WHERE id = :id"
+            ),
+            {"id": lost},
+        )
+    connection.execute(text(f"DELETE FROM {JOBS} WHERE id IN (:id, :ended)"), {"id": lost, "ended": job_id})
+
+    found = await check(database)
+
+    assert (found.gone, found.lost, found.violations, found.suspects) == (2, 1, 1, [lost])
+
+
+@pytest.fixture
+def forget_table(connection: Connection) -> Iterator[Callable[[], None]]:
+    """Return what takes the table out of the kernel's catalogue, as a migration that goes down does; undone after."""
+    kept = ("runtime.lifecycles", "runtime.stages")
+    for number, name in enumerate(kept):
+        rows = f"SELECT * FROM {name} WHERE table_name = '{JOBS}'"
+        connection.execute(text(f"CREATE TEMP TABLE kept_{number} AS {rows}"))
+
+    def forget() -> None:
+        for name in reversed(kept):
+            connection.execute(text(f"DELETE FROM {name} WHERE table_name = '{JOBS}'"))
+        connection.execute(text("SELECT runtime.rebuild_jobs_view()"))
+
+    yield forget
+    for number, name in enumerate(kept):
+        connection.execute(text(f"INSERT INTO {name} SELECT * FROM kept_{number} ON CONFLICT DO NOTHING"))
+    connection.execute(text("SELECT runtime.rebuild_jobs_view()"))
+
+
+async def test_a_job_of_a_table_that_is_gone_is_lost_unless_it_ended(
+    database: Database, connection: Connection, job_id: UUID, forget_table: Callable[[], None]
+) -> None:
+    """A migration went down: no lifecycle says which states were ends, so the last action decides."""
+    connection.execute(text(f"INSERT INTO {JOBS} DEFAULT VALUES"))
+    cancelled = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
+    connection.execute(text("SELECT runtime.cancel(:id, 'with its table')"), {"id": cancelled})
+    forget_table()
+
+    found = await check(database)
+
+    assert job_id not in found.suspects
+    assert (found.jobs, found.gone, found.lost, found.violations) == (0, 3, 1, 1)

@@ -5,6 +5,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from workers.runtime.actor import Actor
+from workers.runtime.store.verify import verify_history
 from workers.scoring.profiles import NewProfile, put_profiles, remove_profiles
 from workers.scoring.rounds import enqueue_round, round_outcome, round_progress
 
@@ -42,3 +43,5 @@ async def test_a_round_is_followed_and_deleted(session):
     assert sorted(names) == ["a", "b"]
     assert (removed.profiles, removed.jobs) == (2, 2)
     assert await session.scalar(text("SELECT count(*) FROM scoring.scoring_jobs")) == 0
+    [stage] = await verify_history(raw, stage="scoring.score")
+    assert (stage.cancelled, stage.lost, stage.violations) == (2, 0, 0)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -66,7 +67,7 @@ ROWS = (
 
 def lines_of(width: int, columns=JOBS, rows=ROWS) -> list[str]:
     printed = io.StringIO()
-    Console(width=width, file=printed).print(table(columns, rows, width=width))
+    Console(width=width, file=printed).print(table(columns, rows, width=width), crop=False, overflow="fold")
     return [line.rstrip() for line in printed.getvalue().splitlines()]
 
 
@@ -96,6 +97,42 @@ def test_a_table_that_fits_stays_a_table() -> None:
     lines = lines_of(40, ("NAME", ">COUNT"), [("a", 1), ("b" * 20, 22)])
 
     assert lines == ["NAME                  COUNT", "a                         1", "bbbbbbbbbbbbbbbbbbbb     22"]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_a_path_and_an_id_are_never_broken(width: int) -> None:
+    """Nobody can copy one that goes on in the next line; it may be longer than the line."""
+    path, key = "/home/somebody/a/long/way/down/.gristmill/roles/database_url_worker", str(UUID(int=7))
+    columns = ("KIND", "LOGIN", "", "URL IN", "KEY")
+
+    lines = lines_of(width, columns, [("worker", "gristmill_worker_login", "made", path, key)])
+
+    assert any(path in line for line in lines)
+    assert any(key in line for line in lines)
+
+
+def test_a_block_says_what_its_number_is() -> None:
+    """A version alone on a line says nothing."""
+    columns = (">VERSION", "WHEN", "FROM", "TO", "REASON")
+
+    lines = lines_of(30, columns, [(3, "2026-11-30 07:00:00 UTC", "pending", "processing", "because " * 9)])
+
+    assert lines[0].startswith("version 3")
+
+
+def test_columns_of_zeros_go_where_a_table_would_not_fit() -> None:
+    """Only those that may; a wide terminal has room for them."""
+    columns = ("STAGE", ">READY", ">FAILED", ">CANCELLED", "STATE")
+    rows = [("scoring.score", 0, 0, "–", "open"), ("proving.plain", 0, 2, "–", "no worker")]
+    shown = {}
+    for width in (44, 200):
+        printed = io.StringIO()
+        made = table(columns, rows, may_go=("FAILED", "CANCELLED"), width=width)
+        Console(width=width, file=printed).print(made)
+        shown[width] = printed.getvalue().split("\n")[0].split()
+
+    assert shown[44] == ["STAGE", "READY", "FAILED", "STATE"]
+    assert shown[200] == ["STAGE", "READY", "FAILED", "CANCELLED", "STATE"]
 
 
 def test_a_cell_is_one_line_whatever_it_holds(capsys) -> None:

@@ -1,6 +1,7 @@
 """What the doors refuse before the database is asked: one line that names the field, the rule and the value."""
 
 import re
+from uuid import UUID
 
 import pytest
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ def refusal(payload, **options) -> str:
     [
         ({"seconds": "long"}, {}, "seconds must be a valid number, unable to parse string as a number, got 'long'"),
         ({"colour": "red"}, {}, "colour is not a field of this stage"),
+        ({"seconds": "long", "colour": "red"}, {}, "colour is not a field of this stage"),
         ({}, {"priority": 0}, "priority must be greater than or equal to 1, got 0"),
         ({}, {"priority": 11}, "priority must be less than or equal to 10, got 11"),
         ({}, {"priority": True}, "priority must be a whole number, got True"),
@@ -74,3 +76,13 @@ def test_an_unknown_stage_is_refused_with_the_known_ones():
 def test_no_jobs_are_no_work():
     """An empty batch asks the database nothing."""
     assert enqueue_many(Session(), "proving.plain", []) == []
+
+
+def test_an_unknown_field_beside_a_missing_one_is_named_with_the_one_that_was_meant():
+    """Most often it is the missing one, misspelt."""
+    payload = {"profile_id": str(UUID(int=1)), "promt": "x"}
+
+    with pytest.raises(EnqueueError) as caught:
+        enqueue(Session(), "scoring.score", payload)
+
+    assert str(caught.value) == "promt is not a field of this stage, got 'x'; did you mean prompt?"

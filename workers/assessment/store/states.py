@@ -27,6 +27,10 @@ _UPDATE = text(
 )
 _CANCEL = text("SELECT runtime.cancel(:job_id, :reason)")
 _GIVE = text("SELECT assessments.give_assessment(:assessment_id, :owner)")
+_CANCEL_UNFINISHED = text(
+    "SELECT runtime.cancel(id, 'removed by a person') FROM assessments.assessment_states "
+    "WHERE id = ANY (:ids) AND completed_at IS NULL"
+)
 _REMOVE = text("DELETE FROM assessments.assessment_states WHERE id = ANY (:ids) RETURNING id")
 _FROM = f"SELECT {COLUMNS} FROM assessments.assessment_states"  # noqa: S608 - names of columns only
 _GET = text(f"{_FROM} WHERE id = assessments.job_of(:assessment_id)")
@@ -137,8 +141,9 @@ async def give(session: AsyncSession, assessment_id: str, *, to: UUID, actor: Ac
 
 
 async def remove(session: AsyncSession, job_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
-    """Delete assessments by their job ids, whatever their state; return how many. Their history stays."""
+    """Delete assessments by their job ids; return how many. Unfinished ones are cancelled first. The history stays."""
     async with acting(session, actor):
+        await session.execute(_CANCEL_UNFINISHED, {"ids": list(job_ids)})
         gone = await session.execute(_REMOVE, {"ids": list(job_ids)})
     return len(gone.all())
 

@@ -20,6 +20,7 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.backoff import soon
+from workers.runtime.connections import refusal_of
 from workers.runtime.database import Database, Raw, is_caused_by_a_row, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
@@ -50,6 +51,10 @@ LEADER_SESSION = (
 LOCKED_REST_SECONDS = 2.0
 # A leader that gets no answer for so long leads no more, whatever it believes: Postgres has ended its session.
 ANSWER_SECONDS = 15.0
+# A dispatcher that fails whenever it leads rests up to this long between its tries.
+MAX_PAUSE_SECONDS = 30
+# If it led or followed this long before it failed, the failure is the first one.
+LONG_SECONDS = 60.0
 MOST_PER_PASS = 512
 # A stage with a backlog this long is busy: the leader looks by itself and asks not to be rung for every enqueue.
 BUSY = 64
@@ -108,21 +113,21 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Follow and lead until stopped; outlive any absence of Postgres or Redis."""
-        attempt = 0
+        attempt = failures = 0
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 await self._follow_then_lead()
                 attempt = 0
-            except Exception as error:
-                if isinstance(error, LostLeadError):
-                    log.warning("dispatcher_lost_lead", error=str(error))
-                elif not is_database_away(error):
-                    log.exception("dispatcher_pass_failed")
-                else:
-                    log.warning("dispatcher_lost_database", error=describe(error), attempt=attempt)
+            except Exception as error:  # noqa: BLE001 - logged, and tried again: a dispatcher outlives everything
                 attempt += 1
+                if time.monotonic() - began > LONG_SECONDS:
+                    failures = 0
+                failures += not isinstance(error, LostLeadError) and not is_database_away(error)
+                pause = 0.2 + soon(attempt, draw=random.random) + _pause(failures)
+                _tell(error, attempt=attempt, failures=failures, pause=pause)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), 0.2 + soon(attempt, draw=random.random))
+                    await asyncio.wait_for(self._stop.wait(), pause)
 
     async def _follow_then_lead(self) -> None:
         connection = await self._database.listen(settings=LEADER_SESSION)
@@ -147,6 +152,23 @@ class Dispatcher:
         leading = _Leading(self, connection, term)
         while not self._stop.is_set():
             await leading.tick()
+
+
+def _pause(failures: int) -> float:
+    """Return how long a dispatcher rests that failed so often in a row: it would only take the lead to fail again."""
+    return float(min(2 ** (failures - 1), MAX_PAUSE_SECONDS)) if failures else 0.0
+
+
+def _tell(error: Exception, *, attempt: int, failures: int, pause: float) -> None:
+    """Log why the dispatcher follows again; where a failure is new, with its traceback."""
+    if isinstance(error, LostLeadError):
+        log.warning("dispatcher_lost_lead", error=str(error))
+    elif is_database_away(error):
+        log.warning("dispatcher_lost_database", error=describe(error), attempt=attempt)
+    else:
+        refusal = refusal_of(error)
+        reason = str(refusal) if refusal else describe(error)
+        log.error("dispatcher_pass_failed", error=reason, again_in=round(pause, 1), exc_info=failures == 1)
 
 
 class Pace:

@@ -1,5 +1,6 @@
 """The top causes of failed jobs, each with a job to look at and the command that retries them all."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from uuid import UUID
 from workers.runtime.database import Raw
 from workers.runtime.operate.known import check_stage
 from workers.runtime.store.failures import Cause, causes
+
+LONGEST_SEARCHED = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,4 +66,14 @@ def _view(one: Cause) -> ErrorView:
 def retry_command(stage: str, cause: str) -> str:
     """Return what a person types to retry every failed job of ``stage`` with this cause."""
     command = f"gristmill jobs retry --stage {shlex.quote(stage)} --status failed"
-    return f"{command} --error={shlex.quote(cause)}" if cause else command
+    searched = _searched(cause)
+    return f'{command} --error "{searched}"' if searched else command
+
+
+def _searched(cause: str) -> str:
+    """Return the longest part of a cause that a shell reads as it is between double quotes; it may be cut at a word."""
+    parts = (part.strip(" …,;:-") for part in re.split(r"[\"'`$\\!]|[^\x20-\x7e…]", cause))
+    longest = max(parts, key=len, default="")
+    if len(longest) <= LONGEST_SEARCHED:
+        return longest
+    return longest[:LONGEST_SEARCHED].rpartition(" ")[0].strip(" …,;:-") or longest[:LONGEST_SEARCHED]

@@ -1,11 +1,12 @@
 """Login roles of Postgres with no more rights than one kind of process needs."""
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 
 import psycopg
 
 from workers.runtime.refusals import Failed
-from workers.runtime.store.logins import Connection, has_powers, is_member, role_exists, write_login
+from workers.runtime.store.logins import Connection, has_powers, is_member, join_group, role_exists, write_login
 
 # The kinds of process, and the group role that holds their rights (migrations/sql/0007/rights.sql).
 GROUPS: Mapping[str, str] = {
@@ -13,11 +14,28 @@ GROUPS: Mapping[str, str] = {
 }
 
 
-def make_login(connection: Connection, kind: str, role: str, password: str, *, connects: Callable[[], bool]) -> bool:
-    """Make or mend the login of one kind of process; return whether there was anything to do.
+class LoginState(StrEnum):
+    """What became of one login."""
 
-    ``connects`` tells whether the login can connect with ``password`` already. Raise Failed where the connection's own
-    login may not make roles, for a login that may do more than its kind needs, and before the first migration.
+    MADE = "made"
+    AS_IT_WAS = "as it was"
+    UNKNOWN_PASSWORD = "left alone"  # noqa: S105 - a state, no password
+
+
+def make_login(
+    connection: Connection,
+    kind: str,
+    role: str,
+    password: str,
+    *,
+    connects: Callable[[], bool],
+    replace_password: bool = False,
+) -> LoginState:
+    """Make the login of one kind of process if there is none, and put it into its group; return what became of it.
+
+    ``connects`` tells whether an existing login can connect with ``password``. If it cannot, its password is somewhere
+    else and in use: it changes only with ``replace_password``. Raise Failed if the connection's own login may not make
+    roles, if the login may do more than its kind needs, and before the first migration.
     """
     group = GROUPS[kind]
     try:
@@ -27,10 +45,14 @@ def make_login(connection: Connection, kind: str, role: str, password: str, *, c
             exists = role_exists(connection, role)
             if exists and has_powers(connection, role):
                 raise Failed(f"role {role!r} may do more than a {kind} needs: name another one in its file")
-            if exists and is_member(connection, role, group) and connects():
-                return False
-            write_login(connection, role, password, group, exists=exists)
-            return True
+            known = exists and connects()
+            if exists and not known and not replace_password:
+                return LoginState.UNKNOWN_PASSWORD
+            if not known:
+                write_login(connection, role, password, exists=exists)
+            if not known or not is_member(connection, role, group):
+                join_group(connection, role, group)
+            return LoginState.AS_IT_WAS if known else LoginState.MADE
     except psycopg.errors.InsufficientPrivilege:
         raise Failed(
             f"login {role!r} was not made: the login of DATABASE_URL may not make roles; run it as an administrator"

@@ -8,9 +8,7 @@ import psycopg
 
 from workers.runtime.store.server import clock, revision
 
-__all__ = ["OLDEST_POSTGRES", "ServerHealth", "clock_offset", "revision", "server_health"]
-
-OLDEST_POSTGRES = 18
+__all__ = ["ServerHealth", "clock_offset", "revision", "server_health"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +18,6 @@ class ServerHealth:
     version: tuple[int, int]
     host: str
     port: int
-
-    @property
-    def is_too_old(self) -> bool:
-        """Whether this release does not run on it."""
-        return self.version[0] < OLDEST_POSTGRES
 
 
 def server_health(conn: psycopg.AsyncConnection[Any]) -> ServerHealth:

@@ -25,8 +25,8 @@ def is_member(connection: Connection, role: str, group: str) -> bool:
     return bool(_one(connection, "SELECT pg_has_role(%s, %s, 'USAGE')", role, group))
 
 
-def write_login(connection: Connection, role: str, password: str, group: str, *, exists: bool) -> None:
-    """Make a login, or give one another password, and put it into its group.
+def write_login(connection: Connection, role: str, password: str, *, exists: bool) -> None:
+    """Make a login, or give one another password.
 
     The server is told a verifier, not the password: statements may be logged.
     """
@@ -35,6 +35,10 @@ def write_login(connection: Connection, role: str, password: str, group: str, *,
     connection.execute(
         sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(command, sql.Identifier(role), sql.Literal(verifier))
     )
+
+
+def join_group(connection: Connection, role: str, group: str) -> None:
+    """Give a login the rights of a group."""
     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role)))
 
 

@@ -10,14 +10,15 @@ from workers.runtime.database import Raw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryCheck:
-    """The jobs of one stage compared with their histories. The last five say what must never be: all of them are 0.
+    """The jobs of one stage compared with their histories. The last six say what must never be: all of them are 0.
 
     ``waiting`` jobs wait for a worker or for a decision. Ends of a domain count as completed (good), failed (bad) or
     cancelled (neutral).
     ``ends`` are transitions into a terminal state, ``reopened`` those out of one (an operator's retry), so that a
     job has ended exactly once for each time it could: ``ended_twice`` counts the others. ``gaps`` are versions that
     do not follow each other or begin above 1, ``duplicates`` versions written twice, ``mismatched`` rows that are
-    not where their history ends, ``unrecorded`` rows without one. ``suspects`` are the first ids of these.
+    not where their history ends, ``unrecorded`` rows without one, ``lost`` jobs that are gone
+    and have a history without an end. ``suspects`` are the first ids of these.
     """
 
     stage: str
@@ -36,17 +37,22 @@ class HistoryCheck:
     duplicates: int
     mismatched: int
     unrecorded: int
+    lost: int
     suspects: list[UUID]
 
     @property
     def violations(self) -> int:
-        return self.ended_twice + self.gaps + self.duplicates + self.mismatched + self.unrecorded
+        return self.ended_twice + self.gaps + self.duplicates + self.mismatched + self.unrecorded + self.lost
 
 
+# If a job's table is gone, nothing says which states were ends: then the action of the last transition decides.
 # A history may begin late only where the months before it were dropped: its job is older than the first one kept.
 _VERIFY = """
 WITH recorded AS (
-  SELECT t.job_id, l.table_name, t.stage, t.old_state, t.new_state, t.version_from, t.version_to, l.terminal,
+  SELECT t.job_id, l.table_name, t.stage, t.old_state, t.new_state, t.version_from, t.version_to,
+         coalesce(t.new_state = ANY (l.terminal), t.change_action IN ('complete', 'fail', 'cancel', 'expire')
+                  OR lower(t.new_state) IN ('completed', 'failed', 'cancelled')) AS is_end,
+         t.old_state = ANY (l.terminal) AS is_reopened, l.terminal IS NOT NULL AS is_known,
          lag(t.version_to) OVER steps AS version_before, lag(t.new_state) OVER steps AS state_before,
          lead(t.version_to) OVER steps IS NULL AS newest
     FROM runtime.transitions AS t
@@ -56,9 +62,9 @@ WITH recorded AS (
 histories AS (
   SELECT job_id, table_name, max(stage) FILTER (WHERE newest) AS stage, max(new_state) FILTER (WHERE newest) AS state,
          max(version_to) AS version, count(*) AS transitions,
-         bool_or(new_state = ANY (terminal)) FILTER (WHERE newest) AS ended,
-         count(*) FILTER (WHERE new_state = ANY (terminal)) AS ends,
-         count(*) FILTER (WHERE old_state = ANY (terminal)) AS reopened,
+         bool_or(is_end) FILTER (WHERE newest) AS ended, bool_or(is_known) AS is_known,
+         count(*) FILTER (WHERE is_end AND is_known) AS ends,
+         count(*) FILTER (WHERE is_reopened) AS reopened,
          count(*) FILTER (WHERE version_to = version_before) AS duplicates,
          count(*) FILTER (WHERE version_before IS NOT NULL AND version_to <> version_before
                             AND (version_to <> version_before + 1 OR version_from IS DISTINCT FROM version_before
@@ -68,11 +74,11 @@ histories AS (
 judged AS (
   SELECT coalesce(h.job_id, j.id) AS id, coalesce(j.stage, h.stage) AS stage, j.id IS NOT NULL AS present,
          coalesce(j.status, h.state) AS state, h.transitions, h.ends, h.reopened, h.duplicates,
-         (h.ends - h.reopened <> h.ended::int AND NOT h.begins_late)::int AS ended_twice,
+         (h.ends - h.reopened <> h.ended::int AND h.is_known AND NOT h.begins_late)::int AS ended_twice,
          h.gaps + (h.begins_late AND coalesce(j.created_at, uuid_extract_timestamp(h.job_id), now())
                    >= date_trunc('month', (SELECT min(created_at) FROM runtime.transitions), 'UTC'))::int AS gaps,
          (j.id IS NOT NULL AND (j.version <> h.version OR j.status <> h.state))::int AS mismatched,
-         (h.job_id IS NULL)::int AS unrecorded
+         (h.job_id IS NULL)::int AS unrecorded, (j.id IS NULL AND NOT h.ended)::int AS lost
     FROM histories AS h FULL JOIN runtime.jobs AS j ON j.id = h.job_id AND j.table_name = h.table_name)
 SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (WHERE NOT present)::int AS gone,
        count(*) FILTER (WHERE present AND (d.state = s.ready OR life.waits ? d.state))::int AS waiting,
@@ -84,8 +90,10 @@ SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (W
        coalesce(sum(reopened), 0)::int AS reopened, coalesce(sum(ended_twice), 0)::int AS ended_twice,
        coalesce(sum(gaps), 0)::int AS gaps, coalesce(sum(duplicates), 0)::int AS duplicates,
        coalesce(sum(mismatched), 0)::int AS mismatched, coalesce(sum(unrecorded), 0)::int AS unrecorded,
-       coalesce((array_agg(d.id ORDER BY d.id) FILTER (WHERE ended_twice > 0 OR gaps > 0 OR duplicates > 0
-                                                          OR mismatched > 0 OR unrecorded > 0))[1:20], '{}') AS suspects
+       coalesce(sum(lost), 0)::int AS lost,
+       coalesce((array_agg(d.id ORDER BY d.id) FILTER (
+         WHERE ended_twice > 0 OR gaps > 0 OR duplicates > 0 OR mismatched > 0 OR unrecorded > 0 OR lost > 0
+       ))[1:20], '{}') AS suspects
   FROM judged AS d LEFT JOIN runtime.stages AS s ON s.name = d.stage
   LEFT JOIN runtime.lifecycles AS life ON life.table_name = s.table_name
  WHERE %(stage)s::text IS NULL OR d.stage = %(stage)s

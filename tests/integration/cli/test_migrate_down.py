@@ -1,0 +1,95 @@
+"""`gristmill migrate --to REV` downwards: it drops no job and takes no schema away from a process unasked."""
+
+import psycopg
+import pytest
+
+from migrations.upgrade import dropped_tables, move, position
+from tests.support.command_line import as_json
+from workers.runtime.store.verify import verify_history
+
+
+@pytest.fixture
+def own(empty_database_url, monkeypatch):
+    """A migrated database of this test alone, which the command line uses."""
+    url = empty_database_url.replace("+psycopg", "")
+    move(url)
+    monkeypatch.setenv("DATABASE_URL", url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield url, connection
+
+
+def assess(connection, name: str) -> None:
+    connection.execute("SELECT assessments.create_assessment(%s, '{}', 5, 300)", [name])
+
+
+def test_jobs_are_dropped_only_when_asked_for(gristmill, own):
+    """It says how many of which table, and changes nothing."""
+    url, connection = own
+    assess(connection, "a")
+    assess(connection, "b")
+    head = position(url).current
+
+    code, _, said = gristmill("migrate", "--to", "0002")
+
+    assert code == 1
+    assert "this move drops 2 jobs of assessments.assessment_states (2 of them not ended)" in said
+    assert "--yes" in said
+    assert position(url).current == head
+    assert connection.execute("SELECT count(*) FROM assessments.assessment_states").fetchone() == (2,)
+
+
+async def test_dropped_jobs_leave_an_end_in_their_history(gristmill, own):
+    """With --yes they are cancelled first, so that none is gone before its end."""
+    url, connection = own
+    assess(connection, "a")
+
+    code, _, said = gristmill("migrate", "--to", "0002", "--yes")
+    assert code == 0, said
+    assert as_json(gristmill, "migrate")["after"] == position(url).head
+
+    async with await psycopg.AsyncConnection.connect(url) as reader:
+        [check] = [one for one in await verify_history(reader) if one.gone]
+    assert (check.stage, check.gone, check.lost, check.violations) == ("assessment.assess", 1, 0, 0)
+
+
+def test_every_job_table_is_found_on_the_way_down(own):
+    """By its revision, whatever that calls it; a table without jobs is none to ask about."""
+    url, connection = own
+    connection.execute("INSERT INTO scoring.profiles (name) VALUES ('a')")
+    connection.execute("SELECT scoring.enqueue_score((SELECT id FROM scoring.profiles), 'a prompt')")
+    assess(connection, "a")
+
+    assert [one.name for one in dropped_tables(url, "0003")] == []
+    assert [one.name for one in dropped_tables(url, "0002")] == ["assessments.assessment_states"]
+    assert {one.name for one in dropped_tables(url, "base")} == {
+        "assessments.assessment_states",
+        "scoring.scoring_jobs",
+    }
+    assert dropped_tables(url, "head") == []
+
+
+@pytest.mark.parametrize(
+    ("alive", "name"),
+    [
+        (
+            "INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds) VALUES (uuidv7(), 'w', '{a}', 1, 30)",
+            "worker w",
+        ),
+        (
+            "INSERT INTO runtime.dispatcher (id, term, leader, expires_at) VALUES (1, 1, 'd1', now() + interval '1 h')",
+            "dispatcher d1",
+        ),
+    ],
+)
+def test_a_schema_is_not_taken_away_from_who_runs_on_it(gristmill, own, alive, name):
+    """Down by any revision; upwards, and with --yes, nobody is asked."""
+    url, connection = own
+    connection.execute(alive)
+
+    code, _, said = gristmill("migrate", "--to", "0012")
+
+    assert code == 1
+    assert f"{name} still run" in said
+    assert position(url).current == position(url).head
+    assert gristmill("migrate")[0] == 0
+    assert gristmill("migrate", "--to", "0012", "--yes")[0] == 0
