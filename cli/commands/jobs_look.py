@@ -106,7 +106,7 @@ def why(job_id: JobId, as_json: Json = False) -> None:
 
 
 def verify(stage: Stage = None, as_json: Json = False) -> int:
-    """Check every job against its history: none lost, each ended at most once, versions without gaps, nothing twice.
+    """Check every job against its history: none lost, each ended at most once, no gap and nothing twice.
 
     Prints the counts per stage; exit code 1 and the ids if anything is wrong.
     """
