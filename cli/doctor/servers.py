@@ -1,6 +1,6 @@
 """Checks of Postgres and Redis. Light enough for a container's health check every few seconds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 
 from cli.complaints import complaint, server_trouble
 from cli.doctor.check import Check, verdict
-from migrations.revisions import position_of
+from migrations.revisions import domains, left_domains, position_of
 from workers.runtime.connections import connect_async
 from workers.runtime.operate.server import OLDEST_POSTGRES, ServerHealth, clock_offset, server_health
+from workers.runtime.refusals import Failed
 
 if TYPE_CHECKING:
     from workers.runtime.database import Raw
@@ -30,6 +31,8 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
             yield _version(health)
             schema = _schema(health)
             yield schema
+            for check in _domains(health):
+                yield check
             if not quick:
                 yield await _clock(connection)
             if not quick and schema.state != "failed":
@@ -72,6 +75,34 @@ def _schema(health: ServerHealth) -> Check:
         found = f"at {position.current}, newest is {position.head}"
         return verdict("schema", found, well=position.usable, mend="run `gristmill migrate`")
     return Check("schema", "warning", f"at {position.current}, of a newer release", "upgrade this one soon")
+
+
+def _domains(health: ServerHealth) -> list[Check]:
+    """Check the tables of domains that other packages bring, and tell of those that no package brings any more."""
+    try:
+        return [*_installed(health), *_left(health)]
+    except Failed as error:
+        return [Check("domains", "failed", str(error), "mend or uninstall that package")]
+
+
+def _installed(health: ServerHealth) -> Iterator[Check]:
+    for domain in domains():
+        name = f"schema of {domain.name}"
+        position = position_of(health.domains.get(domain.name), domain)
+        found = f"at {position.current}, newest is {position.head}" if position.current else "not migrated"
+        if position.known:
+            yield verdict(name, found, well=position.usable, mend="run `gristmill migrate`")
+        else:
+            found = f"at {position.current}, of a newer release"
+            yield Check(name, "warning", found, f"upgrade {domain.distribution} soon")
+
+
+def _left(health: ServerHealth) -> Iterator[Check]:
+    for left, revision in left_domains(health.domains).items():
+        mend = (
+            f"install it again; to remove its tables, run `gristmill migrate --to {left}@base` before you uninstall it"
+        )
+        yield Check(f"schema of {left}", "warning", f"at {revision}, but no installed package brings it", mend)
 
 
 async def _clock(connection: "Raw") -> Check:

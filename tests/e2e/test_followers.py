@@ -16,12 +16,12 @@ from cli.demo import following as demo
 from cli.following import Ended
 from cli.ingesting import Seen
 from cli.steady import steady
+from gristmill_testing.waiting import until
 from local.embedded import EmbeddedServers, throwaway_servers
 from local.system import COMMAND
 from models.assessments import Assessment
 from models.operations import IngestJob
 from tests.conftest import migrate
-from tests.support.waiting import until
 from workers.runtime.database import Raw
 from workers.runtime.store.intervene import cancel
 from workers.runtime.store.read import JobFilter

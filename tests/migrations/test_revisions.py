@@ -17,9 +17,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from gristmill_testing.waiting import until
 from tests.conftest import alembic_config, migrate, sqlalchemy_url
 from tests.support.paths import ROOT
-from tests.support.waiting import until
 
 LOCK_KEY = 0x6772_6973_746D  # migrations/env.py
 
