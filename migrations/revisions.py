@@ -43,7 +43,7 @@ def domains() -> tuple[Domain, ...]:
     """Return the installed domains that have revisions; raise Failed for a domain that cannot be used."""
     for domain in installed():
         if domain.problem:
-            raise Failed(f"{domain.place} {domain.problem}")
+            raise Failed(f"{domain.place}: {domain.problem}")
     return tuple(domain for domain in installed() if domain.versions)
 
 
