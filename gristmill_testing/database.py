@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-import psycopg
 from alembic import command
 
 from migrations.upgrade import BASE, HEAD, configured, domain_named, move
 from models import every_table
 from models.lifecycle import Job
+from workers.runtime.connections import connect
 from workers.runtime.store.tables import JobTable, job_table
 
 LIFECYCLE = """
@@ -18,7 +18,7 @@ STAGES = "SELECT name, ready, running, done FROM runtime.stages WHERE table_name
 
 def empty(url: str) -> None:
     """Make the database as if it had just been migrated: nobody connected, no rows but the lifecycles'."""
-    with psycopg.connect(url, autocommit=True) as admin:
+    with connect(url, autocommit=True) as admin:
         admin.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -55,7 +55,7 @@ def check_domain(url: str, name: str) -> None:
 
 def _lifecycle_problems(url: str, table: JobTable) -> Iterator[str]:
     """Yield how the lifecycle that the database enforces differs from the one that the model declares."""
-    with psycopg.connect(url) as connection:
+    with connect(url) as connection:
         found = connection.execute(LIFECYCLE, (table.label,)).fetchone()
         stages = connection.execute(STAGES, (table.label,)).fetchall()
     if found is None:
