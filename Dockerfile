@@ -9,6 +9,7 @@ COPY LICENSE README.md pyproject.toml ./
 COPY cli cli
 COPY config config
 COPY gateway gateway
+COPY gristmill_testing gristmill_testing
 COPY local local
 COPY migrations migrations
 COPY models models

@@ -10,10 +10,10 @@ import structlog
 
 from cli.doctor.servers import NOEVICTION
 from config.redaction import redact_text
-from migrations.revisions import position_of
+from migrations.revisions import domains, position_of
 from workers.runtime.backoff import full_jitter
 from workers.runtime.connections import connect_async, refusal_of
-from workers.runtime.operate.server import revision
+from workers.runtime.operate.server import revisions
 from workers.runtime.refusals import Failed, Kind
 from workers.transport.dispatcher import eviction_policy
 
@@ -65,13 +65,20 @@ def _is_away(error: Exception) -> bool:
 
 async def _look_at_database(database_url: str) -> None:
     async with await connect_async(database_url, autocommit=True) as connection:
-        found = await revision(connection)
-    position = position_of(found)
+        standing = await revisions(connection)
+    position = position_of(standing.get(""))
     if not position.usable:
         at = position.current or "no revision"
         raise _NotYetError(f"database is at {at}, this release needs {position.head}: run `gristmill migrate`")
     if not position.known:
         log.warning("database_is_newer", revision=position.current, newest_known=position.head)
+    for domain in domains():
+        of_domain = position_of(standing.get(domain.name), domain)
+        if not of_domain.usable:
+            at = of_domain.current or "no revision"
+            raise _NotYetError(
+                f"domain {domain.name!r} is at {at}, its package needs {of_domain.head}: run `gristmill migrate`"
+            )
 
 
 async def _look_at_redis(redis_url: str) -> None:

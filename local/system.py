@@ -57,9 +57,11 @@ def run(
             report(f"port {wished} is taken by another process: Flower answers on {port} instead")
         logins: Mapping[str, str] = {}
         if not supervisor.stopping:
-            from migrations.upgrade import move
+            from migrations.upgrade import keep_history, move
 
-            move(urls["database_url"])
+            own, *_ = move(urls["database_url"])
+            if own.after.current == own.after.head:
+                keep_history(urls["database_url"], settings.transitions_retention_days)
             logins = _logins(settings, urls["database_url"], report)
         if supervisor.stopping:
             return 0

@@ -1,5 +1,7 @@
 """Run Alembic: one migrating process at a time, bounded waits for locks, one transaction per revision.
 
+It moves gristmill's own history or, if ``config.attributes`` hold a ``domain``, the history of that domain.
+
 The caller hands a connection or a URL in ``config.attributes`` (``cli`` and the tests do); the ``alembic`` command
 line has neither and reads the settings. SQLAlchemy's psycopg dialect serves both kinds of caller; a connection of an
 async engine comes in through ``run_sync``.
@@ -14,6 +16,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.dialects.postgresql import DOMAIN
 
 import models
+from models.domains import Domain, schemas_of
 from workers.runtime.connections import PINS
 from workers.runtime.database import pinned_engine
 
@@ -29,16 +32,34 @@ HOLDERS = """
      WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = :key
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
+VERSION_TABLE = "alembic_version"
+# Whoever reads the position of gristmill's own history reads that of each domain too.
+GRANT = f"""
+    DO $$ DECLARE reader text; BEGIN
+      FOR reader IN SELECT grantee::regrole::text FROM pg_class CROSS JOIN aclexplode(relacl)
+                     WHERE pg_class.oid = 'public.{VERSION_TABLE}'::regclass AND grantee NOT IN (relowner, 0)
+                       AND privilege_type = 'SELECT' LOOP
+        EXECUTE format('GRANT SELECT ON public.%I TO %s', '{{table}}', reader);
+      END LOOP;
+    END $$"""
+
 metadata = models.load_all()
+domain: Domain | None = context.config.attributes.get("domain")
+schemas = schemas_of(domain)
 
 
 def ours(name: str | None, type_: str, _parents: Any) -> bool:
-    """Look at our schemas only; the default schema belongs to whoever else uses the database."""
-    return type_ != "schema" or name in {table.schema for table in metadata.tables.values()}
+    """Look at the schemas of this history only; the default schema belongs to whoever else uses the database."""
+    return type_ != "schema" or name in schemas
 
 
-def compared(_object: Any, name: str | None, type_: str, reflected: bool, _compare_to: Any) -> bool:  # noqa: FBT001
-    """Leave out what a database makes by itself or its operator does: partitions by month, indexes by vector length."""
+def compared(object_: Any, name: str | None, type_: str, reflected: bool, _compare_to: Any) -> bool:  # noqa: FBT001
+    """Leave out other histories, and what a database makes by itself or its operator does.
+
+    These are partitions by month and indexes by vector length.
+    """
+    if type_ == "table" and object_.schema not in schemas:
+        return False
     made = {"table": "transitions_", "index": "ix_data_records_embedding_"}.get(type_)
     return not (reflected and made and (name or "").startswith(made))
 
@@ -66,6 +87,7 @@ def migrate(connection: Connection) -> None:
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
     _take_turn(connection)
+    version_table = f"{VERSION_TABLE}_{domain.name}" if domain else VERSION_TABLE
     try:
         context.configure(
             connection=connection,
@@ -73,7 +95,7 @@ def migrate(connection: Connection) -> None:
             include_schemas=True,
             include_name=ours,
             include_object=compared,
-            version_table="alembic_version",
+            version_table=version_table,
             version_table_schema="public",
             transaction_per_migration=True,
             compare_server_default=False,
@@ -81,6 +103,10 @@ def migrate(connection: Connection) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+        if domain:
+            connection.rollback()
+            connection.execute(text(GRANT.format(table=version_table)))
+            connection.commit()
     finally:
         connection.rollback()
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})

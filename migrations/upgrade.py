@@ -17,43 +17,88 @@ from alembic.util import CommandError as AlembicError
 from psycopg import sql
 
 import migrations
-from migrations.revisions import CURRENT, Position, position_of, revisions
+import models
+from migrations.revisions import FIRST_FOR_DOMAINS, Position, domains, position_of, revisions
+from models.domains import Domain, installed, problems
 from workers.runtime.connections import connect
 from workers.runtime.refusals import Failed, Refusal, printable
+from workers.runtime.store.server import VERSION_TABLES, versions_statement
 
 BASE, HEAD = "base", "head"
-_DECLARATIONS = ("models/__init__.py", "models/base.py", "models/lifecycle.py")
+_DECLARATIONS = ("models/__init__.py", "models/base.py", "models/domains.py", "models/lifecycle.py")
 
 
-def position(database_url: str) -> Position:
-    """Return where the database stands."""
-    with connect(database_url, autocommit=True) as connection:
-        try:
-            row = connection.execute(CURRENT).fetchone()
-        except psycopg.errors.UndefinedTable:
-            row = None  # before its first migration
-    return position_of(row[0] if row else None)
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where a history stood and where it stands: gristmill's own, or that of a domain."""
+
+    domain: str | None
+    before: Position
+    after: Position
 
 
-def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
-    """Migrate up or down to a revision; return where the database stood and where it stands.
+def position(database_url: str, domain: Domain | None = None) -> Position:
+    """Return where the database stands in gristmill's own history, or in that of a domain."""
+    own, standing = _standing(database_url)
+    return position_of(standing.get(domain.name) if domain else own, domain)
 
-    One process at a time migrates; others wait for it. A database that a newer release has migrated is left alone.
+
+def move(database_url: str, to: str = HEAD) -> list[Move]:
+    """Migrate to the newest revisions, or one history to one revision; return what was looked at, gristmill's first.
+
+    ``to`` is a revision of gristmill, or ``DOMAIN@REVISION``. Gristmill's own revisions run before those of domains.
+    One process at a time migrates; others wait for it. A history that a newer release has migrated is left alone.
     Raises Refusal for a revision that is not there, Failed for one that fails: its file, line and reason.
     """
-    known, before = revisions(), position(database_url)
+    _check_domains()
+    name, _, target = to.rpartition("@")
+    if name:
+        return [_move(database_url, None, None), _move(database_url, domain_named(name), target)]
+    if to != HEAD:
+        _keep_kernel_of_domains(database_url, to)
+    moves = [_move(database_url, None, to)]
+    return moves + [_move(database_url, domain, HEAD) for domain in domains() if to == HEAD]
+
+
+def domain_named(name: str) -> Domain:
+    """Return an installed domain that has revisions; raise Refusal if there is none of that name."""
+    found = {domain.name: domain for domain in domains()}
+    if name not in found:
+        raise Refusal(f"domain {name!r} is not installed; installed domains: {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def configured(database_url: str, domain: Domain | None = None) -> Config:
+    """Return the configuration of Alembic for gristmill's own history, or for that of a domain."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    if domain:
+        config.set_main_option("path_separator", "newline")
+        config.set_main_option("version_locations", str(domain.versions).replace("%", "%%"))
+        config.attributes["domain"] = domain
+    config.attributes["url"] = database_url
+    return config
+
+
+def _move(database_url: str, domain: Domain | None, to: str | None) -> Move:
+    """Move one history; None leaves it where it is."""
+    known, before = revisions(domain), position(database_url, domain)
+    if to is None:
+        return Move(None, before, before)
+    name = domain.name if domain else None
     target = known[-1] if to == HEAD else to
     if target not in {BASE, *known}:
-        raise Refusal(f"revision {to!r} is not there; revisions: {', '.join(known)}, {HEAD}, {BASE}")
+        of = f" of domain {name!r}" if name else ""
+        raise Refusal(f"revision {to!r}{of} is not there; revisions: {', '.join(known)}, {HEAD}, {BASE}")
     if not before.known:
         if to == HEAD:
-            return before, before
-        raise Refusal(f"database is at {before.current}, of a newer release: migrate it with that release")
+            return Move(name, before, before)
+        what = f"domain {name!r}" if name else "database"
+        raise Refusal(f"{what} is at {before.current}, of a newer release: migrate it with that release")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the caller tells what was done
-    config = _config()
-    config.attributes["url"] = database_url
+    config = configured(database_url, domain)
     try:
-        (command.downgrade if _lies_below(target, before.current) else command.upgrade)(config, target)
+        (command.downgrade if _lies_below(target, before.current, known) else command.upgrade)(config, target)
     except AlembicError as error:
         raise Refusal(str(error)) from None
     except Exception as error:
@@ -61,7 +106,41 @@ def move(database_url: str, to: str = HEAD) -> tuple[Position, Position]:
         if told is None:
             raise
         raise Failed(told + _held_by(error, database_url)) from error
-    return before, position(database_url)
+    return Move(name, before, position(database_url, domain))
+
+
+def _standing(database_url: str) -> tuple[str | None, dict[str, str]]:
+    """Return the revision of gristmill's own history and those of domains, by name."""
+    with connect(database_url, autocommit=True) as connection:
+        tables = [table for (table,) in connection.execute(VERSION_TABLES).fetchall()]
+        found = dict(connection.execute(versions_statement(tables)).fetchall()) if tables else {}
+    return found.pop("", None), found
+
+
+def _check_domains() -> None:
+    """Raise Failed if the models of a domain cannot be loaded, or claim what is another's."""
+    domains()
+    try:
+        models.load_all()
+    except Exception as error:
+        told = said(error)
+        if told is None:
+            raise
+        raise Failed(told) from error
+    for place, reason in problems().items():
+        raise Failed(f"{place}: {reason}")
+
+
+def _keep_kernel_of_domains(database_url: str, to: str) -> None:
+    """Raise Refusal if going down to ``to`` would take the kernel away from under a domain."""
+    known = revisions()
+    too_low = to == BASE or (to in known and known.index(to) < known.index(FIRST_FOR_DOMAINS))
+    _, standing = _standing(database_url) if too_low else (None, {})
+    for name, revision in standing.items():
+        raise Refusal(
+            f"domain {name!r} stands at {revision} and needs revision {FIRST_FOR_DOMAINS}: "
+            f"migrate it down first with `gristmill migrate --to {name}@{BASE}`"
+        )
 
 
 def keep_history(database_url: str, days: int) -> None:
@@ -72,12 +151,6 @@ def keep_history(database_url: str, days: int) -> None:
                ON CONFLICT (id) DO UPDATE SET transitions_days = excluded.transitions_days""",
             [days],
         )
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
-    return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +166,8 @@ def dropped_tables(database_url: str, to: str) -> list[DroppedTable]:
     """Return the job tables that a move to ``to`` would drop and that have jobs; none for a move upwards."""
     if not goes_down(database_url, to):
         return []
-    names = _dropped_names(str(position(database_url).current), to)
+    domain, target = _target(to)
+    names = _dropped_names(database_url, domain, str(position(database_url, domain).current), target)
     found = []
     with connect(database_url, autocommit=True) as connection:
         for name in names:
@@ -135,13 +209,20 @@ def live_processes(database_url: str) -> list[str]:
 
 def goes_down(database_url: str, to: str) -> bool:
     """Tell whether a move to ``to`` undoes revisions."""
-    known, current = revisions(), position(database_url).current
-    return to in {BASE, *known} and current in known and _lies_below(to, current)
+    domain, target = _target(to)
+    known, current = revisions(domain), position(database_url, domain).current
+    return target in {BASE, *known} and current in known and _lies_below(target, current, known)
 
 
-def _dropped_names(current: str, to: str) -> list[str]:
+def _target(to: str) -> tuple[Domain | None, str]:
+    """Return the domain that ``to`` names, None for gristmill's own history, and the revision."""
+    name, _, target = to.rpartition("@")
+    return (domain_named(name) if name else None), target
+
+
+def _dropped_names(database_url: str, domain: Domain | None, current: str, to: str) -> list[str]:
     """Return the job tables that the downgrades from ``current`` to ``to`` detach. Each does so before it drops one."""
-    undone = ScriptDirectory.from_config(_config()).iterate_revisions(current, to)
+    undone = ScriptDirectory.from_config(configured(database_url, domain)).iterate_revisions(current, to)
     return [table for revision in undone for table in _detached(revision.module)]
 
 
@@ -229,6 +310,9 @@ def _place(error: Exception) -> str | None:
         places.append((error.filename, error.lineno))
     for name, line in reversed(places):
         path = Path(name)
+        for domain in installed():
+            if domain.folder and domain.home and path.is_relative_to(domain.folder):
+                return f"{path.relative_to(domain.home).as_posix()}, line {line or 1}"
         if path.is_relative_to(home):
             inside = path.relative_to(home).as_posix()
             if inside.startswith(("migrations/versions/", "models/")) and inside not in _DECLARATIONS:
@@ -236,6 +320,5 @@ def _place(error: Exception) -> str | None:
     return None
 
 
-def _lies_below(target: str, current: str | None) -> bool:
-    known = revisions()
+def _lies_below(target: str, current: str | None, known: Sequence[str]) -> bool:
     return current is not None and (target == BASE or known.index(target) < known.index(current))

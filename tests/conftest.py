@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
+from gristmill_testing.database import empty
 from local.embedded import EmbeddedServers, throwaway_servers
 from tests.support.paths import ROOT
 from tests.support.proving.schema import create as create_proving_tables
@@ -101,24 +102,6 @@ def make_template(url: str) -> str:
 def template(servers: EmbeddedServers) -> str:
     """The name of a database to clone; nobody connects to it."""
     return make_template(servers.urls.database_url)
-
-
-def empty(url: str) -> None:
-    """Make the database as if it had just been cloned: nobody connected, no rows but the lifecycles'."""
-    with psycopg.connect(url, autocommit=True) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        admin.execute("SET session_replication_role = replica")  # no foreign key decides the order
-        tables = admin.execute(
-            "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
-            "AND relnamespace::regnamespace::text NOT IN ('public', 'pg_catalog', 'information_schema') "
-            "AND relname NOT IN ('lifecycles', 'stages')"
-        ).fetchall()
-        for (table,) in tables:
-            admin.execute(f"DELETE FROM {table}".encode())
-        admin.execute("UPDATE runtime.stages SET limit_at_most = NULL, paused_at = NULL, paused_by = NULL")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from local.logins import FOLDER, Login, make_logins
 from migrations.revisions import Position
 from migrations.upgrade import (
     DroppedTable,
+    Move,
     cancel_unfinished,
     dropped_tables,
     goes_down,
@@ -28,7 +29,10 @@ from workers.runtime.refusals import Conflict, Failed, Refusal
 def migrate(
     *,
     to: Annotated[
-        str, typer.Option("--to", metavar="REV", help="Revision to move to; a lower one goes down.")
+        str,
+        typer.Option(
+            "--to", metavar="REV", help="Revision to move to; a lower one goes down. DOMAIN@REV for a domain."
+        ),
     ] = "head",
     roles: Annotated[
         bool, typer.Option("--roles", help="Make a login for each kind of process, with no more rights than it needs.")
@@ -58,8 +62,8 @@ def migrate(
     dropped = dropped_tables(database_url, to)
     _refuse_losses(database_url, dropped, yes=yes, downwards=goes_down(database_url, to))
     cancel_unfinished(database_url, dropped)
-    before, after = move(database_url, to)
-    if after.current == after.head:
+    own, *of_domains = move(database_url, to)
+    if own.after.current == own.after.head:
         keep_history(database_url, settings.transitions_retention_days)
     logins: list[Login] = []
     if roles:
@@ -71,11 +75,13 @@ def migrate(
             may_have_moved=is_embedded and urls is None,
         )
     if as_json:
-        print_json(
-            {"before": before.current, "after": after.current, "head": after.head, "roles": list(map(_shown, logins))}
-        )
+        moves = [{"name": one.domain, **_revisions(one)} for one in of_domains]
+        print_json({**_revisions(own), "roles": list(map(_shown, logins)), "domains": moves})
     else:
-        _say_moved(before, after)
+        if "@" not in to:
+            _say_moved(own.before, own.after)
+        for one in of_domains:
+            _say_moved(one.before, one.after, f"domain {one.domain!r} ")
     if logins and not as_json:
         print_table(
             ("KIND", "LOGIN", "STATUS", "URL IN"),
@@ -113,10 +119,15 @@ def _refuse_unknown(logins: list[Login]) -> None:
         )
 
 
-def _say_moved(before: Position, after: Position) -> None:
+def _revisions(move: Move) -> dict[str, str | None]:
+    return {"before": move.before.current, "after": move.after.current, "head": move.after.head}
+
+
+def _say_moved(before: Position, after: Position, what: str = "") -> None:
     if not after.known:
-        print(f"at {after.current}, of a newer release; nothing to do")
+        print(f"{what}at {after.current}, of a newer release; nothing to do")
     elif before.current == after.current:
-        print(f"already at {after.current or 'base'}")
+        print(f"{what}already at {after.current or 'base'}")
     else:
-        print(f"migrated from {before.current or 'an empty database'} to {after.current or 'base'}")
+        nowhere = "no revision" if what else "an empty database"
+        print(f"{what}migrated from {before.current or nowhere} to {after.current or 'base'}")

@@ -1,6 +1,6 @@
 """Checks of Postgres and Redis. Light enough for a container's health check every few seconds."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from cli.complaints import complaint, server_trouble
 from cli.doctor.check import Check, permitted, verdict
-from migrations.revisions import position_of
+from migrations.revisions import domains, left_domains, position_of
 from workers.runtime.connections import TooOldServerError, connect_async, refusal_of
-from workers.runtime.operate.server import ServerHealth, clock_offset, revision, server_health
-from workers.runtime.refusals import Forbidden
+from workers.runtime.operate.server import ServerHealth, clock_offset, revisions, server_health
+from workers.runtime.refusals import Failed, Forbidden
 
 if TYPE_CHECKING:
     from workers.runtime.database import Raw
@@ -29,8 +29,12 @@ async def postgres(database_url: str, *, quick: bool) -> AsyncIterator[Check]:
     try:
         async with await connect_async(database_url, autocommit=True) as connection:
             yield _version(server_health(connection))
-            [schema] = await permitted("schema", lambda: _schema(connection))
+            standing: dict[str, str] = {}
+            [schema] = await permitted("schema", lambda: _schema(connection, standing))
             yield schema
+            if schema.state != "unchecked":
+                for check in _domains(standing):
+                    yield check
             if not quick:
                 yield await _clock(connection)
             if not quick and schema.state != "failed":
@@ -71,15 +75,44 @@ def _version(health: ServerHealth) -> Check:
     return Check("Postgres", "ok", found)
 
 
-async def _schema(connection: "Raw") -> Check:
-    found_revision = await revision(connection)
-    if found_revision is None:
+async def _schema(connection: "Raw", standing: dict[str, str]) -> Check:
+    """Check the schema; put the revisions of all histories, by the name of their domain, into ``standing``."""
+    standing.update(await revisions(connection))
+    if "" not in standing:
         return Check("schema", "failed", "not migrated", "run `gristmill migrate`")
-    position = position_of(found_revision)
+    position = position_of(standing.pop(""))
     if position.known:
         found = f"at {position.current}, newest is {position.head}"
         return verdict("schema", found, well=position.usable, mend="run `gristmill migrate`")
     return Check("schema", "warning", f"at {position.current}, of a newer release", "upgrade this one soon")
+
+
+def _domains(standing: Mapping[str, str]) -> list[Check]:
+    """Check the tables of domains that other packages bring, and tell of those that no package brings any more."""
+    try:
+        return [*_installed(standing), *_left(standing)]
+    except Failed as error:
+        return [Check("domains", "failed", str(error), "mend or uninstall that package")]
+
+
+def _installed(standing: Mapping[str, str]) -> Iterator[Check]:
+    for domain in domains():
+        name = f"schema of {domain.name}"
+        position = position_of(standing.get(domain.name), domain)
+        found = f"at {position.current}, newest is {position.head}" if position.current else "not migrated"
+        if position.known:
+            yield verdict(name, found, well=position.usable, mend="run `gristmill migrate`")
+        else:
+            found = f"at {position.current}, of a newer release"
+            yield Check(name, "warning", found, f"upgrade {domain.distribution} soon")
+
+
+def _left(standing: Mapping[str, str]) -> Iterator[Check]:
+    for left, revision in left_domains(standing).items():
+        mend = (
+            f"install it again; to remove its tables, run `gristmill migrate --to {left}@base` before you uninstall it"
+        )
+        yield Check(f"schema of {left}", "warning", f"at {revision}, but no installed package brings it", mend)
 
 
 async def _clock(connection: "Raw") -> Check:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-OURS = ("benchmarks", "cli", "config", "gateway", "local", "migrations", "models", "workers")
+OURS = ("benchmarks", "cli", "config", "gateway", "gristmill_testing", "local", "migrations", "models", "workers")
 # Other systems that ours is compared with: each connects as its own users do.
 STRANGERS = ("benchmarks/naive.py", "benchmarks/peers/")
 PLACES = {"workers/runtime/connections.py", "workers/runtime/database.py"}

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from gristmill_testing.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
 from tests.chaos.checker import Report, check
 from tests.chaos.evidence import Evidence, LostRun
 from tests.conftest import sqlalchemy_url
@@ -23,7 +24,6 @@ from tests.support.fakes.wire import Wire, wire_to
 from tests.support.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
 from tests.support.proving.models import LIMIT, KeyedJob, PlainJob
 from tests.support.proving.stages import Act, perform
-from tests.support.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
 from workers.runtime.beat import firing
 from workers.runtime.database import Database
 from workers.runtime.handler.context import Context, Run

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import psycopg
 
+from gristmill_testing.mill import mill
+from gristmill_testing.waiting import until
 from tests.chaos.checker import Report, check
 from tests.chaos.evidence import Evidence
 from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
-from tests.support.fakes.mill import mill
 from tests.support.fakes.openai_server import FakeOpenAI
-from tests.support.waiting import until
 from workers.llm.provider import build
 from workers.runtime.handler.registry import Registry
 

@@ -12,14 +12,14 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from gristmill_testing.mill import Heard, mill
+from gristmill_testing.waiting import until
 from tests.chaos import bugs
 from tests.chaos.bugs import Bug
 from tests.chaos.checker import Report
 from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
-from tests.support.fakes.mill import Heard, mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.kernel import PLAIN
-from tests.support.waiting import until
 from workers.llm.provider import build
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store import dispatch

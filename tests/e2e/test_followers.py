@@ -14,12 +14,12 @@ import pytest
 from cli import following, ingesting, watching
 from cli.demo import following as demo
 from cli.following import Ended, job_events
+from gristmill_testing.waiting import until
 from local.embedded import EmbeddedServers, throwaway_servers
 from local.system import COMMAND
 from models.assessments import Assessment
 from models.operations import IngestJob
 from tests.conftest import migrate
-from tests.support.waiting import until
 from workers.ingestion.progress import IngestionProgress
 from workers.runtime.database import Raw
 from workers.runtime.store.intervene import cancel

@@ -8,8 +8,8 @@ import pytest
 from psycopg.rows import dict_row
 
 import migrations
+from gristmill_testing.waiting import wait_until
 from tests.conftest import migrate
-from tests.support.waiting import wait_until
 
 VERSIONS = Path(migrations.__file__).parent / "versions"
 BUILDING = {

@@ -10,13 +10,13 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from gristmill_testing.waiting import until
 from tests.support.fakes.events import RecordedEvents
 from tests.support.fakes.wire import wire_to
 from tests.support.kernel import PLAIN, Jobs
 from tests.support.proving.llm import NoModel
 from tests.support.proving.models import PlainJob
 from tests.support.proving.stages import Act
-from tests.support.waiting import until
 from workers.runtime.database import Database
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete, Outcome

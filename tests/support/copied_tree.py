@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-PACKAGES = ("cli", "config", "gateway", "local", "migrations", "models", "workers")
+PACKAGES = ("cli", "config", "gateway", "gristmill_testing", "local", "migrations", "models", "workers")
 OURS = ("GRISTMILL_", "DATABASE_URL", "REDIS_URL", "OPENAI_")
 PATIENCE_SECONDS = 120
 

@@ -10,11 +10,11 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
+from gristmill_testing.waiting import until
 from models.lifecycle import Job
 from tests.support.fakes.events import RecordedEvents
 from tests.support.fakes.road import FakeRoad
 from tests.support.proving.llm import NoModel
-from tests.support.waiting import until
 from workers.runtime.database import Database, Raw
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.enqueue import enqueue_many

@@ -4,8 +4,12 @@
 
 CREATE FUNCTION scoring.delete_profile(p_profile_id uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
--- Delete a profile of the acting user with its jobs; an operator may delete any.
+-- Delete a profile of the acting user with its jobs; an operator may delete any. Unfinished jobs are cancelled first:
+-- their history stays, and a job without an end in it counts as lost.
 BEGIN
+  PERFORM runtime.cancel(j.id, 'removed with its profile')
+     FROM scoring.scoring_jobs AS j JOIN scoring.profiles AS p ON p.id = j.profile_id
+    WHERE p.id = p_profile_id AND j.completed_at IS NULL AND (p.owner_id = runtime.actor_id() OR runtime.is_trusted());
   DELETE FROM scoring.profiles
    WHERE id = p_profile_id AND (owner_id = runtime.actor_id() OR runtime.is_trusted());
   RETURN FOUND;
@@ -14,7 +18,14 @@ END $$;
 CREATE FUNCTION operations.delete_project(p_project_id uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- Delete a project with its records, ratings, files and jobs: its owner may, an admin and an operator.
+-- Unfinished jobs are cancelled first, as by scoring.delete_profile.
 BEGIN
+  IF operations.may_change(p_project_id) OR runtime.is_trusted() THEN
+    PERFORM runtime.cancel(j.id, 'removed with its project') FROM operations.ingest_jobs AS j
+      WHERE j."projectId" = p_project_id AND j.completed_at IS NULL;
+    PERFORM runtime.cancel(j.id, 'removed with its project') FROM operations.analytics_jobs AS j
+      WHERE j."projectId" = p_project_id AND j.completed_at IS NULL;
+  END IF;
   DELETE FROM operations.projects
    WHERE id = p_project_id AND (operations.may_change(id) OR runtime.is_trusted());
   RETURN FOUND;

@@ -6,9 +6,9 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from sqlalchemy import Connection
 
+from gristmill_testing.mill import Heard, mill
 from tests.integration.analytics.runs import Runs
 from tests.support.fakes.analyses import EMBEDDER, Analyses
-from tests.support.fakes.mill import Heard, mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.kernel import Jobs
 from workers.llm.offline import OfflineEvaluator

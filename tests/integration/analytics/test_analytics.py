@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from gristmill_testing.mill import Heard
 from models.operations import LLM_USER
 from tests.support.fakes.alignment import record_in
 from tests.support.fakes.analyses import BOOK, BUSY_SECONDS, EMBEDDER, GUIDELINES, Analyses, asked_about
-from tests.support.fakes.mill import Heard
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.analytics.align_project import JUDGED_AT_ONCE
 from workers.runtime.enqueue import EnqueueError

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from gristmill_testing.mill import Heard, mill
+from gristmill_testing.waiting import until
 from models.operations import AnalyticsJob
 from tests.support.fakes.analyses import BUSY_SECONDS, TASK, Analyses, asked_about
-from tests.support.fakes.mill import Heard, mill
 from tests.support.fakes.openai_server import FakeOpenAI
-from tests.support.waiting import until
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database
 from workers.runtime.handler.errors import Permanent, RateLimited

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.support.fakes.mill import mill
+from gristmill_testing.mill import mill
+from gristmill_testing.waiting import until
 from tests.support.paths import SAMPLES
-from tests.support.waiting import until
 from tests.unit.analytics.test_analytics_passages import script
 from workers.ingestion.enqueue_file import ingest_file
 from workers.llm.offline import OfflineEvaluator

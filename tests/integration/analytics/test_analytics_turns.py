@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from gristmill_testing.waiting import until
 from tests.integration.analytics.runs import Runs
 from tests.support.fakes.analyses import Analyses
-from tests.support.waiting import until
 from workers.analytics.analysis_statements import AnalysedRecords, ahead
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database

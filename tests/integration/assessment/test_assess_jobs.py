@@ -12,10 +12,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import tests.support.proving.assessors  # noqa: F401 - importing registers the no-op assessor
-from tests.support.fakes.mill import Heard, asking_mill
+from gristmill_testing.mill import Heard
+from gristmill_testing.waiting import until
+from tests.support.fakes.mill import asking_mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.paths import SHARED_DATA
-from tests.support.waiting import until
 from workers.assessment.result import AssessmentResult
 from workers.runtime.enqueue import EnqueueError, enqueue
 from workers.runtime.handler.registry import Registry

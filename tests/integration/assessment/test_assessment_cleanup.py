@@ -6,9 +6,9 @@ import time
 import psycopg
 import pytest
 
+from gristmill_testing.waiting import until
 from models.assessments import Assessment, RetiredAssessment
 from tests.support.kernel import Jobs
-from tests.support.waiting import until
 from workers.assessment.store.history import audit_trail
 from workers.runtime.beat.maintenance import expire_rows, prune_jobs
 from workers.runtime.database import Database

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
+from gristmill_testing.mill import mill
+from gristmill_testing.waiting import until
 from tests.support.command_line import Gristmill, as_json
-from tests.support.fakes.mill import mill
 from tests.support.paths import CASES, SAMPLES
-from tests.support.waiting import until
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.handler.registry import Registry
 

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
+from gristmill_testing.mill import mill
 from models.operations import IngestJob, Project
 from tests.support.fakes.ingesting import Ingestion
-from tests.support.fakes.mill import mill
 from tests.support.proving.llm import NoModel
 from workers.runtime.database import Database
 from workers.runtime.handler.registry import Registry

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
+from gristmill_testing.mill import mill
 from models.operations import IngestJob, Upload, UploadPart
 from tests.support.fakes.ingesting import MESS
-from tests.support.fakes.mill import mill
 from tests.support.paths import SHARED_DATA
 from tests.support.proving.llm import NoModel
 from workers.ingestion.export import export

@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete
 
+from gristmill_testing.mill import mill
+from gristmill_testing.waiting import until
 from models.operations import DataRecord, IngestJob, Project, Upload, UploadPart
 from tests.support.fakes.ingesting import MESS, PowerCutError, surroundings
-from tests.support.fakes.mill import mill
 from tests.support.proving.llm import NoModel
-from tests.support.waiting import until
 from workers.ingestion import chunks
 from workers.ingestion.ingest_csv import ingest_csv
 from workers.runtime.handler.outcomes import Complete, Snooze

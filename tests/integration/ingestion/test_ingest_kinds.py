@@ -6,10 +6,10 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import select
 
+from gristmill_testing.mill import mill
 from models.operations import DataRecord, Upload, UploadPart
 from tests.support.fakes.files import gzipped, json_lines, workbook
 from tests.support.fakes.ingesting import PowerCutError, surroundings
-from tests.support.fakes.mill import mill
 from tests.support.paths import CASES
 from tests.support.proving.llm import NoModel
 from workers.ingestion import chunks

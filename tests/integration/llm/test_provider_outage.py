@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.orm import Session
 
+from gristmill_testing.mill import Heard, mill
+from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
-from tests.support.fakes.mill import Heard, mill
 from tests.support.fakes.openai_server import FakeOpenAI
-from tests.support.waiting import until
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
 from workers.llm.provider import build

@@ -6,10 +6,10 @@ import io
 import pytest
 from sqlalchemy import select, text
 
+from gristmill_testing.mill import mill
+from gristmill_testing.waiting import until
 from models.operations import DataRecord, IngestJob
-from tests.support.fakes.mill import mill
 from tests.support.paths import SHARED_DATA
-from tests.support.waiting import until
 from workers.analytics.agreement import compare, pairs_of
 from workers.analytics.ratings import rate
 from workers.ingestion.enqueue_file import ingest_file

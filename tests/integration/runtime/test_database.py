@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from tests.support.waiting import until
+from gristmill_testing.waiting import until
 from workers.runtime.database import Database, is_database_away, is_unreachable
 
 

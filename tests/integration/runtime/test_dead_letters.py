@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from gristmill_testing.waiting import until
 from tests.support.command_line import Gristmill, as_json
-from tests.support.waiting import until
 from workers.runtime.database import Database
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES, read_request

@@ -7,10 +7,10 @@ from datetime import timedelta
 import psycopg
 from structlog.testing import capture_logs
 
+from gristmill_testing.waiting import until
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, Jobs, leader, passes
 from tests.support.proving.models import LIMIT
-from tests.support.waiting import until
 from workers.runtime.enqueue import enqueue_many
 from workers.runtime.handler.outcomes import Snooze
 from workers.runtime.store.dispatch import KEYS_PER_PASS

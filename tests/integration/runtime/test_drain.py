@@ -3,8 +3,8 @@
 import asyncio
 from contextlib import suppress
 
+from gristmill_testing.waiting import until
 from tests.support.kernel import started_worker
-from tests.support.waiting import until
 from workers.runtime.handler.outcomes import Complete
 
 

@@ -10,9 +10,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
 from tests.support.kernel import PLAIN, Jobs
-from tests.support.waiting import until
 from workers.runtime.enqueue import ROWS_PER_STATEMENT, Enqueued, EnqueueError, enqueue, enqueue_many
 
 SCORE = "scoring.score"

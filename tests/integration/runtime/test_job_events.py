@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from gristmill_testing.waiting import until
 from tests.support.proving.models import PlainJob, WaitingJob
-from tests.support.waiting import until
 from tests.support.waits import ASK
 from workers.runtime.database import Raw
 from workers.runtime.handler.outcomes import Complete, Fail

@@ -12,9 +12,9 @@ import pytest
 from psycopg import errors
 from structlog.testing import capture_logs
 
+from gristmill_testing.waiting import until
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, WIDE, Jobs, dispatching, leader, passes
-from tests.support.waiting import until
 from workers.runtime.database import Raw
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.dispatch import pick, unmark, unmark_exactly, wake_due

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 import tests.support.proving.assessors  # noqa: F401 - importing registers the no-op assessor
+from gristmill_testing.waiting import until
 from tests.conftest import migrate
 from tests.support.fakes.mill import asking_mill
-from tests.support.waiting import until
 from workers.runtime.bounds import MOST_BYTES, MOST_DEPTH, payload_problem
 from workers.runtime.database import Database
 from workers.runtime.enqueue import EnqueueError, enqueue

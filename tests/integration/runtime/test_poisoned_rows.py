@@ -12,10 +12,10 @@ from psycopg.rows import dict_row
 from sqlalchemy import text
 
 from cli.following import follow
+from gristmill_testing.waiting import until
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, dispatching, leader, passes, started_worker
 from tests.support.poison import POISONS, Poison, without_checks
-from tests.support.waiting import until
 from workers.runtime.handler.errors import Permanent, outcome_of
 from workers.runtime.handler.outcomes import Fail
 from workers.runtime.store.claim import claimed_before

@@ -8,11 +8,11 @@ import uuid
 
 import pytest
 
+from gristmill_testing.waiting import until
 from local.embedded import throwaway_servers
 from tests.conftest import create_database, drop_database, make_template
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
-from tests.support.waiting import until
 from workers.runtime.database import Database
 
 pytestmark = pytest.mark.faults

@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from gristmill_testing.waiting import until
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, dispatching, leader, passes, started_worker
 from tests.support.poison import without_checks
-from tests.support.waiting import until
 from workers.runtime.database import is_caused_by_a_row
 from workers.runtime.store.claim import claim, claim_without_payload
 from workers.runtime.store.read import JobFilter, get_job, list_jobs

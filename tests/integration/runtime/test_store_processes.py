@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gristmill_testing.waiting import until
 from tests.support.kernel import PLAIN
-from tests.support.waiting import until
 from workers.runtime.store.processes import (
     LostLeadError,
     StageCapacity,

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
+from gristmill_testing.waiting import until
 from tests.support.fakes.wire import wire_to
 from tests.support.kernel import PLAIN, WorkerProcess, started_worker
 from tests.support.proving.models import PlainJob
-from tests.support.waiting import until
 from workers.runtime.database import KERNEL_CONNECTIONS
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.store.intervene import cancel

@@ -7,7 +7,7 @@ import pytest
 
 from cli.provider import answers, reporting_provider
 from config.settings import load
-from tests.support.waiting import until
+from gristmill_testing.waiting import until
 from workers.llm.answering import Answering, told
 from workers.operations.keyring import Keyring, new_key
 from workers.operations.provider_choice import ProviderChoice

@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.connection import connected
 from cli.doctor.servers import postgres
+from gristmill_testing.waiting import until
 from migrations.upgrade import position
 from tests.conftest import migrate
 from tests.support.fakes.mill import asking_mill
 from tests.support.kernel import Jobs
-from tests.support.waiting import until
 from workers.runtime import connections
 from workers.runtime.connections import PINS, connect, connect_async
 from workers.runtime.database import Database, pinned_engine

@@ -13,8 +13,9 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from gristmill_testing.mill import Heard
 from tests.conftest import sqlalchemy_url
-from tests.support.fakes.mill import Heard, asking_mill
+from tests.support.fakes.mill import asking_mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.paths import SHARED_DATA
 from workers.runtime.enqueue import EnqueueError, enqueue

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from redis.client import PubSub
 
-from tests.support.waiting import until
+from gristmill_testing.waiting import until
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Registry
 from workers.transport.app import create_app

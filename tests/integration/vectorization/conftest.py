@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from gristmill_testing.mill import Heard, mill
 from models.operations import IngestJob
-from tests.support.fakes.mill import Heard, mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.fakes.vectorizing import LIMITS, Rows, Running
 from workers.llm.provider import build

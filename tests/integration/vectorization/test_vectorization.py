@@ -1,6 +1,6 @@
 """Which records are embedded, by which requests, and what stands in their rows afterwards."""
 
-from tests.support.fakes.mill import mill
+from gristmill_testing.mill import mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.fakes.vectorizing import LIMITS, Rows, Running, texts_of
 from workers.llm.provider import build

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from gristmill_testing.waiting import until
 from models.operations import IngestJob
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.fakes.vectorizing import LIMITS, Rows, Running, texts_of
-from tests.support.waiting import until
 from workers.runtime.handler.ports import EmbeddingLimits
 from workers.runtime.store.intervene import cancel
 

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
+from gristmill_testing.waiting import until
 from models.base import Base
 from models.operations import DataRecord, IngestJob
 from tests.support.proving.llm import NoModel
-from tests.support.waiting import until
 from workers.ingestion.enqueue_file import ingest_file
 from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued

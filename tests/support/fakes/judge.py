@@ -1,75 +1,9 @@
-"""A language model that answers what it is told to, held to the form of the question as every provider is."""
+"""What a scripted judge says."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
-
-from workers.llm import feature_hash
-from workers.runtime.handler.errors import Retryable
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
-
-T = TypeVar("T", bound=BaseModel)
+from typing import Any
 
 
 def said(**scores: float) -> dict[str, Any]:
     """Return an answer that gives each criterion these points of a hundred."""
     given = [{"name": name, "score": score, "evidence": ["here"], "reasoning": "so"} for name, score in scores.items()]
     return {"overall": sum(scores.values()) / len(scores), "criteria": given, "flags": []}
-
-
-class ScriptedModel:
-    """Gives its answers in order, the last one for ever: a value to be validated, or an error to raise.
-
-    While ``released`` is clear, questions wait. ``asked`` holds all of them, in order. Its vectors are the offline
-    embedder's, under the name in ``embedder``; ``embedded`` holds the texts of each request.
-    """
-
-    embedding_limits = EmbeddingLimits()
-
-    def __init__(self, *answers: Mapping[str, Any] | Exception) -> None:
-        self._answers = list(answers)
-        self.asked: list[Sequence[Message]] = []
-        self.cancelled = 0
-        self.released = asyncio.Event()
-        self.released.set()
-        self.embedder = "scripted-embedder"
-        self.embedded: list[list[str]] = []
-
-    async def resolve(self, model: str) -> str:
-        return model
-
-    async def parse(
-        self,
-        messages: Sequence[Message],
-        *,
-        into: type[T],
-        model: str,
-        parameters: Mapping[str, Any] | None = None,
-        offline: OfflineRule | None = None,
-    ) -> Answer[T]:
-        self.asked.append(messages)
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        try:
-            await self.released.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if isinstance(answer, Exception):
-            raise answer
-        try:
-            value = into.model_validate(answer)
-        except ValidationError as error:
-            raise Retryable(error.errors()[0]["msg"]) from None
-        return Answer(value, raw={}, model=model, prompt_tokens=100, completion_tokens=20, seconds=0.0)
-
-    async def embedding_model(self) -> str:
-        return self.embedder
-
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
-        self.embedded.append(list(texts))
-        return Embeddings([feature_hash.vector(text) for text in texts], model, tokens=0)
-
-    async def aclose(self) -> None:
-        pass

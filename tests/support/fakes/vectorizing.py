@@ -9,10 +9,10 @@ import psycopg
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
+from gristmill_testing.mill import Heard
+from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.embedder import vector_of
-from tests.support.fakes.mill import Heard
-from tests.support.waiting import until
 from workers.runtime.enqueue import enqueue
 from workers.runtime.handler.ports import EmbeddingLimits
 

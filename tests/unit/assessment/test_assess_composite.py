@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.fakes.judge import ScriptedModel, said
-from tests.support.waiting import until
+from gristmill_testing.model import ScriptedModel
+from gristmill_testing.waiting import until
+from tests.support.fakes.judge import said
 from workers.assessment.registry import Desk, perform
 from workers.assessment.request import read
 from workers.assessment.result import AssessmentResult

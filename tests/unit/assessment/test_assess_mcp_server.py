@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.fakes.judge import ScriptedModel, said
+from gristmill_testing.model import ScriptedModel
+from tests.support.fakes.judge import said
 from tests.support.fakes.mcp import SERVER
 from tests.support.paths import SHARED_DATA
 from workers.assessment.mcp_findings import findings

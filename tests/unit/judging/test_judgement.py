@@ -5,7 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from tests.support.fakes.judge import ScriptedModel, said
+from gristmill_testing.model import ScriptedModel
+from tests.support.fakes.judge import said
 from workers.assessment.registry import Desk, perform
 from workers.assessment.request import read
 from workers.assessment.result import AssessmentResult

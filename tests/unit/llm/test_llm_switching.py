@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.support.waiting import until
+from gristmill_testing.waiting import until
 from workers.llm import provider
 from workers.llm.switching import SwitchingModel
 from workers.runtime.handler.errors import Permanent, Retryable, Unavailable

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.waiting import until
+from gristmill_testing.waiting import until
 from workers.longrun.in_flight import InFlight
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 

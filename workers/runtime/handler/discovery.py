@@ -1,12 +1,17 @@
-"""Find every handler file, and name each one that cannot be loaded with its line and what is wrong there."""
+"""Find every handler file, and name each one that cannot be loaded with its line and what is wrong there.
+
+Handlers stand in the rooms of ``workers`` and in the packages that bring a domain of their own (``models/domains.py``).
+"""
 
 import importlib
 import pkgutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
+import models
+from models import domains
+from models.domains import Domain
 from workers.runtime.refusals import Failed, cut
 
 _MOST_NAMED = 5
@@ -29,24 +34,63 @@ def load_all(package: str, *, without: frozenset[str]) -> dict[str, str]:
     Return what is broken: the place (file and line) with the reason, each place once.
     """
     root = importlib.import_module(package)
+    blamed = _of_rooms(package.rpartition(".")[2])
     broken: dict[str, str] = {}
     for folder in map(Path, root.__path__):
         broken |= _forgotten(folder, without)
     for room in pkgutil.iter_modules(root.__path__, f"{package}."):
         if room.ispkg and room.name.rpartition(".")[2] not in without:
-            _load(root, room.name, broken)
+            _load(room.name, Path(next(iter(root.__path__))).parent, blamed, broken)
     return broken
 
 
-def _load(root: ModuleType, name: str, broken: dict[str, str]) -> None:
+def load_installed() -> dict[str, str]:
+    """Import models and handlers of every domain that another package brings; return what is broken as above."""
+    broken: dict[str, str] = {}
+    for domain in domains.installed():
+        if domain.folder and domain.home and not domain.problem:
+            broken |= _load_domain(domain, domain.folder, domain.home)
+    if not broken:
+        try:
+            models.load_all()
+        except Exception:  # noqa: BLE001 - a model of ours: whoever needs it tells
+            return broken
+        broken = domains.problems()
+    return broken
+
+
+def _load_domain(domain: Domain, folder: Path, home: Path) -> dict[str, str]:
+    inside = folder.relative_to(home).as_posix()
+    broken: dict[str, str] = {}
+    for part in ("models", "handlers"):
+        if domain.has(part):
+            _load(f"{domain.package}.{part}", home, lambda path: path.startswith(f"{inside}/"), broken)
+        elif (folder / part).is_dir():
+            broken[f"{inside}/{part}"] = "has no __init__.py, so what is in it is not found"
+    return broken
+
+
+def _load(name: str, home: Path, blamed: Callable[[str], bool], broken: dict[str, str]) -> None:
+    """Import a module and all below it. A path below ``home`` that is ``blamed`` is a place that can be at fault."""
     try:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - whatever a handler file raises, the file is named
-        place, reason = _said(error, name, root)
+        place, reason = _said(error, name, home, blamed)
         broken.setdefault(place, reason)
         return
     for child in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
-        _load(root, child.name, broken)
+        _load(child.name, home, blamed, broken)
+
+
+def _of_rooms(package: str) -> Callable[[str], bool]:
+    """Return what tells the paths of domains and models from all others."""
+
+    def is_blamed(inside: str) -> bool:
+        room = inside.split("/")
+        of_domain = room[0] == package and room[1] not in {"runtime", "llm", "transport"}
+        return of_domain or (room[0] == "models" and inside not in _DECLARATIONS)
+
+    return is_blamed
 
 
 def _forgotten(folder: Path, without: frozenset[str]) -> dict[str, str]:
@@ -60,26 +104,23 @@ def _forgotten(folder: Path, without: frozenset[str]) -> dict[str, str]:
     }
 
 
-def _said(error: Exception, name: str, root: ModuleType) -> tuple[str, str]:
+def _said(error: Exception, name: str, home: Path, blamed: Callable[[str], bool]) -> tuple[str, str]:
     """Return the file and line that ``error`` is the fault of, and the error in a few words."""
-    home = Path(next(iter(root.__path__))).parent
     reason = cut(" ".join(f"{type(error).__name__}: {getattr(error, 'msg', None) or error}".split()), 300)
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_shown(Path(error.filename), home)}, line {error.lineno or 1}", reason
-    places = list(_places(error, home, root))
+    places = list(_places(error, home, blamed))
     return (places[-1] if places else name), reason
 
 
-def _places(error: Exception, home: Path, root: ModuleType) -> Iterator[str]:
-    """Yield the lines of domains and models that ``error`` passed on its way, the deepest last."""
+def _places(error: Exception, home: Path, blamed: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the blamed lines that ``error`` passed on its way, the deepest last."""
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename)
         if not path.is_relative_to(home) or frame.lineno is None:
             continue
         inside = path.relative_to(home).as_posix()
-        room = inside.split("/")
-        of_domain = room[0] == root.__name__.rpartition(".")[2] and room[1] not in {"runtime", "llm", "transport"}
-        if of_domain or (room[0] == "models" and inside not in _DECLARATIONS):
+        if blamed(inside):
             yield f"{inside}, line {frame.lineno}"
 
 

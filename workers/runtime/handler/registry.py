@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from models.lifecycle import Job, Step, lifecycle_attributes
 from workers.runtime.handler.context import Context
-from workers.runtime.handler.discovery import BrokenHandlers, load_all
+from workers.runtime.handler.discovery import BrokenHandlers, load_all, load_installed
 from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.refusals import Problem, Refusal
@@ -132,9 +132,10 @@ def stage(
 def discover(package: str = "workers") -> Registry:
     """Import every module below ``package`` but the rooms that hold no handlers; return the registry they filled.
 
-    Raise BrokenHandlers if any cannot be loaded: half of the stages would be a system that loses work in silence.
+    The handlers of installed domains are imported too. Raise BrokenHandlers if any cannot be loaded: half of the stages
+    would be a system that loses work in silence.
     """
-    broken = load_all(package, without=frozenset({"runtime", "transport", "llm"}))
+    broken = load_all(package, without=frozenset({"runtime", "transport", "llm"})) | load_installed()
     if broken:
         registry.forget_unloaded()
         raise BrokenHandlers(broken)

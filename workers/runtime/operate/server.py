@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 
-from workers.runtime.store.server import clock, revision
+from workers.runtime.store.server import clock, revisions
 
-__all__ = ["ServerHealth", "clock_offset", "revision", "server_health"]
+__all__ = ["ServerHealth", "clock_offset", "revisions", "server_health"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,19 +1,33 @@
 """What a server of Postgres says of itself. Light: no SQLAlchemy, for the check that runs every few seconds."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg import sql
+
+# Where the position of gristmill's own history stands, and of each domain that another package brings.
+VERSION_TABLE = "alembic_version"
+VERSION_TABLES = f"""
+    SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+       AND (relname = '{VERSION_TABLE}' OR relname LIKE '{VERSION_TABLE.replace("_", "!_")}!_%' ESCAPE '!')"""
 
 
-async def revision(conn: psycopg.AsyncConnection[Any]) -> str | None:
-    """Return the revision of the database's schema; None before its first migration."""
-    try:
-        cursor = await conn.execute("SELECT version_num FROM public.alembic_version")
-    except psycopg.errors.UndefinedTable:
-        return None
-    row = await cursor.fetchone()
-    return row[0] if row else None
+def versions_statement(tables: Sequence[str]) -> sql.Composed:
+    """Return what reads the revisions of ``tables``, as the domain's name ("": gristmill itself) and the revision."""
+    return sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT {}::text, version_num::text FROM {}").format(
+            sql.Literal(table.removeprefix(VERSION_TABLE).removeprefix("_")), sql.Identifier("public", table)
+        )
+        for table in tables
+    )
+
+
+async def revisions(conn: psycopg.AsyncConnection[Any]) -> dict[str, str]:
+    """Return the revision of the database's schema, under "", and those of domains by name; none before the first."""
+    tables = [table for (table,) in await (await conn.execute(VERSION_TABLES)).fetchall()]
+    return dict(await (await conn.execute(versions_statement(tables))).fetchall()) if tables else {}
 
 
 async def clock(conn: psycopg.AsyncConnection[Any]) -> datetime:

@@ -1,0 +1,1 @@
+"""Tickets of customers: a model says how urgent each one is."""
