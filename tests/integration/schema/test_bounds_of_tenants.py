@@ -65,6 +65,7 @@ BOUNDED_BY = {
         "runtime.refuse_key",
         "runtime.is_name",
         "runtime.keeps",
+        "runtime.readable",
         "assessments.get_cached_state",
         "assessments.job_of",
         "operations.content_hash",
