@@ -107,9 +107,7 @@ TICK_KEY_OWN = Bug(firing, "_enqueue", {'key = f"schedule:': 'key = f"{id(sessio
 LIVING_RESCUED = Bug(
     rescue,
     "_rescue_sql",
-    {
-        "> now() - make_interval(secs => greatest(least(w.lease": "> now() + make_interval(secs => greatest(least(w.lease"
-    },
+    {"> now() - make_interval(secs => greatest(least": "> now() + make_interval(secs => greatest(least"},
 )
 RESCUE_UNVERSIONED = Bug(rescue, "_rescue_sql", UNVERSIONED)
 RESCUE_FREE = Bug(
