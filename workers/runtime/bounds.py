@@ -44,6 +44,7 @@ def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES)
         elif depth > MOST_DEPTH:
             return _too_deep(path)
         else:
+            size += 2  # its brackets: what holds itself comes to an end too
             for name, value in inside:
                 if isinstance(name, str) and (rule := text_problem(name)) is not None:
                     return _said(path, f"has a name that {rule}", name)
