@@ -42,7 +42,7 @@ async def test_a_gateway_decides_with_a_token(jobs, database):
     assert (done.state, done.is_own) == (State.DECIDED, True)
     assert (await jobs.row(ticket[0], ASK))["status"] == "approved"
     last = (await jobs.history(ticket[0]))[-1]
-    assert last.changed_by == ANN
+    assert last.changed_by == f"gristmill_gateway as {ANN}"
 
 
 async def test_a_gateway_without_a_token_decides_nothing(jobs, database, speaking):

@@ -23,7 +23,7 @@ UNCHECKED = {
 @pytest.fixture
 def logins(database_url, tmp_path):
     """Return the URL of every login on the test's database, by kind."""
-    return {one.kind: one.url for one in make_logins(database_url, tmp_path / "roles")}
+    return {one.kind: one.url for one in make_logins(database_url, tmp_path / "roles", new_passwords=True)}
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ async def change_jobs(
 ) -> None:
     """Change every job that ``wanted`` selects and that can be, a page per transaction; count them in ``changed``.
 
-    A filter without a status means the jobs in a state that can be changed: of the others nothing is said.
+    To cancel, a filter without a status means the jobs that have not ended: of the others nothing is said.
     With ``dry_run`` only say which. A job that moved on between the look and the statement is refused: the statement
     repeats the condition. A page that has begun is finished and counted before a cancellation of this task goes on.
     """
@@ -148,7 +148,7 @@ async def change_jobs(
     models, missing = job_models(), set(wanted.ids or ())
     async for page in scan_jobs(conn, wanted, page=PAGE):
         missing -= {job.id for job in page}
-        if wanted.ids is None and wanted.status is None:
+        if change is CANCEL and wanted.ids is None and wanted.status is None:
             meant = [job for job in page if (model := models.get(job.table_name)) and not change.refuses(job, model)]
         else:
             meant = page
