@@ -273,6 +273,17 @@ class StoreMachine(RuleBasedStateMachine):
         if self.twin.pages:
             self.twin.decide(self.twin.pages[-1:], into)
 
+    @rule(worker=WORKER, into=st.sampled_from(DECISIONS))
+    def a_decision_comes_too_late(self, worker: UUID, into: str) -> None:
+        """The deadline has passed and beat is away."""
+        self.a_run_begins_to_wait([0], worker, "proving.ask")
+        self.twin.check()
+        self.twin.look(WaitingJob)
+        pages = [page for page in self.twin.pages if self.twin.is_current(page)]
+        self.twin.end_waits(WaitingJob)
+        if pages:
+            self.twin.decide(pages[-1:], into)
+
     @rule(beat=st.booleans())
     def deadlines_pass(self, *, beat: bool) -> None:
         """Beat may be away just then."""
