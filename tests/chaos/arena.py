@@ -1,5 +1,6 @@
 """Where faults happen: real servers behind proxies of ours, a crew, a fake provider and a load; and how to look."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -123,7 +124,7 @@ class Arena:
         """See once a second which of the things that were to come have come, and which are late."""
         if time.monotonic() < self._look_at:
             return
-        self._look_at = time.monotonic() + 1.0
+        self._look_at = math.inf  # a condition that rests must not look again from within
         for one in list(self.later):
             name, deadline, condition = one
             with suppress(psycopg.OperationalError):
@@ -133,6 +134,7 @@ class Arena:
             if time.monotonic() > deadline:
                 self.later.remove(one)
                 self.late.append(f"late: {name}")
+        self._look_at = time.monotonic() + 1.0
 
     def promise(self, held: object, what: str) -> None:
         """Raise BrokenPromise unless ``held``."""
