@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import structlog
+from kombu import transport
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, Transport
 
@@ -70,3 +71,5 @@ def use_careful_transport() -> None:
     """Have every connection of this process to ``redis://`` and ``rediss://`` use it, under these same names."""
     path = f"{__name__}:{CarefulTransport.__name__}"
     TRANSPORT_ALIASES.update(redis=path, rediss=path)
+    for name in ("redis", "rediss"):  # kombu remembers what a name meant when this process first connected
+        vars(transport)["_transport_cache"].pop(name, None)  # there is no public way to have it look again

@@ -1,0 +1,15 @@
+"""Kombu's Redis transport of this process, whatever connected before."""
+
+from kombu import Connection
+
+from workers.transport.envelopes import CarefulTransport, use_careful_transport
+
+
+def test_the_transport_is_careful_though_something_connected_before() -> None:
+    """Kombu remembers a transport by its name: a service in the same process may have used the name already."""
+    assert Connection("redis://127.0.0.1:1").get_transport_cls() is not None
+
+    use_careful_transport()
+
+    for name in ("redis", "rediss"):
+        assert Connection(f"{name}://127.0.0.1:1").get_transport_cls() is CarefulTransport
