@@ -189,6 +189,24 @@ def test_a_tenant_deletes_what_is_its_own(psql, tenants, speak, call):
     assert rows(psql, f"SELECT {call}", ids[f"alice.{what}"]) == not_there
 
 
+@pytest.mark.parametrize("thing", ["profile", "project"])
+def test_unfinished_jobs_of_what_a_tenant_deletes_have_an_end(psql, tenants, speak, thing):
+    """Their history stays; a job that is gone without an end counts as lost."""
+    schema = {"profile": "scoring", "project": "operations"}[thing]
+    speak("alice")
+
+    assert rows(psql, f"SELECT {schema}.delete_{thing}(%s)", tenants[f"alice.{thing}"]) == [(True,)]
+
+    psql.execute("RESET ROLE")
+    last = """SELECT DISTINCT ON (job_id) new_state, change_action, change_reason FROM runtime.transitions
+                WHERE job_id NOT IN (SELECT id FROM runtime.jobs) ORDER BY job_id, version_to DESC"""
+    ended = rows(psql, last)
+    assert ended
+    assert {(state.lower(), action, reason) for state, action, reason in ended} == {
+        ("cancelled", "cancel", f"removed with its {thing}")
+    }
+
+
 def test_what_is_an_admins_only_an_admin_deletes(psql, tenants, speak):
     """Bonus windows and settings."""
     [(window,)] = rows(
