@@ -1,7 +1,7 @@
 """The kernel's tests: jobs in any state, worker processes in miniature, an ear for every bell."""
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cli.main import main
 from tests.support.command_line import Gristmill
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, Jobs, WorkerProcess, dispatching, started_worker
+from tests.support.log_setup import restored_logging
 from tests.support.proving.models import PlainJob
 from tests.support.proving.stages import Act
 from workers.runtime.database import Database
@@ -29,7 +30,7 @@ def gristmill(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Gristmill:
+) -> Iterator[Gristmill]:
     """Run one command in a folder of its own, without any provider; return its exit code, output and complaint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", database_url)
@@ -46,7 +47,8 @@ def gristmill(
         printed = [line for line in said.out.splitlines(keepends=True) if "[info " not in line]
         return code, "".join(printed), said.err.strip()
 
-    return run
+    with restored_logging():
+        yield run
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretStr
 
 from config.logging import MOST_CONTENTS, RepeatFilter, configure
 from config.redaction import redact_text
+from tests.support.log_setup import restored_logging
 
 
 class Terminal(io.StringIO):
@@ -41,22 +42,14 @@ class Log:
 @pytest.fixture
 def configured():
     """Configure logging onto a stream; give back pytest's own set-up afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
 
     def configured(style="json", level="INFO", stream=None):
         stream = stream or io.StringIO()
         configure(style, level, stream=stream)
         return Log(stream)
 
-    with structlog.contextvars.bound_contextvars():
+    with restored_logging(), structlog.contextvars.bound_contextvars():
         yield configured
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
-    for name in logging.root.manager.loggerDict:
-        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
 
 
 def test_events_of_ours_and_of_libraries_look_alike(configured):
@@ -326,3 +319,14 @@ def test_text_loses_what_is_secret_and_keeps_the_rest(text, shown):
 def test_long_text_is_cut_and_says_so():
     """No log line grows with somebody's data."""
     assert redact_text("x" * 2_010) == "x" * 2_000 + "… (10 more characters)"
+
+
+def test_a_test_that_configures_logging_leaves_no_handler_behind() -> None:
+    """A command that runs in this process writes to the captured output of its own test only."""
+    before = logging.getLogger().handlers[:]
+
+    with restored_logging():
+        configure("json", "INFO", stream=io.StringIO())
+        assert logging.getLogger().handlers != before
+
+    assert logging.getLogger().handlers == before

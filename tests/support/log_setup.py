@@ -1,0 +1,23 @@
+"""Give back the set-up of logging that a test changed: it belongs to the whole process."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    """Restore handlers and levels afterwards: a handler on the captured output of one test fails in the next."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        structlog.reset_defaults()
+        root.handlers[:], root.level = handlers, level
+        for name in logging.root.manager.loggerDict:
+            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
