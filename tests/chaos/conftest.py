@@ -1,4 +1,4 @@
-"""What a sound run left, for the tests of the checker."""
+"""The data of a correct run, for the tests of the checker."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from workers.runtime.handler.registry import Registry
 
 @pytest.fixture(scope="session")
 def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterator[Left]:
-    """One run for all; each test damages it in a transaction that is rolled back."""
+    """One run for all tests. Each test damages it in a transaction that is rolled back."""
     url = create_database(servers.urls.database_url, "judged", template=template)
     with FakeOpenAI() as fake:
         yield asyncio.run(sound_run(url, registry, fake))
@@ -24,7 +24,7 @@ def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterato
 
 @pytest.fixture
 async def reader(left: Left) -> AsyncIterator[Reader]:
-    """A transaction on what the run left, past every trigger; rolled back with the test."""
+    """A transaction on the database of the run, without triggers; it is rolled back after the test."""
     async with (
         await psycopg.AsyncConnection.connect(left.url) as connection,
         connection.transaction(force_rollback=True),

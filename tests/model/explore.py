@@ -1,4 +1,4 @@
-"""Go through every world that can be reached, breadth first, and hold each move against the laws."""
+"""Visit every world that can be reached, breadth first, and check each move against the laws."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.model.world import Around, World
 
 @dataclass(slots=True)
 class Exploration:
-    """What was found: every world with the move that first led there, and the shortest way to break each law."""
+    """The result: every world with the move that first led to it, and the shortest way to break each law."""
 
     worlds: dict[World, tuple[World, str] | None] = field(default_factory=dict)
     moves: int = 0
@@ -21,7 +21,7 @@ class Exploration:
     broken: dict[Law, list[str]] = field(default_factory=dict)
 
     def way_to(self, world: World) -> list[str]:
-        """Return the shortest sequence of moves from the first world; the workers, being alike, may change places."""
+        """Return the shortest sequence of moves from the first world. The two workers may be swapped in it."""
         way = []
         while came := self.worlds[world]:
             world, what = came
@@ -34,7 +34,7 @@ class Exploration:
 
 
 def explore(around: Around, *, until: Law | None = None) -> Exploration:
-    """Visit every world there is; with ``until``, stop where that law is broken."""
+    """Visit every world that can be reached; with ``until``, stop when that law is broken."""
     found = Exploration()
     first = canonical(around.first)
     found.worlds[first] = None
@@ -65,7 +65,7 @@ def explore(around: Around, *, until: Law | None = None) -> Exploration:
 
 
 def _stuck(around: Around, found: Exploration, fair_ways: dict[World, list[World]]) -> Iterator[World]:
-    """Return the worlds from which no end can be reached by fair moves alone, the nearest first."""
+    """Yield the worlds from which fair moves alone reach no end, the nearest first."""
     ending = {world for world in found.worlds if world.row.status in around.lifecycle.terminal}
     queue = deque(ending)
     while queue:
