@@ -16,7 +16,7 @@ UNPOISONED, POISONED = 60, 5
 def cancel_raced(arena: Arena) -> None:
     """Jobs are cancelled during every step:
 
-    each ends once; its worker is told within a second, and after that its run starts no call.
+    each ends once; its worker learns of it within a second, and after that its run starts no call.
     """
     scored = [score(arena.draw, arena.workload.profiles)[1] for _ in range(CANCELLED)]
     jobs = [("scoring.score", job) for job in arena.workload.put("scoring.score", scored)]
