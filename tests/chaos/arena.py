@@ -15,7 +15,7 @@ import psycopg
 from redis import Redis
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
-from tests.chaos.bounds import Measured, allowance
+from tests.chaos.bounds import MeasuredTime, allowance
 from tests.chaos.crew import Crew
 from tests.chaos.evidence import Evidence
 from tests.chaos.proxy import Proxy
@@ -74,7 +74,7 @@ class Arena:
     brief: bool
     drains: int
     fresh_job_seconds: list[float] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[MeasuredTime] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     pending: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
@@ -152,7 +152,7 @@ class Arena:
 
     def promise_within(self, took: float, seconds: float, what: str) -> None:
         """Record how long ``what`` took; raise BrokenPromise if it exceeds the bound and the allowance."""
-        one = Measured(what, took, seconds, self.granted(seconds))
+        one = MeasuredTime(what, took, seconds, self.granted(seconds))
         self.measured.append(one)
         self.promise(one.kept, str(one))
 

@@ -14,7 +14,7 @@ RECENT_JOBS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredTime:
     """How long ``what`` took, the promised time, and the time granted on this machine at that moment."""
 
     what: str
@@ -36,9 +36,9 @@ def allowance(fresh_job_seconds: Sequence[float]) -> float:
     return BASE_ALLOWANCE_SECONDS + FRESH_JOB_FACTOR * min(max(fresh_job_seconds[-RECENT_JOBS:], default=0.0), MAX_FRESH_JOB_SECONDS)
 
 
-def render(all_measured: Sequence[Measured]) -> str:
+def render(all_measured: Sequence[MeasuredTime]) -> str:
     """Return a table with the worst of each kind."""
-    kinds: Mapping[str, list[Measured]] = defaultdict(list)
+    kinds: Mapping[str, list[MeasuredTime]] = defaultdict(list)
     for one in all_measured:
         kinds[one.what].append(one)
     width = max(map(len, kinds), default=8)

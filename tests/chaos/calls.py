@@ -27,7 +27,7 @@ class CalledRun(NamedTuple):
     worker: str
 
 
-class Judged(NamedTuple):
+class CallVerdict(NamedTuple):
     """The result of one rule: how many were examined, and which of them broke the rule."""
 
     rule: str
@@ -35,33 +35,33 @@ class Judged(NamedTuple):
     wrong: Sequence[str]
 
 
-def judge_calls(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], *, grace: float) -> Iterator[Judged]:
+def judge_calls(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], *, grace: float) -> Iterator[CallVerdict]:
     """Yield the verdict of every rule about calls."""
     calls, unnamed = evidence.calls, evidence.requests - len(evidence.calls)
-    yield Judged("every call names its job", evidence.requests, [f"{unnamed} name none"] * abs(unnamed))
+    yield CallVerdict("every call names its job", evidence.requests, [f"{unnamed} name none"] * abs(unnamed))
     yield _same_key_again(calls)
     yield _no_key_of_two(calls)
     yield _within_runs(evidence, runs, grace)
     yield _none_after_cancel(evidence, runs, grace)
 
 
-def _same_key_again(calls: Sequence[Call]) -> Judged:
+def _same_key_again(calls: Sequence[Call]) -> CallVerdict:
     """A question of a job has the same key on every attempt. This also holds for every other repeated request."""
     # A job of this load has one question. A request that quotes an invalid answer is a different request each time.
     asked = [((call.job_id, call.body if call.again else None), call) for call in calls]
     repeated = Counter(request for request, _ in asked)
     wrong = _of_several((request, call.key) for request, call in asked)
-    return Judged(
+    return CallVerdict(
         "a repeated request keeps its key",
         sum(times for times in repeated.values() if times > 1),
         [f"{call.job_id}" for request, call in asked if request in wrong],
     )
 
 
-def _no_key_of_two(calls: Sequence[Call]) -> Judged:
+def _no_key_of_two(calls: Sequence[Call]) -> CallVerdict:
     """No key is used for two jobs, or for two different requests of one job."""
     wrong = _of_several((call.key, (call.job_id, call.body)) for call in calls)
-    return Judged("a key names one request", len({call.key for call in calls}), sorted(map(str, wrong)))
+    return CallVerdict("a key names one request", len({call.key for call in calls}), sorted(map(str, wrong)))
 
 
 def _of_several(pairs: Iterable[tuple[Hashable, Hashable]]) -> set[Hashable]:
@@ -72,7 +72,7 @@ def _of_several(pairs: Iterable[tuple[Hashable, Hashable]]) -> set[Hashable]:
     return {one for one, others in found.items() if len(others) > 1}
 
 
-def _within_runs(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], grace: float) -> Judged:
+def _within_runs(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], grace: float) -> CallVerdict:
     """Every call begins during a run of its job, or before the worker can know of the end of that run."""
     examined, wrong = 0, []
     for call in evidence.calls:
@@ -84,10 +84,10 @@ def _within_runs(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], g
                 continue
             wrong.append(f"{call.job_id}")
         examined += 1
-    return Judged("calls belong to runs", examined, wrong)
+    return CallVerdict("calls belong to runs", examined, wrong)
 
 
-def _none_after_cancel(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], grace: float) -> Judged:
+def _none_after_cancel(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], grace: float) -> CallVerdict:
     """Every call of a cancelled job begins before its worker can know of the cancel."""
     examined, wrong = 0, []
     for call in evidence.calls:
@@ -101,7 +101,7 @@ def _none_after_cancel(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRu
                 continue
             wrong.append(f"{call.job_id}")
         examined += 1
-    return Judged("no call after a cancel", examined, wrong)
+    return CallVerdict("no call after a cancel", examined, wrong)
 
 
 def _reachable_seconds(evidence: Evidence, *, since: float, until: float, workers: set[str]) -> float:

@@ -52,7 +52,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RuleVerdict:
     """One rule: how many things were examined, how many broke the rule, and up to ten of these."""
 
     name: str
@@ -62,10 +62,10 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """Every verdict of one run."""
 
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[RuleVerdict] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -82,7 +82,7 @@ class Report:
         """The names of the rules that examined nothing. Such a rule proves nothing."""
         return [verdict.name for verdict in self.verdicts if not verdict.examined]
 
-    def __getitem__(self, name: str) -> Verdict:
+    def __getitem__(self, name: str) -> RuleVerdict:
         (found,) = (verdict for verdict in self.verdicts if verdict.name == name)
         return found
 
@@ -109,7 +109,7 @@ async def check(
     log_lost_run_within: timedelta = LOG_LOST_RUN_WITHIN,
     limits: Mapping[str, Limit] | None = None,
     rates: Mapping[str, Rate] | None = None,
-) -> Report:
+) -> CheckReport:
     """Check the data of a run against every promise, in one snapshot.
 
     - ``patience``: how long a job that can move (running, or ready for the dispatcher) may have been without a change.
@@ -136,7 +136,7 @@ async def check(
         await checking.ends(grace)
         if rates:
             await checking.rates(rates)
-    return Report(checking.verdicts, time.monotonic() - started)
+    return CheckReport(checking.verdicts, time.monotonic() - started)
 
 
 def _declared(stages: Registry) -> dict[str, Limit]:
@@ -147,7 +147,7 @@ class _Checking:
     """One check. Each method adds the verdicts of one subject."""
 
     def __init__(self, connection: Raw, evidence: Evidence) -> None:
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[RuleVerdict] = []
         self._connection = connection
         self._evidence = evidence
         self._tables: list[JobTable] = []
@@ -213,7 +213,7 @@ class _Checking:
         }
 
     async def _effects(self) -> None:
-        found = Verdict("effects committed once", 0, 0)
+        found = RuleVerdict("effects committed once", 0, 0)
         for table in self._tables:
             c = table.column
             if "effects" in c:
@@ -252,7 +252,7 @@ class _Checking:
 
     async def limits(self, stages: Registry, limits: Mapping[str, Limit]) -> None:
         """At every moment, by the clock of the database, no more jobs of a key run than its limit."""
-        found = Verdict("running per key within its limit", 0, 0)
+        found = RuleVerdict("running per key within its limit", 0, 0)
         for name, limit in limits.items():
             table = job_table(stages[name].model)
             if table in self._tables:
@@ -295,21 +295,21 @@ class _Checking:
     async def _judge(self, name: str, sql: str, **values: Any) -> None:
         self.verdicts.append(await self._verdict(name, sql, **values))
 
-    async def _verdict(self, name: str, sql: str, **values: Any) -> Verdict:
+    async def _verdict(self, name: str, sql: str, **values: Any) -> RuleVerdict:
         ((examined, violations, jobs),) = await self._all(sql, **values)
-        return Verdict(name, examined, violations, jobs)
+        return RuleVerdict(name, examined, violations, jobs)
 
     async def _all(self, sql: str, **values: Any) -> list[Any]:
         cursor = await self._connection.cursor(row_factory=tuple_row).execute(sql.encode(), values)
         return await cursor.fetchall()
 
     def _add(self, name: str, examined: int, violations: int, jobs: Sequence[str] = ()) -> None:
-        self.verdicts.append(Verdict(name, examined, violations, list(jobs)[:10]))
+        self.verdicts.append(RuleVerdict(name, examined, violations, list(jobs)[:10]))
 
 
-def _sum(one: Verdict, other: Verdict) -> Verdict:
+def _sum(one: RuleVerdict, other: RuleVerdict) -> RuleVerdict:
     jobs = [*one.jobs, *other.jobs][:10]
-    return Verdict(one.name, one.examined + other.examined, one.violations + other.violations, jobs)
+    return RuleVerdict(one.name, one.examined + other.examined, one.violations + other.violations, jobs)
 
 
 def _over_rate(calls: Sequence[Call], rate: Rate) -> list[Call]:

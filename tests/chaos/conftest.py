@@ -7,14 +7,14 @@ import psycopg
 import pytest
 
 from local.embedded import EmbeddedServers
-from tests.chaos.sound import Left, Reader, sound_run
+from tests.chaos.sound import SoundRun, Reader, sound_run
 from tests.conftest import create_database, drop_database
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.runtime.handler.registry import Registry
 
 
 @pytest.fixture(scope="session")
-def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterator[Left]:
+def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterator[SoundRun]:
     """One run for all tests. Each test damages it in a transaction that is rolled back."""
     url = create_database(servers.urls.database_url, "judged", template=template)
     with FakeOpenAI() as fake:
@@ -23,7 +23,7 @@ def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterato
 
 
 @pytest.fixture
-async def reader(left: Left) -> AsyncIterator[Reader]:
+async def reader(left: SoundRun) -> AsyncIterator[Reader]:
     """A transaction on the database of the run, without triggers; it is rolled back after the test."""
     async with (
         await psycopg.AsyncConnection.connect(left.url) as connection,

@@ -15,11 +15,11 @@ from uuid import UUID
 import psycopg
 
 from tests.chaos.arena import LEASE_SECONDS, RESCUE_TICK_SECONDS, Arena, BrokenPromise, opened_arena
-from tests.chaos.bounds import Measured
-from tests.chaos.checker import Report, check
+from tests.chaos.bounds import MeasuredTime
+from tests.chaos.checker import CheckReport, check
 from tests.chaos.faults import MAX_HEAL_SECONDS, Fault, matrix
 from tests.chaos.faults.provider import EVERYDAY
-from tests.chaos.report import Outcome, Injection
+from tests.chaos.report import NemesisOutcome, Injection
 from tests.e2e.system import Role
 from workers.runtime.handler.errors import describe
 
@@ -63,7 +63,7 @@ CORE = (
 SLOW = ("processes", "crashes", "handlers")
 
 
-def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), brief: bool = False) -> Outcome:
+def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), brief: bool = False) -> NemesisOutcome:
     """Inject every fault once in an order chosen by ``seed``, then more of them until the time is over; check it all.
 
     ``only`` restricts the faults by name. A ``brief`` run injects the brief faults, each once, while there is time. It
@@ -71,7 +71,7 @@ def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), br
     """
     names = "".join(f" --only {name}" for name in only)
     span = f"{' --brief' if brief else ''} --minutes {minutes:g}"
-    outcome = Outcome(seed, f"python -m tests.chaos --seed {seed}{span}{names}")
+    outcome = NemesisOutcome(seed, f"python -m tests.chaos --seed {seed}{span}{names}")
     started = time.monotonic()
     injected: Counter[str] = Counter()
     faults = [fault for fault in matrix().values() if (fault.name in only if only else fault.brief or not brief)]
@@ -161,7 +161,7 @@ def _await_calm(arena: Arena, fault: Fault) -> None:
     if math.isinf(calm):
         raise BrokenPromise(f"before {fault.name}: not every worker took a job in {MAX_HEALING_SECONDS:g} s")
     # No allowance here: the allowance is computed from this time.
-    one = Measured("every worker takes a job, nothing hurt", calm, MAX_HEAL_SECONDS, MAX_HEAL_SECONDS)
+    one = MeasuredTime("every worker takes a job, nothing hurt", calm, MAX_HEAL_SECONDS, MAX_HEAL_SECONDS)
     arena.measured.append(one)
     if not one.kept:
         arena.late.append(f"before {fault.name}: {one}")
@@ -237,7 +237,7 @@ def _age_some(arena: Arena) -> None:
     arena.evidence.aged |= {row[0] for row in rows}
 
 
-def _end(arena: Arena, outcome: Outcome) -> None:
+def _end(arena: Arena, outcome: NemesisOutcome) -> None:
     """Wait for the pending checks, stop the load, wait until every job ends, drain all processes, check the history."""
     while arena.pending:
         arena.rest(0.2)
@@ -279,7 +279,7 @@ def _cut_delays(arena: Arena) -> int:
     return sum(len(arena.ask(f"{hurry.format(table)} RETURNING id")) for table in tables)
 
 
-def _drain(arena: Arena, outcome: Outcome) -> None:
+def _drain(arena: Arena, outcome: NemesisOutcome) -> None:
     roles = [post.role for post in arena.crew.posts]
     for role in roles:
         role.terminate()
@@ -289,8 +289,8 @@ def _drain(arena: Arena, outcome: Outcome) -> None:
             arena.promise(code == 0, f"{role.kind} {role.pid} ended with status {code}")
 
 
-def _judge(arena: Arena) -> Report:
-    async def judge() -> Report:
+def _judge(arena: Arena) -> CheckReport:
+    async def judge() -> CheckReport:
         async with await psycopg.AsyncConnection.connect(arena.system.database_url, autocommit=True) as connection:
             return await check(connection, arena.evidence, patience=PATIENCE, lease=JUDGED_LEASE)
 
@@ -309,7 +309,7 @@ def _collect_problems(problems: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _record_broken_promise(outcome: Outcome) -> Iterator[None]:
+def _record_broken_promise(outcome: NemesisOutcome) -> Iterator[None]:
     """Record a broken promise and continue."""
     try:
         yield

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from gristmill_testing.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
-from tests.chaos.checker import Report, check
+from tests.chaos.checker import CheckReport, check
 from tests.chaos.evidence import Evidence, LostRun
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.road import FakeRoad
@@ -233,7 +233,7 @@ class Rehearsal:
         ]
         self.evidence.spoke_until = dict.fromkeys((worker.id for worker in self.workers), math.inf)
 
-    async def judge(self, **options: Any) -> Report:
+    async def judge(self, **options: Any) -> CheckReport:
         """Check the history of the rehearsal."""
         self.record_lost_runs()
         async with self.database.kernel() as conn:

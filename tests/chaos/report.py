@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.bounds import Measured, render
-from tests.chaos.checker import Report
+from tests.chaos.bounds import MeasuredTime, render
+from tests.chaos.checker import CheckReport
 from tests.chaos.faults import Fault
 
 
@@ -25,11 +25,11 @@ class Injection:
     healed_after: float
     bound: float
     problems: Sequence[str] = ()
-    measured: Sequence[Measured] = ()
+    measured: Sequence[MeasuredTime] = ()
 
 
 @dataclass(slots=True)
-class Outcome:
+class NemesisOutcome:
     """The whole result of a run. ``skipped``: the faults for which there was no time."""
 
     seed: int
@@ -38,7 +38,7 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    checked: Report | None = None
+    checked: CheckReport | None = None
     seconds: float = 0.0
 
     @property

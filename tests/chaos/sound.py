@@ -11,7 +11,7 @@ import psycopg
 
 from gristmill_testing.mill import mill
 from gristmill_testing.waiting import until
-from tests.chaos.checker import Report, check
+from tests.chaos.checker import CheckReport, check
 from tests.chaos.evidence import Evidence
 from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
 from tests.support.fakes.openai_server import FakeOpenAI
@@ -25,7 +25,7 @@ UPDATE runtime.transitions SET created_at = created_at - interval '1 minute' WHE
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class SoundRun:
     """The correct run: its database, its evidence, and its jobs by the name of their case."""
 
     url: str
@@ -33,7 +33,7 @@ class Left:
     jobs: dict[str, UUID]
 
 
-async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> Left:
+async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> SoundRun:
     """Let every case happen once: effects, retries, snoozes, a rescue, cancels, ticks, steps, limits, calls."""
     async with rehearsing(url, registry) as run:
         jobs = await asked(run, fake)
@@ -58,13 +58,13 @@ async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> Left:
         await run.retry(jobs["failed"])
         await run.settled()
         await run.jobs.sql("UPDATE proving.plain_jobs SET max_retries = 1 WHERE id = %s", jobs["failed"])
-        await run.retry(jobs["failed"])  # an attempt beyond what it had
+        await run.retry(jobs["failed"])  # this grants one more attempt
         await run.settled()
         await until(lambda: worker.events.of(jobs["stopped"])[-1] == "stopped")
         await run.prune(jobs["pruned"])
         run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
         run.record_lost_runs()
-        return Left(url, run.evidence, jobs)
+        return SoundRun(url, run.evidence, jobs)
 
 
 async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
@@ -85,12 +85,12 @@ async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
     return {"hung": hung, "scored": scored}
 
 
-async def judge(reader: Reader, evidence: Evidence, **options: Any) -> Report:
+async def judge(reader: Reader, evidence: Evidence, **options: Any) -> CheckReport:
     options = {"lease": timedelta(seconds=LEASE_SECONDS), "log_lost_run_within": timedelta(0), **options}
     return await check(reader, evidence, **options)
 
 
-def changed(left: Left, change: Callable[[Evidence], Any]) -> Evidence:
+def changed(left: SoundRun, change: Callable[[Evidence], Any]) -> Evidence:
     """Return a copy of the evidence of the run with one change."""
     evidence = copy.deepcopy(left.evidence)
     change(evidence)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.checker import Rate
 from tests.chaos.evidence import Call, Evidence
-from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, Left, Reader, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, SoundRun, Reader, changed, claimed, judge
 
 
 def call(job_id: UUID, *, at: float) -> Call:
@@ -29,8 +29,8 @@ def call(job_id: UUID, *, at: float) -> Call:
         ((6.0, "another"), 1),
     ],
 )
-async def test_call_after_the_end_of_a_run_is_found_once_its_worker_could_have_heard(
-    left: Left, reader: Reader, rule: str, after: tuple[float, str], found: int
+async def test_call_after_the_end_of_a_run_is_found_once_its_worker_could_have_known(
+    left: SoundRun, reader: Reader, rule: str, after: tuple[float, str], found: int
 ) -> None:
     """The grace is two seconds. The isolation of the worker, and three seconds after it, do not count.
 
@@ -54,7 +54,7 @@ async def test_call_after_the_end_of_a_run_is_found_once_its_worker_could_have_h
     assert (verdict.examined, verdict.violations) == (before + (not excused), found)
 
 
-async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: Reader) -> None:
+async def test_call_for_a_job_that_was_not_claimed_is_found(left: SoundRun, reader: Reader) -> None:
     """A call before the claim, and a call for an unknown job."""
 
     def ask(evidence: Evidence) -> None:
@@ -66,7 +66,7 @@ async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: 
     assert report["calls belong to runs"].violations == 3
 
 
-async def test_call_between_two_runs_of_its_job_is_found(left: Left, reader: Reader) -> None:
+async def test_call_between_two_runs_of_its_job_is_found(left: SoundRun, reader: Reader) -> None:
     """A worker continues after its run was rescued and before the next run begins."""
     await reader.execute(A_MINUTE_BEFORE, [left.jobs["scored"], 4])
     await reader.execute("DELETE FROM runtime.transitions WHERE job_id = %s", [left.jobs["hung"]])
@@ -80,14 +80,14 @@ async def test_call_between_two_runs_of_its_job_is_found(left: Left, reader: Rea
     assert report["calls belong to runs"].violations == 1
 
 
-async def test_call_without_a_job_is_found(left: Left, reader: Reader) -> None:
+async def test_call_without_a_job_is_found(left: SoundRun, reader: Reader) -> None:
     """The provider counted one call more than there are calls with a job."""
     report = await judge(reader, changed(left, lambda e: setattr(e, "requests", e.requests + 1)))
 
     assert report.failed == ["every call names its job"]
 
 
-async def test_question_asked_under_another_key_on_the_next_attempt_is_found(left: Left, reader: Reader) -> None:
+async def test_question_asked_under_another_key_on_the_next_attempt_is_found(left: SoundRun, reader: Reader) -> None:
     """A job has one question. The key must be the same on each attempt, even if the text of the request differs."""
 
     def change_key(evidence: Evidence) -> None:
@@ -103,7 +103,7 @@ async def test_question_asked_under_another_key_on_the_next_attempt_is_found(lef
 
 
 @pytest.mark.parametrize("change", [{"job_id": uuid4()}, {"body": "other words"}], ids=["two jobs", "two requests"])
-async def test_key_of_two_requests_is_found(left: Left, reader: Reader, change: dict[str, Any]) -> None:
+async def test_key_of_two_requests_is_found(left: SoundRun, reader: Reader, change: dict[str, Any]) -> None:
     """A provider that repeats its answer for a known key would give one job the answer of the other."""
 
     def share(evidence: Evidence) -> None:
@@ -115,7 +115,7 @@ async def test_key_of_two_requests_is_found(left: Left, reader: Reader, change: 
     assert report["a key names one request"].jobs == [left.evidence.calls[-1].key]
 
 
-async def test_calls_beyond_the_rate_are_found(left: Left, reader: Reader) -> None:
+async def test_calls_beyond_the_rate_are_found(left: SoundRun, reader: Reader) -> None:
     """If one call a minute is allowed, two calls within a minute are found."""
     report = await judge(reader, left.evidence, rates={SCORING: Rate(at_most=1, per=timedelta(minutes=1))})
 

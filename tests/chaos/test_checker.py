@@ -9,10 +9,10 @@ import pytest
 
 from tests.chaos.checker import Rate
 from tests.chaos.evidence import Evidence
-from tests.chaos.sound import SCORING, Left, Reader, changed, claimed, judge
+from tests.chaos.sound import SCORING, SoundRun, Reader, changed, claimed, judge
 
 
-async def test_a_sound_history_passes_every_check_and_each_has_examined_something(left: Left) -> None:
+async def test_a_sound_history_passes_every_check_and_each_has_examined_something(left: SoundRun) -> None:
     """A rule that examines nothing proves nothing. Without an open transaction the checker reads one snapshot."""
     rates = {SCORING: Rate(at_most=4, per=timedelta(minutes=1))}
 
@@ -24,7 +24,7 @@ async def test_a_sound_history_passes_every_check_and_each_has_examined_somethin
     assert report.render().endswith(f"no violations, checked in {report.seconds:.1f} s")
 
 
-async def test_rules_that_examined_nothing_are_listed(left: Left, reader: Reader) -> None:
+async def test_rules_that_examined_nothing_are_listed(left: SoundRun, reader: Reader) -> None:
     """If the ledger of the provider is lost, no rule about calls is broken, and none is proven."""
 
     def lose(evidence: Evidence) -> None:
@@ -147,7 +147,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("rule", "culprit", "damage"), DAMAGES)
 async def test_damaged_history_breaks_its_rule_and_names_the_job(
-    left: Left, reader: Reader, rule: str, culprit: str | None, damage: str
+    left: SoundRun, reader: Reader, rule: str, culprit: str | None, damage: str
 ) -> None:
     """The triggers make this damage impossible; the checker must find it without them."""
     for statement in damage.split(";"):
@@ -159,7 +159,7 @@ async def test_damaged_history_breaks_its_rule_and_names_the_job(
     assert culprit is None or str(left.jobs[culprit]) in report[rule].jobs
 
 
-async def test_key_of_two_jobs_is_found(left: Left, reader: Reader) -> None:
+async def test_key_of_two_jobs_is_found(left: SoundRun, reader: Reader) -> None:
     """An enqueue lost its answer, was repeated with its key, and made a second job."""
     await reader.execute("DROP INDEX proving.uq_plain_jobs_idempotency_key")
     await reader.execute("UPDATE proving.plain_jobs SET idempotency_key = 'k' WHERE act IN ('write', 'fail')")
@@ -169,7 +169,7 @@ async def test_key_of_two_jobs_is_found(left: Left, reader: Reader) -> None:
     assert report.failed == ["one job per idempotency key"]
 
 
-async def test_enqueue_that_was_answered_but_never_committed_is_found(left: Left, reader: Reader) -> None:
+async def test_enqueue_that_was_answered_but_never_committed_is_found(left: SoundRun, reader: Reader) -> None:
     """The job has no row and no history: it was lost."""
     lost = uuid4()
 
@@ -179,7 +179,7 @@ async def test_enqueue_that_was_answered_but_never_committed_is_found(left: Left
     assert report["committed jobs exist"].jobs == [str(lost)]
 
 
-async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: Left, reader: Reader) -> None:
+async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: SoundRun, reader: Reader) -> None:
     """The cancel was acknowledged, and then the job completed."""
     report = await judge(reader, changed(left, lambda e: e.cancelled.update({left.jobs["done"]: time.time()})))
 
@@ -191,7 +191,7 @@ async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: Left, 
     [(0.0, "any", (0, 0)), (3600.0, "any", (1, 1)), (0.0, "its worker's", (0, 0)), (0.0, "another's", (1, 1))],
 )
 async def test_rescue_is_excused_during_an_isolation_and_not_after_it(
-    left: Left, reader: Reader, over_since: float, whose: str, found: tuple[int, int]
+    left: SoundRun, reader: Reader, over_since: float, whose: str, found: tuple[int, int]
 ) -> None:
     """An isolated worker looks silent, so its rescue proves nothing. After the isolation the rule applies again."""
     await reader.execute(RESCUED_AT_ONCE.encode(), left.jobs)
@@ -209,7 +209,7 @@ async def test_rescue_is_excused_during_an_isolation_and_not_after_it(
     assert (verdict.examined, verdict.violations) == found
 
 
-async def test_job_that_can_move_may_stand_still_for_its_patience(left: Left, reader: Reader) -> None:
+async def test_job_that_can_move_may_stand_still_for_its_patience(left: SoundRun, reader: Reader) -> None:
     """The history is checked while jobs can still move."""
     await reader.execute(
         "UPDATE proving.plain_jobs SET due_at = NULL, dispatched_at = now() WHERE id = %(waiting)s", left.jobs

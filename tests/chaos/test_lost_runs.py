@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.chaos.evidence import Evidence, LostRun, Span, lost_runs
-from tests.chaos.sound import A_MINUTE_BEFORE, Left, Reader, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, SoundRun, Reader, changed, claimed, judge
 
 
 def lost(job_id: UUID | None, version: int = 2, *, by: str = "some log") -> LostRun:
@@ -29,7 +29,7 @@ def lost(job_id: UUID | None, version: int = 2, *, by: str = "some log") -> Lost
     ],
 )
 async def test_run_called_lost_that_was_not_lost_to_others_is_found(
-    left: Left, reader: Reader, run: tuple[str, int], times: int, violations: int
+    left: SoundRun, reader: Reader, run: tuple[str, int], times: int, violations: int
 ) -> None:
     """A rescued run is logged as lost once. A run settled by its worker, no run, and a second log entry are wrong."""
     name, version = run
@@ -42,14 +42,14 @@ async def test_run_called_lost_that_was_not_lost_to_others_is_found(
     assert all(job.startswith(f"{left.jobs[name]} version {version}") for job in verdict.jobs)
 
 
-async def test_line_about_a_lost_run_that_cannot_be_read_is_found(left: Left, reader: Reader) -> None:
+async def test_line_about_a_lost_run_that_cannot_be_read_is_found(left: SoundRun, reader: Reader) -> None:
     """The line names no run, so it cannot be checked."""
     report = await judge(reader, changed(left, lambda e: e.lost_runs.append(lost(None))))
 
     assert report.failed == ["runs called lost were lost, once"]
 
 
-async def test_runs_of_two_workers_called_lost_by_one_are_found(left: Left, reader: Reader) -> None:
+async def test_runs_of_two_workers_called_lost_by_one_are_found(left: SoundRun, reader: Reader) -> None:
     """A worker logs only its own runs."""
     stopped, hung = left.jobs["stopped"], left.jobs["hung"]
 
@@ -66,7 +66,7 @@ async def test_runs_of_two_workers_called_lost_by_one_are_found(left: Left, read
     [(0.0, [], ("stopped", "hung")), (3600.0, [], ("stopped",)), (0.0, [(0.0, math.inf)], ())],
 )
 async def test_lost_run_that_its_worker_never_called_so_is_found(
-    left: Left, reader: Reader, within: float, isolated: list[Span], judged: tuple[str, ...]
+    left: SoundRun, reader: Reader, within: float, isolated: list[Span], judged: tuple[str, ...]
 ) -> None:
     """Exceptions: the worker ended too early to log it, or was isolated when it claimed, or sent no more heartbeats."""
 
@@ -82,7 +82,7 @@ async def test_lost_run_that_its_worker_never_called_so_is_found(
 
 @pytest.mark.parametrize(("silent", "found"), [((0.5, 3.0), 1), ((0.5, math.inf), 0)])
 async def test_run_lost_by_an_isolated_worker_is_logged_after_the_isolation(
-    left: Left, reader: Reader, silent: Span, found: int
+    left: SoundRun, reader: Reader, silent: Span, found: int
 ) -> None:
     """An isolated worker need not log the run until its isolation is over; the other workers must."""
     claimed_at, worker = await claimed(reader, left.jobs["stopped"])

@@ -16,7 +16,7 @@ from gristmill_testing.mill import Heard, mill
 from gristmill_testing.waiting import until
 from tests.chaos import bugs
 from tests.chaos.bugs import Bug
-from tests.chaos.checker import Report
+from tests.chaos.checker import CheckReport
 from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.kernel import PLAIN
@@ -30,10 +30,10 @@ ONE_SETTLE = b'"change_action" = u.action'  # in the settling statement, and in 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Scenario = Callable[[Rehearsal, Gates], Awaitable[Report]]
+Scenario = Callable[[Rehearsal, Gates], Awaitable[CheckReport]]
 
 
-async def frozen_worker(run: Rehearsal, gates: Gates) -> Report:
+async def frozen_worker(run: Rehearsal, gates: Gates) -> CheckReport:
     """A worker freezes during a job, another one runs it, and the first one continues before the other is done."""
     await run.enqueue(act="write")
     first = await run.worker(lease_seconds=LEASE_SECONDS)
@@ -50,7 +50,7 @@ async def frozen_worker(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def busy_worker(run: Rehearsal, gates: Gates) -> Report:
+async def busy_worker(run: Rehearsal, gates: Gates) -> CheckReport:
     """The leader rescues while a living worker runs a job."""
     await run.enqueue(act="write")
     worker = await run.worker(lease_seconds=30.0)
@@ -64,7 +64,7 @@ async def busy_worker(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge(lease=timedelta(seconds=30))
 
 
-async def forged_tickets(run: Rehearsal, gates: Gates) -> Report:
+async def forged_tickets(run: Rehearsal, gates: Gates) -> CheckReport:
     """Three of five jobs of one key get a ticket, but messages arrive for all five."""
     tickets = [(job, 1) for job in await run.enqueue(KEYED, 5, key="a")]
     worker = await run.worker()
@@ -77,7 +77,7 @@ async def forged_tickets(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def crowded_key(run: Rehearsal, gates: Gates) -> Report:
+async def crowded_key(run: Rehearsal, gates: Gates) -> CheckReport:
     """Five jobs of one key are dispatched within its limit."""
     await run.enqueue(KEYED, 5, key="a")
     worker = await run.worker()
@@ -89,7 +89,7 @@ async def crowded_key(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def two_beats(run: Rehearsal, gates: Gates) -> Report:
+async def two_beats(run: Rehearsal, gates: Gates) -> CheckReport:
     """Two beats see the same three due ticks at the same moment; two of the policies fire only some of them."""
     gates.first.set()
     for catch_up in ("all", "one"):
@@ -103,7 +103,7 @@ async def two_beats(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def cancelled_run(run: Rehearsal, gates: Gates) -> Report:
+async def cancelled_run(run: Rehearsal, gates: Gates) -> CheckReport:
     """A job is cancelled while it runs, a moment before its handler ends."""
     (job,) = await run.enqueue(act="write")
     worker = await run.worker()
@@ -114,7 +114,7 @@ async def cancelled_run(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
+async def cancelled_caller(run: Rehearsal, gates: Gates) -> CheckReport:
     """A scoring job is cancelled during its first call; the answer is invalid and would cause a second call."""
     async with scoring(run, {"kind": "malformed", "delay_ms": 3_000}) as (fake, heard, order):
         (job,) = await run.enqueue(SCORING, **order)
@@ -124,7 +124,7 @@ async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge(grace=timedelta(seconds=0.5))
 
 
-async def asked_again(run: Rehearsal, gates: Gates) -> Report:
+async def asked_again(run: Rehearsal, gates: Gates) -> CheckReport:
     """The first call of a scoring job fails. Its second attempt gets an invalid answer and asks once more."""
     async with scoring(run, {"kind": "status", "status": 500}, {"kind": "malformed"}) as (_, _, order):
         await run.enqueue(SCORING, **order)
@@ -148,7 +148,7 @@ async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tup
     run.mill_lost_runs = heard.lost
 
 
-async def lost_answer(run: Rehearsal, gates: Gates) -> Report:
+async def lost_answer(run: Rehearsal, gates: Gates) -> CheckReport:
     """The outcome of a worker is committed, and the connection breaks before the answer arrives."""
     await run.enqueue()
     url, wire = await run.wire()
@@ -161,7 +161,7 @@ async def lost_answer(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def old_and_young(run: Rehearsal, gates: Gates) -> Report:
+async def old_and_young(run: Rehearsal, gates: Gates) -> CheckReport:
     """Maintenance prunes when two jobs have ended, one of them long ago, and one waits."""
     gates.first.set()
     await run.enqueue(due_at="2999-01-01T00:00:00Z")
@@ -173,7 +173,7 @@ async def old_and_young(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def lost_message(run: Rehearsal, gates: Gates) -> Report:
+async def lost_message(run: Rehearsal, gates: Gates) -> CheckReport:
     """A message is lost; the leader takes the tickets back and dispatches again."""
     gates.first.set()
     await run.enqueue(count=3)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from models.lifecycle import Lifecycle
-from tests.model.world import CLAIMED, RUNNING, STOPPING, Move, World
+from tests.model.world import CLAIMED, RUNNING, STOPPING, WorldMove, JobWorld
 
 
 class Law(StrEnum):
@@ -22,7 +22,7 @@ class Law(StrEnum):
     ENDS = "an end can be reached by fair moves alone"
 
 
-def broken_by_move(lifecycle: Lifecycle, before: World, move: Move) -> Iterator[Law]:
+def broken_by_move(lifecycle: Lifecycle, before: JobWorld, move: WorldMove) -> Iterator[Law]:
     """Yield the laws that the move from ``before`` to ``move.after`` breaks."""
     old, new = before.row, move.after.row
     if new is not old:
@@ -43,7 +43,7 @@ def broken_by_move(lifecycle: Lifecycle, before: World, move: Move) -> Iterator[
         yield Law.QUIET
 
 
-def broken_in(lifecycle: Lifecycle, world: World) -> Iterator[Law]:
+def broken_in(lifecycle: Lifecycle, world: JobWorld) -> Iterator[Law]:
     """Yield the laws that ``world`` itself breaks."""
     row = world.row
     if sum(run.version == row.version and run.phase != CLAIMED for run in world.runs) > 1:

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job
-from tests.model.statements import Row, Statements
+from tests.model.statements import ModelRow, Statements
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.dispatch import Window
 from workers.runtime.store.settle import Settled
 
 
-class Change(NamedTuple):
+class ExpectedTransition(NamedTuple):
     """One row of ``runtime.transitions``."""
 
     version_from: int | None
@@ -29,17 +29,17 @@ class Change(NamedTuple):
 
 
 @dataclass(slots=True)
-class Entry:
+class ExpectedJob:
     """One job. ``time_came``: its ``due_at`` has passed. ``long_out``: its ticket is old; ``overdue``: its run is."""
 
     id: UUID
     model: type[Job]
     statements: Statements
-    row: Row
+    row: ModelRow
     priority: int
     key: str
     created_at: datetime
-    history: list[Change]
+    history: list[ExpectedTransition]
     time_came: bool = False
     long_out: bool = False
     overdue: bool = False
@@ -56,15 +56,15 @@ class Ledger:
     """The jobs of one example. ``tally`` counts every effect, so that a test without effects does not pass."""
 
     tally: Counter[str]
-    jobs: dict[UUID, Entry] = field(default_factory=dict)
+    jobs: dict[UUID, ExpectedJob] = field(default_factory=dict)
     keys: dict[tuple[type[Job], str], UUID] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
     silent: dict[Hashable, bool] = field(default_factory=dict)
 
-    def of(self, model: type[Job]) -> Iterator[Entry]:
+    def of(self, model: type[Job]) -> Iterator[ExpectedJob]:
         return (entry for entry in self.jobs.values() if entry.model is model)
 
-    def apply(self, entry: Entry, after: Row | None, *, by: str) -> bool:
+    def apply(self, entry: ExpectedJob, after: ModelRow | None, *, by: str) -> bool:
         """Store the row after a statement; return whether the statement had an effect."""
         before, verb = entry.row, after.action if after else None
         if after is None:
@@ -74,7 +74,7 @@ class Ledger:
                 entry.model, before.failed_in or before.status
             )  # a failed job belongs to the step in which it failed
             versions = before.version, after.version
-            entry.history.append(Change(*versions, stage, before.status, after.status, verb, after.reason, by))
+            entry.history.append(ExpectedTransition(*versions, stage, before.status, after.status, verb, after.reason, by))
             entry.overdue = False
             self.tally[f"{before.status} -> {after.status}"] += 1
             self.tally[f"{verb}"] += 1
@@ -150,17 +150,17 @@ class Ledger:
                 self.tally[reason] += took
         return rescued
 
-    def each(self, ids: Sequence[UUID], change: Callable[[Entry], Row | None], *, by: str) -> set[UUID]:
+    def each(self, ids: Sequence[UUID], change: Callable[[ExpectedJob], ModelRow | None], *, by: str) -> set[UUID]:
         """Apply ``change`` to each job; return the jobs that changed."""
         return {job_id for job_id in ids if self.apply(self.jobs[job_id], change(self.jobs[job_id]), by=by)}
 
 
 def _in_turn(
-    free: Sequence[Entry], out: Sequence[Entry], *, at_most: int, window: int, cursor: str | None
-) -> list[Entry]:
+    free: Sequence[ExpectedJob], out: Sequence[ExpectedJob], *, at_most: int, window: int, cursor: str | None
+) -> list[ExpectedJob]:
     """Return the jobs with the keys in turn; of each key only as many as its limit allows."""
     flight = Counter(entry.key for entry in out)
-    by_key: dict[str, list[Entry]] = defaultdict(list)
+    by_key: dict[str, list[ExpectedJob]] = defaultdict(list)
     for entry in free:
         if cursor is None or entry.key > cursor:
             by_key[entry.key].append(entry)

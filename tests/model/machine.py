@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from models.lifecycle import Job
-from tests.model.ledger import Entry
+from tests.model.ledger import ExpectedJob
 from tests.model.statements import ALL, Defences
-from tests.model.store import Store
+from tests.model.store import RealStore
 from tests.model.twin import HOUR, Claimed, Twin
 from tests.support.proving.models import WaitingJob
 from tests.support.proving.schema import MODELS
@@ -64,7 +64,7 @@ def some(items: Sequence[T], which: Sequence[int]) -> list[T]:
 class StoreMachine(RuleBasedStateMachine):
     """Several jobs, two workers, one leader and an operator."""
 
-    def __init__(self, store: Store, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
+    def __init__(self, store: RealStore, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
         super().__init__()
         self.twin = Twin(store, registry, tally, defences)
 
@@ -309,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _ids(self, which: list[int], *, status: str = "") -> tuple[type[Job], list[UUID]]:
         """Return jobs of one table, with this status if there are any."""
         jobs = list(self.twin.ledger.jobs.values())
-        chosen: list[Entry] = some([entry for entry in jobs if entry.row.status == status] or jobs, which)
+        chosen: list[ExpectedJob] = some([entry for entry in jobs if entry.row.status == status] or jobs, which)
         return chosen[0].model, [entry.id for entry in chosen if entry.model is chosen[0].model]
 
     @rule(stage=st.sampled_from([*STAGES, "proving.unknown"]), pauses=SELDOM)

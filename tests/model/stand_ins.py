@@ -6,14 +6,14 @@ how often a job is snoozed, released, lost or dispatched again.
 
 from typing import Any
 
-from tests.model.statements import Row
-from tests.model.world import SETTLING, STOPPING, WORKERS, Asking, Message, Run, World
+from tests.model.statements import ModelRow
+from tests.model.world import SETTLING, STOPPING, WORKERS, Asking, JobMessage, ModelRun, JobWorld
 
 # Versions in a canonical world: of the row; of a message that the present run may have claimed; of any older message.
 CURRENT, BEFORE, STALE = 9, 8, 0
 
 
-def canonical(world: World) -> World:
+def canonical(world: JobWorld) -> JobWorld:
     """Return the canonical world for all worlds that behave like ``world``.
 
     - All stale messages are equal, except a message that the present run has claimed: a worker may find that claim.
@@ -31,8 +31,8 @@ def canonical(world: World) -> World:
     before = at - 1 if owner in WORKERS else None
     # Rules read only how many attempts are left and whether one was spent. An operator can grant any number.
     spent = min(row.retry_count, 1)
-    plain = World(
-        Row(
+    plain = JobWorld(
+        ModelRow(
             *(row.status, CURRENT, spent, spent + row.max_retries - row.retry_count, row.ticket, row.due, owner),
             failed_in=row.failed_in,
             over=row.over,
@@ -47,33 +47,33 @@ def canonical(world: World) -> World:
     return plain
 
 
-def _aged(message: Message, at: int, before: int | None) -> Message:
+def _aged(message: JobMessage, at: int, before: int | None) -> JobMessage:
     if message.version == at:
-        return Message(message.step, CURRENT)
-    return Message(message.step, BEFORE) if message.version == before else Message(0, STALE)
+        return JobMessage(message.step, CURRENT)
+    return JobMessage(message.step, BEFORE) if message.version == before else JobMessage(0, STALE)
 
 
-def _may_get(asking: Asking, row: Row) -> bool:
+def _may_get(asking: Asking, row: ModelRow) -> bool:
     """Return whether asking again may return something: the job, or its earlier claim without an answer."""
     version = asking.message.version
     return version == row.version or (version == row.version - 1 and asking.worker == row.owner)
 
 
-def _known(run: Run, versions: dict[int, int], at: int) -> Run:
+def _known(run: ModelRun, versions: dict[int, int], at: int) -> ModelRun:
     phase = STOPPING if run.phase == SETTLING and run.version != at else run.phase
-    return Run(run.worker, versions[run.version], run.step, phase, run.watched)
+    return ModelRun(run.worker, versions[run.version], run.step, phase, run.watched)
 
 
-def _mirrored(world: World) -> World:
+def _mirrored(world: JobWorld) -> JobWorld:
     row, messages, runs, asking, page = world
-    return World(
+    return JobWorld(
         row._replace(owner=1 - row.owner) if row.owner in WORKERS else row,
         messages,
-        tuple(sorted([Run(1 - run[0], *run[1:]) for run in runs])),
+        tuple(sorted([ModelRun(1 - run[0], *run[1:]) for run in runs])),
         tuple(sorted([Asking(1 - one[0], one[1]) for one in asking])),
         page,
     )
 
 
-def _by_workers(world: World) -> tuple[Any, ...]:
+def _by_workers(world: JobWorld) -> tuple[Any, ...]:
     return world.runs, world.asking, world.row.owner is None or world.row.owner

@@ -13,7 +13,7 @@ from models.lifecycle import Lifecycle, Step
 from workers.runtime.store.settle import Settled
 
 
-class Row(NamedTuple):
+class ModelRow(NamedTuple):
     """One job. ``ticket``: it is dispatched; ``due``: it waits for a time; ``failed_in``: the state before it failed.
 
     ``over``: the deadline of its present wait has passed.
@@ -64,39 +64,39 @@ class Statements:
     lifecycle: Lifecycle
     defences: Defences = ALL
 
-    def mark(self, row: Row) -> Row | None:
+    def mark(self, row: ModelRow) -> ModelRow | None:
         """Give the ticket, as ``pick`` does."""
         free = row.status in self.lifecycle.ready and not row.ticket and not row.due
         return row._replace(ticket=True) if free else None
 
-    def unmark(self, row: Row, step: Step) -> Row | None:
+    def unmark(self, row: ModelRow, step: Step) -> ModelRow | None:
         """Take an old ticket back."""
         return row._replace(ticket=False) if row.status == step.ready and row.ticket else None
 
-    def unmark_exactly(self, row: Row, version: int) -> Row | None:
+    def unmark_exactly(self, row: ModelRow, version: int) -> ModelRow | None:
         """Take the ticket of this version back."""
         return row._replace(ticket=False) if row.version == version else None
 
-    def wake(self, row: Row) -> Row | None:
+    def wake(self, row: ModelRow) -> ModelRow | None:
         """Make the job due, because its time has come."""
         return row._replace(due=False) if row.status in self.lifecycle.ready and row.due else None
 
-    def claim(self, row: Row, step: Step, version: int, *, owner: Hashable) -> Row | None:
+    def claim(self, row: ModelRow, step: Step, version: int, *, owner: Hashable) -> ModelRow | None:
         held = row.ticket or not self.defences.ticket_at_claim
         named = row.version == version or not self.defences.version_at_claim
         if not (row.status == step.ready and held and named):
             return None
         return self._move(row, step.running, "claim", owner=owner, ticket=row.ticket, started=True, progress=1)
 
-    def claimed_before(self, row: Row, step: Step, version: int, *, owner: Hashable) -> bool:
+    def claimed_before(self, row: ModelRow, step: Step, version: int, *, owner: Hashable) -> bool:
         """Return whether ``owner`` holds the job by an earlier claim of this ticket."""
         return row.status == step.running and row.version == version + 1 and row.owner == owner
 
-    def set_progress(self, row: Row, fence: int, percent: int) -> Row | None:
+    def set_progress(self, row: ModelRow, fence: int, percent: int) -> ModelRow | None:
         held = row.version == fence or not self.defences.fence_at_progress
         return row._replace(progress=percent) if held else None
 
-    def settle(self, row: Row, settled: Settled) -> Row | None:
+    def settle(self, row: ModelRow, settled: Settled) -> ModelRow | None:
         held = row.version == settled.fence or not self.defences.fence_at_settle
         if not held or (row.status not in self.lifecycle.running and self.defences.running_at_settle):
             return None
@@ -113,7 +113,7 @@ class Statements:
             error=settled.error,
         )
 
-    def rescue(self, row: Row, step: Step, *, reason: str) -> Row | None:
+    def rescue(self, row: ModelRow, step: Step, *, reason: str) -> ModelRow | None:
         """Rescue a run that nobody can finish; the caller checks leases and deadlines."""
         if row.status != step.running:
             return None
@@ -132,12 +132,12 @@ class Statements:
         )
         return rescued if self.defences.rescue_raises_version else rescued._replace(version=row.version)
 
-    def cancel(self, row: Row, *, reason: str) -> Row | None:
+    def cancel(self, row: ModelRow, *, reason: str) -> ModelRow | None:
         if row.status in self.lifecycle.terminal:
             return None
         return self._move(row, self.lifecycle.cancelled, "cancel", reason=reason, owner=row.owner, started=row.started)
 
-    def decide(self, row: Row, version: int, into: str, *, reason: str) -> Row | None:
+    def decide(self, row: ModelRow, version: int, into: str, *, reason: str) -> ModelRow | None:
         """Decide the wait that the job was in at ``version``."""
         wait = self.lifecycle.wait(row.status)
         named = row.version == version or not self.defences.version_at_decision
@@ -146,17 +146,17 @@ class Statements:
             return None
         return self._leave(row, into, "decide", reason)
 
-    def expire(self, row: Row, *, reason: str) -> Row | None:
+    def expire(self, row: ModelRow, *, reason: str) -> ModelRow | None:
         """End the wait if its deadline has passed."""
         wait = self.lifecycle.wait(row.status)
         return self._leave(row, wait.expires, "expire", reason) if wait and row.over else None
 
-    def _leave(self, row: Row, into: str, action: str, reason: str) -> Row:
+    def _leave(self, row: ModelRow, into: str, action: str, reason: str) -> ModelRow:
         progress = row.progress if into in self.lifecycle.terminal else 0
         error = reason if into in self.lifecycle.bad else None
         return self._move(row, into, action, reason=reason, progress=progress, error=error)
 
-    def retry(self, row: Row, *, reason: str) -> Row | None:
+    def retry(self, row: ModelRow, *, reason: str) -> ModelRow | None:
         """Send a failed job back to the step in which it failed; if no attempt is left, grant one."""
         if row.status != self.lifecycle.failed:
             return None
@@ -168,7 +168,7 @@ class Statements:
             reason, limit = f"{reason} (one attempt granted beyond {limit + 1})", attempt
         return self._move(row, ready, "retry", reason=reason, retry_count=attempt, max_retries=limit, progress=0)
 
-    def _move(self, row: Row, status: str, action: str, **kept: Any) -> Row:
+    def _move(self, row: ModelRow, status: str, action: str, **kept: Any) -> ModelRow:
         """Make one transition. It clears ticket, due, owner, started, reason and over, except what is ``kept``."""
         gone = {"ticket": False, "due": False, "owner": None, "started": False, "reason": None, "over": False}
         return row._replace(

@@ -22,7 +22,7 @@ T = TypeVar("T")
 LEADER, OPERATOR, SERVICE, BEAT = "dispatcher:leader", "operator", "service", "beat:one"
 
 
-class Stored(NamedTuple):
+class StoredRow(NamedTuple):
     """The values of a job's row that are compared. Of times, only whether they are set."""
 
     status: str
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
     result: Any
 
 
-class Store:
+class RealStore:
     """One connection per role, on an event loop of its own."""
 
     def __init__(self, url: str, workers: Sequence[UUID]) -> None:
@@ -107,11 +107,11 @@ class Store:
     def created_at(self, model: type[Job], ids: Sequence[UUID]) -> dict[UUID, datetime]:
         return dict(self.sql(f"SELECT id, created_at FROM {job_table(model).name} WHERE id = ANY (%s)", list(ids)))
 
-    def everything(self) -> tuple[dict[UUID, Stored], list[tuple[Any, ...]]]:
+    def everything(self) -> tuple[dict[UUID, StoredRow], list[tuple[Any, ...]]]:
         """Return every job, and every transition ordered by job and version."""
         with self._psql.pipeline():
             rows, history = self._psql.execute(_ROWS.encode()), self._psql.execute(_HISTORY)
-            return {row[0]: Stored(*row[1:]) for row in rows}, history.fetchall()
+            return {row[0]: StoredRow(*row[1:]) for row in rows}, history.fetchall()
 
 
 def _wait_until(model: type[Job]) -> str:

@@ -12,7 +12,7 @@ from tests.model.explore import Exploration, explore
 from tests.model.laws import Law
 from tests.model.stand_ins import canonical
 from tests.model.statements import Defences
-from tests.model.world import Around, Bounds, World
+from tests.model.world import Around, Bounds, JobWorld
 from tests.support.proving.models import PlainJob, ProvingJob, TwoStepJob, WaitingJob
 
 
@@ -183,5 +183,5 @@ def test_worlds_that_stand_for_others_stand_for_all_of_them():
     assert len(every_literal) > 2 * len(every_stand_in)
 
 
-def _next(around: Around, worlds: set[World]) -> set[World]:
+def _next(around: Around, worlds: set[JobWorld]) -> set[JobWorld]:
     return {move.after for world in worlds for move in around.moves(world)}

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import DECISIONS, FIRST_STAGES, NOW, OUTCOMES, STAGES, WIDE, WORKERS, StoreMachine
 from tests.model.statements import Defences
-from tests.model.store import Store
+from tests.model.store import RealStore
 from tests.model.twin import Twin
 from tests.support.proving.models import SECOND_OPINION, WaitingJob
 from tests.support.proving.schema import MODELS
@@ -35,9 +35,9 @@ SETTINGS = settings(
 
 
 @pytest.fixture
-def store(database_url) -> Iterator[Store]:
+def store(database_url) -> Iterator[RealStore]:
     """The statements on the test's own database."""
-    with Store(database_url, WORKERS) as store:
+    with RealStore(database_url, WORKERS) as store:
         yield store
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job
-from tests.model.ledger import Change, Entry, Ledger
-from tests.model.statements import ALL, Defences, Row, Statements
-from tests.model.store import BEAT, LEADER, OPERATOR, SERVICE, Store, Stored
+from tests.model.ledger import ExpectedTransition, ExpectedJob, Ledger
+from tests.model.statements import ALL, Defences, ModelRow, Statements
+from tests.model.store import BEAT, LEADER, OPERATOR, SERVICE, RealStore, StoredRow
 from tests.support.proving.schema import MODELS
 from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Retry, Settlement
@@ -47,7 +47,7 @@ class Claimed(NamedTuple):
 class Twin:
     """The store and its model. Every method is one statement of the kernel, or one way for time to pass."""
 
-    def __init__(self, store: Store, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
+    def __init__(self, store: RealStore, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
         self.statements = {model: Statements(model.__lifecycle__, defences) for model in MODELS}
         self.store, self.registry, self.tally = store, registry, tally
         self.ledger = Ledger(tally)
@@ -88,9 +88,9 @@ class Twin:
             assert (one.created, one.id) == ((False, known) if known else (True, one.id))
             self.tally["enqueued before"] += not one.created
             if one.created:
-                row = Row(model.__lifecycle__.initial, max_retries=attempts, due=job["due_at"] is not None)
-                history = [Change(None, 1, stage, None, row.status, "enqueue", None, SERVICE)]
-                entry = Entry(
+                row = ModelRow(model.__lifecycle__.initial, max_retries=attempts, due=job["due_at"] is not None)
+                history = [ExpectedTransition(None, 1, stage, None, row.status, "enqueue", None, SERVICE)]
+                entry = ExpectedJob(
                     one.id, model, self.statements[model], row, job["priority"], job["key"], created[one.id], history
                 )
                 entry.time_came = row.due and job["due_at"] < now
@@ -313,7 +313,7 @@ class Twin:
         assert done == self._operated(ids, lambda one: one.statements.retry(one.row, reason="again"))
         self.tally["operator retries"] += len(done)
 
-    def _operated(self, ids: Sequence[UUID], change: Callable[[Entry], Row | None]) -> set[UUID]:
+    def _operated(self, ids: Sequence[UUID], change: Callable[[ExpectedJob], ModelRow | None]) -> set[UUID]:
         return self.ledger.each(ids, change, by=OPERATOR)
 
     def pause(self, stage: str) -> None:
@@ -325,10 +325,10 @@ class Twin:
         self.ledger.paused.discard(stage)
 
 
-def _stored(entry: Entry) -> Stored:
+def _stored(entry: ExpectedJob) -> StoredRow:
     row = entry.row
     assert isinstance(row.owner, UUID | None)
-    return Stored(
+    return StoredRow(
         status=row.status,
         version=row.version,
         retry_count=row.retry_count,

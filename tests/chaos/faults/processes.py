@@ -106,7 +106,7 @@ def _promise_run_again(arena: Arena, rescued: list[UUID], killed_at: float) -> N
 
     def at_work() -> float | None:
         ids = [f"worker:{worker}" for worker in arena.crew.worker_ids()]
-        return arena.ask(first, ids, killed_at)[0][0]  # type: ignore[no-any-return]  # what the statement says
+        return arena.ask(first, ids, killed_at)[0][0]  # type: ignore[no-any-return]  # the statement returns a float
 
     nobody = max(0.0, arena.wait(at_work, "a worker is ready", seconds=60) - (killed_at + MAX_RESCUE_SECONDS))
     arena.measure_fresh_job()  # new processes start at the same time, and the backlog is worked off
@@ -172,7 +172,7 @@ def workers_drained_in_turn(arena: Arena) -> None:
     """SIGTERM of one worker after the other, under load: each drains within its grace, and no attempt is spent."""
     drained: dict[UUID, float] = {}
     releasing = []
-    with arena.crew.one_more("worker") as extra:  # so that somebody works while two successors start
+    with arena.crew.one_more("worker") as extra:  # so that a worker works while two new ones start
         for turn in range(arena.drains - 1):
             posts = arena.crew.of("worker")
             post = posts[turn % len(posts)]
