@@ -33,7 +33,9 @@ class MeasuredTime:
 
 def allowance(fresh_job_seconds: Sequence[float]) -> float:
     """Return the allowance in seconds, from the times that the last fresh jobs took without a fault."""
-    return BASE_ALLOWANCE_SECONDS + FRESH_JOB_FACTOR * min(max(fresh_job_seconds[-RECENT_JOBS:], default=0.0), MAX_FRESH_JOB_SECONDS)
+    return BASE_ALLOWANCE_SECONDS + FRESH_JOB_FACTOR * min(
+        max(fresh_job_seconds[-RECENT_JOBS:], default=0.0), MAX_FRESH_JOB_SECONDS
+    )
 
 
 def render(all_measured: Sequence[MeasuredTime]) -> str:

@@ -79,7 +79,9 @@ def _within_runs(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], g
         begun = [run for run in runs.get(call.job_id, ()) if run.claimed_at <= call.started_at]
         ends = [(run.ended_at, run.worker) for run in begun if run.ended_at is not None]
         if len(ends) == len(begun) and all(call.started_at > end + grace for end, _ in ends):
-            reachable = [_reachable_seconds(evidence, since=end, until=call.started_at, workers={by}) for end, by in ends]
+            reachable = [
+                _reachable_seconds(evidence, since=end, until=call.started_at, workers={by}) for end, by in ends
+            ]
             if any(seconds <= grace for seconds in reachable):  # isolated: nothing is proven
                 continue
             wrong.append(f"{call.job_id}")

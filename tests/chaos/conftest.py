@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from local.embedded import EmbeddedServers
-from tests.chaos.sound import SoundRun, Reader, sound_run
+from tests.chaos.sound import Reader, SoundRun, sound_run
 from tests.conftest import create_database, drop_database
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.runtime.handler.registry import Registry

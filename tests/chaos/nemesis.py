@@ -19,7 +19,7 @@ from tests.chaos.bounds import MeasuredTime
 from tests.chaos.checker import CheckReport, check
 from tests.chaos.faults import MAX_HEAL_SECONDS, Fault, matrix
 from tests.chaos.faults.provider import EVERYDAY
-from tests.chaos.report import NemesisOutcome, Injection
+from tests.chaos.report import Injection, NemesisOutcome
 from tests.e2e.system import Role
 from workers.runtime.handler.errors import describe
 
@@ -247,7 +247,9 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
     live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
     _say(f"the load has stopped, {arena.ask(live)[0][0]} jobs are left")
     with _record_broken_promise(outcome):
-        arena.wait(lambda: not _cut_delays(arena) and not arena.ask(live)[0][0], "every job ends", seconds=MAX_SETTLING_SECONDS)
+        arena.wait(
+            lambda: not _cut_delays(arena) and not arena.ask(live)[0][0], "every job ends", seconds=MAX_SETTLING_SECONDS
+        )
     _drain(arena, outcome)
     evidence = arena.evidence
     evidence.calls, evidence.requests = arena.provider.ledger, arena.provider.calls

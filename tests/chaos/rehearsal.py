@@ -48,19 +48,19 @@ class Gates:
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
-        self.pending = asyncio.Event()
+        self.later = asyncio.Event()
 
     def close(self) -> None:
         """Close both gates again."""
         self.first.clear()
-        self.pending.clear()
+        self.later.clear()
 
     def registry(self) -> Registry:
         """Return the plain and the keyed stage, with handlers that wait at the gates before they act."""
         registry = Registry()
 
         async def behind_gates(job: Any, ctx: Context) -> Outcome:
-            await (self.first if ctx.run.version == FIRST_RUN else self.pending).wait()
+            await (self.first if ctx.run.version == FIRST_RUN else self.later).wait()
             return await perform(job, ctx)
 
         stage(PLAIN, of=PlainJob, payload=Act, into=registry)(behind_gates)

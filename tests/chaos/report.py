@@ -72,7 +72,9 @@ class NemesisOutcome:
         return textwrap.fill(there + ", ".join(self.skipped), width=100, break_long_words=False)
 
     def _all_problems(self) -> list[str]:
-        return self.problems + [f"{injection.fault.name}: {what}" for injection in self.injections for what in injection.problems]
+        return self.problems + [
+            f"{injection.fault.name}: {what}" for injection in self.injections for what in injection.problems
+        ]
 
 
 def _render_injections(injections: Sequence[Injection]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.checker import Rate
 from tests.chaos.evidence import Call, Evidence
-from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, SoundRun, Reader, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, Reader, SoundRun, changed, claimed, judge
 
 
 def call(job_id: UUID, *, at: float) -> Call:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.checker import Rate
 from tests.chaos.evidence import Evidence
-from tests.chaos.sound import SCORING, SoundRun, Reader, changed, claimed, judge
+from tests.chaos.sound import SCORING, Reader, SoundRun, changed, claimed, judge
 
 
 async def test_a_sound_history_passes_every_check_and_each_has_examined_something(left: SoundRun) -> None:

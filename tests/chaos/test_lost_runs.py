@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.chaos.evidence import Evidence, LostRun, Span, lost_runs
-from tests.chaos.sound import A_MINUTE_BEFORE, SoundRun, Reader, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, Reader, SoundRun, changed, claimed, judge
 
 
 def lost(job_id: UUID | None, version: int = 2, *, by: str = "some log") -> LostRun:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from models.lifecycle import Lifecycle
-from tests.model.world import CLAIMED, RUNNING, STOPPING, WorldMove, JobWorld
+from tests.model.world import CLAIMED, RUNNING, STOPPING, JobWorld, WorldMove
 
 
 class Law(StrEnum):

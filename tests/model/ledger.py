@@ -74,7 +74,9 @@ class Ledger:
                 entry.model, before.failed_in or before.status
             )  # a failed job belongs to the step in which it failed
             versions = before.version, after.version
-            entry.history.append(ExpectedTransition(*versions, stage, before.status, after.status, verb, after.reason, by))
+            entry.history.append(
+                ExpectedTransition(*versions, stage, before.status, after.status, verb, after.reason, by)
+            )
             entry.overdue = False
             self.tally[f"{before.status} -> {after.status}"] += 1
             self.tally[f"{verb}"] += 1

@@ -7,7 +7,7 @@ how often a job is snoozed, released, lost or dispatched again.
 from typing import Any
 
 from tests.model.statements import ModelRow
-from tests.model.world import SETTLING, STOPPING, WORKERS, Asking, JobMessage, ModelRun, JobWorld
+from tests.model.world import SETTLING, STOPPING, WORKERS, Asking, JobMessage, JobWorld, ModelRun
 
 # Versions in a canonical world: of the row; of a message that the present run may have claimed; of any older message.
 CURRENT, BEFORE, STALE = 9, 8, 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job
-from tests.model.ledger import ExpectedTransition, ExpectedJob, Ledger
+from tests.model.ledger import ExpectedJob, ExpectedTransition, Ledger
 from tests.model.statements import ALL, Defences, ModelRow, Statements
 from tests.model.store import BEAT, LEADER, OPERATOR, SERVICE, RealStore, StoredRow
 from tests.support.proving.schema import MODELS

@@ -1,8 +1,8 @@
 """One job and all that may happen to it: two workers, changing leaders, messages that are lost, repeated or reordered.
 
-A :class:`JobWorld` is the whole state at one moment; :meth:`Around.moves` lists what can happen next. A move is *fair* if
-it happens by itself sooner or later: the leader works, a message that is not lost arrives, a handler ends, time passes.
-Failures and the actions of operators are not fair: the proof that a job can end may not use them.
+A :class:`JobWorld` is the whole state at one moment; :meth:`Around.moves` lists what can happen next. A move is *fair*
+if it happens by itself sooner or later: the leader works, a message that is not lost arrives, a handler ends, time
+passes. Failures and the actions of operators are not fair: the proof that a job can end may not use them.
 """
 
 from collections.abc import Iterator
@@ -141,7 +141,9 @@ class Around:
                 messages = (*world.messages, ticket)
                 yield WorldMove("leader dispatches", JobWorld(marked, messages, *world[2:]), fair=True)
                 taken_back = self.statements.unmark_exactly(marked, ticket.version) or marked
-                yield WorldMove("leader dispatches, gets no answer and takes back", JobWorld(taken_back, messages, *world[2:]))
+                yield WorldMove(
+                    "leader dispatches, gets no answer and takes back", JobWorld(taken_back, messages, *world[2:])
+                )
         if self._defences.tickets_expire and (unmarked := self.statements.unmark(row, self._step(world))):
             yield WorldMove("leader unmarks", world._replace(row=unmarked), fair=True)
 

@@ -44,8 +44,14 @@ def _run_harmful_job(arena: Arena, act: str) -> None:
     others = arena.plain(30, act="write", seconds=1.0)
     with arena.crew.may_die("worker", at_most=1 + RETRIES):
         harmful = arena.plain(1, act=act, max_retries=RETRIES)
-        arena.wait(lambda: _all_in_state(arena, harmful, "failed"), f"the job that does {act!r} fails", seconds=MAX_FAIL_SECONDS)
-        arena.wait(lambda: _all_in_state(arena, others, "completed"), "the other jobs complete", seconds=MAX_FAIL_SECONDS)
+        arena.wait(
+            lambda: _all_in_state(arena, harmful, "failed"),
+            f"the job that does {act!r} fails",
+            seconds=MAX_FAIL_SECONDS,
+        )
+        arena.wait(
+            lambda: _all_in_state(arena, others, "completed"), "the other jobs complete", seconds=MAX_FAIL_SECONDS
+        )
         # The job may have failed on another worker, while the first process that it damaged has not ended yet.
         arena.wait(lambda: _all_alive(arena), "every worker shows signs of life", seconds=MAX_FAIL_SECONDS)
         arena.await_crew()

@@ -42,7 +42,9 @@ def one_noisy_key(arena: Arena) -> None:
     )
     enqueued = arena.steps(quiet, "enqueue", since=0)
     waits = sorted(started[job] - enqueued[job] for job in quiet)
-    arena.promise_within(waits[int(len(waits) * 0.95)], MAX_WAIT_SECONDS, "the 95th percentile of the other keys' waits")
+    arena.promise_within(
+        waits[int(len(waits) * 0.95)], MAX_WAIT_SECONDS, "the 95th percentile of the other keys' waits"
+    )
 
 
 @fault()

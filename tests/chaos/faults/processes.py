@@ -195,7 +195,9 @@ def workers_drained_in_turn(arena: Arena) -> None:
     spent = _spent(arena, drained)
     arena.promise(not spent, f"{spent} runs of workers that drained cost their jobs an attempt")
     released = {worker for worker, _ in arena.ended(releasing, "release")}
-    arena.promise(released == set(releasing), f"{len(released)} of {len(releasing)} workers released their unfinished jobs")
+    arena.promise(
+        released == set(releasing), f"{len(released)} of {len(releasing)} workers released their unfinished jobs"
+    )
 
 
 def _spent(arena: Arena, drained: Mapping[UUID, float]) -> int:

@@ -60,7 +60,9 @@ def deadline_passes_with_beat_away(arena: Arena) -> None:
             role.thaw()
     arena.promise(not late, f"{len(late)} decisions counted after their deadline")
     # Ask only once: this check must not wait for Postgres, because another fault may have stopped it.
-    arena.check_later("waits end once beat is back", lambda: arena.system.ask(ENDED, jobs) == [(JOBS,)], within=MAX_EXPIRE_SECONDS)
+    arena.check_later(
+        "waits end once beat is back", lambda: arena.system.ask(ENDED, jobs) == [(JOBS,)], within=MAX_EXPIRE_SECONDS
+    )
 
 
 @fault()
