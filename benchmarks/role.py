@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.stages import STAGES
 from config.logging import configure
-from config.settings import Dispatcher
+from config.settings import DispatcherSettings
 
 QUIET = ("sent", "started", "settled", "stale", "stopped", "revoked")
 
@@ -31,7 +31,7 @@ def main() -> int:
         return run_flower(STAGES, redis_url=urls["redis_url"], address="127.0.0.1", basic_auth=None, **options)
     from workers.transport.dispatcher import run_dispatcher
 
-    return run_dispatcher(STAGES, **urls, **{**Dispatcher().model_dump(), **options})
+    return run_dispatcher(STAGES, **urls, **{**DispatcherSettings().model_dump(), **options})
 
 
 def _worker(urls: dict[str, Any], options: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Wait for a condition instead of guessing how long something takes."""
+"""Wait for a condition instead of a guessed time."""
 
 import asyncio
 import inspect
@@ -10,7 +10,7 @@ POLL_SECONDS = 0.01
 
 
 async def until(condition: Callable[[], object | Awaitable[object]], *, within: float = PATIENCE_SECONDS) -> None:
-    """Return as soon as ``condition`` holds; fail the test when it does not within ``within`` seconds."""
+    """Return once ``condition`` holds; fail the test if it does not hold within ``within`` seconds."""
     deadline = time.monotonic() + within
     while True:
         answer = condition()
@@ -21,7 +21,7 @@ async def until(condition: Callable[[], object | Awaitable[object]], *, within: 
 
 
 def wait_until(condition: Callable[[], object], *, within: float = PATIENCE_SECONDS) -> None:
-    """Return as soon as ``condition`` holds, as :func:`until` does, in a test without a loop."""
+    """Do the same as :func:`until` in a test without an event loop."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"did not hold within {within:g} s: {inspect.getsource(condition).strip()}"

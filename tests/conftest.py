@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
-from gristmill_testing.database import empty
+from gristmill_testing.database import empty_database
 from local.embedded import EmbeddedServers, throwaway_servers
 from tests.support.paths import ROOT
 from tests.support.proving.schema import create as create_proving_tables
@@ -113,7 +113,7 @@ def clone_url(servers: EmbeddedServers, template: str) -> str:
 @pytest.fixture
 def database_url(clone_url: str) -> str:
     """A database of the test's own as long as it runs, empty; whoever an earlier test left connected is gone."""
-    empty(clone_url)
+    empty_database(clone_url)
     return clone_url
 
 

@@ -152,7 +152,7 @@ class System:
                 [sys.executable, *arguments],
                 env={**self._environment(), **(environment or {})},
                 output=output,
-                dies_by=signal.SIGKILL,
+                end_signal=signal.SIGKILL,
                 cwd=ROOT,
             )
         role = Role(kind, options, process, log)

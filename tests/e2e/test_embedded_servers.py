@@ -163,7 +163,7 @@ def test_a_crashed_server_is_revived_and_a_stopped_one_is_not(servers: EmbeddedS
     postmaster = (servers.data_dir / "servers/postgres/postmaster.pid").read_text().split()[0]
     os.kill(int(postmaster), signal.SIGKILL)
 
-    assert within(10, lambda: servers.revive() == ["postgres"])
+    assert within(10, lambda: servers.restart_ended() == ["postgres"])
     assert ask(servers.urls.database_url, "SELECT 1") == 1
     assert not is_listening(port_of(servers.urls.redis_url))
     servers.start_valkey()

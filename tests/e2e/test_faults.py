@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from tests.e2e.system import Role, System
-from workers.transport.worker import FAILED
+from workers.transport.worker import WORKER_FAILED_EXIT_CODE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
@@ -91,7 +91,7 @@ def test_worker_that_lost_a_part_of_itself_ends_and_others_do_its_jobs(system: S
     code = broken.exit_code(within=GRACE_SECONDS + 30)
     system.await_all(jobs)
 
-    assert code == FAILED
+    assert code == WORKER_FAILED_EXIT_CODE
     system.assert_settled_once(jobs)
     assert system.actions(jobs[0]) == ["enqueue", "claim", "rescue", "claim", "complete"]
     assert effects(system, jobs[1:]) == {1}

@@ -203,7 +203,7 @@ with throwaway_servers(postgres=False) as servers:
             os.kill(client.info("server")["process_id"], signal.SIGKILL)
 
             assert process.stdout
-            assert process.stdout.readline() == "valkey ended unasked and was started again\n"
+            assert process.stdout.readline() == "valkey ended unexpectedly and was started again\n"
             assert client.ping()
         assert stop_supervisor(tmp_path, timeout=timedelta(seconds=20))
         assert process.wait(10) == 0
