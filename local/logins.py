@@ -61,8 +61,8 @@ def known_urls(database_url: str, folder: Path) -> dict[str, str]:
     """Return the URLs in ``folder`` for the server and database of ``database_url``, by kind."""
     owner = make_url(database_url)
     found = {kind: _read(_file(folder, kind)) for kind in GROUPS}
-    here = _server_and_database(owner)
-    return {kind: libpq_url(url) for kind, url in found.items() if url and _server_and_database(url) == here}
+    here = _place(owner)
+    return {kind: libpq_url(url) for kind, url in found.items() if url and _place(url) == here}
 
 
 def address_and_password(url: str) -> tuple[str, str | None]:
@@ -102,7 +102,7 @@ def _read(file: Path) -> URL | None:
     return url
 
 
-def _server_and_database(url: URL) -> tuple[object, ...]:
+def _place(url: URL) -> tuple[object, ...]:
     return url.host, url.port or 5432, url.database, sorted(url.query.items())
 
 
@@ -123,7 +123,7 @@ class _LoginMaker:
         known = _read(file)
         url = self._url(kind, known)
         role = str(url.username)
-        is_ours = known is None or _server_and_database(known) == _server_and_database(url)
+        is_ours = known is None or _place(known) == _place(url)
         if known and not is_ours and not (self.may_have_moved and _can_connect(url)):
             problem = f"{file} is for {_address(known)}, not for {_address(url)}: name another folder with --urls"
             return Login(kind, role, LoginState.UNKNOWN_PASSWORD, str(file), libpq_url(url), problem)

@@ -136,11 +136,11 @@ class EmbeddedServers:
         urls = {}
         for name, server in self._servers.items():
             with server.exclusive() as lock:
-                server.start(self._stored_port(name, state), lock)
+                server.start(self._port_of(name, state), lock)
             urls[f"{'database' if name == Postgres.name else 'redis'}_url"] = server.url
         self._urls = Urls(**urls)
 
-    def _stored_port(self, name: str, state: ServersState) -> int:
+    def _port_of(self, name: str, state: ServersState) -> int:
         """Return the stored port of ``name``. If there is none or it is taken, choose and store a new one."""
         port = state.ports.get(name)
         if port is None or not is_free(port):

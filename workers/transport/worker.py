@@ -305,7 +305,7 @@ class RunnerStep(bootsteps.StartStopStep):
 def create_worker_app(
     registry: Registry, resources: Resources, options: WorkerOptions, *, answering: ProviderReport | None = None
 ) -> tuple[Celery, WorkerRuntime]:
-    """Return a Celery application whose worker runs ``registry``'s stages, and the runtime behind it."""
+    """Return a Celery application for a worker of ``registry``'s stages, and its runtime."""
     app = create_app(options.redis_url, registry)
     runtime = WorkerRuntime(app, registry, resources, options, answering)
     vars(app)["gristmill_runtime"] = runtime  # a bootstep gets only the app

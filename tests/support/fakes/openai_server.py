@@ -115,7 +115,7 @@ class Script:
             setattr(self, name, deque(value) if name == "queue" else value)
 
     def next(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the behaviour of a matching rule, else the next in the queue, else one of the mix, else the default."""
+        """Return the behaviour of a matching rule, else the next of the queue, else one of the mix or the default."""
         asked = json.dumps(request.get("messages"), ensure_ascii=False) if self.rules else ""
         for rule in self.rules:
             if rule["about"] in asked:

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import make_url
 
-READY_FOR_QUERY = b"Z\x00\x00\x00\x05"  # the end of each answer of Postgres; an autocommitted statement is durable by then
+# The end of each answer of Postgres. An autocommitted statement is durable by then.
+READY_FOR_QUERY = b"Z\x00\x00\x00\x05"
 
 
 class Wire:
