@@ -29,7 +29,7 @@ from pydantic_settings import (
 
 from config.redaction import MASK, redact_text
 
-PREFIX = "GRISTMILL_"
+ENV_PREFIX = "GRISTMILL_"
 DOTENV = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
 _MAX_SHOWN_CHARS = 80
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     """All settings. Entry points call :func:`load`, which reports a bad value in one line."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         env_file=DOTENV,
         env_ignore_empty=True,
@@ -311,7 +311,7 @@ def keys_of(settings: Settings) -> list[str]:
     return [key for part in joined.split(",") if (key := part.strip())]
 
 
-def describe(settings: Settings) -> list[SettingRow]:
+def list_settings(settings: Settings) -> list[SettingRow]:
     """List every setting with its value, default and meaning, in the order of declaration."""
     rows = []
     for path, field in _leaves():
@@ -333,7 +333,7 @@ def _leaves() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
 
 def _variable(path: tuple[str, ...]) -> str:
     alias = Settings.model_fields[path[0]].validation_alias
-    return alias if isinstance(alias, str) else PREFIX + "__".join(path).upper()
+    return alias if isinstance(alias, str) else ENV_PREFIX + "__".join(path).upper()
 
 
 def _display(value: object) -> str | None:
@@ -352,7 +352,7 @@ def _display(value: object) -> str | None:
 def _refuse_unknown(names: set[str]) -> None:
     known = {_variable(path) for path, _ in _leaves()}
     for name in sorted(name.upper() for name in names):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(ENV_PREFIX) and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             hint = f"did you mean {nearest[0]}?" if nearest else "`gristmill config` lists all of them"
             raise SettingsError(f"{name} is not a setting; {hint}")

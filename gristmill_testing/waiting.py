@@ -5,11 +5,11 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 
-PATIENCE_SECONDS = 10.0
-POLL_SECONDS = 0.01
+MAX_WAIT_SECONDS = 10.0
+WAIT_POLL_SECONDS = 0.01
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], *, within: float = PATIENCE_SECONDS) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], *, within: float = MAX_WAIT_SECONDS) -> None:
     """Return once ``condition`` holds; fail the test if it does not hold within ``within`` seconds."""
     deadline = time.monotonic() + within
     while True:
@@ -17,12 +17,12 @@ async def until(condition: Callable[[], object | Awaitable[object]], *, within: 
         if await answer if inspect.isawaitable(answer) else answer:
             return
         assert time.monotonic() < deadline, f"did not hold within {within:g} s: {inspect.getsource(condition).strip()}"
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(WAIT_POLL_SECONDS)
 
 
-def wait_until(condition: Callable[[], object], *, within: float = PATIENCE_SECONDS) -> None:
+def wait_until(condition: Callable[[], object], *, within: float = MAX_WAIT_SECONDS) -> None:
     """Do the same as :func:`until` in a test without an event loop."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"did not hold within {within:g} s: {inspect.getsource(condition).strip()}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(WAIT_POLL_SECONDS)

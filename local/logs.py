@@ -90,7 +90,7 @@ def _read_from(path: Path, place: int) -> bytes:
         return log.read()
 
 
-def follow(folder: Path, wanted: str | None, *, lines: int) -> Iterator[LogLine]:
+def follow_logs(folder: Path, wanted: str | None, *, lines: int) -> Iterator[LogLine]:
     """Yield the last ``lines`` lines of each role, then every new line, without end. New roles are followed too."""
     followed: dict[str, _FollowedLog] = {}
     for role in choose_roles(folder, wanted):

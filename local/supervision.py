@@ -19,7 +19,7 @@ from local.data_dir import LOGS, last_line, make_data_dir, open_log, rotate_logs
 from local.embedded.errors import EmbeddedError
 from local.folder_lock import FolderInUseError, FolderLock
 from local.processes import describe_exit, kill_session, spawn
-from local.supervision_status import LOCK_FILE, RoleStatus, Status, SupervisionError
+from local.supervision_status import LOCK_FILE, RoleStatus, SupervisionError, SupervisorStatus
 from workers.runtime.refusals import cut, printable
 
 RESTART_BASE = timedelta(seconds=0.5)
@@ -118,7 +118,7 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        Status.forget(self.data_dir)
+        SupervisorStatus.forget(self.data_dir)
         for number, handler in self._former_handlers.items():
             signal.signal(number, handler)
         self._lock.release()
@@ -239,7 +239,7 @@ class Supervisor:
             RoleStatus(one.role.name, one.state, one.process.pid if one.process else None, one.restarts)
             for one in self._kept
         ]
-        Status(os.getpid(), self._started_at, self._state, tuple(roles), dict(self._urls)).write(self.data_dir)
+        SupervisorStatus(os.getpid(), self._started_at, self._state, tuple(roles), dict(self._urls)).write(self.data_dir)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -34,7 +34,7 @@ class RoleStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class SupervisorStatus:
     """A running supervisor: ``state`` is starting, running or draining. ``urls`` contain passwords."""
 
     pid: int
@@ -62,13 +62,13 @@ class Status:
         (data_dir / STATUS_FILE).unlink(missing_ok=True)
 
 
-def read_status(data_dir: Path) -> Status | None:
+def read_status(data_dir: Path) -> SupervisorStatus | None:
     """Return the status of the supervisor that now runs in ``data_dir``, or None if none does."""
     path = data_dir.resolve() / STATUS_FILE
     try:
         if FolderLock(path.parent, LOCK_FILE).holder() is None:
             return None
-        return Status.parse(path.read_text(encoding="utf-8"))
+        return SupervisorStatus.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None  # it has not published its first status yet, or has deleted its last one
     except OSError as error:

@@ -15,21 +15,20 @@ from local.embedded import EmbeddedServers
 from local.embedded.ports import choose_port, is_free
 from local.processes import describe_exit
 from local.supervision import Role, Supervisor
-from local.supervision_status import Status, read_status
+from local.supervision_status import SupervisorStatus, read_status
 from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from config.settings import Settings
 
-WORKERS = 2
-START_SECONDS = 60
+MAX_START_SECONDS = 60
 _POLL_SECONDS = 0.1
 REDIS_TIMEOUT_SECONDS = 5.0
 # -P: the working folder may contain a package with the name of one of ours.
 COMMAND = (sys.executable, "-P", "-m", "cli.main")
 
 
-def run(
+def run_system(
     settings: "Settings",
     *,
     workers: int,
@@ -66,12 +65,12 @@ def run(
         if supervisor.stopping:
             return 0
         urls["flower_url"] = f"http://{_browser_host(settings.flower.address)}:{port}"
-        supervisor.start(roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
+        supervisor.start(build_roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
         announce(urls)
         return supervisor.run(servers)
 
 
-def roles(
+def build_roles(
     urls: Mapping[str, str], *, workers: int, flower_port: int, logins: Mapping[str, str] | None = None
 ) -> list[Role]:
     """Return the roles of one machine. They get this process's environment and the URLs of the servers.
@@ -112,7 +111,7 @@ def flower_port_for(settings: "Settings", asked: int | None) -> int:
     return choose_port()
 
 
-def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
+def start_detached(settings: "Settings", arguments: Sequence[str]) -> SupervisorStatus:
     """Start ``gristmill up`` with ``arguments`` in its own session; return its status once its roles run.
 
     If it ends before, raises Failed with its last line.
@@ -131,9 +130,9 @@ def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
     return await_running(settings.data_dir, process, log=logs / "up.log", beginning=beginning)
 
 
-def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path, beginning: int) -> Status:
+def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path, beginning: int) -> SupervisorStatus:
     """Return the status of the supervisor ``process`` once its roles run. Its output is ``log`` from ``beginning``."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + MAX_START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Failed(last_line(log, beginning) or f"`gristmill up` {describe_exit(process.returncode)}")
@@ -142,7 +141,7 @@ def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Pa
             return status
         time.sleep(_POLL_SECONDS)
     process.terminate()
-    raise Failed(f"the system did not start within {START_SECONDS} s; its log is {log}")
+    raise Failed(f"the system did not start within {MAX_START_SECONDS} s; its log is {log}")
 
 
 def _servers(settings: "Settings") -> EmbeddedServers | None:

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from config.celery import SYSTEM_QUEUE
-from config.settings import Settings, describe
+from config.settings import Settings, list_settings
 from tests.support.paths import ROOT
 from workers.runtime.handler.registry import discover
 from workers.runtime.operate.logins import GROUPS
@@ -26,7 +26,7 @@ from workers.runtime.operate.logins import GROUPS
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 ROLES = {name: service for name, service in SERVICES.items() if service["image"] == "gristmill"}
-DEFAULTS = {row.variable: row.default for row in describe(Settings.model_construct())}
+DEFAULTS = {row.variable: row.default for row in list_settings(Settings.model_construct())}
 EXIT_SECONDS = 5  # a worker ends within this time after its grace
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
     "packages"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from local.supervision_status import RoleStatus, Status, SupervisionError, read_status, stop_supervisor
+from local.supervision_status import RoleStatus, SupervisionError, SupervisorStatus, read_status, stop_supervisor
 from tests.support.paths import ROOT
 
 REPOSITORY = ROOT
@@ -64,7 +64,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def status_of(folder: Path) -> Status:
+def status_of(folder: Path) -> SupervisorStatus:
     status = read_status(folder)
     assert status, "no supervisor runs"
     return status

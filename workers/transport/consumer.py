@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 # The errors of reading a malformed message. Deeply nested brackets raise RecursionError, a number of 400 digits raises
 # OverflowError. Lost connections, shutdown and errors of the operating system are not among them.
-UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, RecursionError, OverflowError)
+UNREADABLE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, RecursionError, OverflowError)
 # Holds the message's eta, so that Celery does not act on it.
 DUE_HEADER = "gristmill_due_at"
 PROTOCOL = "a message follows Celery's protocol, in JSON"
@@ -46,7 +46,7 @@ class CarefulConsumer(Consumer):
                     self._refuse(message, reason)
                     return
                 receive(message)
-            except UNREADABLE as error:
+            except UNREADABLE_ERRORS as error:
                 self._refuse(message, _reason(message, error))
 
         return receive_carefully

@@ -14,7 +14,7 @@ from kombu.transport.redis import Channel, Transport
 
 from workers.runtime.handler.errors import describe
 from workers.runtime.worker.dead_letters import DeadLetter
-from workers.transport.consumer import UNREADABLE
+from workers.transport.consumer import UNREADABLE_ERRORS
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class CarefulChannel(Channel):
         """Deliver the item taken from a queue. An item that is not an envelope counts as delivered."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # missing in its type stub
-        except UNREADABLE as error:
+        except UNREADABLE_ERRORS as error:
             queue, item = self._taken or (b"", b"")
             # The queue's key is the queue's name, a separator and the priority.
             name = queue.decode("utf-8", "replace").partition("\x06")[0] or None

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-STOP_SECONDS = 5.0
+LOOP_STOP_SECONDS = 5.0
 
 
 class LoopThread:
@@ -54,7 +54,7 @@ class LoopThread:
         The loop itself keeps running, so a thread that still submits a coroutine gets an answer and can end.
         """
         with suppress(TimeoutError):
-            self.submit(self._cancel_all()).result(timeout=STOP_SECONDS)
+            self.submit(self._cancel_all()).result(timeout=LOOP_STOP_SECONDS)
 
     async def _cancel_all(self) -> None:
         self._watched = False

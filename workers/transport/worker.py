@@ -276,7 +276,7 @@ def _to_json(content: object) -> bytes:
 
 
 def _parse_tickets(batch: Any, /) -> list[Ticket]:
-    """Return the tickets of a batch; raise one of the UNREADABLE errors if it is not a batch."""
+    """Return the tickets of a batch; raise one of UNREADABLE_ERRORS if it is not a batch."""
     tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
     if not all(0 < version <= MAX_VERSION for _, version in tickets):
         raise ValueError("a version is a positive integer of four bytes")

@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.settings import Settings, SettingsError, describe, load
+from config.settings import Settings, SettingsError, list_settings, load
 from tests.support.paths import ROOT
 
-DEFAULTS = describe(Settings.model_construct())
+DEFAULTS = list_settings(Settings.model_construct())
 
 
 def numeric_fields(model: type[BaseModel]) -> list[FieldInfo]:
@@ -39,7 +39,7 @@ def nothing_set(monkeypatch, tmp_path):
 
 def test_nothing_set_yields_the_documented_defaults():
     """A new user needs no setting."""
-    assert describe(load()) == DEFAULTS
+    assert list_settings(load()) == DEFAULTS
 
 
 def test_sources_win_in_the_documented_order(monkeypatch, tmp_path):
@@ -65,7 +65,7 @@ def test_empty_values_count_as_unset(monkeypatch, tmp_path):
     (tmp_path / "gristmill_flower__basic_auth").write_text("\n")
     monkeypatch.setenv("DATABASE_URL", "")
 
-    assert describe(load(secrets_dir=tmp_path)) == DEFAULTS
+    assert list_settings(load(secrets_dir=tmp_path)) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_description_masks_secrets(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2")
     settings = load()
 
-    shown = {row.variable: row.value for row in describe(settings)}
+    shown = {row.variable: row.value for row in list_settings(settings)}
 
     assert shown["DATABASE_URL"] == "postgresql://app:***@db:5432/gristmill?password=***"
     assert shown["OPENAI_API_KEY"] == "***"
@@ -191,7 +191,7 @@ def test_env_example_uncommented_is_accepted():
     lines = (ROOT / ".env.example").read_text().splitlines()
     Path(".env").write_text("\n".join(line.removeprefix("#") for line in lines if not line.startswith("# ")))
 
-    assert describe(load()) == DEFAULTS
+    assert list_settings(load()) == DEFAULTS
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

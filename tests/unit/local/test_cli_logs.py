@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from local.data_dir import last_line, open_log, rotate_log
-from local.logs import LogLine, choose_roles, follow, last_lines
+from local.logs import LogLine, choose_roles, follow_logs, last_lines
 from workers.runtime.refusals import Failed, Refusal
 
 
@@ -65,7 +65,7 @@ def test_the_last_lines_are_those_at_the_end_whatever_the_size(folder: Path, siz
 
 def test_following_yields_new_lines_also_after_a_rotation_and_from_a_new_role(folder: Path) -> None:
     """Only complete lines are yielded, each one once."""
-    followed = follow(folder, None, lines=1)
+    followed = follow_logs(folder, None, lines=1)
     first = list(islice(followed, 3))
 
     def write() -> None:

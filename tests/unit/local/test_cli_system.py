@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 import migrations
 from cli.addresses import addresses, required
 from config.settings import Settings
-from local.system import check_redis, flower_port_for, roles
+from local.system import build_roles, check_redis, flower_port_for
 from migrations.revisions import Position, position_of, revisions
 from workers.runtime.handler.registry import Registry
 from workers.runtime.operate.logins import GROUPS
@@ -30,7 +30,7 @@ def settings(tmp_path, monkeypatch) -> Settings:
 
 def test_up_runs_every_role_and_no_argument_holds_a_password() -> None:
     """Workers stop first. URLs are passed in the environment, which only the owner may read."""
-    made = roles(URLS, workers=2, flower_port=5000)
+    made = build_roles(URLS, workers=2, flower_port=5000)
 
     assert [role.name for role in made] == ["worker-1", "worker-2", "dispatcher", "beat", "flower"]
     assert [role.stop_first for role in made] == [True, True, False, False, False]
@@ -43,7 +43,7 @@ def test_each_role_connects_by_the_login_of_its_kind() -> None:
     """Beat uses the dispatcher's login. Flower's login has few rights. No role gets the owner's login."""
     logins = {kind: f"postgresql://{kind}:pw@127.0.0.1:1/d" for kind in GROUPS}
 
-    made = roles(URLS, logins=logins, workers=1, flower_port=5000)
+    made = build_roles(URLS, logins=logins, workers=1, flower_port=5000)
 
     assert {role.name: role.env["DATABASE_URL"] for role in made} == {
         "worker-1": logins["worker"],

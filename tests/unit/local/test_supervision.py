@@ -11,9 +11,9 @@ from local.data_dir import MAX_LOG_BYTES, open_log
 from local.folder_lock import FolderInUseError, FolderLock
 from local.processes import describe_exit
 from local.supervision import HEALTHY_AFTER, MAX_RESTART_DELAY, RESTART_BASE, failures_after, restart_delay
-from local.supervision_status import LOCK_FILE, STATUS_FILE, RoleStatus, Status, read_status, stop_supervisor
+from local.supervision_status import LOCK_FILE, STATUS_FILE, RoleStatus, SupervisorStatus, read_status, stop_supervisor
 
-STATUS = Status(
+STATUS = SupervisorStatus(
     pid=7,
     started_at=datetime(2026, 11, 1, tzinfo=UTC),
     state="running",
