@@ -239,7 +239,9 @@ class Supervisor:
             RoleStatus(one.role.name, one.state, one.process.pid if one.process else None, one.restarts)
             for one in self._kept
         ]
-        SupervisorStatus(os.getpid(), self._started_at, self._state, tuple(roles), dict(self._urls)).write(self.data_dir)
+        SupervisorStatus(os.getpid(), self._started_at, self._state, tuple(roles), dict(self._urls)).write(
+            self.data_dir
+        )
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame

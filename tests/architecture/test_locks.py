@@ -39,7 +39,7 @@ def test_lock_names_no_index(lock):
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_hashes_for_every_package(lock):
-    """pip and uv refuse a package that was changed."""
+    """Pip and uv refuse a package that was changed."""
     assert [name for name, (_, rest) in pins(lock).items() if "--hash=sha256:" not in rest] == []
 
 

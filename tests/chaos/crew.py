@@ -103,7 +103,7 @@ class Crew:
         """Tell whether every post is filled by somebody who has begun to work; a dispatcher has, if one leads."""
         if len(self.worker_ids()) < len(self.of("worker")):
             return False
-        if not all(post.role.said("beat_ready") for post in self.of("beat")):
+        if not all(post.role.has_logged("beat_ready") for post in self.of("beat")):
             return False
         return self.system.leader_pid() in {role.pid for role in self.roles("dispatcher")}
 

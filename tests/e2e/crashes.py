@@ -47,7 +47,7 @@ class Crash:
         """Fail unless the process ended at its point."""
         code = self.role.exit_code(within=0.1)
         assert code == EXIT_CODE, f"{self.point}: {self.role.kind} {self.role.pid} exited with {code}"
-        assert self.role.said(f"failpoint {self.point} reached")
+        assert self.role.has_logged(f"failpoint {self.point} reached")
 
 
 @dataclass(slots=True)

@@ -106,7 +106,7 @@ class Role:
         """Return its log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
-    def said(self, *events: str, job: UUID | None = None) -> bool:
+    def has_logged(self, *events: str, job: UUID | None = None) -> bool:
         """Return whether a log line has one of ``events``, and the job if one is given."""
         about = str(job) if job else ""
         return any(event in line and about in line for line in self.lines() for event in events)

@@ -28,7 +28,7 @@ def beats(system: System) -> None:
     for _ in range(2 - len(system.living("beat"))):
         system.start("beat")
     system.staff(workers=1)
-    system.wait(lambda: all(b.said("beat_ready") for b in system.living("beat")), "the beats are ready", seconds=60.0)
+    system.wait(lambda: all(b.has_logged("beat_ready") for b in system.living("beat")), "the beats run", seconds=60.0)
 
 
 @pytest.mark.parametrize(("catch_up", "times"), [("one", 1), ("all", 5)])
@@ -101,7 +101,7 @@ def test_beat_stops_also_if_postgres_does_not_answer_at_that_moment(system: Syst
     with Proxy((parts.hostname or "", parts.port or 0)) as road:
         url = system.database_url.replace(f":{parts.port}", f":{road.port}")
         beat = system.start("beat", environment={"DATABASE_URL": url})
-        system.wait(lambda: beat.said("beat: Starting..."), "the beat looks", seconds=60.0)
+        system.wait(lambda: beat.has_logged("beat: Starting..."), "the beat looks", seconds=60.0)
         with road.stalled():
             time.sleep(2 * TICK_SECONDS)  # a tick starts every second, and now it gets no answer
             beat.terminate()

@@ -116,8 +116,8 @@ def test_every_refused_message_of_a_service_is_kept_with_its_reason(system: Syst
     assert set(reasons.values()) == {3}
     for reason in REFUSED:
         assert any(reason in one for one in reasons), (reason, reasons)
-        assert any(role.said(reason.partition(", got ")[0].replace('"', '\\"')[-30:]) for role in crew), reason
-    assert not any(role.said("Traceback") for role in crew)
+        assert any(role.has_logged(reason.partition(", got ")[0].replace('"', '\\"')[-30:]) for role in crew), reason
+    assert not any(role.has_logged("Traceback") for role in crew)
 
 
 @pytest.mark.faults
@@ -268,5 +268,5 @@ def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, 
     assert system.ask(count)[0][1] <= refused // 5, "one row for each content"
     bodies = {bytes(row[0]) for row in system.ask("SELECT body FROM runtime.dead_messages WHERE queue = 'proving'")}
     assert {b"\xff\x00 no json", b"plain text", b"\x80\x04.", *NO_MESSAGES} <= bodies
-    assert all(role.said("message_refused") for role in crew)
-    assert not any(role.said("no json", "plain text", "Traceback") for role in crew)
+    assert all(role.has_logged("message_refused") for role in crew)
+    assert not any(role.has_logged("no json", "plain text", "Traceback") for role in crew)

@@ -75,7 +75,7 @@ def test_frozen_worker_wakes_as_a_zombie_and_changes_nothing(system: System, cre
 
     jobs = [*short, *long]
     refused = ("stale_write_rejected", "run_stopped")
-    system.wait(lambda: all(zombie.said(*refused, job=job) for job in jobs), "the zombie notices")
+    system.wait(lambda: all(zombie.has_logged(*refused, job=job) for job in jobs), "the zombie notices")
     system.assert_settled_once(jobs)
     assert effects(system, jobs) == {1}
     assert {tuple(system.actions(job)) for job in jobs} == {("enqueue", "claim", "rescue", "claim", "complete")}
@@ -86,7 +86,9 @@ def test_worker_with_a_failed_part_ends_and_others_run_its_jobs(system: System, 
     """It claims no more jobs, its lease expires, and its exit code tells its supervisor."""
     jobs = system.enqueue("proving.plain", [{"act": "break"}, *[{"act": "write", "seconds": 1.0}] * 8])
 
-    (broken,) = system.wait(lambda: [role for role in crew if role.said("worker_part_failed")], "a worker says so")
+    (broken,) = system.wait(
+        lambda: [role for role in crew if role.has_logged("worker_part_failed")], "a worker says so"
+    )
     broken.ended = True
     code = broken.exit_code(within=GRACE_SECONDS + 30)
     system.await_all(jobs)
@@ -163,7 +165,7 @@ def test_cancelled_run_stops_within_a_second(system: System, crew: list[Role]) -
 
 def stopped_jobs(crew: Sequence[Role], jobs: Sequence[UUID]) -> set[UUID]:
     """Return the jobs of which a worker logged that it stopped the run."""
-    return {job for job in jobs for role in crew if role.said("run_stopped", job=job)}
+    return {job for job in jobs for role in crew if role.has_logged("run_stopped", job=job)}
 
 
 @pytest.mark.parametrize("fault", [Role.kill, Role.freeze])
@@ -226,7 +228,7 @@ def test_server_that_comes_back_needs_no_restart_of_any_role(
     system.staff(workers=2, dispatchers=2)
     if not system.living("beat"):
         beat = system.start("beat")
-        system.wait(lambda: beat.said("beat_ready"), "beat is ready")
+        system.wait(lambda: beat.has_logged("beat_ready"), "beat is ready")
     spoken = {role.pid: len(role.lines()) for role in system.roles}
     jobs = system.enqueue("proving.plain", [{"act": "write", "seconds": 0.3}] * 600)
     system.wait(lambda: system.count("completed", jobs) > 50, "the jobs run")

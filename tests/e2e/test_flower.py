@@ -217,7 +217,7 @@ def test_revoke_in_a_browser_cancels_the_running_job(
         browser.reload_until(f"{flower.url}/task/{job}", "STARTED")
         browser.element("#task-terminate").click()
         system.wait(lambda: system.count("cancelled", [job]) == 1, "the job is cancelled", seconds=2.0)
-        system.wait(lambda: worker.said("run_stopped", job=job), "its run is stopped", seconds=2.0)
+        system.wait(lambda: worker.has_logged("run_stopped", job=job), "its run is stopped", seconds=2.0)
         browser.reload_until(f"{flower.url}/task/{job}", "REVOKED")
         hosts = browser.hosts()
 

@@ -21,7 +21,7 @@ def _parse_ids(task_id: Any) -> list[UUID]:
 
 
 @control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
-def revoke_jobs(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **_: Any) -> dict[str, str]:  # noqa: ARG001, FBT001, FBT002 - Celery's signature
+def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **_: Any) -> dict[str, str]:  # noqa: ARG001, FBT001, FBT002 - Celery's signature
     """Cancel ready or running jobs by id. Every worker gets the command; the first one cancels the jobs."""
     runtime = state.consumer.controller.gristmill
     cancelled = runtime.cancel(_parse_ids(task_id), reason="revoked by remote control")

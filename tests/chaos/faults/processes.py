@@ -154,13 +154,15 @@ def worker_frozen(arena: Arena) -> None:
     arena.promise(untold, "no run had begun of what was taken from the frozen worker")
 
     def told() -> bool:
-        untold.difference_update([job for job in untold if zombie.said(REJECTED, "run_stopped", job=job)])
+        untold.difference_update([job for job in untold if zombie.has_logged(REJECTED, "run_stopped", job=job)])
         return not untold
 
     ended = list(untold)
     arena.wait(told, f"the zombie is told of {len(untold)} jobs", seconds=30)
     # All that it held was over as it woke: it wrote at once what it had to say.
-    arena.promise(any(zombie.said(REJECTED, job=job) for job in ended), "the zombie wrote nothing that was rejected")
+    arena.promise(
+        any(zombie.has_logged(REJECTED, job=job) for job in ended), "the zombie wrote nothing that was rejected"
+    )
 
 
 @fault()
