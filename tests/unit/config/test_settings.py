@@ -118,7 +118,7 @@ def test_a_default_that_another_setting_makes_wrong_is_refused(monkeypatch):
 def test_flower_beyond_loopback_needs_a_password(monkeypatch):
     """Setting only the address must not open Flower to a network."""
     monkeypatch.setenv("GRISTMILL_FLOWER__ADDRESS", "0.0.0.0")  # noqa: S104 - the address that must be refused
-    with pytest.raises(SettingsError, match=r"^GRISTMILL_FLOWER__BASIC_AUTH must be set to user:password, as"):
+    with pytest.raises(SettingsError, match=r"^GRISTMILL_FLOWER__BASIC_AUTH must be set to user:password, because"):
         load()
 
     monkeypatch.setenv("GRISTMILL_FLOWER__BASIC_AUTH", "operator:hunter2")
