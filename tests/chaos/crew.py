@@ -106,7 +106,7 @@ class Crew:
         """Return whether every worker and beat has begun to work, and one of the dispatchers leads."""
         if len(self.worker_ids()) < len(self.of("worker")):
             return False
-        if not all(post.role.said("beat_ready") for post in self.of("beat")):
+        if not all(post.role.has_logged("beat_ready") for post in self.of("beat")):
             return False
         return self.system.leader_pid() in {role.pid for role in self.roles("dispatcher")}
 

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from gristmill_testing.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
+from gristmill_testing.waiting import MAX_WAIT_SECONDS, WAIT_POLL_SECONDS, until
 from tests.chaos.checker import CheckReport, check
 from tests.chaos.evidence import Evidence, LostRun
 from tests.conftest import sqlalchemy_url
@@ -191,11 +191,11 @@ class Rehearsal:
         with self._beat("one") as one:
             rival = threading.Thread(target=self._fire_second)
             rival.start()
-            deadline = time.monotonic() + PATIENCE_SECONDS
+            deadline = time.monotonic() + MAX_WAIT_SECONDS
             while rival.is_alive() and not one.execute(text(SOMEBODY_WAITS)).one()[1]:
                 assert time.monotonic() < deadline, "the second beat neither waits nor ends"
-                time.sleep(POLL_SECONDS)
-        rival.join(PATIENCE_SECONDS)
+                time.sleep(WAIT_POLL_SECONDS)
+        rival.join(MAX_WAIT_SECONDS)
 
     def _fire_second(self) -> None:
         with self._beat("two"):

@@ -158,13 +158,15 @@ def worker_frozen(arena: Arena) -> None:
     arena.promise(unlogged, "no rescued job of the frozen worker had begun")
 
     def all_logged() -> bool:
-        unlogged.difference_update([job for job in unlogged if frozen.said(REJECTED, "run_stopped", job=job)])
+        unlogged.difference_update([job for job in unlogged if frozen.has_logged(REJECTED, "run_stopped", job=job)])
         return not unlogged
 
     ended = list(unlogged)
     arena.wait(all_logged, f"the frozen worker logs {len(unlogged)} lost runs", seconds=30)
     # The handlers of its jobs had ended when it continued, so it tried to settle them at once.
-    arena.promise(any(frozen.said(REJECTED, job=job) for job in ended), "the frozen worker wrote nothing to reject")
+    arena.promise(
+        any(frozen.has_logged(REJECTED, job=job) for job in ended), "the frozen worker wrote nothing to reject"
+    )
 
 
 @fault()
