@@ -15,7 +15,7 @@ from models.lifecycle import Job, Step
 from tests.model.statements import ALL, Defences, Row, Statements
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.store.settle import Settled
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 WORKERS = (0, 1)
 DEAD = 2  # the owner that a crash leaves behind: a process nobody hears from
@@ -242,7 +242,7 @@ class Around:
         """Ask the kernel's own decision, of a job as it was claimed: none that holds its fence has changed since."""
         job = self.model(version=version, retry_count=retry_count, max_retries=max_retries)
         settlement = OUTCOMES.get(outcome) or Complete(into=outcome)
-        return decide(job, self.lifecycle.steps[step], self.lifecycle, settlement, draw=lambda: 0.5)
+        return settled_row(job, self.lifecycle.steps[step], self.lifecycle, settlement, draw=lambda: 0.5)
 
     def _launched(self, world: World, run: Run) -> World:
         """Start what was claimed, unless this process runs as new a version; an older run of the job is told to end."""

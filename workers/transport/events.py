@@ -89,7 +89,7 @@ def hides(state: str, *, before: str) -> bool:
 
 
 class EventStream:
-    """Publishes job events under one process's name; implements :class:`workers.runtime.worker.runs.JobEvents`.
+    """Publishes job events under one process's name; implements :class:`workers.runtime.worker.runs.RunReports`.
 
     ``hidden`` counts the jobs left out of the sample, ``dropped`` the events lost with a broken connection.
     """
