@@ -61,7 +61,7 @@ PINS: Mapping[str, str] = {
     "gristmill.ip_address": "",
     "gristmill.user_agent": "",
 }
-# The pins whose values Postgres reports to every client. libpq sends some of them from its environment, after ours.
+# Postgres reports the values of these pins to every client. libpq sets some of them from its environment, after ours.
 _REPORTED = ("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings", "search_path")
 # Only a superuser may set it, so no connection can ask for it.
 _TRIGGERS = "SELECT current_setting('session_replication_role')"

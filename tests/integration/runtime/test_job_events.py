@@ -188,8 +188,8 @@ async def test_a_slow_follower_gets_the_newest_state_and_a_slow_reader_every_ver
 async def test_a_lost_connection_loses_no_event(jobs, database_url):
     """Changes during the loss are read on the new connection; the followers notice nothing."""
     [job] = await jobs.running()
-    told: list[str] = []
-    async with Counted(database_url, poll_seconds=NEVER, tell=told.append) as events:
+    lines: list[str] = []
+    async with Counted(database_url, poll_seconds=NEVER, tell=lines.append) as events:
         seen: list[int] = []
         reader = asyncio.create_task(versions(events, job.id, seen))
         await until(lambda: len(seen) == job.version)
@@ -198,7 +198,7 @@ async def test_a_lost_connection_loses_no_event(jobs, database_url):
         await jobs.settle(job, Complete())
 
         assert await asyncio.wait_for(reader, 10) == list(range(1, job.version + 2))
-    assert (len(told), events.sent["CONNECT"]) == (2, 2)
+    assert (len(lines), events.sent["CONNECT"]) == (2, 2)
 
 
 async def test_a_thousand_followers_share_a_connection_and_a_statement(jobs, database_url):

@@ -63,10 +63,10 @@ def by_engine(url: str) -> None:
 @pytest.mark.parametrize("opens", [by_connect, by_engine, move])
 def test_every_connection_says_that_the_server_is_too_old(old_server: str, opens: Callable[[str], Any]) -> None:
     """The error names the version; it does not say "cannot be reached" or name an unknown setting."""
-    with pytest.raises(psycopg.OperationalError, match=SAID) as told:
+    with pytest.raises(psycopg.OperationalError, match=SAID) as error:
         opens(old_server)
 
-    assert isinstance(refusal_of(told.value), Failed)
+    assert isinstance(refusal_of(error.value), Failed)
 
 
 @needs_old

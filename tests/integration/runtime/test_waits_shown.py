@@ -35,21 +35,21 @@ async def test_a_waiting_job_says_for_what_and_until_when(jobs):
     async with jobs.database.kernel() as conn:
         await pause(conn, ASK, by="anna")
 
-    job, told = await viewed(jobs, job_id)
+    job, shown = await viewed(jobs, job_id)
 
     assert re.fullmatch(f"waiting for an approval until {TIME}", job.wait_reason or "")
     assert (job.stage, job.status, job.shown_as) == (ASK, "awaiting_approval", "in review")
-    assert (told.summary, told.remedy) == (job.wait_reason, None)
+    assert (shown.summary, shown.remedy) == (job.wait_reason, None)
 
 
 async def test_a_wait_that_is_over_waits_for_beat(jobs):
     """The remedy is shown too."""
     [(job_id, _)] = await overdue(jobs)
 
-    job, told = await viewed(jobs, job_id)
+    job, shown = await viewed(jobs, job_id)
 
     assert re.fullmatch(f"expired at {TIME}, waiting for beat", job.wait_reason or "")
-    assert "gristmill beat" in (told.remedy or "")
+    assert "gristmill beat" in (shown.remedy or "")
 
 
 async def test_an_end_of_the_domain_is_told_by_its_name(jobs):
@@ -57,10 +57,10 @@ async def test_an_end_of_the_domain_is_told_by_its_name(jobs):
     [(job_id, _)] = await overdue(jobs)
     await expired(jobs)
 
-    _, told = await viewed(jobs, job_id)
+    _, shown = await viewed(jobs, job_id)
 
-    assert told.summary.startswith("lapsed: waited for an approval until ")
-    assert told.remedy is None
+    assert shown.summary.startswith("lapsed: waited for an approval until ")
+    assert shown.remedy is None
 
 
 async def test_a_job_belongs_to_the_step_from_which_it_waits(jobs):

@@ -65,9 +65,9 @@ async def test_a_notice_that_makes_no_sense_harms_nobody(jobs, worker):
 
 
 @pytest.mark.parametrize(
-    ("why", "status", "told"), [("drain", "pending", "release"), ("fence", "processing", "stopped")]
+    ("why", "status", "report"), [("drain", "pending", "release"), ("fence", "processing", "stopped")]
 )
-async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(jobs, worker, why, status, told):
+async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(jobs, worker, why, status, report):
     """A run can be stopped between its claim and its start."""
     [ticket] = await jobs.dispatched()
 
@@ -76,7 +76,7 @@ async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(j
     await worker.idle()
 
     assert worker.kernel.slots.free == worker.kernel.slots.count
-    assert worker.events.of(ticket[0]) == ["started", told]
+    assert worker.events.of(ticket[0]) == ["started", report]
     assert (await jobs.row(ticket[0]))["status"] == status
 
 

@@ -43,10 +43,10 @@ def refused(package: str, tmp_path: Path) -> Broken:
 
     def write(code: str, name: str = "read_review.py") -> str:
         (tmp_path / package / "review" / name).write_text(code, encoding="utf-8")
-        with pytest.raises(BrokenHandlers) as told:
+        with pytest.raises(BrokenHandlers) as refusal:
             discover(package)
-        assert "\n" not in str(told.value)
-        return str(told.value).replace(package, "shop")
+        assert "\n" not in str(refusal.value)
+        return str(refusal.value).replace(package, "shop")
 
     return write
 
@@ -95,10 +95,10 @@ def test_a_file_that_cannot_be_imported_is_named_with_its_line(
 )
 def test_a_handler_that_no_worker_could_run_is_named_with_its_line(refused: Broken, code: str, reason: str) -> None:
     """Every role refuses it at its start, not at the first job."""
-    told = refused(HEAD + code)
+    message = refused(HEAD + code)
 
-    assert f"shop/review/read_review.py, line {LINE}: " in told
-    assert reason in told
+    assert f"shop/review/read_review.py, line {LINE}: " in message
+    assert reason in message
 
 
 def test_a_folder_of_handlers_that_is_no_package_is_said(package: str, tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_a_folder_of_handlers_that_is_no_package_is_said(package: str, tmp_path:
 def test_all_broken_files_are_told_each_once(refused: Broken) -> None:
     """A file that other files import is named once, at its own line."""
     assert "b.py" not in refused("import there_is_none", "a.py")
-    told = refused("from . import a", "b.py")
+    message = refused("from . import a", "b.py")
     both = refused("x = 1\nx.nothing", "c.py")
 
-    assert told.count("a.py, line 1") == 1
+    assert message.count("a.py, line 1") == 1
     assert "a.py, line 1" in both
     assert "c.py, line 2" in both
 
