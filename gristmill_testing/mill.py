@@ -12,7 +12,7 @@ from typing import Any
 from workers.runtime.database import Database
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.handler.context import Run
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.handler.resources import Resources
@@ -72,7 +72,7 @@ async def mill(
     llm: LanguageModel,
     *,
     slots: int = 50,
-    patience: timedelta = PATIENCE,
+    patience: timedelta = DEFAULT_PATIENCE,
     draw: Callable[[], float] = random.random,
     **dispatching: Any,
 ) -> AsyncIterator[Heard]:

@@ -13,7 +13,7 @@ from workers.runtime.database import Raw
 from workers.runtime.handler.discovery import BrokenHandlers
 from workers.runtime.handler.registry import discover
 from workers.runtime.operate.health import (
-    LEADER_SILENT,
+    LEADER_SILENT_AFTER,
     BeatHealth,
     beat_health,
     dispatcher_seen,
@@ -33,7 +33,7 @@ async def dispatcher(conn: Raw) -> Check:
     seen = await dispatcher_seen(conn)
     found = f"leads, seen {seen.total_seconds():.1f} s ago" if seen is not None else "none has ever led"
     mend = "start one: `gristmill up`, or `gristmill dispatcher`"
-    return verdict("dispatcher", found, well=seen is not None and seen < LEADER_SILENT, mend=mend)
+    return verdict("dispatcher", found, well=seen is not None and seen < LEADER_SILENT_AFTER, mend=mend)
 
 
 async def beat(conn: Raw) -> Check:

@@ -33,6 +33,7 @@ HOUSE = {
     "workers/runtime/bounds.py": "",
     "workers/runtime/connections.py": "",
     "workers/runtime/dispatch/__init__.py": "import workers.runtime.store",
+    "workers/runtime/enqueue_validation.py": "",
     "workers/runtime/failpoints.py": "",
     "workers/runtime/handler/__init__.py": "",
     "workers/runtime/loaders.py": "",

@@ -227,4 +227,4 @@ def test_without_the_migration_a_command_says_what_is_missing(page: CopiedTree, 
 
     assert done.returncode == 1
     assert 'relation "review.review_jobs" does not exist' in done.stderr
-    assert "Where it is at the newest revision, one is missing" in done.stderr
+    assert "If it has the newest revision, something of it is missing" in done.stderr

@@ -24,7 +24,7 @@ from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.settle import Settled, settle, settled_by
 from workers.runtime.store.verify import verify_history
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 SLOTS = 4
 PERSON = "anna"
@@ -165,7 +165,7 @@ class Twin:
 
     def _rows(self, runs: Sequence[Claimed], outcomes: Sequence[Settlement]) -> list[Settled]:
         return [
-            decide(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
+            settled_row(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
             for run, outcome in zip(runs, outcomes, strict=False)
         ]
 

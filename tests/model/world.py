@@ -15,7 +15,7 @@ from models.lifecycle import Job, Step
 from tests.model.statements import ALL, Defences, ModelRow, Statements
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.store.settle import Settled
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 WORKERS = (0, 1)
 DEAD = 2  # the owner of a job after its worker crashed
@@ -246,7 +246,7 @@ class Around:
         """Return the kernel's own decision for the job as it was claimed. While the fence holds, it has not changed."""
         job = self.model(version=version, retry_count=retry_count, max_retries=max_retries)
         settlement = OUTCOMES.get(outcome) or Complete(into=outcome)
-        return decide(job, self.lifecycle.steps[step], self.lifecycle, settlement, draw=lambda: 0.5)
+        return settled_row(job, self.lifecycle.steps[step], self.lifecycle, settlement, draw=lambda: 0.5)
 
     def _launched(self, world: JobWorld, run: ModelRun) -> JobWorld:
         """Start the claimed job unless this process runs the same or a newer version; tell an older run to stop."""

@@ -27,9 +27,9 @@ from workers.runtime.store.processes import WorkerRow, beat_heart
 from workers.runtime.store.read import TransitionView, history
 from workers.runtime.store.settle import Settled, settle
 from workers.runtime.store.tables import job_table
-from workers.runtime.worker.decisions import decide
 from workers.runtime.worker.lane import Item
 from workers.runtime.worker.process import Worker
+from workers.runtime.worker.settled_row import settled_row
 from workers.runtime.worker.settler import Settler
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class Jobs:
     def outcome(self, job: Job, settlement: Settlement, stage: str = PLAIN, *, drawn: float = 0.5) -> Settled:
         """Return the row that ``settlement`` writes for ``job``."""
         step = self.registry[stage].step
-        return decide(job, step, type(job).__lifecycle__, settlement, draw=lambda: drawn)
+        return settled_row(job, step, type(job).__lifecycle__, settlement, draw=lambda: drawn)
 
     async def settle(self, job: Job, settlement: Settlement, stage: str = PLAIN) -> bool:
         """Settle one run; return whether its fence held."""

@@ -20,7 +20,7 @@ from config.celery import SYSTEM_QUEUE
 from config.schedules import DefaultSchedule
 from workers.runtime.beat.firing import add_defaults, fire_due
 from workers.runtime.beat.maintenance import MONTHS_AHEAD
-from workers.runtime.connections import named
+from workers.runtime.connections import changed_by_setting
 from workers.runtime.database import SERVER_KEEPALIVE, pinned_engine
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
@@ -109,7 +109,7 @@ def run_beat(
     """Run one beat until SIGTERM; return its exit code. Waits for Postgres first."""
     app: Celery = create_app(redis_url, registry)
     name = process_name("beat")
-    settings = f"{named(f'beat:{name}')} {SESSION_TIMEOUTS} {SERVER_KEEPALIVE}"
+    settings = f"{changed_by_setting(f'beat:{name}')} {SESSION_TIMEOUTS} {SERVER_KEEPALIVE}"
     engine = pinned_engine(
         database_url, settings=settings, application_name=f"beat:{name}"[:63], pool_pre_ping=True, pool_size=1
     )

@@ -16,7 +16,7 @@ from celery.worker.consumer import Consumer
 
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
-from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES
+from workers.runtime.operate.requests import DOOR, MAX_MESSAGE_BYTES
 from workers.runtime.refusals import quoted
 from workers.runtime.worker.dead_letters import DeadLetter
 
@@ -39,8 +39,8 @@ class CarefulConsumer(Consumer):
 
         def receive_carefully(message: Any) -> None:
             try:
-                if (size := len(message.body or b"")) > MOST_MESSAGE_BYTES:
-                    self._refuse(message, f"a message must have at most {MOST_MESSAGE_BYTES:,} bytes, got {size:,}")
+                if (size := len(message.body or b"")) > MAX_MESSAGE_BYTES:
+                    self._refuse(message, f"a message must have at most {MAX_MESSAGE_BYTES:,} bytes, got {size:,}")
                     return
                 if (reason := take_times(message)) is not None:
                     self._refuse(message, reason)

@@ -89,7 +89,7 @@ def is_ignored(state: str, *, before: str) -> bool:
 
 
 class EventStream:
-    """Publishes job events under one process's name; implements :class:`workers.runtime.worker.runs.JobEvents`.
+    """Publishes job events under one process's name; implements :class:`workers.runtime.worker.runs.RunReports`.
 
     ``hidden`` counts the jobs outside the sample, ``dropped`` the events lost by a broken connection or a full buffer.
     """

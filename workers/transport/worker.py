@@ -30,11 +30,11 @@ from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.failpoints import failpoint
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
 from workers.runtime.handler.resources import Resources
-from workers.runtime.operate.requests import DOOR, Request, put_request, read_request
+from workers.runtime.operate.requests import DOOR, EnqueueRequest, put_request, read_request
 from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
@@ -80,7 +80,7 @@ class WorkerOptions:
     grace_seconds: float
     transitions_retention: timedelta
     pool_size: int = 5
-    patience: timedelta = PATIENCE
+    patience: timedelta = DEFAULT_PATIENCE
 
 
 class WorkerRuntime:
@@ -175,7 +175,7 @@ class WorkerRuntime:
         Waits while Postgres is away. A draining worker returns the message to its queue for another worker.
         """
 
-        async def put(request: Request) -> str:
+        async def put(request: EnqueueRequest) -> str:
             async with asyncio.timeout(TRANSACTION_SECONDS), self._database.session() as session:
                 job = await session.run_sync(put_request, request)
                 failpoint("enqueue_commit.before")

@@ -204,7 +204,7 @@ def test_a_running_job_says_where_and_until_when(gristmill, psql):
         (
             """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
                VALUES (gen_random_uuid(), 'w', '{proving}', 1, 60)""",
-            "ready, waiting for the dispatcher, and none leads",
+            "ready, waiting for the dispatcher, and no dispatcher leads",
             "gristmill dispatcher",
         ),
         ("UPDATE proving.plain_jobs SET due_at = '2030-01-01'", "due later", None),

@@ -12,7 +12,7 @@ from workers.ingestion.enqueue_file import ingest_file
 from workers.operations import projects, record_review, windows
 from workers.operations.refusals import OperationsError
 from workers.runtime.enqueue import EnqueueError, enqueue
-from workers.runtime.handler.naming import LONGEST, fault, file_name, nfc
+from workers.runtime.handler.naming import MAX_NAME_CHARACTERS, file_name, name_problem, nfc
 
 BAD = {
     "empty": "",
@@ -37,7 +37,7 @@ BAD = {
     "tag": "cor\U000e0020pus",
     "variation of a letter": "cor\ufe0fpus",
     "Khmer vowel inherent": "cor\u17b4pus",
-    "too long": "x" * (LONGEST + 1),
+    "too long": "x" * (MAX_NAME_CHARACTERS + 1),
 }
 GOOD = [
     "corpus",
@@ -49,7 +49,7 @@ GOOD = [
     "می\u200cخواهم",
     "I \u2764\ufe0f corpora",
     "5 stars \u2b50\ufe0f",
-    "x" * LONGEST,
+    "x" * MAX_NAME_CHARACTERS,
     "o'neil; DROP",
     "%s",
 ]
@@ -60,15 +60,15 @@ TWO_FORMS = "Cafe\u0301", "Caf\u00e9"
 @pytest.mark.parametrize("name", BAD.values(), ids=BAD)
 def test_a_bad_name_is_bad_in_python_and_in_sql(psql, name):
     """Two doors with two rules would be none."""
-    assert fault(name) is not None
-    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, LONGEST]).fetchone() == {"ok": False}
+    assert name_problem(name) is not None
+    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, MAX_NAME_CHARACTERS]).fetchone() == {"ok": False}
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_name_is_good_in_python_and_in_sql(psql, name):
     """Any language's, blanks within, joiners within."""
-    assert fault(name) is None
-    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, LONGEST]).fetchone() == {"ok": True}
+    assert name_problem(name) is None
+    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, MAX_NAME_CHARACTERS]).fetchone() == {"ok": True}
 
 
 def test_every_character_is_judged_alike_in_python_and_in_sql(psql):
@@ -86,9 +86,9 @@ def test_every_character_is_judged_alike_in_python_and_in_sql(psql):
     ).fetchall()
 
     normal = [code for code in codes if nfc(f"a{chr(code)}b") == f"a{chr(code)}b"]
-    assert {row["code"] for row in found} == {code for code in normal if fault(f"a{chr(code)}b")}
+    assert {row["code"] for row in found} == {code for code in normal if name_problem(f"a{chr(code)}b")}
     normal = [code for code in codes if nfc(f"{chr(code)}b") == f"{chr(code)}b"]
-    assert {row["code"] for row in edges} == {code for code in normal if fault(f"{chr(code)}b")}
+    assert {row["code"] for row in edges} == {code for code in normal if name_problem(f"{chr(code)}b")}
 
 
 # https://www.unicode.org/Public/16.0.0/ucd/DerivedCoreProperties.txt
@@ -104,8 +104,10 @@ def test_what_unicode_says_nobody_sees_is_in_no_name():
     codes = [code for ends in ranges for code in range(int(ends[0], 16), int(ends[-1], 16) + 1)]
 
     assert len(codes) > 4_000
-    assert [code for code in codes if fault(f"a{chr(code)}b") is None] == [0x200C, 0x200D]
-    assert [code for code in codes if fault(f"{chr(code)}b") is None or fault(f"a{chr(code)}") is None] == []
+    assert [code for code in codes if name_problem(f"a{chr(code)}b") is None] == [0x200C, 0x200D]
+    assert [
+        code for code in codes if name_problem(f"{chr(code)}b") is None or name_problem(f"a{chr(code)}") is None
+    ] == []
 
 
 def test_what_python_calls_a_blank_is_at_no_end_of_a_name():
@@ -113,7 +115,7 @@ def test_what_python_calls_a_blank_is_at_no_end_of_a_name():
     blanks = [chr(code) for code in range(0x20000) if chr(code).isspace()]
 
     assert blanks
-    assert all(fault(f"{blank}a") and fault(f"a{blank}") and fault(blank) for blank in blanks)
+    assert all(name_problem(f"{blank}a") and name_problem(f"a{blank}") and name_problem(blank) for blank in blanks)
 
 
 INSERTS = {
@@ -219,7 +221,7 @@ async def test_what_looks_the_same_is_the_same_project_and_the_same_key(session)
 def test_the_name_of_a_file_is_cleaned_and_not_refused(given, kept):
     """Nobody renames a file to hand it in; what is kept fits the rule."""
     assert file_name(given, longest=500, default="upload.csv") == kept
-    assert fault(kept, longest=500) is None
+    assert name_problem(kept, longest=500) is None
     assert unicodedata.is_normalized("NFC", kept)
 
 

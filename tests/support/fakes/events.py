@@ -7,7 +7,7 @@ from workers.runtime.store.settle import Settled
 
 
 class RecordedEvents:
-    """Implements :class:`workers.runtime.worker.runs.JobEvents`."""
+    """Implements :class:`workers.runtime.worker.runs.RunReports`."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, UUID]] = []

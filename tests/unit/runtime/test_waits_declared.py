@@ -9,7 +9,7 @@ from models.lifecycle import End, Lifecycle, Step, Wait
 from tests.support.proving.models import SECOND_OPINION, WaitingJob
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.handler.registry import Registry
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 CYCLE = WaitingJob.__lifecycle__
 ASK, ACT = CYCLE.steps
@@ -132,7 +132,7 @@ def test_an_outcome_says_the_state_and_the_deadline(outcome, step, state, until,
     """The given deadline, or the wait's own; progress is full at an end only."""
     job = WaitingJob(id=UUID(int=1), version=2, retry_count=0, max_retries=5)
 
-    row = decide(job, step, CYCLE, outcome, draw=lambda: 0.5)
+    row = settled_row(job, step, CYCLE, outcome, draw=lambda: 0.5)
 
     assert (row.status, row.until, row.terminal, row.action) == (state, until, terminal, "complete")
     assert row.progress == (100 if terminal else 0)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from workers.runtime.beat.cron import ScheduleError, check
 from workers.runtime.beat.maintenance import ACTIONS
-from workers.runtime.enqueue import EnqueueError, payload_problem_of
+from workers.runtime.enqueue_validation import EnqueueError, payload_problem_of
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
 from workers.runtime.refusals import Problem, quoted

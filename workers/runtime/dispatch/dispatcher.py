@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import soon
+from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.connections import refusal_of
 from workers.runtime.database import Database, Raw, is_caused_by_a_row, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
@@ -124,7 +124,7 @@ class Dispatcher:
                 if time.monotonic() - began > LONG_SECONDS:
                     failures = 0
                 failures += not isinstance(error, LostLeadError) and not is_database_away(error)
-                pause = 0.2 + soon(attempt, draw=random.random) + _pause(failures)
+                pause = 0.2 + reconnect_seconds(attempt, draw=random.random) + _pause(failures)
                 _tell(error, attempt=attempt, failures=failures, pause=pause)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), pause)

@@ -1,4 +1,4 @@
-"""Whether the system is well: its dispatcher, its schedules, its logins."""
+"""The health of the system: its dispatcher, its schedules, its logins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ __all__ = [
     "slots_by_queue",
 ]
 
-# A beat looks every second; one that is this late does not look.
-LATE = timedelta(seconds=90)
-# A leading dispatcher shows itself every second or two; one that is silent for longer leads nobody.
-LEADER_SILENT = timedelta(seconds=5)
+# Beat checks the schedules every second. If a schedule is this late, no beat works.
+LATE_AFTER = timedelta(seconds=90)
+# A leading dispatcher writes a sign of life every second or two. If it is silent for longer, none leads.
+LEADER_SILENT_AFTER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatHealth:
-    """What the schedules say of beat: those ``overdue``, with the time that was missed, those ``refused``, and why."""
+    """The health of beat, by its schedules: ``overdue`` with the missed time, ``refused`` with the reason."""
 
     enabled: int
     overdue: Sequence[tuple[str, datetime]]
@@ -51,7 +51,11 @@ async def beat_health(conn: Raw) -> BeatHealth:
     for row in rows:
         try:
             missed = due_times(
-                row["cron"], row["timezone"], last=row["since"] or row["now"], now=row["now"] - LATE, catch_up="one"
+                row["cron"],
+                row["timezone"],
+                last=row["since"] or row["now"],
+                now=row["now"] - LATE_AFTER,
+                catch_up="one",
             )
         except ScheduleError as error:
             refused.append((row["name"], str(error)))

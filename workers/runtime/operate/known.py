@@ -1,4 +1,4 @@
-"""What a person names: stages that the database knows, tables that this release does."""
+"""Look up what a person names: stages in the database, job tables in this release."""
 
 from models import concrete
 from models.lifecycle import Job
@@ -9,7 +9,7 @@ from workers.runtime.store.tables import job_table
 
 
 async def check_stage(conn: Raw, stage: str | None) -> None:
-    """Raise UnknownStageError for a stage the database does not know."""
+    """Raise UnknownStageError if the database does not know ``stage``."""
     if stage is not None and stage not in (known := await known_stages(conn)):
         raise UnknownStageError(stage, known)
 

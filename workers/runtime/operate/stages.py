@@ -1,4 +1,4 @@
-"""What people do with stages: see how each is doing, pause and resume."""
+"""The use-cases of operators for stages: list, pause, resume."""
 
 from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
@@ -10,7 +10,7 @@ __all__ = ["MOST", "RECENTLY", "StageView", "list_stages"]
 
 
 async def pause_stage(conn: Raw, stage: str, actor: Actor) -> None:
-    """Dispatch nothing more of ``stage``; jobs that run already finish. The stage keeps who paused it first.
+    """Dispatch no more jobs of ``stage``; running jobs finish. The first person who paused it is recorded.
 
     Raise UnknownStageError.
     """

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
-from workers.runtime.handler.errors import ERROR_LIMIT
+from workers.runtime.handler.errors import MAX_ERROR_CHARACTERS
 from workers.runtime.handler.registry import Stage
-from workers.runtime.loaders import hurried
+from workers.runtime.loaders import use_fast_loaders
 from workers.runtime.store.locks import held_rows
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
 
@@ -45,7 +45,7 @@ async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID
             free = [ticket for ticket in batch if ticket[0] not in held]
             return await claim(conn, stage, free, owner=owner) if free else []
     t = job_table(stage.model)
-    cursor = hurried(conn.cursor(binary=True))
+    cursor = use_fast_loaders(conn.cursor(binary=True))
     await cursor.execute(_claim_sql(t), _claim_values(stage, batch, owner))
     return await loaded_jobs(t, cursor)
 
@@ -64,7 +64,7 @@ def _claim_values(stage: Stage, batch: Sequence[Ticket], owner: UUID) -> dict[st
 def _lifecycle_columns(t: JobTable) -> str:
     """Return the columns of row ``j`` that the kernel needs to end a run, without payload and result."""
     return ", ".join(
-        f"left(j.{column}, {ERROR_LIMIT}) AS {column}" if name == "error_message" else f"j.{column}"
+        f"left(j.{column}, {MAX_ERROR_CHARACTERS}) AS {column}" if name == "error_message" else f"j.{column}"
         for name, column in t.column.items()
         if name in lifecycle_attributes(t.model)
     )
