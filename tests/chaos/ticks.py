@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from workers.runtime.beat.cron import PUNCTUAL, next_time
+from workers.runtime.beat.cron import MAX_SKIP_LATENESS, next_time
 
 # A beat that looked and did not fire, because somebody held a row or it died, looks again, or another does, by then.
 LOOKED_AGAIN_WITHIN = timedelta(seconds=30)
@@ -43,7 +43,7 @@ def _is_wrong(cron: str, timezone: str, catch_up: str, tick: Fired) -> bool:
     at, fired_at = tick
     named = next_time(cron, timezone, after=at - timedelta(seconds=1)) == at
     overtaken = catch_up != "all" and next_time(cron, timezone, after=at) <= fired_at
-    late = catch_up == "skip" and fired_at - at >= PUNCTUAL
+    late = catch_up == "skip" and fired_at - at >= MAX_SKIP_LATENESS
     return not named or at > fired_at or overtaken or late
 
 
@@ -56,5 +56,5 @@ def _times_between(cron: str, timezone: str, before: Fired, after: Fired) -> Ite
 def _looked_in_time(looks: Sequence[datetime], passed: datetime, newer: datetime) -> bool:
     """Tell whether a beat looked while ``passed`` was the newest time, and with time left to look again."""
     first = bisect_left(looks, passed)
-    until = min(passed + PUNCTUAL, newer) - LOOKED_AGAIN_WITHIN
+    until = min(passed + MAX_SKIP_LATENESS, newer) - LOOKED_AGAIN_WITHIN
     return first < len(looks) and looks[first] < until

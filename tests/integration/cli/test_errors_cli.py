@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import INGEST, PLAIN, SCORING, back_off, fail, failed_job, new_job, start
-from workers.runtime.store.causes import LONGEST, fingerprint
+from workers.runtime.store.causes import MAX_CAUSE_CHARACTERS, fingerprint
 
 UUID_ = "0198c0de-1234-7abc-8def-0123456789ab"
 
@@ -41,7 +41,7 @@ def test_a_long_error_is_cut_and_found_all_the_same():
     """A command line holds it, and its end stands for the rest."""
     cause = fingerprint("word " * 200)
 
-    assert len(cause) <= LONGEST
+    assert len(cause) <= MAX_CAUSE_CHARACTERS
     assert cause.endswith("…")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import ANALYTICS, INGEST, PLAIN, SCORING, cancelled, complete, failed_job, new_job, start
-from workers.runtime.store.states import TableStates, UnknownStateError, meant
+from workers.runtime.store.states import TableStates, UnknownStateError, match_states
 
 TABLES = [
     TableStates("a.jobs", ["pending"], ["processing"], "completed", "failed", "cancelled"),
@@ -28,7 +28,7 @@ TABLES = [
 )
 def test_a_state_is_a_group_or_a_tables_own_in_any_case(name, states):
     """Each table has its own spelling; a person has one word for all."""
-    found = set(meant(TABLES, name))
+    found = set(match_states(TABLES, name))
 
     assert {(table, state.lower()) for table, state in found} == {(table, state.lower()) for table, state in states}
     assert all(state.isupper() == (table == "b.jobs") for table, state in found)
@@ -40,7 +40,7 @@ def test_an_unknown_state_is_refused_with_the_known_ones(name):
     with pytest.raises(
         UnknownStateError, match=r"^status must be one of waiting, running, completed, failed, cancelled"
     ):
-        meant(TABLES, name)
+        match_states(TABLES, name)
 
 
 @pytest.fixture

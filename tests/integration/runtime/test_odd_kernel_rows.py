@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 from tests.support.command_line import as_json
 from tests.support.poison import without_checks
 from workers.runtime.store.processes import forget_silent_workers, survey, try_to_lead
-from workers.runtime.store.read import slots_by_queue
+from workers.runtime.store.read import count_slots_by_queue
 
 Psql = psycopg.Connection[dict[str, Any]]
 
@@ -54,7 +54,7 @@ async def test_a_worker_row_from_before_stops_nobody(jobs, psql, odd):
 
     async with jobs.database.kernel() as conn:
         surveyed = await survey(conn)
-        counted = await slots_by_queue(conn)
+        counted = await count_slots_by_queue(conn)
         await forget_silent_workers(conn)
 
     assert surveyed["proving.plain"].workers >= 1

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.kernel import PLAIN
 from workers.runtime.handler.outcomes import Complete
-from workers.runtime.store.claim import claim, lost_fences, set_progress
+from workers.runtime.store.claim import claim, find_lost_fences, set_progress
 from workers.runtime.store.intervene import cancel
 
 
@@ -128,7 +128,7 @@ async def test_runs_whose_job_moved_on_or_vanished_have_lost_their_fence(jobs, p
 
     async with jobs.database.kernel() as conn:
         await cancel(conn, plain.model, [cancelled.id], reason="no more")
-        assert await lost_fences(conn, plain.model, runs) == {cancelled.id, deleted.id}
+        assert await find_lost_fences(conn, plain.model, runs) == {cancelled.id, deleted.id}
 
 
 async def test_the_second_step_is_claimed_by_its_own_stage_only(jobs):

@@ -15,7 +15,7 @@ from workers.runtime.store.processes import (
     beat_heart,
     forget_silent_workers,
     mark_draining,
-    publish_limits,
+    write_limits,
     remove_worker,
     report_leader,
     survey,
@@ -161,7 +161,7 @@ async def test_a_leaders_report_keeps_what_it_does_not_say(jobs):
 async def test_declared_limits_are_written_beside_their_stages(jobs):
     """So that ``runtime.jobs`` can say that one is reached."""
     async with jobs.database.kernel() as conn:
-        await publish_limits(conn, jobs.registry.values())
+        await write_limits(conn, jobs.registry.values())
 
     rows = await jobs.sql("SELECT name, limit_at_most FROM runtime.stages WHERE name LIKE 'proving%'")
     assert {row["name"]: row["limit_at_most"] for row in rows} == {

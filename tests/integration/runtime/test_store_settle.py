@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.support.settlements import SETTLEMENTS
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.store.intervene import cancel
-from workers.runtime.store.settle import settle, settled_by
+from workers.runtime.store.settle import settle, find_settled
 
 
 class Left(NamedTuple):
@@ -172,7 +172,7 @@ async def test_history_tells_our_own_settle_from_a_lost_fence(jobs):
             await cancel(conn, type(theirs), [theirs.id], reason="no more")
         await cancel(conn, type(passed_on), [passed_on.id], reason="a person's, through this very worker")
 
-        assert await settled_by(conn, type(mine), rows, changed_by="test") == {mine.id}
+        assert await find_settled(conn, type(mine), rows, changed_by="test") == {mine.id}
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

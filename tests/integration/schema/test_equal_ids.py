@@ -8,7 +8,7 @@ from workers.runtime.handler.outcomes import Complete, Fail
 from workers.runtime.store.intervene import retry
 from workers.runtime.store.read import JobFilter, list_jobs
 from workers.runtime.store.read import history as history_of
-from workers.runtime.store.settle import settled_by
+from workers.runtime.store.settle import find_settled
 from workers.runtime.store.verify import verify_history
 
 PLAIN, KEYED, TWO = "proving.plain", "proving.keyed", "proving.first"
@@ -66,8 +66,8 @@ async def test_a_settle_of_one_is_not_taken_for_the_others(jobs, twins):
     """After an answer that was lost."""
     plain, two = twins
     async with jobs.database.kernel() as conn:
-        of_plain = await settled_by(conn, type(plain), [jobs.outcome(plain, Complete())], changed_by="test")
-        of_two = await settled_by(conn, type(two), [jobs.outcome(two, Complete(), TWO)], changed_by="test")
+        of_plain = await find_settled(conn, type(plain), [jobs.outcome(plain, Complete())], changed_by="test")
+        of_two = await find_settled(conn, type(two), [jobs.outcome(two, Complete(), TWO)], changed_by="test")
 
     assert (of_plain, of_two) == ({plain.id}, set())
 

@@ -8,7 +8,7 @@ from tests.support.kernel import PLAIN
 from tests.support.proving.models import LIMIT
 from workers.runtime.handler.outcomes import Complete, Fail, Retry, Snooze
 from workers.runtime.store.intervene import pause, retry
-from workers.runtime.store.processes import publish_limits
+from workers.runtime.store.processes import write_limits
 from workers.runtime.store.read import JobFilter, get_job, list_jobs
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.stages import list_stages
@@ -103,7 +103,7 @@ async def test_a_job_behind_its_keys_limit_says_so(jobs):
     """How many of its key are in flight, and that another key's are not counted."""
     await jobs.worker()
     async with jobs.database.kernel() as conn:
-        await publish_limits(conn, jobs.registry.values())
+        await write_limits(conn, jobs.registry.values())
     ids = await jobs.ready(KEYED, LIMIT + 1, key="k")
     await jobs.dispatched(KEYED, 0)
     [free] = await jobs.ready(KEYED, 1, key="other")

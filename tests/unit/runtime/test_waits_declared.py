@@ -63,8 +63,8 @@ def test_where_the_last_step_leads_to_a_wait_the_first_good_end_is_completed():
 
 def test_several_states_may_have_one_public_name():
     """A state without one is shown as it is."""
-    assert {CYCLE.shown("awaiting_approval"), CYCLE.shown(SECOND_OPINION)} == {"in review"}
-    assert CYCLE.shown("approved") == "approved"
+    assert {CYCLE.public_name("awaiting_approval"), CYCLE.public_name(SECOND_OPINION)} == {"in review"}
+    assert CYCLE.public_name("approved") == "approved"
 
 
 @pytest.mark.parametrize(

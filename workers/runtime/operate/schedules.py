@@ -104,7 +104,7 @@ async def show_schedule(session: AsyncSession, registry: Registry, name: str) ->
 
     def run(sync: Session) -> tuple[ScheduleView, list[TickView]]:
         row = _existing(sync, name)
-        return _view(registry, row, store.now(sync)), store.last_ticks(sync, row.name, limit=SHOWN_TICKS)
+        return _view(registry, row, store.now(sync)), store.list_last_ticks(sync, row.name, limit=SHOWN_TICKS)
 
     return await session.run_sync(run)
 
@@ -238,7 +238,7 @@ def _current(session: Session, registry: Registry, name: str) -> ScheduleView:
 def _existing(session: Session, name: str) -> ScheduleRow:
     row = store.read_one(session, unicodedata.normalize("NFC", name))
     if row is None:
-        known = ", ".join(store.names(session))
+        known = ", ".join(store.list_names(session))
         raise UnknownSchedule(f"schedule {quoted(name)} does not exist; schedules: {known or 'none'}")
     return row
 

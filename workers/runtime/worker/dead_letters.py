@@ -20,7 +20,7 @@ from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES, keyed, without_signature
 from workers.runtime.refusals import without_value
 from workers.runtime.store import dead_letters as store
-from workers.runtime.store.dead_letters import REASON_CHARACTERS
+from workers.runtime.store.dead_letters import MAX_REASON_CHARACTERS
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class DeadLetter:
         arguments, keywords = self.read
         return {
             "fingerprint": self.fingerprint,
-            "reason": _text(self.reason, REASON_CHARACTERS) or "no reason was given",
+            "reason": _text(self.reason, MAX_REASON_CHARACTERS) or "no reason was given",
             "task": _text(self.task, NAME_CHARACTERS),
             "message_id": _text(self.message_id, NAME_CHARACTERS),
             "queue": _text(self.queue, NAME_CHARACTERS),
@@ -197,7 +197,7 @@ class DeadLetters:
         now = time.monotonic()
         if now - self._looked_at >= FULL_CHECK_SECONDS:
             async with self._database.session() as session:
-                rows, kept = await store.usage(session, most=self._most)
+                rows, kept = await store.read_usage(session, most=self._most)
             self._looked_at = now
             self._room, self._room_bytes = self._most - rows, self._most_bytes - kept
         return self._room > 0 and self._room_bytes >= size
