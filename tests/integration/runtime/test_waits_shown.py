@@ -1,4 +1,4 @@
-"""What people see of jobs that wait and of a domain's own ends: reasons, counts, filters, commands."""
+"""What people see of waiting jobs and of the ends of a domain: reasons, counts, filters, commands."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ async def viewed(jobs, job_id):
 
 
 async def test_a_waiting_job_says_for_what_and_until_when(jobs):
-    """Whether its stage is paused or has workers."""
+    """This holds if its stage is paused and if it has workers."""
     [(job_id, _)] = await waiting(jobs)
     async with jobs.database.kernel() as conn:
         await pause(conn, ASK, by="anna")
@@ -43,7 +43,7 @@ async def test_a_waiting_job_says_for_what_and_until_when(jobs):
 
 
 async def test_a_wait_that_is_over_waits_for_beat(jobs):
-    """With what to do about it."""
+    """The reason says what to do."""
     [(job_id, _)] = await overdue(jobs)
 
     job, told = await viewed(jobs, job_id)
@@ -53,7 +53,7 @@ async def test_a_wait_that_is_over_waits_for_beat(jobs):
 
 
 async def test_an_end_of_the_domain_is_told_by_its_name(jobs):
-    """It is no failure that a retry would mend."""
+    """It is no failure that a retry could repair."""
     [(job_id, _)] = await overdue(jobs)
     await expired(jobs)
 
@@ -64,7 +64,7 @@ async def test_an_end_of_the_domain_is_told_by_its_name(jobs):
 
 
 async def test_a_job_belongs_to_the_step_from_which_it_waits(jobs):
-    """In the view, the counts and the filter by stage."""
+    """This holds in the view, in the counts and in the filter by stage."""
     await waiting(jobs, 2)
     agent, _ = await awaiting_agent(jobs)
 
@@ -83,7 +83,7 @@ async def test_a_job_belongs_to_the_step_from_which_it_waits(jobs):
      ("ended", 3), ("completed", 1), ("failed", 1), ("cancelled", 1), ("lapsed", 1), ("rejected", 1)],
 )  # fmt: skip
 async def test_jobs_are_found_by_the_names_of_their_states(jobs, status, count):
-    """Groups, states and public names; an end counts as it is declared."""
+    """Groups, states and public names work; an end counts as it is declared."""
     await overdue(jobs)
     await expired(jobs)
     two = await waiting(jobs, 4)
@@ -99,7 +99,7 @@ async def test_jobs_are_found_by_the_names_of_their_states(jobs, status, count):
 
 
 async def test_ends_are_counted_by_their_kind_in_the_stage_where_the_job_ended(jobs):
-    """Good, bad and neutral, beside completed, failed and cancelled; the check of histories counts alike."""
+    """Good, bad and neutral ends count as completed, failed and cancelled, also in the check of histories."""
     await overdue(jobs)
     await expired(jobs)
     rejected, waived, *approved = await waiting(jobs, 4)
@@ -126,7 +126,7 @@ async def test_ends_are_counted_by_their_kind_in_the_stage_where_the_job_ended(j
 
 
 async def test_a_job_that_failed_in_its_first_step_belongs_to_it_and_is_retried_there(jobs):
-    """In the view, the counts and a bulk retry; nothing takes it past that step."""
+    """This holds in the view, in the counts and in a bulk retry; no retry skips the step."""
     [job] = await jobs.running(ASK)
     await jobs.settle(job, Fail("bad"), ASK)
 
@@ -140,7 +140,7 @@ async def test_a_job_that_failed_in_its_first_step_belongs_to_it_and_is_retried_
 
 
 async def test_beat_ends_every_wait_that_is_over(jobs):
-    """Of every table, batch by batch, and once."""
+    """It does so for every table, batch by batch, and once."""
     await overdue(jobs, 3)
     await waiting(jobs)
 
@@ -150,7 +150,7 @@ async def test_beat_ends_every_wait_that_is_over(jobs):
 
 
 async def test_waiting_jobs_are_listed_explained_and_cancelled_by_command(jobs, gristmill):
-    """As any other that has not ended."""
+    """They work like any other job that has not ended."""
     [(job_id, _)] = await waiting(jobs)
 
     [listed] = await asyncio.to_thread(as_json, gristmill, "jobs", "list", "--status", "in review")
