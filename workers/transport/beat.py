@@ -25,7 +25,7 @@ from workers.runtime.database import SERVER_KEEPALIVE, pinned_engine
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
-from workers.runtime.store.partitions import keep_partitions
+from workers.runtime.store.partitions import make_and_drop_partitions
 from workers.transport.app import MAINTAIN, create_app
 from workers.transport.line import Line
 from workers.transport.names import process_name
@@ -74,7 +74,7 @@ class RowScheduler(Scheduler):
         """Make the next months of the history and drop old ones. If it fails, it is done at its next time."""
         try:
             with self.line.cut_after(ANSWER_SECONDS), Session(self.engine) as session, session.begin():
-                _, dropped = keep_partitions(session, ahead=MONTHS_AHEAD, retention=self.transitions_retention)
+                _, dropped = make_and_drop_partitions(session, ahead=MONTHS_AHEAD, retention=self.transitions_retention)
         except Exception as error:  # noqa: BLE001 - the other actions must not wait for it
             log.warning("partitions_failed", error=describe(error))
         else:

@@ -124,7 +124,7 @@ async def test_a_worker_that_starts_without_postgres_waits_for_it(own_servers, o
 async def test_dispatchers_outlive_a_restart_and_one_leads_again(own_servers, own_url, registry, jobs, how):
     """New jobs are dispatched without a restart, and jobs that were published before are not published twice.
 
-    The exception: if Postgres was killed before the last tickets were on disk, their jobs are picked and run once more.
+    The exception: Postgres was killed before the last tickets were on disk. Their jobs are picked again and run once.
     """
     await jobs.worker()
     roads = [FakeRoad(), FakeRoad()]

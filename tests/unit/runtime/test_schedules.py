@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from workers.runtime.beat.cron import (
     MAX_CAUGHT_UP,
     ScheduleError,
-    check,
+    check_cron,
     clock_changes,
     due_times,
     next_time,
@@ -182,7 +182,7 @@ def test_a_cron_comes_or_is_refused_in_every_zone(cron, zone, after):
         assert next_time(cron, zone, after=after) > after
     except ScheduleError:
         with pytest.raises(ScheduleError):
-            check(cron, "UTC")
+            check_cron(cron, "UTC")
 
 
 def test_fields_are_stored_apart_by_one_blank():
@@ -260,4 +260,4 @@ def test_all_stops_at_its_bound():
 def test_what_cannot_be_understood_is_refused_in_one_line(cron, timezone, message):
     """The message names the field, the rule and the value."""
     with pytest.raises(ScheduleError, match=message):
-        check(cron, timezone)
+        check_cron(cron, timezone)

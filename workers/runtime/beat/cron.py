@@ -58,7 +58,7 @@ def plain_cron(cron: str) -> str:
     return plain
 
 
-def check(cron: str, timezone: str) -> None:
+def check_cron(cron: str, timezone: str) -> None:
     """Raise ScheduleError if ``cron`` or ``timezone`` is invalid, or if no time ever matches."""
     next_time(cron, timezone, after=datetime(2026, 1, 1, tzinfo=UTC))
 

@@ -16,7 +16,7 @@ from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
 from workers.runtime.store import partitions as store
-from workers.runtime.store.expire import BATCH, delete_expired, expire
+from workers.runtime.store.expire import EXPIRE_BATCH, delete_expired, expire
 from workers.runtime.store.processes import forget_silent_workers
 from workers.runtime.store.rescue import prune
 
@@ -57,8 +57,8 @@ async def expire_waits(database: Database) -> dict[str, int]:
     """End waits after their deadline, 1,000 per transaction; return how many by table."""
     expired: dict[str, int] = {}
     for model in cast("list[type[Job]]", every_model(Job)):
-        batch = BATCH if model.__lifecycle__.waits else 0
-        while batch == BATCH:
+        batch = EXPIRE_BATCH if model.__lifecycle__.waits else 0
+        while batch == EXPIRE_BATCH:
             failpoint("expire.before")
             async with database.kernel() as conn:
                 batch = await expire(conn, model)
@@ -93,7 +93,7 @@ async def keep_partitions(database: Database, *, retention: timedelta) -> int:
     """Make the next monthly partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
     async with database.session() as session:
         made, dropped = await session.run_sync(
-            lambda sync: store.keep_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
+            lambda sync: store.make_and_drop_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
         )
     if dropped:
         log.info("transitions_dropped", partitions=dropped)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from workers.runtime.beat.cron import ScheduleError, check
+from workers.runtime.beat.cron import ScheduleError, check_cron
 from workers.runtime.beat.maintenance import ACTIONS
 from workers.runtime.enqueue import EnqueueError, payload_problem_of
 from workers.runtime.handler.errors import describe
@@ -73,7 +73,7 @@ def check_payload(registry: Registry, stage: str, payload: Mapping[str, Any]) ->
 
 def check_work(registry: Registry, row: ScheduleRow) -> dict[str, Any]:
     """Return the payload of a stored schedule; raise if its cron, time zone, payload, stage or action is invalid."""
-    check(row.cron, row.timezone)
+    check_cron(row.cron, row.timezone)
     payload = read_payload(row.payload)
     if row.action is not None:
         check_action(row.action)
@@ -88,7 +88,7 @@ def check_action(action: str) -> None:
         raise ScheduleError(Problem("action", f"must be one of {', '.join(ACTIONS)}", quoted(action)))
 
 
-def refusal_of(registry: Registry, row: ScheduleRow) -> str | None:
+def refusal_of_schedule(registry: Registry, row: ScheduleRow) -> str | None:
     """Return why a schedule cannot do its work: the problem found now, else the one of its last tick; None if none."""
     try:
         check_work(registry, row)

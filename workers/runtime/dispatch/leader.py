@@ -32,9 +32,9 @@ RESCUE_SECONDS = 1.0
 SURVEY_SECONDS = 0.25
 ROAD_CHECK_SECONDS = 0.5
 WAKE_SECONDS = 0.1
-REPORT_SECONDS = 1.0
+LEASE_RENEWAL_SECONDS = 1.0
 BUSY_REST_SECONDS = 0.002
-GATHER_SECONDS = 0.008
+DISPATCH_GATHER_SECONDS = 0.008
 # From this rate on, the leader waits for more jobs before it picks again. At a lower rate a second job rarely comes
 # in time, and each job would wait for nothing.
 GATHER_JOBS_PER_SECOND = 60.0
@@ -86,7 +86,7 @@ class Leader:
 
     async def tick(self) -> None:
         """Renew the lease, dispatch due jobs, do the due chores, then sleep until a NOTIFY or the next poll."""
-        if self._is_time("report", REPORT_SECONDS):
+        if self._is_time("report", LEASE_RENEWAL_SECONDS):
             await await_answer(report_leader(self._connection, self._term))
         if self._is_time("survey", SURVEY_SECONDS):
             self._capacity = await await_answer(survey(self._connection))
@@ -126,8 +126,8 @@ class Leader:
             return
         if picked and sum(rate.per_second() for rate in self._rates.values()) > GATHER_JOBS_PER_SECOND:
             # Jobs that become ready during this sleep go into the same batch: fewer messages cost less.
-            await asyncio.sleep(GATHER_SECONDS)
-        longest = min(self._poll_seconds, REPORT_SECONDS)  # a longer sleep would lose the lease
+            await asyncio.sleep(DISPATCH_GATHER_SECONDS)
+        longest = min(self._poll_seconds, LEASE_RENEWAL_SECONDS)  # a longer sleep would lose the lease
         notices = self._connection.notifies(timeout=longest, stop_after=1)
         self._notified = {notice.payload async for notice in notices} or None
 

@@ -23,7 +23,7 @@ _REPEATED = re.compile(rf"(?:{PLACEHOLDER}[\s,;]*)+{PLACEHOLDER}")
 _STATUS = re.compile(r"(?<![\d.,:-])[1-5]\d\d(?![\d.,:-]*\d)")
 
 
-def fingerprint(error: str | None) -> str:
+def cause_of(error: str | None) -> str:
     """Return the cause of ``error``: ids, numbers, times and quoted texts become ``…``; HTTP status codes stay.
 
     A search that accepts any text for ``…`` finds the error again, even if the cause was cut.

@@ -50,7 +50,7 @@ _SAME_CONTENT = (DeadMessage.task, DeadMessage.queue, DeadMessage.content, DeadM
 _NEWEST_FIRST = (DeadMessage.last_received_at.desc(), DeadMessage.id.desc())
 
 
-async def put(session: AsyncSession, values: Mapping[str, Any]) -> None:
+async def save_message(session: AsyncSession, values: Mapping[str, Any]) -> None:
     """Save a message. If it is saved already, add one to its count and let it wait for a replay again; its id stays."""
     row = insert(DeadMessage).values(values)
     again = {

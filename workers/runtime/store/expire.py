@@ -12,7 +12,7 @@ from workers.runtime.database import Raw
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.waiting import AS_TEXT, deadline_of, in_list, leave, still_waits
 
-BATCH = 1_000
+EXPIRE_BATCH = 1_000
 
 
 @cache
@@ -47,7 +47,7 @@ def _lasts(t: JobTable, state: str) -> str:
     return f"'{wait.lasts.total_seconds()} s'" if wait and wait.lasts else "NULL"
 
 
-async def expire(conn: Raw, model: type[Job], *, batch: int = BATCH) -> int:
+async def expire(conn: Raw, model: type[Job], *, batch: int = EXPIRE_BATCH) -> int:
     """End up to ``batch`` waits that are past their deadline, oldest first; return how many.
 
     A row that another session has locked is left for the next call: that session may be deciding the wait.

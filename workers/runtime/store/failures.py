@@ -9,7 +9,7 @@ from uuid import UUID
 from models import every_table
 from models.lifecycle import Job
 from workers.runtime.database import Raw
-from workers.runtime.store.causes import fingerprint
+from workers.runtime.store.causes import cause_of
 from workers.runtime.store.stages import ALONG_INDEXES
 from workers.runtime.store.tables import JobTable, job_table
 
@@ -83,7 +83,7 @@ async def find_causes(conn: Raw, *, stage: str | None = None) -> Causes:
                 partial.append(t.label)
             for name, error, is_failed, n, first_at, last_at, sample, _ in rows:
                 if stage in {None, name}:
-                    one = Cause(name, fingerprint(error), error, 0, 0, first_at, last_at, sample)
+                    one = Cause(name, cause_of(error), error, 0, 0, first_at, last_at, sample)
                     _add(found.setdefault((name, one.cause), one), one, n, is_failed=is_failed)
     ordered = sorted(found.values(), key=lambda one: (-one.failed, -one.backing_off, one.stage, one.cause))
     return Causes(ordered, partial)

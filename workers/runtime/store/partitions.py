@@ -6,7 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 
-def keep_partitions(session: Session, *, ahead: int, retention: timedelta) -> tuple[int, list[str]]:
+def make_and_drop_partitions(session: Session, *, ahead: int, retention: timedelta) -> tuple[int, list[str]]:
     """Make and drop partitions; return the number of made ones and the names of dropped ones."""
     made = session.scalar(text("SELECT runtime.ensure_transition_partitions(:ahead)"), {"ahead": ahead})
     dropped = session.scalar(text("SELECT runtime.drop_transition_partitions(:age)"), {"age": retention})

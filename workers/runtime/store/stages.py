@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from models import every_table
 from models.lifecycle import Job
 from workers.runtime.database import Raw
-from workers.runtime.store.causes import fingerprint
+from workers.runtime.store.causes import cause_of
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.waiting import in_list
 
@@ -233,5 +233,5 @@ def _most_common(reasons: Iterable[str | None]) -> str | None:
     known = [reason for reason in reasons if reason]
     if not known:
         return None
-    cause = Counter(map(fingerprint, known)).most_common(1)[0][0]
-    return next(reason for reason in known if fingerprint(reason) == cause)
+    cause = Counter(map(cause_of, known)).most_common(1)[0][0]
+    return next(reason for reason in known if cause_of(reason) == cause)

@@ -172,7 +172,7 @@ class DeadLetters:
                     if self._count(letter):
                         return
                 async with self._database.session() as session:
-                    await store.put(session, letter.values())
+                    await store.save_message(session, letter.values())
                 self._room, self._room_bytes = self._room - 1, self._room_bytes - len(letter.body)
             except Exception as error:
                 if not is_database_away(error):
