@@ -56,7 +56,7 @@ async def test_without_a_worker_nothing_is_published(jobs, start_dispatcher):
     await until(lambda: road.of(PLAIN))
 
 
-async def test_out_on_the_road_is_a_bounded_window(jobs, start_dispatcher):
+async def test_a_bounded_window_of_jobs_is_published(jobs, start_dispatcher):
     """At most twice the free slots are published, however long the backlog is and however many passes run."""
     await jobs.worker(slots=10)
     await jobs.ready(count=500)
@@ -186,7 +186,7 @@ async def no_ticket_is_out(jobs: Jobs) -> bool:
     return not await jobs.sql("SELECT 1 FROM proving.plain_jobs WHERE dispatched_at IS NOT NULL")
 
 
-async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jobs, start_dispatcher):
+async def test_a_resumed_stage_is_looked_at_though_another_notifies_all_the_time(jobs, start_dispatcher):
     """A NOTIFY says where to look first; the poll still looks at every table."""
     await jobs.worker()
     async with jobs.database.kernel() as conn:
@@ -195,17 +195,17 @@ async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jo
         road = await start_dispatcher()
         await until(lambda: leader(jobs))
 
-        async def ring() -> None:
+        async def notify() -> None:
             while True:
                 await jobs.ready()
                 await asyncio.sleep(0.02)
 
-        ringing = asyncio.create_task(ring())
+        notifying = asyncio.create_task(notify())
         await until(lambda: len(road.of(PLAIN)) > 10)
         await resume(conn, KEYED)
         await until(lambda: road.of(KEYED), within=3)
-        ringing.cancel()
-        await asyncio.gather(ringing, return_exceptions=True)
+        notifying.cancel()
+        await asyncio.gather(notifying, return_exceptions=True)
 
 
 async def test_a_job_is_woken_when_its_time_has_come(jobs, start_dispatcher):
@@ -249,7 +249,7 @@ async def test_what_still_lies_in_its_queue_is_given_more_time(jobs, start_dispa
     assert len(road.of(PLAIN)) == 1
 
 
-async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start_dispatcher):
+async def test_a_broker_that_lost_everything_gets_all_jobs_again_at_once(jobs, start_dispatcher):
     """The leader does not wait for lost messages, and no job is claimed twice."""
     await jobs.worker()
     ids = await jobs.ready(count=20)
@@ -262,7 +262,7 @@ async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start_d
     assert Counter(job.id for job in road.of(PLAIN)) == dict.fromkeys(ids, 2)
 
 
-async def test_a_closed_road_gets_its_tickets_back_and_is_tried_again(jobs, start_dispatcher):
+async def test_jobs_are_published_again_when_the_broker_is_back(jobs, start_dispatcher):
     """One failure shows that the broker is away; when it is back, every job is published once."""
     await jobs.worker()
     road = FakeRoad()

@@ -25,7 +25,7 @@ from workers.runtime.store.tables import job_table
 KEYED = "proving.keyed"
 
 
-async def test_the_leader_asks_to_be_rung_only_when_idle(jobs, start_dispatcher):
+async def test_the_leader_is_notified_only_when_idle(jobs, start_dispatcher):
     """Under load it polls; a NOTIFY for each of many enqueues would slow them down."""
     listening = "SELECT listening FROM runtime.dispatcher"
     await jobs.worker(slots=400)

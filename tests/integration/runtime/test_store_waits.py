@@ -276,7 +276,7 @@ async def test_who_acts_is_forgotten_after_the_decision(jobs):
     assert [(await jobs.history(job))[-1].changed_by for job in (ticket[0], other[0])] == ["anna", "test"]
 
 
-async def test_a_decision_that_makes_ready_rings_the_dispatcher(jobs, listener):
+async def test_a_decision_that_makes_a_job_ready_notifies_the_dispatcher(jobs, listener):
     """The dispatcher gets a NOTIFY and does not wait for its poll."""
     [ticket] = await waiting(jobs)
     await jobs.sql(
@@ -422,7 +422,7 @@ async def test_of_a_cancel_and_an_expiry_at_once_one_counts(jobs):
 # ── what listeners are told ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_who_listens_hears_of_jobs_that_begin_to_wait_and_of_those_that_end(jobs, listener):
+async def test_listeners_learn_of_jobs_that_begin_to_wait_and_of_jobs_that_end(jobs, listener):
     """One NOTIFY per statement names the table and each job as id:version."""
     await listener.execute("LISTEN gristmill_done")
     tickets = await waiting(jobs, 2)

@@ -377,7 +377,7 @@ async def test_history_is_written_though_the_planner_is_pinned(jobs):
     assert row["n"] == 200
 
 
-async def test_new_work_rings_only_while_the_leader_listens(jobs, listener):
+async def test_new_work_notifies_only_while_the_leader_listens(jobs, listener):
     """A busy leader polls; a NOTIFY for each enqueue would slow all of them down."""
     await jobs.ready()
     assert await heard(listener) == []  # no dispatcher has led yet
@@ -393,7 +393,7 @@ async def test_new_work_rings_only_while_the_leader_listens(jobs, listener):
         assert await heard(listener) == []
 
 
-async def test_a_job_that_comes_back_or_ends_rings_and_a_claim_does_not(jobs, listener):
+async def test_a_job_that_comes_back_or_ends_notifies_and_a_claim_does_not(jobs, listener):
     """A job that comes back can be dispatched, one that ends frees a slot; a claim does neither."""
     tickets = await jobs.dispatched(count=2)
     async with await jobs.database.listen() as leader:
