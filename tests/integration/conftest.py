@@ -31,7 +31,7 @@ def gristmill(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Gristmill]:
-    """Run one command in a folder of its own, without any provider; return its exit code, output and complaint."""
+    """Run one command in its own folder, without a provider; return its exit code, output and error output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("REDIS_URL", redis_url)
