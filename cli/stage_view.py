@@ -57,7 +57,9 @@ def _state(stage: StageView) -> str:
 def trouble_of(stage: StageView) -> str | None:
     """Return what goes wrong in a stage, in a few words: failing attempts before what merely waits for another."""
     if stage.failing_attempts:
-        number = f"more than {MAX_COUNTED:,}" if "failing_attempts" in stage.more_than else f"{stage.failing_attempts:,}"
+        number = (
+            f"more than {MAX_COUNTED:,}" if "failing_attempts" in stage.more_than else f"{stage.failing_attempts:,}"
+        )
         tried = "1 attempt" if stage.failing_attempts == 1 else f"{number} attempts"
         reason = f": {cut(stage.failing_reason)}" if stage.failing_reason else ""
         return f"{tried} failed in {duration(RECENT_PERIOD)}{reason}"

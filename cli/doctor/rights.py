@@ -7,7 +7,7 @@ from pathlib import Path
 from cli.doctor.check import Check
 from local.logins import FOLDER, invalid_passwords
 from workers.runtime.database import Raw
-from workers.runtime.operate.health import list_connected_logins, count_owners, is_strict
+from workers.runtime.operate.health import count_owners, is_strict, list_connected_logins
 from workers.runtime.refusals import Failed
 
 _ROLES = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"

@@ -16,9 +16,9 @@ from workers.runtime.operate.health import (
     LEADER_SILENT,
     BeatHealth,
     beat_health,
-    read_leader_silence,
-    notice_queue_usage,
     count_slots_by_queue,
+    notice_queue_usage,
+    read_leader_silence,
 )
 from workers.runtime.operate.stages import list_stages
 from workers.runtime.operate.workers import WorkerView, list_workers

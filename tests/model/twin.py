@@ -14,7 +14,7 @@ from tests.support.proving.schema import MODELS
 from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Retry, Settlement
 from workers.runtime.handler.registry import Registry
-from workers.runtime.store.claim import Ticket, claim, read_claimed_before, find_lost_fences, set_progress
+from workers.runtime.store.claim import Ticket, claim, find_lost_fences, read_claimed_before, set_progress
 from workers.runtime.store.decide import Decision
 from workers.runtime.store.decide import decide as decide_waits
 from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
@@ -22,7 +22,7 @@ from workers.runtime.store.expire import expire
 from workers.runtime.store.intervene import cancel, pause, resume, retry
 from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker, survey
 from workers.runtime.store.rescue import rescue_expired
-from workers.runtime.store.settle import Settled, settle, find_settled
+from workers.runtime.store.settle import Settled, find_settled, settle
 from workers.runtime.store.verify import verify_history
 from workers.runtime.worker.decisions import decide
 

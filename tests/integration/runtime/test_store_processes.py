@@ -15,11 +15,11 @@ from workers.runtime.store.processes import (
     beat_heart,
     forget_silent_workers,
     mark_draining,
-    write_limits,
     remove_worker,
     report_leader,
     survey,
     try_to_lead,
+    write_limits,
 )
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.support.settlements import SETTLEMENTS
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.store.intervene import cancel
-from workers.runtime.store.settle import settle, find_settled
+from workers.runtime.store.settle import find_settled, settle
 
 
 class Left(NamedTuple):

@@ -23,7 +23,7 @@ from workers.runtime.database import Raw
 from workers.runtime.operate.hints import CHANNEL, read_hint
 from workers.runtime.operate.jobs import UnknownJob
 from workers.runtime.operate.listening import Listening
-from workers.runtime.store.follow import Position, read_histories, jobs_of
+from workers.runtime.store.follow import Position, jobs_of, read_histories
 from workers.runtime.store.read import JobView, TransitionView
 
 POLL_SECONDS = 1.0

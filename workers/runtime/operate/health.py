@@ -9,21 +9,21 @@ from workers.runtime.database import Raw
 from workers.runtime.store import health as store
 from workers.runtime.store.health import (
     ConnectedLogin,
-    list_connected_logins,
     count_owners,
     is_strict,
+    list_connected_logins,
     notice_queue_usage,
 )
-from workers.runtime.store.read import read_leader_silence, count_slots_by_queue
+from workers.runtime.store.read import count_slots_by_queue, read_leader_silence
 
 __all__ = [
     "ConnectedLogin",
-    "list_connected_logins",
     "count_owners",
-    "read_leader_silence",
-    "is_strict",
-    "notice_queue_usage",
     "count_slots_by_queue",
+    "is_strict",
+    "list_connected_logins",
+    "notice_queue_usage",
+    "read_leader_silence",
 ]
 
 # A beat looks every second; one that is this late does not look.

@@ -92,10 +92,7 @@ def match_states(tables: Iterable[TableStates], name: str) -> list[TableState]:
     ]
     if not found:
         names = {
-            name.casefold()
-            for table in tables
-            for state in table.all()
-            for name in (state, table.public_name(state))
+            name.casefold() for table in tables for state in table.all() for name in (state, table.public_name(state))
         }
         own = sorted(names - set(GROUPS) - set(FURTHER_GROUPS))
         known = ", ".join((*GROUPS, *FURTHER_GROUPS, *own))

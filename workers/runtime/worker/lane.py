@@ -22,7 +22,7 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.outcomes import Rows, Write, WriteRows
 from workers.runtime.store.locks import find_locked_rows
-from workers.runtime.store.settle import Settled, settle, find_settled
+from workers.runtime.store.settle import Settled, find_settled, settle
 
 log = structlog.get_logger(__name__)
 
