@@ -11,12 +11,13 @@ import psycopg
 from benchmarks.stages import STAGES
 from benchmarks.system import System
 from workers.runtime.database import Database, Raw
-from workers.runtime.dispatch.dispatcher import LEADER_SESSION, MOST_PER_PASS
+from workers.runtime.dispatch.dispatcher import LEADER_SESSION
+from workers.runtime.dispatch.leader import MAX_PER_PASS
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.dispatch import Window, pick, unmark_exactly
 
-# Free slots for a whole pass, whatever number is in flight.
-WIDE = Window(slots=100_000, at_most=MOST_PER_PASS, floor=MOST_PER_PASS)
+# Room for a whole pass, however many are in flight.
+WIDE = Window(slots=100_000, at_most=MAX_PER_PASS, floor=MAX_PER_PASS)
 
 
 @dataclass(frozen=True, slots=True)

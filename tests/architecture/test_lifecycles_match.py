@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from models import concrete, load_all
+from models import list_mapped, load_all
 from models.lifecycle import PRIORITY_FIRST, PRIORITY_LAST, Job
 from models.runtime import LifecycleDefinition
 from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob, WaitingJob
 from workers.runtime.store.tables import job_table
 
 load_all()
-MODELS: list[type[Job]] = [*concrete(Job)]
+MODELS: list[type[Job]] = [*list_mapped(Job)]
 every_job_table = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 
 

@@ -22,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
-from models import concrete
+from models import list_mapped
 from models.lifecycle import Job
 from tests.chaos import queries
 from tests.chaos.calls import RELISTEN_SECONDS, CalledRun, judge_calls
@@ -157,7 +157,7 @@ class _Checking:
             await self._connection.execute(statement.encode())
         rows = await self._all("SELECT table_name FROM runtime.lifecycles")
         known = {name for (name,) in rows}
-        tables = [job_table(model) for model in concrete(Job)]
+        tables = [job_table(model) for model in list_mapped(Job)]
         self._tables = [table for table in tables if table.label in known]
 
     async def jobs(self, patience: timedelta) -> None:

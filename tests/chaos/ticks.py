@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from workers.runtime.beat.cron import PUNCTUAL, next_time
+from workers.runtime.beat.cron import MAX_SKIP_LATENESS, next_time
 
 # If a beat looked and did not fire, because a row was locked or the beat died, a beat looks again within this time.
 MAX_LOOK_AGAIN = timedelta(seconds=30)
@@ -45,7 +45,7 @@ def _is_wrong(cron: str, timezone: str, catch_up: str, tick: Fired) -> bool:
     at, fired_at = tick
     named = next_time(cron, timezone, after=at - timedelta(seconds=1)) == at
     overtaken = catch_up != "all" and next_time(cron, timezone, after=at) <= fired_at
-    late = catch_up == "skip" and fired_at - at >= PUNCTUAL
+    late = catch_up == "skip" and fired_at - at >= MAX_SKIP_LATENESS
     return not named or at > fired_at or overtaken or late
 
 
@@ -58,5 +58,5 @@ def _times_between(cron: str, timezone: str, before: Fired, after: Fired) -> Ite
 def _looked_in_time(looks: Sequence[datetime], passed: datetime, newer: datetime) -> bool:
     """Return whether a beat looked while ``passed`` was the newest time, early enough for another look."""
     first = bisect_left(looks, passed)
-    until = min(passed + PUNCTUAL, newer) - MAX_LOOK_AGAIN
+    until = min(passed + MAX_SKIP_LATENESS, newer) - MAX_LOOK_AGAIN
     return first < len(looks) and looks[first] < until

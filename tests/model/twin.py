@@ -14,7 +14,7 @@ from tests.support.proving.schema import MODELS
 from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Retry, Settlement
 from workers.runtime.handler.registry import Registry
-from workers.runtime.store.claim import Ticket, claim, claimed_before, lost_fences, set_progress
+from workers.runtime.store.claim import Ticket, claim, find_lost_fences, read_claimed_before, set_progress
 from workers.runtime.store.decide import Decision
 from workers.runtime.store.decide import decide as decide_waits
 from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
@@ -22,7 +22,7 @@ from workers.runtime.store.expire import expire
 from workers.runtime.store.intervene import cancel, pause, resume, retry
 from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker, survey
 from workers.runtime.store.rescue import rescue_expired
-from workers.runtime.store.settle import Settled, settle, settled_by
+from workers.runtime.store.settle import Settled, find_settled, settle
 from workers.runtime.store.verify import verify_history
 from workers.runtime.worker.settled_row import settled_row
 
@@ -177,12 +177,12 @@ class Twin:
         settled: set[UUID] = set()
         for outcome in (Complete(), Retry("again")):
             rows = self._rows(runs, [outcome] * len(runs))
-            found = self.store.run(settled_by(conn, of.model, rows, changed_by=name))
+            found = self.store.run(find_settled(conn, of.model, rows, changed_by=name))
             assert found == self.ledger.settled_by(rows, name)
             settled |= found
-        lost = self.store.run(lost_fences(conn, of.model, fences))
+        lost = self.store.run(find_lost_fences(conn, of.model, fences))
         tickets = [(job_id, fence - 1) for job_id, fence in fences]
-        claimed = self.store.run(claimed_before(conn, of, tickets, owner=runs[0].worker))
+        claimed = self.store.run(read_claimed_before(conn, of, tickets, owner=runs[0].worker))
 
         jobs = self.ledger.jobs
         assert lost == {job_id for job_id, fence in fences if jobs[job_id].row.version != fence}

@@ -25,7 +25,7 @@ from workers.runtime.database import SERVER_KEEPALIVE, pinned_engine
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
-from workers.runtime.store.partitions import keep_partitions
+from workers.runtime.store.partitions import make_and_drop_partitions
 from workers.transport.app import MAINTAIN, create_app
 from workers.transport.connection_watch import ConnectionWatch
 from workers.transport.names import process_name
@@ -75,7 +75,7 @@ class RowScheduler(Scheduler):
         """Create the history's partitions for the next months and drop old ones. A failure is retried next time."""
         try:
             with self.watch.shut_down_after(TICK_TIMEOUT_SECONDS), Session(self.engine) as session, session.begin():
-                _, dropped = keep_partitions(session, ahead=MONTHS_AHEAD, retention=self.transitions_retention)
+                _, dropped = make_and_drop_partitions(session, ahead=MONTHS_AHEAD, retention=self.transitions_retention)
         except Exception as error:  # noqa: BLE001 - the other actions must still be sent
             log.warning("partitions_failed", error=describe(error))
         else:

@@ -15,7 +15,7 @@ from models.lifecycle import Lifecycle
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
-from workers.runtime.store.moved import MovedByOthers, moved_by_others
+from workers.runtime.store.moved import MovedByOthers, read_moved_by_others
 from workers.transport.events import EventStream, Moved
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ class Follower:
     async def look(self) -> None:
         """Publish the transitions that became visible since the last look."""
         async with self._database.kernel() as conn:
-            seen = await moved_by_others(conn, since=self._since)
+            seen = await read_moved_by_others(conn, since=self._since)
         for row in seen.rows:
             if (row.job_id, row.version_to) not in self._published:
                 self._published[row.job_id, row.version_to] = row.created_at

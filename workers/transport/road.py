@@ -24,7 +24,7 @@ _TIMEOUTS: dict[str, Any] = {"socket_timeout": REDIS_ANSWER_SECONDS, "socket_con
 
 
 class CeleryRoad:
-    """Publishes batches; implements :class:`workers.runtime.dispatch.dispatcher.Road`."""
+    """Publishes batches; implements :class:`workers.runtime.dispatch.road.Road`."""
 
     def __init__(self, app: Celery, redis_url: str) -> None:
         self._app = app

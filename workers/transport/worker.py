@@ -24,7 +24,7 @@ import structlog
 from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject, SecurityWarning
 
-from models import concrete
+from models import list_mapped
 from models.lifecycle import Job
 from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
@@ -227,7 +227,7 @@ class WorkerRuntime:
         async def everywhere() -> set[UUID]:
             done: set[UUID] = set()
             async with self._database.kernel() as conn:
-                for model in concrete(Job):
+                for model in list_mapped(Job):
                     done |= await cancel(conn, model, ids, reason=reason)
             for job_id in done:  # cancelled is terminal, so a run of that job here has lost its fence
                 self._worker.runs.stop(job_id, "fence")

@@ -18,9 +18,9 @@ from tests.support.kernel import PLAIN, dispatching, leader, passes, started_wor
 from tests.support.poison import POISONS, Poison, without_checks
 from workers.runtime.handler.errors import Permanent, outcome_of
 from workers.runtime.handler.outcomes import Fail
-from workers.runtime.store.claim import claimed_before
+from workers.runtime.store.claim import read_claimed_before
 from workers.runtime.store.intervene import cancel, retry
-from workers.runtime.store.read import JobFilter, get_job, list_jobs, own_values
+from workers.runtime.store.read import JobFilter, get_job, list_jobs, read_own_values
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.stages import list_stages
 from workers.runtime.store.tables import unreadable
@@ -95,7 +95,7 @@ async def test_a_claim_whose_answer_was_lost_tells_of_the_rows_too(jobs, plain, 
     await jobs.claim(tickets)
 
     async with jobs.database.kernel() as conn:
-        found = await claimed_before(conn, plain, tickets, owner=jobs.owner)
+        found = await read_claimed_before(conn, plain, tickets, owner=jobs.owner)
 
     assert {job.id: unreadable(job) for job in found if job.id in poisoned} == {
         job_id: poison.said for job_id, poison in poisoned.items()
@@ -125,7 +125,7 @@ async def test_lists_and_interventions_reach_past_them(jobs, plain, poisoned):
         assert len(await list_jobs(conn, JobFilter(), limit=100)) == 2 + len(poisoned)
         assert len(await list_stages(conn)) > 0
         for job_id, (column, _, said) in poisoned.items():
-            found, own = await get_job(conn, job_id), await own_values(conn, plain.model, job_id)
+            found, own = await get_job(conn, job_id), await read_own_values(conn, plain.model, job_id)
             assert found is not None
             shown = own["result"] if column == "result" else getattr(found, column)
             assert f"{column} cannot be read: {shown.reason}" == said

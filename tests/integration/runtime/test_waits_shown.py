@@ -12,7 +12,7 @@ from tests.support.waits import ACT, ASK, awaiting_agent, decided, expired, over
 from workers.runtime.beat.maintenance import expire_waits
 from workers.runtime.handler.outcomes import Complete, Fail
 from workers.runtime.operate.why import explain
-from workers.runtime.store.failures import causes
+from workers.runtime.store.failures import find_causes
 from workers.runtime.store.intervene import pause, retry
 from workers.runtime.store.read import JobFilter, get_job, list_jobs
 from workers.runtime.store.stages import list_stages
@@ -113,7 +113,7 @@ async def test_ends_are_counted_by_their_kind_in_the_stage_where_the_job_ended(j
     async with jobs.database.kernel() as conn:
         stages = {one.stage: one for one in await list_stages(conn)}
         checks = {one.stage: one for one in await verify_history(conn)}
-        found = {(one.stage, one.failed) for one in (await causes(conn)).causes}
+        found = {(one.stage, one.failed) for one in (await find_causes(conn)).causes}
 
     assert [(stages[s].failed, stages[s].cancelled, stages[s].completed) for s in (ASK, ACT)] == [
         (1, 1, None),

@@ -11,7 +11,7 @@ Deliver = Callable[[str, Sequence[Ticket]], Awaitable[None]]
 
 
 class FakeRoad:
-    """A :class:`workers.runtime.dispatch.dispatcher.Road`. If ``deliver`` is given, it passes a batch to a worker."""
+    """A :class:`workers.runtime.dispatch.road.Road`. ``deliver`` carries a batch to a worker, if given."""
 
     def __init__(self, deliver: Deliver | None = None) -> None:
         self.batches: list[tuple[str, list[Picked]]] = []

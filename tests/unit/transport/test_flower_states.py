@@ -13,7 +13,7 @@ from celery import Celery, states
 from celery.events.state import State
 
 import models
-from models import concrete
+from models import list_mapped
 from models.lifecycle import Job, Lifecycle, Step
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Registry, Stage, discover
@@ -23,7 +23,7 @@ from workers.transport.events import EventStream, Moved, flower_state, is_ignore
 
 models.load_all()
 STAGES: Registry = discover()
-LIFECYCLES: dict[str, Lifecycle] = {str(model.__table__): model.__lifecycle__ for model in concrete(Job)}
+LIFECYCLES: dict[str, Lifecycle] = {str(model.__table__): model.__lifecycle__ for model in list_mapped(Job)}
 # Not one of ours: it has three steps, and transitions that a domain may add.
 LIFECYCLES["of three steps"] = Lifecycle(
     steps=(Step("a.one", "r1", "x1", "r2"), Step("a.two", "r2", "x2", "r3"), Step("a.three", "r3", "x3", "done")),

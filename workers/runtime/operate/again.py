@@ -17,7 +17,7 @@ from workers.runtime.enqueue import enqueue
 from workers.runtime.enqueue_validation import EnqueueError, payload_problem_of
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.operate.known import check_stage
-from workers.runtime.store.again import Ended, ended
+from workers.runtime.store.ended_jobs import EndedJob, read_ended_jobs
 from workers.runtime.store.read import JobFilter, JobView, list_jobs
 from workers.runtime.store.tables import job_table
 
@@ -59,7 +59,7 @@ async def enqueue_again(
                 possible[model].append(job.id)
         for model, ids in possible.items():
             async with database.kernel() as conn:
-                found = await ended(conn, model, ids)
+                found = await read_ended_jobs(conn, model, ids)
             await _enqueue(database, registry, model, found, done, actor=actor, dry_run=dry_run)
             done.refused |= {id_: "changed meanwhile" for id_ in ids if id_ not in {one.id for one in found}}
     known = done.refused.keys() | done.again.keys()
@@ -82,7 +82,7 @@ async def _enqueue(
     database: Database,
     registry: Registry,
     model: type[Job],
-    jobs: Sequence[Ended],
+    jobs: Sequence[EndedJob],
     done: EnqueuedAgain,
     *,
     actor: Actor,
@@ -104,7 +104,7 @@ async def _enqueue(
     done.again |= made
 
 
-async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: Ended, actor: Actor) -> UUID:
+async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: EndedJob, actor: Actor) -> UUID:
     because = replace(
         actor,
         change_reason=f"again, for job {job.id}: {actor.change_reason or REASON}",
@@ -115,7 +115,7 @@ async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], 
         return (await enqueue(session, stage.name, payload, **options)).id
 
 
-def _stage_of(registry: Registry, model: type[Job], job: Ended) -> Stage:
+def _stage_of(registry: Registry, model: type[Job], job: EndedJob) -> Stage:
     """Return the stage of the new job: the step in which the old job ended, or the first step if it ended well."""
     lifecycle = model.__lifecycle__
     first = lifecycle.steps[0]
@@ -123,7 +123,7 @@ def _stage_of(registry: Registry, model: type[Job], job: Ended) -> Stage:
     return registry[(first if job.status in lifecycle.good else step).stage]
 
 
-def _payload(stage: Stage, job: Ended) -> dict[str, Any]:
+def _payload(stage: Stage, job: EndedJob) -> dict[str, Any]:
     """Return the payload of the old job; raise EnqueueError if no door would accept it."""
     columns = job_table(stage.model).column
     try:

@@ -16,7 +16,7 @@ from workers.runtime.handler.registry import UnknownStageError
 from workers.runtime.operate.requests import DOOR, EnqueueRequest, put_request, read_request
 from workers.runtime.refusals import NotFound, quoted
 from workers.runtime.store import dead_letters as store
-from workers.runtime.store.dead_letters import REASON_CHARACTERS, DeadMessageView
+from workers.runtime.store.dead_letters import MAX_REASON_CHARACTERS, DeadMessageView
 
 __all__ = ["DeadMessageView"]
 
@@ -64,15 +64,15 @@ def _show(session: Session, message: str) -> DeadMessageView:
 
 def _replay_each(session: Session, messages: Sequence[str] | None) -> list[ReplayResult]:
     if messages is None:
-        ids = store.waiting(session)
+        ids = store.list_waiting(session)
     else:
         named = [_id(session, message) for message in messages]
-        ids = list(dict.fromkeys(one for id_ in named for one in store.alike(session, id_)))
+        ids = list(dict.fromkeys(one for id_ in named for one in store.list_same_content(session, id_)))
     return [_replay(session, id_) for id_ in ids]
 
 
 def _id(session: Session, message: str) -> UUID:
-    found = store.matching(session, message.strip().lower()) if message.strip() else ()
+    found = store.find_by_prefix(session, message.strip().lower()) if message.strip() else ()
     if len(found) != 1:
         problem = "is the beginning of several ids" if found else "does not exist"
         raise UnknownDeadMessage(f"dead message {quoted(message)} {problem}; `gristmill dead list` shows them")
@@ -93,9 +93,9 @@ def _replay(session: Session, id_: UUID) -> ReplayResult:
         with session.begin_nested():
             done = put_request(session, _request(row))
     except (EnqueueError, UnknownStageError) as error:
-        reason = one_line(str(error))[:REASON_CHARACTERS]
+        reason = one_line(str(error))[:MAX_REASON_CHARACTERS]
     except (ValueError, TypeError, RecursionError) as error:  # of a payload that no stage accepts
-        reason = describe(error)[:REASON_CHARACTERS]
+        reason = describe(error)[:MAX_REASON_CHARACTERS]
     else:
         store.note_replay(session, id_, done.id)
         return ReplayResult(id=id_, outcome="enqueued" if done.created else "known", job_id=done.id)

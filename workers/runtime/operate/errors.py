@@ -9,7 +9,7 @@ from uuid import UUID
 
 from workers.runtime.database import Raw
 from workers.runtime.operate.known import check_stage
-from workers.runtime.store.failures import Cause, causes
+from workers.runtime.store.failures import Cause, find_causes
 
 MAX_SEARCH_CHARACTERS = 60
 
@@ -44,7 +44,7 @@ class TopErrors:
 async def top_errors(conn: Raw, *, stage: str | None = None, limit: int = 20) -> TopErrors:
     """Return the most frequent causes of failed jobs; raise UnknownStageError."""
     await check_stage(conn, stage)
-    found = await causes(conn, stage=stage)
+    found = await find_causes(conn, stage=stage)
     shown = [_view(one) for one in found.causes[:limit]]
     return TopErrors(shown, len(found.causes) - len(shown), found.partial)
 

@@ -23,7 +23,7 @@ from workers.runtime.database import Raw
 from workers.runtime.operate.hints import CHANNEL, read_hint
 from workers.runtime.operate.jobs import UnknownJob
 from workers.runtime.operate.listening import NotificationListener
-from workers.runtime.store.follow import Position, histories_from, jobs_of
+from workers.runtime.store.follow import Position, jobs_of, read_histories
 from workers.runtime.store.read import JobView, TransitionView
 
 POLL_SECONDS = 1.0
@@ -233,7 +233,7 @@ class JobEvents(NotificationListener):
                     follower.changed.set()
 
     async def _read_histories(self, conn: Raw, wanted: Sequence[_Wanted]) -> None:
-        pages = await histories_from(conn, [one.position for one in wanted], page=self._page_size)
+        pages = await read_histories(conn, [one.position for one in wanted], page=self._page_size)
         del self._wanted_pages[: len(wanted)]
         for one, page in zip(wanted, pages, strict=True):
             if not one.page.done():

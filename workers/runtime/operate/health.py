@@ -9,21 +9,21 @@ from workers.runtime.database import Raw
 from workers.runtime.store import health as store
 from workers.runtime.store.health import (
     ConnectedLogin,
-    connected_logins,
     count_owners,
     is_strict,
+    list_connected_logins,
     notice_queue_usage,
 )
-from workers.runtime.store.read import dispatcher_seen, slots_by_queue
+from workers.runtime.store.read import count_slots_by_queue, read_leader_silence
 
 __all__ = [
     "ConnectedLogin",
-    "connected_logins",
     "count_owners",
-    "dispatcher_seen",
+    "count_slots_by_queue",
     "is_strict",
+    "list_connected_logins",
     "notice_queue_usage",
-    "slots_by_queue",
+    "read_leader_silence",
 ]
 
 # Beat checks the schedules every second. If a schedule is this late, no beat works.
@@ -46,7 +46,7 @@ class BeatHealth:
 
 async def beat_health(conn: Raw) -> BeatHealth:
     """Check every enabled schedule against the database's time."""
-    rows = await store.enabled_schedules(conn)
+    rows = await store.list_enabled_schedules(conn)
     overdue, refused = [], []
     for row in rows:
         try:
@@ -61,7 +61,7 @@ async def beat_health(conn: Raw) -> BeatHealth:
             refused.append((row["name"], str(error)))
         else:
             overdue += [(row["name"], time) for time in missed]
-    last = await store.last_tick(conn)
+    last = await store.read_last_tick(conn)
     return BeatHealth(
         enabled=len(rows),
         overdue=overdue,

@@ -74,7 +74,7 @@ async def show_job(conn: Raw, job_id: UUID) -> JobDetails:
 
 async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
     model = job_models().get(job.table_name)
-    return await read.own_values(conn, model, job.id) if model else {}  # no model: the table is of a newer release
+    return await read.read_own_values(conn, model, job.id) if model else {}  # no model: the table is of a newer release
 
 
 async def explain_job(conn: Raw, job_id: UUID) -> Why:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from workers.runtime.actor import Actor, acting
-from workers.runtime.beat.cron import ScheduleError, check, clock_changes, next_time, plain_cron
+from workers.runtime.beat.cron import ScheduleError, check_cron, clock_changes, next_time, plain_cron
 from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.beat.rules import (
     CATCH_UP,
@@ -23,7 +23,7 @@ from workers.runtime.beat.rules import (
     check_work,
     plain_name,
     read_payload,
-    refusal_of,
+    refusal_of_schedule,
 )
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue
@@ -104,7 +104,7 @@ async def show_schedule(session: AsyncSession, registry: Registry, name: str) ->
 
     def run(sync: Session) -> tuple[ScheduleView, list[TickView]]:
         row = _find(sync, name)
-        return _view(registry, row, store.now(sync)), store.last_ticks(sync, row.name, limit=SHOWN_TICKS)
+        return _view(registry, row, store.now(sync)), store.list_last_ticks(sync, row.name, limit=SHOWN_TICKS)
 
     return await session.run_sync(run)
 
@@ -112,7 +112,7 @@ async def show_schedule(session: AsyncSession, registry: Registry, name: str) ->
 async def refused_schedules(session: AsyncSession, registry: Registry) -> dict[str, str]:
     """Return the enabled schedules that cannot run, by name, with the reason."""
     rows = await session.run_sync(lambda sync: store.read_all(sync, enabled_only=True))
-    found = {row.name: refusal_of(registry, row) for row in rows}
+    found = {row.name: refusal_of_schedule(registry, row) for row in rows}
     return {name: reason for name, reason in found.items() if reason}
 
 
@@ -212,7 +212,7 @@ def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
         raise ScheduleError("a schedule must have either a stage or an action")
     if new.catch_up not in CATCH_UP:
         raise ScheduleError(Problem("catch-up", f"must be one of {', '.join(CATCH_UP)}", quoted(new.catch_up)))
-    check(new.cron, new.timezone)
+    check_cron(new.cron, new.timezone)
     payload = dict(new.payload or {})
     if new.stage is not None:
         check_payload(registry, new.stage, payload)
@@ -238,13 +238,13 @@ def _current(session: Session, registry: Registry, name: str) -> ScheduleView:
 def _find(session: Session, name: str) -> ScheduleRow:
     row = store.read_one(session, unicodedata.normalize("NFC", name))
     if row is None:
-        known = ", ".join(store.names(session))
+        known = ", ".join(store.list_names(session))
         raise UnknownSchedule(f"schedule {quoted(name)} does not exist; schedules: {known or 'none'}")
     return row
 
 
 def _view(registry: Registry, row: ScheduleRow, at: datetime) -> ScheduleView:
-    refusal = refusal_of(registry, row)
+    refusal = refusal_of_schedule(registry, row)
     upcoming: datetime | None = None
     changes: list[str] = []
     try:

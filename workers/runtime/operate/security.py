@@ -13,7 +13,7 @@ from workers.runtime.database import Raw
 from workers.runtime.refusals import Refusal
 from workers.runtime.store import security as store
 from workers.runtime.store.security import KeyView, RoleView, SecurityView
-from workers.runtime.store.security import security as show_security
+from workers.runtime.store.security import read_security as show_security
 
 __all__ = ["KeyView", "RoleView", "SecurityView", "show_security"]
 
@@ -69,7 +69,7 @@ async def sign_user(conn: Raw, user_id: UUID, *, span: timedelta) -> str:
 
 async def bind_role(conn: Raw, role: str, user_id: UUID, actor: Actor) -> None:
     """Bind a login to one user, whatever user id it sets. Refuse a login that sees all rows anyway."""
-    rights = await store.login_rights(conn, role)
+    rights = await store.read_login_rights(conn, role)
     if rights is None:
         raise SecurityRefusedError(f"role {role!r} must exist and may log in")
     if rights.sees_all:

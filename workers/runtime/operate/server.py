@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 
-from workers.runtime.store.server import clock, revisions
+from workers.runtime.store.server import read_clock, read_revisions
 
-__all__ = ["ServerHealth", "clock_offset", "revisions", "server_health"]
+__all__ = ["ServerHealth", "clock_offset", "read_revisions", "server_health"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,6 @@ def server_health(conn: psycopg.AsyncConnection[Any]) -> ServerHealth:
 async def clock_offset(conn: psycopg.AsyncConnection[Any]) -> timedelta:
     """Return how far the clock of Postgres is ahead of this machine's clock."""
     before = datetime.now(UTC)
-    theirs = await clock(conn)
+    theirs = await read_clock(conn)
     after = datetime.now(UTC)
     return theirs - (before + (after - before) / 2)

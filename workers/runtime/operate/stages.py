@@ -4,9 +4,9 @@ from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
 from workers.runtime.operate.known import check_stage
 from workers.runtime.store.intervene import pause, resume
-from workers.runtime.store.stages import MOST, RECENTLY, StageView, list_stages
+from workers.runtime.store.stages import MAX_COUNTED, RECENT_PERIOD, StageView, list_stages
 
-__all__ = ["MOST", "RECENTLY", "StageView", "list_stages"]
+__all__ = ["MAX_COUNTED", "RECENT_PERIOD", "StageView", "list_stages"]
 
 
 async def pause_stage(conn: Raw, stage: str, actor: Actor) -> None:

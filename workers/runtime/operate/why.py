@@ -8,7 +8,7 @@ from uuid import UUID
 from workers.runtime.database import Raw
 from workers.runtime.operate.health import LEADER_SILENT_AFTER
 from workers.runtime.operate.known import job_models
-from workers.runtime.store.read import JobView, deadline_of, dispatcher_seen, lease_of
+from workers.runtime.store.read import JobView, read_deadline, read_leader_silence, read_lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ async def explain(conn: Raw, job: JobView) -> Why:
         return _explain_ended(job)
     if job.wait_reason is None:
         return await _explain_running(conn, job)
-    return _explain_waiting(job, seen=await dispatcher_seen(conn))
+    return _explain_waiting(job, seen=await read_leader_silence(conn))
 
 
 def _explain_ended(job: JobView) -> Why:
@@ -52,7 +52,7 @@ def _explain_ended(job: JobView) -> Why:
     elif lifecycle and job.status == lifecycle.cancelled:
         word = "cancelled"
     elif lifecycle and job.status != lifecycle.failed:
-        word = lifecycle.shown(job.status)
+        word = lifecycle.public_name(job.status)
     else:
         word = "failed"
         remedy = f"gristmill jobs retry {job.id}"
@@ -63,7 +63,7 @@ def _explain_ended(job: JobView) -> Why:
 
 
 async def _explain_running(conn: Raw, job: JobView) -> Why:
-    owner = await lease_of(conn, job.lease_owner) if job.lease_owner is not None else None
+    owner = await read_lease(conn, job.lease_owner) if job.lease_owner is not None else None
     worker, lease_until = (owner.worker, owner.until) if owner else (None, None)
     silent = job.lease_owner is not None and (owner is None or owner.is_over)
     where = f" on {worker}" if worker else ""
@@ -88,7 +88,7 @@ async def _explain_running(conn: Raw, job: JobView) -> Why:
 async def _deadline(conn: Raw, job: JobView) -> datetime | None:
     """Return the deadline of the run of ``job``, which the view of all jobs does not have."""
     model = job_models().get(job.table_name)
-    return await deadline_of(conn, model, job.id) if model else None
+    return await read_deadline(conn, model, job.id) if model else None
 
 
 def _explain_waiting(job: JobView, *, seen: timedelta | None) -> Why:

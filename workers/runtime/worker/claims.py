@@ -19,7 +19,7 @@ from workers.runtime.database import Database, is_caused_by_a_row, is_database_a
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Stage
-from workers.runtime.store.claim import Ticket, claim, claim_without_payload, claimed_before
+from workers.runtime.store.claim import Ticket, claim, claim_without_payload, read_claimed_before
 from workers.runtime.store.dispatch import unmark_exactly
 from workers.runtime.store.tables import mark_unreadable
 
@@ -136,7 +136,7 @@ class Claims:
             if unsure:
                 # After the claim, not before: jobs that a duplicate of this message has settled by now are not found.
                 new = {job.id for job in jobs}
-                found = await claimed_before(conn, stage, tickets, owner=self._worker_id)
+                found = await read_claimed_before(conn, stage, tickets, owner=self._worker_id)
                 jobs += [job for job in found if job.id not in new]
             return jobs
 

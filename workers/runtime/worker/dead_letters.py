@@ -20,7 +20,7 @@ from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.operate.requests import DOOR, MAX_MESSAGE_BYTES, has_idempotency_key, without_signature
 from workers.runtime.refusals import without_value
 from workers.runtime.store import dead_letters as store
-from workers.runtime.store.dead_letters import REASON_CHARACTERS
+from workers.runtime.store.dead_letters import MAX_REASON_CHARACTERS
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class DeadLetter:
         arguments, keywords = self.read
         return {
             "fingerprint": self.fingerprint,
-            "reason": _text(self.reason, REASON_CHARACTERS) or "no reason was given",
+            "reason": _text(self.reason, MAX_REASON_CHARACTERS) or "no reason was given",
             "task": _text(self.task, MAX_FIELD_CHARACTERS),
             "message_id": _text(self.message_id, MAX_FIELD_CHARACTERS),
             "queue": _text(self.queue, MAX_FIELD_CHARACTERS),
@@ -174,7 +174,7 @@ class DeadLetters:
                     if self._count(letter):
                         return
                 async with self._database.session() as session:
-                    await store.put(session, letter.values())
+                    await store.save_message(session, letter.values())
                 self._room, self._room_bytes = self._room - 1, self._room_bytes - len(letter.body)
             except Exception as error:
                 if not is_database_away(error):
@@ -199,7 +199,7 @@ class DeadLetters:
         now = time.monotonic()
         if now - self._looked_at >= FULL_CHECK_SECONDS:
             async with self._database.session() as session:
-                rows, kept = await store.usage(session, most=self._max_messages)
+                rows, kept = await store.read_usage(session, most=self._max_messages)
             self._looked_at = now
             self._room, self._room_bytes = self._max_messages - rows, self._max_bytes - kept
         return self._room > 0 and self._room_bytes >= size

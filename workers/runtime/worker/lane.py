@@ -21,8 +21,8 @@ from workers.runtime.database import Database, is_database_away, is_locked, is_u
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.outcomes import Rows, Write, WriteRows
-from workers.runtime.store.locks import held_rows
-from workers.runtime.store.settle import Settled, settle, settled_by
+from workers.runtime.store.locks import find_locked_rows
+from workers.runtime.store.settle import Settled, find_settled, settle
 
 log = structlog.get_logger(__name__)
 
@@ -167,7 +167,7 @@ class Lane:
                 return set(await settle(conn, items[0].model, [item.row for item in items])), set()
         async with self._database.kernel_transaction() as (conn, session):
             ids = {item.row.job_id for item in items}
-            held: set[object] = set(await held_rows(conn, items[0].model, ids)) if free_only else set()
+            held: set[object] = set(await find_locked_rows(conn, items[0].model, ids)) if free_only else set()
             free = [item for item in items if item.row.job_id not in held]
             if not free:
                 return set(), held
@@ -199,7 +199,7 @@ class Lane:
         while True:
             try:
                 async with self._database.kernel() as conn:
-                    return set(await settled_by(conn, items[0].model, rows, changed_by=self._database.changed_by))
+                    return set(await find_settled(conn, items[0].model, rows, changed_by=self._database.changed_by))
             except Exception as error:  # noqa: BLE001 - the lane must go on; the rows are safe either way
                 log.warning("settle_could_not_be_verified", jobs=len(items), error=describe(error))
                 if not is_database_away(error):

@@ -20,7 +20,7 @@ from workers.runtime.handler.errors import Unavailable, describe, outcome_of
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.tables import unreadable
-from workers.runtime.store.waits import waited
+from workers.runtime.store.waits import read_waited
 from workers.runtime.worker.runs import Running, RunReports, Runs
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class Performer:
         if not isinstance(error, Unavailable) or self._needs_history(error):
             try:
                 async with self._database.kernel() as conn:
-                    before = await waited(conn, running.stage.name, running.run.job_id, like=like)
+                    before = await read_waited(conn, running.stage.name, running.run.job_id, like=like)
             except (Exception, asyncio.CancelledError) as unread:  # noqa: BLE001 - then the job just waits
                 log.warning("waits_not_read", error=describe(unread))
         if running.stop in {"fence", "drain"}:

@@ -16,7 +16,7 @@ from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import KERNEL_PINS, KERNEL_WAITS, Database, Raw, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
-from workers.runtime.store.claim import Ticket, lost_fences
+from workers.runtime.store.claim import Ticket, find_lost_fences
 from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
 from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.runs import Runs
@@ -152,7 +152,7 @@ class Watch:
         for model, tickets in runs.items():
             try:
                 async with asyncio.timeout(FENCE_ANSWER_SECONDS):
-                    lost = await lost_fences(connection, model, tickets)
+                    lost = await find_lost_fences(connection, model, tickets)
             except Exception as error:
                 if not is_locked(error):  # a locked table must not keep the others from being checked
                     raise
