@@ -60,7 +60,7 @@ class DataFile:
         self._options = ReadOptions.of(self._given_options)
         self._text: AsyncIterator[str]
         self._records: Iterator[AnyRecord] = iter(())
-        self._ended = self._end_noted = False
+        self._ended = self._end_noted = self._has_records = False
         self._reader: Reader
         self._maker: ChunkBuilder
         self._open = AsyncExitStack()
@@ -84,6 +84,7 @@ class DataFile:
         self, mapping: Mapping[str, str], *, type_: str, ids: RecordIds, skip: int = 0, runaways: int = 0
     ) -> Places:
         """Read the header and go to the first record after row ``skip``; raise Unreadable."""
+        self._has_records = skip > 0  # an earlier run has read some
         unwrapped = await unwrap(self._counted(), whole=self._complete)
         self.is_gzipped = unwrapped.gzipped
         self._text = self._of_workbook(unwrapped) if unwrapped.kind == "zip" else self._decoded(unwrapped)
@@ -113,6 +114,7 @@ class DataFile:
             self._records = self._reader.feed(text or "", final=self._ended)
         if not chunk.records and not chunk.notes:
             return None
+        self._has_records = True
         chunk.line, chunk.runaways, chunk.replaced = self._reader.line, self._reader.runaways, self._reader.replaced
         await asyncio.to_thread(chunk.close)
         return chunk
@@ -123,6 +125,8 @@ class DataFile:
         if self._end_noted:
             return
         self._end_noted = True
+        if not self._has_records and not chunk.records:
+            chunk.note(RowNote.NO_RECORDS, reader.line)
         if not isinstance(reader, JsonItems) or begin is None or not begin.is_array:
             return
         if reader.cut_short:

@@ -14,6 +14,7 @@ _NOTES = {
 _AT_END = {
     RowNote.CUT_SHORT: "the file is cut short: its array of records does not end",
     RowNote.OTHER_ARRAYS: "the file has other arrays of objects, which are not read",
+    RowNote.NO_RECORDS: "the file has 0 records: it has only a header",
     RowNote.MORE_BEHIND: "the file has text after its first JSON value that is not read: hand in one array of records",
 }
 _READ_AS = ("delimiter", "quote", "escape", "array", "sheet", "encoding", "packed")

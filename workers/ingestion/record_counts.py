@@ -28,10 +28,11 @@ class RowNote(StrEnum):
     CUT_SHORT = "cut_short"
     OTHER_ARRAYS = "other_arrays"
     MORE_BEHIND = "more_behind"
+    NO_RECORDS = "no_records"
 
 
 # Warnings that only the end of a file shows.
-AT_END = (RowNote.CUT_SHORT, RowNote.OTHER_ARRAYS, RowNote.MORE_BEHIND)
+AT_END = (RowNote.CUT_SHORT, RowNote.OTHER_ARRAYS, RowNote.MORE_BEHIND, RowNote.NO_RECORDS)
 
 
 @dataclass(slots=True)

@@ -128,6 +128,27 @@ def test_strict_refuses_a_file_that_would_lose_rows_before_anything_is_saved(gri
     assert psql.execute("SELECT FROM operations.projects").rowcount == 0
 
 
+def test_file_with_only_a_header_is_accepted_and_strict_refuses_it(gristmill, at_work, psql, tmp_path):
+    """Both say that it has 0 records; the refusal saves nothing."""
+    (tmp_path / "header.csv").write_text("id,content\n")
+    arguments = ("ingest", "header.csv", "--project", "p", "--type", "task")
+
+    refused = gristmill(*arguments, "--strict")
+    jobs = psql.execute("SELECT FROM operations.ingest_jobs").rowcount
+    dry_run = gristmill(*arguments, "--strict", "--dry-run")
+    code, output, _ = gristmill(*arguments, "--wait")
+
+    problem = "the file has 0 records: it has only a header"
+    assert refused == (1, "", f"gristmill: header.csv: {problem}; nothing was saved, because of --strict")
+    assert jobs == 0
+    assert (dry_run[0], dry_run[2]) == (1, f"--strict: {problem}")
+    assert code == 0
+    assert output.splitlines()[1:3] == [
+        f"WARNING: {problem}",
+        "completed: 0 read, 0 saved, 0 skipped, 0 embedded",
+    ]
+
+
 def test_strict_fails_where_only_the_project_makes_rows_repeats(gristmill, at_work, tmp_path):
     """The file alone is sound; what was saved is told, and so is why the command fails."""
     arguments = ("ingest", "tasks.csv", "--project", "p", "--type", "task", "--strict")

@@ -1,5 +1,6 @@
 """Ingestion that is cancelled, runs twice at once, loses its project, dies at any chunk or has no time left."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -114,6 +115,22 @@ async def test_run_that_dies_at_any_chunk_is_continued_to_the_same_end(ingest, i
     assert found == expected
     for name in ("total_records", "saved_count", "skipped_count", "skipped_details", "warnings", "resume_at"):
         assert getattr(job, name) == getattr(whole, name), name
+
+
+async def test_file_with_only_a_header_is_reported_once_over_all_runs(ingestion, database, jobs):
+    """A run that dies after its first commit does not make the warning count twice."""
+    await ingestion.enqueue("text,n\n")
+    (claimed,) = await jobs.running("ingestion.ingest", 0)
+    runs, ended = 0, None
+
+    while ended is None:
+        job, runs = await ingestion.job(claimed.id), runs + 1
+        with suppress(PowerCutError):
+            ended = await ingest_csv(job, surroundings(database, job, commits=1))
+
+    job = await ingestion.job(claimed.id)
+    assert (ended, runs) == (Complete(), 3)
+    assert (job.total_records, job.warnings["no_records"]) == (0, {"count": 1, "lines": [1]})
 
 
 async def test_run_with_little_time_left_leaves_the_rest_to_the_next(ingestion, database, jobs, monkeypatch):

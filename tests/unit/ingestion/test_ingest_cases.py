@@ -67,6 +67,18 @@ def test_row_with_more_cells_than_the_header_is_reported_as_cut():
     assert told(seen(b"id,content\n1,a,,\n2,b, ,\n")) == []
 
 
+@pytest.mark.parametrize(
+    "content", [b"text,n\n", b"text,n", b"\ntext,n\n\n", gzipped(b"text,n\n"), workbook([["text", "n"]])]
+)
+def test_file_with_only_a_header_is_accepted_and_reported(content):
+    """It has no fault, but ``--strict`` fails. A skipped row is a record."""
+    found = seen(content)
+
+    assert (found.total, found.would_save, found.skipped) == (0, 0, 0)
+    assert told(found) == ["the file has 0 records: it has only a header"]
+    assert told(seen(b'text,n\n"never closed,1\n')) == ["1 of 1 rows was skipped: malformed 1"]
+
+
 @pytest.mark.parametrize("end", [b"\x1a", b"\x1a\r\n", b"\x1a" * 100, b"\r\n\x1a\x00\x00\x00"])
 @pytest.mark.parametrize("piece", [1, 7, 1_000])
 def test_end_of_file_of_dos_is_not_a_record(end, piece):
