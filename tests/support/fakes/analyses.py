@@ -89,5 +89,5 @@ class Analyses:
 
 
 def asked_about(fake: FakeOpenAI) -> Counter[str]:
-    """Return how often each record was asked about."""
+    """Return the number of questions about each record."""
     return Counter(content for request in fake.requests if (content := record_in(request)) is not None)
