@@ -25,7 +25,7 @@ from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.proving.models import LIMIT
 from workers.runtime.handler.registry import discover
 
-# The values of tests/support/proving/__main__.py and of workers/runtime/dispatch/dispatcher.py.
+# The values of tests/support/proving/__main__.py and of workers/runtime/dispatch/leader.py.
 LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
 REDISPATCH_SECONDS = 2.0
 START_SECONDS = 120.0
