@@ -68,10 +68,10 @@ def _rationale(
     by_amount: bool,
 ) -> str:
     """Return the features that explain a score."""
-    parts = [] if amount.words else ["nothing to judge: no text except the name"]
+    parts = [] if amount.words else ["nothing to judge: no text beside the name"]
     if by_amount:
         parts.append(
-            f"few words of the criterion: scored by its amount only, at most {features.MAX_SCORE_BY_AMOUNT:g} "
+            f"says little to the point: scored by its amount alone, at most {features.MAX_SCORE_BY_AMOUNT:g} "
             f"({amount.words} word{'s' if amount.words != 1 else ''}, {amount.specifics} specifics)"
         )
     parts += [

@@ -80,7 +80,7 @@ def test_a_short_text_gets_a_few_points_and_the_reason(attributes, words):
     assert 0 < score.overall < 20
     assert score.flags == ["little evidence"]
     assert all(one.score > 0 for one in score.criteria)
-    told = f"few words of the criterion: scored by its amount only, at most 40 ({words} word"
+    told = f"says little to the point: scored by its amount alone, at most 40 ({words} word"
     assert any(told in one.reasoning for one in score.criteria)
 
 
@@ -100,7 +100,7 @@ def test_nothing_at_all_scores_nothing_and_says_so():
         score = scored(attributes)
 
         assert score.overall == 0
-        assert all("nothing to judge: no text except the name" in one.reasoning for one in score.criteria)
+        assert all("nothing to judge: no text beside the name" in one.reasoning for one in score.criteria)
 
 
 def test_evidence_quotes_the_profile():
