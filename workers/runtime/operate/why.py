@@ -16,12 +16,13 @@ class Why:
     """Where a job stands: ``summary`` in one line, ``facts`` by name beside it, ``remedy`` where a person can do more.
 
     Of a running one ``worker`` is the name of its process, ``deadline_at`` when the run is ended, ``lease_until`` when
-    it is rescued if its worker falls silent now.
+    it is rescued if its worker falls silent now. ``shown_as`` is the public name of ``status``.
     """
 
     id: UUID
     stage: str
     status: str
+    shown_as: str
     wait_reason: str | None
     summary: str
     remedy: str | None = None
@@ -116,4 +117,12 @@ def _waiting(job: JobView, *, seen: timedelta | None) -> Why:
 
 
 def _why(job: JobView, summary: str, **facts: Any) -> Why:
-    return Why(id=job.id, stage=job.stage, status=job.status, wait_reason=job.wait_reason, summary=summary, **facts)
+    return Why(
+        id=job.id,
+        stage=job.stage,
+        status=job.status,
+        shown_as=job.shown_as,
+        wait_reason=job.wait_reason,
+        summary=summary,
+        **facts,
+    )
