@@ -5,7 +5,7 @@ from config.settings import list_settings, load
 
 
 def config(as_json: Json = False) -> None:
-    """Show every setting with its value, default and meaning; secrets are masked."""
+    """Show every setting with its value, default and meaning. Secrets are masked."""
     rows = list_settings(load())
     if as_json:
         print_json(rows)

@@ -136,7 +136,7 @@ def test_a_second_demonstration_uses_what_runs_and_leaves_it_running(newcomer: N
     again = newcomer.types(".venv/bin/gristmill demo")
 
     assert "Using the system that runs in .gristmill" in again
-    assert "Answers of the 1st round are partly those of an earlier run" in again
+    assert "Some answers of the 1st round come from an earlier run" in again
     assert next_commands(again)[-1] == ".venv/bin/gristmill down"
     assert next_commands(again)[0] != next_commands(said)[1]
 
@@ -150,8 +150,10 @@ def test_clean_removes_what_demonstrations_have_left_and_nothing_else(newcomer: 
     cleaned = newcomer.types(".venv/bin/gristmill demo --clean")
     nothing = newcomer.types(".venv/bin/gristmill demo --clean")
 
-    assert re.fullmatch(r"removed 240 jobs, 60 profiles, 2 assessments, 2 projects; the jobs' history stays\n", cleaned)
-    assert nothing == f"no demonstration has left anything in {newcomer.data_dir}\n"
+    assert re.fullmatch(
+        r"removed 240 jobs, 60 profiles, 2 assessments, 2 projects; the history of the jobs stays\n", cleaned
+    )
+    assert nothing == f"there are no results of demonstrations in {newcomer.data_dir}\n"
     newcomer.types(".venv/bin/gristmill up --detach")
     assert re.findall(r"^(\S+)", newcomer.types(".venv/bin/gristmill projects list"), re.MULTILINE) == [
         "PROJECT",

@@ -13,7 +13,7 @@ import pytest
 
 from cli import following, ingesting, watching
 from cli.demo import following as demo
-from cli.following import Ended, job_events
+from cli.following import FollowedJob, job_events
 from gristmill_testing.waiting import until
 from local.embedded import EmbeddedServers, throwaway_servers
 from local.system import COMMAND
@@ -97,11 +97,11 @@ async def test_enqueue_wait_and_jobs_watch_follow_on(servers: EmbeddedServers, j
     """They report once that they wait and once that Postgres is back, and end with the job."""
     told: list[str] = []
 
-    ended: Ended = await restarted(
-        servers, following.follow(servers.urls.database_url, job, tell=told.append), said, job
+    ended: FollowedJob = await restarted(
+        servers, following.follow_job(servers.urls.database_url, job, print_line=told.append), said, job
     )
 
-    assert (ended.job.id, ended.job.status, ended.completed) == (job, "cancelled", False)
+    assert (ended.job.id, ended.job.status, ended.succeeded) == (job, "cancelled", False)
     assert told[-1].startswith("cancelled in ")
     assert said().splitlines() == [AWAY, BACK]
 
@@ -122,7 +122,7 @@ async def test_ingest_wait_follows_on(servers: EmbeddedServers, ingest_job: UUID
     shown: list[IngestionProgress] = []
 
     seen: IngestionProgress = await restarted(
-        servers, ingesting.follow(servers.urls.database_url, ingest_job, show=shown.append), said, ingest_job
+        servers, ingesting.follow_ingestion(servers.urls.database_url, ingest_job, show=shown.append), said, ingest_job
     )
 
     assert (seen.ended, seen.completed) == (True, False)
@@ -149,11 +149,11 @@ async def test_watching_everything_goes_on(servers: EmbeddedServers, job: UUID, 
 async def test_the_demonstration_goes_on(servers: EmbeddedServers, job: UUID, said) -> None:
     """The time without Postgres does not count as time without progress."""
 
-    async def look(conn: Raw) -> demo.Progress:
+    async def look(conn: Raw) -> demo.StepProgress:
         row = await (await conn.execute("SELECT completed_at FROM runtime.jobs WHERE id = %s", [job])).fetchone()
-        return demo.Progress(1, done=bool(row and row[0]))
+        return demo.StepProgress(1, done=bool(row and row[0]))
 
-    follower = demo.follow(servers.urls.database_url, [job], look, show=lambda _: None, check=lambda: None)
+    follower = demo.follow_jobs(servers.urls.database_url, [job], look, show=lambda _: None, check=lambda: None)
     await restarted(servers, follower, said, job)
 
     assert said().splitlines() == [AWAY, BACK]

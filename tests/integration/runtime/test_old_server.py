@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from cli.doctor.servers import postgres
+from cli.doctor.servers import check_postgres
 from cli.readiness import wait_for_database
 from local.embedded.ports import choose_port
 from migrations.upgrade import move
@@ -86,8 +86,8 @@ async def test_so_do_those_of_a_loop(old_server: str) -> None:
         await database.close()
     with pytest.raises(psycopg.OperationalError, match=SAID):
         await wait_for_database(old_server)
-    [check] = [check async for check in postgres(old_server, quick=True)]
-    assert (check.state, check.mend.partition(",")[0]) == ("failed", "upgrade the server")
+    [check] = [check async for check in check_postgres(old_server, quick=True)]
+    assert (check.state, check.remedy.partition(",")[0]) == ("failed", "upgrade the server")
 
 
 def test_a_server_of_this_release_is_not_too_old(database_url: str) -> None:

@@ -222,9 +222,9 @@ async def test_a_time_that_no_clock_shows_is_refused(database, time):
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        ('{"act": "complete", "seconds": NaN}', "NaN is no number that JSON has"),
+        ('{"act": "complete", "seconds": NaN}', "NaN is not a JSON number"),
         ('{"key": "\\ud800"}', "key must be valid Unicode"),
-        ('{"seconds": 1' + "0" * 5_000 + "}", "payload has a number of too many digits"),
+        ('{"seconds": 1' + "0" * 5_000 + "}", "payload has a number with too many digits"),
         ("[" * 100_000, "payload is nested too deeply"),
     ],
 )

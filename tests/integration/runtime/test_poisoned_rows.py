@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 from sqlalchemy import text
 
-from cli.following import follow
+from cli.following import follow_job
 from gristmill_testing.waiting import until
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, dispatching, leader, passes, started_worker
@@ -85,7 +85,7 @@ async def test_all_kinds_at_once_fail_in_the_batch_of_their_neighbours(jobs, poi
     for job_id, poison in poisoned.items():
         assert (await jobs.row(job_id))["error_message"] == poison.said
         said: list[str] = []
-        assert not (await follow(database_url, job_id, tell=said.append)).completed
+        assert not (await follow_job(database_url, job_id, print_line=said.append)).succeeded
         assert poison.said in said[-1]
 
 

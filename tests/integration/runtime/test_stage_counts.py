@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cli.stage_view import trouble_of
+from cli.stage_view import describe_trouble
 from tests.support.job_rows import INGEST, PLAIN, back_off, cancelled, complete, failed_job, new_job, start
 from tests.support.proving.models import PlainJob
 from workers.runtime.store.stages import ALONG_INDEXES, MAX_COUNTED, _counts_sql, list_stages
@@ -85,7 +85,7 @@ async def test_a_stage_in_which_every_attempt_fails_says_so(plain_stage, psql):
     stage = (await plain_stage())["proving.plain"]
 
     assert (stage.failing_attempts, stage.failing_reason) == (4, "provider answered 500 to request 12")
-    assert trouble_of(stage) == "4 attempts failed in 5 min: provider answered 500 to request 12"
+    assert describe_trouble(stage) == "4 attempts failed in 5 min: provider answered 500 to request 12"
 
 
 async def test_a_step_before_the_last_has_a_rate_too(plain_stage, psql):

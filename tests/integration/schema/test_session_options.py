@@ -13,8 +13,8 @@ from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.connection import connected
-from cli.doctor.servers import postgres
+from cli.connection import open_connection
+from cli.doctor.servers import check_postgres
 from gristmill_testing.waiting import until
 from migrations.upgrade import position
 from tests.conftest import migrate
@@ -98,7 +98,7 @@ async def shown(url: str, *names: str) -> dict[str, Mapping[str, str]]:
             answers["its session"] = (await session.execute(text(ask))).one()
         async with database.session() as session:
             answers["session"] = (await session.execute(text(ask))).one()
-        async with connected(url) as conn:
+        async with open_connection(url) as conn:
             answers["command"] = await (await conn.execute(ask.encode())).fetchone()
         async with await connect_async(url) as conn:
             answers["loop"] = await (await conn.execute(ask.encode())).fetchone()
@@ -240,13 +240,13 @@ async def test_jobs_are_enqueued_run_and_listed(foreign, database_url, registry)
                 return await jobs.count(status="completed") == 201
 
             await until(all_done, within=30)
-        async with connected(database_url) as conn:
+        async with open_connection(database_url) as conn:
             listed = await list_jobs(conn, JobFilter(), limit=500)
         assert {job.status for job in listed} == {"completed"}
         assert await jobs.count(key=TEXT) == 201
     finally:
         await database.close()
-    checks = {check.name: check.state async for check in postgres(database_url, quick=False)}
+    checks = {check.name: check.state async for check in check_postgres(database_url, quick=False)}
     assert "failed" not in {checks["Postgres"], checks["schema"], checks["clock"]}
 
 

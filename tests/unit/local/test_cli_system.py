@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import migrations
-from cli.addresses import addresses, required
+from cli.server_urls import find_server_urls, required_url
 from config.settings import Settings
 from local.system import build_roles, check_redis, flower_port_for
 from migrations.revisions import Position, position_of, revisions
@@ -70,18 +70,18 @@ def test_a_taken_flower_port_is_replaced_unless_it_was_asked_for(settings: Setti
 def test_without_settings_and_without_a_system_a_command_says_what_to_do(settings: Settings) -> None:
     """One line tells a new user what to do."""
     with pytest.raises(Failed) as told:
-        addresses(settings)
+        find_server_urls(settings)
 
     assert str(told.value) == (
-        f"nothing runs in {settings.data_dir}; start it with `gristmill up`, name the data folder of a system that runs"
-        " with GRISTMILL_DATA_DIR, or set DATABASE_URL"
+        f"nothing runs in {settings.data_dir}; start it with `gristmill up`, set GRISTMILL_DATA_DIR to the data"
+        " folder of a running system, or set DATABASE_URL"
     )
 
 
 def test_a_role_looks_for_no_servers_by_itself(settings: Settings) -> None:
     """In a container a wrong database found by chance would be worse than none."""
     with pytest.raises(Failed, match="DATABASE_URL must be set"):
-        required(settings, "database_url")
+        required_url(settings, "database_url")
 
 
 def test_revisions_are_those_of_alembic_in_its_order() -> None:

@@ -22,6 +22,7 @@ class Why:
     id: UUID
     stage: str
     status: str
+    shown_as: str
     wait_reason: str | None
     summary: str
     remedy: str | None = None
@@ -117,4 +118,12 @@ def _explain_waiting(job: JobView, *, seen: timedelta | None) -> Why:
 
 
 def _why(job: JobView, summary: str, **facts: Any) -> Why:
-    return Why(id=job.id, stage=job.stage, status=job.status, wait_reason=job.wait_reason, summary=summary, **facts)
+    return Why(
+        id=job.id,
+        stage=job.stage,
+        status=job.status,
+        shown_as=job.shown_as,
+        wait_reason=job.wait_reason,
+        summary=summary,
+        **facts,
+    )
