@@ -1,7 +1,6 @@
 """Cleaning up: in batches, without waiting for locked rows, and the history keeps the names."""
 
 import asyncio
-import time
 
 import psycopg
 import pytest
@@ -119,13 +118,12 @@ async def test_workers_claim_and_settle_while_a_cleanup_runs(psql, database_url,
             waits.append(found[0]["n"])
 
     watching = asyncio.create_task(watch())
-    began = time.monotonic()
     deleted, _ = await asyncio.gather(clean(), work())
     await until(lambda: len(waits) > 5)
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
     assert deleted == 3_000
     assert await jobs.count(STAGE, status="completed") == 200
     assert max(waits) == 0
-    assert time.monotonic() - began < 60
     assert Assessment.__lifecycle__.retention.days == 30

@@ -3,7 +3,9 @@
 import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
+from tests.support.secret_keys import KEY_PREFIXES
 from workers.operations.keyring import Keyring, new_key
 from workers.operations.provider_choice import read_choice
 from workers.operations.refusals import OperationsError
@@ -53,6 +55,21 @@ async def test_a_wrong_setting_is_refused_in_one_line(session, key, value, line)
         await put(session, {key: value}, keyring=NO_KEYS)
 
     assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize("begins", KEY_PREFIXES)
+@pytest.mark.parametrize("key", ["llm_model", "ai_host"])
+async def test_no_door_keeps_a_key_in_the_clear(session, key, begins):
+    """The database and the use-case refuse the same prefixes."""
+    value = f"{begins}{'abcd' * 5}" if key == "llm_model" else f"https://host/v1/{begins}{'abcd' * 5}"
+
+    with pytest.raises(OperationsError):
+        await put(session, {key: value}, keyring=NO_KEYS)
+    with pytest.raises(IntegrityError):
+        await session.execute(
+            text("INSERT INTO operations.system_settings (key, value) VALUES (:key, :value)"),
+            {"key": key, "value": value},
+        )
 
 
 async def test_a_wrong_secret_is_not_quoted(session):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.secret_keys import KEY_PREFIXES
 from workers.operations.secret_shapes import looks_secret
 
 NAMES = (Path(__file__).parent / "model_names.txt").read_text().split()
@@ -18,13 +19,7 @@ def test_no_name_of_a_model_is_taken_for_a_key():
     assert [name for name in NAMES if looks_secret(name)] == []
 
 
-BEGINNINGS = (
-    *("sk-", "sk-or-v1-", "pk-", "pk_live_", "gsk_", "xai-", "hf_", "nvapi-", "AIza", "AQ."),
-    *("ghp_", "gho_", "github_pat_"),
-)
-
-
-@pytest.mark.parametrize("begins", BEGINNINGS)
+@pytest.mark.parametrize("begins", KEY_PREFIXES)
 def test_what_begins_as_keys_do_is_taken_for_one(begins):
     """A key is detected alone, in a URL and in a sentence."""
     key = f"{begins}{'abcd' * 5}"
