@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base
 
 
-class Worker(Base):
+class WorkerProcess(Base):
     """One worker process. Its claims are valid until ``heartbeat_at`` plus ``lease_seconds``.
 
     ``provider`` is who answers its language model calls (``workers.runtime.handler.ports.Answering``); it holds no
@@ -42,7 +42,7 @@ class Worker(Base):
     provider: Mapped[dict[str, Any] | None]
 
 
-class Dispatcher(Base):
+class LeadingDispatcher(Base):
     """The one row of the leading dispatcher: its lease, its name, and whether enqueues notify it (``listening``).
 
     ``term`` grows with every leader: it is the fence of the leader's statements. Another dispatcher may take the lease
