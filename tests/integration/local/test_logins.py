@@ -306,8 +306,8 @@ def test_the_command_line_fails_for_logins_whose_passwords_it_does_not_know(gris
     code, shown, said = gristmill("migrate", "--roles", "--urls", "elsewhere")
 
     assert code == 1
-    assert shown.count("left alone") == len(GROUPS)
-    assert "5 of 5 logins were left alone" in said
+    assert shown.count("password unknown") == len(GROUPS)
+    assert "5 of 5 logins were not changed" in said
     assert "--urls" in said
     assert "--new-passwords" in said
     assert asked(logins["worker"].url, "SELECT session_user") == "gristmill_worker_login"

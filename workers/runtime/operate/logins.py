@@ -18,8 +18,8 @@ class LoginState(StrEnum):
     """The result for one login."""
 
     MADE = "made"
-    AS_IT_WAS = "as it was"
-    UNKNOWN_PASSWORD = "left alone"  # noqa: S105 - a state, no password
+    KEPT = "kept"
+    UNKNOWN_PASSWORD = "password unknown"  # noqa: S105 - a state, no password
 
 
 def make_login(
@@ -52,7 +52,7 @@ def make_login(
                 write_login(connection, role, password, exists=exists)
             if not known or not is_member(connection, role, group):
                 join_group(connection, role, group)
-            return LoginState.AS_IT_WAS if known else LoginState.MADE
+            return LoginState.KEPT if known else LoginState.MADE
     except psycopg.errors.InsufficientPrivilege:
         raise Failed(
             f"login {role!r} was not made: the login of DATABASE_URL may not make roles; run it as an administrator"
