@@ -91,7 +91,7 @@ REFUSED: Mapping[str, tuple[list[Any], dict[str, Any]]] = {
     "gristmill.enqueue must have at most 5 arguments": (["proving.plain", {}, None, None, None, 6], {}),
     "stage is required, got nothing": ([], {}),
     "stage 'proving.typo' is not registered; known stages: ": (["proving.typo", {}], {}),
-    'Key (profile_id)=(00000000-0000-0000-0000-000000000000) is not present in table "profiles"': (
+    "profile_id must refer to an existing row of profiles, got '00000000-0000-0000-0000-000000000000'": (
         ["scoring.score", {"profile_id": "00000000-0000-0000-0000-000000000000", "prompt": "y"}],
         {},
     ),

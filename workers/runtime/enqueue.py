@@ -221,7 +221,7 @@ def _why_refused(error: BaseException | None, t: JobTable) -> str | Problem:
     """Return why the database refused a row, without quoting the whole row."""
     match error:
         case errors.ForeignKeyViolation() as violation:
-            return f"{(violation.diag.message_detail or 'a row it refers to is missing').rstrip('.')}"
+            return _why_missing(violation, t)
         case errors.UniqueViolation() as violation:
             return _why_taken(violation, t)
         case errors.CheckViolation() as violation:
@@ -234,6 +234,17 @@ def _why_refused(error: BaseException | None, t: JobTable) -> str | Problem:
             return str(other.diag.message_primary)
         case other:
             return type(other).__name__
+
+
+def _why_missing(violation: psycopg.Error, t: JobTable) -> str | Problem:
+    """Return which field refers to a row that does not exist. Postgres does not show values of other owners."""
+    found = re.fullmatch(
+        r'Key \((\w+)\)=\((.*)\) is not present in table "(.+)"\.', violation.diag.message_detail or "", re.DOTALL
+    )
+    if found is None:
+        return f"a row that it refers to does not exist ({violation.diag.constraint_name})"
+    field = t.attribute.get(found[1], found[1])
+    return Problem(field, f"must refer to an existing row of {found[3]}", quoted(found[2]))
 
 
 def _why_taken(violation: psycopg.Error, t: JobTable) -> str | Problem:

@@ -264,7 +264,7 @@ async def test_a_reference_to_nothing_is_one_line_that_names_it(jobs):
         async with jobs.database.session() as session:
             await enqueue(session, SCORE, {"profile_id": missing, "prompt": "a private prompt"})
 
-    assert str(caught.value) == f'Key (profile_id)=({missing}) is not present in table "profiles"'
+    assert str(caught.value) == f"profile_id must refer to an existing row of profiles, got '{missing}'"
     assert caught.value.__cause__ is None
 
 

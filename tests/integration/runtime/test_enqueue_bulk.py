@@ -66,7 +66,7 @@ async def test_a_copied_batch_names_the_row_it_refers_to_in_vain(jobs):
         async with jobs.database.session() as session:
             await enqueue_many(session, SCORE, [{"profile_id": missing, "prompt": "Judge."}] * ROWS_TO_COPY)
 
-    assert str(caught.value) == f'Key (profile_id)=({missing}) is not present in table "profiles"'
+    assert str(caught.value) == f"profile_id must refer to an existing row of profiles, got '{missing}'"
 
 
 async def test_a_service_under_row_level_security_enqueues_many_too(jobs):
