@@ -5,11 +5,14 @@ Keeps domains and kernel free of any provider's library.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
 T = TypeVar("T", bound=BaseModel)
+
+Purpose = Literal["document", "query"]
 
 
 class Message(TypedDict):
@@ -75,9 +78,13 @@ class LanguageModel(Protocol):
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         """Ask once and return the answer as ``into``; raise Retryable, RateLimited or Permanent.
 
+        ``max_tokens`` bounds the answer; without it the form of ``into`` does. With ``share_for``, an answer to exactly
+        this question that the same owner paid for within this time is returned instead of asking again.
         ``offline`` answers if no provider is configured. Providers do not look at it. Without it such a question is
         refused as Permanent.
         """
@@ -85,8 +92,11 @@ class LanguageModel(Protocol):
     async def embedding_model(self) -> str:
         """Return whose vectors :meth:`embed` gives now; raise Permanent if nobody's. May change between two calls."""
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
-        """Return the vectors of ``texts`` by ``model``, one request; raise Retryable, RateLimited or Permanent."""
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
+        """Return the vectors of ``texts`` by ``model``, one request; raise Retryable, RateLimited or Permanent.
+
+        Some models want a prefix that says whether a text is a document or a query.
+        """
 
     async def aclose(self) -> None:
         """Release its connections; nothing is asked afterwards."""
