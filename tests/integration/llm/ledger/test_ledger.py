@@ -4,8 +4,8 @@ import random
 import uuid
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
-import psycopg
 import pytest
 from psycopg import errors
 
@@ -15,7 +15,7 @@ from workers.llm.ledger.orphans import orphan_calls_of
 from workers.llm.ledger.totals import differences
 from workers.runtime.beat.maintenance import keep_partitions, orphan_calls
 
-CENT = {"tokens": 2_000, "output": 4_000}
+CENT: dict[str, Any] = {"tokens": 2_000, "output": 4_000}
 COST = Decimal("0.01")
 LONG_AGO = "UPDATE llm.calls SET created_at = created_at - interval '1 hour'"
 
@@ -181,7 +181,7 @@ async def test_a_process_that_ends_orphans_its_own(rows, database):
 
 def test_totals_are_the_sum_of_the_ledger_whatever_happens(rows, clock):
     """Seeded histories of reservations, ends of every kind, repetitions and midnights."""
-    draw = random.Random(14)  # noqa: S311 - a seed, no secret
+    draw = random.Random(14)
     owners = [uuid.UUID(int=n) for n in range(3)]
     rows.budget("all", usd=10**6, window="total")
     rows.budget("day", tokens=10**9, zone="Asia/Tokyo")
@@ -258,7 +258,8 @@ def test_what_no_decision_needs_is_tidied_away(rows, clock):
 
 def test_the_ledger_refuses_what_cannot_be(rows):
     """C22: no negative tokens, no negative money, no settled call without a price."""
-    insert = "INSERT INTO llm.calls (id, route, provider, model, kind, state, estimated_input{}) VALUES (uuidv7(), 'r', 'p', 'm', 'chat', {})"
+    insert = """INSERT INTO llm.calls (id, route, provider, model, kind, state, estimated_input{})
+                VALUES (uuidv7(), 'r', 'p', 'm', 'chat', {})"""
     for more in ("'reserved', -1", "'free', 1", "'settled', 1"):
         with pytest.raises(errors.CheckViolation):
             rows.ask(insert.format("", more))
@@ -323,6 +324,7 @@ def test_a_tenant_has_nothing_to_ask_here(psql, role):
         "SELECT llm.cool_down('p', '', 1e9, 'r')", "SELECT llm.learn_limit('p', NULL, 'requests', 0, 1, 1e9)",
         "SELECT llm.capacity('[]')", "SELECT llm.orphan_calls()", "SELECT llm.clock()",
     ):  # fmt: skip
-        with pytest.raises(psycopg.errors.InsufficientPrivilege), psql.transaction():
+        with psql.transaction(force_rollback=True):
             psql.execute(f"SET LOCAL ROLE {role}")
-            psql.execute(statement)
+            with pytest.raises(errors.InsufficientPrivilege):
+                psql.execute(statement)
