@@ -13,6 +13,7 @@ from gristmill_testing.waiting import until
 from tests.support.admission import PriceList, call, usage
 from workers.llm.admission.capacity import Path
 from workers.llm.admission.postgres_admission import PostgresAdmission
+from workers.llm.admission.statements import Question, admit
 from workers.llm.calls import NotAdmittedError
 
 CENT: dict[str, Any] = {"tokens": 2_000, "output": 4_000}
@@ -81,6 +82,34 @@ async def test_processes_share_what_is_spent(rows, start):
     )
 
     assert found.count(None) == 10
+
+
+@pytest.mark.parametrize("under", ["limit", "budget", "each owner's limit"])
+async def test_two_questions_at_once_are_answered_one_after_the_other(rows, database, under):
+    """C1, C11: the second one waits for the first one's commit, sees what it reserved, and is later by the clock."""
+    match under:
+        case "limit":
+            rows.limit("requests", 1)
+        case "budget":
+            rows.budget(tokens=10)
+        case _:
+            rows.limit("requests", 1, per_owner=True)
+
+    async def ask(conn):
+        answer = await admit(conn, [Question(call(), None)], worker=None, asker=uuid.uuid4(), turn=1, again=False)
+        return bool(answer.refused), answer.at
+
+    waits = "SELECT 1 AS one FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    async with database.kernel() as one, database.kernel() as two:
+        async with one.transaction():
+            first, _ = await ask(one)
+            asking = asyncio.create_task(ask(two))
+            await until(lambda: rows.ask(waits, two.info.backend_pid))
+            before_commit = rows.ask("SELECT clock_timestamp() AS at")[0]["at"]
+        second, at = await asking
+
+    assert (first, second) == (False, True)
+    assert at > before_commit
 
 
 async def test_a_cancelled_caller_leaves_no_reservation(rows, admission):
