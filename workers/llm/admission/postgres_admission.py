@@ -21,7 +21,7 @@ from workers.llm.admission.prices import Prices
 from workers.llm.admission.refusals import refusal_of
 from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
-from workers.llm.calls import Call, NotAdmittedError, Usage
+from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
 from workers.runtime.backoff import soon
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, outlasting
 from workers.runtime.failpoints import failpoint
@@ -71,7 +71,7 @@ class _Ending:
             self.told.exception()  # somebody may wait for it, nobody must
 
 
-class PostgresAdmission:
+class PostgresAdmission(Admission):
     """Admits the calls of one process and keeps their rows. Postgres away: reserving waits, and so no call is made.
 
     ``worker_id`` is the process's row in ``runtime.workers``: when its lease ends, what it has reserved is orphaned.
@@ -229,7 +229,11 @@ class PostgresAdmission:
                 log.warning("admission_waits_for_database", calls=len(asking), attempt=attempt, error=describe(error))
                 await asyncio.sleep(soon(attempt, draw=random.random))
             else:
-                self._tell(asking, answer)
+                try:
+                    self._tell(asking, answer)
+                except Exception as error:  # nobody may wait for ever
+                    log.exception("admission_not_told")
+                    await self._ask_apart(asking, error, again=again)
                 return
 
     async def _ask(self, asking: Sequence[_Asking], *, again: bool) -> Answered:
@@ -254,8 +258,7 @@ class PostgresAdmission:
                 one.told.set_exception(error)
 
     def _tell(self, asking: Sequence[_Asking], answer: Answered) -> None:
-        for warning in answer.warned:
-            log.warning("budget_warning", budget=warning["name"], share=warning["share"], passed=warning["threshold"])
+        _warn(answer.warned)
         for place, one in enumerate(asking):
             call, cause = one.question.call, answer.refused.get(place)
             if cause is None and one.question.cached is None:
@@ -285,7 +288,7 @@ class PostgresAdmission:
             try:
                 async with self._database.kernel() as conn:
                     failpoint("account.before")
-                    await settle(conn, [(one.call, one.end) for one in endings])
+                    _warn(await settle(conn, [(one.call, one.end) for one in endings]))
                     failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
@@ -318,3 +321,9 @@ class PostgresAdmission:
             return
         log.error("call_not_recorded", call_id=str(one.call.id), error=describe(error))
         one.tell(error)
+
+
+def _warn(passed: Sequence[Mapping[str, Any]]) -> None:
+    """Tell operators which budgets have passed a threshold: each once per window, by the process that saw it."""
+    for one in passed:
+        log.warning("budget_warning", budget=one["name"], share=one["share"], passed=one["threshold"])

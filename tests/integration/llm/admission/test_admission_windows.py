@@ -304,3 +304,19 @@ def test_a_clock_that_goes_back_a_little_forgets_nothing(rows, clock):
     clock.advance(-5)
 
     assert rows.admit(call())[0] is not None
+
+
+def test_what_is_used_of_each_limit_is_shown(rows, clock):
+    """Now, by owner where each owner has one."""
+    alice = uuid.uuid4()
+    rows.limit("requests", 5)
+    rows.limit("tokens", 100, per_owner=True)
+    rows.limit("concurrency", 5, None, provider="other")
+    rows.admit(call(owner=alice, tokens=20), call(tokens=30))
+    shown = "SELECT measure, subject, used FROM llm.limits_in_use ORDER BY 1, 3"
+
+    assert [tuple(row.values()) for row in rows.ask(shown)] == [
+        ("concurrency", "", 0), ("requests", "", 2), ("tokens", str(alice), 20), ("tokens", "nobody", 30),
+    ]  # fmt: skip
+    clock.advance(62)
+    assert [row["used"] for row in rows.ask(shown)] == [0, 0, 0]
