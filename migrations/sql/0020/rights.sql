@@ -21,7 +21,8 @@ BEGIN
                    'llm.budget_told, llm.clock TO %I', v_role);
   END LOOP;
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
-    GRANT SELECT ON llm.calls, llm.budget_warnings, llm.budget_differences TO gristmill_worker;
+    GRANT SELECT, UPDATE (batch_id) ON llm.calls TO gristmill_worker;  -- calls of a batch are reserved before it is sent
+    GRANT SELECT ON llm.budget_warnings, llm.budget_differences TO gristmill_worker;
     GRANT EXECUTE ON FUNCTION llm.admit, llm.settle_calls, llm.orphan_calls, llm.tidy, llm.learn_limit, llm.cool_down,
       llm.sums_of_budget TO gristmill_worker;
   END IF;

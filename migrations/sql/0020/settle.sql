@@ -48,7 +48,7 @@ BEGIN
                           - least(coalesce(u.cached, 0), coalesce(u.input, c.estimated_input))) * c.input_price
                          + least(coalesce(u.cached, 0), coalesce(u.input, c.estimated_input))
                            * coalesce(c.cached_price, c.input_price)
-                         + coalesce(u.output, c.max_output) * coalesce(c.output_price, 0)) / 1000000 END,
+                         + coalesce(u.output, c.max_output) * coalesce(c.output_price, 0)) * 0.000001 END,
            input_tokens = u.input, cached_input_tokens = u.cached, output_tokens = u.output,
            reasoning_tokens = u.reasoning, usage = u.usage, served_model = u.served, seconds = u.seconds,
            failure = CASE WHEN u."as" = 'released' THEN 'released' ELSE u.failure END, settled_at = clock_timestamp()

@@ -17,7 +17,7 @@ import structlog
 from psycopg.errors import ObjectNotInPrerequisiteState
 
 from workers.llm.admission.capacity import Capacity, Path, capacity_of
-from workers.llm.admission.prices import Prices
+from workers.llm.admission.prices import Price, Prices
 from workers.llm.admission.refusals import refusal_of
 from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
@@ -203,9 +203,9 @@ class PostgresAdmission(Admission):
             self._ends.stop()
             log.warning("calls_not_recorded", calls=len(self._under_way))
 
-    def _price_of(self, call: Call) -> Any:
+    def _price_of(self, call: Call) -> Price | None:
         price = self._prices.of(call.provider, call.model, call.kind)
-        return price and price.on(call.lane)
+        return None if price is None else price.on(call.lane)
 
     async def _ask_all(self, asking: Sequence[_Asking], *, again: bool = False) -> None:
         """Put one question for all of them until it is answered; one that is wrong by itself fails alone."""
@@ -261,11 +261,12 @@ class PostgresAdmission(Admission):
         _warn(answer.warned)
         for place, one in enumerate(asking):
             call, cause = one.question.call, answer.refused.get(place)
-            if cause is None and one.question.cached is None:
+            is_reserved = cause is None and one.question.cached is None
+            if is_reserved and call.lane != "batch":  # a batch outlives this process
                 self._under_way[call.id] = (call, answer.found.get(place, answer.at))
             if not one.told.done():
                 one.told.set_result(None if cause is None else refusal_of(cause))
-            elif cause is None and one.question.cached is None:
+            elif is_reserved:
                 self._submit(call, "released")  # nobody waits for it any more
 
     def _submit(self, call: Call, became: str, more: Mapping[str, Any] | None = None) -> _Ending:

@@ -205,17 +205,18 @@ async def test_an_end_that_no_row_can_hold_is_recorded_without_what_is_odd(rows,
 
 
 async def test_closing_records_what_has_ended_and_orphans_the_rest(rows, database):
-    """C6: a process that ends in order leaves no reservation for anybody to find."""
+    """C6: a process that ends in order leaves no reservation for anybody to find, but those of batches."""
     admission = PostgresAdmission(database, None, PriceList())
-    ended, under_way = call(), call()
-    await admission.reserve_many([ended, under_way])
+    ended, under_way, batched = call(), call(), call(lane="batch")
+    await admission.reserve_many([ended, under_way, batched])
     ending = asyncio.create_task(admission.settle(ended, usage()))
     await asyncio.sleep(0)
 
     await admission.aclose()
 
     await ending
-    assert rows.states() == {"settled": 1, "orphaned": 1}
+    assert rows.states() == {"settled": 1, "orphaned": 1, "reserved": 1}
+    assert rows.ask("SELECT lane FROM llm.calls WHERE state = 'reserved'") == [{"lane": "batch"}]
 
 
 async def test_without_postgres_nothing_is_admitted(rows, admission):
