@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from workers.llm import feature_hash
 from workers.runtime.handler.errors import Permanent, Retryable
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, Purpose
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -47,6 +48,8 @@ class ScriptedModel:
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         self.asked.append(messages)
         if not self._answers:
@@ -68,7 +71,7 @@ class ScriptedModel:
     async def embedding_model(self) -> str:
         return self.embedder
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         self.embedded.append(list(texts))
         return Embeddings([feature_hash.vector(text) for text in texts], model, tokens=0)
 

@@ -23,7 +23,7 @@ from workers.llm.wire import Completion, read
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import current_run
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, Refused, Unavailable
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, Purpose
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -106,6 +106,8 @@ class CompatibleModel:
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,  # noqa: ARG002 - a configured provider is never replaced by a rule
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
 
@@ -148,7 +150,7 @@ class CompatibleModel:
             f"or embedding_model in the system settings"
         )
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         """Ask once and return the vectors; a text too long for the model, alone or among others, is Permanent.
 
         The dimension is the model's own: many servers ignore a wish for another.

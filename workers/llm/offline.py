@@ -6,6 +6,7 @@ are feature hashes.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from workers.llm import feature_hash
 from workers.runtime.handler.errors import Permanent
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule
+from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, Purpose
 from workers.runtime.handler.rule_based import MODEL_PREFIX, NOTE
 from workers.runtime.refusals import first_problem
 
@@ -48,6 +49,8 @@ class OfflineEvaluator:
         model: str,  # noqa: ARG002 - the protocol's signature
         parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - rules take none
         offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         """Return what the question's rule answers, as ``into``; raise Permanent if there is none."""
         if offline is None:
@@ -71,7 +74,7 @@ class OfflineEvaluator:
         """Return the feature hash's name; there is no other."""
         return feature_hash.MODEL
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         """Return the texts' feature hashes; raise Permanent for an empty text or another model's name."""
         if model != feature_hash.MODEL:
             raise Permanent(f"embedding model {model!r} is not here; the offline one is {feature_hash.MODEL!r}")

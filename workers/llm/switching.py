@@ -4,14 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 from pydantic import BaseModel
 
 from workers.runtime.handler.errors import Retryable, Unavailable, describe
-from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, LanguageModel, Message, OfflineRule
+from workers.runtime.handler.ports import (
+    Answer,
+    EmbeddingLimits,
+    Embeddings,
+    LanguageModel,
+    Message,
+    OfflineRule,
+    Purpose,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -104,22 +112,32 @@ class SwitchingModel:
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         """Ask the provider of the moment."""
         async with self._chosen() as provider:
-            return await provider.parse(messages, into=into, model=model, parameters=parameters, offline=offline)
+            return await provider.parse(
+                messages,
+                into=into,
+                model=model,
+                parameters=parameters,
+                offline=offline,
+                max_tokens=max_tokens,
+                share_for=share_for,
+            )
 
     async def embedding_model(self) -> str:
         """Return the embedding model of the moment."""
         async with self._chosen() as provider:
             return await provider.embedding_model()
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         """Return vectors of ``model``; raise Retryable where another has been chosen since: ask for its name again."""
         async with self._chosen() as provider:
             if (current := await provider.embedding_model()) != model:
                 raise Retryable(f"embedding model is {current!r} now, no longer {model!r}")
-            return await provider.embed(texts, model=model)
+            return await provider.embed(texts, model=model, purpose=purpose)
 
     async def aclose(self) -> None:
         """Close every provider, and what the choice is read with."""
@@ -228,13 +246,15 @@ class Unusable:
         model: str,  # noqa: ARG002 - likewise
         parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - likewise
         offline: OfflineRule | None = None,  # noqa: ARG002 - likewise
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         self._refuse()
 
     async def embedding_model(self) -> str:
         self._refuse()
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:  # noqa: ARG002 - likewise
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:  # noqa: ARG002 - likewise
         self._refuse()
 
     async def aclose(self) -> None:

@@ -17,7 +17,7 @@ from tests.support.fakes.openai_server import FakeOpenAI
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database
 from workers.runtime.handler.errors import Permanent, RateLimited
-from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, Purpose
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store.intervene import cancel
 
@@ -199,7 +199,7 @@ async def test_changed_embedding_model_is_used_by_the_next_run(
         async def embedding_model(self) -> str:
             return self.name
 
-        async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
             if model == "first" and TASK[:12] in texts[0]:
                 self.name = "second"
             if model != self.name:
@@ -271,7 +271,7 @@ async def test_rate_limit_during_the_guidelines_keeps_embedded_passages(
             self.answered: Counter[str] = Counter()
             self.asked = 0
 
-        async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+        async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
             self.asked += 1
             if self.asked % 3 == 0:
                 raise RateLimited("slowly", delay=timedelta(seconds=0.1))

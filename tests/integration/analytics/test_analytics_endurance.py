@@ -42,6 +42,8 @@ class Judge(OfflineEvaluator):
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         if into is SummaryAnswer:
             self.reports += 1

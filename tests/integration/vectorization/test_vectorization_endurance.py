@@ -18,7 +18,7 @@ from workers.runtime.handler.context import CheckpointWrite, Context, Run
 from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
-from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel, Purpose
 from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 from workers.vectorization.embed_records import perform
@@ -38,7 +38,7 @@ class Embedder(OfflineEvaluator):
         self.left = answers
         self.asked: list[str] = []
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         if not self.left:
             raise Retryable("provider failed (HTTP 503)")
         self.left -= 1

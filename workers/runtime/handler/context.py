@@ -1,5 +1,6 @@
 """The context of a handler: its run, the outside world, short sessions, progress."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from models.lifecycle import Job
 from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import Resources
@@ -26,6 +28,15 @@ class Run(NamedTuple):
 
 # The run that the current task performs; its calls to other systems name its job. None outside of runs.
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+# The row of that run's job, and when the run must end (of ``time.monotonic()``). None outside of runs.
+current_job: ContextVar[Job | None] = ContextVar("current_job", default=None)
+current_deadline: ContextVar[float | None] = ContextVar("current_deadline", default=None)
+
+
+def seconds_left() -> float | None:
+    """Return how long the current run may still take; None outside of runs."""
+    deadline = current_deadline.get()
+    return None if deadline is None else deadline - time.monotonic()
 
 
 # May return further values for the job's row, for example a count of the rows that it wrote.

@@ -5,11 +5,14 @@ So domains and kernel need no provider's library.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
 T = TypeVar("T", bound=BaseModel)
+
+Purpose = Literal["document", "query"]
 
 
 class Message(TypedDict):
@@ -75,17 +78,24 @@ class LanguageModel(Protocol):
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
     ) -> Answer[T]:
         """Ask once and return the answer as ``into``; raise Retryable, RateLimited or Permanent.
 
+        ``max_tokens`` bounds the answer; without it the form of ``into`` does. With ``share_for``, an answer to exactly
+        this question that the same owner paid for within this time is returned instead of asking again.
         ``offline`` answers if no provider is configured; providers ignore it. If there is neither, raise Permanent.
         """
 
     async def embedding_model(self) -> str:
         """Return the model that :meth:`embed` uses now; raise Permanent if none. May change between two calls."""
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
-        """Return the vectors of ``texts`` by ``model``, one request; raise Retryable, RateLimited or Permanent."""
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
+        """Return the vectors of ``texts`` by ``model``, one request; raise Retryable, RateLimited or Permanent.
+
+        Some models want a prefix that says whether a text is a document or a query.
+        """
 
     async def aclose(self) -> None:
         """Release its connections; it must not be used afterwards."""

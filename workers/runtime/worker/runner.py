@@ -11,7 +11,7 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.bounds import values_problem
-from workers.runtime.handler.context import Run, current_run
+from workers.runtime.handler.context import Run, current_deadline, current_job, current_run
 from workers.runtime.handler.errors import describe, outcome_of
 from workers.runtime.handler.outcomes import Complete, Fail, Settlement
 from workers.runtime.handler.registry import Registry, Stage
@@ -105,6 +105,8 @@ class Runner:
     async def _perform(self, running: Running) -> None:
         """Run one job and pass its outcome to the settler; give its slot back whatever happens."""
         current_run.set(running.run)
+        current_job.set(running.job)
+        current_deadline.set(running.due)
         structlog.contextvars.bind_contextvars(run=running.run)
         try:
             settlement = await self._performer.settlement(running)
