@@ -106,8 +106,8 @@ class CompatibleModel:
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,  # noqa: ARG002 - a configured provider is never replaced by a rule
-        max_tokens: int | None = None,
-        share_for: timedelta | None = None,
+        max_tokens: int | None = None,  # noqa: ARG002 - likewise
+        share_for: timedelta | None = None,  # noqa: ARG002 - sharing is above it
     ) -> Answer[T]:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
 
@@ -150,7 +150,13 @@ class CompatibleModel:
             f"or embedding_model in the system settings"
         )
 
-    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str,
+        purpose: Purpose = "document",  # noqa: ARG002 - prefixes are above it
+    ) -> Embeddings:
         """Ask once and return the vectors; a text too long for the model, alone or among others, is Permanent.
 
         The dimension is the model's own: many servers ignore a wish for another.

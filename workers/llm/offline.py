@@ -49,8 +49,8 @@ class OfflineEvaluator:
         model: str,  # noqa: ARG002 - the protocol's signature
         parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - rules take none
         offline: OfflineRule | None = None,
-        max_tokens: int | None = None,
-        share_for: timedelta | None = None,
+        max_tokens: int | None = None,  # noqa: ARG002 - a rule's answer has its own length
+        share_for: timedelta | None = None,  # noqa: ARG002 - it costs nothing
     ) -> Answer[T]:
         """Return what the question's rule answers, as ``into``; raise Permanent if there is none."""
         if offline is None:
@@ -74,7 +74,13 @@ class OfflineEvaluator:
         """Return the feature hash's name; there is no other."""
         return feature_hash.MODEL
 
-    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str,
+        purpose: Purpose = "document",  # noqa: ARG002 - a hash needs none
+    ) -> Embeddings:
         """Return the texts' feature hashes; raise Permanent for an empty text or another model's name."""
         if model != feature_hash.MODEL:
             raise Permanent(f"embedding model {model!r} is not here; the offline one is {feature_hash.MODEL!r}")

@@ -246,15 +246,21 @@ class Unusable:
         model: str,  # noqa: ARG002 - likewise
         parameters: Mapping[str, Any] | None = None,  # noqa: ARG002 - likewise
         offline: OfflineRule | None = None,  # noqa: ARG002 - likewise
-        max_tokens: int | None = None,
-        share_for: timedelta | None = None,
+        max_tokens: int | None = None,  # noqa: ARG002 - likewise
+        share_for: timedelta | None = None,  # noqa: ARG002 - likewise
     ) -> Answer[T]:
         self._refuse()
 
     async def embedding_model(self) -> str:
         self._refuse()
 
-    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:  # noqa: ARG002 - likewise
+    async def embed(
+        self,
+        texts: Sequence[str],  # noqa: ARG002 - likewise
+        *,
+        model: str,  # noqa: ARG002 - likewise
+        purpose: Purpose = "document",  # noqa: ARG002 - likewise
+    ) -> Embeddings:
         self._refuse()
 
     async def aclose(self) -> None:

@@ -11,7 +11,7 @@ from gristmill_testing.waiting import until
 from workers.llm import provider
 from workers.llm.switching import SwitchingModel
 from workers.runtime.handler.errors import Permanent, Retryable, Unavailable
-from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, Purpose
 
 SOON = 0.02
 
@@ -52,7 +52,7 @@ class Named:
     async def embedding_model(self) -> str:
         return f"embedder of {self.name}"
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         return Embeddings([[1.0] for _ in texts], model, None)
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
-from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
+from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, Purpose
 from workers.vectorization.pending import PendingRecord
 from workers.vectorization.vector_requests import VectorRequest, VectorRequester, VectorRequests
 
@@ -27,7 +27,7 @@ class Limited:
     async def embedding_model(self) -> str:
         return "m"
 
-    async def embed(self, texts: Sequence[str], *, model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         self.asked.append(list(texts))
         if texts == ["limited"]:
             self._used_up.set()
