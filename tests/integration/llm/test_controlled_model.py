@@ -498,8 +498,8 @@ async def test_another_key_is_asked_at_once_and_the_jobs_are_woken(first, ledger
     async def look() -> Seen:
         return Seen(current[0])
 
-    async def wake(name: str) -> None:
-        woken.append(name)
+    async def wake(provider: Provider) -> None:
+        woken.append(provider.name)
 
     model = model_of(old, look=look, look_seconds=0.0, wake=wake)
     with pytest.raises(RateLimited):
@@ -515,8 +515,8 @@ async def test_a_provider_that_answers_again_wakes_its_jobs(first, ledger, model
     """By the one call that probes."""
     woken: list[str] = []
 
-    async def wake(name: str) -> None:
-        woken.append(name)
+    async def wake(provider: Provider) -> None:
+        woken.append(provider.name)
 
     first.script(queue=[{"kind": "status", "status": 503}])
     model = model_of(routing_to(first), wake=wake)
