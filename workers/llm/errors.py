@@ -198,7 +198,7 @@ def reset_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> t
     ``x-ratelimit-reset``, in milliseconds since 1970.
     """
     waits = [
-        _duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        duration_of(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
         if headers.get(f"x-ratelimit-remaining-{what}", "").strip() == "0"
     ]
@@ -264,8 +264,8 @@ def _retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | No
     return max((wait for wait in waits if wait is not None), default=None)
 
 
-def _duration(text: str) -> timedelta | None:
-    """Return a duration such as ``1h2m3.5s``, ``20ms`` or ``8.64s``."""
+def duration_of(text: str) -> timedelta | None:
+    """Return a duration such as ``1h2m3.5s``, ``20ms`` or ``8.64s``; None for any other text."""
     found = _DURATION.fullmatch(text.strip())
     if found is None or not any(found.groups()):
         return None
