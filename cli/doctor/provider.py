@@ -20,6 +20,7 @@ from config.redaction import redact_text
 from config.settings import Settings, keys_of
 from workers.llm.names import TABLE_DEFAULT, is_openai, public_url, require_served
 from workers.llm.provider import HOSTS, OPENAI_URL, PLACEHOLDER_KEY
+from workers.llm.routing.tables import read
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
 from workers.operations.refusals import OperationsError
@@ -55,6 +56,7 @@ async def check_provider(settings: Settings, database_url: str | None) -> list[C
         keyring = Keyring(keys_of(settings))
         async with open_database(database_url) as database, database.session() as session:
             choice = await read_choice(session, keyring=keyring, openai_key=key)
+            rows = await read(session, decrypt=keyring.decrypt)
             problems = await list_unreadable(session, keyring=keyring)
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
@@ -69,7 +71,7 @@ async def check_provider(settings: Settings, database_url: str | None) -> list[C
     secrets = ok_or_failed("secrets", found, ok=not problems, remedy=remedy)
     providers = await asyncio.to_thread(_check_chosen, settings, choice)
     async with open_connection(database_url) as connection:
-        here = answering_of(settings, choice)
+        here = answering_of(settings, choice, rows)
         workers = await run_permitted("workers ask", lambda: check_answering(connection, here))
     return [secrets, *providers, *workers]
 

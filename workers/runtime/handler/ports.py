@@ -4,6 +4,7 @@ So domains and kernel need no provider's library.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
@@ -13,6 +14,10 @@ from pydantic import BaseModel
 T = TypeVar("T", bound=BaseModel)
 
 Purpose = Literal["document", "query"]
+
+# Set by a stage that compares models: then one model answers all of its run's questions, or none does. A route that has
+# another model to fall back on is refused.
+one_model: ContextVar[bool] = ContextVar("one_model", default=False)
 
 
 class Message(TypedDict):
@@ -29,7 +34,12 @@ OfflineRule = Callable[[Sequence[Message]], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A model's validated answer with its evidence: the raw answer, the model, tokens and duration."""
+    """A model's validated answer with its evidence: the raw answer, the model, tokens and duration.
+
+    ``path`` is empty if the first model of the route answered. Else it has each model that was tried before, in order,
+    with the reason why it did not answer, and the one that answered. Its members are ``provider``, ``model`` and
+    ``why_not``.
+    """
 
     value: T
     raw: Mapping[str, Any]
@@ -37,6 +47,7 @@ class Answer(Generic[T]):
     prompt_tokens: int | None
     completion_tokens: int | None
     seconds: float
+    path: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
