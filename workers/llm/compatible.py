@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -12,17 +14,19 @@ import httpx2
 import openai
 from pydantic import BaseModel
 
-from workers.llm import names, structured, vectors
+from workers.llm import dialogue, names, structured, vectors
+from workers.llm.abilities import Abilities, Sent
 from workers.llm.bodies import ACCEPTED, ANSWER_LIMIT, VECTOR_LIMIT, answer_limit
-from workers.llm.errors import classify, names_response_format, quotable
+from workers.llm.bounds import bound_of
+from workers.llm.dialogue import Reply
+from workers.llm.errors import classify
 from workers.llm.model_list import ModelList
 from workers.llm.pauses import Gate
 from workers.llm.pool import ManyPools
-from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import current_run
-from workers.runtime.handler.errors import InvalidAnswers, Permanent, Refused, Unavailable
+from workers.runtime.handler.errors import Permanent, Unavailable
 from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, Purpose
 
 T = TypeVar("T", bound=BaseModel)
@@ -58,7 +62,7 @@ class CompatibleModel:
         self._timeout = timeout
         self._within = timedelta(seconds=timeout)
         self._server = names.public_url(base_url)
-        self._rungs: dict[str, Rung] = {}
+        self._abilities: dict[str, Abilities] = {}
         # Each call's time begins when it is its turn: a queue that it waits in here costs it nothing, one at the
         # provider would time out most of what is in it.
         self._asking = asyncio.Semaphore(concurrency)
@@ -106,30 +110,21 @@ class CompatibleModel:
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,  # noqa: ARG002 - a configured provider is never replaced by a rule
-        max_tokens: int | None = None,  # noqa: ARG002 - likewise
+        max_tokens: int | None = None,
         share_for: timedelta | None = None,  # noqa: ARG002 - sharing is above it
+        context_tokens: int | None = None,
     ) -> Answer[T]:
-        """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
+        """Ask, again if the answer is cut off or invalid, and return it as ``into``; see ``dialogue.answer``.
 
-        ``parameters`` are members of the request's body. Tokens are those of both calls. Two invalid answers are
-        Retryable, as InvalidAnswers: a model's output is random. A model that says in prose that it will not answer,
-        asked twice, is Refused.
+        ``parameters`` are members of the request's body. ``max_tokens`` is the most that a valid answer needs; without
+        it, the form tells. ``context_tokens`` is how many tokens question and answer may have together. Tokens are
+        those of all calls.
         """
         started = perf_counter()
         asked = self._asked(model)
-        first = await self._complete(messages, into=into, model=asked, parameters=parameters or {})
-        calls = [first]
-        try:
-            value = _value(first, into)
-        except InvalidAnswerError as error:
-            again = structured.reask(messages, first.text, error, into)
-            calls.append(await self._complete(again, into=into, model=asked, parameters=parameters or {}))
-            try:
-                value = _value(calls[-1], into)
-            except InvalidAnswerError as second_error:
-                if said := structured.declined(calls[-1].text):
-                    raise Refused(f"model {asked!r} declined to answer: {quotable(said)!r}") from None
-                raise InvalidAnswers(f"model {asked!r} gave two invalid answers: {second_error}") from None
+        bound, context = max_tokens or bound_of(into), context_tokens or self._models.context_of(asked)
+        ask = partial(self._complete, _Question(into, asked, parameters or {}, bound, context))
+        value, calls = await dialogue.answer(messages, into, ask=ask, model=asked, bound=bound)
         return Answer(
             value=value,
             raw=calls[-1].raw,
@@ -180,29 +175,60 @@ class CompatibleModel:
         return self._default if self._default and model == names.TABLE_DEFAULT else model
 
     async def _complete(
-        self, messages: Sequence[Message], *, into: type[BaseModel], model: str, parameters: Mapping[str, Any]
-    ) -> Completion:
-        """Make one call in the strongest form that the server is not known to refuse."""
+        self, question: "_Question", messages: Sequence[Message], *, times: int, input_tokens: int | None = None
+    ) -> Reply:
+        """Ask in the strongest form that the server is not known to refuse."""
+        abilities = self._abilities.setdefault(question.model, Abilities())
         while True:
-            rung = self._rungs.get(model, Rung.SCHEMA)
-            body = {**parameters, "model": model, "messages": structured.instructed(messages, rung, into)}
-            if form := structured.response_format(rung, into):
-                body["response_format"] = form
-            digest = _digest(body)
-            async with (
-                self._asking,
-                self._gate.asking(self._server, model, request=digest, within=self._within),
-            ):
-                try:
-                    answer = await self._post("/chat/completions", body, digest=digest)
-                    return read(answer.text, answer.headers)
-                except openai.APIStatusError as error:
-                    if rung is Rung.PROMPT or not names_response_format(error):
-                        raise classify(error) from error
-                    # Of calls that ran at the same time, only those that asked by this rung may leave it.
-                    self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
-                except (openai.OpenAIError, TimeoutError) as error:
-                    raise classify(error) from error
+            sent, body = self._form(question, messages, abilities, times=times, input_tokens=input_tokens)
+            try:
+                completion = await self._send(body, model=question.model, adapt=partial(abilities.adapt, sent=sent))
+            except openai.APIStatusError:
+                input_tokens = sent.input_tokens
+                continue
+            abilities.reasons = abilities.reasons or dialogue.reasons(completion)
+            known = completion.prompt_tokens or sent.input_tokens
+            larger = question.limit(abilities, times=dialogue.LARGER, input_tokens=known)
+            return Reply(completion, sent.limit, larger)
+
+    def _form(
+        self,
+        question: "_Question",
+        messages: Sequence[Message],
+        abilities: Abilities,
+        *,
+        times: int,
+        input_tokens: int | None,
+    ) -> tuple[Sent, dict[str, Any]]:
+        """Return the form in which a question is sent now, and the body of the request."""
+        rung, name = abilities.rung, abilities.limit_name
+        told = structured.instructed(messages, rung, question.into)
+        if input_tokens is None:
+            input_tokens = structured.question_tokens(told, rung, question.into)
+        limit = question.limit(abilities, times=times, input_tokens=input_tokens)
+        body = {**question.parameters, "model": question.model, "messages": told, name: limit}
+        if form := structured.response_format(rung, question.into):
+            body["response_format"] = form
+        return Sent(rung, name, limit, input_tokens), body
+
+    async def _send(
+        self, body: Mapping[str, Any], *, model: str, adapt: Callable[[openai.APIStatusError], bool]
+    ) -> Completion:
+        """Make one call: every question goes to the provider from here, and from nowhere else.
+
+        A refusal to which ``adapt`` has found another form is raised as it is, every other error as the kernel's.
+        """
+        digest = _digest(body)
+        async with self._asking, self._gate.asking(self._server, model, request=digest, within=self._within):
+            try:
+                answer = await self._post("/chat/completions", body, digest=digest)
+                return read(answer.text, answer.headers)
+            except openai.APIStatusError as error:
+                if adapt(error):
+                    raise
+                raise classify(error) from error
+            except (openai.OpenAIError, TimeoutError) as error:
+                raise classify(error) from error
 
     async def _post(
         self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT
@@ -219,6 +245,20 @@ class CompatibleModel:
         return response
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What stays the same in all calls for one answer."""
+
+    into: type[BaseModel]
+    model: str
+    parameters: Mapping[str, Any]
+    bound: int
+    context: int | None
+
+    def limit(self, abilities: Abilities, *, times: int, input_tokens: int) -> int:
+        return abilities.limit(self.bound, input_tokens=input_tokens, times=times, context=self.context)
+
+
 def _idempotency(digest: str) -> dict[str, str]:
     """Return the header by which a server, a proxy or an audit knows this question of the current run's job again.
 
@@ -233,10 +273,6 @@ def _idempotency(digest: str) -> dict[str, str]:
 def _digest(body: Mapping[str, Any]) -> str:
     """Return what tells this question from any other."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _value(completion: Completion, into: type[T]) -> T:
-    return validated(completion.text, into, truncated=completion.finish_reason == "length")
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

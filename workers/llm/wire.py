@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from workers.llm.calls import Usage
 from workers.llm.errors import URL_HINT, message_of, of_status, quotable, status_of
 from workers.runtime.handler.errors import InvalidAnswers, Refused, Unavailable
 
@@ -21,6 +22,9 @@ MOST_TOKENS = 2**31 - 1
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # How a server says that it ended or left out an answer for what it says: OpenAI, then those that pass on Google's.
 _FILTERED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation", "spii"})
+# How a server says that an answer reached its limit: OpenAI, those that pass on Anthropic's and Google's, Mistral.
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _THOUGHTS = frozenset({"thinking", "reasoning", "thought", "reasoning_text", "reasoning_content", "summary_text"})
 
 
@@ -33,14 +37,38 @@ class TooDeepError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One answer of a server: the body as it came, and what of it matters."""
+    """One answer of a server: the body as it came, and what of it matters.
+
+    ``reasons``: the model wrote reasoning apart from ``text``. ``usage`` is the server's own object.
+    """
 
     raw: dict[str, Any]
     text: str
     model: str | None
     finish_reason: str | None
+    reasons: bool
     prompt_tokens: int | None
     completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    usage: Mapping[str, Any] | None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer ended because it reached its limit of tokens."""
+        return (self.finish_reason or "").lower() in _CUT
+
+    def used(self, *, seconds: float) -> Usage:
+        """Return what the call used, for the ledger."""
+        return Usage(
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.completion_tokens,
+            cached_input_tokens=self.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens,
+            raw=self.usage,
+            served_model=self.model,
+            seconds=seconds,
+        )
 
 
 def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
@@ -70,13 +98,18 @@ def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
     if finished == "error" and not _text_in(message):
         raise Unavailable("an answer that ended with an error")
     usage = raw.get("usage")
+    reasoning = count_in(_inside(usage, "completion_tokens_details"), "reasoning_tokens")
     return Completion(
         raw=raw,
         text=_text(message.get("content")),
         model=raw["model"][:MODEL_CHARS] if isinstance(raw.get("model"), str) and raw["model"] else None,
         finish_reason=finished,
+        reasons=bool(reasoning) or any(message.get(name) for name in _REASONING),
         prompt_tokens=count_in(usage, "prompt_tokens"),
         completion_tokens=count_in(usage, "completion_tokens"),
+        cached_tokens=_cached_in(usage),
+        reasoning_tokens=reasoning,
+        usage=usage if isinstance(usage, Mapping) else None,
     )
 
 
@@ -144,6 +177,16 @@ def count_in(usage: object, *names: str) -> int | None:
     """Return the first of these counts that the server gives."""
     numbers = [usage.get(name) for name in names] if isinstance(usage, Mapping) else []
     return next((int(number) for number in numbers if _is_count(number)), None)
+
+
+def _cached_in(usage: object) -> int | None:
+    """Return the tokens of the question that the server had cached, by OpenAI's name or DeepSeek's."""
+    cached = count_in(_inside(usage, "prompt_tokens_details"), "cached_tokens")
+    return cached if cached is not None else count_in(usage, "prompt_cache_hit_tokens")
+
+
+def _inside(usage: object, name: str) -> object:
+    return usage.get(name) if isinstance(usage, Mapping) else None
 
 
 def _is_count(value: object) -> TypeGuard[float]:

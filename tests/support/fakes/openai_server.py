@@ -280,7 +280,7 @@ def completion(request: Mapping[str, Any], kind: str, reported_model: str | None
         case "fenced":
             message["content"] = f"Here it is:\n```json\n{valid}\n```\nAnything else?"
         case "think":
-            message["content"] = f'<think>Perhaps {{"overall": 1}}?</think>\n{valid}'
+            message["content"] = f'<think>Perhaps {{"criteria": {{}}}}?</think>\n{valid}'
         case "parts":
             message["content"] = [{"type": "text", "text": valid[:10]}, {"type": "text", "text": valid[10:]}]
         case "invalid":
@@ -325,17 +325,15 @@ def scores(request: Mapping[str, Any]) -> dict[str, Any]:
     text = "\n".join(str(message["content"]) for message in request["messages"])
     listed, profile = (re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL) for name in ("criteria", "profile"))
     seed = hashlib.sha256(profile[1].encode() if profile else b"").digest()
-    given = [
-        {
-            "name": one["name"],
-            "score": 10 + seed[index % 32] % 90,
+    given = {
+        one.get("key", one["name"]): {
             "evidence": ["name"],
             "reasoning": "Made up by a fake.",
+            "score": 10 + seed[index % 32] % 90,
         }
         for index, one in enumerate(json.loads(listed[1]) if listed else ())
-    ]
-    overall = sum(one["score"] for one in given) / max(len(given), 1)
-    return {"overall": round(overall, 1), "criteria": given, "flags": []}
+    }
+    return {"criteria": given, "flags": []}
 
 
 def calls_of(entries: Iterable[Mapping[str, Any]]) -> list[Call]:
