@@ -40,8 +40,8 @@ class AnalyticsJob(Job):
 
     ``processed_count`` counts the judged and the failed; the failed are listed in ``analytics_failures``.
     ``resume_at`` is what the next run goes by: ``{"turn": version of the run whose turn it is, "away": since when the
-    provider is, "reported": records by type that a report was written about}``. ``warnings`` are what its reader must
-    know besides, such as guidelines without text.
+    provider is, "reported": records by type that a report was written about, "tokens": those of its questions, answers
+    and embedded texts so far}``. ``warnings`` are what its reader must know besides, such as guidelines without text.
     """
 
     __tablename__ = "analytics_jobs"

@@ -75,10 +75,10 @@ class IngestJob(Job):
     """A file on its way into records, and these into vectors. ``saved + skipped = total``, at every commit.
 
     ``skipped_details`` has a count and the first line numbers of each reason. ``resume_at`` is where the next run goes
-    on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is}``; of JSON arrays it counts
-    items, of workbooks rows. A ``source`` that begins with a kind, such as ``csv:``, tells of a file, even when that is
-    gone. ``options`` say how it is to be read. A job without an upload has nothing to load and embeds what a project's
-    records lack for the current embedding model.
+    on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is, "tokens": those of embedded
+    texts}``; of JSON arrays it counts items, of workbooks rows. A ``source`` that begins with a kind, such as ``csv:``,
+    tells of a file, even when that is gone. ``options`` say how it is to be read. A job without an upload has nothing
+    to load and embeds what a project's records lack for the current embedding model.
     """
 
     __tablename__ = "ingest_jobs"

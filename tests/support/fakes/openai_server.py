@@ -58,7 +58,9 @@ REFUSED = (
 KINDS = frozenset(SHAPED + REFUSED)
 FORMATS = ("json_schema", "json_object", "text")
 REMEMBERED = 1_000
-MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model", "embeddings", "rules"})
+MEMBERS = frozenset(
+    {"queue", "default", "mix", "seed", "formats", "models", "contexts", "reported_model", "embeddings", "rules"}
+)
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -91,6 +93,7 @@ class Script:
         self.default: dict[str, Any] = {"kind": "answer"}
         self.formats: tuple[str, ...] = FORMATS
         self.models: list[str] | None = None
+        self.contexts: dict[str, int] = {}
         self.reported_model: str | None = None
         self.calls = self.max_in_flight = self.listings = self.connections = 0
         self.requests: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
@@ -183,7 +186,9 @@ class Connection:
                 await self.embed(json.loads(body), headers)
             case "GET", "/models" if self.script.models is not None:
                 self.script.listings += 1
-                await self.send({"object": "list", "data": [{"id": name} for name in self.script.models]})
+                contexts = self.script.contexts
+                listed = [{"id": name, "context_length": contexts.get(name)} for name in self.script.models]
+                await self.send({"object": "list", "data": listed})
             case "GET", "/__requests":
                 await self.send(self.script.snapshot())
             case "GET", "/__ledger":
