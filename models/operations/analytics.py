@@ -40,8 +40,9 @@ class AnalyticsJob(Job):
 
     ``processed_count`` counts the judged and the failed records; ``analytics_failures`` lists the failed ones.
     ``resume_at`` tells the next run where to continue: ``{"turn": version of the run that may work now, "away": time
-    since which the provider is away, "reported": records by type that have a report}``. ``warnings`` tell the reader
-    about problems, for example guidelines without text.
+    since which the provider is away, "reported": records by type that have a report, "tokens": those of questions,
+    answers and embedded texts so far}``. ``warnings`` tell the reader about problems, for example guidelines without
+    text.
     """
 
     __tablename__ = "analytics_jobs"

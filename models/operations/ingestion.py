@@ -75,10 +75,11 @@ class IngestJob(Job):
     """A job that loads a file into records and then embeds them. ``saved + skipped = total``, at every commit.
 
     ``skipped_details`` has for each reason a count and the first line numbers. ``resume_at`` tells the next run where
-    to continue: ``{"line": physical lines consumed, …, "away": time since which the embedding provider is away}``. For
-    JSON arrays, ``line`` counts items; for workbooks, rows. A ``source`` with a prefix, for example ``csv:``, means
-    that the job has or had a file. ``options`` say how to read the file. A job without a file loads nothing: it embeds
-    the records of the project that have no vector of the current embedding model.
+    to continue: ``{"line": physical lines consumed, …, "away": time since which the embedding provider is away,
+    "tokens": those of embedded texts}``. For JSON arrays, ``line`` counts items; for workbooks, rows. A
+    ``source`` with a prefix, for example ``csv:``, means that the job has or had a file. ``options`` say how to read
+    the file. A job without a file loads nothing: it embeds the records of the project that have no vector of the
+    current embedding model.
     """
 
     __tablename__ = "ingest_jobs"

@@ -42,6 +42,7 @@ from workers.longrun.held_failures import HeldFailures
 from workers.longrun.in_flight import InFlight
 from workers.longrun.long_run import LongRun, OthersTurn
 from workers.longrun.retrying import with_retries
+from workers.longrun.token_count import TokenCount
 from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
@@ -87,14 +88,15 @@ class _AlignRun:
     """One run of one job: its records, its progress, and the notes for the next run."""
 
     def __init__(self, job: AnalyticsJob, ctx: Context) -> None:
-        self._ctx = ctx
+        tokens = TokenCount.of(job.resume_at)
+        self._ctx = ctx = tokens.counting(ctx)
         self._scope = AnalysedRecords.of(job)
         self._model = job.model_name or DEFAULT_MODEL
         self._begun = job.processed_count > 0
         self._done = AnalysisProgress(job.total_records, job.processed_count - job.failed_count, job.failed_count)
         self._warnings: dict[str, Any] = dict(job.warnings or {})
         self._read: dict[UUID, bytes] = {}
-        self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
+        self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at, tokens=tokens)
 
     async def perform(self) -> Outcome:
         """Judge, then write the reports. Answers that were paid for are committed before an error is raised."""
@@ -116,7 +118,7 @@ class _AlignRun:
         await summary.write_reports(
             self._ctx, self._scope, self.long, project=project.name, model=self._model, warning=warning
         )
-        return Complete(values=self._done.values())
+        return Complete(values={**self._done.values(), **self.long.noted()})
 
     async def _warn(self, of_guidelines: str | None) -> None:
         """Store a warning about the guidelines in the job's row."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
-from workers.analytics.guidelines import Retrieved
+from workers.analytics.guidelines import MAX_PASSAGES, Retrieved
+from workers.judging.asked import AtMost
 from workers.judging.numbers import NoTruthValue
 from workers.judging.prompts import write_question
 from workers.runtime.handler.errors import one_line
@@ -39,15 +40,18 @@ a rule or has nothing to do with them; cited, the numbers of the passages your v
 those listed; realism, 1 (nobody would ever write this) to 7 (exactly what a real person would write); quality, 1 \
 (useless) over 4 (adequate) to 7 (exemplary). Judge only what the record shows."""
 
+# The form asks for what fits a document; an answer is read with any number, because wrong ones are dropped and counted.
+PassageNumber = Annotated[int, NoTruthValue, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_PASSAGES})]
 LikertPoints = Annotated[int, Field(ge=1, le=7), NoTruthValue]
 
 
+# The reasons come first, because a verdict before its reasons is a guess. Models read the docstrings of forms.
 class AlignmentAnswer(BaseModel):
-    """The model's answer about one record. The reasons come first, because a verdict before its reasons is a guess."""
+    """The answer about one record."""
 
-    reasoning: str = Field(description="two to four sentences", min_length=1)
+    reasoning: Annotated[str, AtMost(600)] = Field(description="two to four sentences", min_length=1)
     verdict: AlignmentVerdict
-    cited: list[Annotated[int, NoTruthValue]] = Field(description="numbers of the passages the verdict rests on")
+    cited: Annotated[list[PassageNumber], AtMost(5)] = Field(description="numbers of the passages the verdict rests on")
     realism: LikertPoints = Field(description="1 nobody would write this, 7 exactly what a real person would write")
     quality: LikertPoints = Field(description="1 useless, 4 adequate, 7 exemplary")
 
@@ -121,6 +125,11 @@ def judgement(record: RecordToJudge, retrieved: Sequence[Retrieved], answer: Ans
         "realism": given.realism,
         "quality": given.quality,
         "model": model,
+        "call": {
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "seconds": round(answer.seconds, 3),
+        },
         "retrieved": [
             {"passage": one.passage.number, "page": one.passage.page, "score": one.score} for one in retrieved
         ],

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -14,6 +14,7 @@ from models.operations import RECORD_TYPES, Project
 from workers.analytics.alignment import VERDICTS, model_title
 from workers.analytics.analysis_statements import AnalysedRecords, require_project
 from workers.analytics.offline_rules import summarise_by_rule
+from workers.judging.asked import AtMost
 from workers.judging.prompts import write_question
 from workers.longrun.long_run import LongRun
 from workers.longrun.retrying import with_retries
@@ -43,10 +44,12 @@ recommendations, up to five short sentences, each one thing to do."""
 
 
 class SummaryAnswer(BaseModel):
-    """The model's answer about all records of one type."""
+    """The answer about all records of one type."""
 
-    summary: str = Field(description="one paragraph of three to six sentences", min_length=1)
-    recommendations: list[str] = Field(description="up to five short sentences, each one thing to do")
+    summary: Annotated[str, AtMost(1_200)] = Field(description="one paragraph of three to six sentences", min_length=1)
+    recommendations: Annotated[list[Annotated[str, AtMost(200)]], AtMost(MAX_RECOMMENDATIONS)] = Field(
+        description="up to five short sentences, each one thing to do"
+    )
 
 
 SummaryOrError = Answer[SummaryAnswer] | Permanent | Retryable

@@ -1,39 +1,48 @@
-"""The answer that a rubric requires: points, evidence and reasoning for each criterion, exactly once. Pure."""
+"""The answer that a rubric requires: evidence, reasoning and a score for each criterion, exactly once. Pure.
 
-from collections.abc import Iterable
+A model answers with one member for each criterion, so that a server which enforces the form leaves none out and adds
+none. An older form, a list of objects with names, is read as well: servers that enforce nothing let a model choose.
+"""
+
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from workers.judging.criteria import key_of
-from workers.judging.numbers import Points
+from workers.judging.asked import AtMost, Score
+from workers.judging.criteria import key_of, members_of
 
 MAX_NAME_SHOWN = 80
 
+Quotes = Annotated[list[Annotated[str, AtMost(120)]], AtMost(3)]
+Flags = Annotated[list[Annotated[str, AtMost(80)]], AtMost(3)]
 
+
+# The score comes last, because a score before its reasons is a guess. Models read the docstrings of forms.
 class CriterionAnswer(BaseModel):
     """The answer about one criterion."""
 
-    name: str = Field(description="the criterion's exact name")
-    score: Points
-    evidence: list[str]
-    reasoning: str = Field(description="one or two sentences")
+    evidence: Quotes
+    reasoning: Annotated[str, AtMost(300)] = Field(description="one or two sentences")
+    score: Score
 
 
 C = TypeVar("C", bound=CriterionAnswer)
 
 
 class RubricAnswer(BaseModel, Generic[C]):
-    """The model's answer. Its ``overall`` is only compared with the one that Gristmill computes."""
+    """The model's answer. ``criterion`` is the form of its answer about one criterion."""
 
-    overall: Points
-    criteria: list[C]
-    flags: list[str] = Field(default_factory=list)
+    criterion: ClassVar[type[CriterionAnswer]] = CriterionAnswer
+
+    criteria: Any
+    flags: Flags = Field(default_factory=list)
 
     def by_key(self) -> dict[str, C]:
         """Return the answers by the key of their criterion's name."""
-        return {key_of(one.name): one for one in self.criteria}
+        fields = type(self.criteria).model_fields.items()
+        return {key_of(str(field.title)): getattr(self.criteria, place) for place, field in fields}
 
 
 A = TypeVar("A", bound=RubricAnswer[Any])
@@ -49,18 +58,46 @@ def answer_to(names: Iterable[str], *, form: type[A]) -> type[A]:
 
 @lru_cache(maxsize=256)
 def _answer_to(names: tuple[str, ...], form: type[RubricAnswer[Any]]) -> type[RubricAnswer[Any]]:
-    wanted = {key_of(name): name for name in names}
+    members = members_of(names)
+    # The fields have names of their own: a member may be called like something that every pydantic model has.
+    fields: dict[str, Any] = {
+        f"criterion_{place}": (form.criterion, Field(alias=member, title=name))
+        for place, (member, name) in enumerate(members.items())
+    }
+    criteria: type[BaseModel] = create_model("Criteria", __doc__="One member per criterion.", **fields)
 
-    def score_each_criterion_once(answer: RubricAnswer[Any]) -> RubricAnswer[Any]:
-        given = [key_of(one.name) for one in answer.criteria]
-        if sorted(given) == sorted(wanted):
-            return answer
-        missing = ", ".join(repr(name) for key, name in wanted.items() if key not in given) or "none"
-        surplus = [one.name[:MAX_NAME_SHOWN] for one in answer.criteria if key_of(one.name) not in wanted]
-        twice = [name for key, name in wanted.items() if given.count(key) > 1]
-        unwanted = ", ".join(map(repr, [*surplus, *twice])) or "none"
-        raise ValueError(f"every criterion must be scored once; missing: {missing}; unknown or doubled: {unwanted}")
+    def find_each_criterion(data: Any) -> Any:
+        """Return the answer with the criteria under their members, however the model named them."""
+        if not isinstance(data, Mapping) or "criteria" not in data:
+            return data
+        return {**data, "criteria": _by_member(data["criteria"], members)}
 
     # Typed Any: pydantic's types do not allow the return value of its decorator here.
-    validators: dict[str, Any] = {"score_each_criterion_once": model_validator(mode="after")(score_each_criterion_once)}
-    return create_model("RubricAnswer", __base__=form, __doc__="An answer to one rubric.", __validators__=validators)
+    validators: dict[str, Any] = {"find_each_criterion": model_validator(mode="before")(find_each_criterion)}
+    return create_model(
+        "RubricAnswer",
+        __base__=form,
+        __doc__="An answer to one rubric.",
+        __validators__=validators,
+        criteria=(criteria, ...),
+    )
+
+
+def _by_member(given: Any, members: Mapping[str, str]) -> Any:
+    """Return the answers under their criteria's members; raise ValueError unless every criterion occurs once."""
+    match given:
+        case Mapping():
+            pairs = [(str(name), answer) for name, answer in given.items()]
+        case list():
+            pairs = [(str(one.get("name", "")), one) for one in given if isinstance(one, Mapping)]
+        case _:
+            return given
+    member_of = {key_of(name): member for member, name in members.items()} | {key_of(one): one for one in members}
+    found = [member_of.get(key_of(name), name) for name, _ in pairs]
+    if sorted(found) == sorted(members):
+        return {member: answer for member, (_, answer) in zip(found, pairs, strict=True)}
+    missing = ", ".join(repr(name) for member, name in members.items() if member not in found) or "none"
+    surplus = [name[:MAX_NAME_SHOWN] for name, _ in pairs if key_of(name) not in member_of]
+    twice = [name for member, name in members.items() if found.count(member) > 1]
+    unwanted = ", ".join(map(repr, [*surplus, *twice])) or "none"
+    raise ValueError(f"every criterion must be scored once; missing: {missing}; unknown or doubled: {unwanted}")

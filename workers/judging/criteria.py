@@ -1,5 +1,7 @@
 """The criteria of a judgement, with scales and weights. Pure."""
 
+import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Self
 
@@ -9,6 +11,7 @@ from workers.judging.numbers import NoTruthValue
 
 MAX_CRITERIA = 20
 MAX_NAME = 80
+MAX_MEMBER = 40
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 1_000.0
 
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False), NoTruthValue]
@@ -51,6 +54,21 @@ class Criterion(BaseModel):
 def key_of(name: str) -> str:
     """Return the key by which two names are the same, because models change the case and the spaces of names."""
     return " ".join(name.casefold().split())
+
+
+def members_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the names by the members under which a model answers: each is a name of a JSON object's member.
+
+    Strict servers accept only letters, digits and ``_`` there. Equal names give equal members, in the same order.
+    """
+    members: dict[str, str] = {}
+    for number, name in enumerate(names, start=1):
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+        member = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:MAX_MEMBER] or f"criterion_{number}"
+        while member in members:
+            member = f"{member}_{number}"
+        members[member] = name
+    return members
 
 
 def first_repeated(names: Iterable[str]) -> str | None:

@@ -22,7 +22,7 @@ POINTS_PER_FORBIDDEN_TERM = 15.0
 def score_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
     """Answer a question that has the sections ``<criteria>`` and ``<profile>`` (name, attributes).
 
-    The answer has ``overall``, ``criteria`` and ``flags``. Raises Permanent if a section is missing.
+    The answer has ``criteria``, a list of objects with names, and ``flags``. Raises Permanent if a section is missing.
     """
     return evaluate(read_section("criteria", messages), read_section("profile", messages))
 
@@ -35,9 +35,7 @@ def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) 
     read = features.read_passages(profile.get("attributes") or {})
     forbidden, amount = features.forbidden_terms(read), features.amount(read)
     scored = [_score(criterion, read, amount, forbidden) for criterion in criteria]
-    weights = [float(criterion.get("weight", 1)) for criterion in criteria]
-    overall = sum(weight * score["score"] for weight, score in zip(weights, scored, strict=True)) / (sum(weights) or 1)
-    return {"overall": round(overall, 1), "criteria": scored, "flags": _flags(read, amount, forbidden)}
+    return {"criteria": scored, "flags": _flags(read, amount, forbidden)}
 
 
 def _score(

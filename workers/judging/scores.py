@@ -5,8 +5,6 @@ from collections.abc import Iterable
 
 from workers.runtime.refusals import quoted
 
-OVERALL_TOLERANCE = 5.0
-
 
 def weighted_mean(scores: Iterable[tuple[float, float]], *, decimals: int) -> float:
     """Return the mean of (score, weight) pairs, rounded to ``decimals``; weights are positive.
@@ -19,8 +17,3 @@ def weighted_mean(scores: Iterable[tuple[float, float]], *, decimals: int) -> fl
     if not math.isfinite(mean):
         raise ValueError(f"scores must be finite and weights positive, got {quoted(pairs)}")
     return round(mean, decimals)
-
-
-def is_off(claimed: float, computed: float) -> bool:
-    """Tell whether a model's own overall differs from ours by more than 5 of 100 points."""
-    return abs(claimed - computed) > OVERALL_TOLERANCE

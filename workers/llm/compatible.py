@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -12,26 +14,26 @@ import httpx2
 import openai
 from pydantic import BaseModel
 
-from workers.llm import names, structured, vectors
+from workers.llm import dialogue, names, structured, vectors
+from workers.llm.abilities import Abilities, Sent
 from workers.llm.bodies import ACCEPTED, ANSWER_LIMIT, VECTOR_LIMIT, answer_limit
+from workers.llm.bounds import bound_of
 from workers.llm.calls import Kind
-from workers.llm.errors import classify, names_response_format, quotable
+from workers.llm.dialogue import Reply
+from workers.llm.errors import classify
 from workers.llm.model_list import ModelList
 from workers.llm.pauses import Gate
+from workers.llm.places import NOWHERE, current_place
 from workers.llm.pool import ManyPools
 from workers.llm.provider_calls import Answered, ProviderCalls, Request
 from workers.llm.spent import estimated
-from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import current_run
-from workers.runtime.handler.errors import InvalidAnswers, Permanent, Refused, Unavailable
+from workers.runtime.handler.errors import Permanent, Unavailable
 from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, Purpose
 
 T = TypeVar("T", bound=BaseModel)
-
-# What an answer may have where nothing bounds it.
-DEFAULT_OUTPUT = 2_000
 
 
 class CompatibleModel:
@@ -40,7 +42,7 @@ class CompatibleModel:
     Its own retries are off (the kernel retries) and every wait is bounded. The strongest form of structured answer
     that the server accepts is found at the first call and remembered per model.
 
-    ``calls`` makes its calls, within their limits. Without it nothing but ``gate`` keeps them back.
+    ``calls`` makes its calls, within their limits. Without it, only ``gate`` keeps them back.
 
     To make one takes half a second of CPU, of whatever thread makes it; it lives on the event loop that first asks.
     """
@@ -66,7 +68,7 @@ class CompatibleModel:
         self._embedding_limits = embedding_limits
         self._timeout = timeout
         self._server = names.public_url(base_url)
-        self._rungs: dict[str, Rung] = {}
+        self._abilities: dict[str, Abilities] = {}
         waits = httpx2.Timeout(timeout, connect=connect_timeout)
         transport = ManyPools(base_url, max_connections=max_connections)
         self._client = openai.AsyncOpenAI(
@@ -121,28 +123,18 @@ class CompatibleModel:
         max_tokens: int | None = None,
         share_for: timedelta | None = None,  # noqa: ARG002 - sharing is above it
     ) -> Answer[T]:
-        """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
+        """Ask, again if the answer is cut off or invalid, and return it as ``into``; see ``dialogue.answer``.
 
-        ``parameters`` are members of the request's body. Tokens are those of both calls. Two invalid answers are
-        Retryable, as InvalidAnswers: a model's output is random. A model that says in prose that it will not answer,
-        asked twice, is Refused.
+        ``parameters`` are members of the request's body. ``max_tokens`` is the most that a valid answer needs; without
+        it, the form says so. Question and answer stay within the context that the route's step or the server names.
+        Tokens are those of all calls.
         """
         started = perf_counter()
         asked = self._asked(model)
-        parameters = {**self._bound(max_tokens), **(parameters or {})}
-        first = await self._complete(messages, into=into, model=asked, parameters=parameters)
-        calls = [first]
-        try:
-            value = _value(first, into)
-        except InvalidAnswerError as error:
-            again = structured.reask(messages, first.text, error, into)
-            calls.append(await self._complete(again, into=into, model=asked, parameters=parameters))
-            try:
-                value = _value(calls[-1], into)
-            except InvalidAnswerError as second_error:
-                if said := structured.declined(calls[-1].text):
-                    raise Refused(f"model {asked!r} declined to answer: {quotable(said)!r}") from None
-                raise InvalidAnswers(f"model {asked!r} gave two invalid answers: {second_error}") from None
+        context = current_place.get(NOWHERE).context_tokens or self._models.context_of(asked)
+        bound = max_tokens or bound_of(into)
+        ask = partial(self._complete, _Question(into, asked, parameters or {}, bound, context))
+        value, calls = await dialogue.answer(messages, into, ask=ask, model=asked, bound=bound)
         return Answer(
             value=value,
             raw=calls[-1].raw,
@@ -200,31 +192,54 @@ class CompatibleModel:
         return self._default if self._default and model == names.TABLE_DEFAULT else model
 
     async def _complete(
-        self, messages: Sequence[Message], *, into: type[BaseModel], model: str, parameters: Mapping[str, Any]
-    ) -> Completion:
-        """Make one call in the strongest form that the server is not known to refuse."""
+        self, question: "_Question", messages: Sequence[Message], *, times: int, input_tokens: int | None = None
+    ) -> Reply:
+        """Ask in the strongest form that the server is not known to refuse."""
+        abilities = self._abilities.setdefault(question.model, Abilities())
         while True:
-            rung = self._rungs.get(model, Rung.SCHEMA)
-            body = {**parameters, "model": model, "messages": structured.instructed(messages, rung, into)}
-            if form := structured.response_format(rung, into):
-                body["response_format"] = form
+            sent, body = self._form(question, messages, abilities, times=times, input_tokens=input_tokens)
             try:
-                return await self._calls.make(*self._chat(body, may_descend=rung is not Rung.PROMPT))
+                completion = await self._send(body, adapt=partial(abilities.adapt, sent=sent))
             except openai.APIStatusError:
-                # Of calls that ran at the same time, only those that asked by this rung may leave it.
-                self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
+                input_tokens = sent.input_tokens
+                continue
+            abilities.reasons = abilities.reasons or dialogue.reasons(completion)
+            known = completion.prompt_tokens or sent.input_tokens
+            larger = question.limit(abilities, times=dialogue.LARGER, input_tokens=known)
+            return Reply(completion, sent.limit, larger)
 
-    def _chat(
-        self, body: Mapping[str, Any], *, may_descend: bool
-    ) -> tuple[Request, Callable[[], Awaitable[httpx2.Response]], Callable[[httpx2.Response], Answered[Completion]]]:
-        """Return a request with how to send it and read its answer; a refused form is raised as the client's error."""
+    def _form(
+        self,
+        question: "_Question",
+        messages: Sequence[Message],
+        abilities: Abilities,
+        *,
+        times: int,
+        input_tokens: int | None,
+    ) -> tuple[Sent, dict[str, Any]]:
+        """Return the form in which a question is sent now, and the body of the request."""
+        rung, name = abilities.rung, abilities.limit_name
+        told = structured.instructed(messages, rung, question.into)
+        if input_tokens is None:
+            input_tokens = structured.question_tokens(told, rung, question.into)
+        limit = question.limit(abilities, times=times, input_tokens=input_tokens)
+        body = {**question.parameters, "model": question.model, "messages": told, name: limit}
+        if form := structured.response_format(rung, question.into):
+            body["response_format"] = form
+        return Sent(rung, name, limit, input_tokens), body
+
+    async def _send(self, body: Mapping[str, Any], *, adapt: Callable[[openai.APIStatusError], bool]) -> Completion:
+        """Make one call: every question goes to the provider from here, and from nowhere else.
+
+        A refusal to which ``adapt`` has found another form is raised as it is, every other error as the kernel's.
+        """
         request = _request("chat", body)
 
         async def send() -> httpx2.Response:
             try:
                 return await self._post("/chat/completions", body, digest=request.digest)
             except openai.APIStatusError as error:
-                if may_descend and names_response_format(error):
+                if adapt(error):
                     raise
                 raise classify(error) from error
             except (openai.OpenAIError, TimeoutError) as error:
@@ -234,12 +249,7 @@ class CompatibleModel:
             found = read(answer.text, answer.headers)
             return Answered(found, found.raw.get("usage"), found.model)
 
-        return request, send, read_completion
-
-    def _bound(self, max_tokens: int | None) -> dict[str, Any]:
-        """Return the member of a body that bounds its answer; without it some providers reserve all they could."""
-        name = "max_completion_tokens" if names.is_openai(self._base_url) else "max_tokens"
-        return {name: max_tokens or DEFAULT_OUTPUT}
+        return await self._calls.make(request, send, read_completion)
 
     async def _post(
         self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT
@@ -256,6 +266,20 @@ class CompatibleModel:
         return response
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What stays the same in all calls for one answer."""
+
+    into: type[BaseModel]
+    model: str
+    parameters: Mapping[str, Any]
+    bound: int
+    context: int | None
+
+    def limit(self, abilities: Abilities, *, times: int, input_tokens: int) -> int:
+        return abilities.limit(self.bound, input_tokens=input_tokens, times=times, context=self.context)
+
+
 def _idempotency(digest: str) -> dict[str, str]:
     """Return the header by which a server, a proxy or an audit knows this question of the current run's job again.
 
@@ -268,20 +292,16 @@ def _idempotency(digest: str) -> dict[str, str]:
 
 
 def _request(kind: Kind, body: Mapping[str, Any]) -> Request:
-    """Return what is to be known of a request: its digest tells this question from any other."""
+    """Return what admission must know of a request; its digest tells this question from any other."""
     text = json.dumps(body, sort_keys=True)
-    tokens, most = estimated(body, text, default_output=DEFAULT_OUTPUT if kind == "chat" else 0)
+    input_tokens, output_tokens = estimated(body, text, default_output=0)
     return Request(
         kind=kind,
         model=body["model"],
         digest=hashlib.sha256(text.encode()).hexdigest(),
-        input_tokens=tokens,
-        output_tokens=most,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
     )
-
-
-def _value(completion: Completion, into: type[T]) -> T:
-    return validated(completion.text, into, truncated=completion.finish_reason == "length")
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

@@ -92,6 +92,12 @@ def _rank(before: str, text: str, end: int) -> int:
     return 2 if is_final or (line in {"", "json"} and _LINE_ENDS.match(text, end)) else 1
 
 
+def has_reasoning(text: str) -> bool:
+    """Return whether a text has reasoning beside its answer, in any of the forms known here."""
+    marks = (kind for kind, *_ in _marks(text))
+    return _CHANNEL.search(text) is not None or any(kind in {"open", "close"} for kind in marks)
+
+
 def without_reasoning(text: str) -> str:
     """Return what a model says beside its reasoning; nothing from where reasoning begins that never ends."""
     text = final_part(text)

@@ -1,6 +1,7 @@
 """Ask for structured answers and find them in what came back. Pure.
 
-Three forms of asking, strongest first: a JSON schema the server enforces, JSON mode, and the prompt alone.
+Four forms of asking, strongest first: a JSON schema with bounds that the server enforces, the schema without the
+keywords that strict readers refuse, JSON mode, and the prompt alone.
 """
 
 import json
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from workers.llm.reasoning import Found, final_part, objects_in, without_reasoning
 from workers.llm.wire import TooDeepError, storable, whole_number
 from workers.runtime.handler.ports import Message
+from workers.runtime.handler.tokens import tokens_of
 from workers.runtime.refusals import rule_of
 
 T = TypeVar("T", bound=BaseModel)
@@ -53,14 +55,20 @@ _ANSWERS = re.compile(
 )
 # A server's schema reader refuses keywords it does not know; these say nothing about the shape.
 _SAYS_NOTHING = frozenset({"title", "default"})
+# What strict readers refuse in some models or versions: bounds of texts, lists and numbers.
+_BOUNDS = frozenset(
+    {"minLength", "maxLength", "pattern", "format", "minItems", "maxItems", "uniqueItems", "minProperties"}
+    | {"maxProperties", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+)
 
 
 class Rung(IntEnum):
     """One form of asking for a structured answer; a server that refuses one is asked by the next."""
 
     SCHEMA = 0
-    JSON = 1
-    PROMPT = 2
+    PLAIN_SCHEMA = 1
+    JSON = 2
+    PROMPT = 3
 
 
 class InvalidAnswerError(ValueError):
@@ -70,16 +78,23 @@ class InvalidAnswerError(ValueError):
 @lru_cache(maxsize=256)
 def schema_of(into: type[BaseModel]) -> Mapping[str, Any]:
     """Return the JSON schema of ``into`` in the strict form: every property required, no others allowed."""
-    strict: Mapping[str, Any] = _strict(into.model_json_schema())
+    strict: Mapping[str, Any] = _strict(into.model_json_schema(), dropped=_SAYS_NOTHING)
     return strict
+
+
+@lru_cache(maxsize=256)
+def plain_schema_of(into: type[BaseModel]) -> Mapping[str, Any]:
+    """Return :func:`schema_of` without the bounds of texts, lists and numbers."""
+    plain: Mapping[str, Any] = _strict(into.model_json_schema(), dropped=_SAYS_NOTHING | _BOUNDS)
+    return plain
 
 
 def response_format(rung: Rung, into: type[BaseModel]) -> dict[str, Any] | None:
     """Return the request's ``response_format`` for a rung; the last has none."""
     match rung:
-        case Rung.SCHEMA:
-            schema = {"name": into.__name__, "strict": True, "schema": schema_of(into)}
-            return {"type": "json_schema", "json_schema": schema}
+        case Rung.SCHEMA | Rung.PLAIN_SCHEMA:
+            sent = schema_of(into) if rung is Rung.SCHEMA else plain_schema_of(into)
+            return {"type": "json_schema", "json_schema": {"name": into.__name__, "strict": True, "schema": sent}}
         case Rung.JSON:
             return {"type": "json_object"}
         case Rung.PROMPT:
@@ -87,13 +102,19 @@ def response_format(rung: Rung, into: type[BaseModel]) -> dict[str, Any] | None:
 
 
 def instructed(messages: Sequence[Message], rung: Rung, into: type[BaseModel]) -> list[Message]:
-    """Return the messages for a rung: below the first, the schema is told in the system message."""
-    if rung is Rung.SCHEMA:
+    """Return the messages for a rung: where no schema is sent, it is told in the system message."""
+    if rung <= Rung.PLAIN_SCHEMA:
         return list(messages)
     told = f"Answer with one JSON object and nothing else. It follows this JSON Schema:\n{_schema_text(into)}"
     if messages and messages[0]["role"] == "system":
         return [{"role": "system", "content": f"{messages[0]['content']}\n\n{told}"}, *messages[1:]]
     return [{"role": "system", "content": told}, *messages]
+
+
+def question_tokens(messages: Sequence[Message], rung: Rung, into: type[BaseModel]) -> int:
+    """Return an upper estimate of the tokens of a question, the schema that is sent with it included."""
+    schema = tokens_of(_schema_text(into)) if rung <= Rung.PLAIN_SCHEMA else 0
+    return schema + sum(tokens_of(message["content"]) for message in messages)
 
 
 def reask(messages: Sequence[Message], answer: str, error: InvalidAnswerError, into: type[BaseModel]) -> list[Message]:
@@ -109,7 +130,7 @@ def reask(messages: Sequence[Message], answer: str, error: InvalidAnswerError, i
     return [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": again}]
 
 
-def validated(text: str, into: type[T], *, truncated: bool = False) -> T:
+def validated(text: str, into: type[T]) -> T:
     """Return the final answer in ``text`` as a valid ``into``; raise InvalidAnswerError saying what is wrong.
 
     The whole text if it is one JSON object. Else what the model says after its reasoning. Of several objects, those
@@ -134,8 +155,6 @@ def validated(text: str, into: type[T], *, truncated: bool = False) -> T:
                 break
         except TooDeepError as error:
             first_error = first_error or str(error)
-    if truncated:
-        raise InvalidAnswerError("it was cut off at the length limit before it was complete; be much shorter")
     raise InvalidAnswerError(first_error or "it holds no JSON object")
 
 
@@ -174,23 +193,26 @@ def _schema_text(into: type[BaseModel]) -> str:
     return json.dumps(schema_of(into), ensure_ascii=False)
 
 
-def _strict(schema: Any, *, names: bool = False) -> Any:
-    """Return a schema node made strict; ``names`` marks a mapping whose keys are names, not keywords."""
+def _strict(schema: Any, *, dropped: frozenset[str], names: bool = False) -> Any:
+    """Return a schema node made strict, without the keywords ``dropped``.
+
+    ``names`` marks a mapping that has names as its keys, not keywords.
+    """
     match schema:
         case dict() if names:
-            return {name: _strict(node) for name, node in schema.items()}
+            return {name: _strict(node, dropped=dropped) for name, node in schema.items()}
         case {"$ref": str(ref)}:
             return {"$ref": ref}  # strict readers refuse keywords beside a reference
         case dict():
             node = {
-                key: _strict(value, names=key in {"properties", "$defs"})
+                key: _strict(value, dropped=dropped, names=key in {"properties", "$defs"})
                 for key, value in schema.items()
-                if key not in _SAYS_NOTHING
+                if key not in dropped
             }
             if "properties" in node:
                 node |= {"required": list(node["properties"]), "additionalProperties": False}
             return node
         case list():
-            return [_strict(item) for item in schema]
+            return [_strict(item, dropped=dropped) for item in schema]
         case _:
             return schema

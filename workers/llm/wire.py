@@ -21,6 +21,9 @@ MOST_TOKENS = 2**31 - 1
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # How a server says that it ended or left out an answer for what it says: OpenAI, then those that pass on Google's.
 _FILTERED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation", "spii"})
+# How a server says that an answer reached its limit: OpenAI, those that pass on Anthropic's and Google's, Mistral.
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _THOUGHTS = frozenset({"thinking", "reasoning", "thought", "reasoning_text", "reasoning_content", "summary_text"})
 
 
@@ -33,14 +36,23 @@ class TooDeepError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One answer of a server: the body as it came, and what of it matters."""
+    """One answer of a server: the body as it came, and what of it matters.
+
+    ``reasons``: the model wrote reasoning apart from ``text``.
+    """
 
     raw: dict[str, Any]
     text: str
     model: str | None
     finish_reason: str | None
+    reasons: bool
     prompt_tokens: int | None
     completion_tokens: int | None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer ended because it reached its limit of tokens."""
+        return (self.finish_reason or "").lower() in _CUT
 
 
 def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
@@ -70,11 +82,13 @@ def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
     if finished == "error" and not _text_in(message):
         raise Unavailable("an answer that ended with an error")
     usage = raw.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
     return Completion(
         raw=raw,
         text=_text(message.get("content")),
         model=raw["model"][:MODEL_CHARS] if isinstance(raw.get("model"), str) and raw["model"] else None,
         finish_reason=finished,
+        reasons=bool(count_in(details, "reasoning_tokens")) or any(message.get(name) for name in _REASONING),
         prompt_tokens=count_in(usage, "prompt_tokens"),
         completion_tokens=count_in(usage, "completion_tokens"),
     )

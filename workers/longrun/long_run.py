@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+from workers.longrun.token_count import TokenCount
 from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import CheckpointWrite, Context
 from workers.runtime.handler.endurance import FIRST_WAIT
@@ -69,11 +70,19 @@ class Outage:
 class LongRun:
     """One run of one job. ``notes`` is the job's ``resume_at``: notes of this run for the next one.
 
-    ``kept`` counts the items that this run has committed.
+    ``kept`` counts the items that this run has committed. What ``tokens`` counts is noted with every commit.
     """
 
-    def __init__(self, ctx: Context, *, notes: Mapping[str, Any] | None, deadline: datetime | None) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        *,
+        notes: Mapping[str, Any] | None,
+        deadline: datetime | None,
+        tokens: TokenCount | None = None,
+    ) -> None:
         self._ctx = ctx
+        self._tokens = tokens
         self.notes: dict[str, Any] = dict(notes or {})
         self.kept = 0
         self._last_start = last_start(deadline, ctx.clock())
@@ -88,8 +97,15 @@ class LongRun:
 
         End this run if the job was cancelled or another run took it. ``items`` is the number of finished items.
         """
-        await retry_while_away(partial(self._ctx.checkpoint, values, write))
+        await retry_while_away(partial(self._ctx.checkpoint, {**self.noted(), **values}, write))
         self.kept += items
+
+    def noted(self) -> dict[str, Any]:
+        """Return the value of the job's row that holds the notes; nothing if no tokens are counted."""
+        if self._tokens is None:
+            return {}
+        self.notes["tokens"] = self._tokens.note()
+        return {"resume_at": self.notes}
 
     def away_for(self) -> timedelta:
         """Return how long the provider has been unavailable, as noted by an earlier run."""

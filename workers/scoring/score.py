@@ -4,36 +4,48 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
-from workers.judging.answers import CriterionAnswer, RubricAnswer
+from workers.judging.answers import CriterionAnswer, Quotes, RubricAnswer
+from workers.judging.asked import Score
 from workers.judging.criteria import Criterion, key_of
+from workers.judging.evidence import SubjectText, unverified_flags
 from workers.judging.numbers import Points
-from workers.judging.scores import is_off, weighted_mean
+from workers.judging.scores import weighted_mean
 
 
 class ProfileCriterion(CriterionAnswer):
-    """The model's answer about one criterion."""
+    """The answer about one criterion."""
 
-    score: Points = Field(description="0 no evidence, 50 adequate, 100 exemplary")
-    evidence: list[str] = Field(description="short verbatim quotes or field names of the profile")
+    evidence: Quotes = Field(description="short verbatim quotes or field names of the profile")
+    score: Score = Field(description="0 no evidence, 50 adequate, 100 exemplary")
 
 
 class ScoreAnswer(RubricAnswer[ProfileCriterion]):
-    """The model's answer about a profile."""
+    """The answer about a profile."""
+
+    criterion = ProfileCriterion
 
 
-class CriterionScore(ProfileCriterion):
-    """The score of one criterion: points and evidence from the model, name and weight from the rubric."""
+class CriterionScore(BaseModel):
+    """The score of one criterion: points, evidence and reasons from the model, name and weight from the rubric.
 
+    ``unverified`` are quotes of the model's that are not in the profile.
+    """
+
+    name: str
+    score: Points
+    evidence: list[str]
+    reasoning: str
     weight: float
+    unverified: list[str] = Field(default_factory=list)
 
 
 class ProfileScore(BaseModel):
     """The value of ``scoring_jobs.parsed_score``.
 
     ``overall`` (0–100, one decimal) is the mean of the criteria's scores by the rubric's weights. It is computed here,
-    not taken from the model. ``criteria`` have the order of the rubric. ``flags`` are notes of the model and of
-    Gristmill: ``profile truncated``, and ``model's own overall was …`` if the model's overall differs by more than 5.
-    ``model`` names the model that answered; ``offline-rubric-v1`` is rule-based, not an AI judgement.
+    by a model. ``criteria`` have the order of the rubric. ``flags`` are notes of the model and of Gristmill: ``profile
+    truncated``, and ``unverified evidence: NAME`` if a quote is not in the profile. ``model`` names the model that
+    answered; ``offline-rubric-v1`` is rule-based, not an AI judgement.
     """
 
     overall: Points
@@ -43,16 +55,31 @@ class ProfileScore(BaseModel):
 
 
 def reconcile(
-    answer: ScoreAnswer, criteria: Sequence[Criterion], *, model: str, flags: Iterable[str] = ()
+    answer: ScoreAnswer,
+    criteria: Sequence[Criterion],
+    *,
+    model: str,
+    profile: SubjectText | None = None,
+    flags: Iterable[str] = (),
 ) -> ProfileScore:
-    """Return the score: points and evidence from the answer, weights from the criteria, and the overall of both."""
+    """Return the score: points and evidence from the answer, weights from the criteria, and the overall of both.
+
+    The quotes are looked up in ``profile``. None: a rule answered, which quotes only what is there.
+    """
     given = answer.by_key()
-    scores = [
-        CriterionScore.model_validate(given[key_of(one.name)].model_dump() | {"name": one.name, "weight": one.weight})
-        for one in criteria
-    ]
+    scores = [_scored(one, given[key_of(one.name)], profile) for one in criteria]
     overall = weighted_mean(((score.score, score.weight) for score in scores), decimals=1)
-    notes = [*answer.flags, *flags]
-    if is_off(answer.overall, overall):
-        notes.append(f"model's own overall was {answer.overall:g}")
+    notes = [*answer.flags, *unverified_flags(scores), *flags]
     return ProfileScore(overall=overall, criteria=scores, flags=list(dict.fromkeys(notes)), model=model)
+
+
+def _scored(criterion: Criterion, said: ProfileCriterion, profile: SubjectText | None) -> CriterionScore:
+    found, unverified = profile.check(said.evidence) if profile else (said.evidence, [])
+    return CriterionScore(
+        name=criterion.name,
+        score=said.score,
+        evidence=found,
+        reasoning=said.reasoning,
+        weight=criterion.weight,
+        unverified=unverified,
+    )

@@ -16,6 +16,7 @@ from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.outcomes import Complete, Outcome, Rows, Snooze
 from workers.runtime.handler.ports import Answer
 from workers.runtime.handler.registry import stage
+from workers.runtime.handler.rule_based import NOTE
 from workers.runtime.refusals import first_problem
 from workers.scoring import answers, rubric
 from workers.scoring.question import PARAMETERS, ProfileQuestion, build_question, fingerprint
@@ -106,7 +107,8 @@ def _request(job: ScoringJob) -> ScoreRequest:
 
 
 def _complete(key: bytes, question: ProfileQuestion, answer: Answer[ScoreAnswer], ctx: Context) -> Complete:
-    score = reconcile(answer.value, question.criteria, model=answer.model, flags=question.flags)
+    profile = None if answer.raw.get("note") == NOTE else question.profile
+    score = reconcile(answer.value, question.criteria, model=answer.model, profile=profile, flags=question.flags)
     call = {
         "model": answer.model,
         "prompt_tokens": answer.prompt_tokens,

@@ -15,6 +15,7 @@ from models.operations import IngestJob
 from workers.longrun.cutting import cut
 from workers.longrun.long_run import LongRun, OthersTurn
 from workers.longrun.retrying import Retries
+from workers.longrun.token_count import TokenCount
 from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Retryable
@@ -82,15 +83,16 @@ class _EmbedRun:
     """One run of one job: its records, its progress, the current model."""
 
     def __init__(self, job: IngestJob, ctx: Context, retries: Retries) -> None:
+        tokens = TokenCount.of(job.resume_at)
         self._job = job
-        self._ctx = ctx
+        self._ctx = ctx = tokens.counting(ctx)
         self._records = RecordsToEmbed.of(job)
         self._requester = VectorRequester(ctx.llm, retries)
         self.target = EmbeddingTarget("")
         self._warned = job.warnings or None
         self._total = 0
         self._done = job.embedded_count
-        self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
+        self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at, tokens=tokens)
 
     async def perform(self) -> bool:
         """Embed the pending records; return whether all vectors are of one model now. Raise what stops the run."""
@@ -111,7 +113,7 @@ class _EmbedRun:
 
     def values(self) -> dict[str, Any]:
         """Return the values of the job's row at its end."""
-        return {"embedded_count": self._done, "warnings": self._warnings()}
+        return {"embedded_count": self._done, "warnings": self._warnings(), **self.long.noted()}
 
     def count_done(self) -> int:
         """Return how many of the job's records have a vector, by the last count of this run."""

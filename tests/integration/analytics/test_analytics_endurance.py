@@ -150,7 +150,8 @@ async def test_record_added_with_a_lower_id_is_judged_too(analyses: Analyses, ru
     outcome = await runs.perform(job, Late())
 
     assert isinstance(outcome, Complete)
-    assert outcome.values == {"total_records": 201, "processed_count": 201, "failed_count": 0}
+    counts = {"total_records": 201, "processed_count": 201, "failed_count": 0}
+    assert outcome.values.items() >= counts.items()
     assert "added late" in analyses.judged(project)
 
 

@@ -4,6 +4,6 @@ from typing import Any
 
 
 def said(**scores: float) -> dict[str, Any]:
-    """Return an answer with these points for the criteria, of a hundred each."""
-    given = [{"name": name, "score": score, "evidence": ["here"], "reasoning": "so"} for name, score in scores.items()]
-    return {"overall": sum(scores.values()) / len(scores), "criteria": given, "flags": []}
+    """Return an answer that gives each criterion these points of a hundred, and quotes the subject's name."""
+    given = {name: {"evidence": ["name"], "reasoning": "so", "score": score} for name, score in scores.items()}
+    return {"criteria": given, "flags": []}

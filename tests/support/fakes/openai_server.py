@@ -58,7 +58,9 @@ REFUSED = (
 KINDS = frozenset(SHAPED + REFUSED)
 FORMATS = ("json_schema", "json_object", "text")
 MAX_REMEMBERED_REQUESTS = 1_000
-MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model", "embeddings", "rules"})
+MEMBERS = frozenset(
+    {"queue", "default", "mix", "seed", "formats", "models", "contexts", "reported_model", "embeddings", "rules"}
+)
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -91,6 +93,7 @@ class Script:
         self.default: dict[str, Any] = {"kind": "answer"}
         self.formats: tuple[str, ...] = FORMATS
         self.models: list[str] | None = None
+        self.contexts: dict[str, int] = {}
         self.reported_model: str | None = None
         self.calls = self.max_in_flight = self.listings = self.connections = 0
         self.requests: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED_REQUESTS)
@@ -183,7 +186,9 @@ class Connection:
                 await self.embed(json.loads(body), headers)
             case "GET", "/models" if self.script.models is not None:
                 self.script.listings += 1
-                await self.send({"object": "list", "data": [{"id": name} for name in self.script.models]})
+                contexts = self.script.contexts
+                listed = [{"id": name, "context_length": contexts.get(name)} for name in self.script.models]
+                await self.send({"object": "list", "data": listed})
             case "GET", "/__requests":
                 await self.send(self.script.snapshot())
             case "GET", "/__ledger":
@@ -280,7 +285,7 @@ def completion(request: Mapping[str, Any], kind: str, reported_model: str | None
         case "fenced":
             message["content"] = f"Here it is:\n```json\n{valid}\n```\nAnything else?"
         case "think":
-            message["content"] = f'<think>Perhaps {{"overall": 1}}?</think>\n{valid}'
+            message["content"] = f'<think>Perhaps {{"criteria": {{}}}}?</think>\n{valid}'
         case "parts":
             message["content"] = [{"type": "text", "text": valid[:10]}, {"type": "text", "text": valid[10:]}]
         case "invalid":
@@ -325,17 +330,15 @@ def scores(request: Mapping[str, Any]) -> dict[str, Any]:
     text = "\n".join(str(message["content"]) for message in request["messages"])
     listed, profile = (re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL) for name in ("criteria", "profile"))
     seed = hashlib.sha256(profile[1].encode() if profile else b"").digest()
-    given = [
-        {
-            "name": one["name"],
-            "score": 10 + seed[index % 32] % 90,
+    given = {
+        one.get("key", one["name"]): {
             "evidence": ["name"],
             "reasoning": "Made up by a fake.",
+            "score": 10 + seed[index % 32] % 90,
         }
         for index, one in enumerate(json.loads(listed[1]) if listed else ())
-    ]
-    overall = sum(one["score"] for one in given) / max(len(given), 1)
-    return {"overall": round(overall, 1), "criteria": given, "flags": []}
+    }
+    return {"criteria": given, "flags": []}
 
 
 def calls_of(entries: Iterable[Mapping[str, Any]]) -> list[Call]:

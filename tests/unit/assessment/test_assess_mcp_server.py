@@ -50,9 +50,7 @@ async def test_a_valid_description_is_judged_by_schema_rules_and_model():
 
     by_rule = {one.name: one.score for one in result.criteria if one.rule_based}
     assert by_rule == {"schema": 1.0, "rules": 1.0 - 0.2}
-    assert {one.name for one in result.criteria if not one.rule_based} == {
-        one["name"] for one in WITHOUT_SECRETS["criteria"]
-    }
+    assert {one.name for one in result.criteria if not one.rule_based} == WITHOUT_SECRETS["criteria"].keys()
     weighted = sum(one.score * one.weight for one in result.criteria) / sum(one.weight for one in result.criteria)
     assert result.score == pytest.approx(weighted, abs=1e-4)
     assert (result.verdict, result.rule_based) == ("excellent", False)

@@ -1,4 +1,4 @@
-"""A model judges by a rubric: its answer must cover every criterion, and its own overall is not used."""
+"""A model judges by a rubric: its answer must cover every criterion, and its quotes are looked up."""
 
 import json
 
@@ -66,25 +66,34 @@ async def test_each_criterion_is_kept_with_its_scale_weight_and_reasons():
     assert AssessmentResult.model_validate(result.model_dump(mode="json")) == result
 
 
-async def test_a_models_own_overall_is_noted_and_not_believed():
-    """The model's own overall changes nothing in the score."""
-    result = await perform(rubric(), desk(ScriptedModel({**said(clarity=10, evidence=10), "overall": 100})))
+async def test_a_quote_that_is_not_there_is_kept_apart_and_flagged():
+    """It is no evidence of the subject; the flag names the criterion."""
+    quotes = ["for editors", "wins every prize", "name"]
+    answer = {
+        "criteria": {"clarity": {"evidence": quotes, "reasoning": "so", "score": 80}, **said(evidence=1)["criteria"]}
+    }
 
-    assert result.score == 0.1
-    assert result.flags == ["model's own overall was 100 of 100"]
+    result = await perform(rubric(), desk(ScriptedModel(answer)))
+
+    assert (result.criteria[0].evidence, result.criteria[0].unverified) == (
+        ["for editors", "name"],
+        ["wins every prize"],
+    )
+    assert (result.criteria[1].unverified, result.flags) == ([], ["unverified evidence: clarity"])
 
 
 HOSTILE = {
     "missing": said(clarity=50),
-    "doubled": {**said(clarity=50), "criteria": said(clarity=50)["criteria"] * 2 + said(evidence=1)["criteria"]},
+    "doubled": said(clarity=50, Clarity=50, evidence=1),
     "unknown": said(clarity=50, evidence=50, style=50),
     "too high": said(clarity=101, evidence=50),
     "too low": said(clarity=-1, evidence=50),
-    "not a number": {**said(clarity=50, evidence=50), "overall": float("nan")},
+    "not a number": said(clarity=float("nan"), evidence=50),
     "infinite": said(clarity=float("inf"), evidence=50),
     "true": said(clarity=True, evidence=50),
-    "false overall": {**said(clarity=50, evidence=50), "overall": False},
-    "no criteria": {"overall": 50, "flags": []},
+    "no object": {"criteria": {"clarity": 50, "evidence": 50}},
+    "no criteria": {"flags": []},
+    "null": {"criteria": None},
     "nothing": {},
 }
 
@@ -103,7 +112,7 @@ async def test_a_hostile_answer_is_worth_another_attempt_and_no_result(answer):
         await perform(rubric(), desk(ScriptedModel(answer)))
 
 
-@pytest.mark.parametrize("text", ["I would say it is rather good.", "", "[1, 2]", '{"overall": 50', "null"])
+@pytest.mark.parametrize("text", ["I would say it is rather good.", "", "[1, 2]", '{"criteria": {', "null"])
 def test_prose_is_no_answer(text):
     """The reader of the providers finds no JSON object in prose."""
     with pytest.raises(InvalidAnswerError):
@@ -126,7 +135,7 @@ def test_the_answers_schema_suits_strict_servers():
     """Every property is required, and no other is allowed."""
     schema = schema_of(answer_to(("clarity",)))
 
-    assert schema["required"] == ["overall", "criteria", "flags"]
+    assert schema["required"] == ["criteria", "flags"]
     assert schema["additionalProperties"] is False
 
 

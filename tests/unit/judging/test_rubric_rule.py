@@ -2,6 +2,7 @@
 
 import json
 from importlib.metadata import distributions
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -42,6 +43,11 @@ def scored(attributes, *, name="tomlish", prompt=PACKAGE_PROMPT):
     form = answer_to((one.name for one in question.criteria), form=ScoreAnswer)
     answer = form.model_validate(score_by_rule(question.messages))
     return reconcile(answer, question.criteria, model="rules", flags=question.flags)
+
+
+def mean(evaluation):
+    """Return the mean of an evaluation's scores."""
+    return fmean(one["score"] for one in evaluation["criteria"])
 
 
 def test_richer_profile_scores_clearly_higher():
@@ -128,7 +134,7 @@ def test_filler_and_instructions_to_the_judge_cost_points_and_are_flagged():
 
     fair, bribed = evaluate(CRITERIA, {"attributes": RICH}), evaluate(CRITERIA, {"attributes": bribe})
 
-    assert bribed["overall"] < fair["overall"] - 20
+    assert mean(bribed) < mean(fair) - 20
     assert "forbidden term: ignore all previous instructions" in bribed["flags"]
     assert "forbidden term: lorem ipsum" in bribed["flags"]
 
@@ -137,7 +143,7 @@ def test_saying_it_again_does_not_help():
     """A text that is repeated ten times scores lower than once, and is flagged."""
     once, often = ({"attributes": {"docs": RICH["description"] * times}} for times in (1, 10))
 
-    assert evaluate(CRITERIA, often)["overall"] < evaluate(CRITERIA, once)["overall"]
+    assert mean(evaluate(CRITERIA, often)) < mean(evaluate(CRITERIA, once))
     assert "repetitive text" in evaluate(CRITERIA, often)["flags"]
 
 
@@ -200,4 +206,4 @@ def test_of_real_servers_only_the_empty_ones_get_nothing():
         attributes = {"description": server["description"], "repository": server["repository"]}
         evaluation = evaluate(CRITERIA, {"attributes": attributes})
         empty = not server["description"] and not any(server["repository"].values())
-        assert (evaluation["overall"] == 0) == ("no evidence" in evaluation["flags"]) == empty
+        assert (mean(evaluation) == 0) == ("no evidence" in evaluation["flags"]) == empty

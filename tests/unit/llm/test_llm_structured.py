@@ -1,7 +1,7 @@
 """Asking for structured answers, and finding them in what came back."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from workers.llm.structured import (
     Rung,
     declined,
     instructed,
+    plain_schema_of,
     reask,
     response_format,
     schema_of,
@@ -190,13 +191,6 @@ def test_refusal_in_prose_is_told_from_an_answer_without_json(text, expected):
     assert (declined(text) is not None) is expected
 
 
-def test_truncation_is_named_and_a_complete_document_is_not_truncated():
-    """A grammar guarantees a valid prefix only; a document that is complete counts whatever the finish reason."""
-    assert validated(GOOD, Part, truncated=True).score == 5
-    with pytest.raises(InvalidAnswerError, match="cut off"):
-        validated(GOOD[:-1], Part, truncated=True)
-
-
 def test_error_is_bounded_and_does_not_echo_the_input():
     """Many mistakes are quoted in part."""
     parts = [{"title": "secret words", "score": 999}] * 40
@@ -208,11 +202,11 @@ def test_error_is_bounded_and_does_not_echo_the_input():
     assert len(str(caught.value)) < 600
 
 
-def test_schema_is_told_below_the_first_rung():
-    """JSON mode needs the word JSON in the messages; the first rung sends the schema itself."""
+def test_schema_is_told_where_it_is_not_sent():
+    """JSON mode needs the word JSON in the messages; the first two rungs send the schema itself."""
     messages: list[Message] = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "This."}]
 
-    assert instructed(messages, Rung.SCHEMA, Part) == messages
+    assert instructed(messages, Rung.SCHEMA, Part) == instructed(messages, Rung.PLAIN_SCHEMA, Part) == messages
     told = instructed(messages, Rung.JSON, Part)
     assert [message["role"] for message in told] == ["system", "user"]
     assert "JSON" in told[0]["content"]
@@ -220,8 +214,30 @@ def test_schema_is_told_below_the_first_rung():
 
 
 def test_each_rung_has_its_format():
-    """Schema, JSON mode, nothing."""
-    assert [(response_format(rung, Part) or {}).get("type") for rung in Rung] == ["json_schema", "json_object", None]
+    """Schema, schema without bounds, JSON mode, nothing."""
+    formats = [response_format(rung, Part) or {} for rung in Rung]
+
+    assert [one.get("type") for one in formats] == ["json_schema", "json_schema", "json_object", None]
+    bounded, plain = (one["json_schema"]["schema"]["properties"]["score"] for one in formats[:2])
+    assert bounded == {"minimum": 0, "maximum": 100, "type": "number"}
+    assert plain == {"type": "number"}
+
+
+def test_schema_without_bounds_keeps_members_that_are_called_like_bounds():
+    """What is left out are keywords. Members, enums and what is required stay."""
+
+    class Named(BaseModel):
+        pattern: Literal["a", "b"]
+        format: Annotated[list[str], Field(max_length=3)]
+
+    plain = plain_schema_of(Named)
+
+    assert plain["properties"] == {
+        "pattern": {"enum": ["a", "b"], "type": "string"},
+        "format": {"items": {"type": "string"}, "type": "array"},
+    }
+    assert plain["required"] == ["pattern", "format"]
+    assert schema_of(Named)["properties"]["format"]["maxItems"] == 3
 
 
 def test_reask_alternates_turns_and_quotes_the_error():

@@ -1,6 +1,7 @@
 """Each question brings its own rule, and its answer is the same in every release: questions and answers are recorded.
 
-The file was written by release 0.1.0, before the rules moved to the rooms of their questions.
+The file was written by release 0.1.0. Since then, the questions about criteria name a key for each, and their answers
+have no overall score; nothing else of them changed.
 """
 
 import hashlib

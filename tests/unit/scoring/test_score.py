@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from workers.judging.answers import answer_to
 from workers.judging.criteria import Criterion
+from workers.judging.evidence import SubjectText
 from workers.judging.scores import weighted_mean
 from workers.scoring.score import ProfileScore, ScoreAnswer, reconcile
 
@@ -18,25 +19,47 @@ def part(name, score, **more):
     return {"name": name, "score": score, "evidence": ["summary"], "reasoning": "so"} | more
 
 
-def answer(*parts, overall=50, flags=()):
-    return FORM.model_validate({"overall": overall, "criteria": list(parts), "flags": list(flags)})
+def answer(*parts, flags=(), **more):
+    return FORM.model_validate({"criteria": list(parts), "flags": list(flags), **more})
 
 
 def test_overall_is_the_rubrics_weighted_mean():
-    """Neither a weight nor the overall is taken from the model."""
+    """Neither a weight nor an overall is taken from the model."""
     given = answer(part("clarity", 20, weight=1_000), part("evidence", 81), overall=99)
 
     score = reconcile(given, CRITERIA, model="m")
 
     assert score.overall == 65.8
     assert [(one.name, one.weight) for one in score.criteria] == [("evidence", 3), ("clarity", 1)]
-    assert score.flags == ["model's own overall was 99"]
+    assert score.flags == []
     assert score.model == "m"
 
 
-def test_small_difference_of_the_models_overall_is_not_flagged():
-    """A rounding difference is not a reason for a flag."""
-    assert reconcile(answer(part("evidence", 50), part("clarity", 50), overall=54), CRITERIA, model="m").flags == []
+def test_quotes_are_looked_up_in_the_profile():
+    """One that is not there is kept apart, and a flag names its criterion; field names count as evidence."""
+    given = answer(
+        part("evidence", 50, evidence=["it parses TOML", "10 million users", "summary"]), part("clarity", 60)
+    )
+    profile = SubjectText("acme", {"summary": "It parses TOML."})
+
+    score = reconcile(given, CRITERIA, model="m", profile=profile, flags=["profile truncated"])
+
+    evidence, clarity = score.criteria
+    assert (evidence.evidence, evidence.unverified) == (["it parses TOML", "summary"], ["10 million users"])
+    assert (clarity.evidence, clarity.unverified) == (["summary"], [])
+    assert score.flags == ["unverified evidence: evidence", "profile truncated"]
+
+
+def test_score_of_an_older_release_is_read():
+    """It has a flag about the model's own overall, and does not know unverified quotes."""
+    old = {
+        "overall": 65.8,
+        "criteria": [{"name": "a", "score": 65.8, "evidence": ["b"], "reasoning": "so", "weight": 1}],
+        "flags": ["model's own overall was 99"],
+        "model": "m",
+    }
+
+    assert ProfileScore.model_validate(old).criteria[0].unverified == []
 
 
 def test_flags_of_both_sides_are_kept_once():

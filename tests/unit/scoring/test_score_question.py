@@ -24,11 +24,11 @@ def sections(question):
 
 def test_question_has_three_sections_of_json():
     """A program can read task, criteria and profile separately."""
-    asked = sections(messages("Judge.\n\nCriteria:\n- a (2): x", name="ada", attributes={"k": ["v"]}))
+    asked = sections(messages("Judge.\n\nCriteria:\n- Use of x (2): y", name="ada", attributes={"k": ["v"]}))
 
     assert asked == {
         "task": "Judge.",
-        "criteria": [{"name": "a", "weight": 2.0, "description": "x"}],
+        "criteria": [{"key": "use_of_x", "name": "Use of x", "weight": 2.0, "description": "y"}],
         "profile": {"name": "ada", "attributes": {"k": ["v"]}},
     }
 
