@@ -146,8 +146,8 @@ async def test_answer_stays_within_the_context_that_a_list_or_a_route_tells(prov
 
     await parse(provider)
     fake.script(default=CUT)
+    current_place.set(Place(route="r", context_tokens=200))
     with pytest.raises(InvalidAnswers, match="cut off at 100 tokens"):
-        current_place.set(Place(route="r", context_tokens=200))
         await parse(provider)
 
     of_list, *of_route = [request["max_tokens"] for request in fake.requests]
