@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.assessment.store.reports import Ended, Statistics
+    from workers.assessment.store.reports import HourlyEndings, Statistics
 
 COLOURS = {"completed": "#2da44e", "failed": "#cf222e", "cancelled": "#8c959f"}
 BAR, GAP, HEIGHT, LEFT, TOP, BOTTOM = 14, 4, 220, 56, 56, 56
@@ -42,7 +42,7 @@ def svg(statistics: "Statistics") -> str:
     return "\n".join((*parts, "</svg>\n"))
 
 
-def _hours(ended: "Sequence[Ended]") -> dict[datetime, dict[str, int]]:
+def _hours(ended: "Sequence[HourlyEndings]") -> dict[datetime, dict[str, int]]:
     """Return the counts of each of the last hours, also of those in which nothing ended."""
     if not ended:
         return {}

@@ -13,7 +13,7 @@ from workers.ingestion.enqueue_file import ingest_file, look
 from workers.ingestion.kinds import Kind
 from workers.ingestion.refusals import naming_file
 from workers.ingestion.unwrapping import HEAD_BYTES
-from workers.operations.projects import for_use, of_ingestion
+from workers.operations.projects import find_by_ingestion, for_use
 from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued
 
@@ -63,7 +63,7 @@ async def hand_in(
             )
     if not job.created:  # the key names a job of an earlier time, which may be of another project
         async with database.session() as session:
-            found = await of_ingestion(session, job.id) or found
+            found = await find_by_ingestion(session, job.id) or found
     return HandedIn(job, found.id, found.name)
 
 

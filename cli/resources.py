@@ -1,7 +1,7 @@
 """The outside world of a worker process, made from its settings: one argument for each resource."""
 
 from config.settings import Settings
-from workers.outbound.addresses import networks
+from workers.outbound.addresses import parse_networks
 from workers.outbound.http import SafeHttp
 from workers.outbound.mail import Maildir, SmtpMail, SmtpServer
 from workers.runtime.handler.outside import Mail
@@ -15,7 +15,7 @@ def resources(settings: Settings, *, llm: LanguageModel) -> Resources:
     """Return what the handlers of this process may ask of the outside world; nothing is opened before it is used."""
     outbound = settings.outbound
     http = SafeHttp(
-        allow=networks(outbound.allow),
+        allow=parse_networks(outbound.allow),
         seconds=outbound.timeout_seconds,
         connect_seconds=outbound.connect_timeout_seconds,
         max_bytes=outbound.max_bytes,

@@ -129,7 +129,7 @@ def update(
             actor=who,
         )
     )
-    named = states.state_named(state)
+    named = states.parse_state(state)
     if as_json:
         print_json({"assessment_id": assessment_id, "state": named, "version": newer})
     else:

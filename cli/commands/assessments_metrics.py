@@ -8,7 +8,7 @@ import typer
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
 from cli.values import moment
-from workers.assessment.store.metrics import measurements
+from workers.assessment.store.metrics import list_measurements
 
 
 def metrics(
@@ -19,7 +19,7 @@ def metrics(
     as_json: Json = False,
 ) -> None:
     """Show what was measured of an assessment: its endings' times and attempts, and what services measured."""
-    found = in_session(lambda session: measurements(session, assessment_id, owner=owner))
+    found = in_session(lambda session: list_measurements(session, assessment_id, owner=owner))
     if as_json:
         print_json(found)
     elif found:

@@ -12,7 +12,7 @@ from cli.session import in_session
 from cli.values import moment
 from config.settings import keys_of, load
 from workers.operations import keyring, system_settings
-from workers.operations.system_settings import KNOWN, require_known
+from workers.operations.system_settings import KNOWN_SETTINGS, require_known
 from workers.runtime.refusals import Refusal
 
 app = typer.Typer(help="Choose provider and models at run time.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def list_(as_json: Json = False) -> None:
             ((one.key, one.value, moment(one.updated_at), one.description) for one in found),
             keep={"KEY", "SINCE"},
         )
-    unset = ", ".join(key for key in KNOWN if key not in {one.key for one in found})
+    unset = ", ".join(key for key in KNOWN_SETTINGS if key not in {one.key for one in found})
     if unset:
         remark(f"not set: {unset}")
 
@@ -85,7 +85,7 @@ def new_key() -> None:
 def _values(words: list[str]) -> dict[str, str]:
     """Return what to set, by key: ``KEY VALUE``, or any number of ``KEY=VALUE`` and of ``KEY``, which is read."""
     match words:
-        case [key, value] if "=" not in key and value.partition("=")[0] not in KNOWN:
+        case [key, value] if "=" not in key and value.partition("=")[0] not in KNOWN_SETTINGS:
             return {key: _in_the_open(key, value)}
     values: dict[str, str] = {}
     for word in words:

@@ -23,7 +23,7 @@ from workers.llm.provider import HOSTS, OPENAI_URL, PLACEHOLDER_KEY
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
 from workers.operations.refusals import OperationsError
-from workers.operations.system_settings import unreadable
+from workers.operations.system_settings import list_unreadable
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.refusals import cut
 
@@ -54,7 +54,7 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
         keyring = Keyring(keys_of(settings))
         async with opened(database_url) as database, database.session() as session:
             choice = await read_choice(session, keyring=keyring, openai_key=key)
-            problems = await unreadable(session, keyring=keyring)
+            problems = await list_unreadable(session, keyring=keyring)
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
     except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again

@@ -34,7 +34,7 @@ def align(passages: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> d
     More words of the guidelines, more specifics and more structure never make it worse; repetition, filler and
     instructions to the judge do.
     """
-    read = features.passages({"content": record["content"]})
+    read = features.read_passages({"content": record["content"]})
     own = frozenset[str]().union(*(one.terms for one in read)) - features.terms_of("content")
     shared = {one["number"]: own & features.terms_of(one["text"]) for one in passages}
     common = frozenset[str]().union(*shared.values())

@@ -23,7 +23,7 @@ from workers.ingestion.refusals import Unreadable
 from workers.ingestion.saving import Busy, hold_project, save
 from workers.ingestion.unwrapping import unwrap
 from workers.ingestion.uploads import PostgresUploads, Uploads
-from workers.longrun.long_run import last_call
+from workers.longrun.long_run import last_start
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.naming import LongName
 from workers.runtime.handler.outcomes import Complete, Fail, Outcome, Snooze
@@ -93,7 +93,7 @@ async def ingest_csv(job: IngestJob, ctx: Context) -> Outcome:
 
 async def _load(job: IngestJob, upload_id: UUID, ctx: Context, uploads: Uploads) -> bool:
     """Save the file chunk by chunk; return whether that came to its end."""
-    last = last_call(job.deadline_at, ctx.clock())
+    last = last_start(job.deadline_at, ctx.clock())
     upload, ids = await _found(job, upload_id, ctx)
     options = Options.of(job.options)
     encoding = options.encoding or upload.encoding or await _detected(upload_id, ctx, uploads)

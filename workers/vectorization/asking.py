@@ -115,5 +115,5 @@ class _Asking:
         await self._embed([PROBE], await self._llm.embedding_model())
 
     async def _embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        self._requests.require_going_on()
+        self._requests.raise_if_stopped()
         return await self._llm.embed(texts, model=model)

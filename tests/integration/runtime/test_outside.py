@@ -5,7 +5,7 @@ import mailbox
 from tests.support.fakes.web_server import web_server
 from tests.support.kernel import started_worker
 from tests.support.proving.llm import NoModel
-from workers.outbound.addresses import networks
+from workers.outbound.addresses import parse_networks
 from workers.outbound.http import SafeHttp
 from workers.outbound.mail import Maildir
 from workers.runtime.handler.outcomes import Complete
@@ -25,7 +25,7 @@ async def test_a_handler_calls_and_writes(jobs, database_url, perform, tmp_path)
 
     async with web_server() as web:
         web.say("/", b"42")
-        http = SafeHttp(allow=networks(["127.0.0.0/8"]))
+        http = SafeHttp(allow=parse_networks(["127.0.0.0/8"]))
         outside = Resources(llm=NoModel(), http=http, mail=Maildir(tmp_path / "mail", sender="mill@example.com"))
         async with started_worker(database_url, perform.registry, resources=outside) as worker:
             await worker.run(await jobs.dispatched(key=web.url()))

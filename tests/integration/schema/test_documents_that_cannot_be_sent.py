@@ -101,7 +101,7 @@ async def test_records_are_listed_shown_and_exported_past_such_rows(psql, databa
     finally:
         await database.close()
 
-    assert (good.metadata, len(good.content)) == ({"a": 1}, record_review.MOST_LISTED_CHARACTERS)
+    assert (good.metadata, len(good.content)) == ({"a": 1}, record_review.MAX_LISTED_CONTENT_CHARACTERS)
     assert str(bad.metadata) == "<cannot be read: its JSON has more than 262,144 bytes>"
     assert "cannot be read" in str(shown.record.metadata)
     assert "(too large to be read)" in into.getvalue()

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from workers.assessment.registry import Desk, assessor
+from workers.assessment.registry import AssessorTools, assessor
 from workers.assessment.request import AssessmentRequest
 from workers.assessment.result import AssessmentResult
 
@@ -12,6 +12,6 @@ class NoOptions(BaseModel):
 
 
 @assessor("noop", options=NoOptions)
-async def assess_nothing(request: AssessmentRequest, options: NoOptions, desk: Desk) -> AssessmentResult:
+async def assess_nothing(request: AssessmentRequest, options: NoOptions, tools: AssessorTools) -> AssessmentResult:
     """Return a result at once, asking nobody."""
     return AssessmentResult(assessment_type=request.assessment_type, score=1.0, verdict="excellent", rule_based=True)

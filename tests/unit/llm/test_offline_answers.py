@@ -43,7 +43,7 @@ async def answered(messages: Sequence[Message], **options: Any) -> dict[str, Any
 @pytest.mark.parametrize("case", RECORDED["score"], ids=lambda case: case["messages"][:8])
 async def test_a_profile_is_asked_about_and_scored_as_ever(case: dict[str, Any]) -> None:
     """Also its words to a model: an answer to the same question is reused for a day."""
-    asked = question.ask(**case["asked"])
+    asked = question.build_question(**case["asked"])
     form = answer_to((one.name for one in asked.criteria), form=ScoreAnswer)
 
     assert digest(asked.messages) == case["messages"]
