@@ -9,8 +9,8 @@ from uuid import UUID
 
 from cli.connection import actor
 from cli.previewing import PIECE_BYTES, file_name, local, opened_file
-from workers.ingestion.enqueue_file import ingest_file, look
-from workers.ingestion.kinds import Kind
+from workers.ingestion.enqueue_file import ingest_file, inspect_head
+from workers.ingestion.kinds import FileKind
 from workers.ingestion.refusals import naming_file
 from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import find_by_ingestion, for_use
@@ -45,8 +45,8 @@ async def hand_in(
     name, said = file_name(file), reading or {}
     with naming_file(name), opened_file(file) as opened:
         head = await asyncio.to_thread(opened.read, HEAD_BYTES)
-        kind = await look(head, mapping, name=name, options=said)
-        if kind is Kind.XLSX and len(head) == HEAD_BYTES and opened.seekable():
+        kind = await inspect_head(head, mapping, name=name, options=said)
+        if kind is FileKind.XLSX and len(head) == HEAD_BYTES and opened.seekable():
             await local(opened).look(name=name, mapping=mapping, options=said)
             opened.seek(HEAD_BYTES)
         async with for_use(database, project, actor=actor()) as found, database.session() as session:

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.following import job_events
 from cli.output import console, status_text
+from workers.ingestion.outcome_lines import file_problems, skipped_lines, warning_lines
 from workers.ingestion.progress import IngestionProgress as Seen
 from workers.ingestion.progress import ingestion_progress
-from workers.ingestion.telling import problems, skipped_lines, warning_lines
 from workers.runtime.refusals import Failed, printable
 
 _QUIET_SECONDS = 2.0
@@ -89,7 +89,7 @@ def note(seen: Seen) -> str:
 
 def worst(seen: Seen) -> list[str]:
     """Return what a person must see first: most rows were skipped, or rows are cut."""
-    return problems(
+    return file_problems(
         total=seen.total, skipped=seen.skipped, details=seen.details, warnings=seen.warnings, read_as=seen.read_as
     )
 

@@ -9,7 +9,7 @@ from cli.session import in_session
 from config.logging import configure
 from config.settings import load
 from workers.runtime.refusals import Refusal
-from workers.vectorization.similar import Vector, embedded, vector_of
+from workers.vectorization.similar import Vector, embed_text, vector_of
 
 
 def vector_like(text: str) -> Vector:
@@ -31,7 +31,7 @@ def vector_of_text(text: str) -> Vector:
     async def ask() -> Vector:
         llm = provider(settings, database_url=addresses(settings).database_url, name="cli:similar")
         try:
-            return await embedded(llm, text)
+            return await embed_text(llm, text)
         finally:
             await llm.aclose()
 

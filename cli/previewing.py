@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
-from workers.ingestion.chunks import Ids
+from workers.ingestion.chunks import RecordIds
 from workers.ingestion.data_file import DataFile
+from workers.ingestion.outcome_lines import file_problems, read_as_line, skipped_lines, warning_lines
 from workers.ingestion.preview import Preview, preview
-from workers.ingestion.refusals import listed, naming_file
-from workers.ingestion.telling import problems, read_as_line, skipped_lines, warning_lines
+from workers.ingestion.refusals import naming_file, quote_names
 from workers.runtime.refusals import Refusal
 
 PIECE_BYTES = 1024 * 1024
@@ -61,8 +61,8 @@ class local:  # noqa: N801 - used as a function
 
     async def look(self, *, name: str, mapping: Mapping[str, str], options: Mapping[str, Any]) -> None:
         """Raise Unreadable for what only all of a file tells, as a workbook's end does."""
-        async with self.pieces() as pieces, DataFile(pieces, name=name, said=options) as file:
-            await file.open(mapping, type_="TASK", ids=Ids(UUID(int=0)))
+        async with self.pieces() as pieces, DataFile(pieces, name=name, options=options) as file:
+            await file.open(mapping, type_="TASK", ids=RecordIds(UUID(int=0)))
 
 
 def look_through(file: Path, *, type_: str, mapping: Mapping[str, str], reading: Mapping[str, Any]) -> Preview:
@@ -77,7 +77,7 @@ def look_through(file: Path, *, type_: str, mapping: Mapping[str, str], reading:
 
 def worst(seen: Preview) -> list[str]:
     """Return what a person must see first."""
-    return problems(
+    return file_problems(
         total=seen.total, skipped=seen.skipped, details=seen.details, warnings=seen.warnings, read_as=seen.read_as
     )
 
@@ -90,7 +90,7 @@ def told(name: str, seen: Preview) -> list[str]:
     return [
         *(f"WARNING: {problem}" for problem in worst(seen)),
         f"{name}: {read_as_line(seen.read_as)}",
-        f"columns: {listed(list(seen.columns))}",
+        f"columns: {quote_names(list(seen.columns))}",
         "mapping: " + ", ".join(f"{field} = {column}" for field, column in mapped.items()),
         "first rows:",
         *(f"  {row.line}: {_short(row.content)}" + (f" [{row.category}]" if row.category else "")

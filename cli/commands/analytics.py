@@ -15,7 +15,7 @@ from cli.session import in_session
 from cli.values import duration, moment
 from config.settings import load
 from workers.analytics import analyses
-from workers.analytics.alignment import VERDICTS, named
+from workers.analytics.alignment import VERDICTS, model_title
 from workers.analytics.analyses import AnalysisReport, AnalysisView
 from workers.operations.projects import find
 from workers.operations.record_review import as_type
@@ -139,7 +139,8 @@ def _facts(found: AnalysisReport) -> Iterator[str]:
         "status": f"{status_text(one.status)}, {one.progress} %",
         "model": one.model_name,
         "judged by": "; ".join(
-            named(judge) + (f" ({count})" if len(found.judges) > 1 else "") for judge, count in found.judges.items()
+            model_title(judge) + (f" ({count})" if len(found.judges) > 1 else "")
+            for judge, count in found.judges.items()
         ),
         "error": one.error,
         "warning": "; ".join(f"{what}: {said}" for what, said in sorted((one.warnings or {}).items())),

@@ -14,7 +14,7 @@ from cli.handing_in import HandedIn, hand_in
 from cli.output import Json, print_json, remark
 from cli.session import in_database
 from config.settings import load
-from workers.ingestion.options import InvalidOption, checked
+from workers.ingestion.options import InvalidOption, clean_options
 from workers.runtime.database import Database
 from workers.runtime.refusals import Failed, Refusal, printable
 
@@ -90,7 +90,7 @@ def ingest(
 def _reading(**said: Any) -> dict[str, Any]:
     """Return the options that say how the file is to be read, those that were given."""
     try:
-        return checked(said)
+        return clean_options(said)
     except InvalidOption as error:  # named as the command line names it
         raise Refusal(f"--{str(error).replace('skip_rows', 'skip-rows', 1)}") from None
 

@@ -17,7 +17,7 @@ from cli.output import Json, print_json, print_table, remark
 from cli.session import in_database, in_session
 from cli.values import counted, moment
 from workers.ingestion.export import Likeness
-from workers.ingestion.export import export as write
+from workers.ingestion.export import export_records as write
 from workers.operations import projects, record_review
 from workers.runtime.database import Transaction
 from workers.runtime.refusals import Failed, Refusal, printable

@@ -11,14 +11,14 @@ from cli.demo.display import progress
 from cli.demo.following import Progress, follow
 from workers.analytics import analyses
 from workers.analytics.analyses import AnalysisView
-from workers.analytics.findings import MeanRating, findings, judging_progress
+from workers.analytics.findings import MeanRating, judging_progress, project_findings
 from workers.ingestion.enqueue_file import ingest_file
 from workers.ingestion.outcomes import IngestionOutcome, embedding_progress, ingestion_outcomes
 from workers.operations.projects import FoundProject, get_or_create, set_guidelines
 from workers.runtime.database import Database, Raw
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.refusals import Failed
-from workers.vectorization.similar import Match, embedded, similar
+from workers.vectorization.similar import Match, embed_text, similar
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 FILES: tuple[tuple[str, Literal["TASK", "FEEDBACK"]], ...] = (("tasks.csv", "TASK"), ("feedback.csv", "FEEDBACK"))
@@ -68,10 +68,10 @@ async def take_through(
             analysis = (await analyses.start(session, project.id, actor=actor())).id
         with progress("comparing with guidelines") as show:
             await follow(database_url, [analysis], lambda conn: _judged(conn, analysis), show=show, check=check)
-        question = await embedded(llm, QUESTION)
+        question = await embed_text(llm, QUESTION)
         async with database.session() as session:
             matches = await similar(session, to=question, project_id=project.id, limit=FOUND)
-            found = await findings(session, project.id)
+            found = await project_findings(session, project.id)
             report = await analyses.report(session, analysis)
         return SampleFiles(jobs, report.analysis, found.verdicts, found.ratings, matches)
 

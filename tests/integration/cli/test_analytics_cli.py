@@ -165,7 +165,7 @@ def test_guidelines_with_pages_without_text_are_told_of_wherever_they_count(
         assert as_json(gristmill, "analytics", "show", job)["analysis"]["warnings"]["guidelines"].startswith("9 of 10 ")
         assert "warning     guidelines: 9 of 10 pages have no text" in gristmill("analytics", "show", job)[1]
         summary = as_json(gristmill, "analytics", "summary", "fieldnote")["tasks"]
-        assert summary.startswith("WARNING: of the guidelines 9 of 10 pages have no text")
+        assert summary.startswith("WARNING: in the guidelines, 9 of 10 pages have no text")
 
 
 def test_project_without_guidelines_is_not_analysed(

@@ -59,7 +59,7 @@ def test_waiting_tells_of_every_row_what_became_of_it(gristmill, at_work):
         "completed: 5 read, 3 saved, 2 skipped, 3 embedded",
         "  skipped as duplicate_in_file: 1 (line 5)",
         "  skipped as empty_content: 1 (line 6)",
-        "  1 row has a category that means none; it is left empty, and kept in metadata (line 7)",
+        "  1 row has an unknown category; it is left empty, and kept in metadata (line 7)",
         "  columns found: content = 'Prompt', category = 'Category'",
         "  read as CSV, delimiter ';', quote '\"', encoding 'utf-8'",
     ]
@@ -86,7 +86,7 @@ def test_job_that_fails_ends_the_command_with_1_and_its_line(gristmill, at_work,
     )
 
     assert code == 1
-    assert output.splitlines()[-1] == "  content is mapped to 'é', which is no column of the file; its columns: 'Ã©'"
+    assert output.splitlines()[-1] == "  content is mapped to 'é', which is not a column of the file; its columns: 'Ã©'"
 
 
 RESUMES = "ID,Text,Category\n" + "".join(f"{n},resume {n},{('HR', 'CHEF')[n % 2]}\n" for n in range(50))
@@ -106,7 +106,7 @@ def test_summary_begins_with_what_is_wrong(gristmill, at_work, tmp_path):
     ]
     assert code == 0
     assert freely.splitlines()[1] == "completed: 50 read, 50 saved, 0 skipped, 50 embedded"
-    assert "category: 'Category', because its values, such as 'HR', are no category" in freely
+    assert "category: 'Category', because its values, such as 'HR', are not categories" in freely
 
 
 def test_strict_refuses_a_file_that_would_lose_rows_before_anything_is_saved(gristmill, psql, tmp_path):
@@ -126,6 +126,27 @@ def test_strict_refuses_a_file_that_would_lose_rows_before_anything_is_saved(gri
     assert (cut[0], cut[1]) == (1, "")
     assert "cut.csv: 1 row has more cells than the header, so its content may be cut at a comma (line 2)" in cut[2]
     assert psql.execute("SELECT FROM operations.projects").rowcount == 0
+
+
+def test_file_with_only_a_header_is_accepted_and_strict_refuses_it(gristmill, at_work, psql, tmp_path):
+    """Both say that it has 0 records; the refusal saves nothing."""
+    (tmp_path / "header.csv").write_text("id,content\n")
+    arguments = ("ingest", "header.csv", "--project", "p", "--type", "task")
+
+    refused = gristmill(*arguments, "--strict")
+    jobs = psql.execute("SELECT FROM operations.ingest_jobs").rowcount
+    dry_run = gristmill(*arguments, "--strict", "--dry-run")
+    code, output, _ = gristmill(*arguments, "--wait")
+
+    problem = "the file has 0 records: it has only a header"
+    assert refused == (1, "", f"gristmill: header.csv: {problem}; nothing was saved, because of --strict")
+    assert jobs == 0
+    assert (dry_run[0], dry_run[2]) == (1, f"--strict: {problem}")
+    assert code == 0
+    assert output.splitlines()[1:3] == [
+        f"WARNING: {problem}",
+        "completed: 0 read, 0 saved, 0 skipped, 0 embedded",
+    ]
 
 
 def test_strict_fails_where_only_the_project_makes_rows_repeats(gristmill, at_work, tmp_path):
@@ -159,7 +180,7 @@ def test_dry_run_shows_how_a_file_would_be_read_and_saves_nothing(gristmill, psq
         "would be saved: 3 of 5 rows, 2 skipped (what the project has already is not looked up)",
         "  skipped as duplicate_in_file: 1 (line 5)",
         "  skipped as empty_content: 1 (line 6)",
-        "  1 row has a category that means none; it is left empty, and kept in metadata (line 7)",
+        "  1 row has an unknown category; it is left empty, and kept in metadata (line 7)",
         "nothing was saved: this was a dry run",
     ]
     assert (told["would_save"], told["problems"], told["columns"]) == (3, [], ["Prompt", "Category", "by"])
@@ -239,7 +260,7 @@ def test_repeated_key_prints_the_first_job(gristmill, psql):
             ["tasks.csv", "--map", "contents=Prompt"],
             "tasks.csv: mapping has no field 'contents'; its fields: content, ",
         ),
-        (["tasks.csv", "--map", "content=text"], "tasks.csv: content is mapped to 'text', which is no column of the "),
+        (["tasks.csv", "--map", "content=text"], "tasks.csv: content is mapped to 'text', which is not a column of "),
         (["odd.csv"], "odd.csv: no column looks like content"),
         (
             ["tasks.csv", "--encoding", "klingon"],

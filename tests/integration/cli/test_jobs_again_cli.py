@@ -180,7 +180,7 @@ def test_ingestion_is_enqueued_again_as_long_as_its_file_is_there(gristmill: Gri
     assert new.keys() == {str(there), str(loaded)}
     assert new[str(there)]["uploadId"] == world.job(there, "operations.ingest_jobs")["uploadId"]
     assert (new[str(loaded)]["uploadId"], new[str(loaded)]["source"]) == (None, None)
-    assert "the uploaded file is gone: hand it in again" in done["refused"][str(gone)]
+    assert "the uploaded file no longer exists: hand it in again" in done["refused"][str(gone)]
 
 
 def test_assessment_gets_another_name(gristmill: Gristmill, world: World) -> None:

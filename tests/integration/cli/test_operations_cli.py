@@ -159,8 +159,8 @@ def test_an_index_is_made_once_for_each_length(gristmill, psql):
     """While everything runs; the one for the embedder that comes along is there from the start."""
     try:
         assert gristmill("records", "index", "7")[1].strip() == "ix_data_records_embedding_7 is made"
-        assert gristmill("records", "index", "7")[1].strip() == "ix_data_records_embedding_7 is there already"
-        assert gristmill("records", "index", "384")[1].strip() == "ix_data_records_embedding_384 is there already"
+        assert gristmill("records", "index", "7")[1].strip() == "ix_data_records_embedding_7 exists already"
+        assert gristmill("records", "index", "384")[1].strip() == "ix_data_records_embedding_384 exists already"
         code, _, said = gristmill("records", "index", "4001")
         assert code == 1
         assert said.endswith("an index takes embeddings of 1 to 4000 dimensions, got 4001")

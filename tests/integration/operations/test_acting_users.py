@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from workers.analytics import analyses
 from workers.analytics.ratings import RatingError, rate
-from workers.ingestion.options import InvalidOption, Options
+from workers.ingestion.options import InvalidOption, ReadOptions
 from workers.operations import projects, record_review, system_settings, windows
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import NameTaken, OperationsError, UnknownRecord, UnknownWindow
@@ -195,7 +195,7 @@ async def test_where_one_value_is_to_blame_the_refusal_has_it_apart(session):
 def test_an_option_of_reading_a_file_is_refused_by_its_name():
     """This is the same at every door."""
     with pytest.raises(InvalidOption) as told:
-        Options.of({"delimiter": "ab"})
+        ReadOptions.of({"delimiter": "ab"})
 
     assert told.value.kind is Kind.INVALID
     assert told.value.problem is not None

@@ -9,10 +9,8 @@ from sqlalchemy import text
 
 from models.operations import LLM_USER
 from workers.analytics.alignment import Judged
-from workers.analytics.analysis_statements import AnalysedRecords
-from workers.analytics.analysis_statements import keep as keep_judgements
-from workers.vectorization.pending import Embedded, Pending
-from workers.vectorization.pending import keep as keep_vectors
+from workers.analytics.analysis_statements import AnalysedRecords, save_findings
+from workers.vectorization.pending import EmbeddedRecords, PendingRecord, save_vectors
 
 SHOWN = """SELECT embedding, "embeddingModel", alignment, "alignmentAnalysis", "alignmentJobId", "hasBeenReviewed",
                   "isCategoryCorrect", "reviewedBy" FROM operations.data_records"""
@@ -120,15 +118,17 @@ def test_the_function_serves_its_own_table_alone(psql, record):
 async def test_a_vector_of_the_old_content_is_not_kept_for_the_new(session):
     """The record was changed during the request, so it waits for a new vector."""
     project, record_id = await _fresh(session)
-    asked = Pending(record_id, "old")
-    group = [Embedded([asked.id], [asked.digest], [[1.0, 0.0]], "m")]
+    asked = PendingRecord(record_id, "old")
+    group = [EmbeddedRecords([asked.id], [asked.digest], [[1.0, 0.0]], "m")]
 
     await session.execute(text("UPDATE operations.data_records SET content = 'new' WHERE id = :id"), {"id": record_id})
-    await keep_vectors(session, project_id=project, group=group)
+    await save_vectors(session, project_id=project, group=group)
     assert await _model(session, record_id) is None
 
-    current = Pending(record_id, "new")
-    await keep_vectors(session, project_id=project, group=[Embedded([record_id], [current.digest], [[0.0, 1.0]], "m")])
+    current = PendingRecord(record_id, "new")
+    await save_vectors(
+        session, project_id=project, group=[EmbeddedRecords([record_id], [current.digest], [[0.0, 1.0]], "m")]
+    )
     assert await _model(session, record_id) == "m"
 
 
@@ -136,8 +136,10 @@ async def test_every_content_is_known_by_the_digest_that_the_database_makes(sess
     """This holds for any content."""
     for number, content in enumerate(["a", "\\x41", "back\\slash", "naïve 👩‍🔬", "two\nlines"]):
         project, record_id = await _fresh(session, f"q{number}", content)
-        one_ = Pending(record_id, content)
-        await keep_vectors(session, project_id=project, group=[Embedded([record_id], [one_.digest], [[1.0]], "m")])
+        one_ = PendingRecord(record_id, content)
+        await save_vectors(
+            session, project_id=project, group=[EmbeddedRecords([record_id], [one_.digest], [[1.0]], "m")]
+        )
 
         assert await _model(session, record_id) == "m"
 
@@ -150,11 +152,11 @@ async def test_a_judgement_of_the_old_content_is_not_kept_for_the_new(session):
     scope = AnalysedRecords(UUID(int=7), project, None)
 
     await session.execute(text("UPDATE operations.data_records SET content = 'new' WHERE id = :id"), {"id": record_id})
-    await keep_judgements(session, scope, judged, read=read)
+    await save_findings(session, scope, judged, read=read)
     assert await _judge(session, record_id) is None
 
     read = {record_id: bytes(await session.scalar(_HASH, {"id": record_id}))}
-    await keep_judgements(session, scope, judged, read=read)
+    await save_findings(session, scope, judged, read=read)
     assert await _judge(session, record_id) == UUID(int=7)
 
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from workers.ingestion.export import export
+from workers.ingestion.export import export_records
 from workers.operations import record_review
 from workers.runtime.database import Database
 
@@ -97,7 +97,7 @@ async def test_records_are_listed_shown_and_exported_past_such_rows(psql, databa
             good, bad = await record_review.list_records(session, project_id=project["id"])
             shown = await record_review.show(session, uuid.UUID(str(bomb["id"])))
             into = io.StringIO()
-            assert await export(session, project["id"], into) == 2
+            assert await export_records(session, project["id"], into) == 2
     finally:
         await database.close()
 

@@ -1,4 +1,4 @@
-"""What a fake model says of records beside guidelines: valid, and dependent on the record only."""
+"""The answers of a fake model about records and guidelines: valid, and dependent only on the record."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ VERDICTS = ("aligned", "partly", "not_aligned")
 
 
 def answer(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return a judgement or a report, whichever the sections of the messages ask for; None for another question."""
+    """Return a judgement or a report, by the sections of the messages; None for another question."""
     text = "\n".join(str(message["content"]) for message in messages)
     if record := _section("record", text):
         return judgement(record, _section("passages", text) or [])
@@ -20,7 +20,7 @@ def answer(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def judgement(record: Mapping[str, Any], passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return verdict and ratings drawn from the record's content, and its first passage with one that is not there."""
+    """Return a verdict and ratings by the record's content. It cites the first passage and one that does not exist."""
     seed = hashlib.sha256(record["content"].encode()).digest()
     return {
         "reasoning": "Made up by a fake.",

@@ -1,4 +1,4 @@
-"""Vectorization in a test: how its mill is run, and the records and jobs of its database."""
+"""Vectorization in a test: its mill, and the records and jobs of its database."""
 
 import uuid
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Running = Callable[..., AbstractAsyncContextManager[Heard]]
 
 
 class Rows:
-    """Projects, records and jobs of a test's database: put in, look, wait."""
+    """Projects, records and jobs of a test's database: insert, read, wait."""
 
     def __init__(self, url: str, psql: "psycopg.Connection[dict[str, Any]]") -> None:
         self._url = url
@@ -45,14 +45,14 @@ class Rows:
         return [self.one(sql, project, type_, text, job) for text in texts]
 
     def job(self, *, loaded: bool = True, type_: str = "TASK", project: uuid.UUID | None = None) -> uuid.UUID:
-        """Enqueue a job as having loaded a file, or as one that re-embeds; its first stage is still to come."""
+        """Enqueue a job that has loaded a file, or one that embeds again. Its first stage has not run yet."""
         engine = create_engine(sqlalchemy_url(self._url))
         payload = {"project_id": str(project or self.project), "type": type_}
         with Session(engine) as session, session.begin():
             job = enqueue(session, "vectorization.embed", payload, due_at="2999-01-01T00:00:00Z").id
         engine.dispose()
         if loaded:
-            with self._psql.transaction():  # what was asked cannot change, but for whoever turns the guards off
+            with self._psql.transaction():  # guards refuse a changed request, so they are off here
                 self._psql.execute("SET LOCAL session_replication_role = replica")
                 self.one("UPDATE operations.ingest_jobs SET source = 'csv:test.csv' WHERE id = %s RETURNING id", job)
         return job
