@@ -6,6 +6,8 @@ from typing import Any
 
 from config.settings import Settings, keys_of
 from workers.llm.answering import Answering, answering
+from workers.llm.kept.kept_model import KeptModel
+from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
 from workers.llm.provider import build
@@ -29,8 +31,8 @@ def answers(settings: Settings, choice: ProviderChoice | None) -> Answering:
 def provider(settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False) -> LanguageModel:
     """Return the provider; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
 
-    With ``shares_pauses`` it leaves a provider alone that any worker process found to be away, and tells the others.
-    It has a connection of its own, so that reading the choice waits for no job.
+    With ``shares_pauses`` it leaves a provider alone that any worker process found to be away, and tells the others. It
+    also keeps the answers of jobs. It has a connection of its own, so that reading the choice waits for no job.
     """
     return reporting_provider(settings, database_url=database_url, name=name, shares_pauses=shares_pauses)[0]
 
@@ -67,4 +69,7 @@ def reporting_provider(
         release=database.close,
         gate=Gate(SharedPauses(database)) if shares_pauses else None,
     )
-    return model, report
+    if not shares_pauses:
+        return model, report
+    kept = PostgresKept(database)
+    return KeptModel(model, kept, close_kept=kept.aclose), report

@@ -1,6 +1,7 @@
 """The score of a profile: what a model must answer, and what is stored. Pure."""
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -8,6 +9,7 @@ from workers.judging.answers import CriterionAnswer, RubricAnswer
 from workers.judging.criteria import Criterion, key_of
 from workers.judging.numbers import Points
 from workers.judging.scores import is_off, weighted_mean
+from workers.scoring.question import PROMPT_VERSION
 
 
 class ProfileCriterion(CriterionAnswer):
@@ -19,6 +21,8 @@ class ProfileCriterion(CriterionAnswer):
 
 class ScoreAnswer(RubricAnswer[ProfileCriterion]):
     """The model's answer about a profile."""
+
+    prompt_version: ClassVar[int] = PROMPT_VERSION
 
 
 class CriterionScore(ProfileCriterion):

@@ -152,7 +152,7 @@ async def test_answer_older_than_a_day_is_asked_again(scoring: Scoring, jobs: Jo
     profile = jobs.profile()
     async with scoring():
         await jobs.until(jobs.put(profile), "complete")
-        jobs.change("UPDATE scoring.answers SET answered_at = answered_at - interval '24 hours 1 second'")
+        jobs.change("UPDATE llm.answers SET created_at = created_at - interval '24 hours 1 second'")
 
         await jobs.until(jobs.put(profile), "complete")
 

@@ -22,6 +22,7 @@ from workers.llm.admission.refusals import refusal_of
 from workers.llm.admission.statements import Answered, Question, admit, settle
 from workers.llm.admission.together import Together
 from workers.llm.calls import Call, NotAdmittedError, Usage
+from workers.llm.kept.settling import AnswerToKeep
 from workers.runtime.backoff import soon
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away
 from workers.runtime.failpoints import failpoint
@@ -60,6 +61,7 @@ class _Ending:
 
     call: Call
     end: dict[str, Any]
+    keep: AnswerToKeep | None = None
     told: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def tell(self, error: Exception | None = None) -> None:
@@ -114,8 +116,8 @@ class PostgresAdmission:
                 one.told.cancel()
             raise
 
-    async def settle(self, call: Call, usage: Usage) -> None:
-        """Record what a reserved call used. Returns once that is committed."""
+    async def settle(self, call: Call, usage: Usage, *, keep: AnswerToKeep | None = None) -> None:
+        """Record what a reserved call used, and keep its answer. Returns once both are committed."""
         end = {
             "input": usage.input_tokens,
             "output": usage.output_tokens,
@@ -125,7 +127,7 @@ class PostgresAdmission:
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
             "seconds": usage.seconds,
         }
-        await asyncio.shield(self._submit(call, "settled", end).told)
+        await asyncio.shield(self._submit(call, "settled", end, keep=keep).told)
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
         """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
@@ -262,9 +264,11 @@ class PostgresAdmission:
             elif cause is None and one.question.cached is None:
                 self._submit(call, "released")  # nobody waits for it any more
 
-    def _submit(self, call: Call, became: str, more: Mapping[str, Any] | None = None) -> _Ending:
+    def _submit(
+        self, call: Call, became: str, more: Mapping[str, Any] | None = None, *, keep: AnswerToKeep | None = None
+    ) -> _Ending:
         _, at = self._under_way.get(call.id, (call, None))
-        ending = _Ending(call, {"id": call.id, "at": at, "as": became, **(more or {})})
+        ending = _Ending(call, {"id": call.id, "at": at, "as": became, **(more or {})}, keep)
         self._ends.submit(ending)
         return ending
 
@@ -282,7 +286,8 @@ class PostgresAdmission:
             try:
                 async with self._database.kernel() as conn:
                     failpoint("account.before")
-                    await settle(conn, [(one.call, one.end) for one in endings])
+                    answers = [one.keep for one in endings if one.keep is not None]
+                    await settle(conn, [(one.call, one.end) for one in endings], answers=answers)
                     failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
@@ -308,6 +313,10 @@ class PostgresAdmission:
                 await self._end([one])
             return
         [one] = endings
+        if one.keep is not None:
+            log.warning("answer_not_kept", call_id=str(one.call.id), error=describe(error))
+            await self._end([replace(one, keep=None)])
+            return
         beside = {"usage", "served", "failure", "seconds"} & one.end.keys()
         if beside and any(one.end[name] is not None for name in beside):
             log.warning("ledger_row_cut", call_id=str(one.call.id), error=describe(error))

@@ -81,11 +81,16 @@ class Unavailable(Retryable):
 
 
 class RateLimited(Exception):
-    """The provider asks to wait: the job is snoozed for ``delay``, no attempt spent."""
+    """The provider asks to wait: the job is snoozed for ``delay``, no attempt spent.
 
-    def __init__(self, reason: str, *, delay: timedelta) -> None:
+    ``others_decide``: the wait ends by what others do, as for a limit that many share, a budget, or an identical job.
+    Such a wait is no lack of progress.
+    """
+
+    def __init__(self, reason: str, *, delay: timedelta, others_decide: bool = False) -> None:
         super().__init__(reason)
         self.delay = delay
+        self.others_decide = others_decide
 
 
 def describe(error: BaseException) -> str:

@@ -6,7 +6,8 @@ Keeps domains and kernel free of any provider's library.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -29,7 +30,10 @@ OfflineRule = Callable[[Sequence[Message]], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A model's validated answer with its evidence: what came over the wire, who answered, tokens and duration."""
+    """A model's validated answer with its evidence: what came over the wire, who answered, tokens and duration.
+
+    ``cached_from`` is the job that paid for it, if another job did: then this answer costs nothing.
+    """
 
     value: T
     raw: Mapping[str, Any]
@@ -37,6 +41,7 @@ class Answer(Generic[T]):
     prompt_tokens: int | None
     completion_tokens: int | None
     seconds: float
+    cached_from: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +105,11 @@ class LanguageModel(Protocol):
 
     async def aclose(self) -> None:
         """Release its connections; nothing is asked afterwards."""
+
+
+@runtime_checkable
+class ReuseLedger(Protocol):
+    """A language model with a ledger, which also has the vectors that were found and not made."""
+
+    async def record_reused(self, tokens: int, *, model: str) -> None:
+        """Record that texts of about so many tokens were not sent to embedding ``model``: this costs nothing."""

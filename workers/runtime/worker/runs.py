@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 from uuid import UUID
 
 from models.lifecycle import Job
-from workers.runtime.handler.context import Run
+from workers.runtime.handler.context import Progress, Run
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.settle import Settled
 
@@ -43,7 +43,7 @@ def seconds_of(stage: Stage, job: Job) -> float:
 class Running:
     """One run under way, since ``started``, and to be told at ``due`` that its time is up (both monotonic seconds).
 
-    ``stop`` says why it is to end; once ``settling``, nothing stops it.
+    ``stop`` says why it is to end; once ``settling``, nothing stops it. ``progress``: whether it got its job forward.
 
     A task is cancelled only once it is ``entered``: asyncio drops one that has not begun without running any of it.
     """
@@ -54,6 +54,7 @@ class Running:
     started: float
     due: float
     stop: Stop | None = None
+    progress: Progress = field(default_factory=Progress)
     task: asyncio.Task[None] | None = None
     entered: bool = False
     settling: bool = False
