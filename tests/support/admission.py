@@ -25,7 +25,8 @@ REAL_CLOCK = """
 TEST_CLOCK = """
     CREATE TABLE public.test_clock (at timestamptz);
     INSERT INTO public.test_clock VALUES (clock_timestamp());
-    CREATE OR REPLACE FUNCTION llm.clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT at FROM public.test_clock'
+    CREATE OR REPLACE FUNCTION llm.clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+      'SELECT at FROM public.test_clock'
 """
 
 
@@ -119,8 +120,8 @@ class Rows:
         """Record that ``calls`` have ended; return of how many that was news."""
         paths, _ = paths_of(calls)
         ends = to_json([{"id": one.id, "as": became, **end} for one in calls]).decode()
-        [row] = self.ask("SELECT llm.settle_calls(%s::jsonb, %s::jsonb) AS n", paths, ends)
-        news: int = row["n"]
+        [row] = self.ask("SELECT llm.settle_calls(%s::jsonb, %s::jsonb) AS told", paths, ends)
+        news: int = row["told"]["news"]
         return news
 
     def states(self) -> dict[str, int]:

@@ -126,7 +126,7 @@ class Admission(Protocol):
         """Record what a reserved call used, and keep its answer. Returns once both are committed."""
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
-        """Record that a reserved call gave no answer. ``charged``: it may be paid for, so its estimate counts."""
+        """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
 
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""

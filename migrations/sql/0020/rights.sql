@@ -13,7 +13,8 @@ BEGIN
   FOREACH v_role IN ARRAY ARRAY['gristmill_worker', 'gristmill_dispatcher'] LOOP
     CONTINUE WHEN to_regrole(v_role) IS NULL;
     EXECUTE format('GRANT USAGE ON SCHEMA llm TO %I', v_role);
-    EXECUTE format('GRANT SELECT ON llm.limits, llm.window_counts, llm.cooldowns, llm.budgets, llm.budget_totals TO %I',
+    EXECUTE format('GRANT SELECT ON llm.limits, llm.window_counts, llm.limits_in_use, llm.cooldowns, llm.budgets, '
+                   'llm.budget_totals TO %I',
                    v_role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION llm.capacity, llm.limits_of, llm.budgets_of, llm.subject, llm.bucket, '
                    'llm.counted, llm.amount, llm.window_start, llm.window_end, llm.free_in, llm.limit_told, '

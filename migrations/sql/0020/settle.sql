@@ -1,10 +1,11 @@
 -- What became of calls: used, refused by the provider, lost, or not made at all.
 
-CREATE FUNCTION llm.settle_calls(p_paths jsonb, p_settles jsonb) RETURNS integer
+CREATE FUNCTION llm.settle_calls(p_paths jsonb, p_settles jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
   SET enable_mergejoin = off SET jit = off AS $$
--- Record what became of reserved calls, each once, and return how many were: a second time changes nothing. `as`:
+-- Record what became of reserved calls, each once: a second time changes nothing. Returns of how many it was news, and
+-- the budgets that have passed a threshold by it. `as`:
 --   settled   what it used, by the provider's count; what that does not say is as estimated
 --   failed    the provider said no: nothing is paid, but the request was made
 --   orphaned  it may be paid for: its estimate stays, until somebody knows better
@@ -15,6 +16,7 @@ DECLARE
   v_ids uuid[];
   v_count integer;
   v_released boolean;
+  v_warned jsonb;
 BEGIN
   LOCK TABLE llm.limits, llm.budgets IN ROW SHARE MODE;
   SELECT array_agg(DISTINCT l.id) INTO v_ids
@@ -55,11 +57,11 @@ BEGIN
        AND (c.state = 'reserved' OR (c.state = 'orphaned' AND u."as" NOT IN ('orphaned', 'released')))
     RETURNING c.provider, c.model, c.stage, c.owner_id, c.project_id, c.profile_id, c.lane, c.created_at, u."as" AS became,
               old.state AS was,
-              llm.counted(old.state, NULL, old.estimated_input) AS old_input,
+              llm.counted(old.state, old.input_tokens, old.estimated_input) AS old_input,
               llm.counted(new.state, new.input_tokens, new.estimated_input) AS new_input,
-              llm.counted(old.state, NULL, old.max_output) AS old_output,
+              llm.counted(old.state, old.output_tokens, old.max_output) AS old_output,
               llm.counted(new.state, new.output_tokens, new.max_output) AS new_output,
-              llm.counted(old.state, NULL, old.estimated_usd) AS old_usd,
+              llm.counted(old.state, old.usd, old.estimated_usd) AS old_usd,
               llm.counted(new.state, new.usd, new.estimated_usd) AS new_usd
   ), sums AS (
     SELECT provider, model, stage, owner_id, project_id, profile_id, lane, created_at, count(*) AS calls,
@@ -99,9 +101,9 @@ BEGIN
      WHERE c.id = u.id AND u."as" = 'released' AND c.failure = 'released';
   END IF;
   IF v_ids IS NOT NULL THEN
-    PERFORM llm.warn_of_budgets(v_ids, '{}', llm.clock());
+    v_warned := llm.warn_of_budgets(v_ids, '{}', llm.clock());
   END IF;
-  RETURN v_count;
+  RETURN jsonb_build_object('news', v_count, 'warned', v_warned);
 END $$;
 
 CREATE FUNCTION llm.orphan_calls(
@@ -135,9 +137,9 @@ BEGIN
                   WHEN c.worker_id IS NOT NULL AND w.id IS NULL THEN true
                   WHEN c.job_id IS NOT NULL THEN NOT EXISTS (
                     SELECT FROM runtime.jobs AS j WHERE j.id = c.job_id AND j.version = c.version)
-                  ELSE c.created_at < clock_timestamp() - interval '1 hour' END
+                  ELSE c.worker_id IS NULL AND c.created_at < clock_timestamp() - interval '1 hour' END
        LIMIT p_most) AS c;
-  RETURN CASE WHEN v_settles IS NULL THEN 0 ELSE llm.settle_calls(v_paths, v_settles) END;
+  RETURN CASE WHEN v_settles IS NULL THEN 0 ELSE (llm.settle_calls(v_paths, v_settles) ->> 'news')::integer END;
 END $$;
 
 CREATE FUNCTION llm.tidy() RETURNS integer

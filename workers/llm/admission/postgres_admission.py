@@ -19,12 +19,12 @@ from psycopg.errors import ObjectNotInPrerequisiteState
 from workers.llm.admission.capacity import Capacity, Path, capacity_of
 from workers.llm.admission.prices import Prices
 from workers.llm.admission.refusals import refusal_of
-from workers.llm.admission.statements import Answered, Question, admit, settle
+from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
-from workers.llm.calls import Call, NotAdmittedError, Usage
+from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
 from workers.llm.kept.settling import AnswerToKeep
 from workers.runtime.backoff import soon
-from workers.runtime.database import Database, is_caused_by_a_row, is_database_away
+from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, outlasting
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.refusals import cut
@@ -34,7 +34,6 @@ log = structlog.get_logger(__name__)
 MOST_PER_STATEMENT = 256
 FAILURE_CHARS = 1_000
 MODEL_CHARS = 255
-MOST_USAGE_BYTES = 16_384
 CLOSE_SECONDS = 4.0
 
 # None: the call is reserved.
@@ -74,7 +73,7 @@ class _Ending:
             self.told.exception()  # somebody may wait for it, nobody must
 
 
-class PostgresAdmission:
+class PostgresAdmission(Admission):
     """Admits the calls of one process and keeps their rows. Postgres away: reserving waits, and so no call is made.
 
     ``worker_id`` is the process's row in ``runtime.workers``: when its lease ends, what it has reserved is orphaned.
@@ -119,10 +118,10 @@ class PostgresAdmission:
     async def settle(self, call: Call, usage: Usage, *, keep: AnswerToKeep | None = None) -> None:
         """Record what a reserved call used, and keep its answer. Returns once both are committed."""
         end = {
-            "input": usage.input_tokens,
-            "output": usage.output_tokens,
-            "cached": usage.cached_input_tokens,
-            "reasoning": usage.reasoning_tokens,
+            "input": storable_count(usage.input_tokens),
+            "output": storable_count(usage.output_tokens),
+            "cached": storable_count(usage.cached_input_tokens),
+            "reasoning": storable_count(usage.reasoning_tokens),
             "usage": usage.raw,
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
             "seconds": usage.seconds,
@@ -144,8 +143,8 @@ class PostgresAdmission:
             "cached": True,
             "usd": 0,
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
-            "input_used": usage.input_tokens,
-            "output_used": usage.output_tokens,
+            "input_used": storable_count(usage.input_tokens),
+            "output_used": storable_count(usage.output_tokens),
         }
         told: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._asks.submit(_Asking(Question(call, None, cached), told))
@@ -154,8 +153,12 @@ class PostgresAdmission:
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""
         values = {"p": provider, "m": model, "s": delay.total_seconds(), "r": cut(one_line(reason), FAILURE_CHARS)}
-        async with self._database.kernel() as conn:
-            await conn.execute("SELECT llm.cool_down(%(p)s, %(m)s, %(s)s, %(r)s)", values)
+
+        async def keep() -> None:
+            async with self._database.kernel() as conn:
+                await conn.execute("SELECT llm.cool_down(%(p)s, %(m)s, %(s)s, %(r)s)", values)
+
+        await outlasting(keep)
         log.info("provider_cools_down", provider=provider, model=model, seconds=round(delay.total_seconds(), 1))
 
     async def learn(
@@ -228,7 +231,11 @@ class PostgresAdmission:
                 log.warning("admission_waits_for_database", calls=len(asking), attempt=attempt, error=describe(error))
                 await asyncio.sleep(soon(attempt, draw=random.random))
             else:
-                self._tell(asking, answer)
+                try:
+                    self._tell(asking, answer)
+                except Exception as error:  # nobody may wait for ever
+                    log.exception("admission_not_told")
+                    await self._ask_apart(asking, error, again=again)
                 return
 
     async def _ask(self, asking: Sequence[_Asking], *, again: bool) -> Answered:
@@ -253,8 +260,7 @@ class PostgresAdmission:
                 one.told.set_exception(error)
 
     def _tell(self, asking: Sequence[_Asking], answer: Answered) -> None:
-        for warning in answer.warned:
-            log.warning("budget_warning", budget=warning["name"], share=warning["share"], passed=warning["threshold"])
+        _warn(answer.warned)
         for place, one in enumerate(asking):
             call, cause = one.question.call, answer.refused.get(place)
             if cause is None and one.question.cached is None:
@@ -287,7 +293,7 @@ class PostgresAdmission:
                 async with self._database.kernel() as conn:
                     failpoint("account.before")
                     answers = [one.keep for one in endings if one.keep is not None]
-                    await settle(conn, [(one.call, one.end) for one in endings], answers=answers)
+                    _warn(await settle(conn, [(one.call, one.end) for one in endings], answers=answers))
                     failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
@@ -324,3 +330,9 @@ class PostgresAdmission:
             return
         log.error("call_not_recorded", call_id=str(one.call.id), error=describe(error))
         one.tell(error)
+
+
+def _warn(passed: Sequence[Mapping[str, Any]]) -> None:
+    """Tell operators which budgets have passed a threshold: each once per window, by the process that saw it."""
+    for one in passed:
+        log.warning("budget_warning", budget=one["name"], share=one["share"], passed=one["threshold"])

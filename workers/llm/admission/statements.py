@@ -20,8 +20,13 @@ _PATH = ("provider", "model", "stage", "owner_id", "project_id", "profile_id", "
 _MOST = 2**31 - 1
 
 _ADMIT = "SELECT llm.admit(%(paths)s::jsonb, %(calls)s::jsonb, %(worker)s::uuid, %(asker)s, %(turn)s, %(again)s)::text"
-_SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb)"
+_SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb) -> 'warned'"
 _SETTLE_AND_KEEP = f"{_SETTLE}, llm.keep_answers(%(answers)s::jsonb)"
+
+
+def storable_count(tokens: int | None) -> int | None:
+    """Return a count as a row can hold it."""
+    return None if tokens is None else min(max(tokens, 0), _MOST)
 
 
 def path_key(call: Call) -> PathKey:
@@ -47,8 +52,8 @@ class Question:
             "route": call.route,
             "step": call.step,
             "kind": call.kind,
-            "input": min(max(call.input_tokens, 0), _MOST),
-            "output": min(max(call.output_tokens, 0), _MOST),
+            "input": storable_count(call.input_tokens),
+            "output": storable_count(call.output_tokens),
         }
         if who.job_id is not None:
             row |= {"job_id": who.job_id, "version": who.version, "attempt": who.attempt}
@@ -59,7 +64,7 @@ class Question:
                 "cached_price": price.cached_input_per_million,
                 "output_price": price.output_per_million,
             }
-        return row | self.cached if self.cached is not None else row
+        return {**row, **self.cached} if self.cached is not None else row
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +105,17 @@ async def admit(
 
 async def settle(
     conn: Raw, ends: Sequence[tuple[Call, Mapping[str, Any]]], *, answers: Sequence[AnswerToKeep] = ()
-) -> int:
-    """Record what became of these calls, and keep these answers to them; return of how many that was news."""
+) -> Sequence[Mapping[str, Any]]:
+    """Record what became of these calls, in the order of their ids, and keep these answers to them.
+
+    Return the budgets that have passed a threshold.
+    """
     paths, _ = paths_of(call for call, _ in ends)
     values = {"paths": paths, "settles": to_json([end for _, end in ends]).decode()}
     if answers:
         values["answers"] = answers_json(answers)
     row = await (await conn.execute(_SETTLE_AND_KEEP if answers else _SETTLE, values)).fetchone()
-    return row[0] if row else 0
+    return (row and row[0]) or ()
 
 
 def paths_of(calls: Iterable[Call]) -> tuple[str, dict[PathKey, int]]:

@@ -1,9 +1,11 @@
 """Budgets: reserved and checked in one statement, by the wall clock of their zone, told once, never overdrawn."""
 
 import asyncio
+import json
 import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +16,7 @@ from tests.support.admission import NOON, call, usage
 from workers.llm.calls import NotAdmittedError
 
 # By the test's price list.
-CENT = {"tokens": 2_000, "output": 4_000}
+CENT: dict[str, Any] = {"tokens": 2_000, "output": 4_000}
 COST = Decimal("0.01")
 EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -148,7 +150,7 @@ def test_a_budget_then_stops_until_its_window_ends(rows, clock):
 
 def test_a_budget_then_slows_down(rows, clock):
     """Once it is spent, each minute admits a thousandth of it, and one call at least."""
-    rows.budget(usd=Decimal("10"), then="slow")
+    rows.budget(usd=10, then="slow")
     first = call(tokens=10_000_000)
     rows.admit(first)
     rows.settle(first)
@@ -160,6 +162,24 @@ def test_a_budget_then_slows_down(rows, clock):
     assert cause["wait"] == 60
     clock.advance(60)
     assert admitted(rows.admit(call(tokens=100_000), call(tokens=1))) == [True, False]
+
+
+def test_gates_see_the_room_of_a_budget(rows, clock):
+    """As many as fit; of a slow one that is spent one a minute; of one that only warns any number."""
+    rows.budget("stops", usd=Decimal("0.035"), scope="stage", scope_value="stops")
+    rows.budget("slows", tokens=12_000, scope="stage", scope_value="slows", then="slow")
+    rows.budget("warns", tokens=0, scope="stage", scope_value="warns", then="warn")
+    paths = json.dumps(
+        [{"provider": "p", "model": "m", "stage": stage, "input": 2_000, "output": 4_000, "usd": 0.01}
+         for stage in ("stops", "slows", "warns")]
+    )  # fmt: skip
+    room = "SELECT calls, round(wait) AS wait FROM llm.capacity(%s::jsonb)"
+
+    assert [row["calls"] for row in rows.ask(room, paths)] == [3, 2, None]
+    rows.admit(*(call(**CENT, stage=stage) for stage in ("stops", "slows") for _ in range(3)))
+    assert [tuple(row.values()) for row in rows.ask(room, paths)] == [(0, 43_200), (0, 60), (None, None)]
+    clock.advance(60)
+    assert [row["calls"] for row in rows.ask(room, paths)] == [0, 1, None]
 
 
 def test_a_budget_then_leaves_the_batch_lane(rows, clock):
