@@ -337,12 +337,12 @@ async def test_of_all_processes_one_probes(database_url: str) -> None:
 async def test_database_that_cannot_serve_costs_no_attempt(
     database_url: str, registry: Registry, table: Table, fake: FakeOpenAI, state: str
 ) -> None:
-    """A handler's statement meets a full disk: the job waits, and its attempts are for its own faults."""
+    """To look for a kept answer meets a full disk: the job waits, and its attempts are for its own faults."""
     table.connection.execute(
         text(f"""
         CREATE FUNCTION scoring.full_disk() RETURNS trigger LANGUAGE plpgsql AS
           $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '{state}'; END $$;
-        CREATE TRIGGER full_disk BEFORE INSERT ON scoring.answers FOR EACH STATEMENT
+        CREATE TRIGGER full_disk BEFORE INSERT ON llm.flights FOR EACH STATEMENT
           EXECUTE FUNCTION scoring.full_disk()""")
     )
     (job,) = table.put()

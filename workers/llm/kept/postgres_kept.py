@@ -31,6 +31,8 @@ MAX_WAIT = timedelta(seconds=10)
 SHARE_OF_TIME = 3
 MIN_LOOK_WAIT, MAX_LOOK_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)
 CLOSE_SECONDS = 2.0
+# While Postgres cannot be used, a question is looked up so often. Then its job waits, without an attempt.
+MAX_LOOKS = 5
 
 
 class CachedCalls(Protocol):
@@ -109,9 +111,11 @@ class PostgresKept:
         try:
             if asking is None or asking.kept is None:
                 await self._keep(AnswerToKeep(id=new_call_id(), question=question, answer=answer))
+            note_progress()
+        except Exception as error:  # noqa: BLE001 - it is paid for: this run has it, whoever comes later
+            log.warning("answer_not_kept", job_id=str(question.caller.job_id), error=describe(error))
         finally:
             self._here.leave(question, answer)
-        note_progress()
 
     async def drop(self, question: Question) -> None:
         """Let another ask: this question got no answer. Awaits nothing: a cancelled run may call it."""
@@ -154,12 +158,12 @@ class PostgresKept:
                 async with self._database.kernel() as conn:
                     found = await statements.find_answers(conn, [one.question for one in waiting])
             except Exception as error:  # noqa: BLE001 - sorted below
-                if not is_database_away(error):
+                attempt += 1
+                if attempt == MAX_LOOKS or not is_database_away(error):
                     for one in waiting:
                         if not one.looked.done():
                             one.looked.set_exception(error)
                     return
-                attempt += 1
                 log.warning("kept_answers_wait_for_database", questions=len(waiting), error=describe(error))
                 await asyncio.sleep(soon(attempt, draw=random.random))
             else:

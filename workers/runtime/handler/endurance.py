@@ -13,7 +13,7 @@ DATABASE_AWAY = "database cannot be used"
 FOUND = "as this request found"
 PROVIDER_WAITS, DATABASE_WAITS = "provider %is away%", f"{DATABASE_AWAY}%"
 # How the reason of a rate-limited run ends that got its job no further: history counts such runs by it.
-NO_PROGRESS = "without progress"
+NO_PROGRESS = "no progress in"
 # After so many of them in a row a person is told.
 MAX_IDLE_RUNS = 20
 # A request that failed so often by itself, each time while others were answered later, may be at fault.
@@ -50,11 +50,11 @@ def after_idle_run(
     """
     count = before.many + 1
     if count < most:
-        return Snooze(error.delay, f"{describe(error)}, {NO_PROGRESS}")
+        return Snooze(error.delay, f"{describe(error)}, {NO_PROGRESS} this run")
     since = f"{count} runs since {now - before.first:%Y-%m-%d %H:%M} UTC"
     if before.first >= patience:
-        return Fail(f"{NO_PROGRESS} over {since}: {describe(error)}")
-    return Snooze(error.delay, f"{describe(error)}, {NO_PROGRESS} over {since}")
+        return Fail(f"{NO_PROGRESS} {since}: {describe(error)}")
+    return Snooze(error.delay, f"{describe(error)}, {NO_PROGRESS} {since}")
 
 
 def after_outage(
