@@ -18,6 +18,8 @@ from gristmill_testing.mill import Heard, mill
 from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.openai_server import FakeOpenAI
+from workers.llm.kept.kept_model import KeptModel
+from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
 from workers.llm.provider import build
@@ -97,9 +99,11 @@ async def workers(
         max_connections=100,
         gate=Gate(SharedPauses(database), first=FIRST, longest=LONGEST),
     )
-    async with mill(url, registry, llm, slots=JOBS, patience=patience) as heard:
+    kept = PostgresKept(database)
+    model = KeptModel(llm, kept, close_kept=kept.aclose)
+    async with mill(url, registry, model, slots=JOBS, patience=patience) as heard:
         yield heard
-    await llm.aclose()
+    await model.aclose()
     await database.close()
 
 
@@ -211,10 +215,12 @@ async def test_request_that_is_itself_at_fault_comes_to_its_end(
     (poison,) = table.put(task="Poison")
 
     async def hurry() -> None:
-        table.connection.execute(text("UPDATE scoring.scoring_jobs SET due_at = NULL WHERE due_at IS NOT NULL"))
+        """Have another question answered after the last failure, then let the job run again."""
+        await table.until(lambda: table.one(poison).change_action in {"snooze", "retry", "fail"})
         others = len(table.all())
         table.put(task=f"Other {others}.")
         await table.until(lambda: sum(row.status == "completed" for row in table.all()) >= others)
+        table.connection.execute(text("UPDATE scoring.scoring_jobs SET due_at = NULL WHERE due_at IS NOT NULL"))
 
     async with workers(database_url, registry, fake.url):
         give_up = time.monotonic() + 30
