@@ -64,6 +64,13 @@ class LLMSettings(BaseModel):
         allow_inf_nan=False,
         description="how long a job waits for a provider that is away before it fails; this spends no attempt",
     )
+    idle_runs: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="rate-limited runs in a row that get a job no further, after which a person is told; "
+        "the job fails once they last as long as patience_hours",
+    )
     concurrency: int = Field(
         100, ge=1, le=10_000, description="questions in flight at once per worker process; the others wait"
     )

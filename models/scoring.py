@@ -1,13 +1,13 @@
-"""Profile scoring: the profiles, the jobs that score them, and the answers that identical jobs share."""
+"""Profile scoring: the profiles, and the jobs that score them."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, String, Text, desc, func, text
+from sqlalchemy import ForeignKey, Index, String, Text, desc, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Expiry
+from models.base import Base
 from models.lifecycle import Job, Lifecycle, Step, kernel_indexes
 
 DEFAULT_MODEL = "gpt-3.5-turbo"
@@ -52,24 +52,3 @@ class ScoringJob(Job):
     model_name: Mapped[str] = mapped_column(String(50), server_default=text(f"'{DEFAULT_MODEL}'"))
     llm_response: Mapped[dict[str, Any] | None]
     parsed_score: Mapped[dict[str, Any] | None]
-
-
-class ScoringAnswer(Base):
-    """The answer to one exact question, shared by identical jobs for 24 hours.
-
-    ``job_id`` and ``job_version`` name the run that calls or called the model. While that run is alive and
-    ``answered_at`` is null, identical jobs wait for it and do not call the model.
-    """
-
-    __tablename__ = "answers"
-    __table_args__ = (Index("ix_answers_answered_at", "answered_at"), {"schema": "scoring"})
-    __expiry__ = Expiry(column="claimed_at", after=timedelta(hours=25))
-
-    fingerprint: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    job_id: Mapped[UUID]
-    job_version: Mapped[int] = mapped_column(Integer)
-    model: Mapped[str | None] = mapped_column(Text)
-    llm_response: Mapped[dict[str, Any] | None]
-    parsed_score: Mapped[dict[str, Any] | None]
-    claimed_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    answered_at: Mapped[datetime | None]

@@ -34,6 +34,7 @@ def worker(
         transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
         patience=timedelta(hours=settings.llm.patience_hours),
+        idle_runs=settings.llm.idle_runs,
     )
     llm, answering = reporting_provider(
         settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True

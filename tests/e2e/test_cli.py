@@ -194,7 +194,7 @@ def test_bench_measures_the_system_and_leaves_no_row_of_its_own(
     running: Shell, urls: dict[str, str], profile: str
 ) -> None:
     """It prints figures of real jobs and deletes its own rows."""
-    answers = ask(urls, "SELECT count(*) FROM scoring.answers")
+    answers = ask(urls, "SELECT count(*) FROM llm.answers")
 
     measured = json.loads(running.says("bench", "--jobs", "100", "--seconds", "1", "--json"))
 
@@ -202,7 +202,7 @@ def test_bench_measures_the_system_and_leaves_no_row_of_its_own(
     assert all(value > 0 for value in measured.values())
     assert ask(urls, "SELECT count(*) FROM scoring.profiles WHERE name LIKE 'load test %'") == 0
     assert ask(urls, f"SELECT count(*) FROM scoring.scoring_jobs WHERE profile_id <> '{profile}'") == 0
-    assert ask(urls, "SELECT count(*) FROM scoring.answers") == answers
+    assert ask(urls, "SELECT count(*) FROM llm.answers") == answers
 
 
 def test_a_waiting_job_is_listed_explained_and_cancelled_once(running: Shell, profile: str) -> None:

@@ -274,6 +274,38 @@ def test_schedules_of_an_older_release_keep_their_times_and_get_valid_values(emp
     assert ticks == [("five-2",)]
 
 
+def test_answers_of_the_last_day_are_carried_over_and_back(empty_database_url):
+    """Those of older days and those without an answer are left; the scores come back from their jobs."""
+    migrate(empty_database_url, to="0020")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO scoring.profiles (name) VALUES ('p')")
+        connection.execute("SELECT scoring.enqueue_score(id, 'Judge.') FROM scoring.profiles, generate_series(1, 3)")
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("UPDATE scoring.scoring_jobs SET parsed_score = '{\"overall\": 5}'")
+        connection.execute(
+            "INSERT INTO scoring.answers (fingerprint, job_id, job_version, model, llm_response, parsed_score, "
+            "claimed_at, answered_at) SELECT sha256(id::text::bytea), id, 2, 'm', '{\"choices\": []}', parsed_score, "
+            "now(), CASE row_number() OVER (ORDER BY id) WHEN 1 THEN now() - interval '1 hour' "
+            "WHEN 2 THEN now() - interval '25 hours' END FROM scoring.scoring_jobs"
+        )
+
+    migrate(empty_database_url, to="0021")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        kept = connection.execute(
+            "SELECT fingerprint, job_id, raw, model, expires_at - created_at FROM llm.answers"
+        ).fetchall()
+        assert connection.execute("SELECT to_regclass('scoring.answers')").fetchone() == (None,)
+    command.downgrade(alembic_config(url=empty_database_url), "0020")
+
+    [(fingerprint, job_id, raw, model, lasts)] = kept
+    assert (raw, model, lasts.total_seconds()) == ({"choices": []}, "m", 86_400)
+    with psycopg.connect(empty_database_url) as connection:
+        back = connection.execute(
+            "SELECT fingerprint, job_id, job_version, model, llm_response, parsed_score FROM scoring.answers"
+        ).fetchall()
+    assert back == [(fingerprint, job_id, 2, "m", {"choices": []}, {"overall": 5})]
+
+
 FILES = """SELECT oid::regclass::text, pg_relation_filenode(oid) FROM pg_class
             WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^(pg_|information_schema|public)'"""
 

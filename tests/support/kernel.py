@@ -154,6 +154,7 @@ class WorkerProcess:
         slots: int,
         lease_seconds: float = 3.0,
         resources: Resources = NO_OUTSIDE,
+        **options: Any,
     ) -> None:
         self.id = uuid.uuid4()
         self.events = RecordedEvents()
@@ -167,6 +168,7 @@ class WorkerProcess:
             events=self.events,
             heartbeat_seconds=0.2,
             draw=lambda: 0.0,
+            **options,
         )
 
     async def accept(self, tickets: Sequence[Ticket], stage: str = PLAIN) -> None:
@@ -190,10 +192,16 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def started_worker(
-    url: str, registry: Registry, *, slots: int = 50, lease_seconds: float = 3.0, resources: Resources = NO_OUTSIDE
+    url: str,
+    registry: Registry,
+    *,
+    slots: int = 50,
+    lease_seconds: float = 3.0,
+    resources: Resources = NO_OUTSIDE,
+    **options: Any,
 ) -> AsyncIterator[WorkerProcess]:
-    """A worker process on the database of ``url``, stopped when the block ends."""
-    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds, resources=resources)
+    """A worker process on the database of ``url``, stopped when the block ends. ``options`` are those of its kernel."""
+    worker = WorkerProcess(url, registry, slots=slots, lease_seconds=lease_seconds, resources=resources, **options)
     await worker.kernel.start()
     try:
         yield worker

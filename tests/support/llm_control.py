@@ -54,7 +54,7 @@ class Ledger:
             raise NotAdmittedError("it cools down", delay=timedelta(seconds=left), limit=f"cooldown of {call.provider}")
         self.reserved.append(call)
 
-    async def settle(self, call: Call, usage: Usage) -> None:
+    async def settle(self, call: Call, usage: Usage, *, keep: object = None) -> None:
         self.usages[call.id] = usage
         self._end(call, "settled")
 

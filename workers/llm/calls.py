@@ -5,11 +5,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
 from workers.runtime.handler.context import current_job, current_run
 from workers.runtime.handler.errors import RateLimited
+
+if TYPE_CHECKING:
+    from workers.llm.kept.settling import AnswerToKeep
 
 Kind = Literal["chat", "embeddings"]
 Lane = Literal["normal", "batch"]
@@ -89,7 +92,8 @@ class NotAdmittedError(RateLimited):
 
     ``limit`` names what refused: ``requests per minute of provider openai``. ``is_budget``: money or tokens are spent.
     ``batch_may``: the batch lane may go on. ``gives_back``: it may end before ``delay`` has passed, as calls that are
-    under way end. ``key`` is the same for all calls that the same limit keeps back.
+    under way end. ``key`` is the same for all calls that the same limit keeps back. ``others_decide`` is False if the
+    call itself can never be admitted, or if the provider refuses it: then a job that makes no progress is bounded.
     """
 
     def __init__(
@@ -102,8 +106,9 @@ class NotAdmittedError(RateLimited):
         batch_may: bool = False,
         gives_back: bool = False,
         key: str | None = None,
+        others_decide: bool = True,
     ) -> None:
-        super().__init__(reason, delay=delay)
+        super().__init__(reason, delay=delay, others_decide=others_decide)
         self.limit = limit
         self.is_budget = is_budget
         self.batch_may = batch_may
@@ -117,8 +122,8 @@ class Admission(Protocol):
     async def reserve(self, call: Call) -> None:
         """Reserve what ``call`` may use, in all of its limits and budgets or in none; raise NotAdmittedError."""
 
-    async def settle(self, call: Call, usage: Usage) -> None:
-        """Record what a reserved call used. Returns once that is committed."""
+    async def settle(self, call: Call, usage: Usage, *, keep: "AnswerToKeep | None" = None) -> None:
+        """Record what a reserved call used, and keep its answer. Returns once both are committed."""
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
         """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""

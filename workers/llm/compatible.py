@@ -35,6 +35,9 @@ from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, M
 
 T = TypeVar("T", bound=BaseModel)
 
+# What an answer may have where nothing bounds it.
+DEFAULT_OUTPUT = 2_000
+
 
 class CompatibleModel:
     """A provider that speaks OpenAI's chat completions and embeddings.
@@ -42,7 +45,7 @@ class CompatibleModel:
     Its own retries are off (the kernel retries) and every wait is bounded. The strongest form of structured answer
     that the server accepts is found at the first call and remembered per model.
 
-    ``calls`` makes its calls, within their limits. Without it, only ``gate`` keeps them back.
+    ``calls`` makes its calls, within their limits. Without it nothing but ``gate`` keeps them back.
 
     To make one takes half a second of CPU, of whatever thread makes it; it lives on the event loop that first asks.
     """
@@ -122,17 +125,17 @@ class CompatibleModel:
         offline: OfflineRule | None = None,  # noqa: ARG002 - a configured provider is never replaced by a rule
         max_tokens: int | None = None,
         share_for: timedelta | None = None,  # noqa: ARG002 - sharing is above it
+        context_tokens: int | None = None,
     ) -> Answer[T]:
         """Ask, again if the answer is cut off or invalid, and return it as ``into``; see ``dialogue.answer``.
 
         ``parameters`` are members of the request's body. ``max_tokens`` is the most that a valid answer needs; without
-        it, the form says so. Question and answer stay within the context that the route's step or the server names.
-        Tokens are those of all calls.
+        it, the form tells. ``context_tokens`` is how many tokens question and answer may have together. Tokens are
+        those of all calls.
         """
         started = perf_counter()
         asked = self._asked(model)
-        context = current_place.get(NOWHERE).context_tokens or self._models.context_of(asked)
-        bound = max_tokens or bound_of(into)
+        bound, context = max_tokens or bound_of(into), self._context(context_tokens, asked)
         ask = partial(self._complete, _Question(into, asked, parameters or {}, bound, context))
         value, calls = await dialogue.answer(messages, into, ask=ask, model=asked, bound=bound)
         return Answer(
@@ -251,6 +254,10 @@ class CompatibleModel:
 
         return await self._calls.make(request, send, read_completion)
 
+    def _context(self, given: int | None, model: str) -> int | None:
+        """Return how many tokens question and answer may have together: as the call, its step or the server says."""
+        return given or current_place.get(NOWHERE).context_tokens or self._models.context_of(model)
+
     async def _post(
         self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT
     ) -> httpx2.Response:
@@ -292,15 +299,15 @@ def _idempotency(digest: str) -> dict[str, str]:
 
 
 def _request(kind: Kind, body: Mapping[str, Any]) -> Request:
-    """Return what admission must know of a request; its digest tells this question from any other."""
+    """Return what is to be known of a request: its digest tells this question from any other."""
     text = json.dumps(body, sort_keys=True)
-    input_tokens, output_tokens = estimated(body, text, default_output=0)
+    tokens, most = estimated(body, text, default_output=DEFAULT_OUTPUT if kind == "chat" else 0)
     return Request(
         kind=kind,
         model=body["model"],
         digest=hashlib.sha256(text.encode()).hexdigest(),
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        input_tokens=tokens,
+        output_tokens=most,
     )
 
 

@@ -1,13 +1,11 @@
 """The language model that all handlers are given: routes, kept answers, fallback; every call within its limits."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
-from functools import lru_cache, partial
-from hashlib import sha256
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -17,7 +15,8 @@ from workers.llm import offline as rules
 from workers.llm.answering import Answering, answering
 from workers.llm.calls import NotAdmittedError, current_caller
 from workers.llm.fallback import Tried, may_go_on, most_attempts, none_answered, path_told
-from workers.llm.kept import Kept, KeptAnswer, Question
+from workers.llm.kept import Kept, KeptAnswer, Question, being_asked, question_of, restore
+from workers.llm.kept.identical_texts import embed_once
 from workers.llm.pauses import Gate
 from workers.llm.places import Attempts, Place, current_place
 from workers.llm.routing.clients import Clients, Make
@@ -42,8 +41,6 @@ R = TypeVar("R")
 
 # How often the jobs of a provider that operators paused look by themselves; to resume it wakes them.
 PAUSED_DELAY = timedelta(minutes=1)
-# Raise it when the texts that are hashed change.
-FINGERPRINT_VERSION = 1
 
 # Has the jobs of a provider go on, which need not wait any longer.
 Wake = Callable[[Provider], Awaitable[object]]
@@ -128,10 +125,15 @@ class ControlledModel:
 
         if self._kept is None or routing.provider_of(path.steps[0]).is_offline:
             return await self._asked(routing, path, ask)
-        asked = [[one["role"], one["content"]] for one in messages]
-        question = _question(routing, path, asked, _form(into), dict(parameters or {}), share_for=share_for)
+        first = path.steps[0]
+        question = replace(
+            question_of(_identity(routing, path), messages, into=into, parameters=parameters, share_for=share_for),
+            route=path.route.name,
+            provider=first.provider,
+            model=str(first.model),
+        )
         found = await self._kept.find(question)
-        if found is not None and (answer := _as_answer(found, into)) is not None:
+        if found is not None and (answer := restore(found, question, into)) is not None:
             return answer
         return await self._asked_and_kept(self._kept, question, partial(self._asked, routing, path, ask))
 
@@ -151,7 +153,8 @@ class ControlledModel:
         async def ask(client: LanguageModel, step: Step) -> Embeddings:
             prefix = step.document_prefix if purpose == "document" else step.query_prefix
             asked = await client.embedding_model() if step.model is None else step.model
-            return await client.embed([prefix + text for text in texts] if prefix else texts, model=asked)
+            prefixed = [prefix + text for text in texts] if prefix else texts
+            return await embed_once(prefixed, lambda once: client.embed(once, model=asked))
 
         try:
             found, _, _ = await self._along(routing, path, ask)
@@ -213,6 +216,8 @@ class ControlledModel:
         attempts, most = Attempts(), most_attempts(len(path.steps))
         for place, step in enumerate(path.steps):
             is_last = place == len(path.steps) - 1
+            if tried and (asking := being_asked.get()) is not None:
+                asking.path = path_told(tried, step)  # kept with the answer, in the statement of its call
             here = current_place.set(
                 Place(
                     route=path.route.name,
@@ -253,17 +258,7 @@ class ControlledModel:
         except BaseException:
             await kept.drop(question)
             raise
-        await kept.keep(
-            question,
-            KeptAnswer(
-                raw=answer.raw,
-                model=answer.model,
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-                seconds=answer.seconds,
-                path=answer.path,
-            ),
-        )
+        await kept.keep(question, KeptAnswer.of(answer, path=answer.path))
         return answer
 
     @asynccontextmanager
@@ -326,42 +321,3 @@ def _require_usable(routing: Routing, path: Path) -> None:
 def _identity(routing: Routing, path: Path) -> str:
     """Return who may answer on a path: another path gives another answer."""
     return " or ".join(f"{routing.provider_of(one).server or one.provider}|{one.model}" for one in path.steps)
-
-
-def _question(routing: Routing, path: Path, *asked: object, share_for: timedelta | None) -> Question:
-    """Return the question that ``asked`` is, put to a path."""
-    text = json.dumps([FINGERPRINT_VERSION, _identity(routing, path), *asked], sort_keys=True, separators=(",", ":"))
-    first = path.steps[0]
-    return Question(
-        fingerprint=sha256(text.encode()).digest(),
-        caller=current_caller(),
-        route=path.route.name,
-        provider=first.provider,
-        model=str(first.model),
-        share_for=share_for,
-    )
-
-
-@lru_cache(maxsize=256)
-def _form(into: type[BaseModel]) -> str:
-    return sha256(json.dumps(into.model_json_schema(), sort_keys=True).encode()).hexdigest()
-
-
-def _as_answer(kept: KeptAnswer, into: type[T]) -> Answer[T] | None:
-    """Return a kept answer as ``into``; None where it is none any more."""
-    from workers.llm.structured import InvalidAnswerError, validated  # noqa: PLC0415 - importing openai costs a second
-    from workers.llm.wire import read  # noqa: PLC0415 - likewise
-
-    try:
-        value = validated(read(json.dumps(kept.raw)).text, into)
-    except (InvalidAnswerError, Retryable, Permanent):
-        return None
-    return Answer(
-        value=value,
-        raw=kept.raw,
-        model=kept.model,
-        prompt_tokens=kept.prompt_tokens,
-        completion_tokens=kept.completion_tokens,
-        seconds=kept.seconds,
-        path=kept.path,
-    )

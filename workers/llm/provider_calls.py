@@ -18,6 +18,7 @@ import structlog
 
 from workers.llm.calls import Call, Kind, NotAdmittedError, Usage, current_caller
 from workers.llm.fallback import OUT_OF_TIME
+from workers.llm.kept import AnswerToKeep, answer_to_keep
 from workers.llm.pace import MOST_MODELS, Pace
 from workers.llm.pauses import Gate
 from workers.llm.places import NOWHERE, Accounts, Control, current_place
@@ -186,7 +187,7 @@ class ProviderCalls:
         if self._told is not None:
             self._told.note(call.model, body.headers)
         usage = usage_of(answered.usage, served_model=answered.served_model, seconds=seconds)
-        await self._settle(call, usage, control.accounts)
+        await self._settle(call, usage, control.accounts, keep=answer_to_keep(call, answered.value, usage))
         return answered.value
 
     async def _account_for(
@@ -200,9 +201,9 @@ class ProviderCalls:
         reason = "cancelled" if isinstance(error, asyncio.CancelledError) else describe(error)
         await self._fail(call, reason, control.accounts, charged=may_be_charged(error, answered=body is not None))
 
-    async def _settle(self, call: Call, usage: Usage, accounts: Accounts) -> None:
+    async def _settle(self, call: Call, usage: Usage, accounts: Accounts, *, keep: AnswerToKeep | None = None) -> None:
         try:
-            await accounts.settle(call, usage)
+            await accounts.settle(call, usage, keep=keep)
         except Exception as error:  # noqa: BLE001 - the answer is paid for: it is the job's, and its estimate counts
             log.warning("call_not_settled", call=str(call.id), error=describe(error))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from workers.llm.calls import Usage
 from workers.llm.errors import URL_HINT, message_of, of_status, quotable, status_of
 from workers.runtime.handler.errors import InvalidAnswers, Refused, Unavailable
 
@@ -38,7 +39,7 @@ class TooDeepError(ValueError):
 class Completion:
     """One answer of a server: the body as it came, and what of it matters.
 
-    ``reasons``: the model wrote reasoning apart from ``text``.
+    ``reasons``: the model wrote reasoning apart from ``text``. ``usage`` is the server's own object.
     """
 
     raw: dict[str, Any]
@@ -48,11 +49,26 @@ class Completion:
     reasons: bool
     prompt_tokens: int | None
     completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    usage: Mapping[str, Any] | None
 
     @property
     def is_cut(self) -> bool:
         """Whether the answer ended because it reached its limit of tokens."""
         return (self.finish_reason or "").lower() in _CUT
+
+    def used(self, *, seconds: float) -> Usage:
+        """Return what the call used, for the ledger."""
+        return Usage(
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.completion_tokens,
+            cached_input_tokens=self.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens,
+            raw=self.usage,
+            served_model=self.model,
+            seconds=seconds,
+        )
 
 
 def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
@@ -82,15 +98,18 @@ def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
     if finished == "error" and not _text_in(message):
         raise Unavailable("an answer that ended with an error")
     usage = raw.get("usage")
-    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    reasoning = count_in(_inside(usage, "completion_tokens_details"), "reasoning_tokens")
     return Completion(
         raw=raw,
         text=_text(message.get("content")),
         model=raw["model"][:MODEL_CHARS] if isinstance(raw.get("model"), str) and raw["model"] else None,
         finish_reason=finished,
-        reasons=bool(count_in(details, "reasoning_tokens")) or any(message.get(name) for name in _REASONING),
+        reasons=bool(reasoning) or any(message.get(name) for name in _REASONING),
         prompt_tokens=count_in(usage, "prompt_tokens"),
         completion_tokens=count_in(usage, "completion_tokens"),
+        cached_tokens=_cached_in(usage),
+        reasoning_tokens=reasoning,
+        usage=usage if isinstance(usage, Mapping) else None,
     )
 
 
@@ -158,6 +177,16 @@ def count_in(usage: object, *names: str) -> int | None:
     """Return the first of these counts that the server gives."""
     numbers = [usage.get(name) for name in names] if isinstance(usage, Mapping) else []
     return next((int(number) for number in numbers if _is_count(number)), None)
+
+
+def _cached_in(usage: object) -> int | None:
+    """Return the tokens of the question that the server had cached, by OpenAI's name or DeepSeek's."""
+    cached = count_in(_inside(usage, "prompt_tokens_details"), "cached_tokens")
+    return cached if cached is not None else count_in(usage, "prompt_cache_hit_tokens")
+
+
+def _inside(usage: object, name: str) -> object:
+    return usage.get(name) if isinstance(usage, Mapping) else None
 
 
 def _is_count(value: object) -> TypeGuard[float]:

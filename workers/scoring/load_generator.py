@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import delete, func, insert, select
 
-from models.scoring import Profile, ScoringAnswer, ScoringJob
+from models.scoring import Profile, ScoringJob
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database, Raw
 from workers.runtime.enqueue import enqueue, enqueue_many
@@ -130,8 +130,6 @@ async def _delete_load(database: Database, profiles: Sequence[UUID], actor: Acto
     async with database.session() as session, acting(session, actor):
         await session.execute(select(cancel).where(theirs, ScoringJob.completed_at.is_(None)))
     async with database.session() as session, acting(session, actor):
-        jobs = select(ScoringJob.id).where(theirs)
-        await session.execute(delete(ScoringAnswer).where(ScoringAnswer.job_id.in_(jobs)))
         await session.execute(delete(ScoringJob).where(theirs))
         await session.execute(delete(Profile).where(Profile.id.in_(profiles)))
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.scoring import Profile, ScoringAnswer, ScoringJob
+from models.scoring import Profile, ScoringJob
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.handler.naming import check_name, nfc
@@ -169,7 +169,7 @@ def _key(name: str, attributes: Any) -> tuple[str, str]:
 async def remove_profiles(
     session: AsyncSession, profile_ids: Sequence[UUID], *, job_ids: Sequence[UUID], actor: Actor = NOBODY
 ) -> RemovedProfiles:
-    """Delete these profiles and jobs, and the jobs' shared answers. Unfinished jobs are cancelled first.
+    """Delete these profiles and jobs, and what was kept for the jobs. Unfinished jobs are cancelled first.
 
     The jobs' history stays. A job may belong to a profile that is not deleted.
     """
@@ -182,5 +182,4 @@ async def remove_profiles(
         jobs = await session.scalars(delete(ScoringJob).where(ScoringJob.id.in_(job_ids)).returning(ScoringJob.id))
         count = len(jobs.all())
         gone = await session.scalars(delete(Profile).where(Profile.id.in_(profile_ids)).returning(Profile.id))
-        await session.execute(delete(ScoringAnswer).where(ScoringAnswer.job_id.in_(job_ids)))
         return RemovedProfiles(len(gone.all()), count)

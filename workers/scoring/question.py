@@ -1,8 +1,6 @@
-"""The question about a profile: its messages, and the fingerprint that identical questions share. Pure."""
+"""The question about a profile: its messages. Pure."""
 
-import json
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from workers.judging.criteria import Criterion, members_of
@@ -66,12 +64,6 @@ def build_question(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> 
 def messages(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> list[Message]:
     """Return only the messages of :func:`build_question`."""
     return build_question(prompt, name=name, attributes=attributes).messages
-
-
-def fingerprint(identity: str, asked: Sequence[Message], *, parameters: Mapping[str, Any] = PARAMETERS) -> bytes:
-    """Return the key of this question to this model. Another question, model or parameter has another key."""
-    parts = [PROMPT_VERSION, identity, [[message["role"], message["content"]] for message in asked], dict(parameters)]
-    return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 def cut_to_tokens(attributes: Mapping[str, Any], *, tokens: int) -> tuple[dict[str, Any], bool]:

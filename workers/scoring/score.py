@@ -1,6 +1,7 @@
 """The score of a profile: what a model must answer, and what is stored. Pure."""
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -10,6 +11,7 @@ from workers.judging.criteria import Criterion, key_of
 from workers.judging.evidence import SubjectText, unverified_flags
 from workers.judging.numbers import Points
 from workers.judging.scores import weighted_mean
+from workers.scoring.question import PROMPT_VERSION
 
 
 class ProfileCriterion(CriterionAnswer):
@@ -23,6 +25,8 @@ class ScoreAnswer(RubricAnswer[ProfileCriterion]):
     """The answer about a profile."""
 
     criterion = ProfileCriterion
+
+    prompt_version: ClassVar[int] = PROMPT_VERSION
 
 
 class CriterionScore(BaseModel):

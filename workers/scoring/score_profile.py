@@ -1,4 +1,4 @@
-"""The handler of ``scoring.score``: score one profile by one rubric; identical jobs share the answer for a day."""
+"""The handler of ``scoring.score``: score one profile by one rubric; an owner's identical jobs share the answer."""
 
 import re
 from datetime import timedelta
@@ -13,16 +13,18 @@ from workers.judging.rubric_rule import score_by_rule
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.limits import Limit
-from workers.runtime.handler.outcomes import Complete, Outcome, Rows, Snooze
+from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.ports import Answer
 from workers.runtime.handler.registry import stage
 from workers.runtime.handler.rule_based import NOTE
 from workers.runtime.refusals import first_problem
-from workers.scoring import answers, rubric
-from workers.scoring.question import PARAMETERS, ProfileQuestion, build_question, fingerprint
+from workers.scoring import rubric
+from workers.scoring.question import PARAMETERS, ProfileQuestion, build_question
 from workers.scoring.score import ScoreAnswer, reconcile
 
 ASKED_PROGRESS = 25
+# How long an answer is shared with identical jobs of the same owner.
+SHARED_FOR = timedelta(hours=24)
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.:/@+-]*", re.ASCII)
 
@@ -67,8 +69,8 @@ def per_profile(at_most: int) -> Limit:
 async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
     """Score one profile against a rubric and store the model's evidence with the score.
 
-    If an identical question was answered within a day, the job completes with that answer. If another job is asking it,
-    this job waits. No transaction is open while the model answers.
+    If another job of the same owner had an identical question answered within a day, the job completes with that
+    answer. If one is asking it, this job waits. No transaction is open while the model answers.
     """
     request = _request(job)
     async with ctx.session() as session:
@@ -76,26 +78,16 @@ async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
         if profile is None:
             raise Permanent(f"profile {request.profile_id} no longer exists")
         question = build_question(request.prompt, name=profile.name, attributes=profile.attributes)
-    key = fingerprint(await ctx.llm.resolve(request.model_name), question.messages)
-    async with ctx.session() as session:
-        taken = await answers.take(session, key, run=ctx.run, owner=job.owner_id)
-    match taken:
-        case answers.SharedAnswer(job_id, llm_response, parsed_score):
-            # Another owner's job is not named.
-            marked = llm_response | {"cached_from": str(job_id) if job_id else "another job"}
-            return Complete(values={"llm_response": marked, "parsed_score": parsed_score})
-        case answers.AskedElsewhere(job_id, delay):
-            return Snooze(delay, f"identical job {job_id} is in flight" if job_id else "an identical job is in flight")
-        case answers.MustAsk():
-            await ctx.progress(ASKED_PROGRESS)
-            answer = await ctx.llm.parse(
-                question.messages,
-                into=answer_to((criterion.name for criterion in question.criteria), form=ScoreAnswer),
-                model=request.model_name,
-                parameters=PARAMETERS,
-                offline=score_by_rule,
-            )
-            return _complete(key, question, answer, ctx)
+    await ctx.progress(ASKED_PROGRESS)
+    answer = await ctx.llm.parse(
+        question.messages,
+        into=answer_to((criterion.name for criterion in question.criteria), form=ScoreAnswer),
+        model=request.model_name,
+        parameters=PARAMETERS,
+        offline=score_by_rule,
+        share_for=SHARED_FOR,
+    )
+    return _complete(question, answer)
 
 
 def _request(job: ScoringJob) -> ScoreRequest:
@@ -106,7 +98,7 @@ def _request(job: ScoringJob) -> ScoreRequest:
         raise Permanent(str(first_problem(error, whole="request"))) from None
 
 
-def _complete(key: bytes, question: ProfileQuestion, answer: Answer[ScoreAnswer], ctx: Context) -> Complete:
+def _complete(question: ProfileQuestion, answer: Answer[ScoreAnswer]) -> Complete:
     profile = None if answer.raw.get("note") == NOTE else question.profile
     score = reconcile(answer.value, question.criteria, model=answer.model, profile=profile, flags=question.flags)
     call = {
@@ -116,5 +108,7 @@ def _complete(key: bytes, question: ProfileQuestion, answer: Answer[ScoreAnswer]
         "seconds": round(answer.seconds, 3),
         **({"path": [dict(step) for step in answer.path]} if answer.path else {}),
     }
-    values = {"llm_response": {**answer.raw, "call": call}, "parsed_score": score.model_dump(mode="json")}
-    return Complete(values, write=Rows(answers.record, [answers.AnsweredQuestion(key, ctx.run, answer.model)]))
+    response = {**answer.raw, "call": call}
+    if answer.cached_from is not None:
+        response["cached_from"] = str(answer.cached_from)
+    return Complete(values={"llm_response": response, "parsed_score": score.model_dump(mode="json")})

@@ -30,7 +30,7 @@ from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.failpoints import failpoint
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
 from workers.runtime.handler.resources import Resources
@@ -81,6 +81,7 @@ class WorkerOptions:
     transitions_retention: timedelta
     pool_size: int = 5
     patience: timedelta = DEFAULT_PATIENCE
+    idle_runs: int = MAX_IDLE_RUNS
 
 
 class WorkerRuntime:
@@ -124,6 +125,7 @@ class WorkerRuntime:
             heartbeat_seconds=options.heartbeat_seconds,
             failed=self._end_process,
             patience=options.patience,
+            idle_runs=options.idle_runs,
         )
         self._answering = answering
         self._registry = registry

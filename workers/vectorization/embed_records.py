@@ -10,6 +10,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import IngestJob
 from workers.longrun.cutting import cut
@@ -20,8 +21,10 @@ from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
+from workers.runtime.handler.ports import ReuseLedger
 from workers.runtime.handler.registry import stage
 from workers.runtime.handler.tokens import tokens_of
+from workers.vectorization.equal_texts import Copied, copy_vectors, list_projects
 from workers.vectorization.pending import (
     LOWEST_ID,
     EmbeddedRecords,
@@ -58,6 +61,8 @@ class EmbedRequest(BaseModel):
 async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.
 
+    If an equal text of the same owner has a vector of this model, that vector is copied and nothing is sent.
+
     Vectors are committed as they come, with the job's counters and under its fence. A run that ends early loses only
     the requests in flight, and the next run continues. If the provider refuses a text, the text stays without a vector,
     is listed in ``warnings``, and later runs of this job do not send it again.
@@ -92,6 +97,9 @@ class _EmbedRun:
         self._warned = job.warnings or None
         self._total = 0
         self._done = job.embedded_count
+        self._saving = asyncio.Lock()
+        # The other projects of the owner; None until they were read.
+        self._projects: list[UUID] | None = None
         self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at, tokens=tokens)
 
     async def perform(self) -> bool:
@@ -154,7 +162,12 @@ class _EmbedRun:
                     if not page:
                         break
                     ahead = asyncio.create_task(self._page(what, page[-1].id))
-                    waiting = [record for record in page if record.id not in self._requester.refused]
+                    copied = await self._copy(page, model)
+                    waiting = [
+                        record
+                        for record in page
+                        if record.id not in self._requester.refused and record.id not in copied
+                    ]
                     # A request takes as long as its longest text: put texts of similar length together.
                     waiting.sort(key=lambda record: tokens_of(record.content), reverse=True)
                     for records in cut(waiting, attrgetter("content"), limits=self._ctx.llm.embedding_limits):
@@ -178,6 +191,37 @@ class _EmbedRun:
 
         return model, await retry_while_away(read)
 
+    async def _copy(self, page: list[PendingRecord], model: str) -> set[UUID]:
+        """Give the records the vectors that equal texts of the same owner have; return those that got one."""
+        if self._projects is None:
+
+            async def read() -> list[UUID]:
+                async with self._ctx.session() as session:
+                    return await list_projects(session, self._job.project_id)
+
+            self._projects = await retry_while_away(read)
+        if not self._projects:
+            return set()
+        copied: list[Copied] = []
+
+        async def copy(session: AsyncSession) -> dict[str, Any]:
+            copied[:] = await copy_vectors(
+                session,
+                [record.id for record in page],
+                replace(self.target, model=model),
+                project_id=self._job.project_id,
+                projects=self._projects or (),
+            )
+            return self._count_more(len(copied)) if copied else {}
+
+        async with self._saving:
+            await self.long.keep({}, copy)
+            self._done = min(self._done + len(copied), self._total)
+            self.long.kept += len(copied)
+        if copied and isinstance(self._ctx.llm, ReuseLedger):
+            await self._ctx.llm.record_reused(sum(one.bytes for one in copied) // 3, model=model)
+        return {one.id for one in copied}
+
     # ── save ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _save(self, group: list[EmbeddedRecords]) -> None:
@@ -187,14 +231,20 @@ class _EmbedRun:
             if one.model == self.target.model and length != self.target.dimension:
                 self.target = replace(self.target, dimension=length)
         size = sum(len(one.ids) for one in group)
-        self._done = min(self._done + size, self._total)
-        share = self._done * 100 // self._total if self._total else 0
-        values: dict[str, Any] = {"embedded_count": self._done, "progress": min(max(share, 1), 99)}
-        if (warnings := self._warnings()) != self._warned:
-            values["warnings"] = warnings
-        write = partial(save_vectors, project_id=self._job.project_id, group=group)
-        await self.long.keep(values, write, items=size)
-        self._warned = warnings
+        async with self._saving:
+            values = self._count_more(size)
+            self._done = values["embedded_count"]
+            if (warnings := self._warnings()) != self._warned:
+                values["warnings"] = warnings
+            write = partial(save_vectors, project_id=self._job.project_id, group=group)
+            await self.long.keep(values, write, items=size)
+            self._warned = warnings
+
+    def _count_more(self, size: int) -> dict[str, Any]:
+        """Return the job's counters with ``size`` more vectors."""
+        done = min(self._done + size, self._total)
+        share = done * 100 // self._total if self._total else 0
+        return {"embedded_count": done, "progress": min(max(share, 1), 99)}
 
     def _warnings(self) -> dict[str, Any] | None:
         """Return the row's warnings: those of the first stage, and the refused texts."""

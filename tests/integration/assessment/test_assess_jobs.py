@@ -182,14 +182,57 @@ async def test_a_rate_limit_snoozes_a_composite_and_spends_no_attempt(
 ) -> None:
     """If one part is rate limited, the whole job waits, so that no part is lost."""
     fake.script(queue=[{"kind": "answer"}, {"kind": "status", "status": 429, "retry_after": "30"}])
-    part = {"assessmentType": "llm_rubric", "options": RUBRIC}
-    store.create("one", "composite", {"parts": [part, part]})
+    parts = [{"assessmentType": "llm_rubric", "options": {**RUBRIC, "task": task}} for task in ("One.", "Two.")]
+    store.create("one", "composite", {"parts": parts})
 
     async with assessing():
         row = await store.until("one", "snooze")
 
     assert (row.state, row.retry_count, row.progress) == ("pending", 0, 0)
     assert row.next_retry_at is not None
+
+
+async def test_a_composite_under_a_rate_limit_pays_for_each_question_once(
+    assessing: Assessing, store: Store, fake: FakeOpenAI
+) -> None:
+    """Sixty questions, four in half a second: every run goes on where the last one was refused."""
+    refused = {"kind": "status", "status": 429, "retry_after": "1"}
+    fake.script(default=refused)
+    criteria = [{"name": f"criterion {number}"} for number in range(6)]
+    options = [{"criteria": criteria, "content": f"Server {number}.", "separately": True} for number in range(10)]
+    parts = [{"assessmentType": "llm_rubric", "name": f"part {i}", "options": one} for i, one in enumerate(options)]
+    store.create("one", "composite", {"parts": parts})
+
+    async def give_out() -> None:
+        while True:
+            fake.script(queue=[{"kind": "answer"}] * 4)
+            await asyncio.sleep(0.5)
+
+    async with assessing():
+        giving = asyncio.create_task(give_out())
+        row = await store.until("one", "complete", "fail", seconds=90)
+        giving.cancel()
+
+    answered = [call.key for call in fake.ledger if call.answer == "answer"]
+    assert (row.state, row.retry_count) == ("completed", 0)
+    assert (len(answered), len(set(answered))) == (60, 60)
+    assert len(store.reasons("one", "snooze")) >= 3
+    result = AssessmentResult.model_validate(row.result_data)
+    assert (result.prompt_tokens, result.completion_tokens) == (6_000, 1_200)
+
+
+async def test_equal_parts_of_a_composite_are_paid_for_once(
+    assessing: Assessing, store: Store, fake: FakeOpenAI
+) -> None:
+    """They ask the same at the same time."""
+    part = {"assessmentType": "llm_rubric", "options": RUBRIC}
+    store.create("one", "composite", {"parts": [{**part, "name": "a"}, {**part, "name": "b"}]})
+
+    async with assessing():
+        row = await store.until("one", "complete")
+
+    assert fake.calls == 1
+    assert [one["status"] for one in row.result_data["parts"]] == ["completed", "completed"]
 
 
 async def test_a_composite_shows_what_failed_in_it(assessing: Assessing, store: Store) -> None:
@@ -208,8 +251,10 @@ async def test_a_composite_shows_what_failed_in_it(assessing: Assessing, store: 
 async def test_a_cancelled_assessment_stops_asking(assessing: Assessing, store: Store, fake: FakeOpenAI) -> None:
     """A service cancels it in SQL while its parts wait for the model: the calls end, and no result is stored."""
     fake.script(default={"kind": "hang"})
-    part = {"assessmentType": "llm_rubric", "options": RUBRIC}
-    store.create("one", "composite", {"parts": [part] * 3})
+    parts = [
+        {"assessmentType": "llm_rubric", "options": {**RUBRIC, "task": task}} for task in ("One.", "Two.", "Three.")
+    ]
+    store.create("one", "composite", {"parts": parts})
 
     async with assessing():
         await until(lambda: fake.snapshot()["in_flight"] == 3, within=20)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from models.scoring import ScoringAnswer
+from models.llm.kept import Flight
 from workers.runtime.beat.maintenance import (
     actions,
     expire_rows,
@@ -57,14 +57,21 @@ async def test_prune_goes_on_until_nothing_is_left(jobs):
 
 
 async def test_rows_with_an_expiry_are_deleted_when_their_time_is_over(jobs):
-    """Shared answers expire after 25 hours, ticks after 30 days; other tables have no expiry."""
-    expiry = ScoringAnswer.__expiry__
+    """Kept answers when they say so, questions that are asked after a day, ticks after a month."""
+    expiry = Flight.__expiry__
     for name, age in (("old", expiry.after + timedelta(minutes=1)), ("young", expiry.after - timedelta(minutes=1))):
         await jobs.sql(
-            "INSERT INTO scoring.answers (fingerprint, job_id, job_version, claimed_at) "
-            "VALUES (%s, uuidv7(), 2, now() - %s)",
+            "INSERT INTO llm.flights (fingerprint, job_id, job_version, taken_at) "
+            "VALUES (sha256(%s), uuidv7(), 2, now() - %s)",
             name.encode(),
             age,
+        )
+    for name, left in (("old", -1), ("young", 1)):
+        await jobs.sql(
+            "INSERT INTO llm.answers (fingerprint, job_id, job_version, raw, model, created_at, expires_at) "
+            "VALUES (sha256('x'), uuidv7(), 2, '{}', %s, now() - interval '2 days', now() + make_interval(secs => %s))",
+            name,
+            left * 60,
         )
     await jobs.sql("INSERT INTO runtime.schedules (name, action, cron) VALUES ('s', 'prune', '* * * * *')")
     for days in (31, 29):
@@ -75,11 +82,10 @@ async def test_rows_with_an_expiry_are_deleted_when_their_time_is_over(jobs):
             timedelta(days=days),
         )
 
-    assert await expire_rows(jobs.database) == 2
+    assert await expire_rows(jobs.database) == 3
 
-    assert [bytes(row["fingerprint"]) for row in await jobs.sql("SELECT fingerprint FROM scoring.answers")] == [
-        b"young"
-    ]
+    assert await jobs.sql("SELECT fingerprint = sha256('young') AS young FROM llm.flights") == [{"young": True}]
+    assert await jobs.sql("SELECT model FROM llm.answers") == [{"model": "young"}]
     assert len(await jobs.sql("SELECT 1 FROM runtime.ticks")) == 1
 
 

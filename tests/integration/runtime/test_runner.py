@@ -1,6 +1,7 @@
 """A worker process in one test: the results of handlers, slots, deadlines, fences."""
 
 import asyncio
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -69,7 +70,53 @@ async def test_a_rate_limit_waits_as_long_as_it_was_told(jobs, worker):
 
     row = await jobs.row(ticket[0])
     assert row["due_at"] - row["updated_at"] == timedelta(minutes=1)
-    assert (await jobs.history(ticket[0]))[-1].change_reason == "told to wait"
+    assert (await jobs.history(ticket[0]))[-1].change_reason == "told to wait, no progress in this run"
+
+
+async def test_a_rate_limited_job_without_progress_is_told_and_then_fails(jobs, database_url, registry):
+    """After so many runs in a row the reason says since when; once they last as long as patience, it has failed."""
+    [job_id] = await jobs.ready(act="rate_limited")
+    async with started_worker(database_url, registry, idle_runs=4) as worker:
+        for _ in range(5):
+            await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
+            await worker.run(await jobs.dispatched(count=0))
+    reasons = [one.change_reason for one in await jobs.history(job_id) if one.change_action == "snooze"]
+    async with started_worker(database_url, registry, idle_runs=4, patience=timedelta(0)) as worker:
+        await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
+        await worker.run(await jobs.dispatched(count=0))
+    row = await jobs.row(job_id)
+
+    assert reasons[:3] == ["told to wait, no progress in this run"] * 3
+    assert [reason.rpartition(" since ")[0] for reason in reasons[3:]] == [
+        "told to wait, no progress in 4 runs",
+        "told to wait, no progress in 5 runs",
+    ]
+    assert (row["status"], row["retry_count"]) == ("failed", 0)
+    assert re.fullmatch(r"no progress in 6 runs since .* UTC: told to wait", row["error_message"])
+
+
+@pytest.mark.parametrize("act", ["limited_and_kept", "limited_by_others"])
+async def test_a_job_that_gets_on_or_waits_for_others_is_not_bounded(jobs, database_url, registry, act):
+    """A checkpoint is progress, and so is a kept answer; a limit that many share is nobody's lack of it."""
+    [job_id] = await jobs.ready(act=act)
+    async with started_worker(database_url, registry, idle_runs=2, patience=timedelta(0)) as worker:
+        for _ in range(6):
+            await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
+            await worker.run(await jobs.dispatched(count=0))
+
+    assert (await jobs.actions(job_id)).count("snooze") == 6
+    assert (await jobs.history(job_id))[-1].change_reason == "told to wait"
+
+
+async def test_progress_starts_the_count_of_runs_again(jobs, database_url, registry):
+    """So does a retry by a person."""
+    [job_id] = await jobs.ready(act="rate_limited")
+    async with started_worker(database_url, registry, idle_runs=3) as worker:
+        for act in ("rate_limited", "rate_limited", "limited_and_kept", "rate_limited", "rate_limited"):
+            await jobs.unguarded("UPDATE proving.plain_jobs SET due_at = NULL, act = %s", act)
+            await worker.run(await jobs.dispatched(count=0))
+
+    assert (await jobs.history(job_id))[-1].change_reason == "told to wait, no progress in this run"
 
 
 async def test_an_unknown_exception_is_retried_until_nothing_is_left_and_then_kept(jobs, worker):

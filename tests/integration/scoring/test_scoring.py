@@ -121,6 +121,19 @@ async def test_identical_input_within_a_day_makes_no_second_call(
     assert second.llm_response["cached_from"] == str(first.id)
 
 
+async def test_owners_share_no_answer(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
+    """The same profile and prompt of another owner is another question."""
+    ids = [jobs.profile(), jobs.profile()]
+    for profile in ids:
+        jobs.change("UPDATE scoring.profiles SET owner_id = :owner WHERE id = :id", owner=uuid.uuid4(), id=profile)
+
+    async with scoring():
+        rows = [await jobs.until(jobs.put(profile), "complete") for profile in ids]
+
+    assert fake.calls == 2
+    assert all("cached_from" not in row.llm_response for row in rows)
+
+
 @pytest.mark.parametrize("other", [{"prompt": "Judge it otherwise."}, {"model_name": "gpt-4o"}])
 async def test_other_input_is_asked_again(
     scoring: Scoring, jobs: Jobs, fake: FakeOpenAI, other: dict[str, str]
@@ -152,7 +165,7 @@ async def test_answer_older_than_a_day_is_asked_again(scoring: Scoring, jobs: Jo
     profile = jobs.profile()
     async with scoring():
         await jobs.until(jobs.put(profile), "complete")
-        jobs.change("UPDATE scoring.answers SET answered_at = answered_at - interval '24 hours 1 second'")
+        jobs.change("UPDATE llm.answers SET created_at = created_at - interval '24 hours 1 second'")
 
         await jobs.until(jobs.put(profile), "complete")
 

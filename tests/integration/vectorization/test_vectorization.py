@@ -154,3 +154,56 @@ async def test_offline_embedder_needs_no_server(database_url: str, stages: Regis
         await rows.ends(job)
 
     assert {(len(vector), model) for vector, model in rows.vectors().values()} == {(384, "offline-hash-v1")}
+
+
+async def test_equal_texts_of_one_owner_are_embedded_once(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Those of another project are copied; what is new is sent."""
+    first, second = rows.job(), rows.job(project=(other := rows.make_project()))
+    rows.add(*texts_of(30), job=first)
+    copies = rows.add(*texts_of(30), "new one", "new two", job=second, project=other)
+    rows.start(first)
+    async with running():
+        await rows.ends(first)
+
+        rows.start(second)
+        row = await rows.ends(second)
+
+    assert sorted(fake.embedder.texts()) == sorted([*texts_of(30), "new one", "new two"])
+    assert (row["status"], row["embeddedCount"], row["progress"]) == ("COMPLETED", 32, 100)
+    sql = 'SELECT count(*) FROM operations.data_records WHERE id = ANY (%s) AND "embeddingModel" = %s'
+    assert rows.one(sql, copies, "embed-1") == 32
+    rows.assert_embedded(*texts_of(30), "new one", "new two")
+
+
+async def test_owners_share_no_vector(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Nor do an owner and nobody, in either direction."""
+    projects = [rows.project, rows.make_project(), rows.make_project()]
+    for project in projects[1:]:
+        owner = rows.one("INSERT INTO auth.users (email) VALUES (%s) RETURNING id", f"{project}@example.test")
+        rows.one('UPDATE operations.projects SET "ownerId" = %s WHERE id = %s RETURNING id', owner, project)
+    jobs = [rows.job(project=project) for project in projects]
+    for job, project in zip(jobs, projects, strict=True):
+        rows.add(*texts_of(5), job=job, project=project)
+
+    async with running():
+        for job in jobs:
+            rows.start(job)
+            await rows.ends(job)
+
+    assert sorted(fake.embedder.texts()) == sorted(texts_of(5) * 3)
+
+
+async def test_a_vector_of_another_model_is_not_copied(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Its text is sent to the model of now."""
+    first, second = rows.job(), rows.job(project=(other := rows.make_project()))
+    rows.add(*texts_of(5), job=first)
+    rows.add(*texts_of(5), job=second, project=other)
+    rows.start(first)
+    async with running(model="embed-0"):
+        await rows.ends(first)
+    rows.start(second)
+
+    async with running():
+        await rows.ends(second)
+
+    assert sorted(fake.embedder.texts()) == sorted(texts_of(5) * 2)

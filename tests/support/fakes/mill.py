@@ -2,15 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from gristmill_testing.mill import Heard, mill
+from workers.llm.kept.kept_model import KeptModel
+from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.provider import build
+from workers.runtime.database import Database
 from workers.runtime.handler.registry import Registry
 
 
 @asynccontextmanager
-async def asking_mill(url: str, registry: Registry, *, provider_url: str | None) -> AsyncIterator[Heard]:
-    """Run it with the language model at ``provider_url``, or with the offline evaluator."""
+async def asking_mill(
+    url: str, registry: Registry, *, provider_url: str | None, **options: Any
+) -> AsyncIterator[Heard]:
+    """Run a mill whose language model is the server at ``provider_url``, or the offline evaluator; answers are kept."""
     llm = build(
         api_key="sk-test" if provider_url else None,
         base_url=provider_url,
@@ -19,6 +25,10 @@ async def asking_mill(url: str, registry: Registry, *, provider_url: str | None)
         timeout=10.0,
         max_connections=200,
     )
-    async with mill(url, registry, llm) as heard:
+    database = Database(url, changed_by="worker:kept")
+    kept = PostgresKept(database)
+    model = KeptModel(llm, kept, close_kept=kept.aclose)
+    async with mill(url, registry, model, **options) as heard:
         yield heard
-    await llm.aclose()
+    await model.aclose()
+    await database.close()

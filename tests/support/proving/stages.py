@@ -65,6 +65,11 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:  # noqa: C901, PLR0
             raise Permanent("told to give up")
         case "rate_limited":
             raise RateLimited("told to wait", delay=timedelta(minutes=1))
+        case "limited_and_kept":
+            await ctx.checkpoint({})
+            raise RateLimited("told to wait", delay=timedelta(minutes=1))
+        case "limited_by_others":
+            raise RateLimited("told to wait", delay=timedelta(minutes=1), others_decide=True)
         case "flaky" if ctx.run.attempt < 2:
             raise Retryable("told to try again")
         case "block":

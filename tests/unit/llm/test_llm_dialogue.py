@@ -40,6 +40,9 @@ class Server:
             reasons=False,
             prompt_tokens=7,
             completion_tokens=limit,
+            cached_tokens=None,
+            reasoning_tokens=None,
+            usage=None,
         )
         return Reply(completion, limit, larger)
 

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from workers.runtime.database import is_unusable
-from workers.runtime.handler.endurance import Waited, after_database_outage, after_provider_outage
-from workers.runtime.handler.errors import Unavailable
+from workers.runtime.handler.endurance import (
+    IdleRuns,
+    Waited,
+    after_database_outage,
+    after_idle_run,
+    after_provider_outage,
+)
+from workers.runtime.handler.errors import RateLimited, Unavailable
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
@@ -112,3 +118,26 @@ def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
 def test_state_of_the_database_is_told_from_a_fault_of_the_handler(error, expected):
     """Errors of a handler's own files and connections are not errors of the database."""
     assert is_unusable(error) is expected
+
+
+LIMITED = RateLimited("HTTP 429: slow down", delay=timedelta(seconds=7))
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (IdleRuns(), "HTTP 429: slow down, no progress in this run"),
+        (IdleRuns(18, 9 * HOUR), "HTTP 429: slow down, no progress in this run"),
+        (IdleRuns(19, HOUR), "HTTP 429: slow down, no progress in 20 runs since 2026-11-30 11:00 UTC"),
+    ],
+)
+def test_rate_limited_job_waits_and_says_that_it_makes_no_progress(before, reason):
+    """After twenty runs since when; few runs wait however long ago the first was."""
+    assert after_idle_run(LIMITED, before, now=NOW, most=20, patience=PATIENCE) == Snooze(LIMITED.delay, reason)
+
+
+def test_rate_limited_job_fails_after_many_runs_without_progress_over_a_long_time():
+    """The line says how many, since when, and what the provider said last."""
+    outcome = after_idle_run(LIMITED, IdleRuns(40, PATIENCE), now=NOW, most=20, patience=PATIENCE)
+
+    assert outcome == Fail("no progress in 41 runs since 2026-11-30 06:00 UTC: HTTP 429: slow down")

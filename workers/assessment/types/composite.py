@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -111,7 +110,11 @@ def _raise_part_errors(parts: Sequence[Part], ended: Sequence[ResultOrError], *,
         raise max(unavailable, key=lambda error: error.delay)
     limits = [error for _, error in errors if isinstance(error, RateLimited)]
     if limits:
-        raise RateLimited(said, delay=max((limit.delay for limit in limits), default=timedelta()))
+        raise RateLimited(
+            said,
+            delay=max(limit.delay for limit in limits),
+            others_decide=all(limit.others_decide for limit in limits),
+        )
     retryable = any(not isinstance(error, Permanent) for _, error in errors)
     if retryable and (not last_attempt or len(errors) == len(parts)):
         raise Retryable(said)

@@ -22,6 +22,7 @@ from workers.llm.admission.refusals import refusal_of
 from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
 from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
+from workers.llm.kept.settling import AnswerToKeep
 from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, retry_while_away
 from workers.runtime.handler.errors import describe, one_line
@@ -58,6 +59,7 @@ class _Ending:
 
     call: Call
     end: dict[str, Any]
+    keep: AnswerToKeep | None = None
     told: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def tell(self, error: Exception | None = None) -> None:
@@ -112,8 +114,8 @@ class PostgresAdmission(Admission):
                 one.told.cancel()
             raise
 
-    async def settle(self, call: Call, usage: Usage) -> None:
-        """Record what a reserved call used. Returns once that is committed."""
+    async def settle(self, call: Call, usage: Usage, *, keep: AnswerToKeep | None = None) -> None:
+        """Record what a reserved call used, and keep its answer. Returns once both are committed."""
         end = {
             "input": storable_count(usage.input_tokens),
             "output": storable_count(usage.output_tokens),
@@ -123,7 +125,7 @@ class PostgresAdmission(Admission):
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
             "seconds": usage.seconds,
         }
-        await asyncio.shield(self._submit(call, "settled", end).told)
+        await asyncio.shield(self._submit(call, "settled", end, keep=keep).told)
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
         """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
@@ -263,9 +265,11 @@ class PostgresAdmission(Admission):
             elif is_reserved:
                 self._submit(call, "released")  # nobody waits for it any more
 
-    def _submit(self, call: Call, became: str, more: Mapping[str, Any] | None = None) -> _Ending:
+    def _submit(
+        self, call: Call, became: str, more: Mapping[str, Any] | None = None, *, keep: AnswerToKeep | None = None
+    ) -> _Ending:
         _, at = self._under_way.get(call.id, (call, None))
-        ending = _Ending(call, {"id": call.id, "at": at, "as": became, **(more or {})})
+        ending = _Ending(call, {"id": call.id, "at": at, "as": became, **(more or {})}, keep)
         self._ends.submit(ending)
         return ending
 
@@ -282,7 +286,8 @@ class PostgresAdmission(Admission):
         while True:
             try:
                 async with self._database.kernel() as conn:
-                    _warn(await settle(conn, [(one.call, one.end) for one in endings]))
+                    answers = [one.keep for one in endings if one.keep is not None]
+                    _warn(await settle(conn, [(one.call, one.end) for one in endings], answers=answers))
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
                     await self._end_apart(endings, error)
@@ -307,6 +312,10 @@ class PostgresAdmission(Admission):
                 await self._end([one])
             return
         [one] = endings
+        if one.keep is not None:
+            log.warning("answer_not_kept", call_id=str(one.call.id), error=describe(error))
+            await self._end([replace(one, keep=None)])
+            return
         beside = {"usage", "served", "failure", "seconds"} & one.end.keys()
         if beside and any(one.end[name] is not None for name in beside):
             log.warning("ledger_row_cut", call_id=str(one.call.id), error=describe(error))

@@ -30,6 +30,7 @@ def refusal_of(cause: Mapping[str, Any]) -> NotAdmittedError:
                 f"{name} has refused calls ({cause['reason']}): nobody calls it for {_told(_wait(cause))}",
                 delay=_wait(cause),
                 limit=f"cooldown of {name}",
+                others_decide=False,
             )
 
 
@@ -55,6 +56,7 @@ def _of_limit(cause: Mapping[str, Any]) -> NotAdmittedError:
             delay=PERSON,
             limit=name,
             key=f"{key} {cause['need']}",
+            others_decide=False,
         )
     return NotAdmittedError(
         f"{name}: {cause['used']:,} of {most:,} used",

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from workers.llm.admission.prices import Price
 from workers.llm.calls import Call
+from workers.llm.kept.settling import AnswerToKeep, answers_json
 from workers.runtime.database import Raw
 
 # What a path is: who asks whom, for whom. Calls that have the same are under the same limits and budgets.
@@ -20,6 +21,7 @@ _MOST = 2**31 - 1
 
 _ADMIT = "SELECT llm.admit(%(paths)s::jsonb, %(calls)s::jsonb, %(worker)s::uuid, %(asker)s, %(turn)s, %(again)s)::text"
 _SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb) -> 'warned'"
+_SETTLE_AND_KEEP = f"{_SETTLE}, llm.keep_answers(%(answers)s::jsonb)"
 
 
 def storable_count(tokens: int | None) -> int | None:
@@ -101,11 +103,18 @@ async def admit(
     )
 
 
-async def settle(conn: Raw, ends: Sequence[tuple[Call, Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
-    """Record what became of these calls, in the order of their ids; return the budgets that have passed a threshold."""
+async def settle(
+    conn: Raw, ends: Sequence[tuple[Call, Mapping[str, Any]]], *, answers: Sequence[AnswerToKeep] = ()
+) -> Sequence[Mapping[str, Any]]:
+    """Record what became of these calls, in the order of their ids, and keep these answers to them.
+
+    Return the budgets that have passed a threshold.
+    """
     paths, _ = paths_of(call for call, _ in ends)
     values = {"paths": paths, "settles": to_json([end for _, end in ends]).decode()}
-    row = await (await conn.execute(_SETTLE, values)).fetchone()
+    if answers:
+        values["answers"] = answers_json(answers)
+    row = await (await conn.execute(_SETTLE_AND_KEEP if answers else _SETTLE, values)).fetchone()
     return (row and row[0]) or ()
 
 

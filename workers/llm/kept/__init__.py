@@ -1,53 +1,35 @@
-"""Answers that were paid for and are kept: found again by the next run of a job, and by whoever may share them."""
+"""Paid answers are kept: no job pays twice, and identical questions of one owner share an answer if their stage does.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Protocol
+Who answers questions uses :class:`Kept` like this::
 
-from workers.llm.calls import Caller
+    question = question_of(identity, messages, into=into, parameters=parameters, share_for=share_for)
+    if (found := await kept.find(question)) and (answer := restore(found, question, into)):
+        return answer  # nothing was paid now; ``answer.cached_from`` is set if another job paid for it
+    try:
+        answer = ...  # reserve, call, settle
+    except BaseException:
+        await kept.drop(question)
+        raise
+    await kept.keep(question, KeptAnswer.of(answer))
 
+Who settles calls hands what :func:`answer_to_keep` returns to ``Admission.settle``: then the answer is committed by the
+statement of the call's row in the ledger, and ``keep`` has nothing left to write.
+"""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One question as it is kept: exactly the same one has the same ``fingerprint``, and no other.
+from workers.llm.kept.answers import KeptAnswer, restore
+from workers.llm.kept.ports import Kept
+from workers.llm.kept.questions import AskedElsewhereError, Question, question_of
+from workers.llm.kept.settling import AnswerToKeep, Asking, answer_to_keep, being_asked
 
-    ``share_for``: how long an answer may be shared with other jobs of the same owner; None: with no other job. The
-    route, and the provider and model that would be asked first, are those of the ledger's row.
-    """
-
-    fingerprint: bytes
-    caller: Caller
-    route: str
-    provider: str
-    model: str
-    share_for: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptAnswer:
-    """An answer as it is kept: the body as it came over the wire (``raw``), and what is told of it."""
-
-    raw: Mapping[str, Any]
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    seconds: float
-    path: Sequence[Mapping[str, str]] = ()
-
-
-class Kept(Protocol):
-    """Where answers are kept."""
-
-    async def find(self, question: Question) -> KeptAnswer | None:
-        """Return what this job, or one that shares with it, has paid for already.
-
-        None: whoever asked is the one who asks the model now, and then calls ``keep`` or ``drop``. Others who ask the
-        same meanwhile wait here, or are told to come again by RateLimited.
-        """
-
-    async def keep(self, question: Question, answer: KeptAnswer) -> None:
-        """Keep the answer to a question, once it is valid."""
-
-    async def drop(self, question: Question) -> None:
-        """Let another ask: this question got no answer."""
+__all__ = [
+    "AnswerToKeep",
+    "AskedElsewhereError",
+    "Asking",
+    "Kept",
+    "KeptAnswer",
+    "Question",
+    "answer_to_keep",
+    "being_asked",
+    "question_of",
+    "restore",
+]

@@ -33,6 +33,23 @@ current_job: ContextVar[Job | None] = ContextVar("current_job", default=None)
 current_deadline: ContextVar[float | None] = ContextVar("current_deadline", default=None)
 
 
+@dataclass(slots=True)
+class Progress:
+    """Whether the current run has got its job forward: an answer was kept, a checkpoint was written."""
+
+    made: bool = False
+
+
+current_progress: ContextVar[Progress | None] = ContextVar("current_progress", default=None)
+
+
+def note_progress() -> None:
+    """Note that the current run has got its job forward. Runs that never do so are bounded."""
+    progress = current_progress.get()
+    if progress is not None:
+        progress.made = True
+
+
 def seconds_left() -> float | None:
     """Return how long the current run may still take; None outside of runs."""
     deadline = current_deadline.get()

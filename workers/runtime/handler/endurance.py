@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from workers.runtime.handler.errors import Unavailable, describe, failure_of
+from workers.runtime.handler.errors import RateLimited, Unavailable, describe, failure_of
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 FIRST_WAIT = timedelta(seconds=5)
@@ -12,6 +12,10 @@ DATABASE_WAIT = timedelta(minutes=1)
 DATABASE_AWAY = "database cannot be used"
 FOUND = "as this request found"
 PROVIDER_WAITS, DATABASE_WAITS = "provider %is away%", f"{DATABASE_AWAY}%"
+# How the reason of a rate-limited run ends that got its job no further: history counts such runs by it.
+NO_PROGRESS = "no progress in"
+# After so many of them in a row a person is told.
+MAX_IDLE_RUNS = 20
 # If a request has failed this often and the provider answered others since, the request itself may be wrong.
 FREE_FAILURES = 2
 # If a job has waited this long without any progress, it fails.
@@ -27,6 +31,30 @@ class Waited(NamedTuple):
     first: timedelta
     last: timedelta
     found: int = 0
+
+
+class IdleRuns(NamedTuple):
+    """How many runs in a row before this one got their job no further, and how long ago the first of them ended."""
+
+    many: int = 0
+    first: timedelta = timedelta()
+
+
+def after_idle_run(
+    error: RateLimited, before: IdleRuns, *, now: datetime, most: int, patience: timedelta
+) -> Snooze | Fail:
+    """Return what becomes of a job after a rate-limited run in which nothing was kept.
+
+    It is snoozed. After ``most`` such runs in a row its reason says since when, and if that is as long as ``patience``,
+    it fails: another run would do no better.
+    """
+    count = before.many + 1
+    if count < most:
+        return Snooze(error.delay, f"{describe(error)}, {NO_PROGRESS} this run")
+    since = f"{count} runs since {now - before.first:%Y-%m-%d %H:%M} UTC"
+    if before.first >= patience:
+        return Fail(f"{NO_PROGRESS} {since}: {describe(error)}")
+    return Snooze(error.delay, f"{describe(error)}, {NO_PROGRESS} {since}")
 
 
 def after_provider_outage(

@@ -81,11 +81,16 @@ class Unavailable(Retryable):
 
 
 class RateLimited(Exception):
-    """The provider's rate limit is reached: the job is snoozed for ``delay`` and spends no attempt."""
+    """The provider's rate limit is reached: the job is snoozed for ``delay`` and spends no attempt.
 
-    def __init__(self, reason: str, *, delay: timedelta) -> None:
+    ``others_decide``: the wait ends by what others do, as for a limit that many share, a budget, or an identical job.
+    Such a wait is no lack of progress.
+    """
+
+    def __init__(self, reason: str, *, delay: timedelta, others_decide: bool = False) -> None:
         super().__init__(reason)
         self.delay = delay
+        self.others_decide = others_decide
 
 
 def describe(error: BaseException) -> str:

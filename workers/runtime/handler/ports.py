@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -39,6 +40,7 @@ class Answer(Generic[T]):
     ``path`` is empty if the first model of the route answered. Else it has each model that was tried before, in order,
     with the reason why it did not answer, and the one that answered. Its members are ``provider``, ``model`` and
     ``why_not``.
+    ``cached_from`` is the job that paid for the answer, if another job did: then this answer costs nothing.
     """
 
     value: T
@@ -48,6 +50,7 @@ class Answer(Generic[T]):
     completion_tokens: int | None
     seconds: float
     path: Sequence[Mapping[str, str]] = ()
+    cached_from: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +113,11 @@ class LanguageModel(Protocol):
 
     async def aclose(self) -> None:
         """Release its connections; it must not be used afterwards."""
+
+
+@runtime_checkable
+class ReuseLedger(Protocol):
+    """A language model with a ledger, which also has the vectors that were found and not made."""
+
+    async def record_reused(self, tokens: int, *, model: str) -> None:
+        """Record that texts of about so many tokens were not sent to embedding ``model``: this costs nothing."""

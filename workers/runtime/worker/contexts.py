@@ -76,6 +76,7 @@ class Contexts:
         failpoint("checkpoint.after")
         if not held:
             await self._end_stale(run)
+        running.progress.made = True
 
     async def _end_stale(self, run: Run) -> NoReturn:
         """End the calling run, because its job was cancelled or moved on: it must cause no further cost."""

@@ -11,16 +11,19 @@ from workers.runtime.database import Database, is_unusable
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.endurance import (
     DATABASE_WAITS,
+    MAX_IDLE_RUNS,
     PROVIDER_WAITS,
+    IdleRuns,
     Waited,
     after_database_outage,
+    after_idle_run,
     after_provider_outage,
 )
-from workers.runtime.handler.errors import Unavailable, describe, outcome_of
+from workers.runtime.handler.errors import RateLimited, Unavailable, describe, outcome_of
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.tables import unreadable
-from workers.runtime.store.waits import read_waited
+from workers.runtime.store.waits import idle_runs, read_waited
 from workers.runtime.worker.runs import Running, RunReports, Runs
 
 log = structlog.get_logger(__name__)
@@ -41,14 +44,19 @@ class Performer:
         events: RunReports,
         draw: Callable[[], float],
         patience: timedelta,
+        idle_runs: int = MAX_IDLE_RUNS,
     ) -> None:
-        """``patience`` is how long a job waits for a provider that is away."""
+        """``patience`` is how long a job waits for a provider that is away.
+
+        After ``idle_runs`` rate-limited runs in a row that got a job no further, a person is told.
+        """
         self._database = database
         self._runs = runs
         self._context = context
         self._events = events
         self._draw = draw
         self._patience = patience
+        self._idle_runs = idle_runs
 
     async def settlement(self, running: Running) -> Settlement | None:
         """Return the handler's outcome, or the settlement for its exception; None if the fence is lost."""
@@ -65,6 +73,8 @@ class Performer:
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each becomes a settlement
             if running.stop is None and (isinstance(error, Unavailable) or is_unusable(error)):
                 return await self._settlement_after_outage(running, error)
+            if running.stop is None and isinstance(error, RateLimited) and not error.others_decide:
+                return await self._settlement_after_limit(running, error)
             return self.settlement_after(running, error)
         return _checked_outcome(running.stage, outcome)
 
@@ -98,6 +108,24 @@ class Performer:
         if isinstance(error, Unavailable):
             return after_provider_outage(error, before, now=self._runs.clock(), patience=self._patience)
         return after_database_outage(error, before, patience=self._patience, drawn=self._draw())
+
+    async def _settlement_after_limit(self, running: Running, error: RateLimited) -> Settlement | None:
+        """Return what becomes of a job whose provider refuses it; one that makes no progress is bounded."""
+        log.warning("handler_raised", error=describe(error))
+        if running.progress.made:
+            return outcome_of(error)
+        before = IdleRuns()
+        if running.run.version > 2 * (self._idle_runs - 1):  # each run before it added two to the version
+            try:
+                async with self._database.kernel() as conn:
+                    before = await idle_runs(conn, running.stage.name, running.run.job_id)
+            except (Exception, asyncio.CancelledError) as unread:  # noqa: BLE001 - then it just waits
+                log.warning("waits_not_read", error=describe(unread))
+        if running.stop in {"fence", "drain"}:
+            return self._stopped(running)
+        if before.many + 1 == self._idle_runs:
+            log.warning("job_makes_no_progress", runs=self._idle_runs, error=describe(error))
+        return after_idle_run(error, before, now=self._runs.clock(), most=self._idle_runs, patience=self._patience)
 
     def _needs_history(self, error: Unavailable) -> bool:
         """Tell whether the job's history must be read. For a known outage, only after the patience."""

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from workers.runtime.database import Database
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
 from workers.runtime.handler.resources import Resources
@@ -45,10 +45,12 @@ class Worker:
         draw: Callable[[], float] = random.random,
         failed: Callable[[], None] = lambda: None,
         patience: timedelta = DEFAULT_PATIENCE,
+        idle_runs: int = MAX_IDLE_RUNS,
     ) -> None:
         """``failed`` is called when one of the parts has failed: then the process must end.
 
-        ``patience`` is how long a job waits for a provider that is away.
+        ``patience`` is how long a job waits for a provider that is away, ``idle_runs`` after how many rate-limited runs
+        that got a job no further a person is told.
         """
         self.row = row
         self.slots = Slots(row.slots)
@@ -56,7 +58,15 @@ class Worker:
         self.claims = Claims(database, worker_id=row.id, draw=draw)
         self.settler = Settler(database)
         contexts = Contexts(database, self.runs, resources=resources, patience=patience)
-        performer = Performer(database, self.runs, context=contexts.of, events=events, draw=draw, patience=patience)
+        performer = Performer(
+            database,
+            self.runs,
+            context=contexts.of,
+            events=events,
+            draw=draw,
+            patience=patience,
+            idle_runs=idle_runs,
+        )
         self._runner = Runner(
             registry,
             slots=self.slots,

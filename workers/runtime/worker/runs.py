@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 from uuid import UUID
 
 from models.lifecycle import Job
-from workers.runtime.handler.context import Run
+from workers.runtime.handler.context import Progress, Run
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.settle import Settled
 
@@ -43,8 +43,9 @@ def max_run_seconds(stage: Stage, job: Job) -> float:
 class Running:
     """One current run. It began at ``started``; its handler is cancelled at ``due`` (both in monotonic seconds).
 
-    ``stop`` is why it is being stopped; when it is ``settling``, nothing stops it. Its task is cancelled only when it
-    is ``entered``, because asyncio drops a task that has not begun without running any of its code.
+    ``progress`` says whether the run got its job further. ``stop`` is why it is being stopped; when it is ``settling``,
+    nothing stops it. Its task is cancelled only when it is ``entered``, because asyncio drops a task that has not begun
+    without running any of its code.
     """
 
     stage: Stage
@@ -53,6 +54,7 @@ class Running:
     started: float
     due: float
     stop: Stop | None = None
+    progress: Progress = field(default_factory=Progress)
     task: asyncio.Task[None] | None = None
     entered: bool = False
     settling: bool = False
