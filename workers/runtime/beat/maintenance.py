@@ -17,6 +17,7 @@ from models.lifecycle import Job
 from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
+from workers.runtime.store import calls
 from workers.runtime.store import partitions as store
 from workers.runtime.store.expire import BATCH, expire
 from workers.runtime.store.processes import forget_silent_workers
@@ -96,7 +97,7 @@ def _name(model: type[Any]) -> str:
 
 
 async def keep_partitions(database: Database, *, retention: timedelta) -> int:
-    """Make the next months' partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
+    """Make the next months of transitions and calls, drop those past ``retention``; return how many."""
     async with database.session() as session:
         made, dropped = await session.run_sync(
             lambda sync: store.keep_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
@@ -112,21 +113,32 @@ async def forget_workers(database: Database) -> int:
         return await forget_silent_workers(conn)
 
 
+async def orphan_calls(database: Database) -> dict[str, int]:
+    """Give up reservations of runs that are over, delete what admission needs no more; return how many of each."""
+    async with database.kernel() as conn:
+        return {"llm.calls": await calls.orphan(conn), "rows of admission": await calls.tidy(conn)}
+
+
 # An action tells how many rows of which table it changed, all that it looked at included.
 Action = Callable[[Database], Awaitable[Mapping[str, int]]]
-ACTIONS = ("prune", "expire", "expire_waits", "partitions", "forget_workers")
+ACTIONS = ("prune", "expire", "expire_waits", "partitions", "forget_workers", "orphan_calls")
 
 
 def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
     """Return every maintenance action by the name that schedules use."""
 
     async def partitions(database: Database) -> Mapping[str, int]:
-        return {"months of runtime.transitions": await keep_partitions(database, retention=transitions_retention)}
+        return {
+            "months of runtime.transitions and llm.calls": await keep_partitions(
+                database, retention=transitions_retention
+            )
+        }
 
     async def forget(database: Database) -> Mapping[str, int]:
         return {"runtime.workers": await forget_workers(database)}
 
-    return dict(zip(ACTIONS, (prune_by_table, expire_by_table, expire_waits, partitions, forget), strict=True))
+    made = (prune_by_table, expire_by_table, expire_waits, partitions, forget, orphan_calls)
+    return dict(zip(ACTIONS, made, strict=True))
 
 
 async def run_action(database: Database, action: Action, name: str) -> Mapping[str, int]:
