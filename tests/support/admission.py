@@ -25,7 +25,8 @@ REAL_CLOCK = """
 TEST_CLOCK = """
     CREATE TABLE public.test_clock (at timestamptz);
     INSERT INTO public.test_clock VALUES (clock_timestamp());
-    CREATE OR REPLACE FUNCTION llm.clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT at FROM public.test_clock'
+    CREATE OR REPLACE FUNCTION llm.clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+      'SELECT at FROM public.test_clock'
 """
 
 

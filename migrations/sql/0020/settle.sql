@@ -55,11 +55,11 @@ BEGIN
        AND (c.state = 'reserved' OR (c.state = 'orphaned' AND u."as" NOT IN ('orphaned', 'released')))
     RETURNING c.provider, c.model, c.stage, c.owner_id, c.project_id, c.profile_id, c.lane, c.created_at, u."as" AS became,
               old.state AS was,
-              llm.counted(old.state, NULL, old.estimated_input) AS old_input,
+              llm.counted(old.state, old.input_tokens, old.estimated_input) AS old_input,
               llm.counted(new.state, new.input_tokens, new.estimated_input) AS new_input,
-              llm.counted(old.state, NULL, old.max_output) AS old_output,
+              llm.counted(old.state, old.output_tokens, old.max_output) AS old_output,
               llm.counted(new.state, new.output_tokens, new.max_output) AS new_output,
-              llm.counted(old.state, NULL, old.estimated_usd) AS old_usd,
+              llm.counted(old.state, old.usd, old.estimated_usd) AS old_usd,
               llm.counted(new.state, new.usd, new.estimated_usd) AS new_usd
   ), sums AS (
     SELECT provider, model, stage, owner_id, project_id, profile_id, lane, created_at, count(*) AS calls,
@@ -135,7 +135,7 @@ BEGIN
                   WHEN c.worker_id IS NOT NULL AND w.id IS NULL THEN true
                   WHEN c.job_id IS NOT NULL THEN NOT EXISTS (
                     SELECT FROM runtime.jobs AS j WHERE j.id = c.job_id AND j.version = c.version)
-                  ELSE c.created_at < clock_timestamp() - interval '1 hour' END
+                  ELSE c.worker_id IS NULL AND c.created_at < clock_timestamp() - interval '1 hour' END
        LIMIT p_most) AS c;
   RETURN CASE WHEN v_settles IS NULL THEN 0 ELSE llm.settle_calls(v_paths, v_settles) END;
 END $$;

@@ -19,11 +19,11 @@ from psycopg.errors import ObjectNotInPrerequisiteState
 from workers.llm.admission.capacity import Capacity, Path, capacity_of
 from workers.llm.admission.prices import Prices
 from workers.llm.admission.refusals import refusal_of
-from workers.llm.admission.statements import Answered, Question, admit, settle
+from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
 from workers.llm.calls import Call, NotAdmittedError, Usage
 from workers.runtime.backoff import soon
-from workers.runtime.database import Database, is_caused_by_a_row, is_database_away
+from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, outlasting
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.refusals import cut
@@ -33,7 +33,6 @@ log = structlog.get_logger(__name__)
 MOST_PER_STATEMENT = 256
 FAILURE_CHARS = 1_000
 MODEL_CHARS = 255
-MOST_USAGE_BYTES = 16_384
 CLOSE_SECONDS = 4.0
 
 # None: the call is reserved.
@@ -117,10 +116,10 @@ class PostgresAdmission:
     async def settle(self, call: Call, usage: Usage) -> None:
         """Record what a reserved call used. Returns once that is committed."""
         end = {
-            "input": usage.input_tokens,
-            "output": usage.output_tokens,
-            "cached": usage.cached_input_tokens,
-            "reasoning": usage.reasoning_tokens,
+            "input": storable_count(usage.input_tokens),
+            "output": storable_count(usage.output_tokens),
+            "cached": storable_count(usage.cached_input_tokens),
+            "reasoning": storable_count(usage.reasoning_tokens),
             "usage": usage.raw,
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
             "seconds": usage.seconds,
@@ -142,8 +141,8 @@ class PostgresAdmission:
             "cached": True,
             "usd": 0,
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
-            "input_used": usage.input_tokens,
-            "output_used": usage.output_tokens,
+            "input_used": storable_count(usage.input_tokens),
+            "output_used": storable_count(usage.output_tokens),
         }
         told: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._asks.submit(_Asking(Question(call, None, cached), told))
@@ -152,8 +151,12 @@ class PostgresAdmission:
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""
         values = {"p": provider, "m": model, "s": delay.total_seconds(), "r": cut(one_line(reason), FAILURE_CHARS)}
-        async with self._database.kernel() as conn:
-            await conn.execute("SELECT llm.cool_down(%(p)s, %(m)s, %(s)s, %(r)s)", values)
+
+        async def keep() -> None:
+            async with self._database.kernel() as conn:
+                await conn.execute("SELECT llm.cool_down(%(p)s, %(m)s, %(s)s, %(r)s)", values)
+
+        await outlasting(keep)
         log.info("provider_cools_down", provider=provider, model=model, seconds=round(delay.total_seconds(), 1))
 
     async def learn(

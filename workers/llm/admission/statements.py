@@ -22,6 +22,11 @@ _ADMIT = "SELECT llm.admit(%(paths)s::jsonb, %(calls)s::jsonb, %(worker)s::uuid,
 _SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb)"
 
 
+def storable_count(tokens: int | None) -> int | None:
+    """Return a count as a row can hold it."""
+    return None if tokens is None else min(max(tokens, 0), _MOST)
+
+
 def path_key(call: Call) -> PathKey:
     """Return the path of ``call``."""
     who = call.caller
@@ -45,8 +50,8 @@ class Question:
             "route": call.route,
             "step": call.step,
             "kind": call.kind,
-            "input": min(max(call.input_tokens, 0), _MOST),
-            "output": min(max(call.output_tokens, 0), _MOST),
+            "input": storable_count(call.input_tokens),
+            "output": storable_count(call.output_tokens),
         }
         if who.job_id is not None:
             row |= {"job_id": who.job_id, "version": who.version, "attempt": who.attempt}
@@ -57,7 +62,7 @@ class Question:
                 "cached_price": price.cached_input_per_million,
                 "output_price": price.output_per_million,
             }
-        return row | self.cached if self.cached is not None else row
+        return {**row, **self.cached} if self.cached is not None else row
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.admission import NOON, call, usage
 from workers.llm.calls import NotAdmittedError
 
 # By the test's price list.
-CENT = {"tokens": 2_000, "output": 4_000}
+CENT: dict[str, Any] = {"tokens": 2_000, "output": 4_000}
 COST = Decimal("0.01")
 EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -148,7 +149,7 @@ def test_a_budget_then_stops_until_its_window_ends(rows, clock):
 
 def test_a_budget_then_slows_down(rows, clock):
     """Once it is spent, each minute admits a thousandth of it, and one call at least."""
-    rows.budget(usd=Decimal("10"), then="slow")
+    rows.budget(usd=10, then="slow")
     first = call(tokens=10_000_000)
     rows.admit(first)
     rows.settle(first)

@@ -267,3 +267,25 @@ def test_a_learned_limit_holds_as_long_as_it_was_learned_for(rows, clock):
     assert [verdict is None for verdict in rows.admit(*(call() for _ in range(4)))] == [True, True, False, False]
     clock.advance(31)
     assert [verdict is None for verdict in rows.admit(*(call() for _ in range(4)))] == [True, True, True, False]
+
+
+def test_a_clock_that_was_wrong_for_a_while_blocks_nobody(rows, clock):
+    """A server that was set a year ahead and back: what was called meanwhile is not in the way for a year."""
+    rows.limit("requests", 2, 60)
+    rows.admit(call())
+    clock.advance(365 * 86_400)
+    rows.admit(call(), call())
+
+    clock.advance(-365 * 86_400)
+
+    assert [verdict is None for verdict in rows.admit(call(), call())] == [True, False]
+
+
+def test_a_clock_that_goes_back_a_little_forgets_nothing(rows, clock):
+    """What was called a moment later than now is called."""
+    rows.limit("requests", 2, 60)
+    rows.admit(call(), call())
+
+    clock.advance(-5)
+
+    assert rows.admit(call())[0] is not None
