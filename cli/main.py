@@ -104,6 +104,12 @@ COMMANDS = (
     Entry("ratings", "ratings:app", _WORK, "Rate records, list ratings, compare people with models."),
     Entry("windows", "windows:app", _WORK, "Make bonus windows and see who qualifies."),
     Entry("settings", "settings:app", _WORK, "Choose provider and models at run time."),
+    Entry(
+        "llm",
+        "llm:app",
+        _WORK,
+        "See and steer the calls of models: providers, routes, limits, budgets, prices, spend.",
+    ),
     Entry("security", "security:app", _WORK, "Say whom a service may speak for. Run as the tables' owner."),
     Entry("worker", "worker:worker", _ROLES, "Run jobs of the given queues."),
     Entry(

@@ -21,7 +21,12 @@ COMMANDS = (
         "Enqueue jobs that ended once more, as new jobs with all their attempts: failed ones, or any by their ids.",
     ),
     Entry("list", "jobs_look:list_", None, "List jobs, newest first."),
-    Entry("show", "jobs_look:show", None, "Show one job, its result and its history."),
+    Entry(
+        "show",
+        "jobs_look:show",
+        None,
+        "Show one job, its result, what its calls of models used and cost, and its history.",
+    ),
     Entry(
         "watch",
         "jobs_look:watch",

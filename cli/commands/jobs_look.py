@@ -53,15 +53,23 @@ def list_(
 
 
 def show(job_id: JobId, as_json: Json = False) -> None:
-    """Show one job, its result and its history."""
+    """Show one job, its result, what its calls of models used and cost, and its history."""
+    # Imported here: of all commands of jobs only this one reads the ledger.
+    from cli.llm_call_view import calls_of, print_attempts
+    from workers.llm.operate.calls import attempts_of
+
     found = ask(lambda conn: show_job(conn, job_id))
+    calls = calls_of(job_id)
+    attempts = attempts_of(calls)
     if as_json:
-        print_json(found)
+        print_json({**plain(found), "attempts": attempts, "calls": calls})
         return
     if found.job is not None:
         _print_facts(found.job, found.values)
     else:
         remark(f"job {job_id} itself is gone (pruned or deleted); its history stays")
+    if attempts:
+        print_attempts(attempts, calls)
     _print_history(found.transitions)
 
 

@@ -11,8 +11,10 @@ from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
 from cli.values import moment
 from config.settings import keys_of, load
+from workers.llm.operate.providers import rotate_keys
 from workers.operations import keyring, system_settings
 from workers.operations.system_settings import KNOWN, require_known
+from workers.runtime.database import Transaction
 from workers.runtime.refusals import Refusal
 
 app = typer.Typer(help="Choose provider and models at run time.", no_args_is_help=True)
@@ -72,8 +74,12 @@ def remove(key: Key) -> None:
 def rotate() -> None:
     """Encrypt every secret anew with the first of GRISTMILL_SECRET_KEYS; then the old keys can go."""
     keys = _keyring()
-    done = in_session(lambda session: system_settings.rotate(session, keyring=keys, actor=actor()))
-    print(f"{done} secrets are encrypted with the first key")
+
+    async def run(session: Transaction) -> int:
+        settings = await system_settings.rotate(session, keyring=keys, actor=actor())
+        return settings + await rotate_keys(session, keyring=keys, actor=actor())
+
+    print(f"{in_session(run)} secrets are encrypted with the first key")
 
 
 @app.command("new-key")

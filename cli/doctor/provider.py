@@ -34,8 +34,8 @@ FEW_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A server to ask, with what it is asked with and where both were said."""
+class Asked:
+    """A server to ask, with what it is asked with and where both were said. Not ``chats``: it only embeds."""
 
     base_url: str
     key: str
@@ -43,6 +43,7 @@ class _Asked:
     key_said_by: str
     model: str | None = None
     embedding_model: str | None = None
+    chats: bool = True
 
 
 async def provider(settings: Settings, database_url: str | None) -> list[Check]:
@@ -74,8 +75,8 @@ def _configured(settings: Settings, choice: ProviderChoice | None) -> list[Check
     if not settings.openai_api_key and not settings.openai_base_url:
         return [Check("provider", "ok", OFFLINE, "set OPENAI_API_KEY or OPENAI_BASE_URL to ask a language model")]
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else PLACEHOLDER_KEY
-    return _ask(
-        _Asked(
+    return ask_server(
+        Asked(
             settings.openai_base_url or OPENAI_URL,
             key,
             "OPENAI_BASE_URL",
@@ -94,8 +95,8 @@ def _chosen(settings: Settings, choice: ProviderChoice | None) -> list[Check]:
     if choice.provider == "offline":
         return [Check("provider", "ok", f"{OFFLINE}, chosen by `gristmill settings`")]
     said_by = f"`gristmill settings set {{}}` (ai_provider is {choice.provider})"
-    return _ask(
-        _Asked(
+    return ask_server(
+        Asked(
             choice.base_url or HOSTS[choice.provider],
             choice.api_key or PLACEHOLDER_KEY,
             said_by.format("ai_host"),
@@ -113,7 +114,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Leave the redirect to the caller, as an HTTPError."""
 
 
-def _ask(asked: _Asked) -> list[Check]:
+def ask_server(asked: Asked) -> list[Check]:
     """Ask the server a short question, and for a short vector where a model for those is named.
 
     A list of models alone would come from a server that answers nothing else. Nothing that is said holds the key or the
@@ -128,7 +129,7 @@ def _ask(asked: _Asked) -> list[Check]:
         return [listed]
     model = asked.model or TABLE_DEFAULT
     names = None
-    if listed and not is_served(model, listed):
+    if asked.chats and listed and not is_served(model, listed):
         mend = "`gristmill settings set llm_model …`, or set GRISTMILL_LLM__MODEL, to one that it serves"
         found = (
             f"it serves no {model}, which jobs ask for that name no model; it serves {', '.join(sorted(listed)[:5])}"
@@ -136,7 +137,7 @@ def _ask(asked: _Asked) -> list[Check]:
         names, model = Check("model", "warning", found, mend), min(listed)
     at_most = "max_completion_tokens" if is_openai(asked.base_url) else "max_tokens"
     question = {"model": model, at_most: FEW_TOKENS, "messages": [{"role": "user", "content": "Say ok."}]}
-    checks = [asking.put("provider", "/chat/completions", question, "answers")]
+    checks = [asking.put("provider", "/chat/completions", question, "answers")] if asked.chats else []
     if asked.embedding_model:
         wanted = {"model": asked.embedding_model, "input": ["ok"]}
         checks.append(asking.put("embeddings", "/embeddings", wanted, f"embeds as {asked.embedding_model}"))
@@ -146,7 +147,7 @@ def _ask(asked: _Asked) -> list[Check]:
 class _Asking:
     """One server, asked with what the workers' client would send."""
 
-    def __init__(self, base: str, authorization: str, asked: _Asked) -> None:
+    def __init__(self, base: str, authorization: str, asked: Asked) -> None:
         self._base = base
         self._headers = {"Authorization": authorization}
         self._asked = asked
@@ -256,12 +257,12 @@ def is_served(model: str, listed: frozenset[str]) -> bool:
     return True
 
 
-def _unaskable(name: str, asked: _Asked) -> Check:
+def _unaskable(name: str, asked: Asked) -> Check:
     found = "the address is no URL that can be asked, or the key is none that can be sent"
     return Check(name, "failed", found, f"mend {asked.url_said_by}, or {asked.key_said_by}")
 
 
-def _authorization(asked: _Asked) -> str:
+def _authorization(asked: Asked) -> str:
     """Return what the workers' client would send: credentials in the URL go before the key."""
     parts = urlsplit(asked.base_url)
     if not parts.hostname:
