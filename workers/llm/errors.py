@@ -11,6 +11,7 @@ import httpx2
 import openai
 
 from workers.llm.bodies import AnswerTooLargeError
+from workers.llm.pauses import OutOfQuotaError
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
 
 Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
@@ -115,7 +116,7 @@ def of_status(
     if code in _QUOTA_CODES or status == PAYMENT_REQUIRED:
         delay = max(QUOTA_DELAY, asked_delay(headers, now=now) or QUOTA_DELAY)
         numbered = f"HTTP {status} {code}" if code else f"HTTP {status}"
-        return Unavailable(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True, of="server")
+        return OutOfQuotaError(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True, of="server")
     # One request beyond what a minute allows is a 429 as well: it never gets smaller by waiting.
     if status in {TOO_LARGE, TOO_MANY_REQUESTS} and _TOO_LARGE.search(message):
         return Refused(f"request exceeds what the provider takes at once (HTTP {status}){said}")
