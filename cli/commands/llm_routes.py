@@ -11,8 +11,8 @@ from cli.llm_values import Project, parse_step, project_id, project_names
 from cli.output import Json, print_json, print_table
 from cli.session import in_session
 from workers.llm.operate import routes
-from workers.llm.operate.routes import RouteView, StepView
-from workers.llm.routing.routing import DEFAULT_OF, Binding
+from workers.llm.operate.routes import BindingView, RouteView, StepView
+from workers.llm.routing.routing import DEFAULT_OF
 from workers.runtime.refusals import printable
 
 app = typer.Typer(help="List routes; add, bind, unbind and remove them, and set their steps.")
@@ -143,7 +143,7 @@ def _taken_by(route: RouteView, names: dict[str, str]) -> list[str]:
     return bound
 
 
-def _whose(one: Binding, names: dict[str, str]) -> str:
+def _whose(one: BindingView, names: dict[str, str]) -> str:
     project = f"project {names.get(str(one.project_id), one.project_id)}" if one.project_id else ""
     stage = f"stage {one.stage}" if one.stage else ""
     return " of ".join(part for part in (stage, project) if part) or "all calls"

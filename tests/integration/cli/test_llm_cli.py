@@ -179,7 +179,7 @@ def test_the_environment_and_the_settings_are_listed_with_their_origin(gristmill
 
     assert [(one["name"], one["origin"], one["kind"]) for one in found] == [
         ("environment", "environment", "compatible"),
-        ("settings", "settings", "compatible"),
+        ("settings", "settings", "lmstudio"),
         ("local", "table", "compatible"),
     ]
     assert found[1]["routes"] == ["default", "default-embeddings"]

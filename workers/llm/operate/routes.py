@@ -24,7 +24,7 @@ from workers.llm.operate.refusals import (
     require_known,
     require_stage,
 )
-from workers.llm.routing.routing import DEFAULT_OF, Binding, Routing
+from workers.llm.routing.routing import DEFAULT_OF, Routing
 from workers.llm.routing.routing import Route as Followed
 from workers.llm.routing.routing import Step as FollowedStep
 from workers.runtime.actor import NOBODY, Actor, acting
@@ -50,6 +50,14 @@ class StepView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BindingView:
+    """Whose calls take a route: those of a stage, of a project, of both; None: of any."""
+
+    stage: str | None
+    project_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteView:
     """A route with its steps in their order, and whose calls take it. ``problem`` says why it cannot be taken."""
 
@@ -57,7 +65,7 @@ class RouteView:
     serves: Kind
     origin: str
     steps: Sequence[StepView]
-    bindings: Sequence[Binding]
+    bindings: Sequence[BindingView]
     problem: str | None
 
 
@@ -247,7 +255,11 @@ def _view(one: Followed, routing: Routing) -> RouteView:
             )
             for position, step in enumerate(one.steps)
         ],
-        bindings=[bound for bound in routing.bindings if bound.route == one.name],
+        bindings=[
+            BindingView(stage=stage, project_id=project)
+            for (_, stage, project), route in routing.bindings.items()
+            if route == one.name
+        ],
         problem=routing.problem_of(one),
     )
 
