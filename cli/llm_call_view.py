@@ -5,7 +5,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from cli.doctor.check import is_denied
-from cli.llm_values import dollars, rate, tokens
+from cli.llm_values import dollars, rate
 from cli.output import print_table, remark
 from cli.session import in_session
 from cli.values import counted, duration, moment
@@ -60,10 +60,8 @@ def call_facts(call: CallView) -> Iterator[tuple[str, object]]:
         "lane": call.lane if call.batch_id is None else f"{call.lane}, batch {call.batch_id}",
         "estimated": f"{call.estimated_input:,} tokens in, at most {call.max_output:,} out, "
         f"{dollars(call.estimated_usd)}",
-        "input": call.input_tokens
-        and f"{call.input_tokens:,} tokens, {tokens(call.cached_input_tokens)} of them cached",
-        "output": call.output_tokens
-        and f"{call.output_tokens:,} tokens, {tokens(call.reasoning_tokens)} of them reasoning",
+        "input": _used(call.input_tokens, call.cached_input_tokens, "cached"),
+        "output": _used(call.output_tokens, call.reasoning_tokens, "reasoning"),
         "prices": call.input_price is not None
         and f"{rate(call.input_price)} in, {rate(call.cached_price or call.input_price)} cached, "
         f"{rate(call.output_price or Decimal(0))} out, per million",
@@ -110,6 +108,12 @@ def print_attempts(attempts: Sequence[AttemptView], calls: Sequence[CallView]) -
     line = f"{counted(len(calls), 'call')}, {dollars(usd)}"
     print(f"{line}, {counted(unpriced, 'call')} of unknown price" if unpriced else line)
     print()
+
+
+def _used(used: int | None, part: int | None, named: str) -> str | None:
+    if used is None:
+        return None
+    return f"{used:,} tokens" + ("" if part is None else f", {part:,} of them {named}")
 
 
 def _cost(call: CallView) -> str:

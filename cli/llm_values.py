@@ -132,8 +132,3 @@ def dollars(amount: Decimal | None) -> str:
 def rate(amount: Decimal | None) -> str:
     """Return dollars per million tokens."""
     return "unknown" if amount is None else f"${amount.normalize():f}"
-
-
-def tokens(number: int | None) -> str:
-    """Return a number of tokens, as it is."""
-    return "–" if number is None else f"{number:,}"

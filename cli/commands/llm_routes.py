@@ -48,7 +48,7 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
                 one.name,
                 one.serves,
                 " → ".join(map(_asked, one.steps)) or "–",
-                ", ".join(_taken_by(one, {str(id_): name for id_, name in names.items()})),
+                ", ".join(_taken_by(one, {str(id_): name for id_, name in names.items()})) or "–",
                 "row" if one.origin == "table" else one.origin,
             )
             for one in found

@@ -149,12 +149,11 @@ async def _read(session: AsyncSession, limit_id: UUID | None) -> list[LimitView]
 
 
 def _view(row: Mapping[str, Any]) -> LimitView:
-    told = dict(row) | {"subject": "each" if row["per_owner"] else None}
     over = row["until"] is not None and row["until"] <= row["now"]
     is_full = row["used"] >= row["at_most"] and not over
     return LimitView(
         id=row["id"],
-        name=limit_name(told),
+        name=limit_name(row) + (", for each owner" if row["per_owner"] else ""),
         provider=row["provider"],
         model=row["model"],
         stage=row["stage"],
