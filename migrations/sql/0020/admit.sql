@@ -34,7 +34,8 @@ CREATE FUNCTION llm.admit(
   p_paths jsonb, p_calls jsonb, p_worker uuid DEFAULT NULL, p_asker uuid DEFAULT NULL, p_turn bigint DEFAULT 1,
   p_again boolean DEFAULT false
 ) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_mergejoin = off SET jit = off AS $$
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+  SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off AS $$
 -- Reserve these calls in their order and return when, and what keeps back the others:
 --   at       when the admitted ones were reserved, by the one clock: the others of theirs that matter
 --   found    place: when, of calls that were reserved before (p_again: a question that got no answer is put again)

@@ -2,8 +2,8 @@
 
 CREATE FUNCTION llm.settle_calls(p_paths jsonb, p_settles jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-  SET enable_mergejoin = off SET jit = off AS $$
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+  SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off AS $$
 -- Record what became of reserved calls, each once: a second time changes nothing. Returns of how many it was news, and
 -- the budgets that have passed a threshold by it. `as`:
 --   settled   what it used, by the provider's count; what that does not say is as estimated
@@ -14,9 +14,22 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- budgets in its window. p_paths: those of the calls, for the locks that admission takes, in the same order.
 DECLARE
   v_ids uuid[];
+  v_calls uuid[];
+  v_first timestamptz;
+  v_last timestamptz;
   v_count integer;
   v_released boolean;
   v_warned jsonb;
+  w_limit uuid[];
+  w_subject text[];
+  w_bucket bigint[];
+  w_amount bigint[];
+  t_budget uuid[];
+  t_start timestamptz[];
+  t_let_go_usd numeric[];
+  t_let_go_tokens bigint[];
+  t_spent_usd numeric[];
+  t_spent_tokens bigint[];
 BEGIN
   LOCK TABLE llm.limits, llm.budgets IN ROW SHARE MODE;
   SELECT array_agg(DISTINCT l.id) INTO v_ids
@@ -33,9 +46,14 @@ BEGIN
     PERFORM FROM llm.budgets WHERE id = ANY (v_ids) ORDER BY id FOR NO KEY UPDATE;
   END IF;
 
+  -- Ids and times beside the join: whatever the statistics say, the rows are found by their keys, in their months.
+  SELECT array_agg(s.id), CASE WHEN bool_and(s.at IS NOT NULL) THEN min(s.at) ELSE '-infinity' END,
+         CASE WHEN bool_and(s.at IS NOT NULL) THEN max(s.at) ELSE 'infinity' END
+    INTO v_calls, v_first, v_last
+    FROM jsonb_to_recordset(p_settles) AS s (id uuid, at timestamptz);
+
   WITH told AS MATERIALIZED (
-    SELECT s.*, coalesce(s.at, (SELECT f.created_at FROM llm.calls AS f WHERE f.id = s.id LIMIT 1)) AS made
-      FROM jsonb_to_recordset(p_settles) AS s (
+    SELECT s.* FROM jsonb_to_recordset(p_settles) AS s (
              id uuid, at timestamptz, "as" text, input integer, cached integer, output integer, reasoning integer,
              usage jsonb, served text, seconds double precision, failure text)
   ), settled AS (
@@ -53,7 +71,8 @@ BEGIN
            reasoning_tokens = u.reasoning, usage = u.usage, served_model = u.served, seconds = u.seconds,
            failure = CASE WHEN u."as" = 'released' THEN 'released' ELSE u.failure END, settled_at = clock_timestamp()
       FROM told AS u
-     WHERE c.id = u.id AND c.created_at = u.made
+     WHERE c.id = ANY (v_calls) AND c.created_at BETWEEN v_first AND v_last
+       AND c.id = u.id AND c.created_at = coalesce(u.at, c.created_at)
        AND (c.state = 'reserved' OR (c.state = 'orphaned' AND u."as" NOT IN ('orphaned', 'released')))
     RETURNING c.provider, c.model, c.stage, c.owner_id, c.project_id, c.profile_id, c.lane, c.created_at, u."as" AS became,
               old.state AS was,
@@ -75,30 +94,46 @@ BEGIN
             - coalesce(sum(old_input + old_output) FILTER (WHERE was = 'orphaned'), 0))::bigint AS spent_tokens
       FROM settled GROUP BY provider, model, stage, owner_id, project_id, profile_id, lane, created_at
   ), windows AS (
-    UPDATE llm.window_counts AS w SET amount = greatest(w.amount + d.amount, 0)
-      FROM (SELECT l.id, llm.subject(l.per_owner, s.owner_id) AS subject,
-                   llm.bucket(s.created_at, l.window_seconds) AS bucket,
-                   sum(CASE l.measure WHEN 'requests' THEN -s.released WHEN 'concurrency' THEN -s.ended
-                                      WHEN 'input_tokens' THEN s.input WHEN 'output_tokens' THEN s.output
-                                      ELSE s.input + s.output END)::bigint AS amount
-              FROM sums AS s CROSS JOIN LATERAL llm.limits_of(s.provider, s.model, s.stage, s.owner_id) AS l
-             WHERE s.lane = 'normal' GROUP BY 1, 2, 3) AS d
-     WHERE w.limit_id = d.id AND w.subject = d.subject AND w.bucket = d.bucket AND d.amount <> 0
+    SELECT l.id, llm.subject(l.per_owner, s.owner_id) AS subject, llm.bucket(s.created_at, l.window_seconds) AS bucket,
+           sum(CASE l.measure WHEN 'requests' THEN -s.released WHEN 'concurrency' THEN -s.ended
+                              WHEN 'input_tokens' THEN s.input WHEN 'output_tokens' THEN s.output
+                              ELSE s.input + s.output END)::bigint AS amount
+      FROM sums AS s CROSS JOIN LATERAL llm.limits_of(s.provider, s.model, s.stage, s.owner_id) AS l
+     WHERE s.lane = 'normal' GROUP BY 1, 2, 3
   ), totals AS (
-    UPDATE llm.budget_totals AS t
-       SET reserved_usd = t.reserved_usd - d.let_go_usd, reserved_tokens = t.reserved_tokens - d.let_go_tokens,
-           spent_usd = t.spent_usd + d.spent_usd, spent_tokens = t.spent_tokens + d.spent_tokens
-      FROM (SELECT b.id, llm.window_start(b.window, b.zone, s.created_at) AS start, sum(s.let_go_usd) AS let_go_usd,
-                   sum(s.let_go_tokens)::bigint AS let_go_tokens, sum(s.spent_usd) AS spent_usd,
-                   sum(s.spent_tokens)::bigint AS spent_tokens
-              FROM sums AS s CROSS JOIN LATERAL llm.budgets_of(s.stage, s.owner_id, s.project_id, s.profile_id) AS b
-             GROUP BY 1, 2) AS d
-     WHERE t.budget_id = d.id AND t.window_start = d.start
+    SELECT b.id, llm.window_start(b.window, b.zone, s.created_at) AS start, sum(s.let_go_usd) AS let_go_usd,
+           sum(s.let_go_tokens)::bigint AS let_go_tokens, sum(s.spent_usd) AS spent_usd,
+           sum(s.spent_tokens)::bigint AS spent_tokens
+      FROM sums AS s CROSS JOIN LATERAL llm.budgets_of(s.stage, s.owner_id, s.project_id, s.profile_id) AS b
+     GROUP BY 1, 2
   )
-  SELECT coalesce(sum(calls), 0), coalesce(sum(released), 0) > 0 INTO v_count, v_released FROM sums;
+  SELECT n.calls, n.released, w.id, w.subject, w.bucket, w.amount, t.id, t.start, t.let_go_usd, t.let_go_tokens,
+         t.spent_usd, t.spent_tokens
+    INTO v_count, v_released, w_limit, w_subject, w_bucket, w_amount, t_budget, t_start, t_let_go_usd, t_let_go_tokens,
+         t_spent_usd, t_spent_tokens
+    FROM (SELECT coalesce(sum(calls), 0) AS calls, coalesce(sum(released), 0) > 0 AS released FROM sums) AS n
+   CROSS JOIN (SELECT array_agg(id ORDER BY id, subject, bucket) AS id,
+                      array_agg(subject ORDER BY id, subject, bucket) AS subject,
+                      array_agg(bucket ORDER BY id, subject, bucket) AS bucket,
+                      array_agg(amount ORDER BY id, subject, bucket) AS amount FROM windows WHERE amount <> 0) AS w
+   CROSS JOIN (SELECT array_agg(id ORDER BY id, start) AS id, array_agg(start ORDER BY id, start) AS start,
+                      array_agg(let_go_usd ORDER BY id, start) AS let_go_usd,
+                      array_agg(let_go_tokens ORDER BY id, start) AS let_go_tokens,
+                      array_agg(spent_usd ORDER BY id, start) AS spent_usd,
+                      array_agg(spent_tokens ORDER BY id, start) AS spent_tokens FROM totals) AS t;
+  FOR i IN 1..coalesce(cardinality(w_limit), 0) LOOP
+    UPDATE llm.window_counts AS w SET amount = greatest(w.amount + w_amount[i], 0)
+     WHERE w.limit_id = w_limit[i] AND w.subject = w_subject[i] AND w.bucket = w_bucket[i];
+  END LOOP;
+  FOR i IN 1..coalesce(cardinality(t_budget), 0) LOOP
+    UPDATE llm.budget_totals AS t
+       SET reserved_usd = t.reserved_usd - t_let_go_usd[i], reserved_tokens = t.reserved_tokens - t_let_go_tokens[i],
+           spent_usd = t.spent_usd + t_spent_usd[i], spent_tokens = t.spent_tokens + t_spent_tokens[i]
+     WHERE t.budget_id = t_budget[i] AND t.window_start = t_start[i];
+  END LOOP;
   IF v_released THEN
-    DELETE FROM llm.calls AS c USING jsonb_to_recordset(p_settles) AS u (id uuid, "as" text)
-     WHERE c.id = u.id AND u."as" = 'released' AND c.failure = 'released';
+    DELETE FROM llm.calls AS c
+     WHERE c.id = ANY (v_calls) AND c.created_at BETWEEN v_first AND v_last AND c.failure = 'released';
   END IF;
   IF v_ids IS NOT NULL THEN
     v_warned := llm.warn_of_budgets(v_ids, '{}', llm.clock());

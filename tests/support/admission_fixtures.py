@@ -1,4 +1,4 @@
-"""Admission on real Postgres: the rows, several processes' worth of askers, a clock that the test moves."""
+"""Fixtures of admission on real Postgres: the rows, askers as of several processes, a clock that the test moves."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
