@@ -20,6 +20,7 @@ from config.redaction import redact_text
 from config.settings import Settings, keys_of
 from workers.llm.names import TABLE_DEFAULT, is_openai, public_url, require_served
 from workers.llm.provider import HOSTS, OPENAI_URL, PLACEHOLDER_KEY
+from workers.llm.routing.tables import read
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
 from workers.operations.refusals import OperationsError
@@ -55,6 +56,7 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
         keyring = Keyring(keys_of(settings))
         async with opened(database_url) as database, database.session() as session:
             choice = await read_choice(session, keyring=keyring, openai_key=key)
+            rows = await read(session, decrypt=keyring.decrypt)
             problems = await unreadable(session, keyring=keyring)
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
@@ -67,7 +69,7 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
     secrets = verdict("secrets", "; ".join(problems) or "all that are kept can be read", well=not problems, mend=mend)
     asked = await asyncio.to_thread(_chosen, settings, choice)
     async with connected(database_url) as connection:
-        told = await permitted("workers ask", lambda: answering(connection, answers(settings, choice)))
+        told = await permitted("workers ask", lambda: answering(connection, answers(settings, choice, rows)))
     return [secrets, *asked, *told]
 
 

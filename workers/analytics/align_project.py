@@ -38,6 +38,7 @@ from workers.runtime.database import outlasting
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.ports import one_model
 from workers.runtime.handler.registry import stage
 
 JUDGED_AT_ONCE = 100
@@ -66,8 +67,10 @@ async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     Judgements are committed as they come, and another run goes on with the rest. A record that cannot be judged is
     listed with its reason and delays no other. No transaction is open while a model answers. Analyses of the same
     records take turns, so that a record's judgement and ratings come from one job. The job waits for a provider that is
-    away. A run that has little time left leaves the rest to the next run. Neither spends an attempt.
+    away. A run that has little time left leaves the rest to the next run. Neither spends an attempt. One model judges
+    all: a route that may fall back on another is refused.
     """
+    one_model.set(True)  # its ratings are compared with those of people and of other models
     run = _Run(job, ctx)
     return await run.long.perform(run.perform, done=run.count_done)
 

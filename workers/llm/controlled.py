@@ -49,8 +49,8 @@ PAUSED_DELAY = timedelta(minutes=1)
 # Raise it when the texts that are hashed change.
 FINGERPRINT_VERSION = 1
 
-# Is told the name of a provider whose jobs need not wait any longer.
-Wake = Callable[[str], Awaitable[object]]
+# Has the jobs of a provider go on, which need not wait any longer.
+Wake = Callable[[Provider], Awaitable[object]]
 # Returns the most tokens that a valid answer of a form needs.
 BoundOf = Callable[[type[BaseModel]], int]
 
@@ -305,26 +305,26 @@ class ControlledModel:
             await self._gate.follow(seen.pauses, began=began)
         self._clients.keep_only(seen.routing.in_use())
         for provider in released(before, seen.routing):
-            self._wake_jobs_of(provider.name)
+            self._wake_jobs_of(provider)
 
     def _is_back(self, name: str) -> None:
         """Wake the jobs of the providers whose server, or key, has just answered after a pause."""
         routing = self._following.last
         for provider in routing.providers.values() if routing else ():
             if name in {provider.server, provider.key_name} or name.startswith(f"{provider.server}|"):
-                self._wake_jobs_of(provider.name)
+                self._wake_jobs_of(provider)
 
-    def _wake_jobs_of(self, name: str) -> None:
+    def _wake_jobs_of(self, provider: Provider) -> None:
         if self._wake is not None:
-            waking = asyncio.create_task(self._waking(self._wake, name))
+            waking = asyncio.create_task(self._waking(self._wake, provider))
             self._wakings.add(waking)
             waking.add_done_callback(self._wakings.discard)
 
-    async def _waking(self, wake: Wake, name: str) -> None:
+    async def _waking(self, wake: Wake, provider: Provider) -> None:
         try:
-            await wake(name)
+            await wake(provider)
         except Exception as error:  # noqa: BLE001 - they wake by themselves, later
-            log.warning("jobs_not_woken", provider=name, error=describe(error))
+            log.warning("jobs_not_woken", provider=provider.name, error=describe(error))
 
 
 def _require_usable(routing: Routing, path: Path) -> None:

@@ -343,10 +343,10 @@ class Gate:
             since = provider.away.since
             provider.keep(None)
             provider.probing = False
+            if self.on_back is not None:
+                self.on_back(provider.name)
             if self._store is not None:
                 log.info("provider_back", provider=provider.name, since=since.isoformat())
-                if self.on_back is not None:
-                    self.on_back(provider.name)
                 try:
                     await self._store.end(provider.name)
                 except Exception as error:  # noqa: BLE001 - another process asks once in vain

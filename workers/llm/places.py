@@ -2,6 +2,7 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from workers.llm.calls import Admission, Call
@@ -42,9 +43,21 @@ class Accounts(Admission, Protocol):
         """Give back the reservation of a call that was not made."""
 
 
+class Learn(Protocol):
+    """Keeps a limit that a provider tells of itself, for all processes."""
+
+    async def __call__(
+        self, provider: str, model: str | None, *, measure: str, at_most: int, window: timedelta | None
+    ) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What keeps the calls of all processes within their limits, and the ledger of them."""
+    """What keeps the calls of all processes within their limits, and the ledger of them.
+
+    With ``learn`` the limits that providers tell in their headers are kept too.
+    """
 
     accounts: Accounts
     turns: Turns
+    learn: Learn | None = None

@@ -22,6 +22,7 @@ from workers.llm.pace import MOST_MODELS, Pace
 from workers.llm.pauses import Gate
 from workers.llm.places import NOWHERE, Accounts, Control, current_place
 from workers.llm.spent import may_be_charged, usage_in, usage_of
+from workers.llm.told_limits import ToldLimits
 from workers.runtime.handler.context import current_run, seconds_left
 from workers.runtime.handler.errors import RateLimited, Unavailable, describe
 
@@ -45,6 +46,8 @@ class Body(Protocol):
 
     @property
     def text(self) -> str: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,8 @@ class ProviderCalls:
             "embeddings": asyncio.Semaphore(embedding_concurrency),
         }
         self._refused: dict[str, int] = {}
+        learn = control.learn if control is not None else None
+        self._told = None if learn is None else ToldLimits(name, learn)
         self._first_left: OrderedDict[tuple[object, int], float] = OrderedDict()
 
     async def check(self, model: str) -> None:
@@ -178,6 +183,8 @@ class ProviderCalls:
         seconds = perf_counter() - started
         self._pace.note(call.model, seconds)
         self._refused.pop(call.model, None)
+        if self._told is not None:
+            self._told.note(call.model, body.headers)
         usage = usage_of(answered.usage, served_model=answered.served_model, seconds=seconds)
         await self._settle(call, usage, control.accounts)
         return answered.value

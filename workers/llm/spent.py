@@ -69,7 +69,7 @@ def estimated(body: Mapping[str, Any], text: str, *, default_output: int) -> tup
 
     ``text`` is the body as JSON in ASCII, in which a character of three bytes has six.
     """
-    size = len(text) - 3 * text.count("\\u")
+    size = len(text) - 3 * (text.count("\\u") - text.count("\\\\u"))
     most = body.get("max_completion_tokens") or body.get("max_tokens")
     given = int(most) if isinstance(most, (int, float)) and not isinstance(most, bool) and most > 0 else default_output
     return -(-size // BYTES_PER_TOKEN), given

@@ -9,6 +9,8 @@ from cli.provider import answers, reporting_provider
 from config.settings import load
 from gristmill_testing.waiting import until
 from workers.llm.answering import Answering, told
+from workers.llm.routing.routing import Provider, Route, Step
+from workers.llm.routing.tables import Rows
 from workers.operations.keyring import Keyring, new_key
 from workers.operations.provider_choice import ProviderChoice
 from workers.operations.system_settings import put
@@ -80,6 +82,50 @@ def test_the_operators_choice_comes_before_the_environment(environment, variable
 
     assert (found.provider, found.url) == (provider, url)
     assert provider in told(asdict(found))
+
+
+def test_routes_are_told_with_their_steps_and_for_whom(environment):
+    """Beside who answers where nothing is bound; no key is among it."""
+    settings = environment(OPENAI_API_KEY="k", OPENAI_BASE_URL="http://gpu:1234/v1")
+    rows = Rows(
+        providers=[
+            Provider(name="fast", kind="compatible", base_url="http://fast:1/v1", api_key="sk-secret"),
+            Provider(name="dear", kind="openrouter", base_url="https://dear/v1", api_key="sk-secret"),
+        ],
+        routes=[
+            Route(
+                name="scores",
+                serves="chat",
+                steps=(Step(provider="fast", model="m"), Step(provider="dear", model="n")),
+            )
+        ],
+        bindings={("chat", "scoring.score", None): "scores"},
+    )
+
+    found = asdict(answers(settings, None, rows))
+
+    assert (found["url"], found["chosen_by"]) == ("http://gpu:1234/v1", "environment")
+    assert found["routes"] == ["scores (chat): fast m, then dear n; for scoring.score"]
+    assert "secret" not in json.dumps(found)
+
+
+def test_a_default_route_of_operators_is_who_answers(environment):
+    """It comes before the environment and the settings."""
+    rows = Rows(
+        providers=[Provider(name="fast", kind="compatible", base_url="http://fast:1/v1")],
+        routes=[Route(name="default", serves="chat", steps=(Step(provider="fast", model="m"),))],
+    )
+
+    found = answers(environment(OPENAI_API_KEY="k"), None, rows)
+
+    assert (found.provider, found.url, found.model, found.chosen_by) == (
+        "compatible",
+        "http://fast:1/v1",
+        "m",
+        "routes",
+    )
+    empty = Rows(routes=[Route(name="default", serves="chat", steps=())])
+    assert "has no step" in str(answers(environment(), None, empty).problem)
 
 
 async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environment, database_url, database):
