@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 from uuid import UUID
@@ -92,8 +93,6 @@ def parse_since(text: str | None) -> Any:
     if text is None:
         return None
     if text and text[-1] in "smhdw" and text[:-1].isdigit():
-        from datetime import UTC, datetime
-
         return datetime.now(UTC) - parse_age(text)
     return parse_time(text)
 

@@ -9,7 +9,7 @@ from cli.llm_routing import with_routing
 from cli.llm_values import Key, KeyEnv, read_key
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import moment
+from cli.values import counted, moment
 from config.settings import keys_of, load
 from workers.llm.operate import providers
 from workers.llm.operate.providers import ProviderView
@@ -110,7 +110,7 @@ def resume(
     """Ask a paused provider again, or all; their jobs go on at once."""
     done = with_routing(lambda session, routing: providers.resume_providers(session, routing, name, actor=actor()))
     for one in done:
-        print(f"{one} is asked again")
+        print(f"{one.provider} is asked again" + (f"; {counted(one.woken, 'job')} go on" if one.woken else ""))
     if not done:
         remark("nothing is paused, away or cooling down")
 

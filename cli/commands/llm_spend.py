@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from cli.assessment_view import bar
+from cli.llm_plot import svg
 from cli.llm_values import (
     Model,
     Project,
@@ -60,8 +61,6 @@ def spend(
     )
     found = in_session(lambda session: ledger.spend(session, words, these, zone=zone))
     if plot is not None:
-        from cli.llm_plot import svg
-
         days = in_session(lambda session: ledger.spend(session, ["day", "model"], these, zone=zone))
         plot.write_text(svg(days, zone), encoding="utf-8")
     if as_json:

@@ -58,6 +58,7 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
             choice = await read_choice(session, keyring=keyring, openai_key=key)
             rows = await read(session, decrypt=keyring.decrypt)
             problems = await unreadable(session, keyring=keyring)
+            problems += [one.problem for one in rows.providers if one.problem]
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
     except Exception as error:  # noqa: BLE001 - what is no trouble of a server is raised again
@@ -65,7 +66,10 @@ async def provider(settings: Settings, database_url: str | None) -> list[Check]:
             return [not_checked("secrets"), not_checked("provider")]
         mend = "look at the Postgres check again"
         return [Check("provider", "failed", f"what operators chose cannot be read: {server_trouble(error)}", mend)]
-    mend = "give every role the keys they were encrypted with, or `gristmill settings set` them again"
+    mend = (
+        "give every role the keys they were encrypted with, or set them again with `gristmill settings set` "
+        "and `gristmill llm providers set`"
+    )
     secrets = verdict("secrets", "; ".join(problems) or "all that are kept can be read", well=not problems, mend=mend)
     asked = await asyncio.to_thread(_chosen, settings, choice)
     async with connected(database_url) as connection:

@@ -512,6 +512,20 @@ def test_the_doctor_says_why_a_provider_on_request_does_not_answer(gristmill, lo
     assert "`gristmill llm providers set local`" in output
 
 
+def test_a_key_that_no_key_of_the_keyring_decrypts_is_told(gristmill, monkeypatch, secret_key):
+    """By the doctor and in the list: calls to that provider would fail."""
+    monkeypatch.setenv("THEIR_KEY", SECRET)
+    assert gristmill(*ADD, "main", "--kind", "openai", "--key-env", "THEIR_KEY")[0] == 0
+    monkeypatch.setenv("GRISTMILL_SECRET_KEYS", new_key())
+
+    checks = {one["name"]: one for one in json.loads(gristmill("doctor", "--json")[1])["checks"]}
+
+    assert checks["secrets"]["state"] == "failed"
+    assert checks["secrets"]["found"].startswith("key of provider main: no key of GRISTMILL_SECRET_KEYS")
+    assert "gristmill llm providers set" in checks["secrets"]["mend"]
+    assert (providers(gristmill)["main"]["state"], providers(gristmill)["main"]["has_key"]) == ("unusable", True)
+
+
 def test_spend_is_summed_drawn_and_told(gristmill, rows, tmp_path):
     """A table with bars, a total, a picture; JSON has it all."""
     one, lost = call(tokens=2_000, output=4_000), call(model="other", tokens=2_000, output=4_000)

@@ -6,7 +6,7 @@ from local.logins import make_logins
 from tests.support.admission import Rows, call
 from workers.operations.keyring import new_key
 
-LOOK = [
+LOOK: list[tuple[str, ...]] = [
     ("llm", "providers"),
     ("llm", "routes"),
     ("llm", "prices"),
@@ -15,7 +15,7 @@ LOOK = [
     ("llm", "spend"),
     ("llm", "calls"),
 ]
-WRITE = [
+WRITE: list[tuple[str, ...]] = [
     ("llm", "providers", "add", "local", "--kind", "compatible", "--base-url", "http://127.0.0.1:1/v1"),
     ("llm", "providers", "set", "local", "--base-url", "http://127.0.0.1:2/v1"),
     ("llm", "providers", "pause", "local"),
@@ -34,7 +34,7 @@ WRITE = [
 ]
 
 
-WRITES_OF_A_WORKER = [
+WRITES_OF_A_WORKER: list[tuple[str, ...]] = [
     WRITE[0],
     ("llm", "prices", "set", "--provider", "environment", "--model", "m", "--input", "1"),
     ("llm", "limits", "set", "--provider", "environment", "--requests-per-minute", "1"),

@@ -35,6 +35,8 @@ OFFLINE_PRICE = Price(input_per_million=Decimal(0), cached_input_per_million=Dec
 _OWN = """
     SELECT provider, model, input_per_million, cached_input_per_million, output_per_million, batch_discount
       FROM llm.prices"""
+_PATIENCE_SECONDS = 1.0
+_NONE: Mapping[tuple[str, str], Price] = {}
 # How many prices are remembered between two readings: jobs name models.
 _MOST_REMEMBERED = 10_000
 _UNKNOWN_SIZE = 0
@@ -95,42 +97,51 @@ class KnownPrices:
         self._database = database
         self._sellers = sellers
         self._fresh_seconds = fresh_seconds
-        self._list: PriceList | None = None
-        self._read_at = float("-inf")
+        self._own: Mapping[tuple[str, str], Price] | None = None
+        self._list = PriceList()
+        self._has_table = False
+        self._read_at = 0.0
         self._reading: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
         """Return once prices were read; older ones go on being told while they are read again."""
-        if time.monotonic() - self._read_at >= self._fresh_seconds and self._reading is None:
-            self._reading = asyncio.create_task(self._read_all())
-        if self._list is None and self._reading is not None:
+        is_old = self._own is None or time.monotonic() - self._read_at >= self._fresh_seconds
+        if is_old and self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        if self._own is None and self._reading is not None:
             await asyncio.shield(self._reading)
+        if not self._has_table and any(seller.kind != "offline" for seller in self._sellers().values()):
+            await asyncio.to_thread(table.load)
+            self._has_table = True
 
     def of(self, provider: str, model: str, kind: Kind, *, input_tokens: int = _UNKNOWN_SIZE) -> Price | None:
         """Return the price of a call of this size; None where nobody knows it, which is not the same as nothing."""
-        sellers = self._sellers()
-        if self._list is None or self._list.sellers != sellers:
-            self._list = PriceList({} if self._list is None else self._list.own, sellers)
+        own, sellers = _NONE if self._own is None else self._own, self._sellers()
+        if self._list.own is not own or self._list.sellers != sellers:
+            self._list = PriceList(own, sellers)
         return self._list.of(provider, model, kind, input_tokens=input_tokens)
 
     async def aclose(self) -> None:
-        """Stop reading."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+        """Stop reading. A question that is under way gets its answer first, if that comes soon."""
+        if (reading := self._reading) is not None:
+            _, late = await asyncio.wait({reading}, timeout=_PATIENCE_SECONDS)
+            if late:
+                reading.cancel()
+                await asyncio.wait({reading})
 
-    async def _read_all(self) -> None:
+    async def _read(self) -> None:
         try:
-            own = await self._own()
-            sellers = self._sellers()
-            if any(seller.kind != "offline" for seller in sellers.values()):
-                await asyncio.to_thread(table.load)
-            self._list = PriceList(own, sellers)
+            self._own = await self._read_own()
             self._read_at = time.monotonic()
+        except Exception as error:
+            if self._own is None:
+                raise
+            self._read_at = time.monotonic()
+            log.warning("prices_not_read", error=describe(error))  # those that were read before go on
         finally:
             self._reading = None
 
-    async def _own(self) -> dict[tuple[str, str], Price]:
+    async def _read_own(self) -> dict[tuple[str, str], Price]:
         """Return the operators' prices; wait for Postgres if it is away."""
         attempt = 0
         while True:

@@ -1,8 +1,8 @@
-"""Providers: list, add, change, pause and remove them. Resuming one: :mod:`workers.llm.routing`."""
+"""Providers: list, add, change, pause, resume and remove them."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from models.llm.providers import Provider
 from models.llm.routes import RouteStep
 from workers.llm.operate.refusals import Exists, InUse, LlmRefusal, checked, matching, require_known
 from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.llm.routing.resuming import Resumed, WakeJobs, resume_provider
 from workers.llm.routing.routing import Provider as Followed
 from workers.llm.routing.routing import Routing
 from workers.llm.routing.virtual import ENVIRONMENT, SETTINGS
@@ -182,39 +183,27 @@ async def pause_provider(session: AsyncSession, name: str, reason: str, *, actor
 
 
 async def resume_providers(
-    session: AsyncSession, routing: Routing, name: str | None = None, *, actor: Actor = NOBODY
-) -> list[str]:
+    session: AsyncSession,
+    routing: Routing,
+    name: str | None = None,
+    *,
+    wake: WakeJobs | None = None,
+    actor: Actor = NOBODY,
+) -> list[Resumed]:
     """Ask a provider again, or all of them: end its pause, its cooldowns and the outages that processes share of it.
 
-    Return those of which there was something to end. Raise Unknown.
+    ``wake`` has its jobs go on. Return those of which there was something to end. Raise Unknown.
     """
     if name is not None:
         require_known("provider", name, routing.providers, remedy=LIST)
-    async with acting(session, actor):
-        return sorted(
-            [one.name for one in routing.providers.values() if name in {None, one.name} and await _resume(session, one)]
-        )
-
-
-async def _resume(session: AsyncSession, one: Followed) -> bool:
-    """End whatever keeps calls from one provider; tell whether there was anything."""
-    paused = (
-        update(Provider)
-        .where(Provider.name == one.name, Provider.paused_at.is_not(None))
-        .values(paused_at=None, paused_reason=None)
-        .returning(Provider.name)
-    )
-    cooling = delete(Cooldown).where(Cooldown.provider == one.name).returning(Cooldown.provider)
-    away = text(
-        "DELETE FROM runtime.provider_pauses WHERE provider IN (:server, :key) "
-        "OR (CAST(:server AS text) IS NOT NULL AND starts_with(provider, :server || '|')) RETURNING provider"
-    )
-    found = [
-        *(await session.scalars(paused)),
-        *(await session.scalars(cooling)),
-        *(await session.scalars(away, {"server": one.server, "key": one.key_name})),
-    ]
-    return bool(found)
+    done = []
+    for one in sorted(routing.providers if name is None else [name]):
+        ended = await resume_provider(session, one, actor, routing=routing, wake=wake)
+        async with acting(session, actor):
+            query = delete(Cooldown).where(Cooldown.provider == one).returning(Cooldown.reason)
+            cooled = list(await session.scalars(query))
+        done.append(replace(ended, reasons=[*ended.reasons, *cooled]))
+    return [one for one in done if one.reasons or one.woken]
 
 
 async def rotate_keys(session: AsyncSession, *, keyring: Keyring, actor: Actor = NOBODY) -> int:
