@@ -41,11 +41,6 @@ Point = Literal[
     # One call of a provider, from the request's first byte to the answer's last.
     "provider.before",
     "provider.after",
-    # One statement for the calls of a process: the reservation of those that ask, what became of those that ended.
-    "admit.before",
-    "admit.after",
-    "account.before",
-    "account.after",
     # A flush of outcomes: the guarded update, each handler's own write, the commit of both.
     "settle.before",
     "settle.after",

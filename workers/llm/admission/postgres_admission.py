@@ -24,7 +24,6 @@ from workers.llm.admission.together import Together
 from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
 from workers.runtime.backoff import soon
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, outlasting
-from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.refusals import cut
 
@@ -241,12 +240,7 @@ class PostgresAdmission(Admission):
         self._turn += 1
         questions = [one.question for one in asking]
         async with self._database.kernel() as conn:
-            failpoint("admit.before")
-            answer = await admit(
-                conn, questions, worker=self._worker_id, asker=self._asker, turn=self._turn, again=again
-            )
-            failpoint("admit.after")
-        return answer
+            return await admit(conn, questions, worker=self._worker_id, asker=self._asker, turn=self._turn, again=again)
 
     async def _ask_apart(self, asking: Sequence[_Asking], error: Exception, *, again: bool) -> None:
         if len(asking) > 1 and is_caused_by_a_row(error):
@@ -289,9 +283,7 @@ class PostgresAdmission(Admission):
         while True:
             try:
                 async with self._database.kernel() as conn:
-                    failpoint("account.before")
                     _warn(await settle(conn, [(one.call, one.end) for one in endings]))
-                    failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
                     await self._end_apart(endings, error)
