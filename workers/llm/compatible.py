@@ -237,10 +237,9 @@ class CompatibleModel:
         return request, send, read_completion
 
     def _bound(self, max_tokens: int | None) -> dict[str, Any]:
-        """Return the member of a body that bounds its answer."""
-        if max_tokens is None:
-            return {}
-        return {"max_completion_tokens" if names.is_openai(self._base_url) else "max_tokens": max_tokens}
+        """Return the member of a body that bounds its answer; without it some providers reserve all they could."""
+        name = "max_completion_tokens" if names.is_openai(self._base_url) else "max_tokens"
+        return {name: max_tokens or DEFAULT_OUTPUT}
 
     async def _post(
         self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT

@@ -34,16 +34,12 @@ from workers.runtime.handler.ports import (
     Purpose,
     one_model,
 )
-from workers.runtime.handler.tokens import tokens_of
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
 
-# Of an answer that nothing else bounds.
-DEFAULT_BOUND = 2_000
-LEAST_BOUND = 16
 # How often the jobs of a provider that operators paused look by themselves; to resume it wakes them.
 PAUSED_DELAY = timedelta(minutes=1)
 # Raise it when the texts that are hashed change.
@@ -51,13 +47,6 @@ FINGERPRINT_VERSION = 1
 
 # Has the jobs of a provider go on, which need not wait any longer.
 Wake = Callable[[Provider], Awaitable[object]]
-# Returns the most tokens that a valid answer of a form needs.
-BoundOf = Callable[[type[BaseModel]], int]
-
-
-def default_bound(into: type[BaseModel]) -> int:  # noqa: ARG001 - the signature of BoundOf
-    """Return the bound of an answer of any form."""
-    return DEFAULT_BOUND
 
 
 class ControlledModel:
@@ -77,7 +66,6 @@ class ControlledModel:
         gate: Gate,
         embedding_limits: EmbeddingLimits,
         kept: Kept | None = None,
-        bound_of: BoundOf = default_bound,
         wake: Wake | None = None,
         free: Callable[[], Awaitable[None]] | None = None,
         look_seconds: float = LOOK_SECONDS,
@@ -87,7 +75,6 @@ class ControlledModel:
         self._gate = gate
         self._limits = embedding_limits
         self._kept = kept
-        self._bound_of = bound_of
         self._wake = wake
         self._free = free
         self._wakings: set[asyncio.Task[None]] = set()
@@ -130,9 +117,13 @@ class ControlledModel:
         routing, path = await self._chat_path(model)
 
         async def ask(client: LanguageModel, step: Step) -> Answer[T]:
-            most = self._bound(messages, into, step, max_tokens)
             return await client.parse(
-                messages, into=into, model=str(step.model), parameters=parameters, offline=offline, max_tokens=most
+                messages,
+                into=into,
+                model=str(step.model),
+                parameters=parameters,
+                offline=offline,
+                max_tokens=max_tokens or step.max_tokens,
             )
 
         if self._kept is None or routing.provider_of(path.steps[0]).is_offline:
@@ -222,7 +213,15 @@ class ControlledModel:
         attempts, most = Attempts(), most_attempts(len(path.steps))
         for place, step in enumerate(path.steps):
             is_last = place == len(path.steps) - 1
-            here = current_place.set(Place(route=path.route.name, step=place, is_last=is_last, attempts=attempts))
+            here = current_place.set(
+                Place(
+                    route=path.route.name,
+                    step=place,
+                    is_last=is_last,
+                    context_tokens=step.context_tokens,
+                    attempts=attempts,
+                )
+            )
             try:
                 async with self._client(routing.provider_of(step)) as client:
                     return await ask(client, step), step, tried
@@ -288,14 +287,6 @@ class ControlledModel:
             return step.vectors
         async with self._client(routing.provider_of(step)) as client:
             return await client.embedding_model()
-
-    def _bound(self, messages: Sequence[Message], into: type[BaseModel], step: Step, max_tokens: int | None) -> int:
-        """Return the most tokens that an answer may have: the call's, else the step's, else what its form needs."""
-        most = max_tokens or step.max_tokens or self._bound_of(into)
-        if step.context_tokens is None:
-            return most
-        question = sum(tokens_of(message["content"]) for message in messages)
-        return max(min(most, step.context_tokens - question), LEAST_BOUND)
 
     # ── what changes meanwhile ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,11 +17,15 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a call stands on its path. ``is_last``: no other step can answer if this one cannot."""
+    """Where a call stands on its path. ``is_last``: no other step can answer if this one cannot.
+
+    ``context_tokens`` is what question and answer may have together, where the step says so.
+    """
 
     route: str
     step: int = 0
     is_last: bool = True
+    context_tokens: int | None = None
     attempts: Attempts = field(default_factory=Attempts)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from workers.llm.controlled import BoundOf, ControlledModel, Wake, default_bound
+from workers.llm.controlled import ControlledModel, Wake
 from workers.llm.kept import Kept
 from workers.llm.names import public_url
 from workers.llm.offline import OfflineEvaluator
@@ -46,7 +46,6 @@ def controlled(
     gate: Gate,
     control: Control | None = None,
     kept: Kept | None = None,
-    bound_of: BoundOf = default_bound,
     wake: Wake | None = None,
     free: Callable[[], Awaitable[None]] | None = None,
     look_seconds: float = LOOK_SECONDS,
@@ -62,7 +61,6 @@ def controlled(
         gate=gate,
         embedding_limits=options.embedding_limits,
         kept=kept,
-        bound_of=bound_of,
         wake=wake,
         free=free,
         look_seconds=look_seconds,
