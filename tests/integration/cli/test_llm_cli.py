@@ -151,9 +151,21 @@ def test_the_key_of_one_server_is_not_sent_to_another(gristmill, rows, monkeypat
     code, _, line = gristmill("llm", "providers", "set", "p", *new)
 
     assert code == 2
-    assert line.startswith("gristmill: key is required with another base_url")
+    assert line.startswith("gristmill: key is required with another address")
     assert gristmill("llm", "providers", "set", "p", *new, "--key-env", "THEIR_KEY")[0] == 0
     assert providers(gristmill)["p"]["base_url"] == "https://two/v1"
+
+
+def test_another_kind_is_another_address_too(gristmill, rows, monkeypatch, secret_key):
+    """The key of OpenAI is not sent to OpenRouter because somebody changed a word."""
+    monkeypatch.setenv("THEIR_KEY", SECRET)
+    assert gristmill(*ADD, "p", "--kind", "openai", "--key-env", "THEIR_KEY")[0] == 0
+
+    code, _, line = gristmill("llm", "providers", "set", "p", "--kind", "openrouter")
+
+    assert code == 2
+    assert line.startswith("gristmill: key is required with another address")
+    assert [row["kind"] for row in rows.ask("SELECT kind FROM llm.providers")] == ["openai"]
 
 
 def test_settings_rotate_takes_the_keys_of_providers_along(gristmill, rows, monkeypatch, secret_key):

@@ -18,6 +18,7 @@ from workers.llm.admission.prices import MILLION, Price
 from workers.llm.calls import Kind, Usage
 from workers.llm.ledger import published as table
 from workers.llm.ledger.published import Seller, published
+from workers.llm.routing.routing import Routing
 from workers.runtime.backoff import soon
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.handler.errors import describe
@@ -153,6 +154,11 @@ class KnownPrices:
                 attempt += 1
                 log.warning("prices_wait_for_database", attempt=attempt, error=describe(error))
                 await asyncio.sleep(soon(attempt, draw=random.random))
+
+
+def sellers_of(routing: Routing) -> dict[str, Seller]:
+    """Return who is paid at each provider."""
+    return {one.name: Seller(one.kind, one.base_url) for one in routing.providers.values()}
 
 
 async def read_own(database: Database) -> dict[tuple[str, str], Price]:

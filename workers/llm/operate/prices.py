@@ -12,8 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.llm.prices import ModelPrice
-from workers.llm.ledger.prices import ANY_MODEL, Priced, PriceList, Source, own_price
-from workers.llm.ledger.published import Seller
+from workers.llm.ledger.prices import Priced, PriceList, Source, own_price, sellers_of
 from workers.llm.operate.refusals import Unknown, checked, matching, require_known
 from workers.llm.routing.routing import Routing
 from workers.runtime.actor import NOBODY, Actor, acting
@@ -121,11 +120,6 @@ async def remove_price(session: AsyncSession, provider: str, model: str, *, acto
         raise Unknown(f"no price of {whose} is set; `gristmill llm prices` shows them")
 
 
-def sellers_of(routing: Routing) -> dict[str, Seller]:
-    """Return who is paid at each provider."""
-    return {one.name: Seller(one.kind, one.base_url) for one in routing.providers.values()}
-
-
 def _view(provider: str, model: str, kind: str | None, found: Priced | None, said_at: datetime | None) -> PriceView:
     price = None if found is None else found.price
     return PriceView(
@@ -139,6 +133,3 @@ def _view(provider: str, model: str, kind: str | None, found: Priced | None, sai
         batch_discount=None if price is None else price.batch_discount,
         updated_at=said_at,
     )
-
-
-__all__ = ["ANY_MODEL", "PriceView", "list_prices", "remove_price", "sellers_of", "set_price"]

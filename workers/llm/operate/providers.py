@@ -19,7 +19,7 @@ from workers.llm.pause_store import MOST_PAUSES, STALE
 from workers.llm.routing.resuming import Resumed, WakeJobs, resume_provider
 from workers.llm.routing.routing import Provider as Followed
 from workers.llm.routing.routing import Routing
-from workers.llm.routing.virtual import ENVIRONMENT, SETTINGS
+from workers.llm.routing.virtual import ENVIRONMENT, SETTINGS, URL_OF
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.refusals import Problem, quoted
 
@@ -148,9 +148,10 @@ async def change_provider(
     """
     async with acting(session, actor):
         row = await _get(session, name)
-        moves = "base_url" in given and _address(row.kind, given["base_url"]) != row.base_url
+        kind, url = given.get("kind", row.kind), given.get("base_url", row.base_url)
+        moves = (url or URL_OF.get(kind)) != (row.base_url or URL_OF.get(row.kind))
         if moves and row.api_key is not None and given.get("api_key") is None:
-            rule = "is required with another base_url: the key of one server is not sent to another"
+            rule = "is required with another address: the key of one server is not sent to another"
             raise LlmRefusal(Problem("key", rule, None, "give it on standard input, or with --key-env VAR"))
         held = SecretStr("held-as-it-is") if row.api_key is not None else None
         now = {"name": row.name, "kind": row.kind, "base_url": row.base_url, "api_key": held}

@@ -210,7 +210,8 @@ async def _get(session: AsyncSession, name: str) -> Route:
 
 
 async def _write_steps(session: AsyncSession, route: str, steps: Sequence[NewStep]) -> None:
-    known = set(await session.scalars(select(Provider.name)))
+    # Whoever removes one of them meanwhile waits, and then sees these steps.
+    known = set(await session.scalars(select(Provider.name).with_for_update(read=True, key_share=True)))
     for step in steps:
         if step.provider in MADE_ELSEWHERE:
             raise LlmRefusal(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.admission import NOON, PRICE, call
-from workers.llm.calls import Usage
+from tests.support.admission import NOON, PRICE, call, usage
+from workers.llm.admission.postgres_admission import PostgresAdmission
+from workers.llm.calls import NotAdmittedError, Usage
 from workers.llm.ledger.prices import KnownPrices, cost_of
 from workers.llm.ledger.published import Seller
 from workers.llm.ledger.spend import By, SpendFilter, spend
@@ -177,3 +178,25 @@ async def test_a_process_knows_prices_before_its_first_call_and_follows_changes(
             assert now == 3
             await asyncio.sleep(0.01)
     await prices.aclose()
+
+
+async def test_calls_are_priced_by_what_is_published_and_refused_where_nobody_knows(database, rows):
+    """C8: under a budget of money a call of unknown price is not made, and the line says how to say the price."""
+    sellers = {"main": Seller("openai", "https://api.openai.com/v1"), "local": Seller("compatible", "http://h/v1")}
+    prices = KnownPrices(database, lambda: sellers)
+    admission = PostgresAdmission(database, None, prices)
+    rows.budget(usd=1)
+    known, unknown = call("main", "gpt-4o-mini", tokens=1_000_000), call("local", "qwen3-8b")
+
+    try:
+        await admission.reserve(known)
+        await admission.settle(known, usage(1_000_000, 0, cached_input_tokens=500_000))
+        with pytest.raises(NotAdmittedError) as refused:
+            await admission.reserve(unknown)
+    finally:
+        await admission.aclose()
+        await prices.aclose()
+
+    [row] = rows.ask("SELECT * FROM llm.calls")
+    assert (row["input_price"], row["output_price"], row["usd"]) == (Decimal("0.15"), Decimal("0.6"), Decimal("0.1125"))
+    assert "`gristmill llm prices set --provider local --model qwen3-8b`" in str(refused.value)

@@ -1,5 +1,7 @@
 """What models cost: published prices, the operators' before them, and a price that nobody knows, which is not 0."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.paths import ROOT
 from workers.llm.admission.prices import Price
 from workers.llm.calls import Kind, Usage
 from workers.llm.ledger.prices import PriceList, cost_of
@@ -138,3 +141,26 @@ def test_no_report_of_a_provider_makes_a_cost_negative(reported, rates):
 
     assert cost is not None
     assert cost >= 0
+
+
+OFFLINE = """
+import socket, sys
+from datetime import UTC, datetime
+
+def refuse(*_):
+    raise AssertionError("the network was asked for")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+import cli.provider
+import workers.llm.ledger.prices
+from workers.llm.ledger.published import Seller, published
+assert "genai_prices" not in sys.modules, "imported before a price was asked for"
+print(published(Seller("openai"), "gpt-4o-mini", "chat", input_tokens=1, at=datetime.now(UTC)).input_per_million)
+"""
+
+
+def test_prices_are_known_offline_and_loaded_only_when_asked_for():
+    """A machine without a network knows them; a process without a provider spends no memory on them."""
+    done = subprocess.run([sys.executable, "-c", OFFLINE], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "0.15\n"), done.stderr
