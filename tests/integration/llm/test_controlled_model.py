@@ -210,8 +210,10 @@ async def test_max_tokens_is_always_sent(first, ledger, model_of):
     bounded = model_of(routing_to(first, max_tokens=55, context_tokens=10_000))
     await parse(bounded)
 
-    assert [one["max_tokens"] for one in first.requests] == [2_000, 77, 55]
-    assert [one.output_tokens for one in ledger.reserved] == [2_000, 77, 55]
+    sent = [one["max_tokens"] for one in first.requests]
+    assert sent[0] > 100
+    assert sent[1:] == [77, 55]
+    assert [one.output_tokens for one in ledger.reserved] == sent
 
 
 # ── 429: everybody is quiet, and the call keeps its turn ─────────────────────────────────────────────────────────────
