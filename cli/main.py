@@ -114,6 +114,12 @@ COMMANDS = (
     CommandEntry("windows", "windows:app", _WORK, "Make bonus windows and show who qualifies."),
     CommandEntry("settings", "settings:app", _WORK, "Choose the provider and the models while the system runs."),
     CommandEntry(
+        "llm",
+        "llm:app",
+        _WORK,
+        "See and control the calls of models: providers, routes, limits, budgets, prices, spend.",
+    ),
+    CommandEntry(
         "security",
         "security:app",
         _WORK,

@@ -25,10 +25,14 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only Postgres, Redis and the schema. Prints nothing if all is well.")
     ] = False,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this provider of `gristmill llm providers`, by a cheap call."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Check every dependency; say how to repair what fails. Exit code 1 if a check fails."""
-    checks = asyncio.run(run_checks(load(), quick=quick))
+    checks = asyncio.run(run_checks(load(), quick=quick)) if provider is None else _ask(provider)
     failed = [check for check in checks if check.state == "failed"]
     if as_json:
         print_json({"ok": not failed, "checks": checks})
@@ -40,6 +44,14 @@ def doctor(
         if failed:
             remark(f"gristmill: {len(failed)} of {len(checks)} checks failed: {', '.join(one.name for one in failed)}")
     return 1 if failed else 0
+
+
+def _ask(provider: str) -> list[Check]:
+    # Imported here: a container's health check is quick, and asks no provider.
+    from cli.doctor.named_provider import named_provider
+    from cli.llm_routing import routing_now
+
+    return asyncio.run(named_provider(routing_now(), provider))
 
 
 def _print(checks: list[Check]) -> None:

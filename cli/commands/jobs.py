@@ -21,7 +21,12 @@ COMMANDS = (
         "Enqueue ended jobs again, as new jobs with all attempts: failed ones by filters, or any by their ids.",
     ),
     CommandEntry("list", "jobs_look:list_", None, "List jobs, newest first."),
-    CommandEntry("show", "jobs_look:show", None, "Show one job, its result and its history."),
+    CommandEntry(
+        "show",
+        "jobs_look:show",
+        None,
+        "Show one job, its result, what its calls of models used and cost, and its history.",
+    ),
     CommandEntry(
         "watch",
         "jobs_look:watch",

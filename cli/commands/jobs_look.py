@@ -11,7 +11,7 @@ import typer
 from cli.commands.jobs_options import Age, Error, JobId, Stage, Status, make_filter
 from cli.completing import complete_job_id
 from cli.connection import in_connection
-from cli.output import Json, one_line, print_json, print_table, remark, status_text
+from cli.output import Json, one_line, print_json, print_table, remark, status_text, to_json
 from cli.score_view import score_lines
 from cli.server_urls import find_server_urls
 from cli.values import format_count, format_duration, format_time
@@ -53,15 +53,23 @@ def list_(
 
 
 def show(job_id: JobId, as_json: Json = False) -> None:
-    """Show one job, its result and its history."""
+    """Show one job, its result, what its calls of models used and cost, and its history."""
+    # Imported here: of all commands of jobs only this one reads the ledger.
+    from cli.llm_call_view import calls_of, print_attempts
+    from workers.llm.operate.calls import attempts_of
+
     found = in_connection(lambda conn: show_job(conn, job_id))
+    calls = calls_of(job_id)
+    attempts = attempts_of(calls)
     if as_json:
-        print_json(found)
+        print_json({**to_json(found), "attempts": attempts, "calls": calls})
         return
     if found.job is not None:
         _print_facts(found.job, found.values)
     else:
         remark(f"job {job_id} was pruned or deleted; only its history is left")
+    if attempts:
+        print_attempts(attempts, calls)
     _print_history(found)
 
 
@@ -243,7 +251,7 @@ _VIOLATIONS: Mapping[str, Callable[[HistoryCheck], int]] = {
 def _print_checks(checks: Sequence[HistoryCheck]) -> None:
     """Print the counts of each stage, and its violations if there are any. Each job is in one column of states.
 
-    Jobs that were pruned or that a person retried are counted once more, each kind in its own column.
+    Jobs that were pruned or that a person retried are format_count once more, each kind in its own column.
     """
     _print_counts("STAGE", checks, _COUNTS)
     wrong = [check for check in checks if check.violations]

@@ -11,8 +11,10 @@ from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
 from cli.values import format_count, format_time
 from config.settings import keys_of, load
+from workers.llm.operate.providers import rotate_keys
 from workers.operations import keyring, system_settings
 from workers.operations.system_settings import KNOWN_SETTINGS, require_known
+from workers.runtime.database import Transaction
 from workers.runtime.refusals import Refusal
 
 app = typer.Typer(help="Choose the provider and the models while the system runs.", no_args_is_help=True)
@@ -72,8 +74,12 @@ def remove(key: Key) -> None:
 def rotate() -> None:
     """Encrypt every secret again with the first of GRISTMILL_SECRET_KEYS. Then the old keys can be removed."""
     keys = _keyring()
-    count = in_session(lambda session: system_settings.rotate(session, keyring=keys, actor=actor()))
-    print(f"{format_count(count, 'secret')} encrypted with the first key")
+
+    async def run(session: Transaction) -> int:
+        settings = await system_settings.rotate(session, keyring=keys, actor=actor())
+        return settings + await rotate_keys(session, keyring=keys, actor=actor())
+
+    print(f"{format_count(in_session(run), 'secret')} encrypted with the first key")
 
 
 @app.command("new-key")

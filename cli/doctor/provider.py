@@ -36,8 +36,8 @@ MAX_ANSWER_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """A server to ask, the key, and the names of the settings that both come from."""
+class AskedServer:
+    """A server to ask, the key, and the names of the settings that both come from. Without ``chats`` it only embeds."""
 
     base_url: str
     key: str
@@ -45,6 +45,7 @@ class _Target:
     key_setting: str
     model: str | None = None
     embedding_model: str | None = None
+    chats: bool = True
 
 
 async def check_provider(settings: Settings, database_url: str | None) -> list[Check]:
@@ -58,6 +59,7 @@ async def check_provider(settings: Settings, database_url: str | None) -> list[C
             choice = await read_choice(session, keyring=keyring, openai_key=key)
             rows = await read(session, decrypt=keyring.decrypt)
             problems = await list_unreadable(session, keyring=keyring)
+            problems += [one.problem for one in rows.providers if one.problem]
     except OperationsError as error:
         return [Check("secrets", "failed", str(error), "`gristmill settings new-key` prints a key")]
     except Exception as error:  # noqa: BLE001 - errors that are not of a server are raised again
@@ -66,7 +68,10 @@ async def check_provider(settings: Settings, database_url: str | None) -> list[C
         remedy = "see the Postgres check"
         found = f"the choice of the operators cannot be read: {server_error_line(error)}"
         return [Check("provider", "failed", found, remedy)]
-    remedy = "give every role the keys that encrypted them, or `gristmill settings set` them again"
+    remedy = (
+        "give every role the keys that encrypted them, or set them again with `gristmill settings set` "
+        "and `gristmill llm providers set`"
+    )
     found = "; ".join(problems) or "all stored secrets can be read"
     secrets = ok_or_failed("secrets", found, ok=not problems, remedy=remedy)
     providers = await asyncio.to_thread(_check_chosen, settings, choice)
@@ -80,8 +85,8 @@ def _check_configured(settings: Settings, choice: ProviderChoice | None) -> list
     if not settings.openai_api_key and not settings.openai_base_url:
         return [Check("provider", "ok", OFFLINE, "set OPENAI_API_KEY or OPENAI_BASE_URL to ask a language model")]
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else PLACEHOLDER_KEY
-    return _check_server(
-        _Target(
+    return check_server(
+        AskedServer(
             settings.openai_base_url or OPENAI_URL,
             key,
             "OPENAI_BASE_URL",
@@ -100,8 +105,8 @@ def _check_chosen(settings: Settings, choice: ProviderChoice | None) -> list[Che
     if choice.provider == "offline":
         return [Check("provider", "ok", f"{OFFLINE}, chosen by `gristmill settings`")]
     setting = f"`gristmill settings set {{}}` (ai_provider is {choice.provider})"
-    return _check_server(
-        _Target(
+    return check_server(
+        AskedServer(
             choice.base_url or HOSTS[choice.provider],
             choice.api_key or PLACEHOLDER_KEY,
             setting.format("ai_host"),
@@ -119,7 +124,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Return nothing, so that the caller gets the redirect as an HTTPError."""
 
 
-def _check_server(target: _Target) -> list[Check]:
+def check_server(target: AskedServer) -> list[Check]:
     """Send the server a short question, and a short text to embed if an embedding model is named.
 
     A list of models is not enough: a server may return it and fail all else. The results contain neither the key nor
@@ -134,14 +139,14 @@ def _check_server(target: _Target) -> list[Check]:
         return [listed]
     model = target.model or TABLE_DEFAULT
     model_check = None
-    if listed and not is_served(model, listed):
+    if target.chats and listed and not is_served(model, listed):
         remedy = "name a model that it serves: `gristmill settings set llm_model …`, or set GRISTMILL_LLM__MODEL"
         served = ", ".join(sorted(listed)[:_MAX_MODELS])
         found = f"it does not serve {model}, the model of jobs that name none; it serves {served}"
         model_check, model = Check("model", "warning", found, remedy), min(listed)
     limit_name = "max_completion_tokens" if is_openai(target.base_url) else "max_tokens"
     question = {"model": model, limit_name: MAX_ANSWER_TOKENS, "messages": [{"role": "user", "content": "Say ok."}]}
-    checks = [client.check_answer("provider", "/chat/completions", question, "answers")]
+    checks = [client.check_answer("provider", "/chat/completions", question, "answers")] if target.chats else []
     if target.embedding_model:
         wanted = {"model": target.embedding_model, "input": ["ok"]}
         checks.append(client.check_answer("embeddings", "/embeddings", wanted, f"embeds as {target.embedding_model}"))
@@ -151,7 +156,7 @@ def _check_server(target: _Target) -> list[Check]:
 class _ProviderClient:
     """Sends requests to one server, as the client of the workers would."""
 
-    def __init__(self, base: str, authorization: str, target: _Target) -> None:
+    def __init__(self, base: str, authorization: str, target: AskedServer) -> None:
         self._base = base
         self._headers = {"Authorization": authorization}
         self._target = target
@@ -267,12 +272,12 @@ def is_served(model: str, listed: frozenset[str]) -> bool:
     return True
 
 
-def _invalid_target(name: str, target: _Target) -> Check:
+def _invalid_target(name: str, target: AskedServer) -> Check:
     found = "the address is not a valid URL, or the key cannot be sent in a header"
     return Check(name, "failed", found, f"correct {target.url_setting}, or {target.key_setting}")
 
 
-def _authorization(target: _Target) -> str:
+def _authorization(target: AskedServer) -> str:
     """Return the header that the client of the workers would send: credentials in the URL, else the key."""
     parts = urlsplit(target.base_url)
     if not parts.hostname:

@@ -33,7 +33,10 @@ TEST_CLOCK = """
 class PriceList:
     """Knows one price; no model whose name begins with ``unknown`` has it."""
 
-    def of(self, provider: str, model: str, kind: Kind) -> Price | None:
+    async def ready(self) -> None:
+        """Return at once."""
+
+    def of(self, provider: str, model: str, kind: Kind, *, input_tokens: int = 0) -> Price | None:
         return None if model.startswith("unknown") else PRICE
 
 

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import SystemSetting
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import OperationsError
-from workers.operations.secret_shapes import looks_secret
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.refusals import Problem, quoted
+from workers.runtime.secret_shapes import looks_secret
 
 PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"

@@ -102,6 +102,7 @@ class PostgresAdmission(Admission):
 
     async def reserve_many(self, calls: Sequence[Call]) -> list[Verdict]:
         """Reserve each of ``calls``, the first ones first; return for each why it was not admitted, or None."""
+        await self._prices.ready()
         loop = asyncio.get_running_loop()
         asking = [_Asking(Question(call, self._price_of(call)), loop.create_future()) for call in calls]
         self._asks.submit(*asking)
@@ -205,7 +206,7 @@ class PostgresAdmission(Admission):
             log.warning("calls_not_recorded", calls=len(self._under_way))
 
     def _price_of(self, call: Call) -> Price | None:
-        price = self._prices.of(call.provider, call.model, call.kind)
+        price = self._prices.of(call.provider, call.model, call.kind, input_tokens=call.input_tokens)
         return None if price is None else price.on(call.lane)
 
     async def _ask_all(self, asking: Sequence[_Asking], *, again: bool = False) -> None:

@@ -38,13 +38,19 @@ class Price:
 class Prices(Protocol):
     """Knows what models cost."""
 
-    def of(self, provider: str, model: str, kind: Kind) -> Price | None:
-        """Return the price of ``model``; None where nobody knows it, which is not the same as nothing."""
+    async def ready(self) -> None:
+        """Return once prices can be told: a price that was not read yet must not be taken for unknown."""
+
+    def of(self, provider: str, model: str, kind: Kind, *, input_tokens: int = 0) -> Price | None:
+        """Return the price of a call of this size; None where nobody knows it, which is not the same as nothing."""
 
 
 class NoPrices:
     """Knows no price: every call is unpriced."""
 
-    def of(self, provider: str, model: str, kind: Kind) -> Price | None:  # noqa: ARG002 - the protocol's signature
+    async def ready(self) -> None:
+        """Return at once."""
+
+    def of(self, provider: str, model: str, kind: Kind, *, input_tokens: int = 0) -> Price | None:  # noqa: ARG002 - the protocol's signature
         """Return None."""
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.secret_keys import KEY_PREFIXES
-from workers.operations.secret_shapes import looks_secret
+from workers.runtime.secret_shapes import looks_secret
 
 NAMES = (Path(__file__).parent / "model_names.txt").read_text().split()
 LETTERS = string.ascii_letters + string.digits
