@@ -9,7 +9,7 @@ from typing import IO, Self
 from uuid import UUID
 
 from cli.output import remark
-from workers.runtime.operate.changes import Changed
+from workers.runtime.operate.changes import ChangeCounts
 
 _QUIET_SECONDS = 2.0
 _REASONS_SHOWN = 5
@@ -62,7 +62,7 @@ class Report:
         else:
             remark(line)
 
-    def end(self, changed: Changed, *, interrupted: bool = False, reasons: bool = True) -> None:
+    def end(self, changed: ChangeCounts, *, interrupted: bool = False, reasons: bool = True) -> None:
         """Print the sum and, with ``reasons``, why some could not be."""
         if self._shown:
             print(file=sys.stderr)

@@ -39,9 +39,9 @@ def roles(incomplete: str) -> list[str]:
         # Imported here: every command that names a stage or a job imports this module.
         from cli.whereabouts import logs_folder
         from config.settings import load
-        from local.logs import chosen
+        from local.logs import choose_roles
 
-        return [name for name in chosen(logs_folder(load()), None) if name.startswith(incomplete)]
+        return [name for name in choose_roles(logs_folder(load()), None) if name.startswith(incomplete)]
     return []
 
 

@@ -10,7 +10,7 @@ from cli.values import duration
 from workers.runtime.operate.events import JobEvents
 from workers.runtime.operate.jobs import JobView, UnknownJob
 from workers.runtime.operate.known import job_models
-from workers.runtime.operate.listening import PATIENCE_SECONDS
+from workers.runtime.operate.listening import MAX_OUTAGE_SECONDS
 from workers.runtime.refusals import printable
 
 
@@ -28,7 +28,7 @@ def is_completed(job: JobView) -> bool:
     return job.completed_at is not None and model is not None and job.status == model.__lifecycle__.completed
 
 
-def job_events(database_url: str, *, patience: float = PATIENCE_SECONDS) -> JobEvents:
+def job_events(database_url: str, *, patience: float = MAX_OUTAGE_SECONDS) -> JobEvents:
     """Return the source of job events of this command. It says on standard error when Postgres is away and back."""
     return JobEvents(database_url, changed_by=who(), tell=remark, patience=patience)
 

@@ -13,7 +13,7 @@ from config.redaction import redact_text
 from migrations.revisions import domains, position_of
 from workers.runtime.backoff import full_jitter
 from workers.runtime.connections import connect_async, refusal_of
-from workers.runtime.operate.server import revisions
+from workers.runtime.operate.server import read_revisions
 from workers.runtime.refusals import Failed, Kind
 from workers.transport.dispatcher import eviction_policy
 
@@ -65,7 +65,7 @@ def _is_away(error: Exception) -> bool:
 
 async def _look_at_database(database_url: str) -> None:
     async with await connect_async(database_url, autocommit=True) as connection:
-        standing = await revisions(connection)
+        standing = await read_revisions(connection)
     position = position_of(standing.get(""))
     if not position.usable:
         at = position.current or "no revision"

@@ -1,7 +1,7 @@
 """One stage as a row of a table, wherever stages are shown."""
 
 from cli.values import duration
-from workers.runtime.operate.stages import MOST, RECENTLY, StageView
+from workers.runtime.operate.stages import MAX_COUNTED, RECENT_PERIOD, StageView
 from workers.runtime.refusals import cut
 
 STAGE_COLUMNS = (
@@ -57,10 +57,12 @@ def _state(stage: StageView) -> str:
 def trouble_of(stage: StageView) -> str | None:
     """Return what goes wrong in a stage, in a few words: failing attempts before what merely waits for another."""
     if stage.failing_attempts:
-        number = f"more than {MOST:,}" if "failing_attempts" in stage.more_than else f"{stage.failing_attempts:,}"
+        number = (
+            f"more than {MAX_COUNTED:,}" if "failing_attempts" in stage.more_than else f"{stage.failing_attempts:,}"
+        )
         tried = "1 attempt" if stage.failing_attempts == 1 else f"{number} attempts"
         reason = f": {cut(stage.failing_reason)}" if stage.failing_reason else ""
-        return f"{tried} failed in {duration(RECENTLY)}{reason}"
+        return f"{tried} failed in {duration(RECENT_PERIOD)}{reason}"
     if stage.backing_off and stage.backing_off_reason:
         return f"backing off: {cut(stage.backing_off_reason)}"
     return None

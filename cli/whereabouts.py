@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cli.output import remark
 from cli.typed import typed
 from local.data_dir import LOGS
-from local.supervision_status import STATUS_FILE, Status, read_status
+from local.supervision_status import STATUS_FILE, SupervisorStatus, read_status
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     """A system that runs, and its data folder."""
 
     data_dir: Path
-    status: Status
+    status: SupervisorStatus
 
 
 def find(settings: "Settings", *, say: bool = True) -> Found | None:

@@ -10,7 +10,7 @@ from cli.connection import actor
 from cli.output import Json, print_json
 from cli.session import in_database
 from workers.runtime.handler.registry import discover
-from workers.runtime.operate.again import Repeated, enqueue_again
+from workers.runtime.operate.again import EnqueuedAgain, enqueue_again
 
 JobIds = Annotated[
     list[UUID] | None, typer.Argument(metavar="[ID]...", help="Jobs that ended, by id; or none and filters.")
@@ -44,7 +44,7 @@ def again(
     return 0
 
 
-def _print(done: Repeated, *, dry_run: bool, as_json: bool) -> None:
+def _print(done: EnqueuedAgain, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         pairs = [{"old": old, "new": new} for old, new in done.again.items()]
         refused = {str(job_id): why for job_id, why in done.refused.items()}

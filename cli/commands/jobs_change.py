@@ -10,7 +10,7 @@ from cli.complaints import INTERRUPTED
 from cli.connection import actor, ask
 from cli.output import Json
 from workers.runtime.actor import Actor
-from workers.runtime.operate.changes import CANCEL, RETRY, Change, Changed, change_jobs
+from workers.runtime.operate.changes import CANCEL, RETRY, Change, ChangeCounts, change_jobs
 from workers.runtime.operate.jobs import JobFilter
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be; --ids says which.")]
@@ -53,7 +53,7 @@ def retry(
 
 def _change(change: Change, these: JobFilter, who: Actor, *, dry_run: bool, ids: bool, as_json: bool) -> int:
     with Report(change.done, dry_run=dry_run, ids=ids, as_json=as_json) as report:
-        changed = Changed(report.page)
+        changed = ChangeCounts(report.page)
         try:
             ask(lambda conn: change_jobs(conn, change, these, who, changed=changed, dry_run=dry_run))
         except KeyboardInterrupt:

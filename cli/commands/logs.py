@@ -9,8 +9,7 @@ from cli.completing import roles
 from cli.output import Json, print_json
 from cli.whereabouts import logs_folder
 from config.settings import load
-from local.logs import Line, chosen, last_lines
-from local.logs import follow as keep_reading
+from local.logs import LogLine, choose_roles, follow_logs, last_lines
 from workers.runtime.refusals import Refusal, printable
 
 
@@ -32,9 +31,9 @@ def logs(
     if follow:
         if as_json:
             raise Refusal("--json shows what is there: leave out --follow")
-        _print(keep_reading(folder, role, lines=lines), named=role is None or len(chosen(folder, role)) > 1)
+        _print(follow_logs(folder, role, lines=lines), named=role is None or len(choose_roles(folder, role)) > 1)
         return
-    names = chosen(folder, role)
+    names = choose_roles(folder, role)
     found = [line for name in names for line in last_lines(folder, name, lines)]
     if as_json:
         print_json(found)
@@ -42,6 +41,6 @@ def logs(
         _print(found, named=len(names) > 1)
 
 
-def _print(found: Iterable[Line], *, named: bool) -> None:
+def _print(found: Iterable[LogLine], *, named: bool) -> None:
     for one in found:
         print(f"{f'{one.role:<10} | ' if named else ''}{printable(one.line)}", flush=True)

@@ -13,7 +13,7 @@ from cli.whereabouts import find, nothing_runs, shown
 from config.redaction import redact_text
 from config.settings import Settings, load
 from local.supervision_status import read_status, stop_supervisor
-from local.system import flower_port_for, run, start_detached
+from local.system import flower_port_for, run_system, start_detached
 from workers.runtime.refusals import Failed
 
 _URLS = ("database_url", "redis_url", "flower_url")
@@ -38,7 +38,7 @@ def up(
         return 0
     _refuse_second(settings)
     remark("starting")
-    code = run(settings, workers=workers, flower_port=flower_port, report=remark, announce=_announce_attached)
+    code = run_system(settings, workers=workers, flower_port=flower_port, report=remark, announce=_announce_attached)
     remark("stopped")
     return code
 

@@ -9,9 +9,9 @@ from uuid import UUID
 from cli.connection import actor
 from cli.following import job_events
 from workers.runtime.database import Raw
-from workers.runtime.operate.changes import CANCEL, Changed, change_jobs
+from workers.runtime.operate.changes import CANCEL, ChangeCounts, change_jobs
 from workers.runtime.operate.events import JobEvents
-from workers.runtime.operate.jobs import JobFilter, reasons_to_wait
+from workers.runtime.operate.jobs import JobFilter, count_wait_reasons
 from workers.runtime.refusals import Failed
 
 STALLED_SECONDS = 120.0
@@ -83,9 +83,9 @@ async def _follow(
 
 async def _cancel(conn: Raw, job_ids: Sequence[UUID]) -> None:
     wanted = JobFilter(ids=job_ids)
-    await change_jobs(conn, CANCEL, wanted, actor("the demonstration was ended"), changed=Changed())
+    await change_jobs(conn, CANCEL, wanted, actor("the demonstration was ended"), changed=ChangeCounts())
 
 
 async def _waits(conn: Raw, job_ids: Sequence[UUID]) -> str:
-    reasons = await reasons_to_wait(conn, job_ids)
+    reasons = await count_wait_reasons(conn, job_ids)
     return "; ".join(f"{count} jobs: {reason}" for reason, count in reasons.most_common(3)) or "all of them run"

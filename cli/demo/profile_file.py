@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workers.runtime.handler.naming import fault, nfc
+from workers.runtime.handler.naming import name_problem, nfc
 from workers.runtime.refusals import Refusal, cut, quoted
 from workers.scoring.profiles import NewProfile
 
@@ -121,7 +121,7 @@ def _profile(line: int, values: dict[str, Any]) -> NewProfile:
         if _unstorable(field) or _unstorable(value):
             raise _LineError(line, f"field {quoted(field)} must not contain NUL, broken characters or NaN")
     name = nfc(" ".join(name.split()))  # of a file: a line end within a cell is a blank
-    if (rule := fault(name, longest=_NAME_CHARACTERS)) is not None:
+    if (rule := name_problem(name, longest=_NAME_CHARACTERS)) is not None:
         raise _LineError(line, f"field 'name' {rule}, got {quoted(name)}")
     return NewProfile(name, attributes)
 

@@ -222,5 +222,5 @@ def _start_bound(settings: Settings, arguments: Sequence[str]) -> Mapping[str, s
     logs = settings.data_dir.resolve() / LOGS
     with open_log(logs, "up") as log:
         beginning = os.fstat(log.fileno()).st_size
-        process = spawn([*COMMAND, "up", *arguments], env=os.environ, output=log, dies_by=signal.SIGTERM)
+        process = spawn([*COMMAND, "up", *arguments], env=os.environ, output=log, end_signal=signal.SIGTERM)
     return await_running(settings.data_dir, process, log=logs / "up.log", beginning=beginning).urls

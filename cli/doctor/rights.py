@@ -7,7 +7,7 @@ from pathlib import Path
 from cli.doctor.check import Check
 from local.logins import FOLDER, invalid_passwords
 from workers.runtime.database import Raw
-from workers.runtime.operate.health import connected_logins, count_owners, is_strict
+from workers.runtime.operate.health import count_owners, is_strict, list_connected_logins
 from workers.runtime.refusals import Failed
 
 _ROLES = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"
@@ -15,7 +15,7 @@ _ROLES = "`gristmill migrate --roles` makes a login for each kind of process: do
 
 async def logins(conn: Raw) -> Check:
     """Tell by which logins our processes are connected; a superuser among them is worth a warning."""
-    connected = await connected_logins(conn)
+    connected = await list_connected_logins(conn)
     if not connected:
         return Check("logins", "unknown", "no process of ours is connected, or this login may not see it")
     found = ", ".join(f"{one.kind} as {one.role}" for one in connected)

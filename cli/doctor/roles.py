@@ -13,12 +13,12 @@ from workers.runtime.database import Raw
 from workers.runtime.handler.discovery import BrokenHandlers
 from workers.runtime.handler.registry import discover
 from workers.runtime.operate.health import (
-    LEADER_SILENT,
+    LEADER_SILENT_AFTER,
     BeatHealth,
     beat_health,
-    dispatcher_seen,
+    count_slots_by_queue,
     notice_queue_usage,
-    slots_by_queue,
+    read_leader_silence,
 )
 from workers.runtime.operate.stages import list_stages
 from workers.runtime.operate.workers import WorkerView, list_workers
@@ -30,10 +30,10 @@ MOST_NOTICES = 0.25
 
 async def dispatcher(conn: Raw) -> Check:
     """Check that one leads, seen within 5 s."""
-    seen = await dispatcher_seen(conn)
+    seen = await read_leader_silence(conn)
     found = f"leads, seen {seen.total_seconds():.1f} s ago" if seen is not None else "none has ever led"
     mend = "start one: `gristmill up`, or `gristmill dispatcher`"
-    return verdict("dispatcher", found, well=seen is not None and seen < LEADER_SILENT, mend=mend)
+    return verdict("dispatcher", found, well=seen is not None and seen < LEADER_SILENT_AFTER, mend=mend)
 
 
 async def beat(conn: Raw) -> Check:
@@ -60,7 +60,7 @@ def judged(health: BeatHealth) -> Check:
 
 async def workers(conn: Raw) -> Check:
     """Check that every queue has a living worker."""
-    slots = await slots_by_queue(conn)
+    slots = await count_slots_by_queue(conn)
     try:
         queues = [*sorted({stage.queue for stage in discover().values()}), SYSTEM_QUEUE]
     except BrokenHandlers:

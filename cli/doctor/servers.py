@@ -13,7 +13,7 @@ from cli.complaints import complaint, server_trouble
 from cli.doctor.check import Check, permitted, verdict
 from migrations.revisions import domains, left_domains, position_of
 from workers.runtime.connections import TooOldServerError, connect_async, refusal_of
-from workers.runtime.operate.server import ServerHealth, clock_offset, revisions, server_health
+from workers.runtime.operate.server import ServerHealth, clock_offset, read_revisions, server_health
 from workers.runtime.refusals import Failed, Forbidden
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _version(health: ServerHealth) -> Check:
 
 async def _schema(connection: "Raw", standing: dict[str, str]) -> Check:
     """Check the schema; put the revisions of all histories, by the name of their domain, into ``standing``."""
-    standing.update(await revisions(connection))
+    standing.update(await read_revisions(connection))
     if "" not in standing:
         return Check("schema", "failed", "not migrated", "run `gristmill migrate`")
     position = position_of(standing.pop(""))

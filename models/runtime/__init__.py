@@ -1,4 +1,4 @@
-"""The kernel's own tables: transitions, lifecycles, stages, workers, schedules. One schema, ``runtime``."""
+"""The tables of the kernel, in the schema ``runtime``: transitions, lifecycles, stages, workers, schedules."""
 
 from models.runtime.approvals import ApprovalToken
 from models.runtime.dead_messages import DeadMessage

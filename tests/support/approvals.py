@@ -14,7 +14,7 @@ CHOICES = (Choice(into="approved", label="Send it"), Choice(into="rejected", lab
 
 
 def question(**changes: Any) -> Question:
-    """What is asked of Ann."""
+    """Return a question to Ann."""
     return Question(
         **{
             "subject": "Send the application to Miller & Sons?",

@@ -34,7 +34,7 @@ from workers.longrun.held_failures import HeldFailures
 from workers.longrun.in_flight import InFlight
 from workers.longrun.long_run import LongRun, OthersTurn
 from workers.longrun.retrying import with_retries
-from workers.runtime.database import outlasting
+from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 from workers.runtime.handler.outcomes import Complete, Outcome
@@ -151,7 +151,7 @@ class _Run:
     async def _asked(self, retrieval: Retrieval) -> AsyncGenerator[Asked]:
         """Yield every unfinished record, page by page, with the passages nearest to it; raise TimeIsUp."""
         after: UUID | None = None
-        while page := await outlasting(partial(self._page, after, retrieval.guidelines.embedding_model)):
+        while page := await retry_while_away(partial(self._page, after, retrieval.guidelines.embedding_model)):
             after = page[-1][0].id
             async with aclosing(retrieval.of(page)) as found:
                 async for asked in found:

@@ -13,7 +13,7 @@ from workers.analytics.passages import Passage
 from workers.longrun.cutting import cut
 from workers.longrun.in_flight import InFlight
 from workers.longrun.retrying import with_retries
-from workers.runtime.database import outlasting
+from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 
 
@@ -69,7 +69,7 @@ class Document:
                 )
                 return [_kept(row) for row in rows]
 
-        return await outlasting(read)
+        return await retry_while_away(read)
 
     async def embed(self, made: Sequence[Passage], found: Sequence[Kept], *, extent: Extent | None = None) -> None:
         """Embed and keep what is missing, as many requests at once as the provider likes.
@@ -90,7 +90,7 @@ class Document:
 
         async with _Requests(requests(), self._ask, at_once=limits.requests) as in_flight:
             async for group in in_flight.groups(size=lambda embedded: len(embedded.passages)):
-                await outlasting(partial(self._keep, group, of=len(made), extent=extent))
+                await retry_while_away(partial(self._keep, group, of=len(made), extent=extent))
 
     async def _ask(self, passages: list[Passage], in_flight: _Requests) -> None:
         texts = [passage.content for passage in passages]
@@ -104,7 +104,7 @@ class Document:
             async with self.ctx.session() as session:
                 await session.execute(delete(GuidelinePassage).where(*self._which))
 
-        await outlasting(delete_all)
+        await retry_while_away(delete_all)
 
     async def _keep(self, group: Sequence[_Embedded], *, of: int, extent: Extent | None) -> None:
         """Keep them; what another run kept first stays, because it is the same."""

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from typing import Any
 
-from workers.runtime.handler.confined import Exceeded, confined
+from workers.runtime.handler.confined import ConfinedProcessFailed, confined
 from workers.runtime.handler.errors import Permanent
 
 # PDFium keeps global state: two threads in it at once crash the process.
@@ -64,7 +64,7 @@ async def extracted(pdf: bytes) -> list[str]:
                     written += piece
                     if len(written) > MOST_TEXT_BYTES:
                         raise Permanent(f"guidelines have more than {MOST_TEXT_BYTES // 1024**2} MiB of text")
-    except Exceeded:
+    except ConfinedProcessFailed:
         raise Permanent(EXCEEDED) from None
     told = json.loads(written)
     if "error" in told:

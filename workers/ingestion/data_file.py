@@ -21,7 +21,7 @@ from workers.ingestion.refusals import Unreadable
 from workers.ingestion.tables import AnyRecord, Reader, Table, read_table, refuse_options
 from workers.ingestion.tally import Note
 from workers.ingestion.unwrapping import HEAD_BYTES, Unwrapped, unwrap
-from workers.runtime.handler.confined import Exceeded, confined
+from workers.runtime.handler.confined import ConfinedProcessFailed, confined
 
 # Decoded strictly once already: a U+FFFD in it was one before.
 _EXACT = {UTF8}
@@ -173,7 +173,7 @@ class DataFile:
             async for piece in process.pieces():
                 if text := decode(piece):
                     yield text
-        except Exceeded:
+        except ConfinedProcessFailed:
             raise Unreadable(workbook.EXCEEDED) from None
 
 

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from workers.runtime.database import outlasting
-from workers.runtime.handler.context import Context, Keep
+from workers.runtime.database import retry_while_away
+from workers.runtime.handler.context import CheckpointWrite, Context
 from workers.runtime.handler.endurance import FIRST_WAIT
 from workers.runtime.handler.errors import InvalidAnswers, Retryable, Unavailable, describe
 from workers.runtime.handler.outcomes import Snooze
@@ -83,12 +83,12 @@ class LongRun:
         if self.kept and self._last_call and self._ctx.clock() >= self._last_call:
             raise TimeIsUp("its time is nearly up: another run goes on")
 
-    async def keep(self, values: Mapping[str, Any], write: Keep | None = None, *, items: int = 0) -> None:
+    async def keep(self, values: Mapping[str, Any], write: CheckpointWrite | None = None, *, items: int = 0) -> None:
         """Commit ``values`` of the job's row with what ``write`` adds; wait while the database is away.
 
         Ends this run if the job was cancelled or taken by another run. ``items`` is how many this finishes.
         """
-        await outlasting(partial(self._ctx.checkpoint, values, write))
+        await retry_while_away(partial(self._ctx.checkpoint, values, write))
         self.kept += items
 
     def away_for(self) -> timedelta:

@@ -16,7 +16,7 @@ from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Uplo
 from workers.operations.refusals import NameTaken, OperationsError, UnknownProject
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
-from workers.runtime.handler.naming import file_name, named, nfc
+from workers.runtime.handler.naming import check_name, file_name, nfc
 from workers.runtime.refusals import Problem, quoted
 
 NAME_LENGTH = 255
@@ -80,7 +80,7 @@ async def get_or_create(session: AsyncSession, name: str, *, actor: Actor = NOBO
     """
     if _uuid(name) is not None:
         return await find(session, name)
-    name = named("project name", name, longest=NAME_LENGTH, error=OperationsError)
+    name = check_name("project name", name, longest=NAME_LENGTH, error=OperationsError)
     new = insert(Project).values(name=name, owner_id=actor.user_id)
     mine = Project.owner_id == actor.user_id if actor.user_id else true()
     async with acting(session, actor):

@@ -14,7 +14,7 @@ from workers.operations.refusals import OperationsError, UnknownRecord
 from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.documents import json_value
-from workers.runtime.handler.naming import named
+from workers.runtime.handler.naming import check_name
 from workers.runtime.refusals import Problem, quoted
 
 # A list of a thousand records fits into memory whatever they hold: it cuts contents, and leaves out large documents.
@@ -152,7 +152,7 @@ async def review(
     A later review replaces an earlier one. A record without a category has none that could be right or wrong: it
     raises OperationsError. If one of the records does not exist, none is changed: it raises UnknownRecord.
     """
-    reviewer = named("reviewer", reviewer, error=OperationsError)
+    reviewer = check_name("reviewer", reviewer, error=OperationsError)
     async with acting(session, actor), session.begin_nested():
         if is_category_correct is not None:
             without = await session.scalar(

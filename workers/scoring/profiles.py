@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.scoring import Profile, ScoringAnswer, ScoringJob
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.documents import Unkeepable, keepable
-from workers.runtime.handler.naming import named, nfc
+from workers.runtime.handler.naming import check_name, nfc
 from workers.runtime.refusals import NotFound, Problem, Refusal, quoted
 from workers.scoring.rounds import enqueue_round
 
@@ -59,7 +59,7 @@ class RemovedProfiles:
 
 def new_profile(name: str, attributes: Mapping[str, Any]) -> NewProfile:
     """Return a profile that can be added; raise InvalidProfile for a name or attributes that cannot be kept."""
-    name = named("name", name, longest=NAME_CHARACTERS, error=InvalidProfile)
+    name = check_name("name", name, longest=NAME_CHARACTERS, error=InvalidProfile)
     try:
         keepable(attributes, name="attributes")
     except Unkeepable as error:

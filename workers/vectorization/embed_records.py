@@ -15,7 +15,7 @@ from models.operations import IngestJob
 from workers.longrun.cutting import cut
 from workers.longrun.long_run import LongRun, OthersTurn
 from workers.longrun.retrying import Retries
-from workers.runtime.database import outlasting
+from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
@@ -85,7 +85,7 @@ class _Run:
 
     async def perform(self) -> bool:
         """Embed what waits; return whether it is all by one model now. Raises what stops the run, after its keeping."""
-        if (elder := await outlasting(self._elder)) is not None:
+        if (elder := await retry_while_away(self._elder)) is not None:
             raise OthersTurn(f"job {elder} is older and embeds the same records", delay=TURN)
         self.target = Target(await self._ctx.llm.embedding_model())
         self._asker.refused |= self._refused_before()
@@ -117,7 +117,7 @@ class _Run:
             async with self._ctx.session() as session:
                 return await self._scope.count(session, self.target.model)
 
-        self._total, self._done = await outlasting(count)
+        self._total, self._done = await retry_while_away(count)
 
     async def _pass(self) -> None:
         """Embed every record that waits, once. Whatever ends it, the next run knows which texts were refused."""
@@ -165,7 +165,7 @@ class _Run:
             async with self._ctx.session() as session:
                 return await self._scope.page(session, what, self.target, after=after, limit=limit)
 
-        return model, await outlasting(read)
+        return model, await retry_while_away(read)
 
     # ── keep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

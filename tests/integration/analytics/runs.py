@@ -7,7 +7,7 @@ from typing import Any
 from models.operations import AnalyticsJob
 from tests.support.kernel import Jobs
 from workers.analytics.align_project import align_project
-from workers.runtime.handler.context import Context, Keep, Run
+from workers.runtime.handler.context import CheckpointWrite, Context, Run
 from workers.runtime.handler.outcomes import Outcome
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import Resources
@@ -34,7 +34,7 @@ class Runs:
         """Return the outcome of one run; raise what it raises."""
         database = self._jobs.database
 
-        async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
+        async def keep(values: Mapping[str, Any], write: CheckpointWrite | None = None) -> None:
             async with database.session() as session:
                 assert await checkpoint(session, AnalyticsJob, (job.id, job.version), values)
                 if write and (found := await write(session)):

@@ -13,7 +13,7 @@ from tests.support.fakes.alignment import record_in
 from tests.support.fakes.analyses import Analyses
 from workers.analytics.summary import SummaryAnswer
 from workers.llm.offline import OfflineEvaluator
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import RateLimited, Retryable
 from workers.runtime.handler.outcomes import Complete, Snooze
 from workers.runtime.handler.ports import Answer, Message, OfflineRule
@@ -98,7 +98,7 @@ async def test_job_whose_provider_stays_away_comes_to_its_end(analyses: Analyses
     analyses.put(project)
     (job,) = await runs.claim()
     assert job.started_at
-    late = job.started_at + PATIENCE
+    late = job.started_at + DEFAULT_PATIENCE
     await runs.settle(job, await runs.perform(job, Judge(0)))
     (job,) = await runs.claim()
 

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import INGEST, PLAIN, SCORING, back_off, fail, failed_job, new_job, start
-from workers.runtime.store.causes import LONGEST, fingerprint
+from workers.runtime.store.causes import MAX_CAUSE_CHARACTERS, cause_of
 
 UUID_ = "0198c0de-1234-7abc-8def-0123456789ab"
 
@@ -34,14 +34,14 @@ UUID_ = "0198c0de-1234-7abc-8def-0123456789ab"
 )
 def test_a_cause_is_an_error_without_what_differs(error, cause):
     """Ids, numbers, times and quoted texts differ from job to job; a status of HTTP does not."""
-    assert fingerprint(error) == cause
+    assert cause_of(error) == cause
 
 
 def test_a_long_error_is_cut_and_found_all_the_same():
     """A command line holds it, and its end stands for the rest."""
-    cause = fingerprint("word " * 200)
+    cause = cause_of("word " * 200)
 
-    assert len(cause) <= LONGEST
+    assert len(cause) <= MAX_CAUSE_CHARACTERS
     assert cause.endswith("…")
 
 
@@ -204,7 +204,7 @@ def test_a_running_job_says_where_and_until_when(gristmill, psql):
         (
             """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
                VALUES (gen_random_uuid(), 'w', '{proving}', 1, 60)""",
-            "ready, waiting for the dispatcher, and none leads",
+            "ready, waiting for the dispatcher, and no dispatcher leads",
             "gristmill dispatcher",
         ),
         ("UPDATE proving.plain_jobs SET due_at = '2030-01-01'", "due later", None),

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from workers.operations import windows
 from workers.operations.projects import get_or_create
 from workers.operations.refusals import OperationsError, UnknownWindow
-from workers.runtime.handler.naming import RULE
+from workers.runtime.handler.naming import NAME_RULE
 
 START = datetime(2026, 3, 2, 8, tzinfo=UTC)
 END = START + timedelta(days=5)
@@ -134,7 +134,7 @@ async def test_records_of_nobody_earn_nothing(session):
     [
         ({"end": START}, "end must be later than start 2026-03-02T08:00:00+00:00"),
         ({"tasks": -1}, "tasks must be greater than or equal to 0, got -1"),
-        ({"name": " "}, f"name must have 1 to 255 characters, {RULE}, got ' '"),
+        ({"name": " "}, f"name must have 1 to 255 characters, {NAME_RULE}, got ' '"),
         ({"start": datetime(2026, 1, 1)}, "start must have timezone info, got datetime.datetime(2026, 1, 1, 0, 0)"),  # noqa: DTZ001
         ({"start": "tomorrow"}, "start must be a valid datetime or date"),
         ({"taks": 1}, "taks is not a field, got 1"),

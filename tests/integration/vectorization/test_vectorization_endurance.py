@@ -14,8 +14,8 @@ from tests.support.kernel import Jobs
 from workers.llm import feature_hash
 from workers.llm.offline import OfflineEvaluator
 from workers.longrun.retrying import Retries
-from workers.runtime.handler.context import Context, Keep, Run
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.context import CheckpointWrite, Context, Run
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel, Purpose
@@ -72,7 +72,7 @@ class Runs:
         """Return the outcome of one run, which is settled; raise what it raises."""
         database = self._jobs.database
 
-        async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
+        async def keep(values: Mapping[str, Any], write: CheckpointWrite | None = None) -> None:
             async with database.session() as session:
                 assert await checkpoint(session, IngestJob, (job.id, job.version), values)
                 if write:
@@ -122,7 +122,7 @@ async def test_job_waits_for_its_provider_ever_longer_until_patience_ends(runs: 
         waits.append(outcome.delay.total_seconds())
         job = await runs.again()
     with pytest.raises(Retryable, match="HTTP 503"):
-        await runs.perform(job, Embedder(0), at(began + timedelta(minutes=71) + PATIENCE))
+        await runs.perform(job, Embedder(0), at(began + timedelta(minutes=71) + DEFAULT_PATIENCE))
 
     assert waits == [5, 120, 300, 5, 30]
     assert (rows.row(job.id)["embeddedCount"], rows.row(job.id)["retry_count"]) == (12, 0)

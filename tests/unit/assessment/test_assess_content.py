@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from workers.assessment.assess import AssessRequest
 from workers.assessment.request import read
-from workers.runtime.bounds import MOST_DEPTH
+from workers.runtime.bounds import MAX_JSON_DEPTH
 from workers.runtime.handler.documents import NUL, Unkeepable, keepable, shown
 from workers.runtime.handler.errors import Permanent
 
@@ -38,7 +38,7 @@ def nested(levels: int, inner: object = 1) -> object:
         ({1: 2}, "r must have texts as names, got 1"),
         ({"a": "\x00"}, NUL),
         ({"\x00": 1}, NUL),
-        (nested(MOST_DEPTH, {}), rf"r\.a\.a\.a\.….* must be nested at most {MOST_DEPTH} levels deep, got more"),
+        (nested(MAX_JSON_DEPTH, {}), rf"r\.a\.a\.a\.….* must be nested at most {MAX_JSON_DEPTH} levels deep, got more"),
         (nested(100_000), "levels deep"),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_cannot_be_kept_is_told_by_place_rule_and_value(value, line):
     [
         {"a": [1, -2.5, True, None, "ü", "\N{GRINNING FACE}", 1e308, -1e308], "": {}},
         {"t": datetime(2026, 1, 1, tzinfo=UTC), "id": UUID(int=1)},
-        nested(MOST_DEPTH - 1, {}),
+        nested(MAX_JSON_DEPTH - 1, {}),
         None,
         [],
     ],

@@ -57,7 +57,7 @@ def test_a_table_on_a_pipe_is_never_cut(capsys) -> None:
 JOBS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
 NOT_MIGRATED = (
     "the database is not migrated to this version; run `gristmill migrate` (Postgres: no table). "
-    "Where it is at the newest revision, one is missing"
+    "If it has the newest revision, something of it is missing"
 )
 ROWS = (
     (LONG[:36], "vectorization.embed", "queued_for_vec", 5, 12, "3 min", "backing off after: " + "503 again " * 9),

@@ -14,7 +14,7 @@ from cli.typed import typed
 from cli.whereabouts import find, places
 from config.settings import Settings
 from local.folder_lock import FolderLock
-from local.supervision_status import LOCK_FILE, STATUS_FILE, Status
+from local.supervision_status import LOCK_FILE, STATUS_FILE, SupervisorStatus
 from workers.runtime.refusals import Failed
 
 URLS = {"database_url": "postgresql://u:secret@127.0.0.1:1/d", "redis_url": "redis://:secret@127.0.0.1:2/0"}
@@ -27,7 +27,7 @@ def above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     data_dir.mkdir(parents=True)
     lock = FolderLock(data_dir, LOCK_FILE)
     lock.acquire()
-    Status(os.getpid(), datetime.now(UTC), "running", (), URLS).write(data_dir)
+    SupervisorStatus(os.getpid(), datetime.now(UTC), "running", (), URLS).write(data_dir)
     below = tmp_path / "clone" / "some" / "where"
     below.mkdir(parents=True)
     for name in ("DATABASE_URL", "REDIS_URL", "GRISTMILL_DATA_DIR"):
