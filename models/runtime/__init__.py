@@ -2,6 +2,7 @@
 
 from models.runtime.approvals import ApprovalToken
 from models.runtime.dead_messages import DeadMessage
+from models.runtime.gates import Gate
 from models.runtime.history import LifecycleDefinition, Transition
 from models.runtime.processes import Dispatcher, Worker
 from models.runtime.providers import ProviderPause
@@ -14,6 +15,7 @@ __all__ = [
     "ApprovalToken",
     "DeadMessage",
     "Dispatcher",
+    "Gate",
     "LifecycleDefinition",
     "ProviderPause",
     "Retention",

@@ -1,0 +1,132 @@
+"""Which jobs the leader keeps back: at gates, and behind the share of an owner or a key that holds too many slots."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import structlog
+
+from workers.runtime.database import Raw
+from workers.runtime.dispatch.crowds import crowd_in_flight, is_slow
+from workers.runtime.dispatch.gates import AskedStage, GateKeeper, GateLooks, Opened
+from workers.runtime.dispatch.guard import TableGuard, await_answer
+from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.shares import NOBODY, Crowd
+from workers.runtime.store.gates import Allowance, Flight, GateRow, count_flight, ready_keys, write_gates
+from workers.runtime.store.processes import StageCapacity
+from workers.runtime.store.waits import Woken, wake_snoozed
+
+log = structlog.get_logger(__name__)
+
+# So many values of the gate column of a stage are asked about; all others share the gate of the whole stage.
+MAX_KEYS = 64
+TELL_SECONDS = 1.0
+# The jobs of one slice that go on when a gate has opened.
+WAKE_SLICE = 5_000
+
+
+class Held:
+    """What one leadership keeps back. Without ``looks`` no stage has a gate."""
+
+    def __init__(
+        self, connection: Raw, term: int, guard: TableGuard, registry: Registry, looks: GateLooks | None
+    ) -> None:
+        self._connection = connection
+        self._term = term
+        self._guard = guard
+        self._looks = looks
+        self._gated = {stage.name: stage for stage in registry.values() if stage.calls} if looks else {}
+        self._keeper = GateKeeper(self._gated)
+        self._crowds: dict[str, Crowd] = {}
+        self._told: Sequence[object] | None = None
+        self._tell_at = 0.0
+        self._waking: list[tuple[Opened, tuple[datetime, UUID] | None]] = []
+
+    async def look(self) -> None:
+        """Take the answer of the last look, and begin the next one."""
+        if self._looks is None:
+            return
+        await self.take()
+        asked = [AskedStage(stage, await self._keys(stage)) for stage in self._gated.values()]
+        self._looks.ask(asked)
+
+    async def take(self) -> None:
+        """Take the answer of a look, if there is one."""
+        if self._looks is None or (found := self._looks.take()) is None:
+            return
+        gates, asked_at = found
+        names = {gate.stage for gate in gates}
+        flight = {name: await self._flight(stage) for name, stage in self._gated.items() if name in names}
+        opened = self._keeper.answer(gates, flight, asked_at=asked_at)
+        self._waking += [(one, None) for one in opened]
+
+    async def look_at_shares(self, stage: Stage, capacity: StageCapacity | None, *, per_second: float) -> None:
+        """Find out who holds more than its share of the slots of ``stage``, if they come free slowly."""
+        crowd = NOBODY
+        if capacity and not capacity.paused and is_slow(capacity, per_second=per_second):
+            crowd = crowd_in_flight(await self._flight(stage), capacity)
+        self._crowds[stage.name] = crowd
+
+    def allowance(self, stage: Stage) -> Allowance | None:
+        """Return how many more jobs of ``stage`` may go out and who goes last; None if there is nothing to heed."""
+        found = self._keeper.allowance(stage.name) if stage.name in self._gated else None
+        if found is not None and stage.gate is None and found.keys:
+            found = replace(found, keys={})
+        if not (crowd := self._crowds.get(stage.name)):
+            return found
+        return replace(found or Allowance(), crowd=crowd)
+
+    def took(self, stage: Stage, keys: Sequence[str | None]) -> None:
+        """Count jobs that have gone out, by the values of their gate column."""
+        if stage.name in self._gated:
+            self._keeper.took(stage.name, keys)
+
+    async def tell(self) -> None:
+        """Write what is kept back where people read it, if that has changed, at most once a second."""
+        now = time.monotonic()
+        if now < self._tell_at:
+            return
+        rows = self._keeper.told()
+        seen = [_as_told(row) for row in rows]
+        if seen == self._told:
+            return
+        await await_answer(write_gates(self._connection, rows, term=self._term))
+        self._told, self._tell_at = seen, now + TELL_SECONDS
+
+    async def wake(self) -> int:
+        """Let one slice of the jobs go on that were snoozed for what keeps them back no more; return how many."""
+        if not self._waking:
+            return 0
+        (opened, after), *self._waking = self._waking
+        stage = self._gated[opened.stage]
+        wake = partial(
+            wake_snoozed,
+            self._connection,
+            stage.model,
+            stages=[stage.name],
+            causes=sorted(opened.causes),
+            after=after,
+            most=WAKE_SLICE,
+            term=self._term,
+        )
+        woken = await self._guard.run(stage.model, wake, Woken(0, None))
+        if woken.after is not None:
+            self._waking.insert(0, (opened, woken.after))
+        if woken.jobs:
+            log.info("snoozed_jobs_go_on", stage=stage.name, jobs=woken.jobs)
+        return woken.jobs
+
+    async def _keys(self, stage: Stage) -> list[str]:
+        return await self._guard.run(stage.model, partial(ready_keys, self._connection, stage, most=MAX_KEYS), [])
+
+    async def _flight(self, stage: Stage) -> list[Flight]:
+        return await self._guard.run(stage.model, partial(count_flight, self._connection, stage), [])
+
+
+def _as_told(row: GateRow) -> object:
+    """Return what must differ for a gate to be told again."""
+    until = row.until and row.until.replace(microsecond=0) - timedelta(seconds=row.until.second % 2)
+    return (row.stage, row.key, row.free == 0, until, row.reason)
