@@ -80,7 +80,7 @@ async def test_one_stage_uses_every_slot_while_nobody_waits(jobs, mill):
     while waiting:
         most = max(most, len(worker.kernel.runs))
         await asyncio.sleep(0.005)
-        waiting = await jobs.sql("SELECT FROM proving.plain_jobs WHERE status <> 'completed' LIMIT 1")
+        waiting = await jobs.sql("SELECT id FROM proving.plain_jobs WHERE status <> 'completed' LIMIT 1")
 
     assert SLOTS * 0.8 <= most <= SLOTS
     await until(lambda: worker.kernel.slots.free == SLOTS)

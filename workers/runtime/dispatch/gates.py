@@ -74,6 +74,7 @@ class GateKeeper:
     """What the gates said last, and what has gone out since. Pure, except for the process's clock."""
 
     stages: Mapping[str, Stage]
+    _began_at: float = field(default_factory=time.monotonic)
     _answered_at: float = float("-inf")
     _gates: dict[str, dict[str | None, Gate]] = field(default_factory=dict)
     _gone: Counter[tuple[str, str | None]] = field(default_factory=Counter)
@@ -119,6 +120,8 @@ class GateKeeper:
 
     def told(self) -> list[GateRow]:
         """Return what people are told of the gates."""
+        if self.is_stale() and time.monotonic() - self._began_at < ANSWER_HOLDS_SECONDS:
+            return []  # the first answer is on its way
         if self.is_stale():
             return [GateRow(name, None, 0, None, UNKNOWN) for name in sorted(self.stages)]
         return [

@@ -26,6 +26,7 @@ MAX_KEYS = 64
 TELL_SECONDS = 1.0
 # The jobs of one slice that go on when a gate has opened.
 WAKE_SLICE = 5_000
+WAKE_AGAIN_SECONDS = 2.0
 
 
 class Held:
@@ -43,7 +44,9 @@ class Held:
         self._crowds: dict[str, Crowd] = {}
         self._told: Sequence[object] | None = None
         self._tell_at = 0.0
-        self._waking: list[tuple[Opened, tuple[datetime, UUID] | None]] = []
+        self._opened: dict[str, set[str]] = {}
+        self._waking: tuple[Opened, tuple[datetime, UUID] | None] | None = None
+        self._wake_at: dict[str, float] = {}
 
     async def look(self) -> None:
         """Take the answer of the last look, and begin the next one."""
@@ -60,8 +63,8 @@ class Held:
         gates, asked_at = found
         names = {gate.stage for gate in gates}
         flight = {name: await self._flight(stage) for name, stage in self._gated.items() if name in names}
-        opened = self._keeper.answer(gates, flight, asked_at=asked_at)
-        self._waking += [(one, None) for one in opened]
+        for opened in self._keeper.answer(gates, flight, asked_at=asked_at):
+            self._opened.setdefault(opened.stage, set()).update(opened.causes)
 
     async def look_at_shares(self, stage: Stage, capacity: StageCapacity | None, *, per_second: float) -> None:
         """Find out who holds more than its share of the slots of ``stage``, if they come free slowly."""
@@ -98,9 +101,10 @@ class Held:
 
     async def wake(self) -> int:
         """Let one slice of the jobs go on that were snoozed for what keeps them back no more; return how many."""
-        if not self._waking:
+        self._waking = self._waking or self._next_to_wake()
+        if self._waking is None:
             return 0
-        (opened, after), *self._waking = self._waking
+        opened, after = self._waking
         stage = self._gated[opened.stage]
         wake = partial(
             wake_snoozed,
@@ -113,11 +117,19 @@ class Held:
             term=self._term,
         )
         woken = await self._guard.run(stage.model, wake, Woken(0, None))
-        if woken.after is not None:
-            self._waking.insert(0, (opened, woken.after))
+        self._waking = (opened, woken.after) if woken.after is not None else None
         if woken.jobs:
             log.info("snoozed_jobs_go_on", stage=stage.name, jobs=woken.jobs)
         return woken.jobs
+
+    def _next_to_wake(self) -> tuple[Opened, None] | None:
+        """Return a stage with a gate that has opened. A gate that opens again and again is not heeded each time."""
+        now = time.monotonic()
+        for name in self._opened:
+            if now >= self._wake_at.get(name, 0.0):
+                self._wake_at[name] = now + WAKE_AGAIN_SECONDS
+                return Opened(name, frozenset(self._opened.pop(name))), None
+        return None
 
     async def _keys(self, stage: Stage) -> list[str]:
         return await self._guard.run(stage.model, partial(ready_keys, self._connection, stage, most=MAX_KEYS), [])

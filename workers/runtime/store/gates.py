@@ -57,7 +57,8 @@ class GatedPass:
     cursor: GateCursor
 
 
-class GateRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class GateRow:
     """What is told of one gate; without a ``key`` it is about all other jobs of the stage."""
 
     stage: str

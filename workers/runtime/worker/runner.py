@@ -11,7 +11,7 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.bounds import values_problem
-from workers.runtime.handler.context import Run, current_deadline, current_job, current_run
+from workers.runtime.handler.context import Run, current_deadline, current_job, current_run, current_turns
 from workers.runtime.handler.errors import describe, outcome_of
 from workers.runtime.handler.outcomes import Complete, Fail, Settlement
 from workers.runtime.handler.registry import Registry, Stage
@@ -138,6 +138,7 @@ class Runner:
         current_run.set(running.run)
         current_job.set(running.job)
         current_deadline.set(running.due)
+        current_turns.set(running.turns)
         structlog.contextvars.bind_contextvars(run=running.run)
         try:
             settlement = await self._performer.settlement(running)

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 from uuid import UUID
 
 from models.lifecycle import Job
-from workers.runtime.handler.context import Run
+from workers.runtime.handler.context import Run, TurnWaits
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.settle import Settled
 
@@ -58,6 +58,7 @@ class Running:
     entered: bool = False
     settling: bool = False
     beside: bool = False
+    turns: TurnWaits = field(default_factory=TurnWaits)
 
     @property
     def seconds(self) -> float:
