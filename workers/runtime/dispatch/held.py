@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 # So many values of the gate column of a stage are asked about; all others share the gate of the whole stage.
 MAX_KEYS = 64
+# A value that no ready job has any more is asked about for so long: the next job with it may come at any time.
+KEY_REMEMBERED_SECONDS = 120.0
 TELL_SECONDS = 1.0
 # The jobs of one slice that go on when a gate has opened.
 WAKE_SLICE = 5_000
@@ -44,6 +46,7 @@ class Held:
         self._crowds: dict[str, Crowd] = {}
         self._told: Sequence[object] | None = None
         self._tell_at = 0.0
+        self._keys_seen: dict[str, dict[str, float]] = {}
         self._opened: dict[str, set[str]] = {}
         self._waking: tuple[Opened, tuple[datetime, UUID] | None] | None = None
         self._wake_at: dict[str, float] = {}
@@ -132,7 +135,15 @@ class Held:
         return None
 
     async def _keys(self, stage: Stage) -> list[str]:
-        return await self._guard.run(stage.model, partial(ready_keys, self._connection, stage, most=MAX_KEYS), [])
+        """Return the values of the gate column that ready jobs have, or had a moment ago."""
+        now, seen = time.monotonic(), self._keys_seen.setdefault(stage.name, {})
+        ready = partial(ready_keys, self._connection, stage, most=MAX_KEYS)
+        for key in await self._guard.run(stage.model, ready, []):
+            seen.pop(key, None)
+            seen[key] = now  # the newest stand last
+        while seen and (len(seen) > MAX_KEYS or now - next(iter(seen.values())) > KEY_REMEMBERED_SECONDS):
+            del seen[next(iter(seen))]
+        return list(seen)
 
     async def _flight(self, stage: Stage) -> list[Flight]:
         return await self._guard.run(stage.model, partial(count_flight, self._connection, stage), [])

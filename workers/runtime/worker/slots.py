@@ -32,10 +32,11 @@ class Slots:
         self._closed = False
 
     def take(self, stage: str, wanted: int) -> int:
-        """Take up to ``wanted`` slots that are free for ``stage`` now; return how many."""
-        taken = 0 if self._closed else max(min(self._room(stage), wanted), 0)
-        self._hold(stage, taken)
-        return taken
+        """Take up to ``wanted`` slots that are free for ``stage`` now; return how many.
+
+        None are, if another batch of the stage has waited for longer.
+        """
+        return 0 if stage in self._waiting else self._take(stage, wanted)
 
     async def reserve(self, stage: str, wanted: int) -> int:
         """Take up to ``wanted`` slots, and wait a little for the first; return 0 if closed or if none became free."""
@@ -47,7 +48,7 @@ class Slots:
                         self._freed.clear()
                         await self._freed.wait()
                         await asyncio.sleep(GATHER_SECONDS)
-            return self.take(stage, wanted)
+            return self._take(stage, wanted)
         finally:
             self._waiting[stage] -= 1
             if not self._waiting[stage]:
@@ -84,6 +85,11 @@ class Slots:
                     self._freed.clear()
                     await self._freed.wait()
         return self.free == self.count
+
+    def _take(self, stage: str, wanted: int) -> int:
+        taken = 0 if self._closed else max(min(self._room(stage), wanted), 0)
+        self._hold(stage, taken)
+        return taken
 
     def _hold(self, stage: str, count: int) -> None:
         self._held[stage] += count
