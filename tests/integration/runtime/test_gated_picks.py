@@ -91,13 +91,13 @@ async def test_a_gate_does_not_lift_the_limit_of_a_key(jobs, keyed):
 
 async def pick_all(jobs, stage, allowance):
     """Pick as the leader does, counting down what has gone out, until a pass finds nothing."""
-    keeper = GateKeeper({stage.name: stage})
+    keeper = GateKeeper([stage.name])
     gates = [Gate(stage.name, key, free) for key, free in allowance.keys.items()]
     keeper.answer([*gates, Gate(stage.name, None, allowance.others)], {}, asked_at=time.monotonic())
     keys: list[str | None] = [None]
     while keys:
         async with jobs.database.kernel() as conn:
-            keys = (await pick_through_gates(conn, stage, WIDE, keeper.allowance(stage.name))).keys
+            keys = (await pick_through_gates(conn, stage, WIDE, keeper.allowance(stage.name) or Allowance())).keys
         keeper.took(stage.name, keys)
 
 

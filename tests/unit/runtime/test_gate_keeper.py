@@ -14,7 +14,7 @@ from workers.runtime.store.processes import StageCapacity
 @pytest.fixture
 def keeper():
     """A keeper of one stage, with an answer of now."""
-    keeper = GateKeeper({"s": None})
+    keeper = GateKeeper(["s"])
     answer(keeper)
     return keeper
 
@@ -25,7 +25,7 @@ def answer(keeper: GateKeeper, *gates: Gate, flight=(), ago: float = 0.0):
 
 def test_before_the_first_answer_nothing_goes_out():
     """A new leader knows no limit yet."""
-    keeper = GateKeeper({"s": None})
+    keeper = GateKeeper(["s"])
 
     assert keeper.allowance("s") == Allowance(others=0)
     assert keeper.told() == []  # nobody is alarmed by the first moments

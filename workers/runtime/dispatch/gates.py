@@ -8,7 +8,7 @@ limit; all other stages go on.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -73,7 +73,7 @@ class Opened:
 class GateKeeper:
     """What the gates said last, and what has gone out since. Pure, except for the process's clock."""
 
-    stages: Mapping[str, Stage]
+    stages: Collection[str]
     _began_at: float = field(default_factory=time.monotonic)
     _answered_at: float = float("-inf")
     _gates: dict[str, dict[str | None, Gate]] = field(default_factory=dict)

@@ -42,7 +42,7 @@ class Held:
         self._guard = guard
         self._looks = looks
         self._gated = {stage.name: stage for stage in registry.values() if stage.calls} if looks else {}
-        self._keeper = GateKeeper(self._gated)
+        self._keeper = GateKeeper(list(self._gated))
         self._crowds: dict[str, Crowd] = {}
         self._told: Sequence[object] | None = None
         self._tell_at = 0.0
@@ -138,7 +138,8 @@ class Held:
         """Return the values of the gate column that ready jobs have, or had a moment ago."""
         now, seen = time.monotonic(), self._keys_seen.setdefault(stage.name, {})
         ready = partial(ready_keys, self._connection, stage, most=MAX_KEYS)
-        for key in await self._guard.run(stage.model, ready, []):
+        none: list[str] = []
+        for key in await self._guard.run(stage.model, ready, none):
             seen.pop(key, None)
             seen[key] = now  # the newest stand last
         while seen and (len(seen) > MAX_KEYS or now - next(iter(seen.values())) > KEY_REMEMBERED_SECONDS):
