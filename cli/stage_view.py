@@ -50,8 +50,18 @@ def _state(stage: StageView) -> str:
         state = f"paused by {stage.paused_by}" if stage.paused_by else "paused"
     else:
         state = "open" if stage.slots else "no worker"
-    trouble = describe_trouble(stage)
+    trouble = describe_trouble(stage) or _held(stage)
     return f"{state}; {trouble}" if trouble else state
+
+
+def _held(stage: StageView) -> str | None:
+    """Return what keeps jobs back before their dispatch, in a few words; of several keys the first."""
+    closed = [gate for gate in stage.gates if gate.free == 0]
+    if not closed:
+        return None
+    of = f"{cut(closed[0].key)}: " if closed[0].key else ""
+    more = f", and {len(closed) - 1} more" if len(closed) > 1 else ""
+    return f"held back: {of}{cut(closed[0].reason)}{more}"
 
 
 def describe_trouble(stage: StageView) -> str | None:

@@ -304,18 +304,22 @@ def kernel_indexes(
     due_column: str = "due_at",
     created_column: str = "created_at",
     wait_column: str | None = None,
+    gate_column: str | None = None,
 ) -> tuple[Index, ...]:
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
     Alembic compares them by name and columns. The migration that attaches the lifecycle (``migrations/kernel``) writes
     their conditions; it is the only other place with these names. ``wait_column`` is the column with the deadline of
-    waits, if the table has waits.
+    waits, if the table has waits. ``gate_column`` is the gate of a stage, if one has a gate.
     """
     key = (limit_column,) if limit_column else ()
     waits = (Index(f"ix_{table}_waits", wait_column),) if wait_column else ()
+    order = ("priority", created_column, "id")
+    gates = (Index(f"ix_{table}_gated", status_column, gate_column, *key, *order),) if gate_column else ()
     return (
         *waits,
-        Index(f"ix_{table}_ready", status_column, *key, "priority", created_column, "id"),
+        *gates,
+        Index(f"ix_{table}_ready", status_column, *key, *order),
         Index(f"ix_{table}_due", due_column),
         Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),
         Index(f"ix_{table}_completed", "completed_at"),

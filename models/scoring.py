@@ -42,7 +42,7 @@ class ScoringJob(Job):
         Index("idx_scoring_jobs_status", "status"),
         Index("idx_scoring_jobs_created_at", desc("created_at")),
         Index("idx_scoring_jobs_status_updated", "status", desc("updated_at")),
-        *kernel_indexes("scoring_jobs", limit_column="profile_id"),
+        *kernel_indexes("scoring_jobs", limit_column="profile_id", gate_column="model_name"),
         {"schema": "scoring"},
     )
 

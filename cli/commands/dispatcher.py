@@ -12,7 +12,8 @@ def dispatcher() -> int:
     urls = ready_servers(settings)
     return run_dispatcher(
         registry,
-        **urls,
+        database_url=urls["database_url"],
+        redis_url=urls["redis_url"],
         batch_size=settings.dispatcher.batch_size,
         poll_seconds=settings.dispatcher.poll_seconds,
         redispatch_seconds=settings.dispatcher.redispatch_seconds,

@@ -2,6 +2,7 @@
 
 from models.runtime.approvals import ApprovalToken
 from models.runtime.dead_messages import DeadMessage
+from models.runtime.gates import Gate
 from models.runtime.history import LifecycleDefinition, Transition
 from models.runtime.processes import LeadingDispatcher, WorkerProcess
 from models.runtime.providers import ProviderPause
@@ -13,6 +14,7 @@ __all__ = [
     "ActorKey",
     "ApprovalToken",
     "DeadMessage",
+    "Gate",
     "LeadingDispatcher",
     "LifecycleDefinition",
     "ProviderPause",

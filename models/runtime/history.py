@@ -57,8 +57,9 @@ class LifecycleDefinition(Base):
 
     The first three of ``terminal`` are completed, failed and cancelled. ``ends`` maps each further terminal state to
     good, bad or neutral. ``waits`` has by state: what a job waits for, its stage, the states that a decision may
-    choose, and the state after the deadline. ``wait_column`` is the column with the deadline. ``shown_as`` has the
-    public names of states. ``runtime.cancel`` runs ``cancel_statement``, ``runtime.decide`` runs ``decide_statement``.
+    choose, and the state after the deadline. ``wait_column`` is the column with the deadline, ``gate_column`` that of
+    the gate. ``shown_as`` has the public names of states. ``runtime.cancel`` runs ``cancel_statement``,
+    ``runtime.decide`` runs ``decide_statement``.
     """
 
     __tablename__ = "lifecycles"
@@ -75,3 +76,4 @@ class LifecycleDefinition(Base):
     ends: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     shown_as: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     wait_column: Mapped[str | None] = mapped_column(String(63))
+    gate_column: Mapped[str | None] = mapped_column(Text)

@@ -203,3 +203,24 @@ def test_every_lifecycle_in_the_database_has_a_model(connection):
 def test_the_proving_tables_are_made_like_those_of_every_domain():
     """So the tests on them are valid for the other tables."""
     assert {PlainJob, KeyedJob, TwoStepJob, WaitingJob} < set(MODELS)
+
+
+def test_every_gate_has_its_index_and_is_told_by_its_column(connection, registry):
+    """Without the index a pick through gates would read every job that is kept back."""
+    gated = [stage for stage in registry.values() if stage.gate is not None]
+    assert {stage.name for stage in gated} >= {"scoring.score", "proving.keyed", "proving.first"}
+
+    for stage in gated:
+        t = job_table(stage.model)
+        column = t.column[stage.gate].strip('"')
+        [(told,)] = rows(connection, "SELECT gate_column FROM runtime.lifecycles WHERE table_name = %s", t.label)
+        [(index,)] = rows(
+            connection,
+            "SELECT pg_get_indexdef(to_regclass(%s))",
+            f"{t.label.partition('.')[0]}.ix_{t.label.partition('.')[2]}_gated",
+        )
+        assert told.strip('"') == column
+        limit = f"{t.column[stage.limit.column]}, " if stage.limit else ""
+        assert f", {column}, {limit}priority, ".replace('"', "") in index.replace('"', "")
+        assert stage.calls is not None
+        assert not stage.model.__table__.c[column].nullable

@@ -175,6 +175,10 @@ class WorkerProcess:
         """Take one batch like the carrier task."""
         await self.kernel.accept(stage, tickets)
 
+    async def accept_from_road(self, stage: str, tickets: Sequence[Ticket]) -> None:
+        """Take one batch that a :class:`FakeRoad` delivers."""
+        await self.kernel.accept(stage, tickets)
+
     async def idle(self, *, within: float = 10.0) -> None:
         """Return when no job runs."""
         await until(lambda: not self.kernel.runs, within=within)

@@ -65,7 +65,15 @@ def per_profile(at_most: int) -> Limit:
     return Limit(column="profile_id", at_most=at_most)
 
 
-@stage("scoring.score", of=ScoringJob, payload=ScoreRequest, limit=per_profile(10), timeout=timedelta(minutes=2))
+@stage(
+    "scoring.score",
+    of=ScoringJob,
+    payload=ScoreRequest,
+    limit=per_profile(10),
+    timeout=timedelta(minutes=2),
+    gate="model_name",
+    calls="chat",
+)
 async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
     """Score one profile against a rubric and store the model's evidence with the score.
 

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from workers.runtime.database import Database
 from workers.runtime.dispatch.dispatcher import Dispatcher
+from workers.runtime.dispatch.gates import Gates
 from workers.runtime.handler.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import EventStream
@@ -25,14 +26,20 @@ def run_dispatcher(
     batch_size: int,
     poll_seconds: float,
     redispatch_seconds: float,
+    gates: Callable[[Database], Gates] | None = None,
 ) -> int:
-    """Run one dispatcher until SIGTERM or SIGINT; return its exit code."""
+    """Run one dispatcher until SIGTERM or SIGINT; return its exit code.
+
+    ``gates`` makes what knows which jobs would only be refused now, on a pool of connections of its own.
+    """
     name = process_name("dispatcher")
     app = create_app(redis_url, registry)
     events = EventStream(app, name, registry)
 
     async def main() -> None:
         database = Database(database_url, changed_by=f"dispatcher:{name}", pool_size=1)
+        # Not the connections of the followers: a look at the gates must not wait for them.
+        asking = Database(database_url, changed_by=f"dispatcher:{name}", pool_size=2) if gates is not None else None
         road = CeleryRoad(app, redis_url)
         dispatcher = Dispatcher(
             database,
@@ -42,6 +49,7 @@ def run_dispatcher(
             batch_size=batch_size,
             poll_seconds=poll_seconds,
             redispatch_seconds=redispatch_seconds,
+            gates=gates(asking) if gates is not None and asking is not None else None,
         )
         call_on_signals(dispatcher.stop)
         following = asyncio.create_task(Follower(database, registry, events).run(), name="follower")
@@ -52,6 +60,8 @@ def run_dispatcher(
             await asyncio.gather(following, return_exceptions=True)
             await road.close()
             await database.close()
+            if asking is not None:
+                await asking.close()
 
     events.start()
     reduce_garbage_collection()

@@ -57,7 +57,7 @@ class EmbedRequest(BaseModel):
     type: Literal["TASK", "FEEDBACK"]
 
 
-@stage("vectorization.embed", of=IngestJob, payload=EmbedRequest, timeout=timedelta(hours=6))
+@stage("vectorization.embed", of=IngestJob, payload=EmbedRequest, timeout=timedelta(hours=6), calls="embeddings")
 async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.support.fakes.wire import wire_to
 from tests.support.kernel import started_worker
+from workers.runtime.handler.context import waiting_for_turn
 from workers.runtime.handler.outcomes import Complete
 
 BAD_VALUE = "outcome refused: result.nul must not contain a NUL character, which Postgres cannot store, got 'a\\x00b'"
@@ -282,3 +283,24 @@ async def test_a_handler_that_exits_fails_its_job_and_not_the_process(jobs, data
 
     assert await jobs.count(act="exit", status="pending", error_message="SystemExit: 2") == 1
     assert await jobs.count(status="completed") == 1
+
+
+async def test_a_run_whose_time_ends_while_it_waits_for_its_turn_gives_its_job_back(jobs, database_url, perform):
+    """Its time has not begun: no attempt is spent, and the reason names what it waited for."""
+
+    @perform
+    async def handler(job: Any, ctx: Any) -> Complete:
+        with waiting_for_turn("requests per minute of provider p"):
+            await asyncio.sleep(60)
+        return Complete()
+
+    [job_id] = await jobs.ready()
+    await jobs.sql("UPDATE proving.plain_jobs SET timeout_seconds = 1")
+    async with started_worker(database_url, perform.registry) as worker:
+        await worker.run(await jobs.dispatched(count=0))
+
+    row = await jobs.row(job_id)
+    assert (row["status"], row["retry_count"]) == ("pending", 0)
+    assert (await jobs.history(job_id))[
+        -1
+    ].change_reason == "waited 1 s for its turn: requests per minute of provider p"

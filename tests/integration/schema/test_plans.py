@@ -4,6 +4,7 @@ The kernel's connections forbid the plans that the planner would choose then. Th
 size, not on the size of the table.
 """
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,8 +18,11 @@ from workers.runtime.dispatch.dispatcher import LEADER_SESSION
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.store import claim as claims
 from workers.runtime.store import dispatch, rescue, settle
+from workers.runtime.store.dispatch import Window
+from workers.runtime.store.gates import Allowance, pick_through_gates
 from workers.runtime.store.processes import try_to_lead
 from workers.runtime.store.tables import job_table, tickets
+from workers.runtime.store.waits import wake_snoozed
 
 ROWS = 4_000
 BATCH = 64
@@ -195,3 +199,63 @@ async def test_a_prune_finds_its_rows_by_when_they_ended(kernel, plain):
     plan = await analyzed(kernel, rescue._prune_sql(job_table(plain.model)), values)
 
     assert "ix_plain_jobs_completed" in {node.get("Index Name") for node in plan}
+
+
+HELD = 20_000
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+@pytest.mark.parametrize("stage", ["proving.keyed", "proving.first"])
+async def test_a_pick_through_gates_reads_no_job_that_is_kept_back(jobs, led, registry, stage, analysed):
+    """Whatever the statistics say, it steps over the closed gate, however many jobs wait there."""
+    leader, term = led
+    gated = registry[stage]
+    table = gated.model.__tablename__
+    await jobs.sql(f"ALTER TABLE proving.{table} SET (autovacuum_enabled = false)")
+    await jobs.sql(f"DELETE FROM proving.{table}")
+    await jobs.sql(f"ANALYZE proving.{table}")
+    gate = "act" if table == "keyed_jobs" else "key"
+    other = "key" if table == "keyed_jobs" else "act"
+    for value, count in (("a shut", HELD), ("open", 300), ("z shut", HELD)):
+        await jobs.sql(
+            f"INSERT INTO proving.{table} ({gate}, {other}, priority) "
+            f"SELECT %s, mod(n, 1000)::text, 1 FROM generate_series(1, {count}) AS n",
+            value,
+        )
+    if analysed:
+        await jobs.sql(f"ANALYZE proving.{table}")
+    recorded = Recorder()
+    with contextlib.suppress(IndexError):
+        await pick_through_gates(
+            cast("Raw", recorded),
+            gated,
+            Window(slots=40, at_most=64),
+            Allowance({"a shut": 0, "z shut": 0}),
+            term=term,
+        )
+
+    plan = await analyzed(leader, recorded.statement, recorded.values)
+
+    walks = [node for node in plan if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"]
+    assert {node["Node Type"] for node in walks} <= {"Index Scan", "Index Only Scan"}
+    read = [(node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in walks]
+    assert sum(read) < 2_000
+    assert plan[0]["Actual Rows"] == 64
+
+
+async def test_a_wake_of_snoozed_jobs_reads_one_slice(jobs, led, plain):
+    """It walks the index of due times from where the last slice ended."""
+    leader, term = led
+    await jobs.unguarded(
+        "UPDATE proving.plain_jobs SET due_at = now() + interval '1 hour' * (1 + random()), change_action = 'snooze'"
+    )
+    recorded = Recorder()
+    with contextlib.suppress(AssertionError, AttributeError):
+        await wake_snoozed(cast("Raw", recorded), plain.model, causes=["p"], most=BATCH, term=term)
+
+    plan = await analyzed(leader, recorded.statement, recorded.values)
+
+    walks = [node for node in plan if node.get("Index Name") == "ix_plain_jobs_due"]
+    assert walks
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in walks) <= 2 * BATCH
+    assert not [node for node in plan if node["Node Type"] == "Seq Scan" and node.get("Relation Name") == "plain_jobs"]

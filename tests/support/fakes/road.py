@@ -40,6 +40,10 @@ class FakeRoad:
             self._carriers.add(carrier)
             carrier.add_done_callback(self._carriers.discard)
 
+    async def delivered(self) -> None:
+        """Wait until every batch on its way is delivered."""
+        await asyncio.gather(*self._carriers)
+
     async def lost_everything(self) -> bool:
         self.checks += 1
         if self.closed:

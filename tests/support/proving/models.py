@@ -1,4 +1,7 @@
-"""Four job tables: plain, limited per key, one with two steps, and one with a wait between its steps."""
+"""Four job tables: plain, limited per key, one with two steps, and one with a wait between its steps.
+
+The act is the gate of the limited one, the key that of the first step.
+"""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -37,7 +40,7 @@ class KeyedJob(ProvingJob):
     __lifecycle__: ClassVar[Lifecycle] = Lifecycle(
         steps=(Step("proving.keyed", "pending", "processing", "completed"),), retention=timedelta(days=1)
     )
-    __table_args__ = (*kernel_indexes("keyed_jobs", limit_column="key"), {"schema": SCHEMA})
+    __table_args__ = (*kernel_indexes("keyed_jobs", limit_column="key", gate_column="act"), {"schema": SCHEMA})
 
 
 class TwoStepJob(ProvingJob):
@@ -49,7 +52,7 @@ class TwoStepJob(ProvingJob):
         ),
         retention=timedelta(days=1),
     )
-    __table_args__ = (*kernel_indexes("two_step_jobs"), {"schema": SCHEMA})
+    __table_args__ = (*kernel_indexes("two_step_jobs", gate_column="key"), {"schema": SCHEMA})
 
     ended_in: Mapped[str | None] = ended_in()
 

@@ -7,7 +7,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, MetaData, Table, text
 from sqlalchemy.schema import CreateTable
 
-from migrations.kernel.v3 import JobTable, Step, Wait, attach_lifecycle
+from migrations.kernel.v3 import JobTable, Step, Wait, attach_gate, attach_lifecycle
 from models.lifecycle import Job
 from tests.support.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob, WaitingJob
 
@@ -21,6 +21,8 @@ def create(connection: Connection) -> None:
         for model in MODELS:
             _create_table(connection, model)
             attach_lifecycle(_job_table(model))
+        attach_gate(_job_table(KeyedJob), "act", in_use=False)
+        attach_gate(_job_table(TwoStepJob), "key", in_use=False)
     # `runtime.jobs` reads every job table with the rights of the caller.
     connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))

@@ -133,13 +133,21 @@ async def plain(job: PlainJob, ctx: Context) -> Outcome:
     return await perform(job, ctx)
 
 
-@stage("proving.keyed", of=KeyedJob, payload=Act, limit=Limit("key", at_most=LIMIT), timeout=timedelta(seconds=20))
+@stage(
+    "proving.keyed",
+    of=KeyedJob,
+    payload=Act,
+    limit=Limit("key", at_most=LIMIT),
+    timeout=timedelta(seconds=20),
+    gate="act",
+    calls="chat",
+)
 async def keyed(job: KeyedJob, ctx: Context) -> Outcome:
     """Perform at most three at once per key."""
     return await perform(job, ctx)
 
 
-@stage("proving.first", of=TwoStepJob, payload=Act, timeout=timedelta(seconds=20))
+@stage("proving.first", of=TwoStepJob, payload=Act, timeout=timedelta(seconds=20), gate="key", calls="chat")
 async def first(job: TwoStepJob, ctx: Context) -> Outcome:
     """Perform the first half."""
     return await perform(job, ctx)

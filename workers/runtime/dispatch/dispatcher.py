@@ -17,6 +17,7 @@ import structlog
 from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.connections import refusal_of
 from workers.runtime.database import Database, Raw, is_database_away
+from workers.runtime.dispatch.gates import GateLooks, Gates
 from workers.runtime.dispatch.guard import LEADER_ANSWER_SECONDS
 from workers.runtime.dispatch.leader import Leader
 from workers.runtime.dispatch.road import Road
@@ -52,7 +53,9 @@ class Dispatcher:
         batch_size: int = 256,
         poll_seconds: float = 0.2,
         redispatch_seconds: float = 5.0,
+        gates: Gates | None = None,
     ) -> None:
+        """``gates`` says which jobs would only be refused now; without it, no job is kept back for that."""
         self._database = database
         self._registry = registry
         self._road = road
@@ -60,6 +63,7 @@ class Dispatcher:
         self._batch_size = batch_size
         self._poll_seconds = poll_seconds
         self._redispatch = timedelta(seconds=redispatch_seconds)
+        self._gates = GateLooks(gates) if gates is not None else None
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -83,6 +87,8 @@ class Dispatcher:
                 _log_failure(error, attempt=attempt, failures=failures, pause=pause)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), pause)
+        if self._gates is not None:
+            await self._gates.aclose()
 
     async def _follow_then_lead(self) -> None:
         connection = await self._database.listen(settings=LEADER_SESSION)
@@ -112,6 +118,7 @@ class Dispatcher:
             batch_size=self._batch_size,
             poll_seconds=self._poll_seconds,
             redispatch=self._redispatch,
+            gates=self._gates,
         )
         while not self._stop.is_set():
             await leader.tick()

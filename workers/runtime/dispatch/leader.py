@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 
 from workers.runtime.database import Raw
+from workers.runtime.dispatch.crowds import beside
+from workers.runtime.dispatch.gates import GateLooks
 from workers.runtime.dispatch.guard import TableGuard, await_answer
+from workers.runtime.dispatch.held import Held
+from workers.runtime.dispatch.picks import Picks
 from workers.runtime.dispatch.rate import DispatchRate
 from workers.runtime.dispatch.road import Road
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, Stage
-from workers.runtime.store.dispatch import Pass, Picked, Window, pick, unmark, unmark_exactly, wake_due
+from workers.runtime.store.dispatch import Picked, Window, unmark, unmark_exactly, wake_due
 from workers.runtime.store.processes import StageCapacity, report_leader, survey
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.tables import job_table
@@ -30,6 +33,7 @@ MAX_PER_PASS = 512
 BUSY_JOBS = 64
 RESCUE_SECONDS = 1.0
 SURVEY_SECONDS = 0.25
+SHARES_SECONDS = 1.0
 ROAD_CHECK_SECONDS = 0.5
 WAKE_SECONDS = 0.1
 LEASE_RENEWAL_SECONDS = 1.0
@@ -58,6 +62,7 @@ class Leader:
         batch_size: int,
         poll_seconds: float,
         redispatch: timedelta,
+        gates: GateLooks | None = None,
     ) -> None:
         self._connection = connection
         self._term = term
@@ -67,7 +72,8 @@ class Leader:
         self._poll_seconds = poll_seconds
         self._redispatch = redispatch
         self._guard = TableGuard(connection)
-        self._cursors: dict[str, Any] = {}
+        self._held = Held(connection, term, self._guard, registry, gates)
+        self._picks = Picks(connection, term, self._guard, self._held)
         self._rates: dict[str, DispatchRate] = {}
         self._capacity: dict[str, StageCapacity] = {}
         self._since = time.monotonic()
@@ -90,6 +96,11 @@ class Leader:
             await await_answer(report_leader(self._connection, self._term))
         if self._is_time("survey", SURVEY_SECONDS):
             self._capacity = await await_answer(survey(self._connection))
+            await self._held.look()
+        await self._held.take()
+        await self._held.tell()
+        if self._is_time("shares", SHARES_SECONDS):
+            await self._look_at_shares()
         if self._is_time("poll", self._poll_seconds):
             self._notified = None  # look at every table, even if one table notifies all the time
         picked = await self._dispatch_all() if self._road_is_open else 0
@@ -108,6 +119,7 @@ class Leader:
         if self._is_time("wake", WAKE_SECONDS):
             for model in {stage.model for stage in self._registry.values()}:
                 woken += await self._guard.run(model, partial(wake_due, self._connection, model, term=self._term), 0)
+            woken += await self._held.wake()
         return woken > 0
 
     async def _rest(self, picked: int) -> None:
@@ -143,29 +155,26 @@ class Leader:
         return picked
 
     async def _dispatch(self, stage: Stage, slots: int) -> int:
-        cursor = self._cursors.get(stage.name)
+        capacity = self._capacity[stage.name]
         rate = self._rates.setdefault(stage.name, DispatchRate())
-        window = Window(slots, MAX_PER_PASS, floor=1 + int(rate.per_second() * PUBLISH_TO_CLAIM_SECONDS))
+        floor = 1 + int(rate.per_second() * PUBLISH_TO_CLAIM_SECONDS)
         failpoint("dispatch.before")
-
-        async def pick_some() -> Pass:
-            done = await pick(self._connection, stage, window, cursor=cursor, term=self._term)
-            if cursor is not None and done.cursor is None and not done.jobs:
-                done = await pick(self._connection, stage, window, term=self._term)
-            return done
-
-        done = await self._guard.run(stage.model, pick_some, Pass([], cursor))
-        self._cursors[stage.name] = done.cursor
-        rate.count(len(done.jobs))
-        if done.jobs:
+        jobs = await self._picks.some(stage, Window(slots, MAX_PER_PASS, floor=floor, beside=beside(capacity)))
+        rate.count(len(jobs))
+        if jobs:
             failpoint("dispatch.after")
-        share = math.ceil(len(done.jobs) / self._capacity[stage.name].workers)
+        share = math.ceil(len(jobs) / capacity.workers)
         size = max(1, min(self._batch_size, share))
-        for start in range(0, len(done.jobs), size):
-            if not await self._publish(stage, done.jobs[start : start + size]):
-                await self._take_back(stage, done.jobs[start:])
+        for start in range(0, len(jobs), size):
+            if not await self._publish(stage, jobs[start : start + size]):
+                await self._take_back(stage, jobs[start:])
                 return start
-        return len(done.jobs)
+        return len(jobs)
+
+    async def _look_at_shares(self) -> None:
+        for stage in self._registry.values():
+            rate = self._rates.setdefault(stage.name, DispatchRate()).per_second()
+            await self._held.look_at_shares(stage, self._capacity.get(stage.name), per_second=rate)
 
     async def _publish(self, stage: Stage, batch: Sequence[Picked]) -> bool:
         try:

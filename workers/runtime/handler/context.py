@@ -1,8 +1,9 @@
 """The context of a handler: its run, the outside world, short sessions, progress."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -48,6 +49,30 @@ def note_progress() -> None:
     progress = current_progress.get()
     if progress is not None:
         progress.made = True
+
+
+@dataclass(slots=True)
+class TurnWaits:
+    """Whether a run ended while it waited for its turn, and what it waited for."""
+
+    interrupted: str | None = None
+
+
+current_turns: ContextVar[TurnWaits | None] = ContextVar("current_turns", default=None)
+
+
+@contextmanager
+def waiting_for_turn(reason: str) -> Iterator[None]:
+    """Enclose a wait for a limit, in this process or beyond.
+
+    If the run's time ends within it, the job is given back without an attempt: its time has not begun yet.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        if (turns := current_turns.get()) is not None:
+            turns.interrupted = reason
+        raise
 
 
 def seconds_left() -> float | None:

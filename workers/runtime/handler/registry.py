@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import inspect
@@ -26,7 +26,8 @@ class Stage:
     """One step of a lifecycle with the handler that performs it.
 
     ``settable`` are the attributes that ``Complete(values=…)`` may set: those of the model, except the lifecycle's and
-    the payload's.
+    the payload's. ``calls`` says which models its runs call: then limits, budgets and outages of their providers keep
+    its jobs back before the dispatch. ``gate`` is the attribute whose value decides which provider is called.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Stage:
     limit: Limit | None
     timeout: timedelta
     settable: frozenset[str]
+    gate: str | None = None
+    calls: Literal["chat", "embeddings"] | None = None
 
     @property
     def queue(self) -> str:
@@ -110,20 +113,25 @@ def stage(
     payload: type[BaseModel],
     limit: Limit | None = None,
     timeout: timedelta = timedelta(minutes=5),
+    gate: str | None = None,
+    calls: Literal["chat", "embeddings"] | None = None,
     into: Registry = registry,
 ) -> Callable[[Handler[J]], Handler[J]]:
     """Register the decorated coroutine function as the handler of ``name``, a step of ``of``'s lifecycle.
 
     ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` limits one run if the row has no
-    ``timeout_seconds`` of its own.
+    ``timeout_seconds`` of its own. ``calls`` and ``gate`` are those of :class:`Stage`; the table needs the index of its
+    gate (``migrations.kernel.v3.gates``).
     """
 
     def register(handler: Handler[J]) -> Handler[J]:
         own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
         _check_handler(name, handler)
-        _check_columns(name, of, own, {*payload.model_fields, *([limit.column] if limit else [])})
+        named = {*payload.model_fields, *([limit.column] if limit else []), *([gate] if gate else [])}
+        _check_columns(name, of, own, named)
         settable = own - lifecycle_attributes(of) - frozenset(payload.model_fields)
-        into.add(Stage(name, of, of.__lifecycle__.step(name), handler, payload, limit, timeout, settable))
+        step = of.__lifecycle__.step(name)
+        into.add(Stage(name, of, step, handler, payload, limit, timeout, settable, gate, calls))
         return handler
 
     return register

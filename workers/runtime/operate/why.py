@@ -105,6 +105,8 @@ def _explain_waiting(job: JobView, *, seen: timedelta | None) -> Why:
             remedy = f"it is retried by itself; `gristmill jobs cancel {job.id}` ends it"
         case "snoozed" | "due" | "limit" | "waiting":
             pass
+        case "held" | "limited" if seen is not None and seen <= LEADER_SILENT_AFTER:
+            remedy = "it goes on by itself; `gristmill llm limits` and `gristmill llm providers` show what is free"
         case "expired":
             remedy = "beat ends the wait within a minute; start one: `gristmill up`, or `gristmill beat`"
         case _ if seen is None or seen > LEADER_SILENT_AFTER:

@@ -34,12 +34,14 @@ class Picked(NamedTuple):
 class Window:
     """How many dispatched jobs of a stage may wait for a slot: twice the free ``slots``, but at least ``floor``.
 
-    So a freed slot gets a job at once. ``at_most`` bounds one pass.
+    So a freed slot gets a job at once. ``at_most`` bounds one pass. ``beside`` is the floor for jobs that wait behind a
+    key or an owner that holds more than its share of the slots.
     """
 
     slots: int
     at_most: int
     floor: int = 1
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,24 @@ def _conditions(t: JobTable, stage: Stage, alias: str = "j") -> str:
     )
 
 
-def _room(t: JobTable, stage: Stage) -> str:
+def _room(t: JobTable, stage: Stage, *, beside: bool = False) -> str:
     """Return the CTE that counts the dispatched jobs and computes how many more may be dispatched.
+
+    ``beside`` adds ``others``: how many more of the jobs that wait behind others' too large share.
 
     It also turns off ``synchronous_commit`` for its transaction, so that the commit does not wait for the disk. If a
     crash of Postgres loses a ticket, its message claims nothing and the job is picked again. A crash that loses a
     ticket also loses the claim after it.
     """
     c = t.column
+    others = (
+        "least(%(at_most)s, greatest(2 * (%(slots)s - running), %(floor)s, %(beside)s) - waiting)::bigint AS others,"
+        if beside
+        else ""
+    )
     return f"""
         room AS MATERIALIZED (
-          SELECT least(%(at_most)s, greatest(2 * (%(slots)s - running), %(floor)s) - waiting)::bigint AS n,
+          SELECT least(%(at_most)s, greatest(2 * (%(slots)s - running), %(floor)s) - waiting)::bigint AS n, {others}
                  set_config('synchronous_commit', 'off', true)
             FROM (SELECT count(*) FILTER (WHERE {c["status"]} = '{stage.step.ready}') AS waiting,
                          count(*) FILTER (WHERE {c["status"]} = '{stage.step.running}'

@@ -5,7 +5,7 @@ No count reads more than :data:`MAX_COUNTED` rows; if there are more, the view s
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from models import every_table
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.store.causes import cause_of
+from workers.runtime.store.gates import GateRow, read_gates
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.waiting import in_list
 
@@ -44,6 +45,7 @@ class StageView:
     - ``completed``, ``failed``, ``cancelled``: good, bad and neutral ends of a domain count here; pruned jobs do not.
     - ``oldest_wait``: the longest time that a ready job has waited.
     - ``failing_attempts``: attempts that failed in the last five minutes, whatever happened to their jobs since.
+    - ``gates``: what keeps ready jobs back, all of them or those with one value of the gate column.
     - ``more_than``: the names of the counts that stopped at their maximum; the real number is larger.
     """
 
@@ -65,6 +67,7 @@ class StageView:
     limit_at_most: int | None = None
     paused_at: Any = None
     paused_by: str | None = None
+    gates: Sequence[GateRow] = field(default_factory=list)
     more_than: Sequence[str] = field(default_factory=list)
 
 
@@ -78,7 +81,9 @@ async def list_stages(conn: Raw) -> list[StageView]:
         for name in {stage["table_name"] for stage in known} & tables.keys():
             counted |= await _count_jobs(conn, tables[name])
         attempts = await _count_attempts(conn)
-    return [_view(stage, counted.get(stage["stage"], {}), attempts.get(stage["stage"], {})) for stage in known]
+        gates = await read_gates(conn)
+    views = [_view(stage, counted.get(stage["stage"], {}), attempts.get(stage["stage"], {})) for stage in known]
+    return [replace(view, gates=[gate for gate in gates if gate.stage == view.stage]) for view in views]
 
 
 async def _read_stages(conn: Raw) -> list[dict[str, Any]]:
@@ -189,7 +194,7 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
         return min(n, MAX_COUNTED)
 
     waits = [found[what][1] for what in ("ready", "ready due", "dispatched") if what in found and found[what][1]]
-    counts = {
+    counts: dict[str, Any] = {
         name: number(name, name) for name in ("backing_off", "later", "running", "waiting", "failed", "cancelled")
     }
     ready = number("ready", "ready", "ready due", "dispatched")

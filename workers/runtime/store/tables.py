@@ -32,6 +32,11 @@ class JobTable:
     attribute: Mapping[str, str]
     enums: tuple[str, ...]
 
+    def type_of(self, attribute: str) -> str:
+        """Return the SQL type of a column: statements cast a text to it."""
+        column = inspect(self.model).attrs[attribute].columns[0]
+        return str(column.type.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+
     @property
     def progress_at_end(self) -> str:
         """The progress of row ``j`` after it fails or is cancelled, as a SQL expression."""

@@ -6,7 +6,7 @@ If Postgres is away, a claim waits until it is back.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.claim import Ticket, claim, claim_without_payload, read_claimed_before
 from workers.runtime.store.dispatch import unmark_exactly
+from workers.runtime.store.gates import Group, read_groups
 from workers.runtime.store.tables import mark_unreadable
 
 log = structlog.get_logger(__name__)
@@ -139,6 +140,15 @@ class Claims:
                 found = await read_claimed_before(conn, stage, tickets, owner=self._worker_id)
                 jobs += [job for job in found if job.id not in new]
             return jobs
+
+    async def groups(self, stage: Stage, tickets: Sequence[Ticket]) -> Mapping[Ticket, Group]:
+        """Return the owner and the value of the gate column of these jobs; of none while Postgres cannot be asked."""
+        try:
+            async with self._database.kernel() as conn:
+                return await read_groups(conn, stage, tickets)
+        except (psycopg.Error, TimeoutError) as error:
+            log.info("groups_not_read", stage=stage.name, error=describe(error))
+            return {}
 
     async def hand_back(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
         """Give these tickets back, so that another worker gets them at once; if that fails, they become due later."""

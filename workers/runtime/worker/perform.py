@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 DRAINING = "worker is draining"
 CROWDED_DELAY = timedelta(seconds=2)
+# Of a job whose time has ended while it waited for its turn.
+TURN_DELAY = timedelta(seconds=5)
 
 
 class Performer:
@@ -83,6 +85,8 @@ class Performer:
         if running.stop in {"fence", "drain"}:
             return self._stopped(running)
         if isinstance(error, asyncio.CancelledError):
+            if running.stop == "deadline" and running.turns.interrupted is not None:
+                return Snooze(TURN_DELAY, f"waited {running.seconds:g} s for its turn: {running.turns.interrupted}")
             if running.stop == "deadline":
                 return Retry(f"deadline of {running.seconds:g} s passed")
             return Retry("handler was cancelled from within")

@@ -11,10 +11,18 @@ import structlog
 
 from models.lifecycle import Job
 from workers.runtime.bounds import values_problem
-from workers.runtime.handler.context import Run, current_deadline, current_job, current_progress, current_run
+from workers.runtime.handler.context import (
+    Run,
+    current_deadline,
+    current_job,
+    current_progress,
+    current_run,
+    current_turns,
+)
 from workers.runtime.handler.errors import describe, outcome_of
 from workers.runtime.handler.outcomes import Complete, Fail, Settlement
 from workers.runtime.handler.registry import Registry, Stage
+from workers.runtime.shares import crowd_of
 from workers.runtime.store.claim import Ticket
 from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.lane import Item
@@ -33,7 +41,7 @@ ENDING_SECONDS, RELEASING_SECONDS = 1.0, 2.0
 
 
 class Runner:
-    """Runs at most as many jobs at once as there are slots, each under its fence, deadline and lease."""
+    """Runs jobs in the slots of its process, each under its fence, deadline and lease."""
 
     def __init__(
         self,
@@ -63,41 +71,71 @@ class Runner:
         """Claim this batch when slots become free; return when each ticket is claimed, stale or given back.
 
         Slots are reserved before the claim. If no slot becomes free within a short time, the tickets are given back:
-        another worker may be free, and the carrier task has other batches to deliver.
+        another worker may be free, and the carrier task has other batches to deliver. If one owner or key holds more
+        than its share of the slots, the jobs of others run beside them.
         """
         stage = self._registry[stage_name]
         rest = list(tickets)
         while rest:
-            reserved = await self._slots.reserve(min(len(rest), MAX_PER_CLAIM))
-            if not reserved or not await self._claims.is_leased():
-                self._slots.give_back(reserved)
-                await self._claims.hand_back(stage, rest)
-                return
-            part, rest = rest[:reserved], rest[reserved:]
-            free = reserved
-            try:
-                async for jobs in self._claims.claim(stage, part):
-                    for job in jobs:
-                        free -= 1
-                        self._launch(stage, job)
-            finally:
-                self._slots.give_back(free)
+            if taken := self._slots.take(stage.name, min(len(rest), MAX_PER_CLAIM)):
+                part, rest = rest[:taken], rest[taken:]
+            elif part := await self._take_beside(stage, rest):
+                rest = [ticket for ticket in rest if ticket not in part]
+                if not await self._claim(stage, part, len(part), beside=True):
+                    rest += part
+                    break
+                continue
+            elif reserved := await self._slots.reserve(stage.name, min(len(rest), MAX_PER_CLAIM)):
+                part, rest, taken = rest[:reserved], rest[reserved:], reserved
+            else:
+                break
+            if not await self._claim(stage, part, taken):
+                rest = [*part, *rest]
+                break
+        if rest:
+            await self._claims.hand_back(stage, rest)
+
+    async def _take_beside(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Return tickets that take room beside the slots: of owners and keys that hold less than their share.
+
+        Nobody gets it unless some owner or key of this stage holds more than its share.
+        """
+        crowd = crowd_of(*self._runs.holders(stage), slots=self._slots.count)
+        if not crowd or self._slots.room_beside(stage.name) <= 0:
+            return []
+        groups = await self._claims.groups(stage, tickets)
+        passing = [ticket for ticket in tickets if (one := groups.get(ticket)) and not crowd.has(one.owner, one.key)]
+        return passing[: self._slots.take_beside(stage.name, min(len(passing), MAX_PER_CLAIM))]
+
+    async def _claim(self, stage: Stage, tickets: Sequence[Ticket], taken: int, *, beside: bool = False) -> bool:
+        """Claim into the slots that were taken and start the runs; return False if there is no lease to claim under."""
+        free = taken
+        try:
+            if not await self._claims.is_leased():
+                return False
+            async for jobs in self._claims.claim(stage, tickets):
+                for job in jobs:
+                    free -= 1
+                    self._launch(stage, job, beside=beside)
+        finally:
+            self._slots.give_back(stage.name, free, beside=beside)
+        return True
 
     # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _launch(self, stage: Stage, job: Job) -> None:
+    def _launch(self, stage: Stage, job: Job, *, beside: bool) -> None:
         """Start the run of this claim, unless a newer run of its job exists; stop an older run of the job."""
         if other := self._runs.get(job.id):
             if other.run.version >= job.version:  # a duplicate message found this claim too, or its answer was slow
                 log.info("claim_dropped", stage=stage.name, job_id=str(job.id), reason="a newer run has its place")
-                self._slots.give_back(1)
+                self._slots.give_back(stage.name, beside=beside)
                 return
             other.end("fence")  # only the newest run of each job is watched, so nothing else would stop this one
         run = Run(stage.name, job.id, job.version, job.retry_count + 1)
         now = time.monotonic()
         # If the drain has begun during the claim, the job is released at once.
         stop: Stop | None = "drain" if self._draining else None
-        running = Running(stage, job, run, now, now + max_run_seconds(stage, job), stop)
+        running = Running(stage, job, run, now, now + max_run_seconds(stage, job), stop, beside=beside)
         self._runs.put(running)
         self._events.started(run)
         running.task = asyncio.create_task(self._perform(running))
@@ -108,6 +146,7 @@ class Runner:
         current_job.set(running.job)
         current_deadline.set(running.due)
         current_progress.set(running.progress)
+        current_turns.set(running.turns)
         structlog.contextvars.bind_contextvars(run=running.run)
         try:
             settlement = await self._performer.settlement(running)
@@ -148,7 +187,7 @@ class Runner:
 
     def _finish(self, running: Running) -> None:
         self._runs.remove(running)
-        self._slots.give_back(1)
+        self._slots.give_back(running.stage.name, beside=running.beside)
 
     # ── stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from models.lifecycle import Job
-from workers.runtime.handler.context import Progress, Run
+from workers.runtime.handler.context import Progress, Run, TurnWaits
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.settle import Settled
 
@@ -58,6 +59,8 @@ class Running:
     task: asyncio.Task[None] | None = None
     entered: bool = False
     settling: bool = False
+    beside: bool = False
+    turns: TurnWaits = field(default_factory=TurnWaits)
 
     @property
     def seconds(self) -> float:
@@ -88,6 +91,17 @@ class Runs:
     def __iter__(self) -> Iterator[Running]:
         """Iterate over the runs of this moment; runs may be added and removed meanwhile."""
         return iter(list(self._running.values()))
+
+    def holders(self, stage: Stage) -> tuple[Counter[str], Counter[str]]:
+        """Return how many jobs of ``stage`` run by owner, and by value of the gate column."""
+        owners: Counter[str] = Counter()
+        keys: Counter[str] = Counter()
+        for running in self._running.values():
+            if running.stage is stage:
+                owners[str(running.job.owner_id or "")] += 1
+                if stage.gate is not None:
+                    keys[str(getattr(running.job, stage.gate))] += 1
+        return owners, keys
 
     def get(self, job_id: UUID) -> Running | None:
         return self._running.get(job_id)

@@ -1,0 +1,246 @@
+"""What keeps jobs back before their dispatch: limits, cooldowns, budgets and outages of the providers they would call.
+
+It only reads. A job that goes out nevertheless waits for its turn in its run: admission decides, not this.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Protocol
+from uuid import UUID
+
+from workers.llm.calls import Lane, NotAdmittedError
+from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.runtime.database import Database
+from workers.runtime.dispatch.gates import AskedStage, Gate
+
+# What a call of an average job uses, for limits of tokens. A larger one waits in its run.
+AVERAGE_INPUT, AVERAGE_OUTPUT = 1_000, 300
+# A path with room for so many calls needs no gate: no look is so late.
+NO_GATE_FROM = 5_000
+
+
+class ProviderLike(Protocol):
+    """A provider of the routing, as far as a gate needs it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def server(self) -> str | None: ...
+    @property
+    def key_name(self) -> str: ...
+    @property
+    def is_offline(self) -> bool: ...
+    @property
+    def paused_at(self) -> datetime | None: ...
+    @property
+    def paused_reason(self) -> str | None: ...
+
+
+class StepLike(Protocol):
+    """One step of a route: ``model`` is None if the provider's client chooses it."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
+
+
+class PathLike(Protocol):
+    """The steps that one call may take."""
+
+    @property
+    def steps(self) -> Sequence[Any]: ...
+
+
+class RoutingLike(Protocol):
+    """Which path a call takes; raises LookupError for a route that does not exist."""
+
+    def path(self, model: str, *, stage: str | None, project_id: UUID | None) -> PathLike: ...
+
+    def embedding_path(self, *, stage: str | None, project_id: UUID | None) -> PathLike: ...
+
+    def provider_of(self, step: Any, /) -> ProviderLike: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPath:
+    """Calls of one provider, model and stage; the names are those of admission's capacity."""
+
+    provider: str
+    model: str
+    stage: str | None = None
+    owner_id: UUID | None = None
+    project_id: UUID | None = None
+    profile_id: UUID | None = None
+    lane: Lane = "normal"
+    input: int = AVERAGE_INPUT
+    output: int = AVERAGE_OUTPUT
+    usd: Decimal | None = None
+
+
+class CapacityLike(Protocol):
+    """How many calls could be admitted now; None for any number. ``refusal`` names the limit that is closest."""
+
+    @property
+    def calls(self) -> int | None: ...
+    @property
+    def refusal(self) -> NotAdmittedError | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An outage that all processes know: until when nobody asks, and whether one call asks just now."""
+
+    name: str
+    until: datetime
+    reason: str
+    is_over: bool
+    is_probed: bool
+
+
+_PAUSES = """
+    SELECT provider, CASE WHEN probing_until > now() THEN probing_until ELSE until END, reason,
+           until <= now(), coalesce(probing_until > now(), false)
+      FROM runtime.provider_pauses WHERE until > now() - make_interval(secs => %(stale)s)
+     ORDER BY until DESC LIMIT %(most)s"""
+
+
+async def read_pauses(database: Database) -> dict[str, Pause]:
+    """Return the outages of servers, of their models and of keys, by name."""
+    async with database.kernel() as conn:
+        cursor = await conn.execute(_PAUSES, {"stale": STALE.total_seconds(), "most": MOST_PAUSES})
+        return {row[0]: Pause(*row) for row in await cursor.fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What one step of a path has free: None for any number. ``shares`` is the same for all under one limit."""
+
+    free: int | None
+    until: datetime | None = None
+    reason: str = ""
+    causes: tuple[str, ...] = ()
+    shares: str | None = None
+
+
+class ModelGates:
+    """Asks routing, admission and the shared outages what the jobs of each stage and model could do now."""
+
+    def __init__(
+        self,
+        *,
+        routing: Callable[[], Awaitable[RoutingLike]],
+        capacity: Callable[[Sequence[Any]], Awaitable[Sequence[CapacityLike]]],
+        pauses: Callable[[], Awaitable[Mapping[str, Pause]]],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``capacity`` gets paths with the attributes of :class:`CallPath`, and answers in their order."""
+        self._routing = routing
+        self._capacity = capacity
+        self._pauses = pauses
+        self._clock = clock
+
+    async def look(self, stages: Sequence[AskedStage]) -> Sequence[Gate]:
+        """Return the gates of these stages that are closed, or that let only a limited number of jobs out."""
+        routing = await self._routing()
+        asked: list[tuple[str, str | None, Sequence[Any]]] = []
+        for one in stages:
+            for key in _keys(one):
+                steps = _steps(routing, one, key)
+                if steps and not any(routing.provider_of(step).is_offline for step in steps):
+                    asked.append((one.stage.name, key, steps))
+        if not asked:
+            return []
+        paths = {
+            (stage, step.provider, step.model or ""): CallPath(
+                provider=step.provider, model=step.model or "", stage=stage
+            )
+            for stage, _, steps in asked
+            for step in steps
+        }
+        found = dict(zip(paths, await self._capacity(list(paths.values())), strict=True))
+        pauses = await self._pauses()
+        ways = [
+            (
+                stage,
+                key,
+                [
+                    self._way(routing.provider_of(step), step, found[stage, step.provider, step.model or ""], pauses)
+                    for step in steps
+                ],
+            )
+            for stage, key, steps in asked
+        ]
+        sharing = Counter(shares for *_, own in ways for shares in {way.shares for way in own if way.shares})
+        gates = [_gate(stage, key, [_shared(way, sharing) for way in own]) for stage, key, own in ways]
+        return [gate for gate in gates if gate is not None]
+
+    def _way(self, provider: ProviderLike, step: StepLike, capacity: CapacityLike, pauses: Mapping[str, Pause]) -> _Way:
+        if provider.paused_at is not None:
+            reason = f"provider {provider.name} is paused by operators"
+            told = f"{reason} ({provider.paused_reason})" if provider.paused_reason else reason
+            return _Way(0, None, told, (f"provider {provider.name}",))
+        probe = None
+        for name in (provider.server, f"{provider.server}|{step.model}", provider.key_name):
+            if name is None or (pause := pauses.get(name)) is None:
+                continue
+            causes = (f"provider {name.partition('|')[0]}",)
+            reason = f"provider {name.replace('|', ', model ')} is away ({pause.reason})"
+            if not pause.is_over or pause.is_probed:
+                return _Way(0, pause.until, reason, causes)
+            probe = _Way(1, None, f"{reason}; one job asks it again", causes, shares=name)
+        limited = self._limited(capacity)
+        return probe if probe is not None and limited.free != 0 else limited
+
+    def _limited(self, capacity: CapacityLike) -> _Way:
+        refusal = capacity.refusal
+        if capacity.calls is None or refusal is None or capacity.calls >= NO_GATE_FROM:
+            return _Way(None)
+        key = getattr(refusal, "key", refusal.limit)
+        if capacity.calls > 0:
+            return _Way(capacity.calls, None, str(refusal), (refusal.limit,), shares=key)
+        until = self._clock() + max(refusal.delay, timedelta())
+        return _Way(0, until, str(refusal), (refusal.limit,), shares=key)
+
+
+def _keys(asked: AskedStage) -> Sequence[str | None]:
+    """Return the values of the gate column to look at; a stage without one has one gate."""
+    return asked.keys if asked.stage.gate is not None else [None]
+
+
+def _steps(routing: RoutingLike, asked: AskedStage, key: str | None) -> Sequence[Any]:
+    """Return the steps of the path; none for a route that does not exist: its jobs go out and are told."""
+    stage = asked.stage.name
+    try:
+        if asked.stage.calls == "embeddings":
+            return routing.embedding_path(stage=stage, project_id=None).steps
+        return routing.path(key or "", stage=stage, project_id=None).steps
+    except LookupError:
+        return ()
+
+
+def _shared(way: _Way, sharing: Mapping[str, int]) -> _Way:
+    """Share out what several gates have free under one limit, at least one job each."""
+    if not way.free or way.shares is None:
+        return way
+    return replace(way, free=max(way.free // sharing[way.shares], 1))
+
+
+def _gate(stage: str, key: str | None, ways: Sequence[_Way]) -> Gate | None:
+    """Return the gate of a path; None if any of its steps has room for any number of calls.
+
+    A path is closed while all of its steps are. It opens with the first of them.
+    """
+    if any(way.free is None for way in ways):
+        return None
+    free = sum(way.free or 0 for way in ways)
+    first = ways[0]
+    causes = tuple(dict.fromkeys(cause for way in ways for cause in way.causes))
+    if free:
+        told = next(way for way in ways if way.free)
+        return Gate(stage, key, free, None, told.reason, causes)
+    ends = [way.until for way in ways if way.until is not None]
+    return Gate(stage, key, 0, min(ends) if ends else None, first.reason, causes)
