@@ -1,22 +1,33 @@
 """Who answers language model calls of a role or a command: routes, what operators chose, what the settings say."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
+from uuid import UUID
 
 from config.settings import Settings, keys_of
+from workers.llm.admission.postgres_admission import PostgresAdmission
+from workers.llm.admission.turns import Turns
 from workers.llm.answering import Answering, answering
 from workers.llm.controlled import ControlledModel
+from workers.llm.kept.postgres_kept import PostgresKept
+from workers.llm.ledger.prices import KnownPrices, sellers_of
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
+from workers.llm.places import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
-from workers.llm.routing.routing import Routing
+from workers.llm.routing.routing import Provider, Routing
 from workers.llm.routing.tables import Rows, read
 from workers.llm.routing.virtual import Environment, merged
 from workers.operations.keyring import Keyring
 from workers.operations.provider_choice import ProviderChoice, read_choice
 from workers.runtime.database import Database, Transaction
 from workers.runtime.handler.ports import EmbeddingLimits, LanguageModel
+from workers.runtime.operate.waking import wake_jobs
+
+# Admission, the ledger and kept answers have one statement under way at a time, each.
+CONNECTIONS = 4
 
 
 def environment(settings: Settings) -> Environment:
@@ -48,31 +59,57 @@ async def read_routing(session: Transaction, settings: Settings) -> Seen:
     return Seen(routing_of(settings, choice, rows), rows.pauses)
 
 
-def provider(settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False) -> LanguageModel:
-    """Return the model; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
+def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
+    """Return the model of a command; nothing is opened before the first call. ``name`` names its Postgres connection.
 
-    With ``shares_pauses`` it leaves a provider alone that any worker process found to be away, and tells the others.
-    It has a connection of its own, so that reading the routes waits for no job.
+    Its calls are under no limit and are not in the ledger.
     """
-    return reporting_provider(settings, database_url=database_url, name=name, shares_pauses=shares_pauses)[0]
-
-
-def reporting_provider(
-    settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False
-) -> tuple[ControlledModel, Callable[[], Awaitable[dict[str, Any]]]]:
-    """Return the model, and what tells who answers now, for the worker's row in ``runtime.workers``."""
     database = Database(database_url, changed_by=name, pool_size=1)
 
     async def look() -> Seen:
         async with database.session() as session:
-            seen = await read_routing(session, settings)
-        return seen if shares_pauses else Seen(seen.routing)
+            return Seen((await read_routing(session, settings)).routing)
+
+    return controlled(look=look, options=options(settings), gate=Gate(), free=database.close)
+
+
+def worker_provider(
+    settings: Settings, *, database_url: str, name: str, worker_id: UUID
+) -> tuple[ControlledModel, Callable[[], Awaitable[dict[str, Any]]]]:
+    """Return the model of a worker, and a function that reports which provider answers now, for ``runtime.workers``.
+
+    Its calls are admitted, the ledger and the paid answers are kept, and outages are shared with other processes. It
+    has its own connections, so that it waits for no job; nothing is opened before the first call.
+    """
+    routes = Database(database_url, changed_by=name, pool_size=1)
+    calls = Database(database_url, changed_by=name, pool_size=CONNECTIONS)
+
+    async def look() -> Seen:
+        async with routes.session() as session:
+            return await read_routing(session, settings)
+
+    async def wake(one: Provider) -> None:
+        causes = [f"provider {known}" for known in (one.name, one.server, one.key_name) if known]
+        await wake_jobs(calls, causes=causes)
+
+    prices = KnownPrices(calls, lambda: sellers_of(model.last_routing) if model.last_routing else {})
+    admission = PostgresAdmission(calls, worker_id, prices)
+    turns = Turns(admission)
+    kept = PostgresKept(calls, ledger=admission)
+
+    async def free() -> None:
+        async with AsyncExitStack() as closing:
+            for close in (routes.close, calls.close, prices.aclose, admission.aclose, kept.aclose):
+                closing.push_async_callback(close)
 
     model = controlled(
         look=look,
         options=options(settings),
-        gate=Gate(SharedPauses(database)) if shares_pauses else Gate(),
-        free=database.close,
+        gate=Gate(SharedPauses(routes)),
+        control=Control(accounts=admission, turns=turns, learn=admission.learn),
+        kept=kept,
+        wake=wake,
+        free=free,
     )
     return model, model.report
 

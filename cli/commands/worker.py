@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.provider import reporting_provider
+from cli.provider import worker_provider
 from cli.resources import make_resources
 from cli.role import ready_servers, role_settings
 from workers.runtime.handler.registry import discover
@@ -25,7 +25,8 @@ def worker(
     if unknown := sorted(set(settings.worker.queues) - set(known)):
         raise Refusal(f"queues must be among {', '.join(known)}, got {', '.join(unknown)}")
     options = WorkerOptions(
-        **urls,
+        database_url=urls["database_url"],
+        redis_url=urls["redis_url"],
         queues=settings.worker.queues or tuple(known),
         slots=settings.worker.slots,
         heartbeat_seconds=settings.worker.heartbeat_seconds,
@@ -36,7 +37,7 @@ def worker(
         patience=timedelta(hours=settings.llm.patience_hours),
         idle_runs=settings.llm.idle_runs,
     )
-    llm, answering = reporting_provider(
-        settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
+    llm, answering = worker_provider(
+        settings, database_url=urls["database_url"], name="worker:provider", worker_id=options.worker_id
     )
     return run_worker(registry, make_resources(settings, llm=llm), options, answering=answering)

@@ -80,6 +80,11 @@ class ControlledModel:
     # ── the protocol ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def last_routing(self) -> Routing | None:
+        """The providers and routes that were read last; None before the first look."""
+        return self._following.last
+
+    @property
     def embedding_limits(self) -> EmbeddingLimits:
         """Those of whoever embeds for the current run."""
         routing, caller = self._following.last, current_caller()

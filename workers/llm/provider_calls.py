@@ -24,7 +24,7 @@ from workers.llm.pauses import Gate
 from workers.llm.places import NOWHERE, Accounts, Control, current_place
 from workers.llm.spent import may_be_charged, usage_in, usage_of
 from workers.llm.told_limits import ToldLimits
-from workers.runtime.handler.context import current_run, seconds_left
+from workers.runtime.handler.context import current_run, seconds_left, waiting_for_turn
 from workers.runtime.handler.errors import RateLimited, Unavailable, describe
 
 log = structlog.get_logger(__name__)
@@ -145,10 +145,11 @@ class ProviderCalls:
         """Yield a call that is reserved and has its room, to be made at once."""
         room = self._room[request.kind]
         # What is reserved counts from now on, and must be sent now.
-        async with self._in_time(until), room:
-            pass
-        call = self._call(request)
-        await control.turns.admitted(call, until=until)
+        with waiting_for_turn(f"waits for its turn at provider {self._name}"):
+            async with self._in_time(until), room:
+                pass
+            call = self._call(request)
+            await control.turns.admitted(call, until=until)
         try:
             async with self._in_time(until):
                 await room.acquire()

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -79,6 +79,7 @@ class WorkerOptions:
     lease_seconds: float
     grace_seconds: float
     transitions_retention: timedelta
+    worker_id: UUID = field(default_factory=uuid.uuid4)
     pool_size: int = 5
     patience: timedelta = DEFAULT_PATIENCE
     idle_runs: int = MAX_IDLE_RUNS
@@ -97,7 +98,7 @@ class WorkerRuntime:
     ) -> None:
         self.name = process_name("worker")
         self._options = options
-        self._id = uuid.uuid4()
+        self._id = options.worker_id
         self._database = Database(
             options.database_url,
             changed_by=f"worker:{self._id}",

@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import asdict
+from uuid import uuid4
 
 import pytest
 
-from cli.provider import answering_of, reporting_provider
+from cli.provider import answering_of, worker_provider
 from config.settings import load
 from gristmill_testing.waiting import until
 from workers.llm.answering import Answering, told
@@ -135,7 +136,7 @@ async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environme
         await put(session, values, keyring=Keyring([new_key()]))
     settings = environment(GRISTMILL_SECRET_KEYS=new_key())
 
-    llm, report = reporting_provider(settings, database_url=database_url, name="test:provider")
+    llm, report = worker_provider(settings, database_url=database_url, name="test:provider", worker_id=uuid4())
     try:
         told_ = await report()
     finally:
