@@ -4,7 +4,7 @@ import typer
 
 from cli.lazy import CommandEntry, lazy_group
 
-SUMMARY = "See and steer the calls of models: providers, routes, limits, budgets, prices, spend."
+SUMMARY = "See and control the calls of models: providers, routes, limits, budgets, prices, spend."
 COMMANDS = (
     CommandEntry("providers", "llm_providers:app", None, "List, add, change, pause, resume and remove providers."),
     CommandEntry(
