@@ -22,6 +22,7 @@ class Gate(Base):
         CheckConstraint("free >= 0", name="free"),
         CheckConstraint("isfinite(until) AND until < '10000-01-01'", name="until"),
         CheckConstraint("octet_length(reason) <= 8192", name="reason"),
+        CheckConstraint("isfinite(since) AND since < '10000-01-01'", name="since"),
         {"schema": "runtime"},
     )
 

@@ -47,8 +47,15 @@ def judge_calls(evidence: Evidence, runs: Mapping[UUID, Sequence[CalledRun]], *,
 
 def _same_key_again(calls: Sequence[Call]) -> CallVerdict:
     """A question of a job has the same key on every attempt. This also holds for every other repeated request."""
-    # A job of this load has one question. A request that quotes an invalid answer is a different request each time.
-    asked = [((call.job_id, call.body if call.again else None), call) for call in calls]
+    # A job of this load has one question. A request that quotes an invalid answer is a different request each time, and
+    # so is one that allows a longer answer because the first was cut off.
+    smallest: dict[UUID, int] = {}
+    for call in calls:
+        smallest[call.job_id] = min(call.limit or 0, smallest.get(call.job_id, call.limit or 0))
+    asked = [
+        ((call.job_id, call.body if call.again or (call.limit or 0) > smallest[call.job_id] else None), call)
+        for call in calls
+    ]
     repeated = Counter(request for request, _ in asked)
     wrong = _of_several((request, call.key) for request, call in asked)
     return CallVerdict(

@@ -15,7 +15,8 @@ Span = tuple[float, float]
 class Call:
     """One request to the fake provider. Times are seconds since the epoch; everything runs on one machine.
 
-    ``body`` is equal for equal requests. ``again``: the request quotes an invalid answer and asks once more.
+    ``body`` is equal for equal requests. ``again``: the request quotes an invalid answer and asks once
+    more. ``limit`` is how many tokens the answer may have.
     """
 
     job_id: UUID
@@ -25,6 +26,7 @@ class Call:
     ended_at: float | None
     body: str = ""
     again: bool = False
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

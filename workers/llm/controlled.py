@@ -128,7 +128,8 @@ class ControlledModel:
                 max_tokens=max_tokens or step.max_tokens,
             )
 
-        if self._kept is None or routing.provider_of(path.steps[0]).is_offline:
+        is_free = routing.provider_of(path.steps[0]).is_offline
+        if self._kept is None or (is_free and share_for is None):  # a rule answers again faster than it is looked up
             return await self._asked(routing, path, ask)
         first = path.steps[0]
         question = replace(

@@ -7,7 +7,8 @@ CREATE TABLE runtime.gates (
   free integer NOT NULL CONSTRAINT ck_gates_free CHECK (free >= 0),
   until timestamptz CONSTRAINT ck_gates_until CHECK (isfinite(until) AND until < '10000-01-01'),
   reason text NOT NULL CONSTRAINT ck_gates_reason CHECK (octet_length(reason) <= 8192),
-  since timestamptz NOT NULL DEFAULT clock_timestamp(),
+  since timestamptz NOT NULL DEFAULT clock_timestamp()
+    CONSTRAINT ck_gates_since CHECK (isfinite(since) AND since < '10000-01-01'),
   CONSTRAINT uq_gates_stage_key UNIQUE NULLS NOT DISTINCT (stage, key)
 );
 REVOKE ALL ON runtime.gates FROM PUBLIC;

@@ -177,7 +177,7 @@ def test_settings_rotate_takes_the_keys_of_providers_along(gristmill, rows, monk
 
     code, output, _ = gristmill("settings", "rotate")
 
-    assert (code, output) == (0, "1 secrets are encrypted with the first key\n")
+    assert (code, output) == (0, "1 secret encrypted with the first key\n")
     [row] = rows.ask("SELECT api_key FROM llm.providers")
     assert Keyring([fresh]).decrypt(row["api_key"]) == SECRET
 
@@ -534,7 +534,7 @@ def test_a_key_that_no_key_of_the_keyring_decrypts_is_told(gristmill, monkeypatc
 
     assert checks["secrets"]["state"] == "failed"
     assert checks["secrets"]["found"].startswith("key of provider main: no key of GRISTMILL_SECRET_KEYS")
-    assert "gristmill llm providers set" in checks["secrets"]["mend"]
+    assert "gristmill llm providers set" in checks["secrets"]["remedy"]
     assert (providers(gristmill)["main"]["state"], providers(gristmill)["main"]["has_key"]) == ("unusable", True)
 
 

@@ -18,6 +18,8 @@ from gristmill_testing.mill import Heard, mill
 from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.openai_server import FakeOpenAI
+from workers.llm.kept.kept_model import KeptModel
+from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
 from workers.llm.provider import build
@@ -97,9 +99,11 @@ async def workers(
         max_connections=100,
         gate=Gate(SharedPauses(database), first=FIRST, longest=LONGEST),
     )
-    async with mill(url, registry, llm, slots=JOBS, patience=patience) as heard:
+    kept = PostgresKept(database)
+    model = KeptModel(llm, kept, close_kept=kept.aclose)
+    async with mill(url, registry, model, slots=JOBS, patience=patience) as heard:
         yield heard
-    await llm.aclose()
+    await model.aclose()
     await database.close()
 
 
@@ -210,11 +214,21 @@ async def test_request_that_is_itself_at_fault_comes_to_its_end(
     fake.script(rules=[{"about": "Poison", "kind": "status", "status": 500}])
     (poison,) = table.put(task="Poison")
 
+    ended = 1
+
+    def has_run_again() -> bool:
+        row = table.one(poison)
+        return row.version > ended and row.change_action in {"snooze", "retry", "fail"}
+
     async def hurry() -> None:
-        table.connection.execute(text("UPDATE scoring.scoring_jobs SET due_at = NULL WHERE due_at IS NOT NULL"))
+        """Have another question answered after the last failure, then let the job run again."""
+        nonlocal ended
+        await table.until(has_run_again)
+        ended = table.one(poison).version
         others = len(table.all())
         table.put(task=f"Other {others}.")
         await table.until(lambda: sum(row.status == "completed" for row in table.all()) >= others)
+        table.connection.execute(text("UPDATE scoring.scoring_jobs SET due_at = NULL WHERE due_at IS NOT NULL"))
 
     async with workers(database_url, registry, fake.url):
         give_up = time.monotonic() + 30
@@ -337,12 +351,12 @@ async def test_of_all_processes_one_probes(database_url: str) -> None:
 async def test_database_that_cannot_serve_costs_no_attempt(
     database_url: str, registry: Registry, table: Table, fake: FakeOpenAI, state: str
 ) -> None:
-    """A handler's statement meets a full disk: the job waits, and its attempts are for its own faults."""
+    """To look for a kept answer meets a full disk: the job waits, and its attempts are for its own faults."""
     table.connection.execute(
         text(f"""
         CREATE FUNCTION scoring.full_disk() RETURNS trigger LANGUAGE plpgsql AS
           $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '{state}'; END $$;
-        CREATE TRIGGER full_disk BEFORE INSERT ON scoring.answers FOR EACH STATEMENT
+        CREATE TRIGGER full_disk BEFORE INSERT ON llm.flights FOR EACH STATEMENT
           EXECUTE FUNCTION scoring.full_disk()""")
     )
     (job,) = table.put()

@@ -63,6 +63,7 @@ BOUNDED_BY = {
         "runtime.has_worker",
         "runtime.can_read_job",
         "runtime.refuse_key",
+        "runtime.gate_told",
         "runtime.is_name",
         "runtime.keeps",
         "runtime.readable",

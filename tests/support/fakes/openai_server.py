@@ -69,7 +69,7 @@ class Entry:
     """One call in the ledger: its idempotency key, its answer (a status or a kind), and its times.
 
     ``ended_at`` is None if no complete answer was sent. ``body`` is the request's fingerprint. ``again`` is true if the
-    request quotes an earlier answer to ask again.
+    request quotes an earlier answer to ask again. ``limit`` is how many tokens the answer may have.
     """
 
     key: str | None
@@ -78,6 +78,7 @@ class Entry:
     ended_at: float | None = None
     body: str = ""
     again: bool = False
+    limit: int | None = None
 
 
 class Script:
@@ -141,6 +142,7 @@ class Script:
         again = any(message.get("role") == "assistant" for message in body.get("messages", ()))
         fingerprint = hashlib.blake2b(sent, digest_size=16).hexdigest()
         entry = Entry(headers.get("idempotency-key"), time.time(), body=fingerprint, again=again)
+        entry.limit = body.get("max_tokens") or body.get("max_completion_tokens")
         self.ledger.append(entry)
         self.calls += 1
         self.in_flight += 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from workers.llm.kept.questions import Question
@@ -49,11 +49,9 @@ def restore(found: KeptAnswer, question: Question, into: type[T]) -> Answer[T] |
 
     It is read again as it was when it came. If the form has changed since then, it may not be valid any more.
     """
-    from workers.llm.structured import InvalidAnswerError  # noqa: PLC0415 - importing openai costs a second
-
     try:
         value = value_of(found.raw, into)
-    except (InvalidAnswerError, ValidationError, Permanent, Retryable):
+    except (ValueError, Permanent, Retryable):  # also pydantic's, and InvalidAnswerError
         return None
     return Answer(
         value=value,
