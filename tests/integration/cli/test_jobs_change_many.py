@@ -67,10 +67,9 @@ def test_a_hundred_thousand_jobs_are_counted_and_not_listed(command, many: int, 
     assert many > many - left >= int(told[1].replace(",", ""))
 
     with command("cancel", "--stage", "scoring.score", "--status", "pending") as second:
-        said, progress = second.communicate(timeout=300)
+        said, _ = second.communicate(timeout=300)  # progress only if what is left takes long enough
 
     assert (second.returncode, said) == (0, f"{left:,} cancelled\n")
-    assert COUNTED.search(progress)
     assert waiting(psql) == 0
 
 

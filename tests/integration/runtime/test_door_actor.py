@@ -34,7 +34,7 @@ def profile(psql) -> UUID:
     return found
 
 
-def signed(user: UUID, *, span: timedelta = timedelta(minutes=5), key: bytes = KEY) -> dict[str, str]:
+def signed(user: UUID, *, span: timedelta = timedelta(hours=2), key: bytes = KEY) -> dict[str, str]:
     return {"user_id": str(user), "user_signature": sign_actor(key, user, expires=datetime.now(UTC) + span)}
 
 
