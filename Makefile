@@ -1,13 +1,13 @@
-# Everything a contributor runs. `make` alone lists it.
+# The commands of a contributor. `make` lists them.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Interpreters to try, in this order, where uv is not installed: `make setup PYTHON=/opt/python3.13/bin/python3`.
+# Without uv, these interpreters are tried in this order: `make setup PYTHON=/opt/python3.13/bin/python3`.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
-# Further arguments of the command behind a target: `make test ARGS="-k settings"`, `make lock ARGS=--upgrade`.
+# More arguments for the command of a target: `make test ARGS="-k settings"`, `make lock ARGS=--upgrade`.
 ARGS ?=
 
 .PHONY: help
@@ -15,10 +15,10 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: $(INSTALLED) ## install everything into .venv, again only when a dependency changed
+setup: $(INSTALLED) ## install everything into .venv; does nothing if no dependency changed
 
 .PHONY: demo
-demo: $(INSTALLED) ## score real profiles on servers that start by themselves
+demo: $(INSTALLED) ## score real profiles; starts its own servers
 	@$(BIN)/gristmill demo $(ARGS)
 
 .PHONY: test
@@ -26,53 +26,53 @@ test: $(INSTALLED) ## run every test: unit, integration, migrations, end to end
 	@$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
-check: $(INSTALLED) ## lint, formatting, types, who may import whom
+check: $(INSTALLED) ## check lint rules, formatting, types and imports between rooms
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: up
-up: $(INSTALLED) ## start the whole system here; Ctrl-C drains it
+up: $(INSTALLED) ## start the whole system here; Ctrl-C drains and stops it
 	@$(BIN)/gristmill up $(ARGS)
 
 .PHONY: down
-down: $(INSTALLED) ## stop what a detached `gristmill up` started
+down: $(INSTALLED) ## stop the system that `gristmill up --detach` started
 	@$(BIN)/gristmill down $(ARGS)
 
 .PHONY: bench
-bench: $(INSTALLED) ## measure beside other queues; ARGS=--quick in minutes
+bench: $(INSTALLED) ## run the benchmarks, also of other queues; ARGS=--quick takes minutes
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## hurt a whole system in every way of the matrix for ten minutes, then judge its history
+chaos: $(INSTALLED) ## inject every fault of the matrix into a whole system for ten minutes, then check its history
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: fmt
-fmt: $(INSTALLED) ## format the code and mend what the linter can
+fmt: $(INSTALLED) ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-# Both files hold hashes and name no index: any mirror serves them. The second one is what the image installs.
+# Both files have hashes and no index URL, so any mirror works. The image installs the second one.
 COMPILE = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 .PHONY: lock
-lock: ## solve the dependencies anew (needs uv)
+lock: ## resolve the dependencies again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv on PATH" >&2; exit 1; }
 	@$(COMPILE) --group dev --extra embedded --output-file requirements.lock $(ARGS)
 	@$(COMPILE) --group build --constraint requirements.lock --output-file requirements-runtime.lock
 
-# Files that only their owner reads, in a folder that only its owner enters; what exists is kept. Compose mounts a file
-# with its owner and mode, so the containers run as the owner: who that is goes into .env, which Compose reads. Where root
-# runs this, the files are given to the image's user, because no container runs as root.
+# Only the owner may read these files and enter their folder. Existing files are kept. Compose mounts a file with its
+# owner and mode, so the containers run as the owner: .env gets the owner's ids, and Compose reads .env. If root runs
+# this, the image's user becomes the owner, because no container runs as root.
 .PHONY: secrets
 secrets: ## make the passwords that docker-compose.yml reads, once
 	@set -eu; umask 077; mkdir -p secrets; \
 	uid=$$(id -u) gid=$$(id -g); [ "$$uid" != 0 ] || { uid=10001; gid=10001; }; \
 	[ -z "$$(tail -c1 .env 2>/dev/null)" ] || echo >> .env; \
-	told() { grep -q "^$$1=" .env 2>/dev/null || { echo "$$1=$$2" >> .env; echo ".env: $$1=$$2"; }; }; \
-	told SECRETS_UID "$$uid"; told SECRETS_GID "$$gid"; \
+	add() { grep -q "^$$1=" .env 2>/dev/null || { echo "$$1=$$2" >> .env; echo ".env: $$1=$$2"; }; }; \
+	add SECRETS_UID "$$uid"; add SECRETS_GID "$$gid"; \
 	cd secrets; \
 	random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }; \
 	keep() { [ -e "$$1" ] || { printf %s "$$2" > "$$1"; echo "secrets/$$1 written"; }; }; \
@@ -93,7 +93,7 @@ clean: ## remove caches and build results; keeps .venv and the data in .gristmil
 	@rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The project goes in without its dependencies and without build isolation: all of it comes from the lock, by hash.
+# The project is installed without its dependencies and without build isolation: the lock has all of them, by hash.
 $(INSTALLED): requirements.lock pyproject.toml
 	@set -e; if command -v uv >/dev/null; then \
 		$(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python '>=3.11' .venv; \
@@ -101,7 +101,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	else \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory venv; \
 		install='$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install'; \
-		echo 'installing into .venv with pip; this takes a minute, with uv on PATH seconds'; \
+		echo 'installing into .venv with pip; this takes a minute (with uv on PATH: seconds)'; \
 	fi; \
 	$$install --require-hashes --requirement requirements.lock; \
 	$$install --no-deps --no-build-isolation --editable .

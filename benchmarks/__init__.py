@@ -1,1 +1,1 @@
-"""Measured comparisons, run on demand (`make bench`). Ratios of one run, never one absolute figure."""
+"""Benchmarks, run on demand (`make bench`). Compare ratios within one run, not single absolute figures."""

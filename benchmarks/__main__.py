@@ -1,6 +1,6 @@
-"""``python -m benchmarks``: measure Gristmill beside what there is to compare it with, interleaved in one run.
+"""``python -m benchmarks``: measure Gristmill and other systems, interleaved in one run.
 
-``python -m benchmarks report FILE`` prints a kept run as Markdown, ``plot FILE`` draws it.
+``python -m benchmarks report FILE`` prints a saved run as Markdown, ``plot FILE`` draws it.
 """
 
 import argparse
@@ -57,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     match given:
         case ["report" | "plot", file, *_] if not Path(file).is_file():
-            print(f"no run is kept in {file!r}; make one with --json FILE", file=sys.stderr)
+            print(f"no run is saved in {file!r}; make one with --json FILE", file=sys.stderr)
             return 1
         case ["report", file]:
             print(report.markdown(read(Path(file))))
             return 0
         case ["plot", file, *rest]:
             return _plot(Path(file), Path(rest[0]) if rest else PICTURES)
-    # A run that is ended must stop the servers and roles it started.
+    # If a run is stopped by a signal, it must stop the servers and roles that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return _run(_options(given))
 
@@ -83,23 +83,23 @@ def _plot(file: Path, into: Path) -> int:
 def _options(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure Gristmill beside other ways to do the same; or: report FILE, plot FILE [FOLDER].",
+        description="Measure Gristmill and other systems that do the same work; or: report FILE, plot FILE [FOLDER].",
     )
     parser.add_argument("--only", type=_Names(PARTS), default=list(PARTS), help=f"parts of: {', '.join(PARTS)}")
     parser.add_argument("--peers", type=_Names(PEERS), default=[], help=f"peers of: {', '.join(PEERS)}")
     parser.add_argument("--quick", action="store_true", help="a small run, within three minutes without peers")
     parser.add_argument("--huge", action="store_true", help="also 10 million waiting jobs and a file of 1 GB")
     parser.add_argument("--repeat", type=int, help="interleaved rounds")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of every count: to try it, not to believe it")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply every count by this, for a trial run")
     kept = Path(f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", default=kept, help="keep the run here, written after every part [bench-…]"
+        "--json", type=Path, metavar="FILE", default=kept, help="save the run here after every part [bench-…]"
     )
     return parser.parse_args(given)
 
 
 class _Names:
-    """Reads names separated by commas, each of which must be known."""
+    """Parses names separated by commas; each name must be known."""
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = list(known)
@@ -107,12 +107,12 @@ class _Names:
     def __call__(self, value: str) -> list[str]:
         names = [name for name in value.split(",") if name]
         if unknown := [name for name in names if name not in self._known]:
-            raise argparse.ArgumentTypeError(f"must be of {', '.join(self._known)}; got {', '.join(unknown)}")
+            raise argparse.ArgumentTypeError(f"must be among {', '.join(self._known)}, got {', '.join(unknown)}")
         return names
 
 
 def sizes_of(options: argparse.Namespace) -> Sizes:
-    """Return how much is to be measured."""
+    """Return the sizes of the run."""
     sizes = QUICK if options.quick else WHOLE
     if options.huge:
         sizes = replace(sizes, depths=(*sizes.depths, HUGE), ingest_bytes=HUGE_FILE)
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
             say(f"part {name}")
             try:
                 results.figures += PARTS[name](bench)
-            except Exception as error:  # noqa: BLE001 - the other parts are worth having
+            except Exception as error:  # noqa: BLE001 - the other parts still run
                 results.failures[name] = f"{type(error).__name__}: {error}"
                 say(f"{name} failed: {results.failures[name]}")
             results.write(options.json)

@@ -1,4 +1,4 @@
-"""Celery on threads with nothing durable around it: the shortest way a message can take, to compare latency with."""
+"""Celery on threads without durable jobs: the lowest latency that a message can have, for comparison."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=4, broker_co
 
 @app.task(name="bare.stamp")
 def stamp(number: int) -> None:
-    """Note when the handler started."""
+    """Record when the handler started."""
     now = time.time()
     with Path(os.environ[STAMPS]).open("a") as file:
         file.write(f"{number} {now}\n")

@@ -1,4 +1,4 @@
-"""Sentences that are alike in many degrees, as the records of a project are: the same on every machine."""
+"""Sentences with different degrees of likeness, as in a project. They are the same on every machine."""
 
 import random
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""A provider that embeds with so many slots and a fixed time per request, as a GPU would, and tells how busy it was.
+"""An embeddings provider with a fixed number of slots and a fixed time per request, like a GPU. It measures its use.
 
-``python -m benchmarks.embeddings_server --slots 8 --seconds 0.4 --texts 10000`` prints its base URL once the vectors of
-the corpus are made. ``GET /stats`` tells requests, texts, and the share of its slots' time that was used between the
-first request and the last answer since it was last asked.
+``python -m benchmarks.embeddings_server --slots 8 --seconds 0.4 --texts 10000`` makes the vectors of the corpus, then
+prints its base URL. ``GET /stats`` returns requests, texts, and the share of the slots' time that was used between the
+first request and the last answer since the last ``GET /stats``.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from workers.llm.feature_hash import vector
 
 
 class Slots:
-    """So many requests at once; more wait for their turn. Counts the time in which slots are used."""
+    """A limit of requests at once; others wait. Measures the time in which slots are used."""
 
     def __init__(self, count: int, seconds: float) -> None:
         self._turn = asyncio.Semaphore(count)
@@ -31,18 +31,18 @@ class Slots:
         self._first = self._last = 0.0
 
     async def serve(self, texts: int) -> None:
-        """Take a slot for the time that a request takes."""
+        """Use a slot for the time of one request."""
         self._first = self._first or time.monotonic()
         async with self._turn:
             began = time.monotonic()
             await asyncio.sleep(self._seconds)
             self._last = time.monotonic()
-            # No more than it was made to take: a loop that turns late is no work.
+            # Count only the configured time: the delay of a busy loop is not work.
             self._used += min(self._last - began, self._seconds)
         self.requests += 1
         self.texts += texts
 
-    def told(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         window = (self._last - self._first) * self._count
         return {
             "requests": self.requests,
@@ -68,7 +68,7 @@ async def serve(*, slots: int, seconds: float, texts: int, port: int = 0) -> Non
                 length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
                 body = await reader.readexactly(length)
                 if head.startswith(b"get /stats"):
-                    writer.write(response(json.dumps(counted.told()).encode()))
+                    writer.write(response(json.dumps(counted.statistics()).encode()))
                     counted.forget()
                     continue
                 asked = json.loads(body)
@@ -84,9 +84,9 @@ async def serve(*, slots: int, seconds: float, texts: int, port: int = 0) -> Non
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slots", type=int, default=8, help="requests that it works on at once")
+    parser.add_argument("--slots", type=int, default=8, help="requests that it processes at once")
     parser.add_argument("--seconds", type=float, default=0.4, help="time of each request")
-    parser.add_argument("--texts", type=int, default=10_000, help="size of the corpus that it knows")
+    parser.add_argument("--texts", type=int, default=10_000, help="size of its corpus")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What must be known of a machine and its hour to read a figure: never its name, never an address."""
+"""The facts about the machine and its load that explain a figure. They never include a host name or an address."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ PACKAGES = ("celery", "kombu", "psycopg", "pydantic", "redis", "sqlalchemy")
 
 
 def environment(system: System) -> dict[str, Any]:
-    """Return the facts, the load of the last minutes among them: neighbours are part of every figure."""
+    """Return the facts, with the load of the last minutes, because other programs change every figure."""
     with Redis.from_url(system.redis_url) as redis:
         server = redis.info("server")
     return {
@@ -47,7 +47,7 @@ def environment(system: System) -> dict[str, Any]:
 
 
 def _code() -> str:
-    """Return the commit that is measured, marked where files differ from it; empty outside of a checkout."""
+    """Return the measured commit, marked if files differ from it; empty outside of a checkout."""
     git = shutil.which("git")
     if git is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a run measures: one figure holds the samples of every contender, and says which way is better."""
+"""The figures of a run. One figure has the samples of every contender."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ OURS = "gristmill"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured thing: samples by contender, one per interleaved round; ours first where it is compared."""
+    """One measured value: samples by contender, one per interleaved round. In a comparison ours is the first."""
 
     name: str
     title: str
@@ -24,14 +24,14 @@ class Figure:
         return list(self.samples)
 
     def median(self, contender: str = OURS) -> float | None:
-        """Return the middle sample of ``contender``, or None where it was not measured."""
+        """Return the median of ``contender``, or None if it was not measured."""
         samples = self.samples.get(contender)
         return statistics.median(samples) if samples else None
 
     def ratio(self, beside: str) -> float | None:
-        """Return how many times ours is of ``beside``: the median of the rounds' own ratios, as each round shares
+        """Return the ratio of ours to ``beside``: the median of the ratios of all rounds.
 
-        the machine's mood.
+        The load of the machine is about the same within one round.
         """
         ratios = self.ratios(beside)
         return statistics.median(ratios) if ratios else None
@@ -44,9 +44,9 @@ class Figure:
 
 @dataclass(slots=True)
 class Results:
-    """One run: where it was made, how, what it measured and what it could not measure.
+    """One run: its machine, its options, its figures and its failures.
 
-    ``loads``: the machine's load of the last minute as each part began.
+    ``loads``: the machine's load of the last minute at the start of each part.
     """
 
     environment: dict[str, Any]
@@ -60,16 +60,16 @@ class Results:
         return next((figure for figure in self.figures if figure.name == name), None)
 
     def starting(self, prefix: str) -> list[Figure]:
-        """Return the figures whose names start so, in the order of measuring."""
+        """Return the figures with this prefix, in the order of measuring."""
         return [figure for figure in self.figures if figure.name.startswith(prefix)]
 
     def write(self, path: Path) -> None:
-        """Keep the run as JSON."""
+        """Save the run as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> Results:
-    """Return the run that :meth:`Results.write` kept."""
+    """Return the run that :meth:`Results.write` saved."""
     stored = json.loads(path.read_text())
     return Results(
         stored["environment"],
@@ -81,7 +81,7 @@ def read(path: Path) -> Results:
 
 
 def figure(name: str, title: str, unit: str, samples: Mapping[str, float | Iterable[float]]) -> Figure:
-    """Return a figure; a contender measured once may be given as a bare number."""
+    """Return a figure. A contender that was measured once may be given as a number."""
     return Figure(
         name,
         title,

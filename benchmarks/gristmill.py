@@ -1,4 +1,4 @@
-"""Gristmill as a contender: its roles as processes, a drain, and the latency from a commit to the handler."""
+"""Gristmill as a contender: its role processes, a drain, and the latency from a commit to the handler."""
 
 import json
 import random
@@ -27,7 +27,7 @@ OPEN = f"""
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The processes of one Gristmill, in the groups whose processor time is told apart."""
+    """The processes of one Gristmill, in groups. The processor time of each group is measured."""
 
     system: System
     groups: dict[str, list[int]]
@@ -38,13 +38,13 @@ class Running:
 
     @property
     def pids(self) -> list[int]:
-        """Every process of this one."""
+        """The pids of all its processes."""
         return [pid for group in self.groups.values() for pid in group]
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How fast a backlog went, and what processor time it cost."""
+    """The rate and the processor time of a drained backlog."""
 
     jobs: int
     seconds: float
@@ -55,7 +55,7 @@ class Drained:
         return self.jobs / self.seconds
 
     def cpu_per_job(self) -> Cpu:
-        """Return milliseconds per job of each group and of all together."""
+        """Return milliseconds per job, of each group and of all groups together."""
         each = {name: seconds * 1_000 / self.jobs for name, seconds in self.cpu.items()}
         return {**each, "all": sum(each.values())}
 
@@ -64,18 +64,18 @@ class Drained:
 def gristmill(
     system: System, *, workers: int = 2, slots: int = 1_000, warm_up: int = WARM_UP, **options: Any
 ) -> Iterator[Running]:
-    """Run so many worker processes and one dispatcher, warmed up; what they leave in the tables is deleted.
+    """Run worker processes and one dispatcher, warmed up. Their rows are deleted at the end.
 
-    ``options`` are the roles' (``benchmarks/role.py``).
+    ``options`` are those of the roles (``benchmarks/role.py``).
     """
     role = [sys.executable, "-m", "benchmarks.role"]
-    told = {"events": options.pop("events", True)}
-    worker = [*role, "worker", json.dumps({"slots": slots, **told, **options})]
+    events = {"events": options.pop("events", True)}
+    worker = [*role, "worker", json.dumps({"slots": slots, **events, **options})]
     environment = system.environment
     with Redis.from_url(system.redis_url) as redis:
-        redis.flushall()  # another contender's messages are none of ours
+        redis.flushall()  # remove the messages of other contenders
     system.postgres.execute("DELETE FROM runtime.workers")
-    commands = [worker] * workers + [[*role, "dispatcher", json.dumps(told)]]
+    commands = [worker] * workers + [[*role, "dispatcher", json.dumps(events)]]
     with processes(commands, environment, log=system.folder / "roles.log") as pids:
         running = Running(system, {"workers": pids[:workers], "dispatcher": pids[workers:]})
         _await_roles(running, workers)
@@ -117,12 +117,12 @@ def _first_error(system: System) -> str:
 
 
 def wait_until_drained(running: Running) -> None:
-    """Return once no plain job is ready or running; the look itself must cost next to nothing."""
+    """Return once no plain job is ready or running. The query must be very cheap."""
     wait_for(lambda: not running.system.value(OPEN), seconds=PATIENCE, every=0.1, alive=running.pids)
 
 
 def arrivals(rate: float, seconds: float) -> list[float]:
-    """Return arrival times of a Poisson process: steady spacing would hide queueing."""
+    """Return arrival times of a Poisson process, because a steady interval would hide queueing."""
     at, times = 0.0, []
     while at < seconds:
         at += random.expovariate(rate)
@@ -131,13 +131,13 @@ def arrivals(rate: float, seconds: float) -> list[float]:
 
 
 def percentiles(waits: Sequence[float]) -> dict[str, float]:
-    """Return p50, p95 and p99 of seconds, in milliseconds."""
+    """Return p50, p95 and p99 of ``waits`` (seconds) in milliseconds."""
     ordered = sorted(waits)
     return {f"p{share}": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] * 1_000 for share in (50, 95, 99)}
 
 
 def latency(running: Running, *, rate: float, seconds: float) -> dict[str, float]:
-    """Enqueue at ``rate`` jobs/s, a commit each; return commit-to-handler percentiles."""
+    """Enqueue at ``rate`` jobs/s, with a commit each; return commit-to-handler percentiles."""
     system = running.system
     committed: dict[str, float] = {}
     start = time.time()
@@ -156,7 +156,7 @@ def latency(running: Running, *, rate: float, seconds: float) -> dict[str, float
 
 
 def clean(system: System) -> None:
-    """Empty every table that a measurement fills, and write the dirty pages out before the next one starts."""
+    """Empty every table that a measurement fills, and write dirty pages before the next one starts."""
     system.postgres.execute("TRUNCATE proving.plain_jobs, proving.keyed_jobs, runtime.transitions")
     system.postgres.execute("UPDATE runtime.stages SET paused_by = NULL, paused_at = NULL")
     system.postgres.execute("CHECKPOINT")

@@ -1,6 +1,6 @@
-"""The leanest HTTP client that keeps connections open, so that what is compared is the queue and not the client.
+"""A minimal HTTP client with open connections, so that a comparison measures the queue and not the client.
 
-Standard library only: peers run it in environments of their own.
+It needs only the standard library, because peers run it in their own environments.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class HttpClient:
-    """Any number of calls at once to one address; a connection is opened where none is idle."""
+    """Makes any number of calls at once to one address. Opens a connection if none is idle."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -20,7 +20,7 @@ class HttpClient:
         self._idle: list[Connection] = []
 
     async def post(self, body: bytes) -> bytes:
-        """Return the body of the answer; raise ConnectionError where it is no 200."""
+        """Return the body of the answer; raise ConnectionError if its status is not 200."""
         if self._idle:
             reader, writer = self._idle.pop()
         else:

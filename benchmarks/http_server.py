@@ -1,6 +1,7 @@
-"""A provider that answers every chat completion alike, 200 ms later, at a few dozen microseconds of CPU a call.
+"""A provider that gives the same answer to every chat completion after 200 ms. A call needs very little CPU time.
 
-``python -m benchmarks.http_server --delay 0.2`` prints its base URL. ``GET /stats`` tells calls and most at once.
+``python -m benchmarks.http_server --delay 0.2`` prints its base URL. ``GET /stats`` returns the number of calls and the
+largest number of calls at once.
 """
 
 import argparse
@@ -30,7 +31,7 @@ OK = _response(ANSWER)
 
 
 class Counters:
-    """What was asked of the server so far."""
+    """The number of calls so far."""
 
     def __init__(self) -> None:
         self.calls = self.at_once = self.most_at_once = 0
@@ -42,7 +43,7 @@ class Counters:
 
 
 class Provider(asyncio.Protocol):
-    """One client's connection: requests one after the other, answered late."""
+    """One client's connection. It answers requests one after the other, with a delay."""
 
     def __init__(self, counters: Counters, delay: float) -> None:
         self._counters = counters

@@ -1,6 +1,7 @@
-"""The pattern most projects start with, to compare with: one Celery message per job, an ORM session, three commits,
+"""The pattern that most projects start with, for comparison.
 
-a row-level audit trigger. No fence, no recovery: a killed worker or a flushed Redis loses jobs.
+One Celery message per job, an ORM session, three commits, a row-level audit trigger. There is no fence and no recovery:
+a killed worker or a flushed Redis loses jobs.
 """
 
 import os
@@ -58,7 +59,7 @@ _engine: Any = None
 
 def engine() -> Any:
     """Return this process's engine, made after the fork."""
-    global _engine  # noqa: PLW0603 - what a naive project does
+    global _engine  # noqa: PLW0603 - as a naive project does
     if _engine is None:
         _engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1))
     return _engine
@@ -66,7 +67,7 @@ def engine() -> Any:
 
 @app.task(name="naive.work")
 def work(job_id: str) -> None:
-    """Load, mark processing, commit; do the work, note progress, commit; mark completed, commit."""
+    """Load, mark as processing, commit; work, write the progress, commit; mark as completed, commit."""
     entered = time.time()
     with Session(engine(), expire_on_commit=True) as session:
         job = session.get_one(NaiveJob, uuid.UUID(job_id))
@@ -82,7 +83,7 @@ def work(job_id: str) -> None:
 
 @contextmanager
 def naive(system: System, *, concurrency: int) -> Iterator[Running]:
-    """Run one prefork worker, warmed up; what it leaves is deleted."""
+    """Run one prefork worker, warmed up. Its rows are deleted at the end."""
     app.conf.update(broker_url=system.redis_url)
     if not system.value("SELECT to_regclass('naive_jobs') IS NOT NULL"):
         system.postgres.execute(SCHEMA.encode())
@@ -138,7 +139,7 @@ def latency(running: Running, *, rate: float, seconds: float) -> dict[str, float
 
 
 def enqueue(session: Session, count: int, *, seconds: float = 0.0) -> list[str]:
-    """Insert ``count`` rows; the caller commits and then publishes, with the gap in between that loses jobs."""
+    """Insert ``count`` rows. The caller commits and then publishes; a crash in between loses jobs."""
     ids = [str(uuid.uuid4()) for _ in range(count)]
     session.execute(
         text("INSERT INTO naive_jobs (id, seconds) SELECT unnest(CAST(:ids AS uuid[])), :seconds"),

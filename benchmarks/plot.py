@@ -1,4 +1,4 @@
-"""Pictures of a run for the documentation. Needs matplotlib, the project's ``bench`` group."""
+"""Draw pictures of a run for the documentation. Needs matplotlib (the project's ``bench`` group)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ WIDTH, HEIGHT_PER_BAR, FRAME = 8.0, 0.42, 1.5
 
 
 def draw(results: Results, into: Path) -> list[Path]:
-    """Draw every picture that the run has figures for; return the files."""
+    """Draw every picture for which the run has figures; return the files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -22,7 +22,7 @@ def draw(results: Results, into: Path) -> list[Path]:
 
 
 def _bars(results: Results, into: Path, name: str, *, title: str | None = None) -> Path | None:
-    """Draw one figure's contenders as bars, the best on top, with the spread of their rounds."""
+    """Draw the contenders of one figure as bars, the best one on top, with the range of their rounds."""
     figure = results.get(name)
     if figure is None or not figure.samples.get(OURS):
         return None
@@ -51,7 +51,7 @@ def _bars(results: Results, into: Path, name: str, *, title: str | None = None) 
 
 
 def _latency(results: Results, into: Path) -> Path | None:
-    """Draw the percentiles of each rate, contender beside contender."""
+    """Draw the percentiles of each rate for all contenders."""
     rates = [rate for rate in (20, 200) if results.get(f"latency_{rate}_p50")]
     if not rates:
         return None

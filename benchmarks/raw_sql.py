@@ -1,7 +1,7 @@
-"""The limit of the database: the three statements of a job's life in large batches, nothing done per job in Python.
+"""The limit of the database: the three statements of a job's life in large batches, without work per job in Python.
 
-The same table, indexes, constraints and triggers as Gristmill's, so the same transitions; no Redis, no handlers, no
-events. What remains above it is what a worker system costs.
+Table, indexes, constraints and triggers are Gristmill's, so the transitions are the same. There are no Redis, no
+handlers and no events. The difference to Gristmill is the cost of a worker system.
 """
 
 import threading
@@ -15,7 +15,7 @@ from workers.runtime.connections import connect
 
 BATCH = 512
 OWNER = "00000000-0000-0000-0000-000000000001"
-# As the kernel's own sessions: a worker by name, so that nobody is notified, and pinned to the primary key.
+# Like the kernel's own sessions: it has a worker's name, so that nobody is notified, and plans use the primary key.
 SESSION = (
     "-c gristmill.changed_by=worker:raw -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off "
     "-c enable_hashjoin=off -c enable_mergejoin=off"
@@ -48,11 +48,11 @@ SETTLE = f"""
 
 
 def drain(system: System, jobs: int, *, connections: int) -> Drained:
-    """Fill the table, then mark, claim and settle all of it over so many connections at once."""
+    """Fill the table, then mark, claim and settle all jobs with this number of connections at once."""
     fill(system, jobs)
     opened = [connect(system.database_url, autocommit=True, settings=SESSION) for _ in range(connections)]
     try:
-        # Nobody is there to be rung.
+        # No dispatcher listens for notices.
         system.postgres.execute("UPDATE runtime.dispatcher SET listening = false")
         start, meter = time.perf_counter(), Meter(system, {})
         threads = [threading.Thread(target=_drain, args=(connection,)) for connection in opened]
@@ -70,7 +70,7 @@ def drain(system: System, jobs: int, *, connections: int) -> Drained:
 
 
 def _drain(connection: psycopg.Connection[tuple[str | None, str | None]]) -> None:
-    """Ids travel as one text each way: a driver that makes objects of them would be work per job."""
+    """Mark, claim and settle in batches. Ids are one text in each direction, to avoid work per job in the driver."""
     while (marked := connection.execute(MARK).fetchone()) and marked[0]:
         claimed = connection.execute(CLAIM, marked).fetchone()
         connection.execute(SETTLE, claimed)

@@ -1,4 +1,4 @@
-"""A run as tables: on the terminal, and as Markdown for the records."""
+"""Show a run as tables: on the terminal, and as Markdown."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +15,7 @@ FEW = 10
 
 
 def rows(results: Results) -> Iterator[tuple[str, ...]]:
-    """Yield ``FIGURES`` of every comparison; what has none stands alone, what has no ours stands beside nothing."""
+    """Yield a row with the columns ``FIGURES`` for every comparison, and for every figure without one."""
     for figure in results.figures:
         title = f"{figure.title}, {figure.unit}"
         ours = figure.median()
@@ -39,7 +39,7 @@ def _compared(figure: Figure, title: str, others: Sequence[str]) -> Iterator[tup
 
 
 def number(value: float | None) -> str:
-    """Return three telling digits, grouped."""
+    """Return the number with three significant digits and group separators."""
     if value is None:
         return ""
     if abs(value) >= SMALL:
@@ -48,7 +48,7 @@ def number(value: float | None) -> str:
 
 
 def judged(results: Results) -> list[tuple[str, str, str]]:
-    """Return ``TARGETS_HEAD`` of every target."""
+    """Return a row with the columns ``TARGETS_HEAD`` for every target."""
     return [(target.says, *verdict(target, results)) for target in TARGETS]
 
 
@@ -67,7 +67,7 @@ def show(results: Results, console: Console) -> None:
 
 
 def markdown(results: Results) -> str:
-    """Return the run as Markdown: where it was made, its figures, its targets."""
+    """Return the run as Markdown: the machine, the figures and the targets."""
     return "\n".join(
         [
             surroundings(results),

@@ -1,6 +1,6 @@
 """Run one Gristmill role with the benchmark's handlers: ``python -m benchmarks.role worker|dispatcher '{options}'``.
 
-Reads DATABASE_URL and REDIS_URL. ``"events": false`` silences the job events; ``"base_url"`` is the provider asked.
+Reads DATABASE_URL and REDIS_URL. ``"events": false`` turns job events off; ``"base_url"`` is the provider's URL.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.stages import STAGES
 from config.logging import configure
-from config.settings import Dispatcher
+from config.settings import DispatcherSettings
 
-QUIET = ("sent", "started", "settled", "stale", "stopped", "revoked")
+EVENT_METHODS = ("sent", "started", "settled", "stale", "stopped", "revoked")
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
         return run_flower(STAGES, redis_url=urls["redis_url"], address="127.0.0.1", basic_auth=None, **options)
     from workers.transport.dispatcher import run_dispatcher
 
-    return run_dispatcher(STAGES, **urls, **{**Dispatcher().model_dump(), **options})
+    return run_dispatcher(STAGES, **urls, **{**DispatcherSettings().model_dump(), **options})
 
 
 def _worker(urls: dict[str, Any], options: dict[str, Any]) -> int:
@@ -60,10 +60,10 @@ def _worker(urls: dict[str, Any], options: dict[str, Any]) -> int:
 
 
 def _silence() -> None:
-    """Have nobody told of any job, to see what telling costs."""
+    """Turn job events off, to measure their cost."""
     from workers.transport.events import EventStream
 
-    for name in QUIET:
+    for name in EVENT_METHODS:
         setattr(EventStream, name, lambda *_, **__: None)
 
 

@@ -1,4 +1,4 @@
-"""How much of everything a run measures: whole, quick, or any share of either."""
+"""The sizes of a run: whole, quick, or any share of them."""
 
 from dataclasses import dataclass, replace
 
@@ -27,10 +27,10 @@ class Sizes:
     embed_records: int = 10_000
 
     def scaled(self, share: float) -> "Sizes":
-        """Return every count times ``share``: to see that all of it runs, not to believe the figures."""
+        """Return every count times ``share``, for a trial run."""
 
-        def of(count: int, *, least: int = 20) -> int:
-            return max(least, int(count * share))
+        def of(count: int, *, minimum: int = 20) -> int:
+            return max(minimum, int(count * share))
 
         return replace(
             self,
@@ -38,15 +38,15 @@ class Sizes:
                 name: of(getattr(self, name))
                 for name in ("drain_jobs", "naive_jobs", "enqueue_jobs", "enqueue_singles", "calls", "naive_calls")
             },
-            slice_jobs=of(self.slice_jobs, least=2_000),  # more than one batch: a rate needs two moments
+            slice_jobs=of(self.slice_jobs, minimum=2_000),  # more than one batch, because a rate needs two times
             snoozed=of(self.snoozed),
-            prune_rows=of(self.prune_rows, least=2_000),
+            prune_rows=of(self.prune_rows, minimum=2_000),
             running=of(self.running),
             ingest_rows=of(self.ingest_rows),
             ingest_bytes=int(self.ingest_bytes * share),
-            embed_records=of(self.embed_records, least=1_000),
+            embed_records=of(self.embed_records, minimum=1_000),
             latency_seconds=max(2.0, self.latency_seconds * share),
-            picks=of(self.picks, least=3),
+            picks=of(self.picks, minimum=3),
             depths=tuple(of(depth) for depth in self.depths),
             hot=tuple(of(depth) for depth in self.hot),
         )

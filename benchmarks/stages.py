@@ -1,6 +1,6 @@
-"""What the proving tables' jobs do in a benchmark: nothing, sleep, note the time, or make an HTTP call.
+"""Handlers of the proving tables for benchmarks: do nothing, sleep, record the time, or make an HTTP call.
 
-Registered apart from the tests' own handlers of the same stages: a process uses one or the other.
+They have their own registry. A process uses these handlers or those of the tests for the same stages.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.ports import Message
 from workers.runtime.handler.registry import Registry, stage
 
-# Where calls go; a server that answers after a while (benchmarks/http_server.py).
+# The variable with the URL of the calls, a server that answers after a delay (benchmarks/http_server.py).
 CALL_URL = "GRISTMILL_BENCH_CALL_URL"
 STAGES = Registry()
 QUESTION: list[Message] = [{"role": "user", "content": "How good is it?"}]
 
 
 class Verdict(BaseModel):
-    """What the asked model answers."""
+    """The answer of the model."""
 
     overall: float
 
 
 @cache
 def client() -> HttpClient:
-    """Return this process's connections to the server that is called."""
+    """Return this process's HTTP client."""
     return HttpClient(os.environ[CALL_URL])
 
 
 async def perform(job: ProvingJob, ctx: Context) -> Outcome:
-    """Do what the row says; an empty row is a no-op."""
+    """Do what the row says. An empty row means nothing to do."""
     match job.act:
         case "stamp":
             return Complete(values={"result": {"handler_started": time.time()}})
@@ -73,5 +73,5 @@ async def keyed(job: KeyedJob, ctx: Context) -> Outcome:
     return await perform(job, ctx)
 
 
-# The real handler: what it does is what is measured.
+# The real handler, which is measured.
 stage("ingestion.ingest", of=IngestJob, payload=IngestRequest, timeout=timedelta(hours=6), into=STAGES)(ingest_csv)

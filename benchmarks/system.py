@@ -1,4 +1,4 @@
-"""Real servers and real role processes for one benchmark run, in a folder that vanishes with it."""
+"""Real servers and real role processes for one benchmark run, in a folder that is deleted at its end."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Where the servers are, a folder for what processes leave, and connections to arrange and to look."""
+    """The servers' URLs, a folder for the files of processes, and connections for set-up and queries."""
 
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
@@ -40,11 +40,11 @@ class System:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What every process is started with."""
+        """The environment of every process."""
         return {**os.environ, "DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
 
     def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Return the first column of the one row that ``sql`` finds."""
+        """Return the first column of the one row of ``sql``."""
         row = self.postgres.execute(sql.encode(), parameters).fetchone()
         assert row is not None
         return row[0]
@@ -77,20 +77,20 @@ def system() -> Iterator[System]:
 def processes(
     commands: Sequence[Sequence[str]], environment: Mapping[str, str], *, log: Path | None = None
 ) -> Iterator[list[int]]:
-    """Run these commands while the block lasts; stop them by SIGTERM, then SIGKILL, and always wait for them.
+    """Run these commands while the block runs; stop them with SIGTERM, then SIGKILL, and always wait for them.
 
-    A process that ended by itself is an error that quotes the last line it said.
+    If a process ended by itself, raise an error with its last line.
     """
     running: list[subprocess.Popen[bytes]] = []
     try:
         with (log or Path(os.devnull)).open("ab") as output:
             for argv in commands:
-                running.append(subprocess.Popen(argv, env=dict(environment), stdout=output, stderr=output))  # noqa: PERF401 - those started before a failure must be stopped
+                running.append(subprocess.Popen(argv, env=dict(environment), stdout=output, stderr=output))  # noqa: PERF401 - after a failure these are stopped
         yield [process.pid for process in running]
         for process in running:
             if process.poll() is not None:
-                said = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
-                raise RuntimeError(f"{' '.join(process.args)[-80:]} ended by itself: {' '.join(said)}")  # type: ignore[arg-type]
+                last = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
+                raise RuntimeError(f"{' '.join(process.args)[-80:]} ended by itself: {' '.join(last)}")  # type: ignore[arg-type]
     finally:
         for process in running:
             process.terminate()
@@ -104,7 +104,7 @@ def processes(
 
 @contextmanager
 def served(module: str, *arguments: str) -> Iterator[str]:
-    """Run a server of ours that prints its base URL first; yield that, and stop the server with the block."""
+    """Run one of our servers, which prints its base URL first; yield the URL; stop the server at the end."""
     with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -116,14 +116,14 @@ def served(module: str, *arguments: str) -> Iterator[str]:
 def wait_for(
     condition: Callable[[], object], *, seconds: float, every: float = 0.05, alive: Sequence[int] = ()
 ) -> None:
-    """Poll ``condition`` until it holds; give up with TimeoutError, and at once if one of ``alive`` has ended."""
+    """Poll ``condition`` until it holds; raise TimeoutError, or at once RuntimeError if one of ``alive`` has ended."""
     give_up = time.monotonic() + seconds
     while not condition():
         for pid in alive:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                raise RuntimeError("a process that was to do it has ended by itself")
+                raise RuntimeError("a needed process ended by itself")
         if time.monotonic() > give_up:
-            raise TimeoutError(f"nothing came of it within {seconds:g} s")
+            raise TimeoutError(f"the condition did not hold within {seconds:g} s")
         time.sleep(every)
 
 
@@ -131,7 +131,7 @@ Cpu = dict[str, float]
 
 
 class Meter:
-    """Processor time by group of processes, since it was made. Steadier than any rate on a shared machine."""
+    """Measures processor time by group of processes. On a shared machine this is more stable than a rate."""
 
     def __init__(self, system: System, groups: Mapping[str, Sequence[int]]) -> None:
         self._groups = {**groups, "postgres": [system.postmaster], "valkey": [system.valkey]}
@@ -146,14 +146,14 @@ class Meter:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of ``pid``, its living children and those it has waited for."""
+    """Return the processor time of ``pid``, of its running children, and of ended children that it waited for."""
     process = psutil.Process(pid)
     own = process.cpu_times()
     total = own.user + own.system + own.children_user + own.children_system
     for child in process.children(recursive=True):
         try:
             times = child.cpu_times()
-        except psutil.NoSuchProcess:  # ended meanwhile: its time is the parent's at the next look
+        except psutil.NoSuchProcess:  # it has ended; its time is in the parent's at the next call
             continue
         total += times.user + times.system + times.children_user + times.children_system
     return total

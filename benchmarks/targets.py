@@ -1,4 +1,4 @@
-"""The targets, in one table. Each is judged by the run's own figures; what was not measured is said to be so."""
+"""The targets in one table. Each is compared with the figures of the same run. Missing figures are reported."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from benchmarks.figures import OURS, Figure, Results
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A bound on a figure of ours, or on its ratio to ``beside`` in the same run."""
+    """A bound for one of our figures, or for its ratio to ``beside`` in the same run."""
 
     figure: str
     says: str
@@ -16,14 +16,14 @@ class Target:
     at_most: float | None = None
 
     def measured(self, results: Results) -> float | None:
-        """Return what is held against the bound."""
+        """Return the value to compare with the bound."""
         found: Figure | None = results.get(self.figure)
         if found is None:
             return None
         return found.ratio(self.beside) if self.beside else found.median()
 
     def rounds(self, results: Results) -> list[float]:
-        """Return what each round of the run says of it."""
+        """Return the value of each round."""
         found: Figure | None = results.get(self.figure)
         if found is None:
             return []
@@ -74,7 +74,7 @@ TARGETS = (
 
 
 def verdict(target: Target, results: Results) -> tuple[str, str]:
-    """Return the figure and ``met``, ``not met``, ``not decided`` (the rounds differ on it) or ``not measured``."""
+    """Return the figure and ``met``, ``not met``, ``not decided`` (rounds disagree) or ``not measured``."""
     measured = target.measured(results)
     if measured is None:
         return "", "not measured"

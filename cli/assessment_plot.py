@@ -1,4 +1,4 @@
-"""Draw what ended each hour as an SVG that any browser shows. Pure text, no library."""
+"""Draw how many assessments ended in each hour, as an SVG for any browser. Written as text, without a library."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,24 +6,24 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.assessment.store.reports import Ended, Statistics
+    from workers.assessment.store.reports import HourlyEndings, Statistics
 
 COLOURS = {"completed": "#2da44e", "failed": "#cf222e", "cancelled": "#8c959f"}
 BAR, GAP, HEIGHT, LEFT, TOP, BOTTOM = 14, 4, 220, 56, 56, 56
-HOURS_SHOWN = 168
-REASONS_SHOWN = 5
-LABELS = 8
+MAX_HOURS = 168
+MAX_REASONS = 5
+MAX_LABELS = 8
 FONT = 'font-family="sans-serif" font-size="12" fill="#57606a"'
-LINE = 18
+LINE_HEIGHT = 18
 
 
-def svg(statistics: "Statistics") -> str:
-    """Return the picture: a bar per hour with what completed, failed and was cancelled, and the commonest failures."""
+def draw_svg(statistics: "Statistics") -> str:
+    """Return the SVG: a bar per hour (completed, failed, cancelled), and the most frequent failures."""
     hours = _hours(statistics.hours)
     highest = max((sum(counts.values()) for counts in hours.values()), default=0) or 1
     reasons = _reasons(statistics)
     width = max(LEFT + len(hours) * (BAR + GAP) + 24, 640)
-    height = TOP + HEIGHT + BOTTOM + LINE * len(reasons)
+    height = TOP + HEIGHT + BOTTOM + LINE_HEIGHT * len(reasons)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" {FONT}>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
@@ -31,23 +31,23 @@ def svg(statistics: "Statistics") -> str:
         *_legend(),
         *_axis(highest, width),
     ]
-    every = max(1, len(hours) // LABELS)
+    label_step = max(1, len(hours) // MAX_LABELS)
     for place, (hour, counts) in enumerate(hours.items()):
         parts += _bars(LEFT + place * (BAR + GAP), counts, highest)
-        if place % every == 0:
+        if place % label_step == 0:
             x = LEFT + place * (BAR + GAP)
             parts.append(f'<text x="{x}" y="{TOP + HEIGHT + 16}">{hour:%d %b %H:%M}</text>')
     for place, reason in enumerate(reasons):
-        parts.append(f'<text x="{LEFT}" y="{TOP + HEIGHT + 44 + place * LINE}">{escape(reason)}</text>')
+        parts.append(f'<text x="{LEFT}" y="{TOP + HEIGHT + 44 + place * LINE_HEIGHT}">{escape(reason)}</text>')
     return "\n".join((*parts, "</svg>\n"))
 
 
-def _hours(ended: "Sequence[Ended]") -> dict[datetime, dict[str, int]]:
-    """Return the counts of each of the last hours, also of those in which nothing ended."""
+def _hours(ended: "Sequence[HourlyEndings]") -> dict[datetime, dict[str, int]]:
+    """Return the counts of each of the last hours, also of hours in which nothing ended."""
     if not ended:
         return {}
     last = max(one.hour for one in ended)
-    first = max(min(one.hour for one in ended), last - timedelta(hours=HOURS_SHOWN - 1))
+    first = max(min(one.hour for one in ended), last - timedelta(hours=MAX_HOURS - 1))
     count = int((last - first) / timedelta(hours=1)) + 1
     hours: dict[datetime, dict[str, int]] = {first + timedelta(hours=n): {} for n in range(count)}
     for one in ended:
@@ -80,11 +80,11 @@ def _bars(x: int, counts: dict[str, int], highest: int) -> list[str]:
     parts, bottom = [], float(TOP + HEIGHT)
     for state, colour in COLOURS.items():
         if count := counts.get(state, 0):
-            tall = HEIGHT * count / highest
-            bottom -= tall
+            height = HEIGHT * count / highest
+            bottom -= height
             title = f"<title>{count:,} {state}</title>"
             parts.append(
-                f'<rect x="{x}" y="{bottom:.1f}" width="{BAR}" height="{tall:.1f}" fill="{colour}">{title}</rect>'
+                f'<rect x="{x}" y="{bottom:.1f}" width="{BAR}" height="{height:.1f}" fill="{colour}">{title}</rect>'
             )
     return parts
 
@@ -93,5 +93,5 @@ def _reasons(statistics: "Statistics") -> list[str]:
     counts: dict[str, int] = {}
     for failure in statistics.failures:
         counts[failure.reason] = counts.get(failure.reason, 0) + failure.count
-    commonest = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:REASONS_SHOWN]
-    return [f"{count:,} × {reason}" for reason, count in commonest]
+    most_frequent = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_REASONS]
+    return [f"{count:,} × {reason}" for reason, count in most_frequent]

@@ -1,4 +1,4 @@
-"""What a shell completes beyond the commands themselves. Quick, silent, and empty where it cannot know."""
+"""Complete stages, job ids and roles in a shell. Quick, silent, and empty if nothing is known."""
 
 import contextlib
 import os
@@ -7,46 +7,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _STAGE = re.compile(r'^@stage\(\s*"([\w.]+)"', re.MULTILINE)
-_NEWEST = 40
+_MAX_JOBS = 40
 
 
-def stages(incomplete: str) -> list[str]:
-    """Return the stages that begin so. Reads the handlers' files as text: importing them takes a second."""
-    import workers  # a completion that needs no package of ours loads none
+def complete_stage(incomplete: str) -> list[str]:
+    """Return the stages that begin with ``incomplete``. Read the handlers as text: to import them takes a second."""
+    import workers  # imported here: other completions need no package of ours
 
     files = (path for folder in workers.__path__ for path in Path(folder).rglob("*.py"))
-    with _silence():
+    with _suppressed_output():
         found = {name for path in files for name in _STAGE.findall(path.read_text(encoding="utf-8"))}
         return sorted(name for name in found if name.startswith(incomplete))
     return []
 
 
-def job_ids(incomplete: str) -> list[str]:
-    """Return the newest jobs that begin so, of the system that runs."""
-    with _silence():
-        # Imported here: the completion of any other word needs no driver, and a person waits for it.
-        from cli.connection import ask
+def complete_job_id(incomplete: str) -> list[str]:
+    """Return the newest jobs of the running system that begin with ``incomplete``."""
+    with _suppressed_output():
+        # Imported here: the completion of any other word needs no driver and must be quick.
+        from cli.connection import in_connection
         from workers.runtime.operate.jobs import JobFilter, list_jobs
 
-        newest = ask(lambda conn: list_jobs(conn, JobFilter(), limit=_NEWEST))
+        newest = in_connection(lambda conn: list_jobs(conn, JobFilter(), limit=_MAX_JOBS))
         return [str(job.id) for job in newest if str(job.id).startswith(incomplete)]
     return []
 
 
-def roles(incomplete: str) -> list[str]:
-    """Return the roles with a log that begin so."""
-    with _silence():
+def complete_role(incomplete: str) -> list[str]:
+    """Return the roles that have a log and begin with ``incomplete``."""
+    with _suppressed_output():
         # Imported here: every command that names a stage or a job imports this module.
-        from cli.whereabouts import logs_folder
+        from cli.running_system import find_logs_dir
         from config.settings import load
-        from local.logs import chosen
+        from local.logs import choose_roles
 
-        return [name for name in chosen(logs_folder(load()), None) if name.startswith(incomplete)]
+        return [name for name in choose_roles(find_logs_dir(load()), None) if name.startswith(incomplete)]
     return []
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Let nothing reach the terminal, on which a person is typing: no remark, no error."""
+def _suppressed_output() -> Iterator[None]:
+    """Suppress remarks and errors: a person is typing on the terminal."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.suppress(Exception):
         yield

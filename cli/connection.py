@@ -1,4 +1,4 @@
-"""A command's connections to Postgres, signed with who ran it."""
+"""A command's connections to Postgres. Each names the person who ran the command."""
 
 import asyncio
 import getpass
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from cli.addresses import addresses
+from cli.server_urls import find_server_urls
 from config.settings import load
 from workers.runtime.actor import Actor
 from workers.runtime.database import Database, Raw
@@ -16,8 +16,8 @@ from workers.runtime.database import Database, Raw
 T = TypeVar("T")
 
 
-def who() -> str:
-    """Return how this person is named in ``runtime.transitions``."""
+def person_name() -> str:
+    """Return the name of this person in ``runtime.transitions``."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a uid without a name
@@ -26,14 +26,14 @@ def who() -> str:
 
 
 def actor(reason: str | None = None) -> Actor:
-    """Return who runs this command, on which host, and why: what the history of a change shows."""
-    return Actor(changed_by=who(), change_reason=reason, context={"host": socket.gethostname()})
+    """Return who runs this command, on which host, and why. The history of a change shows it."""
+    return Actor(changed_by=person_name(), change_reason=reason, context={"host": socket.gethostname()})
 
 
 @asynccontextmanager
-async def opened(database_url: str) -> AsyncIterator[Database]:
-    """Yield the pools of one command."""
-    database = Database(database_url, changed_by=who(), pool_size=1)
+async def open_database(database_url: str) -> AsyncIterator[Database]:
+    """Yield the connection pools of one command."""
+    database = Database(database_url, changed_by=person_name(), pool_size=1)
     try:
         yield database
     finally:
@@ -41,21 +41,21 @@ async def opened(database_url: str) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def connected(database_url: str) -> AsyncIterator[Raw]:
-    """Yield one autocommitting connection with an ordinary planner, as reading whole tables needs it."""
-    connection = await Database(database_url, changed_by=who()).listen()
+async def open_connection(database_url: str) -> AsyncIterator[Raw]:
+    """Yield one autocommitting connection with the default planner settings, which reads of whole tables need."""
+    connection = await Database(database_url, changed_by=person_name()).listen()
     try:
         yield connection
     finally:
         await connection.close()
 
 
-def ask(question: Callable[[Raw], Awaitable[T]]) -> T:
-    """Return the answer to ``question``, put to the database that this command talks to."""
-    database_url = addresses(load()).database_url
+def in_connection(function: Callable[[Raw], Awaitable[T]]) -> T:
+    """Run ``function`` on one connection to the database that this command uses; return its result."""
+    database_url = find_server_urls(load()).database_url
 
     async def run() -> T:
-        async with connected(database_url) as connection:
-            return await question(connection)
+        async with open_connection(database_url) as connection:
+            return await function(connection)
 
     return asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Follow the job of a file: a bar on a terminal, lines elsewhere, what was skipped and why at the end."""
+"""Follow the job of a file: a bar on a terminal, lines elsewhere; at the end, the skipped rows and the reasons."""
 
 import sys
 import time
@@ -9,18 +9,19 @@ from uuid import UUID
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.following import job_events
-from cli.output import console, status_text
-from workers.ingestion.progress import IngestionProgress as Seen
-from workers.ingestion.progress import ingestion_progress
-from workers.ingestion.telling import problems, skipped_lines, warning_lines
+from cli.output import make_console, status_text
+from workers.ingestion.outcome_lines import file_problems, skipped_lines, warning_lines
+from workers.ingestion.progress import IngestionProgress, ingestion_progress
 from workers.runtime.refusals import Failed, printable
 
-_QUIET_SECONDS = 2.0
-_LOOK_SECONDS = 1.0
+_PRINT_SECONDS = 2.0
+_CHECK_SECONDS = 1.0
 
 
-async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None]) -> Seen:
-    """Return the job once it has ended; ``show`` is told where it stands. A restart of Postgres is waited for."""
+async def follow_ingestion(
+    database_url: str, job_id: UUID, *, show: Callable[[IngestionProgress], None]
+) -> IngestionProgress:
+    """Return the job when it has ended; call ``show`` with its progress. It waits while Postgres restarts."""
     async with job_events(database_url) as events:
         while True:
             seen = await events.ask(lambda conn: ingestion_progress(conn, job_id))
@@ -29,14 +30,14 @@ async def follow(database_url: str, job_id: UUID, *, show: Callable[[Seen], None
             show(seen)
             if seen.ended:
                 return seen
-            await events.wait([job_id], _LOOK_SECONDS)
+            await events.wait([job_id], _CHECK_SECONDS)
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Seen], None]]:
-    """Yield what shows where a job stands."""
+def ingestion_display() -> Iterator[Callable[[IngestionProgress], None]]:
+    """Yield a function that shows the progress of a job."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _line_printer()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -45,35 +46,35 @@ def progress() -> Iterator[Callable[[Seen], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console(stderr=True)) as bar:
+    with Progress(*columns, console=make_console(stderr=True)) as bar:
         task = bar.add_task("waiting", total=100, note="")
-        yield lambda seen: bar.update(task, description=title(seen), completed=percent(seen), note=note(seen))
+        yield lambda seen: bar.update(task, description=_step_name(seen), completed=_percent(seen), note=_counts(seen))
 
 
-def _lines() -> Callable[[Seen], None]:
-    """Return what prints a line now and then, and at every change of state."""
-    told_at, told = 0.0, ""
+def _line_printer() -> Callable[[IngestionProgress], None]:
+    """Return a function that prints a line at every change of state, and every two seconds."""
+    printed_at, printed = 0.0, ""
 
-    def show(seen: Seen) -> None:
-        nonlocal told_at, told
-        if title(seen) != told or time.monotonic() - told_at > _QUIET_SECONDS:
-            told_at, told = time.monotonic(), title(seen)
-            print(f"{title(seen)}: {percent(seen)} %, {note(seen)}", file=sys.stderr, flush=True)
+    def show(seen: IngestionProgress) -> None:
+        nonlocal printed_at, printed
+        if _step_name(seen) != printed or time.monotonic() - printed_at > _PRINT_SECONDS:
+            printed_at, printed = time.monotonic(), _step_name(seen)
+            print(f"{_step_name(seen)}: {_percent(seen)} %, {_counts(seen)}", file=sys.stderr, flush=True)
 
     return show
 
 
-def title(seen: Seen) -> str:
-    """Return what is being done."""
+def _step_name(seen: IngestionProgress) -> str:
+    """Return the current step of the job; its status if it has ended."""
     if seen.ended:
         return status_text(seen.status)
     waiting = {"PENDING": "waiting", "QUEUED_FOR_VEC": "waiting to be embedded"}
-    doing = waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
-    return printable(f"{doing} ({seen.wait_reason})") if seen.wait_reason else doing
+    step = waiting.get(seen.status, "ingesting" if seen.loading else "embedding")
+    return printable(f"{step} ({seen.wait_reason})") if seen.wait_reason else step
 
 
-def percent(seen: Seen) -> int:
-    """Return how much of what is being done is done; the end of a job is all of it."""
+def _percent(seen: IngestionProgress) -> int:
+    """Return the progress of the current step; 100 for a completed job."""
     if seen.completed:
         return 100
     if seen.loading or not seen.saved:
@@ -81,24 +82,24 @@ def percent(seen: Seen) -> int:
     return seen.embedded * 100 // seen.saved
 
 
-def note(seen: Seen) -> str:
+def _counts(seen: IngestionProgress) -> str:
     """Return the counts so far."""
     embedded = "" if seen.loading else f", {seen.embedded:,} embedded"
     return f"{seen.total:,} read, {seen.saved:,} saved, {seen.skipped:,} skipped{embedded}"
 
 
-def worst(seen: Seen) -> list[str]:
+def ingestion_problems(seen: IngestionProgress) -> list[str]:
     """Return what a person must see first: most rows were skipped, or rows are cut."""
-    return problems(
+    return file_problems(
         total=seen.total, skipped=seen.skipped, details=seen.details, warnings=seen.warnings, read_as=seen.read_as
     )
 
 
-def summary(seen: Seen) -> list[str]:
-    """Return what became of the file, line by line: problems first, the counts, each reason with its first lines."""
+def ingestion_lines(seen: IngestionProgress) -> list[str]:
+    """Return the result as lines: the problems, the counts, each reason with the first rows that it applies to."""
     return [
-        *(f"WARNING: {problem}" for problem in worst(seen)),
-        f"{status_text(seen.status)}: {note(seen)}",
+        *(f"WARNING: {problem}" for problem in ingestion_problems(seen)),
+        f"{status_text(seen.status)}: {_counts(seen)}",
         *(f"  {line}" for line in skipped_lines(seen.details, seen.read_as)),
         *(f"  {line}" for line in warning_lines(seen.warnings, seen.read_as)),
         *([f"  {seen.error}"] if seen.error else []),

@@ -1,6 +1,6 @@
-"""A command of commands that imports a command's module when that command is run, and no other.
+"""A group of commands that imports the module of a command only when that command runs.
 
-The table gives the name, the panel and the help line, so `gristmill --help` and the shell's completion import nothing.
+A table has the names, panels and help lines, so `gristmill --help` and shell completion import no command.
 """
 
 import importlib
@@ -12,10 +12,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 
-class Entry(NamedTuple):
-    """One command. ``place`` is ``module:attribute`` below ``cli.commands``: a function, or an app of commands.
+class CommandEntry(NamedTuple):
+    """One command. ``place`` is ``module:attribute`` in ``cli.commands``: a function, or a group of commands.
 
-    ``panel`` is the heading under which help lists it, if there is more than one.
+    ``panel`` is the heading of the command in the help, if there are several headings.
     """
 
     name: str
@@ -24,16 +24,16 @@ class Entry(NamedTuple):
     summary: str
 
 
-class _Loaded(MutableMapping[str, Any]):
-    """The commands by name; each is imported when it is asked for, once."""
+class _LazyCommands(MutableMapping[str, Any]):
+    """The commands by name. Each is imported at its first use."""
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, CommandEntry]) -> None:
         self._entries = entries
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
-            self._loaded[name] = load(self._entries[name])
+            self._loaded[name] = load_command(self._entries[name])
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -52,28 +52,28 @@ class _Loaded(MutableMapping[str, Any]):
         return len(self._entries)
 
 
-def load(entry: Entry) -> Any:
-    """Import the command of ``entry`` and return it as Typer runs it."""
+def load_command(entry: CommandEntry) -> Any:
+    """Import the command of ``entry`` and return it as Typer needs it."""
     module, _, attribute = entry.place.partition(":")
     found = getattr(importlib.import_module(f"cli.commands.{module}"), attribute)
     if isinstance(found, typer.Typer):
         command: Any = typer.main.get_group(found)
     else:
-        alone = typer.Typer(add_completion=False)
-        alone.command(entry.name)(found)
-        command = typer.main.get_command(alone)
+        single = typer.Typer(add_completion=False)
+        single.command(entry.name)(found)
+        command = typer.main.get_command(single)
     command.name = entry.name
     return command
 
 
-def lazy_group(entries: Sequence[Entry]) -> type[TyperGroup]:
-    """Return the class of a command of commands with these ``entries``, for ``typer.Typer(cls=…)``."""
+def lazy_group(entries: Sequence[CommandEntry]) -> type[TyperGroup]:
+    """Return the class of a group with these ``entries``, for ``typer.Typer(cls=…)``."""
     table = {entry.name: entry for entry in entries}
 
     class LazyGroup(TyperGroup):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
-            self.commands = _Loaded(table)
+            self.commands = _LazyCommands(table)
             self._is_listing = False
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:

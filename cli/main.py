@@ -1,4 +1,4 @@
-"""The ``gristmill`` command: its commands put together, and every error told in one line.
+"""The ``gristmill`` command: the table of its commands, and one line for every error.
 
 Imports no command: each is imported when it runs (:mod:`cli.lazy`).
 """
@@ -12,105 +12,119 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli.complaints import complaint
-from cli.lazy import Entry, lazy_group
+from cli.error_lines import error_line
+from cli.lazy import CommandEntry, lazy_group
 from workers.runtime.refusals import printable
 
-_HERE, _WORK, _ROLES = "This machine", "Work", "One role (what `up` and docker-compose run)"
-# Every command of the first level. A help line is the first line of the command's own help; a test compares them.
+_HERE, _WORK, _ROLES = "This machine", "Work", "One role (`up` and docker-compose run these)"
+# All commands of the first level. A test checks that each help line is the first line of the command's own help.
 COMMANDS = (
-    Entry(
+    CommandEntry(
         "demo",
         "demo:demo",
         _HERE,
-        "Score real profiles, take two messy files all the way, assess a server's description; show what came of each.",
+        "Score real profiles, ingest two messy files, assess the description of a server; show the results.",
     ),
-    Entry(
+    CommandEntry(
         "up",
         "system:up",
         _HERE,
-        "Start everything here: servers if none are configured, schema, workers, dispatcher, beat, Flower.",
+        "Start the whole system here: servers if none are configured, schema, workers, dispatcher, beat, Flower.",
     ),
-    Entry("down", "system:down", _HERE, "Stop what runs here: drain the workers, then end the rest. Data stays."),
-    Entry("status", "system:status", _HERE, "Show what runs here and where it answers. Exit code 1 if nothing does."),
-    Entry(
-        "logs", "logs:logs", _HERE, "Show what the roles started by `up` have written, the servers' own logs included."
+    CommandEntry(
+        "down", "system:down", _HERE, "Stop the system here: drain the workers, then stop the rest. Data stays."
     ),
-    Entry(
+    CommandEntry(
+        "status", "system:status", _HERE, "Show which roles run here, and the URLs. Exit code 1 if nothing runs."
+    ),
+    CommandEntry("logs", "logs:logs", _HERE, "Show the logs of the roles that `up` started, and those of the servers."),
+    CommandEntry(
         "doctor",
         "doctor:doctor",
         _HERE,
-        "Check everything Gristmill depends on, and say how to mend what fails. Exit code 1 if anything does.",
+        "Check every dependency; say how to repair what fails. Exit code 1 if a check fails.",
     ),
-    Entry(
-        "config", "config:config", _HERE, "Show every setting with its value, default and meaning; secrets are masked."
+    CommandEntry(
+        "config", "config:config", _HERE, "Show every setting with its value, default and meaning. Secrets are masked."
     ),
-    Entry(
+    CommandEntry(
         "migrate",
         "migrate:migrate",
         _HERE,
-        "Bring the database's schema to this release, or to one revision. Run it as the tables' owner.",
+        "Migrate the schema to this release, or to one revision. Run it as the owner of the tables.",
     ),
-    Entry(
-        "psql", "psql:psql", _HERE, "Open the database in psql, as its owner or by the login of one kind of process."
+    CommandEntry(
+        "psql", "psql:psql", _HERE, "Open the database in psql, as its owner or with the login of one kind of process."
     ),
-    Entry("enqueue", "enqueue:enqueue", _WORK, "Enqueue one job and print its id."),
-    Entry(
+    CommandEntry("enqueue", "enqueue:enqueue", _WORK, "Enqueue one job and print its id."),
+    CommandEntry(
         "ingest",
         "ingest:ingest",
         _WORK,
-        "Make records of a file's rows, each once, and embed them; tell which were skipped and why.",
+        "Make records from the rows of a file, each once, and embed them; show which rows were skipped and why.",
     ),
-    Entry(
+    CommandEntry(
         "similar",
         "similar:similar",
         _WORK,
-        "Find the records most like a text or a record, by the cosine of their vectors.",
+        "Find the records that are most similar to a text or a record, by the cosine of their vectors.",
     ),
-    Entry(
+    CommandEntry(
         "errors",
         "errors:errors",
         _WORK,
-        "Show the top causes of failed jobs by stage, each with a job to look at and the command that retries them.",
+        "Show the most frequent errors of failed jobs, each with an example and the command that retries its jobs.",
     ),
-    Entry(
+    CommandEntry(
         "workers",
         "workers:workers",
         _WORK,
-        "Show every worker process: slots, running jobs, lease, queues, version, provider, last sign of life.",
+        "Show every worker process: slots, running jobs, lease, queues, version, provider, last heartbeat.",
     ),
-    Entry(
+    CommandEntry(
         "bench",
         "bench:bench",
         _WORK,
-        "Measure the configured system: enqueue rate, drain rate, latency. Other work on it shows in the figures.",
+        "Measure the configured system: enqueue rate, drain rate, latency. Other work on it changes the figures.",
     ),
-    Entry("jobs", "jobs:app", _WORK, "List, follow, explain, cancel, retry, repeat and verify jobs."),
-    Entry(
-        "stages", "stages:app", _WORK, "Show every stage with its counts, oldest wait and rate; pause and resume them."
+    CommandEntry("jobs", "jobs:app", _WORK, "List, follow, explain, cancel, retry, repeat and verify jobs."),
+    CommandEntry(
+        "stages",
+        "stages:app",
+        _WORK,
+        "Show every stage with its counts, oldest wait and rate; pause and resume stages.",
     ),
-    Entry("schedules", "schedules:app", _WORK, "List, show, add, edit, pause, resume, run and remove schedules."),
-    Entry("dead", "dead:app", _WORK, "List, show and replay the messages that the Celery door refused."),
-    Entry(
+    CommandEntry(
+        "schedules", "schedules:app", _WORK, "List, show, add, edit, pause, resume, run and remove schedules."
+    ),
+    CommandEntry("dead", "dead:app", _WORK, "List, show and replay the messages that the Celery door refused."),
+    CommandEntry(
         "assessments",
         "assessments:app",
         _WORK,
         "Create, show, change, cancel, give, audit, count and import assessments.",
     ),
-    Entry("profiles", "profiles:app", _WORK, "Add, list, show and score profiles."),
-    Entry("projects", "projects:app", _WORK, "Make, list and show projects, and give them guidelines."),
-    Entry("records", "records:app", _WORK, "List, show, review, export and delete records."),
-    Entry("analytics", "analytics:app", _WORK, "Judge and rate records against a project's guidelines."),
-    Entry("ratings", "ratings:app", _WORK, "Rate records, list ratings, compare people with models."),
-    Entry("windows", "windows:app", _WORK, "Make bonus windows and see who qualifies."),
-    Entry("settings", "settings:app", _WORK, "Choose provider and models at run time."),
-    Entry("security", "security:app", _WORK, "Say whom a service may speak for. Run as the tables' owner."),
-    Entry("worker", "worker:worker", _ROLES, "Run jobs of the given queues."),
-    Entry(
+    CommandEntry("profiles", "profiles:app", _WORK, "Add, list, show and score profiles."),
+    CommandEntry("projects", "projects:app", _WORK, "Make, list and show projects, and give them guidelines."),
+    CommandEntry("records", "records:app", _WORK, "List, show, review, export and delete records."),
+    CommandEntry("analytics", "analytics:app", _WORK, "Judge and rate records by the guidelines of their project."),
+    CommandEntry(
+        "ratings", "ratings:app", _WORK, "Rate records, list ratings, compare the ratings of people and models."
+    ),
+    CommandEntry("windows", "windows:app", _WORK, "Make bonus windows and show who qualifies."),
+    CommandEntry("settings", "settings:app", _WORK, "Choose the provider and the models while the system runs."),
+    CommandEntry(
+        "security",
+        "security:app",
+        _WORK,
+        "Control for which users a service may act. Run it as the owner of the tables.",
+    ),
+    CommandEntry("worker", "worker:worker", _ROLES, "Run jobs of the given queues."),
+    CommandEntry(
         "dispatcher", "dispatcher:dispatcher", _ROLES, "Give due jobs to the workers. Any number may run; one leads."
     ),
-    Entry("beat", "beat:beat", _ROLES, "Fire the schedules. Any number may run; each time fires once."),
-    Entry("flower", "flower:flower", _ROLES, "Show jobs and workers in Flower."),
+    CommandEntry("beat", "beat:beat", _ROLES, "Fire the schedules. Any number may run; each time fires once."),
+    CommandEntry("flower", "flower:flower", _ROLES, "Show jobs and workers in Flower."),
 )
 
 app = typer.Typer(
@@ -124,7 +138,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # no command but this one needs it
+        from importlib.metadata import version  # only this option needs it
 
         print(f"gristmill {version('gristmill')}")
         raise typer.Exit
@@ -139,28 +153,28 @@ def _root(
 
 def main() -> int:
     """Run the command of ``sys.argv``; return 0 done, 1 failed, 2 wrong usage."""
-    _replace_what_streams_cannot_write()
+    _replace_unencodable()
     try:
         result = typer.main.get_command(app).main(prog_name="gristmill", standalone_mode=False)
-        sys.stdout.flush()  # a reader that went away shows here, and not in Python's own flush at exit
+        sys.stdout.flush()  # raises BrokenPipeError here, and not when Python flushes at exit
     except TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # a command of commands, alone: its help is the answer
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command prints its help
             print(error.format_message())
             return 0
         return _fail(_usage(error), error.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more when it flushes at exit.
+        # The reader of our output has closed the pipe. Python would print an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error becomes one line
         if os.environ.get("GRISTMILL_LOG_LEVEL") == "DEBUG":
             traceback.print_exc()
-        return _fail(*complaint(error))
+        return _fail(*error_line(error))
     return result if isinstance(result, int) else 0
 
 
-def _replace_what_streams_cannot_write() -> None:
-    """Have standard output and error replace characters that their encoding lacks: a name must not end a command."""
+def _replace_unencodable() -> None:
+    """Make standard output and error replace characters that their encoding does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -1,4 +1,4 @@
-"""Who answers language model calls of a role or a command: what operators chose, else what the settings say."""
+"""The provider that answers language model calls: the one that operators chose, else the one of the settings."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -15,8 +15,8 @@ from workers.runtime.database import Database
 from workers.runtime.handler.ports import EmbeddingLimits, LanguageModel
 
 
-def answers(settings: Settings, choice: ProviderChoice | None) -> Answering:
-    """Return who answers a process that has these settings, without any secret."""
+def answering_of(settings: Settings, choice: ProviderChoice | None) -> Answering:
+    """Return which provider answers a process with these settings, without secrets."""
     return answering(
         choice=choice,
         api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
@@ -27,10 +27,10 @@ def answers(settings: Settings, choice: ProviderChoice | None) -> Answering:
 
 
 def provider(settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False) -> LanguageModel:
-    """Return the provider; nothing is opened before the first call. ``name`` shows in Postgres beside its connection.
+    """Return the provider; nothing is opened before the first call. ``name`` is the name of its Postgres connection.
 
-    With ``shares_pauses`` it leaves a provider alone that any worker process found to be away, and tells the others.
-    It has a connection of its own, so that reading the choice waits for no job.
+    With ``shares_pauses`` it does not call a provider that another worker process found to be away, and it reports
+    such a provider to the others. It has its own connection, so that it reads the choice without waiting for a job.
     """
     return reporting_provider(settings, database_url=database_url, name=name, shares_pauses=shares_pauses)[0]
 
@@ -38,7 +38,7 @@ def provider(settings: Settings, *, database_url: str, name: str, shares_pauses:
 def reporting_provider(
     settings: Settings, *, database_url: str, name: str, shares_pauses: bool = False
 ) -> tuple[LanguageModel, Callable[[], Awaitable[dict[str, Any]]]]:
-    """Return the provider, and what tells who answers now, for the worker's row in ``runtime.workers``."""
+    """Return the provider, and a function that reports which provider answers now, for ``runtime.workers``."""
     database = Database(database_url, changed_by=name, pool_size=1)
     keyring = Keyring(keys_of(settings))
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
@@ -49,7 +49,7 @@ def reporting_provider(
             return await read_choice(session, keyring=keyring, openai_key=key)
 
     async def report() -> dict[str, Any]:
-        return asdict(answers(settings, await choose()))
+        return asdict(answering_of(settings, await choose()))
 
     model = build(
         api_key=key,

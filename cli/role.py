@@ -1,24 +1,24 @@
-"""What each role does before it starts: read its settings, set up logging, wait for its servers."""
+"""The start of each role: read the settings, set up logging, wait for the servers."""
 
 import asyncio
 from typing import Any
 
-from cli.addresses import required
 from cli.readiness import wait_for_database, wait_for_redis
+from cli.server_urls import required_url
 from config.logging import configure
 from config.settings import Settings, load
 
 
 def role_settings(**options: Any) -> Settings:
-    """Return the settings, with logging set up by them."""
+    """Return the settings, after setting up logging by them."""
     settings = load(**{name: value for name, value in options.items() if value is not None})
     configure(settings.log_format, settings.log_level)
     return settings
 
 
 def ready_servers(settings: Settings) -> dict[str, str]:
-    """Return the URLs once both servers answer and the schema serves this release."""
-    urls = {name: required(settings, name) for name in ("database_url", "redis_url")}
+    """Return the URLs when both servers answer and the schema fits this release."""
+    urls = {name: required_url(settings, name) for name in ("database_url", "redis_url")}
 
     async def wait() -> None:
         await wait_for_redis(urls["redis_url"])

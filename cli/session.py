@@ -1,35 +1,35 @@
-"""A command's transactions with the database that it talks to."""
+"""Run functions in transactions of the database that this command uses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cli.addresses import addresses
-from cli.connection import opened
+from cli.connection import open_database
+from cli.server_urls import find_server_urls
 from config.settings import load
 from workers.runtime.database import Database, Transaction
 
 T = TypeVar("T")
 
 
-def in_session(question: Callable[[Transaction], Awaitable[T]], *, database_url: str | None = None) -> T:
-    """Return the answer to ``question``, put in one transaction to the database that this command talks to.
+def in_session(function: Callable[[Transaction], Awaitable[T]], *, database_url: str | None = None) -> T:
+    """Run ``function`` in one transaction and return its result.
 
-    That is the one at ``database_url``, where a command has looked it up already.
+    The database is the one at ``database_url``, if given, else the one that this command uses.
     """
 
     async def run(database: Database) -> T:
         async with database.session() as session:
-            return await question(session)
+            return await function(session)
 
     return in_database(run, database_url=database_url)
 
 
-def in_database(question: Callable[[Database], Awaitable[T]], *, database_url: str | None = None) -> T:
-    """Return the answer to ``question``, put to the database that this command talks to, in transactions of its own."""
+def in_database(function: Callable[[Database], Awaitable[T]], *, database_url: str | None = None) -> T:
+    """Run ``function``, which opens its own transactions, on the database that this command uses; return its result."""
 
     async def run() -> T:
-        async with opened(database_url or addresses(load()).database_url) as database:
-            return await question(database)
+        async with open_database(database_url or find_server_urls(load()).database_url) as database:
+            return await function(database)
 
     return asyncio.run(run())

@@ -1,47 +1,46 @@
-"""Read what people type and write what they read: ages, times, payloads, durations. Pure but for payload files."""
+"""Read what people type and format what they read: ages, times, payloads, durations."""
 
-import json
-import math
 import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cli.json_text import JsonTextError, read_json
 from workers.runtime.refusals import Refusal, quoted
 from workers.runtime.undecodable import Undecodable
 
-# In the place of an age that is none.
+# Printed for an age that cannot be read.
 UNKNOWN = "?"
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Return ``number`` with its noun, such as "1 job" and "2 jobs"."""
+def format_count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return ``number`` with its noun: "1 job", "2 jobs"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def parse_age(text: str) -> timedelta:
-    """Return the duration that ``text`` names: a number with s, m, h, d or w."""
+    """Return the duration of ``text``: a number with s, m, h, d or w."""
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
     if found is None:
-        raise Refusal(f"age must be a number with s, m, h, d or w, such as 10m, got {quoted(text)}")
+        raise Refusal(f"age must be a number with s, m, h, d or w, for example 10m, got {quoted(text)}")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-_OFFSET = "give an offset, such as 2030-01-31T08:00+01:00"
+_OFFSET = "give an offset, for example 2030-01-31T08:00+01:00"
 
 
 def parse_time(text: str) -> datetime:
-    """Return the moment that ``text`` names in ISO 8601; without an offset it is meant in this machine's zone.
+    """Return the time of ``text`` in ISO 8601; without an offset it is in this machine's zone.
 
-    A local time that does not exist, or exists twice because clocks change, is refused: only an offset makes it clear.
+    A local time that does not exist, or exists twice because clocks change, is refused: it needs an offset.
     """
     try:
         given = datetime.fromisoformat(text.strip())
         earlier, later = given.replace(fold=0).astimezone(), given.replace(fold=1).astimezone()
     except (ValueError, OverflowError):
-        raise Refusal(f"time must be ISO 8601, such as 2030-01-31T08:00, got {quoted(text)}") from None
+        raise Refusal(f"time must be ISO 8601, for example 2030-01-31T08:00, got {quoted(text)}") from None
     if earlier.utcoffset() == later.utcoffset():
         return earlier
     fault = "exists twice" if earlier.replace(tzinfo=None) == given.replace(fold=0) else "does not exist"
@@ -49,41 +48,21 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_payload(text: str) -> dict[str, Any]:
-    """Return the JSON object that ``text`` is or, after ``@``, that the file holds; ``@-`` reads standard input."""
+    """Return the JSON object in ``text``. ``@FILE`` reads it from a file, ``@-`` from standard input."""
     if text.startswith("@"):
-        where, text = text[1:], _content(text[1:])
+        source, text = text[1:], _read_text(text[1:])
     else:
-        where = "payload"
+        source = "payload"
     try:
-        payload = json.loads(text, parse_constant=_no_number, parse_float=_number)
-    except _NoNumberError as error:
-        raise Refusal(f"{where} is not JSON: {error.args[0]} is no number that JSON has") from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise Refusal(f"{where} is not JSON: {error.msg} at {place}") from None
-    except ValueError:  # Python's own bound for the digits of an integer
-        raise Refusal(f"{where} has a number of too many digits") from None
-    except RecursionError:
-        raise Refusal(f"{where} is nested too deeply") from None
+        payload = read_json(text)
+    except JsonTextError as error:
+        raise Refusal(f"{source} {error}") from None
     if not isinstance(payload, dict):
-        raise Refusal(f"{where} must be a JSON object, got {quoted(text)}")
+        raise Refusal(f"{source} must be a JSON object, got {quoted(text)}")
     return payload
 
 
-class _NoNumberError(Exception):
-    """NaN, an infinity, or a number that becomes one."""
-
-
-def _no_number(word: str) -> float:
-    raise _NoNumberError(word)
-
-
-def _number(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _no_number(quoted(digits, 20))
-
-
-def _content(name: str) -> str:
+def _read_text(name: str) -> str:
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
@@ -92,8 +71,8 @@ def _content(name: str) -> str:
         raise Refusal(f"payload file {name!r} is not UTF-8") from None
 
 
-def duration(span: timedelta | Undecodable | None) -> str:
-    """Return ``span`` in its largest fitting unit: 30 ms, 4.2 s, 42 s, 3 min, 5 h, 12 d; nothing for None."""
+def format_duration(span: timedelta | Undecodable | None) -> str:
+    """Return ``span`` in the largest unit that fits: 30 ms, 4.2 s, 42 s, 3 min, 5 h, 12 d; an empty text for None."""
     if span is None:
         return ""
     if isinstance(span, Undecodable):
@@ -107,15 +86,15 @@ def duration(span: timedelta | Undecodable | None) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def moment(time: datetime | Undecodable | None) -> str:
-    """Return ``time`` in this machine's zone, to the second; nothing for None."""
+def format_time(time: datetime | Undecodable | None) -> str:
+    """Return ``time`` in this machine's zone, to the second; an empty text for None."""
     if isinstance(time, Undecodable):
         return str(time)
     return time.astimezone().isoformat(sep=" ", timespec="seconds") if time else ""
 
 
-def jsonable(value: Any) -> Any:
-    """Return ``value`` for ``json.dumps``: times in ISO 8601 and UTC, durations in seconds, all else as text."""
+def json_default(value: Any) -> Any:
+    """Return ``value`` for ``json.dumps``: times in ISO 8601 and UTC, durations in seconds, others as text."""
     match value:
         case datetime():
             return value.astimezone(UTC).isoformat()

@@ -1,8 +1,8 @@
-"""Celery's settings: messages only. Each line that is not obvious names the loss or the stall it prevents."""
+"""Celery's settings. Celery only carries messages. Comments name the loss or the stall that a setting prevents."""
 
 from typing import Any
 
-# The queue of tasks that are not stages: the `gristmill.enqueue` door and beat's maintenance.
+# The queue of the tasks that are not stages: `gristmill.enqueue` and `gristmill.maintain`.
 SYSTEM_QUEUE = "gristmill"
 
 
@@ -11,7 +11,7 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
     return {
         "broker_url": broker_url,
         "result_backend": None,
-        # Results live in Postgres; a result that cannot be stored would fail a finished task.
+        # Results are in Postgres. A result that Celery cannot store would fail a finished task.
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
         "accept_content": ["json"],
@@ -19,15 +19,16 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
         "event_serializer": "json",
         "task_default_queue": SYSTEM_QUEUE,
         "task_create_missing_queues": True,
-        # Early ack: Postgres redelivers. Late acks would wait out the visibility timeout and loop for ever.
+        # Early ack: the dispatcher sends lost jobs again. With late acks a message would wait for the visibility
+        # timeout and be delivered again and again.
         "task_acks_late": False,
         "worker_prefetch_multiplier": 1,
-        # Stalls the consumer of the threads pool on Redis; prefetch 1 is what is wanted.
+        # True would stall the consumer of the threads pool on Redis. Prefetch 1 is enough.
         "worker_disable_prefetch": False,
         "worker_pool": "threads",
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # Jobs have events of their own (workers/transport/events.py); carrier tasks stay out of the stream.
+        # workers/transport/events.py publishes events of jobs. Carrier tasks have no events.
         "worker_send_task_events": False,
         "task_send_sent_event": False,
         "worker_enable_remote_control": True,
@@ -36,17 +37,18 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
-        # The default blocks for ever when every pooled connection is taken.
+        # The default blocks without end if all connections of the pool are in use.
         "broker_pool_acquire_timeout": 10,
         "broker_transport_options": {
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            # No `retry_on_timeout`: it has redis-py replace a broken connection unseen, while Celery's loop goes on
-            # waiting for the old one. A connection that breaks must be heard of; Celery then connects anew.
-            # What a dead worker had taken and not acknowledged: a service's `gristmill.enqueue` whose row is not there
-            # yet. The default gives it back after an hour. Twice is no harm: its key makes it one job.
+            # No `retry_on_timeout`: with it redis-py replaces a broken connection silently, and Celery's loop keeps
+            # waiting for the old one. Without it Celery gets the error and connects again.
+            # The visibility timeout is for messages that a dead worker took and did not acknowledge: a service's
+            # `gristmill.enqueue` before its row is committed. The default redelivers after an hour. A second delivery
+            # is harmless: its idempotency key makes it the same job.
             "visibility_timeout": 120,
         },
         "enable_utc": True,

@@ -1,8 +1,8 @@
 """Structured logs for every process: JSON lines for collectors, a readable line on a terminal.
 
-Our own events (structlog) and those of libraries (standard logging) take the same road: context merged, times in
-UTC, secrets masked, payloads dropped, repeated complaints counted instead of repeated. Logs go to standard error;
-standard output belongs to a command's result.
+Our own events (structlog) and those of libraries (standard logging) are processed in the same way: context merged,
+times in UTC, secrets masked, payloads dropped, repeated warnings counted. Logs go to standard error; standard output
+is for a command's result.
 """
 
 import logging
@@ -21,15 +21,15 @@ from config.redaction import redact_mapping
 Style = Literal["auto", "json", "console"]
 
 REPEAT_SECONDS = 30.0
-_REMEMBERED_EVENTS = 1_000
-# Of one event in that time. Who sends a thousand different messages that are all refused finds them in Postgres.
-MOST_CONTENTS = 100
+_MAX_REMEMBERED_EVENTS = 1_000
+# The most different contents of one event within REPEAT_SECONDS. All refused messages are in Postgres.
+MAX_CONTENTS_PER_EVENT = 100
 _NO_CONTENT = frozenset({"timestamp", "level", "logger", "event"})
 _ID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|0x[0-9a-f]+", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
 
-# Below these levels the libraries log bodies (SQL parameters, prompts) or one line per carried message.
-_QUIET = {
+# Below these levels the libraries log payloads (SQL parameters, prompts) or one line per message.
+_LIBRARY_LEVELS = {
     "alembic": logging.INFO,
     "amqp": logging.WARNING,
     "asyncio": logging.INFO,
@@ -45,35 +45,35 @@ _QUIET = {
 
 
 class RepeatFilter(logging.Filter):
-    """Let one warning of the same content per ``seconds`` through; the next one says how many were suppressed.
+    """Pass one warning of the same content per ``seconds``. The next one says how many were suppressed.
 
-    Keeps a lost Postgres or Redis from flooding the log. The same content means: the same logger, level and event, and
-    the same texts beside it, whatever its numbers, times and ids. Events of one job (with a ``job_id``) and anything
-    below a warning always pass. Of one event no more than :data:`MOST_CONTENTS` contents pass in that time.
+    Without this filter a lost Postgres or Redis floods the log. Two warnings have the same content if their logger,
+    level, event and texts are the same; numbers, times and ids may differ. Events of one job (with a ``job_id``) and
+    levels below warning always pass. At most :data:`MAX_CONTENTS_PER_EVENT` contents of one event pass in that time.
     """
 
     def __init__(self, seconds: float = REPEAT_SECONDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._seconds = seconds
         self._monotonic = monotonic
-        self._kinds: dict[tuple[str, int, str], _Kind] = {}
+        self._kinds: dict[tuple[str, int, str], _RecentEvents] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         ours = record.msg if isinstance(record.msg, dict) else None
         if record.levelno < logging.WARNING or (ours and "job_id" in ours):
             return True
         key = (record.name, record.levelno, str(ours["event"] if ours else record.msg))
-        if key not in self._kinds and len(self._kinds) >= _REMEMBERED_EVENTS:
-            self._kinds.clear()  # events are meant to be few and fixed; a stray one must not cost memory for ever
-        kind = self._kinds.setdefault(key, _Kind())
+        if key not in self._kinds and len(self._kinds) >= _MAX_REMEMBERED_EVENTS:
+            self._kinds.clear()  # there should be few fixed events; variable ones must not use memory without bound
+        kind = self._kinds.setdefault(key, _RecentEvents())
         passes, suppressed = kind.count(_content(record, ours), self._monotonic(), self._seconds)
         if suppressed:
             record.__dict__["suppressed"] = suppressed
         return passes
 
 
-class _Kind:
-    """What was said lately in one event."""
+class _RecentEvents:
+    """The recent contents of one event."""
 
     __slots__ = ("_contents", "_others")
 
@@ -82,7 +82,7 @@ class _Kind:
         self._others = 0
 
     def count(self, content: str, now: float, seconds: float) -> tuple[bool, int]:
-        """Tell whether what is said now passes, and how many were suppressed before it."""
+        """Return whether ``content`` passes now, and how many were suppressed before it."""
         if content in self._contents:
             passed_at, suppressed = self._contents[content]
             if now - passed_at < seconds:
@@ -90,9 +90,9 @@ class _Kind:
                 return False, 0
             self._contents[content] = (now, 0)
             return True, suppressed
-        if len(self._contents) >= MOST_CONTENTS:
+        if len(self._contents) >= MAX_CONTENTS_PER_EVENT:
             self._forget(now, seconds)
-        if len(self._contents) >= MOST_CONTENTS:
+        if len(self._contents) >= MAX_CONTENTS_PER_EVENT:
             self._others += 1
             return False, 0
         suppressed, self._others = self._others, 0
@@ -100,7 +100,7 @@ class _Kind:
         return True, suppressed
 
     def _forget(self, now: float, seconds: float) -> None:
-        """Forget what is long ago; what was suppressed of it is told with the next."""
+        """Remove old contents. Their suppressed counts are reported with the next event that passes."""
         for content, (passed_at, suppressed) in list(self._contents.items()):
             if now - passed_at >= seconds:
                 del self._contents[content]
@@ -108,29 +108,29 @@ class _Kind:
 
 
 def _content(record: logging.LogRecord, ours: Mapping[str, object] | None) -> str:
-    """Return the texts of a record: what makes it another than the one before. Bounded, and without its numbers."""
+    """Return the texts of a record, without numbers and up to 1,000 characters, to compare it with other records."""
     if ours is not None:
-        values = [f"{key}={_said(value)}" for key, value in ours.items() if key not in _NO_CONTENT]
+        values = [f"{key}={_without_ids(value)}" for key, value in ours.items() if key not in _NO_CONTENT]
     else:
         arguments = record.args.values() if isinstance(record.args, Mapping) else record.args or ()
-        # A library may write its numbers into its texts: the seconds to its next try, a port, an address.
-        values = [_NUMBER.sub("#", _said(value)) for value in arguments]
+        # A library may write numbers into its texts: the seconds until its next try, a port, an address.
+        values = [_NUMBER.sub("#", _without_ids(value)) for value in arguments]
     return " ".join(values)[:1_000]
 
 
-def _said(value: object) -> str:
+def _without_ids(value: object) -> str:
     return _ID.sub("#", str(value)) if isinstance(value, (str, BaseException)) else ""
 
 
-def redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Mask secrets and drop payloads (a structlog processor)."""
     return redact_mapping(event)
 
 
-def run_named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Spell out the run that an event belongs to (a structlog processor): its stage, job, version and attempt.
+def add_run(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Add the stage, job, version and attempt of an event's run (a structlog processor).
 
-    A worker binds one value per run, whose parts are only looked at when something is logged.
+    A worker binds one value per run, and this function splits it only if something is logged.
     """
     run = event.pop("run", None)
     if run is None:
@@ -140,7 +140,7 @@ def run_named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put what a reader looks for first; the context follows."""
+    """Put time, level, event and logger first, then the context."""
     head = ("timestamp", "level", "event", "logger")
     return {**{key: event[key] for key in head if key in event}, **event}
 
@@ -153,15 +153,15 @@ def _renderers(style: Style, stream: TextIO) -> list[Processor]:
 
 
 def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | None = None) -> None:
-    """Send every log of this process to ``stream`` (standard error) in one style; calling it again replaces the first.
+    """Send every log of this process to ``stream`` (standard error) in one style. A second call replaces the first.
 
-    ``auto`` is the console style on a terminal, else JSON lines. Values bound with ``structlog.contextvars`` (the
-    ``run``: stage, job_id, version, attempt) appear in every event of that context, also in those of libraries.
+    ``auto`` is the console style on a terminal, else JSON lines. Values bound with ``structlog.contextvars`` (for
+    example ``run``) appear in every event of that context, also in events of libraries.
     """
     stream = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        run_named,
+        add_run,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -175,7 +175,7 @@ def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | No
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,  # a logger made before this call must follow it
+        cache_logger_on_first_use=False,  # loggers made before this call must use this configuration
     )
     handler = logging.StreamHandler(stream)
     handler.addFilter(RepeatFilter())
@@ -185,8 +185,8 @@ def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | No
             processors=[
                 structlog.stdlib.ExtraAdder(allow=["suppressed"]),
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,  # never its variants with locals: they hold payloads
-                redacted,
+                structlog.processors.format_exc_info,  # not the variants with local variables, which hold payloads
+                redact_event,
                 *_renderers(style, stream),
             ],
         )
@@ -196,6 +196,6 @@ def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | No
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    for name, least in _QUIET.items():
-        logging.getLogger(name).setLevel(max(least, root.level))
+    for name, min_level in _LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(max(min_level, root.level))
     logging.captureWarnings(capture=True)

@@ -1,4 +1,4 @@
-"""Keep secrets and payloads out of everything a person or a log collector reads. Pure; knows no settings."""
+"""Keep secrets and payloads out of logs, pages and messages. Pure functions that know no settings."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from pydantic import SecretBytes, SecretStr
 MASK = "***"
 TEXT_LIMIT = 2_000
 TRACEBACK_LIMIT = 16_000
-_DEPTH = 6
+_MAX_DEPTH = 6
 
 _PAYLOAD_KEYS = frozenset({"payload", "prompt", "llm_response", "messages"})
 _SECRET_KEY = re.compile(
@@ -21,21 +21,21 @@ _SECRET_KEY = re.compile(
 )
 
 _KEY_ENDS = " (?:already exists|is not present in table|is still referenced from table|is duplicated|conflicts with)"
-# What comes behind a message in a traceback, each on a line of its own.
+# The parts that may follow a message in a traceback, each on its own line.
 _NEXT_PART = r"\n(?:\[SQL: |CONTEXT: |\(Background|The above exception|During handling|Traceback )"
 _KEY_NAMES = r"\((?:(?!\)=\()[^\n])*\)"
 _Replacement = str | Callable[[re.Match[str]], str]
 _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
-    # scheme://user:password@host, also where the password holds a raw "/" or "@"
+    # scheme://user:password@host, also if the password contains a raw "/" or "@"
     (re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/?#@]*):[^\s'\"<>]*@", re.IGNORECASE), rf"\1:{MASK}@"),
     (re.compile(r"\b(password|passwd|secret|token|api_?key)=[^\s&;,'\")]+", re.IGNORECASE), rf"\1={MASK}"),
     (re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\bsk-[\w*-]{6,}"), f"sk-{MASK}"),
-    # what libraries quote of the data: SQLAlchemy's parameters, Postgres' rows, pydantic's input
+    # data that libraries quote: SQLAlchemy's parameters, Postgres' rows, pydantic's input
     (re.compile(r"\[parameters: .*?\](?=\n|$)", re.DOTALL), f"[parameters: {MASK}]"),
     (re.compile(rf"(Failing row contains )\((?:(?!{_NEXT_PART}).)*", re.DOTALL), rf"\1({MASK})"),
-    # Of a key its names and what is wrong with it are the reason; its values are data, with brackets and lines of any
-    # kind in them. Where the end is not one of Postgres' (another language), all that follows may be a value.
+    # Postgres' message about a key: the column names and the reason are shown. The values are masked; they may contain
+    # brackets and line breaks. If the end of the message is unknown (another language), everything after "=" is masked.
     (re.compile(rf"(Key {_KEY_NAMES}=)\((?:(?!Key \().)*\)(?={_KEY_ENDS})", re.DOTALL), rf"\1({MASK})"),
     (re.compile(r"( existing key \([^\n]*?\)=)\(.*\)", re.DOTALL), rf"\1({MASK})"),
     (re.compile(rf"(Key {_KEY_NAMES}=)\((?!{re.escape(MASK)}\)(?:{_KEY_ENDS})).*", re.DOTALL), rf"\1({MASK})"),
@@ -46,17 +46,17 @@ _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
 def redact_text(text: str, *, limit: int = TEXT_LIMIT) -> str:
     """Return ``text`` with passwords, keys and quoted data masked, cut to ``limit`` characters.
 
-    A marker tells how much was cut, so that nobody takes the rest for the whole.
+    A marker says how many characters were cut.
     """
     for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
 
 
-def redact(key: str, value: object, *, depth: int = _DEPTH) -> object:
-    """Return ``value`` as it may be shown under ``key``: JSON-able, and in text only what is no secret.
+def redact(key: str, value: object, *, depth: int = _MAX_DEPTH) -> object:
+    """Return ``value`` as it may be shown under ``key``: without secrets, and of types that JSON has.
 
-    An object of any other class is shown by its class name alone: a model's ``repr`` is a whole payload.
+    Of an object of any other class only the class name is shown, because the ``repr`` of a model is a whole payload.
     """
     if _SECRET_KEY.search(key) or isinstance(value, (SecretStr, SecretBytes)):
         return MASK if value else None
@@ -89,11 +89,11 @@ def _scalar(value: object) -> object:
             return f"<{type(value).__name__}>"
 
 
-def redact_mapping(values: Mapping[str, object], *, depth: int = _DEPTH) -> dict[str, object]:
+def redact_mapping(values: Mapping[str, object], *, depth: int = _MAX_DEPTH) -> dict[str, object]:
     """Return ``values`` without payloads and with every value redacted."""
     return {key: redact(key, value, depth=depth) for key, value in values.items() if not _is_payload(key, value)}
 
 
 def _is_payload(key: str, value: object) -> bool:
-    """Tell whether a value is a payload by its name; a count of that name is none."""
+    """Return whether the name of a value says that it is a payload. A number is not a payload."""
     return key.lower() in _PAYLOAD_KEYS and not isinstance(value, (int, float))

@@ -1,4 +1,4 @@
-"""The schedules that every installation starts with. They become rows once; operators own them from then on."""
+"""The schedules of a new installation. They are inserted as rows once; operators may change them afterwards."""
 
 from typing import NamedTuple
 

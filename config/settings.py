@@ -1,7 +1,7 @@
-"""Every setting, read once by an entry point and handed down as plain arguments.
+"""All settings. An entry point reads them once and passes them on as plain arguments.
 
-Sources, first one wins: a command's own options, the environment, ``.env`` in the working folder, and files named
-like the variables under ``/run/secrets``. An empty value counts as unset.
+Sources, the first one wins: a command's own options, the environment, ``.env`` in the working folder, and files under
+``/run/secrets`` with the names of the variables. An empty value counts as unset.
 """
 
 import difflib
@@ -29,12 +29,12 @@ from pydantic_settings import (
 
 from config.redaction import MASK, redact_text
 
-PREFIX = "GRISTMILL_"
+ENV_PREFIX = "GRISTMILL_"
 DOTENV = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
-_SHOWN = 80
+_MAX_SHOWN_CHARS = 80
 
-# Every number has a least and a most: one that is far out (1e300 seconds) would only fail later, at its first use.
+# Every number has a minimum and a maximum. Without them a wrong one (1e300 seconds) would fail later, at its first use.
 Seconds = Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)]
 
 
@@ -42,16 +42,16 @@ class SettingsError(Exception):
     """A setting is wrong; the message is one line that names the variable, the rule and the value."""
 
 
-class Database(BaseModel):
+class DatabaseSettings(BaseModel):
     """Connections to Postgres."""
 
-    pool_size: int = Field(10, ge=1, le=500, description="connections one process keeps beside the kernel's own")
+    pool_size: int = Field(10, ge=1, le=500, description="connections that one process keeps, besides the kernel's own")
 
 
-class LLM(BaseModel):
+class LLMSettings(BaseModel):
     """Calls to the language model's provider."""
 
-    model: str | None = Field(None, description="model asked where a job keeps the table's default name")
+    model: str | None = Field(None, description="model for jobs that have the table's default model")
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to the provider")
     timeout_seconds: Seconds = Field(90.0, description="longest wait for one answer")
     max_connections: int = Field(
@@ -62,13 +62,13 @@ class LLM(BaseModel):
         ge=0.001,
         le=720,
         allow_inf_nan=False,
-        description="how long a job waits for a provider that is away before it fails; no attempt is spent meanwhile",
+        description="how long a job waits for a provider that is away before it fails; this spends no attempt",
     )
     concurrency: int = Field(
-        100, ge=1, le=10_000, description="questions with the provider at once per worker process; the rest wait"
+        100, ge=1, le=10_000, description="questions in flight at once per worker process; the others wait"
     )
     embedding_model: str | None = Field(
-        None, description="model that embeds; unset: text-embedding-3-small at OpenAI, elsewhere it must be set"
+        None, description="embedding model; unset: text-embedding-3-small at OpenAI; must be set for other providers"
     )
     embedding_batch: int = Field(64, ge=1, le=2_048, description="most texts in one request for embeddings")
     embedding_batch_tokens: int = Field(
@@ -79,16 +79,18 @@ class LLM(BaseModel):
     )
 
 
-class Worker(BaseModel):
+class WorkerSettings(BaseModel):
     """One worker process."""
 
     slots: int = Field(100, ge=1, le=10_000, description="jobs running at once in one worker process")
     queues: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="queues this worker serves, separated by commas; unset: all of them"
     )
-    heartbeat_seconds: Seconds = Field(5.0, description="how often a worker process shows that it lives")
+    heartbeat_seconds: Seconds = Field(5.0, description="seconds between two heartbeats of a worker process")
     lease_seconds: Seconds = Field(
-        30.0, validate_default=True, description="silence after which a worker's jobs are rescued; over 3 heartbeats"
+        30.0,
+        validate_default=True,
+        description="time without a heartbeat after which a worker's jobs are rescued; more than 3 heartbeats",
     )
     grace_seconds: float = Field(
         20.0, ge=0, le=86_400, allow_inf_nan=False, description="how long running jobs may finish after SIGTERM"
@@ -108,15 +110,15 @@ class Worker(BaseModel):
         return value
 
 
-class Dispatcher(BaseModel):
+class DispatcherSettings(BaseModel):
     """The leading dispatcher."""
 
     poll_seconds: Seconds = Field(0.2, description="longest sleep between two looks for due jobs")
     batch_size: int = Field(256, ge=1, le=1_000, description="most jobs carried by one Celery message")
-    redispatch_seconds: Seconds = Field(5.0, description="age at which an unclaimed dispatch is given out again")
+    redispatch_seconds: Seconds = Field(5.0, description="age at which an unclaimed dispatch is sent again")
 
 
-class Flower(BaseModel):
+class FlowerSettings(BaseModel):
     """The Flower role."""
 
     port: int = Field(5555, ge=1, le=65_535, description="port Flower listens on")
@@ -133,21 +135,21 @@ class Flower(BaseModel):
     def _guards_what_others_reach(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         address = info.data.get("address", "")
         if value is None and not _is_loopback(address):
-            raise ValueError(f"must be set to user:password, as Flower listens beyond loopback, on {address!r}")
+            raise ValueError(f"must be set to user:password, because Flower listens beyond loopback, on {address!r}")
         if value and not all(value.get_secret_value().partition(":")):
             raise ValueError("must be user:password")
         return value
 
 
-class Outbound(BaseModel):
+class OutboundSettings(BaseModel):
     """Calls to addresses that users name, and mail."""
 
     allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="networks inside yours that agents, callbacks and feeds may be in, as CIDRs separated by commas; "
+        description="private networks that agents, callbacks and feeds may be in, as CIDRs separated by commas; "
         "unset: public addresses only",
     )
-    timeout_seconds: Seconds = Field(30.0, description="longest time of one call, redirects and answer included")
+    timeout_seconds: Seconds = Field(30.0, description="longest time of one call, with its redirects and its answer")
     connect_timeout_seconds: Seconds = Field(5.0, description="longest wait for a connection to such an address")
     max_bytes: int = Field(10_485_760, ge=1, le=1_073_741_824, description="most bytes read of one answer")
     mail_from: str = Field("Gristmill <gristmill@localhost>", description="sender of every mail")
@@ -177,10 +179,10 @@ class Outbound(BaseModel):
 
 
 class Settings(BaseSettings):
-    """All settings. Entry points get theirs from :func:`load`, which turns a bad value into one line."""
+    """All settings. Entry points call :func:`load`, which reports a bad value in one line."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         env_file=DOTENV,
         env_ignore_empty=True,
@@ -217,26 +219,26 @@ class Settings(BaseSettings):
     )
     secret_keys: SecretStr | None = Field(
         None,
-        description="keys that encrypt secrets in the database, separated by commas, the one in use first; "
+        description="keys that encrypt secrets in the database, separated by commas; the first one is in use; "
         "`gristmill settings new-key` makes one",
     )
     data_dir: Path = Field(Path(".gristmill"), description="where the embedded servers and `gristmill up` keep state")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     transitions_retention_days: int = Field(
-        400, ge=31, le=36_500, description="age at which months of the audit trail are dropped; 31 or more"
+        400, ge=31, le=36_500, description="age at which a month of the audit trail is dropped; at least 31"
     )
-    database: Database = Field(default_factory=Database)
-    llm: LLM = Field(default_factory=LLM)
-    worker: Worker = Field(default_factory=Worker)
-    dispatcher: Dispatcher = Field(default_factory=Dispatcher)
-    flower: Flower = Field(default_factory=Flower)
-    outbound: Outbound = Field(default_factory=Outbound)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    llm: LLMSettings = Field(default_factory=LLMSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
+    flower: FlowerSettings = Field(default_factory=FlowerSettings)
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
 
     @field_validator("database_url", "redis_url", "openai_api_key", "secret_keys", "smtp_url", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
-        return value or None  # of a secret's file; the environment's empty values never get here
+        return value or None  # a secret file may be empty; empty variables are ignored before
 
     @field_validator("database_url")
     @classmethod
@@ -273,12 +275,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read secret files with nested names too (``gristmill_flower__basic_auth``)."""
+        """Add secret files with nested names (``gristmill_flower__basic_auth``)."""
         return init_settings, env_settings, dotenv_settings, NestedSecretsSettingsSource(file_secret_settings)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SettingRow:
     """One setting as ``gristmill config`` shows it; secrets are masked, ``None`` means unset."""
 
     variable: str
@@ -288,9 +290,9 @@ class Row:
 
 
 def load(*, secrets_dir: Path = SECRETS_DIR, **overrides: Any) -> Settings:
-    """Return the settings; raise :class:`SettingsError` where one is wrong or unknown.
+    """Return the settings; raise :class:`SettingsError` if one is wrong or unknown.
 
-    ``overrides`` are a command's own options by field name, and win: ``load(worker={"slots": 5})``.
+    ``overrides`` are a command's own options by field name. They win: ``load(worker={"slots": 5})``.
     """
     if unknown := overrides.keys() - Settings.model_fields.keys():
         raise TypeError(f"no setting is named {', '.join(sorted(unknown))}")
@@ -298,18 +300,18 @@ def load(*, secrets_dir: Path = SECRETS_DIR, **overrides: Any) -> Settings:
         _refuse_unknown({*os.environ, *dotenv_values(DOTENV), *_secret_names(secrets_dir)})
         return Settings(_secrets_dir=secrets_dir, **overrides)
     except ValidationError as error:
-        raise SettingsError("; ".join(map(_line, error.errors(include_url=False)))) from None
+        raise SettingsError("; ".join(map(_describe_error, error.errors(include_url=False)))) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings cannot be read from {DOTENV} or {secrets_dir}: {error}") from None
 
 
 def keys_of(settings: Settings) -> list[str]:
-    """Return the keys of ``secret_keys``, the one in use first."""
+    """Return the keys of ``secret_keys``. The first one is in use."""
     joined = settings.secret_keys.get_secret_value() if settings.secret_keys else ""
     return [key for part in joined.split(",") if (key := part.strip())]
 
 
-def describe(settings: Settings) -> list[Row]:
+def list_settings(settings: Settings) -> list[SettingRow]:
     """List every setting with its value, default and meaning, in the order of declaration."""
     rows = []
     for path, field in _leaves():
@@ -317,7 +319,7 @@ def describe(settings: Settings) -> list[Row]:
         for name in path:
             value = getattr(value, name)
         default = field.get_default(call_default_factory=True, validated_data={})
-        rows.append(Row(_variable(path), _shown(value), _shown(default), field.description or ""))
+        rows.append(SettingRow(_variable(path), _display(value), _display(default), field.description or ""))
     return rows
 
 
@@ -331,10 +333,10 @@ def _leaves() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
 
 def _variable(path: tuple[str, ...]) -> str:
     alias = Settings.model_fields[path[0]].validation_alias
-    return alias if isinstance(alias, str) else PREFIX + "__".join(path).upper()
+    return alias if isinstance(alias, str) else ENV_PREFIX + "__".join(path).upper()
 
 
-def _shown(value: object) -> str | None:
+def _display(value: object) -> str | None:
     match value:
         case None | ():
             return None
@@ -350,7 +352,7 @@ def _shown(value: object) -> str | None:
 def _refuse_unknown(names: set[str]) -> None:
     known = {_variable(path) for path, _ in _leaves()}
     for name in sorted(name.upper() for name in names):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(ENV_PREFIX) and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             hint = f"did you mean {nearest[0]}?" if nearest else "`gristmill config` lists all of them"
             raise SettingsError(f"{name} is not a setting; {hint}")
@@ -360,20 +362,20 @@ def _secret_names(secrets_dir: Path) -> list[str]:
     return [entry.name for entry in secrets_dir.iterdir()] if secrets_dir.is_dir() else []
 
 
-def _line(error: ErrorDetails) -> str:
-    """Say which variable breaks which rule with which value."""
+def _describe_error(error: ErrorDetails) -> str:
+    """Return one line with the variable, the rule and the value."""
     loc = tuple(str(part) for part in error["loc"])
     path, field = next(
         (path, field) for path, field in _leaves() if path == loc[: len(path)] or _variable(path) == loc[0]
     )
-    # As workers.runtime.refusals has it, of which this room knows nothing.
+    # The same wording as in workers.runtime.refusals, which this room may not import.
     rule = re.sub(r"^[\w' ]+ should ", "must ", error["msg"].removeprefix("Value error, ")).partition(", unable")[0]
     value = error["input"]
     if value is None:
         return f"{_variable(path)} {rule}"
     if SecretStr in get_args(field.annotation):
-        value = _shown(SecretStr(str(value)))
-    return f"{_variable(path)} {rule}, got {redact_text(repr(value), limit=_SHOWN)}"
+        value = _display(SecretStr(str(value)))
+    return f"{_variable(path)} {rule}, got {redact_text(repr(value), limit=_MAX_SHOWN_CHARS)}"
 
 
 def _is_loopback(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""A database that a test may fill: emptied for each test instead of made anew, which is twenty times as fast."""
+"""A database for tests. It is emptied before each test, which is twenty times as fast as creating a new one."""
 
 from collections.abc import Iterator
 
@@ -16,14 +16,14 @@ LIFECYCLE = """
 STAGES = "SELECT name, ready, running, done FROM runtime.stages WHERE table_name = %s"
 
 
-def empty(url: str) -> None:
-    """Make the database as if it had just been migrated: nobody connected, no rows but the lifecycles'."""
+def empty_database(url: str) -> None:
+    """Reset the database to its state after the migration: end all other connections, delete all rows of data."""
     with connect(url, autocommit=True) as admin:
         admin.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        admin.execute("SET session_replication_role = replica")  # no foreign key decides the order
+        admin.execute("SET session_replication_role = replica")  # so that foreign keys do not matter
         tables = admin.execute(
             "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
             "AND relnamespace::regnamespace::text NOT IN ('public', 'pg_catalog', 'information_schema') "
@@ -35,9 +35,9 @@ def empty(url: str) -> None:
 
 
 def check_domain(url: str, name: str) -> None:
-    """Fail unless the revisions of the domain ``name`` make what its models declare, and go down and up again.
+    """Fail unless the revisions of the domain ``name`` match its models, and run down and up again.
 
-    The rows of its tables are lost.
+    This deletes the rows of its tables.
     """
     domain = domain_named(name)
     move(url, f"{name}@{HEAD}")
@@ -54,7 +54,7 @@ def check_domain(url: str, name: str) -> None:
 
 
 def _lifecycle_problems(url: str, table: JobTable) -> Iterator[str]:
-    """Yield how the lifecycle that the database enforces differs from the one that the model declares."""
+    """Yield the differences between the lifecycle in the database and the one of the model."""
     with connect(url) as connection:
         found = connection.execute(LIFECYCLE, (table.label,)).fetchone()
         stages = connection.execute(STAGES, (table.label,)).fetchall()
@@ -66,11 +66,11 @@ def _lifecycle_problems(url: str, table: JobTable) -> Iterator[str]:
     declared = [cycle.initial, set(cycle.terminal), set(cycle.transitions), {wait.state for wait in cycle.waits}]
     for what, one, other in zip(("initial state", "ends", "transitions", "waits"), enforced, declared, strict=True):
         if one != other:
-            yield f"{what} of the revision are {_told(one)}, of the model {_told(other)}"
+            yield f"{what} of the revision are {_format(one)}, of the model {_format(other)}"
     steps = {(step.stage, step.ready, step.running, step.done) for step in cycle.steps}
     if set(stages) != steps:
-        yield f"steps of the revision are {_told(set(stages))}, of the model {_told(steps)}"
+        yield f"steps of the revision are {_format(set(stages))}, of the model {_format(steps)}"
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     return repr(sorted(value)) if isinstance(value, set) else repr(value)

@@ -1,4 +1,4 @@
-"""A whole mill in one process: the real dispatcher and runner on real Postgres, with a road of plain calls between."""
+"""A whole Gristmill in one process: the real dispatcher and worker on real Postgres, without Redis between them."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from typing import Any
 from workers.runtime.database import Database
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.handler.context import Run
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.handler.resources import Resources
@@ -24,7 +24,7 @@ from workers.runtime.worker.process import Worker
 
 @dataclass
 class Heard:
-    """Remembers what became of jobs, as ``(event, stage, job id)``."""
+    """Records the events of jobs as ``(event, stage, job id)``."""
 
     events: list[tuple[str, str, uuid.UUID]] = field(default_factory=list)
     lost: list[tuple[str, Run]] = field(default_factory=list)
@@ -45,8 +45,8 @@ class Heard:
         self.lost.append(("stale_write_rejected", run))
 
 
-class ShortRoad:
-    """A road that ends in this process: each batch is handed to the worker at once."""
+class DirectRoad:
+    """Passes each batch to the worker in this process at once; implements the dispatcher's ``Road``."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -72,13 +72,13 @@ async def mill(
     llm: LanguageModel,
     *,
     slots: int = 50,
-    patience: timedelta = PATIENCE,
+    patience: timedelta = DEFAULT_PATIENCE,
     draw: Callable[[], float] = random.random,
     **dispatching: Any,
 ) -> AsyncIterator[Heard]:
-    """Run one worker and one dispatcher on ``url`` while the block lasts; drain and stop both at its end.
+    """Run one worker and one dispatcher on ``url`` while the block runs; drain and stop both at its end.
 
-    ``draw`` decides how much of its backoff a retry waits: none of it, if it returns 0.
+    ``draw`` returns the share of its backoff that a retry waits. If it returns 0, retries do not wait.
     """
     worker_id = uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
@@ -97,7 +97,7 @@ async def mill(
     )
     await worker.start()
     dispatcher = Dispatcher(
-        Database(url, changed_by="dispatcher:mill"), registry, ShortRoad(worker), name="mill", **dispatching
+        Database(url, changed_by="dispatcher:mill"), registry, DirectRoad(worker), name="mill", **dispatching
     )
     leading = asyncio.create_task(dispatcher.run())
     try:

@@ -1,4 +1,4 @@
-"""A language model that answers what it is told to, held to the form of the question as every provider is."""
+"""A language model with scripted answers. Like a provider's, its answers must have the form that the question asks."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class ScriptedModel:
-    """Gives its answers in order, the last one again and again: a value to be validated, or an error to raise.
+    """Gives its answers in order and repeats the last one. An answer is a value to validate, or an error to raise.
 
-    Without a script it refuses the question, and the job fails. While ``released`` is clear, questions wait.
-    ``asked`` holds all of them, in order. Its vectors are the offline embedder's, under the name in ``embedder``;
+    Without a script it refuses the question, and the job fails. While ``released`` is not set, questions wait.
+    ``asked`` holds all questions in order. It embeds with the offline embedder under the name ``embedder``;
     ``embedded`` holds the texts of each request.
     """
 

@@ -1,11 +1,11 @@
-"""Fixtures for pytest. They need the extras ``gristmill[testing]``; enable them by ``pytest_plugins``."""
+"""Fixtures for pytest. They need ``gristmill[testing]``; enable them with ``pytest_plugins``."""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
-from gristmill_testing.database import empty
+from gristmill_testing.database import empty_database
 from gristmill_testing.model import ScriptedModel
 from gristmill_testing.worker import RunningWorker, running_worker
 from local.embedded import throwaway_servers
@@ -16,7 +16,7 @@ from workers.runtime.handler.registry import discover
 
 @pytest.fixture(scope="session")
 def migrated_database_url() -> Iterator[str]:
-    """A real PostgreSQL of the session's own with the tables of gristmill and of all installed domains."""
+    """A real PostgreSQL for this session, with the tables of gristmill and of all installed domains."""
     with throwaway_servers(valkey=False) as servers:
         move(servers.urls.database_url)
         yield servers.urls.database_url
@@ -25,13 +25,13 @@ def migrated_database_url() -> Iterator[str]:
 @pytest.fixture
 def database_url(migrated_database_url: str) -> str:
     """The URL of a migrated database without rows."""
-    empty(migrated_database_url)
+    empty_database(migrated_database_url)
     return migrated_database_url
 
 
 @pytest_asyncio.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """The database with its sessions: ``async with database.session() as session``."""
+    """The database. Open a session with ``async with database.session() as session``."""
     database = Database(database_url, changed_by="test")
     yield database
     await database.close()
@@ -39,7 +39,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def fake_model() -> ScriptedModel:
-    """The model that the worker asks: ``fake_model.will_answer({…})``; ``fake_model.asked`` holds the questions."""
+    """The model that the worker asks. Script it with ``will_answer({…})``; ``asked`` holds the questions."""
     return ScriptedModel()
 
 

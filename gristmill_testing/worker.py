@@ -1,4 +1,4 @@
-"""A dispatcher and a worker in the test's own process: jobs run as they do in production, without Redis."""
+"""A dispatcher and a worker in the test's own process. Jobs run as in production, but without Redis."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from workers.runtime.handler.registry import Registry
 
 
 class RunningWorker:
-    """Runs every stage that is installed. ``heard`` remembers what became of each run."""
+    """Runs every installed stage. ``heard`` records the events of each run."""
 
     def __init__(self, database: Database, registry: Registry, heard: Heard) -> None:
         self._database = database
@@ -22,9 +22,9 @@ class RunningWorker:
         self.heard = heard
 
     async def run(self, stage: str, payload: Mapping[str, Any], *, within: float = 10.0, **options: Any) -> Job:
-        """Enqueue one job; return its row once it has ended or waits for a decision.
+        """Enqueue one job; return its row once it has ended or is in a wait.
 
-        ``options`` are those of ``enqueue``. Retries follow at once.
+        ``options`` are those of ``enqueue``. Retries do not wait for their backoff.
         """
         async with self._database.session() as session:
             enqueued = await enqueue(session, stage, payload, **options)

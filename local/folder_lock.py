@@ -1,4 +1,4 @@
-"""One owner per folder: a flock that the kernel releases with its holder, so no stale lock can ever remain."""
+"""One owner per folder, by a flock. The kernel releases it when its holder ends, so no stale lock can remain."""
 
 import errno
 import fcntl
@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-_PATIENCE_SECONDS = 0.5
+_LOCK_WAIT_SECONDS = 0.5
 
 
 class FolderInUseError(Exception):
-    """Another live process owns the folder; the message names both."""
+    """Another running process owns the folder; the message names both."""
 
     def __init__(self, folder: Path, holder: int | None) -> None:
         owner = f"process {holder}" if holder else "another process"
@@ -21,7 +21,7 @@ class FolderInUseError(Exception):
 
 
 class FolderLock:
-    """The right to run in a folder, kept in the lock file ``name`` there with the holder's pid."""
+    """The right to run in a folder: a lock on the file ``name`` there, which holds the owner's pid."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
@@ -31,8 +31,8 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the lock for the life of this process, or raise FolderInUseError."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        # A reader (see holder) holds the lock for an instant: only who holds it longer is an owner.
-        if not flock_within(file, _PATIENCE_SECONDS):
+        # `holder` also locks the file for a moment. A process that holds the lock longer is an owner.
+        if not flock_within(file, _LOCK_WAIT_SECONDS):
             os.close(file)
             raise FolderInUseError(self.folder, _recorded_pid(self.path))
         os.ftruncate(file, 0)
@@ -40,13 +40,13 @@ class FolderLock:
         self._file = file
 
     def release(self) -> None:
-        """Give the lock back; without one, nothing happens."""
+        """Release the lock. Do nothing if it is not held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def holder(self) -> int | None:
-        """Return the pid of the live process that holds the lock, or None."""
+        """Return the pid of the running process that holds the lock, or None."""
         try:
             file = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:

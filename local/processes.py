@@ -1,4 +1,4 @@
-"""Start child processes that never outlive this one. Knows nothing of what they are."""
+"""Start child processes that end when this process ends."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
-# Bound before any fork: the child of a fork should look nothing up.
+# Looked up before any fork, because a child of a fork should not load anything.
 _prctl: Callable[[int, int], int] | None = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
@@ -23,23 +23,23 @@ def spawn(
     *,
     env: Mapping[str, str],
     output: IO[bytes],
-    dies_by: signal.Signals,
+    end_signal: signal.Signals,
     stdin: int = subprocess.DEVNULL,
     cwd: Path | None = None,
     run_as: tuple[int, int] | None = None,
-    keeps: Sequence[int] = (),
+    inherited_files: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start ``argv`` in a session of its own, so that Ctrl-C reaches this process only.
+    """Start ``argv`` in its own session, so that Ctrl-C reaches only this process.
 
-    On Linux the kernel sends the child ``dies_by`` when this process ends, even by SIGKILL; it watches the thread
-    that forked, therefore only the main thread may call this (RuntimeError). ``run_as`` is a uid and gid to change
-    to, with no other groups; ``keeps`` are file descriptors that the child and its own children hold open.
+    On Linux the kernel sends ``end_signal`` to the child when this process ends, even by SIGKILL. The kernel watches
+    the thread that forked, so only the main thread may call this (else RuntimeError). ``run_as`` is the child's uid and
+    gid; it gets no other groups. The child and its children keep the file descriptors ``inherited_files`` open.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("child processes are started from the main thread: they end with the thread that forked")
+        raise RuntimeError("only the main thread may start child processes: they end with the thread that forked")
     uid, gid = run_as or (None, None)
     with warnings.catch_warnings():
-        # What runs between fork and exec takes no lock, so other threads of this process cannot block it.
+        # The code between fork and exec takes no lock, so other threads of this process cannot block it.
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
         return subprocess.Popen(
             argv,
@@ -51,29 +51,29 @@ def spawn(
             user=uid,
             group=gid,
             extra_groups=[] if run_as else None,
-            pass_fds=keeps,
+            pass_fds=inherited_files,
             start_new_session=True,
-            preexec_fn=partial(_die_with, os.getpid(), dies_by) if _prctl else None,  # noqa: PLW1509 - see above
+            preexec_fn=partial(_end_with_parent, os.getpid(), end_signal) if _prctl else None,  # noqa: PLW1509 - safe
         )
 
 
-def _die_with(parent: int, dies_by: signal.Signals) -> None:
-    """Tie this new process to ``parent``. Runs after the change of uid, which clears the tie."""
+def _end_with_parent(parent: int, end_signal: signal.Signals) -> None:
+    """Make this new process end with ``parent``. Runs after the change of uid, which would clear the setting."""
     if _prctl:
-        _prctl(_PR_SET_PDEATHSIG, dies_by)
-    if os.getppid() != parent:  # it died before the tie was made
+        _prctl(_PR_SET_PDEATHSIG, end_signal)
+    if os.getppid() != parent:  # the parent ended before the setting was made
         os._exit(1)
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill ``process`` and what it started with SIGKILL, and wait for its end."""
+    """Kill ``process`` and its children with SIGKILL, and wait for its end."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def describe_exit(status: int) -> str:
-    """Say how a process ended, from its ``returncode``."""
+    """Describe how a process ended, from its ``returncode``."""
     if status >= 0:
         return f"exited with status {status}"
     try:

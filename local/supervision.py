@@ -1,6 +1,6 @@
-"""Keep the roles of one machine running until told to stop, and let other commands see and stop them.
+"""Keep the roles of one machine running until a signal, and let other commands see and stop them.
 
-A role is a command line; what it does is none of this room's business. Servers are watched through one method.
+A role is a command line. This room does not know what it does. The servers are restarted through one method.
 """
 
 import os
@@ -15,27 +15,27 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
-from local.data_dir import LOGS, bound_logs, last_line, make_data_dir, open_log
+from local.data_dir import LOGS, last_line, make_data_dir, open_log, rotate_logs
 from local.embedded.errors import EmbeddedError
 from local.folder_lock import FolderInUseError, FolderLock
 from local.processes import describe_exit, kill_session, spawn
-from local.supervision_status import LOCK_FILE, RoleStatus, Status, SupervisionError
+from local.supervision_status import LOCK_FILE, RoleStatus, SupervisionError, SupervisorStatus
 from workers.runtime.refusals import cut, printable
 
 RESTART_BASE = timedelta(seconds=0.5)
-RESTART_CEILING = timedelta(seconds=30)
+MAX_RESTART_DELAY = timedelta(seconds=30)
 HEALTHY_AFTER = timedelta(seconds=60)
 DRAIN_MARGIN = timedelta(seconds=5)
 
 _POLL_SECONDS = 0.1
-_BOUND_SECONDS = 5.0
-_SAID = 300
+_LOG_ROTATION_SECONDS = 5.0
+_MAX_REASON_CHARS = 300
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """One process to keep running. Roles with ``stop_first`` have ended before the others are asked to."""
+    """One process to keep running. Roles with ``stop_first`` must end before the others are stopped."""
 
     name: str
     argv: Sequence[str]
@@ -44,30 +44,30 @@ class Role:
 
 
 class Servers(Protocol):
-    """What the roles depend on, kept alive beside them."""
+    """The servers that the roles need, restarted by the supervisor."""
 
-    def revive(self) -> list[str]:
-        """Start again what ended unasked; return the names, raise EmbeddedError if that fails."""
+    def restart_ended(self) -> list[str]:
+        """Start ended servers again; return their names, raise EmbeddedError if that fails."""
 
 
 def restart_delay(failures: int, *, draw: Callable[[], float]) -> timedelta:
-    """Return how long to wait before a restart after so many failures in a row, counted from 1.
+    """Return the delay before a restart after ``failures`` in a row, counted from 1.
 
-    The bound doubles from 0.5 s to 30 s; ``draw``, a float in [0, 1), takes up to half of it away. Never near
-    zero, so that a role that cannot start is no busy loop, and not the same for roles that failed together.
+    The delay doubles from 0.5 s to 30 s. ``draw``, a float in [0, 1), takes away up to half of it. So a role that
+    cannot start is no busy loop, and roles that failed together do not restart together.
     """
     exponent = min(max(failures, 1) - 1, 32)
-    return min(RESTART_CEILING, RESTART_BASE * 2.0**exponent) * (1 - draw() / 2)
+    return min(MAX_RESTART_DELAY, RESTART_BASE * 2.0**exponent) * (1 - draw() / 2)
 
 
 def failures_after(failures: int, *, lived: timedelta) -> int:
-    """Return the failures in a row, now that a process ended which ``lived`` so long: health forgives the past."""
+    """Return the failures in a row after a process ended that ``lived`` this long. 60 s of life reset the count."""
     return 1 if lived >= HEALTHY_AFTER else failures + 1
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A role with its process, or with the time (monotonic) at which the next one is due."""
+class _SupervisedRole:
+    """A role with its process, or with the time (monotonic) at which the next process is due."""
 
     role: Role
     process: subprocess.Popen[bytes] | None = None
@@ -76,14 +76,14 @@ class _Kept:
     due: float = 0.0
     failures: int = 0
     restarts: int = 0
-    logged: int = 0  # bytes in its log when its process began
+    logged: int = 0  # bytes in its log when its process started
 
 
 class Supervisor:
-    """Runs roles for one data folder. Enter it first: it takes the folder and holds SIGINT, SIGTERM and SIGHUP back.
+    """Runs roles for one data folder. Enter it first: it locks the folder and handles SIGINT, SIGTERM and SIGHUP.
 
-    ``report`` gets one line per event that an operator should see. The first signal drains, a second one ends the
-    grace. Roles end with this process, however it ends.
+    ``report`` gets one line per event that an operator should see. The first signal starts draining, the second one
+    ends the grace. Roles end with this process, however it ends.
     """
 
     def __init__(self, data_dir: Path, *, grace: timedelta, report: Callable[[str], None]) -> None:
@@ -92,7 +92,7 @@ class Supervisor:
         self._grace = grace
         self._report = report
         self._lock = FolderLock(self.data_dir, LOCK_FILE)
-        self._kept: list[_Kept] = []
+        self._kept: list[_SupervisedRole] = []
         self._urls: Mapping[str, str] = {}
         self._state = "starting"
         self._started_at = datetime.now(UTC)
@@ -109,7 +109,7 @@ class Supervisor:
             raise SupervisionError(f"data folder {str(self.data_dir)!r} cannot be used: {error}") from error
         for number in _SIGNALS:
             if number != signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # whoever started us, nohup say, wants it ignored
+                continue  # the caller, for example nohup, wants it ignored
             self._former_handlers[number] = signal.signal(number, self._note_signal)
         self._publish()
         return self
@@ -118,43 +118,43 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        Status.forget(self.data_dir)
+        SupervisorStatus.forget(self.data_dir)
         for number, handler in self._former_handlers.items():
             signal.signal(number, handler)
         self._lock.release()
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal asked to stop. Long steps before :meth:`run` should look."""
+        """Whether a signal asked to stop. Check it before long steps that come before :meth:`run`."""
         return self._signals > 0
 
     def start(self, roles: Sequence[Role], *, urls: Mapping[str, str]) -> None:
         """Start ``roles``; publish their states and ``urls`` for other commands to read."""
         self._urls = urls
-        self._kept = [_Kept(role) for role in roles]
+        self._kept = [_SupervisedRole(role) for role in roles]
         self._state = "running"
-        self._tend()
+        self._restart_ended_roles()
         self._publish()
 
     def run(self, servers: Servers | None = None) -> int:
         """Keep the roles, and ``servers`` if given, running until a signal, then drain; return the exit code."""
-        failures, due, bounded = 0, 0.0, 0.0
+        failures, due, rotated = 0, 0.0, 0.0
         while not self.stopping:
             if servers and time.monotonic() >= due:
-                failures = self._revive(servers, failures)
+                failures = self._restart_servers(servers, failures)
                 due = time.monotonic() + restart_delay(failures, draw=random.random).total_seconds() if failures else 0
-            if self._tend():
+            if self._restart_ended_roles():
                 self._publish()
-            if time.monotonic() >= bounded + _BOUND_SECONDS:
-                bound_logs(self.logs)
-                bounded = time.monotonic()
+            if time.monotonic() >= rotated + _LOG_ROTATION_SECONDS:
+                rotate_logs(self.logs)
+                rotated = time.monotonic()
             time.sleep(_POLL_SECONDS)
         return 0 if self.stop() else 1
 
     def stop(self) -> bool:
-        """End the roles: those with ``stop_first`` within the grace and 5 s, then the others within 5 s.
+        """Stop the roles: those with ``stop_first`` within the grace and 5 s, then the others within 5 s.
 
-        A second signal ends the grace. Whatever remains is killed; return whether nothing had to be.
+        A second signal ends the grace. The remaining roles are killed; return whether none was killed.
         """
         if not self._kept:
             return True
@@ -167,19 +167,19 @@ class Supervisor:
         self._kept = []
         return clean
 
-    def _tend(self) -> bool:
-        """Note which roles ended, start those that are due; return whether anything changed."""
+    def _restart_ended_roles(self) -> bool:
+        """Note the roles that ended and start those that are due; return whether anything changed."""
         changed = False
         for kept in self._kept:
             if kept.process and kept.process.poll() is not None:
-                self._fail(kept, self._told(kept, kept.process.returncode))
+                self._fail(kept, self._describe_end(kept, kept.process.returncode))
                 changed = True
             if kept.process is None and time.monotonic() >= kept.due:
                 self._launch(kept)
                 changed = True
         return changed
 
-    def _launch(self, kept: _Kept) -> None:
+    def _launch(self, kept: _SupervisedRole) -> None:
         role = kept.role
         if kept.state == "backing off":
             kept.restarts += 1
@@ -187,13 +187,13 @@ class Supervisor:
         try:
             with open_log(self.logs, role.name) as log:
                 kept.logged = os.fstat(log.fileno()).st_size
-                kept.process = spawn(role.argv, env=role.env, output=log, dies_by=signal.SIGTERM)
+                kept.process = spawn(role.argv, env=role.env, output=log, end_signal=signal.SIGTERM)
         except (OSError, subprocess.SubprocessError) as error:
             self._fail(kept, f"cannot start: {error}")
         else:
             kept.state = "running"
 
-    def _fail(self, kept: _Kept, how: str) -> None:
+    def _fail(self, kept: _SupervisedRole, how: str) -> None:
         lived = timedelta(seconds=time.monotonic() - kept.started)
         kept.failures = failures_after(kept.failures, lived=lived)
         delay = restart_delay(kept.failures, draw=random.random).total_seconds()
@@ -201,22 +201,22 @@ class Supervisor:
         log = self.logs / f"{kept.role.name}.log"
         self._report(f"{kept.role.name} {how}; restart {kept.restarts + 1} in {delay:.1f} s (log: {log})")
 
-    def _told(self, kept: _Kept, status: int) -> str:
-        """Say how a role ended; one that gave up by itself has said why in its last line."""
-        said = last_line(self.logs / f"{kept.role.name}.log", kept.logged) if status > 0 else ""
-        return describe_exit(status) + (f": {printable(cut(said, _SAID))}" if said else "")
+    def _describe_end(self, kept: _SupervisedRole, status: int) -> str:
+        """Describe how a role ended. If it exited by itself, add the last line of its log as the reason."""
+        reason = last_line(self.logs / f"{kept.role.name}.log", kept.logged) if status > 0 else ""
+        return describe_exit(status) + (f": {printable(cut(reason, _MAX_REASON_CHARS))}" if reason else "")
 
-    def _revive(self, servers: Servers, failures: int) -> int:
-        """Look after ``servers``; return how many looks in a row have failed."""
+    def _restart_servers(self, servers: Servers, failures: int) -> int:
+        """Restart ended ``servers``; return the number of failed attempts in a row."""
         try:
-            for name in servers.revive():
-                self._report(f"{name} ended unasked and was started again")
+            for name in servers.restart_ended():
+                self._report(f"{name} ended unexpectedly and was started again")
         except EmbeddedError as error:
             self._report(str(error))
             return failures + 1
         return 0
 
-    def _drain(self, kept: Sequence[_Kept], patience: timedelta, *, may_be_cut: bool) -> bool:
+    def _drain(self, kept: Sequence[_SupervisedRole], patience: timedelta, *, may_be_cut: bool) -> bool:
         alive = {one.role.name: one.process for one in kept if one.process and one.process.poll() is None}
         for process in alive.values():
             process.terminate()
@@ -239,7 +239,9 @@ class Supervisor:
             RoleStatus(one.role.name, one.state, one.process.pid if one.process else None, one.restarts)
             for one in self._kept
         ]
-        Status(os.getpid(), self._started_at, self._state, tuple(roles), dict(self._urls)).write(self.data_dir)
+        SupervisorStatus(os.getpid(), self._started_at, self._state, tuple(roles), dict(self._urls)).write(
+            self.data_dir
+        )
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -1,4 +1,4 @@
-"""What a supervisor tells other commands about itself, and how they stop it. Trusts the lock, never a pid alone."""
+"""The status that a supervisor publishes for other commands, and how they stop it. A pid counts only with the lock."""
 
 import json
 import os
@@ -20,7 +20,7 @@ STATUS_FILE = "up.json"
 
 
 class SupervisionError(Failed):
-    """The supervisor cannot do what was asked; the message is one line."""
+    """The supervisor cannot start, be read or be stopped; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class RoleStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """A live supervisor: ``state`` is starting, running or draining. ``urls`` hold passwords."""
+class SupervisorStatus:
+    """A running supervisor: ``state`` is starting, running or draining. ``urls`` contain passwords."""
 
     pid: int
     started_at: datetime
@@ -44,7 +44,7 @@ class Status:
     urls: Mapping[str, str] = field(repr=False)
 
     def write(self, data_dir: Path) -> None:
-        """Publish this status in ``data_dir``, for the owner's eyes only."""
+        """Publish this status in ``data_dir``. Only the owner may read it."""
         content = asdict(self) | {"started_at": self.started_at.isoformat()}
         write_private(data_dir / STATUS_FILE, json.dumps(content, indent=2) + "\n")
 
@@ -58,19 +58,19 @@ class Status:
 
     @staticmethod
     def forget(data_dir: Path) -> None:
-        """Withdraw the published status."""
+        """Delete the published status."""
         (data_dir / STATUS_FILE).unlink(missing_ok=True)
 
 
-def read_status(data_dir: Path) -> Status | None:
+def read_status(data_dir: Path) -> SupervisorStatus | None:
     """Return the status of the supervisor that now runs in ``data_dir``, or None if none does."""
     path = data_dir.resolve() / STATUS_FILE
     try:
         if FolderLock(path.parent, LOCK_FILE).holder() is None:
             return None
-        return Status.parse(path.read_text(encoding="utf-8"))
+        return SupervisorStatus.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None  # it is about to publish its first status, or has withdrawn its last
+        return None  # it has not published its first status yet, or has deleted its last one
     except OSError as error:
         raise SupervisionError(f"data folder {str(path.parent)!r} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError):
@@ -78,9 +78,9 @@ def read_status(data_dir: Path) -> Status | None:
 
 
 def stop_supervisor(data_dir: Path, *, timeout: timedelta) -> bool:
-    """Ask the supervisor that runs in ``data_dir`` to drain, and wait until it is gone; return whether one ran.
+    """Ask the supervisor that runs in ``data_dir`` to drain, and wait until it ends; return whether one ran.
 
-    Raises SupervisionError if it may not be asked, or is still there after ``timeout``.
+    Raises SupervisionError if this user may not signal it, or if it still runs after ``timeout``.
     """
     lock = FolderLock(data_dir.resolve(), LOCK_FILE)
     deadline = time.monotonic() + timeout.total_seconds()

@@ -1,4 +1,4 @@
-"""The whole system on one machine: its servers where none are configured, the schema, and one process per role."""
+"""The whole system on one machine: servers if none are configured, the schema, and one process per role."""
 
 import os
 import subprocess
@@ -15,21 +15,20 @@ from local.embedded import EmbeddedServers
 from local.embedded.ports import choose_port, is_free
 from local.processes import describe_exit
 from local.supervision import Role, Supervisor
-from local.supervision_status import Status, read_status
+from local.supervision_status import SupervisorStatus, read_status
 from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from config.settings import Settings
 
-WORKERS = 2
-START_SECONDS = 60
+MAX_START_SECONDS = 60
 _POLL_SECONDS = 0.1
-# -P: the folder we are started in may hold a package named like one of ours.
-REDIS_SECONDS = 5.0
+REDIS_TIMEOUT_SECONDS = 5.0
+# -P: the working folder may contain a package with the name of one of ours.
 COMMAND = (sys.executable, "-P", "-m", "cli.main")
 
 
-def run(
+def run_system(
     settings: "Settings",
     *,
     workers: int,
@@ -40,11 +39,11 @@ def run(
     """Run everything until a signal, then drain; return the exit code.
 
     ``report`` gets a line per event that an operator should see; ``announce`` gets the URLs once all roles are
-    started. Servers end after the roles that use them.
+    started. Servers are stopped after the roles that use them.
     """
     from workers.runtime.handler.registry import discover
 
-    discover()  # a broken handler is told here once, not by each role again and again
+    discover()  # report a broken handler here once, not in each role at every restart
     grace = timedelta(seconds=settings.worker.grace_seconds)
     with Supervisor(settings.data_dir, grace=grace, report=report) as supervisor, ExitStack() as ends:
         servers = _servers(settings)
@@ -53,8 +52,8 @@ def run(
         ends.callback(supervisor.stop)
         urls = _start_servers(settings, servers)
         port = flower_port_for(settings, flower_port)
-        if port != (wished := flower_port or settings.flower.port):
-            report(f"port {wished} is taken by another process: Flower answers on {port} instead")
+        if port != (wanted := flower_port or settings.flower.port):
+            report(f"port {wanted} is taken by another process: Flower answers on {port} instead")
         logins: Mapping[str, str] = {}
         if not supervisor.stopping:
             from migrations.upgrade import keep_history, move
@@ -65,18 +64,18 @@ def run(
             logins = _logins(settings, urls["database_url"], report)
         if supervisor.stopping:
             return 0
-        urls["flower_url"] = f"http://{_shown_host(settings.flower.address)}:{port}"
-        supervisor.start(roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
+        urls["flower_url"] = f"http://{_browser_host(settings.flower.address)}:{port}"
+        supervisor.start(build_roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
         announce(urls)
         return supervisor.run(servers)
 
 
-def roles(
+def build_roles(
     urls: Mapping[str, str], *, workers: int, flower_port: int, logins: Mapping[str, str] | None = None
 ) -> list[Role]:
-    """Return the roles of one machine. They get this process's environment and where the servers are.
+    """Return the roles of one machine. They get this process's environment and the URLs of the servers.
 
-    ``logins`` are the URLs of Postgres by the kind of process; a kind without one shares ``urls``'s own.
+    ``logins`` are the URLs of Postgres by kind of process; a kind without one uses the URL in ``urls``.
     """
     names = [*(f"worker-{number}" for number in range(1, workers + 1)), "dispatcher", "beat", "flower"]
     return [
@@ -91,7 +90,7 @@ def roles(
 
 
 def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], flower_port: int) -> dict[str, str]:
-    """Return what one role is told. Flower asks Redis alone: of Postgres it gets a login that may do little."""
+    """Return the environment of one role. Flower uses only Redis, so it gets the Postgres login with few rights."""
     kind = {"beat": "dispatcher", "flower": "service"}.get(role, role)
     return {
         **os.environ,
@@ -102,7 +101,7 @@ def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], 
 
 
 def flower_port_for(settings: "Settings", asked: int | None) -> int:
-    """Return Flower's port: what was asked for, or refused if that is taken, else 5555 or another free one."""
+    """Return Flower's port: the requested one (a Refusal if it is taken), else 5555 or another free one."""
     explicit = asked is not None or "port" in settings.flower.model_fields_set
     port = asked or settings.flower.port
     if is_free(port):
@@ -112,10 +111,10 @@ def flower_port_for(settings: "Settings", asked: int | None) -> int:
     return choose_port()
 
 
-def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
-    """Start ``gristmill up`` with ``arguments`` in a session of its own; return its status once its roles run.
+def start_detached(settings: "Settings", arguments: Sequence[str]) -> SupervisorStatus:
+    """Start ``gristmill up`` with ``arguments`` in its own session; return its status once its roles run.
 
-    Raises Failed with its last line if it ends before.
+    If it ends before, raises Failed with its last line.
     """
     make_data_dir(settings.data_dir)
     logs = settings.data_dir.resolve() / LOGS
@@ -131,9 +130,9 @@ def start_detached(settings: "Settings", arguments: Sequence[str]) -> Status:
     return await_running(settings.data_dir, process, log=logs / "up.log", beginning=beginning)
 
 
-def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path, beginning: int) -> Status:
-    """Return the status of the supervisor ``process`` once its roles run; ``log`` from ``beginning`` is its output."""
-    deadline = time.monotonic() + START_SECONDS
+def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path, beginning: int) -> SupervisorStatus:
+    """Return the status of the supervisor ``process`` once its roles run. Its output is ``log`` from ``beginning``."""
+    deadline = time.monotonic() + MAX_START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Failed(last_line(log, beginning) or f"`gristmill up` {describe_exit(process.returncode)}")
@@ -142,11 +141,11 @@ def await_running(data_dir: Path, process: "subprocess.Popen[bytes]", *, log: Pa
             return status
         time.sleep(_POLL_SECONDS)
     process.terminate()
-    raise Failed(f"the system did not start within {START_SECONDS} s; its log is {log}")
+    raise Failed(f"the system did not start within {MAX_START_SECONDS} s; its log is {log}")
 
 
 def _servers(settings: "Settings") -> EmbeddedServers | None:
-    """Return the servers to embed, None where both are configured."""
+    """Return the servers to embed, or None if both are configured."""
     postgres, valkey = settings.database_url is None, settings.redis_url is None
     return EmbeddedServers(settings.data_dir, postgres=postgres, valkey=valkey) if postgres or valkey else None
 
@@ -154,8 +153,8 @@ def _servers(settings: "Settings") -> EmbeddedServers | None:
 def _logins(settings: "Settings", database_url: str, report: Callable[[str], None]) -> dict[str, str]:
     """Return the URLs of the roles' own logins by kind.
 
-    On the embedded server they are made. Of another one those are used that `gristmill migrate --roles` made: two
-    machines that each made passwords for one server would lock each other out.
+    On the embedded server they are made here. On another server only those that `gristmill migrate --roles` made are
+    used: if two machines made passwords for one server, each would lock out the other.
     """
     from local.logins import FOLDER, known_urls, make_logins
 
@@ -187,16 +186,17 @@ def _start_servers(settings: "Settings", servers: EmbeddedServers | None) -> dic
     return urls
 
 
-def _shown_host(address: str) -> str:
-    """Return where a browser on this machine finds what listens on ``address``."""
+def _browser_host(address: str) -> str:
+    """Return the host under which a browser on this machine reaches a server that listens on ``address``."""
     if address in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return "127.0.0.1"
     return f"[{address}]" if ":" in address else address
 
 
 def check_redis(url: str) -> None:
-    """Raise redis' own error where no server answers at ``url``: every role would wait for it, and nobody would say."""
+    """Raise redis' own error if no server answers at ``url``. Otherwise every role would wait without a message."""
     from redis import Redis
 
-    with Redis.from_url(url, socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS) as client:
+    seconds = REDIS_TIMEOUT_SECONDS
+    with Redis.from_url(url, socket_connect_timeout=seconds, socket_timeout=seconds) as client:
         client.ping()

@@ -1,6 +1,6 @@
-"""Tables and lifecycles, one module per domain. ``load_all`` makes the metadata complete; nothing here imports ours.
+"""Tables and lifecycles, one module per domain. ``load_all`` completes the metadata. Imports nothing else of gristmill.
 
-The models of domains that other packages bring stand in those packages (``domains.py``).
+Other packages can bring domains; their models are in those packages (``domains.py``).
 """
 
 import importlib
@@ -16,7 +16,7 @@ M = TypeVar("M")
 
 
 def load_all() -> MetaData:
-    """Import every model module, those of installed domains too, and return the metadata of all of them."""
+    """Import every model module, also of installed domains, and return the metadata of all models."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
     for domain in installed():
@@ -32,19 +32,19 @@ def import_below(name: str) -> None:
         import_below(child.name)
 
 
-def concrete(base: type[M]) -> list[type[M]]:
-    """Return every mapped class below ``base`` that is imported by now; :func:`every_table` imports all of ours."""
+def list_mapped(base: type[M]) -> list[type[M]]:
+    """Return every mapped class below ``base`` that is already imported."""
     found: list[type[M]] = []
     for child in base.__subclasses__():
         found += [child] if "__table__" in child.__dict__ else []
-        found += concrete(child)
+        found += list_mapped(child)
     return found
 
 
 def every_table(base: type[M]) -> list[type[M]]:
-    """Return every mapped class below ``base`` that has a module here, and what else is imported by now.
+    """Import every model module, then return every mapped class below ``base``.
 
-    No handler is imported. A model that stands beside its handler is known once the handlers are discovered.
+    Handlers are not imported. A model that is defined beside its handler is found only after handlers were discovered.
     """
     load_all()
-    return concrete(base)
+    return list_mapped(base)

@@ -1,4 +1,4 @@
-"""Assessments: the state that services share, its cache and its measurements. Schema ``assessments``."""
+"""Assessments: their shared state, its cache and its metrics. Schema ``assessments``."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -23,10 +23,11 @@ ASSESSMENT = Lifecycle(
 
 
 class Assessment(Job):
-    """One assessment as services know it, by ``assessment_id``, which is unique per owner.
+    """One assessment. Services know it by ``assessment_id``, which is unique per owner.
 
-    The seed's ``state`` and ``next_retry_at`` are the lifecycle's ``status`` and ``due_at``. ``request_data`` may gain
-    keys and loses none; ``result_data`` and ``error_message`` change only with the version, and neither is erased.
+    The columns ``state`` and ``next_retry_at`` of the seed are the lifecycle's ``status`` and ``due_at``. Keys may be
+    added to ``request_data``, but not removed. ``result_data`` and ``error_message`` change only together with the
+    version and are never set to NULL.
     """
 
     __tablename__ = "assessment_states"
@@ -64,9 +65,9 @@ class Assessment(Job):
 
 
 class RetiredAssessment(Base):
-    """The name of an assessment whose row is gone: its history in ``runtime.transitions`` outlives it.
+    """The ``assessment_id`` of a deleted assessment: its history in ``runtime.transitions`` is kept longer.
 
-    Kept twice as long as the transitions are by default.
+    This row is kept twice as long as transitions are by default.
     """
 
     __tablename__ = "retired_assessments"
@@ -84,10 +85,10 @@ class RetiredAssessment(Base):
 
 
 class CachedAssessment(Base):
-    """What a service chose to remember of an assessment until ``expires_at``; lost in a crash, as a cache may be.
+    """A state of an assessment that a service cached until ``expires_at``. A crash of Postgres may lose it.
 
-    ``row_mark`` tells which update of the row it was: ``get_cached_state`` gives out nothing that the row has left
-    behind.
+    ``row_mark`` identifies the update of the assessment's row. ``get_cached_state`` returns nothing if the row has
+    changed since.
     """
 
     __tablename__ = "assessment_state_cache"
@@ -109,9 +110,10 @@ class CachedAssessment(Base):
 
 
 class AssessmentMetric(Base):
-    """One measurement. The database writes those of each ending (``processing_time`` in milliseconds if it started, and
+    """One measurement. The database writes some when an assessment ends; services and assessors may add their own.
 
-    ``retry_count`` and ``error_count`` where there were any); services and assessors may add their own.
+    The database writes ``processing_time`` (milliseconds) if the assessment had started, and ``retry_count`` and
+    ``error_count`` if they are not zero.
     """
 
     __tablename__ = "assessment_metrics"

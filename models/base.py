@@ -1,4 +1,4 @@
-"""The declarative base: one metadata, one naming convention, times with a zone. Imports nothing of ours."""
+"""The declarative base: one metadata, one naming convention, times with a zone. Imports nothing of gristmill."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """Rows whose ``column`` lies further back than ``after`` are deleted by maintenance; set as ``__expiry__``."""
+    """Maintenance deletes rows with a ``column`` older than ``after``. Set as ``__expiry__`` of a model."""
 
     column: str
     after: timedelta

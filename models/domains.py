@@ -1,6 +1,6 @@
-"""Domains that other packages bring: each is a package named by the entry point group ``gristmill.domains``.
+"""Domains of other packages: each is a package named by an entry point of the group ``gristmill.domains``.
 
-Finds them without importing them: every role asks for their revisions at its start.
+They are found without an import, because every role reads their revisions when it starts.
 """
 
 import re
@@ -17,7 +17,7 @@ from models.base import Base
 
 GROUP = "gristmill.domains"
 
-# The name is part of the name of a table (``public.alembic_version_NAME``), and it is written without quotes.
+# The name becomes part of a table name (``public.alembic_version_NAME``), which is written without quotes.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -25,8 +25,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 class Domain:
     """A domain of another package.
 
-    Its parts are found by name: ``models``, ``handlers`` (each a module or a package) and the folder ``migrations``
-    with its revisions. ``problem`` says why it cannot be used.
+    Its parts have fixed names: ``models`` and ``handlers`` (each a module or a package) and the folder ``migrations``
+    with its revisions. ``problem`` says why the domain cannot be used.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Domain:
 
     @property
     def place(self) -> str:
-        """What an error names if no line of a file is at fault."""
+        """The place that an error names if it has no line of a file."""
         return f"domain {self.name!r} of {self.distribution}"
 
     @property
     def versions(self) -> Path | None:
-        """The folder of its revisions, if it has any."""
+        """The folder with its revisions; None if it has none."""
         folder = self.folder / "migrations" if self.folder else None
         return folder if folder and folder.is_dir() else None
 
     @property
     def home(self) -> Path | None:
-        """The folder from which its package is imported: paths in errors are told from there."""
+        """The folder from which its package is imported; paths in errors are relative to it."""
         depth = len(self.package.split("."))
         return self.folder.parents[depth - 1] if self.folder else None
 
@@ -61,13 +61,13 @@ class Domain:
 
 @cache
 def installed() -> tuple[Domain, ...]:
-    """Return the domains of every installed package, by name. What is wrong with one stands in its ``problem``."""
+    """Return the domains of all installed packages, by name. An invalid domain has a ``problem``."""
     domains = [_look_at(point) for point in entry_points(group=GROUP)]
     first: dict[str, Domain] = {}
     found = []
     for domain in sorted(domains, key=lambda domain: (domain.name, domain.distribution)):
         if (other := first.setdefault(domain.name, domain)) is not domain:
-            # One package that stands on the path twice is one domain.
+            # A package that is on the path twice is one domain.
             if (other.package, other.distribution) == (domain.package, domain.distribution):
                 continue
             problem = f"is also brought by {other.distribution}: uninstall one of them"
@@ -91,7 +91,7 @@ def _look_at(point: EntryPoint) -> Domain:
 
 
 def _folder(package: str) -> Path | None:
-    """Return the folder of a package. A package without a dot in its name is not imported for that."""
+    """Return the folder of a package. Only a package with a dot in its name needs an import of its parent for this."""
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
@@ -101,7 +101,7 @@ def _folder(package: str) -> Path | None:
 
 
 def problems() -> dict[str, str]:
-    """Return what is wrong with installed domains, as far as their models are imported: the place with the reason."""
+    """Return the problems of installed domains: the reason by place. Only imported models are checked."""
     found = {domain.place: domain.problem for domain in installed() if domain.problem}
     owners: dict[str, str] = {}
     for schema, owner, table in sorted(_claims()):
@@ -113,7 +113,7 @@ def problems() -> dict[str, str]:
 
 
 def schemas_of(domain: Domain | None) -> frozenset[str]:
-    """Return the schemas of a domain's models; of all other models without one. The models are imported by now."""
+    """Return the schemas of a domain's models; for None, those of gristmill. The models must be imported already."""
     if domain:
         return frozenset(schema for schema, owner, _ in _claims() if owner == domain.place)
     foreign = {schema for schema, owner, _ in _claims() if owner}
@@ -121,7 +121,7 @@ def schemas_of(domain: Domain | None) -> frozenset[str]:
 
 
 def _claims() -> Iterator[tuple[str, str, str]]:
-    """Yield schema, owner and name of the tables of models: the owner is the place of a domain, or "" for gristmill."""
+    """Yield (schema, owner, name) of the table of each model. The owner is the place of a domain, "" for gristmill."""
     for mapper in Base.registry.mappers:
         module = mapper.class_.__module__
         owner = next((one.place for one in installed() if f"{module}.".startswith(f"{one.package}.")), "")

@@ -1,7 +1,7 @@
-"""Declare what a job may become: states, steps, legal transitions, and the columns every job table carries.
+"""Declare lifecycles (states, steps, legal transitions) and the columns that every job table has.
 
-Room for pure declarations beside the models; it reads nothing, writes nothing and imports nothing of ours but
-the declarative base. The database enforces the same rules (``migrations/kernel``), and a test compares both.
+These are pure declarations: this module reads and writes nothing and imports only the declarative base. The database
+enforces the same rules (``migrations/kernel``); a test compares both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,9 +38,9 @@ class Wait:
     """A state in which nobody works: a person, a remote agent or a provider's batch decides.
 
     ``waits_for`` completes the sentence "waiting for …". A decision leads to one of the states in ``decides``, a passed
-    deadline to ``expires``: ready states, ends or other waits. ``lasts`` is the time until the deadline where whoever
-    enters the wait names none; without it, a deadline must be named. ``deadline`` is the model's attribute that holds
-    the deadline; all waits of a lifecycle have the same.
+    deadline to ``expires``. These are ready states, terminal states or other waits. ``lasts`` is the default time until
+    the deadline; without it, the handler or decision that enters the wait must give a deadline. ``deadline`` is the
+    model's attribute with the deadline. It is the same for all waits of a lifecycle.
     """
 
     state: str
@@ -53,10 +53,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A terminal state beside completed, failed and cancelled, and whether a job ended well in it.
+    """A terminal state in addition to completed, failed and cancelled, and whether it is a good end.
 
     Lists and counts show a good end with the completed jobs, a bad one with the failed and a neutral one with the
-    cancelled. Only a job in the state ``failed`` itself can be retried.
+    cancelled. Only a job in the state ``failed`` can be retried.
     """
 
     state: str
@@ -67,13 +67,14 @@ class End:
 class Lifecycle:
     """The states of one job table, its legal transitions and how long its terminal rows are kept.
 
-    The transitions follow from the steps and the waits. A step is claimed, ends in its ``done`` state, goes back to
-    ready (retry, snooze, release, rescue), fails or is cancelled; a ready job can be cancelled; an operator can retry a
-    failed one. A wait ends by a decision, by its deadline or by a cancel. ``also`` adds what a domain allows beyond
-    that: a pair ``(running, state)`` lets the handler of that step choose the state (``Complete(into=…)``).
-    ``shown_as`` maps states to the names that people and services read. With ``ends_at_full_progress`` a failed or
-    cancelled job shows progress 100 as a completed one does, a running one more than 0 and all others 0, by CHECK;
-    without it, a job that ended early keeps the progress that it had reached.
+    The steps and the waits define the transitions. A ready job is claimed or cancelled. A running job ends in the
+    ``done`` state of its step, goes back to ready (retry, snooze, release, rescue), fails or is cancelled. An operator
+    can retry a failed job. A wait ends by a decision, by its deadline or by a cancel. ``also`` adds transitions of the
+    domain: a pair ``(running, state)`` lets the handler of that step choose the state (``Complete(into=…)``).
+
+    ``shown_as`` maps states to the names that people and services read. With ``ends_at_full_progress``, a CHECK demands
+    progress 100 for every ended job, more than 0 for a running one and 0 for all others. Without it, a failed or
+    cancelled job keeps its progress.
     """
 
     steps: tuple[Step, ...]
@@ -98,7 +99,7 @@ class Lifecycle:
 
     @cached_property
     def completed(self) -> str:
-        """The state in which a job that went well ends: where the last step leads, or the first good end."""
+        """The state of a job that ended well: ``done`` of the last step, or the first good end if that is a wait."""
         last = self.steps[-1].done
         return next((end.state for end in self.ends if end.counts_as == "good"), last) if last in self.waiting else last
 
@@ -116,7 +117,7 @@ class Lifecycle:
 
     @cached_property
     def deadline(self) -> str | None:
-        """The attribute that holds the deadline of a wait; None without waits."""
+        """The attribute with the deadline of a wait; None without waits."""
         return self.waits[0].deadline if self.waits else None
 
     @cached_property
@@ -163,21 +164,20 @@ class Lifecycle:
         raise LookupError(f"stage {stage!r} is no step of this lifecycle; its stages: {known}")
 
     def wait(self, state: str) -> Wait | None:
-        """Return the wait that ``state`` is, if it is one."""
+        """Return the wait with this ``state``; None if the state is no wait."""
         return next((wait for wait in self.waits if wait.state == state), None)
 
     def step_of(self, state: str) -> Step | None:
         """Return the step that a job in ``state`` belongs to: ready for it, running in it, or waiting after it.
 
-        None for a terminal state: the column ``ended_in`` tells where such a job ended.
+        None for a terminal state: the column ``ended_in`` says in which state such a job ended.
         """
         return next((step for step in self.steps if state in self.states_of(step)), None)
 
     def states_of(self, step: Step) -> tuple[str, ...]:
         """Return the states of ``step``: ready, running, and the waits that a job enters from it.
 
-        A wait belongs to the first step from which it is entered. One that only other waits lead to belongs where they
-        do.
+        A wait belongs to the first step that leads to it. A wait that only other waits lead to belongs to their step.
         """
         return (step.ready, step.running, *(wait for wait, owner in self._waits_by_step.items() if owner is step))
 
@@ -195,13 +195,13 @@ class Lifecycle:
                     reached += (*wait.decides, wait.expires)
         return owners
 
-    def shown(self, state: str) -> str:
+    def public_name(self, state: str) -> str:
         """Return the name under which people and services read ``state``."""
         return self.shown_as.get(state, state)
 
 
 def _problems(cycle: Lifecycle) -> Iterator[str]:
-    """Yield what is wrong with the names, ends and waits of a lifecycle."""
+    """Yield the errors in the names, ends and waits of a lifecycle."""
     worked = cycle.ready | cycle.running
     if cycle.completed in cycle.waiting:
         yield f"its last step leads to the wait {cycle.completed!r}: declare the good End that a job reaches after it"
@@ -233,15 +233,14 @@ def _problems_of_wait(cycle: Lifecycle, wait: Wait) -> Iterator[str]:
 class Job(Base):
     """One piece of durable work: the columns that every table with a lifecycle carries.
 
-    ``version`` is the fence: every transition adds one, nothing takes one back. ``dispatched_at`` is the ticket
-    that only the leading dispatcher gives and without which nothing is claimed. ``change_action`` and
-    ``change_reason`` tell the audit trigger what the last transition was and why, where the rows of one statement
-    differ. ``owner_id`` is set by the database: whose the thing is that the job works on, else who acts; row level
-    security, idempotency keys and limits go by it, and a job without an owner belongs to the operators. All times are
-    the database's.
+    ``version`` is the fence: every transition adds one, nothing subtracts. ``dispatched_at`` is the ticket: only the
+    leading dispatcher sets it, and a job without it cannot be claimed. ``change_action`` and ``change_reason`` tell the
+    audit trigger the last transition and its reason, because the rows of one statement can differ. The database sets
+    ``owner_id``: the owner of the object that the job works on, or else the actor. Row level security, idempotency keys
+    and limits use it. A job without an owner belongs to the operators. All times are those of the database.
 
-    Of the same idempotency key the same is asked: ``__may_differ__`` are the attributes of a payload that a repeat may
-    give otherwise, ``__may_grow__`` the documents that may have gained members since, each old one as it was.
+    A repeat with the same idempotency key must have the same payload. ``__may_differ__`` names the attributes that may
+    differ. ``__may_grow__`` names the JSON objects that may have gained members since; the old members must be equal.
     """
 
     __abstract__ = True
@@ -273,17 +272,17 @@ class Job(Base):
 
 
 def ended_in() -> Mapped[str | None]:
-    """Return the column that a job table with several steps has beside these: the state in which a job ended.
+    """Return the additional column of a job table with several steps: the state in which a job ended.
 
-    The database keeps it. The job belongs to the stage of that state, and a retry takes it back there.
+    The database sets it. The job belongs to the stage of that state, and a retry sends it back to that stage.
     """
     return mapped_column(String(MAX_STATE_CHARACTERS))
 
 
 def wait_until() -> Mapped[datetime | None]:
-    """Return the column that a job table with waits has beside these: the deadline of the wait that a job is in.
+    """Return the additional column of a job table with waits: the deadline of the current wait.
 
-    Null outside a wait, by CHECK. Nobody sets it but the statements that enter and leave a wait.
+    It is null outside a wait, by CHECK. Only the statements that enter and leave a wait set it.
     """
     return mapped_column()
 
@@ -308,9 +307,9 @@ def kernel_indexes(
 ) -> tuple[Index, ...]:
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
-    Alembic compares them by name and columns; their conditions are written by the migration that attaches the
-    lifecycle (``migrations/kernel``), the only other place that knows these names. A table with waits names the column
-    of their deadline as ``wait_column``.
+    Alembic compares them by name and columns. The migration that attaches the lifecycle (``migrations/kernel``) writes
+    their conditions; it is the only other place with these names. ``wait_column`` is the column with the deadline of
+    waits, if the table has waits.
     """
     key = (limit_column,) if limit_column else ()
     waits = (Index(f"ix_{table}_waits", wait_column),) if wait_column else ()

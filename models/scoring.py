@@ -1,4 +1,4 @@
-"""Profile scoring: who is scored, the jobs that score, and the answers that identical jobs share."""
+"""Profile scoring: the profiles, the jobs that score them, and the answers that identical jobs share."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ SCORING = Lifecycle(
 
 
 class Profile(Base):
-    """Someone or something to be scored; a name alone makes a row. Row level security shows it to its owner."""
+    """A person or thing to score; only a name is required. Row level security shows it to its owner."""
 
     __tablename__ = "profiles"
     __table_args__ = (Index("idx_profiles_owner_id", "owner_id"), {"schema": "scoring"})
@@ -57,8 +57,8 @@ class ScoringJob(Job):
 class ScoringAnswer(Base):
     """The answer to one exact question, shared by identical jobs for 24 hours.
 
-    ``job_id`` and ``job_version`` name the run that asks or asked: while that run lives and ``answered_at`` is
-    null, identical jobs wait for it instead of calling the model again.
+    ``job_id`` and ``job_version`` name the run that calls or called the model. While that run is alive and
+    ``answered_at`` is null, identical jobs wait for it and do not call the model.
     """
 
     __tablename__ = "answers"

@@ -1,6 +1,6 @@
 """One pair of real servers per session. ``database`` gives a test real commits, ``session`` an outer rollback.
 
-Cloning a database costs as much as running twenty tests: those that commit share one clone, emptied for each.
+Cloning a database takes as long as twenty tests, so tests that commit share one clone, which is emptied for each.
 """
 
 import uuid
@@ -18,14 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
-from gristmill_testing.database import empty
+from gristmill_testing.database import empty_database
 from local.embedded import EmbeddedServers, throwaway_servers
 from tests.support.paths import ROOT
 from tests.support.proving.schema import create as create_proving_tables
 from workers.runtime.database import Database, libpq_url
 from workers.runtime.handler.registry import Registry, discover
 
-# How long an example takes is the machine's business: a busy one must not fail a property that holds.
+# Examples have no deadline, because a busy machine must not fail a property that holds.
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
@@ -35,25 +35,25 @@ WHOLE_SYSTEMS = (ROOT / "tests" / "e2e", ROOT / "tests" / "chaos" / "test_nemesi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run whole systems last. Where tests are shared out to processes, a file's tests stay together and in order."""
+    """Run whole systems last. If several processes run the tests, the tests of a file stay together and in order."""
     items.sort(key=lambda item: any(item.path.is_relative_to(folder) for folder in WHOLE_SYSTEMS))
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:
-    """Real PostgreSQL and Valkey for the whole session, in folders that vanish with it."""
+    """Real PostgreSQL and Valkey for the whole session. Their folders are deleted at its end."""
     with throwaway_servers() as servers:
         yield servers
 
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    """Every stage there is, the proving ones included."""
+    """All stages, with the proving stages."""
     return discover()
 
 
 def sqlalchemy_url(url: str) -> str:
-    """Return a libpq URL as SQLAlchemy names its driver."""
+    """Return a libpq URL with the name of SQLAlchemy's driver."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
@@ -63,7 +63,7 @@ def with_database(url: str, name: str) -> str:
 
 
 def alembic_config(**attributes: object) -> Config:
-    """Return Alembic's configuration as ``gristmill migrate`` makes it: a URL or a connection handed in."""
+    """Return Alembic's configuration as ``gristmill migrate`` makes it, with a URL or a connection."""
     config = Config(ROOT / "alembic.ini")
     config.set_main_option("script_location", str(ROOT / "migrations"))
     config.attributes.update(attributes)
@@ -83,13 +83,13 @@ def create_database(url: str, name: str, *, template: str = "template1") -> str:
 
 
 def drop_database(url: str, name: str) -> None:
-    """Drop a database, whoever is still connected to it."""
+    """Drop a database; end its connections."""
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def make_template(url: str) -> str:
-    """Make a migrated database with the proving tables on the server of ``url``, to be cloned; return its name."""
+    """Create a migrated database with the proving tables, to clone it; return its name."""
     template_url = create_database(url, TEMPLATE)
     migrate(template_url)
     engine = create_engine(sqlalchemy_url(template_url), poolclass=NullPool)
@@ -100,26 +100,26 @@ def make_template(url: str) -> str:
 
 @pytest.fixture(scope="session")
 def template(servers: EmbeddedServers) -> str:
-    """The name of a database to clone; nobody connects to it."""
+    """The name of a database to clone. Nothing may connect to it."""
     return make_template(servers.urls.database_url)
 
 
 @pytest.fixture(scope="session")
 def clone_url(servers: EmbeddedServers, template: str) -> str:
-    """The one clone that committing tests use in turn."""
+    """The one clone that tests with commits use one after the other."""
     return create_database(servers.urls.database_url, "committed", template=template)
 
 
 @pytest.fixture
 def database_url(clone_url: str) -> str:
-    """A database of the test's own as long as it runs, empty; whoever an earlier test left connected is gone."""
-    empty(clone_url)
+    """An empty database for this test. Connections of earlier tests are closed."""
+    empty_database(clone_url)
     return clone_url
 
 
 @pytest.fixture
 def fresh_database_url(servers: EmbeddedServers, template: str) -> Iterator[str]:
-    """A clone for a test that changes more than rows; dropped afterwards."""
+    """A clone for a test that changes more than rows. It is dropped afterwards."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield create_database(servers.urls.database_url, name, template=template)
     drop_database(servers.urls.database_url, name)
@@ -127,7 +127,7 @@ def fresh_database_url(servers: EmbeddedServers, template: str) -> Iterator[str]
 
 @pytest.fixture
 def empty_database_url(servers: EmbeddedServers) -> Iterator[str]:
-    """A database that no migration has seen; dropped afterwards."""
+    """A database without any migration. It is dropped afterwards."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield create_database(servers.urls.database_url, name)
     drop_database(servers.urls.database_url, name)
@@ -135,13 +135,13 @@ def empty_database_url(servers: EmbeddedServers) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared_database_url(servers: EmbeddedServers, template: str) -> str:
-    """One clone for every test that rolls back what it wrote."""
+    """One clone for all tests that roll back their writes."""
     return create_database(servers.urls.database_url, "shared", template=template)
 
 
 @pytest.fixture
 async def session(shared_database_url: str) -> AsyncIterator[AsyncSession]:
-    """A session inside an outer transaction that is rolled back: a test may commit, and nobody ever sees it."""
+    """A session inside an outer transaction that is rolled back. A test may commit, but no other session sees it."""
     engine = create_async_engine(sqlalchemy_url(shared_database_url), poolclass=NullPool)
     async with engine.connect() as connection:
         outer = await connection.begin()
@@ -153,7 +153,7 @@ async def session(shared_database_url: str) -> AsyncIterator[AsyncSession]:
 
 @pytest.fixture
 def redis_url(servers: EmbeddedServers) -> Iterator[str]:
-    """An empty Redis, emptied again afterwards."""
+    """An empty Redis. It is emptied again afterwards."""
     url = servers.urls.redis_url
     with Redis.from_url(url) as redis:
         redis.flushall()
@@ -163,7 +163,7 @@ def redis_url(servers: EmbeddedServers) -> Iterator[str]:
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Connection]:
-    """A SQLAlchemy connection in autocommit, to arrange and to look."""
+    """A SQLAlchemy connection in autocommit, for set-up and queries."""
     engine = create_engine(sqlalchemy_url(database_url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
@@ -171,7 +171,7 @@ def connection(database_url: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def psql(database_url: str) -> "Iterator[psycopg.Connection[dict[str, object]]]":
-    """A plain connection in autocommit, as a person in psql has it: it says nothing of who it is."""
+    """A plain connection in autocommit, like in psql. It sets no actor."""
     with psycopg.connect(database_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
         yield connection
 

@@ -1,4 +1,4 @@
-"""The parts of a run, each a file: what it measures, beside what, in which order."""
+"""The parts of a run, one file each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every part is given: the servers, how much to measure, whom to compare with, and whom to tell.
+    """The arguments of every part: the servers, the sizes, the peers, and a function that prints progress.
 
-    ``failures``: why contenders were left out, by their names.
+    ``failures``: the reasons why contenders were left out, by name.
     """
 
     system: System
@@ -26,9 +26,9 @@ class Bench:
     failures: dict[str, str] = field(default_factory=dict)
 
     def interleaved(self, contenders: dict[str, Callable[[], T]]) -> dict[str, list[T]]:
-        """Run A B C, A B C …, each alone on the machine while it is measured; return the samples of each.
+        """Run A B C, A B C …, one at a time; return the samples of each contender.
 
-        A contender that fails is left out of the rounds that follow, with the reason told; ours must not fail.
+        If a contender fails, the reason is printed and it is left out of the next rounds. If ours fails, that raises.
         """
         samples: dict[str, list[T]] = {}
         failed: set[str] = set()

@@ -1,4 +1,4 @@
-"""How a backlog weighs: drain rate and dispatch time at any depth, behind snoozed jobs, beside a saturated key."""
+"""The cost of a backlog: drain rate and dispatch time by depth, behind snoozed jobs, and beside a saturated key."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,20 +7,20 @@ from contextlib import contextmanager
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.gristmill import PLAIN, clean, gristmill
 from benchmarks.parts import Bench
-from benchmarks.parts.picking import Picked, measure_picks
+from benchmarks.parts.picking import PickTimes, measure_picks
 from benchmarks.system import System, wait_for
 from tests.support.proving.models import LIMIT
 
 KEYED = "proving.keyed_jobs"
 KEYS = 1_000
 HOT_SECONDS = 3_600.0
-# Two workers of a thousand slots hold so many jobs while a tick picks: it has to count them.
+# Two workers with a thousand slots each hold this many jobs while a tick picks. The tick must count them.
 IN_FLIGHT = 2_000
 SHALLOW = 10_000
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Each depth is measured once per round: filling it is most of the work."""
+    """Measure each depth once per round, because filling it is most of the work."""
     yield from _depths(bench)
     yield from _hot(bench)
 
@@ -30,7 +30,7 @@ def _depths(bench: Bench) -> Iterator[Figure]:
     shallowest, deepest = SHALLOW if SHALLOW in sizes.depths else min(sizes.depths), max(sizes.depths)
     names = {f"{depth:,} behind": depth for depth in sizes.depths}
     rates: dict[str, list[float]] = {}
-    picks: dict[str, list[Picked]] = {}
+    picks: dict[str, list[PickTimes]] = {}
     for turn in range(max(1, sizes.repeat - 1)):
         for name, depth in {**names, "snoozed in front": shallowest}.items():
             bench.say(f"round {turn + 1}: {name}")
@@ -58,7 +58,7 @@ def _depths(bench: Bench) -> Iterator[Figure]:
 def _hot(bench: Bench) -> Iterator[Figure]:
     system, sizes = bench.system, bench.sizes
     rates: dict[str, list[float]] = {}
-    picks: dict[str, list[Picked]] = {}
+    picks: dict[str, list[PickTimes]] = {}
     for turn in range(max(1, sizes.repeat - 1)):
         for hot in (0, *sizes.hot):
             name = f"{hot:,} of one key" if hot else "other keys alone"
@@ -79,8 +79,8 @@ def _fall(name: str, title: str, before: list[float], after: list[float]) -> Fig
     return figure(name, title, "%", {OURS: falls})
 
 
-def _pick_figures(picks: dict[str, list[Picked]], prefix: str, what: str) -> Iterator[Figure]:
-    """Yield the dispatch times by depth, the worst of them, and the share of plans that went by the index."""
+def _pick_figures(picks: dict[str, list[PickTimes]], prefix: str, what: str) -> Iterator[Figure]:
+    """Yield the dispatch times by depth, the worst of them, and the share of plans that use the index."""
     selects = {name: [each.select_ms for each in measured] for name, measured in picks.items()}
     whole = {name: [each.whole_ms for each in measured] for name, measured in picks.items()}
     yield figure(f"{prefix}_select", f"select part of a {what}", "ms", selects)
@@ -96,7 +96,7 @@ def _fill_plain(system: System, jobs: int) -> None:
 
 
 def _snoozed(system: System, jobs: int) -> None:
-    """Put in jobs of the first priority that are due tomorrow, older than all that follow."""
+    """Insert jobs with priority 1 that are due tomorrow. They are older than all jobs after them."""
     system.postgres.execute(
         f"INSERT INTO {PLAIN} (act, priority, due_at) "
         "SELECT 'complete', 1, now() + interval '1 day' FROM generate_series(1, %s)".encode(),
@@ -105,7 +105,7 @@ def _snoozed(system: System, jobs: int) -> None:
 
 
 def _fill_keyed(system: System, *, hot: int, others: int) -> None:
-    """Put in a hot key whose running jobs never end, in front of many keys with a few jobs each."""
+    """Insert a hot key with running jobs that never end, before many keys with a few jobs each."""
     for sql, parameters in (
         ("SELECT 'hot', 1, %s FROM generate_series(1, %s)", [HOT_SECONDS, hot]),
         (f"SELECT 'key ' || n %% {KEYS}, 5, 0 FROM generate_series(1, %s) AS n", [others]),
@@ -115,7 +115,7 @@ def _fill_keyed(system: System, *, hot: int, others: int) -> None:
 
 @contextmanager
 def _in_flight(system: System, table: str) -> Iterator[None]:
-    """Have jobs in flight while the block lasts, as while workers are busy: of each key as many as its limit lets."""
+    """Keep jobs in flight while the block runs, as with busy workers: of each key as many as its limit allows."""
     mine = f"SELECT id FROM {table} WHERE due_at IS NULL ORDER BY id LIMIT {IN_FLIGHT}"
     if table == KEYED:
         turns = f"SELECT id, row_number() OVER (PARTITION BY key ORDER BY id) AS turn FROM {table}"
@@ -126,7 +126,7 @@ def _in_flight(system: System, table: str) -> Iterator[None]:
 
 
 def _slice(system: System, table: str, jobs: int) -> float:
-    """Return the rate at which ``jobs`` complete, from the first fifth on: until then processes warm up."""
+    """Return the rate at which ``jobs`` complete, without the first fifth, in which processes warm up."""
     system.postgres.execute(f"VACUUM (ANALYZE) {table}".encode())
     system.postgres.execute("CHECKPOINT")
     done = f"SELECT count(*) FROM {table} WHERE completed_at IS NOT NULL AND status = 'completed'"

@@ -1,4 +1,4 @@
-"""Calls of 200 ms: how many at once, how near to the ideal, and with real HTTP how many a second."""
+"""Calls of 200 ms: how many run at once, the share of the ideal rate, and the rate with real HTTP."""
 
 import json
 import os
@@ -21,8 +21,8 @@ CALL_SECONDS = 0.2
 SLOTS = 1_000
 LONG_SECONDS = 2.0
 NAIVE_CONCURRENCY = 16
-# Started and not yet completed, at the worst moment of the run.
-MOST_AT_ONCE = f"""
+# The largest number of started and not completed jobs at one moment.
+MAX_RUNNING = f"""
     SELECT coalesce(max(n), 0)::int FROM (
       SELECT sum(step) OVER (ORDER BY at, step) AS n FROM (
         SELECT started_at AS at, 1 AS step FROM {PLAIN}
@@ -31,14 +31,14 @@ MOST_AT_ONCE = f"""
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """Jobs per second, and the most that ran at one moment."""
+    """Jobs per second, and the largest number that ran at one moment."""
 
     rate: float
     at_once: float
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Measure sleeping handlers first, then real calls to a provider in a process of its own."""
+    """Measure sleeping handlers first, then real calls to a provider in its own process."""
     yield from _sleeping(bench)
     yield from _http(bench)
 
@@ -50,7 +50,7 @@ def _sleeping(bench: Bench) -> Iterator[Figure]:
         def measure() -> Called:
             with gristmill(system, workers=workers, slots=SLOTS) as running:
                 rate = drain(running, jobs, seconds=seconds).rate
-                return Called(rate, float(system.value(MOST_AT_ONCE)))
+                return Called(rate, float(system.value(MAX_RUNNING)))
 
         return measure
 
@@ -80,7 +80,7 @@ def _sleeping(bench: Bench) -> Iterator[Figure]:
         ("calls_ideal_two", "… two processes, of the ideal of their slots", two, 2),
     ):
         yield figure(name, title, "%", {OURS: [rate / (processes * ideal) * 100 for rate in rates.get(who, [])]})
-    # Claimed and not yet settled: what a worker holds at once, its handlers' calls among it.
+    # Claimed and not yet settled: the jobs that a worker holds, with the calls of their handlers.
     for name, title, who in (
         ("calls_concurrent", "… most at once on two processes", two),
         ("calls_concurrent_long", "… most at once on two processes, calls of 2 s", long),
@@ -108,7 +108,7 @@ def _http(bench: Bench) -> Iterator[Figure]:
 
             return measure
 
-        with _told(url):
+        with _call_url(url):
             samples = bench.interleaved(
                 {OURS: ours("call"), "ctx.llm": ours("ask"), **{peer.name: of(peer) for peer in bench.peers}}
             )
@@ -127,8 +127,8 @@ def _http(bench: Bench) -> Iterator[Figure]:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Have the roles that are started meanwhile know where to call."""
+def _call_url(url: str) -> Iterator[None]:
+    """Set the URL to call for the roles that the block starts."""
     os.environ[CALL_URL] = url
     try:
         yield
@@ -137,7 +137,7 @@ def _told(url: str) -> Iterator[None]:
 
 
 def statistics(url: str) -> dict[str, Any]:
-    """Return what the provider counted since it was last asked."""
+    """Return the provider's counters since the last call."""
     with urllib.request.urlopen(url.replace("/v1", "/stats"), timeout=10) as answer:  # noqa: S310 - our own server
         counted: dict[str, Any] = json.load(answer)
         return counted

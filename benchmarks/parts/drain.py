@@ -1,4 +1,4 @@
-"""Drain of no-op jobs, whole lifecycle with its transitions, and what processor time a job costs."""
+"""Drain of no-op jobs with the whole lifecycle and its transitions, and the processor time per job."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ NAIVE_CONCURRENCY = 4
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Compare two workers and one dispatcher with the naive pattern, the raw SQL limit, and the peers asked for."""
+    """Compare two workers and one dispatcher with the naive pattern, raw SQL, and the requested peers."""
     system, sizes = bench.system, bench.sizes
 
     def ours() -> Drained:
@@ -55,7 +55,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def cpu(samples: dict[str, list[Drained]]) -> Iterator[Figure]:
-    """Yield milliseconds of processor time per job, one figure per group of processes and one of all together."""
+    """Yield milliseconds of processor time per job: a figure per group of processes, and one of all groups."""
     for group in ("all", "workers", "dispatcher", "postgres", "valkey"):
         yield figure(
             f"drain_cpu_{group}",

@@ -1,4 +1,4 @@
-"""Vectors of one job's records: how busy it keeps a provider, and what the index of them finds, costs and weighs."""
+"""Vectors of one job's records: how busy the job keeps a provider, and the recall, cost and size of their index."""
 
 import json
 import sys
@@ -23,13 +23,13 @@ from workers.vectorization.similar import EF_SEARCH
 SLOTS, BATCH = 8, 64
 # A provider of 512 records a second, and one that takes no time.
 SERVICE_SECONDS, NO_SECONDS = 1.0, 0.0
-# An entry of the index costs the database milliseconds: how much of the time is that?
+# Each entry of the index costs the database milliseconds. This contender shows how much of the time that is.
 UNINDEXED = "without index"
 PATIENCE = 600.0
 QUERIES, NEAREST = 50, 10
 ADD = """INSERT INTO operations.data_records ("projectId", type, source, content, "ingestJobId")
          SELECT %s, 'TASK', 'csv:bench.csv', content, %s FROM unnest(%s::text[]) AS content"""
-# As the first stage leaves a job behind.
+# Makes a job in the state after its first stage.
 QUEUE = """
     BEGIN;
     INSERT INTO operations.ingest_jobs (id, "projectId", type, source)
@@ -38,7 +38,7 @@ QUEUE = """
     UPDATE operations.ingest_jobs SET status = 'QUEUED_FOR_VEC', version = version + 1 WHERE id = '{job}';
     COMMIT"""
 ENDED = "SELECT status IN ('COMPLETED', 'FAILED') FROM operations.ingest_jobs WHERE id = %s"
-# The same search by an index of either kind; both read their vectors from the same column.
+# The same search with an index of either kind. Both indexes use the vectors of the same column.
 FIND = """SELECT id FROM operations.data_records WHERE cardinality(embedding) = 384
            ORDER BY (embedding::{type}(384)) <=> %s::{type}(384) LIMIT {limit}"""
 INDEX = """CREATE INDEX bench_embedding ON operations.data_records
@@ -48,7 +48,7 @@ INDEX = """CREATE INDEX bench_embedding ON operations.data_records
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One job's way through: as the provider saw it."""
+    """The measurement of one job, by the provider's counters."""
 
     rate: float
     busy: float
@@ -56,7 +56,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What an index finds of what there is, in which time, and its size."""
+    """The recall, the search time and the size of an index."""
 
     recall: float
     milliseconds: float
@@ -65,7 +65,7 @@ class Searched:
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Embed one job's records again and again by a provider of eight slots; then search among them."""
+    """Embed one job's records again and again with a provider of eight slots; then search them."""
     system, records = bench.system, bench.sizes.embed_records
     with _provider(records, SERVICE_SECONDS) as url, _roles(system, url):
         embedded = bench.interleaved(
@@ -89,13 +89,13 @@ def run(bench: Bench) -> Iterator[Figure]:
     yield figure("embed_most", "… by a provider that takes no time", "records/s", most)
     bench.say("searching")
     searched = {name: _search(bench.system, type_) for name, type_ in ((OURS, "halfvec"), ("vector", "vector"))}
-    for name, said, unit, value in (
+    for name, title, unit, value in (
         ("recall", "recall at 10, index against all", "%", "recall"),
         ("search", "… one search", "ms", "milliseconds"),
         ("index", "… size of the index", "MB", "megabytes"),
         ("build", "… built anew", "s", "build_seconds"),
     ):
-        yield figure(f"embed_{name}", said, unit, {who: getattr(found, value) for who, found in searched.items()})
+        yield figure(f"embed_{name}", title, unit, {who: getattr(found, value) for who, found in searched.items()})
     bench.system.postgres.execute("DELETE FROM operations.projects")
     bench.system.postgres.execute("DROP INDEX operations.bench_embedding")
     bench.system.postgres.execute(bench.system.value("SELECT operations.embedding_index(384)").encode())
@@ -103,15 +103,15 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def _provider(records: int, seconds: float) -> AbstractContextManager[str]:
-    """Run the provider as long as the block lasts and give its base URL."""
+    """Run the provider while the block runs; yield its base URL."""
     sizes = ("--slots", str(SLOTS), "--seconds", str(seconds), "--texts", str(records))
     return served("benchmarks.embeddings_server", *sizes)
 
 
 @contextmanager
 def _roles(system: System, url: str) -> Iterator[None]:
-    """Run a worker and a dispatcher as a deployed system runs them."""
-    told = {
+    """Run a worker and a dispatcher like a deployed system."""
+    urls = {
         "OPENAI_BASE_URL": url,
         "GRISTMILL_LLM__EMBEDDING_MODEL": "bench",
         "GRISTMILL_LLM__EMBEDDING_BATCH": str(BATCH),
@@ -122,14 +122,14 @@ def _roles(system: System, url: str) -> Iterator[None]:
         redis.flushall()
     system.postgres.execute("DELETE FROM runtime.workers")
     commands = [[sys.executable, "-m", "cli.main", role] for role in ("worker", "dispatcher")]
-    with processes(commands, {**system.environment, **told}, log=system.folder / "roles.log") as pids:
+    with processes(commands, {**system.environment, **urls}, log=system.folder / "roles.log") as pids:
         up = "SELECT EXISTS (SELECT FROM runtime.workers) AND EXISTS (SELECT FROM runtime.dispatcher)"
         wait_for(lambda: system.value(up), seconds=120, alive=pids)
         yield
 
 
 def _embed(system: System, url: str, records: int, *, index: bool) -> Embedded:
-    """Have one job embed ``records``, in the place of those before it."""
+    """Replace all records by ``records`` new ones and let one job embed them."""
     system.postgres.execute("DELETE FROM operations.projects")
     system.postgres.execute("DROP INDEX IF EXISTS operations.ix_data_records_embedding_384")
     if index:
@@ -143,9 +143,9 @@ def _embed(system: System, url: str, records: int, *, index: bool) -> Embedded:
     system.postgres.execute(QUEUE.format(job=job, project=project).encode())
     wait_for(lambda: system.value(ENDED, [job]), seconds=PATIENCE, every=0.1)
     _assert_complete(system, job, records)
-    told = _statistics(url)
+    counted = _statistics(url)
     seconds = system.value("SELECT extract(epoch FROM completed_at - started_at)::float8 FROM operations.ingest_jobs")
-    return Embedded(records / seconds, told["busy"])
+    return Embedded(records / seconds, counted["busy"])
 
 
 def _assert_complete(system: System, job: UUID, records: int) -> None:
@@ -157,7 +157,7 @@ def _assert_complete(system: System, job: UUID, records: int) -> None:
 
 
 def _search(system: System, type_: str) -> Searched:
-    """Build an index of one kind alone, and hold what it finds against comparing with all."""
+    """Build an index of one kind, and compare its results with a search through all records."""
     began = time.monotonic()
     with system.postgres.transaction():
         system.postgres.execute(
@@ -177,7 +177,7 @@ def _search(system: System, type_: str) -> Searched:
 
 
 def _find(system: System, type_: str, query: str, *, index: bool) -> Sequence[UUID]:
-    """Return the nearest; the planner is told which way, for it is the index that is measured."""
+    """Return the nearest records. The planner is forced to use the index or not to use it."""
     with system.postgres.transaction():
         pin = "enable_sort" if index else "enable_indexscan"
         system.postgres.execute(f"SET LOCAL {pin} = off".encode())
@@ -187,7 +187,7 @@ def _find(system: System, type_: str, query: str, *, index: bool) -> Sequence[UU
 
 
 def _statistics(url: str) -> dict[str, Any]:
-    """Return what the provider counted since it was last asked."""
+    """Return the provider's counters since the last call."""
     with urllib.request.urlopen(url.replace("/v1", "/stats"), timeout=10) as answer:  # noqa: S310 - our own server
         counted: dict[str, Any] = json.load(answer)
         return counted

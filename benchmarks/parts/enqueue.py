@@ -1,4 +1,4 @@
-"""Putting jobs in: one by one, in bulk, by SQL; beside COPY into the same table with the same triggers."""
+"""Enqueue jobs one by one, in bulk and in SQL, compared with COPY into the same table with the same triggers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ STAGE = "proving.plain"
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Compare every door with COPY, which does nothing but write the rows."""
+    """Compare every door with COPY, which only writes the rows."""
     system, jobs = bench.system, bench.sizes.enqueue_jobs
     samples = bench.interleaved(
         {
@@ -40,7 +40,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def _rate(system: System, jobs: int, enqueue_them: Callable[[System, int], float]) -> float:
-    """Return jobs per second; the door measures itself, without what it prepares."""
+    """Return jobs per second. The door measures its own time, without its preparation."""
     try:
         return jobs / enqueue_them(system, jobs)
     finally:
@@ -83,7 +83,7 @@ def _insert_select(system: System, jobs: int) -> float:
 
 
 def _function(system: System, jobs: int) -> float:
-    """Go through the SQL door of a domain: one function call per job, in one transaction."""
+    """Use the SQL door of a domain: one function call per job, in one transaction."""
     who = system.value("INSERT INTO scoring.profiles (name) VALUES ('bench') RETURNING id")
     start = time.perf_counter()
     system.value("SELECT count(scoring.enqueue_score(%s, 'Judge.')) FROM generate_series(1, %s)", [who, jobs])

@@ -1,4 +1,4 @@
-"""A CSV of short rows into records, beside a bare COPY of the same rows: rate, processor time, memory."""
+"""Ingest a CSV of short rows into records, compared with a COPY of the same rows: rate, processor time, memory."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ HEADER = "id,prompt,category,author\n"
 WORDS = ("write", "a", "short", "story", "about", "the", "quick", "brown", "fox", "and", "its", "long", "journey")
 SOURCE = "csv:bench.csv"
 COLUMNS = '("projectId", type, category, source, content, metadata, "createdById", "createdByName")'
-# What a record is to the database, without anything that keeps it whole or finds it.
+# The columns of a record, without constraints and indexes.
 PLAIN = """CREATE TABLE bench_records ("projectId" uuid, type text, category text, source text, content text,
            metadata jsonb, "createdById" text, "createdByName" text)"""
 TOOK = """SELECT extract(epoch FROM max(created_at) FILTER (WHERE new_state = 'QUEUED_FOR_VEC')
@@ -36,7 +36,7 @@ SEEN = "SELECT status IN ('QUEUED_FOR_VEC', 'FAILED') FROM operations.ingest_job
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """One file's way in; processor time is that of the worker and of Postgres together."""
+    """The measurement of one file. The processor time is of the worker and Postgres together."""
 
     rate: float
     cpu_microseconds: float
@@ -84,7 +84,7 @@ def _long_row(number: int) -> str:
 
 
 def _ingest(system: System, lines: Iterator[str], rows: int) -> Ingested:
-    """Put the file in, then have one worker of its own ingest it."""
+    """Upload the file, then let a new worker ingest it."""
     job = asyncio.run(_put(system, lines))
     system.postgres.execute("CHECKPOINT")
     with gristmill(system, workers=1, slots=4, warm_up=0, queues=["ingestion"]) as running:
@@ -117,15 +117,15 @@ async def _bytes(lines: Iterator[str]) -> AsyncIterator[bytes]:
 
 
 def _peak(pid: int) -> float:
-    """Return the most that was resident of a process, ever."""
+    """Return the peak resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1_024 / MEGABYTE
-    raise RuntimeError("this system does not tell the peak of a process")
+    raise RuntimeError("this operating system does not report the peak memory of a process")
 
 
 def _copy(system: System, rows: int, *, into: str) -> Ingested:
-    """COPY what would be the same records: nothing is parsed, compared or counted, and all is one transaction."""
+    """COPY the same records in one transaction, without parsing, comparing or counting them."""
     system.postgres.execute(f"DROP TABLE IF EXISTS bench_records; {PLAIN}")
     project = system.value("INSERT INTO operations.projects (name) VALUES ('bench') RETURNING id")
     blocks = list(_copy_blocks(rows, project))

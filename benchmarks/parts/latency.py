@@ -1,4 +1,4 @@
-"""From the caller's commit to the handler's first line, at 20 and 200 jobs a second arriving at random."""
+"""The time from the caller's commit to the handler's first line, at 20 and 200 jobs/s with random arrivals."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ def _at(bench: Bench, rate: int) -> Iterator[Figure]:
         return bare_celery.latency(system, rate=rate, seconds=seconds)
 
     contenders = {OURS: ours, "bare Celery": bare}
-    if rate <= RATES[0]:  # above its own drain rate the naive pattern only queues
+    if rate <= RATES[0]:  # above its drain rate the naive pattern only builds a queue
         contenders["naive Celery"] = theirs
     samples = bench.interleaved(contenders)
     for percentile in ("p50", "p95", "p99"):

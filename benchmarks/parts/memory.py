@@ -1,4 +1,4 @@
-"""How much memory a worker process keeps: idle, and with a thousand jobs running."""
+"""The resident memory of a worker process: idle, and with a thousand running jobs."""
 
 import sys
 import time
@@ -13,12 +13,12 @@ from benchmarks.system import System, processes, wait_for
 
 MEGABYTE = 1_000_000
 LONG_SECONDS = 3_600.0
-# What a process does right after its first heartbeat is over by then.
-SETTLED_SECONDS = 2.0
+# By then a process has done its work after the first heartbeat.
+IDLE_AFTER_SECONDS = 2.0
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Read the resident set of one worker before and while its slots are full."""
+    """Read the resident memory of one worker before its slots are full and while they are."""
     running_jobs = bench.sizes.running
     samples = bench.interleaved({OURS: lambda: _idle_and_running(bench, running_jobs)})[OURS]
     yield figure("memory_idle", "resident memory of a worker, idle", "MB", {OURS: [idle for idle, _ in samples]})
@@ -37,12 +37,12 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def _deployed(system: System) -> float:
-    """Return what a worker keeps that was started as operators start it."""
+    """Return the memory of a worker that was started like operators start it."""
     system.postgres.execute("DELETE FROM runtime.workers")
     command = [sys.executable, "-c", "from cli.main import main; main()", "worker"]
     with processes([command], system.environment, log=system.folder / "roles.log") as (pid,):
         wait_for(lambda: system.value("SELECT count(*) FROM runtime.workers"), seconds=60, alive=[pid])
-        time.sleep(SETTLED_SECONDS)
+        time.sleep(IDLE_AFTER_SECONDS)
         return _resident(pid)
 
 

@@ -1,4 +1,4 @@
-"""What one dispatch tick costs in the database: the pick as the leader runs it, and its plan while nobody analysed."""
+"""The cost of one dispatch tick in the database: the leader's pick, and its plan without a recent ANALYZE."""
 
 import statistics
 import time
@@ -11,17 +11,18 @@ import psycopg
 from benchmarks.stages import STAGES
 from benchmarks.system import System
 from workers.runtime.database import Database, Raw
-from workers.runtime.dispatch.dispatcher import LEADER_SESSION, MOST_PER_PASS
+from workers.runtime.dispatch.dispatcher import LEADER_SESSION
+from workers.runtime.dispatch.leader import MAX_PER_PASS
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.dispatch import Window, pick, unmark_exactly
 
 # Room for a whole pass, however many are in flight.
-WIDE = Window(slots=100_000, at_most=MOST_PER_PASS, floor=MOST_PER_PASS)
+WIDE = Window(slots=100_000, at_most=MAX_PER_PASS, floor=MAX_PER_PASS)
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
-    """Milliseconds of a tick: finding 512 jobs alone, and with marking them; and whether the index served."""
+class PickTimes:
+    """Milliseconds of a tick: only finding 512 jobs, and also marking them; and whether it used the index."""
 
     select_ms: float
     whole_ms: float
@@ -29,7 +30,7 @@ class Picked:
 
 
 class Recorder:
-    """Stands in for a connection: keeps the statement that the kernel runs, and runs it."""
+    """Acts as a connection: records the statement of the kernel and runs it."""
 
     def __init__(self, connection: Raw) -> None:
         self._connection = connection
@@ -40,8 +41,8 @@ class Recorder:
         return await self._connection.execute(query.encode(), parameters)
 
 
-async def measure_picks(system: System, stage_name: str, times: int) -> Picked:
-    """Pick ``times`` times over the present backlog, giving every ticket back; nothing is left changed."""
+async def measure_picks(system: System, stage_name: str, times: int) -> PickTimes:
+    """Pick ``times`` times from the current backlog, and roll every pick back."""
     stage = STAGES[stage_name]
     database = Database(system.database_url, changed_by="dispatcher:bench", pool_size=1)
     try:
@@ -52,7 +53,7 @@ async def measure_picks(system: System, stage_name: str, times: int) -> Picked:
     finally:
         await database.close()
     select = statistics.median(_select_ms(plan) for plan in plans)
-    return Picked(select, statistics.median(whole), all(_by_index(plan) for plan in plans))
+    return PickTimes(select, statistics.median(whole), all(_by_index(plan) for plan in plans))
 
 
 async def _timed(recorder: Recorder, leader: Raw, stage: Stage) -> float:
@@ -64,7 +65,7 @@ async def _timed(recorder: Recorder, leader: Raw, stage: Stage) -> float:
 
 
 async def _plan(leader: Raw, recorder: Recorder) -> dict[str, Any]:
-    """Return the plan of the recorded pick, run for real and rolled back."""
+    """Run the recorded pick with EXPLAIN ANALYZE and roll it back; return its plan."""
     assert recorder.statement is not None
     statement, parameters = recorder.statement
     async with leader.transaction(force_rollback=True):
@@ -82,7 +83,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _select_ms(plan: dict[str, Any]) -> float:
-    """Return the time of the part that finds jobs: the CTE ``picked``, or its limit where it was folded in."""
+    """Return the time of the part that finds jobs: the CTE ``picked``, or its limit if the CTE was inlined."""
     named = [node for node in nodes(plan) if node.get("Subplan Name") == "CTE picked"]
     folded = [node for node in nodes(plan) if node["Node Type"] == "Limit" and _reads_ready(node)]
     return max(float(node["Actual Total Time"]) for node in (named or folded))
@@ -93,6 +94,6 @@ def _reads_ready(plan: dict[str, Any]) -> bool:
 
 
 def _by_index(plan: dict[str, Any]) -> bool:
-    """Tell whether ready jobs were found by their index, and no table was read whole."""
+    """Return whether the plan finds ready jobs with their index and reads no whole table."""
     scans = [node for node in nodes(plan) if "Scan" in node["Node Type"] and "Relation Name" in node]
     return _reads_ready(plan) and not any(node["Node Type"] == "Seq Scan" for node in scans)

@@ -1,4 +1,4 @@
-"""Getting rid of the old: prune in batches, and dropping a month of transitions; beside one large DELETE."""
+"""Delete old rows: prune in batches, and drop a month of transitions, compared with one large DELETE."""
 
 import asyncio
 import time
@@ -13,12 +13,12 @@ from workers.runtime.connections import connect, connect_async
 from workers.runtime.store.rescue import prune
 
 OLD_MONTH = "transitions_2001_01"
-# A month before any other: what the schedule drops.
+# Drops the old month, like the schedule does.
 DROP = "SELECT runtime.drop_transition_partitions(interval '400 days')"
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Measure each on rows made for it; the guards are off while they are made, as no lifecycle makes old rows."""
+    """Measure each with its own rows. The guards are off while the rows are made, because they refuse old rows."""
     system, rows = bench.system, bench.sizes.prune_rows
     longest: list[float] = []
 
@@ -57,7 +57,7 @@ def _old_jobs(system: System, rows: int) -> None:
 
 
 async def _prune(system: System) -> list[float]:
-    """Prune to the end; return how long each transaction took."""
+    """Prune until nothing is left; return the time of each transaction."""
     seconds, deleted = [], -1
     async with await connect_async(system.database_url, autocommit=True) as connection:
         while deleted:
@@ -77,7 +77,7 @@ def _delete_jobs(system: System, rows: int) -> float:
 
 
 def _month(system: System, rows: int, *, drop: bool) -> float:
-    """Return the milliseconds that getting rid of an old month takes."""
+    """Return the milliseconds to drop or delete an old month."""
     system.postgres.execute(
         f"CREATE TABLE IF NOT EXISTS runtime.{OLD_MONTH} PARTITION OF runtime.transitions "
         "FOR VALUES FROM ('2001-01-01T00:00:00Z') TO ('2001-02-01T00:00:00Z')".encode()

@@ -1,4 +1,4 @@
-"""What it costs to be watched: the drain without job events, with them, and with a Flower that reads them."""
+"""The cost of job events: the drain without events, with events, and with a Flower that reads them."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from benchmarks.system import System, processes, wait_for
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Ours is how it runs by default: events on, nobody looking."""
+    """By default events are on and nobody reads them; that is our contender."""
     system, jobs = bench.system, bench.sizes.drain_jobs
 
     def measure(*, events: bool) -> Drained:

@@ -1,4 +1,4 @@
-"""Absurd: durable workflows by SQL functions, claimed in batches, completed one by one; keeps its rows."""
+"""Absurd: durable workflows with SQL functions. It claims in batches, completes one by one, and keeps its rows."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""DBOS: durable workflows in Postgres; every job is a row that is kept."""
+"""DBOS: durable workflows in Postgres. Every job is a row, and rows are kept."""
 
 import asyncio
 import os

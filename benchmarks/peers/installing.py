@@ -1,4 +1,4 @@
-"""A peer's own virtual environment, made once in the user's cache: nothing of a peer comes near the project's lock."""
+"""A peer's own virtual environment, made once in the user's cache, so that peers do not change the project's lock."""
 
 import hashlib
 import os
@@ -8,17 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# The newest minor version of Python that is looked for.
+# The newest minor version of Python to look for.
 _NEWEST = 14
 
 
 def installed(name: str, requirements: Sequence[str], *, oldest: tuple[int, int]) -> Path:
-    """Return the Python of an environment with exactly these packages, installing it where it is not there yet.
+    """Return the Python of an environment with exactly these packages; create it if it does not exist.
 
-    The environment is of this Python, or where a peer needs a newer one, of the first such on the PATH.
-
-    Raises:
-        RuntimeError: there is none, or the installation failed.
+    It uses this Python, or, if the peer needs a newer one, the first suitable one on the PATH. Raises RuntimeError if
+    there is none or the installation fails.
     """
     base = _base(name, oldest)
     wanted = hashlib.sha256("\n".join([base, sys.version, *requirements]).encode()).hexdigest()[:8]
@@ -46,5 +44,5 @@ def _base(name: str, oldest: tuple[int, int]) -> str:
 def _quietly(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise RuntimeError(f"{' '.join(command[1:4])} … failed: {last}")

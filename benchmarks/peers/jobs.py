@@ -1,6 +1,6 @@
-"""What a peer's job does: nothing, or one HTTP call. Counted per process in a file, a few times a second.
+"""The work of a peer's job: nothing, or one HTTP call. Each process often writes its count to a file.
 
-Standard library only: it runs in each peer's own environment.
+It needs only the standard library, because it runs in each peer's own environment.
 """
 
 import json
@@ -13,13 +13,13 @@ from pathlib import Path
 from benchmarks.http_client import HttpClient
 
 CALL_URL = os.environ.get("BENCH_CALL_URL")
-# As many jobs at once as Gristmill's workers have slots, where a peer lets one say so.
+# The number of jobs at once, as many as Gristmill's workers have slots, if the peer has such an option.
 CONCURRENCY = 1_000
 _WRITE_SECONDS = 0.02
 
 
 class _Count:
-    """How many jobs this process has run, kept in its file by a thread of its own: no job waits for a disk."""
+    """The number of jobs that this process has run. A thread writes it to a file, so no job waits for the disk."""
 
     def __init__(self) -> None:
         self.ran = 0

@@ -1,4 +1,4 @@
-"""Measure a peer: install it, enqueue, start its workers, and watch its tables until nothing is left."""
+"""Measure a peer: install it, enqueue, start its workers, and poll its tables until all jobs are done."""
 
 import json
 import os
@@ -20,10 +20,10 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One peer: what to install, and how to see in its tables that nothing is left (None: by counting runs).
+    """One peer: its packages, and the query that shows whether jobs are left (None: count the runs instead).
 
-    ``share`` of our job counts is enough to measure a slower one. ``python`` is the oldest it runs on, where that is
-    newer than ours.
+    A slower peer gets only ``share`` of our number of jobs. If the peer needs a newer Python than ours, ``python`` is
+    the oldest version on which it runs.
     """
 
     name: str
@@ -74,7 +74,7 @@ PEERS = {
 def drain(system: System, peer: Peer, jobs: int, *, call_url: str | None = None) -> Drained:
     """Enqueue ``jobs``, start two workers, and measure from the first job's start to the last one's end.
 
-    With ``call_url`` each job makes one HTTP call. Start-up is not counted, as ours is not.
+    With ``call_url`` each job makes one HTTP call. As for Gristmill, the start of the workers is not counted.
     """
     python = installed(peer.name, peer.requirements, oldest=peer.python)
     counts = system.folder / f"{peer.name}-counts"
@@ -120,7 +120,7 @@ def _read(counts: Path) -> list[dict[str, float]]:
 
 
 def _database(system: System, name: str) -> str:
-    """Make the peer's database anew and return its URL."""
+    """Create the peer's database again; return its URL."""
     database = f"peer_{name}"
     system.postgres.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)".encode())
     system.postgres.execute(f"CREATE DATABASE {database}".encode())
@@ -131,5 +131,5 @@ def _database(system: System, name: str) -> str:
 def _run(command: list[str], environment: dict[str, str]) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise RuntimeError(f"{' '.join(command[2:])} failed: {last}")

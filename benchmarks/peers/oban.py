@@ -1,4 +1,4 @@
-"""Oban: jobs in Postgres, fetched in batches, completed one by one under a look at the attempt; keeps its rows."""
+"""Oban: jobs in Postgres. It fetches in batches, completes one by one after a check of the attempt, and keeps rows."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""PgQueuer: jobs in Postgres, fetched and finished in batches; a finished job is deleted and logged. No fence."""
+"""PgQueuer: jobs in Postgres. It fetches and finishes in batches, deletes and logs finished jobs, and has no fence."""
 
 import asyncio
 import os

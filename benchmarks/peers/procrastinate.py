@@ -1,4 +1,4 @@
-"""Procrastinate: jobs in Postgres, fetched and finished one by one through SQL functions; keeps its rows."""
+"""Procrastinate: jobs in Postgres. It fetches and finishes one by one with SQL functions, and keeps its rows."""
 
 import asyncio
 import os

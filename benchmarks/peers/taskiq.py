@@ -1,4 +1,4 @@
-"""taskiq on Redis streams: acknowledged messages, no rows; a flushed Redis loses every job."""
+"""taskiq on Redis streams: acknowledged messages and no rows. A flushed Redis loses every job."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ async def main(role: str) -> None:
         case _:
             broker.is_worker_process = True
             await broker.startup()
-            # The receiver would wait for ever for what it has prefetched.
+            # Otherwise the receiver waits without end for its prefetched messages.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
             await run_receiver_task(broker, max_async_tasks=CONCURRENCY, run_startup=False)
 

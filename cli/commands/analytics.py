@@ -1,4 +1,4 @@
-"""``gristmill analytics``: have a project's records judged against its guidelines, and read what came of it."""
+"""``gristmill analytics``: judge the records of a project by its guidelines, and show the results."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -7,25 +7,25 @@ from uuid import UUID
 
 import typer
 
-from cli.addresses import addresses
 from cli.connection import actor
-from cli.following import follow
+from cli.following import follow_job
 from cli.output import Json, print_json, print_table, remark, status_text
+from cli.server_urls import find_server_urls
 from cli.session import in_session
-from cli.values import duration, moment
+from cli.values import format_duration, format_time
 from config.settings import load
 from workers.analytics import analyses
-from workers.analytics.alignment import VERDICTS, named
+from workers.analytics.alignment import VERDICTS, model_title
 from workers.analytics.analyses import AnalysisReport, AnalysisView
 from workers.operations.projects import find
 from workers.operations.record_review import as_type
 from workers.runtime.database import Transaction
 from workers.runtime.refusals import printable
 
-app = typer.Typer(help="Judge and rate records against a project's guidelines.", no_args_is_help=True)
+app = typer.Typer(help="Judge and rate records by the guidelines of their project.", no_args_is_help=True)
 
-ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
-_FAILURES_SHOWN = 20
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")]
+_MAX_FAILURES = 20
 
 
 @app.command()
@@ -33,12 +33,14 @@ def start(
     project: ProjectName,
     *,
     type_: Annotated[str | None, typer.Option("--type", help="Only tasks or only feedback.")] = None,
-    model: Annotated[str | None, typer.Option(help="Who judges, instead of the configured model.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model that judges, instead of the configured one.")] = None,
     priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless completed.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end of the job; exit code 1 unless it completes.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Judge every record of a project anew and print the job's id."""
+    """Judge every record of a project again and print the id of the job."""
 
     async def begin(session: Transaction) -> UUID:
         found, kind = await find(session, project), as_type(type_)
@@ -49,26 +51,28 @@ def start(
     if not wait:
         print_json({"id": job_id}) if as_json else print(job_id)
         return 0
-    return _followed(job_id, as_json=as_json)
+    return _wait(job_id, as_json=as_json)
 
 
-def _followed(job_id: UUID, *, as_json: bool) -> int:
+def _wait(job_id: UUID, *, as_json: bool) -> int:
     if not as_json:
         print(job_id, flush=True)
-    ended = asyncio.run(follow(addresses(load()).database_url, job_id, tell=remark))
+    followed = asyncio.run(follow_job(find_server_urls(load()).database_url, job_id, print_line=remark))
     found = in_session(lambda session: analyses.report(session, job_id))
     if as_json:
         print_json(found)
     else:
         _print(found)
-    return 0 if ended.completed else 1
+    return 0 if followed.succeeded else 1
 
 
 @app.command("list")
 def list_(
-    project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Its name or id; all without.")] = None,
+    project: Annotated[
+        str | None, typer.Argument(metavar="[PROJECT]", help="Name or id of the project. Default: all projects.")
+    ] = None,
     *,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most analyses to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of analyses.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List analyses, newest first."""
@@ -83,7 +87,7 @@ def list_(
     elif found:
         print_table(_COLUMNS, map(_row, found), keep={"ANALYSIS", "STATUS"})
     else:
-        remark("no analyses yet; `gristmill analytics start PROJECT` makes one")
+        remark("no analyses yet; `gristmill analytics start PROJECT` starts one")
 
 
 _COLUMNS = ("ANALYSIS", "PROJECT", "TYPE", "STATUS", ">DONE", ">RECORDS", ">FAILED", "CREATED", "ERROR")
@@ -98,16 +102,16 @@ def _row(one: AnalysisView) -> Sequence[object]:
         f"{one.progress} %",
         f"{one.processed_count} of {one.total_records}",
         one.failed_count or "",
-        moment(one.created_at),
+        format_time(one.created_at),
         one.error,
     )
 
 
 @app.command()
 def show(
-    job_id: Annotated[UUID, typer.Argument(metavar="ANALYSIS", help="Its job's id.")], as_json: Json = False
+    job_id: Annotated[UUID, typer.Argument(metavar="ANALYSIS", help="Id of its job.")], as_json: Json = False
 ) -> None:
-    """Show one analysis: counts by verdict, who judged, and each record that could not be judged with the reason."""
+    """Show one analysis: counts by verdict, the models, and the records that could not be judged, with the reasons."""
     found = in_session(lambda session: analyses.report(session, job_id, failures=10_000))
     if as_json:
         print_json(found)
@@ -119,50 +123,51 @@ def _print(found: AnalysisReport) -> None:
     print("\n".join(_facts(found)))
     if found.failures:
         print()
-        shown = found.failures[:_FAILURES_SHOWN]
+        first = found.failures[:_MAX_FAILURES]
         print_table(
             ("RECORD", "TYPE", "CONTENT", "REASON"),
-            ((one.record_id, one.type, one.excerpt, one.error) for one in shown),
+            ((one.record_id, one.type, one.excerpt, one.error) for one in first),
             keep={"RECORD"},
         )
-        if len(found.failures) > len(shown):
-            remark(f"{len(found.failures) - len(shown)} more: --json shows them")
+        if len(found.failures) > len(first):
+            remark(f"{len(found.failures) - len(first)} more: --json shows them")
 
 
 def _facts(found: AnalysisReport) -> Iterator[str]:
     one = found.analysis
     ran = one.completed_at and one.started_at and one.completed_at - one.started_at
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "analysis": one.id,
         "project": one.project,
         "records": f"{one.processed_count} of {one.total_records}{f', {one.type} only' if one.type else ''}",
         "status": f"{status_text(one.status)}, {one.progress} %",
         "model": one.model_name,
         "judged by": "; ".join(
-            named(judge) + (f" ({count})" if len(found.judges) > 1 else "") for judge, count in found.judges.items()
+            model_title(judge) + (f" ({count})" if len(found.judges) > 1 else "")
+            for judge, count in found.judges.items()
         ),
         "error": one.error,
-        "warning": "; ".join(f"{what}: {said}" for what, said in sorted((one.warnings or {}).items())),
-        "created": moment(one.created_at),
-        "completed": f"{moment(one.completed_at)}{f' (ran {duration(ran)})' if ran else ''}",
+        "warning": "; ".join(f"{name}: {text}" for name, text in sorted((one.warnings or {}).items())),
+        "created": format_time(one.created_at),
+        "completed": f"{format_time(one.completed_at)}{f' (ran {format_duration(ran)})' if ran else ''}",
         "verdicts": ", ".join(f"{count} {VERDICTS[name].lower()}" for name, count in found.verdicts.items()),
         "failed": one.failed_count or None,
     }
-    for name, value in told.items():
+    for name, value in facts.items():
         if value not in (None, ""):
             yield printable(f"{name:<12}{value}")
 
 
 @app.command()
 def summary(project: ProjectName, as_json: Json = False) -> None:
-    """Show what the last analyses say of a project's tasks and feedback together."""
+    """Show the summaries of the last analyses of a project's tasks and feedback."""
     found = in_session(lambda session: find(session, project))
     reports = {"tasks": found.last_task_analysis, "feedback": found.last_feedback_analysis}
     if as_json:
         print_json({"project": found.name, **reports})
         return
-    told = [text for text in reports.values() if text]
-    if told:
-        print(printable("\n\n".join(told)))
+    texts = [text for text in reports.values() if text]
+    if texts:
+        print(printable("\n\n".join(texts)))
     else:
-        remark(f"project {found.name!r} was not analysed yet; `gristmill analytics start {found.name!r}` does it")
+        remark(f"project {found.name!r} has no analysis yet; `gristmill analytics start {found.name!r}` starts one")

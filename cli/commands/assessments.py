@@ -1,4 +1,4 @@
-"""``gristmill assessments``: create, look at, change, cancel, audit, count and import assessments."""
+"""``gristmill assessments``: create, show, change, cancel, audit, count and import assessments."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from cli.assessment_view import HISTORY, columns, facts, history, result_lines, row
+from cli.assessment_view import HISTORY_COLUMNS, fact_lines, history_rows, list_cells, list_columns, result_lines
 from cli.commands.assessments_import import import_
 from cli.commands.assessments_metrics import metrics
 from cli.commands.assessments_stats import stats
@@ -24,8 +24,8 @@ app.command("metrics")(metrics)
 app.command("import")(import_)
 
 AssessmentId = Annotated[str, typer.Argument(metavar="ASSESSMENT")]
-Reason = Annotated[str | None, typer.Option(help="Kept in the audit trail.")]
-Owner = Annotated[UUID | None, typer.Option("--owner", metavar="ID", help="Whose; without, nobody's or the only one.")]
+Reason = Annotated[str | None, typer.Option(help="Stored in the audit trail.")]
+Owner = Annotated[UUID | None, typer.Option("--owner", metavar="ID", help="Owner. Default: no owner, or the only one.")]
 
 
 @app.command()
@@ -37,13 +37,13 @@ def create(
     type_: Annotated[str | None, typer.Option("--type", help="assessmentType, if there is no --request.")] = None,
     options: Annotated[str, typer.Option(metavar="JSON|@FILE", help="options, if there is no --request.")] = "{}",
     priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
-    timeout: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Longest time of one attempt.")] = 300,
+    timeout: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Time limit of one attempt.")] = 300,
     reason: Reason = None,
     owner: Owner = None,
     as_json: Json = False,
 ) -> None:
-    """Create one assessment and print its job's id. The same request again prints the first one's."""
-    data = _request(request, server=server, type_=type_, options=options)
+    """Create one assessment and print the id of its job. The same request again prints the id of the first job."""
+    data = _build_request(request, server=server, type_=type_, options=options)
     who = replace(actor(reason), user_id=owner)
     job_id = in_session(
         lambda session: states.create(
@@ -59,10 +59,10 @@ def create(
 @app.command("list")
 def list_(
     *,
-    state: Annotated[str | None, typer.Option(help="Only this state, such as pending or FAILED.")] = None,
-    owner: Annotated[UUID | None, typer.Option(metavar="ID", help="Only what belongs to this owner.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most assessments to show.")] = 50,
-    after: Annotated[UUID | None, typer.Option(help="Go on after this job id, the last of the page before.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state, in any case: pending, FAILED.")] = None,
+    owner: Annotated[UUID | None, typer.Option(metavar="ID", help="Only assessments of this owner.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of assessments.")] = 50,
+    after: Annotated[UUID | None, typer.Option(help="Continue after this job id, the last of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """List assessments, newest first."""
@@ -75,8 +75,8 @@ def list_(
         print_json([one.by_column() for one in found])
     elif found:
         owned = any(one.owner_id for one in found)
-        cells = (row(one, with_owner=owned) for one in found)
-        print_table(columns(with_owner=owned), cells, keep={"ASSESSMENT", "OWNER", "STATE"})
+        cells = (list_cells(one, with_owner=owned) for one in found)
+        print_table(list_columns(with_owner=owned), cells, keep={"ASSESSMENT", "OWNER", "STATE"})
         if len(found) == limit:
             remark(f"only the newest {limit}; more: --limit N, or --after {found[-1].id}")
     else:
@@ -85,39 +85,39 @@ def list_(
 
 @app.command()
 def show(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = False) -> None:
-    """Show one assessment: its state, its result criterion by criterion, its history."""
+    """Show one assessment: its state, its result by criterion, its history."""
     found = in_session(lambda session: with_history(session, assessment_id, owner=owner))
     assessment = found.assessment
     if as_json:
         print_json({"assessment": assessment.by_column() if assessment else None, "audit": found.audit})
         return
     if assessment is None:
-        remark(f"assessment {assessment_id!r} itself is gone (cleaned up); its history stays")
+        remark(f"assessment {assessment_id!r} was deleted by the cleanup; only its history is left")
     else:
-        lines = [*facts(assessment), ""]
+        lines = [*fact_lines(assessment), ""]
         if assessment.result_data is not None:
             lines += [*result_lines(assessment.result_data), ""]
         print(printable("\n".join(lines)))
-    print_table(HISTORY, history(found.audit), keep={"WHEN"})
+    print_table(HISTORY_COLUMNS, history_rows(found.audit), keep={"WHEN"})
 
 
 @app.command()
 def update(
     assessment_id: AssessmentId,
-    state: Annotated[str, typer.Argument(help="Its new state, or the one it has.")],
+    state: Annotated[str, typer.Argument(help="The new state, or the current one.")],
     *,
-    version: Annotated[int, typer.Option(help="The version you have seen; another one is a conflict.")],
-    result: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="Its result.")] = None,
-    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Its error.")] = None,
-    progress: Annotated[int | None, typer.Option(help="1 to 99 while it is processed.")] = None,
+    version: Annotated[int, typer.Option(help="The version that you have seen. Any other version is a conflict.")],
+    result: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="The result.")] = None,
+    error: Annotated[str | None, typer.Option(metavar="TEXT", help="The error.")] = None,
+    progress: Annotated[int | None, typer.Option(help="1 to 99 in the state processing.")] = None,
     reason: Reason = None,
     owner: Owner = None,
     as_json: Json = False,
 ) -> None:
-    """Change an assessment that still has the version you saw; what is not given stays as it is."""
+    """Change an assessment if it still has the version that you saw. Values that are not given stay as they are."""
     data = None if result is None else parse_payload(result)
     who = replace(actor(reason), user_id=owner)
-    newer = in_session(
+    new_version = in_session(
         lambda session: states.update(
             session,
             assessment_id,
@@ -129,22 +129,22 @@ def update(
             actor=who,
         )
     )
-    named = states.state_named(state)
+    new_state = states.parse_state(state)
     if as_json:
-        print_json({"assessment_id": assessment_id, "state": named, "version": newer})
+        print_json({"assessment_id": assessment_id, "state": new_state, "version": new_version})
     else:
-        print(f"{assessment_id} is {named}, version {newer}")
+        print(f"{assessment_id} is {new_state}, version {new_version}")
 
 
 @app.command()
 def cancel(
     assessment_id: AssessmentId,
     *,
-    reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "cancelled on the command line",
+    reason: Annotated[str, typer.Option(help="Stored in the audit trail.")] = "cancelled on the command line",
     owner: Owner = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel an assessment, waiting or running. A running one is stopped within a second."""
+    """Cancel an assessment that waits or runs. A running one stops within a second."""
     who = replace(actor(reason), user_id=owner)
     job_id = in_session(lambda session: states.cancel(session, assessment_id, actor=who))
     if as_json:
@@ -157,32 +157,32 @@ def cancel(
 def give(
     assessment_id: AssessmentId,
     *,
-    owner: Annotated[UUID, typer.Option("--owner", metavar="USER", help="The user it belongs to from now on.")],
+    owner: Annotated[UUID, typer.Option("--owner", metavar="USER", help="The user who becomes its owner.")],
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
-    """Give an assessment that belongs to nobody to a user, with its history. For operators; nobody can take it back."""
+    """Give an assessment without an owner to a user, with its history. Only for operators. This cannot be undone."""
     who = actor(reason)
     version = in_session(lambda session: states.give(session, assessment_id, to=owner, actor=who))
     if as_json:
         print_json({"assessment_id": assessment_id, "owner_id": owner, "version": version})
     elif version is None:
-        print(f"the history of {assessment_id} belongs to {owner}; the assessment itself is gone (cleaned up)")
+        print(f"the history of {assessment_id} belongs to {owner}; the assessment itself was deleted by the cleanup")
     else:
         print(f"{assessment_id} belongs to {owner}, version {version}")
 
 
 @app.command()
 def audit(assessment_id: AssessmentId, owner: Owner = None, as_json: Json = False) -> None:
-    """Show who changed an assessment, when, how and why; also of one that is gone."""
+    """Show who changed an assessment, when, how and why. Works for a deleted assessment too."""
     trail = in_session(lambda session: audit_trail(session, assessment_id, owner=owner))
     if as_json:
         print_json(trail)
     else:
-        print_table(HISTORY, history(trail), keep={"WHEN"})
+        print_table(HISTORY_COLUMNS, history_rows(trail), keep={"WHEN"})
 
 
-def _request(request: str | None, *, server: str | None, type_: str | None, options: str) -> dict[str, Any]:
+def _build_request(request: str | None, *, server: str | None, type_: str | None, options: str) -> dict[str, Any]:
     if request is not None:
         if server or type_ or options != "{}":
             raise Refusal("--request is the whole request: leave out --server, --type and --options")

@@ -1,4 +1,4 @@
-"""``gristmill assessments stats``: counts, durations, reasons of failure by hour, and a plot."""
+"""``gristmill assessments stats``: counts, durations, failures by hour and reason, and a plot."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -6,36 +6,38 @@ from typing import Annotated
 
 import typer
 
-from cli.assessment_plot import svg
+from cli.assessment_plot import draw_svg
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import duration, moment, parse_age
+from cli.values import format_duration, format_time, parse_age
 from workers.assessment.store.reports import Quantiles, Statistics, statistics
 
 
 def stats(
     *,
-    since: Annotated[str | None, typer.Option(metavar="AGE", help="Only the last 30m, 24h, 7d …")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw what ended each hour.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only this last span of time: 30m, 24h, 7d, …")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw how many ended in each hour.")] = None,
     as_json: Json = False,
 ) -> None:
     """Count assessments by state, their durations by type and their failures by hour and reason."""
     span = parse_age(since) if since else None
     found = in_session(lambda session: statistics(session, since=span))
     if plot is not None:
-        plot.write_text(svg(found), encoding="utf-8")
+        plot.write_text(draw_svg(found), encoding="utf-8")
     if as_json:
         print_json(found)
     else:
         _print(found)
     if plot is not None:
-        remark(f"drawn into {plot}")
+        remark(f"the plot is in {plot}")
 
 
 def _print(found: Statistics) -> None:
     print_table(
         ("STATE", ">COUNT", ">OLDEST WAIT"),
-        ((one.state, one.count, duration(one.oldest)) for one in found.states),
+        ((one.state, one.count, format_duration(one.oldest)) for one in found.states),
     )
     if found.durations:
         print()
@@ -47,7 +49,7 @@ def _print(found: Statistics) -> None:
         print()
         print_table(
             ("HOUR", ">FAILED", "REASON"),
-            ((moment(one.hour), one.count, one.reason) for one in found.failures),
+            ((format_time(one.hour), one.count, one.reason) for one in found.failures),
             keep={"HOUR"},
         )
 
@@ -55,4 +57,4 @@ def _print(found: Statistics) -> None:
 def _spans(quantiles: Quantiles | None) -> tuple[str, str]:
     if quantiles is None:
         return "–", "–"
-    return duration(timedelta(seconds=quantiles.p50)), duration(timedelta(seconds=quantiles.p95))
+    return format_duration(timedelta(seconds=quantiles.p50)), format_duration(timedelta(seconds=quantiles.p95))

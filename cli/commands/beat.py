@@ -1,4 +1,4 @@
-"""``gristmill beat``: this role alone, in this process, until SIGTERM."""
+"""``gristmill beat``: run this role in this process until SIGTERM."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""``gristmill dispatcher``: this role alone, in this process, until SIGTERM."""
+"""``gristmill dispatcher``: run this role in this process until SIGTERM."""
 
 from cli.role import ready_servers, role_settings
 from workers.runtime.handler.registry import discover

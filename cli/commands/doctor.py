@@ -7,8 +7,8 @@ import typer
 from rich.text import Text
 
 from cli.doctor.check import Check
-from cli.doctor.examine import examine
-from cli.output import Json, console, print_json, remark
+from cli.doctor.examine import run_checks
+from cli.output import Json, make_console, print_json, remark
 from config.settings import load
 from workers.runtime.refusals import printable
 
@@ -22,17 +22,19 @@ _MARKS = {
 
 
 def doctor(
-    quick: Annotated[bool, typer.Option("--quick", help="Only Postgres, Redis and schema; silent when well.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only Postgres, Redis and the schema. Prints nothing if all is well.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Check everything Gristmill depends on, and say how to mend what fails. Exit code 1 if anything does."""
-    checks = asyncio.run(examine(load(), quick=quick))
+    """Check every dependency; say how to repair what fails. Exit code 1 if a check fails."""
+    checks = asyncio.run(run_checks(load(), quick=quick))
     failed = [check for check in checks if check.state == "failed"]
     if as_json:
         print_json({"ok": not failed, "checks": checks})
     elif quick:
         for check in failed:
-            remark(_line(f"gristmill: {check.name}: {check.found}; {check.mend}"))
+            remark(_safe_line(f"gristmill: {check.name}: {check.found}; {check.remedy}"))
     else:
         _print(checks)
         if failed:
@@ -41,15 +43,17 @@ def doctor(
 
 
 def _print(checks: list[Check]) -> None:
-    shown = console()
+    console = make_console()
     for check in checks:
         mark, colour = _MARKS[check.state]
-        line = Text.assemble((mark, colour), f" {check.name:<12} {_line(check.found)}")
-        shown.print(line)
-        if check.mend:
-            shown.print(Text(f"  {'':<12} → {_line(check.mend)}", style="" if check.state == "failed" else "dim"))
+        line = Text.assemble((mark, colour), f" {check.name:<12} {_safe_line(check.found)}")
+        console.print(line)
+        if check.remedy:
+            console.print(
+                Text(f"  {'':<12} → {_safe_line(check.remedy)}", style="" if check.state == "failed" else "dim")
+            )
 
 
-def _line(text: str) -> str:
-    """Return what rows or servers say as one line that no terminal obeys."""
+def _safe_line(text: str) -> str:
+    """Return text of rows or servers on one line, without control characters."""
     return printable(" ".join(text.split()))

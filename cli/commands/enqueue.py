@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from cli.addresses import addresses
-from cli.completing import stages
+from cli.completing import complete_stage
 from cli.connection import actor
-from cli.following import follow
+from cli.following import follow_job
 from cli.output import Json, print_json, remark
+from cli.server_urls import find_server_urls
 from cli.session import in_session
 from cli.values import parse_payload, parse_time
 from config.settings import load
@@ -18,20 +18,26 @@ from workers.runtime.operate.jobs import enqueue_job
 
 
 def enqueue(
-    stage: Annotated[str, typer.Argument(help="Stage to enqueue for, such as scoring.score.", autocompletion=stages)],
+    stage: Annotated[str, typer.Argument(help="The stage, for example scoring.score.", autocompletion=complete_stage)],
     *,
-    payload: Annotated[str, typer.Option(metavar="JSON|@FILE", help="Payload; @- reads standard input.")],
-    key: Annotated[str | None, typer.Option(help="Idempotency key: a repeat returns the first job.")] = None,
+    payload: Annotated[
+        str, typer.Option(metavar="JSON|@FILE", help="The payload. @FILE reads a file, @- standard input.")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: a second call with it returns the first job.")
+    ] = None,
     priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help="Not before this time (ISO 8601).")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; exit 1 unless completed.")] = False,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="Do not run before this time (ISO 8601).")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end of the job; exit code 1 unless it completes.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Enqueue one job and print its id."""
     values, due_at = parse_payload(payload), parse_time(at) if at else None
-    _ = discover()[stage]  # an unknown stage is said before anything is connected
+    _ = discover()[stage]  # an unknown stage is refused before the command connects
     options = {"idempotency_key": key, "priority": priority, "due_at": due_at}
-    database_url = addresses(load()).database_url
+    database_url = find_server_urls(load()).database_url
     job = in_session(lambda session: enqueue_job(session, stage, values, actor(), **options), database_url=database_url)
     if not wait:
         if as_json:
@@ -41,7 +47,7 @@ def enqueue(
         return 0
     if not as_json:
         print(job.id, flush=True)
-    ended = asyncio.run(follow(database_url, job.id, tell=remark))
+    followed = asyncio.run(follow_job(database_url, job.id, print_line=remark))
     if as_json:
-        print_json({"id": job.id, "created": job.created, "stage": stage, "job": ended.job})
-    return 0 if ended.completed else 1
+        print_json({"id": job.id, "created": job.created, "stage": stage, "job": followed.job})
+    return 0 if followed.succeeded else 1

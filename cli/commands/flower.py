@@ -1,10 +1,10 @@
-"""``gristmill flower``: this role alone, in this process, until SIGTERM."""
+"""``gristmill flower``: run this role in this process until SIGTERM."""
 
 import asyncio
 
-from cli.addresses import required
 from cli.readiness import wait_for_redis
 from cli.role import role_settings
+from cli.server_urls import required_url
 from workers.runtime.handler.registry import discover
 from workers.transport.flower import run_flower
 
@@ -12,7 +12,7 @@ from workers.transport.flower import run_flower
 def flower() -> int:
     """Show jobs and workers in Flower."""
     settings = role_settings()
-    redis_url = required(settings, "redis_url")
+    redis_url = required_url(settings, "redis_url")
     registry = discover()
     asyncio.run(wait_for_redis(redis_url))
     secret = settings.flower.basic_auth

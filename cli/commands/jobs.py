@@ -1,39 +1,39 @@
-"""``gristmill jobs``: its commands, each imported when it runs."""
+"""``gristmill jobs``: the table of its commands; each is imported when it runs."""
 
 import typer
 
-from cli.lazy import Entry, lazy_group
+from cli.lazy import CommandEntry, lazy_group
 
 COMMANDS = (
-    Entry(
-        "cancel", "jobs_change:cancel", None, "Cancel jobs, ready or running. A running one is stopped within a second."
+    CommandEntry(
+        "cancel", "jobs_change:cancel", None, "Cancel jobs that have not ended. A running one stops within a second."
     ),
-    Entry(
+    CommandEntry(
         "retry",
         "jobs_change:retry",
         None,
-        "Send failed jobs back to ready; one without an attempt left is granted one, where its table allows it.",
+        "Send failed jobs back to ready. One without attempts left gets another, if its table allows it.",
     ),
-    Entry(
+    CommandEntry(
         "again",
         "jobs_again:again",
         None,
-        "Enqueue jobs that ended once more, as new jobs with all their attempts: failed ones, or any by their ids.",
+        "Enqueue ended jobs again, as new jobs with all attempts: failed ones by filters, or any by their ids.",
     ),
-    Entry("list", "jobs_look:list_", None, "List jobs, newest first."),
-    Entry("show", "jobs_look:show", None, "Show one job, its result and its history."),
-    Entry(
+    CommandEntry("list", "jobs_look:list_", None, "List jobs, newest first."),
+    CommandEntry("show", "jobs_look:show", None, "Show one job, its result and its history."),
+    CommandEntry(
         "watch",
         "jobs_look:watch",
         None,
-        "Follow one job to its end, or all that is going on until Ctrl-C. Exit code 1 unless the job completed.",
+        "Follow one job to its end, or all stages and jobs until Ctrl-C. Exit code 1 unless the job completes.",
     ),
-    Entry("why", "jobs_look:why", None, "Say what a job waits for, or what became of it."),
-    Entry(
+    CommandEntry("why", "jobs_look:why", None, "Say what a job waits for, where it runs, or how it ended."),
+    CommandEntry(
         "verify",
         "jobs_look:verify",
         None,
-        "Check every job against its history: none lost, each ended at most once, no gap and nothing twice.",
+        "Check every job against its history: none lost, each ended at most once, no version missing or double.",
     ),
 )
 

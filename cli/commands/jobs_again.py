@@ -1,22 +1,22 @@
-"""``gristmill jobs again``: jobs that ended, once more as new ones."""
+"""``gristmill jobs again``: enqueue ended jobs again, as new jobs."""
 
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from cli.commands.jobs_options import Age, Error, Stage, Status, first_refused, selected
+from cli.commands.jobs_options import Age, Error, Stage, Status, refused_error, required_filter
 from cli.connection import actor
 from cli.output import Json, print_json
 from cli.session import in_database
 from workers.runtime.handler.registry import discover
-from workers.runtime.operate.again import Repeated, enqueue_again
+from workers.runtime.operate.again import EnqueuedAgain, enqueue_again
 
 JobIds = Annotated[
-    list[UUID] | None, typer.Argument(metavar="[ID]...", help="Jobs that ended, by id; or none and filters.")
+    list[UUID] | None, typer.Argument(metavar="[ID]...", help="Ids of ended jobs. Without ids: filters.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which jobs it would be.")]
-Reason = Annotated[str, typer.Option(help="Kept in the new job's history.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which jobs would be enqueued.")]
+Reason = Annotated[str, typer.Option(help="Stored in the history of the new job.")]
 
 
 def again(
@@ -30,29 +30,29 @@ def again(
     reason: Reason = "enqueued again on the command line",
     as_json: Json = False,
 ) -> int:
-    """Enqueue jobs that ended once more, as new jobs with all their attempts: failed ones, or any by their ids.
+    """Enqueue ended jobs again, as new jobs with all attempts: failed ones by filters, or any by their ids.
 
-    For what `jobs retry` cannot do: a table that grants no further attempt, a job that was cancelled or completed.
+    Use it if the table allows no more attempts, so that `jobs retry` is refused, and for cancelled or completed jobs.
     """
-    these = selected(job_ids, stage=stage, status=status, older_than=older_than, error=error)
+    wanted = required_filter(job_ids, stage=stage, status=status, older_than=older_than, error=error)
     registry = discover()
-    done = in_database(lambda database: enqueue_again(database, registry, these, actor(reason), dry_run=dry_run))
-    _print(done, dry_run=dry_run, as_json=as_json)
-    if done.refused and job_ids:
-        first, why = next(iter(done.refused.items()))
-        raise first_refused(first, why, others=len(done.refused) - 1)
+    result = in_database(lambda database: enqueue_again(database, registry, wanted, actor(reason), dry_run=dry_run))
+    _print(result, dry_run=dry_run, as_json=as_json)
+    if result.refused and job_ids:
+        first, why = next(iter(result.refused.items()))
+        raise refused_error(first, why, others=len(result.refused) - 1)
     return 0
 
 
-def _print(done: Repeated, *, dry_run: bool, as_json: bool) -> None:
+def _print(result: EnqueuedAgain, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        pairs = [{"old": old, "new": new} for old, new in done.again.items()]
-        refused = {str(job_id): why for job_id, why in done.refused.items()}
+        pairs = [{"old": old, "new": new} for old, new in result.again.items()]
+        refused = {str(job_id): why for job_id, why in result.refused.items()}
         print_json({"dry_run": dry_run, "again": pairs, "refused": refused})
         return
-    for old, new in done.again.items():
+    for old, new in result.again.items():
         print(old if new is None else f"{old} -> {new}")
-    for job_id, why in done.refused.items():
+    for job_id, why in result.refused.items():
         print(f"{job_id} {why}")
     verb = "would be enqueued again" if dry_run else "enqueued again"
-    print(f"{len(done.again)} {verb}" + (f", {len(done.refused)} cannot be" if done.refused else ""))
+    print(f"{len(result.again)} {verb}" + (f", {len(result.refused)} refused" if result.refused else ""))

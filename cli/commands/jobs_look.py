@@ -1,7 +1,6 @@
-"""``gristmill jobs list``, ``show``, ``watch``, ``why`` and ``verify``: look at jobs and at their histories."""
+"""``gristmill jobs list``, ``show``, ``watch``, ``why`` and ``verify``: show jobs and their histories."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -9,23 +8,24 @@ from uuid import UUID
 
 import typer
 
-from cli.addresses import addresses
-from cli.commands.jobs_options import Age, Error, JobId, Stage, Status, wanted
-from cli.completing import job_ids
-from cli.connection import ask
-from cli.output import Json, plain, print_json, print_table, remark, status_text
+from cli.commands.jobs_options import Age, Error, JobId, Stage, Status, make_filter
+from cli.completing import complete_job_id
+from cli.connection import in_connection
+from cli.output import Json, one_line, print_json, print_table, remark, status_text
 from cli.score_view import score_lines
-from cli.values import counted, duration, moment
+from cli.server_urls import find_server_urls
+from cli.values import format_count, format_duration, format_time
 from config.settings import load
 from workers.runtime.operate.jobs import (
     HistoryCheck,
+    JobDetails,
     JobView,
-    TransitionView,
     explain_job,
     list_jobs,
     show_job,
     verify_jobs,
 )
+from workers.runtime.operate.known import job_models
 from workers.runtime.refusals import Failed, cut, printable
 
 
@@ -35,13 +35,13 @@ def list_(
     status: Status = None,
     older_than: Age = None,
     error: Error = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most jobs to show.")] = 50,
-    after: Annotated[UUID | None, typer.Option(help="Go on after this id, the last of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs.")] = 50,
+    after: Annotated[UUID | None, typer.Option(help="Continue after this id, the last of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    these = wanted(stage=stage, status=status, older_than=older_than, error=error)
-    jobs = ask(lambda conn: list_jobs(conn, these, limit=limit, after=after))
+    wanted = make_filter(stage=stage, status=status, older_than=older_than, error=error)
+    jobs = in_connection(lambda conn: list_jobs(conn, wanted, limit=limit, after=after))
     if as_json:
         print_json(jobs)
     elif jobs:
@@ -54,38 +54,39 @@ def list_(
 
 def show(job_id: JobId, as_json: Json = False) -> None:
     """Show one job, its result and its history."""
-    found = ask(lambda conn: show_job(conn, job_id))
+    found = in_connection(lambda conn: show_job(conn, job_id))
     if as_json:
         print_json(found)
         return
     if found.job is not None:
         _print_facts(found.job, found.values)
     else:
-        remark(f"job {job_id} itself is gone (pruned or deleted); its history stays")
-    _print_history(found.transitions)
+        remark(f"job {job_id} was pruned or deleted; only its history is left")
+    _print_history(found)
 
 
 def watch(
-    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]", autocompletion=job_ids)] = None,
+    job_id: Annotated[UUID | None, typer.Argument(metavar="[ID]", autocompletion=complete_job_id)] = None,
     stage: Stage = None,
     status: Status = None,
 ) -> int:
-    """Follow one job to its end, or all that is going on until Ctrl-C. Exit code 1 unless the job completed."""
-    database_url = addresses(load()).database_url
+    """Follow one job to its end, or all stages and jobs until Ctrl-C. Exit code 1 unless the job completes."""
+    database_url = find_server_urls(load()).database_url
     if job_id is None:
-        # Imported here: of all commands of jobs only this one draws on a terminal again and again.
-        from cli.watching import watch as keep_watching
+        # Imported here: the other commands need no live display.
+        from cli.watching import watch as watch_all
 
-        asyncio.run(keep_watching(database_url, wanted(stage=stage, status=status)))
+        asyncio.run(watch_all(database_url, make_filter(stage=stage, status=status)))
         return 0
-    from cli.following import follow  # as above
+    from cli.following import follow_job  # as above
 
-    return 0 if asyncio.run(follow(database_url, job_id, tell=partial(print, flush=True))).completed else 1
+    followed = asyncio.run(follow_job(database_url, job_id, print_line=partial(print, flush=True)))
+    return 0 if followed.succeeded else 1
 
 
 def why(job_id: JobId, as_json: Json = False) -> None:
-    """Say what a job waits for, or what became of it."""
-    found = ask(lambda conn: explain_job(conn, job_id))
+    """Say what a job waits for, where it runs, or how it ended."""
+    found = in_connection(lambda conn: explain_job(conn, job_id))
     if as_json:
         print_json(found)
         return
@@ -95,10 +96,10 @@ def why(job_id: JobId, as_json: Json = False) -> None:
         "until": found.deadline_at,
         "lease": found.lease_until,
     }
-    told = [f"{name} {moment(time)}" for name, time in times.items() if time is not None]
-    status = found.status.lower()
+    parts = [f"{name} {format_time(time)}" for name, time in times.items() if time is not None]
+    status = status_text(found.shown_as)
     line = found.summary if found.summary.startswith(status) else f"{status}: {found.summary}"
-    print(printable(line + (f" ({', '.join(told)})" if told else "")))
+    print(printable(line + (f" ({', '.join(parts)})" if parts else "")))
     if found.error and found.error not in found.summary:
         print(printable(f"last error: {found.error}"))
     if found.remedy:
@@ -106,11 +107,11 @@ def why(job_id: JobId, as_json: Json = False) -> None:
 
 
 def verify(stage: Stage = None, as_json: Json = False) -> int:
-    """Check every job against its history: none lost, each ended at most once, no gap and nothing twice.
+    """Check every job against its history: none lost, each ended at most once, no version missing or double.
 
-    Prints the counts per stage; exit code 1 and the ids if anything is wrong.
+    Prints the counts of each stage. If anything is wrong, prints the ids of the jobs; exit code 1.
     """
-    checks = ask(lambda conn: verify_jobs(conn, stage))
+    checks = in_connection(lambda conn: verify_jobs(conn, stage))
     violations = sum(check.violations for check in checks)
     if as_json:
         print_json({"ok": not violations, "violations": violations, "stages": checks})
@@ -118,9 +119,9 @@ def verify(stage: Stage = None, as_json: Json = False) -> int:
         _print_checks(checks)
     if violations:
         suspects = ", ".join(str(job_id) for check in checks for job_id in check.suspects)
-        raise Failed(f"{counted(violations, 'violation')}; jobs: {suspects}")
+        raise Failed(f"{format_count(violations, 'violation')}; jobs: {suspects}")
     if not as_json:
-        print(f"nothing lost: {counted(sum(map(_all_jobs, checks)), 'job')}, each ended at most once")
+        print(f"nothing lost: {format_count(sum(map(_all_jobs, checks)), 'job')}, each ended at most once")
     return 0
 
 
@@ -132,48 +133,48 @@ def _row(job: JobView) -> tuple[object, ...]:
     return (
         job.id,
         job.stage,
-        status_text(job.status),
+        status_text(job.shown_as),
         job.priority,
         job.retry_count + 1,
-        duration(job.age),
+        format_duration(job.age),
         cut(why or "", 100),
     )
 
 
 def _print_facts(job: JobView, own: Mapping[str, Any]) -> None:
-    read_apart = _SCORE if job.stage == "scoring.score" else frozenset()
-    took = duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
+    printed_below = _SCORE_COLUMNS if job.stage == "scoring.score" else frozenset()
+    took = format_duration(job.completed_at - job.started_at) if job.completed_at and job.started_at else ""
     facts = {
         "id": job.id,
         "stage": job.stage,
-        "status": status_text(job.status),
+        "status": status_text(job.shown_as),
         "waits for": job.wait_reason,
         "error": job.error_message,
         "progress": f"{job.progress} %",
         "attempts": f"{job.retry_count + 1} of {job.max_retries + 1}",
         "priority": job.priority,
         "version": job.version,
-        "created": moment(job.created_at),
-        "due": moment(job.due_at),
-        "started": moment(job.started_at),
-        "completed": moment(job.completed_at) + (f" (ran {took})" if took else ""),
+        "created": format_time(job.created_at),
+        "due": format_time(job.due_at),
+        "started": format_time(job.started_at),
+        "completed": format_time(job.completed_at) + (f" (ran {took})" if took else ""),
         "key": job.idempotency_key,
-        **{name: value for name, value in own.items() if name not in read_apart},
+        **{name: value for name, value in own.items() if name not in printed_below},
     }
     width = max(len(name) for name in facts) + 2
     for name, value in facts.items():
         if value not in (None, ""):
-            print(printable(f"{name:<{width}}{cut(_flat(value), 500)}"))
-    if read_apart:
+            print(printable(f"{name:<{width}}{cut(one_line(value), 500)}"))
+    if printed_below:
         _print_score(own)
     print()
 
 
-_SCORE = frozenset({"prompt", "parsed_score", "llm_response"})
+_SCORE_COLUMNS = frozenset({"prompt", "parsed_score", "llm_response"})
 
 
 def _print_score(own: Mapping[str, Any]) -> None:
-    """Print what was asked, with its lines, and the score criterion by criterion; --json has what the model sent."""
+    """Print the prompt with its line breaks, and the score by criterion. --json has the answer of the model."""
     print("prompt")
     for line in str(own.get("prompt") or "").splitlines():
         print(printable(f"  {line}"))
@@ -183,35 +184,38 @@ def _print_score(own: Mapping[str, Any]) -> None:
             print(printable(line))
 
 
-def _flat(value: object) -> str:
-    """Return ``value`` on one line, JSON where it is no plain value."""
-    if isinstance(value, (bytes, memoryview)):
-        return bytes(value).hex()
-    text = json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else str(value)
-    return " ".join(text.split())
-
-
-def _print_history(transitions: Sequence[TransitionView]) -> None:
+def _print_history(found: JobDetails) -> None:
+    public_names = _public_names(found.job)
     print_table(
         (">VERSION", "WHEN", "FROM", "TO", "ACTION", "BY", "REASON"),
         (
             (
                 t.version_to,
-                moment(t.created_at),
-                status_text(t.old_state or "–"),
-                status_text(t.new_state),
+                format_time(t.created_at),
+                _state_text(t.old_state, public_names),
+                _state_text(t.new_state, public_names),
                 t.change_action,
                 t.changed_by,
                 t.change_reason,
             )
-            for t in transitions
+            for t in found.transitions
         ),
         keep={"WHEN"},
     )
 
 
+def _public_names(job: JobView | None) -> Mapping[str, str]:
+    """Return the public names of the states of the job's table; none if the job or its model is gone."""
+    model = job_models().get(job.table_name) if job else None
+    return model.__lifecycle__.shown_as if model else {}
+
+
+def _state_text(state: str | None, public_names: Mapping[str, str]) -> str:
+    return "–" if state is None else status_text(public_names.get(state, state))
+
+
 def _all_jobs(check: HistoryCheck) -> int:
-    """Return how many jobs a stage ever had: those in the table, and those gone of which the history is left."""
+    """Return how many jobs a stage ever had: those in the table, and deleted ones that have a history."""
     return check.jobs + check.gone
 
 
@@ -237,9 +241,9 @@ _VIOLATIONS: Mapping[str, Callable[[HistoryCheck], int]] = {
 
 
 def _print_checks(checks: Sequence[HistoryCheck]) -> None:
-    """Print the counts of each stage, and its violations if there are any. A job is in one of the columns of states.
+    """Print the counts of each stage, and its violations if there are any. Each job is in one column of states.
 
-    Jobs that were pruned, and those that a person opened again, are counted once more in a column of their own.
+    Jobs that were pruned or that a person retried are counted once more, each kind in its own column.
     """
     _print_counts("STAGE", checks, _COUNTS)
     wrong = [check for check in checks if check.violations]
@@ -252,9 +256,9 @@ def _print_counts(
     title: str, checks: Sequence[HistoryCheck], counts: Mapping[str, Callable[[HistoryCheck], int]]
 ) -> None:
     """Print a table without the columns that are zero in every row."""
-    shown = {name: count for name, count in counts.items() if any(map(count, checks))}
+    columns = {name: count for name, count in counts.items() if any(map(count, checks))}
     print_table(
-        (title, *(f">{name}" for name in shown)),
-        ((check.stage, *(count(check) for count in shown.values())) for check in checks),
+        (title, *(f">{name}" for name in columns)),
+        ((check.stage, *(count(check) for count in columns.values())) for check in checks),
         keep={title},
     )

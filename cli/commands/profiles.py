@@ -1,4 +1,4 @@
-"""``gristmill profiles``: who or what is scored, and the jobs that score them."""
+"""``gristmill profiles``: add, list, show and score profiles."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from uuid import UUID
 
 import typer
 
-from cli.addresses import addresses
-from cli.connection import actor, ask
-from cli.demo.profile_file import read
-from cli.following import follow
-from cli.output import Json, print_json, print_table, remark
+from cli.connection import actor, in_connection
+from cli.following import follow_job
+from cli.output import Json, one_line, print_json, print_table, remark
+from cli.profile_file import read_profiles
 from cli.score_view import score_lines
+from cli.server_urls import find_server_urls
 from cli.session import in_session
-from cli.values import moment, parse_payload
+from cli.values import format_time, parse_payload
 from config.settings import load
 from workers.runtime.database import Transaction
 from workers.runtime.operate.jobs import show_job
@@ -25,25 +25,25 @@ from workers.scoring import profiles
 
 app = typer.Typer(help="Add, list, show and score profiles.", no_args_is_help=True)
 
-ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="Its name or id.")]
+ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="Name or id of the profile.")]
 
 
 @app.command()
 def add(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="A .jsonl or .csv with `name`; whatever else it has are attributes."),
+        typer.Argument(metavar="[FILE]", help="A .jsonl or .csv file with `name`; all other fields are attributes."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Add one profile of this name instead of a file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Add one profile with this name, without a file.")] = None,
     attributes: Annotated[
-        str, typer.Option(metavar="JSON|@FILE", help="What is known of the one profile: an object.")
+        str, typer.Option(metavar="JSON|@FILE", help="The attributes of this profile: an object.")
     ] = "{}",
     as_json: Json = False,
 ) -> None:
-    """Add profiles and print their ids. One that exists with the same content is not written twice."""
+    """Add profiles and print their ids. A profile that exists with the same content is not added again."""
     if (file is None) == (name is None):
         raise Refusal("give a FILE, or --name with --attributes")
-    new = read(file) if file else [profiles.new_profile(str(name), parse_payload(attributes))]
+    new = read_profiles(file) if file else [profiles.new_profile(str(name), parse_payload(attributes))]
     added = in_session(lambda session: profiles.add_profiles(session, new, actor=actor()))
     if as_json:
         print_json(added)
@@ -53,8 +53,8 @@ def add(
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most profiles to show.")] = 50,
-    after: Annotated[UUID | None, typer.Option(help="Go on after this id, the last of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of profiles.")] = 50,
+    after: Annotated[UUID | None, typer.Option(help="Continue after this id, the last of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """List profiles, newest first, with their last scores."""
@@ -62,12 +62,14 @@ def list_(
     if as_json:
         print_json(found)
     elif found:
-        rows = [(one.id, one.name, "–" if one.score is None else one.score, moment(one.created_at)) for one in found]
+        rows = [
+            (one.id, one.name, "–" if one.score is None else one.score, format_time(one.created_at)) for one in found
+        ]
         print_table(("ID", "NAME", ">SCORE", "CREATED"), rows, keep={"CREATED"})
         if len(found) == limit:
             remark(f"only the newest {limit}; more: --limit N, or --after {found[-1].id}")
     else:
-        remark("no profiles yet; `gristmill profiles add --name NAME --attributes JSON` makes one")
+        remark("no profiles yet; `gristmill profiles add --name NAME --attributes JSON` adds one")
 
 
 @app.command()
@@ -81,41 +83,41 @@ def show(profile: ProfileName, as_json: Json = False) -> None:
         "profile": found.name,
         "id": found.id,
         "owner": found.owner_id,
-        "created": moment(found.created_at),
+        "created": format_time(found.created_at),
         "last score": found.score,
         **found.attributes,
     }
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         if value is not None:
-            print(printable(f"{name:<{width}}{value}"))
+            print(printable(f"{name:<{width}}{one_line(value)}"))
 
 
 @app.command()
 def score(
-    profile: Annotated[str | None, typer.Argument(metavar="[PROFILE]", help="Its name or id.")] = None,
+    profile: Annotated[str | None, typer.Argument(metavar="[PROFILE]", help="Name or id of the profile.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Score every profile.")] = False,
     prompt: Annotated[
-        str, typer.Option(metavar="TEXT|@FILE", help="What to judge by: a text, and criteria below it if you like.")
+        str, typer.Option(metavar="TEXT|@FILE", help="What to judge: a text, with criteria below it if you want.")
     ] = "",
     wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the jobs to their ends; exit 1 unless all completed.")
+        bool, typer.Option("--wait", help="Wait for the end of the jobs; exit code 1 unless all complete.")
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Enqueue one scoring job per profile and print the ids of the jobs."""
     if (profile is None) != every:
         raise Refusal("give a PROFILE, or --all")
-    asked = _prompt(prompt)
+    text = _read_prompt(prompt)
 
     async def enqueue(session: Transaction) -> list[UUID]:
         ids = None if profile is None else [(await profiles.find_profile(session, profile)).id]
-        return await profiles.score_profiles(session, ids, asked, actor=actor())
+        return await profiles.score_profiles(session, ids, text, actor=actor())
 
     jobs = in_session(enqueue)
-    completed = _await_all(jobs) if wait else True
+    completed = _wait_for_all(jobs) if wait else True
     if as_json:
-        print_json([ask(partial(show_job, job_id=job)) for job in jobs] if wait else {"job_ids": jobs})
+        print_json([in_connection(partial(show_job, job_id=job)) for job in jobs] if wait else {"job_ids": jobs})
     elif wait:
         _print_scores(jobs)
     else:
@@ -123,9 +125,9 @@ def score(
     return 0 if completed else 1
 
 
-def _prompt(given: str) -> str:
+def _read_prompt(given: str) -> str:
     if not given.strip():
-        raise Refusal("--prompt must say what to judge by: a text, or @FILE")
+        raise Refusal("--prompt must be a text that says what to judge, or @FILE")
     if not given.startswith("@"):
         return given
     try:
@@ -135,16 +137,16 @@ def _prompt(given: str) -> str:
         raise Refusal(f"prompt {given[1:]} cannot be read: {reason}") from None
 
 
-def _await_all(jobs: Sequence[UUID]) -> bool:
-    """Return when all jobs ended, and whether all completed."""
-    database_url = addresses(load()).database_url
-    ended = [asyncio.run(follow(database_url, job, tell=remark)) for job in jobs]
-    return all(one.completed for one in ended)
+def _wait_for_all(jobs: Sequence[UUID]) -> bool:
+    """Wait for the end of all jobs; return whether all completed."""
+    database_url = find_server_urls(load()).database_url
+    followed = [asyncio.run(follow_job(database_url, job, print_line=remark)) for job in jobs]
+    return all(one.succeeded for one in followed)
 
 
 def _print_scores(jobs: Sequence[UUID]) -> None:
     for job in jobs:
-        found = ask(partial(show_job, job_id=job))
+        found = in_connection(partial(show_job, job_id=job))
         print(f"job {job}")
         if found.job is not None and found.job.error_message:
             print(printable(found.job.error_message))

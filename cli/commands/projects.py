@@ -1,4 +1,4 @@
-"""``gristmill projects``: containers of records, guidelines and jobs."""
+"""``gristmill projects``: the containers of records, guidelines and jobs."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ import typer
 from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import counted, moment
+from cli.values import format_count, format_time
 from workers.analytics.guidelines import problem_of
 from workers.operations import projects
 from workers.runtime.database import Transaction
@@ -19,28 +19,30 @@ from workers.vectorization.enqueue_embedding import embed_project
 
 app = typer.Typer(help="Make, list and show projects, and give them guidelines.", no_args_is_help=True)
 
-ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")]
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    guidelines: Annotated[Path | None, typer.Option(metavar="FILE.pdf", help="What its records should follow.")] = None,
+    guidelines: Annotated[
+        Path | None, typer.Option(metavar="FILE.pdf", help="The guidelines that its records should follow.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a project; the same name again changes nothing but the guidelines, if given."""
-    pdf = None if guidelines is None else _content(guidelines)
+    """Make a project. If it exists, only its guidelines are replaced, if given."""
+    pdf = None if guidelines is None else _read_file(guidelines)
 
     async def make(session: Transaction) -> tuple[UUID, projects.ProjectView | None]:
         project = await projects.get_or_create(session, name, actor=actor())
         if guidelines is not None and pdf is not None:
             await projects.set_guidelines(session, project, pdf, guidelines.name, actor=actor())
-        # To count its records takes long where it has many: only for a person who is shown the counts.
+        # Counting many records takes long: count only if the counts are printed.
         return project.id, await projects.view(session, str(project.id)) if as_json else None
 
     id_, view = in_session(make)
     if pdf is not None:
-        _tell_of(pdf)
+        _warn_about(pdf)
     if view is not None:
         print_json(view)
     else:
@@ -49,7 +51,7 @@ def create(
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List every project with its records and how far they are."""
+    """List every project with the counts of its records: all, embedded, reviewed."""
     found = in_session(projects.list_projects)
     if as_json:
         print_json(found)
@@ -57,7 +59,7 @@ def list_(as_json: Json = False) -> None:
         print_table(
             ("PROJECT", ">TASKS", ">FEEDBACK", ">EMBEDDED", ">REVIEWED", "GUIDELINES", "CREATED"),
             (
-                (p.name, p.tasks, p.feedback, p.embedded, p.reviewed, p.guidelines_file_name, moment(p.created_at))
+                (p.name, p.tasks, p.feedback, p.embedded, p.reviewed, p.guidelines_file_name, format_time(p.created_at))
                 for p in found
             ),
             keep={"PROJECT", "CREATED"},
@@ -68,22 +70,22 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(project: ProjectName, as_json: Json = False) -> None:
-    """Show one project: its counts and what the last analysis says."""
+    """Show one project: its counts and the summary of the last analysis."""
     found = in_session(lambda session: projects.view(session, project))
     if as_json:
         print_json(found)
         return
-    told = {
+    facts = {
         "project": found.name,
         "id": found.id,
         "owner": found.owner_id,
         "guidelines": (name := found.guidelines_file_name) and f"{name}, about {found.guidelines_size} bytes",
-        "records": f"{counted(found.tasks, 'task')}, {counted(found.feedback, 'piece')} of feedback",
+        "records": f"{format_count(found.tasks, 'task')}, {format_count(found.feedback, 'piece')} of feedback",
         "embedded": found.embedded,
         "reviewed": found.reviewed,
-        "created": moment(found.created_at),
+        "created": format_time(found.created_at),
     }
-    print(printable("\n".join(f"{name:<12}{value}" for name, value in told.items() if value is not None)))
+    print(printable("\n".join(f"{name:<12}{value}" for name, value in facts.items() if value is not None)))
     for title, analysis in (("tasks", found.last_task_analysis), ("feedback", found.last_feedback_analysis)):
         if analysis:
             print(f"\nlast analysis of {title}:\n{printable(analysis)}")
@@ -91,23 +93,23 @@ def show(project: ProjectName, as_json: Json = False) -> None:
 
 @app.command()
 def guidelines(
-    project: ProjectName, file: Annotated[Path, typer.Argument(metavar="FILE.pdf", help="A PDF with text in it.")]
+    project: ProjectName, file: Annotated[Path, typer.Argument(metavar="FILE.pdf", help="A PDF that contains text.")]
 ) -> None:
-    """Give a project the guidelines that its records are compared with."""
-    pdf = _content(file)
+    """Set the guidelines that the records of a project are compared with."""
+    pdf = _read_file(file)
 
-    async def give(session: Transaction) -> None:
+    async def replace_guidelines(session: Transaction) -> None:
         found = await projects.find(session, project)
         await projects.set_guidelines(session, found, pdf, file.name, actor=actor())
 
-    in_session(give)
+    in_session(replace_guidelines)
     print(f"{project} follows {file.name}")
-    _tell_of(pdf)
+    _warn_about(pdf)
 
 
 @app.command()
 def embed(project: ProjectName, as_json: Json = False) -> None:
-    """Embed the records that have no vector of the current embedding model; one job per type of record."""
+    """Embed the records without a vector of the current embedding model; one job per type of record."""
 
     async def start(session: Transaction) -> list[UUID]:
         return await embed_project(session, (await projects.find(session, project)).id, actor=actor())
@@ -122,29 +124,29 @@ def embed(project: ProjectName, as_json: Json = False) -> None:
 @app.command()
 def remove(
     project: ProjectName,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without this, nothing is.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really delete. Without it nothing is deleted.")] = False,
 ) -> None:
-    """Delete a project with its records, ratings, files and jobs; whatever runs for it ends."""
+    """Delete a project with its records, ratings, files and jobs. Its running jobs are cancelled."""
 
-    async def gone(session: Transaction) -> tuple[str, int]:
+    async def delete(session: Transaction) -> tuple[str, int]:
         found = await projects.find(session, project)
         records = await projects.count_records(session, found)
         if not yes:
-            raise Refusal(f"project {found.name!r} has {counted(records, 'record')}; say --yes to delete them with it")
+            raise Refusal(f"project {found.name!r} has {format_count(records, 'record')}; add --yes to delete them too")
         await projects.remove(session, found, actor=actor())
         return found.name, records
 
-    name, records = in_session(gone)
-    print(f"{name} is removed, with {counted(records, 'record')}")
+    name, records = in_session(delete)
+    print(f"{name} is removed, with {format_count(records, 'record')}")
 
 
-def _tell_of(pdf: bytes) -> None:
-    """Say what an analysis would not find in guidelines that were just kept."""
+def _warn_about(pdf: bytes) -> None:
+    """Print a warning if an analysis cannot read the guidelines that were just stored."""
     if problem := asyncio.run(problem_of(pdf)):
         remark(f"WARNING: {problem}")
 
 
-def _content(file: Path) -> bytes:
+def _read_file(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:

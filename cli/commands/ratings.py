@@ -1,4 +1,4 @@
-"""``gristmill ratings``: rate records as a person, and see how far people and models agree."""
+"""``gristmill ratings``: rate records as a person, and compare the ratings of people and models."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -9,7 +9,7 @@ import typer
 from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import counted, moment
+from cli.values import format_count, format_time
 from workers.analytics import agreement
 from workers.analytics.agreement import Agreement, Average, Comparison
 from workers.analytics.ratings import RatingView, list_ratings, rate
@@ -17,21 +17,21 @@ from workers.operations.projects import find
 from workers.operations.record_review import as_type
 from workers.runtime.database import Transaction
 
-app = typer.Typer(help="Rate records, list ratings, compare people with models.", no_args_is_help=True)
+app = typer.Typer(help="Rate records, list ratings, compare the ratings of people and models.", no_args_is_help=True)
 
-ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")]
 
 
 @app.command()
 def add(
-    record: Annotated[UUID, typer.Argument(metavar="RECORD", help="Its id.")],
+    record: Annotated[UUID, typer.Argument(metavar="RECORD", help="Id of the record.")],
     *,
     realism: Annotated[int, typer.Option(help="1 nobody would write this … 7 exactly what a person writes.")],
     quality: Annotated[int, typer.Option(help="1 useless … 7 exemplary.")],
-    user: Annotated[str, typer.Option(help="Who rates; a second rating replaces the first.")],
+    user: Annotated[str, typer.Option(help="Who rates. A second rating of this user replaces the first.")],
     as_json: Json = False,
 ) -> None:
-    """Rate one record, or change one's rating of it."""
+    """Rate one record, or change the rating that this user gave it."""
     rating = in_session(lambda session: rate(session, record, user, realism=realism, quality=quality, actor=actor()))
     if as_json:
         print_json({"id": rating, "record_id": record, "user": user, "realism": realism, "quality": quality})
@@ -43,7 +43,7 @@ def add(
 def list_(
     project: ProjectName,
     *,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most ratings to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of ratings.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List a project's ratings by people and models, newest first."""
@@ -57,13 +57,13 @@ def list_(
     elif found:
         print_table(
             ("RECORD", "TYPE", ">REALISM", ">QUALITY", "BY", "WHEN", "CONTENT"),
-            ((r.record_id, r.type, r.realism, r.quality, _by(r), moment(r.updated_at), r.excerpt) for r in found),
+            ((r.record_id, r.type, r.realism, r.quality, _by(r), format_time(r.updated_at), r.excerpt) for r in found),
             keep={"RECORD", "WHEN"},
         )
         if len(found) == limit:
             remark(f"only the newest {limit}; more: --limit N")
     else:
-        remark("no ratings yet; `gristmill ratings add` and `gristmill analytics start` make some")
+        remark("no ratings yet; `gristmill ratings add` and `gristmill analytics start` add some")
 
 
 def _by(rating: RatingView) -> str:
@@ -79,18 +79,18 @@ def compare(
     type_: Annotated[str | None, typer.Option("--type", help="Only tasks or only feedback.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare each model's ratings with people's: mean difference, agreement, weighted kappa."""
+    """Compare the ratings of each model with those of people: mean difference, agreement, weighted kappa."""
 
-    async def both(session: Transaction) -> agreement.Pairs:
+    async def load_pairs(session: Transaction) -> agreement.Pairs:
         return await agreement.pairs_of(session, (await find(session, project)).id, type_=as_type(type_))
 
-    found = agreement.compare(in_session(both))
+    found = agreement.compare(in_session(load_pairs))
     if as_json:
         print_json(found)
         return
-    print(f"{counted(found.rated_by_people, 'record')} rated by people")
+    print(f"{format_count(found.rated_by_people, 'record')} rated by people")
     if not found.models:
-        remark("no model rated any record yet; `gristmill analytics start PROJECT` has them rated")
+        remark("no model has rated a record yet; `gristmill analytics start PROJECT` rates them")
         return
     print_table(_COLUMNS, _rows(found), keep={"MODEL"})
     for model in found.models:
@@ -98,7 +98,7 @@ def compare(
             if one.kappa_undefined:
                 remark(f"{model.model}, {scale}: no kappa: {one.kappa_undefined}")
     if any(model.rule_based for model in found.models):
-        remark("rules are no AI judgement: they are listed, and left out of the averages")
+        remark("ratings by rules are not an AI judgement: they are listed, but not in the averages")
 
 
 _COLUMNS = ("MODEL", "SCALE", ">BOTH", ">DIFFERENCE", ">EXACT", ">WITHIN 1", ">KAPPA")

@@ -1,4 +1,4 @@
-"""``gristmill similar``: which records are like one of them, or like a text."""
+"""``gristmill similar``: find the records that are most similar to a text or a record."""
 
 import textwrap
 from typing import Annotated
@@ -6,42 +6,42 @@ from uuid import UUID
 
 import typer
 
-from cli.likeness import vector_of_text
+from cli.offline_notes import OFFLINE_EMBEDDER, OFFLINE_EMBEDDER_NOTE
 from cli.output import Json, print_json, print_table, remark
+from cli.query_vector import embed_query
 from cli.session import in_session
-from cli.words import OFFLINE_EMBEDDER, WORDS
 from workers.operations.projects import find
 from workers.operations.record_review import as_category, as_type
 from workers.runtime.database import Transaction
 from workers.runtime.refusals import Refusal
 from workers.vectorization import similar as search
 
-_SHORT = 80
+_MAX_CONTENT_CHARACTERS = 80
 
 
 def similar(
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Find records like this text.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Find records similar to this text.")] = None,
     *,
-    record: Annotated[UUID | None, typer.Option(help="Find records like this one, instead of a text.")] = None,
-    project: Annotated[str | None, typer.Option(help="Only this project's, by name or id.")] = None,
+    record: Annotated[UUID | None, typer.Option(help="Find records similar to this record, instead of a text.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only records of this project (name or id).")] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Only tasks or only feedback.")] = None,
     category: Annotated[str | None, typer.Option(help="Only top_10 or bottom_10.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most records to show.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Maximum number of records.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every record, without the index.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the records most like a text or a record, by the cosine of their vectors.
+    """Find the records that are most similar to a text or a record, by the cosine of their vectors.
 
-    A text is embedded by the provider that embeds records; only vectors of the same model are compared. Without a
-    provider they are feature hashes: those compare words, not meanings.
+    The provider that embeds records embeds the text too. Only vectors of the same model are compared. Without a
+    provider the vectors are feature hashes, which compare words, not meanings.
     """
     if (text is None) == (record is None):
-        raise Refusal("say what to compare with: a TEXT or --record ID")
+        raise Refusal("give a TEXT or --record ID to compare with")
     if text is not None and not text.strip():
         raise Refusal("TEXT must not be empty")
-    to = record or vector_of_text(text or "")
+    to = record or embed_query(text or "")
 
-    async def question(session: Transaction) -> list[search.Match]:
+    async def find_similar(session: Transaction) -> list[search.Match]:
         return await search.similar(
             session,
             to=to,
@@ -52,9 +52,9 @@ def similar(
             exact=exact,
         )
 
-    found = in_session(question)
+    found = in_session(find_similar)
     if as_json:
-        print_json([_plain(match) for match in found])
+        print_json([_match_json(match) for match in found])
     elif found:
         print_table(
             (">SIMILARITY", "RECORD", "TYPE", "CATEGORY", "CONTENT"),
@@ -66,12 +66,13 @@ def similar(
             keep={"RECORD"},
         )
         if any(match.record.embedding_model == OFFLINE_EMBEDDER for match in found):
-            remark(f"{OFFLINE_EMBEDDER} {WORDS}; set OPENAI_BASE_URL and an embedding model to compare meanings")
+            note = f"{OFFLINE_EMBEDDER} {OFFLINE_EMBEDDER_NOTE}"
+            remark(f"{note}; set OPENAI_BASE_URL and an embedding model to compare meanings")
     else:
-        remark("no records match" if record else "no records match; those of other embedding models are not compared")
+        remark("no records match" if record else "no records match; records of other embedding models are not compared")
 
 
-def _plain(match: search.Match) -> dict[str, object]:
+def _match_json(match: search.Match) -> dict[str, object]:
     one = match.record
     return {
         "record": one.id,
@@ -85,4 +86,4 @@ def _plain(match: search.Match) -> dict[str, object]:
 
 
 def _shortened(text: str) -> str:
-    return textwrap.shorten(text, _SHORT, placeholder="…")
+    return textwrap.shorten(text, _MAX_CONTENT_CHARACTERS, placeholder="…")

@@ -1,41 +1,41 @@
-"""``gristmill stages``: what waits, runs and failed; pause and resume."""
+"""``gristmill stages``: show stages with their counts; pause and resume them."""
 
 from typing import Annotated
 
 import typer
 
-from cli.completing import stages
-from cli.connection import actor, ask
+from cli.completing import complete_stage
+from cli.connection import actor, in_connection
 from cli.output import Json, print_json, print_table
-from cli.stage_view import COUNTS, STAGE_COLUMNS, stage_row
+from cli.stage_view import COUNT_COLUMNS, STAGE_COLUMNS, stage_row
 from workers.runtime.operate.stages import list_stages, pause_stage, resume_stage
 
-app = typer.Typer(help="Show every stage with its counts, oldest wait and rate; pause and resume them.")
+app = typer.Typer(help="Show every stage with its counts, oldest wait and rate; pause and resume stages.")
 
-StageName = Annotated[str, typer.Argument(metavar="STAGE", autocompletion=stages)]
+StageName = Annotated[str, typer.Argument(metavar="STAGE", autocompletion=complete_stage)]
 
 
 @app.callback(invoke_without_command=True)
 def list_(context: typer.Context, as_json: Json = False) -> None:
-    """Show every stage with its counts, oldest wait and rate; pause and resume them."""
+    """Show every stage with its counts, oldest wait and rate; pause and resume stages."""
     if context.invoked_subcommand is not None:
         return
-    found = ask(list_stages)
+    found = in_connection(list_stages)
     if as_json:
         print_json(found)
     else:
-        print_table(STAGE_COLUMNS, map(stage_row, found), keep={"STAGE"}, may_go=COUNTS)
+        print_table(STAGE_COLUMNS, map(stage_row, found), keep={"STAGE"}, optional=COUNT_COLUMNS)
 
 
 @app.command()
 def pause(stage: StageName) -> None:
-    """Dispatch nothing more of STAGE; jobs that run already finish."""
-    ask(lambda conn: pause_stage(conn, stage, actor()))
+    """Dispatch no more jobs of STAGE. Running jobs finish."""
+    in_connection(lambda conn: pause_stage(conn, stage, actor()))
     print(f"{stage} is paused; `gristmill stages resume {stage}` opens it again")
 
 
 @app.command()
 def resume(stage: StageName) -> None:
     """Dispatch STAGE again."""
-    ask(lambda conn: resume_stage(conn, stage, actor()))
+    in_connection(lambda conn: resume_stage(conn, stage, actor()))
     print(f"{stage} is open")

@@ -1,4 +1,4 @@
-"""``gristmill windows``: bonus windows and who earned what in them."""
+"""``gristmill windows``: bonus windows, and who reaches which tier in them."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,14 +9,14 @@ import typer
 from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
 from cli.session import in_session
-from cli.values import moment, parse_time
+from cli.values import format_time, parse_time
 from workers.operations import windows
 
-app = typer.Typer(help="Make bonus windows and see who qualifies.", no_args_is_help=True)
+app = typer.Typer(help="Make bonus windows and show who qualifies.", no_args_is_help=True)
 
-WindowId = Annotated[UUID, typer.Argument(metavar="WINDOW", help="Its id.")]
-Start = Annotated[str, typer.Option(metavar="TIME", help="ISO 8601; this machine's zone if it names none.")]
-End = Annotated[str, typer.Option(metavar="TIME", help="The first moment that does not count any more.")]
+WindowId = Annotated[UUID, typer.Argument(metavar="WINDOW", help="Id of the window.")]
+Start = Annotated[str, typer.Option(metavar="TIME", help="ISO 8601; without an offset in this machine's zone.")]
+End = Annotated[str, typer.Option(metavar="TIME", help="The end of the window; a record at this time does not count.")]
 Target = Annotated[int | None, typer.Option(metavar="N", help="0 disables it.")]
 
 
@@ -32,7 +32,7 @@ def create(
     feedback_tier2: Target = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a window. A tier is reached by all of its targets."""
+    """Make a window. To reach a tier, all of its targets must be reached."""
     request = {"name": name, "start": parse_time(start), "end": parse_time(end)}
     targets = {"tasks": tasks, "feedback": feedback, "tasks_tier2": tasks_tier2, "feedback_tier2": feedback_tier2}
     made = in_session(lambda session: windows.create(session, request | targets, actor=actor()))
@@ -52,7 +52,7 @@ def update(
     feedback_tier2: Target = None,
     as_json: Json = False,
 ) -> None:
-    """Change what is given of a window."""
+    """Change the given values of a window."""
     changes: dict[str, Any] = {
         "name": name,
         "start": _time(start),
@@ -69,7 +69,9 @@ def update(
 
 @app.command("list")
 def list_(
-    open_: Annotated[bool, typer.Option("--open", help="Only those open now, by the database's time.")] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Only windows that are open now, by the clock of the database.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the windows, latest start first."""
@@ -83,8 +85,8 @@ def list_(
                 (
                     w.id,
                     w.name,
-                    moment(w.start_time),
-                    moment(w.end_time),
+                    format_time(w.start_time),
+                    format_time(w.end_time),
                     w.target_task_count or "–",
                     w.target_feedback_count or "–",
                     w.target_task_count_tier2 or "–",
@@ -101,11 +103,11 @@ def list_(
 @app.command()
 def standings(
     window: Annotated[
-        UUID | None, typer.Argument(metavar="[WINDOW]", help="Its id; all open ones if not given.")
+        UUID | None, typer.Argument(metavar="[WINDOW]", help="Id of the window. Default: all open windows.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show who created how much in a window and which tier that reaches, best first."""
+    """Show how many records each creator made in a window, and the tier reached, best first."""
     found = in_session(lambda session: windows.standings(session, window))
     if as_json:
         print_json(found)
@@ -119,12 +121,12 @@ def standings(
             keep={"CREATOR"},
         )
     else:
-        remark("nobody has created anything there yet")
+        remark("no creator has made a record there yet")
 
 
 @app.command()
 def remove(window: WindowId) -> None:
-    """Delete a window; records stay."""
+    """Delete a window. Its records stay."""
     in_session(lambda session: windows.remove(session, window, actor=actor()))
     print(f"{window} is removed")
 

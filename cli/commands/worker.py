@@ -1,4 +1,4 @@
-"""``gristmill worker``: this role alone, in this process, until SIGTERM."""
+"""``gristmill worker``: run this role in this process until SIGTERM."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.provider import reporting_provider
-from cli.resources import resources
+from cli.resources import make_resources
 from cli.role import ready_servers, role_settings
 from workers.runtime.handler.registry import discover
 from workers.runtime.refusals import Refusal
@@ -15,13 +15,11 @@ from workers.transport.worker import WorkerOptions, run_worker
 
 
 def worker(
-    queues: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Queues to serve; all of them if not given.")
-    ] = None,
+    queues: Annotated[str | None, typer.Option(metavar="A,B", help="Queues to serve. Default: all queues.")] = None,
 ) -> int:
     """Run jobs of the given queues."""
     settings = role_settings(worker={"queues": queues} if queues else None)
-    registry = discover()  # a broken handler is told at once, whatever the servers do
+    registry = discover()  # a broken handler is reported before the servers are asked
     urls = ready_servers(settings)
     known = queue_names(registry)
     if unknown := sorted(set(settings.worker.queues) - set(known)):
@@ -40,4 +38,4 @@ def worker(
     llm, answering = reporting_provider(
         settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
     )
-    return run_worker(registry, resources(settings, llm=llm), options, answering=answering)
+    return run_worker(registry, make_resources(settings, llm=llm), options, answering=answering)

@@ -1,8 +1,8 @@
-"""``gristmill workers``: every worker process."""
+"""``gristmill workers``: show every worker process."""
 
-from cli.connection import ask
+from cli.connection import in_connection
 from cli.output import Json, print_json, print_table, remark
-from cli.values import duration
+from cli.values import format_duration
 from workers.llm.answering import told
 from workers.runtime.operate.workers import WorkerView, list_workers
 
@@ -10,14 +10,14 @@ _COLUMNS = ("WORKER", "STATE", ">RUNNING", ">SLOTS", ">SEEN", ">LEASE", ">UP", "
 
 
 def workers(as_json: Json = False) -> None:
-    """Show every worker process: slots, running jobs, lease, queues, version, provider, last sign of life."""
-    found = ask(list_workers)
+    """Show every worker process: slots, running jobs, lease, queues, version, provider, last heartbeat."""
+    found = in_connection(list_workers)
     if as_json:
         print_json(found)
     elif found:
         print_table(_COLUMNS, map(_row, found), keep={"WORKER", "STATE"})
     else:
-        remark("no worker has shown itself; start one: `gristmill up`, or `gristmill worker`")
+        remark("no worker has registered; start one: `gristmill up`, or `gristmill worker`")
 
 
 def _row(one: WorkerView) -> tuple[object, ...]:
@@ -27,9 +27,9 @@ def _row(one: WorkerView) -> tuple[object, ...]:
         one.state,
         one.running,
         one.slots,
-        f"{duration(one.silent_for)} ago",
-        duration(one.lease_until - one.heartbeat_at),
-        duration(up),
+        f"{format_duration(one.silent_for)} ago",
+        format_duration(one.lease_until - one.heartbeat_at),
+        format_duration(up),
         one.version,
         ", ".join(one.queues),
         told(one.provider),

@@ -1,1 +1,1 @@
-"""The demonstration: real profiles scored from start to end on this machine, then shown."""
+"""The demonstration: score real profiles, ingest sample files and assess a server on this machine; show the results."""

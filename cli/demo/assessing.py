@@ -1,4 +1,4 @@
-"""Assess the description of a made-up MCP server: its form by rules, its text by a rubric, both weighted in one."""
+"""Assess the description of a made-up MCP server: its form by rules, its text by a rubric, with one weighted score."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import Any
 from uuid import UUID
 
 from cli.assessment_view import result_lines
-from cli.connection import actor, opened
-from cli.demo.display import progress
-from cli.demo.following import Progress, follow
+from cli.connection import actor, open_database
+from cli.demo.display import step_display
+from cli.demo.following import StepProgress, follow_jobs
 from workers.assessment.store import states
 from workers.assessment.store.refusals import UnknownAssessment
 from workers.runtime.database import Raw
@@ -52,16 +52,16 @@ CRITERIA = [
 
 
 @dataclass(frozen=True, slots=True)
-class Assessed:
-    """The assessment at its end."""
+class DemoAssessment:
+    """The assessment after its end. ``result`` is None if it did not complete."""
 
     name: str
     result: dict[str, Any] | None
     error: str | None
 
 
-def request() -> dict[str, Any]:
-    """Return what is asked for."""
+def build_request() -> dict[str, Any]:
+    """Return the request of the assessment."""
     parts = [
         {"assessmentType": "mcp_server", "weight": 2, "options": {"server": SERVER}},
         {"assessmentType": "llm_rubric", "options": {"content": TEXT, "criteria": CRITERIA}},
@@ -74,32 +74,34 @@ def request() -> dict[str, Any]:
     }
 
 
-async def assess(database_url: str, name: str, *, made: Callable[[UUID], None], check: Callable[[], None]) -> Assessed:
-    """Enqueue the assessment as ``name``, follow it to its end and return it; ``made`` is told its job at once."""
-    async with opened(database_url) as database:
+async def run_assessment(
+    database_url: str, name: str, *, on_created: Callable[[UUID], None], check: Callable[[], None]
+) -> DemoAssessment:
+    """Enqueue the assessment ``name`` and return it after its end. Call ``on_created`` with the id of its job."""
+    async with open_database(database_url) as database:
         async with database.session() as session:
-            job_id = await states.create(session, name, request(), actor=actor())
-        made(job_id)
-        with progress("assessing") as show:
-            await follow(database_url, [job_id], lambda conn: _seen(conn, job_id), show=show, check=check)
+            job_id = await states.create(session, name, build_request(), actor=actor())
+        on_created(job_id)
+        with step_display("assessing") as show:
+            await follow_jobs(database_url, [job_id], lambda conn: _load_progress(conn, job_id), show=show, check=check)
         try:
             async with database.session() as session:
                 found = await states.get(session, name)
         except UnknownAssessment:
-            return Assessed(name, None, "it was deleted meanwhile")
-    return Assessed(name, found.result_data if found.status == "completed" else None, found.error_message)
+            return DemoAssessment(name, None, "it was deleted meanwhile")
+    return DemoAssessment(name, found.result_data if found.status == "completed" else None, found.error_message)
 
 
-async def _seen(conn: Raw, job_id: UUID) -> Progress:
+async def _load_progress(conn: Raw, job_id: UUID) -> StepProgress:
     ended, completed = await states.has_ended(conn, job_id)
-    return Progress(1, int(completed), int(ended and not completed), done=ended)
+    return StepProgress(1, int(completed), int(ended and not completed), done=ended)
 
 
-def lines(seen: Assessed) -> Iterator[str]:
-    """Yield the verdict and each part with its criteria; the reasons are in `assessments show`."""
-    if seen.result is None:
-        yield f"assessment {seen.name} did not complete: {seen.error}"
+def verdict_lines(assessment: DemoAssessment) -> Iterator[str]:
+    """Yield the verdict and each part with its criteria. `assessments show` has the reasons."""
+    if assessment.result is None:
+        yield f"assessment {assessment.name} did not complete: {assessment.error}"
         return
-    for line in result_lines(seen.result):
+    for line in result_lines(assessment.result):
         if line and not line.startswith("       "):  # a criterion's reasoning and evidence
             yield line

@@ -1,4 +1,4 @@
-"""Follow jobs of the demonstration to their end: look, show, give up when nothing moves, cancel what was left."""
+"""Follow jobs of the demonstration to their end. If nothing moves for two minutes, fail and cancel the rest."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,20 +8,21 @@ from uuid import UUID
 
 from cli.connection import actor
 from cli.following import job_events
+from cli.values import format_count
 from workers.runtime.database import Raw
-from workers.runtime.operate.changes import CANCEL, Changed, change_jobs
+from workers.runtime.operate.changes import CANCEL, ChangeCounts, change_jobs
 from workers.runtime.operate.events import JobEvents
-from workers.runtime.operate.jobs import JobFilter, reasons_to_wait
+from workers.runtime.operate.jobs import JobFilter, count_wait_reasons
 from workers.runtime.refusals import Failed
 
 STALLED_SECONDS = 120.0
-# Progress within a job is told by nobody: it is looked for.
-_LOOK_SECONDS = 0.25
+# No notification says how far a job is, so its progress is polled.
+_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a step is; ``cached`` items were answered without asking again."""
+class StepProgress:
+    """The progress of a step. ``cached`` items were answered from stored answers."""
 
     total: int
     completed: int = 0
@@ -35,24 +36,24 @@ class Progress:
         return self.completed + self.failed
 
 
-async def follow(
+async def follow_jobs(
     database_url: str,
     job_ids: Sequence[UUID],
-    look: Callable[[Raw], Awaitable[Progress]],
+    load_progress: Callable[[Raw], Awaitable[StepProgress]],
     *,
-    show: Callable[[Progress], None],
+    show: Callable[[StepProgress], None],
     check: Callable[[], None],
 ) -> None:
-    """Return when ``look`` says that all is done, showing what it sees; given up before, the others are cancelled.
+    """Call ``load_progress`` and ``show`` until all is done. After an error, cancel the jobs that have not ended.
 
-    ``check`` is called at each look and may raise. Raises Failed if nothing moves for two minutes, with what
-    the jobs wait for. A restart of Postgres is waited for.
+    ``check`` is called at each poll and may raise. Raise Failed, with the reasons why the jobs wait, if nothing moves
+    for two minutes. The function waits while Postgres restarts.
     """
     async with job_events(database_url, patience=STALLED_SECONDS) as events:
         try:
-            await _follow(events, job_ids, look, show, check)
+            await _follow(events, job_ids, load_progress, show, check)
         except BaseException:
-            with suppress(Exception):  # the first error is the one to tell
+            with suppress(Exception):  # the first error is the one to report
                 await events.ask(lambda conn: _cancel(conn, job_ids))
             raise
 
@@ -60,32 +61,34 @@ async def follow(
 async def _follow(
     events: JobEvents,
     job_ids: Sequence[UUID],
-    look: Callable[[Raw], Awaitable[Progress]],
-    show: Callable[[Progress], None],
+    load_progress: Callable[[Raw], Awaitable[StepProgress]],
+    show: Callable[[StepProgress], None],
     check: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
-    seen, moved_at = Progress(0), loop.time()
+    seen, moved_at = StepProgress(0), loop.time()
     while not seen.done:
         asked_at = loop.time()
-        now = await events.ask(look)
-        moved_at += loop.time() - asked_at  # a Postgres that was away stopped nobody's progress
+        now = await events.ask(load_progress)
+        moved_at += loop.time() - asked_at  # time in which Postgres did not answer does not count
         if now != seen:
             seen, moved_at = now, loop.time()
         show(seen)
         check()
         if loop.time() - moved_at > STALLED_SECONDS:
-            raise Failed(
-                f"nothing moved for {STALLED_SECONDS:.0f} s; {await events.ask(lambda conn: _waits(conn, job_ids))}"
-            )
-        await events.wait(job_ids, _LOOK_SECONDS)
+            waits = await events.ask(lambda conn: _describe_waits(conn, job_ids))
+            raise Failed(f"nothing moved for {STALLED_SECONDS:.0f} s; {waits}")
+        await events.wait(job_ids, _POLL_SECONDS)
 
 
 async def _cancel(conn: Raw, job_ids: Sequence[UUID]) -> None:
     wanted = JobFilter(ids=job_ids)
-    await change_jobs(conn, CANCEL, wanted, actor("the demonstration was ended"), changed=Changed())
+    await change_jobs(conn, CANCEL, wanted, actor("the demonstration was interrupted"), changed=ChangeCounts())
 
 
-async def _waits(conn: Raw, job_ids: Sequence[UUID]) -> str:
-    reasons = await reasons_to_wait(conn, job_ids)
-    return "; ".join(f"{count} jobs: {reason}" for reason, count in reasons.most_common(3)) or "all of them run"
+async def _describe_waits(conn: Raw, job_ids: Sequence[UUID]) -> str:
+    reasons = await count_wait_reasons(conn, job_ids)
+    return (
+        "; ".join(f"{format_count(count, 'job')}: {reason}" for reason, count in reasons.most_common(3))
+        or "all jobs run"
+    )

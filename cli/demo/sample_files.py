@@ -1,4 +1,4 @@
-"""Take the sample files through: ingest, embed, compare with guidelines, rate, search."""
+"""Process the sample files: ingest, embed, compare with guidelines, rate, search."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,33 +6,33 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from cli.connection import actor, opened
-from cli.demo.display import progress
-from cli.demo.following import Progress, follow
+from cli.connection import actor, open_database
+from cli.demo.display import step_display
+from cli.demo.following import StepProgress, follow_jobs
 from workers.analytics import analyses
 from workers.analytics.analyses import AnalysisView
-from workers.analytics.findings import MeanRating, findings, judging_progress
+from workers.analytics.findings import MeanRating, judging_progress, project_findings
 from workers.ingestion.enqueue_file import ingest_file
 from workers.ingestion.outcomes import IngestionOutcome, embedding_progress, ingestion_outcomes
 from workers.operations.projects import FoundProject, get_or_create, set_guidelines
 from workers.runtime.database import Database, Raw
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.refusals import Failed
-from workers.vectorization.similar import Match, embedded, similar
+from workers.vectorization.similar import Match, embed_text, similar
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 FILES: tuple[tuple[str, Literal["TASK", "FEEDBACK"]], ...] = (("tasks.csv", "TASK"), ("feedback.csv", "FEEDBACK"))
 GUIDELINES = "guidelines.pdf"
 QUESTION = "an apology to a customer whose parcel is late"
-FOUND = 3
-# People of the samples earn nothing in the bonus windows of whoever watches.
-NOBODYS = {"creator": "", "creator_id": "", "creator_name": "", "creator_email": ""}
-_PIECE = 64 * 1024
+MAX_MATCHES = 3
+# Without creators, the sample records do not count in the bonus windows of this system.
+NO_CREATORS = {"creator": "", "creator_id": "", "creator_name": "", "creator_email": ""}
+_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SampleFiles:
-    """What became of the sample files; ``verdicts`` and ``ratings`` by type of record."""
+    """The results for the sample files; ``verdicts`` and ``ratings`` by type of record."""
 
     jobs: Sequence[IngestionOutcome]
     analysis: AnalysisView
@@ -46,32 +46,36 @@ class SampleFiles:
         return any(errors) or self.analysis.failed_count > 0
 
 
-def available() -> bool:
-    """Tell whether the sample files came along with this installation."""
+def samples_exist() -> bool:
+    """Return whether this installation has the sample files."""
     return all((SAMPLES / name).is_file() for name, _ in FILES) and (SAMPLES / GUIDELINES).is_file()
 
 
-async def take_through(
-    database_url: str, llm: LanguageModel, name: str, *, made: Callable[[UUID], None], check: Callable[[], None]
+async def process_samples(
+    database_url: str, llm: LanguageModel, name: str, *, on_created: Callable[[UUID], None], check: Callable[[], None]
 ) -> SampleFiles:
-    """Ingest the samples into a new project and return what came of them.
+    """Ingest the samples into a new project and return the results.
 
-    ``made`` is told the project as soon as it is there; ``check`` may raise meanwhile.
+    Call ``on_created`` with the id of the project as soon as it exists. ``check`` is called meanwhile and may raise.
     """
-    async with opened(database_url) as database:
+    async with open_database(database_url) as database:
         project, ingest_ids = await _enqueue_files(database, name)
-        made(project.id)
-        with progress("embedding") as show:
-            await follow(database_url, ingest_ids, lambda conn: _embedded(conn, ingest_ids), show=show, check=check)
-        jobs = await _completed(database, ingest_ids)
+        on_created(project.id)
+        with step_display("embedding") as show:
+            await follow_jobs(
+                database_url, ingest_ids, lambda conn: _embedding_progress(conn, ingest_ids), show=show, check=check
+            )
+        jobs = await _load_outcomes(database, ingest_ids)
         async with database.session() as session:
             analysis = (await analyses.start(session, project.id, actor=actor())).id
-        with progress("comparing with guidelines") as show:
-            await follow(database_url, [analysis], lambda conn: _judged(conn, analysis), show=show, check=check)
-        question = await embedded(llm, QUESTION)
+        with step_display("comparing with guidelines") as show:
+            await follow_jobs(
+                database_url, [analysis], lambda conn: _analysis_progress(conn, analysis), show=show, check=check
+            )
+        question = await embed_text(llm, QUESTION)
         async with database.session() as session:
-            matches = await similar(session, to=question, project_id=project.id, limit=FOUND)
-            found = await findings(session, project.id)
+            matches = await similar(session, to=question, project_id=project.id, limit=MAX_MATCHES)
+            found = await project_findings(session, project.id)
             report = await analyses.report(session, analysis)
         return SampleFiles(jobs, report.analysis, found.verdicts, found.ratings, matches)
 
@@ -88,7 +92,7 @@ async def _enqueue_files(database: Database, name: str) -> tuple[FoundProject, l
                 type=type_,
                 stream=_pieces(SAMPLES / file),
                 file_name=file,
-                mapping=NOBODYS,
+                mapping=NO_CREATORS,
                 actor=actor(),
             )
             for file, type_ in FILES
@@ -98,22 +102,22 @@ async def _enqueue_files(database: Database, name: str) -> tuple[FoundProject, l
 
 async def _pieces(file: Path) -> AsyncIterator[bytes]:
     with file.open("rb") as content:
-        while piece := content.read(_PIECE):
+        while piece := content.read(_PIECE_BYTES):
             yield piece
 
 
-async def _embedded(conn: Raw, job_ids: Sequence[UUID]) -> Progress:
+async def _embedding_progress(conn: Raw, job_ids: Sequence[UUID]) -> StepProgress:
     seen = await embedding_progress(conn, job_ids)
-    return Progress(seen.saved, seen.embedded, done=seen.ended)
+    return StepProgress(seen.saved, seen.embedded, done=seen.ended)
 
 
-async def _judged(conn: Raw, job_id: UUID) -> Progress:
+async def _analysis_progress(conn: Raw, job_id: UUID) -> StepProgress:
     seen = await judging_progress(conn, job_id)
-    return Progress(seen.total, seen.judged, seen.failed, done=seen.ended)
+    return StepProgress(seen.total, seen.judged, seen.failed, done=seen.ended)
 
 
-async def _completed(database: Database, job_ids: Sequence[UUID]) -> list[IngestionOutcome]:
-    """Return what became of the files; raise Failed where one was not ingested."""
+async def _load_outcomes(database: Database, job_ids: Sequence[UUID]) -> list[IngestionOutcome]:
+    """Return the outcomes of the files; raise Failed if one was not ingested."""
     async with database.session() as session:
         jobs = await ingestion_outcomes(session, job_ids)
     for job in jobs:

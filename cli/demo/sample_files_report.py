@@ -1,58 +1,59 @@
-"""What the demonstration says of the sample files: what was saved, why the rest was not, verdicts, ratings, finds."""
+"""Print the results for the sample files: saved and skipped rows, verdicts, ratings, similar records."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from cli.demo.report import OFFLINE, OFFLINE_NOTE
 from cli.demo.sample_files import FILES, QUESTION, SampleFiles
-from cli.output import console
-from cli.words import OFFLINE_EMBEDDER, WORDS
+from cli.offline_notes import OFFLINE_EMBEDDER, OFFLINE_EMBEDDER_NOTE
+from cli.output import print_wrapped
+from cli.values import format_count
 from workers.ingestion.outcomes import IngestionOutcome
 from workers.runtime.refusals import printable
 from workers.vectorization.similar import Match
 
-_CHARACTERS = 96
-_LINES_SHOWN = 5
+_MAX_CONTENT_CHARACTERS = 96
+_MAX_LINES = 5
 
 
 def print_sample_files(seen: SampleFiles) -> None:
-    """Print it."""
-    shown = console()
-    for line in lines(seen):
-        shown.print(line, markup=False)
+    """Print the report."""
+    print_wrapped(sample_lines(seen))
 
 
-def lines(seen: SampleFiles) -> Iterator[str]:
+def sample_lines(seen: SampleFiles) -> Iterator[str]:
     """Yield the report, line by line."""
     for (file, _), job in zip(FILES, seen.jobs, strict=True):
         yield from _file(file, job)
     for type_, verdicts in sorted(seen.verdicts.items(), reverse=True):
-        told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(verdicts.items()))
-        yield f"{type_.lower()} against guidelines.pdf: {told}"
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(verdicts.items()))
+        yield f"{type_.lower()} against guidelines.pdf: {counts}"
         if type_ in seen.ratings:
             mean = seen.ratings[type_]
             by = f"{mean.model} ({OFFLINE_NOTE})" if mean.model == OFFLINE else mean.model
             yield f"  rated 1 to 7 by {by}: realism {mean.realism:.1f}, quality {mean.quality:.1f} on average"
-    yield f'most like "{QUESTION}"{by_words(seen.matches)}:'
+    yield f'most like "{QUESTION}"{_embedder_note(seen.matches)}:'
     for match in seen.matches:
-        found = textwrap.shorten(printable(match.record.content), _CHARACTERS, placeholder="…")
+        found = textwrap.shorten(printable(match.record.content), _MAX_CONTENT_CHARACTERS, placeholder="…")
         yield f"  {match.similarity:.2f}  {found}"
     if seen.analysis.error:
         yield f"analysis failed: {seen.analysis.error}"
 
 
-def by_words(matches: Sequence[Match]) -> str:
-    """Return what must be said beside matches that the offline embedder made."""
-    return f" ({WORDS})" if any(match.record.embedding_model == OFFLINE_EMBEDDER for match in matches) else ""
+def _embedder_note(matches: Sequence[Match]) -> str:
+    """Return the note for matches of the offline embedder; nothing for other matches."""
+    return (
+        f" ({OFFLINE_EMBEDDER_NOTE})"
+        if any(match.record.embedding_model == OFFLINE_EMBEDDER for match in matches)
+        else ""
+    )
 
 
 def _file(name: str, job: IngestionOutcome) -> Iterator[str]:
-    yield (
-        f"{name}: {job.total_records} rows, {job.saved_count} saved and embedded, {job.skipped_count} skipped"
-        if job.error_message is None
-        else f"{name}: {job.error_message}"
-    )
-    for reason, told in sorted((job.skipped_details or {}).items()):
-        first = ", ".join(map(str, told["lines"][:_LINES_SHOWN]))
-        more = ", …" if told["count"] > _LINES_SHOWN else ""
-        yield f"  {reason}: {told['count']} (line {first}{more})"
+    rows = format_count(job.total_records, "row")
+    counts = f"{rows}, {job.saved_count} saved and embedded, {job.skipped_count} skipped"
+    yield f"{name}: {job.error_message or counts}"
+    for reason, skipped in sorted((job.skipped_details or {}).items()):
+        first = ", ".join(map(str, skipped["lines"][:_MAX_LINES]))
+        more = ", …" if skipped["count"] > _MAX_LINES else ""
+        yield f"  {reason}: {skipped['count']} (line {first}{more})"

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from cli.demo.following import Progress, follow
+from cli.demo.following import StepProgress, follow_jobs
 from workers.runtime.database import Raw
 from workers.scoring.rounds import round_progress
 
 
 async def follow_round(
-    database_url: str, job_ids: Sequence[UUID], show: Callable[[Progress], None], *, check: Callable[[], None]
+    database_url: str, job_ids: Sequence[UUID], show: Callable[[StepProgress], None], *, check: Callable[[], None]
 ) -> None:
-    """Return when all of these jobs have ended; see :func:`cli.demo.following.follow`."""
+    """Return when all of these jobs have ended; see :func:`cli.demo.following.follow_jobs`."""
 
-    async def look(conn: Raw) -> Progress:
+    async def load_progress(conn: Raw) -> StepProgress:
         seen = await round_progress(conn, job_ids)
         done = seen.completed + seen.failed == len(job_ids)
-        return Progress(len(job_ids), seen.completed, seen.failed, seen.cached, seen.retries, done=done)
+        return StepProgress(len(job_ids), seen.completed, seen.failed, seen.cached, seen.retries, done=done)
 
-    await follow(database_url, job_ids, look, show=show, check=check)
+    await follow_jobs(database_url, job_ids, load_progress, show=show, check=check)

@@ -1,1 +1,1 @@
-"""What `gristmill doctor` looks at. Each check tells what it found and, where that is wrong, how to mend it."""
+"""The checks of `gristmill doctor`. Each says what it found and, if that is wrong, how to repair it."""

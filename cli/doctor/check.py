@@ -1,32 +1,32 @@
-"""The result of looking at one thing."""
+"""The result of one check."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "unknown", "unchecked", "warning", "failed"]
+CheckState = Literal["ok", "unknown", "unchecked", "warning", "failed"]
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. ``mend`` says what to do about it, if anything."""
+    """One check. ``remedy`` says what to do, if anything."""
 
     name: str
-    state: State
+    state: CheckState
     found: str
-    mend: str = ""
+    remedy: str = ""
 
 
-def verdict(name: str, found: str, *, well: bool, mend: str) -> Check:
-    """Return a check that is well, or failed and says how to mend it."""
-    return Check(name, "ok", found) if well else Check(name, "failed", found, mend)
+def ok_or_failed(name: str, found: str, *, ok: bool, remedy: str) -> Check:
+    """Return a check that is ok, or one that failed, with its remedy."""
+    return Check(name, "ok", found) if ok else Check(name, "failed", found, remedy)
 
 
-async def permitted(name: str, look: Callable[[], Awaitable[Check | list[Check]]]) -> list[Check]:
-    """Return what ``look`` finds. If this login of Postgres may not look, the check says so and does not fail."""
+async def run_permitted(name: str, check: Callable[[], Awaitable[Check | list[Check]]]) -> list[Check]:
+    """Run ``check``. If this login of Postgres may not make it, return a check that says so and does not fail."""
     try:
-        found = await look()
+        found = await check()
     except Exception as error:
         if not is_denied(error):
             raise
@@ -35,10 +35,10 @@ async def permitted(name: str, look: Callable[[], Awaitable[Check | list[Check]]
 
 
 def not_checked(name: str) -> Check:
-    """Return a check that this login of Postgres may not make."""
+    """Return the result of a check that this login of Postgres may not make."""
     return Check(name, "unchecked", "not checked: needs the operator's login")
 
 
 def is_denied(error: BaseException) -> bool:
-    """Tell whether Postgres refused a statement because this login lacks the right."""
+    """Return whether Postgres refused a statement because this login does not have the right."""
     return getattr(getattr(error, "orig", None) or error, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE

@@ -1,35 +1,35 @@
-"""All checks in the order a person would make them."""
+"""Make all checks, in the order in which a person would."""
 
-from cli.addresses import addresses
 from cli.doctor.check import Check
-from cli.doctor.servers import postgres, valkey
-from cli.whereabouts import data_folder
+from cli.doctor.servers import check_postgres, check_redis_server
+from cli.running_system import find_data_dir
+from cli.server_urls import find_server_urls
 from config.settings import Settings
 from workers.runtime.refusals import Failed
 
 
-async def examine(settings: Settings, *, quick: bool) -> list[Check]:
-    """Return every check; the ``quick`` ones are Postgres, its schema, Redis and its eviction policy."""
+async def run_checks(settings: Settings, *, quick: bool) -> list[Check]:
+    """Make every check, or only the ``quick`` ones: Postgres, its schema, Redis and its eviction policy."""
     checks: list[Check] = []
     if not quick:
-        # Imported here: the quick check runs every few seconds, and loads no handler.
+        # Imported here: the quick check runs every few seconds and must load no handler.
         from cli.doctor import machine
 
-        checks += [machine.python(), machine.packages(), machine.handlers(), machine.disk(settings.data_dir)]
+        checks += machine.check_machine(settings.data_dir)
     try:
-        where = addresses(settings)
+        urls = find_server_urls(settings)
     except Failed as error:
         return [*checks, Check("servers", "failed", "no address known", str(error))]
-    checks += [check async for check in postgres(where.database_url, quick=quick)]
+    checks += [check async for check in check_postgres(urls.database_url, quick=quick)]
     if not quick:
-        from cli.doctor.provider import provider
+        from cli.doctor.provider import check_provider
 
-        readable = not any(check.state == "failed" for check in checks if check.name in {"Postgres", "schema"})
-        checks += await provider(settings, where.database_url if readable else None)
-        if readable:
-            from cli.doctor.rights import passwords
-            from cli.doctor.schedules import schedules
+        is_readable = not any(check.state == "failed" for check in checks if check.name in {"Postgres", "schema"})
+        checks += await check_provider(settings, urls.database_url if is_readable else None)
+        if is_readable:
+            from cli.doctor.rights import check_passwords
+            from cli.doctor.schedules import check_schedules
 
-            checks += [check async for check in passwords(where.database_url, data_folder(settings))]
-            checks.append(await schedules(where.database_url))
-    return checks + [check async for check in valkey(where.redis_url, quick=quick)]
+            checks += [check async for check in check_passwords(urls.database_url, find_data_dir(settings))]
+            checks.append(await check_schedules(urls.database_url))
+    return checks + [check async for check in check_redis_server(urls.redis_url, quick=quick)]

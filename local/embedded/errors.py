@@ -4,4 +4,4 @@ from workers.runtime.refusals import Failed
 
 
 class EmbeddedError(Failed):
-    """The embedded servers cannot do what was asked; the message is one line that says why and what to do."""
+    """The embedded servers failed. The message is one line that says why and what to do."""

@@ -1,4 +1,4 @@
-"""Where the embedded servers keep their data, and what is remembered about them between runs."""
+"""The folder of the embedded servers' data, and the state that is kept between runs."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from local.data_dir import write_private
-from local.embedded.account import Account
+from local.embedded.account import ServerAccount
 from local.embedded.errors import EmbeddedError
 
 SHARED_FOLDER = Path("/var/lib/gristmill")
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class State:
-    """What outlives a run: the password, each server's port, and the home where it is not in the data folder."""
+class ServersState:
+    """What is kept between runs: the password, each server's port, and the home if it is outside the data folder."""
 
     password: str = field(repr=False)
     ports: dict[str, int] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Return the remembered state, or None where there is none."""
+        """Return the state in ``path``, or None if there is no file."""
         try:
             remembered = json.loads(path.read_text(encoding="utf-8"))
             return cls(**remembered)
@@ -38,29 +38,29 @@ class State:
             return None
         except (TypeError, ValueError):
             raise EmbeddedError(
-                f"{str(path)!r} does not hold the state of the embedded servers: mend it, or delete the data folder"
+                f"{str(path)!r} does not hold the state of the embedded servers: repair it, or delete the data folder"
             ) from None
 
     def write(self, path: Path) -> None:
-        """Remember this state, durably and for the owner's eyes only."""
+        """Write this state durably to ``path``. Only its owner may read it."""
         write_private(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
-def settle_home(data_dir: Path, account: Account) -> tuple[Path, State]:
+def prepare_home(data_dir: Path, account: ServerAccount) -> tuple[Path, ServersState]:
     """Return the folder of the servers' data, created on first use, and the state of that data.
 
-    It lies in ``data_dir``, unless root's ``account`` cannot get there (a root home is closed to it): then under
-    the system's folder for variable data, by the hash of ``data_dir``'s path, and the state names it. Data whose
-    state is gone, which happens when someone deletes ``data_dir``, is unreadable without the password and is set
-    aside; one such folder is kept.
+    The folder is in ``data_dir``. If root's ``account`` cannot enter that (root's home folder is closed to it), the
+    folder is below SHARED_FOLDER, named by a hash of ``data_dir``'s path, and the state holds its path. If data exists
+    without its state (somebody deleted ``data_dir``), nobody has its password. That folder is renamed; one such folder
+    is kept.
     """
     path = data_dir / STATE_FILE
-    state = State.read(path)
+    state = ServersState.read(path)
     if state is None:
         inside = account.may_enter(data_dir)
         home = data_dir / "servers" if inside else SHARED_FOLDER / sha256(bytes(data_dir)).hexdigest()[:16]
         _set_aside(home)
-        state = State(secrets.token_hex(24), home=None if inside else str(home))
+        state = ServersState(secrets.token_hex(24), home=None if inside else str(home))
         state.write(path)
     home = home_of(data_dir, state)
     if not home.exists():
@@ -70,18 +70,18 @@ def settle_home(data_dir: Path, account: Account) -> tuple[Path, State]:
         home.chmod(0o711 if account.switch else 0o700)
     if not account.may_enter(home):
         raise EmbeddedError(
-            f"user {account.name!r} cannot enter {str(home)!r}: move the data folder out of a closed one"
+            f"user {account.name!r} cannot enter {str(home)!r}: move the data folder to a place that it can enter"
         )
     return home, state
 
 
-def home_of(data_dir: Path, state: State) -> Path:
+def home_of(data_dir: Path, state: ServersState) -> Path:
     """Return the folder of the servers' data."""
     return Path(state.home) if state.home else data_dir / "servers"
 
 
-def remove_home(data_dir: Path, state: State) -> None:
-    """Delete the folder of the servers' data, and the one around it if nothing else is kept there."""
+def remove_home(data_dir: Path, state: ServersState) -> None:
+    """Delete the folder of the servers' data, and SHARED_FOLDER if it is empty then."""
     home = home_of(data_dir, state)
     if home.exists():
         shutil.rmtree(home)
@@ -90,17 +90,17 @@ def remove_home(data_dir: Path, state: State) -> None:
             SHARED_FOLDER.rmdir()
 
 
-def own_folder(home: Path, name: str, account: Account) -> Path:
-    """Return ``home/name``, open to ``account`` alone; refuse one that belongs to somebody else."""
+def make_own_folder(home: Path, name: str, account: ServerAccount) -> Path:
+    """Return ``home/name``, which only ``account`` may enter. Refuse a folder of another user."""
     folder = home / name
     if not folder.exists():
         folder.mkdir(mode=0o700)
-        account.give(folder)
+        account.take_ownership(folder)
     check_owner(folder, account)
     return folder
 
 
-def check_owner(folder: Path, account: Account) -> None:
+def check_owner(folder: Path, account: ServerAccount) -> None:
     """Raise EmbeddedError unless ``folder`` belongs to ``account``."""
     owner = folder.stat().st_uid
     if owner != account.uid:
@@ -116,4 +116,4 @@ def _set_aside(home: Path) -> None:
         if aside.exists():
             shutil.rmtree(aside)
         home.rename(aside)
-        _log.warning("data without its state was set aside as %s; delete it when you do not miss it", aside)
+        _log.warning("data without its state was moved to %s; delete it if you do not need it", aside)

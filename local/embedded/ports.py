@@ -1,13 +1,13 @@
-"""Choose loopback ports that stay ours."""
+"""Choose loopback ports for servers."""
 
 import random
 import socket
 
 from local.embedded.server import HOST
 
-# Below the ranges from which systems take outgoing ports: there, a client that retries a stopped server can connect
-# to itself and keep the port.
-LOWEST, HIGHEST = 15_000, 32_000
+# These ports are below the range for outgoing connections. In that range a client that retries a stopped server can
+# connect to itself and occupy the port.
+MIN_PORT, MAX_PORT = 15_000, 32_000
 
 
 def is_free(port: int) -> bool:
@@ -22,8 +22,8 @@ def is_free(port: int) -> bool:
 
 
 def choose_port() -> int:
-    """Return a free port, drawn at random so that starts at the same time do not meet."""
+    """Return a free port at random, so that servers that start at the same time do not choose the same one."""
     draw = random.SystemRandom()
-    while not is_free(port := draw.randrange(LOWEST, HIGHEST)):
+    while not is_free(port := draw.randrange(MIN_PORT, MAX_PORT)):
         pass
     return port

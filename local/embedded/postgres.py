@@ -11,7 +11,7 @@ from psycopg import sql
 
 from local.embedded.errors import EmbeddedError
 from local.embedded.home import check_owner
-from local.embedded.server import HOST, Server, last_complaint
+from local.embedded.server import HOST, Server, last_error_line
 from workers.runtime.connections import connect
 
 USER = DATABASE = "gristmill"
@@ -24,19 +24,19 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # Statements and rejected rows hold payloads, which no log may show.
+    # Statements and rejected rows contain payloads, which no log may show.
     "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",
 }
-# A killed server loses nothing without these two; a machine that loses power does. For tests only.
-_FRAGILE = {"fsync": "off", "full_page_writes": "off"}
+# For tests only. With these settings a killed server loses nothing, but a machine that loses power does.
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Postgres(Server):
-    """PostgreSQL on a cluster in ``home/postgres``."""
+    """PostgreSQL with its cluster in ``home/postgres``."""
 
     name = "postgres"
-    ends_by = (signal.SIGINT, signal.SIGQUIT)  # fast, then immediate shutdown
+    stop_signals = (signal.SIGINT, signal.SIGQUIT)  # fast, then immediate shutdown
 
     @property
     def url(self) -> str:
@@ -47,11 +47,12 @@ class Postgres(Server):
         if not cluster.exists():
             self._initialize(lock)
         check_owner(cluster, self.site.account)
-        # Left by a killed server. We are alone, so its pid can only belong to a stranger that PostgreSQL would respect.
+        # A killed server leaves this file. We hold the lock, so its pid can only be of another program now, and
+        # PostgreSQL would refuse to start.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def launch(self, lock: int) -> subprocess.Popen[bytes]:
-        settings = _SETTINGS | ({} if self.site.durable else _FRAGILE) | {"port": str(self.port)}
+        settings = _SETTINGS | ({} if self.site.durable else _NOT_DURABLE) | {"port": str(self.port)}
         argv: list[str | os.PathLike[str]] = [self.program, "-D", self.site.home / self.name]
         for name, value in settings.items():
             argv += ["-c", f"{name}={value}"]
@@ -71,17 +72,17 @@ class Postgres(Server):
         return f"postgresql://{USER}:{self.site.password}@{HOST}:{self.port}/{database}"
 
     def _initialize(self, lock: int) -> None:
-        """Create the cluster beside its place and move it there complete: a killed initdb leaves no half of one."""
+        """Create the cluster under another name and rename it, so that a killed initdb leaves no incomplete cluster."""
         draft = self.site.home / "postgres.draft"
         if draft.exists():
             shutil.rmtree(draft)
         draft.mkdir(mode=0o700)
-        self.site.account.give(draft)
+        self.site.account.take_ownership(draft)
         password = self.site.home / "postgres.password"
         password.unlink(missing_ok=True)
         password.touch(mode=0o600)
         password.write_text(self.site.password, encoding="ascii")
-        self.site.account.give(password)
+        self.site.account.take_ownership(password)
         log = self.site.logs / f"{self.name}.log"
         try:
             argv: list[str | os.PathLike[str]] = [
@@ -97,7 +98,7 @@ class Postgres(Server):
             argv += ["--builtin-locale=C.UTF-8", "--no-instructions", *(() if self.site.durable else ("--no-sync",))]
             with self.run(argv, lock) as initdb:
                 if initdb.wait() != 0:
-                    raise EmbeddedError(f"initdb failed: {last_complaint(log)} (log: {log})")
+                    raise EmbeddedError(f"initdb failed: {last_error_line(log)} (log: {log})")
         finally:
             password.unlink()
         draft.rename(self.site.home / self.name)

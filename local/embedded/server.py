@@ -1,4 +1,4 @@
-"""One embedded server: started when nothing of its last run is left, known alive by its answer, stopped for certain."""
+"""One embedded server. It starts only after all processes of its last run have ended."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from local.data_dir import open_log
-from local.embedded.account import Account
+from local.embedded.account import ServerAccount
 from local.embedded.errors import EmbeddedError
 from local.folder_lock import flock_within
 from local.processes import describe_exit, spawn
 
 HOST = "127.0.0.1"
-# Nothing of the caller's environment: it may hold keys, and the servers may run as another user.
+# The caller's environment is not passed on: it may hold keys, and the servers may run as another user.
 ENVIRONMENT: Mapping[str, str] = {"LC_ALL": "C", "PATH": os.defpath}
 
 _READY_SECONDS = 60.0
@@ -32,20 +32,20 @@ class Site:
 
     home: Path
     logs: Path
-    account: Account
+    account: ServerAccount
     password: str
     durable: bool
 
 
 class Server(ABC):
-    """A server process of this one.
+    """A server that is a child process of this one.
 
-    Every process of the server inherits a lock on ``home/<name>.lock``. The kernel frees it when the last of them
-    is gone, so whoever holds it knows, without trusting a pid, that no remainder still writes to the data.
+    Every process of the server inherits a lock on ``home/<name>.lock``. The kernel releases it when the last of them
+    ends. So the holder of the lock knows, without trusting a pid, that no old process still writes to the data.
     """
 
     name: ClassVar[str]
-    ends_by: ClassVar[tuple[signal.Signals, ...]]
+    stop_signals: ClassVar[tuple[signal.Signals, ...]]
 
     def __init__(self, program: Path, site: Site) -> None:
         self.program = program
@@ -55,7 +55,7 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, lock: int) -> None:
-        """Make the data folder ready for a start; ``lock`` is for processes that write to it."""
+        """Prepare the data folder for a start. Processes that write to it inherit ``lock``."""
 
     @abstractmethod
     def launch(self, lock: int) -> subprocess.Popen[bytes]:
@@ -63,16 +63,16 @@ class Server(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Return whether this server, and no other, serves a request."""
+        """Return whether this server answers a request; another server on the port does not count."""
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """The address of the server, password included."""
+        """The URL of the server with its password."""
 
     @property
     def exited(self) -> bool:
-        """Whether the server ended without being asked to."""
+        """Whether the server ended without a request to stop."""
         return self._process is not None and self._process.poll() is not None
 
     @property
@@ -80,8 +80,8 @@ class Server(ABC):
         return self._process is not None and self._process.poll() is None
 
     @contextmanager
-    def alone(self) -> Iterator[int]:
-        """Hold the server's lock: nothing of an earlier run is left. Yield the lock to hand on."""
+    def exclusive(self) -> Iterator[int]:
+        """Hold the server's lock, so that no process of an earlier run exists. Yield the lock for child processes."""
         path = self.site.home / f"{self.name}.lock"
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -95,7 +95,7 @@ class Server(ABC):
             os.close(lock)
 
     def start(self, port: int, lock: int) -> None:
-        """Start on ``port`` and return once a real connection is answered; raise EmbeddedError if it never is."""
+        """Start on ``port``; return once the server answers a connection. Raise EmbeddedError if it does not."""
         log = self.site.logs / f"{self.name}.log"
         seen = log.stat().st_size if log.exists() else 0
         self.prepare(lock)
@@ -105,47 +105,47 @@ class Server(ABC):
         while not self.answers():
             if self._process.poll() is not None:
                 how = describe_exit(self._process.returncode)
-                raise EmbeddedError(f"{self.name} {how} while starting: {last_complaint(log, seen)} (log: {log})")
+                raise EmbeddedError(f"{self.name} {how} while starting: {last_error_line(log, seen)} (log: {log})")
             if time.monotonic() > deadline:
                 self._end()
                 raise EmbeddedError(f"{self.name} did not answer on port {port} in {_READY_SECONDS:g} s (log: {log})")
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End the server cleanly; the last resort after its own signals is SIGKILL. Without one nothing happens."""
+        """Stop the server with its own signals, then with SIGKILL if needed. Do nothing if it does not run."""
         self._end()
         self._process = None
 
     def kill(self) -> None:
-        """End the server by SIGKILL, as a crash would, and return when its last process is gone."""
+        """Kill the server with SIGKILL, like a crash; return when its last process has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-        with self.alone():
+        with self.exclusive():
             pass
 
     def run(
         self, argv: list[str | os.PathLike[str]], lock: int, *, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Start ``argv`` as a process of this server: its account, its log, its lock, its end with ours."""
+        """Start ``argv`` with this server's account, log and lock. It ends with this process."""
         with open_log(self.site.logs, self.name) as log:
             return spawn(
                 argv,
                 env=ENVIRONMENT,
                 output=log,
-                dies_by=self.ends_by[0],
+                end_signal=self.stop_signals[0],
                 stdin=stdin,
                 cwd=Path("/"),
                 run_as=self.site.account.run_as,
-                keeps=[lock],
+                inherited_files=[lock],
             )
 
     def _end(self) -> None:
         if self._process is None:
             return
-        for ends_by in self.ends_by:
-            self._process.send_signal(ends_by)
+        for stop_signal in self.stop_signals:
+            self._process.send_signal(stop_signal)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GONE_SECONDS)
                 return
@@ -153,11 +153,11 @@ class Server(ABC):
         self._process.wait()
 
 
-def last_complaint(log: Path, offset: int = 0) -> str:
-    """Return the last line of ``log`` from ``offset`` that tells of a failure, else the last line."""
+def last_error_line(log: Path, offset: int = 0) -> str:
+    """Return the last line of ``log`` after ``offset`` that reports a failure, else the last line."""
     with log.open("rb") as file:
         rotated = file.seek(0, os.SEEK_END) < offset
         file.seek(0 if rotated else offset)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    grave = [line for line in lines if any(word in line.lower() for word in ("fatal", "panic", "error", "failed"))]
-    return (grave or lines or ["it printed nothing"])[-1]
+    failures = [line for line in lines if any(word in line.lower() for word in ("fatal", "panic", "error", "failed"))]
+    return (failures or lines or ["it printed nothing"])[-1]

@@ -1,4 +1,4 @@
-"""Both embedded servers of one data folder, as one thing to start, to restart in part and to stop."""
+"""Start, restart and stop the embedded servers of one data folder."""
 
 import secrets
 import shutil
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local.data_dir import LOGS, make_data_dir
-from local.embedded.account import servers_account
+from local.embedded.account import find_server_account
 from local.embedded.binaries import postgres_program, valkey_program
 from local.embedded.errors import EmbeddedError
-from local.embedded.home import STATE_FILE, State, remove_home, settle_home
+from local.embedded.home import STATE_FILE, ServersState, prepare_home, remove_home
 from local.embedded.ports import choose_port, is_free
 from local.embedded.postgres import Postgres
 from local.embedded.server import Server, Site
@@ -23,7 +23,7 @@ from local.folder_lock import FolderInUseError, FolderLock
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where the servers answer, passwords included; empty for a server that was not asked for."""
+    """The URLs of the servers with their passwords; empty for a server that was not requested."""
 
     database_url: str = field(default="", repr=False)
     redis_url: str = field(default="", repr=False)
@@ -32,9 +32,9 @@ class Urls:
 class EmbeddedServers:
     """PostgreSQL and Valkey with their data, password and ports kept in ``data_dir``.
 
-    One process at a time may run them there; they end with this process, however it ends. They are started from the
-    main thread only. Every error is an EmbeddedError of one line. ``durable=False`` gives up what survives a loss of
-    power, for tests.
+    Only one process at a time may run them there. They end with this process, however it ends. Only the main thread
+    may start them. Every error is an EmbeddedError of one line. ``durable=False``, for tests, loses data if the machine
+    loses power.
     """
 
     def __init__(self, data_dir: Path, *, postgres: bool = True, valkey: bool = True, durable: bool = True) -> None:
@@ -47,17 +47,17 @@ class EmbeddedServers:
 
     @property
     def urls(self) -> Urls:
-        """Where the servers answer since the last start; they keep their ports until the next one."""
+        """The URLs of the servers since the last start. They keep their ports until the next start."""
         return self._urls
 
     def start(self) -> Urls:
-        """Start what was asked for, creating it on first use; return when all of it answers.
+        """Start the requested servers, creating them on first use; return when all of them answer.
 
-        A remembered port that somebody else took meanwhile is replaced. If one server fails, none is left running.
+        If another process has taken a server's port, it gets a new one. If one server fails, the others are stopped.
         """
         if not self._servers:
             try:
-                with _one_line(self.data_dir):
+                with _raise_embedded_error(self.data_dir):
                     self._start()
             except BaseException:
                 self.stop()
@@ -65,27 +65,27 @@ class EmbeddedServers:
         return self._urls
 
     def stop(self) -> None:
-        """Stop the servers cleanly and free the folder; what does not run is no error."""
+        """Stop the servers cleanly and release the folder. A server that does not run is not an error."""
         for server in reversed(self._servers.values()):
             server.stop()
         self._servers = {}
         self._lock.release()
 
     def remove(self) -> None:
-        """Stop, then delete the servers' data and all that was remembered of it, wherever it lies."""
+        """Stop the servers, then delete their data and their state, also outside the data folder."""
         self.stop()
-        with _one_line(self.data_dir):
+        with _raise_embedded_error(self.data_dir):
             self._lock.acquire()
             try:
-                state = State.read(self.data_dir / STATE_FILE)
+                state = ServersState.read(self.data_dir / STATE_FILE)
                 if state is not None:
                     remove_home(self.data_dir, state)
                     (self.data_dir / STATE_FILE).unlink()
             finally:
                 self._lock.release()
 
-    def revive(self) -> list[str]:
-        """Start each server that ended unasked again, on its port; return their names."""
+    def restart_ended(self) -> list[str]:
+        """Start each server again, on its port, that ended without a request to stop; return their names."""
         ended = [name for name, server in self._servers.items() if server.exited]
         for name in ended:
             self._restart(name)
@@ -108,7 +108,7 @@ class EmbeddedServers:
         self._restart(Valkey.name)
 
     def stop_valkey(self) -> None:
-        """Stop Valkey cleanly; what it holds is on disk."""
+        """Stop Valkey cleanly; its data stays on disk."""
         self._server(Valkey.name).stop()
 
     def kill_valkey(self) -> None:
@@ -116,7 +116,7 @@ class EmbeddedServers:
         self._server(Valkey.name).kill()
 
     def _start(self) -> None:
-        account = servers_account()
+        account = find_server_account()
         found = {
             name: program(account)
             for name, program in ((Postgres.name, postgres_program), (Valkey.name, valkey_program))
@@ -124,7 +124,7 @@ class EmbeddedServers:
         }
         make_data_dir(self.data_dir)
         self._lock.acquire()
-        home, state = settle_home(self.data_dir, account)
+        home, state = prepare_home(self.data_dir, account)
         site = Site(
             home=home,
             logs=self.data_dir / LOGS,
@@ -135,13 +135,13 @@ class EmbeddedServers:
         self._servers = {kind.name: kind(found[kind.name], site) for kind in (Postgres, Valkey) if kind.name in found}
         urls = {}
         for name, server in self._servers.items():
-            with server.alone() as lock:
-                server.start(self._settle_port(name, state), lock)
+            with server.exclusive() as lock:
+                server.start(self._port_of(name, state), lock)
             urls[f"{'database' if name == Postgres.name else 'redis'}_url"] = server.url
         self._urls = Urls(**urls)
 
-    def _settle_port(self, name: str, state: State) -> int:
-        """Return the remembered port of ``name``, or, if that one is taken, a new one, remembered from now on."""
+    def _port_of(self, name: str, state: ServersState) -> int:
+        """Return the stored port of ``name``. If there is none or it is taken, choose and store a new one."""
         port = state.ports.get(name)
         if port is None or not is_free(port):
             port = state.ports[name] = choose_port()
@@ -157,13 +157,13 @@ class EmbeddedServers:
     def _restart(self, name: str) -> None:
         server = self._server(name)
         if not server.running:
-            with _one_line(self.data_dir), server.alone() as lock:
+            with _raise_embedded_error(self.data_dir), server.exclusive() as lock:
                 server.start(server.port, lock)
 
 
 @contextmanager
 def embedded_servers(data_dir: Path, *, postgres: bool = True, valkey: bool = True) -> Iterator[Urls]:
-    """Run the servers of ``data_dir`` for the length of a block."""
+    """Run the servers of ``data_dir`` while the block runs."""
     servers = EmbeddedServers(data_dir, postgres=postgres, valkey=valkey)
     try:
         yield servers.start()
@@ -173,8 +173,8 @@ def embedded_servers(data_dir: Path, *, postgres: bool = True, valkey: bool = Tr
 
 @contextmanager
 def throwaway_servers(*, postgres: bool = True, valkey: bool = True) -> Iterator[EmbeddedServers]:
-    """Run new, empty, fast but not durable servers for the length of a block, and leave nothing of them behind."""
-    # Not mkdtemp: its folder is closed to the account that root's servers run as.
+    """Run new, empty, fast but not durable servers while the block runs; then delete everything of them."""
+    # Not mkdtemp: the account that runs root's servers could not enter its folder.
     data_dir = Path(tempfile.gettempdir()) / f"gristmill-{secrets.token_hex(8)}"
     servers = EmbeddedServers(data_dir, postgres=postgres, valkey=valkey, durable=False)
     try:
@@ -188,8 +188,8 @@ def throwaway_servers(*, postgres: bool = True, valkey: bool = True) -> Iterator
 
 
 @contextmanager
-def _one_line(data_dir: Path) -> Iterator[None]:
-    """Turn what the system refuses into the one error of this room."""
+def _raise_embedded_error(data_dir: Path) -> Iterator[None]:
+    """Turn errors of the operating system into EmbeddedError."""
     try:
         yield
     except FolderInUseError as error:

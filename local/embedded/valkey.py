@@ -1,4 +1,4 @@
-"""The embedded Valkey: loopback only, password, append-only file, and no eviction, since a queue is one key."""
+"""The embedded Valkey: loopback only, password, append-only file, and no eviction, because a queue is one key."""
 
 import json
 import signal
@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from local.embedded.home import own_folder
+from local.embedded.home import make_own_folder
 from local.embedded.server import HOST, Server
 
 
@@ -17,7 +17,7 @@ class Valkey(Server):
     """Valkey with its data in ``home/valkey``."""
 
     name = "valkey"
-    ends_by = (signal.SIGTERM,)
+    stop_signals = (signal.SIGTERM,)
 
     @property
     def url(self) -> str:
@@ -25,10 +25,10 @@ class Valkey(Server):
 
     def prepare(self, lock: int) -> None:
         del lock  # nothing is started here
-        own_folder(self.site.home, self.name, self.site.account)
+        make_own_folder(self.site.home, self.name, self.site.account)
 
     def launch(self, lock: int) -> subprocess.Popen[bytes]:
-        # Through stdin: every user of the machine may read a command line.
+        # The configuration goes through stdin, because every user of the machine can read a command line.
         process = self.run([self.program, "-"], lock, stdin=subprocess.PIPE)
         if process.stdin:
             with suppress(BrokenPipeError), process.stdin:
@@ -48,7 +48,7 @@ class Valkey(Server):
             "bind": HOST,
             "port": str(self.port),
             "requirepass": self.site.password,
-            "dir": json.dumps(str(self.site.home / self.name), ensure_ascii=False),  # its quoting is JSON's
+            "dir": json.dumps(str(self.site.home / self.name), ensure_ascii=False),  # Valkey quotes like JSON
             "appendonly": "yes",
             "save": '""',
             "maxmemory-policy": "noeviction",

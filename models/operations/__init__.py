@@ -1,6 +1,6 @@
 """Operations: projects, their records, the jobs that ingest and analyse them, ratings, windows. Schema ``operations``.
 
-Columns are named as the seed names them, which quotes its mixed case; only what the kernel adds has the kernel's names.
+Columns have the names of the seed, in mixed case with quotes. Columns that the kernel adds have the kernel's names.
 """
 
 from models.operations.analytics import ANALYTICS, AnalyticsFailure, AnalyticsJob, AnalyticsTurn

@@ -1,4 +1,4 @@
-"""The jobs that judge the records of a project, and the records that a job could not judge."""
+"""The jobs that judge the records of a project, and the records that could not be judged."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -36,12 +36,12 @@ ANALYTICS = Lifecycle(
 
 
 class AnalyticsJob(Job):
-    """An analysis of all records of a project (of one type, if ``type`` says so) against its guidelines.
+    """An analysis of all records of a project (or of those with ``type``) against the guidelines of the project.
 
-    ``processed_count`` counts the judged and the failed; the failed are listed in ``analytics_failures``.
-    ``resume_at`` is what the next run goes by: ``{"turn": version of the run whose turn it is, "away": since when the
-    provider is, "reported": records by type that a report was written about}``. ``warnings`` are what its reader must
-    know besides, such as guidelines without text.
+    ``processed_count`` counts the judged and the failed records; ``analytics_failures`` lists the failed ones.
+    ``resume_at`` tells the next run where to continue: ``{"turn": version of the run that may work now, "away": time
+    since which the provider is away, "reported": records by type that have a report}``. ``warnings`` tell the reader
+    about problems, for example guidelines without text.
     """
 
     __tablename__ = "analytics_jobs"
@@ -82,7 +82,7 @@ class AnalyticsFailure(Base):
 
 
 class AnalyticsTurn(Base):
-    """The row that an analysis of a project locks while it looks whose turn it is. No service sees it."""
+    """The row that an analysis of a project locks while it checks which run may work. No service sees it."""
 
     __tablename__ = "analytics_turns"
     __table_args__ = ({"schema": SCHEMA},)

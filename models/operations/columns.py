@@ -1,4 +1,4 @@
-"""What the tables of schema ``operations`` share: the schema, the enum types and the columns of every table."""
+"""What the tables of the schema ``operations`` share: its name, the enum types and the common columns."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -12,17 +12,9 @@ from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.orm import Mapped, mapped_column
 
 SCHEMA = "operations"
-
-
 USER_ROLES = ("PENDING", "USER", "MANAGER", "ADMIN")
-
-
 RECORD_TYPES = ("TASK", "FEEDBACK")
-
-
 RECORD_CATEGORIES = ("TOP_10", "BOTTOM_10")
-
-
 RETENTION = timedelta(days=90)
 
 
@@ -39,7 +31,7 @@ def updated_column() -> Mapped[datetime]:
 
 
 def id_column() -> Mapped[UUID]:
-    """Return a primary key that sorts by time, which is what the seed's CUID is for."""
+    """Return a primary key that sorts by time, like the CUID of the seed."""
     return mapped_column(primary_key=True, server_default=text("uuidv7()"))
 
 

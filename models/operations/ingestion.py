@@ -1,4 +1,4 @@
-"""Uploaded files and the jobs that make records of them."""
+"""Uploaded files, and the jobs that turn them into records."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ INGESTION = Lifecycle(
 
 
 class Upload(Base):
-    """A file as it was handed in, in parts, until its job has read it. Every worker can read it, whatever machine."""
+    """An uploaded file, in parts, kept until its job has read it. Workers on every machine can read it."""
 
     __tablename__ = "uploads"
     __table_args__ = (Index("ix_uploads_projectId", "projectId"), {"schema": SCHEMA})
@@ -59,7 +59,7 @@ class Upload(Base):
 
 
 class UploadPart(Base):
-    """One piece of a file, numbered from 0; uncompressed, so that reading it costs no more than its bytes."""
+    """One part of a file, numbered from 0. It is not compressed, so that reading a part is cheap."""
 
     __tablename__ = "upload_parts"
     __table_args__ = ({"schema": SCHEMA},)
@@ -72,13 +72,13 @@ class UploadPart(Base):
 
 
 class IngestJob(Job):
-    """A file on its way into records, and these into vectors. ``saved + skipped = total``, at every commit.
+    """A job that loads a file into records and then embeds them. ``saved + skipped = total``, at every commit.
 
-    ``skipped_details`` has a count and the first line numbers of each reason. ``resume_at`` is where the next run goes
-    on: ``{"line": physical lines consumed, …, "away": since when the embedding provider is}``; of JSON arrays it counts
-    items, of workbooks rows. A ``source`` that begins with a kind, such as ``csv:``, tells of a file, even when that is
-    gone. ``options`` say how it is to be read. A job without an upload has nothing to load and embeds what a project's
-    records lack for the current embedding model.
+    ``skipped_details`` has for each reason a count and the first line numbers. ``resume_at`` tells the next run where
+    to continue: ``{"line": physical lines consumed, …, "away": time since which the embedding provider is away}``. For
+    JSON arrays, ``line`` counts items; for workbooks, rows. A ``source`` with a prefix, for example ``csv:``, means
+    that the job has or had a file. ``options`` say how to read the file. A job without a file loads nothing: it embeds
+    the records of the project that have no vector of the current embedding model.
     """
 
     __tablename__ = "ingest_jobs"

@@ -21,9 +21,9 @@ from models.operations.columns import SCHEMA, created_column, id_column, updated
 
 
 class Project(Base):
-    """The container of records, guidelines and jobs; what belongs to it goes with it.
+    """A project with its records, guidelines and jobs. If it is deleted, all of them are deleted too.
 
-    ``guidelines`` is a PDF in base64. Without an owner it belongs to the operators.
+    ``guidelines`` is a PDF in base64. A project without an owner belongs to the operators.
     """
 
     __tablename__ = "projects"
@@ -32,7 +32,7 @@ class Project(Base):
     id: Mapped[UUID] = id_column()
     name: Mapped[str] = mapped_column(String(255), unique=True)
     owner_id: Mapped[UUID | None] = mapped_column("ownerId", ForeignKey(f"{SCHEMA}.profiles.id", ondelete="CASCADE"))
-    # Up to 67 MB, which only an analysis wants: whoever does asks for the column.
+    # Up to 67 MB, and only an analysis needs it: a query must name the column to load it.
     guidelines: Mapped[str | None] = mapped_column(Text, deferred=True, deferred_raiseload=True)
     guidelines_file_name: Mapped[str | None] = mapped_column("guidelinesFileName", String(255))
     last_task_analysis: Mapped[str | None] = mapped_column("lastTaskAnalysis", Text)
@@ -42,9 +42,9 @@ class Project(Base):
 
 
 class GuidelinePassage(Base):
-    """One passage of the ``of`` that a guidelines document has, embedded once per document and embedding model.
+    """One passage of a guidelines document, number ``ordinal`` of ``of``. Each document is embedded once per model.
 
-    ``pages`` has the document, of which ``empty_pages`` have no text; older rows do not know.
+    The document has ``pages`` pages; ``empty_pages`` of them have no text. Both are null in older rows.
     """
 
     __tablename__ = "guideline_passages"

@@ -36,9 +36,9 @@ from models.operations.users import LLM_USER
 class DataRecord(Base):
     """One task or one piece of feedback, once per project by its content.
 
-    An empty ``embedding`` waits for vectorization; a full one was made by ``embedding_model`` and is compared only
-    with vectors of the same. ``metadata`` holds every column of the file it came from. ``alignment_job_id`` is the
-    analytics job that judged it last.
+    An empty ``embedding`` waits for vectorization. Any other was made by ``embedding_model`` and is compared only with
+    vectors of this model. ``metadata`` holds every column of the record's source file. ``alignment_job_id`` is the
+    analytics job that judged the record last.
     """
 
     __tablename__ = "data_records"
@@ -84,7 +84,7 @@ class DataRecord(Base):
 
 
 class LikertScore(Base):
-    """How realistic and how good a record is, 1 to 7: one opinion per person and one per model."""
+    """How realistic and how good a record is, 1 to 7: at most one rating per person and one per model."""
 
     __tablename__ = "likert_scores"
     __table_args__ = (

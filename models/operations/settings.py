@@ -1,4 +1,4 @@
-"""Settings that take effect while the system runs."""
+"""Settings that take effect without a restart."""
 
 from datetime import datetime
 
@@ -16,12 +16,12 @@ SETTINGS = ("ai_provider", "ai_host", "llm_model", "embedding_model", "openroute
 
 
 class SystemSetting(Base):
-    """One setting that takes effect while everything runs. Secrets are encrypted before they get here."""
+    """One setting that takes effect without a restart. Secrets are encrypted before they are stored."""
 
     __tablename__ = "system_settings"
     __table_args__ = (
         CheckConstraint(f"key IN ({', '.join(repr(key) for key in SETTINGS)})", name="key"),
-        # Which value each takes: migrations/sql/0012/settings.sql; the same rules are in workers.operations.
+        # The rules for the values are in migrations/sql/0012/settings.sql; workers.operations has the same rules.
         {"schema": SCHEMA},
     )
 

@@ -1,4 +1,4 @@
-"""The people of a project, as the seed keeps them."""
+"""The users of a project, in the tables of the seed."""
 
 from datetime import datetime
 from uuid import UUID
@@ -15,15 +15,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base
 from models.operations.columns import SCHEMA, USER_ROLES, created_column, enum_type, updated_column
 
-# Whose ratings are a model's: `llmModel` says which.
+# The user id of ratings by a language model; `llmModel` names the model.
 LLM_USER = "00000000-0000-0000-0000-000000000000"
 
 
 class AuthUser(Base):
-    """Who can sign in. Where Supabase keeps its own ``auth.users``, that one is used and left as it is."""
+    """A user who can sign in. If Supabase has its own ``auth.users``, that table is used and not changed."""
 
     __tablename__ = "users"
-    __table_args__ = ({"schema": "auth", "comment": "made by gristmill"},)  # so that a downgrade knows its own
+    __table_args__ = ({"schema": "auth", "comment": "made by gristmill"},)  # so that a downgrade drops only our table
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("gen_random_uuid()"))
     email: Mapped[str] = mapped_column(String(255), unique=True)
@@ -31,7 +31,7 @@ class AuthUser(Base):
 
 
 class UserProfile(Base):
-    """What a user may do here. A trigger makes one, PENDING, for each new user."""
+    """The role of a user. A trigger inserts one with the role PENDING for each new user."""
 
     __tablename__ = "profiles"
     __table_args__ = (Index("idx_profile_email", "email", unique=True), {"schema": SCHEMA})

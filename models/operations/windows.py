@@ -1,4 +1,4 @@
-"""Bonus windows: periods in which people earn by the records they create."""
+"""Bonus windows: periods in which people earn a bonus for the records that they create."""
 
 from datetime import datetime
 from uuid import UUID
@@ -17,7 +17,7 @@ from models.operations.columns import SCHEMA, created_column, id_column, updated
 
 
 class BonusWindow(Base):
-    """A time in which people can earn a bonus by what they create; a target of 0 disables its metric."""
+    """A period in which people can earn a bonus for what they create; a target of 0 disables its metric."""
 
     __tablename__ = "bonus_windows"
     __table_args__ = (

@@ -1,9 +1,9 @@
-"""The kernel's own tables: transitions, lifecycles, stages, workers, schedules. One schema, ``runtime``."""
+"""The tables of the kernel, in the schema ``runtime``: transitions, lifecycles, stages, workers, schedules."""
 
 from models.runtime.approvals import ApprovalToken
 from models.runtime.dead_messages import DeadMessage
 from models.runtime.history import LifecycleDefinition, Transition
-from models.runtime.processes import Dispatcher, Worker
+from models.runtime.processes import LeadingDispatcher, WorkerProcess
 from models.runtime.providers import ProviderPause
 from models.runtime.schedules import Schedule, Tick
 from models.runtime.security import ActorKey, Retention, RoleActor, Security
@@ -13,7 +13,7 @@ __all__ = [
     "ActorKey",
     "ApprovalToken",
     "DeadMessage",
-    "Dispatcher",
+    "LeadingDispatcher",
     "LifecycleDefinition",
     "ProviderPause",
     "Retention",
@@ -23,5 +23,5 @@ __all__ = [
     "StageState",
     "Tick",
     "Transition",
-    "Worker",
+    "WorkerProcess",
 ]

@@ -1,4 +1,4 @@
-"""Links by which people decide what jobs wait for."""
+"""Links with which people decide the waits of jobs."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,12 +12,12 @@ from models.base import Base, Expiry
 
 
 class ApprovalToken(Base):
-    """One link to one person about one wait: it may lead the wait to the states in ``decides``, once, until it expires.
+    """One link for one person to decide one wait, once, before it expires, with one of the states in ``decides``.
 
-    ``version`` is the job's version in that wait: as soon as the job has another one, the link decides nothing. Only
-    the hash of the token is kept. ``question`` is what the person was shown. ``purpose`` tells several links to one
-    person apart; a new link for the same purpose replaces the earlier one. ``runtime.decide_by_token`` alone writes
-    what was decided with it, when and from where.
+    ``version`` is the job's version in that wait: when the job has another version, the link cannot decide. Only the
+    hash of the token is stored. ``question`` is what the person was shown. ``purpose`` distinguishes several links to
+    one person; a new link for the same purpose replaces the earlier one. Only ``runtime.decide_by_token`` writes what
+    was decided with the link, when, and from which address.
     """
 
     __tablename__ = "approval_tokens"

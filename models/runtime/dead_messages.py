@@ -20,11 +20,11 @@ from models.base import Base, Expiry
 
 
 class DeadMessage(Base):
-    """A message that the Celery door refused, with the reason. The same message again only counts.
+    """A message that the Celery door refused, with the reason. If it comes again, only ``count`` grows.
 
-    ``body`` is what came, whole if the door would take so much, and ``size`` its whole length; ``arguments`` and
-    ``keywords`` are its JSON as far as it could be read. Messages that differ in their ids only have one ``content``.
-    ``job_id`` is what a replay made of it. Services have no rights here.
+    ``body`` is the received body, cut at the largest size that the door accepts; ``size`` is its full length.
+    ``arguments`` and ``keywords`` are its JSON, as far as it could be parsed. Messages that differ only in their ids
+    have the same ``content``. ``job_id`` is the job that a replay enqueued. Services have no rights on this table.
     """
 
     __tablename__ = "dead_messages"

@@ -18,7 +18,7 @@ from models.base import Base
 
 
 class Transition(Base):
-    """One legal state change of one job, written by the table's trigger and by nothing else.
+    """One legal state change of one job. Only the trigger of the job table writes it.
 
     Partitioned by month of ``created_at``. ``old_state`` and ``version_from`` are null for the insert.
     """
@@ -26,9 +26,9 @@ class Transition(Base):
     __tablename__ = "transitions"
     __table_args__ = (
         Index("ix_transitions_created_at", "created_at", postgresql_using="brin"),
-        # Of attempts that failed and steps that ended before the last alone: migrations/versions/0012_truth.py.
+        # Only failed attempts, and ends of a step that is not the last: migrations/versions/0012_truth.py.
         Index("ix_transitions_attempts", "stage", "created_at"),
-        # Few rows: what people, services and the dispatcher did to jobs that existed.
+        # Few rows: changes of existing jobs by people, services and the dispatcher.
         Index(
             "ix_transitions_moved_by_others",
             "created_at",
@@ -55,10 +55,10 @@ class Transition(Base):
 class LifecycleDefinition(Base):
     """The lifecycle of one job table as its trigger enforces it; ``jobs_branch`` is its part of ``runtime.jobs``.
 
-    The first three of ``terminal`` are completed, failed and cancelled. ``ends`` says of each further one whether it is
-    good, bad or neutral. ``waits`` says by state what a job waits for, for which stage, where a decision and where the
-    deadline lead; ``wait_column`` is the column that holds the deadline. ``shown_as`` has the public names of states.
-    ``cancel_statement`` and ``decide_statement`` are what ``runtime.cancel`` and ``runtime.decide`` run for this table.
+    The first three of ``terminal`` are completed, failed and cancelled. ``ends`` maps each further terminal state to
+    good, bad or neutral. ``waits`` has by state: what a job waits for, its stage, the states that a decision may
+    choose, and the state after the deadline. ``wait_column`` is the column with the deadline. ``shown_as`` has the
+    public names of states. ``runtime.cancel`` runs ``cancel_statement``, ``runtime.decide`` runs ``decide_statement``.
     """
 
     __tablename__ = "lifecycles"

@@ -19,11 +19,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base
 
 
-class Worker(Base):
-    """One worker process. ``heartbeat_at`` plus the lease bounds every claim it holds.
+class WorkerProcess(Base):
+    """One worker process. Its claims are valid until ``heartbeat_at`` plus ``lease_seconds``.
 
-    ``provider`` is who answers its language model calls, without any secret
-    (``workers.runtime.handler.ports.Answering``).
+    ``provider`` is who answers its language model calls (``workers.runtime.handler.ports.Answering``); it holds no
+    secret.
     """
 
     __tablename__ = "workers"
@@ -42,11 +42,11 @@ class Worker(Base):
     provider: Mapped[dict[str, Any] | None]
 
 
-class Dispatcher(Base):
-    """The leading dispatcher's one row: its lease, who leads, and whether it asks to be rung for new work.
+class LeadingDispatcher(Base):
+    """The one row of the leading dispatcher: its lease, its name, and whether enqueues notify it (``listening``).
 
-    ``term`` grows with every leader: it is the fence of the leader's statements. The lease may be taken by another one
-    after ``expires_at``, or when the session (process and start) that took it has ended.
+    ``term`` grows with every leader: it is the fence of the leader's statements. Another dispatcher may take the lease
+    after ``expires_at``, or when the session (process id and start time) that took it has ended.
     """
 
     __tablename__ = "dispatcher"

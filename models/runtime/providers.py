@@ -12,10 +12,10 @@ from models.base import Base, Expiry
 
 
 class ProviderPause(Base):
-    """A provider that is away. Nobody asks it before ``until``, then one does.
+    """A provider that is away. No process calls it before ``until``; then one process tries.
 
-    ``provider`` is ``<server>``, or ``<server>|<model>`` for one model.
-    Written by worker processes only (``workers.llm.pause_store``); the row goes when the provider answers.
+    ``provider`` is ``<server>``, or ``<server>|<model>`` for one model. Only worker processes write this table
+    (``workers.llm.pause_store``). They delete the row when the provider answers.
     """
 
     __tablename__ = "provider_pauses"

@@ -1,4 +1,4 @@
-"""Schedules and the ticks that they fired."""
+"""Schedules and their ticks."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,10 +21,9 @@ class Schedule(Base):
     """A cron row: at each time of ``cron`` in ``timezone``, beat enqueues ``payload`` for ``stage`` or runs ``action``.
 
     ``catch_up`` says what happens to times that passed while no beat ran: ``skip`` them, fire ``one``, or fire ``all``.
-    ``changed_at`` is set by a trigger when cron, time zone or policy change or the schedule is resumed: what lies
-    before it does not fire. ``refusal`` is why beat could not do what the row asks for, until the row changes or fires
-    again. CHECKs of the migration say more: the name's rule, five fields of an enabled cron, an object as payload,
-    finite times.
+    A trigger sets ``changed_at`` when cron, time zone or ``catch_up`` change or the schedule is resumed; earlier times
+    do not fire. ``refusal`` is why beat could not do the work of the row, until the row changes or fires again. The
+    migration adds CHECKs: the rule of the name, five fields in an enabled cron, an object as payload, finite times.
     """
 
     __tablename__ = "schedules"
@@ -51,9 +50,9 @@ class Schedule(Base):
 
 
 class Tick(Base):
-    """One firing of one schedule; its key is what makes any number of beats fire it once.
+    """One firing of one schedule. Because of its primary key it fires once, even with several beats.
 
-    It has the job that it enqueued, or the ``refusal`` that kept it from that.
+    It has the job that it enqueued, or the ``refusal`` if there is none.
     """
 
     __tablename__ = "ticks"

@@ -1,4 +1,4 @@
-"""Strict mode: the keys that sign users, and the logins that act for one user."""
+"""Strict mode, the keys that sign users, the logins that act for one user, and the retention of history."""
 
 from datetime import datetime
 from uuid import UUID
@@ -16,7 +16,7 @@ from models.base import Base
 
 
 class Security(Base):
-    """One row, or none: whether a service must sign whom it speaks for. Only the tables' owner writes it."""
+    """One row or none: whether a service must sign the user that it acts for. Only the table's owner writes it."""
 
     __tablename__ = "security"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"), {"schema": "runtime"})
@@ -28,7 +28,7 @@ class Security(Base):
 
 
 class ActorKey(Base):
-    """A key by which users' signatures are verified, as its two pads of HMAC. No role but the owner reads it."""
+    """A key that verifies the signatures of users, as the two pads of HMAC. Only the owner of the table reads it."""
 
     __tablename__ = "actor_keys"
     __table_args__ = (
@@ -44,7 +44,7 @@ class ActorKey(Base):
 
 
 class RoleActor(Base):
-    """A login role that is one user, whatever it says of itself."""
+    """A login role that always acts for one user, whatever actor it sets."""
 
     __tablename__ = "role_actors"
     __table_args__ = {"schema": "runtime"}
@@ -55,9 +55,9 @@ class RoleActor(Base):
 
 
 class Retention(Base):
-    """One row, or none: how long history is kept at least, as ``gristmill migrate`` was told.
+    """One row or none: how long history is kept at least, as passed to ``gristmill migrate``.
 
-    Only the tables' owner writes it.
+    Only the owner of the tables writes it.
     """
 
     __tablename__ = "retention"

@@ -1,4 +1,4 @@
-"""The stages and who paused them."""
+"""The stages, their limits, and who paused them."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from models.base import Base
 
 
 class StageState(Base):
-    """What operators and workers say of one stage: paused or not, and the limit its handler declares."""
+    """One stage: its states, whether an operator paused it, and the limit that its handler declares."""
 
     __tablename__ = "stages"
     __table_args__ = {"schema": "runtime"}

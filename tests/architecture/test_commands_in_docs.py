@@ -1,4 +1,4 @@
-"""Every command that a page, a hint or a help text shows can be typed: its words, its options."""
+"""Every command in a page, a hint or a help text exists, with its options."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "samples" / "README.md", *(ROOT / "docs").glob("*.md")]
 SOURCES = sorted((ROOT / "cli").rglob("*.py"))
-SHOWN = re.compile(r"(?:^|`|\(|= )(?:\.venv/bin/)?gristmill((?: +(?:[^\s`|&;#]+))+)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`|\(|= )(?:\.venv/bin/)?gristmill((?: +(?:[^\s`|&;#]+))+)", re.MULTILINE)
 WORD = re.compile(r"[a-z][a-z-]*")
 
 
@@ -23,14 +23,14 @@ def root() -> Any:
     return get_command(app)
 
 
-def shown(text: str) -> Iterator[list[str]]:
+def commands_in(text: str) -> Iterator[list[str]]:
     """Yield the words after ``gristmill`` of each command in ``text``."""
-    for found in SHOWN.finditer(text.replace("\\\n", " ")):
+    for found in COMMAND.finditer(text.replace("\\\n", " ")):
         yield found[1].split()
 
 
-def wrong(words: list[str]) -> str | None:
-    """Return what of a command does not exist, or None."""
+def find_mistake(words: list[str]) -> str | None:
+    """Return the part of a command that does not exist, or None."""
     command: Any = root()
     rest = list(words)
     while rest and hasattr(command, "commands"):
@@ -46,12 +46,12 @@ def wrong(words: list[str]) -> str | None:
     return f"no option {', '.join(unknown)} in {' '.join(words)!r}" if unknown else None
 
 
-def test_what_does_not_exist_is_found() -> None:
-    """The look itself, at commands and options that nobody has."""
-    assert wrong(["jobs", "lst"]) == "no command 'lst' in 'jobs lst'"
-    assert wrong(["up", "--detached"]) == "no option --detached in 'up --detached'"
-    assert wrong(["jobs", "list", "--stage", "scoring.score"]) is None
-    assert list(shown("run `gristmill up --detach`, or\ngristmill jobs list")) == [
+def test_unknown_commands_and_options_are_found() -> None:
+    """The search itself works: it finds commands and options that do not exist."""
+    assert find_mistake(["jobs", "lst"]) == "no command 'lst' in 'jobs lst'"
+    assert find_mistake(["up", "--detached"]) == "no option --detached in 'up --detached'"
+    assert find_mistake(["jobs", "list", "--stage", "scoring.score"]) is None
+    assert list(commands_in("run `gristmill up --detach`, or\ngristmill jobs list")) == [
         ["up", "--detach"],
         ["jobs", "list"],
     ]
@@ -59,19 +59,19 @@ def test_what_does_not_exist_is_found() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_exists(page: Path) -> None:
-    """What a newcomer copies from it is not refused."""
-    assert [told for words in shown(page.read_text("utf-8")) if (told := wrong(words))] == []
+    """A new user can copy every command from the page."""
+    assert [told for words in commands_in(page.read_text("utf-8")) if (told := find_mistake(words))] == []
 
 
 def test_every_hint_of_the_command_line_exists() -> None:
-    """The commands that messages and help texts advise, in backticks or as they are typed."""
+    """This covers the commands in messages and help texts, with or without backticks."""
     typed = re.compile(r"""typed\((?:f?['"])([a-z][^'"{]*)""")
     hints = [
         words
         for path in SOURCES
         for text in [path.read_text("utf-8")]
-        for words in (*shown(text), *(found[1].split() for found in typed.finditer(text)))
+        for words in (*commands_in(text), *(found[1].split() for found in typed.finditer(text)))
     ]
 
-    assert [told for words in hints if (told := wrong(words))] == []
+    assert [told for words in hints if (told := find_mistake(words))] == []
     assert len(hints) > 20

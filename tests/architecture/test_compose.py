@@ -1,6 +1,6 @@
-"""docker-compose.yml and Dockerfile: valid, and every command, variable, secret and queue named there exists.
+"""docker-compose.yml and Dockerfile are valid, and every command, variable, secret and queue in them exists.
 
-No engine is needed: the file is read, its commands are looked up in the command line, its settings in the settings.
+No container engine is needed: the tests read the files and compare them with the command line and the settings.
 """
 
 import re
@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from config.celery import SYSTEM_QUEUE
-from config.settings import Settings, describe
+from config.settings import Settings, list_settings
 from tests.support.paths import ROOT
 from workers.runtime.handler.registry import discover
 from workers.runtime.operate.logins import GROUPS
@@ -26,8 +26,8 @@ from workers.runtime.operate.logins import GROUPS
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 ROLES = {name: service for name, service in SERVICES.items() if service["image"] == "gristmill"}
-DEFAULTS = {row.variable: row.default for row in describe(Settings.model_construct())}
-EXIT_SECONDS = 5  # within which a worker is gone after its grace
+DEFAULTS = {row.variable: row.default for row in list_settings(Settings.model_construct())}
+EXIT_SECONDS = 5  # a worker ends within this time after its grace
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
     "packages"
 ]
@@ -41,7 +41,7 @@ def seconds(duration: str) -> float:
 
 
 def mounted(service: dict[str, Any]) -> dict[str, str]:
-    """Return the secrets of a service by the name of their file in its container."""
+    """Return the secrets of a service, by the names of their files in its container."""
     pairs = [(one, one) if isinstance(one, str) else (one["target"], one["source"]) for one in service["secrets"]]
     return dict(pairs)
 
@@ -50,8 +50,8 @@ def make_secrets(folder: Path) -> None:
     subprocess.run(["make", "-f", ROOT / "Makefile", "secrets"], cwd=folder, check=True, capture_output=True)
 
 
-def understood(arguments: list[str]) -> bool:
-    """Tell whether `gristmill` with these arguments names a command and options that exist; raise what it says."""
+def is_valid_command(arguments: list[str]) -> bool:
+    """Return whether `gristmill` has this command and these options; raise its error message if not."""
     from cli.main import app
 
     program, name, *options = arguments
@@ -66,7 +66,7 @@ def understood(arguments: list[str]) -> bool:
 
 
 def test_file_follows_the_compose_specification():
-    """Any compose implementation reads it."""
+    """Any implementation of Compose can read the file."""
     tool = str(Path(sys.executable).with_name("check-jsonschema"))
     run = subprocess.run(
         [tool, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"],
@@ -79,7 +79,7 @@ def test_file_follows_the_compose_specification():
 
 
 def test_every_role_of_the_house_is_there():
-    """What the system needs runs; dispatcher and beat run twice, so that either may die."""
+    """Every role of the system runs. Dispatcher and beat run twice, so that one of each may fail."""
     roles = {service["command"][1] for service in ROLES.values()}
 
     assert roles == {"migrate", "worker", "dispatcher", "beat", "flower"}
@@ -91,13 +91,13 @@ def test_every_role_of_the_house_is_there():
 
 @each_role
 def test_commands_exist(role):
-    """A command renamed in the command line is noticed here, not by a container that restarts for ever."""
-    assert understood(role["command"])
+    """A renamed command fails here, not in a container that restarts without end."""
+    assert is_valid_command(role["command"])
 
 
 @each_role
 def test_health_checks_exist(role):
-    """A role is healthy by a command that exists; what runs once needs none."""
+    """The health check of a role is a command that exists. A service that runs once needs none."""
     check = role["healthcheck"]
     if role["command"][1] == "migrate":
         assert check == {"disable": True}
@@ -108,12 +108,12 @@ def test_health_checks_exist(role):
     if command[0] == "python":
         compile(command[2], "healthcheck", "exec")
     else:
-        assert understood(command)
+        assert is_valid_command(command)
 
 
 @each_role
 def test_variables_are_settings(role):
-    """A misspelt variable would stop the role at its start; here it stops the commit."""
+    """A misspelt variable would stop the role at its start, so it fails here."""
     named = {**role["environment"]}
     interpolated = {name for value in named.values() for name in re.findall(r"\$\{([A-Z_]+)", value)}
 
@@ -122,7 +122,7 @@ def test_variables_are_settings(role):
 
 @each_role
 def test_secrets_are_settings_and_never_variables(role):
-    """Passwords and keys come by file: an environment shows in `docker inspect`."""
+    """Passwords and keys are passed as files, because `docker inspect` shows the environment."""
     secrets = {target.upper() for target in mounted(role)}
     of_logins = {f"DATABASE_URL_{kind.upper()}" for kind in GROUPS} if role["command"][1] == "migrate" else set()
 
@@ -132,7 +132,7 @@ def test_secrets_are_settings_and_never_variables(role):
 
 
 def test_make_writes_every_secret(tmp_path):
-    """`make secrets` is all that a first start needs."""
+    """Before the first start only `make secrets` is needed."""
     make_secrets(tmp_path)
 
     declared = {tmp_path / secret["file"] for secret in COMPOSE["secrets"].values()}
@@ -142,7 +142,7 @@ def test_make_writes_every_secret(tmp_path):
 
 
 def test_containers_run_as_the_owner_of_the_secrets(tmp_path):
-    """Compose mounts a file with its owner and mode: who may not read it as a person may not as a container."""
+    """Compose mounts a file with its owner and mode, so a container can read it only as its owner."""
     make_secrets(tmp_path)
 
     told = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
@@ -153,8 +153,8 @@ def test_containers_run_as_the_owner_of_the_secrets(tmp_path):
         assert re.findall(r"\$\{(\w+):\?", service["user"]) == ["SECRETS_UID", "SECRETS_GID"]
 
 
-def test_settings_that_stand_in_env_are_kept(tmp_path):
-    """The file is the person's: lines are added behind the last one, whether it ended or not."""
+def test_existing_settings_in_env_are_kept(tmp_path):
+    """Lines are added after the last line, also if that has no line break."""
     (tmp_path / ".env").write_text("GRISTMILL_LOG_LEVEL=DEBUG")
 
     make_secrets(tmp_path)
@@ -164,7 +164,7 @@ def test_settings_that_stand_in_env_are_kept(tmp_path):
 
 
 def test_secrets_are_made_once(tmp_path):
-    """A second run keeps every password and says nothing twice."""
+    """A second run keeps every password and repeats no message."""
     make_secrets(tmp_path)
     first = {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()}
 
@@ -177,7 +177,7 @@ def test_secrets_are_made_once(tmp_path):
 
 
 def test_only_migrate_connects_as_the_owner(tmp_path):
-    """Every other role has a login with no more rights than its kind of process needs; its rights protect something."""
+    """Every other role has a login with only the rights that its kind of process needs."""
     make_secrets(tmp_path)
     owner = SERVICES["postgres"]["environment"]["POSTGRES_USER"]
     users = {
@@ -196,7 +196,7 @@ def test_only_migrate_connects_as_the_owner(tmp_path):
 
 
 def test_migrate_makes_the_logins_whose_urls_it_is_given():
-    """It finds every file where the others find theirs."""
+    """It finds all files under the names under which the roles find theirs."""
     command = SERVICES["migrate"]["command"]
 
     assert "--roles" in command
@@ -205,7 +205,7 @@ def test_migrate_makes_the_logins_whose_urls_it_is_given():
 
 
 def test_queues_exist_and_none_is_left_unserved():
-    """A worker serves stages that are registered, and one group of workers serves all of them."""
+    """A worker serves registered stages, and one group of workers serves all of them."""
     known = {stage.queue for stage in discover().values()} | {SYSTEM_QUEUE}
     workers = [service for service in ROLES.values() if service["command"][1] == "worker"]
     groups = [service["environment"].get("GRISTMILL_WORKER__QUEUES", "") for service in workers]
@@ -215,7 +215,7 @@ def test_queues_exist_and_none_is_left_unserved():
 
 
 def test_workers_may_finish_their_grace():
-    """The engine waits longer than a draining worker needs, and so never kills one."""
+    """The engine waits longer than a draining worker needs, so it never kills one."""
     variable = "GRISTMILL_WORKER__GRACE_SECONDS"
     for service in ROLES.values():
         if service["command"][1] == "worker":
@@ -225,7 +225,7 @@ def test_workers_may_finish_their_grace():
 
 @each_service
 def test_containers_are_confined(service):
-    """No container runs as root, gains a capability, writes its own files or takes the whole machine."""
+    """No container runs as root, gains a capability, writes its own files, or uses the machine without limits."""
     limits = service["deploy"]["resources"]["limits"]
 
     assert service["read_only"]
@@ -237,7 +237,7 @@ def test_containers_are_confined(service):
 
 @each_service
 def test_dependencies_and_networks_exist(service):
-    """What a container waits for has a health check or an end; what it joins is declared."""
+    """A container waits only for services with a health check or an end. Its networks are declared."""
     for name, needed in service.get("depends_on", {}).items():
         once = needed["condition"] == "service_completed_successfully"
         assert once is bool(SERVICES[name].get("healthcheck", {}).get("disable"))
@@ -246,15 +246,15 @@ def test_dependencies_and_networks_exist(service):
 
 
 def test_redis_evicts_and_keeps_nothing():
-    """A queue is one key: evicting it would lose all of it; Postgres is what is kept."""
+    """A queue is one key, so an eviction would lose all of it. Only Postgres stores data."""
     command = SERVICES["redis"]["command"][-1]
 
     assert '--maxmemory-policy noeviction --save "" --appendonly no' in command
     assert not SERVICES["redis"].get("volumes")
 
 
-def test_image_is_built_from_all_of_ours_and_nothing_else():
-    """A new package is copied into the image, and only what is copied is sent to the build."""
+def test_image_is_built_from_our_packages_and_nothing_else():
+    """A new package must be copied into the image, and only copied files are sent to the build."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     copied = {name for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()}
     sent = {
@@ -267,7 +267,7 @@ def test_image_is_built_from_all_of_ours_and_nothing_else():
 
 
 def test_image_runs_as_an_ordinary_user():
-    """Root inside a container is a hole away from root outside."""
+    """With one security hole, root inside a container is root outside."""
     users = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
     assert users

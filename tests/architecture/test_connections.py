@@ -1,4 +1,4 @@
-"""Every connection to Postgres is opened in one place, where a session's meaning is pinned."""
+"""Every connection to Postgres is opened in the modules that pin the session's settings."""
 
 import ast
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ import pytest
 from tests.support.paths import ROOT
 
 OURS = ("benchmarks", "cli", "config", "gateway", "gristmill_testing", "local", "migrations", "models", "workers")
-# Other systems that ours is compared with: each connects as its own users do.
-STRANGERS = ("benchmarks/naive.py", "benchmarks/peers/")
+# Other systems in the benchmarks. They connect as their own users do.
+OTHER_SYSTEMS = ("benchmarks/naive.py", "benchmarks/peers/")
 PLACES = {"workers/runtime/connections.py", "workers/runtime/database.py"}
 ENGINES = {"create_engine", "create_async_engine", "create_pool", "ConnectionPool", "AsyncConnectionPool"}
 DRIVERS = {"psycopg", "psycopg2", "asyncpg", "Connection", "AsyncConnection"}
 
 
 def openings(source: str) -> Iterator[str]:
-    """Yield every call that opens a connection, as it is written."""
+    """Yield the source of every call that opens a connection."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             match node.func:
@@ -35,18 +35,18 @@ def openings(source: str) -> Iterator[str]:
 def sources() -> dict[str, str]:
     """Return our modules by path."""
     paths = {path.relative_to(ROOT).as_posix(): path for room in OURS for path in (ROOT / room).rglob("*.py")}
-    return {name: path.read_text() for name, path in paths.items() if not name.startswith(STRANGERS)}
+    return {name: path.read_text() for name, path in paths.items() if not name.startswith(OTHER_SYSTEMS)}
 
 
 def test_no_other_module_opens_a_connection():
-    """What pins nothing is what `ALTER ROLE … SET` and the environment make of it."""
+    """In a session without pinned settings, `ALTER ROLE … SET` and the environment decide them."""
     found = {name: list(openings(source)) for name, source in sources().items()}
 
     assert {name: calls for name, calls in found.items() if calls and name not in PLACES} == {}
 
 
-def test_the_places_are_those_that_open_any():
-    """An exception that is needed no more goes."""
+def test_each_listed_place_opens_connections():
+    """A place that opens none any more must be removed from the list."""
     found = sources()
 
     assert {name for name in PLACES if list(openings(found[name]))} == PLACES
@@ -64,7 +64,7 @@ def test_the_places_are_those_that_open_any():
     ],
 )
 def test_each_way_to_open_one_is_found(source):
-    """The search is no better than what it finds."""
+    """The search finds each of these calls."""
     assert list(openings(source))
 
 
@@ -77,6 +77,6 @@ def test_each_way_to_open_one_is_found(source):
         "httpcore2.AsyncConnectionPool()",
     ],
 )
-def test_what_opens_none_is_not(source):
-    """Signals connect too, an engine's connections come out of its pool, and HTTP has pools of its own."""
+def test_other_calls_are_not_found(source):
+    """Signals connect too, an engine takes connections from its pool, and HTTP has pools of its own."""
     assert not list(openings(source))

@@ -1,4 +1,4 @@
-"""The command line is a door: it parses, calls a use-case and prints. It holds no SQL and imports where one looks."""
+"""The command line is a door: it parses, calls a use-case and prints. It has no SQL and imports at the top."""
 
 import ast
 import tokenize
@@ -17,7 +17,7 @@ def files() -> list[str]:
 
 
 def unexplained_imports(path: Path) -> Iterator[int]:
-    """Yield the lines of imports inside functions for which no comment of that function gives a reason."""
+    """Yield the lines of imports inside functions that have no comment with a reason."""
     with path.open("rb") as file:
         comments = {
             token.start[0]: token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT
@@ -34,7 +34,7 @@ def unexplained_imports(path: Path) -> Iterator[int]:
 
 
 def statements_sent(path: Path) -> Iterator[int]:
-    """Yield the lines on which a statement is sent to a database."""
+    """Yield the lines that send a statement to a database."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "execute":
             yield node.lineno
@@ -42,11 +42,11 @@ def statements_sent(path: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("name", files())
 def test_a_command_imports_at_its_top_or_says_why_not(name):
-    """Commands load lazily, each as a whole: an import inside a function saves nothing and hides what is needed."""
+    """Each command's module is loaded lazily, so an import inside a function saves nothing and hides a dependency."""
     assert list(unexplained_imports(CLI / name)) == []
 
 
 @pytest.mark.parametrize("name", files())
 def test_a_door_sends_no_statement(name):
-    """What is sent to Postgres is the store's."""
+    """Only the store sends statements to Postgres."""
     assert list(statements_sent(CLI / name)) == []

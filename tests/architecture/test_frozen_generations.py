@@ -1,4 +1,4 @@
-"""The kernel's migration helpers of released generations never change: revisions of others were made with them."""
+"""The kernel's migration helpers of released generations never change, because other packages' revisions use them."""
 
 from hashlib import sha256
 
@@ -19,11 +19,11 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("name", FROZEN)
-def test_a_frozen_file_is_as_it_was_released(name):
-    """What changes goes into a new generation."""
+def test_a_frozen_file_is_unchanged_since_its_release(name):
+    """Changes go into a new generation."""
     assert sha256((KERNEL / name).read_bytes()).hexdigest() == FROZEN[name]
 
 
 def test_every_file_of_a_frozen_generation_is_listed():
-    """None is added beside."""
+    """No file is added to a frozen generation."""
     assert {path.relative_to(KERNEL).as_posix() for path in KERNEL.glob("v[12]/*.py")} == FROZEN.keys()

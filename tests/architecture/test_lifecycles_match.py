@@ -1,17 +1,17 @@
-"""What models declare is what the newest schema enforces: lifecycles, guards, checks and kernel indexes."""
+"""The newest schema enforces what the models declare: lifecycles, guards, checks and kernel indexes."""
 
 import re
 
 import pytest
 
-from models import concrete, load_all
+from models import list_mapped, load_all
 from models.lifecycle import PRIORITY_FIRST, PRIORITY_LAST, Job
 from models.runtime import LifecycleDefinition
 from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob, WaitingJob
 from workers.runtime.store.tables import job_table
 
 load_all()
-MODELS: list[type[Job]] = [*concrete(Job)]
+MODELS: list[type[Job]] = [*list_mapped(Job)]
 every_job_table = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 
 
@@ -21,7 +21,7 @@ def rows(connection, statement: str, *values: object):
 
 @every_job_table
 def test_the_declared_lifecycle_is_the_enforced_one(connection, model):
-    """States, transitions and terminal states, as the trigger was rendered from them."""
+    """This compares states, transitions and terminal states in ``runtime.lifecycles``."""
     t = job_table(model)
 
     [row] = rows(
@@ -37,7 +37,7 @@ def test_the_declared_lifecycle_is_the_enforced_one(connection, model):
 
 @every_job_table
 def test_the_trigger_names_every_legal_transition_and_no_other(connection, model):
-    """The row above is a description; this is the function that decides."""
+    """``runtime.lifecycles`` only describes the transitions. This function enforces them."""
     t = job_table(model)
 
     [(source,)] = rows(
@@ -53,7 +53,7 @@ def test_the_trigger_names_every_legal_transition_and_no_other(connection, model
 
 @every_job_table
 def test_the_declared_waits_ends_and_names_are_the_enforced_ones(connection, model):
-    """What SQL and doors read of them, as the guard and the statements were rendered from them."""
+    """This compares what SQL and doors read with what the guard and the statements were made from."""
     t, cycle = job_table(model), model.__lifecycle__
 
     [row] = rows(
@@ -85,7 +85,7 @@ with_waits = pytest.mark.parametrize(
 
 @with_waits
 def test_the_guard_knows_how_each_wait_ends(connection, model):
-    """By which decisions, and where its deadline leads."""
+    """It knows the decisions of each wait, and the state after its deadline."""
     [(source,)] = rows(
         connection,
         "SELECT p.prosrc FROM pg_trigger JOIN pg_proc AS p ON p.oid = tgfoid "
@@ -103,8 +103,8 @@ def test_the_guard_knows_how_each_wait_ends(connection, model):
 
 
 @with_waits
-def test_a_wait_has_a_deadline_and_nobody_who_works_by_check(connection, model):
-    """And expiry finds the oldest along an index of the waits alone."""
+def test_a_check_requires_a_deadline_and_no_worker_in_a_wait(connection, model):
+    """Expiry finds the oldest wait with an index that has only the waits."""
     t = job_table(model)
     name, column = t.label.partition(".")[2], t.column[model.__lifecycle__.deadline].strip('"')
 
@@ -126,7 +126,7 @@ def test_a_wait_has_a_deadline_and_nobody_who_works_by_check(connection, model):
 
 @every_job_table
 def test_every_stage_of_a_lifecycle_is_known_to_the_database(connection, model):
-    """By name and states."""
+    """The database has its name and its states."""
     found = rows(
         connection,
         "SELECT name, ready, running, done FROM runtime.stages WHERE table_name = %s",
@@ -138,8 +138,8 @@ def test_every_stage_of_a_lifecycle_is_known_to_the_database(connection, model):
 
 
 @every_job_table
-def test_both_guards_stand_on_the_table_and_on_each_partition(connection, model):
-    """An UPDATE addressed to a partition does not fire the parent's statement trigger."""
+def test_both_guards_exist_on_the_table_and_on_each_partition(connection, model):
+    """An UPDATE of a partition does not fire the statement trigger of its parent."""
     found = rows(
         connection,
         "SELECT t.relid::regclass::text, array_agg(g.tgname::text ORDER BY g.tgname) "
@@ -159,7 +159,7 @@ def test_both_guards_stand_on_the_table_and_on_each_partition(connection, model)
 
 @every_job_table
 def test_the_kernels_indexes_are_partial(connection, model):
-    """Alembic compares their columns; their conditions are what makes them small."""
+    """Alembic compares only their columns. Their conditions keep them small."""
     t = job_table(model)
     name = t.label.partition(".")[2]
 
@@ -172,7 +172,7 @@ def test_the_kernels_indexes_are_partial(connection, model):
 
 @every_job_table
 def test_ranges_and_states_are_checks(connection, model):
-    """Whatever door a row comes through."""
+    """CHECKs hold for every door."""
     t = job_table(model)
     name = t.label.partition(".")[2]
 
@@ -193,13 +193,13 @@ def test_ranges_and_states_are_checks(connection, model):
     assert all(f"'{state}'" in checks[f"ck_{name}_status"] for state in t.lifecycle.states)
 
 
-def test_no_lifecycle_is_left_in_the_database_that_no_model_declares(connection):
-    """A table that was dropped took its lifecycle along."""
+def test_every_lifecycle_in_the_database_has_a_model(connection):
+    """Dropping a table must delete its lifecycle."""
     known = {job_table(model).label for model in MODELS}
 
     assert {name for (name,) in rows(connection, f"SELECT table_name FROM {LifecycleDefinition.__table__}")} == known
 
 
-def test_the_proving_tables_are_made_as_every_domains_are():
-    """What is proved on them holds for the others."""
+def test_the_proving_tables_are_made_like_those_of_every_domain():
+    """So the tests on them are valid for the other tables."""
     assert {PlainJob, KeyedJob, TwoStepJob, WaitingJob} < set(MODELS)

@@ -1,4 +1,4 @@
-"""The locks: every package by hash, no index named, nothing missing."""
+"""The lock files: every package has a hash, no index is named, and no package is missing."""
 
 import re
 import tomllib
@@ -27,25 +27,25 @@ def pins(lock: str) -> dict[str, tuple[str, str]]:
     """Return name: (version, the rest with the hashes) of every package in ``lock``."""
     text = (ROOT / lock).read_text().replace("\\\n", " ")
     entries = [re.match(r"([a-z0-9-]+)(?:\[[a-z,]+\])?==(\S+)(.*)", line) for line in text.splitlines()]
-    assert all(entries), f"a line of {lock} is no pin"
+    assert all(entries), f"a line of {lock} is not a pin"
     return {entry[1]: (entry[2], entry[3]) for entry in entries if entry}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_names_no_index(lock):
-    """Any mirror serves it: no host, no option, no direct address."""
+    """Any mirror works: the lock has no host, no option and no direct address."""
     assert not re.search(r"://|index-url|find-links|^-|\s@\s", (ROOT / lock).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_hashes_for_every_package(lock):
-    """What was tampered with is refused by pip and uv."""
+    """Pip and uv refuse a package that was changed."""
     assert [name for name, (_, rest) in pins(lock).items() if "--hash=sha256:" not in rest] == []
 
 
 @pytest.mark.parametrize(("lock", "wanted"), LOCKS.items())
 def test_lock_satisfies_pyproject(lock, wanted):
-    """A dependency added without `make lock` is noticed here."""
+    """A dependency added without `make lock` fails here."""
     locked = pins(lock)
 
     for requirement in map(Requirement, wanted):
@@ -54,9 +54,9 @@ def test_lock_satisfies_pyproject(lock, wanted):
 
 
 def test_the_image_runs_the_versions_that_were_tested():
-    """The two locks agree on versions and hashes, and the runtime one holds neither tests nor embedded servers.
+    """The two locks agree on versions and hashes. The runtime one has no test tools and no embedded servers.
 
-    Their markers may differ: what the image needs on some platforms, a test dependency may need on all.
+    Their markers may differ: the image may need a package on some platforms that a test tool needs on all.
     """
     tested, shipped = pins("requirements.lock"), pins("requirements-runtime.lock")
 
@@ -70,7 +70,7 @@ def test_the_image_runs_the_versions_that_were_tested():
 
 
 def test_the_tests_run_on_the_locked_versions():
-    """What passes here is what the lock installs."""
+    """The tests run with the versions that the lock installs."""
     locked = pins("requirements.lock")
 
     assert {name: version(name) for name in ("celery", "sqlalchemy", "pydantic")} == {

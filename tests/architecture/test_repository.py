@@ -1,4 +1,4 @@
-"""The repository's own tools: what `make` offers, what a first set-up says, what may lie in a commit."""
+"""The repository's own tools: the targets of `make`, the messages of a first set-up, CI and the license."""
 
 import os
 import re
@@ -22,21 +22,21 @@ def make(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> subp
 
 
 def without_uv() -> str:
-    """Return a PATH without uv, as on a machine that has only Python."""
+    """Return a PATH without uv, like on a machine that has only Python."""
     folders = os.get_exec_path()
     return os.pathsep.join(folder for folder in folders if not (Path(folder) / "uv").exists())
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A folder with only what the set-up reads."""
+    """A folder with only the files that the set-up reads."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
 
 def test_make_alone_lists_every_target():
-    """A newcomer types `make` and sees what there is, each with its meaning."""
+    """`make` shows a new user every target with its meaning."""
     listed = re.findall(r"^  make ([a-z]+) +\S.+$", make().stdout, re.MULTILINE)
 
     assert set(listed) == TARGETS
@@ -44,7 +44,7 @@ def test_make_alone_lists_every_target():
 
 
 def test_set_up_without_python_says_what_to_install(clone):
-    """One line with the remedy, and nothing half made."""
+    """It prints one line with the remedy and leaves no incomplete files."""
     run = make("setup", "PYTHON=python-that-is-not-there", cwd=clone, path=without_uv())
 
     assert run.returncode != 0
@@ -53,7 +53,7 @@ def test_set_up_without_python_says_what_to_install(clone):
 
 
 def test_set_up_without_venv_says_what_to_install(clone):
-    """Debian's python3 comes without ensurepip; the line names the package."""
+    """Debian's python3 has no ensurepip. The line names the package."""
     python = clone / "python3"
     python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
     python.chmod(0o755)
@@ -65,7 +65,7 @@ def test_set_up_without_venv_says_what_to_install(clone):
 
 
 def test_set_up_runs_again_only_when_a_dependency_changed(clone):
-    """`make demo` starts at once the second time."""
+    """The second `make demo` starts without a set-up."""
     stamp = clone / ".venv" / ".installed"
     stamp.parent.mkdir()
     stamp.touch()
@@ -78,7 +78,7 @@ def test_set_up_runs_again_only_when_a_dependency_changed(clone):
 
 
 def test_secrets_are_made_once_and_kept(clone):
-    """A second `make secrets` never locks anybody out of an existing database."""
+    """A second `make secrets` keeps the passwords of an existing database."""
     make("secrets", cwd=clone)
     secrets = {file.name: file.read_text() for file in (clone / "secrets").iterdir()}
     again = make("secrets", cwd=clone)
@@ -91,7 +91,7 @@ def test_secrets_are_made_once_and_kept(clone):
 
 
 def test_ci_is_executable_shell():
-    """CI and a person start the same script."""
+    """CI and people start the same script."""
     run = subprocess.run(["bash", "-n", ROOT / ".ci/run"], capture_output=True, check=False)
 
     assert run.returncode == 0, run.stderr
@@ -99,6 +99,6 @@ def test_ci_is_executable_shell():
 
 
 def test_license_is_the_declared_one():
-    """The file says what the metadata says."""
+    """The file and the metadata name the same license."""
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text()

@@ -1,1 +1,1 @@
-"""Kill, cut, stall, forge and fill while a load runs, then judge the recorded history: ``python -m tests.chaos``."""
+"""Inject faults into a whole system under load, then check its recorded history: ``python -m tests.chaos``."""

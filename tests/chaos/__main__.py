@@ -1,4 +1,7 @@
-"""``make chaos``: hurt a whole system in every way of the matrix and judge what is left. Exit code 1: broken."""
+"""``make chaos``: inject every fault of the matrix into a whole system and check its history.
+
+Exit code 1: a promise was broken.
+"""
 
 import argparse
 import random
@@ -15,13 +18,13 @@ SEEDS = 2**32
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description="find a promise that breaks under faults"
+        prog="python -m tests.chaos", description="check the promises of a whole system under faults"
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="inject for so long; every fault at least once")
-    parser.add_argument("--seed", type=int, help="draws the order and the details of the faults and of the load")
+    parser.add_argument("--minutes", type=float, default=8.0, help="how long to inject; every fault at least once")
+    parser.add_argument("--seed", type=int, help="chooses the order and details of the faults, and the load")
     parser.add_argument("--only", action="append", default=[], metavar="FAULT", help="this fault only; may be repeated")
     parser.add_argument("--brief", action="store_true", help="the three-minute run of the test suite")
-    parser.add_argument("--list", action="store_true", help="list the faults with what each guarantees")
+    parser.add_argument("--list", action="store_true", help="list the faults and what is promised")
     parser.add_argument("--logs", type=Path, help="keep every role's log in this folder")
     options = parser.parse_args()
     faults = matrix()

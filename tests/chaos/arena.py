@@ -1,4 +1,4 @@
-"""Where faults happen: real servers behind proxies of ours, a crew, a fake provider and a load; and how to look."""
+"""The system under test: real servers behind proxies, the processes, a fake provider and a load; and queries on it."""
 
 import math
 import random
@@ -15,7 +15,7 @@ import psycopg
 from redis import Redis
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
-from tests.chaos.bounds import Measured, allowance
+from tests.chaos.bounds import MeasuredTime, allowance
 from tests.chaos.crew import Crew
 from tests.chaos.evidence import Evidence
 from tests.chaos.proxy import Proxy
@@ -25,7 +25,7 @@ from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.proving.models import LIMIT
 from workers.runtime.handler.registry import discover
 
-# As tests/support/proving/__main__.py starts the roles, and as workers/runtime/dispatch/dispatcher.py looks after them.
+# The values of tests/support/proving/__main__.py and of workers/runtime/dispatch/leader.py.
 LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
 REDISPATCH_SECONDS = 2.0
 START_SECONDS = 120.0
@@ -36,7 +36,7 @@ CRON = "* * * * *"
 CATCH_UP = {"chaos.each": "all", "chaos.one": "one", "chaos.skip": "skip", "chaos.more": "all"}
 
 
-# Every run that is over: who claimed which job when, and what and who ended the run.
+# Every run that has ended: who claimed which job and when, and what ended the run, when and by whom.
 RUNS = (
     "SELECT run.job_id AS id, run.changed_by AS worker, run.created_at AS began,"
     " next.change_action AS action, next.created_at AS ended, next.changed_by AS ended_by"
@@ -46,17 +46,19 @@ RUNS = (
 
 
 class BrokenPromise(AssertionError):
-    """The system did not do what a fault's guarantee says."""
+    """The system did not keep the guarantee of a fault."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Arena:
-    """The whole system under test, and the handles by which it is hurt.
+    """The whole system under test, with the handles that faults need.
 
-    ``brief`` faults keep their absences short; ``drains`` is how many workers a rolling restart stops. ``draw`` belongs
-    to the fault under way; ``calms`` is how long fresh jobs took before it and the ones before. A fault leaves in
-    ``afterwards`` what can only be judged once the system is well again, and a lease and a tick have passed. Nothing
-    is hurt before ``undisturbed_until``.
+    - ``brief``: faults keep outages short. ``drains``: the number of workers that a rolling restart stops.
+    - ``draw``: the random numbers of the present fault.
+    - ``fresh_job_seconds``: how long fresh jobs took before this fault and the earlier ones.
+    - ``afterwards``: checks that are possible only after the system is healed and a lease and a second have passed.
+    - ``pending``: conditions that must hold before a deadline while other faults run. ``late``: those that did not.
+    - ``undisturbed_until``: no fault begins before this time.
     """
 
     system: System
@@ -65,24 +67,24 @@ class Arena:
     evidence: Evidence
     provider: FakeOpenAI
     draw: random.Random
-    postgres_road: Proxy
-    door_road: Proxy
-    redis_road: Proxy
-    provider_road: Proxy
+    postgres_proxy: Proxy
+    enqueue_proxy: Proxy
+    redis_proxy: Proxy
+    provider_proxy: Proxy
     brief: bool
     drains: int
-    calms: list[float] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
+    fresh_job_seconds: list[float] = field(default_factory=list)
+    measured: list[MeasuredTime] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
-    later: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
+    pending: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     undisturbed_until: float = 0.0
-    _look_at: float = 0.0
+    _next_check_at: float = 0.0
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ask(self, sql: str, *values: Any, seconds: float = 30.0) -> list[tuple[Any, ...]]:
-        """Return the rows of one statement, over again while Postgres is away or threw this session out."""
+        """Return the rows of one statement; repeat it while Postgres is away or has ended the session."""
         give_up = time.monotonic() + seconds
         while True:
             try:
@@ -97,44 +99,47 @@ class Arena:
         self.ask(f"WITH done AS ({sql} RETURNING 1) SELECT count(*) FROM done", *values)
 
     def wait(self, condition: Callable[[], Any], what: str, *, seconds: float) -> Any:
-        """Poll until ``condition`` holds and return what it returned, mending the crew; raise BrokenPromise if late."""
+        """Poll until ``condition`` is true and return its value; raise BrokenPromise after ``seconds``.
+
+        Meanwhile, ended processes are replaced.
+        """
         give_up = time.monotonic() + seconds
         while True:
             try:
                 if held := condition():
                     return held
             except psycopg.OperationalError:
-                pass  # Postgres is away, which may be the fault
+                pass  # Postgres is away; that may be the fault
             if time.monotonic() > give_up:
                 raise BrokenPromise(f"after {seconds:g} s, not yet: {what}")
             self.rest(0.05)
 
     def rest(self, seconds: float) -> None:
-        """Let time pass, with a crew that is mended."""
+        """Let time pass; meanwhile, replace ended processes and check the pending conditions."""
         end = time.monotonic() + seconds
         while True:
-            self.crew.mend()
-            self._look_later()
+            self.crew.refill()
+            self._run_pending_checks()
             left = end - time.monotonic()
             if left <= 0:
                 return
             time.sleep(min(left, 0.1))
 
-    def _look_later(self) -> None:
-        """See once a second which of the things that were to come have come, and which are late."""
-        if time.monotonic() < self._look_at:
+    def _run_pending_checks(self) -> None:
+        """Once a second, remove the pending conditions that hold, and record the late ones."""
+        if time.monotonic() < self._next_check_at:
             return
-        self._look_at = math.inf  # a condition that rests must not look again from within
-        for one in list(self.later):
+        self._next_check_at = math.inf  # a condition that calls rest() must not start these checks again
+        for one in list(self.pending):
             name, deadline, condition = one
             with suppress(psycopg.OperationalError):
                 if condition():
-                    self.later.remove(one)
+                    self.pending.remove(one)
                     continue
             if time.monotonic() > deadline:
-                self.later.remove(one)
+                self.pending.remove(one)
                 self.late.append(f"late: {name}")
-        self._look_at = time.monotonic() + 1.0
+        self._next_check_at = time.monotonic() + 1.0
 
     def promise(self, held: object, what: str) -> None:
         """Raise BrokenPromise unless ``held``."""
@@ -142,28 +147,28 @@ class Arena:
             raise BrokenPromise(what)
 
     def granted(self, seconds: float) -> float:
-        """Return a bound of the system's own and, on top, what this machine is granted."""
-        return seconds + allowance(self.calms)
+        """Return a bound of the system plus the allowance for this machine."""
+        return seconds + allowance(self.fresh_job_seconds)
 
     def promise_within(self, took: float, seconds: float, what: str) -> None:
-        """Write down how long ``what`` took; raise BrokenPromise if that is beyond its bound and what is granted."""
-        one = Measured(what, took, seconds, self.granted(seconds))
+        """Record how long ``what`` took; raise BrokenPromise if it exceeds the bound and the allowance."""
+        one = MeasuredTime(what, took, seconds, self.granted(seconds))
         self.measured.append(one)
         self.promise(one.kept, str(one))
 
     def await_crew(self) -> None:
-        """Return when every post is filled by somebody at work. How long a start takes is the machine's business."""
-        self.crew.mend()
+        """Wait until every post has a working process. The time of a start is not promised."""
+        self.crew.refill()
         self.wait(self.crew.ready, "every role works", seconds=START_SECONDS)
 
     def redis(self) -> "Redis":
-        """Return a client of Redis that passes by the proxy."""
+        """Return a client of Redis that does not use the proxy."""
         return Redis.from_url(self.system.redis_url, socket_timeout=5)
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def plain(self, count: int, *, max_retries: int | None = None, **payload: Any) -> list[UUID]:
-        """Enqueue so many equal jobs of ``proving.plain``."""
+        """Enqueue ``count`` equal jobs of ``proving.plain``."""
         return self.workload.put("proving.plain", [payload] * count, max_retries=max_retries)
 
     def states(self, jobs: Sequence[UUID]) -> dict[UUID, str]:
@@ -171,7 +176,7 @@ class Arena:
         return dict(self.ask("SELECT id, status FROM runtime.jobs WHERE id = ANY (%s)", list(jobs)))
 
     def running_under(self, worker: UUID, *, seconds: float = 0.0) -> list[UUID]:
-        """Return the jobs that run under this worker's lease now, and have for so long."""
+        """Return the jobs that this worker has been running for at least ``seconds``."""
         rows = self.ask(
             "SELECT id FROM runtime.jobs WHERE lease_owner = %s AND status IN ('processing', 'finishing')"
             " AND started_at <= now() - make_interval(secs => %s)",
@@ -192,22 +197,22 @@ class Arena:
         return dict(rows)
 
     def slowest(self, stage: str, jobs: Sequence[UUID]) -> float | None:
-        """Return how long the slowest of these jobs took from its enqueue to its end, None until each has ended.
+        """Return how long the slowest of these jobs took from enqueue to end; None if one has not ended.
 
-        Asks their own table only: another one may be locked.
+        It reads only the table of these jobs, because another table may be locked.
         """
         took = "SELECT extract(epoch FROM max(completed_at - created_at))::float8, count(completed_at)"
         ((longest, ended),) = self.ask(f"{took} FROM {self.workload.table(stage)} WHERE id = ANY (%s)", list(jobs))
         return float(longest) if ended == len(jobs) else None
 
-    def feel_pulse(self) -> None:
-        """See how long a fresh job takes now: in a fault that lasts for minutes the machine may have become another."""
+    def measure_fresh_job(self) -> None:
+        """Measure how long a fresh job takes now. During a long fault, the load of the machine may change."""
         jobs = self.plain(1, priority=1)
         took = self.wait(lambda: self.slowest("proving.plain", jobs), "a fresh job ends", seconds=START_SECONDS)
-        self.calms.append(took)
+        self.fresh_job_seconds.append(took)
 
     def leases_lost(self, workers: Sequence[UUID], *, since: float = 0.0) -> int:
-        """Count the runs of these workers that were taken from them by a rescue after ``since``."""
+        """Count the runs of these workers that a rescue ended after ``since``."""
         return len(self.ended(workers, "rescue", since=since))
 
     def ended(self, workers: Sequence[UUID], action: str, *, since: float = 0.0) -> list[tuple[UUID, UUID]]:
@@ -221,7 +226,7 @@ class Arena:
         )
 
     def full_seconds(self) -> int:
-        """Return for how long the key of ``proving.keyed`` that was at its limit longest has been there."""
+        """Return how many seconds a key of ``proving.keyed`` was at its limit; the maximum over all keys."""
         ((seconds,),) = self.ask(
             f"WITH runs AS (SELECT key, began, ended FROM ({RUNS}) AS run JOIN proving.keyed_jobs USING (id)),"
             " edges AS (SELECT key, began AS at, 1 AS change FROM runs UNION ALL SELECT key, ended, -1 FROM runs),"
@@ -233,9 +238,12 @@ class Arena:
         )
         return int(seconds)
 
-    def soon(self, name: str, condition: Callable[[], bool], *, within: float) -> None:
-        """Note that ``condition`` must hold by then; other faults go on meanwhile. It must not wait for Postgres."""
-        self.later.append((name, time.monotonic() + within, condition))
+    def check_later(self, name: str, condition: Callable[[], bool], *, within: float) -> None:
+        """Require that ``condition`` holds within ``within`` seconds, while other faults run.
+
+        The condition must not wait for Postgres.
+        """
+        self.pending.append((name, time.monotonic() + within, condition))
 
 
 def _address(url: str) -> tuple[str, int]:
@@ -252,21 +260,21 @@ def _through(url: str, proxy: Proxy) -> str:
 
 @contextmanager
 def opened_arena(folder: Path, *, seed: int, rate: float, brief: bool, drains: int) -> Iterator[Arena]:
-    """Start everything, yield it once every role works and the load runs, and end all of it, whatever happens."""
+    """Start everything, yield the arena when every role works and the load runs; at the end, stop everything."""
     with ExitStack() as stack:
         system = stack.enter_context(running_system(folder))
         provider = stack.enter_context(FakeOpenAI())
         targets = (system.database_url, system.database_url, system.redis_url, provider.url)
-        roads = [stack.enter_context(Proxy(_address(url), seed=seed)) for url in targets]
+        proxies = [stack.enter_context(Proxy(_address(url), seed=seed)) for url in targets]
         system.environment = {
-            "DATABASE_URL": _through(system.database_url, roads[0]),
-            "REDIS_URL": _through(system.redis_url, roads[2]),
+            "DATABASE_URL": _through(system.database_url, proxies[0]),
+            "REDIS_URL": _through(system.redis_url, proxies[2]),
             "no_proxy": "*",
         }
         evidence = Evidence()
         workload = Workload(
             system.database_url,
-            _through(system.database_url, roads[1]),
+            _through(system.database_url, proxies[1]),
             registry=discover(),
             evidence=evidence,
             seed=seed,
@@ -280,19 +288,19 @@ def opened_arena(folder: Path, *, seed: int, rate: float, brief: bool, drains: i
             evidence=evidence,
             provider=provider,
             draw=random.Random(seed),
-            postgres_road=roads[0],
-            door_road=roads[1],
-            redis_road=roads[2],
-            provider_road=roads[3],
+            postgres_proxy=proxies[0],
+            enqueue_proxy=proxies[1],
+            redis_proxy=proxies[2],
+            provider_proxy=proxies[3],
             brief=brief,
             drains=drains,
         )
-        _furnish(arena, model_url=_through(provider.url, roads[3]))
+        _prepare(arena, model_url=_through(provider.url, proxies[3]))
         workload.start()
         yield arena
 
 
-def _furnish(arena: Arena, *, model_url: str) -> None:
+def _prepare(arena: Arena, *, model_url: str) -> None:
     rows = arena.ask(
         "INSERT INTO scoring.profiles (name) SELECT 'p' || n FROM generate_series(1, %s) AS n RETURNING id", PROFILES
     )
@@ -306,8 +314,8 @@ def _furnish(arena: Arena, *, model_url: str) -> None:
             catch_up,
         )
     arena.run("INSERT INTO runtime.schedules (name, action, cron) VALUES ('chaos.prune', 'prune', %s)", CRON)
-    told = {"slots": SLOTS, "memory_megabytes": MEMORY_MEGABYTES, "model_url": model_url, "log_repeats": True}
-    arena.crew.hire("worker", 2, **told)
+    options = {"slots": SLOTS, "memory_megabytes": MEMORY_MEGABYTES, "model_url": model_url, "log_repeats": True}
+    arena.crew.hire("worker", 2, **options)
     arena.crew.hire("dispatcher", 2, log_repeats=True)
     arena.crew.hire("beat", 2)
     arena.await_crew()

@@ -1,21 +1,21 @@
-"""How long things may take: what the system promises, and on top what the machine that runs all of it is granted."""
+"""Bounds for times: the promise of the system, plus an allowance for the machine that runs everything."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# What a shared machine with more processes than cores may add to a promise about time: little where a fresh job is done
-# at once, and so many times what one takes. No slowness makes a bound so wide that nothing could exceed it.
-LOAD_SECONDS = 1.0
-SLOWNESS = 3
-SLOWEST_SECONDS = 3.5
-# One quick job proves no quick machine: the slowest of so many of the last ones counts.
-REMEMBERED = 3
+# The allowance of a machine with more processes than cores: one second, plus this factor times the time of a fresh job.
+# The time of a fresh job counts only up to a maximum, so that a bound can always be exceeded.
+BASE_ALLOWANCE_SECONDS = 1.0
+FRESH_JOB_FACTOR = 3
+MAX_FRESH_JOB_SECONDS = 3.5
+# One quick job does not prove a quick machine. The slowest of the last n fresh jobs counts.
+RECENT_JOBS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """How long ``what`` took, what is promised of it, and what it was granted on the machine as it was then."""
+class MeasuredTime:
+    """How long ``what`` took, the promised time, and the time granted on this machine at that moment."""
 
     what: str
     took: float
@@ -31,14 +31,16 @@ class Measured:
         return f"{self.what} took {self.took:.1f} s; {promise}"
 
 
-def allowance(calms: Sequence[float]) -> float:
-    """Return what is granted on top of a promise, by how long fresh jobs took lately while nothing was hurt."""
-    return LOAD_SECONDS + SLOWNESS * min(max(calms[-REMEMBERED:], default=0.0), SLOWEST_SECONDS)
+def allowance(fresh_job_seconds: Sequence[float]) -> float:
+    """Return the allowance in seconds, from the times that the last fresh jobs took without a fault."""
+    return BASE_ALLOWANCE_SECONDS + FRESH_JOB_FACTOR * min(
+        max(fresh_job_seconds[-RECENT_JOBS:], default=0.0), MAX_FRESH_JOB_SECONDS
+    )
 
 
-def render(all_measured: Sequence[Measured]) -> str:
+def render(all_measured: Sequence[MeasuredTime]) -> str:
     """Return a table with the worst of each kind."""
-    kinds: Mapping[str, list[Measured]] = defaultdict(list)
+    kinds: Mapping[str, list[MeasuredTime]] = defaultdict(list)
     for one in all_measured:
         kinds[one.what].append(one)
     width = max(map(len, kinds), default=8)

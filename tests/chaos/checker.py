@@ -1,12 +1,13 @@
-"""Judge a run by what it left: ``runtime.transitions``, the job tables, ``runtime.ticks`` and the run's evidence.
+"""Check a run by ``runtime.transitions``, the job tables, ``runtime.ticks`` and the evidence of the run.
 
 ``report = await check(connection, evidence)`` reads one snapshot and changes nothing; ``report.ok``, ``report.failed``
-and ``print(report.render())`` say what it found. Call it when the workload has ended and everything has healed.
+and ``report.render()`` give the result. Call it when the load has ended and the system has healed.
 
-Of :class:`tests.chaos.evidence.Evidence`, what may be left out: ``deaf`` and ``deaf_alone`` (a worker that was frozen
-or cut off from Postgres could not hear of a cancel nor renew its lease), ``spoke_until`` (a worker is taken to live as
-long as it makes transitions), ``aged`` (jobs moved back in time for prune to find). What cannot be judged because a
-worker was deaf or died is not among the examined. What is promised of calls says :mod:`tests.chaos.calls`.
+These fields of :class:`tests.chaos.evidence.Evidence` are optional: ``isolated`` and ``isolated_workers`` (a worker
+that was frozen or without contact to Postgres could not learn of a cancel or renew its lease), ``spoke_until`` (by
+default a worker lives until its last transition), ``aged`` (jobs that were made older for prune). If a case cannot be
+decided because a worker was isolated or had died, it is not counted as examined. :mod:`tests.chaos.calls` has the rules
+for calls.
 """
 
 import time
@@ -21,10 +22,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
-from models import concrete
+from models import list_mapped
 from models.lifecycle import Job
 from tests.chaos import queries
-from tests.chaos.calls import HEARS_AGAIN_SECONDS, CalledRun, judge_calls
+from tests.chaos.calls import RELISTEN_SECONDS, CalledRun, judge_calls
 from tests.chaos.evidence import Call, Evidence
 from tests.chaos.ticks import Fired, misfired
 from workers.runtime.database import Raw
@@ -35,9 +36,9 @@ from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.verify import verify_history
 
 CANCEL_GRACE = timedelta(seconds=2)
-# A worker that hears calls a lost run lost within this, with handlers that yield and a machine that is busy.
-CALLED_WITHIN = timedelta(seconds=10)
-# A claim so old has been answered, and its run has begun.
+# A worker that can receive logs a lost run within this time, with handlers that yield, on a busy machine.
+LOG_LOST_RUN_WITHIN = timedelta(seconds=10)
+# A claim of this age has been answered, and its run has begun.
 BEGUN = timedelta(seconds=1.5)
 MOVING = ("dispatched, waiting for a slot", "ready, waiting for the dispatcher")
 
@@ -51,8 +52,8 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One rule: how many things were held to it, how many broke it, and up to ten of these."""
+class RuleVerdict:
+    """One rule: how many things were examined, how many broke the rule, and up to ten of these."""
 
     name: str
     examined: int
@@ -61,10 +62,10 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """Every verdict of one run."""
 
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[RuleVerdict] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -78,10 +79,10 @@ class Report:
 
     @property
     def idle(self) -> list[str]:
-        """The names of the rules that had nothing to look at, which proves nothing."""
+        """The names of the rules that examined nothing. Such a rule proves nothing."""
         return [verdict.name for verdict in self.verdicts if not verdict.examined]
 
-    def __getitem__(self, name: str) -> Verdict:
+    def __getitem__(self, name: str) -> RuleVerdict:
         (found,) = (verdict for verdict in self.verdicts if verdict.name == name)
         return found
 
@@ -105,16 +106,18 @@ async def check(
     patience: timedelta = timedelta(0),
     lease: timedelta = timedelta(seconds=3),
     grace: timedelta = CANCEL_GRACE,
-    called_within: timedelta = CALLED_WITHIN,
+    log_lost_run_within: timedelta = LOG_LOST_RUN_WITHIN,
     limits: Mapping[str, Limit] | None = None,
     rates: Mapping[str, Rate] | None = None,
-) -> Report:
-    """Hold everything a run left against every promise, in one snapshot.
+) -> CheckReport:
+    """Check the data of a run against every promise, in one snapshot.
 
-    ``patience`` is how long a job that can move (running, or ready for the dispatcher) may have stood still. ``lease``
-    is the shortest lease of the run's workers. A worker that lived on for ``called_within`` after a run of its was lost
-    has said so. ``limits`` are those that the stages declare unless given; ``rates``
-    bound the provider's calls by stage. A connection that has a transaction open is read as that transaction sees it.
+    - ``patience``: how long a job that can move (running, or ready for the dispatcher) may have been without a change.
+    - ``lease``: the shortest lease of the workers of the run.
+    - ``log_lost_run_within``: a worker that lives this long after it lost a run must have logged it.
+    - ``limits``: by default those that the stages declare. ``rates``: the maximum of calls of each stage.
+
+    If the connection has an open transaction, the check reads what that transaction sees.
     """
     started = time.monotonic()
     checking = _Checking(connection, evidence)
@@ -127,13 +130,13 @@ async def check(
         await checking.jobs(patience)
         await checking.histories()
         await checking.runs(lease)
-        await checking.lost_runs(called_within)
+        await checking.lost_runs(log_lost_run_within)
         await checking.limits(stages, _declared(stages) if limits is None else limits)
         await checking.schedules()
         await checking.ends(grace)
         if rates:
             await checking.rates(rates)
-    return Report(checking.verdicts, time.monotonic() - started)
+    return CheckReport(checking.verdicts, time.monotonic() - started)
 
 
 def _declared(stages: Registry) -> dict[str, Limit]:
@@ -141,10 +144,10 @@ def _declared(stages: Registry) -> dict[str, Limit]:
 
 
 class _Checking:
-    """One check under way: each method adds the verdicts of one subject."""
+    """One check. Each method adds the verdicts of one subject."""
 
     def __init__(self, connection: Raw, evidence: Evidence) -> None:
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[RuleVerdict] = []
         self._connection = connection
         self._evidence = evidence
         self._tables: list[JobTable] = []
@@ -154,11 +157,11 @@ class _Checking:
             await self._connection.execute(statement.encode())
         rows = await self._all("SELECT table_name FROM runtime.lifecycles")
         known = {name for (name,) in rows}
-        tables = [job_table(model) for model in concrete(Job)]
+        tables = [job_table(model) for model in list_mapped(Job)]
         self._tables = [table for table in tables if table.label in known]
 
     async def jobs(self, patience: timedelta) -> None:
-        """None lost, none stuck, none twice, none removed too soon."""
+        """No job is lost, stuck, enqueued twice or pruned too early."""
         committed, unsure = self._evidence.committed, self._evidence.unsure
         await self._judge(
             "committed jobs exist", queries.NONE_MISSING, ids=list(committed), stages=list(committed.values())
@@ -188,7 +191,7 @@ class _Checking:
         await self._judge("transitions legal", queries.LEGAL)
 
     async def runs(self, lease: timedelta) -> None:
-        """Every run settled by who claimed it, effects once, attempts counted, only the silent rescued."""
+        """Each run is settled by its claimant, has its effect once and counts its attempts; rescues are justified."""
         await self._judge("runs settled by their claimant", queries.SETTLED_BY_CLAIMANT)
         await self._effects()
         await self._judge("attempts counted", queries.ATTEMPTS)
@@ -197,20 +200,20 @@ class _Checking:
             queries.RESCUES,
             lease=lease,
             margin=DEADLINE_MARGIN,
-            **self._deafness(),
+            **self._isolation_values(),
         )
 
-    def _deafness(self) -> dict[str, list[Any]]:
-        """Return who was deaf from when until it listened again, as statements take it."""
-        spans = list(self._evidence.deafness())
+    def _isolation_values(self) -> dict[str, list[Any]]:
+        """Return the times of isolation as parameters of the statements, with the time to listen again."""
+        spans = list(self._evidence.isolations())
         return {
             "since": [since for since, _, _ in spans],
-            "until": [until + HEARS_AGAIN_SECONDS for _, until, _ in spans],
-            "deaf": [worker for _, _, worker in spans],
+            "until": [until + RELISTEN_SECONDS for _, until, _ in spans],
+            "isolated": [worker for _, _, worker in spans],
         }
 
     async def _effects(self) -> None:
-        found = Verdict("effects committed once", 0, 0)
+        found = RuleVerdict("effects committed once", 0, 0)
         for table in self._tables:
             c = table.column
             if "effects" in c:
@@ -222,8 +225,8 @@ class _Checking:
             found = _sum(found, await self._verdict(found.name, sql, completed=table.lifecycle.completed))
         self.verdicts.append(found)
 
-    async def lost_runs(self, called_within: timedelta) -> None:
-        """What workers stopped or rejected had been moved on by someone else, and of each such run they say so once."""
+    async def lost_runs(self, log_lost_run_within: timedelta) -> None:
+        """Workers log a run as lost only if somebody else changed the job, and they log each such run once."""
         said, spoke = self._evidence.lost_runs, self._evidence.spoke_until
         runs = {"ids": [run.job_id for run in said], "fences": [run.fence for run in said]}
         cancelled = list(self._evidence.cancelled)
@@ -239,17 +242,17 @@ class _Checking:
             "lost runs were called lost",
             queries.LOST_UNCALLED,
             **runs,
-            **self._deafness(),
+            **self._isolation_values(),
             living=[f"worker:{worker}" for worker in spoke],
             spoke=list(spoke.values()),
             cancelled=cancelled,
-            within=called_within,
+            within=log_lost_run_within,
             begun=BEGUN,
         )
 
     async def limits(self, stages: Registry, limits: Mapping[str, Limit]) -> None:
-        """Running per key within the limit at every instant, by the database's times."""
-        found = Verdict("running per key within its limit", 0, 0)
+        """At every moment, by the clock of the database, no more jobs of a key run than its limit."""
+        found = RuleVerdict("running per key within its limit", 0, 0)
         for name, limit in limits.items():
             table = job_table(stages[name].model)
             if table in self._tables:
@@ -258,7 +261,7 @@ class _Checking:
         self.verdicts.append(found)
 
     async def schedules(self) -> None:
-        """One job per tick, one tick per time; no time but those of the cron text, caught up on by the policy."""
+        """Each tick has one job and each time one tick; the times are those of the cron and of the catch-up policy."""
         await self._judge("one job per tick", queries.TICKS)
         looks = [at for (at,) in await self._all(queries.LOOKS)]
         examined, wrong = 0, []
@@ -269,7 +272,7 @@ class _Checking:
         self._add("ticks at their times", examined, len(wrong), wrong)
 
     async def ends(self, grace: timedelta) -> None:
-        """What is cancelled stays so and calls nobody; nobody calls but for a run, under the right key."""
+        """A cancelled job stays cancelled and starts no call; every call belongs to a run and has the right key."""
         await self._judge("cancelled stays cancelled", queries.CANCELLED, cancelled=list(self._evidence.cancelled))
         runs: dict[UUID, list[CalledRun]] = defaultdict(list)
         for job_id, *run in await self._all(
@@ -280,7 +283,7 @@ class _Checking:
             self._add(rule, examined, len(wrong), wrong)
 
     async def rates(self, rates: Mapping[str, Rate]) -> None:
-        """No more calls of a stage within any window than its rate allows, by the provider's times."""
+        """In every window, by the times of the provider, a stage makes no more calls than its rate."""
         calls = self._evidence.calls
         stage_of = dict(await self._all(queries.STAGES_OF, ids=list({call.job_id for call in calls})))
         by_stage: dict[str, list[Call]] = defaultdict(list)
@@ -292,25 +295,25 @@ class _Checking:
     async def _judge(self, name: str, sql: str, **values: Any) -> None:
         self.verdicts.append(await self._verdict(name, sql, **values))
 
-    async def _verdict(self, name: str, sql: str, **values: Any) -> Verdict:
+    async def _verdict(self, name: str, sql: str, **values: Any) -> RuleVerdict:
         ((examined, violations, jobs),) = await self._all(sql, **values)
-        return Verdict(name, examined, violations, jobs)
+        return RuleVerdict(name, examined, violations, jobs)
 
     async def _all(self, sql: str, **values: Any) -> list[Any]:
         cursor = await self._connection.cursor(row_factory=tuple_row).execute(sql.encode(), values)
         return await cursor.fetchall()
 
     def _add(self, name: str, examined: int, violations: int, jobs: Sequence[str] = ()) -> None:
-        self.verdicts.append(Verdict(name, examined, violations, list(jobs)[:10]))
+        self.verdicts.append(RuleVerdict(name, examined, violations, list(jobs)[:10]))
 
 
-def _sum(one: Verdict, other: Verdict) -> Verdict:
+def _sum(one: RuleVerdict, other: RuleVerdict) -> RuleVerdict:
     jobs = [*one.jobs, *other.jobs][:10]
-    return Verdict(one.name, one.examined + other.examined, one.violations + other.violations, jobs)
+    return RuleVerdict(one.name, one.examined + other.examined, one.violations + other.violations, jobs)
 
 
 def _over_rate(calls: Sequence[Call], rate: Rate) -> list[Call]:
-    """Return the calls that were one too many within the window that ends with them; ``calls`` are in order."""
+    """Return the calls that exceed the rate in the window that ends with them. ``calls`` are sorted by time."""
     over = []
     first = 0
     for index, call in enumerate(calls):

@@ -1,4 +1,4 @@
-"""What a sound run left, for the tests of the checker."""
+"""The data of a correct run, for the tests of the checker."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -7,15 +7,15 @@ import psycopg
 import pytest
 
 from local.embedded import EmbeddedServers
-from tests.chaos.sound import Left, Reader, sound_run
+from tests.chaos.sound import Reader, SoundRun, sound_run
 from tests.conftest import create_database, drop_database
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.runtime.handler.registry import Registry
 
 
 @pytest.fixture(scope="session")
-def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterator[Left]:
-    """One run for all; each test damages it in a transaction that is rolled back."""
+def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterator[SoundRun]:
+    """One run for all tests. Each test damages it in a transaction that is rolled back."""
     url = create_database(servers.urls.database_url, "judged", template=template)
     with FakeOpenAI() as fake:
         yield asyncio.run(sound_run(url, registry, fake))
@@ -23,8 +23,8 @@ def left(servers: EmbeddedServers, template: str, registry: Registry) -> Iterato
 
 
 @pytest.fixture
-async def reader(left: Left) -> AsyncIterator[Reader]:
-    """A transaction on what the run left, past every trigger; rolled back with the test."""
+async def reader(left: SoundRun) -> AsyncIterator[Reader]:
+    """A transaction on the database of the run, without triggers; it is rolled back after the test."""
     async with (
         await psycopg.AsyncConnection.connect(left.url) as connection,
         connection.transaction(force_rollback=True),

@@ -1,11 +1,11 @@
-"""What a run under faults writes down beside what Postgres keeps, for the checker to judge afterwards."""
+"""What a run records outside Postgres. The checker reads it afterwards."""
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
-# What a worker logs once for each of its runs that it finds moved on by someone else.
+# The events that a worker logs, once for each of its runs, if somebody else changed the job.
 LOST = ("stale_write_rejected", "run_stopped")
 
 Span = tuple[float, float]
@@ -13,9 +13,9 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request that the fake provider saw. Times are seconds since the epoch; everything runs on one machine.
+    """One request to the fake provider. Times are seconds since the epoch; everything runs on one machine.
 
-    ``body`` is the same for requests that ask the same; ``again`` tells a question that quotes an invalid answer.
+    ``body`` is equal for equal requests. ``again``: the request quotes an invalid answer and asks once more.
     """
 
     job_id: UUID
@@ -29,9 +29,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostRun:
-    """What ``said_by``, a worker or its log, said once about one of its runs: see ``LOST``.
+    """One event of ``LOST`` about one run, from the worker or log ``said_by``.
 
-    A line that cannot be read names no job.
+    ``job_id`` is None if the line cannot be read.
     """
 
     how: str
@@ -42,15 +42,17 @@ class LostRun:
 
 @dataclass(slots=True)
 class Evidence:
-    """The outside view of a run.
+    """What is known of a run from outside.
 
-    ``committed``: the stage of every job whose enqueue was answered. ``unsure``: idempotency keys of enqueues whose
-    answer was lost: each may have become one job, and only one. ``cancelled``: when each acknowledged cancel was
-    acknowledged. ``requests``: how many calls the provider counted; ``calls``: those that name their job, in order.
-    ``lost_runs``: what workers said they stopped or rejected; ``spoke_until``: until when a worker lived to say so,
-    where its transitions do not show it. ``deaf``: from when to when any worker may have been unable to hear or to show
-    signs of life: frozen, or cut off from Postgres; ``deaf_alone``: when only this one was. ``aged``: jobs whose
-    ``completed_at`` was moved back on purpose, to be pruned.
+    - ``committed``: the jobs with an answered enqueue, with their stages.
+    - ``unsure``: idempotency keys of enqueues without an answer. Each may have made one job, and no more.
+    - ``cancelled``: when each cancel was acknowledged.
+    - ``requests``: the number of calls that the provider counted. ``calls``: those that name their job, in order.
+    - ``lost_runs``: the runs that workers logged as stopped or rejected.
+    - ``spoke_until``: until when a worker could log this, if its transitions do not show it.
+    - ``isolated``: the times in which any worker may have been isolated: frozen, or without contact to Postgres.
+    - ``isolated_workers``: the times in which only this worker was isolated.
+    - ``aged``: jobs with a ``completed_at`` that was moved back on purpose, so that prune finds them.
     """
 
     committed: dict[UUID, str] = field(default_factory=dict)
@@ -60,18 +62,21 @@ class Evidence:
     calls: list[Call] = field(default_factory=list)
     lost_runs: list[LostRun] = field(default_factory=list)
     spoke_until: dict[UUID, float] = field(default_factory=dict)
-    deaf: list[Span] = field(default_factory=list)
-    deaf_alone: dict[UUID, list[Span]] = field(default_factory=dict)
+    isolated: list[Span] = field(default_factory=list)
+    isolated_workers: dict[UUID, list[Span]] = field(default_factory=dict)
     aged: set[UUID] = field(default_factory=set)
 
-    def deafness(self) -> Iterator[tuple[float, float, str | None]]:
-        """Yield each time of deafness with the worker that was deaf, as transitions name it; None: any may have been"""
-        yield from ((since, until, None) for since, until in self.deaf)
-        yield from ((*span, f"worker:{worker}") for worker, spans in self.deaf_alone.items() for span in spans)
+    def isolations(self) -> Iterator[tuple[float, float, str | None]]:
+        """Yield each time of isolation with the worker as transitions name it; None: it may have been any worker."""
+        yield from ((since, until, None) for since, until in self.isolated)
+        yield from ((*span, f"worker:{worker}") for worker, spans in self.isolated_workers.items() for span in spans)
 
 
 def lost_runs(lines: Iterable[str], *, said_by: str) -> Iterator[LostRun]:
-    """Read a worker's log. The last line may be cut, by SIGKILL; any other that cannot be read is yielded as such."""
+    """Yield the lost runs of a worker's log.
+
+    SIGKILL may cut the last line. Any other line that cannot be read is yielded without a job.
+    """
     log = list(lines)
     for number, line in enumerate(log, start=1):
         if not any(how in line for how in LOST):

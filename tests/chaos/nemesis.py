@@ -1,4 +1,4 @@
-"""Hurt a running system with every fault of the matrix, time how it heals, and have its history judged."""
+"""Inject every fault of the matrix into a running system, measure how it heals, and check its history."""
 
 import asyncio
 import math
@@ -15,32 +15,32 @@ from uuid import UUID
 import psycopg
 
 from tests.chaos.arena import LEASE_SECONDS, RESCUE_TICK_SECONDS, Arena, BrokenPromise, opened_arena
-from tests.chaos.bounds import Measured
-from tests.chaos.checker import Report, check
-from tests.chaos.faults import HEALS_SECONDS, Fault, matrix
+from tests.chaos.bounds import MeasuredTime
+from tests.chaos.checker import CheckReport, check
+from tests.chaos.faults import MAX_HEAL_SECONDS, Fault, matrix
 from tests.chaos.faults.provider import EVERYDAY
-from tests.chaos.report import Outcome, Wound
+from tests.chaos.report import Injection, NemesisOutcome
 from tests.e2e.system import Role
 from workers.runtime.handler.errors import describe
 
-# What does not heal in its bound is watched for so long; after that the run is broken off.
-GIVEN_UP_SECONDS = 90.0
-SETTLED_SECONDS = 150.0
+# If the system does not heal within its bound, it is watched until this time. Then the run is aborted.
+MAX_HEALING_SECONDS = 90.0
+MAX_SETTLING_SECONDS = 150.0
 CALM_SECONDS = 0.5
-# Whether workers hear of cancels is tried so often, on so many jobs.
-HEARING_SECONDS, CANCELLED_AT_ONCE = 2.0, 4
-# A job that could move has stood still if nothing happened to it for so long.
+# How often, and with how many jobs, it is tested whether workers learn of cancels.
+CANCEL_CHECK_SECONDS, CANCELLED_AT_ONCE = 2.0, 4
+# A job that can move counts as stuck after this time without a change.
 PATIENCE = timedelta(seconds=15)
-# A machine with more processes than cores delays a heartbeat by up to two seconds, while other statements get through.
-SURELY_SHOWN = timedelta(seconds=LEASE_SECONDS - 2.0)
+# The lease for the checker. On a machine with more processes than cores, a heartbeat may be up to two seconds late.
+JUDGED_LEASE = timedelta(seconds=LEASE_SECONDS - 2.0)
 RATE = 12.0
 DRAINS_BRIEF, DRAINS = 3, 20
 AGED_AT_ONCE = 20
-# Of the load's time, how much some key has been at its limit at least, whatever happened.
-FULL_SHARE = 1 / 4
-# First what goes on in the background of the others, and what would disturb it: each begins once nothing more is to
-# come of the one before. In a brief run one fault of every area follows, whatever time it takes, and last comes what
-# waits for processes to start.
+# The minimum share of the load's time in which a key must be at its limit.
+MIN_FULL_SHARE = 1 / 4
+# These faults come first, because their checks go on while other faults run, or because they would disturb such checks.
+# Each begins when the checks of the one before are done. In a brief run, one fault of every area follows (CORE), also
+# if the time is over. The faults that wait for processes to start come last.
 IN_TURN = (
     "beat_paused_across_ticks",
     "both_beats_paused_across_ticks",
@@ -63,41 +63,41 @@ CORE = (
 SLOW = ("processes", "crashes", "handlers")
 
 
-def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), brief: bool = False) -> Outcome:
-    """Run every fault once in an order drawn by ``seed``, then more of them until the time is over; judge all of it.
+def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), brief: bool = False) -> NemesisOutcome:
+    """Inject every fault once in an order chosen by ``seed``, then more of them until the time is over; check it all.
 
-    ``only`` restricts the faults by name. A ``brief`` run takes those marked so, each once while it has time (those of
-    ``CORE`` whatever time it takes), and ends.
+    ``only`` restricts the faults by name. A ``brief`` run injects the brief faults, each once, while there is time. It
+    injects those of ``CORE`` also if the time is over.
     """
     names = "".join(f" --only {name}" for name in only)
     span = f"{' --brief' if brief else ''} --minutes {minutes:g}"
-    outcome = Outcome(seed, f"python -m tests.chaos --seed {seed}{span}{names}")
+    outcome = NemesisOutcome(seed, f"python -m tests.chaos --seed {seed}{span}{names}")
     started = time.monotonic()
     injected: Counter[str] = Counter()
     faults = [fault for fault in matrix().values() if (fault.name in only if only else fault.brief or not brief)]
     drains = DRAINS_BRIEF if brief else DRAINS
     with (
-        _noted(outcome),
+        _record_broken_promise(outcome),
         opened_arena(folder, seed=seed, rate=RATE, brief=brief, drains=drains) as arena,
     ):
         arena.provider.script(mix=list(EVERYDAY), seed=seed)
         _say(f"everything runs after {time.monotonic() - started:.0f} s")
         until = time.monotonic() + 60 * minutes
-        with _noted(outcome):
+        with _record_broken_promise(outcome):
             for fault in _plan(arena, faults, random.Random(seed), until=until, brief=brief, once=bool(only)):
                 if brief and time.monotonic() > until and fault.name not in CORE:
                     outcome.skipped.append(fault.name)
                     continue
                 injected[fault.name] += 1
                 arena.draw = random.Random(f"{seed}:{fault.name}:{injected[fault.name]}")
-                outcome.wounds.append(_inject(arena, fault))
+                outcome.injections.append(_inject(arena, fault))
                 _age_some(arena)
             _end(arena, outcome)
         if outcome.checked and not only and not brief:
-            with _noted(outcome):
+            with _record_broken_promise(outcome):
                 idle = outcome.checked.idle
-                arena.promise(not idle, f"rules that looked at nothing: {', '.join(idle)}")
-        outcome.problems += arena.crew.unasked + arena.late
+                arena.promise(not idle, f"rules that examined nothing: {', '.join(idle)}")
+        outcome.problems += arena.crew.unexpected + arena.late
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -105,7 +105,7 @@ def run(folder: Path, *, seed: int, minutes: float, only: Sequence[str] = (), br
 def _plan(
     arena: Arena, faults: Sequence[Fault], draw: random.Random, *, until: float, brief: bool, once: bool
 ) -> Iterator[Fault]:
-    """Yield every fault once, in a brief run by how much it would be missed; in others more until the time is over."""
+    """Yield every fault once. A brief run begins with ``CORE``; other runs continue until the time is over."""
     in_turn = sorted((fault for fault in faults if fault.name in IN_TURN), key=lambda fault: IN_TURN.index(fault.name))
     rest = [fault for fault in faults if fault not in in_turn]
     others = list(rest)
@@ -113,62 +113,62 @@ def _plan(
     if brief:
         rest.sort(key=lambda fault: (fault.name not in CORE, fault.area in SLOW))
     while in_turn or rest:
-        while arena.later and not rest:
+        while arena.pending and not rest:
             arena.rest(0.2)
-        yield (rest if arena.later or not in_turn else in_turn).pop(0)
+        yield (rest if arena.pending or not in_turn else in_turn).pop(0)
     while not brief and not once and time.monotonic() < until:
-        yield draw.choice(others if arena.later else faults)
+        yield draw.choice(others if arena.pending else faults)
 
 
-def _inject(arena: Arena, fault: Fault) -> Wound:
-    """Let one fault happen, and measure how long the system takes to be well again."""
+def _inject(arena: Arena, fault: Fault) -> Injection:
+    """Inject one fault, and measure how long the system takes to heal."""
     problems: list[str] = []
     measured_before = len(arena.measured)
     _await_calm(arena, fault)
     started = time.monotonic()
-    with _listed(problems):
+    with _collect_problems(problems):
         fault.act(arena)
     lasted = time.monotonic() - started
     ended_at = time.time()
-    healed_after = _heal(arena, ended_at)
+    healed_after = _await_healed(arena, ended_at)
     if fault.lingers:
-        healed_after = max(healed_after, _hear(arena, ended_at))
-    if fault.deafens:
-        arena.evidence.deaf.append((ended_at - lasted, ended_at + (healed_after if fault.lingers else 0.0)))
+        healed_after = max(healed_after, _await_reachable(arena, ended_at))
+    if fault.isolates:
+        arena.evidence.isolated.append((ended_at - lasted, ended_at + (healed_after if fault.lingers else 0.0)))
     bound = arena.granted(fault.heals_within)
-    # What has a minute to be found has the whole of it; the next fault is not to be blamed for the rest.
-    arena.undisturbed_until = ended_at + (fault.heals_within if fault.heals_within > HEALS_SECONDS else 0.0)
+    # A half-open connection has a minute to be detected. The next fault begins after that, so it is not blamed for it.
+    arena.undisturbed_until = ended_at + (fault.heals_within if fault.heals_within > MAX_HEAL_SECONDS else 0.0)
     if healed_after > bound:
         problems.append(
             f"healed after {healed_after:.1f} s; {fault.heals_within:g} s are promised, {bound:.1f} s granted"
         )
-    with _listed(problems):
-        _look_back(arena)
-    problems += arena.crew.unasked
-    arena.crew.unasked.clear()
-    times = f"calm {arena.calms[-1]:4.1f} s, lasted {lasted:5.1f} s, healed {healed_after:5.1f} s"
+    with _collect_problems(problems):
+        _run_afterwards(arena)
+    problems += arena.crew.unexpected
+    arena.crew.unexpected.clear()
+    times = f"fresh job {arena.fresh_job_seconds[-1]:4.1f} s, lasted {lasted:5.1f} s, healed {healed_after:5.1f} s"
     _say(f"{fault.name:<38} {times}  {'; '.join(problems)}")
     if math.isinf(healed_after):
-        raise BrokenPromise(f"{fault.name}: the system did not heal in {GIVEN_UP_SECONDS:g} s")
-    return Wound(fault, lasted, healed_after, bound, problems, arena.measured[measured_before:])
+        raise BrokenPromise(f"{fault.name}: the system did not heal in {MAX_HEALING_SECONDS:g} s")
+    return Injection(fault, lasted, healed_after, bound, problems, arena.measured[measured_before:])
 
 
 def _await_calm(arena: Arena, fault: Fault) -> None:
-    """See that the system is well before it is hurt, and how quick: what follows is judged by it."""
+    """Check that the system is healed before a fault, and measure a fresh job: the allowance depends on it."""
     arena.rest(max(CALM_SECONDS, arena.undisturbed_until - time.time()))
-    calm = _heal(arena, time.time())
-    arena.calms.append(calm)
+    calm = _await_healed(arena, time.time())
+    arena.fresh_job_seconds.append(calm)
     if math.isinf(calm):
-        raise BrokenPromise(f"before {fault.name}: not every worker took a job in {GIVEN_UP_SECONDS:g} s, nothing hurt")
-    # Nothing on top: what is granted is made of this.
-    one = Measured("every worker takes a job, nothing hurt", calm, HEALS_SECONDS, HEALS_SECONDS)
+        raise BrokenPromise(f"before {fault.name}: not every worker took a job in {MAX_HEALING_SECONDS:g} s")
+    # No allowance here: the allowance is computed from this time.
+    one = MeasuredTime("every worker takes a job, nothing hurt", calm, MAX_HEAL_SECONDS, MAX_HEAL_SECONDS)
     arena.measured.append(one)
     if not one.kept:
         arena.late.append(f"before {fault.name}: {one}")
 
 
-def _look_back(arena: Arena) -> None:
-    """Judge what a fault left to be judged once all is well and whoever lost a lease has lost it."""
+def _run_afterwards(arena: Arena) -> None:
+    """Run the checks that a fault left for later, when every lost lease has led to a rescue."""
     if arena.afterwards:
         arena.rest(LEASE_SECONDS + RESCUE_TICK_SECONDS)
     for look in arena.afterwards:
@@ -176,9 +176,9 @@ def _look_back(arena: Arena) -> None:
     arena.afterwards.clear()
 
 
-def _heal(arena: Arena, ended_at: float) -> float:
-    """Return how long after ``ended_at`` a fresh job was completed and every worker had taken one; wait for it."""
-    give_up = ended_at + GIVEN_UP_SECONDS
+def _await_healed(arena: Arena, ended_at: float) -> float:
+    """Wait until a fresh job is completed and every worker has taken one; return the seconds since ``ended_at``."""
+    give_up = ended_at + MAX_HEALING_SECONDS
     (probe,) = arena.plain(1, priority=1)
     while time.time() < give_up:
         arena.rest(0.1)
@@ -196,23 +196,23 @@ def _heal(arena: Arena, ended_at: float) -> float:
     return math.inf
 
 
-def _hear(arena: Arena, ended_at: float) -> float:
-    """Return how long after ``ended_at`` every worker's heart and ear had come back; wait for it.
+def _await_reachable(arena: Arena, ended_at: float) -> float:
+    """Wait until every worker can send and receive again; return the seconds since ``ended_at``.
 
-    The heart beats in its row; an ear has come back when the worker stops a run because it heard of a cancel.
+    A worker can send if its heartbeat is newer. It can receive if it stops a run after a cancel.
     """
     beating = "SELECT count(*) FROM runtime.workers WHERE id = ANY (%s) AND heartbeat_at > to_timestamp(%s)"
     cancelled: list[UUID] = []
     again_at = 0.0
-    while time.time() < ended_at + GIVEN_UP_SECONDS:
+    while time.time() < ended_at + MAX_HEALING_SECONDS:
         if time.time() > again_at:
-            again_at = time.time() + HEARING_SECONDS
-            jobs = arena.plain(CANCELLED_AT_ONCE, seconds=2 * HEARING_SECONDS, priority=1)
-            arena.workload.cancel_later([("proving.plain", job) for job in jobs], within=HEARING_SECONDS / 2)
+            again_at = time.time() + CANCEL_CHECK_SECONDS
+            jobs = arena.plain(CANCELLED_AT_ONCE, seconds=2 * CANCEL_CHECK_SECONDS, priority=1)
+            arena.workload.cancel_later([("proving.plain", job) for job in jobs], within=CANCEL_CHECK_SECONDS / 2)
             cancelled += jobs
         workers = arena.crew.worker_ids()
-        hearing = [role for role in workers.values() if _stopped_any(role, cancelled)]
-        if len(hearing) == len(arena.crew.of("worker")) == arena.ask(beating, list(workers), ended_at)[0][0]:
+        reachable = [role for role in workers.values() if _stopped_any(role, cancelled)]
+        if len(reachable) == len(arena.crew.of("worker")) == arena.ask(beating, list(workers), ended_at)[0][0]:
             return time.time() - ended_at
         arena.rest(0.2)
     return math.inf
@@ -224,9 +224,9 @@ def _stopped_any(role: Role, jobs: Sequence[UUID]) -> bool:
 
 
 def _age_some(arena: Arena) -> None:
-    """Make some ended jobs older than their table keeps them, for prune to find."""
+    """Make some ended jobs older than the retention of their table, so that prune finds them."""
     ended = arena.ask("SELECT id FROM proving.plain_jobs WHERE completed_at > now() - interval '1 hour' ORDER BY id")
-    # With the guards off: no one but time does this.
+    # Without the guards: they refuse a change of completed_at.
     rows = arena.ask(
         "WITH off AS MATERIALIZED (SELECT set_config('session_replication_role', 'replica', true) AS role)"
         " UPDATE proving.plain_jobs SET completed_at = completed_at - interval '2 days' FROM off"
@@ -237,25 +237,27 @@ def _age_some(arena: Arena) -> None:
     arena.evidence.aged |= {row[0] for row in rows}
 
 
-def _end(arena: Arena, outcome: Outcome) -> None:
-    """Wait for what was to come, stop the load, let everything settle, drain the crew, and judge what is left."""
-    while arena.later:
+def _end(arena: Arena, outcome: NemesisOutcome) -> None:
+    """Wait for the pending checks, stop the load, wait until every job ends, drain all processes, check the history."""
+    while arena.pending:
         arena.rest(0.2)
     arena.workload.stop()
     loaded = time.monotonic() - arena.workload.started_at
     arena.run("UPDATE runtime.schedules SET enabled = false")
     live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
     _say(f"the load has stopped, {arena.ask(live)[0][0]} jobs are left")
-    with _noted(outcome):
-        arena.wait(lambda: not _hurry(arena) and not arena.ask(live)[0][0], "every job ends", seconds=SETTLED_SECONDS)
+    with _record_broken_promise(outcome):
+        arena.wait(
+            lambda: not _cut_delays(arena) and not arena.ask(live)[0][0], "every job ends", seconds=MAX_SETTLING_SECONDS
+        )
     _drain(arena, outcome)
     evidence = arena.evidence
     evidence.calls, evidence.requests = arena.provider.ledger, arena.provider.calls
     evidence.lost_runs = arena.crew.lost_runs()
     lost = Counter(run.how for run in evidence.lost_runs)
     full = arena.full_seconds()
-    with _noted(outcome):
-        arena.promise(full > FULL_SHARE * loaded, f"no key was at its limit for more than {full} of {loaded:.0f} s")
+    with _record_broken_promise(outcome):
+        arena.promise(full > MIN_FULL_SHARE * loaded, f"a key was at its limit for only {full} of {loaded:.0f} s")
     outcome.checked = _judge(arena)
     outcome.counts = {
         "jobs acknowledged": len(evidence.committed),
@@ -265,52 +267,52 @@ def _end(arena: Arena, outcome: Outcome) -> None:
         "stale writes rejected": lost["stale_write_rejected"],
         "runs stopped": lost["run_stopped"],
         "seconds of a key at its limit": full,
-        "answers kept by the proxy": arena.postgres_road.answers_dropped + arena.door_road.answers_dropped,
+        "answers kept by the proxy": arena.postgres_proxy.answers_dropped + arena.enqueue_proxy.answers_dropped,
         "processes started": len(arena.system.roles),
         "rescues": arena.ask("SELECT count(*) FROM runtime.transitions WHERE change_action = 'rescue'")[0][0],
         "transitions": arena.ask("SELECT count(*) FROM runtime.transitions")[0][0],
     }
 
 
-def _hurry(arena: Arena) -> int:
-    """Cut back-offs and snoozes short: nothing is learnt by waiting for them. Return how many there were."""
+def _cut_delays(arena: Arena) -> int:
+    """End all back-offs and snoozes, because waiting for them proves nothing; return their number."""
     tables = {arena.workload.table(stage) for stage in arena.evidence.committed.values()}
     hurry = "UPDATE {} SET due_at = NULL WHERE due_at > now() AND change_action IN ('retry', 'rescue', 'snooze')"
     return sum(len(arena.ask(f"{hurry.format(table)} RETURNING id")) for table in tables)
 
 
-def _drain(arena: Arena, outcome: Outcome) -> None:
+def _drain(arena: Arena, outcome: NemesisOutcome) -> None:
     roles = [post.role for post in arena.crew.posts]
     for role in roles:
         role.terminate()
     for role in roles:
-        with _noted(outcome):
+        with _record_broken_promise(outcome):
             code = role.exit_code(within=30.0)
             arena.promise(code == 0, f"{role.kind} {role.pid} ended with status {code}")
 
 
-def _judge(arena: Arena) -> Report:
-    async def judge() -> Report:
+def _judge(arena: Arena) -> CheckReport:
+    async def judge() -> CheckReport:
         async with await psycopg.AsyncConnection.connect(arena.system.database_url, autocommit=True) as connection:
-            return await check(connection, arena.evidence, patience=PATIENCE, lease=SURELY_SHOWN)
+            return await check(connection, arena.evidence, patience=PATIENCE, lease=JUDGED_LEASE)
 
     return asyncio.run(judge())
 
 
 @contextmanager
-def _listed(problems: list[str]) -> Iterator[None]:
-    """Write down what a fault broke or ran into and go on: whatever it was, the system must be well afterwards."""
+def _collect_problems(problems: list[str]) -> Iterator[None]:
+    """Record any error of a fault and continue: the system must heal after every fault."""
     try:
         yield
     except BrokenPromise as broken:
         problems.append(str(broken))
-    except Exception as error:  # noqa: BLE001 - it ends no run
+    except Exception as error:  # noqa: BLE001 - an error must not end the run
         problems.append(describe(error))
 
 
 @contextmanager
-def _noted(outcome: Outcome) -> Iterator[None]:
-    """Write a broken promise down and go on."""
+def _record_broken_promise(outcome: NemesisOutcome) -> Iterator[None]:
+    """Record a broken promise and continue."""
     try:
         yield
     except AssertionError as broken:

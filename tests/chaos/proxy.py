@@ -1,6 +1,6 @@
-"""A TCP proxy before one server, whose links can be cut, refused, silenced, stalled, slowed, or robbed of an answer.
+"""A TCP proxy before one server. It can cut, refuse, silence, stall or slow its links, or drop an answer.
 
-Runs on a loop of its own thread; every method may be called from any thread and is in force when it returns.
+It runs on an event loop in its own thread. Every method may be called from any thread and has its effect on return.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 CHUNK = 64 * 1024
-# How long a client hears nothing of a commit that was made, before its connection breaks.
+# How long a client waits for a dropped answer before its connection is reset.
 SILENCE_SECONDS = 1.0
-# What Postgres says when a statement that wrote is committed: the command's tag, then "ready, no transaction open".
+# What Postgres sends when a statement that wrote is committed: the command tag, then "ready, no transaction open".
 WROTE = re.compile(rb"C\x00\x00\x00.(?:COMMIT|INSERT|UPDATE)")
 COMMITTED = b"Z\x00\x00\x00\x05I"
 LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class Link:
-    """One client's connection and ours to the server for it."""
+    """The connection of one client, and the connection to the server for it."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.ends = (client, server)
         self.silent = False
 
     def abort(self) -> None:
-        """End both sides by a reset, as a router that lost its table would."""
+        """Reset both sides, like a router that lost its table."""
         for end in self.ends:
             with suppress(OSError, AttributeError):
                 end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
@@ -38,7 +38,7 @@ class Link:
 
 
 class Proxy:
-    """Listens on a free port of loopback and forwards to ``target``; ``port`` stays the same while it is open."""
+    """Listen on a free port of loopback and forward to ``target``. The port stays the same until the proxy closes."""
 
     def __init__(self, target: tuple[str, int], *, seed: int = 0) -> None:
         self.target = target
@@ -69,7 +69,7 @@ class Proxy:
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def cut(self) -> int:
-        """Reset every link; new ones are accepted. Return how many there were."""
+        """Reset every link and return their number; new links are accepted."""
         return int(self._do(self._cut))
 
     @contextmanager
@@ -83,12 +83,12 @@ class Proxy:
             self._call(self._listen())
 
     def silence(self) -> int:
-        """Make every link of now half-open for good: nothing comes through, nothing breaks; new links work."""
+        """Make every present link half-open: bytes are dropped and nothing is closed. New links work."""
         return int(self._do(self._silence))
 
     @contextmanager
     def stalled(self) -> Iterator[None]:
-        """Hold every byte back while the block lasts; all of it arrives afterwards."""
+        """Hold back every byte during the block; all bytes arrive afterwards."""
         self._do(self._flowing.clear)
         try:
             yield
@@ -97,7 +97,7 @@ class Proxy:
 
     @contextmanager
     def slow(self, seconds: float) -> Iterator[None]:
-        """Add so much to the way of every chunk, in both directions, while the block lasts."""
+        """Delay every chunk by ``seconds``, in both directions, during the block."""
         self._delay = seconds
         try:
             yield
@@ -106,7 +106,7 @@ class Proxy:
 
     @contextmanager
     def losing_commits(self, share: float) -> Iterator[None]:
-        """Keep this share of Postgres' answers to committed writes, and break those links, while the block lasts."""
+        """During the block, drop this share of the answers to committed writes, and reset their links."""
         self._loss = share
         try:
             yield
@@ -156,7 +156,7 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             self._links.discard(link)
-            if link.silent:  # the server hears nothing of it either, until this proxy is closed
+            if link.silent:  # the server does not learn of it either, until this proxy is closed
                 client.transport.abort()
                 self._forgotten.append(server)
             else:

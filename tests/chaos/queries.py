@@ -1,7 +1,7 @@
-"""The statements of the checker, set-based: each looks at a whole run at once and returns one verdict.
+"""The statements of the checker. Each examines a whole run at once and returns one verdict.
 
-Two temporary tables hold what all of them need: ``steps``, every transition with the one before and after it, and
-``held``, every job that still has a row. A verdict is how many were examined, how many are wrong, and their first ids.
+They read two temporary tables: ``steps`` has every transition with the one before and the one after; ``held`` has every
+job that still has a row. A verdict has the number of examined things, the number of wrong ones, and their first ids.
 """
 
 SETTINGS = """
@@ -44,7 +44,7 @@ SELECT count(*)::int, count(*) FILTER (WHERE bad)::int,
        coalesce((array_agg(id::text ORDER BY id::text) FILTER (WHERE bad))[1:10], '{}') FROM judged
 """
 
-# Rowless is sound only with a history that says the job was of that table and had ended: it was pruned.
+# A job without a row is correct only if its history says that it was in that table and had ended: it was pruned.
 NONE_MISSING = f"""
 WITH judged AS (
   SELECT c.id, h.id IS NULL AND (n.job_id IS NULL OR NOT n.ends_job)
@@ -53,7 +53,7 @@ WITH judged AS (
     LEFT JOIN held AS h ON h.id = c.id LEFT JOIN steps AS n ON n.job_id = c.id AND n.newest)
 {VERDICT}"""
 
-# Paused, due later, backing off, snoozed, at its limit, without a worker: those may take as long as they take.
+# Jobs that are paused, due later, backing off, snoozed, at their limit or without a worker may wait without limit.
 NONE_STUCK = f"""
 WITH judged AS (
   SELECT h.id, NOT h.ended AND now() - greatest(n.at, h.due_at) > %(patience)s
@@ -73,14 +73,14 @@ LEGAL = f"""
 WITH judged AS (SELECT job_id AS id, NOT legal AS bad FROM steps)
 {VERDICT}"""
 
-# Any worker may pass on a person's cancel (Flower's Revoke); every other end of a run is its own worker's to record.
+# Any worker may record a cancel by a person (Revoke in Flower). Every other end of a run is recorded by its own worker.
 SETTLED_BY_CLAIMANT = f"""
 WITH judged AS (
   SELECT job_id AS id, NOT by_the_same AS bad FROM steps
    WHERE ends_run AND changed_by LIKE 'worker:%%' AND action IS DISTINCT FROM 'cancel')
 {VERDICT}"""
 
-# Attempts spent and attempts given back, by the history; a job whose first months were dropped cannot be counted.
+# Compare the attempts with the history. If the beginning of a history was dropped, its job cannot be counted.
 ATTEMPTS = f"""
 WITH spent AS (
   SELECT job_id, count(*) FILTER (WHERE claims) AS claims,
@@ -94,16 +94,17 @@ judged AS (
     FROM held AS h JOIN spent AS s ON s.job_id = h.id)
 {VERDICT}"""
 
-# The heart beats beside the transitions: who recorded one within half a lease was not silent for a whole one. Left out
-# are rescues inside a time in which their worker was deaf, or any may have been: they prove nothing.
+# A worker that recorded a transition within half a lease before a rescue was not silent for a whole lease. A rescue
+# proves nothing, and is left out, if its worker was isolated or if any worker may have been isolated.
 RESCUES = f"""
 WITH rescues AS (
   SELECT job_id, rescued_from, overdue_since, at FROM steps
    WHERE action = 'rescue' AND ends_run
      AND (overdue_since IS NOT NULL OR rescued_from LIKE 'worker:%%' AND NOT EXISTS (
-            SELECT FROM unnest(%(since)s::float8[], %(until)s::float8[], %(deaf)s::text[]) AS deaf(since, until, worker)
-             WHERE to_timestamp(deaf.since) <= at AND to_timestamp(deaf.until) >= at - %(lease)s
-               AND coalesce(deaf.worker, rescued_from) = rescued_from))),
+            SELECT FROM unnest(%(since)s::float8[], %(until)s::float8[], %(isolated)s::text[])
+                     AS isolated(since, until, worker)
+             WHERE to_timestamp(isolated.since) <= at AND to_timestamp(isolated.until) >= at - %(lease)s
+               AND coalesce(isolated.worker, rescued_from) = rescued_from))),
 lively AS MATERIALIZED (
   SELECT DISTINCT r.rescued_from, r.at
     FROM (SELECT DISTINCT rescued_from, at FROM rescues WHERE overdue_since IS NULL) AS r
@@ -113,8 +114,9 @@ judged AS (
     FROM rescues AS r LEFT JOIN lively AS l ON l.rescued_from = r.rescued_from AND l.at = r.at)
 {VERDICT}"""
 
-# A run has lost its job to anyone but its worker, or to a person through it: Flower's Revoke may reach the very process
-# that runs the job. So has one whose job is gone altogether. Whoever says so says it once, and of its own runs.
+# A run is lost if somebody else changed the job, or if a person cancelled it through the same worker (Flower's Revoke
+# may reach the process that runs the job), or if the job does not exist any more. A worker logs it once, for its own
+# runs only.
 CALLED_LOST = f"""
 WITH called AS (
   SELECT *, row_number() OVER (PARTITION BY job_id, fence) AS nth
@@ -134,13 +136,13 @@ judged AS (
     FROM found)
 {VERDICT}"""
 
-# What others moved on while its worker lived on for long enough to say so, once it could hear. A claim made while its
-# worker was deaf is left out: its answer may have come too late for the run to begin.
+# Runs that others ended while their worker could receive and lived long enough to log it. A claim of an isolated worker
+# is left out: its answer may have come too late for the run to begin.
 LOST_UNCALLED = f"""
 WITH called AS (SELECT DISTINCT * FROM unnest(%(ids)s::uuid[], %(fences)s::int[]) AS called(job_id, fence)),
-deaf AS (
+isolated AS (
   SELECT to_timestamp(since) AS since, to_timestamp(until) AS until, worker
-    FROM unnest(%(since)s::float8[], %(until)s::float8[], %(deaf)s::text[]) AS deaf(since, until, worker)),
+    FROM unnest(%(since)s::float8[], %(until)s::float8[], %(isolated)s::text[]) AS isolated(since, until, worker)),
 lives AS (
   SELECT worker, max(until) AS until
     FROM (SELECT changed_by, at FROM steps WHERE changed_by LIKE 'worker:%%'
@@ -155,10 +157,10 @@ judged AS (
   SELECT concat_ws(' ', l.job_id, 'version', l.fence, 'run by', l.worker) AS id, c.job_id IS NULL AS bad
     FROM lost AS l JOIN lives USING (worker) LEFT JOIN called AS c USING (job_id, fence)
    WHERE lives.until >= %(within)s + greatest(l.moved_at, (
-           SELECT max(d.until) FROM deaf AS d
+           SELECT max(d.until) FROM isolated AS d
             WHERE coalesce(d.worker, l.worker) = l.worker AND d.until >= l.moved_at
               AND d.since <= l.moved_at + 3 * %(within)s))
-     AND NOT EXISTS (SELECT FROM deaf AS d
+     AND NOT EXISTS (SELECT FROM isolated AS d
                       WHERE coalesce(d.worker, l.worker) = l.worker AND d.until >= l.claimed_at
                         AND d.since <= l.claimed_at + %(begun)s))
 {VERDICT}"""
@@ -194,7 +196,7 @@ WITH judged AS (
     FROM steps AS n WHERE n.version_to = 1 AND n.changed_by LIKE 'beat:%%')
 {VERDICT}"""
 
-# Who fired anything at all had looked at every schedule, at that time.
+# A beat that fired a tick had looked at every schedule at that time.
 LOOKS = "SELECT DISTINCT fired_at FROM runtime.ticks ORDER BY fired_at"
 
 TICK_TIMES = """
@@ -212,9 +214,10 @@ STAGES_OF = "SELECT DISTINCT job_id, stage FROM steps WHERE claims AND job_id = 
 
 
 def within_limit(table: str, id: str, key: str) -> str:
-    """Return the sweep of one stage's runs per key, each from its claim to its next transition.
+    """Return the statement that counts the running jobs per key of one stage, from each claim to the next transition.
 
-    At one instant what ends makes room for what starts. Runs of pruned jobs are left out: their key went with the row.
+    If one run ends and another begins at the same moment, they do not overlap. Runs of pruned jobs are left out: their
+    key was deleted with the row.
     """
     return f"""
 WITH runs AS (
@@ -230,7 +233,7 @@ judged AS (
 
 
 def effects_once(table: str, act: str, effects: str) -> str:
-    """Return the comparison of a proving table's effects with the completions its history holds."""
+    """Return the statement that compares the effects in a proving table with the completions in the history."""
     return f"""
 WITH done AS (SELECT job_id, count(*) AS times FROM steps WHERE completes GROUP BY job_id),
 judged AS (
@@ -241,7 +244,7 @@ judged AS (
 
 
 def result_if_completed(table: str, status: str, result: str) -> str:
-    """Return the check that a job has a result exactly when it completed."""
+    """Return the statement that checks that a job has a result if, and only if, it completed."""
     return f"""
 WITH judged AS (SELECT id, ({result} IS NOT NULL) <> ({status} = %(completed)s) AS bad FROM {table})
 {VERDICT}"""

@@ -1,4 +1,4 @@
-"""A small run in one process on real Postgres, with its evidence: what the checker is tried on."""
+"""A small run in one process on real Postgres, with its evidence, for the tests of the checker."""
 
 import asyncio
 import math
@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from gristmill_testing.waiting import PATIENCE_SECONDS, POLL_SECONDS, until
-from tests.chaos.checker import Report, check
+from gristmill_testing.waiting import MAX_WAIT_SECONDS, WAIT_POLL_SECONDS, until
+from tests.chaos.checker import CheckReport, check
 from tests.chaos.evidence import Evidence, LostRun
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.road import FakeRoad
@@ -37,26 +37,26 @@ EVERY_MINUTE = "* * * * *"
 LEASE_SECONDS = 0.4
 KEYED = "proving.keyed"
 FIRST_RUN = 2
-# The statistics of a transaction stand still unless they are cleared.
+# Within a transaction, Postgres repeats the same statistics until they are cleared.
 SOMEBODY_WAITS = """
 SELECT pg_stat_clear_snapshot(), EXISTS (
   SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"""
 
 
 class Gates:
-    """Holds every run back until its gate opens: that of a job's first run, or that of later ones."""
+    """Two gates that runs wait for: one for the first run of a job, one for later runs."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.later = asyncio.Event()
 
     def close(self) -> None:
-        """Close both again."""
+        """Close both gates again."""
         self.first.clear()
         self.later.clear()
 
     def registry(self) -> Registry:
-        """Return the plain and the keyed stage, with handlers that wait at the gates before they do what rows say."""
+        """Return the plain and the keyed stage, with handlers that wait at the gates before they act."""
         registry = Registry()
 
         async def behind_gates(job: Any, ctx: Context) -> Outcome:
@@ -69,7 +69,7 @@ class Gates:
 
 
 class Rehearsal:
-    """Workers, a dispatcher, beats and people at work on one database, and the evidence of what they were told."""
+    """Workers, a dispatcher, beats and people on one database, and the evidence of their answers."""
 
     def __init__(self, url: str, registry: Registry, database: Database, stack: AsyncExitStack) -> None:
         self.url = url
@@ -78,39 +78,39 @@ class Rehearsal:
         self.jobs = Jobs(database, registry)
         self.evidence = Evidence()
         self.workers: list[WorkerProcess] = []
-        self.told: list[tuple[str, Run]] = []
+        self.mill_lost_runs: list[tuple[str, Run]] = []
         self.guarded = True
         self._stack = stack
 
     async def enqueue(self, stage: str = PLAIN, count: int = 1, **job: Any) -> list[UUID]:
-        """Enqueue and write down what was answered."""
+        """Enqueue, and record the answers."""
         ids = await self.jobs.ready(stage, count, **job)
         self.evidence.committed |= dict.fromkeys(ids, stage)
         return ids
 
     async def worker(self, *, url: str | None = None, **options: Any) -> WorkerProcess:
-        """Start a worker, which reaches the database by ``url`` if one is given; it stops with the rehearsal."""
+        """Start a worker, which uses ``url`` for the database if given; it stops with the rehearsal."""
         worker = await self._stack.enter_async_context(started_worker(url or self.url, self.registry, **options))
         self.workers.append(worker)
         return worker
 
     async def wire(self) -> tuple[str, Wire]:
-        """Lay a line to the database on which answers may be lost; return its URL, and the line."""
+        """Start a proxy to the database that may drop answers; return its URL and the proxy."""
         return await self._stack.enter_async_context(wire_to(self.url))
 
     async def deliver(self, worker: WorkerProcess, stage: str = PLAIN) -> None:
-        """Dispatch what is due and hand it to ``worker``; return once it is claimed."""
+        """Dispatch the due jobs to ``worker``; return when they are claimed."""
         await worker.accept(await self.jobs.dispatched(stage, 0), stage)
 
     async def freeze(self, worker: WorkerProcess) -> None:
-        """Stop a worker's heart and its ears, as SIGSTOP does; its runs wait at the gate."""
-        organs = [worker.kernel.parts[name] for name in ("heartbeat", "fences")]
-        for task in organs:
+        """Stop the heartbeat and the fence listener of a worker, as SIGSTOP does; its runs wait at the gate."""
+        tasks = [worker.kernel.parts[name] for name in ("heartbeat", "fences")]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(organs)
+        await asyncio.wait(tasks)
 
     async def dispatcher(self, worker: WorkerProcess) -> None:
-        """Start a dispatcher whose road ends at ``worker``."""
+        """Start a dispatcher that sends every batch to ``worker``."""
 
         async def deliver(stage: str, tickets: Any) -> None:
             await worker.accept(tickets, stage)
@@ -119,7 +119,7 @@ class Rehearsal:
         await self._stack.enter_async_context(dispatching(self.url, self.registry, road))
 
     async def cancel(self, *ids: UUID, stage: str = PLAIN) -> None:
-        """Cancel as a person does, and write down when it was acknowledged."""
+        """Cancel as a person does, and record the time of the answer."""
         async with self.guard(stage), self.database.kernel() as conn:
             done = await intervene.cancel(conn, self.registry[stage].model, ids, reason="no longer wanted")
         self.evidence.cancelled |= dict.fromkeys(done, time.time())
@@ -130,7 +130,7 @@ class Rehearsal:
             await intervene.retry(conn, self.registry[stage].model, ids, reason="once more")
 
     async def rescue(self, stage: str = PLAIN, *, led_for: timedelta = timedelta(minutes=1)) -> int:
-        """Have the leader look once for runs that nobody can finish."""
+        """Let the leader rescue once; return the number of rescued jobs."""
         database = Database(self.url, changed_by="dispatcher:one", pool_size=1)
         try:
             async with self.guard(stage), database.kernel() as conn:
@@ -140,7 +140,7 @@ class Rehearsal:
 
     @asynccontextmanager
     async def guard(self, stage: str) -> AsyncIterator[None]:
-        """Take the guard off the stage's table while the block lasts, if this rehearsal is to be without."""
+        """Disable the guard of the stage's table during the block, if ``guarded`` is false."""
         alter = f"ALTER TABLE {self.registry[stage].model.__table__} {{}} TRIGGER guard_update"
         if self.guarded:
             yield
@@ -150,7 +150,7 @@ class Rehearsal:
         await self.jobs.sql(alter.format("ENABLE"))
 
     async def claim_and_vanish(self, stage: str = PLAIN) -> None:
-        """Claim every dispatched job as a worker that is never heard of again."""
+        """Claim every dispatched job as a worker that then sends no more heartbeats."""
         worker = WorkerRow(id=uuid.uuid4(), name="doomed", queues=("proving",), slots=1, lease_seconds=LEASE_SECONDS)
         database = Database(self.url, changed_by=f"worker:{worker.id}", pool_size=1)
         try:
@@ -162,7 +162,7 @@ class Rehearsal:
             await database.close()
 
     async def prune(self, *ids: UUID, age: timedelta = timedelta(days=2), stage: str = PLAIN) -> int:
-        """Make these ended jobs old, then let maintenance prune their table."""
+        """Make these ended jobs old, then prune their table."""
         model = self.registry[stage].model
         if ids:
             aged = f"UPDATE {model.__table__} SET completed_at = completed_at - %s WHERE id = ANY (%s)"
@@ -172,7 +172,7 @@ class Rehearsal:
             return await rescue.prune(conn, model)
 
     async def schedule(self, catch_up: str = "all", *, cron: str = EVERY_MINUTE, minutes_ago: int = 3) -> None:
-        """Add a schedule of plain jobs that has missed some minutes, and is called as it is to catch up on them."""
+        """Add a schedule of plain jobs that has missed some minutes. Its name is its catch-up policy."""
         await self.jobs.sql(
             "INSERT INTO runtime.schedules (name, stage, cron, catch_up, created_at) VALUES (%s, %s, %s, %s, "
             "now() - make_interval(mins => %s))",
@@ -184,18 +184,18 @@ class Rehearsal:
         )
 
     async def beats(self) -> None:
-        """Have two beats look at the schedules in the same moment: both see the same ticks due."""
+        """Let two beats look at the schedules at the same moment, so that both see the same due ticks."""
         await asyncio.to_thread(self._race_of_beats)
 
     def _race_of_beats(self) -> None:
         with self._beat("one") as one:
             rival = threading.Thread(target=self._fire_second)
             rival.start()
-            deadline = time.monotonic() + PATIENCE_SECONDS
+            deadline = time.monotonic() + MAX_WAIT_SECONDS
             while rival.is_alive() and not one.execute(text(SOMEBODY_WAITS)).one()[1]:
                 assert time.monotonic() < deadline, "the second beat neither waits nor ends"
-                time.sleep(POLL_SECONDS)
-        rival.join(PATIENCE_SECONDS)
+                time.sleep(WAIT_POLL_SECONDS)
+        rival.join(MAX_WAIT_SECONDS)
 
     def _fire_second(self) -> None:
         with self._beat("two"):
@@ -203,7 +203,7 @@ class Rehearsal:
 
     @contextmanager
     def _beat(self, name: str) -> Iterator[Session]:
-        """Fire what is due as the beat ``name``; commit when the block ends."""
+        """Fire the due ticks as the beat ``name``; commit when the block ends."""
         options = f"-c gristmill.changed_by=beat:{name}"
         engine = create_engine(sqlalchemy_url(self.url), poolclass=NullPool, connect_args={"options": options})
         with Session(engine) as session, session.begin():
@@ -212,7 +212,7 @@ class Rehearsal:
         engine.dispose()
 
     async def settled(self, *, stage: str = PLAIN, within: float = 10.0) -> None:
-        """Return when no job of the stage's table can move any more, snoozes and back-offs cut short."""
+        """Wait until no job of the stage's table can move any more; end snoozes and back-offs at once."""
         table = self.registry[stage].model.__table__
         again = "change_action IN ('retry', 'snooze')"
         hurry = f"UPDATE {table} SET due_at = NULL WHERE due_at IS NOT NULL AND {again}"
@@ -224,25 +224,25 @@ class Rehearsal:
 
         await until(quiet, within=within)
 
-    def listen(self) -> None:
-        """Write down which writes the workers rejected as stale and which runs they stopped; all of them live on."""
-        told = [("a mill", *one) for one in self.told]
-        told += [(str(worker.id), *one) for worker in self.workers for one in worker.events.lost]
+    def record_lost_runs(self) -> None:
+        """Record the stale writes that the workers rejected and the runs that they stopped; all workers still live."""
+        lost = [("a mill", *one) for one in self.mill_lost_runs]
+        lost += [(str(worker.id), *one) for worker in self.workers for one in worker.events.lost]
         self.evidence.lost_runs = [
-            LostRun(how=how, job_id=run.job_id, fence=run.version, said_by=by) for by, how, run in told
+            LostRun(how=how, job_id=run.job_id, fence=run.version, said_by=by) for by, how, run in lost
         ]
         self.evidence.spoke_until = dict.fromkeys((worker.id for worker in self.workers), math.inf)
 
-    async def judge(self, **options: Any) -> Report:
-        """Check what the rehearsal left."""
-        self.listen()
+    async def judge(self, **options: Any) -> CheckReport:
+        """Check the history of the rehearsal."""
+        self.record_lost_runs()
         async with self.database.kernel() as conn:
             return await check(conn, self.evidence, **{"lease": timedelta(seconds=LEASE_SECONDS), **options})
 
 
 @asynccontextmanager
 async def rehearsing(url: str, registry: Registry) -> AsyncIterator[Rehearsal]:
-    """Open a rehearsal on the empty database of ``url``; all it started has stopped when the block ends."""
+    """Open a rehearsal on the empty database of ``url``; everything that it started stops at the end of the block."""
     database = Database(url, changed_by="somebody")
     try:
         async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""One sound run that holds a bit of everything, what it left, and how tests of the checker damage that."""
+"""One correct run with a case of everything, for tests that damage its history and run the checker."""
 
 import copy
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import psycopg
 
 from gristmill_testing.mill import mill
 from gristmill_testing.waiting import until
-from tests.chaos.checker import Report, check
+from tests.chaos.checker import CheckReport, check
 from tests.chaos.evidence import Evidence
 from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
 from tests.support.fakes.openai_server import FakeOpenAI
@@ -25,16 +25,16 @@ UPDATE runtime.transitions SET created_at = created_at - interval '1 minute' WHE
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What the sound run left: its database, its evidence, and its jobs by what became of them."""
+class SoundRun:
+    """The correct run: its database, its evidence, and its jobs by the name of their case."""
 
     url: str
     evidence: Evidence
     jobs: dict[str, UUID]
 
 
-async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> Left:
-    """Let everything happen once: effects, retries, snoozes, a rescue, cancels, ticks, steps, limits, calls."""
+async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> SoundRun:
+    """Let every case happen once: effects, retries, snoozes, a rescue, cancels, ticks, steps, limits, calls."""
     async with rehearsing(url, registry) as run:
         jobs = await asked(run, fake)
         (jobs["rescued"],) = await run.enqueue(act="write")
@@ -58,17 +58,17 @@ async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> Left:
         await run.retry(jobs["failed"])
         await run.settled()
         await run.jobs.sql("UPDATE proving.plain_jobs SET max_retries = 1 WHERE id = %s", jobs["failed"])
-        await run.retry(jobs["failed"])  # an attempt beyond what it had
+        await run.retry(jobs["failed"])  # this grants one more attempt
         await run.settled()
         await until(lambda: worker.events.of(jobs["stopped"])[-1] == "stopped")
         await run.prune(jobs["pruned"])
         run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
-        run.listen()
-        return Left(url, run.evidence, jobs)
+        run.record_lost_runs()
+        return SoundRun(url, run.evidence, jobs)
 
 
 async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
-    """Cancel a job whose provider hangs, and score one profile, which is asked for twice more before it is answered."""
+    """Cancel a job during a call that hangs; score one profile, with two repeated calls before the answer."""
     fake.script(queue=[{"kind": "hang"}, {"kind": "status", "status": 500}, {"kind": "malformed"}])
     llm = build(api_key="sk-test", base_url=fake.url, model=None, connect_timeout=2.0, timeout=10.0, max_connections=5)
     ((profile,),) = [
@@ -81,24 +81,24 @@ async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
         (scored,) = await run.enqueue(SCORING, profile_id=str(profile), prompt="Judge again.")
         await run.settled(stage=SCORING)
     await llm.aclose()
-    run.told += heard.lost
+    run.mill_lost_runs += heard.lost
     return {"hung": hung, "scored": scored}
 
 
-async def judge(reader: Reader, evidence: Evidence, **options: Any) -> Report:
-    options = {"lease": timedelta(seconds=LEASE_SECONDS), "called_within": timedelta(0), **options}
+async def judge(reader: Reader, evidence: Evidence, **options: Any) -> CheckReport:
+    options = {"lease": timedelta(seconds=LEASE_SECONDS), "log_lost_run_within": timedelta(0), **options}
     return await check(reader, evidence, **options)
 
 
-def changed(left: Left, change: Callable[[Evidence], Any]) -> Evidence:
-    """Return the run's evidence with one thing said differently."""
+def changed(left: SoundRun, change: Callable[[Evidence], Any]) -> Evidence:
+    """Return a copy of the evidence of the run with one change."""
     evidence = copy.deepcopy(left.evidence)
     change(evidence)
     return evidence
 
 
 async def claimed(reader: Reader, job: UUID) -> tuple[float, UUID]:
-    """Return when and by which worker a job was claimed first."""
+    """Return the time and the worker of the first claim of a job."""
     cursor = await reader.execute(
         "SELECT extract(epoch FROM created_at)::float8, substr(changed_by, 8)::uuid FROM runtime.transitions"
         " WHERE job_id = %s AND change_action = 'claim' ORDER BY version_to LIMIT 1",

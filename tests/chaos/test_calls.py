@@ -1,4 +1,4 @@
-"""What the provider was asked: calls without a run, under a wrong key, or beyond their rate are found."""
+"""The checker finds calls without a run, with a wrong key, or beyond their rate."""
 
 import time
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.checker import Rate
 from tests.chaos.evidence import Call, Evidence
-from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, Left, Reader, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, Reader, SoundRun, changed, claimed, judge
 
 
 def call(job_id: UUID, *, at: float) -> Call:
@@ -29,33 +29,33 @@ def call(job_id: UUID, *, at: float) -> Call:
         ((6.0, "another"), 1),
     ],
 )
-async def test_call_after_the_end_of_a_run_is_found_once_its_worker_could_have_heard(
-    left: Left, reader: Reader, rule: str, after: tuple[float, str], found: int
+async def test_call_after_the_end_of_a_run_is_found_once_its_worker_could_have_known(
+    left: SoundRun, reader: Reader, rule: str, after: tuple[float, str], found: int
 ) -> None:
-    """Two seconds of grace, in which time that its worker was deaf, and three seconds after it, do not count.
+    """The grace is two seconds. The isolation of the worker, and three seconds after it, do not count.
 
-    What only deafness excuses is not among the examined.
+    A call that only an isolation excuses is not examined.
     """
-    seconds, deaf = after
+    seconds, isolated = after
     acknowledged = left.evidence.cancelled[left.jobs["hung"]]
     spans = [(acknowledged, acknowledged + 2)]
     whose = {"its worker": (await claimed(reader, left.jobs["hung"]))[1], "another": uuid4()}
 
     def late(evidence: Evidence) -> None:
         evidence.calls.append(call(left.jobs["hung"], at=acknowledged + seconds))
-        evidence.deaf = spans if deaf == "anybody" else []
-        evidence.deaf_alone = {whose[deaf]: spans} if deaf in whose else {}
+        evidence.isolated = spans if isolated == "anybody" else []
+        evidence.isolated_workers = {whose[isolated]: spans} if isolated in whose else {}
 
     cancelled_only = rule == "no call after a cancel"
     before = sum(one.job_id in left.evidence.cancelled or not cancelled_only for one in left.evidence.calls)
     verdict = (await judge(reader, changed(left, late)))[rule]
 
-    excused = deaf != "nobody" and not found
+    excused = isolated != "nobody" and not found
     assert (verdict.examined, verdict.violations) == (before + (not excused), found)
 
 
-async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: Reader) -> None:
-    """A call before the claim, and one for a job that nobody knows."""
+async def test_call_for_a_job_that_was_not_claimed_is_found(left: SoundRun, reader: Reader) -> None:
+    """A call before the claim, and a call for an unknown job."""
 
     def ask(evidence: Evidence) -> None:
         evidence.calls += [call(left.jobs["waiting"], at=time.time()), call(uuid4(), at=time.time())]
@@ -66,8 +66,8 @@ async def test_call_for_a_job_that_was_not_claimed_is_found(left: Left, reader: 
     assert report["calls belong to runs"].violations == 3
 
 
-async def test_call_between_two_runs_of_its_job_is_found(left: Left, reader: Reader) -> None:
-    """A zombie that goes on after its run was given up, before the next one begins."""
+async def test_call_between_two_runs_of_its_job_is_found(left: SoundRun, reader: Reader) -> None:
+    """A worker continues after its run was rescued and before the next run begins."""
     await reader.execute(A_MINUTE_BEFORE, [left.jobs["scored"], 4])
     await reader.execute("DELETE FROM runtime.transitions WHERE job_id = %s", [left.jobs["hung"]])
     claimed_at, _ = await claimed(reader, left.jobs["scored"])
@@ -80,31 +80,31 @@ async def test_call_between_two_runs_of_its_job_is_found(left: Left, reader: Rea
     assert report["calls belong to runs"].violations == 1
 
 
-async def test_call_without_a_job_is_found(left: Left, reader: Reader) -> None:
-    """The provider counted one more than name their job."""
+async def test_call_without_a_job_is_found(left: SoundRun, reader: Reader) -> None:
+    """The provider counted one call more than there are calls with a job."""
     report = await judge(reader, changed(left, lambda e: setattr(e, "requests", e.requests + 1)))
 
     assert report.failed == ["every call names its job"]
 
 
-async def test_question_asked_under_another_key_on_the_next_attempt_is_found(left: Left, reader: Reader) -> None:
-    """Whether it is the same to the letter or not: a job has one question, and its provider should know it again."""
+async def test_question_asked_under_another_key_on_the_next_attempt_is_found(left: SoundRun, reader: Reader) -> None:
+    """A job has one question. The key must be the same on each attempt, even if the text of the request differs."""
 
-    def ask_anew(evidence: Evidence) -> None:
+    def change_key(evidence: Evidence) -> None:
         first, second, again = [one for one in evidence.calls if one.job_id == left.jobs["scored"]]
         assert (first.key, first.body, again.again) == (second.key, second.body, True)
         mark = evidence.calls.index(second)
         evidence.calls[mark] = replace(second, key=f"{second.job_id}-anew", body="other words")
 
-    report = await judge(reader, changed(left, ask_anew))
+    report = await judge(reader, changed(left, change_key))
 
     assert report.failed == ["a repeated request keeps its key"]
     assert set(report["a repeated request keeps its key"].jobs) == {str(left.jobs["scored"])}
 
 
 @pytest.mark.parametrize("change", [{"job_id": uuid4()}, {"body": "other words"}], ids=["two jobs", "two requests"])
-async def test_key_of_two_requests_is_found(left: Left, reader: Reader, change: dict[str, Any]) -> None:
-    """A provider that answers a key from what it answered before would give one job the other's answer."""
+async def test_key_of_two_requests_is_found(left: SoundRun, reader: Reader, change: dict[str, Any]) -> None:
+    """A provider that repeats its answer for a known key would give one job the answer of the other."""
 
     def share(evidence: Evidence) -> None:
         evidence.calls.append(replace(evidence.calls[-1], **change))
@@ -115,8 +115,8 @@ async def test_key_of_two_requests_is_found(left: Left, reader: Reader, change: 
     assert report["a key names one request"].jobs == [left.evidence.calls[-1].key]
 
 
-async def test_calls_beyond_the_rate_are_found(left: Left, reader: Reader) -> None:
-    """Two calls within a minute are one too many where one is allowed."""
+async def test_calls_beyond_the_rate_are_found(left: SoundRun, reader: Reader) -> None:
+    """If one call a minute is allowed, two calls within a minute are found."""
     report = await judge(reader, left.evidence, rates={SCORING: Rate(at_most=1, per=timedelta(minutes=1))})
 
     assert report.failed == ["calls within their rate"]

@@ -1,4 +1,4 @@
-"""The checker on one sound history that holds a bit of everything: it passes, and whatever is damaged is found."""
+"""The checker accepts one correct history with a case of everything, and finds every damage to it."""
 
 import time
 from datetime import timedelta
@@ -9,11 +9,11 @@ import pytest
 
 from tests.chaos.checker import Rate
 from tests.chaos.evidence import Evidence
-from tests.chaos.sound import SCORING, Left, Reader, changed, claimed, judge
+from tests.chaos.sound import SCORING, Reader, SoundRun, changed, claimed, judge
 
 
-async def test_a_sound_history_passes_every_check_and_each_has_examined_something(left: Left) -> None:
-    """A rule that looks at nothing proves nothing; alone on its connection the checker reads one snapshot."""
+async def test_a_sound_history_passes_every_check_and_each_has_examined_something(left: SoundRun) -> None:
+    """A rule that examines nothing proves nothing. Without an open transaction the checker reads one snapshot."""
     rates = {SCORING: Rate(at_most=4, per=timedelta(minutes=1))}
 
     async with await psycopg.AsyncConnection.connect(left.url, autocommit=True) as alone:
@@ -24,8 +24,8 @@ async def test_a_sound_history_passes_every_check_and_each_has_examined_somethin
     assert report.render().endswith(f"no violations, checked in {report.seconds:.1f} s")
 
 
-async def test_rules_that_looked_at_nothing_are_told(left: Left, reader: Reader) -> None:
-    """Where the provider's ledger got lost, no rule about calls is broken, and none is proven."""
+async def test_rules_that_examined_nothing_are_listed(left: SoundRun, reader: Reader) -> None:
+    """If the ledger of the provider is lost, no rule about calls is broken, and none is proven."""
 
     def lose(evidence: Evidence) -> None:
         evidence.calls, evidence.requests = [], 0
@@ -147,9 +147,9 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("rule", "culprit", "damage"), DAMAGES)
 async def test_damaged_history_breaks_its_rule_and_names_the_job(
-    left: Left, reader: Reader, rule: str, culprit: str | None, damage: str
+    left: SoundRun, reader: Reader, rule: str, culprit: str | None, damage: str
 ) -> None:
-    """Whatever the triggers make impossible and a bug did all the same."""
+    """The triggers make this damage impossible; the checker must find it without them."""
     for statement in damage.split(";"):
         await reader.execute(statement.encode(), left.jobs)
 
@@ -159,8 +159,8 @@ async def test_damaged_history_breaks_its_rule_and_names_the_job(
     assert culprit is None or str(left.jobs[culprit]) in report[rule].jobs
 
 
-async def test_key_of_two_jobs_is_found(left: Left, reader: Reader) -> None:
-    """An enqueue whose answer was lost, repeated under its key, made a second job."""
+async def test_key_of_two_jobs_is_found(left: SoundRun, reader: Reader) -> None:
+    """An enqueue lost its answer, was repeated with its key, and made a second job."""
     await reader.execute("DROP INDEX proving.uq_plain_jobs_idempotency_key")
     await reader.execute("UPDATE proving.plain_jobs SET idempotency_key = 'k' WHERE act IN ('write', 'fail')")
 
@@ -169,8 +169,8 @@ async def test_key_of_two_jobs_is_found(left: Left, reader: Reader) -> None:
     assert report.failed == ["one job per idempotency key"]
 
 
-async def test_enqueue_that_was_answered_but_never_committed_is_found(left: Left, reader: Reader) -> None:
-    """No row and no history: it was lost before it began."""
+async def test_enqueue_that_was_answered_but_never_committed_is_found(left: SoundRun, reader: Reader) -> None:
+    """The job has no row and no history: it was lost."""
     lost = uuid4()
 
     report = await judge(reader, changed(left, lambda e: e.committed.update({lost: "proving.plain"})))
@@ -179,8 +179,8 @@ async def test_enqueue_that_was_answered_but_never_committed_is_found(left: Left
     assert report["committed jobs exist"].jobs == [str(lost)]
 
 
-async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: Left, reader: Reader) -> None:
-    """Told that it was cancelled, and then it was done."""
+async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: SoundRun, reader: Reader) -> None:
+    """The cancel was acknowledged, and then the job completed."""
     report = await judge(reader, changed(left, lambda e: e.cancelled.update({left.jobs["done"]: time.time()})))
 
     assert report["cancelled stays cancelled"].jobs == [str(left.jobs["done"])]
@@ -190,27 +190,27 @@ async def test_acknowledged_cancel_of_a_job_that_completed_is_found(left: Left, 
     ("over_since", "whose", "found"),
     [(0.0, "any", (0, 0)), (3600.0, "any", (1, 1)), (0.0, "its worker's", (0, 0)), (0.0, "another's", (1, 1))],
 )
-async def test_rescue_is_excused_by_a_time_of_deafness_and_by_none_that_is_over(
-    left: Left, reader: Reader, over_since: float, whose: str, found: tuple[int, int]
+async def test_rescue_is_excused_during_an_isolation_and_not_after_it(
+    left: SoundRun, reader: Reader, over_since: float, whose: str, found: tuple[int, int]
 ) -> None:
-    """A worker that was cut off looked silent, whatever it recorded before; one that has been heard again is not."""
+    """An isolated worker looks silent, so its rescue proves nothing. After the isolation the rule applies again."""
     await reader.execute(RESCUED_AT_ONCE.encode(), left.jobs)
-    deaf = (0.0, time.time() - over_since)
+    isolated = (0.0, time.time() - over_since)
     worker = {"its worker's": (await claimed(reader, left.jobs["rescued"]))[1], "another's": uuid4()}.get(whose)
 
     def cut_off(evidence: Evidence) -> None:
         if worker:
-            evidence.deaf_alone[worker] = [deaf]
+            evidence.isolated_workers[worker] = [isolated]
         else:
-            evidence.deaf.append(deaf)
+            evidence.isolated.append(isolated)
 
     verdict = (await judge(reader, changed(left, cut_off)))["only the silent are rescued"]
 
     assert (verdict.examined, verdict.violations) == found
 
 
-async def test_job_that_can_move_may_stand_still_for_its_patience(left: Left, reader: Reader) -> None:
-    """A run checked while it is still moving."""
+async def test_job_that_can_move_may_stand_still_for_its_patience(left: SoundRun, reader: Reader) -> None:
+    """The history is checked while jobs can still move."""
     await reader.execute(
         "UPDATE proving.plain_jobs SET due_at = NULL, dispatched_at = now() WHERE id = %(waiting)s", left.jobs
     )

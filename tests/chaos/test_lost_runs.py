@@ -1,4 +1,4 @@
-"""What workers say about runs that they lost: what is not so is found, and so is what they do not say."""
+"""The checker finds runs that workers logged as lost without reason, and lost runs that they did not log."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.chaos.evidence import Evidence, LostRun, Span, lost_runs
-from tests.chaos.sound import A_MINUTE_BEFORE, Left, Reader, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, Reader, SoundRun, changed, claimed, judge
 
 
 def lost(job_id: UUID | None, version: int = 2, *, by: str = "some log") -> LostRun:
@@ -29,9 +29,9 @@ def lost(job_id: UUID | None, version: int = 2, *, by: str = "some log") -> Lost
     ],
 )
 async def test_run_called_lost_that_was_not_lost_to_others_is_found(
-    left: Left, reader: Reader, run: tuple[str, int], times: int, violations: int
+    left: SoundRun, reader: Reader, run: tuple[str, int], times: int, violations: int
 ) -> None:
-    """Taken by a rescue it is right, and once; a worker's own settle, no run at all and what it said before are not."""
+    """A rescued run is logged as lost once. A run settled by its worker, no run, and a second log entry are wrong."""
     name, version = run
     said = [lost(left.jobs[name], version)] * times
 
@@ -42,15 +42,15 @@ async def test_run_called_lost_that_was_not_lost_to_others_is_found(
     assert all(job.startswith(f"{left.jobs[name]} version {version}") for job in verdict.jobs)
 
 
-async def test_line_about_a_lost_run_that_cannot_be_read_is_found(left: Left, reader: Reader) -> None:
-    """It names no run, so nobody can say that it is right."""
+async def test_line_about_a_lost_run_that_cannot_be_read_is_found(left: SoundRun, reader: Reader) -> None:
+    """The line names no run, so it cannot be checked."""
     report = await judge(reader, changed(left, lambda e: e.lost_runs.append(lost(None))))
 
     assert report.failed == ["runs called lost were lost, once"]
 
 
-async def test_runs_of_two_workers_called_lost_by_one_are_found(left: Left, reader: Reader) -> None:
-    """A worker speaks of its own runs only."""
+async def test_runs_of_two_workers_called_lost_by_one_are_found(left: SoundRun, reader: Reader) -> None:
+    """A worker logs only its own runs."""
     stopped, hung = left.jobs["stopped"], left.jobs["hung"]
 
     def say(evidence: Evidence) -> None:
@@ -62,18 +62,18 @@ async def test_runs_of_two_workers_called_lost_by_one_are_found(left: Left, read
 
 
 @pytest.mark.parametrize(
-    ("within", "deaf", "judged"),
+    ("within", "isolated", "judged"),
     [(0.0, [], ("stopped", "hung")), (3600.0, [], ("stopped",)), (0.0, [(0.0, math.inf)], ())],
 )
 async def test_lost_run_that_its_worker_never_called_so_is_found(
-    left: Left, reader: Reader, within: float, deaf: list[Span], judged: tuple[str, ...]
+    left: SoundRun, reader: Reader, within: float, isolated: list[Span], judged: tuple[str, ...]
 ) -> None:
-    """Unless the worker was gone too soon to say so, or deaf when it claimed; the one that vanished never counts."""
+    """Exceptions: the worker ended too early to log it, or was isolated when it claimed, or sent no more heartbeats."""
 
     def keep_silent(evidence: Evidence) -> None:
-        evidence.lost_runs, evidence.deaf = [], deaf
+        evidence.lost_runs, evidence.isolated = [], isolated
 
-    report = await judge(reader, changed(left, keep_silent), called_within=timedelta(seconds=within))
+    report = await judge(reader, changed(left, keep_silent), log_lost_run_within=timedelta(seconds=within))
     verdict = report["lost runs were called lost"]
 
     assert (verdict.examined, verdict.violations) == (len(judged), len(judged))
@@ -81,10 +81,10 @@ async def test_lost_run_that_its_worker_never_called_so_is_found(
 
 
 @pytest.mark.parametrize(("silent", "found"), [((0.5, 3.0), 1), ((0.5, math.inf), 0)])
-async def test_run_lost_while_its_worker_was_deaf_is_called_lost_once_it_hears(
-    left: Left, reader: Reader, silent: Span, found: int
+async def test_run_lost_by_an_isolated_worker_is_logged_after_the_isolation(
+    left: SoundRun, reader: Reader, silent: Span, found: int
 ) -> None:
-    """A zombie says so when it wakes; while it is deaf nothing is asked of it, but of the others."""
+    """An isolated worker need not log the run until its isolation is over; the other workers must."""
     claimed_at, worker = await claimed(reader, left.jobs["stopped"])
     await reader.execute(A_MINUTE_BEFORE, [left.jobs["stopped"], 3])
     since, until = silent
@@ -92,7 +92,7 @@ async def test_run_lost_while_its_worker_was_deaf_is_called_lost_once_it_hears(
     def freeze(evidence: Evidence) -> None:
         evidence.lost_runs = []
         evidence.spoke_until = {worker: time.time() + 60}
-        evidence.deaf_alone = {worker: [(claimed_at - since, claimed_at + until)]}
+        evidence.isolated_workers = {worker: [(claimed_at - since, claimed_at + until)]}
 
     report = await judge(reader, changed(left, freeze))
 
@@ -112,5 +112,5 @@ LINE = '{"event": "run_stopped", "job_id": "01a2038b-cf6f-7edb-8624-b38ea64ddaed
     ],
 )
 def test_log_may_end_in_the_middle_of_a_line_and_nowhere_else(log: list[str], found: list[int]) -> None:
-    """SIGKILL cuts the last line; one that cannot be read before it names no run."""
+    """SIGKILL cuts the last line. An earlier line that cannot be read is reported without a run."""
     assert [run.fence for run in lost_runs(log, said_by="log")] == found

@@ -14,14 +14,11 @@ MINUTES = 2.4
 
 @pytest.mark.nemesis
 def test_every_promise_is_kept_under_the_brief_matrix(tmp_path: Path) -> None:
-    """A whole system under load is killed, cut, frozen, flushed and lied to: its history keeps every promise.
-
-    What there is no time for is not a whole area.
-    """
+    """A whole system under load and faults keeps every promise, and no area of faults is left out."""
     outcome = nemesis.run(tmp_path, seed=SEED, minutes=MINUTES, brief=True)
 
     assert outcome.ok, outcome.render()
-    assert {wound.fault.area for wound in outcome.wounds} == set(AREAS), outcome.render()
+    assert {injection.fault.area for injection in outcome.injections} == set(AREAS), outcome.render()
 
 
 def test_each_fault_says_what_happens_what_is_promised_and_until_when() -> None:
@@ -35,7 +32,7 @@ def test_each_fault_says_what_happens_what_is_promised_and_until_when() -> None:
 
 
 def test_the_core_of_a_brief_run_holds_one_of_its_faults_of_every_area() -> None:
-    """They come first and whatever time it takes: no area is left out for want of it."""
+    """These faults come first, also if the time is over, so that no area is left out."""
     core = [matrix()[name] for name in nemesis.CORE]
 
     assert all(fault.brief for fault in core)

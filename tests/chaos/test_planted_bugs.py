@@ -1,6 +1,6 @@
-"""Plant one bug of each class in the kernel, let it really run, and have the checker find it.
+"""Plant one bug of each class in the kernel, run it, and let the checker find it.
 
-The same runs without a bug pass, so that it is the bug that is found.
+The same runs without a bug pass, so the checker finds the bug and nothing else.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ from gristmill_testing.mill import Heard, mill
 from gristmill_testing.waiting import until
 from tests.chaos import bugs
 from tests.chaos.bugs import Bug
-from tests.chaos.checker import Report
+from tests.chaos.checker import CheckReport
 from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.kernel import PLAIN
@@ -30,11 +30,11 @@ ONE_SETTLE = b'"change_action" = u.action'  # in the settling statement, and in 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Scenario = Callable[[Rehearsal, Gates], Awaitable[Report]]
+Scenario = Callable[[Rehearsal, Gates], Awaitable[CheckReport]]
 
 
-async def frozen_worker(run: Rehearsal, gates: Gates) -> Report:
-    """A worker freezes in the middle of a job, another runs it, and the first comes back before that is done."""
+async def frozen_worker(run: Rehearsal, gates: Gates) -> CheckReport:
+    """A worker freezes during a job, another one runs it, and the first one continues before the other is done."""
     await run.enqueue(act="write")
     first = await run.worker(lease_seconds=LEASE_SECONDS)
     await run.deliver(first)
@@ -50,8 +50,8 @@ async def frozen_worker(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def busy_worker(run: Rehearsal, gates: Gates) -> Report:
-    """The leader looks for lost runs while a living worker is at work on one."""
+async def busy_worker(run: Rehearsal, gates: Gates) -> CheckReport:
+    """The leader rescues while a living worker runs a job."""
     await run.enqueue(act="write")
     worker = await run.worker(lease_seconds=30.0)
     await run.deliver(worker)
@@ -64,8 +64,8 @@ async def busy_worker(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge(lease=timedelta(seconds=30))
 
 
-async def forged_tickets(run: Rehearsal, gates: Gates) -> Report:
-    """Five jobs of one key, three of which get a ticket; messages arrive for all five."""
+async def forged_tickets(run: Rehearsal, gates: Gates) -> CheckReport:
+    """Three of five jobs of one key get a ticket, but messages arrive for all five."""
     tickets = [(job, 1) for job in await run.enqueue(KEYED, 5, key="a")]
     worker = await run.worker()
     await run.jobs.dispatched(KEYED, 0)
@@ -77,8 +77,8 @@ async def forged_tickets(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def crowded_key(run: Rehearsal, gates: Gates) -> Report:
-    """Five jobs of one key, dispatched as its limit allows."""
+async def crowded_key(run: Rehearsal, gates: Gates) -> CheckReport:
+    """Five jobs of one key are dispatched within its limit."""
     await run.enqueue(KEYED, 5, key="a")
     worker = await run.worker()
     await run.deliver(worker, KEYED)
@@ -89,12 +89,12 @@ async def crowded_key(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def two_beats(run: Rehearsal, gates: Gates) -> Report:
-    """Two beats see the same three ticks due at the same moment, some of which each policy would not catch up on."""
+async def two_beats(run: Rehearsal, gates: Gates) -> CheckReport:
+    """Two beats see the same three due ticks at the same moment; two of the policies fire only some of them."""
     gates.first.set()
     for catch_up in ("all", "one"):
         await run.schedule(catch_up)
-    # Nothing of it is due any more, not even its newest time.
+    # Even the newest time of this schedule is too old for `skip`.
     await run.schedule("skip", cron=f"{datetime.now(UTC) - timedelta(minutes=2):%M} * * * *")
     await run.beats()
     worker = await run.worker()
@@ -103,8 +103,8 @@ async def two_beats(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def cancelled_run(run: Rehearsal, gates: Gates) -> Report:
-    """A job is cancelled while it runs, and its handler would be done a moment later."""
+async def cancelled_run(run: Rehearsal, gates: Gates) -> CheckReport:
+    """A job is cancelled while it runs, a moment before its handler ends."""
     (job,) = await run.enqueue(act="write")
     worker = await run.worker()
     await run.deliver(worker)
@@ -114,8 +114,8 @@ async def cancelled_run(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
-    """A scoring job is cancelled in its first call, whose answer is such that it would be asked once more."""
+async def cancelled_caller(run: Rehearsal, gates: Gates) -> CheckReport:
+    """A scoring job is cancelled during its first call; the answer is invalid and would cause a second call."""
     async with scoring(run, {"kind": "malformed", "delay_ms": 3_000}) as (fake, heard, order):
         (job,) = await run.enqueue(SCORING, **order)
         await until(lambda: fake.calls == 1)
@@ -124,8 +124,8 @@ async def cancelled_caller(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge(grace=timedelta(seconds=0.5))
 
 
-async def asked_again(run: Rehearsal, gates: Gates) -> Report:
-    """A scoring job's first call fails, its second attempt's first answer is of no use, and is asked for once more."""
+async def asked_again(run: Rehearsal, gates: Gates) -> CheckReport:
+    """The first call of a scoring job fails. Its second attempt gets an invalid answer and asks once more."""
     async with scoring(run, {"kind": "status", "status": 500}, {"kind": "malformed"}) as (_, _, order):
         await run.enqueue(SCORING, **order)
         await run.settled(stage=SCORING)
@@ -134,7 +134,7 @@ async def asked_again(run: Rehearsal, gates: Gates) -> Report:
 
 @asynccontextmanager
 async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tuple[FakeOpenAI, Heard, dict[str, Any]]]:
-    """Have a mill score with a provider that gives these answers first; what it was asked becomes evidence."""
+    """Run a mill that scores with a provider that gives these answers first; record its calls as evidence."""
     (row,) = await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id::text AS profile_id")
     with FakeOpenAI() as fake:
         fake.script(queue=list(answers))
@@ -145,11 +145,11 @@ async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tup
             yield fake, heard, {"prompt": "Judge.", **row}
         await llm.aclose()
         run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
-    run.told = heard.lost
+    run.mill_lost_runs = heard.lost
 
 
-async def lost_answer(run: Rehearsal, gates: Gates) -> Report:
-    """A worker's outcome is committed, and the line breaks before the answer arrives."""
+async def lost_answer(run: Rehearsal, gates: Gates) -> CheckReport:
+    """The outcome of a worker is committed, and the connection breaks before the answer arrives."""
     await run.enqueue()
     url, wire = await run.wire()
     worker = await run.worker(url=url)
@@ -161,8 +161,8 @@ async def lost_answer(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def old_and_young(run: Rehearsal, gates: Gates) -> Report:
-    """Two jobs have ended, one of them long ago, and one waits, when maintenance prunes."""
+async def old_and_young(run: Rehearsal, gates: Gates) -> CheckReport:
+    """Maintenance prunes when two jobs have ended, one of them long ago, and one waits."""
     gates.first.set()
     await run.enqueue(due_at="2999-01-01T00:00:00Z")
     old, _ = await run.enqueue(count=2)
@@ -173,8 +173,8 @@ async def old_and_young(run: Rehearsal, gates: Gates) -> Report:
     return await run.judge()
 
 
-async def lost_message(run: Rehearsal, gates: Gates) -> Report:
-    """A message is lost on the road; the leader takes the tickets back and dispatches again."""
+async def lost_message(run: Rehearsal, gates: Gates) -> CheckReport:
+    """A message is lost; the leader takes the tickets back and dispatches again."""
     gates.first.set()
     await run.enqueue(count=3)
     worker = await run.worker()
@@ -195,7 +195,7 @@ async def gates() -> Gates:
 async def run(
     database_url: str, registry: Registry, gates: Gates, request: pytest.FixtureRequest
 ) -> AsyncIterator[Rehearsal]:
-    """A rehearsal whose proving handlers wait at the gates; whatever happened, they open before it ends."""
+    """A rehearsal with proving handlers that wait at the gates; the gates always open before it ends."""
     stages = gates.registry()
     stages.add(registry[SCORING])
     async with rehearsing(database_url, stages) as run:
@@ -213,18 +213,18 @@ FOUND: list[tuple[str, Scenario, tuple[Bug, ...], str]] = [
     ("rescue of a living worker", busy_worker, (bugs.LIVING_RESCUED,), "only the silent are rescued"),
     ("limit off by one", crowded_key, (bugs.ONE_TOO_MANY,), "running per key within its limit"),
     ("tick fired twice", two_beats, (bugs.TICK_IGNORED, bugs.TICK_KEY_OWN), "one job per tick"),
-    ("all caught up where one is to be", two_beats, (bugs.ONE_AS_ALL,), "ticks at their times"),
-    ("all caught up where none is to be", two_beats, (bugs.SKIP_AS_ALL,), "ticks at their times"),
-    ("one caught up where none is to be", two_beats, (bugs.SKIP_AS_ONE,), "ticks at their times"),
-    ("cancel that leaves the fence", cancelled_run, (bugs.CANCEL_UNFENCED,), "cancelled stays cancelled"),
-    ("cancel that no run hears", cancelled_caller, (bugs.CANCEL_UNHEARD,), "no call after a cancel"),
+    ("policy one fires all missed ticks", two_beats, (bugs.ONE_AS_ALL,), "ticks at their times"),
+    ("policy skip fires all missed ticks", two_beats, (bugs.SKIP_AS_ALL,), "ticks at their times"),
+    ("policy skip fires one missed tick", two_beats, (bugs.SKIP_AS_ONE,), "ticks at their times"),
+    ("cancel that does not change the fence", cancelled_run, (bugs.CANCEL_UNFENCED,), "cancelled stays cancelled"),
+    ("cancel that no run learns of", cancelled_caller, (bugs.CANCEL_IGNORED,), "no call after a cancel"),
     ("no second look after a lost answer", lost_answer, (bugs.NO_SECOND_LOOK,), "runs called lost were lost, once"),
-    ("lost run of which nobody tells", frozen_worker, (bugs.LOSS_UNTOLD,), "lost runs were called lost"),
-    ("call under a key of its own", asked_again, (bugs.KEY_ANEW,), "a repeated request keeps its key"),
-    ("call that names no job", asked_again, (bugs.KEY_OF_NOBODY,), "every call names its job"),
+    ("lost run that is not logged", frozen_worker, (bugs.LOSS_NOT_LOGGED,), "lost runs were called lost"),
+    ("call with a new key on each attempt", asked_again, (bugs.NEW_KEY_EACH_TIME,), "a repeated request keeps its key"),
+    ("call that names no job", asked_again, (bugs.KEY_WITHOUT_JOB,), "every call names its job"),
     ("one key for all of a job's requests", asked_again, (bugs.KEY_OF_THE_JOB,), "a key names one request"),
     ("prune without retention", old_and_young, (bugs.PRUNE_YOUNG,), "prune removed only the old and ended"),
-    ("prune of what waits", old_and_young, (bugs.PRUNE_WAITING,), "committed jobs exist"),
+    ("prune of waiting jobs", old_and_young, (bugs.PRUNE_WAITING,), "committed jobs exist"),
     ("message acknowledged and forgotten", crowded_key, (bugs.CLAIM_FORGOTTEN,), "no job stands still"),
     ("outcome acknowledged and forgotten", crowded_key, (bugs.SETTLE_FORGOTTEN,), "no job stands still"),
     ("ticket of a lost message kept", lost_message, (bugs.TICKETS_KEPT,), "no job stands still"),
@@ -234,7 +234,7 @@ SCENARIOS = list(dict.fromkeys(scenario for _, scenario, _, _ in FOUND))
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_run_without_a_bug_passes(run: Rehearsal, gates: Gates, scenario: Scenario) -> None:
-    """Whatever is found below is found because of the bug."""
+    """So the violations that are found below come from the bug."""
     report = await scenario(run, gates)
 
     assert report.ok, report.render()
@@ -247,7 +247,7 @@ async def test_planted_bug_is_found_by_its_rule(
     monkeypatch: pytest.MonkeyPatch,
     found: tuple[str, Scenario, tuple[Bug, ...], str],
 ) -> None:
-    """The same run with the bug breaks the rule that the bug offends."""
+    """The same run with the bug breaks the rule for that bug."""
     _, scenario, planted, rule = found
     for bug in planted:
         bug.plant(monkeypatch)
@@ -269,7 +269,7 @@ REFUSED: list[tuple[str, Scenario, Bug, str]] = [
 async def test_bug_that_the_trigger_refuses_is_found_without_it_too(
     run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, Scenario, Bug, str]
 ) -> None:
-    """The table's guard stops it at the statement; were the guard gone, the checker would find it."""
+    """The guard of the table refuses the statement. Without the guard, the checker finds the bug."""
     _, scenario, bug, rule = refused
     bug.plant(monkeypatch)
 
@@ -284,7 +284,7 @@ async def test_bug_that_the_trigger_refuses_is_found_without_it_too(
 async def test_claim_without_ticket_is_refused_by_the_trigger(
     run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were the claim to forget the ticket, the table would not: a limit stays a limit."""
+    """If the claim does not check the ticket, the guard of the table does, so the limit holds."""
     bugs.NO_TICKET.plant(monkeypatch)
 
     with capture_logs() as logs:
@@ -299,7 +299,7 @@ async def test_claim_without_ticket_is_refused_by_the_trigger(
 async def test_second_end_is_refused_by_the_trigger_and_found_without_it(
     run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With neither fence nor state in the settle, what is done stays done; were the guard gone, it would be seen."""
+    """If the settle checks neither fence nor state, the guard protects ended jobs. Without it, the checker finds it."""
     bugs.NO_STATE.plant(monkeypatch)
 
     with capture_logs() as logs:
@@ -316,7 +316,7 @@ async def test_second_end_is_refused_by_the_trigger_and_found_without_it(
 async def test_tick_that_ignores_its_row_is_held_by_its_key(
     run: Rehearsal, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tick is fired once by its row, and were that ignored, still once by the job's idempotency key."""
+    """The row of a tick prevents a second tick. If it is ignored, the idempotency key of the job prevents it."""
     bugs.TICK_IGNORED.plant(monkeypatch)
 
     report = await two_beats(run, gates)

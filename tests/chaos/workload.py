@@ -1,7 +1,7 @@
-"""The load that runs all the time: every kind of job by two doors, cancels at any moment, and what is known of each.
+"""The load during a run: every kind of job by two doors, cancels at any moment, and the evidence of each.
 
-Lives on a loop of its own thread. One door is a direct connection to Postgres, the other leads through the proxy, so
-that an answer may be lost on it.
+It runs on an event loop in its own thread. One door is a direct connection to Postgres. The other door uses the proxy,
+so its answers may be lost.
 """
 
 import asyncio
@@ -33,11 +33,10 @@ Order = tuple[str, dict[str, Any]]
 
 KEYS = 8
 PUT_SECONDS = 25.0
-# Of all jobs: how many are cancelled at some moment, how many come by the door on which answers may be lost, and how
-# many of those are asked for again when their answer was lost.
+# Shares: jobs that are cancelled; jobs by the door that may lose answers; lost answers that are asked for again.
 CANCELLED, PROXIED, REPEATED = 0.06, 0.4, 0.5
 PRIORITY_PROBE = 1
-# One key wants more than its limit all the time, so that whatever happens happens to a saturated key too.
+# One key always has more jobs than its limit, so that every fault also meets a key at its limit.
 HOT_STAGE, HOT_KEY, HOT_BACKLOG = "proving.keyed", "hot", 12
 HOT_LOOK_SECONDS = 0.5
 
@@ -47,12 +46,12 @@ def _plain(draw: random.Random, act: str = "complete", seconds: float = 0.3) -> 
 
 
 def score(draw: random.Random, profiles: Sequence[UUID]) -> Order:
-    """Return a scoring job about one of ``profiles``; one in eight asks what others asked before."""
+    """Return a scoring job about one of ``profiles``; one in eight repeats a question of other jobs."""
     topic = draw.randrange(20) if draw.random() < 1 / 8 else draw.getrandbits(64)
     return "scoring.score", {"profile_id": str(draw.choice(profiles)), "prompt": f"How clear is it? Question {topic}"}
 
 
-# How often each kind of job is drawn, and how it is made. ``profiles`` are asked for by scoring jobs.
+# The weight of each kind of job, and the function that makes it. Scoring jobs need ``profiles``.
 MIX: Sequence[tuple[int, Callable[[random.Random, Sequence[UUID]], Order]]] = (
     (6, lambda draw, _: _plain(draw)),
     (3, lambda draw, _: _plain(draw, seconds=3.0)),
@@ -68,9 +67,9 @@ MIX: Sequence[tuple[int, Callable[[random.Random, Sequence[UUID]], Order]]] = (
 
 
 class Workload:
-    """Enqueues about ``rate`` jobs a second until stopped, and keeps ``evidence`` of what it was answered.
+    """Enqueue about ``rate`` jobs a second until stopped, and record the answers in ``evidence``.
 
-    What the n-th job is, and what is done about it, follows from the seed and n alone, however long answers take.
+    The n-th job, and what is done with it, depends only on the seed and n, not on the time of answers.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Workload:
         self._rate = rate
         self._direct = Database(direct_url, changed_by="chaos", pool_size=10)
         self._proxied = Database(proxied_url, changed_by="chaos", pool_size=10)
-        # What a fault asks for must not queue behind a load that waits for a locked table.
+        # Jobs for a fault must not wait behind a load that waits for a locked table.
         self._apart = Database(direct_url, changed_by="chaos", pool_size=2)
         self._cancels = count()
         self._loop = asyncio.new_event_loop()
@@ -98,13 +97,13 @@ class Workload:
         self.started_at = time.monotonic()
 
         async def start() -> None:
-            self._producing = [asyncio.create_task(work()) for work in (self._produce, self._keep_hot)]
+            self._producing = [asyncio.create_task(work()) for work in (self._produce, self._keep_hot_key_full)]
 
         self._thread.start()
         self._submit(start())
 
     def stop(self) -> None:
-        """Enqueue no more; return when every answer under way has come or was given up."""
+        """Stop enqueueing; return when every open request is answered or given up."""
 
         async def stop() -> None:
             for task in self._producing:
@@ -132,7 +131,7 @@ class Workload:
     # ── what faults ask for, from the main thread ────────────────────────────────────────────────────────────────────
 
     def put(self, stage: str, payloads: Sequence[Mapping[str, Any]], *, max_retries: int | None = None) -> list[UUID]:
-        """Enqueue these jobs in one transaction by a direct door of their own, waiting as long as Postgres is away."""
+        """Enqueue these jobs in one transaction by a separate direct door; wait while Postgres is away."""
 
         async def put() -> list[UUID]:
             model = self._registry[stage].model
@@ -147,7 +146,7 @@ class Workload:
         while True:
             try:
                 return self._submit(put())
-            except Exception:  # noqa: BLE001 - whatever kept it: none of these has been acknowledged, so ask anew
+            except Exception:  # noqa: BLE001 - after any error: no job was acknowledged, so ask again
                 time.sleep(0.1)
 
     def table(self, stage: str) -> str:
@@ -155,7 +154,7 @@ class Workload:
         return job_table(self._registry[stage].model).name
 
     def cancel_later(self, jobs: Sequence[tuple[str, UUID]], *, within: float) -> None:
-        """Cancel each of these jobs at a moment of its own."""
+        """Cancel each of these jobs at a random moment."""
         draw = random.Random(f"{self._seed}:cancels:{next(self._cancels)}")
 
         async def plan() -> None:
@@ -172,9 +171,9 @@ class Workload:
         beat: bool = True,
         cancelled: Sequence[Ticket] = (),
     ) -> list[tuple[UUID, int, str, str]]:
-        """Have one person per state decide all of these at once, against beat and cancels; return who won what.
+        """Let one person per state decide all of these at once, against beat and cancels; return what was accepted.
 
-        A decision is the job, the version that it made, the state and the person.
+        A decision has the job, the version that it made, the state and the person.
         """
 
         async def decide_all(person: str, state: str) -> list[tuple[UUID, int, str, str]]:
@@ -190,12 +189,12 @@ class Workload:
 
         async def race() -> list[tuple[UUID, int, str, str]]:
             disturbance = [disturb()] if beat else []
-            told = await asyncio.gather(
+            answers = await asyncio.gather(
                 *(decide_all(f"person {n}", state) for n, state in enumerate(into)),
                 *disturbance,
-                return_exceptions=True,  # whoever got no answer was told nothing
+                return_exceptions=True,  # without an answer, nothing was confirmed
             )
-            return [one for won in told if isinstance(won, list) for one in won]
+            return [one for won in answers if isinstance(won, list) for one in won]
 
         return self._submit(race()) if pages or beat else []
 
@@ -210,14 +209,14 @@ class Workload:
             stage, payload = make(draw, self.profiles)
             self._errand(self._put(draw, stage, payload | {"priority": draw.randint(2, 10)}))
 
-    async def _keep_hot(self) -> None:
+    async def _keep_hot_key_full(self) -> None:
         while True:
-            with suppress(Exception):  # whatever kept it: the next look puts in what is missing
-                await self._heat()
+            with suppress(Exception):  # after any error, the next pass adds the missing jobs
+                await self._fill_hot_key()
             await asyncio.sleep(HOT_LOOK_SECONDS)
 
-    async def _heat(self) -> None:
-        """Fill the hot key's backlog up."""
+    async def _fill_hot_key(self) -> None:
+        """Enqueue jobs until the hot key has its full backlog."""
         unended = text(f"SELECT count(*) FROM {self.table(HOT_STAGE)} WHERE key = :key AND completed_at IS NULL")
         async with asyncio.timeout(PUT_SECONDS), self._direct.session() as session:
             left = await session.scalar(unended, {"key": HOT_KEY})
@@ -230,7 +229,7 @@ class Workload:
         key = f"chaos:{draw.getrandbits(64):x}" if proxied or draw.random() < 1 / 2 else None
         try:
             job = await self._ask(self._proxied if proxied else self._direct, stage, payload, key)
-        except Exception:  # noqa: BLE001 - any trouble at all: the job may have been committed or not
+        except Exception:  # noqa: BLE001 - after any error, the job may be committed or not
             self.refused += 1
             if key:
                 self.evidence.unsure[key] = stage
@@ -246,7 +245,7 @@ class Workload:
         return job.id
 
     async def _ask_again(self, draw: random.Random, stage: str, payload: Mapping[str, Any], key: str) -> None:
-        """Repeat a request whose answer was lost, half the time: it returns the first job if there was one."""
+        """In half of the cases, repeat a request without an answer: it returns the first job if there is one."""
         if draw.random() > REPEATED:
             return
         await asyncio.sleep(draw.uniform(0, 3))
@@ -257,7 +256,7 @@ class Workload:
 
     async def _cancel(self, stage: str, job: UUID, *, after: float) -> None:
         await asyncio.sleep(after)
-        with suppress(Exception):  # not acknowledged: then nothing was promised
+        with suppress(Exception):  # without an answer, nothing is promised
             async with asyncio.timeout(PUT_SECONDS), self._direct.kernel() as connection:
                 done = await cancel(connection, self._registry[stage].model, [job], reason="no longer wanted")
             if done:

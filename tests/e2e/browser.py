@@ -1,4 +1,4 @@
-"""A headless Chromium for tests that must see what a person sees. Debian's packages, driven by Selenium."""
+"""A headless Chromium for tests of pages. It uses Debian's packages and Selenium."""
 
 import json
 import os
@@ -30,7 +30,7 @@ QUIET = (
 
 
 class Browser:
-    """One window, and what its pages asked the network for."""
+    """One window, and the network requests of its pages."""
 
     def __init__(self, driver: Chrome) -> None:
         self._driver = driver
@@ -40,7 +40,7 @@ class Browser:
         self._driver.get(url)
 
     def reload_until(self, url: str, text: str) -> None:
-        """Open a page that does not refresh itself again and again, as a person would, until it shows ``text``."""
+        """Open a page again and again until it shows ``text``, for pages that do not refresh themselves."""
 
         def shows(driver: Chrome) -> bool:
             driver.get(url)
@@ -49,11 +49,11 @@ class Browser:
         WebDriverWait(self._driver, PATIENCE_SECONDS).until(shows, f"the page shows {text!r}")
 
     def text(self) -> str:
-        """Return what a person reads on the page."""
+        """Return the visible text of the page."""
         return self._driver.find_element(By.TAG_NAME, "body").text
 
     def source(self) -> str:
-        """Return the page as it stands, scripts' work included."""
+        """Return the current page, with the changes of its scripts."""
         return self._driver.page_source
 
     def waits_for(self, text: str) -> None:
@@ -68,7 +68,7 @@ class Browser:
         return found
 
     def hosts(self) -> set[str]:
-        """Return every host that any page so far asked anything of."""
+        """Return every host to which the pages sent requests."""
         for entry in self._driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
@@ -79,7 +79,7 @@ class Browser:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Yield a fresh browser with a profile of its own; skip the test where there is none."""
+    """Yield a new browser with its own profile; skip the test if no browser is installed."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
         pytest.skip("needs Debian's packages chromium and chromium-driver (apt-get install chromium chromium-driver)")

@@ -1,4 +1,4 @@
-"""Processes that die at a named step of their work, a few at a time, while the rest of a system goes on."""
+"""Processes that end at a named step of their work, a few at a time, while the rest of the system runs."""
 
 import json
 import time
@@ -15,19 +15,19 @@ from redis import Redis
 from tests.e2e.system import Role, System, Transition
 from workers.runtime.failpoints import EXIT_CODE, VARIABLE, Point
 
-AT_ONCE = 6
+MAX_CRASHING_AT_ONCE = 6
 ATTEMPTS = 6
-# Where a long run keeps what it has done: tests/e2e/test_ingest_crashes.py dies there.
+# The checkpoints of a long run. tests/e2e/test_ingest_crashes.py crashes there.
 KEEPING: tuple[Point, ...] = ("checkpoint.before", "checkpoint.after")
-# Where a wait ends: tests/e2e/test_wait_crashes.py dies there.
+# The end of a wait. tests/e2e/test_wait_crashes.py crashes there.
 WAIT_ENDS: tuple[Point, ...] = ("decide.before", "decide.after", "expire.before", "expire.after")
 FEED_SECONDS = 0.5
-# Without any death: a machine that starts many processes may take its time for each.
+# The longest time without a crash: on a machine that starts many processes, each start may be slow.
 REACH_SECONDS = 60.0
-# More is not fed while so many jobs wait: how long a run takes must not decide how much there is to do.
-ENOUGH = 16
+# No more jobs are added while this many wait, so that a slow run does not get more jobs.
+MAX_WAITING_JOBS = 16
 WAITING = "SELECT count(*) FROM proving.plain_jobs WHERE status = 'pending' AND due_at IS NULL"
-# Marked as dispatched and claimed by nobody.
+# Dispatched and not claimed.
 STRANDED = "SELECT count(*) FROM proving.plain_jobs WHERE status = 'pending' AND dispatched_at IS NOT NULL"
 
 
@@ -36,7 +36,7 @@ Histories = dict[UUID, list[Transition]]
 
 @dataclass(slots=True)
 class Crash:
-    """One process and the point it dies at; ``stranded`` jobs had a ticket and no claim right after its death."""
+    """One process and the point where it ends. ``stranded`` jobs had a ticket and no claim right after that."""
 
     point: Point
     role: Role
@@ -44,19 +44,19 @@ class Crash:
     stranded: int = 0
 
     def assert_there(self) -> None:
-        """Fail unless the process ended at its point and nowhere else."""
+        """Fail unless the process ended at its point."""
         code = self.role.exit_code(within=0.1)
         assert code == EXIT_CODE, f"{self.point}: {self.role.kind} {self.role.pid} exited with {code}"
-        assert self.role.said(f"failpoint {self.point} reached")
+        assert self.role.has_logged(f"failpoint {self.point} reached")
 
 
 @dataclass(slots=True)
 class Crashes:
-    """Every crash of one kind of role, and what was under way meanwhile.
+    """Every crash of one kind of role, and the jobs of that time.
 
-    ``jobs`` of the plain stage, ``scoring`` jobs, ``waiting`` jobs that are old and not due, the ``keys`` that a
-    service sent by Celery message and those of them whose message was ``taken`` by a worker that left no row; at the
-    end, the ``histories`` of the first two.
+    ``jobs`` are of the plain stage, ``scoring`` are scoring jobs, ``waiting`` are old jobs that are not due. ``keys``
+    were sent by a service in Celery messages; ``taken`` are the keys of messages that a worker took without inserting
+    the row. At the end ``histories`` has those of ``jobs`` and ``scoring``.
     """
 
     by_point: dict[Point, Crash] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Crashes:
         return [s for steps in self.histories.values() for s in steps if s.changed_by == f"worker:{crash.worker_id}"]
 
     def after_claims_of(self, crash: Crash) -> list[Transition]:
-        """Return what followed each claim of the dead worker, whoever did it."""
+        """Return the transition after each claim of the dead worker."""
         found = []
         for steps in self.histories.values():
             for claim, following in pairwise(steps):
@@ -83,7 +83,7 @@ class Crashes:
 
 @dataclass(slots=True)
 class Schedule:
-    """A schedule that beats died of: what each left behind. ``until`` is the time before which its times count."""
+    """A schedule whose ticks crash beats, and what each beat left. Only times before ``until`` count."""
 
     name: str
     until: datetime
@@ -91,7 +91,7 @@ class Schedule:
     jobs: dict[Point, list[UUID]] = field(default_factory=dict)
 
     def fired(self, system: System) -> list[UUID]:
-        """Return the jobs of the times that have fired by now."""
+        """Return the jobs of the times that have fired."""
         ticks = "SELECT job_id FROM runtime.ticks WHERE schedule = %s AND scheduled_for <= %s"
         return [row[0] for row in system.ask(ticks, self.name, self.until)]
 
@@ -99,19 +99,19 @@ class Schedule:
 def arm(system: System, kind: str, point: Point, *, nth: int = 1, **options: object) -> Role:
     """Start a role that dies at its ``nth`` arrival at ``point``."""
     role = system.start(kind, environment={VARIABLE: f"{point}:{nth}"}, **options)
-    role.ended = True  # on purpose, whenever that is
+    role.ended = True  # it will end on purpose
     return role
 
 
 def crash_all(
     system: System, points: Sequence[Point], *, start: Callable[[Point], Role], feed: Callable[[], None]
 ) -> dict[Point, Crash]:
-    """Start an armed role per point, so many at once as fit the machine, and feed the system until each has died."""
+    """Start a crashing role per point, a few at a time, and add jobs to the system until each role has ended."""
     waiting, alive = deque(points), list[Crash]()
     crashes: dict[Point, Crash] = {}
     last_death, next_feed = time.monotonic(), 0.0
     while waiting or alive:
-        while waiting and len(alive) < AT_ONCE:
+        while waiting and len(alive) < MAX_CRASHING_AT_ONCE:
             point = waiting.popleft()
             crashes[point] = Crash(point, start(point))
             alive.append(crashes[point])
@@ -120,7 +120,7 @@ def crash_all(
             alive.remove(crash)
             last_death = time.monotonic()
         if time.monotonic() >= next_feed:
-            if system.ask(WAITING)[0][0] < ENOUGH:
+            if system.ask(WAITING)[0][0] < MAX_WAITING_JOBS:
                 feed()
             next_feed = time.monotonic() + FEED_SECONDS
         assert time.monotonic() < last_death + REACH_SECONDS, f"never reached: {[crash.point for crash in alive]}"
@@ -130,15 +130,15 @@ def crash_all(
 
 
 def _note(system: System, crash: Crash) -> None:
-    """Keep what can be seen of a process just after its death."""
+    """Record the state that a process left, right after its end."""
     crash.stranded = system.ask(STRANDED)[0][0]
     if crash.role.kind == "worker":
         crash.worker_id = system.worker_id(crash.role)
-        assert crash.worker_id, f"{crash.point}: worker {crash.role.pid} died before it had shown itself"
+        assert crash.worker_id, f"{crash.point}: worker {crash.role.pid} ended before its first heartbeat"
 
 
 def enqueue_some(system: System, jobs: int = 16) -> list[UUID]:
-    """Enqueue jobs whose effect can be counted."""
+    """Enqueue jobs with an effect that can be counted."""
     return system.enqueue("proving.plain", [{"act": "write", "seconds": 0.02}] * jobs)
 
 
@@ -149,9 +149,9 @@ def await_ends(system: System, jobs: list[UUID]) -> None:
 
 
 def assert_lawful(system: System, jobs: list[UUID], histories: Histories) -> None:
-    """Fail unless each job ended once, its versions without a gap, and was begun once and once more per rescue.
+    """Fail unless each job ended once, has versions without a gap, and started once and once more per rescue.
 
-    A job may fail only by losing a worker with its last attempt.
+    A job may fail only if its last attempt lost its worker.
     """
     ends = {job: histories[job][-1] for job in jobs}
     for state in ("completed", "failed"):
@@ -164,20 +164,20 @@ def assert_lawful(system: System, jobs: list[UUID], histories: Histories) -> Non
 
 
 def assert_effects_once(system: System, jobs: list[UUID]) -> None:
-    """Fail unless what completed has had its effect once, and what did not has had none."""
+    """Fail unless completed jobs have had their effect once, and other jobs have had none."""
     wrong = "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s) AND effects <> (status = 'completed')::int"
     assert system.ask(wrong, jobs) == [(0,)]
 
 
 def unacknowledged(system: System) -> str:
-    """Return the bodies of all messages that were taken off the road and not acknowledged."""
+    """Return the bodies of all messages that were taken from a queue and not acknowledged."""
     with Redis.from_url(system.redis_url) as redis:
         kept = [json.loads(message)[0] for message in redis.hvals("unacked")]
     return "\n".join(b64decode(message["body"]).decode() for message in kept)
 
 
 def let_time_pass(system: System, seconds: float) -> None:
-    """Make every unacknowledged message that much older on the road."""
+    """Make every unacknowledged message in Redis older by ``seconds``."""
     with Redis.from_url(system.redis_url) as redis:
         for tag, taken_at in redis.zrange("unacked_index", 0, -1, withscores=True):
             redis.zadd("unacked_index", {tag: taken_at - seconds})

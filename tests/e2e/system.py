@@ -1,6 +1,6 @@
-"""A whole Gristmill of real processes on real servers, for tests that kill, stop and restart parts of it.
+"""A whole Gristmill with real processes and real servers, for tests that kill, stop and restart parts of it.
 
-Roles write their logs to files and end with the test run, however it ends.
+Roles write their logs to files. They end with the test run, however it ends.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from workers.runtime.enqueue import enqueue_many
 from workers.runtime.store.intervene import cancel
 
 TERMINAL = {"completed", "failed", "cancelled"}
-# Generous: the machine is slow and shared. What a test promises about time, it measures by Postgres' clock.
+# This is long because the machine may be slow and shared. Tests measure promised times by Postgres' clock.
 PATIENCE_SECONDS = 30.0
 START_SECONDS = 60.0
 LOG_TAIL = 40
@@ -46,7 +46,7 @@ FOLLOWERS = """SELECT count(*) FROM pg_stat_activity
 
 
 class Transition(NamedTuple):
-    """What of ``runtime.transitions`` the invariants need."""
+    """The columns of ``runtime.transitions`` that the invariants need."""
 
     job_id: UUID
     version_to: int
@@ -60,7 +60,7 @@ class Transition(NamedTuple):
 
 @dataclass(slots=True)
 class Role:
-    """One process of the system. ``ended`` is set by whoever ends it on purpose."""
+    """One process of the system. Code that ends it on purpose sets ``ended``."""
 
     kind: str
     options: Mapping[str, Any]
@@ -78,25 +78,25 @@ class Role:
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it with SIGKILL, like a crash."""
         self.ended = True
         kill_session(self.process)
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
         self.ended = True
         self.process.terminate()
 
     def freeze(self) -> None:
-        """Stop its clock hand: alive for the system, deaf and mute for everyone else."""
+        """Suspend it with SIGSTOP: the process exists but does nothing."""
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on as if no time had passed."""
+        """Continue it with SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
 
     def exit_code(self, *, within: float) -> int:
-        """Return how it ended; fail if it has not after so many seconds."""
+        """Return its exit code; fail if it still runs after ``within`` seconds."""
         try:
             return self.process.wait(within)
         except TimeoutExpired:
@@ -106,17 +106,17 @@ class Role:
         """Return its log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
-    def said(self, *events: str, job: UUID | None = None) -> bool:
-        """Tell whether a log line names one of ``events``, and the job if one is given."""
+    def has_logged(self, *events: str, job: UUID | None = None) -> bool:
+        """Return whether a log line has one of ``events``, and the job if one is given."""
         about = str(job) if job else ""
         return any(event in line and about in line for line in self.lines() for event in events)
 
 
 @dataclass(slots=True)
 class System:
-    """Servers, roles, and the questions that every test asks of them.
+    """Servers, roles, and the queries that all tests need.
 
-    ``environment`` is what roles are told beside the servers' addresses, or instead of them.
+    ``environment`` adds to the environment of roles, or replaces the servers' addresses in it.
     """
 
     servers: EmbeddedServers
@@ -136,11 +136,11 @@ class System:
     # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, kind: str, *, environment: Mapping[str, str] | None = None, **options: Any) -> Role:
-        """Start one role that knows the proving stages, and return at once."""
+        """Start one role with the proving stages, and return at once."""
         return self._start(kind, ["-m", "tests.support.proving", kind, json.dumps(options)], options, environment)
 
     def start_gristmill(self, kind: str, **environment: str) -> Role:
-        """Start one role as ``gristmill`` runs it, with these settings, and return at once."""
+        """Start one role with the ``gristmill`` command and these settings, and return at once."""
         return self._start(kind, ["-m", "cli.main", kind], environment, environment)
 
     def _start(
@@ -152,7 +152,7 @@ class System:
                 [sys.executable, *arguments],
                 env={**self._environment(), **(environment or {})},
                 output=output,
-                dies_by=signal.SIGKILL,
+                end_signal=signal.SIGKILL,
                 cwd=ROOT,
             )
         role = Role(kind, options, process, log)
@@ -160,13 +160,13 @@ class System:
         return role
 
     def await_ready(self, workers: Iterable[Role]) -> None:
-        """Return when each of these workers has shown itself."""
+        """Return when each of these workers has its row."""
         for role in workers:
             self.wait(partial(self.worker_id, role), f"worker {role.pid} shows itself", seconds=START_SECONDS)
 
     @contextmanager
     def lasting(self, workers: Sequence[Role]) -> Iterator[Sequence[Role]]:
-        """Yield these workers once they are ready, and end them with the block, however it ends."""
+        """Yield these workers once they are ready, and stop them at the end of the block."""
         try:
             self.await_ready(workers)
             yield workers
@@ -174,7 +174,7 @@ class System:
             self.stop(workers)
 
     def staff(self, *, workers: int, dispatchers: int = 1) -> list[Role]:
-        """Top up to so many living workers and dispatchers without options of their own; return the workers."""
+        """Start missing workers and dispatchers, without own options, up to these numbers; return the workers."""
         wanted = {"dispatcher": dispatchers, "worker": workers}
         for kind, count in wanted.items():
             for _ in range(count - len(self.living(kind))):
@@ -186,33 +186,33 @@ class System:
         return self.living("worker")
 
     def living(self, kind: str) -> list[Role]:
-        """Return the roles of one kind that run, without options of their own."""
+        """Return the running roles of one kind that have no own options."""
         return [role for role in self.roles if role.kind == kind and role.alive and not role.options]
 
     def stop(self, roles: Iterable[Role]) -> None:
-        """End these roles at once; their logs stay readable."""
+        """Kill these roles; their logs stay readable."""
         for role in roles:
             role.kill()
 
     def check_alive(self) -> None:
-        """Fail if any role ended that nobody ended."""
+        """Fail if a role ended unexpectedly."""
         unasked = [role for role in self.roles if not role.ended and not role.alive]
         assert not unasked, [f"{r.kind} {r.pid} {describe_exit(r.process.returncode)}, unasked" for r in unasked]
 
     def worker_id(self, role: Role) -> UUID | None:
-        """Return the id under which ``role`` holds leases, once it shows signs of life."""
+        """Return the worker id of ``role`` once it has its row, else None."""
         found = self.ask("SELECT id FROM runtime.workers WHERE name LIKE %s", f"worker-{role.pid}@%")
         return found[0][0] if found else None
 
     def leader_pid(self) -> int | None:
-        """Return the process that wrote last that it leads."""
+        """Return the pid of the last leader in ``runtime.dispatcher``."""
         found = self.ask("SELECT split_part(split_part(leader, '@', 1), '-', 2)::int FROM runtime.dispatcher")
         return found[0][0] if found else None
 
     def _environment(self) -> dict[str, str]:
         urls = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         environment = {**os.environ, **urls, **self.environment}
-        # Half of a role's start is compiling its imports: where that may not be kept beside the sources, keep it here.
+        # Compiling imports is half of a role's start. If .pyc files may not be written beside sources, they go here.
         if environment.pop("PYTHONDONTWRITEBYTECODE", None):
             environment["PYTHONPYCACHEPREFIX"] = str(self.folder.parent / "bytecode")
         return environment
@@ -220,13 +220,13 @@ class System:
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue(self, stage: str, jobs: Sequence[Mapping[str, Any]]) -> list[UUID]:
-        """Enqueue by the Python door, in one committed transaction."""
+        """Enqueue through the Python door in one committed transaction."""
         engine = create_engine(sqlalchemy_url(self.database_url), poolclass=NullPool)
         with Session(engine) as session, session.begin():
             return [job.id for job in enqueue_many(session, stage, jobs)]
 
     def cancel(self, ids: Sequence[UUID]) -> set[UUID]:
-        """Cancel these jobs of ``proving.plain`` as every door does; return those that were."""
+        """Cancel these jobs of ``proving.plain`` like every door does; return the cancelled ones."""
 
         async def do() -> set[UUID]:
             database = Database(self.database_url, changed_by="test")
@@ -238,7 +238,7 @@ class System:
         return asyncio.run(do())
 
     def ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of one statement, on a connection that a restart of Postgres may break."""
+        """Return the rows of one statement. A restart of Postgres may break the connection."""
         return self._connected().execute(sql, values or None).fetchall()
 
     def run(self, sql: str, *values: Any) -> None:
@@ -262,7 +262,7 @@ class System:
         return self.histories([job])[job]
 
     def actions(self, job: UUID) -> list[str | None]:
-        """Return what was done to one job, in order."""
+        """Return the actions on one job, in order."""
         return [step.change_action for step in self.history(job)]
 
     def count(self, state: str, ids: Sequence[UUID]) -> int:
@@ -271,7 +271,7 @@ class System:
         return int(rows[0][0])
 
     def claimed_by(self, role: Role, ids: Sequence[UUID]) -> list[UUID]:
-        """Return those of these jobs that ``role`` claimed at least once."""
+        """Return the jobs that ``role`` claimed at least once."""
         rows = self.ask(
             "SELECT DISTINCT job_id FROM runtime.transitions"
             " WHERE job_id = ANY (%s) AND change_action = 'claim' AND changed_by = %s",
@@ -281,7 +281,7 @@ class System:
         return [row[0] for row in rows]
 
     def held_by(self, role: Role, ids: Sequence[UUID]) -> list[UUID]:
-        """Return those of these jobs that run under ``role``'s lease now."""
+        """Return the jobs that run under ``role``'s lease now."""
         rows = self.ask(
             "SELECT id FROM runtime.jobs WHERE id = ANY (%s) AND status = 'processing' AND lease_owner = %s",
             list(ids),
@@ -290,7 +290,7 @@ class System:
         return [row[0] for row in rows]
 
     def assert_each_works(self, roles: Sequence[Role]) -> None:
-        """Fail unless each of these workers takes jobs and settles them."""
+        """Fail unless each of these workers claims and settles jobs."""
         idle = list(roles)
         give_up = time.monotonic() + PATIENCE_SECONDS
         while idle and time.monotonic() < give_up:
@@ -305,7 +305,7 @@ class System:
         self.wait(lambda: self.count(state, ids) == len(ids), f"{len(ids)} jobs {state}", seconds=seconds)
 
     def assert_settled_once(self, ids: Sequence[UUID], state: str = "completed") -> None:
-        """Fail unless each of these jobs ended exactly once, in ``state``, its versions without a gap from 1."""
+        """Fail unless each of these jobs ended exactly once, in ``state``, and has versions from 1 without a gap."""
         histories = self.histories(ids)
         assert histories.keys() == set(ids), f"{len(set(ids) - histories.keys())} jobs have no history"
         for job, steps in histories.items():
@@ -317,10 +317,10 @@ class System:
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def wait(self, condition: Callable[[], Any], what: str, *, seconds: float = PATIENCE_SECONDS) -> Any:
-        """Poll until ``condition`` holds and return what it returned; fail after so many seconds, or if a role died."""
+        """Poll until ``condition`` holds; return its value. Fail after ``seconds``, or if a role ended unexpectedly."""
         give_up = time.monotonic() + seconds
         while True:
-            with suppress(psycopg.OperationalError):  # Postgres is away: that is what some tests are about
+            with suppress(psycopg.OperationalError):  # some tests stop Postgres
                 if held := condition():
                     return held
             self.check_alive()
@@ -329,12 +329,12 @@ class System:
             time.sleep(0.03)
 
     def close(self) -> None:
-        """End everything that was started."""
+        """Stop everything that was started."""
         self.stop(self.roles)
         self._disconnect()
 
     def show_logs(self) -> None:
-        """Print what each role said since this was last called; pytest shows it where a test failed."""
+        """Print each role's log since the last call; pytest shows it if the test failed."""
         for role in self.roles:
             lines = role.lines()
             new, role.shown = lines[role.shown :], len(lines)
@@ -354,7 +354,7 @@ class System:
 
 @contextmanager
 def running_system(folder: Path) -> Iterator[System]:
-    """Yield servers of their own with every table and no role yet; end all of it afterwards."""
+    """Yield a system with new servers, all tables and no role; stop everything afterwards."""
     with throwaway_servers() as servers:
         migrate(servers.urls.database_url)
         engine = create_engine(sqlalchemy_url(servers.urls.database_url), poolclass=NullPool)

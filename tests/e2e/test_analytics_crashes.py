@@ -1,4 +1,4 @@
-"""A worker killed amid an analysis: the next one goes on, and asks about nothing twice that is kept already."""
+"""A worker is killed during an analysis. The next one continues it and asks about no record again that is saved."""
 
 import base64
 import uuid
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
 GUIDELINES = SAMPLES / "guidelines.pdf"
 RECORDS = 150
-# The first checkpoint says how many there are, each later one keeps some of them.
+# The first checkpoint saves the number of records. Each later one saves some results.
 DEATHS: tuple[tuple[Point, int], ...] = (
     ("checkpoint.before", 2),
     ("checkpoint.before", 4),
@@ -48,19 +48,19 @@ REPORT = 'SELECT "lastTaskAnalysis" FROM operations.projects WHERE id = %s'
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeOpenAI]:
-    """Who judges and embeds."""
+    """The provider that judges and embeds."""
     with FakeOpenAI() as fake:
         yield fake
 
 
 def options(fake: FakeOpenAI) -> dict[str, Any]:
-    """Return how a worker of analyses is run."""
+    """Return the options of a worker that runs analyses."""
     lease = {"heartbeat_seconds": 0.5, "lease_seconds": 6.0}
     return {"queues": ["analytics"], "model_url": fake.url, "embeddings": {"model": "embedder-1"}, **lease}
 
 
 def start(system: System, fake: FakeOpenAI) -> tuple[uuid.UUID, uuid.UUID]:
-    """Enqueue the analysis of a project of its own; return both."""
+    """Enqueue the analysis of a new project; return the job and the project."""
     fake.reset()
     fake.script(mix=[{"kind": "answer", "delay_ms": delay} for delay in (10, 60, 200, 400)])
     name = f"analysis {uuid.uuid4()}"
@@ -82,7 +82,7 @@ def completed(system: System, job: uuid.UUID) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(system: System, fake: FakeOpenAI) -> list[list[tuple[Any, ...]]]:
-    """What an analysis leaves when nobody dies."""
+    """The result of an analysis without a crash."""
     system.staff(workers=0)
     job, project = start(system, fake)
     with system.lasting([system.start("worker", **options(fake))]):
@@ -92,10 +92,10 @@ def undisturbed(system: System, fake: FakeOpenAI) -> list[list[tuple[Any, ...]]]
 
 
 @pytest.mark.parametrize(("point", "nth"), DEATHS)
-def test_killed_worker_leaves_an_analysis_that_another_finishes_as_if_nothing_had_been(
+def test_another_worker_finishes_the_analysis_of_a_killed_one_with_the_same_result(
     system: System, fake: FakeOpenAI, undisturbed: list[list[tuple[Any, ...]]], point: Point, nth: int
 ) -> None:
-    """The same judgements, ratings and counts; no record that was kept before the death is asked about again."""
+    """Judgements, ratings and counts are the same. No record that was saved before the kill is asked about again."""
     job, project = start(system, fake)
 
     victim = arm(system, "worker", point, nth=nth, **options(fake))

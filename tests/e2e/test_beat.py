@@ -1,4 +1,4 @@
-"""Real beats on real rows: a time fires once whoever fires it, and pruning deletes only what is old."""
+"""Real beats on real rows: a time fires once, also with two beats, and pruning deletes only old jobs."""
 
 import time
 from urllib.parse import urlsplit
@@ -28,14 +28,14 @@ def beats(system: System) -> None:
     for _ in range(2 - len(system.living("beat"))):
         system.start("beat")
     system.staff(workers=1)
-    system.wait(lambda: all(b.said("beat_ready") for b in system.living("beat")), "the beats are ready", seconds=60.0)
+    system.wait(lambda: all(b.has_logged("beat_ready") for b in system.living("beat")), "the beats run", seconds=60.0)
 
 
 @pytest.mark.parametrize(("catch_up", "times"), [("one", 1), ("all", 5)])
 def test_missed_times_fire_once_each_though_two_beats_run(
     system: System, beats: None, catch_up: str, times: int
 ) -> None:
-    """Of five missed minutes, ``one`` fires the newest and ``all`` each; every fired time has one job."""
+    """Of five missed minutes ``one`` fires the newest and ``all`` fires each. Every fired time has one job."""
     name = f"{catch_up} {uuid4()}"
     started = system.ask("SELECT now()")[0][0]
     system.run(SCHEDULE, name, catch_up)
@@ -54,8 +54,8 @@ def test_missed_times_fire_once_each_though_two_beats_run(
     assert keyed == ticks
 
 
-def test_prune_deletes_what_is_past_its_retention_and_nothing_younger(system: System, beats: None) -> None:
-    """Beat has it done: scoring jobs that ended eight days ago go, with six days or unfinished they stay."""
+def test_prune_deletes_only_jobs_past_their_retention(system: System, beats: None) -> None:
+    """Beat starts it. Scoring jobs that ended eight days ago are deleted. Jobs of six days or unfinished ones stay."""
     (profile,) = system.ask("INSERT INTO scoring.profiles (name) VALUES ('pruned') RETURNING id")[0]
     old = [ended_days_ago(system, profile, 8) for _ in range(20)]
     kept = [ended_days_ago(system, profile, 6), waiting_since(system, profile, 30)]
@@ -72,7 +72,7 @@ def test_prune_deletes_what_is_past_its_retention_and_nothing_younger(system: Sy
 
 
 def waiting_since(system: System, profile: UUID, days: int) -> UUID:
-    """Return a job that was made so many days ago and is not due yet."""
+    """Return a job that was made ``days`` ago and is not due yet."""
     (job,) = system.ask(
         "INSERT INTO scoring.scoring_jobs (profile_id, prompt, created_at, due_at)"
         " VALUES (%s, 'Is it old?', now() - make_interval(days => %s), now() + interval '1 day') RETURNING id",
@@ -84,7 +84,7 @@ def waiting_since(system: System, profile: UUID, days: int) -> UUID:
 
 
 def ended_days_ago(system: System, profile: UUID, days: int) -> UUID:
-    """Return a job that ended so many days ago."""
+    """Return a job that ended ``days`` ago."""
     job = waiting_since(system, profile, days)
     system.run(
         "UPDATE scoring.scoring_jobs SET status = 'cancelled', version = 2, due_at = NULL,"
@@ -95,16 +95,16 @@ def ended_days_ago(system: System, profile: UUID, days: int) -> UUID:
     return job
 
 
-def test_beat_stops_though_postgres_does_not_answer_when_it_is_asked_to(system: System) -> None:
-    """It ends after the look under way, as soon as that has its answer."""
+def test_beat_stops_also_if_postgres_does_not_answer_at_that_moment(system: System) -> None:
+    """It ends after its current tick, once Postgres has answered."""
     parts = urlsplit(system.database_url)
     with Proxy((parts.hostname or "", parts.port or 0)) as road:
         url = system.database_url.replace(f":{parts.port}", f":{road.port}")
         beat = system.start("beat", environment={"DATABASE_URL": url})
-        system.wait(lambda: beat.said("beat: Starting..."), "the beat looks", seconds=60.0)
+        system.wait(lambda: beat.has_logged("beat: Starting..."), "the beat looks", seconds=60.0)
         with road.stalled():
-            time.sleep(2 * TICK_SECONDS)  # a look begins every second, and now it has no answer
+            time.sleep(2 * TICK_SECONDS)  # a tick starts every second, and now it gets no answer
             beat.terminate()
-            time.sleep(TICK_SECONDS / 2)  # the signal arrives before the answer does
+            time.sleep(TICK_SECONDS / 2)  # so that the signal arrives before the answer
 
         assert beat.exit_code(within=30) == 0

@@ -1,6 +1,6 @@
-"""The command line as a person uses it: real processes in a folder of their own, one after the other.
+"""The command line as a person uses it: real processes in their own folder, one after the other.
 
-The tests of this module share one system and are written in the order of its life: up, work, down.
+The tests of this module share one system and run in the order of its life: up, work, down.
 """
 
 import json
@@ -64,17 +64,17 @@ class Shell:
         )
 
     def says(self, *arguments: str) -> str:
-        """Run a command that succeeds and return what it prints."""
+        """Run a command that must succeed; return its output."""
         done = self.run(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def tells(self, *arguments: str) -> Any:
-        """Run a command that succeeds with --json and return the values."""
+        """Run a command with --json that must succeed; return the values."""
         return json.loads(self.says(*arguments, "--json"))
 
     def refuses(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-        """Run a command that fails; return its exit code and its one line."""
+        """Run a command that must fail; return its exit code and its one line."""
         done = self.run(*arguments, env=env)
         (line,) = done.stderr.splitlines()
         assert "Traceback" not in done.stdout
@@ -84,7 +84,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """A shell in an empty folder, which holds a trap: a package named like one of ours."""
+    """A shell in a folder with nothing but a package that has the name of one of ours and must not be imported."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "config").mkdir()
     (folder / "config" / "__init__.py").write_text("raise SystemExit('imported from the working folder')")
@@ -107,7 +107,7 @@ def running(shell: Shell) -> Shell:
 
 @pytest.fixture
 def stopped(shell: Shell) -> Shell:
-    """The shell while nothing runs."""
+    """The shell while no system runs."""
     if shell.data_dir.exists():
         stop_supervisor(shell.data_dir, timeout=timedelta(seconds=PATIENCE_SECONDS))
     return shell
@@ -115,7 +115,7 @@ def stopped(shell: Shell) -> Shell:
 
 @pytest.fixture(scope="module")
 def urls(running: Shell) -> dict[str, str]:
-    """Where the system answers, passwords included."""
+    """The URLs of the system with their passwords."""
     status = json.loads(running.says("status", "--json", "--show-secrets"))
     return {name: status[name] for name in ("database_url", "redis_url", "flower_url")}
 
@@ -137,7 +137,7 @@ def payload(profile: str, prompt: str = "Judge it.") -> str:
 
 
 def test_before_up_commands_say_what_to_do(shell: Shell) -> None:
-    """The newcomer's first mistakes: one line each, and the exit code scripts expect."""
+    """The typical mistakes of a new user give one line each, and the exit code that scripts expect."""
     nothing = f"nothing runs in {shell.data_dir}, nor in the folders above; start it with `gristmill up`, "
     for command in (("jobs", "list"), ("status",)):
         code, line = shell.refuses(*command)
@@ -148,7 +148,7 @@ def test_before_up_commands_say_what_to_do(shell: Shell) -> None:
 
 
 def test_up_in_the_background_runs_every_role_and_hides_passwords(running: Shell, urls: dict[str, str]) -> None:
-    """`status` shows the whole system; passwords only when asked for."""
+    """`status` shows the whole system. It shows passwords only with --show-secrets."""
     status = running.tells("status")
 
     assert status["state"] == "running"
@@ -160,8 +160,8 @@ def test_up_in_the_background_runs_every_role_and_hides_passwords(running: Shell
     assert (code, "already runs here" in line) == (1, True)
 
 
-def test_enqueue_waits_for_the_end_and_exits_by_it(running: Shell, urls: dict[str, str], profile: str) -> None:
-    """0 for a job that completed; 1 for one that did not."""
+def test_enqueue_waits_and_exits_with_the_result(running: Shell, urls: dict[str, str], profile: str) -> None:
+    """The exit code is 0 for a completed job, else 1."""
     done = running.tells("enqueue", "scoring.score", "--payload", payload(profile), "--wait")
     with running.start("enqueue", "scoring.score", "--payload", payload(profile), "--at", LATER, "--wait") as given_up:
         assert given_up.stdout is not None
@@ -176,10 +176,10 @@ def test_enqueue_waits_for_the_end_and_exits_by_it(running: Shell, urls: dict[st
 
 
 def test_doctor_finds_a_running_system_healthy(running: Shell) -> None:
-    """Every check names what it found; the quick ones are silent."""
+    """Every check reports its result. The quick checks print nothing."""
     give_up = time.monotonic() + 60
     checks: dict[str, str] = {}
-    while set(checks.values()) != {"ok"}:  # a role that has just started has not shown itself, or told whom it asks
+    while set(checks.values()) != {"ok"}:  # a role that has just started may not have reported itself or its provider
         assert time.monotonic() < give_up, checks
         told = json.loads(running.run("doctor", "--json").stdout)
         checks = {check["name"]: check["state"] for check in told["checks"]}
@@ -193,7 +193,7 @@ def test_doctor_finds_a_running_system_healthy(running: Shell) -> None:
 def test_bench_measures_the_system_and_leaves_no_row_of_its_own(
     running: Shell, urls: dict[str, str], profile: str
 ) -> None:
-    """Figures of real jobs; afterwards only what was there before."""
+    """It prints figures of real jobs and deletes its own rows."""
     answers = ask(urls, "SELECT count(*) FROM scoring.answers")
 
     measured = json.loads(running.says("bench", "--jobs", "100", "--seconds", "1", "--json"))
@@ -206,7 +206,7 @@ def test_bench_measures_the_system_and_leaves_no_row_of_its_own(
 
 
 def test_a_waiting_job_is_listed_explained_and_cancelled_once(running: Shell, profile: str) -> None:
-    """An idempotency key gives the same job; what is cancelled stays cancelled."""
+    """An idempotency key gives the same job. A cancelled job stays cancelled."""
     arguments = ("enqueue", "scoring.score", "--payload", payload(profile), "--at", LATER, "--key", "once")
     job_id = running.says(*arguments)
 
@@ -223,7 +223,7 @@ def test_a_waiting_job_is_listed_explained_and_cancelled_once(running: Shell, pr
 def test_failed_jobs_are_shown_with_their_history_and_retried(
     running: Shell, urls: dict[str, str], profile: str
 ) -> None:
-    """A job that came in by SQL and cannot succeed fails with its reason; a retry runs it again."""
+    """A job enqueued in SQL that cannot succeed fails with its reason. A retry runs it again."""
     bad = "Criteria:\n- a (heavy): no number"
     job_id = str(ask(urls, f"SELECT scoring.enqueue_score('{profile}', E'{bad.encode('unicode_escape').decode()}')"))
     assert running.run("jobs", "watch", job_id).returncode == 1
@@ -239,7 +239,7 @@ def test_failed_jobs_are_shown_with_their_history_and_retried(
 
 
 def test_a_paused_stage_keeps_its_jobs_until_it_is_resumed(running: Shell, profile: str) -> None:
-    """Nothing is dispatched meanwhile, and the job says who paused it."""
+    """While the stage is paused nothing is dispatched, and the job says who paused it."""
     running.says("stages", "pause", "scoring.score")
     job_id = running.says("enqueue", "scoring.score", "--payload", payload(profile))
 
@@ -250,8 +250,8 @@ def test_a_paused_stage_keeps_its_jobs_until_it_is_resumed(running: Shell, profi
     assert running.says("jobs", "watch", job_id).splitlines()[-1].startswith("completed")
 
 
-def test_workers_tell_what_they_run_with(running: Shell) -> None:
-    """Each process by name, with its release and who answers its calls; the doctor compares that with this shell."""
+def test_workers_report_their_release_and_provider(running: Shell) -> None:
+    """Each process is listed with its release and its provider. The doctor compares them with this shell."""
     eventually(lambda: all(one["provider"] for one in running.tells("workers")))
     found = running.tells("workers")
 
@@ -263,7 +263,7 @@ def test_workers_tell_what_they_run_with(running: Shell) -> None:
 
 
 def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[str, str], profile: str) -> None:
-    """Everything about a schedule is checked when it is added; running one now returns its job."""
+    """A schedule is checked completely when it is added. Running one now returns its job."""
     running.says(
         "schedules", "add", "nightly", "--cron", "0 3 * * *", "--stage", "scoring.score", "--payload", payload(profile)
     )
@@ -284,7 +284,7 @@ def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[s
 
 
 def test_flower_answers_this_machine_and_no_foreign_page(urls: dict[str, str]) -> None:
-    """Its API works without a password on loopback, and not for a site in the operator's browser."""
+    """Its API works without a password on loopback, but not for another site in the operator's browser."""
 
     def answer(**headers: str) -> int:
         request = urllib.request.Request(f"{urls['flower_url']}/api/tasks", headers=headers)  # noqa: S310 - our own
@@ -300,7 +300,7 @@ def test_flower_answers_this_machine_and_no_foreign_page(urls: dict[str, str]) -
 
 
 def test_a_role_refuses_a_redis_that_may_evict(running: Shell, urls: dict[str, str]) -> None:
-    """A queue is one key: evicting it would lose the road with everything on it."""
+    """A queue is one key, so an eviction would lose all its messages."""
     with redis.Redis.from_url(urls["redis_url"]) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
@@ -313,7 +313,7 @@ def test_a_role_refuses_a_redis_that_may_evict(running: Shell, urls: dict[str, s
 
 
 def test_a_role_waits_until_the_database_is_migrated(running: Shell, urls: dict[str, str], tmp_path: Path) -> None:
-    """Started too early, it does not crash: it says what it waits for and begins when it is there."""
+    """A role that starts too early does not crash. It says what it waits for and starts when the schema is there."""
     with psycopg.connect(urls["database_url"], autocommit=True) as connection:
         connection.execute("CREATE DATABASE empty")
     env = as_settings({**urls, "database_url": urls["database_url"].rsplit("/", 1)[0] + "/empty"})
@@ -329,8 +329,8 @@ def test_a_role_waits_until_the_database_is_migrated(running: Shell, urls: dict[
             beat.terminate()
 
 
-def test_all_of_it_is_proved_by_the_recorded_history(running: Shell) -> None:
-    """Every job of this module ended once for each time it could, with versions that follow each other."""
+def test_the_recorded_history_is_lawful(running: Shell) -> None:
+    """No job of this module ended more often than it may, and versions have no gaps."""
     verdict = running.tells("jobs", "verify")
 
     assert (verdict["ok"], verdict["violations"]) == (True, 0)
@@ -341,7 +341,7 @@ def test_all_of_it_is_proved_by_the_recorded_history(running: Shell) -> None:
 
 
 def test_logs_show_what_the_roles_wrote(running: Shell) -> None:
-    """The last lines of each role, of one or of all workers; for their owner alone."""
+    """It shows the last lines of each role, of one, or of all workers. Only the owner may read the logs."""
     eventually(lambda: {one["role"] for one in running.tells("logs")} >= ROLES | {"postgres", "valkey"})
 
     assert {one["role"] for one in running.tells("logs", "worker", "--lines", "3")} == {"worker-1"}
@@ -351,7 +351,7 @@ def test_logs_show_what_the_roles_wrote(running: Shell) -> None:
 
 
 def test_a_system_of_a_folder_above_is_used_and_not_stopped(running: Shell) -> None:
-    """Commands work from anywhere in a clone; only `down` wants to be told which system it stops."""
+    """Commands work in every folder of a clone. Only `down` must be told which system to stop."""
     (running.folder / "below").mkdir()
     below = Shell(running.folder / "below", running.env)
 
@@ -367,7 +367,7 @@ def test_a_system_of_a_folder_above_is_used_and_not_stopped(running: Shell) -> N
 
 
 def test_down_leaves_nothing_running(running: Shell) -> None:
-    """Roles and servers end; a second `down` has nothing to do."""
+    """Roles and servers end. A second `down` has nothing to do."""
     status = read_status(running.data_dir)
     assert status
     pids = [role.pid for role in status.roles if role.pid]
@@ -379,7 +379,7 @@ def test_down_leaves_nothing_running(running: Shell) -> None:
 
 
 def test_ctrl_c_drains_an_attached_up(stopped: Shell) -> None:
-    """The signal a person sends ends everything, in order, with success."""
+    """The signal ends everything in order, with exit code 0."""
     with stopped.start("up", "--workers", "1") as up:
         try:
             eventually(lambda: is_running(stopped))
@@ -394,7 +394,7 @@ def test_ctrl_c_drains_an_attached_up(stopped: Shell) -> None:
 
 
 def test_a_bad_profile_is_named_before_anything_starts(stopped: Shell, tmp_path: Path) -> None:
-    """File, line, field and rule in one line; nothing was started or written."""
+    """One line has file, line, field and rule. Nothing is started or written."""
     file = tmp_path / "people.csv"
     file.write_text("name,about\nA,x\n,y\n")
 

@@ -1,7 +1,7 @@
-"""Whatever step a process dies at, another goes on: nothing is lost, nothing happens twice, nothing waits for a human.
+"""If a process dies at any step, another continues: nothing is lost or done twice, and no person is needed.
 
-Each failpoint kills a real process at work. Processes of one kind die a few at a time beside one that lives; what a
-dead worker did is told apart by the id under which the history names it.
+Each failpoint kills a real process at work. Processes of one kind die a few at a time while another one lives. The
+history names each worker by its id, so a dead worker's transitions are known.
 """
 
 import uuid
@@ -59,15 +59,15 @@ LEADING: tuple[Point, ...] = (
 )
 TICKING: tuple[Point, ...] = ("tick.before", "tick.after")
 
-# A heartbeat before the first claim would be a start that failed: these die in the midst of their work.
+# A crash at the heartbeat before the first claim would be a failed start. These crash later, during their work.
 NTH: dict[Point, int] = {"heartbeat.before": 8, "heartbeat.after": 8}
 SHORT_LEASE: dict[str, Any] = {"heartbeat_seconds": 0.4, "lease_seconds": 3.0}
 # Long enough for a live worker on a machine that starts a dozen processes.
 LONG_LEASE: dict[str, Any] = {"heartbeat_seconds": 0.5, "lease_seconds": 10.0}
-# At these, its first outcomes are not committed yet.
+# At these points the worker's first outcomes are not committed yet.
 NOTHING_COMMITTED = {"claim.after", "settle.before", "settle.after", "write.before", "write.after", "commit.before"}
 
-# What has been terminal for two days is past the table's retention; what waits is kept, however old.
+# A job that ended two days ago is past the table's retention. A waiting job is kept, whatever its age.
 OLD_JOBS = """
     WITH made AS (
       INSERT INTO proving.plain_jobs (key, created_at, due_at)
@@ -92,14 +92,14 @@ Send = Callable[..., object]
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[FakeOpenAI]:
-    """Who answers the scoring jobs."""
+    """The provider that answers the scoring jobs."""
     with FakeOpenAI() as fake:
         yield fake
 
 
 @pytest.fixture(scope="module")
 def survivor(system: System, provider: FakeOpenAI) -> Role:
-    """A worker that takes everything and never dies, and a leader for it."""
+    """A worker that serves all queues and never dies, and a leader for it."""
     worker = system.start("worker", model_url=provider.url, **LONG_LEASE)
     system.staff(workers=0)
     system.await_ready([worker])
@@ -108,7 +108,7 @@ def survivor(system: System, provider: FakeOpenAI) -> Role:
 
 @pytest.fixture(scope="module")
 def send(system: System) -> Iterator[Send]:
-    """Sends a message to the system queue, as services and beat do."""
+    """Send a message to the system queue, like services and beat do."""
     with Celery("service", broker=system.redis_url, set_as_current=False) as app:
         app.conf.task_ignore_result = True
         yield lambda task, *args: app.send_task(task, args=args, queue="gristmill")
@@ -119,7 +119,7 @@ def send(system: System) -> Iterator[Send]:
 
 @pytest.mark.parametrize("point", CALLER)
 def test_caller_that_dies_before_its_commit_leaves_no_job(system: System, survivor: Role, point: Point) -> None:
-    """What was not committed is not there, and the same key asked for again, twice, makes one job."""
+    """Without a commit there is no job. Two more requests with the same key make one job."""
     key = f"{point} {uuid.uuid4()}"
     kept = "SELECT id FROM proving.plain_jobs WHERE idempotency_key = %s"
 
@@ -139,14 +139,14 @@ def test_caller_that_dies_before_its_commit_leaves_no_job(system: System, surviv
 
 @pytest.fixture(scope="module")
 def workers(system: System, survivor: Role, provider: FakeOpenAI, send: Send) -> Crashes:
-    """Workers of one queue each that die of what they take from it."""
+    """Workers with one queue each that die from its jobs or messages."""
     profiles = [row[0] for row in system.ask(PROFILES)]
-    prompts = (f"How clear is it? Question {n}" for n in count())  # a question asked before would not be asked again
+    prompts = (f"How clear is it? Question {n}" for n in count())  # a repeated question would not be asked again
     found = Crashes()
 
     def start(point: Point) -> Role:
         queue = "scoring" if point in ASKING else "gristmill" if point in SYSTEM else "proving"
-        # Making the provider's client keeps the loop, and with it the heart, for seconds on a busy machine.
+        # Creating the provider's client blocks the loop, and so the heartbeat, for seconds on a busy machine.
         lease = LONG_LEASE if point in ASKING else SHORT_LEASE
         options = {**lease, "queues": [queue], "model_url": provider.url}
         return arm(system, "worker", point, nth=NTH.get(point, 1), **options)
@@ -176,7 +176,7 @@ def workers(system: System, survivor: Role, provider: FakeOpenAI, send: Send) ->
 
 @pytest.mark.parametrize("point", CARRYING)
 def test_worker_that_dies_before_its_claim_spends_no_attempt(workers: Crashes, point: Point) -> None:
-    """What it had taken off the road is dispatched again; where its acknowledgement raced its claim, it is rescued."""
+    """Its batch is dispatched again. If its acknowledgement raced its claim, the jobs are rescued."""
     crash = workers.by_point[point]
 
     crash.assert_there()
@@ -187,13 +187,13 @@ def test_worker_that_dies_before_its_claim_spends_no_attempt(workers: Crashes, p
 
 @pytest.mark.parametrize("point", [*HOLDING, *ASKING])
 def test_what_a_dying_worker_held_is_rescued_and_what_it_committed_stays(workers: Crashes, point: Point) -> None:
-    """After each of its claims comes its own commit or a rescue, whichever of the two it lived to see."""
+    """After each of its claims comes its own commit or a rescue."""
     crash = workers.by_point[point]
 
     after = workers.after_claims_of(crash)
 
     crash.assert_there()
-    assert after or point in NTH, "it claimed nothing: nothing was proved"  # a heart beats without work, too
+    assert after or point in NTH, "it claimed nothing: nothing was proved"  # heartbeats happen without work, too
     own = [step for step in after if step.changed_by == f"worker:{crash.worker_id}"]
     assert {step.change_action for step in after if step not in own} <= {"rescue"}
     if point in NOTHING_COMMITTED:
@@ -203,7 +203,7 @@ def test_what_a_dying_worker_held_is_rescued_and_what_it_committed_stays(workers
 
 
 def test_jobs_that_outlive_their_workers_end_once(system: System, workers: Crashes) -> None:
-    """Through all these deaths each job ends once, with its effect there once and no more attempts than it has."""
+    """After all crashes each job ended once, with one effect and not more attempts than allowed."""
     assert_lawful(system, workers.jobs, workers.histories)
     assert_lawful(system, workers.scoring, workers.histories)
     assert_effects_once(system, workers.jobs)
@@ -215,7 +215,7 @@ def test_jobs_that_outlive_their_workers_end_once(system: System, workers: Crash
 def test_door_that_dies_has_the_row_or_has_not(
     system: System, workers: Crashes, point: Point, *, committed: bool
 ) -> None:
-    """Before the commit there is no row of what a service's message asked for, after it there is."""
+    """Before the commit the job of a service's message has no row; after it, it has one."""
     crash = workers.by_point[point]
     written = "SELECT count(*) FROM runtime.transitions WHERE changed_by = %s AND change_action = 'enqueue'"
 
@@ -227,7 +227,7 @@ def test_door_that_dies_has_the_row_or_has_not(
 def test_prune_that_dies_deletes_nothing_but_what_is_old(
     system: System, workers: Crashes, send: Send, point: Point
 ) -> None:
-    """The next pass deletes the rest of the old; what ended lately and what waits since long is still there."""
+    """The next pass deletes the other old jobs. Recently ended jobs and old waiting jobs are kept."""
     left = "SELECT count(*) FROM proving.plain_jobs WHERE key = 'old' AND status <> 'pending'"
 
     send("gristmill.maintain", "prune")
@@ -243,7 +243,7 @@ def test_prune_that_dies_deletes_nothing_but_what_is_old(
 
 @pytest.fixture(scope="module")
 def leaders(system: System, survivor: Role) -> Crashes:
-    """Dispatchers that die one after the other as they lead; to be rescued, there is a dead worker's work."""
+    """Dispatchers that die one after the other while they lead. A dead worker's jobs are there to be rescued."""
     found = Crashes()
     victim = system.start("worker", queues=["proving"], **SHORT_LEASE)
     (leader,) = system.living("dispatcher")
@@ -276,7 +276,7 @@ def leaders(system: System, survivor: Role) -> Crashes:
 
 @pytest.mark.parametrize("point", LEADING)
 def test_leader_that_dies_is_followed_by_the_next(leaders: Crashes, point: Point) -> None:
-    """What it had marked and not published, or published and not seen claimed, is dispatched again by another."""
+    """Jobs that it marked and did not publish, or published and nobody claimed, are dispatched again by another."""
     crash = leaders.by_point[point]
 
     crash.assert_there()
@@ -285,7 +285,7 @@ def test_leader_that_dies_is_followed_by_the_next(leaders: Crashes, point: Point
 
 
 def test_jobs_that_outlive_their_leaders_end_once(system: System, leaders: Crashes) -> None:
-    """No death of a leader costs a job an attempt, but the one that its dead worker's lease was rescued by."""
+    """The crash of a leader costs no job an attempt. Only the rescue from the dead worker costs one."""
     assert_lawful(system, leaders.jobs, leaders.histories)
     assert_effects_once(system, leaders.jobs)
     rescues = [sum(s.change_action == "rescue" for s in steps) for steps in leaders.histories.values()]
@@ -298,7 +298,7 @@ def test_jobs_that_outlive_their_leaders_end_once(system: System, leaders: Crash
 
 @pytest.fixture(scope="module")
 def schedule(system: System, survivor: Role) -> Schedule:
-    """A schedule whose five missed times are fired by beats that die of it, and by one that lives."""
+    """A schedule with five missed times. Beats that die and one that lives fire them."""
     found = Schedule(f"crash {uuid.uuid4()}", system.ask("SELECT now()")[0][0])
     system.run(SCHEDULE, found.name)
     for point in TICKING:
@@ -315,13 +315,13 @@ def schedule(system: System, survivor: Role) -> Schedule:
 
 @pytest.mark.parametrize(("point", "times"), [("tick.before", 0), ("tick.after", MISSED)])
 def test_tick_and_job_are_committed_together(schedule: Schedule, point: Point, times: int) -> None:
-    """A beat that dies before its commit leaves neither tick nor job, one that dies after it leaves both."""
+    """A beat that dies before its commit leaves no tick and no job. One that dies after it leaves both."""
     schedule.crashes[point].assert_there()
     assert len(schedule.jobs[point]) == times
 
 
 def test_times_that_dead_beats_fired_are_not_fired_again(system: System, schedule: Schedule) -> None:
-    """One job per time, though three beats had a hand in it; each ends once."""
+    """Each time has one job, although three beats took part. Each job ends once."""
     jobs = schedule.fired(system)
     keys = "SELECT count(*) FROM proving.plain_jobs WHERE id = ANY (%s) AND idempotency_key LIKE %s"
 
@@ -334,7 +334,7 @@ def test_times_that_dead_beats_fired_are_not_fired_again(system: System, schedul
 
 
 def test_message_whose_worker_died_comes_back_and_makes_one_job(system: System, workers: Crashes, send: Send) -> None:
-    """What was taken off the road and left no row is delivered again, without the service; its own repeats add none."""
+    """A message that was taken and made no row is delivered again. Repeats by the service add no job."""
     assert workers.taken
     system.wait(lambda: len(system.ask(BY_KEY, workers.taken)) == len(workers.taken), "every message came back")
 
@@ -348,7 +348,7 @@ def test_message_whose_worker_died_comes_back_and_makes_one_job(system: System, 
     assert_effects_once(system, jobs)
 
 
-def test_every_failpoint_is_crashed_at() -> None:
-    """No point is declared that no process here dies at."""
+def test_every_failpoint_is_tested() -> None:
+    """At every declared failpoint a process of these tests dies."""
     crashed = [*CALLER, *CARRYING, *HOLDING, *ASKING, *SYSTEM, *LEADING, *TICKING, *KEEPING, *WAIT_ENDS]
     assert sorted(crashed) == sorted(POINTS)

@@ -1,4 +1,4 @@
-"""`gristmill demo` as a newcomer has it, twice, with the commands that it says to type next."""
+"""`gristmill demo` as a new user runs it, twice, and the commands that it recommends."""
 
 import os
 import re
@@ -23,7 +23,7 @@ FLOWER_PORT = 5555
 
 
 class Newcomer:
-    """Somebody in a folder of their own, with a venv that is not on the path."""
+    """A new user in an own folder, with a venv that is not on the path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class Newcomer:
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def types(self, line: str) -> str:
-        """Type a line that succeeds; return what is printed, errors included."""
+        """Run a command line that must succeed; return its output and error output."""
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=self.folder,
@@ -53,7 +53,7 @@ class Newcomer:
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
-    """A newcomer, after whom nothing is left."""
+    """A new user. Everything is stopped and removed afterwards."""
     newcomer = Newcomer(tmp_path_factory.mktemp("newcomer"))
     yield newcomer
     if newcomer.data_dir.exists():
@@ -63,13 +63,13 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
 
 @pytest.fixture(scope="module")
 def taken() -> Iterator[int]:
-    """Flower's usual port, taken by another program."""
+    """Flower's default port, taken by another program."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             other.bind(("127.0.0.1", FLOWER_PORT))
         except OSError:
-            yield FLOWER_PORT  # somebody else has it
+            yield FLOWER_PORT  # another program has it
             return
         other.listen()
         yield FLOWER_PORT
@@ -77,7 +77,7 @@ def taken() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def said(newcomer: Newcomer, taken: int) -> str:
-    """What the first demonstration said."""
+    """The output of the first demonstration."""
     assert taken
     return newcomer.types(".venv/bin/gristmill demo")
 
@@ -88,7 +88,7 @@ def next_commands(said: str) -> list[str]:
 
 
 def test_the_demo_scores_ingests_embeds_aligns_and_assesses(said: str) -> None:
-    """Without network, key or configuration: scores with reasons, verdicts, an honest label."""
+    """It needs no network, key or configuration. It prints scores with reasons, verdicts, and how they were made."""
     assert "Best" in said
     assert "Worst" in said
     assert "rule-based, not an AI judgement" in said
@@ -104,8 +104,8 @@ def test_the_demo_scores_ingests_embeds_aligns_and_assesses(said: str) -> None:
     assert "CARRIER_TOKEN looks like a secret" in said
 
 
-def test_a_taken_flower_port_is_replaced_and_told(said: str) -> None:
-    """A demonstration gives way; the address that it prints is the one that answers."""
+def test_a_taken_flower_port_is_replaced_and_reported(said: str) -> None:
+    """The demonstration uses another port and prints the address that answers."""
     [other] = re.findall(
         rf"^Port {FLOWER_PORT} is taken by another process: Flower answers on (\d+) instead", said, re.MULTILINE
     )
@@ -113,8 +113,8 @@ def test_a_taken_flower_port_is_replaced_and_told(said: str) -> None:
     assert f"http://127.0.0.1:{other}/tasks" in said
 
 
-def test_the_servers_are_stopped_and_three_commands_go_on_from_there(newcomer: Newcomer, said: str) -> None:
-    """Each is typed as it was printed: it starts the system again and finds what the demonstration has left."""
+def test_the_servers_are_stopped_and_the_three_next_commands_work(newcomer: Newcomer, said: str) -> None:
+    """Each command works as printed. It starts the system again and finds the results of the demonstration."""
     commands = next_commands(said)
     assert read_status(newcomer.data_dir) is None
     assert [command.split()[:2] for command in commands] == [
@@ -132,17 +132,17 @@ def test_the_servers_are_stopped_and_three_commands_go_on_from_there(newcomer: N
 
 
 def test_a_second_demonstration_uses_what_runs_and_leaves_it_running(newcomer: Newcomer, said: str) -> None:
-    """The results of the first are there: answers are told as earlier ones, and nothing is in the way."""
+    """The results of the first run exist: its answers are reported as earlier ones, and the run succeeds."""
     again = newcomer.types(".venv/bin/gristmill demo")
 
     assert "Using the system that runs in .gristmill" in again
-    assert "Answers of the 1st round are partly those of an earlier run" in again
+    assert "Some answers of the 1st round come from an earlier run" in again
     assert next_commands(again)[-1] == ".venv/bin/gristmill down"
     assert next_commands(again)[0] != next_commands(said)[1]
 
 
 def test_clean_removes_what_demonstrations_have_left_and_nothing_else(newcomer: Newcomer, said: str) -> None:
-    """With the system stopped; a second time there is nothing to do."""
+    """It works while the system is stopped. The second time there is nothing to do."""
     assert said
     newcomer.types(".venv/bin/gristmill projects create mine")
     newcomer.types(".venv/bin/gristmill down")
@@ -150,8 +150,10 @@ def test_clean_removes_what_demonstrations_have_left_and_nothing_else(newcomer: 
     cleaned = newcomer.types(".venv/bin/gristmill demo --clean")
     nothing = newcomer.types(".venv/bin/gristmill demo --clean")
 
-    assert re.fullmatch(r"removed 240 jobs, 60 profiles, 2 assessments, 2 projects; the jobs' history stays\n", cleaned)
-    assert nothing == f"no demonstration has left anything in {newcomer.data_dir}\n"
+    assert re.fullmatch(
+        r"removed 240 jobs, 60 profiles, 2 assessments, 2 projects; the history of the jobs stays\n", cleaned
+    )
+    assert nothing == f"there are no results of demonstrations in {newcomer.data_dir}\n"
     newcomer.types(".venv/bin/gristmill up --detach")
     assert re.findall(r"^(\S+)", newcomer.types(".venv/bin/gristmill projects list"), re.MULTILINE) == [
         "PROJECT",

@@ -1,4 +1,4 @@
-"""A domain in a package of its own: its wheel beside gristmill's in a clean environment, by the page's commands."""
+"""A domain in its own package, installed beside gristmill's wheel in a clean environment with the page's commands."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def commands() -> list[str]:
 
 
 def test_the_page_shows_the_files_of_the_example() -> None:
-    """All of them, as they are."""
+    """The page shows all files unchanged."""
     there = {
         path.relative_to(EXAMPLE).as_posix(): path.read_text(encoding="utf-8")
         for path in EXAMPLE.rglob("*")
@@ -50,7 +50,7 @@ def test_the_page_shows_the_files_of_the_example() -> None:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A new environment with pip and gristmill's wheel, and nothing of this working tree."""
+    """A new environment with pip and gristmill's wheel, without this working tree."""
     tree = tmp_path_factory.mktemp("source")
     for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -81,7 +81,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Path]:
-    """A folder with the files of the page; what `gristmill up` started there is stopped."""
+    """A folder with the files of the page. A system that `gristmill up` started there is stopped."""
     for name, content in files().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -93,7 +93,7 @@ def repository(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(command: str, *, folder: Path, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run a line as a person types it."""
+    """Run a command line in a shell."""
     return subprocess.run(
         ["sh", "-c", command],
         cwd=folder,
@@ -108,7 +108,7 @@ def run(command: str, *, folder: Path, env: dict[str, str]) -> "subprocess.Compl
 def run_until_well(
     command: str, *, folder: Path, env: dict[str, str], within: float
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a line, again and again for ``within`` seconds as long as it fails."""
+    """Run a command line; repeat it for up to ``within`` seconds while it fails."""
     give_up = time.monotonic() + within
     while True:
         done = run(command, folder=folder, env=env)
@@ -117,12 +117,12 @@ def run_until_well(
 
 
 def test_the_page_brings_a_job_of_the_package_to_its_end(environment: dict[str, str], repository: Path) -> None:
-    """Installed, tested, migrated, looked at by doctor and run by real roles. Doctor tells what is left of it later."""
+    """The package is installed, tested, migrated, checked by doctor and run by real roles. Then it is removed."""
     said: dict[str, str] = {}
     for command in commands():
         if command == "gristmill down":
             check_removal(environment, repository)
-        # Roles that have just started may not have shown a sign of life: who reads that, looks again.
+        # Roles that have just started may have no heartbeat yet, so the command is repeated.
         within = 60 if command == "gristmill doctor" else 0
         done = run_until_well(command, folder=repository, env=environment, within=within)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
@@ -136,7 +136,7 @@ def test_the_page_brings_a_job_of_the_package_to_its_end(environment: dict[str, 
 
 
 def check_removal(environment: dict[str, str], repository: Path) -> None:
-    """Fail unless doctor tells of a domain that has tables and no package."""
+    """Fail unless doctor reports a domain that has tables and no package."""
     run("pip uninstall --yes gristmill-tickets", folder=repository, env=environment)
 
     doctor = run("gristmill doctor", folder=repository, env=environment)

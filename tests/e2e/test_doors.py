@@ -1,4 +1,4 @@
-"""Whatever door a job comes in by and whatever reaches the queue, each job is executed once."""
+"""Each job is executed once, through every door and whatever messages reach the queue."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ SOME_PROFILES = "INSERT INTO scoring.profiles (name) SELECT 'p' || n FROM genera
 
 @contextmanager
 def service(system: System) -> Iterator[Celery]:
-    """A Celery application of somebody else, that knows nothing of ours but the broker."""
+    """A Celery application of a service. It knows only our broker."""
     app = Celery("service", broker=system.redis_url, set_as_current=False)
     app.conf.task_ignore_result = True
     yield app
@@ -31,7 +31,7 @@ def service(system: System) -> Iterator[Celery]:
 
 
 def enter_by_three_doors(system: System, profiles: Sequence[UUID], jobs: int) -> list[UUID]:
-    """Enqueue so many scoring jobs by Python, SQL and Celery in turn, and return their ids once all are rows."""
+    """Enqueue ``jobs`` scoring jobs by Python, SQL and Celery in turn; return their ids once all are rows."""
     asked = [(profiles[n % len(profiles)], f"How clear is it? Question {n} of {uuid.uuid4()}") for n in range(jobs)]
     with service(system) as app:
         for profile, prompt in asked[2::3]:
@@ -48,7 +48,7 @@ def enter_by_three_doors(system: System, profiles: Sequence[UUID], jobs: int) ->
 
 @pytest.mark.faults
 def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: System) -> None:
-    """500 scoring jobs by three doors, kill -9 of one of two workers and FLUSHALL halfway: each completed once."""
+    """500 jobs enter by three doors; a worker is killed and Redis flushed halfway. Each job completes once."""
     with FakeOpenAI() as fake:
         fake.script(default={"kind": "answer", "delay_ms": 300})
         settings = {
@@ -76,7 +76,7 @@ def test_five_hundred_jobs_survive_a_killed_worker_and_an_emptied_redis(system: 
     assert rescued, "the victim held nothing: nothing was proved"
 
 
-# ── what the door refuses ────────────────────────────────────────────────────────────────────────────────────────────
+# ── refusals of the door ─────────────────────────────────────────────────────────────────────────────────────────────
 
 REFUSED: Mapping[str, tuple[list[Any], dict[str, Any]]] = {
     "payload must be an object, got 'text'": (["scoring.score", "text"], {}),
@@ -100,7 +100,7 @@ REFUSED: Mapping[str, tuple[list[Any], dict[str, Any]]] = {
 
 @pytest.mark.faults
 def test_every_refused_message_of_a_service_is_kept_with_its_reason(system: System, crew: list[Role]) -> None:
-    """Each has its line in the log, without the values; the good one behind them is a job, and so is each replay."""
+    """Each one is logged without its values. The valid message behind them becomes a job, and so does each replay."""
     with service(system) as app:
         for _ in range(3):
             for arguments, options in REFUSED.values():
@@ -116,13 +116,13 @@ def test_every_refused_message_of_a_service_is_kept_with_its_reason(system: Syst
     assert set(reasons.values()) == {3}
     for reason in REFUSED:
         assert any(reason in one for one in reasons), (reason, reasons)
-        assert any(role.said(reason.partition(", got ")[0].replace('"', '\\"')[-30:]) for role in crew), reason
-    assert not any(role.said("Traceback") for role in crew)
+        assert any(role.has_logged(reason.partition(", got ")[0].replace('"', '\\"')[-30:]) for role in crew), reason
+    assert not any(role.has_logged("Traceback") for role in crew)
 
 
 @pytest.mark.faults
 def test_a_countdown_is_the_due_time_of_a_row_and_an_expired_message_is_kept(system: System, crew: list[Role]) -> None:
-    """Celery would hold the first in a worker's memory, and forget the second without a word."""
+    """Celery would keep the first in a worker's memory and drop the second silently."""
     with service(system) as app:
 
         def send(key: str, **when: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_countdown_is_the_due_time_of_a_row_and_an_expired_message_is_kept(sys
         system.wait(lambda: redis.hlen("unacked") == 0, "no message waits in a worker")
 
 
-# ── what reaches the stage queue ─────────────────────────────────────────────────────────────────────────────────────
+# ── messages in the stage queue ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def stage_queue(system: System) -> Iterator[Producer]:
 
 
 def deliver(producer: Producer, batch: Any, *, task: str = "proving.plain") -> None:
-    """Publish a message as the dispatcher writes it."""
+    """Publish a message like the dispatcher's."""
     task_id = str(uuid.uuid4())
     headers = {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "retries": 0}
     producer.publish([[batch], {}, {}], headers=headers, serializer="json", correlation_id=task_id)
@@ -167,7 +167,7 @@ def deliver(producer: Producer, batch: Any, *, task: str = "proving.plain") -> N
 
 @pytest.mark.faults
 def test_delivery_repeated_five_times_executes_once(system: System, crew: list[Role]) -> None:
-    """Copies of every message before, during and after the run claim nothing, whatever version they name."""
+    """Copies of every message before, during and after the run claim nothing, whatever their version is."""
     jobs = system.enqueue("proving.plain", [{"act": "write", "seconds": 0.5}] * 30)
     batch = [[str(job), 1] for job in jobs]
 
@@ -187,7 +187,7 @@ def test_delivery_repeated_five_times_executes_once(system: System, crew: list[R
 
 
 def test_undispatched_job_cannot_be_claimed_by_a_forged_message(system: System, crew: list[Role]) -> None:
-    """Only the leader's ticket opens a job: a message for one that is not due yet does nothing."""
+    """A job needs the leader's ticket: a message for a job that is not due yet does nothing."""
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     (job,) = system.enqueue("proving.plain", [{"act": "write", "due_at": tomorrow}])
 
@@ -234,7 +234,7 @@ MESSAGES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "a time limit that is none": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "timelimit": "x"}}),
     "an unknown compression": ("[[[]], {}, {}]", {**JSON, "headers": {**NAMED, "compression": "nobody-knows"}}),
 }
-# What lies in a queue's list and is no envelope of a message, which is read before any consumer hears of it.
+# Items of a queue that are not message envelopes. Kombu parses them before it calls the consumer.
 NO_MESSAGES = (
     b"\x00 nothing",
     b"[]",
@@ -249,9 +249,9 @@ NO_MESSAGES = (
 
 @pytest.mark.faults
 def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, crew: list[Role]) -> None:
-    """Malformed batches, unknown tasks and foreign bodies are passed over; no worker dies, hangs or quotes them."""
+    """Malformed batches, unknown tasks and foreign bodies are refused. No worker ends, hangs or quotes them."""
     with stage_queue(system) as producer:
-        for _ in range(5):  # more of each than a worker's carriers: one that kept any would end deaf
+        for _ in range(5):  # more than a worker's carrier threads, which they could block
             for batch in BATCHES.values():
                 deliver(producer, batch)
             for body, properties in MESSAGES.values():
@@ -268,5 +268,5 @@ def test_garbage_in_the_stage_queue_leaves_every_worker_working(system: System, 
     assert system.ask(count)[0][1] <= refused // 5, "one row for each content"
     bodies = {bytes(row[0]) for row in system.ask("SELECT body FROM runtime.dead_messages WHERE queue = 'proving'")}
     assert {b"\xff\x00 no json", b"plain text", b"\x80\x04.", *NO_MESSAGES} <= bodies
-    assert all(role.said("message_refused") for role in crew)
-    assert not any(role.said("no json", "plain text", "Traceback") for role in crew)
+    assert all(role.has_logged("message_refused") for role in crew)
+    assert not any(role.has_logged("no json", "plain text", "Traceback") for role in crew)

@@ -1,4 +1,4 @@
-"""The embedded servers as they really run: crashes, strangers and second starts included."""
+"""The embedded servers with real processes: crashes, taken ports and second starts."""
 
 import json
 import os
@@ -61,15 +61,15 @@ def servers() -> Iterator[EmbeddedServers]:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """Name a data folder whose parents are closed to root's servers; remove in the end what they keep elsewhere."""
+    """A data folder that the account of root's servers cannot enter. Data outside of it is removed at the end."""
     data_dir = tmp_path / "data"
     yield data_dir
     if data_dir.exists():
         EmbeddedServers(data_dir).remove()
 
 
-def test_a_cold_start_gives_real_servers_as_the_system_needs_them(servers: EmbeddedServers) -> None:
-    """PostgreSQL 18 with pgvector and UTF-8 in the builtin locale; Valkey that persists and never evicts."""
+def test_the_first_start_gives_servers_as_the_system_needs_them(servers: EmbeddedServers) -> None:
+    """PostgreSQL 18 has pgvector and UTF-8 in the builtin locale. Valkey persists and never evicts."""
     url = servers.urls.database_url
     with valkey(servers.urls.redis_url) as client:
         policy, persistence = client.config_get("maxmemory-policy"), client.config_get("appendonly")
@@ -84,7 +84,7 @@ def test_a_cold_start_gives_real_servers_as_the_system_needs_them(servers: Embed
 
 
 def test_nobody_gets_in_without_the_password(servers: EmbeddedServers) -> None:
-    """Loopback is shared by all users of a machine, so both servers ask for the password."""
+    """All users of a machine can connect to loopback, so both servers require the password."""
     database_port, redis_port = port_of(servers.urls.database_url), port_of(servers.urls.redis_url)
 
     with pytest.raises(psycopg.OperationalError, match="password"):
@@ -96,7 +96,7 @@ def test_nobody_gets_in_without_the_password(servers: EmbeddedServers) -> None:
 
 
 def test_servers_listen_on_loopback_only(servers: EmbeddedServers) -> None:
-    """Nothing is open to other machines."""
+    """Other machines cannot connect."""
     with valkey(servers.urls.redis_url) as client:
         bound = client.config_get("bind")
 
@@ -106,7 +106,7 @@ def test_servers_listen_on_loopback_only(servers: EmbeddedServers) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
 def test_no_command_line_or_log_shows_the_password(servers: EmbeddedServers) -> None:
-    """Any user may list the processes of a machine."""
+    """Every user may list the processes of a machine."""
     password = servers.urls.redis_url.removeprefix("redis://:").partition("@")[0].encode()
     shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     logged = [path.read_bytes() for path in (servers.data_dir / "logs").iterdir()]
@@ -116,7 +116,7 @@ def test_no_command_line_or_log_shows_the_password(servers: EmbeddedServers) -> 
 
 
 def test_data_and_secrets_are_private(servers: EmbeddedServers) -> None:
-    """Data, logs and state are closed to every other account; the urls are not shown by accident."""
+    """No other account may read data, logs and state. The repr of the URLs hides the passwords."""
     folder = servers.data_dir
     private = [folder / "servers/postgres", folder / "servers/valkey", folder / "logs"]
 
@@ -128,7 +128,7 @@ def test_data_and_secrets_are_private(servers: EmbeddedServers) -> None:
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has privileges to drop")
 def test_root_drops_its_privileges(servers: EmbeddedServers) -> None:
-    """PostgreSQL refuses to run as root, and Valkey has no need to."""
+    """PostgreSQL refuses to run as root, and Valkey does not need to."""
     owners = {path.owner() for path in (servers.data_dir / "servers/postgres", servers.data_dir / "servers/valkey")}
 
     assert owners == {"nobody"}
@@ -136,13 +136,13 @@ def test_root_drops_its_privileges(servers: EmbeddedServers) -> None:
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_servers_come_back_on_their_ports_with_their_data(servers: EmbeddedServers, end: str) -> None:
-    """After a clean stop as after kill -9, clients find both servers and what they stored at the same address."""
+    """After a clean stop or kill -9, both servers have the same address and their data."""
     before = servers.urls
     ask(before.database_url, f"CREATE TABLE kept_over_{end} AS SELECT 42 AS answer")
     with valkey(before.redis_url) as client:
         client.set(f"kept over {end}", "42")
         if end == "kill":
-            client.execute_command("WAITAOF", 1, 0, 2_000)  # Valkey owes a crash all but the last second
+            client.execute_command("WAITAOF", 1, 0, 2_000)  # after a crash Valkey may lose the last second
 
     for name in ("postgres", "valkey"):
         getattr(servers, f"{end}_{name}")()
@@ -157,20 +157,20 @@ def test_servers_come_back_on_their_ports_with_their_data(servers: EmbeddedServe
         assert client.get(f"kept over {end}") == "42"
 
 
-def test_a_crashed_server_is_revived_and_a_stopped_one_is_not(servers: EmbeddedServers) -> None:
-    """What ended unasked starts again; what somebody stopped stays down until it is started."""
+def test_a_crashed_server_is_restarted_and_a_stopped_one_is_not(servers: EmbeddedServers) -> None:
+    """A server that ended unexpectedly is started again. A stopped one stays down until it is started."""
     servers.stop_valkey()
     postmaster = (servers.data_dir / "servers/postgres/postmaster.pid").read_text().split()[0]
     os.kill(int(postmaster), signal.SIGKILL)
 
-    assert within(10, lambda: servers.revive() == ["postgres"])
+    assert within(10, lambda: servers.restart_ended() == ["postgres"])
     assert ask(servers.urls.database_url, "SELECT 1") == 1
     assert not is_listening(port_of(servers.urls.redis_url))
     servers.start_valkey()
 
 
 def test_password_ports_and_data_outlive_the_process(data_dir: Path) -> None:
-    """The next run of the same folder is the same system."""
+    """The next run in the same folder has the same passwords, ports and data."""
     with embedded_servers(data_dir) as first:
         ask(first.database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
     with embedded_servers(data_dir) as second:
@@ -180,8 +180,8 @@ def test_password_ports_and_data_outlive_the_process(data_dir: Path) -> None:
     assert answer == 42
 
 
-def test_a_port_that_somebody_took_is_replaced(data_dir: Path) -> None:
-    """A stranger on a remembered port costs the port, not the start."""
+def test_a_taken_port_is_replaced(data_dir: Path) -> None:
+    """If another program has a stored port, the server starts on a new one."""
     with embedded_servers(data_dir, postgres=False) as first:
         pass
     with (
@@ -199,7 +199,7 @@ def test_a_port_that_somebody_took_is_replaced(data_dir: Path) -> None:
 
 
 def test_a_second_start_in_one_folder_is_refused_in_one_line(servers: EmbeddedServers) -> None:
-    """The refusal names the folder and the process that holds it, and does that one no harm."""
+    """The refusal names the folder and its owner's process. The running servers are not disturbed."""
     with pytest.raises(EmbeddedError) as refusal:
         EmbeddedServers(servers.data_dir).start()
 
@@ -220,7 +220,7 @@ def server_pids(database_url: str, redis_url: str) -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
 @pytest.mark.parametrize("victims", ["the owner", "everything"])
 def test_servers_end_with_a_killed_process_and_start_again_after_it(data_dir: Path, victims: str) -> None:
-    """After a kill -9 of who started them, or of them too, no server runs and nothing hinders the next start."""
+    """After kill -9 of their starter, or of the servers too, no server runs and the next start works."""
     script = f"""
 import time
 from pathlib import Path
@@ -247,7 +247,7 @@ time.sleep(60)
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root can take on a uid that has no passwd entry")
 def test_a_user_without_a_name_is_asked_for_a_database(tmp_path: Path) -> None:
-    """A container's arbitrary uid cannot create a cluster: one line says so and what to set instead."""
+    """A container's arbitrary uid cannot create a cluster. One line says so and what to set instead."""
     script = f"""
 import os
 from pathlib import Path
@@ -266,8 +266,8 @@ except EmbeddedError as error:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user's servers can enter what the user can")
-def test_data_of_a_closed_folder_lies_where_its_servers_can_reach_it(data_dir: Path) -> None:
-    """Under a root home the data goes to the system's folder for variable data, and goes with its data folder."""
+def test_data_of_a_closed_folder_is_where_its_servers_can_enter(data_dir: Path) -> None:
+    """Below root's home the data is in the system's folder for variable data, and is removed with its data folder."""
     data_dir.parent.chmod(0o700)
     servers = EmbeddedServers(data_dir)
     servers.start()
@@ -282,7 +282,7 @@ def test_data_of_a_closed_folder_lies_where_its_servers_can_reach_it(data_dir: P
 
 
 def test_throwaway_servers_leave_nothing_behind() -> None:
-    """Neither files nor processes outlive the block."""
+    """After the block there are no files and no processes of them."""
     with throwaway_servers(postgres=False) as servers:
         folder, port = servers.data_dir, port_of(servers.urls.redis_url)
 
@@ -291,7 +291,7 @@ def test_throwaway_servers_leave_nothing_behind() -> None:
 
 
 def test_a_platform_without_the_wheels_is_told_what_to_set(tmp_path: Path) -> None:
-    """Without the extra there is one line naming it and the variable that makes it unnecessary."""
+    """Without the extra one line names it, and the variable that can be set instead."""
     script = f"""
 import sys
 from pathlib import Path

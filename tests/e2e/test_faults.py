@@ -11,22 +11,22 @@ import pytest
 from redis import Redis
 
 from tests.e2e.system import Role, System
-from workers.transport.worker import FAILED
+from workers.transport.worker import WORKER_FAILED_EXIT_CODE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-# As tests/support/proving/__main__.py starts workers and dispatchers.
+# The options with which tests/support/proving/__main__.py starts workers and dispatchers.
 LEASE_SECONDS, RESCUE_TICK_SECONDS = 3.0, 1.0
 GRACE_SECONDS = 3.0
-# What a shared, slow machine may add to what Postgres' clock shows.
+# The time that a shared, slow machine may add to the times by Postgres' clock.
 SLACK_SECONDS = 2.0
-# One outage is told in a few lines, and Celery's own words about its broker come with a traceback.
-MOST_LINES = 400
+# An outage logs a few lines. Celery's own messages about its broker come with a traceback.
+MAX_OUTAGE_LINES = 400
 
 
 @pytest.fixture
 def crew(system: System) -> list[Role]:
-    """Two workers and a dispatcher, whatever the test before did to them."""
+    """Two workers and a dispatcher. Missing ones are started again."""
     return system.staff(workers=2)
 
 
@@ -40,7 +40,7 @@ def seconds_between(earlier: datetime, later: datetime) -> float:
 
 
 def test_killed_worker_costs_its_jobs_one_attempt_and_one_lease(system: System, crew: list[Role]) -> None:
-    """What a worker killed mid-job was running runs again within the lease and a tick, one attempt spent."""
+    """The jobs of a killed worker run again within the lease and a tick. Each spends one attempt."""
     jobs = system.enqueue("proving.plain", [{"act": "write", "seconds": 2.0}] * 16)
     system.await_all(jobs, "processing")
     victim = next(role for role in crew if system.held_by(role, jobs))
@@ -63,7 +63,7 @@ def test_killed_worker_costs_its_jobs_one_attempt_and_one_lease(system: System, 
 
 
 def test_frozen_worker_wakes_as_a_zombie_and_changes_nothing(system: System, crew: list[Role]) -> None:
-    """A worker frozen past its lease finds its jobs run by another: its writes are refused, and it works on."""
+    """A worker was frozen past its lease, and another ran its jobs. Its writes are refused, and it keeps working."""
     zombie = crew[0]
     short, long = give(system, zombie, {"act": "write", "seconds": 1.5}, {"act": "write", "seconds": 5.0})
 
@@ -75,30 +75,32 @@ def test_frozen_worker_wakes_as_a_zombie_and_changes_nothing(system: System, cre
 
     jobs = [*short, *long]
     refused = ("stale_write_rejected", "run_stopped")
-    system.wait(lambda: all(zombie.said(*refused, job=job) for job in jobs), "the zombie is told")
+    system.wait(lambda: all(zombie.has_logged(*refused, job=job) for job in jobs), "the zombie notices")
     system.assert_settled_once(jobs)
     assert effects(system, jobs) == {1}
     assert {tuple(system.actions(job)) for job in jobs} == {("enqueue", "claim", "rescue", "claim", "complete")}
     system.assert_each_works([zombie])
 
 
-def test_worker_that_lost_a_part_of_itself_ends_and_others_do_its_jobs(system: System, crew: list[Role]) -> None:
-    """It claims no more, its lease runs out, and its supervisor hears of it by a status of its own."""
+def test_worker_with_a_failed_part_ends_and_others_run_its_jobs(system: System, crew: list[Role]) -> None:
+    """It claims no more jobs, its lease expires, and its exit code tells its supervisor."""
     jobs = system.enqueue("proving.plain", [{"act": "break"}, *[{"act": "write", "seconds": 1.0}] * 8])
 
-    (broken,) = system.wait(lambda: [role for role in crew if role.said("worker_part_failed")], "a worker says so")
+    (broken,) = system.wait(
+        lambda: [role for role in crew if role.has_logged("worker_part_failed")], "a worker says so"
+    )
     broken.ended = True
     code = broken.exit_code(within=GRACE_SECONDS + 30)
     system.await_all(jobs)
 
-    assert code == FAILED
+    assert code == WORKER_FAILED_EXIT_CODE
     system.assert_settled_once(jobs)
     assert system.actions(jobs[0]) == ["enqueue", "claim", "rescue", "claim", "complete"]
     assert effects(system, jobs[1:]) == {1}
 
 
 def give(system: System, worker: Role, *payloads: Mapping[str, Any]) -> list[list[UUID]]:
-    """Return, for each of these payloads, the jobs with it that ``worker`` runs; others may have got some too."""
+    """Return, for each payload, the jobs that ``worker`` runs. Other workers may run some too."""
 
     def held() -> list[list[UUID]]:
         mine = set(system.held_by(worker, jobs))
@@ -114,8 +116,8 @@ def give(system: System, worker: Role, *payloads: Mapping[str, Any]) -> list[lis
     raise AssertionError("the worker took none of some kind")
 
 
-def test_drained_worker_finishes_what_is_short_and_gives_back_the_rest(system: System) -> None:
-    """SIGTERM: short runs finish, long ones and unstarted ones are released unspent, nothing waits for a lease."""
+def test_drained_worker_finishes_short_jobs_and_releases_the_rest(system: System) -> None:
+    """After SIGTERM short runs finish. Long and unstarted ones are released at once and spend no attempt."""
     system.stop(system.staff(workers=0))
     starting = [
         system.start("worker", slots=16, lease_seconds=60.0, grace_seconds=GRACE_SECONDS),
@@ -146,7 +148,7 @@ def test_drained_worker_finishes_what_is_short_and_gives_back_the_rest(system: S
 
 
 def test_cancelled_run_stops_within_a_second(system: System, crew: list[Role]) -> None:
-    """Cancel running jobs: their tasks are cancelled, their slots come free, and they settle nothing any more."""
+    """The tasks of cancelled running jobs are cancelled. Their slots are free, and they settle nothing."""
     jobs = system.enqueue("proving.plain", [{"act": "write", "seconds": 15.0}] * 8)
     system.await_all(jobs, "processing")
 
@@ -162,15 +164,15 @@ def test_cancelled_run_stops_within_a_second(system: System, crew: list[Role]) -
 
 
 def stopped_jobs(crew: Sequence[Role], jobs: Sequence[UUID]) -> set[UUID]:
-    """Return those of these jobs whose run a worker says it has stopped."""
-    return {job for job in jobs for role in crew if role.said("run_stopped", job=job)}
+    """Return the jobs of which a worker logged that it stopped the run."""
+    return {job for job in jobs for role in crew if role.has_logged("run_stopped", job=job)}
 
 
 @pytest.mark.parametrize("fault", [Role.kill, Role.freeze])
 def test_next_dispatcher_leads_within_five_seconds(
     system: System, crew: list[Role], fault: Callable[[Role], None]
 ) -> None:
-    """A leader that is killed or frozen loses its lock to the next; a woken one does not take it back."""
+    """If a leader is killed or frozen, the next one gets its lock. A resumed leader does not take it back."""
     system.staff(workers=2, dispatchers=2)
     leader = next(role for role in system.living("dispatcher") if role.pid == system.leader_pid())
     (next_one,) = (role for role in system.living("dispatcher") if role is not leader)
@@ -215,21 +217,21 @@ def valkey_crashes(system: System) -> None:
     system.servers.start_valkey()
 
 
-OUTAGE_SECONDS = 2.0  # not a guess at anyone's speed: how long the server is away
+OUTAGE_SECONDS = 2.0  # the length of the outage
 
 
 @pytest.mark.parametrize("outage", [postgres_restarts, postgres_crashes, valkey_restarts_empty, valkey_crashes])
 def test_server_that_comes_back_needs_no_restart_of_any_role(
     system: System, crew: list[Role], outage: Callable[[System], None]
 ) -> None:
-    """Postgres or Valkey goes away under load: every job completes, every role lives and says so in few lines."""
+    """After an outage of Postgres or Valkey under load every job completes, and every role runs and logs few lines."""
     system.staff(workers=2, dispatchers=2)
     if not system.living("beat"):
         beat = system.start("beat")
-        system.wait(lambda: beat.said("beat_ready"), "beat is ready")
+        system.wait(lambda: beat.has_logged("beat_ready"), "beat is ready")
     spoken = {role.pid: len(role.lines()) for role in system.roles}
     jobs = system.enqueue("proving.plain", [{"act": "write", "seconds": 0.3}] * 600)
-    system.wait(lambda: system.count("completed", jobs) > 50, "the load is on")
+    system.wait(lambda: system.count("completed", jobs) > 50, "the jobs run")
 
     outage(system)
     jobs += system.enqueue("proving.plain", [{"act": "write"}] * 100)
@@ -240,4 +242,4 @@ def test_server_that_comes_back_needs_no_restart_of_any_role(
     system.assert_each_works(crew)
     system.check_alive()
     said = {f"{role.kind} {role.pid}": len(role.lines()) - spoken[role.pid] for role in system.roles}
-    assert max(said.values()) < MOST_LINES, said
+    assert max(said.values()) < MAX_OUTAGE_LINES, said

@@ -1,4 +1,4 @@
-"""Real Flower beside real workers: it shows jobs under their own ids and without their payloads, and cancels them."""
+"""Real Flower with real workers: it shows jobs under their own ids, without their payloads, and can cancel them."""
 
 import json
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ DATATABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Flower:
-    """A running Flower, read over HTTP."""
+    """A running Flower that the tests read over HTTP."""
 
     url: str
 
     def page(self, path: str) -> str:
-        """Return what is at ``path``; nobody's proxy has a say in it."""
+        """Return the page at ``path``, without any proxy."""
         with build_opener(ProxyHandler({})).open(self.url + path, timeout=10) as answer:
             return str(answer.read().decode())
 
@@ -47,31 +47,31 @@ class Flower:
         return found
 
     def task(self, job: UUID) -> dict[str, Any]:
-        """Return what Flower tells of one job; nothing if it has not heard of it."""
+        """Return what Flower shows of one job; empty if it does not know the job."""
         return self.tasks().get(str(job), {})
 
 
 @pytest.fixture(scope="module")
 def flower(system: System) -> Flower:
-    """Flower as ``gristmill flower`` runs it, beside two workers and a dispatcher."""
+    """Flower as ``gristmill flower`` runs it, with two workers and a dispatcher."""
     port = choose_port()
     flower = Flower(f"http://127.0.0.1:{port}")
     system.start_gristmill("flower", GRISTMILL_FLOWER__PORT=str(port))
     system.staff(workers=2)
     system.wait(flower.answers, "Flower answers", seconds=60.0)
-    system.wait(lambda: hears(system, flower), "Flower hears of jobs")
+    system.wait(lambda: has_subscribed(system, flower), "Flower gets events of jobs")
     return flower
 
 
-def hears(system: System, flower: Flower) -> bool:
-    """Tell whether Flower knows a job that was made just now: it subscribes some time after it answers."""
+def has_subscribed(system: System, flower: Flower) -> bool:
+    """Return whether Flower shows a new job. It subscribes to events some time after its first answer."""
     (job,) = system.enqueue("proving.plain", [{}])
     system.await_all([job])
     return bool(flower.task(job))
 
 
 def test_jobs_are_listed_by_their_ids_with_stage_state_and_runtime(system: System, flower: Flower) -> None:
-    """Each job is one task, named by its stage and in its own state; no carrier task is beside it."""
+    """Each job is one task with its stage as name and its own state. Carrier tasks are not shown."""
     done, slow, failed = system.enqueue("proving.plain", [{"seconds": 0.3}, {"seconds": 15.0}, {"act": "permanent"}])
     (keyed,) = system.enqueue("proving.keyed", [{"key": "a"}])
 
@@ -94,7 +94,7 @@ def test_jobs_are_listed_by_their_ids_with_stage_state_and_runtime(system: Syste
 
 
 def test_retried_job_shows_how_often_and_why(system: System, flower: Flower) -> None:
-    """A job between two attempts is in state RETRY, with the count and the error of the last."""
+    """A job between two attempts has the state RETRY, with the number of retries and the last error."""
     (job,) = system.enqueue("proving.plain", [{"act": "raise"}])
 
     system.wait(lambda: flower.task(job).get("state") == "RETRY", "the retry is shown")
@@ -111,7 +111,7 @@ PAUSE = "UPDATE runtime.stages SET paused_at = {} WHERE name = 'proving.second'"
 
 @pytest.fixture
 def between_steps(system: System, flower: Flower) -> Iterator[list[UUID]]:
-    """Three jobs that have ended their first step; the second is paused, and resumed by the test."""
+    """Three jobs that have ended their first step. The second stage is paused until the test resumes it."""
     system.run(PAUSE.format("now()"))
     jobs = system.enqueue("proving.first", [{"seconds": 0.2}] * 3)
     system.await_all(jobs, "halfway")
@@ -122,7 +122,7 @@ def between_steps(system: System, flower: Flower) -> Iterator[list[UUID]]:
 def test_success_is_shown_at_the_end_of_the_last_step_and_never_before(
     system: System, flower: Flower, between_steps: list[UUID]
 ) -> None:
-    """Between its steps a job is started, under the name of the next; then it fails, is cancelled, or succeeds."""
+    """Between its steps a job is STARTED, under the name of the next step. Then it fails, is cancelled, or succeeds."""
     good, bad, unwanted = between_steps
 
     def shown() -> set[tuple[str, str]]:
@@ -141,7 +141,7 @@ def test_success_is_shown_at_the_end_of_the_last_step_and_never_before(
 
 
 def test_a_waiting_job_that_is_cancelled_in_sql_is_shown_as_revoked(system: System, flower: Flower) -> None:
-    """Backing off after an error, it would be in RETRY for ever: no worker hears of its cancel."""
+    """No worker notices the cancel of a job that backs off, so without the follower it would stay in RETRY."""
     (job,) = system.enqueue("proving.plain", [{"act": "rate_limited"}])
     system.wait(lambda: flower.task(job).get("state") == "RETRY", "the retry is shown")
 
@@ -151,7 +151,7 @@ def test_a_waiting_job_that_is_cancelled_in_sql_is_shown_as_revoked(system: Syst
 
 
 def test_a_failed_job_that_a_person_sends_back_is_shown_as_it_runs_again(system: System, flower: Flower) -> None:
-    """Celery lets nothing but a retry follow a failure."""
+    """After a failure Celery accepts only a retry."""
     (job,) = system.enqueue("proving.plain", [{"act": "permanent"}])
     system.wait(lambda: flower.task(job).get("state") == "FAILURE", "failure is shown")
 
@@ -166,7 +166,7 @@ def test_a_failed_job_that_a_person_sends_back_is_shown_as_it_runs_again(system:
 
 
 def test_a_refused_message_is_shown_as_failed_with_the_reason(system: System, flower: Flower) -> None:
-    """Under its own id, which its sender knows."""
+    """It has its own id, which its sender knows."""
     app = Celery("service", broker=system.redis_url, set_as_current=False)
     sent = app.send_task("gristmill.enqueue", args=["proving.plain", {"colour": SECRET}], queue="gristmill")
     app.close()
@@ -180,7 +180,7 @@ def test_a_refused_message_is_shown_as_failed_with_the_reason(system: System, fl
 
 
 def test_payload_never_reaches_flower(system: System, flower: Flower) -> None:
-    """Neither a page nor an API answer of Flower holds what a job was given."""
+    """No page and no API answer of Flower has the payload of a job."""
     (job,) = system.enqueue("proving.plain", [{"key": SECRET}])
     (profile,) = system.ask("INSERT INTO scoring.profiles (name) VALUES (%s) RETURNING id", SECRET)[0]
     (scoring,) = system.enqueue("scoring.score", [{"profile_id": profile, "prompt": f"The key is {SECRET}"}])
@@ -197,7 +197,7 @@ def test_payload_never_reaches_flower(system: System, flower: Flower) -> None:
 
 @pytest.fixture
 def running(system: System, flower: Flower) -> Iterator[tuple[Role, UUID]]:
-    """A job that runs, and the worker that runs it."""
+    """A running job and its worker."""
     (job,) = system.enqueue("proving.plain", [{"act": "write", "seconds": 18.0}])
     system.await_all([job], "processing")
     system.wait(lambda: flower.task(job).get("state") == "STARTED", "the job is shown")
@@ -209,7 +209,7 @@ def running(system: System, flower: Flower) -> Iterator[tuple[Role, UUID]]:
 def test_revoke_in_a_browser_cancels_the_running_job(
     system: System, flower: Flower, running: tuple[Role, UUID]
 ) -> None:
-    """A person finds the job by its id and presses Terminate: within two seconds it is cancelled, its run stopped."""
+    """A person finds the job by its id and presses Terminate. Within 2 s it is cancelled and its run is stopped."""
     worker, job = running
     with chromium() as browser:
         browser.open(f"{flower.url}/tasks")
@@ -217,7 +217,7 @@ def test_revoke_in_a_browser_cancels_the_running_job(
         browser.reload_until(f"{flower.url}/task/{job}", "STARTED")
         browser.element("#task-terminate").click()
         system.wait(lambda: system.count("cancelled", [job]) == 1, "the job is cancelled", seconds=2.0)
-        system.wait(lambda: worker.said("run_stopped", job=job), "its run is stopped", seconds=2.0)
+        system.wait(lambda: worker.has_logged("run_stopped", job=job), "its run is stopped", seconds=2.0)
         browser.reload_until(f"{flower.url}/task/{job}", "REVOKED")
         hosts = browser.hosts()
 

@@ -1,4 +1,4 @@
-"""Whoever follows a job goes on following it over a restart of Postgres."""
+"""Commands that follow a job continue after a restart of Postgres."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from cli import following, ingesting, watching
 from cli.demo import following as demo
-from cli.following import Ended, job_events
+from cli.following import FollowedJob, job_events
 from gristmill_testing.waiting import until
 from local.embedded import EmbeddedServers, throwaway_servers
 from local.system import COMMAND
@@ -34,7 +34,7 @@ LOOKERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_datab
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[EmbeddedServers]:
-    """A migrated Postgres of this module's own, to be restarted."""
+    """A migrated Postgres for this module, which the tests restart."""
     with throwaway_servers(valkey=False) as servers:
         migrate(servers.urls.database_url)
         yield servers
@@ -49,7 +49,7 @@ def ask(servers: EmbeddedServers, statement: str, values: Any = None) -> Any:
 
 @pytest.fixture
 def job(servers: EmbeddedServers) -> UUID:
-    """An assessment that waits: no worker is there to run it."""
+    """An assessment that waits, because no worker runs."""
     create = 'SELECT assessments.create_assessment(gen_random_uuid()::text, \'{"serverName": "a"}\')'
     find = "SELECT id FROM assessments.assessment_states WHERE %(made)s IN (id::text, assessment_id)"
     return UUID(str(ask(servers, find, {"made": str(ask(servers, create))})))
@@ -57,7 +57,7 @@ def job(servers: EmbeddedServers) -> UUID:
 
 @pytest.fixture
 def ingest_job(servers: EmbeddedServers) -> UUID:
-    """A file's job that waits."""
+    """A waiting job of a file."""
     project = ask(servers, "INSERT INTO operations.projects (name) VALUES (gen_random_uuid()::text) RETURNING id")
     made = """INSERT INTO operations.ingest_jobs ("projectId", type) VALUES (%s, 'TASK') RETURNING id"""
     return UUID(str(ask(servers, made, [project])))
@@ -65,7 +65,7 @@ def ingest_job(servers: EmbeddedServers) -> UUID:
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """All that was said on standard error so far."""
+    """The error output so far."""
     heard: list[str] = []
 
     def so_far() -> str:
@@ -76,7 +76,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
 
 
 async def end(servers: EmbeddedServers, job: UUID) -> None:
-    """Cancel a job of either table, as an operator does."""
+    """Cancel a job of either table like an operator."""
     async with await psycopg.AsyncConnection.connect(servers.urls.database_url, autocommit=True) as conn:
         for model in (Assessment, IngestJob):
             await cancel(conn, model, [job], reason="by hand")
@@ -94,20 +94,20 @@ async def restarted(servers: EmbeddedServers, follower: Any, said: Callable[[], 
 
 
 async def test_enqueue_wait_and_jobs_watch_follow_on(servers: EmbeddedServers, job: UUID, said) -> None:
-    """They say once that they wait and once that it goes on, and end as the job does."""
+    """They report once that they wait and once that Postgres is back, and end with the job."""
     told: list[str] = []
 
-    ended: Ended = await restarted(
-        servers, following.follow(servers.urls.database_url, job, tell=told.append), said, job
+    ended: FollowedJob = await restarted(
+        servers, following.follow_job(servers.urls.database_url, job, print_line=told.append), said, job
     )
 
-    assert (ended.job.id, ended.job.status, ended.completed) == (job, "cancelled", False)
+    assert (ended.job.id, ended.job.status, ended.succeeded) == (job, "cancelled", False)
     assert told[-1].startswith("cancelled in ")
     assert said().splitlines() == [AWAY, BACK]
 
 
 async def test_a_history_is_followed_on_without_a_gap(servers: EmbeddedServers, job: UUID, said) -> None:
-    """Each version once, although the end came while nobody listened."""
+    """Each version is shown once, although the job ended while nobody listened."""
 
     async def versions() -> list[int]:
         async with job_events(servers.urls.database_url) as events:
@@ -118,11 +118,11 @@ async def test_a_history_is_followed_on_without_a_gap(servers: EmbeddedServers, 
 
 
 async def test_ingest_wait_follows_on(servers: EmbeddedServers, ingest_job: UUID, said) -> None:
-    """A file of an hour is not followed from the start again because Postgres was restarted."""
+    """After a restart of Postgres the progress of a long file is not shown from the start again."""
     shown: list[IngestionProgress] = []
 
     seen: IngestionProgress = await restarted(
-        servers, ingesting.follow(servers.urls.database_url, ingest_job, show=shown.append), said, ingest_job
+        servers, ingesting.follow_ingestion(servers.urls.database_url, ingest_job, show=shown.append), said, ingest_job
     )
 
     assert (seen.ended, seen.completed) == (True, False)
@@ -131,7 +131,7 @@ async def test_ingest_wait_follows_on(servers: EmbeddedServers, ingest_job: UUID
 
 
 async def test_watching_everything_goes_on(servers: EmbeddedServers, job: UUID, said) -> None:
-    """Until Ctrl-C, as it says."""
+    """It continues until Ctrl-C."""
     watcher = asyncio.ensure_future(watching.watch(servers.urls.database_url, JobFilter()))
     await until(lambda: watcher.done() or ask(servers, LOOKERS) > 0)
     servers.stop_postgres()
@@ -147,20 +147,20 @@ async def test_watching_everything_goes_on(servers: EmbeddedServers, job: UUID, 
 
 
 async def test_the_demonstration_goes_on(servers: EmbeddedServers, job: UUID, said) -> None:
-    """Nor does the time without Postgres count as standing still."""
+    """The time without Postgres does not count as time without progress."""
 
-    async def look(conn: Raw) -> demo.Progress:
+    async def look(conn: Raw) -> demo.StepProgress:
         row = await (await conn.execute("SELECT completed_at FROM runtime.jobs WHERE id = %s", [job])).fetchone()
-        return demo.Progress(1, done=bool(row and row[0]))
+        return demo.StepProgress(1, done=bool(row and row[0]))
 
-    follower = demo.follow(servers.urls.database_url, [job], look, show=lambda _: None, check=lambda: None)
+    follower = demo.follow_jobs(servers.urls.database_url, [job], look, show=lambda _: None, check=lambda: None)
     await restarted(servers, follower, said, job)
 
     assert said().splitlines() == [AWAY, BACK]
 
 
 def test_a_command_that_waits_exits_by_the_outcome(servers: EmbeddedServers, job: UUID, tmp_path: Path) -> None:
-    """The real process, as a script has it."""
+    """This runs the real process, like a script does."""
     argv = [*COMMAND, "jobs", "watch", str(job)]
     env = {**os.environ, "DATABASE_URL": servers.urls.database_url}
     with subprocess.Popen(
@@ -176,14 +176,14 @@ def test_a_command_that_waits_exits_by_the_outcome(servers: EmbeddedServers, job
             asyncio.run(end(servers, job))
             output, errors = command.communicate(timeout=60)
         finally:
-            command.kill()  # nothing where it has ended
+            command.kill()  # does nothing if it has ended
 
     assert (command.returncode, errors.strip()) == (1, BACK)
     assert output.splitlines()[-1].startswith("cancelled in ")
 
 
-async def test_what_postgres_refuses_is_not_waited_for(servers: EmbeddedServers) -> None:
-    """Only a server that is away comes back."""
+async def test_an_error_of_postgres_is_raised_at_once(servers: EmbeddedServers) -> None:
+    """Waiting helps only if the server is away."""
     async with job_events(servers.urls.database_url) as events:
         with pytest.raises(psycopg.errors.UndefinedTable):
             await events.ask(lambda conn: conn.execute("SELECT * FROM nothing"))
@@ -192,7 +192,7 @@ async def test_what_postgres_refuses_is_not_waited_for(servers: EmbeddedServers)
 
 
 async def test_patience_ends_with_the_first_error(servers: EmbeddedServers, said) -> None:
-    """A server that never comes back is not waited for for ever."""
+    """If the server does not come back, the wait ends."""
     async with job_events(servers.urls.database_url, patience=0.5) as events:
         servers.stop_postgres()
         try:

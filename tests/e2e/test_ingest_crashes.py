@@ -1,4 +1,4 @@
-"""A worker killed amid a file: the next one goes on at the last commit, to the rows of an undisturbed run."""
+"""A worker is killed in the middle of a file. The next one continues after the last commit, with the same result."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from workers.runtime.failpoints import Point
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-ROWS = 25_000  # three chunks, and the commit that gives the file up
+ROWS = 25_000  # three chunks, and the commit that deletes the file
 LAST = 4
 HEAD = 'text,category,author\n"two\nlines",top 10,ann\n"never closed,,\n,,nobody\nodd,neither,ann\n'
 LEASE: dict[str, Any] = {"queues": ["ingestion"], "heartbeat_seconds": 0.4, "lease_seconds": 3.0}
@@ -31,7 +31,7 @@ PARTS = "SELECT count(*) FROM operations.upload_parts"
 
 
 def hand_in(system: System, project: str) -> tuple[UUID, UUID]:
-    """Enqueue the file for a project of its own; return the job and the project."""
+    """Enqueue the file for a new project; return the job and the project."""
     content = (HEAD + "".join(f"row {n % 20_000},,bob\n" for n in range(ROWS))).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -54,7 +54,7 @@ def ended(system: System, job: UUID) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(system: System) -> list[list[tuple[Any, ...]]]:
-    """What the file becomes when nobody dies."""
+    """The result of the file without a crash."""
     system.staff(workers=0)
     job, project = hand_in(system, "undisturbed")
     with system.lasting([system.start("worker", **LEASE)]):
@@ -63,10 +63,10 @@ def undisturbed(system: System) -> list[list[tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize(("point", "nth"), [(KEEPING[0], 2), (KEEPING[1], 2), (KEEPING[1], LAST)])
-def test_killed_worker_leaves_a_file_that_another_finishes_as_if_nothing_had_been(
+def test_another_worker_finishes_the_file_of_a_killed_one_with_the_same_result(
     system: System, undisturbed: list[list[tuple[Any, ...]]], point: Point, nth: int
 ) -> None:
-    """Nothing is there twice, nothing is missing, and every count is the same."""
+    """No record is missing or doubled, and every count is the same."""
     job, project = hand_in(system, f"{point} {nth}")
 
     victim = arm(system, "worker", point, nth=nth, **LEASE)

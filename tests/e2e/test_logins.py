@@ -1,4 +1,4 @@
-"""A whole system of which each process connects by the login of its kind: all that it does, it may do."""
+"""A whole system in which each process uses the login of its kind. Each login has all rights that it needs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ DENIED = ("permission denied", "row-level security", "InsufficientPrivilege", "m
 @pytest.fixture(scope="module")
 def logins(system: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Login]:
     """Every login on the system's database, by kind."""
-    system.run("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA proving TO gristmill_worker")  # what its handlers write
+    system.run("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA proving TO gristmill_worker")  # for its handlers
     folder = tmp_path_factory.mktemp("roles")
     return {one.kind: one for one in make_logins(system.database_url, folder, new_passwords=True)}
 
@@ -32,7 +32,7 @@ def started(system: System, logins: dict[str, Login], kind: str, **options: Any)
 
 
 def test_jobs_run_fail_are_rescued_and_cancelled(system, logins):
-    """Worker and dispatcher, by their own logins: claim, settle, retry, rescue, fence."""
+    """Worker and dispatcher claim, settle, retry, rescue and fence with their own logins."""
     workers = [started(system, logins, "worker") for _ in range(2)]
     started(system, logins, "dispatcher")
     with system.lasting(workers):
@@ -61,8 +61,8 @@ def test_jobs_run_fail_are_rescued_and_cancelled(system, logins):
     assert ("gristmill_dispatcher_login",) in users
 
 
-def test_beat_enqueues_and_has_everything_maintained(system, logins):
-    """Each minute: a job of a schedule, and every action, the partitions by beat itself."""
+def test_beat_enqueues_and_starts_every_maintenance_action(system, logins):
+    """Each minute a schedule's job and every action run. Beat itself makes the partitions."""
     actions = ("prune", "expire", "partitions", "forget_workers")
     system.run(
         "INSERT INTO runtime.schedules (name, stage, payload, cron) VALUES ('job', 'proving.plain', '{}', '* * * * *')"

@@ -1,4 +1,4 @@
-"""`docs/new-domain.md`, followed to the letter: its files, written into a copy of the packages, and its commands."""
+"""`docs/new-domain.md` works as written: its files in a copy of our packages, and its commands."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.e2e
 T = TypeVar("T")
 
-# The rest of the page is followed by test_domain_package.py.
+# test_domain_package.py tests the rest of the page.
 PAGE = (ROOT / "docs" / "new-domain.md").read_text(encoding="utf-8").partition("\n## A domain in a repository of")[0]
 REVISION, WAITS_REVISION = "migrations/versions/0100_review.py", "migrations/versions/0101_reply.py"
 CHECK = """
@@ -37,7 +37,7 @@ command.upgrade(config, "head")
 """
 
 
-# A person approves the reply that waits, by the page's own use-case, as a door would call it.
+# Approves the waiting reply with the page's use-case, like a door.
 APPROVE = """
 import asyncio, sys
 from uuid import UUID
@@ -57,14 +57,14 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def files() -> dict[str, str]:
-    """Return the page's files: each block of Python begins with the comment that names it."""
+    """Return the page's files. Each block of Python starts with a comment that has the file's name."""
     blocks = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) == PAGE.count("```python")
     return {name: code.replace("NEWEST", revisions()[-1]) for name, code in blocks}
 
 
 def commands() -> list[str]:
-    """Return the page's commands, a line each."""
+    """Return the page's commands, one per line."""
     return [
         line
         for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -74,7 +74,7 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> CopiedTree:
-    """The packages, in a folder of their own."""
+    """The packages in their own folder."""
     return copy_tree(tmp_path / "clone")
 
 
@@ -94,14 +94,14 @@ def page(tree: CopiedTree) -> Iterator[CopiedTree]:
 
 
 def run(page: CopiedTree, command: str) -> str:
-    """Run a command as the page shows it; return what it printed."""
+    """Run a command of the page; return its output."""
     done = page.shell(command, env={"PATH": f"{page.folder / 'bin'}:{page.environment()['PATH']}"})
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
 
 
 def check_reply(page: CopiedTree) -> None:
-    """Fail unless a reply waits for its approval as the page says, and is published once it is approved."""
+    """Fail unless a reply waits for its approval, as the page says, and is published after it."""
     job_id = run(page, 'gristmill enqueue reply.draft --payload \'{"review": "It leaks."}\'').split()[0]
 
     def job() -> dict[str, Any]:
@@ -123,7 +123,7 @@ def check_reply(page: CopiedTree) -> None:
 
 
 def poll(look: Callable[[], T | None], *, seconds: float = 60.0) -> T:
-    """Return what ``look`` finds at last."""
+    """Call ``look`` until it finds something; return that."""
     give_up = time.monotonic() + seconds
     while (found := look()) is None:
         assert time.monotonic() < give_up
@@ -132,7 +132,7 @@ def poll(look: Callable[[], T | None], *, seconds: float = 60.0) -> T:
 
 
 def test_a_job_of_the_new_kind_runs_to_its_end(page: CopiedTree) -> None:
-    """With the page's commands alone, without a provider, on real servers and workers."""
+    """Only the page's commands are needed. There is no provider; servers and workers are real."""
     said = {}
     for command in commands():
         if command == "gristmill down":
@@ -146,7 +146,7 @@ def test_a_job_of_the_new_kind_runs_to_its_end(page: CopiedTree) -> None:
 
 
 def test_model_and_revision_of_the_page_agree(page: CopiedTree, empty_database_url: str) -> None:
-    """Nothing differs between what the revision makes and what the model declares; it goes down and up again."""
+    """The revision makes what the model declares, and runs down and up again."""
     url = {"DATABASE_URL": empty_database_url}
     migrated = page.run("migrate", "--json", env=url)
     assert json.loads(migrated.stdout)["after"] == "0101", migrated.stderr
@@ -177,7 +177,7 @@ def test_model_and_revision_of_the_page_agree(page: CopiedTree, empty_database_u
     ids=["no schema", "no column", "no attribute", "no syntax", "no name"],
 )
 def test_migrate_names_the_line_of_a_revision_that_fails(page: CopiedTree, empty_database_url, wrong, told) -> None:
-    """The real error and its place; never the advice to run what has just failed."""
+    """The message has the real error and its place. It never advises to run the command that just failed."""
     code = files()[REVISION]
     page.write(REVISION, code.replace(*wrong))
 
@@ -189,7 +189,7 @@ def test_migrate_names_the_line_of_a_revision_that_fails(page: CopiedTree, empty
 
 
 def test_migrate_names_the_line_of_a_model_that_cannot_be_loaded(page: CopiedTree, empty_database_url: str) -> None:
-    """Alembic reads the models: a mistake in one is the author's to see, not an unexpected error."""
+    """Alembic reads the models, so a mistake in a model is reported with its line, not as an unexpected error."""
     page.write("models/review.py", files()["models/review.py"].replace("from uuid import UUID\n", ""))
 
     done = page.run("migrate", env={"DATABASE_URL": empty_database_url})
@@ -207,7 +207,7 @@ def test_migrate_names_the_line_of_a_model_that_cannot_be_loaded(page: CopiedTre
     ],
 )
 def test_a_revision_outside_the_line_is_named(page: CopiedTree, empty_database_url, line: str, told: str) -> None:
-    """It would be passed over in silence, and its table be missing."""
+    """Otherwise it would be ignored silently, and its table would be missing."""
     page.write(REVISION, re.sub(r"^down_revision = .*$", line, files()[REVISION], flags=re.MULTILINE))
 
     done = page.run("migrate", env={"DATABASE_URL": empty_database_url})
@@ -217,7 +217,7 @@ def test_a_revision_outside_the_line_is_named(page: CopiedTree, empty_database_u
 
 
 def test_without_the_migration_a_command_says_what_is_missing(page: CopiedTree, empty_database_url: str) -> None:
-    """The advice to migrate ends where that does not help."""
+    """The message also says what to do if migrating does not help."""
     for revision in (REVISION, WAITS_REVISION):
         (page.folder / revision).unlink()
     page.run("migrate", env={"DATABASE_URL": empty_database_url})
@@ -227,4 +227,4 @@ def test_without_the_migration_a_command_says_what_is_missing(page: CopiedTree, 
 
     assert done.returncode == 1
     assert 'relation "review.review_jobs" does not exist' in done.stderr
-    assert "Where it is at the newest revision, one is missing" in done.stderr
+    assert "If it has the newest revision, something of it is missing" in done.stderr

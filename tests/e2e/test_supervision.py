@@ -1,4 +1,4 @@
-"""A real supervisor in its own process, with small roles that note what happens to them."""
+"""A real supervisor in its own process, with small roles that record what happens to them."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from local.supervision_status import RoleStatus, Status, SupervisionError, read_status, stop_supervisor
+from local.supervision_status import RoleStatus, SupervisionError, SupervisorStatus, read_status, stop_supervisor
 from tests.support.paths import ROOT
 
 REPOSITORY = ROOT
 
-# A role that notes its end in a shared file; argv: its name, the file, how it takes SIGTERM.
+# A role that records its end in a shared file. Its arguments: its name, the file, its reaction to SIGTERM.
 ROLE = """
 import signal, sys, time
 name, notes, manner = sys.argv[1:]
@@ -29,7 +29,7 @@ def end(number, frame):
         sys.exit()
 signal.signal(signal.SIGTERM, end)
 print("ready", flush=True)
-for _ in range(1_200):  # not for ever: a failing test may leave an unwilling one behind
+for _ in range(1_200):  # bounded, because a failing test may leave this process behind
     time.sleep(0.05)
 """
 SUPERVISOR = """
@@ -64,7 +64,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def status_of(folder: Path) -> Status:
+def status_of(folder: Path) -> SupervisorStatus:
     status = read_status(folder)
     assert status, "no supervisor runs"
     return status
@@ -90,7 +90,7 @@ def is_alive(pid: int) -> bool:
 
 @contextmanager
 def supervisor(folder: Path, manner: str = "willing") -> Iterator[subprocess.Popen[str]]:
-    """Run a supervisor of two roles, `dispatcher` and `worker`, until both are ready; kill it in the end."""
+    """Start a supervisor of two roles, `dispatcher` and `worker`; yield once both are ready; kill it at the end."""
     argv = [sys.executable, "-c", SUPERVISOR, str(folder), ROLE, manner]
     with subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -101,7 +101,7 @@ def supervisor(folder: Path, manner: str = "willing") -> Iterator[subprocess.Pop
 
 
 def test_stopping_drains_workers_before_the_rest(tmp_path: Path) -> None:
-    """Workers end while the roles that they need still run; then nothing is left, and nobody claims to run."""
+    """Workers end while the roles that they need still run. At the end no role runs and no status is published."""
     with supervisor(tmp_path) as process:
         pids = [one.pid for one in status_of(tmp_path).roles]
 
@@ -115,7 +115,7 @@ def test_stopping_drains_workers_before_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_killed_role_is_restarted_and_reported_once(tmp_path: Path) -> None:
-    """An operator finds one line that says what ended, how, and when it comes back."""
+    """One line tells an operator which role ended, how, and when it is restarted."""
     with supervisor(tmp_path) as process:
         first = role(tmp_path, "worker").pid
         assert first
@@ -134,7 +134,7 @@ def test_a_killed_role_is_restarted_and_reported_once(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_reaches_the_supervisor_only(tmp_path: Path) -> None:
-    """Roles live in sessions of their own, so that a terminal's signals do not cut a drain short."""
+    """Roles run in their own sessions, so signals of the terminal do not interrupt a drain."""
     with supervisor(tmp_path) as process:
         sessions = {os.getsid(one.pid) for one in status_of(tmp_path).roles if one.pid}
 
@@ -147,7 +147,7 @@ def test_ctrl_c_reaches_the_supervisor_only(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
 def test_roles_end_with_a_killed_supervisor(tmp_path: Path) -> None:
-    """No dispatcher keeps the leader lock after kill -9 of what started it, and the folder is free at once."""
+    """After kill -9 of the supervisor no dispatcher keeps the leader lock, and the folder is free at once."""
     with supervisor(tmp_path) as process:
         pids = [one.pid for one in status_of(tmp_path).roles]
 
@@ -159,7 +159,7 @@ def test_roles_end_with_a_killed_supervisor(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
-    """A role that will not end is killed when the operator insists; the exit code and one line say so."""
+    """After a second signal a role that does not end is killed. The exit code and one line say so."""
     with supervisor(tmp_path, "unwilling") as process:
         process.send_signal(signal.SIGTERM)
         assert within(10, lambda: status_of(tmp_path).state == "draining")
@@ -172,7 +172,7 @@ def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
 
 
 def test_a_role_that_cannot_start_does_not_stop_the_others(tmp_path: Path) -> None:
-    """A missing program is reported and tried again, ever less often, while the rest works on."""
+    """A missing program is reported and tried again with longer delays, while the other roles run."""
     with supervisor(tmp_path, "broken") as process:
         assert within(10, lambda: role(tmp_path, "broken").restarts >= 1)
         others = {one.state for one in status_of(tmp_path).roles if one.name != "broken"}
@@ -185,7 +185,7 @@ def test_a_role_that_cannot_start_does_not_stop_the_others(tmp_path: Path) -> No
 
 
 def test_a_crashed_server_is_started_again_at_its_address(tmp_path: Path) -> None:
-    """What the roles depend on comes back by itself, where they look for it."""
+    """The servers that the roles need are restarted at the same address."""
     script = f"""
 import sys
 from datetime import timedelta
@@ -203,14 +203,14 @@ with throwaway_servers(postgres=False) as servers:
             os.kill(client.info("server")["process_id"], signal.SIGKILL)
 
             assert process.stdout
-            assert process.stdout.readline() == "valkey ended unasked and was started again\n"
+            assert process.stdout.readline() == "valkey ended unexpectedly and was started again\n"
             assert client.ping()
         assert stop_supervisor(tmp_path, timeout=timedelta(seconds=20))
         assert process.wait(10) == 0
 
 
 def test_a_second_supervisor_of_one_folder_is_refused(tmp_path: Path) -> None:
-    """One line names the folder and who has it; the first is not disturbed."""
+    """One line names the folder and its owner's process. The first supervisor is not disturbed."""
     with supervisor(tmp_path) as process:
         argv = [sys.executable, "-c", SUPERVISOR, str(tmp_path), ROLE, "willing"]
         second = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=False)

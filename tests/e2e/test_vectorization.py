@@ -1,4 +1,4 @@
-"""Real workers that die while they embed, and one that follows the operators from provider to provider."""
+"""Real workers that die while they embed, and a worker that uses each provider that operators choose."""
 
 import uuid
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ ADD = """
     INSERT INTO operations.data_records ("projectId", type, source, content, "ingestJobId")
     SELECT %s, 'TASK', 'test', 'record number ' || n, %s FROM generate_series(1, %s) AS n
 """
-# As the first stage leaves a job behind, in one transaction: nothing is loaded here.
+# Makes a job in the state after its first stage, in one transaction. No file is loaded here.
 QUEUED = """
     BEGIN;
     INSERT INTO operations.ingest_jobs (id, "projectId", type, source) VALUES ('{job}', '{project}', 'TASK', {source});
@@ -38,7 +38,7 @@ SET = """
 
 @pytest.fixture
 def fake() -> Iterator[FakeOpenAI]:
-    """Who embeds."""
+    """The provider that embeds."""
     with FakeOpenAI() as fake:
         fake.script(embeddings={"delay_ms": 20})
         yield fake
@@ -46,7 +46,7 @@ def fake() -> Iterator[FakeOpenAI]:
 
 @pytest.fixture
 def project(system: System) -> uuid.UUID:
-    """A project of the test's own."""
+    """The test's own project."""
     name = f"vectors {uuid.uuid4()}"
     system.run("INSERT INTO operations.projects (name) VALUES (%s)", name)
     found: uuid.UUID = system.ask("SELECT id FROM operations.projects WHERE name = %s", name)[0][0]
@@ -54,7 +54,7 @@ def project(system: System) -> uuid.UUID:
 
 
 def queue(system: System, project: uuid.UUID, *, source: str | None) -> uuid.UUID:
-    """Enqueue a job whose first stage is done: of a file, or to embed what the project lacks."""
+    """Enqueue a job after its first stage: of a file, or one that embeds records without vectors."""
     job = uuid.uuid4()
     if source:
         system.run(ADD, project, job, RECORDS)
@@ -63,7 +63,7 @@ def queue(system: System, project: uuid.UUID, *, source: str | None) -> uuid.UUI
 
 
 def mortal(system: System, fake: FakeOpenAI, *, point: str | None = None) -> Role:
-    """Start a worker that embeds by the fake server, and dies at ``point``."""
+    """Start a worker that embeds with the fake server and dies at ``point``."""
     return system.start(
         "worker",
         environment={VARIABLE: point} if point else {},
@@ -92,25 +92,25 @@ def vectors(system: System, project: uuid.UUID) -> dict[str, tuple[list[float], 
 
 
 def undisturbed(model: str) -> dict[str, tuple[list[float], str]]:
-    """Return what a run that nobody kills leaves: each text has its vector."""
+    """Return the result of a run without a crash: each text has its vector."""
     texts = [f"record number {number}" for number in range(1, RECORDS + 1)]
     return {text: (vector_of(text, model, 8), model) for text in texts}
 
 
 def ends(system: System, job: uuid.UUID) -> tuple[str, int, int]:
-    """Return how the job ended: its state, its records with vectors, the attempts it lost."""
+    """Return how the job ended: its state, its number of records with vectors, its spent attempts."""
     row = """SELECT status, "embeddedCount", retry_count FROM operations.ingest_jobs
               WHERE id = %s AND completed_at IS NOT NULL"""
     found: list[tuple[str, int, int]] = system.wait(lambda: system.ask(row, job), "the job ended", seconds=90.0)
     return found[0]
 
 
-def test_workers_killed_while_they_embed_leave_what_an_undisturbed_run_leaves(
+def test_workers_killed_while_they_embed_leave_the_result_of_an_undisturbed_run(
     system: System, project: uuid.UUID, fake: FakeOpenAI
 ) -> None:
-    """Before a commit, after one, and between answer and commit: the same vectors, and no more paid twice than was
+    """Workers die before a commit, after one, and between answer and commit. The vectors are the same.
 
-    in flight or finished and not committed.
+    Only requests in flight, and answers that were not committed, are paid twice.
     """
     system.staff(workers=0)
     job = queue(system, project, source="csv:test.csv")
@@ -125,7 +125,7 @@ def test_workers_killed_while_they_embed_leave_what_an_undisturbed_run_leaves(
     assert end == ("COMPLETED", RECORDS, len(DEATHS))
     assert vectors(system, project) == undisturbed("embed-1")
     paid = fake.embedder.texts()
-    # In flight, waiting for the writer, and in its hands.
+    # In flight, waiting for the writer, and being written.
     assert len(paid) - len(set(paid)) <= len(DEATHS) * 3 * AT_ONCE * BATCH
     survivor.terminate()
     assert survivor.exit_code(within=30.0) == 0
@@ -134,7 +134,7 @@ def test_workers_killed_while_they_embed_leave_what_an_undisturbed_run_leaves(
 def test_worker_follows_the_operators_choice_without_a_restart(
     system: System, project: uuid.UUID, fake: FakeOpenAI
 ) -> None:
-    """From the environment's provider to a chosen one, to the offline embedder: each vector under its maker's name."""
+    """It uses the environment's provider, then a chosen one, then the offline embedder. Vectors name their model."""
     system.staff(workers=0)
     running = worker(system, fake)
     first = queue(system, project, source="csv:test.csv")
@@ -157,6 +157,6 @@ def test_worker_follows_the_operators_choice_without_a_restart(
 
 
 def embedded_by(system: System, project: uuid.UUID, model: str) -> bool:
-    """Have the project's records embedded by whoever is chosen now; tell whether it was ``model`` for all of them."""
+    """Re-embed the project's records with the chosen provider; return whether ``model`` made all vectors."""
     ends(system, queue(system, project, source=None))
     return {name for _, name in vectors(system, project).values()} == {model}

@@ -1,4 +1,4 @@
-"""Whoever decides or expires dies at a named step: what was committed stands, the rest waits for somebody else."""
+"""Processes that decide or expire die at a named step. Committed work stays; another process does the rest."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ENDED = "SELECT count(*) FROM proving.waiting_jobs WHERE id = ANY (%s) AND compl
 
 
 def await_waits(system: System, *, seconds: float) -> list[UUID]:
-    """Return jobs that wait for an approval, each for so long."""
+    """Return jobs that wait for an approval, each for ``seconds``."""
     system.staff(workers=1)
     jobs = system.enqueue("proving.ask", [{"act": "wait_briefly", "seconds": seconds}] * JOBS)
     system.wait(lambda: system.ask(WAITING, jobs) == [(JOBS,)], "all wait")
@@ -29,7 +29,7 @@ def await_waits(system: System, *, seconds: float) -> list[UUID]:
 
 
 def check_waits_end_once(system: System, jobs: Sequence[UUID]) -> None:
-    """Fail unless somebody who lives ends what is left, and each wait ended once."""
+    """Fail unless a living process ends the remaining waits, and each wait ended once."""
     heir = system.start("decider", name="heir", share=1.0)
     try:
         system.wait(lambda: system.ask(ENDED, jobs) == [(JOBS,)], "all have ended")
@@ -45,7 +45,7 @@ def check_waits_end_once(system: System, jobs: Sequence[UUID]) -> None:
 
 @pytest.mark.parametrize("point", WAIT_ENDS[:2])
 def test_a_decision_whose_process_dies_before_its_commit_was_never_made(system: System, point: Point) -> None:
-    """The third of three: two are in the histories, and the third job waits for the next who decides."""
+    """The process dies at its third decision. Two are in the histories, and the third job still waits."""
     jobs = await_waits(system, seconds=300.0)
 
     dead = arm(system, "decider", point, nth=3, name=point, share=1.0)
@@ -63,7 +63,7 @@ def test_a_decision_whose_process_dies_before_its_commit_was_never_made(system: 
 def test_a_beat_that_dies_as_it_ends_waits_leaves_the_rest_to_another(
     system: System, point: Point, expired: int
 ) -> None:
-    """A batch is committed whole or not at all; nothing is expired twice."""
+    """A batch is committed completely or not at all. No wait expires twice."""
     jobs = await_waits(system, seconds=4.0)
     system.wait(
         lambda: system.ask(f"{WAITING} AND wait_until > now()", jobs) == [(0,)], "the deadline passes, beat is away"

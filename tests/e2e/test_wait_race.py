@@ -1,4 +1,4 @@
-"""Decisions and expiries race from four processes while workers are killed: each wait ends once."""
+"""Decisions and expiries race in four processes while workers are killed. Each wait ends once."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ DECIDED = "SELECT count(*) FROM runtime.transitions WHERE change_action = 'decid
 
 
 def await_ended(system: System, count: int) -> None:
-    """Return once so many jobs have ended."""
+    """Return once ``count`` jobs have ended."""
     system.wait(lambda: system.ask(ENDED)[0][0] >= count, f"{count} have ended", seconds=60.0)
 
 
@@ -35,14 +35,14 @@ def people(system: System) -> Iterator[list[Role]]:
 
 
 def decided_by(people: Sequence[Role]) -> list[tuple[UUID, int, str]]:
-    """Return every decision that some process was told it had won: job, version and state."""
+    """Return every decision that a process reported as won: job, version and state."""
     lines = [line for role in people for line in role.lines() if line.startswith('{"won"')]
     won = [json.loads(line)["won"] for line in lines]
     return [(UUID(one["job"]), one["version"], one["into"]) for one in won]
 
 
 def check_waits(steps: Sequence[Transition]) -> None:
-    """Fail unless each wait of one job ended once, as its lifecycle says, in the name of who ended it."""
+    """Fail unless each wait of one job ended once, as its lifecycle says, with the right actor."""
     assert [step.version_to for step in steps] == list(range(1, len(steps) + 1)), steps
     for before, step in pairwise(steps):
         assert before.new_state == step.old_state, steps
@@ -63,8 +63,8 @@ def check_waits(steps: Sequence[Transition]) -> None:
     assert sum(step.new_state in CYCLE.terminal for step in steps) == 1
 
 
-def test_each_wait_ends_once_whoever_races_and_whoever_dies(system: System, people: list[Role]) -> None:
-    """500 jobs: decided or expired, never both; every transition says who made it; what was won is what happened."""
+def test_each_wait_ends_once_despite_races_and_killed_workers(system: System, people: list[Role]) -> None:
+    """500 jobs are decided or expired, never both. Transitions name their actor. Won decisions are in the history."""
     system.staff(workers=2)
     jobs = system.enqueue("proving.ask", [{"act": "wait_briefly", "seconds": 0.05 + n % 20 / 20} for n in range(JOBS)])
     for count in (JOBS // 5, JOBS // 2):
@@ -73,7 +73,7 @@ def test_each_wait_ends_once_whoever_races_and_whoever_dies(system: System, peop
         system.start("worker")
     await_ended(system, JOBS)
 
-    system.wait(lambda: len(decided_by(people)) == system.ask(DECIDED)[0][0], "all that decided were told")
+    system.wait(lambda: len(decided_by(people)) == system.ask(DECIDED)[0][0], "all decisions are reported")
     histories = system.histories(jobs)
     assert histories.keys() == set(jobs)
     for steps in histories.values():

@@ -1,4 +1,4 @@
-"""The wheel, installed without the lock as `pip install` does it: what it declares is all that it needs."""
+"""The wheel, installed without the lock as `pip install` does: it declares everything that it needs."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ print(*discover())
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this working tree, built by the build backend that is installed here."""
+    """The wheel of this working tree, built with the installed build backend."""
     tree = tmp_path_factory.mktemp("source")
     for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of a new environment that holds the wheel and what it asked for."""
+    """The folder of programs of a new environment with the wheel and its dependencies."""
     home = tmp_path_factory.mktemp("environment") / "venv"
     uv = shutil.which("uv")
     venv.create(home, with_pip=uv is None)
@@ -85,7 +85,7 @@ def run(
 
 
 def test_the_wheel_holds_every_file_that_the_packages_have(wheel: Path) -> None:
-    """Statements of revisions, templates and schemas too, not the Python files alone."""
+    """It has not only the Python files, but also statements of revisions, templates and schemas."""
     with zipfile.ZipFile(wheel) as content:
         held = set(content.namelist())
     wanted = {
@@ -102,7 +102,7 @@ def test_the_wheel_holds_every_file_that_the_packages_have(wheel: Path) -> None:
 
 @pytest.mark.parametrize("command", [("--help",), ("--version",), ("config",), ("doctor", "--help")], ids=" ".join)
 def test_commands_run_without_the_lock(installed: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """The first things that somebody types after `pip install`."""
+    """These are the first commands after `pip install`."""
     done = run(installed / "gristmill", *command, cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -118,7 +118,7 @@ def test_the_schema_comes_with_the_wheel(installed: Path, tmp_path: Path, empty_
 
 
 def test_a_worker_can_import_every_stage_and_the_transport(installed: Path, tmp_path: Path) -> None:
-    """Nothing that only the lock brings is needed, kombu's undeclared `packaging` included."""
+    """No package is missing that only the lock installs, such as `packaging`, which kombu does not declare."""
     done = run(installed / "python", "-c", IMPORTS, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr

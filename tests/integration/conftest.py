@@ -1,4 +1,4 @@
-"""The kernel's tests: jobs in any state, worker processes in miniature, an ear for every bell."""
+"""The tests of the kernel: jobs in any state, small worker processes, a listener of all notifications."""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,7 +31,7 @@ def gristmill(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Gristmill]:
-    """Run one command in a folder of its own, without any provider; return its exit code, output and complaint."""
+    """Run one command in its own folder, without a provider; return its exit code, output and error output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("REDIS_URL", redis_url)
@@ -82,7 +82,7 @@ async def worker(start_worker: StartWorker) -> WorkerProcess:
 
 @pytest.fixture
 async def listener(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A connection that hears every bell of the kernel."""
+    """A connection that listens on the channels of the kernel."""
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
         await connection.execute("LISTEN gristmill_work")
         await connection.execute("LISTEN gristmill_fence")
@@ -90,7 +90,7 @@ async def listener(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[A
 
 
 class Handlers:
-    """A registry whose one stage performs what the test says."""
+    """A registry with one stage, which runs the handler of the test."""
 
     def __init__(self) -> None:
         self.registry = Registry()
@@ -107,7 +107,7 @@ def perform() -> Handlers:
 
 @pytest.fixture
 async def start_dispatcher(database_url: str, registry: Registry) -> AsyncIterator[StartDispatcher]:
-    """Start dispatchers, each with a road of its own or the one handed in; they stop with the test."""
+    """Start dispatchers, each with its own fake broker or the given one; they stop with the test."""
     async with AsyncExitStack() as stack:
 
         async def start(road: FakeRoad | None = None, **options: Any) -> FakeRoad:

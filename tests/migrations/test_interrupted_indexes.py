@@ -1,4 +1,4 @@
-"""A revision that builds indexes on tables in use may fail halfway, and is run again."""
+"""A revision that builds indexes on tables in use may fail halfway. It can be run again."""
 
 import threading
 from pathlib import Path
@@ -19,14 +19,14 @@ BUILDING = {
 }
 
 
-def started(url: str, revision: str) -> tuple[threading.Thread, list[Exception]]:
-    """Migrate in a thread; return it, and where what it raises will be."""
+def start_migration(url: str, revision: str) -> tuple[threading.Thread, list[Exception]]:
+    """Migrate in a thread; return the thread, and a list that gets its error."""
     raised: list[Exception] = []
 
     def run() -> None:
         try:
             migrate(url, to=revision)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
+        except Exception as error:  # noqa: BLE001 - the test checks it
             raised.append(error)
 
     thread = threading.Thread(target=run)
@@ -44,7 +44,7 @@ def building(admin: "psycopg.Connection[dict[str, object]]") -> "dict[str, objec
 
 @pytest.mark.parametrize("revision", sorted(BUILDING))
 def test_a_revision_that_failed_at_an_index_is_run_again(empty_database_url, revision):
-    """A long transaction held it up until somebody ended it. Nothing is in the way of the next try."""
+    """A long transaction blocked it until somebody cancelled it. The next try succeeds."""
     before = f"{int(revision) - 1:04}"
     migrate(empty_database_url, to=before)
     with (
@@ -53,7 +53,7 @@ def test_a_revision_that_failed_at_an_index_is_run_again(empty_database_url, rev
     ):
         long.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # its snapshot is what an index waits for
         long.execute("SELECT pg_current_xact_id()")
-        thread, raised = started(empty_database_url, revision)
+        thread, raised = start_migration(empty_database_url, revision)
         wait_until(lambda: building(admin) is not None)
         waiting = building(admin)
         assert waiting is not None
@@ -68,8 +68,8 @@ def test_a_revision_that_failed_at_an_index_is_run_again(empty_database_url, rev
         assert broken == []
 
 
-def test_an_index_waits_for_a_transaction_longer_than_a_lock_may_take(empty_database_url):
-    """Nobody waits for it, so that it may."""
+def test_an_index_waits_for_a_transaction_longer_than_the_lock_timeout(empty_database_url):
+    """It may wait, because no other session waits for it."""
     migrate(empty_database_url, to="0011")
     with (
         psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as admin,
@@ -77,7 +77,7 @@ def test_an_index_waits_for_a_transaction_longer_than_a_lock_may_take(empty_data
     ):
         long.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # its snapshot is what an index waits for
         long.execute("SELECT pg_current_xact_id()")
-        thread, raised = started(empty_database_url, "0012")
+        thread, raised = start_migration(empty_database_url, "0012")
         wait_until(lambda: (waiting := building(admin)) is not None and float(str(waiting["seconds"])) > 5.5, within=30)
         long.rollback()
         thread.join(60)
@@ -85,8 +85,8 @@ def test_an_index_waits_for_a_transaction_longer_than_a_lock_may_take(empty_data
     assert raised == []
 
 
-def test_every_index_that_is_built_concurrently_is_built_by_the_one_helper():
-    """So that none of them leaves a revision half done."""
+def test_every_concurrent_index_is_built_by_the_one_helper():
+    """The helper lets an interrupted revision run again."""
     texts = {path.name[:4]: path.read_text(encoding="utf-8") for path in VERSIONS.glob("0*.py")}
 
     assert {"0012", "0013"} <= BUILDING

@@ -1,4 +1,4 @@
-"""Revisions go up, down and up again, say why they exist, and meet each other politely."""
+"""Revisions run up, down and up again, say why they exist, and wait for each other."""
 
 import inspect
 import os
@@ -25,7 +25,7 @@ from workers.runtime.refusals import Failed
 
 LOCK_KEY = 0x6772_6973_746D  # migrations/env.py
 
-# Everything that a revision can make and a downgrade can forget, as comparable rows.
+# Everything that a revision can create and a downgrade may fail to remove, as comparable rows.
 SCHEMA = """
 SELECT 'column', format('%I.%I.%I %s %s %s', n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
                         a.attnotnull, pg_get_expr(d.adbin, d.adrelid))
@@ -78,7 +78,7 @@ def schemas(url: str) -> set[str]:
 
 
 def test_up_down_up_makes_the_same_schema_again(empty_database_url):
-    """And down leaves nothing of it."""
+    """The downgrade removes everything."""
     migrate(empty_database_url)
     first = schema(empty_database_url)
 
@@ -90,7 +90,7 @@ def test_up_down_up_makes_the_same_schema_again(empty_database_url):
 
 
 def test_each_step_down_can_be_taken_back(empty_database_url):
-    """A release that goes wrong goes one revision back and forth, not all the way."""
+    """After a bad release an operator goes one revision back and forward, not all the way."""
     migrate(empty_database_url)
     newest = schema(empty_database_url)
     config = alembic_config(url=empty_database_url)
@@ -101,8 +101,8 @@ def test_each_step_down_can_be_taken_back(empty_database_url):
         assert schema(empty_database_url) == newest
 
 
-def test_going_down_takes_the_jobs_of_a_table_out_of_the_view(empty_database_url):
-    """``runtime.jobs`` and the stages follow the tables that are left."""
+def test_a_downgrade_removes_the_jobs_of_a_table_from_the_view(empty_database_url):
+    """``runtime.jobs`` and the stages have only the remaining tables."""
     migrate(empty_database_url)
     command.downgrade(alembic_config(url=empty_database_url), "0001")
 
@@ -112,7 +112,7 @@ def test_going_down_takes_the_jobs_of_a_table_out_of_the_view(empty_database_url
 
 
 def test_models_and_revisions_describe_one_schema(empty_database_url):
-    """``alembic check``, as anybody runs it: nothing is left to generate."""
+    """``alembic check`` finds no difference."""
     migrate(empty_database_url)
 
     run = alembic("check", url=empty_database_url)
@@ -124,15 +124,15 @@ def test_models_and_revisions_describe_one_schema(empty_database_url):
 
 @pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.revision)
 def test_a_revision_says_why_and_whether_the_previous_release_survives_it(revision):
-    """What an operator asks before a deployment stands in its docstring."""
+    """Its docstring answers what an operator asks before a deployment."""
     assert re.search(r"^Why: .+", revision.doc + revision.longdoc, re.MULTILINE)
     assert re.search(r"^Previous release: .+", revision.longdoc, re.MULTILINE)
     assert callable(revision.module.downgrade)
     assert "pass" not in inspect.getsource(revision.module.downgrade).split()
 
 
-def test_there_is_one_line_of_revisions():
-    """Two heads would be two answers to what the newest schema is."""
+def test_there_is_one_head():
+    """With two heads the newest schema would not be defined."""
     assert len(ScriptDirectory(str(ROOT / "migrations")).get_heads()) == 1
 
 
@@ -146,7 +146,7 @@ def alembic(*arguments: str, url: str) -> "subprocess.Popen[str]":
 
 
 def test_two_migrations_at_once_both_succeed(empty_database_url):
-    """Two containers of a deployment start together: one migrates, the other finds it done."""
+    """If two containers of a deployment start together, one migrates and the other finds nothing to do."""
     runs = [alembic("upgrade", "head", url=empty_database_url) for _ in range(2)]
 
     said = [run.communicate(timeout=60)[0] for run in runs]
@@ -155,13 +155,13 @@ def test_two_migrations_at_once_both_succeed(empty_database_url):
     assert "scoring" in schemas(empty_database_url)
 
 
-async def test_a_migration_waits_for_the_one_under_way(empty_database_url):
-    """It takes its turn by a lock of its own, held for the whole run, and leaves none behind."""
+async def test_a_migration_waits_for_a_running_one(empty_database_url):
+    """It waits for a lock that a migration holds for its whole run, and holds no lock at its end."""
     with closing(psycopg.connect(empty_database_url, autocommit=True)) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
         migrating = threading.Thread(target=migrate, args=(empty_database_url,))
         migrating.start()
-        # Between two looks: it has set its timeouts, and taken nothing.
+        # Between two attempts: it has set its timeouts and holds no lock.
         looks = """SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
                         AND state = 'idle' AND query = 'COMMIT'"""
         await until(lambda: other.execute(looks).fetchone())
@@ -176,8 +176,8 @@ async def test_a_migration_waits_for_the_one_under_way(empty_database_url):
         )
 
 
-def test_a_migration_that_waits_in_vain_names_who_keeps_it(empty_database_url):
-    """Whoever may connect can hold that lock: an operator is told whose session to end."""
+def test_a_migration_that_cannot_get_the_lock_names_its_holder(empty_database_url):
+    """Every login that may connect can hold that lock, so the error names the session to end."""
     with closing(psycopg.connect(empty_database_url, autocommit=True)) as admin:
         admin.execute("CREATE ROLE migration_stranger LOGIN PASSWORD 'pw'")
         try:
@@ -193,8 +193,8 @@ def test_a_migration_that_waits_in_vain_names_who_keeps_it(empty_database_url):
     migrate(empty_database_url)
 
 
-async def test_a_connection_that_is_handed_in_is_used_and_given_back_clean(empty_database_url):
-    """The caller of an async engine migrates through ``run_sync``; its session's timeouts are its own again."""
+async def test_a_given_connection_is_used_and_returned_unchanged(empty_database_url):
+    """A caller with an async engine migrates through ``run_sync``. Afterwards its session has its own timeouts."""
     engine = create_async_engine(sqlalchemy_url(empty_database_url), poolclass=NullPool)
 
     def upgrade(connection) -> None:
@@ -210,13 +210,13 @@ async def test_a_connection_that_is_handed_in_is_used_and_given_back_clean(empty
 
 
 def test_sql_without_a_database_is_refused():
-    """Revisions read what is there; a script made offline would be wrong."""
+    """Revisions read the database, so a script made offline would be wrong."""
     with pytest.raises(SystemExit, match="offline mode is not supported"):
         command.upgrade(alembic_config(), "head", sql=True)
 
 
 def test_a_migrated_database_accepts_a_job_at_once(empty_database_url):
-    """Nothing else has to be prepared by hand."""
+    """No other preparation is needed."""
     migrate(empty_database_url)
     engine = create_engine(sqlalchemy_url(empty_database_url), poolclass=NullPool)
 
@@ -228,8 +228,8 @@ def test_a_migrated_database_accepts_a_job_at_once(empty_database_url):
     assert reason == "no worker for queue scoring"
 
 
-def test_schedules_of_an_older_release_keep_their_times_and_lose_what_no_rule_allows(empty_database_url):
-    """Six fields were read with seconds first: the last five go on; what never fired is paused, not lost."""
+def test_schedules_of_an_older_release_keep_their_times_and_get_valid_values(empty_database_url):
+    """Of six fields (seconds first) the last five are kept. A schedule that never fired is paused, not deleted."""
     migrate(empty_database_url, to="0004")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         for name, cron in {
@@ -279,7 +279,7 @@ FILES = """SELECT oid::regclass::text, pg_relation_filenode(oid) FROM pg_class
 
 
 def test_longer_names_of_states_rewrite_no_table(empty_database_url):
-    """Revision 0013 on tables of millions of rows: each keeps its file, the partitions of the history too."""
+    """Revision 0013 must not rewrite large tables: each table and partition of the history keeps its file."""
     migrate(empty_database_url, to="0012")
     with psycopg.connect(empty_database_url) as connection:
         before: dict[str, int] = dict(connection.execute(FILES).fetchall())
@@ -293,7 +293,7 @@ def test_longer_names_of_states_rewrite_no_table(empty_database_url):
 
 
 def test_revision_0013_can_be_run_again_where_it_was_interrupted(empty_database_url):
-    """Its indexes are made outside of a transaction: what was committed before them must not stand in the way."""
+    """Its indexes are made outside a transaction. The parts committed before must not stop the second run."""
     migrate(empty_database_url, to="0013")
     made = schema(empty_database_url)
     command.stamp(alembic_config(url=empty_database_url), "0012")
@@ -307,8 +307,8 @@ def test_revision_0013_can_be_run_again_where_it_was_interrupted(empty_database_
     "made",
     ["CREATE TEMP VIEW mine AS SELECT * FROM runtime.jobs", "CREATE TEMP TABLE mine (job scoring.scoring_jobs)"],
 )
-def test_a_migration_that_a_temporary_object_stops_names_whose_it_is(empty_database_url, made):
-    """Whoever may read a table can make a view on it: an operator is told whose session to end."""
+def test_a_migration_that_a_temporary_object_stops_names_its_owner(empty_database_url, made):
+    """Every login that may read a table can make a view on it, so the error names the session to end."""
     migrate(empty_database_url, to="0012")
     with closing(psycopg.connect(empty_database_url, autocommit=True)) as other:
         other.execute(made)

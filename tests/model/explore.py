@@ -1,4 +1,4 @@
-"""Go through every world that can be reached, breadth first, and hold each move against the laws."""
+"""Visit every world that can be reached, breadth first, and check each move against the laws."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,38 +7,38 @@ from functools import cache
 
 from tests.model.laws import Law, broken_by_move, broken_in
 from tests.model.stand_ins import canonical
-from tests.model.world import Around, World
+from tests.model.world import Around, JobWorld
 
 
 @dataclass(slots=True)
 class Exploration:
-    """What was found: every world with the move that first led there, and the shortest way to break each law."""
+    """The result: every world with the move that first led to it, and the shortest way to break each law."""
 
-    worlds: dict[World, tuple[World, str] | None] = field(default_factory=dict)
+    worlds: dict[JobWorld, tuple[JobWorld, str] | None] = field(default_factory=dict)
     moves: int = 0
     transitions: set[tuple[str, str]] = field(default_factory=set)
     deeds: set[str] = field(default_factory=set)
     broken: dict[Law, list[str]] = field(default_factory=dict)
 
-    def way_to(self, world: World) -> list[str]:
-        """Return the shortest sequence of moves from the first world; the workers, being alike, may change places."""
+    def way_to(self, world: JobWorld) -> list[str]:
+        """Return the shortest sequence of moves from the first world. The two workers may be swapped in it."""
         way = []
         while came := self.worlds[world]:
             world, what = came
             way.append(f"{world.row.status}: {what}")
         return way[::-1]
 
-    def blame(self, law: Law, world: World, *more: str) -> None:
+    def blame(self, law: Law, world: JobWorld, *more: str) -> None:
         if law not in self.broken:
             self.broken[law] = [*self.way_to(world), *more]
 
 
 def explore(around: Around, *, until: Law | None = None) -> Exploration:
-    """Visit every world there is; with ``until``, stop where that law is broken."""
+    """Visit every world that can be reached; with ``until``, stop when that law is broken."""
     found = Exploration()
     first = canonical(around.first)
     found.worlds[first] = None
-    fair_ways: dict[World, list[World]] = {}
+    fair_ways: dict[JobWorld, list[JobWorld]] = {}
     stand_in = cache(canonical)
     queue = deque([first])
     while queue and until not in found.broken:
@@ -64,8 +64,8 @@ def explore(around: Around, *, until: Law | None = None) -> Exploration:
     return found
 
 
-def _stuck(around: Around, found: Exploration, fair_ways: dict[World, list[World]]) -> Iterator[World]:
-    """Return the worlds from which no end can be reached by fair moves alone, the nearest first."""
+def _stuck(around: Around, found: Exploration, fair_ways: dict[JobWorld, list[JobWorld]]) -> Iterator[JobWorld]:
+    """Yield the worlds from which fair moves alone reach no end, the nearest first."""
     ending = {world for world in found.worlds if world.row.status in around.lifecycle.terminal}
     queue = deque(ending)
     while queue:

@@ -1,4 +1,4 @@
-"""What the store is expected to hold: every job's row by the model, its history, and who is paused or silent."""
+"""The expected contents of the store: each job's row by the model, its history, paused stages and silent workers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job
-from tests.model.statements import Row, Statements
+from tests.model.statements import ModelRow, Statements
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.dispatch import Window
 from workers.runtime.store.settle import Settled
 
 
-class Change(NamedTuple):
+class ExpectedTransition(NamedTuple):
     """One row of ``runtime.transitions``."""
 
     version_from: int | None
@@ -29,17 +29,17 @@ class Change(NamedTuple):
 
 
 @dataclass(slots=True)
-class Entry:
-    """One job. ``time_came``: its ``due_at`` has passed; ``long_out``: its ticket is old; ``overdue``: its run is."""
+class ExpectedJob:
+    """One job. ``time_came``: its ``due_at`` has passed. ``long_out``: its ticket is old; ``overdue``: its run is."""
 
     id: UUID
     model: type[Job]
     statements: Statements
-    row: Row
+    row: ModelRow
     priority: int
     key: str
     created_at: datetime
-    history: list[Change]
+    history: list[ExpectedTransition]
     time_came: bool = False
     long_out: bool = False
     overdue: bool = False
@@ -47,34 +47,36 @@ class Entry:
 
     @property
     def turn(self) -> tuple[int, datetime, UUID]:
-        """Where it stands among those that wait."""
+        """Its place in the order of dispatch."""
         return self.priority, self.created_at, self.id
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The jobs of one example. What takes effect is counted in ``tally``: a proof of nothing must not pass."""
+    """The jobs of one example. ``tally`` counts every effect, so that a test without effects does not pass."""
 
     tally: Counter[str]
-    jobs: dict[UUID, Entry] = field(default_factory=dict)
+    jobs: dict[UUID, ExpectedJob] = field(default_factory=dict)
     keys: dict[tuple[type[Job], str], UUID] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
     silent: dict[Hashable, bool] = field(default_factory=dict)
 
-    def of(self, model: type[Job]) -> Iterator[Entry]:
+    def of(self, model: type[Job]) -> Iterator[ExpectedJob]:
         return (entry for entry in self.jobs.values() if entry.model is model)
 
-    def apply(self, entry: Entry, after: Row | None, *, by: str) -> bool:
-        """Take what a statement left of the row; return whether it took effect."""
+    def apply(self, entry: ExpectedJob, after: ModelRow | None, *, by: str) -> bool:
+        """Store the row after a statement; return whether the statement had an effect."""
         before, verb = entry.row, after.action if after else None
         if after is None:
             return False
         if after.version != before.version:
             stage = _stage_of(
                 entry.model, before.failed_in or before.status
-            )  # a failed job is of the step it failed in
+            )  # a failed job belongs to the step in which it failed
             versions = before.version, after.version
-            entry.history.append(Change(*versions, stage, before.status, after.status, verb, after.reason, by))
+            entry.history.append(
+                ExpectedTransition(*versions, stage, before.status, after.status, verb, after.reason, by)
+            )
             entry.overdue = False
             self.tally[f"{before.status} -> {after.status}"] += 1
             self.tally[f"{verb}"] += 1
@@ -88,7 +90,7 @@ class Ledger:
     # ── what each statement is expected to do ────────────────────────────────────────────────────────────────────────
 
     def pick(self, stage: Stage, window: Window, *, cursor: str | None, by: str) -> list[Ticket]:
-        """Mark what the leader's statement would, and return it in its order."""
+        """Give the tickets that the leader's statement should give; return them in the same order."""
         jobs = list(self.of(stage.model))
         out = [entry for entry in jobs if entry.row.ticket]
         running = sum(entry.row.status == stage.step.running for entry in out)
@@ -97,7 +99,7 @@ class Ledger:
         free = [entry for entry in jobs if entry.row.status == stage.step.ready and entry.statements.mark(entry.row)]
         chosen = sorted(free, key=lambda entry: entry.turn)
         if stage.limit is not None:
-            chosen = _in_turn(chosen, out, at_most=stage.limit.at_most, most=window.at_most, cursor=cursor)
+            chosen = _in_turn(chosen, out, at_most=stage.limit.at_most, window=window.at_most, cursor=cursor)
         chosen = chosen[: max(room, 0)]
         for entry in chosen:
             self.apply(entry, entry.statements.mark(entry.row), by=by)
@@ -138,7 +140,7 @@ class Ledger:
         }
 
     def rescue(self, stage: Stage, *, patient: bool, by: str) -> int:
-        """Free what nobody can finish; a ``patient`` leader leads for too short to judge leases and deadlines."""
+        """Rescue runs that nobody can finish. A ``patient`` leader has led too short to judge leases and deadlines."""
         rescued = 0
         for entry in self.of(stage.model):
             owner = entry.row.owner
@@ -150,24 +152,24 @@ class Ledger:
                 self.tally[reason] += took
         return rescued
 
-    def each(self, ids: Sequence[UUID], change: Callable[[Entry], Row | None], *, by: str) -> set[UUID]:
-        """Apply ``change`` to each job; return those that it took."""
+    def each(self, ids: Sequence[UUID], change: Callable[[ExpectedJob], ModelRow | None], *, by: str) -> set[UUID]:
+        """Apply ``change`` to each job; return the jobs that changed."""
         return {job_id for job_id in ids if self.apply(self.jobs[job_id], change(self.jobs[job_id]), by=by)}
 
 
 def _in_turn(
-    free: Sequence[Entry], out: Sequence[Entry], *, at_most: int, most: int, cursor: str | None
-) -> list[Entry]:
-    """Return one job per key in turn, of each key no more than its limit leaves."""
+    free: Sequence[ExpectedJob], out: Sequence[ExpectedJob], *, at_most: int, window: int, cursor: str | None
+) -> list[ExpectedJob]:
+    """Return the jobs with the keys in turn; of each key only as many as its limit allows."""
     flight = Counter(entry.key for entry in out)
-    by_key: dict[str, list[Entry]] = defaultdict(list)
+    by_key: dict[str, list[ExpectedJob]] = defaultdict(list)
     for entry in free:
         if cursor is None or entry.key > cursor:
             by_key[entry.key].append(entry)
     turns = [
         (turn, entry)
         for key, entries in by_key.items()
-        for turn, entry in enumerate(entries[: max(0, min(at_most - flight[key], most))])
+        for turn, entry in enumerate(entries[: max(0, min(at_most - flight[key], window))])
     ]
     return [entry for _, entry in sorted(turns, key=lambda one: (one[0], one[1].turn))]
 

@@ -1,4 +1,4 @@
-"""Whatever is done to several jobs at once, in any order, the store does what the model says."""
+"""Operations on several jobs at once, in any order: the store must do what the model says."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from models.lifecycle import Job
-from tests.model.ledger import Entry
+from tests.model.ledger import ExpectedJob
 from tests.model.statements import ALL, Defences
-from tests.model.store import Store
+from tests.model.store import RealStore
 from tests.model.twin import HOUR, Claimed, Twin
 from tests.support.proving.models import WaitingJob
 from tests.support.proving.schema import MODELS
@@ -33,7 +33,7 @@ OUTCOMES: tuple[Settlement, ...] = (
 )
 WIDE = Window(slots=9, at_most=9, floor=9)
 
-# 0 is the newest: what fails shrinks towards what has just been made.
+# 0 is the newest, so a failing example shrinks towards the newest jobs.
 WHICH = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 JOB = st.fixed_dictionaries(
     {
@@ -51,27 +51,27 @@ ATTEMPTS = st.sampled_from([2, 1, 0])
 SELDOM = st.sampled_from([False, False, True])
 
 
-def rather(wanted: Sequence[T], items: Sequence[T]) -> Sequence[T]:
-    """Return what is wanted, or whatever there is: what would go wrong seldom must be tried often."""
+def prefer(wanted: Sequence[T], items: Sequence[T]) -> Sequence[T]:
+    """Return ``wanted``, or ``items`` if it is empty: rare cases must be tried often."""
     return wanted or items
 
 
 def some(items: Sequence[T], which: Sequence[int]) -> list[T]:
-    """Return the items counted from the newest, each once."""
+    """Return the items at these positions, counted from the newest, each once."""
     return list({index % len(items): items[-1 - index % len(items)] for index in which}.values())
 
 
 class StoreMachine(RuleBasedStateMachine):
     """Several jobs, two workers, one leader and an operator."""
 
-    def __init__(self, store: Store, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
+    def __init__(self, store: RealStore, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
         super().__init__()
         self.twin = Twin(store, registry, tally, defences)
 
     @initialize(jobs=st.lists(JOB, min_size=2, max_size=3), attempts=ATTEMPTS)
     def two_workers_meet_some_jobs(self, jobs: list[dict[str, Any]], attempts: int) -> None:
         for worker in WORKERS:
-            self.twin.hear(worker)
+            self.twin.send_heartbeat(worker)
         for stage in FIRST_STAGES:
             self.twin.enqueue(stage, jobs, attempts=attempts, now=NOW)
 
@@ -95,7 +95,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.twin.hand_back(*self._tickets(which))
 
     def _busy(self, stage: str, *, running: bool) -> str:
-        """Return ``stage`` if it has a job that is ready (or ``running``), else one that has, if any."""
+        """Return ``stage`` if it has a ready (or running) job, otherwise another stage that has one, if any."""
         busy = {(entry.model, entry.row.status) for entry in self.twin.ledger.jobs.values()}
         for name in (stage, *reversed(STAGES)):
             of = self.twin.registry[name]
@@ -104,14 +104,14 @@ class StoreMachine(RuleBasedStateMachine):
         return stage
 
     def _tickets(self, which: list[int], *, held: bool = False) -> tuple[str, list[Ticket]]:
-        """Return tickets of one stage, whatever became of them, or rather such as are ``held``: to be claimed."""
+        """Return sent tickets of one stage; with ``held``, preferably those that can still be claimed."""
         rows = {job_id: entry.row for job_id, entry in self.twin.ledger.jobs.items()}
         wanted = [
             (stage, (job_id, version))
             for stage, (job_id, version) in self.twin.sent
             if held and rows[job_id].version == version and rows[job_id].ticket
         ]
-        chosen = some(rather(wanted, self.twin.sent), which)
+        chosen = some(prefer(wanted, self.twin.sent), which)
         return chosen[0][0], [ticket for stage, ticket in chosen if stage == chosen[0][0]]
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.sent)
     @rule(which=WHICH, worker=WORKER, handed_back=st.booleans())
     def worker_claims(self, which: list[int], worker: UUID, *, handed_back: bool) -> None:
-        """Whatever was ever sent may arrive, late and again, or after its ticket was taken back."""
+        """Every message that was sent may arrive late, again, or after its ticket was taken back."""
         stage, tickets = self._tickets(which, held=handed_back)
         if handed_back:
             self.twin.hand_back(stage, tickets[:2])
@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.runs)
     @rule(which=WHICH, worker=WORKER)
     def worker_claims_again_by_the_old_message(self, which: list[int], worker: UUID) -> None:
-        """A message comes twice, the second time when its job was given back and sent anew."""
+        """A message comes twice, the second time after its job was released and dispatched again."""
         runs = self._runs(which, stale=False)
         self.twin.settle(runs, [Release("drain")] * len(runs))
         self.twin.dispatch(runs[0].stage, WIDE)
@@ -137,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(stage=STAGE, which=WHICH, worker=WORKER)
     def worker_claims_what_is_sent(self, stage: str, which: list[int], worker: UUID) -> None:
-        """The way of nearly every job, so that there is something to go wrong."""
+        """Do what happens to nearly every job, so that the other rules have running jobs."""
         self._send_and_claim(stage, which, worker)
 
     @precondition(lambda self: self.twin.runs)
@@ -145,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
     def worker_takes_over(
         self, which: list[int], worker: UUID, outcomes: list[Settlement], *, rescued: bool, late: bool
     ) -> None:
-        """What runs is given back or rescued, and runs anew; the earlier run may have its outcome ``late``."""
+        """Running jobs are released or rescued, and run again; the earlier run may settle ``late``."""
         runs = self._runs(which, stale=False)
         if rescued:
             self.twin.silence(runs[0].worker)
@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
     def worker_runs_what_is_sent(
         self, stage: str, which: list[int], worker: UUID, outcomes: list[Settlement], mode: str
     ) -> None:
-        """To its end, unless other runs are settled in its place."""
+        """Run jobs and settle them, or settle other runs instead."""
         self._send_and_claim(stage, which, worker)
         self.twin.check()
         if self.twin.runs:
@@ -187,7 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._settle(which, outcomes, mode)
 
     def _settle(self, which: list[int], outcomes: list[Settlement], mode: str) -> None:
-        """Stale runs too, and settled ones again; two of one job perhaps, one of them stale."""
+        """Settle runs, also stale or settled ones, or two runs of one job."""
         if mode == "values":
             outcomes = [Complete({"result": {"of": n}}) for n in range(4)]
         self.twin.settle(self._runs(which, stale=mode == "stale"), outcomes)
@@ -198,19 +198,19 @@ class StoreMachine(RuleBasedStateMachine):
         self.twin.look_after(self._runs(which, stale=True))
 
     def _runs(self, which: list[int], *, stale: bool) -> list[Claimed]:
-        """Return runs of one worker and table: such as hold their fence, or stale ones of jobs that run again."""
+        """Return runs of one worker and table, preferably with a valid fence, or stale ones of jobs that run again."""
         rows = {job_id: entry.row for job_id, entry in self.twin.ledger.jobs.items()}
         wanted = [
             run
             for run in self.twin.runs
             if rows[run.job.id].ticket and (rows[run.job.id].version != run.job.version) == stale
         ]
-        first, *more = some(rather(wanted, self.twin.runs), which)
+        first, *more = some(prefer(wanted, self.twin.runs), which)
         return [first, *(run for run in more if (type(run.job), run.worker) == (type(first.job), first.worker))]
 
-    @rule(worker=WORKER, how=st.sampled_from(["heard", "silent", "gone"]))
+    @rule(worker=WORKER, how=st.sampled_from(["alive", "silent", "gone"]))
     def worker_is(self, worker: UUID, how: str) -> None:
-        {"heard": self.twin.hear, "silent": self.twin.silence, "gone": self.twin.remove}[how](worker)
+        {"alive": self.twin.send_heartbeat, "silent": self.twin.silence, "gone": self.twin.remove}[how](worker)
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,7 +237,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH, worker=WORKER, stage=st.sampled_from(["proving.ask", "proving.act"]))
     def a_run_begins_to_wait(self, which: list[int], worker: UUID, stage: str) -> None:
-        """As its step ends, or because its handler asked an agent."""
+        """A step ends in a wait, or its handler asks an agent."""
         self._send_and_claim(stage, which, worker)
         self.twin.check()
         chosen = {"proving.ask": Complete(), "proving.act": Complete(into="awaiting_agent", until=HOUR)}
@@ -251,7 +251,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH, into=st.sampled_from(DECISIONS), fresh=st.booleans())
     def people_decide(self, which: list[int], into: str, *, fresh: bool) -> None:
-        """What they see now, or saw long ago; perhaps another has decided the same meanwhile."""
+        """People decide the waits that they see now or saw long ago; somebody else may have decided meanwhile."""
         if fresh:
             self.twin.look(WaitingJob)
         if self.twin.pages:
@@ -259,7 +259,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKER, into=st.sampled_from(["approved", "completed"]))
     def an_old_page_meets_a_later_wait(self, worker: UUID, into: str) -> None:
-        """The agent was asked, answered, and asked again: its first answer comes twice."""
+        """The agent was asked, answered, and was asked again; its first answer comes twice."""
         for stage in ("proving.ask", "proving.act"):
             self.a_run_begins_to_wait([0], worker, stage)
             self.twin.check()
@@ -275,7 +275,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKER, into=st.sampled_from(DECISIONS))
     def a_decision_comes_too_late(self, worker: UUID, into: str) -> None:
-        """The deadline has passed and beat is away."""
+        """The deadline has passed, and beat does not run."""
         self.a_run_begins_to_wait([0], worker, "proving.ask")
         self.twin.check()
         self.twin.look(WaitingJob)
@@ -286,7 +286,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(beat=st.booleans())
     def deadlines_pass(self, *, beat: bool) -> None:
-        """Beat may be away just then."""
+        """Deadlines pass, with or without beat."""
         self.twin.end_waits(WaitingJob)
         if beat:
             self.twin.expire(WaitingJob)
@@ -303,13 +303,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def operator_retries(self, which: list[int]) -> None:
-        """What failed; whatever else there is, if nothing has."""
+        """An operator retries failed jobs, or other jobs if none has failed."""
         self.twin.retry(*self._ids(which, status="failed"))
 
     def _ids(self, which: list[int], *, status: str = "") -> tuple[type[Job], list[UUID]]:
-        """Return jobs of one table, in ``status`` if there are any."""
+        """Return jobs of one table, with this status if there are any."""
         jobs = list(self.twin.ledger.jobs.values())
-        chosen: list[Entry] = some([entry for entry in jobs if entry.row.status == status] or jobs, which)
+        chosen: list[ExpectedJob] = some([entry for entry in jobs if entry.row.status == status] or jobs, which)
         return chosen[0].model, [entry.id for entry in chosen if entry.model is chosen[0].model]
 
     @rule(stage=st.sampled_from([*STAGES, "proving.unknown"]), pauses=SELDOM)

@@ -1,8 +1,8 @@
-"""What the kernel's statements do to one row, as pure functions. The one model that both proofs share.
+"""The model: what the statements of the kernel do to one row, as pure functions.
 
-``tests/model/world.py`` explores it with everything that may go wrong around it; ``tests/model/machine.py`` holds it
-against the real statements on a real Postgres. Which transitions are legal and what an outcome means are not said
-here: that is the kernel's own ``Lifecycle`` and ``decide``.
+``tests/model/world.py`` explores it with all failures that can happen. ``tests/model/machine.py`` compares it with the
+real statements on a real Postgres. The legal transitions and the meaning of outcomes are not repeated here: they are
+the kernel's own ``Lifecycle`` and ``decide``.
 """
 
 from collections.abc import Hashable
@@ -13,10 +13,10 @@ from models.lifecycle import Lifecycle, Step
 from workers.runtime.store.settle import Settled
 
 
-class Row(NamedTuple):
-    """One job. ``ticket``: dispatched; ``due``: it waits for a time; ``failed_in``: the state that it failed in.
+class ModelRow(NamedTuple):
+    """One job. ``ticket``: it is dispatched; ``due``: it waits for a time; ``failed_in``: the state before it failed.
 
-    ``over``: the deadline of the wait that it is in has passed.
+    ``over``: the deadline of its present wait has passed.
     """
 
     status: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defences:
-    """What protects a job. All of them hold in the kernel; a test takes one away and sees what goes wrong."""
+    """The defences of a job. The kernel has all of them. A test removes one and checks that a law is broken."""
 
     fence_at_settle: bool = True
     running_at_settle: bool = True
@@ -48,7 +48,7 @@ class Defences:
     rescue_raises_version: bool = True
     launch_ends_older_run: bool = True
     launch_looks_for_twin: bool = True
-    told_run_stops: bool = True
+    stopping_run_calls_nobody: bool = True
     tickets_expire: bool = True
     version_at_decision: bool = True
     deadline_at_decision: bool = True
@@ -59,44 +59,44 @@ ALL = Defences()
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """The kernel's statements for jobs of one lifecycle. Each returns the row it leaves, or None: it takes nothing."""
+    """The statements for jobs of one lifecycle. Each returns the row after it, or None if it changes nothing."""
 
     lifecycle: Lifecycle
     defences: Defences = ALL
 
-    def mark(self, row: Row) -> Row | None:
-        """Give the ticket, as ``pick`` does to what it chose."""
+    def mark(self, row: ModelRow) -> ModelRow | None:
+        """Give the ticket, as ``pick`` does."""
         free = row.status in self.lifecycle.ready and not row.ticket and not row.due
         return row._replace(ticket=True) if free else None
 
-    def unmark(self, row: Row, step: Step) -> Row | None:
+    def unmark(self, row: ModelRow, step: Step) -> ModelRow | None:
         """Take an old ticket back."""
         return row._replace(ticket=False) if row.status == step.ready and row.ticket else None
 
-    def unmark_exactly(self, row: Row, version: int) -> Row | None:
-        """Take this very ticket back."""
+    def unmark_exactly(self, row: ModelRow, version: int) -> ModelRow | None:
+        """Take the ticket of this version back."""
         return row._replace(ticket=False) if row.version == version else None
 
-    def wake(self, row: Row) -> Row | None:
-        """Join the ready ones, its time having come."""
+    def wake(self, row: ModelRow) -> ModelRow | None:
+        """Make the job due, because its time has come."""
         return row._replace(due=False) if row.status in self.lifecycle.ready and row.due else None
 
-    def claim(self, row: Row, step: Step, version: int, *, owner: Hashable) -> Row | None:
+    def claim(self, row: ModelRow, step: Step, version: int, *, owner: Hashable) -> ModelRow | None:
         held = row.ticket or not self.defences.ticket_at_claim
         named = row.version == version or not self.defences.version_at_claim
         if not (row.status == step.ready and held and named):
             return None
         return self._move(row, step.running, "claim", owner=owner, ticket=row.ticket, started=True, progress=1)
 
-    def claimed_before(self, row: Row, step: Step, version: int, *, owner: Hashable) -> bool:
-        """Tell whether an earlier claim of this ticket by ``owner`` stands."""
+    def claimed_before(self, row: ModelRow, step: Step, version: int, *, owner: Hashable) -> bool:
+        """Return whether ``owner`` holds the job by an earlier claim of this ticket."""
         return row.status == step.running and row.version == version + 1 and row.owner == owner
 
-    def set_progress(self, row: Row, fence: int, percent: int) -> Row | None:
+    def set_progress(self, row: ModelRow, fence: int, percent: int) -> ModelRow | None:
         held = row.version == fence or not self.defences.fence_at_progress
         return row._replace(progress=percent) if held else None
 
-    def settle(self, row: Row, settled: Settled) -> Row | None:
+    def settle(self, row: ModelRow, settled: Settled) -> ModelRow | None:
         held = row.version == settled.fence or not self.defences.fence_at_settle
         if not held or (row.status not in self.lifecycle.running and self.defences.running_at_settle):
             return None
@@ -113,8 +113,8 @@ class Statements:
             error=settled.error,
         )
 
-    def rescue(self, row: Row, step: Step, *, reason: str) -> Row | None:
-        """Free the run that nobody can finish; the caller knows of leases and deadlines."""
+    def rescue(self, row: ModelRow, step: Step, *, reason: str) -> ModelRow | None:
+        """Rescue a run that nobody can finish; the caller checks leases and deadlines."""
         if row.status != step.running:
             return None
         spent = row.retry_count >= row.max_retries
@@ -132,13 +132,13 @@ class Statements:
         )
         return rescued if self.defences.rescue_raises_version else rescued._replace(version=row.version)
 
-    def cancel(self, row: Row, *, reason: str) -> Row | None:
+    def cancel(self, row: ModelRow, *, reason: str) -> ModelRow | None:
         if row.status in self.lifecycle.terminal:
             return None
         return self._move(row, self.lifecycle.cancelled, "cancel", reason=reason, owner=row.owner, started=row.started)
 
-    def decide(self, row: Row, version: int, into: str, *, reason: str) -> Row | None:
-        """Take a decision about the wait that the job was in at ``version``."""
+    def decide(self, row: ModelRow, version: int, into: str, *, reason: str) -> ModelRow | None:
+        """Decide the wait that the job was in at ``version``."""
         wait = self.lifecycle.wait(row.status)
         named = row.version == version or not self.defences.version_at_decision
         in_time = not row.over or not self.defences.deadline_at_decision
@@ -146,30 +146,30 @@ class Statements:
             return None
         return self._leave(row, into, "decide", reason)
 
-    def expire(self, row: Row, *, reason: str) -> Row | None:
-        """End the wait, its deadline having passed."""
+    def expire(self, row: ModelRow, *, reason: str) -> ModelRow | None:
+        """End the wait if its deadline has passed."""
         wait = self.lifecycle.wait(row.status)
         return self._leave(row, wait.expires, "expire", reason) if wait and row.over else None
 
-    def _leave(self, row: Row, into: str, action: str, reason: str) -> Row:
+    def _leave(self, row: ModelRow, into: str, action: str, reason: str) -> ModelRow:
         progress = row.progress if into in self.lifecycle.terminal else 0
         error = reason if into in self.lifecycle.bad else None
         return self._move(row, into, action, reason=reason, progress=progress, error=error)
 
-    def retry(self, row: Row, *, reason: str) -> Row | None:
-        """Send a failed job back to the step that it failed in; one that has no attempt left is granted one."""
+    def retry(self, row: ModelRow, *, reason: str) -> ModelRow | None:
+        """Send a failed job back to the step in which it failed; if no attempt is left, grant one."""
         if row.status != self.lifecycle.failed:
             return None
         step = self.lifecycle.step_of(row.failed_in or "")
         assert step is not None
         ready = step.ready
-        attempt, most = row.retry_count + 1, row.max_retries
-        if attempt > most:
-            reason, most = f"{reason} (one attempt granted beyond {most + 1})", attempt
-        return self._move(row, ready, "retry", reason=reason, retry_count=attempt, max_retries=most, progress=0)
+        attempt, limit = row.retry_count + 1, row.max_retries
+        if attempt > limit:
+            reason, limit = f"{reason} (one attempt granted beyond {limit + 1})", attempt
+        return self._move(row, ready, "retry", reason=reason, retry_count=attempt, max_retries=limit, progress=0)
 
-    def _move(self, row: Row, status: str, action: str, **kept: Any) -> Row:
-        """Make one transition: ticket, due, owner, started and reason are gone but for what is ``kept``."""
+    def _move(self, row: ModelRow, status: str, action: str, **kept: Any) -> ModelRow:
+        """Make one transition. It clears ticket, due, owner, started, reason and over, except what is ``kept``."""
         gone = {"ticket": False, "due": False, "owner": None, "started": False, "reason": None, "over": False}
         return row._replace(
             status=status,

@@ -1,4 +1,4 @@
-"""The real statements on a real Postgres, called one after the other, each by whom it is called in life."""
+"""The real statements on a real Postgres, called one after the other, each on a connection of its usual role."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -22,8 +22,8 @@ T = TypeVar("T")
 LEADER, OPERATOR, SERVICE, BEAT = "dispatcher:leader", "operator", "service", "beat:one"
 
 
-class Stored(NamedTuple):
-    """What a job's row is compared by: times by whether they are set."""
+class StoredRow(NamedTuple):
+    """The values of a job's row that are compared. Of times, only whether they are set."""
 
     status: str
     version: int
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
     result: Any
 
 
-class Store:
+class RealStore:
     """One connection per role, on an event loop of its own."""
 
     def __init__(self, url: str, workers: Sequence[UUID]) -> None:
@@ -79,39 +79,39 @@ class Store:
             return enqueue_many(session, stage, jobs)
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Arrange or look, as somebody in psql."""
+        """Execute any statement, as a person in psql; return its rows."""
         cursor = self._psql.execute(statement.encode(), values or None)
         return cursor.fetchall() if cursor.description else []
 
     def empty(self) -> None:
-        """Make it as if nothing had ever been enqueued."""
+        """Delete all jobs, their history and the workers; resume all stages."""
         for table in (*(job_table(model).name for model in MODELS), "runtime.transitions", "runtime.workers"):
             self.sql(f"DELETE FROM {table}")
         self.sql("UPDATE runtime.stages SET paused_at = NULL, paused_by = NULL")
 
     def update(self, model: type[Job], change: str, ids: Sequence[UUID]) -> None:
-        """Let time pass, or tell a job what it may cost: nothing that is a transition."""
+        """Change times or attempts of jobs; nothing that is a transition."""
         self.sql(f"UPDATE {job_table(model).name} SET {change} WHERE id = ANY (%s)", list(ids))
 
     def end_waits(self, model: type[Job], ids: Sequence[UUID]) -> None:
-        """Let the deadlines of these waits pass. That is no change of the rows, so no guard is asked."""
+        """Move the deadlines of these waits into the past, without the guards, as if time had passed."""
         name = job_table(model).name
         self.sql("SET session_replication_role = replica")
         self.sql(f"UPDATE {name} SET wait_until = now() - interval '1 second' WHERE id = ANY (%s)", list(ids))
         self.sql("SET session_replication_role = origin")
 
     def reasons(self, model: type[Job], ids: Sequence[UUID]) -> list[tuple[Any, ...]]:
-        """Return what the last change of each of these jobs was made for."""
+        """Return the id and the reason of the last change of each of these jobs."""
         return self.sql(f"SELECT id, change_reason FROM {job_table(model).name} WHERE id = ANY (%s)", list(ids))
 
     def created_at(self, model: type[Job], ids: Sequence[UUID]) -> dict[UUID, datetime]:
         return dict(self.sql(f"SELECT id, created_at FROM {job_table(model).name} WHERE id = ANY (%s)", list(ids)))
 
-    def everything(self) -> tuple[dict[UUID, Stored], list[tuple[Any, ...]]]:
-        """Return every job there is, and every transition there was, each job's in order."""
+    def everything(self) -> tuple[dict[UUID, StoredRow], list[tuple[Any, ...]]]:
+        """Return every job, and every transition ordered by job and version."""
         with self._psql.pipeline():
             rows, history = self._psql.execute(_ROWS.encode()), self._psql.execute(_HISTORY)
-            return {row[0]: Stored(*row[1:]) for row in rows}, history.fetchall()
+            return {row[0]: StoredRow(*row[1:]) for row in rows}, history.fetchall()
 
 
 def _wait_until(model: type[Job]) -> str:

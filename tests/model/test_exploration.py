@@ -1,7 +1,7 @@
-"""Every world that one job can get into is visited, and none breaks a law; with a defence removed, one does.
+"""Visit every state that one job can reach; none breaks a law. If a defence is removed, a law is broken.
 
-A wider exploration than the default takes minutes: ``MODEL_BOUNDS=2,3,1 pytest tests/model/test_exploration.py`` (most
-messages under way, most runs, most claims without an answer).
+A wider exploration than the default takes minutes: ``MODEL_BOUNDS=2,3,1 pytest tests/model/test_exploration.py``
+(maximum of messages, runs, and claims without an answer).
 """
 
 import os
@@ -12,7 +12,7 @@ from tests.model.explore import Exploration, explore
 from tests.model.laws import Law
 from tests.model.stand_ins import canonical
 from tests.model.statements import Defences
-from tests.model.world import Around, Bounds, World
+from tests.model.world import Around, Bounds, JobWorld
 from tests.support.proving.models import PlainJob, ProvingJob, TwoStepJob, WaitingJob
 
 
@@ -21,7 +21,7 @@ def bounds(default: str) -> Bounds:
 
 
 BOUNDS = bounds("2,2,1")
-# What the default bounds visit: an exploration that became smaller by accident must not pass for a proof.
+# The minimum that the default bounds visit. An exploration that became smaller by accident must fail.
 WORLDS = {PlainJob: 3_000, TwoStepJob: 3_400, WaitingJob: 6_000}
 MOVES = {PlainJob: 40_000, TwoStepJob: 36_000, WaitingJob: 70_000}
 
@@ -57,7 +57,7 @@ every_model = pytest.mark.parametrize("model", [PlainJob, TwoStepJob, WaitingJob
 
 @every_model
 def test_no_world_that_can_be_reached_breaks_a_law(model, found):
-    """Whatever is lost, doubled, reordered, crashed, rescued, decided, cancelled or retried, in any order."""
+    """The laws hold for every order of losses, repeats, crashes, rescues, decisions, cancels and retries."""
     assert found.broken == {}
     assert len(found.worlds) >= WORLDS[model]
     assert found.moves >= MOVES[model]
@@ -65,15 +65,15 @@ def test_no_world_that_can_be_reached_breaks_a_law(model, found):
 
 @every_model
 def test_exactly_the_declared_transitions_happen(model, found):
-    """The lifecycle allows nothing that the kernel never does, and the exploration leaves none of it out."""
+    """The exploration makes every transition of the lifecycle and no other."""
     assert found.transitions == model.__lifecycle__.transitions
 
 
 def test_every_kind_of_trouble_was_met(plain):
-    """Nothing in the list of what can happen is a dead letter."""
+    """Every kind of move in the list really happens."""
     for deed in (
         "leader marks and dies",
-        "leader dispatches, hears no answer and takes back",
+        "leader dispatches, gets no answer and takes back",
         "leader unmarks",
         "message lost",
         "message doubled",
@@ -99,7 +99,7 @@ def test_every_kind_of_trouble_was_met(plain):
 
 
 def test_every_way_out_of_a_wait_was_met(waiting):
-    """Decided, decided in vain, expired, cancelled."""
+    """A wait is decided, decided without effect, and expires."""
     for deed in (
         "a person looks",
         "a person decides: approved",
@@ -115,7 +115,7 @@ def test_every_way_out_of_a_wait_was_met(waiting):
     ("removed", "law"), [("version_at_decision", Law.FENCED), ("deadline_at_decision", Law.IN_TIME)]
 )
 def test_a_defence_of_decisions_removed_breaks_its_law(removed, law):
-    """An old page decides a later wait; a decision comes after its deadline."""
+    """Without it, an old page decides a later wait, or a decision counts after its deadline."""
     around = Around(WaitingJob, max_retries=1, bounds=Bounds(1, 1, 1), defences=Defences(**{removed: False}))
 
     assert explore(around, until=law).broken[law]
@@ -133,14 +133,14 @@ def test_a_defence_of_decisions_removed_breaks_its_law(removed, law):
         ("ticket_at_claim", Law.COUNTED),
         ("rescue_raises_version", Law.GAPLESS),
         ("tickets_expire", Law.ENDS),
-        ("told_run_stops", Law.QUIET),
-        ("launch_ends_older_run", Law.HEARD),
+        ("stopping_run_calls_nobody", Law.QUIET),
+        ("launch_ends_older_run", Law.REACHABLE),
         ("launch_looks_for_twin", Law.ALONE),
         ("launch_looks_for_twin", Law.KEPT),
     ],
 )
 def test_a_defence_removed_breaks_its_law(removed, law):
-    """The exploration is no rubber stamp: it finds the shortest way to the damage that each defence prevents."""
+    """The exploration finds the shortest way to the damage that each defence prevents."""
     defences = Defences(**dict.fromkeys(removed.split(), False))
     around = Around(PlainJob, max_retries=1, bounds=Bounds(1, 2, 1), defences=defences)
 
@@ -150,16 +150,16 @@ def test_a_defence_removed_breaks_its_law(removed, law):
 
 
 def test_a_late_message_needs_its_ticket_taken_back_to_do_harm():
-    """Unmark while the message travels, in a kernel whose claim forgot to ask for the ticket: no limit counts it."""
+    """If a claim does not check the ticket, a late message claims a job that no limit counts."""
     without_ticket = Around(PlainJob, max_retries=0, bounds=BOUNDS, defences=Defences(ticket_at_claim=False))
 
     way = explore(without_ticket, until=Law.COUNTED).broken[Law.COUNTED]
 
-    assert way == ["pending: leader dispatches, hears no answer and takes back", "pending: worker 0 claims"]
+    assert way == ["pending: leader dispatches, gets no answer and takes back", "pending: worker 0 claims"]
 
 
 def test_a_settle_that_ignores_its_fence_ends_somebody_elses_run():
-    """An earlier run completes the job under the hands of a later one."""
+    """An earlier run completes the job while a later run works on it."""
     unfenced = Around(PlainJob, max_retries=1, bounds=BOUNDS, defences=Defences(fence_at_settle=False))
 
     way = explore(unfenced, until=Law.FENCED).broken[Law.FENCED]
@@ -169,7 +169,7 @@ def test_a_settle_that_ignores_its_fence_ends_somebody_elses_run():
 
 
 def test_worlds_that_stand_for_others_stand_for_all_of_them():
-    """With versions counted from 1 and the workers told apart, as many moves lead to the same worlds and no other."""
+    """The exploration reaches the same worlds with absolute versions and with two different workers."""
     depth, around = 5, Around(PlainJob, max_retries=1, bounds=Bounds(9, 9, 9))
     literal, stand_ins = {around.first}, {canonical(around.first)}
     every_literal, every_stand_in = set(literal), set(stand_ins)
@@ -183,5 +183,5 @@ def test_worlds_that_stand_for_others_stand_for_all_of_them():
     assert len(every_literal) > 2 * len(every_stand_in)
 
 
-def _next(around: Around, worlds: set[World]) -> set[World]:
+def _next(around: Around, worlds: set[JobWorld]) -> set[JobWorld]:
     return {move.after for world in worlds for move in around.moves(world)}

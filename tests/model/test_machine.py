@@ -1,6 +1,6 @@
-"""The store's real statements against the model. What this run tries is the same every time.
+"""Compare the real statements of the store with the model. By default the examples are the same every time.
 
-To search further, with other examples each time or those of one seed:
+To search with other examples each time, or with those of one seed:
 ``MODEL_EXAMPLES=1000 pytest tests/model/test_machine.py [--hypothesis-seed=N]``.
 """
 
@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import DECISIONS, FIRST_STAGES, NOW, OUTCOMES, STAGES, WIDE, WORKERS, StoreMachine
 from tests.model.statements import Defences
-from tests.model.store import Store
+from tests.model.store import RealStore
 from tests.model.twin import Twin
 from tests.support.proving.models import SECOND_OPINION, WaitingJob
 from tests.support.proving.schema import MODELS
@@ -35,9 +35,9 @@ SETTINGS = settings(
 
 
 @pytest.fixture
-def store(database_url) -> Iterator[Store]:
+def store(database_url) -> Iterator[RealStore]:
     """The statements on the test's own database."""
-    with Store(database_url, WORKERS) as store:
+    with RealStore(database_url, WORKERS) as store:
         yield store
 
 
@@ -65,7 +65,7 @@ def test_the_store_does_what_the_model_says(store, registry):
     ],
 )
 def test_the_machine_tells_a_kernel_from_one_without_a_defence(store, registry, defence):
-    """Held against a model that lacks one defence, the store disagrees: were the store the one, it would be found."""
+    """The store differs from a model without one defence. So a store without that defence would be found."""
 
     class Machine(StoreMachine):
         def __init__(self) -> None:
@@ -76,7 +76,7 @@ def test_the_machine_tells_a_kernel_from_one_without_a_defence(store, registry, 
 
 
 def test_every_verb_and_every_transition_is_compared_at_least_once(store, registry):
-    """The machine tries them in any order; here each is done on purpose, so that none is left to chance."""
+    """The machine tries operations at random; here each one is done on purpose, so that none is left out."""
     tally: Counter[str] = Counter()
     twin = Twin(store, registry, tally)
     for stage in FIRST_STAGES:
@@ -94,7 +94,7 @@ def test_every_verb_and_every_transition_is_compared_at_least_once(store, regist
 
 
 def _wait_every_way(twin: Twin, n: int) -> None:
-    """Have jobs enter each wait and leave it each way, with pages that are new, old and too late."""
+    """Let jobs enter each wait and leave it in each way, with pages that are new, old and too late."""
     twin.enqueue("proving.ask", [JOB] * 9, attempts=1, now=NOW)
     _begin_to_wait(twin, "proving.ask", [Complete(into="waived"), *[Complete()] * 8])
     _begin_to_wait(twin, "proving.act", [*[Complete(into="awaiting_agent")] * 4, *OUTCOMES])
@@ -138,10 +138,10 @@ def _decide(twin: Twin, pages: list[Ticket], into: str) -> None:
 
 
 def _go_round(twin: Twin, stage: str, outcomes: tuple[Settlement, ...], *, leaves_one: bool) -> None:
-    """Send what may be sent, and let each thing that can happen to a job happen to some of it."""
+    """Dispatch jobs, and let each thing that can happen to a job happen to some of them."""
     model = twin.registry[stage].model
     for worker in WORKERS:
-        twin.hear(worker)
+        twin.send_heartbeat(worker)
     twin.dispatch(stage, WIDE)
     twin.pause(stage)
     twin.dispatch(stage, WIDE)  # takes everything back

@@ -1,4 +1,4 @@
-"""Counterexamples that the exploration found in earlier kernels, replayed on a real worker process."""
+"""Counterexamples that the exploration found in earlier kernels, repeated on a real worker process."""
 
 import asyncio
 import math
@@ -28,10 +28,10 @@ from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.worker.process import Worker
 
 
-class DeafWorker:
-    """A worker process that hears no news of its runs, as one does that was stopped for longer than its lease.
+class IsolatedWorker:
+    """A worker process that does not learn what others do to its jobs, as if it was stopped for longer than its lease.
 
-    It has no heart either: whatever it claims may be rescued. Its handlers never end by themselves.
+    It sends no heartbeat either, so all its jobs may be rescued. Its handlers never end by themselves.
     """
 
     def __init__(self, database: Database) -> None:
@@ -51,7 +51,7 @@ class DeafWorker:
             heartbeat_seconds=1.0,
             draw=lambda: 0.0,
         )
-        self.kernel.claims.renew(until=math.inf)  # it believes that it lives
+        self.kernel.claims.renew(until=math.inf)  # the worker itself assumes that its lease holds
 
     async def _perform(self, job: PlainJob, _ctx: Context) -> Outcome:
         self.begun.append(job.version)
@@ -66,10 +66,10 @@ class DeafWorker:
 
     async def accept(self, *tickets: Ticket) -> None:
         await self.kernel.accept(PLAIN, tickets)
-        await asyncio.sleep(0)  # where the handlers begin
+        await asyncio.sleep(0)  # let the handlers begin
 
     async def stop(self) -> None:
-        """End every run; what they leave is settled by nobody."""
+        """End every run; nobody settles their jobs."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -82,9 +82,9 @@ async def jobs(database, registry):
 
 
 @asynccontextmanager
-async def deaf_worker(url: str) -> AsyncIterator[DeafWorker]:
+async def isolated_worker(url: str) -> AsyncIterator[IsolatedWorker]:
     database = Database(url, changed_by=f"worker:{uuid.uuid4()}")
-    worker = DeafWorker(database)
+    worker = IsolatedWorker(database)
     try:
         yield worker
     finally:
@@ -93,7 +93,7 @@ async def deaf_worker(url: str) -> AsyncIterator[DeafWorker]:
 
 
 async def rescued_and_sent_again(jobs: Jobs) -> Ticket:
-    """Take the one running job from its worker and dispatch it anew."""
+    """Rescue the one running job and dispatch it again."""
     async with jobs.database.kernel() as conn:
         assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta(hours=1)) == 1
     [ticket] = await jobs.dispatched(count=0)
@@ -101,8 +101,8 @@ async def rescued_and_sent_again(jobs: Jobs) -> Ticket:
 
 
 async def test_a_newer_run_of_a_job_ends_the_older_one_in_the_same_process(jobs, database_url):
-    """Nobody would tell the older one any more: it would call its provider, past its deadline too, until it ends."""
-    async with deaf_worker(database_url) as worker:
+    """Otherwise nobody would stop the older run: it could call its provider, even after its deadline, until it ends."""
+    async with isolated_worker(database_url) as worker:
         await worker.accept(*await jobs.dispatched())
 
         await worker.accept(await rescued_and_sent_again(jobs))
@@ -113,8 +113,8 @@ async def test_a_newer_run_of_a_job_ends_the_older_one_in_the_same_process(jobs,
 
 
 async def test_a_claim_without_an_answer_is_run_beside_an_older_run_of_its_job(jobs, database_url):
-    """It is another run: taken for the older one, it would be nobody's until its deadline, for an attempt."""
-    async with wire_to(database_url) as (url, wire), deaf_worker(url) as worker:
+    """It is another run. If the worker ignored it, the job would wait until its deadline and spend an attempt."""
+    async with wire_to(database_url) as (url, wire), isolated_worker(url) as worker:
         await worker.accept(*await jobs.dispatched())
         ticket = await rescued_and_sent_again(jobs)
         wire.lose_answer(b"'claim'")
@@ -126,11 +126,11 @@ async def test_a_claim_without_an_answer_is_run_beside_an_older_run_of_its_job(j
 
 
 async def test_a_claim_that_took_too_long_does_not_replace_a_newer_run(jobs, database_url):
-    """The job was rescued, claimed anew and started while the answer was on its way: the newer run goes on alone."""
-    async with wire_to(database_url) as (url, wire), deaf_worker(url) as worker:
+    """The job was rescued, claimed and started again while the answer was delayed: only the newer run continues."""
+    async with wire_to(database_url) as (url, wire), isolated_worker(url) as worker:
         [early] = await jobs.dispatched()
         wire.lose_answer(b"'claim'")
-        wire.keep_answer(b"SELECT j.* FROM")  # in which it asks for what it claimed
+        wire.keep_answer(b"SELECT j.* FROM")  # the query by which the worker asks what it claimed
         slow = asyncio.create_task(worker.accept(early))
         await until(lambda: wire.kept)
 
@@ -145,15 +145,15 @@ async def test_a_claim_that_took_too_long_does_not_replace_a_newer_run(jobs, dat
 
 
 async def test_a_claim_without_an_answer_is_run_though_its_table_is_held_meanwhile(jobs, database_url):
-    """It may have been committed, and then nobody else would run it before its deadline."""
-    async with wire_to(database_url) as (url, wire), deaf_worker(url) as worker:
+    """The claim may be committed. Then no other worker would run the job before its deadline."""
+    async with wire_to(database_url) as (url, wire), isolated_worker(url) as worker:
         [ticket] = await jobs.dispatched()
         wire.lose_answer(b"'claim'")
         claiming = asyncio.create_task(worker.accept(ticket))
         await until(lambda: wire.lost)
         with psycopg.connect(database_url) as holder:
             holder.execute("LOCK TABLE proving.plain_jobs IN ACCESS EXCLUSIVE MODE")
-            await asyncio.sleep(2.5)  # two waits for a lock, after which a claim that is sure of itself gives up
+            await asyncio.sleep(2.5)  # two lock timeouts; a claim that is certainly not committed gives up after them
 
         await claiming
 

@@ -1,4 +1,4 @@
-"""Do one thing to the real store and to the model, and hold their answers, rows and histories against each other."""
+"""Do each operation in the real store and in the model, and compare their answers, rows and histories."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.lifecycle import Job
-from tests.model.ledger import Change, Entry, Ledger
-from tests.model.statements import ALL, Defences, Row, Statements
-from tests.model.store import BEAT, LEADER, OPERATOR, SERVICE, Store, Stored
+from tests.model.ledger import ExpectedJob, ExpectedTransition, Ledger
+from tests.model.statements import ALL, Defences, ModelRow, Statements
+from tests.model.store import BEAT, LEADER, OPERATOR, SERVICE, RealStore, StoredRow
 from tests.support.proving.schema import MODELS
 from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Retry, Settlement
 from workers.runtime.handler.registry import Registry
-from workers.runtime.store.claim import Ticket, claim, claimed_before, lost_fences, set_progress
+from workers.runtime.store.claim import Ticket, claim, find_lost_fences, read_claimed_before, set_progress
 from workers.runtime.store.decide import Decision
 from workers.runtime.store.decide import decide as decide_waits
 from workers.runtime.store.dispatch import Window, pick, unmark, unmark_exactly, wake_due
@@ -22,9 +22,9 @@ from workers.runtime.store.expire import expire
 from workers.runtime.store.intervene import cancel, pause, resume, retry
 from workers.runtime.store.processes import WorkerRow, beat_heart, remove_worker, survey
 from workers.runtime.store.rescue import rescue_expired
-from workers.runtime.store.settle import Settled, settle, settled_by
+from workers.runtime.store.settle import Settled, find_settled, settle
 from workers.runtime.store.verify import verify_history
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 SLOTS = 4
 PERSON = "anna"
@@ -33,7 +33,7 @@ LEASE_SECONDS = 3_600.0
 
 
 class Claimed(NamedTuple):
-    """One run, as a worker holds it: it may settle at any time, as often as it likes, however stale."""
+    """One run in the memory of a worker. It may settle at any time and many times, also when it is stale."""
 
     stage: str
     job: Job
@@ -47,7 +47,7 @@ class Claimed(NamedTuple):
 class Twin:
     """The store and its model. Every method is one statement of the kernel, or one way for time to pass."""
 
-    def __init__(self, store: Store, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
+    def __init__(self, store: RealStore, registry: Registry, tally: Counter[str], defences: Defences = ALL) -> None:
         self.statements = {model: Statements(model.__lifecycle__, defences) for model in MODELS}
         self.store, self.registry, self.tally = store, registry, tally
         self.ledger = Ledger(tally)
@@ -67,7 +67,7 @@ class Twin:
         self.tally["step"] += 1
 
     def audit(self) -> None:
-        """Have the kernel check its own history: there is nothing to find."""
+        """Run the kernel's own check of the history; it must find no violation."""
         checks = self.store.run(verify_history(self.store.by(OPERATOR)))
         assert not [check for check in checks if check.violations]
         assert sum(check.jobs for check in checks) == len(self.ledger.jobs)
@@ -79,7 +79,7 @@ class Twin:
 
         model = self.registry[stage].model
         fresh = [one.id for one in enqueued if one.created]
-        # No deadline passes by itself.
+        # Such a long timeout that no deadline passes during the test.
         self.store.update(model, f"max_retries = {attempts}, timeout_seconds = 100000", fresh)
         created = self.store.created_at(model, fresh)
         for one, job in zip(enqueued, jobs, strict=True):
@@ -88,9 +88,9 @@ class Twin:
             assert (one.created, one.id) == ((False, known) if known else (True, one.id))
             self.tally["enqueued before"] += not one.created
             if one.created:
-                row = Row(model.__lifecycle__.initial, max_retries=attempts, due=job["due_at"] is not None)
-                history = [Change(None, 1, stage, None, row.status, "enqueue", None, SERVICE)]
-                entry = Entry(
+                row = ModelRow(model.__lifecycle__.initial, max_retries=attempts, due=job["due_at"] is not None)
+                history = [ExpectedTransition(None, 1, stage, None, row.status, "enqueue", None, SERVICE)]
+                entry = ExpectedJob(
                     one.id, model, self.statements[model], row, job["priority"], job["key"], created[one.id], history
                 )
                 entry.time_came = row.due and job["due_at"] < now
@@ -98,11 +98,11 @@ class Twin:
                 self.ledger.keys |= {(model, key): one.id} if key else {}
 
     def dispatch(self, stage: str, window: Window, *, cursor: str | None = None) -> int:
-        """Pick what may go out; of a paused stage, take everything back. Return how many went out."""
+        """Dispatch; if the stage is paused, take all tickets back. Return the number of tickets given."""
         leader, of = self.store.by(LEADER), self.registry[stage]
         capacity = self.store.run(survey(leader))[stage]
-        heard = [silent for silent in self.ledger.silent.values() if not silent]
-        assert (capacity.paused, capacity.slots) == (stage in self.ledger.paused, SLOTS * len(heard))
+        alive = [silent for silent in self.ledger.silent.values() if not silent]
+        assert (capacity.paused, capacity.slots) == (stage in self.ledger.paused, SLOTS * len(alive))
         if capacity.paused:
             self.unmark(stage, older_than=timedelta())
             return 0
@@ -154,7 +154,7 @@ class Twin:
         self.tally["progress" if held else "progress refused"] += 1
 
     def settle(self, runs: Sequence[Claimed], outcomes: Sequence[Settlement]) -> None:
-        """In one statement, as a worker settles its runs of one table."""
+        """Settle in one statement, as a worker settles its runs of one table."""
         rows = self._rows(runs, outcomes)
         model, name = type(runs[0].job), runs[0].name
 
@@ -165,24 +165,24 @@ class Twin:
 
     def _rows(self, runs: Sequence[Claimed], outcomes: Sequence[Settlement]) -> list[Settled]:
         return [
-            decide(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
+            settled_row(run.job, self.registry[run.stage].step, type(run.job).__lifecycle__, outcome, draw=lambda: 0.5)
             for run, outcome in zip(runs, outcomes, strict=False)
         ]
 
     def look_after(self, runs: Sequence[Claimed]) -> None:
-        """After an answer that was lost: whose settle it was, whose claim it was, and which fences are gone."""
+        """Ask what a worker asks after a lost answer: which settles and claims are its own, which fences are lost."""
         name, of = runs[0].name, self.registry[runs[0].stage]
         conn, fences = self.store.by(name), [(run.job.id, run.job.version) for run in runs]
 
         settled: set[UUID] = set()
         for outcome in (Complete(), Retry("again")):
             rows = self._rows(runs, [outcome] * len(runs))
-            found = self.store.run(settled_by(conn, of.model, rows, changed_by=name))
+            found = self.store.run(find_settled(conn, of.model, rows, changed_by=name))
             assert found == self.ledger.settled_by(rows, name)
             settled |= found
-        lost = self.store.run(lost_fences(conn, of.model, fences))
+        lost = self.store.run(find_lost_fences(conn, of.model, fences))
         tickets = [(job_id, fence - 1) for job_id, fence in fences]
-        claimed = self.store.run(claimed_before(conn, of, tickets, owner=runs[0].worker))
+        claimed = self.store.run(read_claimed_before(conn, of, tickets, owner=runs[0].worker))
 
         jobs = self.ledger.jobs
         assert lost == {job_id for job_id, fence in fences if jobs[job_id].row.version != fence}
@@ -193,7 +193,7 @@ class Twin:
         }
         self.tally.update({"settled by": len(settled), "lost": len(lost), "claimed before": len(claimed)})
 
-    def hear(self, worker: UUID) -> None:
+    def send_heartbeat(self, worker: UUID) -> None:
         row = WorkerRow(id=worker, name="w", queues=("proving",), slots=SLOTS, lease_seconds=LEASE_SECONDS)
         self.store.run(beat_heart(self.store.by(f"worker:{worker}"), row, running=0))
         self.ledger.silent[worker] = False
@@ -203,19 +203,19 @@ class Twin:
         self.ledger.silent |= {worker: True} if worker in self.ledger.silent else {}
 
     def remove(self, worker: UUID) -> None:
-        """Its row goes, whatever runs in its name."""
+        """Delete the row of the worker, also if its jobs still run."""
         self.store.run(remove_worker(self.store.by(f"worker:{worker}"), worker))
         self.ledger.silent.pop(worker, None)
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hold_time(self, model: type[Job]) -> None:
-        """Put off whatever a backoff of seconds would make due by itself."""
+        """Move the due times of a back-off into the future, so that no job becomes due by itself."""
         if waiting := [entry.id for entry in self.ledger.of(model) if entry.row.due and not entry.time_came]:
             self.store.update(model, "due_at = now() + interval '1 hour'", waiting)
 
     def pass_time(self, model: type[Job]) -> None:
-        """What waits for a time has waited; whatever was dispatched or runs has been for days."""
+        """Let the due times of waiting jobs pass; make tickets and runs nine days older."""
         entries = list(self.ledger.of(model))
         past = (
             "due_at = CASE WHEN due_at IS NOT NULL THEN now() END, dispatched_at = dispatched_at - interval '9 days', "
@@ -236,7 +236,7 @@ class Twin:
         self.tally["wake"] += count
 
     def rescue(self, stage: str, *, patient: bool) -> None:
-        """By a leader that has led for long, or else for too short a time to judge leases and deadlines."""
+        """Rescue. A ``patient`` leader has led too short to judge leases and deadlines."""
         of = self.registry[stage]
 
         count = self.store.run(rescue_expired(self.store.by(LEADER), of, led_for=SECOND if patient else 2 * HOUR))
@@ -247,19 +247,19 @@ class Twin:
     # ── waits ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def look(self, model: type[Job]) -> None:
-        """Somebody looks at what waits, and may decide it then or much later."""
+        """Let a person look at the waiting jobs; the person may decide then or much later."""
         for entry in self.ledger.of(model):
             page = (entry.id, entry.row.version)
             if entry.row.status in model.__lifecycle__.waiting and page not in self.pages:
                 self.pages.append(page)
 
     def is_current(self, page: Ticket) -> bool:
-        """Tell whether the job still is in the wait that the page shows."""
+        """Return whether the job is still in the wait that the page shows."""
         row = self.ledger.jobs[page[0]].row
         return row.version == page[1] and not row.over
 
     def decide(self, pages: Sequence[Ticket], into: str) -> None:
-        """Decide what these pages showed, however old they are, all in one statement."""
+        """Decide the waits of these pages, also of old ones, all in one statement."""
         model = self.ledger.jobs[pages[0][0]].model
         decisions = [
             Decision(job_id=id_, version=version, into=into, reason="so", until=HOUR) for id_, version in pages
@@ -278,7 +278,7 @@ class Twin:
             assert (one.status, one.version) == self.ledger.jobs[one.decision.job_id].row[:2] or one.won
 
     def end_waits(self, model: type[Job]) -> None:
-        """The deadline of whatever waits passes."""
+        """Let the deadlines of all waiting jobs pass."""
         waiting = [entry for entry in self.ledger.of(model) if entry.row.status in model.__lifecycle__.waiting]
         if waiting:
             self.store.end_waits(model, [entry.id for entry in waiting])
@@ -286,17 +286,17 @@ class Twin:
             entry.row = entry.row._replace(over=True)
 
     def expire(self, model: type[Job]) -> None:
-        """By beat, which may have been away for long."""
+        """Expire, as beat does; it may have been away for long."""
         count = self.store.run(expire(self.store.by(BEAT), model))
 
         over = [entry for entry in self.ledger.of(model) if entry.row.over]
-        told = dict(self.store.reasons(model, [entry.id for entry in over]))
+        reasons = dict(self.store.reasons(model, [entry.id for entry in over]))
         taken = self.ledger.each(
             [entry.id for entry in over],
-            lambda one: one.statements.expire(one.row, reason=told[one.id]),
+            lambda one: one.statements.expire(one.row, reason=reasons[one.id]),
             by=BEAT,
         )
-        assert all(reason.startswith("waited for ") for reason in told.values())
+        assert all(reason.startswith("waited for ") for reason in reasons.values())
         assert count == len(taken)
         self.tally["expire"] += count
 
@@ -313,7 +313,7 @@ class Twin:
         assert done == self._operated(ids, lambda one: one.statements.retry(one.row, reason="again"))
         self.tally["operator retries"] += len(done)
 
-    def _operated(self, ids: Sequence[UUID], change: Callable[[Entry], Row | None]) -> set[UUID]:
+    def _operated(self, ids: Sequence[UUID], change: Callable[[ExpectedJob], ModelRow | None]) -> set[UUID]:
         return self.ledger.each(ids, change, by=OPERATOR)
 
     def pause(self, stage: str) -> None:
@@ -325,10 +325,10 @@ class Twin:
         self.ledger.paused.discard(stage)
 
 
-def _stored(entry: Entry) -> Stored:
+def _stored(entry: ExpectedJob) -> StoredRow:
     row = entry.row
     assert isinstance(row.owner, UUID | None)
-    return Stored(
+    return StoredRow(
         status=row.status,
         version=row.version,
         retry_count=row.retry_count,

@@ -4,17 +4,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.support.proving.models import WaitingJob
-from workers.approvals.links import Asked, issue
-from workers.approvals.question import Choice, Fact, Question
+from workers.approvals.links import JobWait, issue
+from workers.approvals.question import DecisionChoice, Fact, Question
 from workers.runtime.database import Database
 from workers.runtime.store.claim import Ticket
 
 ANN = "Ann Applicant <ann@example.org>"
-CHOICES = (Choice(into="approved", label="Send it"), Choice(into="rejected", label="Do not send it"))
+CHOICES = (DecisionChoice(into="approved", label="Send it"), DecisionChoice(into="rejected", label="Do not send it"))
 
 
 def question(**changes: Any) -> Question:
-    """What is asked of Ann."""
+    """Return a question to Ann."""
     return Question(
         **{
             "subject": "Send the application to Miller & Sons?",
@@ -31,4 +31,4 @@ def question(**changes: Any) -> Question:
 async def link(database: Database, ticket: Ticket, *, to: str = ANN, purpose: str = "ask", **changes: Any) -> str:
     """Issue a link about the wait of a proving job and commit it; return its token."""
     async with database.session() as session:
-        return await issue(session, Asked(WaitingJob, *ticket), question(**changes), recipient=to, purpose=purpose)
+        return await issue(session, JobWait(WaitingJob, *ticket), question(**changes), recipient=to, purpose=purpose)

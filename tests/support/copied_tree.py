@@ -1,4 +1,4 @@
-"""A copy of the packages, for tests that add files to them: what a contributor's clone is to a contributor."""
+"""A copy of our packages, like a contributor's clone, for tests that add files to them."""
 
 import os
 import shutil
@@ -17,19 +17,19 @@ PATIENCE_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class CopiedTree:
-    """A folder with our packages; ``run`` starts the ``gristmill`` that it holds, not the one installed."""
+    """A folder with our packages. ``run`` starts its ``gristmill``, not the installed one."""
 
     folder: Path
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def write(self, name: str, content: str) -> None:
-        """Write one file, with its folder."""
+        """Write one file; create its folder if needed."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
 
     def python(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run Python on the copy and return what came of it."""
+        """Run Python on the copy; return the completed process."""
         return subprocess.run(
             [sys.executable, "-P", *arguments],
             cwd=self.folder,
@@ -45,7 +45,7 @@ class CopiedTree:
         return self.python("-m", "cli.main", *arguments, env=env)
 
     def shell(self, command: str, *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a line as a person types it."""
+        """Run a command line in a shell."""
         return subprocess.run(
             ["sh", "-c", command],
             cwd=self.folder,
@@ -57,7 +57,7 @@ class CopiedTree:
         )
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the environment in which the copy is what is imported."""
+        """Return an environment in which Python imports the copy."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         return {**inherited, "PYTHONPATH": str(self.folder), **self.env, **(env or {})}
 

@@ -1,4 +1,4 @@
-"""Jobs brought into a state in psql, as a person could: by every step that the guards ask for."""
+"""Bring jobs into a state with SQL, through every step that the guards require, as a person in psql could."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ INGEST, ANALYTICS, SCORING, PLAIN = (
     "scoring.scoring_jobs",
     "proving.plain_jobs",
 )
-# Columns by their names here: `error` is the table's own.
+# Tables with another name for the column of the error.
 ERROR = {INGEST: "error", ANALYTICS: "error"}
 STATES = {
     INGEST: [("PENDING", "PROCESSING", "QUEUED_FOR_VEC"), ("QUEUED_FOR_VEC", "VECTORIZING", "COMPLETED")],
@@ -23,7 +23,7 @@ STATES = {
 
 
 def new_job(psql: Psql, table: str) -> UUID:
-    """Enqueue one job of ``table``, with what it needs."""
+    """Enqueue one job of ``table``, with the rows that it needs."""
     match table:
         case "operations.ingest_jobs":
             sql = """INSERT INTO operations.ingest_jobs ("projectId", type) SELECT id, 'TASK' FROM p RETURNING id"""
@@ -43,7 +43,7 @@ def new_job(psql: Psql, table: str) -> UUID:
 
 
 def start(psql: Psql, table: str, job: UUID, *, step: int = 0, lease_owner: UUID | None = None) -> None:
-    """Bring a job into the running state of its ``step``, through those before it."""
+    """Bring a job into the running state of its ``step``, through the steps before it."""
     for number, (_, running, done) in enumerate(STATES[table][: step + 1]):
         psql.execute(f"UPDATE {table} SET dispatched_at = now() WHERE id = %s".encode(), [job])
         psql.execute(
@@ -57,7 +57,7 @@ def start(psql: Psql, table: str, job: UUID, *, step: int = 0, lease_owner: UUID
 
 
 def fail(psql: Psql, table: str, job: UUID, error: str) -> None:
-    """Let a running job fail."""
+    """Make a running job fail."""
     _end(psql, table, job, ("FAILED" if table in ERROR else "failed", "fail"), error)
 
 
@@ -67,12 +67,12 @@ def cancelled(psql: Psql, table: str, job: UUID) -> None:
 
 
 def complete(psql: Psql, table: str, job: UUID) -> None:
-    """Let a running job complete."""
+    """Make a running job complete."""
     _end(psql, table, job, (STATES[table][-1][2], "complete"), None)
 
 
 def back_off(psql: Psql, table: str, job: UUID, reason: str, *, action: str = "retry", due: str = "1 hour") -> None:
-    """Send a job of one step that runs back to wait."""
+    """Send a running job of one step back to its ready state."""
     psql.execute(
         f"""UPDATE {table} SET status = %s, version = version + 1, retry_count = retry_count + %s, lease_owner = NULL,
                    started_at = NULL, dispatched_at = NULL, deadline_at = NULL, due_at = now() + %s::interval,

@@ -1,4 +1,4 @@
-"""What the kernel's tests arrange with: jobs in any state, two connections racing, a worker process in miniature."""
+"""Tools for the kernel's tests: jobs in any state, races of two connections, a small worker process."""
 
 import asyncio
 import uuid
@@ -27,9 +27,9 @@ from workers.runtime.store.processes import WorkerRow, beat_heart
 from workers.runtime.store.read import TransitionView, history
 from workers.runtime.store.settle import Settled, settle
 from workers.runtime.store.tables import job_table
-from workers.runtime.worker.decisions import decide
 from workers.runtime.worker.lane import Item
 from workers.runtime.worker.process import Worker
+from workers.runtime.worker.settled_row import settled_row
 from workers.runtime.worker.settler import Settler
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ WIDE = Window(slots=10_000, at_most=10_000)
 
 
 class Jobs:
-    """Jobs of the proving tables, brought into any state by the kernel's own statements."""
+    """Brings jobs of the proving tables into any state with the kernel's own statements."""
 
     def __init__(self, database: Database, registry: Registry) -> None:
         self.database = database
@@ -47,13 +47,13 @@ class Jobs:
         self.owner = uuid.uuid4()
 
     async def ready(self, stage: str = PLAIN, count: int = 1, **job: Any) -> list[UUID]:
-        """Enqueue ``count`` jobs alike."""
+        """Enqueue ``count`` equal jobs."""
         async with self.database.session() as session:
             enqueued = await enqueue_many(session, stage, [job] * count)
         return [one.id for one in enqueued]
 
     async def dispatched(self, stage: str = PLAIN, count: int = 1, **job: Any) -> list[Ticket]:
-        """Enqueue and mark; return the tickets of all that were marked."""
+        """Enqueue and dispatch; return the tickets of all dispatched jobs."""
         if count:
             await self.ready(stage, count, **job)
         async with self.database.kernel() as conn:
@@ -65,13 +65,13 @@ class Jobs:
             return await claim(conn, self.registry[stage], tickets, owner=owner or self.owner)
 
     async def running(self, stage: str = PLAIN, count: int = 1, **job: Any) -> list[Job]:
-        """Enqueue, mark and claim."""
+        """Enqueue, dispatch and claim."""
         return await self.claim(await self.dispatched(stage, count, **job), stage)
 
     def outcome(self, job: Job, settlement: Settlement, stage: str = PLAIN, *, drawn: float = 0.5) -> Settled:
-        """Return the row that ``settlement`` makes of ``job``."""
+        """Return the row that ``settlement`` writes for ``job``."""
         step = self.registry[stage].step
-        return decide(job, step, type(job).__lifecycle__, settlement, draw=lambda: drawn)
+        return settled_row(job, step, type(job).__lifecycle__, settlement, draw=lambda: drawn)
 
     async def settle(self, job: Job, settlement: Settlement, stage: str = PLAIN) -> bool:
         """Settle one run; return whether its fence held."""
@@ -79,7 +79,7 @@ class Jobs:
             return bool(await settle(conn, type(job), [self.outcome(job, settlement, stage)]))
 
     async def row(self, job_id: UUID, stage: str = PLAIN) -> dict[str, Any]:
-        """Return one job's row, attribute by attribute."""
+        """Return one job's row by the names of its attributes."""
         t = job_table(self.registry[stage].model)
         (found,) = await self.sql(f"SELECT * FROM {t.name} WHERE id = %s", job_id)
         return {t.attribute[column]: value for column, value in found.items()}
@@ -96,7 +96,7 @@ class Jobs:
             return await history(conn, job_id)
 
     async def actions(self, job_id: UUID) -> list[str | None]:
-        """Return what was done to a job, in order; versions without gaps are checked by the way."""
+        """Return the actions on a job in order. Fails if its versions have gaps."""
         past = await self.history(job_id)
         assert [one.version_to for one in past] == list(range(1, len(past) + 1))
         return [one.change_action for one in past]
@@ -108,14 +108,14 @@ class Jobs:
             return await cursor.fetchall() if cursor.description else []
 
     async def unguarded(self, statement: str, *values: Any) -> list[dict[str, Any]]:
-        """Run one statement that no guard would let through: what time, or a damage, makes of rows."""
+        """Run one statement without the guards, to make rows that time or damage would make."""
         async with self.database.kernel() as conn, conn.transaction():
             await conn.execute("SET LOCAL session_replication_role = replica")
             cursor = await conn.cursor(row_factory=dict_row).execute(statement.encode(), values or None)
             return await cursor.fetchall() if cursor.description else []
 
     async def worker(self, *, slots: int = 100, lease_seconds: float = 60.0, worker_id: UUID | None = None) -> UUID:
-        """Write the row of a live worker on the proving queue, which gives the dispatcher slots to fill."""
+        """Write the row of a live worker on the proving queue, so that the dispatcher has free slots."""
         row = WorkerRow(
             id=worker_id or uuid.uuid4(), name="w", queues=("proving",), slots=slots, lease_seconds=lease_seconds
         )
@@ -124,7 +124,7 @@ class Jobs:
         return row.id
 
     async def race(self, first: Callable[[Raw], Awaitable[T]], second: Callable[[Raw], Awaitable[T]]) -> tuple[T, T]:
-        """Run ``first`` in an open transaction and ``second`` against it; commit once ``second`` waits or is done."""
+        """Run ``first`` in an open transaction, then ``second``; commit once ``second`` waits or is done."""
         async with self.database.kernel() as one, self.database.kernel() as two:
             async with one.transaction():
                 won = await first(one)
@@ -144,7 +144,7 @@ class Jobs:
 
 
 class WorkerProcess:
-    """The kernel's half of a worker process, on the test's loop."""
+    """The kernel's part of a worker process, on the test's loop."""
 
     def __init__(
         self,
@@ -170,15 +170,15 @@ class WorkerProcess:
         )
 
     async def accept(self, tickets: Sequence[Ticket], stage: str = PLAIN) -> None:
-        """Take one batch, as the carrier task hands it over."""
+        """Take one batch like the carrier task."""
         await self.kernel.accept(stage, tickets)
 
     async def idle(self, *, within: float = 10.0) -> None:
-        """Return when nothing runs."""
+        """Return when no job runs."""
         await until(lambda: not self.kernel.runs, within=within)
 
     async def run(self, tickets: Sequence[Ticket], stage: str = PLAIN) -> None:
-        """Take one batch and see it through."""
+        """Take one batch and wait until its jobs have ended."""
         await self.accept(tickets, stage)
         await self.idle()
 
@@ -205,7 +205,7 @@ class AwaitedSettler(Settler):
     """A settler whose outcomes can be awaited."""
 
     async def settle(self, model: type[Job], row: Settled, *writes: Write | Rows) -> bool:
-        """Submit one outcome; return whether its fence held, or raise what it did wrong by itself."""
+        """Submit one outcome; return whether its fence held, or raise its own error."""
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
@@ -219,7 +219,7 @@ class AwaitedSettler(Settler):
 
 
 async def heard(listener: psycopg.AsyncConnection[Any]) -> list[tuple[str, str]]:
-    """Return what rang since the last time: a notice arrives with the answer to any statement after its commit."""
+    """Return the notices since the last call. A notice arrives with the answer to the next statement."""
     await listener.execute("SELECT 1")
     return [(notice.channel, notice.payload) async for notice in listener.notifies(timeout=0)]
 
@@ -228,7 +228,7 @@ async def heard(listener: psycopg.AsyncConnection[Any]) -> list[tuple[str, str]]
 async def dispatching(
     url: str, registry: Registry, road: FakeRoad, name: str = "one", **options: Any
 ) -> AsyncIterator[Dispatcher]:
-    """A dispatcher at work, stopped when the block ends."""
+    """A running dispatcher, stopped when the block ends."""
     database = Database(url, changed_by=f"dispatcher:{name}", pool_size=1)
     dispatcher = Dispatcher(database, registry, road, name=name, **{"poll_seconds": 0.05, **options})
     task = asyncio.create_task(dispatcher.run())
@@ -242,12 +242,12 @@ async def dispatching(
 
 
 async def passes(road: FakeRoad, count: int = 3) -> None:
-    """Return after the leader has looked after its road ``count`` times more, and so dispatched as often at least."""
+    """Return after the leader has checked its road ``count`` times more, and so dispatched at least as often."""
     seen = road.checks
     await until(lambda: road.checks >= seen + count)
 
 
 async def leader(jobs: Jobs) -> str | None:
-    """Return who leads, if anybody ever did."""
+    """Return the name of the last leader, or None if there was none."""
     rows = await jobs.sql("SELECT leader FROM runtime.dispatcher")
     return rows[0]["leader"] if rows else None

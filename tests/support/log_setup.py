@@ -1,4 +1,4 @@
-"""Give back the set-up of logging that a test changed: it belongs to the whole process."""
+"""Restore the set-up of logging after a test changed it, because it belongs to the whole process."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import structlog
 
 @contextmanager
 def restored_logging() -> Iterator[None]:
-    """Restore handlers and levels afterwards: a handler on the captured output of one test fails in the next."""
+    """Restore handlers and levels at the end. A handler with the captured output of one test fails in the next one."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}

@@ -21,7 +21,7 @@ def put_record(psql, project: uuid.UUID, content: str = "c", **columns: object):
 
 def rate(psql, record: uuid.UUID, user: str, model: str | None = None, realism: int = 4) -> None:
     columns, values = '"recordId", "userId", "realismScore", "qualityScore"', [record, user, realism, 4]
-    if model is not None:  # which is the workers' to say
+    if model is not None:  # only workers may set it
         columns, values = f'{columns}, "llmModel"', [*values, model]
     marks = ", ".join(["%s"] * len(values))
     psql.execute(f"INSERT INTO operations.likert_scores ({columns}) VALUES ({marks})", values)

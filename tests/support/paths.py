@@ -1,9 +1,9 @@
-"""Where things are, for tests at any depth."""
+"""Paths for tests in any folder."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases"
 SAMPLES = ROOT / "samples"
-# Beside the repository where there is one; tests that need it skip with the reason.
+# This folder may exist beside the repository. Tests that need it are skipped with a reason.
 SHARED_DATA = ROOT.parent / "shared" / "data"

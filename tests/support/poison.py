@@ -1,4 +1,4 @@
-"""Rows that Postgres holds and Python cannot: what psql could write before the tables refused it."""
+"""Values that Postgres can store and Python cannot read. Older tables accepted them from psql."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from psycopg import sql
 
 
 class Poison(NamedTuple):
-    """One kind: the column, the value as SQL, and what is said of a job that has it."""
+    """One kind: the column, the value as SQL, and the message about a job that has it."""
 
     column: str
     value: str
@@ -37,7 +37,7 @@ POISONS = {
 
 
 def without_checks(connection: "psycopg.Connection[Any]", table: str, *columns: str) -> None:
-    """Take the table's CHECKs of these columns away, as if it were of a day before them."""
+    """Drop the table's CHECKs of these columns, like in an older release."""
     names = connection.execute(
         """SELECT c.conname FROM pg_constraint AS c
             WHERE c.conrelid = %s::regclass AND c.contype = 'c' AND EXISTS (

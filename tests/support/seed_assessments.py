@@ -1,6 +1,6 @@
-"""The seed of the assessment store: the shapes it asks for, and its SQL word for word, to be run beside ours."""
+"""The seed of the assessment store: its tables and functions, and its SQL word for word, to compare with ours."""
 
-# Column: type, nullable, default; as the seed has them, but for ids, the state's default and nulls.
+# Column: type, nullable, default. As in the seed, except ids, the state's default and nulls.
 STATE_COLUMNS = {
     "id": ("uuid", False, "uuidv7()"),
     "assessment_id": ("character varying(255)", False, None),
@@ -72,7 +72,7 @@ INDEXES = {
     "idx_assessment_metrics_type_timestamp": '(metric_type, "timestamp")',
 }
 
-# Name: arguments and result, as Postgres tells them.
+# Name: arguments and result, as Postgres shows them.
 SIGNATURES = {
     "create_assessment": (
         (
@@ -95,7 +95,7 @@ SIGNATURES = {
 
 
 def columns(connection, table: str) -> dict[str, tuple[str, bool, str | None]]:
-    """Return each column's type, a domain's own type for a domain, whether it may be null, and its default."""
+    """Return each column's type (of a domain its base type), whether it may be null, and its default."""
     rows = connection.execute(
         "SELECT attname AS name, NOT attnotnull AS nullable, pg_get_expr(adbin, adrelid) AS fallback, "
         "CASE WHEN typbasetype = 0 THEN format_type(atttypid, atttypmod) "

@@ -1,4 +1,4 @@
-"""Any settlement, as hypothesis draws it."""
+"""A hypothesis strategy for every kind of settlement."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Jobs in the waits of the proving table, decided and expired by the kernel's own statements."""
+"""Put jobs of the proving table into waits, and decide and expire them with the kernel's own statements."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ Until = datetime | timedelta | None
 
 
 async def waiting(jobs: Jobs, count: int = 1, *, until: Until = None, **job: Any) -> list[Ticket]:
-    """Return jobs that wait for an approval: by default for an hour, else until the time that is given."""
+    """Return jobs that wait for an approval, by default for an hour, else until ``until``."""
     running = await jobs.running(ASK, count, **job)
     rows = [jobs.outcome(one, Complete(until=until), ASK) for one in running]
     async with jobs.database.kernel() as conn:
@@ -31,7 +31,7 @@ async def waiting(jobs: Jobs, count: int = 1, *, until: Until = None, **job: Any
 
 
 async def awaiting_agent(jobs: Jobs, *, until: Until = None) -> Ticket:
-    """Return a job that was approved, and in acting asked an agent."""
+    """Return an approved job that waits for an agent."""
     [ticket] = await waiting(jobs)
     await decided(jobs, [ticket], "approved")
     [job] = await jobs.running(ACT, 0)
@@ -40,26 +40,26 @@ async def awaiting_agent(jobs: Jobs, *, until: Until = None) -> Ticket:
 
 
 async def overdue(jobs: Jobs, count: int = 1) -> list[Ticket]:
-    """Return jobs whose wait for an approval is over, though nothing has expired it yet."""
+    """Return jobs with an overdue wait for an approval that nothing has expired yet."""
     return await waiting(jobs, count, until=timedelta(microseconds=1))
 
 
 async def decided(
     jobs: Jobs, tickets: Sequence[Ticket], into: str, *, actor: Actor = ANNA, **more: Any
 ) -> list[Decided]:
-    """Decide all of these alike."""
+    """Decide all of these jobs in the same way."""
     decisions = [Decision(job_id=id_, version=version, into=into, **more) for id_, version in tickets]
     async with jobs.database.kernel() as conn:
         return await decide(conn, WaitingJob, decisions, actor=actor)
 
 
 async def expired(jobs: Jobs) -> int:
-    """Expire what is over; return how many that were."""
+    """Expire the overdue waits; return their number."""
     async with jobs.database.kernel() as conn:
         return await expire(conn, WaitingJob)
 
 
 async def cancelled(jobs: Jobs, *ids: UUID) -> set[UUID]:
-    """Cancel these."""
+    """Cancel these jobs; return the ids of the cancelled ones."""
     async with jobs.database.kernel() as conn:
         return await cancel(conn, WaitingJob, ids, reason="no more")

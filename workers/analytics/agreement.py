@@ -1,4 +1,4 @@
-"""How far the ratings of people and of models agree: per project, for realism and for quality."""
+"""Compare the ratings of people and of models in a project, for realism and for quality."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from workers.analytics.alignment import is_rule_based
 
 SCALE = range(1, 8)
 SCALES = ("realism", "quality")
-FEWEST = 2
+MIN_RATED_BY_BOTH = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How one model's ratings compare with people's on the records that both rated, ``n`` of them.
+    """How one model's ratings compare with people's ratings of the ``n`` records that both rated.
 
-    ``mean_difference`` is the model's rating less the people's mean: above zero, the model is the kinder one.
-    ``exact`` and ``within_one`` are shares, ``kappa`` is Cohen's, weighted quadratically over all seven points: 1 is
-    perfect, 0 what chance would give. What cannot be said is None; ``kappa_undefined`` says why.
+    ``mean_difference`` is the model's rating minus the mean of the people: above zero, the model gives more points.
+    ``exact`` and ``within_one`` are shares. ``kappa`` is Cohen's kappa with quadratic weights over all seven points: 1
+    is perfect agreement, 0 is chance. A value that is not defined is None; ``kappa_undefined`` gives the reason.
     """
 
     n: int
@@ -36,7 +36,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class ModelAgreement:
-    """One model beside the people. Rules are listed, but are no part of the averages."""
+    """One model compared with the people. Rules are listed, but do not count in the averages."""
 
     model: str
     rule_based: bool
@@ -46,7 +46,7 @@ class ModelAgreement:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """The plain means over the models that are no rules, of what is defined for each."""
+    """The means over the models that are not rules. Values that are not defined are left out."""
 
     models: int
     mean_difference: float | None
@@ -57,7 +57,7 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A project's ratings compared: how many records people rated, each model beside them, the averages."""
+    """The ratings of a project compared: how many records people rated, each model, and the averages."""
 
     rated_by_people: int
     models: Sequence[ModelAgreement]
@@ -67,7 +67,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One record's rating by people, the mean of all who rated it, and by one model."""
+    """The ratings of one record: the mean of all people who rated it, and the rating by one model."""
 
     people: float
     model: int
@@ -75,7 +75,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A project's ratings as they are compared: by model, of each record that people rated, too."""
+    """The ratings to compare: for each model, a pair for each record that people rated, too."""
 
     rated_by_people: int
     realism: Mapping[str, Sequence[Pair]]
@@ -83,7 +83,7 @@ class Pairs:
 
 
 async def pairs_of(session: AsyncSession, project_id: UUID, *, type_: str | None = None) -> Pairs:
-    """Return the ratings of every model that rated a project's records (of one type, if given) beside people's."""
+    """Return the ratings by people and by every model of a project's records (of one type, if given)."""
     in_project = (DataRecord.project_id == project_id) & (DataRecord.type == type_ if type_ else true())
     people = (
         select(
@@ -98,8 +98,10 @@ async def pairs_of(session: AsyncSession, project_id: UUID, *, type_: str | None
     )
     rated = (await session.execute(select(func.count()).select_from(people))).scalar_one()
     by_models = in_project & LikertScore.llm_model.is_not(None)
-    listed = select(LikertScore.llm_model).join(DataRecord, DataRecord.id == LikertScore.record_id).where(by_models)
-    models = [str(model) for model in await session.scalars(listed.distinct())]
+    rating_models = (
+        select(LikertScore.llm_model).join(DataRecord, DataRecord.id == LikertScore.record_id).where(by_models)
+    )
+    models = [str(model) for model in await session.scalars(rating_models.distinct())]
     both = (
         select(
             LikertScore.llm_model,
@@ -123,7 +125,7 @@ async def pairs_of(session: AsyncSession, project_id: UUID, *, type_: str | None
 
 
 def compare(pairs: Pairs) -> Comparison:
-    """Compare every model with the people. Pure; the first time takes a second or two: not inside a transaction."""
+    """Compare every model with the people. Pure. The first call takes 1-2 s: do not call it in a transaction."""
     models = [
         ModelAgreement(model, is_rule_based(model), agreement(pairs.realism[model]), agreement(pairs.quality[model]))
         for model in sorted(pairs.realism)
@@ -136,8 +138,8 @@ def compare(pairs: Pairs) -> Comparison:
 def agreement(pairs: Sequence[Pair]) -> Agreement:
     """Compare a model's ratings with people's. Pure.
 
-    For the mean difference people's mean is taken as it is; for all else it is rounded, halves up, to a point of the
-    scale.
+    The mean difference uses the mean of the people as it is. All other figures use the mean rounded to a point of the
+    scale, halves up.
     """
     people = [half_up(pair.people) for pair in pairs]
     models = [pair.model for pair in pairs]
@@ -154,7 +156,7 @@ def agreement(pairs: Sequence[Pair]) -> Agreement:
 
 
 def average(models: Sequence[Agreement]) -> Average:
-    """Return the means over models, each counting once; only of what is defined. Pure."""
+    """Return the means over the models, each counted once. Values that are not defined are left out. Pure."""
     counted = [one for one in models if one.n]
     return Average(
         len(counted),
@@ -166,21 +168,21 @@ def average(models: Sequence[Agreement]) -> Average:
 
 
 def half_up(mean: float) -> int:
-    """Round to the nearest point of the scale, halves up: Python's own rounding would take 2.5 to 2 and 3.5 to 4."""
+    """Round to the nearest point of the scale, halves up. Python's own rounding gives 2 for 2.5 and 4 for 3.5."""
     return math.floor(mean + 0.5)
 
 
 def _undefined(people: Sequence[int], models: Sequence[int]) -> str | None:
-    """Return why there is no kappa: chance alone would give full agreement, or nothing can be said of chance."""
-    if len(people) < FEWEST:
-        return f"needs at least {FEWEST} records rated by both, got {len(people)}"
+    """Return why kappa is not defined: too few ratings, or all ratings are equal; None if it is defined."""
+    if len(people) < MIN_RATED_BY_BOTH:
+        return f"needs at least {MIN_RATED_BY_BOTH} records rated by both, got {len(people)}"
     if len({*people, *models}) == 1:
-        return f"all ratings of both are {people[0]}: there is no chance to agree by"
+        return f"all ratings of both are {people[0]}: agreement by chance is not defined"
     return None
 
 
 def _kappa(people: Sequence[int], models: Sequence[int]) -> float | None:
-    from sklearn.metrics import cohen_kappa_score  # noqa: PLC0415 - a second and 100 MB that only this needs
+    from sklearn.metrics import cohen_kappa_score  # noqa: PLC0415 - takes 1 s and 100 MB; only this function needs it
 
     kappa = float(cohen_kappa_score(people, models, labels=list(SCALE), weights="quadratic"))
     return round(kappa, 4) if math.isfinite(kappa) else None

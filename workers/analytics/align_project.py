@@ -1,4 +1,4 @@
-"""The handler of ``analytics.align``: every record of a project against its guidelines, then what they say together."""
+"""The handler of ``analytics.align``: judge every record of a project by its guidelines, then write the reports."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -15,39 +15,47 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import AnalyticsJob, Project
 from models.scoring import DEFAULT_MODEL
 from workers.analytics import summary
-from workers.analytics.alignment import AlignmentAnswer, Finished, Record, Unjudged, ask, error_of, judgement
+from workers.analytics.alignment import (
+    AlignmentAnswer,
+    Finished,
+    RecordToJudge,
+    Unjudged,
+    alignment_question,
+    error_of,
+    judgement,
+)
 from workers.analytics.analysis_statements import (
-    TURN,
+    TURN_RETRY_DELAY,
     AnalysedRecords,
     AnalysisProgress,
-    ahead,
-    keep,
-    look_alone,
-    tally,
-    unfinished,
+    count_progress,
+    find_earlier_analysis,
+    list_unfinished,
+    lock_turns,
+    save_findings,
 )
-from workers.analytics.guidelines import load
+from workers.analytics.guidelines import load_guidelines
 from workers.analytics.offline_rules import align_by_rule
-from workers.analytics.pdf import decoded
-from workers.analytics.retrieval import Asked, Retrieval
+from workers.analytics.pdf import decode_guidelines
+from workers.analytics.retrieval import RecordWithPassages, Retrieval
 from workers.longrun.held_failures import HeldFailures
 from workers.longrun.in_flight import InFlight
 from workers.longrun.long_run import LongRun, OthersTurn
 from workers.longrun.retrying import with_retries
-from workers.runtime.database import outlasting
+from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import stage
 
-JUDGED_AT_ONCE = 100
-_Judging = InFlight[Asked, Finished]
+MAX_JUDGED_AT_ONCE = 100
+_Judging = InFlight[RecordWithPassages, Finished]
 
 
 class AlignRequest(BaseModel):
     """What the doors accept for ``analytics.align``; the fields are columns of ``analytics_jobs``.
 
-    Without ``type`` it is about all records; without ``model_name`` the configured default model answers.
+    Without ``type``, all records are judged. Without ``model_name``, the configured default model answers.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -63,17 +71,17 @@ class AlignRequest(BaseModel):
 async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     """Judge and rate every record of a project, and write the reports on them to the project.
 
-    Judgements are committed as they come, and another run goes on with the rest. A record that cannot be judged is
-    listed with its reason and delays no other. No transaction is open while a model answers. Analyses of the same
-    records take turns, so that a record's judgement and ratings come from one job. The job waits for a provider that is
-    away. A run that has little time left leaves the rest to the next run. Neither spends an attempt.
+    Judgements are committed as they come, and another run continues with the rest. A record that cannot be judged is
+    listed with its reason and delays no other record. No transaction is open while a model answers. Analyses of the
+    same records take turns, so that a record's judgement and ratings come from one job. If the provider is away, or if
+    a run has little time left, the job is snoozed and another run continues. Neither spends an attempt.
     """
-    run = _Run(job, ctx)
+    run = _AlignRun(job, ctx)
     return await run.long.perform(run.perform, done=run.count_done)
 
 
-class _Run:
-    """One run of one job: what it is about, how far it is, what it leaves the next one."""
+class _AlignRun:
+    """One run of one job: its records, its progress, and the notes for the next run."""
 
     def __init__(self, job: AnalyticsJob, ctx: Context) -> None:
         self._ctx = ctx
@@ -86,46 +94,46 @@ class _Run:
         self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
 
     async def perform(self) -> Outcome:
-        """Judge, then report; raise what stops the job, after what was paid for is committed."""
+        """Judge, then write the reports. Answers that were paid for are committed before an error is raised."""
         async with self._ctx.session() as session:
             await self._await_turn(session)
             project = await _project(session, self._scope.project_id)
-            self._done = await tally(session, self._scope)
-        # Said before anything is asked, even of an empty project.
-        pdf = await asyncio.to_thread(decoded, project.guidelines, project=project.name)
+            self._done = await count_progress(session, self._scope)
+        # First, so that a project without readable guidelines fails even if it has no records.
+        pdf = await asyncio.to_thread(decode_guidelines, project.guidelines, project=project.name)
         if not self._done.total:
             return Complete(values=self._done.values())
         await self._ctx.llm.resolve(self._model)
         await self._ctx.checkpoint({}, self._take_turn)
         if self._done.finished < self._done.total:
-            guidelines = await load(self._ctx, pdf)
+            guidelines = await load_guidelines(self._ctx, pdf)
             await self._warn(guidelines.warning)
             await self._judge_all(Retrieval(self._ctx, guidelines))
         warning = self._warnings.get("guidelines")
-        await summary.report(
+        await summary.write_reports(
             self._ctx, self._scope, self.long, project=project.name, model=self._model, warning=warning
         )
         return Complete(values=self._done.values())
 
     async def _warn(self, of_guidelines: str | None) -> None:
-        """Keep what the job's reader must know of the guidelines."""
+        """Store a warning about the guidelines in the job's row."""
         if of_guidelines and self._warnings.get("guidelines") != of_guidelines:
             self._warnings["guidelines"] = of_guidelines
             await self.long.keep({"warnings": self._warnings})
 
     def count_done(self) -> int:
-        """Return how many of the job's records are finished, as far as this run knows."""
+        """Return how many of the job's records are finished, by the last count of this run."""
         return self._done.finished
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _await_turn(self, session: AsyncSession) -> None:
-        if before := await ahead(session, self._scope, begun=self._begun):
-            raise OthersTurn(f"waits for analysis {before} of the same records", delay=TURN)
+        if earlier := await find_earlier_analysis(session, self._scope, begun=self._begun):
+            raise OthersTurn(f"waits for analysis {earlier} of the same records", delay=TURN_RETRY_DELAY)
 
     async def _take_turn(self, session: AsyncSession) -> dict[str, Any]:
-        """Return what tells the others that it is this run's turn, if it still is: two do not find it at once."""
-        await look_alone(session, self._scope)
+        """Return the row values that mark this run's turn; raise OthersTurn. Only one run checks at a time."""
+        await lock_turns(session, self._scope)
         await self._await_turn(session)
         self.long.notes["turn"] = self._ctx.run.version
         return {**self._done.values(), "progress": self._done.percent, "resume_at": self.long.notes}
@@ -133,46 +141,46 @@ class _Run:
     # ── judge ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _judge_all(self, retrieval: Retrieval) -> None:
-        """Judge until nothing is left, including what an ingestion adds meanwhile."""
+        """Judge until no record is left, including records that an ingestion adds meanwhile."""
         while self._done.finished < self._done.total:
-            await self._judge_some(retrieval)
+            await self._judge_once(retrieval)
             async with self._ctx.session() as session:
-                self._done = await tally(session, self._scope)
+                self._done = await count_progress(session, self._scope)
 
-    async def _judge_some(self, retrieval: Retrieval) -> None:
-        """Judge once what is not finished."""
+    async def _judge_once(self, retrieval: Retrieval) -> None:
+        """Judge every unfinished record once."""
         failures = HeldFailures(error_of, succeeded=self._done.judged > 0)
-        async with _Judging(self._asked(retrieval), self._judge, at_once=JUDGED_AT_ONCE) as judging:
+        async with _Judging(self._with_passages(retrieval), self._judge, at_once=MAX_JUDGED_AT_ONCE) as judging:
             async for group in judging.groups():
-                await self._keep(failures.sift(group))
+                await self._save(failures.sift(group))
                 failures.raise_if_many()
-        await self._keep(failures.rest())
+        await self._save(failures.rest())
 
-    async def _asked(self, retrieval: Retrieval) -> AsyncGenerator[Asked]:
-        """Yield every unfinished record, page by page, with the passages nearest to it; raise TimeIsUp."""
+    async def _with_passages(self, retrieval: Retrieval) -> AsyncGenerator[RecordWithPassages]:
+        """Yield every unfinished record with the passages nearest to it, page by page; raise TimeIsUp."""
         after: UUID | None = None
-        while page := await outlasting(partial(self._page, after, retrieval.guidelines.embedding_model)):
+        while page := await retry_while_away(partial(self._page, after, retrieval.guidelines.embedding_model)):
             after = page[-1][0].id
-            async with aclosing(retrieval.of(page)) as found:
+            async with aclosing(retrieval.find(page)) as found:
                 async for asked in found:
                     self.long.require_time()
                     yield asked
 
-    async def _page(self, after: UUID | None, embedding_model: str) -> list[tuple[Record, list[float] | None]]:
+    async def _page(self, after: UUID | None, embedding_model: str) -> list[tuple[RecordToJudge, list[float] | None]]:
         async with self._ctx.session() as session:
-            page = await unfinished(session, self._scope, after=after, embedding_model=embedding_model)
+            page = await list_unfinished(session, self._scope, after=after, embedding_model=embedding_model)
         self._read.update((record.id, record.content_hash) for record, _ in page)
         return page
 
-    async def _judge(self, asked: Asked, judging: _Judging) -> None:
-        """Deliver the judgement of one record, or why there is none; raise what any other record would meet, too."""
+    async def _judge(self, asked: RecordWithPassages, judging: _Judging) -> None:
+        """Deliver the judgement of one record, or why there is none; raise an error that concerns any record."""
         await judging.deliver(await self._judgement(asked))
 
-    async def _judgement(self, asked: Asked) -> Finished:
+    async def _judgement(self, asked: RecordWithPassages) -> Finished:
         record, found = asked.record, asked.found
         if isinstance(found, Exception):
             return Unjudged(record.id, found)
-        messages = ask(record, found)
+        messages = alignment_question(record, found)
         parse = partial(self._ctx.llm.parse, messages, into=AlignmentAnswer, model=self._model, offline=align_by_rule)
         try:
             return judgement(record, found, await with_retries(parse))
@@ -180,17 +188,17 @@ class _Run:
             raise
         except Exception as error:
             if isinstance(error, Unavailable) and (error.certain or error.paused):
-                raise  # whatever else is asked would fail alike
-            # Listed with the record, or the job's if they are all alike
+                raise  # every other question would fail in the same way
+            # Listed as the record's error. If all records fail alike, HeldFailures makes it the job's error.
             return Unjudged(record.id, error)
 
-    async def _keep(self, finished: Sequence[Finished]) -> None:
-        """Commit what is finished together with the job's counts. Ends this run if it was cancelled or taken."""
+    async def _save(self, finished: Sequence[Finished]) -> None:
+        """Commit finished records together with the job's counts. This ends the run if it lost its fence."""
         if not finished:
             return
         self._done.add(finished)
         values = {**self._done.values(), "progress": self._done.percent}
-        write = partial(keep, scope=self._scope, finished=finished, read=self._read)
+        write = partial(save_findings, scope=self._scope, finished=finished, read=self._read)
         await self.long.keep(values, write, items=len(finished))
         for one in finished:
             self._read.pop(one.record_id, None)

@@ -1,4 +1,4 @@
-"""Whether a record follows the guidelines: the question to a model, the answer it must give, what is kept. Pure."""
+"""Judge whether a record follows the guidelines: the question to a model, its answer, the stored judgement. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from workers.runtime.handler.ports import Answer, Message
 from workers.runtime.handler.rule_based import MODEL_PREFIX, NOTE
 from workers.runtime.refusals import cut
 
-# What a model reads of one record: about 4,000 tokens. The rest is cut off, and both question and result say so.
-RECORD_CHARS = 12_000
-QUOTE_CHARS = 240
-MODEL_CHARS = 255
+# A model reads this much of one record: about 4,000 tokens. The rest is cut off, and question and result say so.
+MAX_JUDGED_CHARS = 12_000
+MAX_QUOTE_CHARS = 240
+MAX_MODEL_NAME_CHARS = 255
 
-Verdict = Literal["aligned", "partly", "not_aligned"]
+AlignmentVerdict = Literal["aligned", "partly", "not_aligned"]
 VERDICTS: Mapping[str, str] = {"aligned": "Aligned", "partly": "Partly aligned", "not_aligned": "Not aligned"}
 
 _SYSTEM = """\
@@ -39,22 +39,22 @@ a rule or has nothing to do with them; cited, the numbers of the passages your v
 those listed; realism, 1 (nobody would ever write this) to 7 (exactly what a real person would write); quality, 1 \
 (useless) over 4 (adequate) to 7 (exemplary). Judge only what the record shows."""
 
-Rating = Annotated[int, Field(ge=1, le=7), NoTruthValue]
+LikertPoints = Annotated[int, Field(ge=1, le=7), NoTruthValue]
 
 
 class AlignmentAnswer(BaseModel):
-    """What the model says about one record. Its reasons come first: a verdict given before them is a guess."""
+    """The model's answer about one record. The reasons come first, because a verdict before its reasons is a guess."""
 
     reasoning: str = Field(description="two to four sentences", min_length=1)
-    verdict: Verdict
+    verdict: AlignmentVerdict
     cited: list[Annotated[int, NoTruthValue]] = Field(description="numbers of the passages the verdict rests on")
-    realism: Rating = Field(description="1 nobody would write this, 7 exactly what a real person would write")
-    quality: Rating = Field(description="1 useless, 4 adequate, 7 exemplary")
+    realism: LikertPoints = Field(description="1 nobody would write this, 7 exactly what a real person would write")
+    quality: LikertPoints = Field(description="1 useless, 4 adequate, 7 exemplary")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What of a record is judged; ``content`` may be its beginning only, ``content_hash`` is that of the whole."""
+class RecordToJudge:
+    """A record as it is judged. ``content`` may be only its beginning; ``content_hash`` is the hash of the whole."""
 
     id: UUID
     type: str
@@ -65,7 +65,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A judgement as it is kept: the text for people, the structure for programs, the ratings."""
+    """A judgement as it is stored: text for people, JSON for programs, the ratings."""
 
     record_id: UUID
     analysis: str
@@ -91,7 +91,7 @@ def error_of(finished: Finished) -> Exception | None:
     return finished.error if isinstance(finished, Unjudged) else None
 
 
-def ask(record: Record, retrieved: Sequence[Retrieved]) -> list[Message]:
+def alignment_question(record: RecordToJudge, retrieved: Sequence[Retrieved]) -> list[Message]:
     """Return the question about one record and the passages found for it."""
     shown = [
         {"number": one.passage.number, "page": one.passage.page, "text": one.passage.content}
@@ -103,9 +103,9 @@ def ask(record: Record, retrieved: Sequence[Retrieved]) -> list[Message]:
     return write_question(_SYSTEM, {"passages": shown, "record": asked})
 
 
-def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[AlignmentAnswer]) -> Judged:
-    """Return what is kept of ``answer``: a citation of a passage that was not shown is dropped and counted."""
-    given, model = answer.value, one_line(answer.model)[:MODEL_CHARS]
+def judgement(record: RecordToJudge, retrieved: Sequence[Retrieved], answer: Answer[AlignmentAnswer]) -> Judged:
+    """Return the judgement to store. A citation of a passage that was not shown is dropped and counted."""
+    given, model = answer.value, one_line(answer.model)[:MAX_MODEL_NAME_CHARS]
     shown = {one.passage.number: one for one in retrieved}
     numbers = list(dict.fromkeys(given.cited))
     cited = [shown[number] for number in numbers if number in shown]
@@ -114,7 +114,7 @@ def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[Ali
     alignment: dict[str, Any] = {
         "verdict": given.verdict,
         "cited": [
-            {"passage": one.passage.number, "page": one.passage.page, "text": cut(one.passage.content, QUOTE_CHARS)}
+            {"passage": one.passage.number, "page": one.passage.page, "text": cut(one.passage.content, MAX_QUOTE_CHARS)}
             for one in cited
         ],
         "reasoning": reasoning,
@@ -135,17 +135,17 @@ def judgement(record: Record, retrieved: Sequence[Retrieved], answer: Answer[Ali
 
 
 def is_rule_based(model: str) -> bool:
-    """Tell whether ``model`` is a set of rules: shown with that mark, and no part of an average over models."""
+    """Return whether ``model`` is a set of rules. It is marked as such, and does not count in averages over models."""
     return model.startswith(MODEL_PREFIX)
 
 
-def named(model: str) -> str:
-    """Return the name of ``model`` as people read it, with the mark of rules."""
+def model_title(model: str) -> str:
+    """Return the name of ``model`` for people, with a note if it is a set of rules."""
     return f"{model}, {NOTE}" if is_rule_based(model) else model
 
 
 def _text(alignment: Mapping[str, Any]) -> str:
-    """Return the few lines that people read."""
+    """Return the lines for people."""
     pages = sorted({one["page"] for one in alignment["cited"]})
     where = f"Guidelines, page{'s' if len(pages) > 1 else ''} {', '.join(map(str, pages))}." if pages else "Cites none."
     note = f" ({alignment['note']})" if "note" in alignment else ""

@@ -1,4 +1,4 @@
-"""Analyses as people see them: start one; how far each is, what it found, which records it could not judge."""
+"""The use-cases of analyses: start one, list them, show one with its verdicts and failures."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ EXCERPT_CHARS = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisView:
-    """One analysis. ``model_name`` is what was asked for, None for the configured default."""
+    """One analysis. ``model_name`` is the requested model, None for the configured default."""
 
     id: UUID
     project: str
@@ -41,7 +41,7 @@ class AnalysisView:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedRecord:
     """A record that could not be judged, and why."""
 
     record_id: UUID
@@ -52,23 +52,23 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisReport:
-    """One analysis with what it found. A later analysis takes over the records that it judges again.
+    """One analysis with its results. Records that a later analysis judges again count there, not here.
 
-    ``judges`` are the models that answered, as they call themselves, with the number of records that each judged.
+    ``judges`` are the models that answered, by the name in their answers, with the number of records that each judged.
     """
 
     analysis: AnalysisView
     verdicts: Mapping[str, int]
     judges: Mapping[str, int]
-    failures: Sequence[Failure]
+    failures: Sequence[FailedRecord]
 
 
 class UnknownAnalysis(NotFound):
-    """No analysis has that id (any more); the message is one line."""
+    """There is no analysis with that id (any more). The message is one line."""
 
 
 class NoGuidelines(Conflict):
-    """The project has no guidelines, so that its records cannot be judged."""
+    """The project has no guidelines, so its records cannot be judged."""
 
 
 async def start(
@@ -80,7 +80,7 @@ async def start(
     actor: Actor = NOBODY,
     **options: Any,
 ) -> Enqueued:
-    """Enqueue an analysis of every record of a project, or of one type; nothing happens before the caller commits.
+    """Enqueue an analysis of all records of a project, or of one type. Nothing happens before the caller commits.
 
     ``options`` are those of :func:`workers.runtime.enqueue.enqueue`. Raises NoGuidelines and EnqueueError.
     """
@@ -105,7 +105,7 @@ async def list_analyses(
 
 
 async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) -> AnalysisReport:
-    """Return one analysis with its verdicts and its first failures; raise UnknownAnalysis."""
+    """Return one analysis with its verdicts and its first failed records; raise UnknownAnalysis."""
     found = (await session.execute(_views().where(AnalyticsJob.id == job_id))).mappings().one_or_none()
     if found is None:
         raise UnknownAnalysis(f"analysis {job_id} does not exist (any more)")
@@ -120,7 +120,7 @@ async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) ->
     for found_verdict, model, count in await session.execute(counted):
         verdicts[found_verdict] += count
         judges[model] += count
-    listed = (
+    failed = (
         select(
             AnalyticsFailure.record_id,
             DataRecord.type,
@@ -137,8 +137,8 @@ async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) ->
         {name: verdicts[name] for name in VERDICTS},
         dict(sorted(judges.items())),
         [
-            Failure(row.record_id, row.type, " ".join(row.excerpt.split()), row.error)
-            for row in await session.execute(listed)
+            FailedRecord(row.record_id, row.type, " ".join(row.excerpt.split()), row.error)
+            for row in await session.execute(failed)
         ],
     )
 

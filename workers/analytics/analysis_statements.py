@@ -1,4 +1,4 @@
-"""The statements of an analysis: which records it still has to judge, and how what it found is kept."""
+"""The statements of an analysis: find the records to judge, save judgements and failures, take turns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, AnalyticsFailure, AnalyticsJob, AnalyticsTurn, DataRecord
-from workers.analytics.alignment import RECORD_CHARS, Finished, Judged, Record
+from workers.analytics.alignment import MAX_JUDGED_CHARS, Finished, Judged, RecordToJudge
 from workers.runtime.handler.errors import Retryable, failure_of
 
-PER_PAGE = 128
-# How soon an analysis that waits for its turn looks again.
-TURN = timedelta(seconds=30)
+RECORDS_PER_PAGE = 128
+# How long an analysis waits before it checks again whether it is its turn.
+TURN_RETRY_DELAY = timedelta(seconds=30)
 _HAS_TURN, _BEGUN, _NOT_BEGUN = range(3)
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysedRecords:
-    """Which records a job is about."""
+    """The records that a job analyses."""
 
     job_id: UUID
     project_id: UUID
@@ -40,7 +40,7 @@ class AnalysedRecords:
 
 @dataclass(slots=True)
 class AnalysisProgress:
-    """How far a job is: its records, those it judged, those it could not."""
+    """The progress of a job: its records, the judged ones, those that could not be judged."""
 
     total: int
     judged: int
@@ -56,8 +56,8 @@ class AnalysisProgress:
         self.failed += len(batch) - judged
 
     def values(self) -> dict[str, Any]:
-        """Return the attributes of the job's row that say so."""
-        # What was added since the count is judged too: nobody is shown more than all, until it is counted again.
+        """Return the values of the job's row."""
+        # Records that were added since the last count are judged, too: the total must not be less than finished.
         self.total = max(self.total, self.finished)
         return {"total_records": self.total, "processed_count": self.finished, "failed_count": self.failed}
 
@@ -66,13 +66,13 @@ class AnalysisProgress:
         return min(max(100 * self.finished // max(self.total, 1), 1), 99)
 
 
-async def ahead(session: AsyncSession, scope: AnalysedRecords, *, begun: bool) -> UUID | None:
-    """Return the first analysis of any of the same records whose turn comes before this one's, and has not ended.
+async def find_earlier_analysis(session: AsyncSession, scope: AnalysedRecords, *, begun: bool) -> UUID | None:
+    """Return the first unfinished analysis of the same records that comes before this one; None if there is none.
 
-    First the one that has taken its turn and runs, then those that have judged anything (``begun`` says whether this
-    one has), then the others; the oldest first. One that has begun nothing and is not due for longer than all look
-    again after is passed over. No two wait for each other, and somebody always goes on: at every moment this is one
-    strict order, and its first waits for nobody.
+    The order: the analysis that has its turn and runs, then those that have judged a record (``begun`` says whether
+    this one has), then the others; within each group the oldest first. An analysis that has judged nothing is left out
+    if it is not due within TURN_RETRY_DELAY. At every moment this is one strict order, and the first one waits for
+    nobody. So no two wait for each other.
     """
     has_turn = AnalyticsJob.resume_at["turn"].astext == cast(AnalyticsJob.version, String)
     rank = case((has_turn, _HAS_TURN), (AnalyticsJob.processed_count > 0, _BEGUN), else_=_NOT_BEGUN)
@@ -83,16 +83,16 @@ async def ahead(session: AsyncSession, scope: AnalysedRecords, *, begun: bool) -
         AnalyticsJob.status.not_in(AnalyticsJob.__lifecycle__.terminal),
         or_(AnalyticsJob.type.is_(None), AnalyticsJob.type == scope.type) if scope.type else true(),
         or_(rank < own, and_(rank == own, AnalyticsJob.id < scope.job_id)),
-        or_(rank < _NOT_BEGUN, AnalyticsJob.due_at.is_(None), AnalyticsJob.due_at <= func.now() + TURN),
+        or_(rank < _NOT_BEGUN, AnalyticsJob.due_at.is_(None), AnalyticsJob.due_at <= func.now() + TURN_RETRY_DELAY),
     )
     return await session.scalar(before.order_by(rank, AnalyticsJob.id).limit(1))
 
 
-async def look_alone(session: AsyncSession, scope: AnalysedRecords) -> None:
-    """Have no other analysis of the project look whose turn it is until this transaction ends.
+async def lock_turns(session: AsyncSession, scope: AnalysedRecords) -> None:
+    """Lock the project's turns until this transaction ends, so that one analysis at a time checks whose turn it is.
 
-    Its row is for nothing but such looks, so that whoever waits for it here, its job's row locked, waits in no circle.
-    Unlike an advisory lock it needs rights: no tenant can keep others from their turn.
+    The locked row has no other use, so waiting for it while the job's row is locked cannot be a deadlock. Unlike an
+    advisory lock it needs rights, so no tenant can keep others from their turn.
     """
     row = insert(AnalyticsTurn).values(project_id=scope.project_id)
     locked = row.on_conflict_do_update(
@@ -101,8 +101,8 @@ async def look_alone(session: AsyncSession, scope: AnalysedRecords) -> None:
     await session.execute(locked)
 
 
-async def tally(session: AsyncSession, scope: AnalysedRecords) -> AnalysisProgress:
-    """Count the records of ``scope`` and what this job has done of them so far, in this run or an earlier one."""
+async def count_progress(session: AsyncSession, scope: AnalysedRecords) -> AnalysisProgress:
+    """Count the records of ``scope``, and those that this job has judged or failed, in this run or an earlier one."""
     failed = _failed_in(scope)
     judged = DataRecord.alignment_job_id == scope.job_id
     counted = select(
@@ -114,20 +114,20 @@ async def tally(session: AsyncSession, scope: AnalysedRecords) -> AnalysisProgre
     return AnalysisProgress(row.total, row.judged, row.failed)
 
 
-async def unfinished(
+async def list_unfinished(
     session: AsyncSession, scope: AnalysedRecords, *, after: UUID | None, embedding_model: str
-) -> list[tuple[Record, list[float] | None]]:
-    """Return the next records that this job has neither judged nor failed at, by id, each with its own vector.
+) -> list[tuple[RecordToJudge, list[float] | None]]:
+    """Return the next records that this job has neither judged nor failed, by id, each with its vector.
 
-    A vector of another model is none. Of each content no more is read than a model is shown.
+    A vector of another model is returned as None. Contents are cut to the length that a model reads.
     """
     own = DataRecord.embedding_model == embedding_model
     page = (
         select(
             DataRecord.id,
             DataRecord.type,
-            func.left(DataRecord.content, RECORD_CHARS).label("content"),
-            (func.length(DataRecord.content) > RECORD_CHARS).label("truncated"),
+            func.left(DataRecord.content, MAX_JUDGED_CHARS).label("content"),
+            (func.length(DataRecord.content) > MAX_JUDGED_CHARS).label("truncated"),
             DataRecord.content_hash,
             func.coalesce(own, literal(value=False)).label("own"),
             DataRecord.embedding,
@@ -139,10 +139,13 @@ async def unfinished(
             DataRecord.id > after if after else true(),
         )
         .order_by(DataRecord.id)
-        .limit(PER_PAGE)
+        .limit(RECORDS_PER_PAGE)
     )
     return [
-        (Record(row.id, row.type, row.content, row.truncated, row.content_hash), row.embedding if row.own else None)
+        (
+            RecordToJudge(row.id, row.type, row.content, row.truncated, row.content_hash),
+            row.embedding if row.own else None,
+        )
         for row in await session.execute(page)
     ]
 
@@ -173,22 +176,22 @@ _FAILURES = text("""
     ON CONFLICT ("jobId", "recordId") DO UPDATE SET error = excluded.error""")
 
 
-async def keep(
+async def save_findings(
     session: AsyncSession, scope: AnalysedRecords, finished: Sequence[Finished], *, read: Mapping[UUID, bytes]
 ) -> None:
-    """Write judgements, ratings and failures; records deleted meanwhile are left out. The same again changes nothing.
+    """Write judgements, ratings and failures. Deleted records are left out. Writing the same again changes nothing.
 
-    ``read`` are the content hashes of what was judged: a record with another content by now waits to be judged again.
-    Meant for a checkpoint, whose transaction holds the job's row.
+    ``read`` has the content hashes of the judged records. A record with another content now is left out and judged
+    again. Call this in a checkpoint, because its transaction locks the job's row.
     """
-    await spare(session, scope.project_id)
+    await require_project(session, scope.project_id)
     ids = sorted(one.record_id for one in finished)
-    there = {id_ for id_, content in await session.execute(_LOCK, {"ids": ids}) if bytes(content) == read.get(id_)}
-    judged = [_row(one) for one in finished if isinstance(one, Judged) and one.record_id in there]
+    unchanged = {id_ for id_, content in await session.execute(_LOCK, {"ids": ids}) if bytes(content) == read.get(id_)}
+    judged = [_row(one) for one in finished if isinstance(one, Judged) and one.record_id in unchanged]
     failed = [
         {"record_id": str(one.record_id), "error": failure_of(one.error)}
         for one in finished
-        if not isinstance(one, Judged) and one.record_id in there
+        if not isinstance(one, Judged) and one.record_id in unchanged
     ]
     if judged:
         rows = json.dumps(judged)
@@ -198,8 +201,8 @@ async def keep(
         await session.execute(_FAILURES, {"rows": json.dumps(failed), "job_id": scope.job_id})
 
 
-async def spare(session: AsyncSession, project_id: UUID) -> None:
-    """Keep the project from being deleted until this transaction ends; raise Retryable where that has begun."""
+async def require_project(session: AsyncSession, project_id: UUID) -> None:
+    """Prevent the deletion of the project until this transaction ends; raise Retryable if it is being deleted."""
     if not await session.scalar(select(func.operations.hold_project(project_id))):
         raise Retryable(f"project {project_id} is being deleted")
 

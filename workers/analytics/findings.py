@@ -1,4 +1,4 @@
-"""What analyses have found in a project's records so far, counted by type of record."""
+"""The results of analyses in a project's records so far, counted by record type."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NOT_JUDGED = "not judged"
 
 @dataclass(frozen=True, slots=True)
 class MeanRating:
-    """The means of what one model gave, 1 (worst) to 7 (best)."""
+    """The mean ratings by one model, 1 (worst) to 7 (best)."""
 
     model: str
     realism: float
@@ -24,7 +24,7 @@ class MeanRating:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Records by verdict, and the means of a model's ratings, each by type of record."""
+    """The number of records per verdict, and the mean ratings by a model, each by record type."""
 
     verdicts: Mapping[str, Mapping[str, int]]
     ratings: Mapping[str, MeanRating]
@@ -32,7 +32,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class JudgingProgress:
-    """How far one analysis is: its records, those it judged, those it could not judge, and whether it has ended."""
+    """The progress of one analysis: its records, the judged ones, those it could not judge, whether it has ended."""
 
     total: int
     judged: int
@@ -40,13 +40,13 @@ class JudgingProgress:
     ended: bool
 
 
-async def findings(session: AsyncSession, project_id: UUID) -> Findings:
-    """Return the verdicts of a project's records and the means of models' ratings. If several models rated, one's."""
+async def project_findings(session: AsyncSession, project_id: UUID) -> Findings:
+    """Return the verdicts of a project's records and the mean ratings. If several models rated, those of one model."""
     verdict = DataRecord.alignment["verdict"].astext
     counted = select(DataRecord.type, verdict, func.count()).where(DataRecord.project_id == project_id)
     verdicts: dict[str, dict[str, int]] = {}
-    for type_, said, count in await session.execute(counted.group_by(DataRecord.type, verdict)):
-        verdicts.setdefault(type_, {})[said or NOT_JUDGED] = count
+    for type_, found, count in await session.execute(counted.group_by(DataRecord.type, verdict)):
+        verdicts.setdefault(type_, {})[found or NOT_JUDGED] = count
     means = func.avg(LikertScore.realism_score), func.avg(LikertScore.quality_score)
     rated = await session.execute(
         select(DataRecord.type, LikertScore.llm_model, *means)
@@ -59,7 +59,7 @@ async def findings(session: AsyncSession, project_id: UUID) -> Findings:
 
 
 async def judging_progress(conn: Raw, job_id: UUID) -> JudgingProgress:
-    """Return how far an analysis is; one that was deleted has ended."""
+    """Return the progress of an analysis. A deleted analysis has ended."""
     cursor = await conn.execute(
         """SELECT "totalRecords", "processedCount" - "failedCount", "failedCount", completed_at IS NOT NULL
              FROM operations.analytics_jobs WHERE id = %s""",

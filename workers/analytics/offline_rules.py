@@ -1,7 +1,7 @@
-"""The rules that answer for a record beside guidelines, and for all records together, if no provider is configured.
+"""Rules that judge a record by the guidelines, and summarise all records, if no provider is configured.
 
-They count how many of the guidelines' own words a record uses and how it is written. They cannot tell whether a record
-does what a passage asks. The same question always gets the same answer. Pure.
+They count the words that a record has in common with the guidelines, and measure how it is written. They cannot decide
+whether a record does what a passage requires. The same question always gets the same answer. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from workers.runtime.handler.ports import Message
 from workers.runtime.handler.rule_based import NOTE
 
 LOWEST, HIGHEST = 1, 7
-ALIGNED, PARTLY = 0.5, 0.28
-CITED = 3
-NAMED = 4
+MIN_ALIGNED, MIN_PARTLY = 0.5, 0.28
+MAX_CITED_BY_RULE = 3
+MAX_NAMED_WORDS = 4
 
 
 def align_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def summarise_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
 def align(passages: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a verdict, the passages that share most words with the record, the reasons and both ratings.
 
-    More words of the guidelines, more specifics and more structure never make it worse; repetition, filler and
-    instructions to the judge do.
+    More words of the guidelines, more specific details and more structure never lower the result. Repetition, filler
+    and instructions to the judge do.
     """
-    read = features.passages({"content": record["content"]})
+    read = features.read_passages({"content": record["content"]})
     own = frozenset[str]().union(*(one.terms for one in read)) - features.terms_of("content")
     shared = {one["number"]: own & features.terms_of(one["text"]) for one in passages}
     common = frozenset[str]().union(*shared.values())
@@ -47,32 +47,32 @@ def align(passages: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> d
     best = sorted((number for number in shared if shared[number]), key=lambda number: (-len(shared[number]), number))
     return {
         "reasoning": _reasons(sorted(common), measured, forbidden, overlap=overlap),
-        "verdict": "aligned" if score >= ALIGNED else "partly" if score >= PARTLY else "not_aligned",
-        "cited": sorted(best[:CITED]),
+        "verdict": "aligned" if score >= MIN_ALIGNED else "partly" if score >= MIN_PARTLY else "not_aligned",
+        "cited": sorted(best[:MAX_CITED_BY_RULE]),
         "realism": _rating((0.35 + 0.4 * measured.length + 0.25 * measured.specificity) * kept, forbidden),
         "quality": _rating((0.3 * overlap + 0.7 * written) * kept, forbidden),
     }
 
 
 def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counted facts as sentences, and what follows from them by rule."""
+    """Return the counted facts as sentences, with recommendations by rule."""
     judged, verdicts = facts["judged"], facts["verdicts"]
     share = verdicts.get("aligned", 0) / judged if judged else 0.0
     kind = "tasks" if facts["type"] == "TASK" else "pieces of feedback"
     aligned, not_aligned = verdicts.get("aligned", 0), verdicts.get("not_aligned", 0)
-    said = [
+    sentences = [
         f"By rule, {aligned} of {judged} {kind} ({share:.0%}) share enough of the guidelines' words to be aligned.",
         f"{not_aligned} share almost none.",
         f"The mean ratings are {facts['realism_mean']:.1f} for realism and {facts['quality_mean']:.1f} for quality.",
     ]
     if cited := facts.get("most_cited"):
-        said.append(f"Most have words in common with page {cited[0]['page']} of the guidelines.")
-    return {"summary": " ".join(said), "recommendations": list(_advice(facts, share))}
+        sentences.append(f"Most have words in common with page {cited[0]['page']} of the guidelines.")
+    return {"summary": " ".join(sentences), "recommendations": list(_advice(facts, share))}
 
 
 def _advice(facts: Mapping[str, Any], share: float) -> list[str]:
     advice = []
-    if share < 0.5:  # noqa: PLR2004 - most are not
+    if share < 0.5:  # noqa: PLR2004 - less than half
         advice.append("Read the records listed below beside the guidelines: most are not aligned.")
     if facts["quality_mean"] < facts["realism_mean"] - 1:
         advice.append("Ask for more specific and better structured records: quality is rated well below realism.")
@@ -83,7 +83,8 @@ def _advice(facts: Mapping[str, Any], share: float) -> list[str]:
 
 
 def _reasons(common: Sequence[str], measured: features.Features, forbidden: Sequence[str], *, overlap: float) -> str:
-    named = f" ({', '.join(common[:NAMED])}{', …' if len(common) > NAMED else ''})" if common else ""
+    more = ", …" if len(common) > MAX_NAMED_WORDS else ""
+    named = f" ({', '.join(common[:MAX_NAMED_WORDS])}{more})" if common else ""
     parts = [
         f"{len(common)} words in common with the guidelines{named}, overlap {overlap:.2f}",
         f"specificity {measured.specificity:.2f}",

@@ -1,4 +1,4 @@
-"""A document's text in passages of about 200 words or 1,600 characters, each with its number and its page. Pure."""
+"""Split a document's text into passages of about 200 words or 1,600 characters, each with number and page. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from itertools import chain
 
 WORDS, OVERLAP = 200, 40
-# Where words are long, or none because the script has no blanks (Chinese, Japanese, Thai), characters count.
+# These limit a passage if words are long, or if the script has no blanks between words (Chinese, Japanese, Thai).
 CHARS, OVERLAP_CHARS = 1_400, 240
-# Such text, and what is no word of any language (an encoded image, a long link), is cut.
-LONGEST_WORD = 200
+# Longer words are cut: text without blanks, an encoded image, a long link.
+MAX_WORD_CHARS = 200
 
 _LIGATURES = str.maketrans(
     {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb05": "ft", "\ufb06": "st"}
 )
-# Hyphens that a typesetter put at the end of a line: a soft one, a true one, and what PDFium writes for them.
+# Hyphens at the end of a line: soft hyphen, hyphen, and the characters that PDFium writes for them.
 _BROKEN = re.compile("[\u00ad\u2010\u0002\ufffe]\\s*\n\\s*")
 _CONTROL = re.compile("[\u0000-\u0008\u000b\u000e-\u001f\u007f\u00ad\ud800-\udfff\ufffe\uffff]")
-# Letters, digits and signs: what is left of a page that has only blanks, rules and marks of order is no text.
-_SEEN = re.compile(r"\w")
+# A page has text only if it has a letter, a digit or an underscore.
+_WORD = re.compile(r"\w")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(r"(?<=[.!?:;])\s+|(?<=[。！？；])")
 
@@ -32,12 +32,11 @@ class Passage:
     content: str
 
 
-def passages(pages: Sequence[str]) -> list[Passage]:
+def split_passages(pages: Sequence[str]) -> list[Passage]:
     """Return the passages of a document's pages, in order; empty pages give none.
 
-    Paragraphs stay whole where they fit, else sentences do. Each passage begins with the last 40 words of the one
-    before it, fewer where they are long, so that no thought is only ever found cut in two; every word is in one at
-    least.
+    Paragraphs stay whole if they fit, otherwise sentences. Each passage begins with the last 40 words of the one before
+    it (fewer if they are long), so that text at a cut is also found as a whole. Every word is in at least one passage.
     """
     made: list[Passage] = []
     before: list[str] = []
@@ -48,30 +47,30 @@ def passages(pages: Sequence[str]) -> list[Passage]:
 
 
 def _end_of(words: Sequence[str]) -> list[str]:
-    """Return the last words, as many as a passage repeats of the one before it."""
+    """Return the last words, which the next passage repeats."""
     room, first = OVERLAP_CHARS, len(words)
     while first > max(0, len(words) - OVERLAP) and (room := room - len(words[first - 1]) - 1) >= 0:
         first -= 1
     return list(words[first:])
 
 
-def cleaned(text: str) -> str:
-    """Return a page's text with broken words mended and without what cannot be stored or read."""
+def clean_text(text: str) -> str:
+    """Return a page's text with words joined across line ends, and without control characters and half surrogates."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n")
     return _CONTROL.sub("", _BROKEN.sub("", lines)).translate(_LIGATURES)
 
 
 def empty_pages(pages: Sequence[str]) -> int:
-    """Return how many pages have no text in them."""
-    return sum(1 for text in pages if not _SEEN.search(cleaned(text)))
+    """Return how many pages have no text."""
+    return sum(1 for text in pages if not _WORD.search(clean_text(text)))
 
 
 def _packed(pieces: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield as many pieces together as a passage holds; a new page begins a new passage unless this one is small."""
+    """Yield pieces joined into passages. A page begins a new passage, unless the current one is less than half full."""
     first_page, words, chars = 0, list[str](), 0
     for page, piece in pieces:
-        turned = page != first_page and (len(words) >= WORDS // 2 or chars >= CHARS // 2)
-        if words and (turned or len(words) + len(piece) > WORDS or chars + _chars(piece) > CHARS):
+        is_new_page = page != first_page and (len(words) >= WORDS // 2 or chars >= CHARS // 2)
+        if words and (is_new_page or len(words) + len(piece) > WORDS or chars + _chars(piece) > CHARS):
             yield first_page, words
             words, chars = [], 0
         if not words:
@@ -82,16 +81,16 @@ def _packed(pieces: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list
 
 
 def _pieces(pages: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield what is kept together, none longer than a passage, with its page."""
+    """Yield pieces that stay together, each with its page and not longer than a passage."""
     for page, text in enumerate(pages, start=1):
-        for paragraph in _PARAGRAPH.split(cleaned(text)):
+        for paragraph in _PARAGRAPH.split(clean_text(text)):
             sentences = _SENTENCE.split(paragraph) if not _fit(_words(paragraph)) else [paragraph]
             for part in map(_words, sentences):
                 yield from ((page, piece) for piece in _cut(part))
 
 
 def _cut(words: Sequence[str]) -> Iterator[list[str]]:
-    """Yield ``words`` in pieces that fit."""
+    """Yield ``words`` in pieces that fit into one passage."""
     piece, chars = list[str](), 0
     for word in words:
         chars += len(word) + 1
@@ -104,7 +103,7 @@ def _cut(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _fit(words: Sequence[str]) -> bool:
-    """Tell whether ``words`` fit into one passage."""
+    """Return whether ``words`` fit into one passage."""
     return len(words) <= WORDS and _chars(words) <= CHARS
 
 
@@ -113,4 +112,5 @@ def _chars(words: Sequence[str]) -> int:
 
 
 def _words(text: str) -> list[str]:
-    return [word[start : start + LONGEST_WORD] for word in text.split() for start in range(0, len(word), LONGEST_WORD)]
+    size = MAX_WORD_CHARS
+    return [word[start : start + size] for word in text.split() for start in range(0, len(word), size)]

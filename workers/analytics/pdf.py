@@ -1,6 +1,7 @@
-"""Guidelines as they are kept, base64 of a PDF, as the text of each page.
+"""Extract the text of each page from the guidelines, which are stored as base64 of a PDF.
 
-As ``__main__``, in a confined process, it writes the pages of the PDF on its standard input as JSON.
+As ``__main__``, in a confined process, it reads a PDF from standard input and writes its pages to standard output as
+JSON.
 """
 
 import base64
@@ -12,30 +13,30 @@ import tempfile
 import threading
 from typing import Any
 
-from workers.runtime.handler.confined import Exceeded, confined
+from workers.runtime.handler.confined import ConfinedProcessFailed, confined
 from workers.runtime.handler.errors import Permanent
 
-# PDFium keeps global state: two threads in it at once crash the process.
+# PDFium has global state: if two threads use it at once, the process crashes.
 _pdfium = threading.Lock()
 _NEEDS_PASSWORD = 4
 _DECODED_AT_ONCE = 1 << 20
 # A book of 400 pages takes 100 MiB and a second.
-MEMORY_BYTES = 512 * 1024 * 1024
-PROCESSOR_SECONDS = 120
-MOST_TEXT_BYTES = 64 * 1024 * 1024
-EXCEEDED = (
-    f"guidelines cannot be read within {MEMORY_BYTES // 1024**2} MiB of memory and {PROCESSOR_SECONDS} s: "
-    "the PDF unfolds to far more than its size, or is damaged"
+MAX_PDF_MEMORY_BYTES = 512 * 1024 * 1024
+MAX_PDF_PROCESSOR_SECONDS = 120
+MAX_TEXT_BYTES = 64 * 1024 * 1024
+PDF_EXCEEDED = (
+    f"guidelines cannot be read within {MAX_PDF_MEMORY_BYTES // 1024**2} MiB of memory and "
+    f"{MAX_PDF_PROCESSOR_SECONDS} s: the PDF expands to far more than its size, or is damaged"
 )
-# Kinds of annotations that hold no text of their own: links, and windows that repeat the text of another one.
+# Annotation types of PDFium. Links have no text, and popups repeat the text of another annotation.
 _LINK, _POPUP, _WIDGET = 2, 16, 20
 _CONTENTS, _VALUE = b"Contents", b"V"
 
 
-def decoded(encoded: str | None, *, project: str) -> bytes:
-    """Return the PDF behind the base64 of ``projects.guidelines``, with or without a data URL's head.
+def decode_guidelines(encoded: str | None, *, project: str) -> bytes:
+    """Return the PDF from the base64 in ``projects.guidelines``, which may be a data URL.
 
-    Blocks for a few ms per megabyte; raises Permanent where there are none, saying how to set them.
+    Blocks for a few ms per megabyte. If there are no guidelines, raises Permanent, which says how to set them.
     """
     if not encoded or not encoded.strip():
         raise Permanent(
@@ -45,44 +46,44 @@ def decoded(encoded: str | None, *, project: str) -> bytes:
     text = body if comma and head.lstrip().startswith("data:") else encoded
     try:
         letters = "".join(text.split())
-        # In parts: of all at once it would let no other thread have a turn.
+        # In parts: one call for all would block the other threads.
         parts = (letters[start : start + _DECODED_AT_ONCE] for start in range(0, len(letters), _DECODED_AT_ONCE))
         return b"".join(base64.b64decode(part, validate=True) for part in parts)
     except (binascii.Error, ValueError):
         raise Permanent("guidelines are not base64") from None
 
 
-async def extracted(pdf: bytes) -> list[str]:
-    """Return the text of each page, as a process with bounded memory and time reads it; raise Permanent."""
+async def extract_pages(pdf: bytes) -> list[str]:
+    """Return the text of each page; raise Permanent. A process with limited memory and time reads the PDF."""
     written = bytearray()
     try:
         with tempfile.TemporaryFile() as file:
             file.write(pdf)
-            bounds = {"memory_bytes": MEMORY_BYTES, "processor_seconds": PROCESSOR_SECONDS}
+            bounds = {"memory_bytes": MAX_PDF_MEMORY_BYTES, "processor_seconds": MAX_PDF_PROCESSOR_SECONDS}
             async with confined(__name__, stdin=file, **bounds) as process:
                 async for piece in process.pieces():
                     written += piece
-                    if len(written) > MOST_TEXT_BYTES:
-                        raise Permanent(f"guidelines have more than {MOST_TEXT_BYTES // 1024**2} MiB of text")
-    except Exceeded:
-        raise Permanent(EXCEEDED) from None
-    told = json.loads(written)
-    if "error" in told:
-        raise Permanent(told["error"])
-    pages: list[str] = told["pages"]
+                    if len(written) > MAX_TEXT_BYTES:
+                        raise Permanent(f"guidelines have more than {MAX_TEXT_BYTES // 1024**2} MiB of text")
+    except ConfinedProcessFailed:
+        raise Permanent(PDF_EXCEEDED) from None
+    result = json.loads(written)
+    if "error" in result:
+        raise Permanent(result["error"])
+    pages: list[str] = result["pages"]
     return pages
 
 
-def pages_of(pdf: bytes) -> list[str]:
-    """Return the text of each page, that of form fields and annotations behind it; raise Permanent.
+def read_pages(pdf: bytes) -> list[str]:
+    """Return the text of each page, followed by the text of its form fields and annotations; raise Permanent.
 
-    Blocks for about 4 ms a page, and unfolds whatever the PDF says: ``extracted`` bounds it.
+    Blocks for about 4 ms per page, and its memory has no limit: ``extract_pages`` limits both.
     """
     if not pdf:
         raise Permanent("guidelines are an empty file")
     if b"%PDF-" not in pdf[:1024]:
         raise Permanent("guidelines are not a PDF: they do not begin with %PDF-")
-    import pypdfium2  # noqa: PLC0415 - loads a library of 7 MB that only this stage needs
+    import pypdfium2  # noqa: PLC0415 - loads a library of 7 MB; only this stage needs it
 
     with _pdfium:
         try:
@@ -115,7 +116,7 @@ def _page_text(document: Any, index: int) -> str:
 
 
 def _annotations(document: Any, page: Any) -> list[str]:
-    """Return what is written in form fields and annotations, each text once."""
+    """Return the texts of form fields and annotations, each text once."""
     import pypdfium2.raw as pdfium  # noqa: PLC0415 - as above
 
     texts: dict[str, None] = {}
@@ -141,7 +142,7 @@ def _annotations(document: Any, page: Any) -> list[str]:
 
 
 def _string(ask: Any, *about: Any) -> str:
-    """Return a string that PDFium tells the length of when it is asked without room for it."""
+    """Return a string from PDFium. The first call without a buffer returns its length in bytes."""
     length = ask(*about, None, 0)
     room = (ctypes.c_ushort * (length // 2 + 1))()
     ask(*about, room, length)
@@ -150,10 +151,10 @@ def _string(ask: Any, *about: Any) -> str:
 
 def _main() -> None:
     try:
-        told: dict[str, Any] = {"pages": pages_of(sys.stdin.buffer.read())}
+        result: dict[str, Any] = {"pages": read_pages(sys.stdin.buffer.read())}
     except Permanent as error:
-        told = {"error": str(error)}
-    print(json.dumps(told))  # noqa: T201 - to whoever started it
+        result = {"error": str(error)}
+    print(json.dumps(result))  # noqa: T201 - the parent process reads it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ratings by people: one per person and record, which can be changed."""
+"""Ratings by people: one per person and record. A person can change a rating."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,35 +19,35 @@ from workers.runtime.refusals import NotFound, Refusal, first_problem
 
 
 class RatingError(Refusal, ValueError):
-    """The rating cannot be kept; the message is one line that names the field, the rule and the value."""
+    """The rating cannot be stored. The message is one line with the field, the rule and the value."""
 
 
 class UnratableRecord(NotFound):
-    """The record to be rated is not there; the message is one line."""
+    """The record to rate does not exist. The message is one line."""
 
 
-def _a_persons(user: str) -> str:
+def _require_person(user: str) -> str:
     if user == LLM_USER:
-        raise ValueError("must be a person's id, not the one that stands for models")
+        raise ValueError("must be a person's id, not the id that stands for models")
     return user
 
 
-Points = Annotated[StrictInt, Field(ge=1, le=7)]
+StrictLikertPoints = Annotated[StrictInt, Field(ge=1, le=7)]
 
 
 class Rating(BaseModel):
-    """What a person says of a record: 1 (worst) to 7 (best)."""
+    """A person's rating of a record: 1 (worst) to 7 (best)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    user: Annotated[Name, AfterValidator(_a_persons)]
-    realism: Points
-    quality: Points
+    user: Annotated[Name, AfterValidator(_require_person)]
+    realism: StrictLikertPoints
+    quality: StrictLikertPoints
 
 
 @dataclass(frozen=True, slots=True)
 class RatingView:
-    """One rating as it is listed; ``model`` is None where a person gave it."""
+    """One rating as it is listed. ``model`` is None if a person gave it."""
 
     record_id: UUID
     type: str
@@ -63,22 +63,22 @@ class RatingView:
 async def rate(
     session: AsyncSession, record_id: UUID, user_id: str, *, realism: int, quality: int, actor: Actor = NOBODY
 ) -> UUID:
-    """Keep a person's rating of a record, in place of the one they gave before; return its id.
+    """Store a person's rating of a record in place of their earlier one; return its id.
 
-    Raises RatingError for values outside the scale and UnratableRecord for a record that is not there.
+    Raises RatingError if a value is outside the scale, and UnratableRecord if the record does not exist.
     """
     given = _valid(user=user_id, realism=realism, quality=quality)
     new = insert(LikertScore).values(
         record_id=record_id, user_id=given.user, realism_score=given.realism, quality_score=given.quality
     )
-    kept = new.on_conflict_do_update(
+    upsert = new.on_conflict_do_update(
         index_elements=[LikertScore.record_id, LikertScore.user_id],
         index_where=text('"llmModel" IS NULL'),
         set_={"realismScore": given.realism, "qualityScore": given.quality},
     ).returning(LikertScore.id)
     try:
         async with session.begin_nested(), acting(session, actor):
-            return (await session.execute(kept)).scalar_one()
+            return (await session.execute(upsert)).scalar_one()
     except IntegrityError as error:
         raise UnratableRecord(f"record {record_id} does not exist") from error
 
@@ -86,7 +86,7 @@ async def rate(
 async def list_ratings(
     session: AsyncSession, project_id: UUID, *, limit: int = 100, excerpt_chars: int = 80
 ) -> list[RatingView]:
-    """Return a project's newest ratings, of people and models."""
+    """Return a project's newest ratings, by people and models."""
     newest = (
         select(
             LikertScore.record_id,

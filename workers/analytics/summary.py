@@ -1,4 +1,4 @@
-"""What the judgements of one type of records say together: counted here, put into words by one model call."""
+"""Write the report on all judged records of one type: figures counted here, a summary by one model call."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -11,8 +11,8 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import RECORD_TYPES, Project
-from workers.analytics.alignment import VERDICTS, named
-from workers.analytics.analysis_statements import AnalysedRecords, spare
+from workers.analytics.alignment import VERDICTS, model_title
+from workers.analytics.analysis_statements import AnalysedRecords, require_project
 from workers.analytics.offline_rules import summarise_by_rule
 from workers.judging.prompts import write_question
 from workers.longrun.long_run import LongRun
@@ -21,11 +21,11 @@ from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, Retryable, Unavailable, failure_of, one_line
 from workers.runtime.handler.ports import Answer, Message
 
-MOST_CITED, WORST, REASONS = 5, 3, 3
-# If a provider is away for longer than this, the job waits for it, even if only a report is missing.
-SHORT = timedelta(minutes=1)
-EXCERPT_CHARS = 240
-RECOMMENDATIONS = 5
+MAX_CITED, MAX_WORST, MAX_REASONS = 5, 3, 3
+# If the provider asks for a longer pause than this, the job waits for it, even if only a report is missing.
+MAX_REPORT_DELAY = timedelta(minutes=1)
+WORST_EXCERPT_CHARS = 240
+MAX_RECOMMENDATIONS = 5
 COLUMN_OF: Mapping[str, str] = {"TASK": "last_task_analysis", "FEEDBACK": "last_feedback_analysis"}
 
 Facts = Mapping[str, Any]
@@ -43,24 +43,24 @@ recommendations, up to five short sentences, each one thing to do."""
 
 
 class SummaryAnswer(BaseModel):
-    """What the model says about all records of one type."""
+    """The model's answer about all records of one type."""
 
     summary: str = Field(description="one paragraph of three to six sentences", min_length=1)
     recommendations: list[str] = Field(description="up to five short sentences, each one thing to do")
 
 
-Said = Answer[SummaryAnswer] | Permanent | Retryable
+SummaryOrError = Answer[SummaryAnswer] | Permanent | Retryable
 
 
-async def report(
+async def write_reports(
     ctx: Context, scope: AnalysedRecords, run: LongRun, *, project: str, model: str, warning: str | None = None
 ) -> None:
-    """Write the report on each type of records that this job judged to the project, committed as it comes.
+    """Write the report on each record type that this job judged to the project. Each report is committed when ready.
 
-    The notes of ``run`` say which reports are written and about how many records: such a report is not asked for again.
-    If the model refuses the question or cannot be reached, a report has the figures alone and says why, because the
-    judgements are paid for. A ``warning`` about the guidelines begins it. Raises RateLimited, and Unavailable if nobody
-    can be asked for a while, as when a quota is used up.
+    The notes of ``run`` say which reports are written, and about how many records: they are not written again. If the
+    model refuses the question or cannot be reached, the report has only the figures and the reason, because the
+    judgements are paid for. The report begins with the ``warning`` about the guidelines. Raises RateLimited, and
+    Unavailable if the provider asks for a long pause, for example because a quota is used up.
     """
     for type_ in [scope.type] if scope.type else RECORD_TYPES:
         async with ctx.session() as session:
@@ -68,18 +68,21 @@ async def report(
         about, reported = facts["judged"] + facts["failed"], run.notes.get("reported", {})
         if not facts["judged"] or reported.get(type_) == about:
             continue
-        text_ = rendered(facts, await _said(ctx, facts, model, away_for=run.away_for()), warning=warning)
+        summary = await _ask_for_summary(ctx, facts, model, away_for=run.away_for())
+        text_ = render_report(facts, summary, warning=warning)
         run.notes["reported"] = {**reported, type_: about}
         write = partial(_keep, project_id=scope.project_id, values={COLUMN_OF[type_]: text_})
         await run.keep({"resume_at": run.notes}, write)
 
 
-async def _said(ctx: Context, facts: Facts, model: str, *, away_for: timedelta) -> Said:
-    asked = partial(ctx.llm.parse, ask(facts), into=SummaryAnswer, model=model, offline=summarise_by_rule)
+async def _ask_for_summary(ctx: Context, facts: Facts, model: str, *, away_for: timedelta) -> SummaryOrError:
+    question = partial(
+        ctx.llm.parse, report_question(facts), into=SummaryAnswer, model=model, offline=summarise_by_rule
+    )
     try:
-        return await with_retries(asked)
+        return await with_retries(question)
     except Unavailable as error:
-        if error.delay > SHORT and away_for < ctx.patience:
+        if error.delay > MAX_REPORT_DELAY and away_for < ctx.patience:
             raise
         return error
     except (Permanent, Retryable) as error:
@@ -87,7 +90,7 @@ async def _said(ctx: Context, facts: Facts, model: str, *, away_for: timedelta) 
 
 
 async def _keep(session: AsyncSession, *, project_id: UUID, values: Mapping[str, str]) -> None:
-    await spare(session, project_id)
+    await require_project(session, project_id)
     await session.execute(update(Project).where(Project.id == project_id).values(**values))
 
 
@@ -95,8 +98,8 @@ async def facts_of(session: AsyncSession, scope: AnalysedRecords, type_: str, *,
     """Count what this job found among the records of one type."""
     values = {"project_id": scope.project_id, "job_id": scope.job_id, "type": type_}
     (counted,) = (await session.execute(_COUNTED, values)).mappings()
-    cited = (await session.execute(_CITED, {**values, "at_most": MOST_CITED})).mappings()
-    worst = (await session.execute(_WORST, {**values, "at_most": WORST, "width": EXCERPT_CHARS})).mappings()
+    cited = (await session.execute(_CITED, {**values, "at_most": MAX_CITED})).mappings()
+    worst = (await session.execute(_WORST, {**values, "at_most": MAX_WORST, "width": WORST_EXCERPT_CHARS})).mappings()
     failures = (await session.execute(_REASONS, {"job_id": scope.job_id, "type": type_})).mappings().all()
     models = counted["models"] or []
     return {
@@ -109,23 +112,23 @@ async def facts_of(session: AsyncSession, scope: AnalysedRecords, type_: str, *,
         "quality_mean": _rounded(counted["quality"]),
         "most_cited": [dict(row) for row in cited],
         "worst": [dict(row) for row in worst],
-        "failures": [dict(row) for row in failures[:REASONS]],
+        "failures": [dict(row) for row in failures[:MAX_REASONS]],
         "models": sorted(models),
     }
 
 
-def ask(facts: Facts) -> list[Message]:
+def report_question(facts: Facts) -> list[Message]:
     """Return the question about these facts."""
     return write_question(_SYSTEM, {"facts": facts})
 
 
-def rendered(facts: Facts, said: Said, *, warning: str | None = None) -> str:
-    """Return the report as people read it: a warning, figures, words, passages, examples, who said so."""
-    first = [f"WARNING: of the guidelines {warning}."] if warning else []
-    return "\n".join([*first, *_lines(facts, said)])
+def render_report(facts: Facts, summary: SummaryOrError, *, warning: str | None = None) -> str:
+    """Return the text of the report: warning, figures, summary, most cited passages, examples, the models."""
+    first = [f"WARNING: in the guidelines, {warning}."] if warning else []
+    return "\n".join([*first, *_lines(facts, summary)])
 
 
-def _lines(facts: Facts, said: Said) -> Iterator[str]:
+def _lines(facts: Facts, summary: SummaryOrError) -> Iterator[str]:
     judged = facts["judged"]
     shares = (
         f"{count} {VERDICTS[verdict].lower()} ({count / judged:.0%})" for verdict, count in facts["verdicts"].items()
@@ -134,18 +137,18 @@ def _lines(facts: Facts, said: Said) -> Iterator[str]:
     yield f"{judged} {facts['type']} records{failed}: {', '.join(shares)}."
     yield f"Mean ratings: realism {facts['realism_mean']:.1f}, quality {facts['quality_mean']:.1f} of 7."
     yield ""
-    if isinstance(said, Exception):
-        yield f"(no summary: {failure_of(said)})"
+    if isinstance(summary, Exception):
+        yield f"(no summary: {failure_of(summary)})"
     else:
-        yield one_line(said.value.summary)
-        yield from (f"- {one_line(each)}" for each in said.value.recommendations[:RECOMMENDATIONS])
+        yield one_line(summary.value.summary)
+        yield from (f"- {one_line(each)}" for each in summary.value.recommendations[:MAX_RECOMMENDATIONS])
     yield from _section("Most cited:", (_cited(one) for one in facts["most_cited"]))
     yield from _section("Furthest from the guidelines:", (_example(one) for one in facts["worst"]))
     yield from _section("Not judged:", (f"- {one['count']} × {one['error']}" for one in facts["failures"]))
     yield ""
-    judges = ", ".join(map(named, facts["models"]))
-    words = "" if isinstance(said, Exception) else f"; summary by {named(said.model)}"
-    yield f"(judged by {judges}{words})"
+    judges = ", ".join(map(model_title, facts["models"]))
+    author = "" if isinstance(summary, Exception) else f"; summary by {model_title(summary.model)}"
+    yield f"(judged by {judges}{author})"
 
 
 def _section(heading: str, lines: Iterator[str]) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""Asking a person: links that decide once, what a mail and a page say, decisions and the end of waits.
+"""Ask a person to decide: links that decide once, the texts of mails and pages, decisions, and the end of waits.
 
-Below the domains: the rows of what is asked stay with them. A domain declares the wait beside its model
-(``models.lifecycle.Wait``), issues links while it writes the mails, and lets the kernel's statements decide.
+Below the domains: a domain keeps the rows that a question is about. It declares the wait with its model
+(``models.lifecycle.Wait``) and issues the links for its mails. The kernel's statements decide.
 """

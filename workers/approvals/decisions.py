@@ -1,4 +1,4 @@
-"""What became of a question, and deciding it: by a link, or by a person whom the door knows."""
+"""Read the state of a link, and decide a wait: by a link, or for a person who is signed in at a door."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,33 +20,33 @@ from workers.runtime.store.decide import Decided, Decision
 from workers.runtime.store.decide import decide as decide_on
 from workers.runtime.store.expire import expire as expire_on
 
-__all__ = ["Approval", "Decided", "Decision", "State", "decide", "decide_by_link", "expire", "look"]
+__all__ = ["Approval", "Decided", "Decision", "LinkState", "decide", "decide_by_link", "expire", "read_approval"]
 
-UNKNOWN = "this link is not valid; if there is a newer mail about the same, use the link in that one"
-MAX_NOTE = 2_000
+UNKNOWN_LINK = "this link is not valid; if there is a newer mail about it, use the link in that mail"
+MAX_NOTE_CHARACTERS = 2_000
 _READ = text("SELECT * FROM runtime.read_approval(:token)")
 _DECIDE = text("SELECT runtime.decide_by_token(:token, :into, :note)")
 
 
-class State(StrEnum):
-    """What a link can still do."""
+class LinkState(StrEnum):
+    """The state of a link."""
 
     OPEN = "open"  # it can decide
-    DECIDED = "decided"  # somebody decided, with this link or otherwise
+    DECIDED = "decided"  # somebody decided, by this link or in another way
     EXPIRED = "expired"  # nobody decided in time
     CANCELLED = "cancelled"  # the job was cancelled
-    REVOKED = "revoked"  # this person is not asked any more
+    REVOKED = "revoked"  # this person is no longer asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """What a link is about, and what became of it.
+    """The question of a link and its result.
 
-    ``became`` is the public name of the state that the wait led to; ``moved_by`` and ``moved_at`` say who moved it and
-    when. ``is_own`` tells whether it was by this very link.
+    ``became`` is the public name of the state that followed the wait; ``moved_by`` and ``moved_at`` say who ended the
+    wait and when. ``is_own`` is true if this link was used to decide.
     """
 
-    state: State
+    state: LinkState
     job_id: UUID
     version: int
     recipient: str
@@ -60,11 +60,11 @@ class Approval:
     note: str | None
 
 
-async def look(session: AsyncSession, token: str) -> Approval:
-    """Return what a link is about; raise NotFound for one that never was or was replaced. Changes nothing."""
+async def read_approval(session: AsyncSession, token: str) -> Approval:
+    """Return the question and the state of a link; raise NotFound if it does not exist or was replaced."""
     row = (await session.execute(_READ, {"token": token})).one_or_none() if is_token(token) else None
     if row is None:
-        raise NotFound(UNKNOWN)
+        raise NotFound(UNKNOWN_LINK)
     return Approval(
         state=_state(row),
         job_id=row.job_id,
@@ -84,68 +84,68 @@ async def look(session: AsyncSession, token: str) -> Approval:
 async def decide_by_link(
     session: AsyncSession, token: str, into: str, *, actor: Actor, note: str | None = None
 ) -> Approval:
-    """Decide by a link, in the name of who got it; ``actor`` says from where. Return what the link is now.
+    """Decide by a link, in the name of its recipient; ``actor`` says from where. Return the new state of the link.
 
-    Link and wait are used in one statement. Raise Conflict with who decided what and when, or what else became of it,
-    if the link decides nothing any more; NotFound for one that never was.
+    One statement uses the link and ends the wait. Raise Conflict if the link can no longer decide; the message says who
+    decided what and when, or how else the wait ended. Raise NotFound if the link does not exist.
     """
-    if note and (len(note) > MAX_NOTE or "\x00" in note):
-        raise Refusal(Problem("note", f"must have {MAX_NOTE:,} characters at most and no NUL", quoted(note)))
-    before = await look(session, token)
+    if note and (len(note) > MAX_NOTE_CHARACTERS or "\x00" in note):
+        raise Refusal(Problem("note", f"must have {MAX_NOTE_CHARACTERS:,} characters at most and no NUL", quoted(note)))
+    before = await read_approval(session, token)
     if into not in {choice.into for choice in before.question.choices}:
         known = ", ".join(choice.into for choice in before.question.choices)
         raise Refusal(Problem("decision", f"must be one of {known}", quoted(into)))
     async with acting(session, actor):
         won = await session.scalar(_DECIDE, {"token": token, "into": into, "note": note})
-    after = await look(session, token)
+    after = await read_approval(session, token)
     if not won:
-        raise Conflict(said_of(after))
+        raise Conflict(explain_closed(after))
     return after
 
 
 async def decide(
     session: AsyncSession, model: type[Job], decisions: Sequence[Decision], *, actor: Actor
 ) -> list[Decided]:
-    """Decide waits for a person whom the door knows: see :func:`workers.runtime.store.decide.decide`.
+    """Decide waits for a person who is signed in at a door: see :func:`workers.runtime.store.decide.decide`.
 
-    Links about the same waits decide nothing from then on.
+    Links for the same waits can no longer decide.
     """
     return await decide_on(await _driver(session), model, decisions, actor=actor)
 
 
 async def expire(session: AsyncSession, model: type[Job]) -> int:
-    """End the waits of one table that are over now; return how many. Beat does it for every table each minute."""
+    """End the waits of one table that have expired; return how many. Beat does this for every table each minute."""
     return await expire_on(await _driver(session), model)
 
 
-def said_of(approval: Approval) -> str:
-    """Return the line that says why a link decides nothing any more."""
+def explain_closed(approval: Approval) -> str:
+    """Return the line that says why a link can no longer decide."""
     at = f"{approval.moved_at:%Y-%m-%d %H:%M} UTC" if approval.moved_at else ""
     match approval.state:
-        case State.DECIDED:
+        case LinkState.DECIDED:
             return f"this was decided already: {approval.became}, by {approval.moved_by} at {at}"
-        case State.CANCELLED:
-            return f"this was cancelled at {at}: there is nothing to decide any more"
-        case State.EXPIRED:
-            return f"this expired at {approval.expires_at:%Y-%m-%d %H:%M} UTC: nobody had decided by then"
-        case State.REVOKED:
-            return f"{approval.recipient} is not asked any more"
-        case State.OPEN:
-            return "this waits for no decision by this link now; look again"
+        case LinkState.CANCELLED:
+            return f"this was cancelled at {at}: there is nothing left to decide"
+        case LinkState.EXPIRED:
+            return f"this expired at {approval.expires_at:%Y-%m-%d %H:%M} UTC: nobody decided in time"
+        case LinkState.REVOKED:
+            return f"{approval.recipient} is no longer asked"
+        case LinkState.OPEN:
+            return "this link cannot decide now; open it again"
 
 
-def _state(row: Row[Any]) -> State:
+def _state(row: Row[Any]) -> LinkState:
     match row.action:
         case None if row.revoked_at is not None:
-            return State.REVOKED
+            return LinkState.REVOKED
         case None:
-            return State.EXPIRED if row.is_over else State.OPEN
+            return LinkState.EXPIRED if row.is_over else LinkState.OPEN
         case "cancel":
-            return State.CANCELLED
+            return LinkState.CANCELLED
         case "expire":
-            return State.EXPIRED
+            return LinkState.EXPIRED
         case _:
-            return State.DECIDED
+            return LinkState.DECIDED
 
 
 async def _driver(session: AsyncSession) -> "psycopg.AsyncConnection[Any]":

@@ -1,4 +1,4 @@
-"""Links that decide: a random token in each, of which only a hash is kept."""
+"""Links that decide. Each has a random token; only the hash of the token is stored."""
 
 import hashlib
 import json
@@ -16,20 +16,20 @@ from workers.runtime.refusals import Conflict, Problem, Refusal, quoted
 
 TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
-# As long as the history keeps a name.
+# The history keeps names of at most 255 characters.
 _RECIPIENT = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f-\x9f]{1,255}")
 _PURPOSE = re.compile(r"[a-z_]{1,40}", re.ASCII)
 
 
-class Asked(NamedTuple):
-    """A job in the wait that it entered with ``version``."""
+class JobWait(NamedTuple):
+    """A waiting job; ``version`` is the one with which the wait began."""
 
     model: type[Job]
     job_id: UUID
     version: int
 
 
-# Workers may not read a hash, nor `excluded.token_hash`.
+# Workers may not read hashes, so the update uses `:hash` and not `excluded.token_hash`.
 _ISSUE = text("""
     INSERT INTO runtime.approval_tokens AS t
            (token_hash, table_name, job_id, version, recipient, purpose, decides, question, expires_at)
@@ -52,20 +52,20 @@ def new_token() -> str:
 
 
 def token_hash(token: str) -> bytes:
-    """Return what is kept of a token. It is random, so a fast hash is enough and a lookup by it tells nothing."""
+    """Return the hash that is stored for a token. The token is random, so a fast hash is safe."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def is_token(text: str) -> bool:
-    """Tell whether ``text`` has the form of a token; what has not is not even looked up."""
+    """Tell whether ``text`` has the form of a token. Other text is not looked up."""
     return bool(_TOKEN.fullmatch(text))
 
 
-async def issue(session: AsyncSession, asked: Asked, question: Question, *, recipient: str, purpose: str) -> str:
-    """Make a link's token for ``recipient`` to answer ``question``, and return it; it is kept nowhere else.
+async def issue(session: AsyncSession, asked: JobWait, question: Question, *, recipient: str, purpose: str) -> str:
+    """Return a new token for the link by which ``recipient`` answers ``question``. The token itself is not stored.
 
-    There is one for each job's wait, recipient and purpose (``ask``, ``reminder``): a new one replaces the one before,
-    whose link then leads nowhere. Raise Conflict if that was used to decide.
+    There is one token for each wait, recipient and purpose (``ask``, ``reminder``). A new one replaces the old one, and
+    the old link is no longer valid. Raise Conflict if the old one was already used to decide.
     """
     if problem := _problem(asked.model, question, recipient, purpose):
         raise Refusal(problem)
@@ -82,24 +82,24 @@ async def issue(session: AsyncSession, asked: Asked, question: Question, *, reci
         "until": question.until,
     }
     if await session.scalar(_ISSUE, values) is None:
-        raise Conflict(f"{recipient} has decided about job {asked.job_id} by the link for {purpose}")
+        raise Conflict(f"{recipient} has already decided job {asked.job_id} by the link for {purpose}")
     return token
 
 
 async def revoke(session: AsyncSession, model: type[Job], job_id: UUID, *, recipient: str | None = None) -> int:
-    """Take back the links about a job that nobody used, those of ``recipient`` if one is given; return how many.
+    """Revoke the unused links of a job, or only those of ``recipient``; return how many.
 
-    For a person who is no longer asked, and whenever what is asked changes while the job waits.
+    Use it if a person is no longer asked, or if the question changes while the job waits.
     """
     values = {"table": _table(model), "job_id": job_id, "recipient": recipient}
     return len((await session.execute(_REVOKE, values)).all())
 
 
 def _problem(model: type[Job], question: Question, recipient: str, purpose: str) -> Problem | None:
-    """Return why such a link could never decide anything, or not be kept."""
+    """Return the reason if the link could never decide, or could not be stored."""
     cycle, choices = model.__lifecycle__, {choice.into for choice in question.choices}
     known = {state for wait in cycle.waits for state in wait.decides}
-    # A link names no deadline: it cannot lead to a wait that has none of its own.
+    # A link sets no deadline, so it cannot lead to a wait without its own deadline.
     known -= {wait.state for wait in cycle.waits if wait.lasts is None}
     if unknown := sorted(choices - known):
         return Problem("choices", f"must be among {', '.join(sorted(known)) or 'none'}", quoted(unknown))

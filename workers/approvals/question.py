@@ -1,4 +1,4 @@
-"""What a person is asked, as pure data: the same for the mail and for the page, and kept as it was shown."""
+"""The question to a person, as data: the mail and the page show the same one, and it is stored as shown. Pure."""
 
 import re
 from datetime import datetime
@@ -10,22 +10,24 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 MAX_LINES, MAX_FACTS, MAX_CHOICES = 200, 100, 20
 
 
-# Controls, and marks that turn the direction of writing: with those, a page would not show what is kept.
+# Control characters and marks of text direction: a page would not show them as they are stored.
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def _visible(text: str) -> str:
+def _check_visible(text: str) -> str:
     if _HIDDEN.search(plain := text.replace("\r\n", "\n")):
         raise ValueError("must not contain control characters or marks of direction")
     return plain
 
 
-Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\r\n]+$"), AfterValidator(_visible)]
-Paragraph = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_visible)]
+Line = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\r\n]+$"), AfterValidator(_check_visible)
+]
+Paragraph = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_check_visible)]
 
 
 class Fact(BaseModel):
-    """One thing to decide on: a name and what it is."""
+    """One fact to decide on: a label and a value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,8 +35,8 @@ class Fact(BaseModel):
     value: Paragraph
 
 
-class Choice(BaseModel):
-    """One decision: the state that it leads to, and the words on its button."""
+class DecisionChoice(BaseModel):
+    """One possible decision: the state that it leads to, and the text of its button."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,10 +45,10 @@ class Choice(BaseModel):
 
 
 class Question(BaseModel):
-    """What is asked, until when, and what may be answered.
+    """A question, its deadline and its possible answers.
 
-    It holds exactly what the decision is about: who changes that, asks anew. ``silence`` says what happens if nobody
-    decides, as a sentence.
+    It holds exactly what is decided. If that changes, ask a new question. ``silence`` is a sentence that says what
+    happens if nobody decides.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +56,7 @@ class Question(BaseModel):
     subject: Line
     lines: tuple[Paragraph, ...] = Field(max_length=MAX_LINES)
     facts: tuple[Fact, ...] = Field((), max_length=MAX_FACTS)
-    choices: tuple[Choice, ...] = Field(min_length=1, max_length=MAX_CHOICES)
+    choices: tuple[DecisionChoice, ...] = Field(min_length=1, max_length=MAX_CHOICES)
     until: AwareDatetime
     silence: Line
 
@@ -66,12 +68,12 @@ class Question(BaseModel):
         return self
 
     def label(self, into: str) -> str:
-        """Return the words for the decision that leads to ``into``."""
+        """Return the label of the decision that leads to ``into``."""
         return next((choice.label for choice in self.choices if choice.into == into), into)
 
 
-def moment(at: datetime, zone: str) -> str:
-    """Return a time for people: in their zone, with its name, and in UTC where that differs."""
+def format_time(at: datetime, zone: str) -> str:
+    """Return a time for people: in their zone with its name, and also in UTC if that differs."""
     here, utc = at.astimezone(ZoneInfo(zone)), at.astimezone(ZoneInfo("UTC"))
     shown = f"{here:%A, %d %B %Y, %H:%M} {here.tzname()}"
     return shown if here.utcoffset() == utc.utcoffset() else f"{shown} ({utc:%Y-%m-%d %H:%M} UTC)"

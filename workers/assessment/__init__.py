@@ -1,1 +1,1 @@
-"""Assess servers and texts by type, and keep every criterion's score beside the verdict."""
+"""Assess servers and texts by type, and store the score of every criterion with the verdict."""

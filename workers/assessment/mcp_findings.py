@@ -1,11 +1,11 @@
-"""What fixed rules notice in the description of an MCP server, where no model is needed to see it. Pure."""
+"""Find problems in the description of an MCP server by fixed rules, without a model. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-SHORTEST_DESCRIPTION = 20
-NAME_SHOWN = 80
+MIN_DESCRIPTION_CHARACTERS = 20
+MAX_QUOTED_NAME = 80
 
 _NAMESPACED = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+/[A-Za-z0-9._-]+")
 _SECRET = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|passwd|pwd|credentials?|auth)(_|$)")
@@ -17,15 +17,15 @@ _FLOATING = frozenset({"", "latest", "*", "main", "master"})
 
 
 def findings(server: Mapping[str, Any]) -> list[str]:
-    """Return what is doubtful about a description, most serious first, each in one line without any secret's value.
+    """Return the problems of a description, most serious first, each in one line that never holds a secret's value.
 
-    Reads what it understands and passes over the rest: a document of any shape is welcome, the schema judges shapes.
+    A document of any shape is accepted: unknown parts are skipped, because the schema check reports them.
     """
     return [*_secrets(server), *_origin(server), *_installation(server), *_wording(server)]
 
 
 def variables(server: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return every environment variable and header that a user must set, with the place of each."""
+    """Return every environment variable and header that a user must set, each with its place."""
     places = [("packages", "environment_variables"), ("packages", "environmentVariables"), ("remotes", "headers")]
     return [
         (f"{lists}[{index}].{inner}[{nth}]", variable)
@@ -37,7 +37,7 @@ def variables(server: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _secrets(server: Mapping[str, Any]) -> Iterator[str]:
     for place, variable in variables(server):
-        name = _shown(str(variable.get("name", "")))
+        name = _quotable(str(variable.get("name", "")))
         if any(_LIVE_SECRET.search(str(value)) for value in variable.values()):
             yield f"{place}: {name} seems to hold a live secret"
         marked = variable.get("is_secret") or variable.get("isSecret")
@@ -76,15 +76,15 @@ def _wording(server: Mapping[str, Any]) -> Iterator[str]:
     name, description = str(server.get("name") or ""), str(server.get("description") or "").strip()
     if not _NAMESPACED.fullmatch(name):
         yield "the name is not of the form namespace/server with a reverse-DNS namespace"
-    if len(description) < SHORTEST_DESCRIPTION:
+    if len(description) < MIN_DESCRIPTION_CHARACTERS:
         yield f"the description has only {len(description)} characters"
 
 
-def _shown(name: str) -> str:
-    """Return a name as a line may quote it: short, on one line, and not if someone put a secret there."""
-    return "(hidden)" if _LIVE_SECRET.search(name) else " ".join(name.split())[:NAME_SHOWN]
+def _quotable(name: str) -> str:
+    """Return a name to quote: short, on one line, and hidden if it looks like a secret."""
+    return "(hidden)" if _LIVE_SECRET.search(name) else " ".join(name.split())[:MAX_QUOTED_NAME]
 
 
 def _objects(value: object) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return the objects in a list, each with its place there."""
+    """Return the objects of a list, each with its index."""
     return [(i, item) for i, item in enumerate(value) if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""What an assessment is asked: the request that services write, held to the same rules at every door. Pure."""
+"""The request of an assessment, checked by the same rules at every door. Pure."""
 
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
@@ -17,8 +17,8 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 class AssessmentRequest(BaseModel):
     """The value of ``request_data``: ``serverName``, ``assessmentType``, ``options``, ``timestamp``, ``source``.
 
-    What ``options`` may hold is said by the type. Members beyond these five belong to whoever wrote them: they are
-    kept, and mean nothing here.
+    The type defines the members of ``options``. Members beyond these five belong to the service that wrote them. They
+    are stored and not used.
     """
 
     model_config = ConfigDict(extra="allow", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
@@ -30,19 +30,19 @@ class AssessmentRequest(BaseModel):
     source: str | None = None
 
 
-def read(data: object) -> AssessmentRequest:
-    """Return the request in ``data``; raise Permanent with one line that names the field, the rule and the value."""
+def parse_request(data: object) -> AssessmentRequest:
+    """Return the request in ``data``; raise Permanent with one line: field, rule and value."""
     try:
         keepable(data, name="request_data")
     except Unkeepable as error:
         raise Permanent(str(error)) from None
-    return validated(AssessmentRequest, data, name="request_data")
+    return validate(AssessmentRequest, data, name="request_data")
 
 
-def validated(into: type[M], data: object, *, name: str, prefix: str = "") -> M:
-    """Return ``data`` as ``into``, or raise Permanent for the first thing wrong; ``prefix`` leads every field's path.
+def validate(into: type[M], data: object, *, name: str, prefix: str = "") -> M:
+    """Return ``data`` as ``into``, or raise Permanent for the first problem.
 
-    ``name`` is what the whole is called where no field is to blame.
+    ``prefix`` is put before the path of a field. ``name`` is used if the problem has no field.
     """
     try:
         return into.model_validate(data)

@@ -1,4 +1,4 @@
-"""What an assessment says, and how parts become a whole. Pure."""
+"""The result of an assessment, and how parts are combined. Pure."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -14,10 +14,10 @@ _BANDS: tuple[tuple[float, Verdict], ...] = ((0.8, "excellent"), (0.6, "good"), 
 
 
 class PartResult(BaseModel):
-    """One part of a composite: its result, or the error for which it has none.
+    """One part of a composite: its result, or its error.
 
-    ``weight`` is as asked, ``share`` what it counts for in the overall score: 0 for a failed part, and the shares of
-    the others sum to 1.
+    ``weight`` is the requested weight. ``share`` is the part's share of the overall score: 0 for a failed part, and the
+    shares of the others sum to 1.
     """
 
     name: str
@@ -32,9 +32,9 @@ class PartResult(BaseModel):
 class AssessmentResult(BaseModel):
     """The value of ``result_data``.
 
-    ``score`` (0 to 1) is the mean of the criteria, or of a composite's parts, by their weights, computed here and not
-    trusted from a model. ``verdict`` names its band, or is ``invalid`` where a schema was broken. ``flags`` are notes
-    that a reader should see first. ``note`` says so where no AI judged. Tokens are None where a server told none.
+    ``score`` (0 to 1) is the weighted mean of the criteria, or of a composite's parts. It is computed here, not taken
+    from a model. ``verdict`` names the band of the score, or is ``invalid`` if the document breaks its schema.
+    ``flags`` are notes that a reader should see first. ``note`` says if no AI judged. Tokens are None if unknown.
     """
 
     assessment_type: str
@@ -53,11 +53,11 @@ class AssessmentResult(BaseModel):
 
 def verdict_of(score: float) -> Verdict:
     """Return the band of a score: excellent from 0.8, good from 0.6, fair from 0.4, poor below."""
-    return next((verdict for least, verdict in _BANDS if score >= least), "poor")
+    return next((verdict for lowest, verdict in _BANDS if score >= lowest), "poor")
 
 
 def shares(weights: Iterable[float | None]) -> list[float]:
-    """Return what each weight counts for once those that are None are left out: the others' shares sum to 1."""
+    """Return the share of each weight. A weight of None has the share 0; the shares of the others sum to 1."""
     given = list(weights)
     total = sum(weight for weight in given if weight is not None)
     return [0.0 if weight is None else round(weight / total, 4) for weight in given]

@@ -1,4 +1,4 @@
-"""Check the description of a server against its JSON Schema: the one of the request, or our own."""
+"""Check the description of a server against a JSON Schema: that of the request, or Gristmill's own."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ SCHEMA_OF_REQUEST = "the schema in options"
 
 
 def check_server(server: Mapping[str, Any], schema: Mapping[str, Any] | None) -> SchemaCheck:
-    """Check ``server`` against ``schema``, or against ours if None; raise Permanent if the schema cannot be used."""
+    """Check ``server`` against ``schema``, or Gristmill's own if None; raise Permanent if the schema cannot be used."""
     if schema is None:
         return check(server, _own_schema(), against=OWN_SCHEMA, name=OWN_SCHEMA)
     against = str(schema.get("title") or schema.get("$id") or SCHEMA_OF_REQUEST)

@@ -1,7 +1,7 @@
-"""Read CSV records out of text that streams by, in bounded memory, and never refuse any of it.
+"""Read CSV records from a stream of text, in bounded memory. No text is refused.
 
-A physical line ends with LF, CR LF or a lone CR. Where a record starts is a number of physical lines, so that a later
-run gets there by counting line ends. What is read depends on the text alone, never on how it was cut into pieces.
+A physical line ends with LF, CR LF or a lone CR. The position of a record is a number of physical lines, so a later
+run finds it by counting line ends. The result depends only on the text, not on how the text was cut into pieces.
 """
 
 import csv
@@ -13,34 +13,35 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any
 
-# Of a record with all its lines. It must close its quotes within, and a line by itself must end within.
-RECORD_LIMIT = 4 * 1024 * 1024
-# So many records may run away before their lines are no longer tried one by one: each try reads RECORD_LIMIT again.
-RUNAWAYS_TRIED = 1_000
+# A record with all its lines, and a single line, may have this many characters. The quotes must close within it.
+MAX_RECORD_CHARS = 4 * 1024 * 1024
+# A runaway is a record with a quote that is not closed. Each one costs a second read of MAX_RECORD_CHARS, because
+# reading continues with its second line. After this many, all its lines are skipped at once.
+MAX_RUNAWAYS = 1_000
 DELIMITERS = (",", ";", "\t", "|")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# Fed after what is there: it comes out as a record of its own, unless a quote is still open. Text has no NUL by then.
+# Appended to the text: it becomes a record of its own, unless a quote is still open. The text has no NULs any more.
 _END = "\x00"
 
-# Python's own bound is one for the whole process; ours are below it.
-csv.field_size_limit(4 * RECORD_LIMIT)
+# Python's limit is one for the whole process; our own limits are lower.
+csv.field_size_limit(4 * MAX_RECORD_CHARS)
 
 
 class Damage(StrEnum):
-    """Why a physical line, or more, gives no record; the names are reasons in ``skippedDetails``."""
+    """Why one or more physical lines are not a record. The values are reasons in ``skippedDetails``."""
 
     MALFORMED = "malformed"
     TOO_LONG = "too_long"
 
 
-Record = list[str] | Damage
+CsvRecord = list[str] | Damage
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How cells are told apart and quoted; an empty ``quote``: nothing is quoted.
+    """How cells are separated and quoted. If ``quote`` is empty, nothing is quoted.
 
-    With ``backslash`` a quote inside of a quoted cell may have a backslash before it, instead of being doubled.
+    With ``backslash``, a quote inside a quoted cell may be escaped by a backslash instead of being doubled.
     """
 
     delimiter: str
@@ -48,30 +49,30 @@ class Dialect:
     backslash: bool = False
 
     def formats(self) -> dict[str, Any]:
-        """Return what ``csv.reader`` takes."""
+        """Return the parameters for ``csv.reader``."""
         if not self.quote:
             return {"delimiter": self.delimiter, "quoting": csv.QUOTE_NONE}
         escape = {"escapechar": "\\"} if self.backslash else {}
         return {"delimiter": self.delimiter, "quotechar": self.quote, **escape}
 
     def escaped(self, line: str) -> str:
-        """Return ``line`` so that ``csv.reader`` leaves every backslash alone that escapes nothing."""
+        """Return ``line`` with every backslash doubled that escapes nothing, so that ``csv.reader`` keeps it."""
         if not self.backslash or "\\" not in line:
             return line
         return re.sub(rf"\\([\\{re.escape(self.quote)}])|\\", lambda found: found[0] if found[1] else "\\\\", line)
 
 
 class CsvRecords:
-    """Records of one file, from its physical line ``skip`` on. Feed text, take what is complete, feed more.
+    """The records of one file after its first ``skip`` physical lines. Feed text, take the complete records, feed more.
 
-    ``line`` counts the physical lines consumed so far; the record that was yielded last begins at line ``start``.
-    ``giving_up`` tells that lines are passed which only together make sense: no run can go on between them.
-    ``replaced`` counts the characters up to there that were NUL and are U+FFFD now; in ``lossy`` text also those that
-    were U+FFFD before, because whoever decoded it could not.
+    ``line`` is the number of physical lines consumed so far. The last yielded record begins at line ``start``.
+    ``giving_up`` is True while the lines of one runaway are skipped: no run can continue between them.
+    ``replaced`` counts the NULs up to ``line`` that became U+FFFD. In ``lossy`` text it also counts the U+FFFDs of the
+    decoder.
     """
 
     def __init__(
-        self, dialect: Dialect, *, skip: int = 0, runaways: int = 0, lossy: bool = False, limit: int = RECORD_LIMIT
+        self, dialect: Dialect, *, skip: int = 0, runaways: int = 0, lossy: bool = False, limit: int = MAX_RECORD_CHARS
     ) -> None:
         self.line = 0
         self.start = 0
@@ -83,29 +84,29 @@ class CsvRecords:
         self._skip = skip
         self._limit = limit
         self._bad = ("\x00", REPLACEMENT) if lossy else ("\x00",)
-        self._open: list[str] = []  # whole lines of a record that is not complete
+        self._open: list[str] = []  # complete lines of an incomplete record
         self._partial = ""  # the beginning of a line
-        self._overlong = False  # that beginning was dropped
+        self._overlong = False  # the beginning of this line was dropped
         self._marks: dict[int, int] = {}  # replaced characters by line
 
-    def feed(self, text: str, *, final: bool = False) -> Iterator[Record]:
-        """Yield every record that is complete with ``text``; exhaust it before feeding on. An empty line is none."""
+    def feed(self, text: str, *, final: bool = False) -> Iterator[CsvRecord]:
+        """Yield the records that ``text`` completes; exhaust it before you feed more. Empty lines are not records."""
         lines = self._lines(text, final=final)
         if lines and (self._overlong or len(lines[0]) > self._limit):
-            # A record by itself: what is open before it can close no more.
+            # This line is a record of its own: an open record before it can no longer close.
             yield from self._records(final=True)
             self._overlong = False
-            if self._pass(1):
+            if self._consume(1):
                 yield Damage.TOO_LONG
             del lines[0]
         if not final and len(self._partial) > self._limit:
             self._overlong = True
-            self._partial = self._partial[-1:]  # a CR, perhaps, whose LF is to come
+            self._partial = self._partial[-1:]  # it may be a CR, and its LF comes next
         self._open += self._wanted(lines)
         yield from self._records(final=final)
 
     def _lines(self, text: str, *, final: bool) -> list[str]:
-        """Return the physical lines that end in ``text``, NULs replaced; keep the beginning of the next."""
+        """Return the physical lines that end in ``text``, with NULs replaced; keep the beginning of the next line."""
         text = self._partial + text
         self._partial = ""
         lines = io.StringIO(text, newline="").readlines()
@@ -123,13 +124,13 @@ class CsvRecords:
         return [line.replace("\x00", REPLACEMENT) for line in lines]
 
     def _wanted(self, lines: list[str]) -> list[str]:
-        """Pass what lies before ``skip``; return the rest of ``lines``."""
+        """Consume the lines up to ``skip``; return the rest of ``lines``."""
         before = min(len(lines), max(0, self._skip - self.line))
-        self._pass(before)
+        self._consume(before)
         return lines[before:] if before else lines
 
-    def _pass(self, count: int) -> bool:
-        """Count the next physical lines as consumed; tell whether they were wanted."""
+    def _consume(self, count: int) -> bool:
+        """Count the next physical lines as consumed; return whether they are after ``skip``."""
         self.start = first = self.line + 1
         self.line += count
         if self._marks:
@@ -139,8 +140,8 @@ class CsvRecords:
                     self.replaced += found
         return first > self._skip
 
-    def _records(self, *, final: bool) -> Iterator[Record]:
-        """Yield the complete records among the open lines; with ``final``, leave none open."""
+    def _records(self, *, final: bool) -> Iterator[CsvRecord]:
+        """Yield the complete records of the open lines. With ``final``, leave no line open."""
         while self._open:
             lines, done = self._open, 0
             size = sum(map(len, lines))
@@ -148,13 +149,13 @@ class CsvRecords:
             parser = csv.reader(chain(given, (_END,)), **self._formats)
             for cells in parser:
                 end = parser.line_num
-                if end > len(lines):  # the end came out, alone or inside of an open quote
+                if end > len(lines):  # this is _END, alone or inside an open quote
                     break
                 if end - done > 1 and size > self._limit and sum(map(len, lines[done:end])) > self._limit:
                     break
                 self.start = self.line + 1
                 if self._marks:
-                    self._pass(end - done)
+                    self._consume(end - done)
                 else:
                     self.line += end - done
                 done = end
@@ -165,12 +166,12 @@ class CsvRecords:
                 return
             yield from self._runaway()
 
-    def _runaway(self) -> Iterator[Record]:
-        """Give up the first line of a record whose quote is not closed in time: the next line may start a good one."""
+    def _runaway(self) -> Iterator[CsvRecord]:
+        """Skip the first line of a record with an unclosed quote: the next line may start a valid record."""
         self.runaways += 1
-        given_up = 1 if self.runaways <= RUNAWAYS_TRIED else len(self._open)
+        given_up = 1 if self.runaways <= MAX_RUNAWAYS else len(self._open)
         for left in reversed(range(given_up)):
             self.giving_up = left > 0
-            self._pass(1)
+            self._consume(1)
             yield Damage.MALFORMED
         del self._open[:given_up]

@@ -1,52 +1,52 @@
-"""Tell what encoding a file has, from its bytes as they stream by. Names are those of Python's codecs.
+"""Detect the encoding of a file from a stream of its bytes. The names are those of Python's codecs.
 
-A byte order mark decides; UTF-16 without one betrays itself by its NULs; what is UTF-8 from the first byte to the last
-is UTF-8, and so is text with far more proof for UTF-8 than damage to it. Anything else is taken for Windows-1252, which
-every byte sequence nearly is, and said to be a guess. Encodings of other scripts are never guessed: they must be named.
+The order: a byte order mark; NUL bytes (UTF-16); valid UTF-8; UTF-8 with a few damaged characters. Anything else is
+read as Windows-1252, in which almost every byte is a character, with a warning. Encodings of other scripts are never
+guessed: a person must give them.
 """
 
 import codecs
 import re
 
 UTF8 = "utf-8"
-# UTF-8 that is not to be trusted to be all valid, be it marked or damaged.
-DOUBTFUL = "utf-8-sig"
-GUESS = "cp1252"
-# In the order of asking: the mark of UTF-32 begins with that of UTF-16.
+# UTF-8 with a byte order mark, or with damaged characters: it may have bytes that cannot be decoded.
+LENIENT_UTF8 = "utf-8-sig"
+FALLBACK = "cp1252"
+# The order matters: the mark of UTF-32 begins with the mark of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, DOUBTFUL),
+    (codecs.BOM_UTF8, LENIENT_UTF8),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _HEAD_BYTES = 64 * 1024
-# Text of Latin letters has a NUL in almost every pair; of other scripts still beside each delimiter and digit.
+# In UTF-16, Latin text has a NUL in almost every pair of bytes; other scripts have one in each delimiter and digit.
 _SHARE_OF_NULS = 0.1
-# Bytes that are no UTF-8, as the decoder hands them out one by one.
+# Bytes that are not UTF-8, as the decoder returns them.
 _DAMAGE = re.compile("[\udc80-\udcff]+")
-# One character that was damaged, or written as two halves of three bytes each, is so many bytes at most.
-_LONGEST_DAMAGE = 6
-# Text in Shift-JIS, GBK or EUC has up to twice as many bytes by chance that look valid as it has damages.
-_GOOD_PER_BAD = 4
+# One damaged character has at most this many bytes (a surrogate pair has two halves of three bytes each).
+_MAX_DAMAGE_BYTES = 6
+# In Shift-JIS, GBK or EUC text, up to twice as many bytes look like valid UTF-8 by chance as are damaged.
+_MIN_GOOD_PER_BAD = 4
 _FEW_DAMAGES = 3
 
 
 class Detector:
-    """Takes a file piece by piece and names its encoding at the end.
+    """Takes a file piece by piece and returns its encoding at the end.
 
-    ``good`` counts the bytes that continue a valid character of several: Windows-1252 has hardly a word in which they
-    would follow. ``bad`` counts damages, each of up to six bytes in a row.
+    ``good`` is the number of bytes that continue a valid character of several bytes: in Windows-1252 text such a
+    sequence is very rare. ``bad`` is the number of damages, each of up to six bytes in a row.
     """
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._utf8 = codecs.getincrementaldecoder(UTF8)("surrogateescape")
         self._bytes = self._characters = self._bad = 0
-        self._run = 0  # bytes of a damage that may go on in the next piece
+        self._run = 0  # bytes of a damage that may continue in the next piece
 
     def feed(self, piece: bytes) -> None:
-        """Look at the next piece."""
+        """Count the next piece."""
         if len(self._head) < _HEAD_BYTES:
             self._head += piece[: _HEAD_BYTES - len(self._head)]
         self._count(piece, final=False)
@@ -57,7 +57,7 @@ class Detector:
         return self.so_far()
 
     def so_far(self) -> str:
-        """Return the encoding as far as it can be told; what was cut within a character is no matter."""
+        """Return the encoding of the pieces so far. A character that is cut at their end does not count as damaged."""
         head = bytes(self._head)
         marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
         return marked or _unmarked_utf16(head) or self._utf8_or_guess()
@@ -67,7 +67,7 @@ class Detector:
         if bad == 0:
             return UTF8
         good = self._bytes - len(self._utf8.getstate()[0]) - self._characters
-        return DOUBTFUL if good >= (bad if bad <= _FEW_DAMAGES else _GOOD_PER_BAD * bad) else GUESS
+        return LENIENT_UTF8 if good >= (bad if bad <= _FEW_DAMAGES else _MIN_GOOD_PER_BAD * bad) else FALLBACK
 
     def _count(self, piece: bytes, *, final: bool) -> None:
         text = self._utf8.decode(piece, final)
@@ -90,11 +90,11 @@ class Detector:
 
 
 def _damages(count: int) -> int:
-    return -(-count // _LONGEST_DAMAGE)
+    return -(-count // _MAX_DAMAGE_BYTES)
 
 
 def _unmarked_utf16(head: bytes) -> str | None:
-    """Return the UTF-16 that has NULs at every other place, hardly any at the others, and decodes."""
+    """Return the name of the UTF-16 that ``head`` is: NULs only at even or only at odd places, and it decodes."""
     pairs = len(head) // 2
     even, odd = head[0 : 2 * pairs : 2].count(0), head[1 : 2 * pairs : 2].count(0)
     for name, nulls, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
@@ -108,5 +108,5 @@ def _unmarked_utf16(head: bytes) -> str | None:
 
 
 def decoder(encoding: str) -> codecs.IncrementalDecoder:
-    """Return what decodes a file piece by piece; bytes that mean nothing become U+FFFD."""
+    """Return a decoder for a file in pieces. Bytes that cannot be decoded become U+FFFD."""
     return codecs.getincrementaldecoder(encoding)("replace")

@@ -1,4 +1,4 @@
-"""The Python door: a file and its job, committed together in the caller's transaction."""
+"""Ingest a file from Python: the file and its job are committed together in the caller's transaction."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Literal
@@ -9,15 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import PRIORITY_DEFAULT
 from models.operations import Upload
-from workers.ingestion.chunks import Ids
+from workers.ingestion.chunks import RecordIds
 from workers.ingestion.data_file import DataFile
-from workers.ingestion.ingest_csv import of_kind
-from workers.ingestion.kinds import Kind, container
-from workers.ingestion.mapping import check
-from workers.ingestion.options import Options
+from workers.ingestion.ingest_csv import source_of_kind
+from workers.ingestion.kinds import FileKind, container
+from workers.ingestion.mapping import check_mapping
+from workers.ingestion.options import ReadOptions
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.unwrapping import HEAD_BYTES
-from workers.ingestion.uploads import NAME_LENGTH, PostgresUploads, Uploads
+from workers.ingestion.uploads import MAX_FILE_NAME_CHARS, PostgresUploads, Uploads
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.enqueue import Enqueued, enqueue
 from workers.runtime.handler import naming
@@ -38,28 +38,28 @@ async def ingest_file(
     idempotency_key: str | None = None,
     actor: Actor = NOBODY,
 ) -> Enqueued:
-    """Keep ``stream`` and enqueue its ingestion; nothing happens before the caller commits.
+    """Store ``stream`` and enqueue its ingestion. Nothing happens before the caller commits.
 
-    ``options`` say how the file is to be read: ``encoding``, ``delimiter``, ``quote``, ``skip_rows``. Raises
-    Unreadable, before anything is kept, when the file is no table, has no header, no content column or not the columns
-    of ``mapping``, and EnqueueError. Of a workbook the worker tells that. A repeated key with the same file,
-    mapping and options returns the first job and keeps no second file; with others it is refused.
+    ``options`` may have ``encoding``, ``delimiter``, ``quote`` and ``skip_rows``. If the file is not a table, or has no
+    header, no content column or lacks a column of ``mapping``, Unreadable is raised before anything is stored (for a
+    large workbook, the job fails instead). If a key is repeated with the same file, mapping and options, the first job
+    is returned and no second file is stored; with others, EnqueueError is raised.
     """
-    mapping, said = dict(mapping or {}), dict(options or {})
+    mapping, given = dict(mapping or {}), dict(options or {})
     pieces = aiter(stream)
     head = await _head(pieces)
-    kind = await look(head, mapping, name=file_name, options=said)
-    name = naming.file_name(file_name, longest=NAME_LENGTH, default="upload.csv")
+    kind = await inspect_head(head, mapping, name=file_name, options=given)
+    name = naming.file_name(file_name, longest=MAX_FILE_NAME_CHARS, default="upload.csv")
     async with acting(session, actor):
-        stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_again(head, pieces))
+        stored = await _STORE.put(session, project_id=project_id, file_name=name, stream=_with_head(head, pieces))
         payload = {
             "project_id": project_id,
             "type": type,
             "upload_id": stored.id,
             "content_hash": "\\x" + stored.sha256.hex(),
             "mapping": mapping,
-            "options": said,
-            "source": of_kind(name, kind),
+            "options": given,
+            "source": source_of_kind(name, kind),
         }
         job = await enqueue(session, "ingestion.ingest", payload, priority=priority, idempotency_key=idempotency_key)
         if not job.created:
@@ -68,37 +68,38 @@ async def ingest_file(
 
 
 async def _head(pieces: AsyncIterator[bytes]) -> bytes:
-    """Take what is looked at before anything is kept: the file's beginning, all of a short file."""
+    """Read the beginning of the file; a short file is read whole."""
     head = bytearray()
     while len(head) < HEAD_BYTES and (piece := await anext(pieces, None)) is not None:
         head += piece
     return bytes(head)
 
 
-async def look(head: bytes, mapping: Mapping[str, str], *, name: str, options: Mapping[str, Any]) -> Kind:
-    """Return the kind of the file that begins with ``head``, which is all of a short file.
+async def inspect_head(head: bytes, mapping: Mapping[str, str], *, name: str, options: Mapping[str, Any]) -> FileKind:
+    """Return the kind of the file that begins with ``head``. A ``head`` shorter than HEAD_BYTES is the whole file.
 
-    Raises Unreadable for what its beginning, its mapping and its options can be refused for, before anything is made.
-    A workbook is looked at only where it is whole.
+    Raises Unreadable if the beginning, the mapping or the options are not valid. A workbook is read only if ``head`` is
+    the whole file.
     """
     try:
-        check(mapping)
-        Options.of(options)
+        check_mapping(mapping)
+        ReadOptions.of(options)
     except ValueError as error:
         raise Unreadable(str(error)) from None
     whole = len(head) < HEAD_BYTES
     if not whole and container(head) == "zip":
-        return Kind.XLSX
-    async with DataFile(_one(head if whole else head[:HEAD_BYTES]), name=name, said=options, whole=whole) as file:
-        await file.open(mapping, type_="TASK", ids=Ids(UUID(int=0)))
+        return FileKind.XLSX
+    pieces = _as_stream(head if whole else head[:HEAD_BYTES])
+    async with DataFile(pieces, name=name, options=options, whole=whole) as file:
+        await file.open(mapping, type_="TASK", ids=RecordIds(UUID(int=0)))
         return file.table.kind
 
 
-async def _one(head: bytes) -> AsyncIterator[bytes]:
+async def _as_stream(head: bytes) -> AsyncIterator[bytes]:
     yield head
 
 
-async def _again(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_head(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield head
     async for piece in rest:
         yield piece

@@ -1,6 +1,6 @@
-"""Write a project's records as CSV that a spreadsheet may open: nothing in it is taken for a formula.
+"""Write a project's records as CSV. A spreadsheet that opens it computes no formula.
 
-Postgres hands out text alone: no value of any row can fail to be read, so none ends an export.
+Postgres returns every value as text, so no value can fail to be read and end an export.
 """
 
 import csv
@@ -14,10 +14,10 @@ from sqlalchemy import BindParameter, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import String, Uuid
 
-# What a spreadsheet computes, or skips to find what it computes.
+# Characters that begin a formula, or that a spreadsheet skips before one.
 FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _ROWS_AT_ONCE = 1_000
-# Each column with what makes it. People's and models' ratings are apart: they answer differently.
+# Each column with its SQL. Ratings by people and by models are separate, because they differ.
 _COLUMNS: Mapping[str, str] = {
     "id": "r.id",
     "type": "r.type",
@@ -43,11 +43,11 @@ _COLUMNS: Mapping[str, str] = {
     "models_quality": "l.models_quality",
     "embedding_model": 'r."embeddingModel"',
 }
-# More than any row of a file that was taken.
-MOST_METADATA_BYTES = 32 * 1024 * 1024
+# More than any row of an ingested file has.
+MAX_METADATA_BYTES = 32 * 1024 * 1024
 _METADATA = "metadata"
 _READABLE_METADATA = f"""CASE WHEN r.metadata IS NOT NULL THEN
-    coalesce(runtime.readable(r.metadata, {MOST_METADATA_BYTES}), '(too large to be read)') END"""
+    coalesce(runtime.readable(r.metadata, {MAX_METADATA_BYTES}), '(too large to be read)') END"""
 _SIMILARITY = "similarity"
 _FROM = """
       FROM operations.data_records AS r
@@ -70,13 +70,13 @@ _COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """A vector that records are compared with, and the model that made it: others' vectors are not compared."""
+    """A vector to compare records with, and its model. Vectors of other models are not compared."""
 
     numbers: Sequence[float]
     model: str
 
 
-async def export(
+async def export_records(
     session: AsyncSession,
     project_id: UUID,
     into: TextIO,
@@ -85,16 +85,17 @@ async def export(
     category: str | None = None,
     like: Likeness | None = None,
 ) -> int:
-    """Write the records of a project, of one type or category if given, in the order they came; return how many.
+    """Write the records of a project (of one type or category, if given) in the order of their ids; return the count.
 
-    They stream through: never more than a thousand are held. ``into`` is open for text with ``newline=""``. With
-    ``like`` there is the cosine of each record's vector with it. The original columns of each are JSON in the last one.
+    The records are streamed: at most a thousand are in memory. ``into`` must be open for text with ``newline=""``. With
+    ``like`` there is a column with the cosine similarity of each record's vector to it. The last column has the
+    original columns of the record as JSON.
     """
     columns = [*_COLUMNS, *([_SIMILARITY] if like else []), _METADATA]
     values: dict[str, Any] = {"project": project_id, "type": type_, "category": category}
     if like is not None:
         values |= {"model": like.model, "length": len(like.numbers)}
-    writer = csv.writer(into, quoting=csv.QUOTE_ALL)  # a spreadsheet may cut at other characters than ours
+    writer = csv.writer(into, quoting=csv.QUOTE_ALL)  # a spreadsheet may expect another delimiter
     writer.writerow(columns)
     place = columns.index(_SIMILARITY) if like else -1
     count = 0
@@ -103,7 +104,7 @@ async def export(
         await session.stream(query, values, execution_options={"yield_per": _ROWS_AT_ONCE})
     ).partitions():
         for row in rows:
-            cells = [neutral(cell or "") for cell in row]
+            cells = [neutralise(cell or "") for cell in row]
             if like is not None:
                 cells[place] = similarity(row[place], like.numbers)
             writer.writerow(cells)
@@ -122,18 +123,18 @@ def _query(*, compared: bool) -> Any:
     return text(f"SELECT {selected} {_FROM}").bindparams(*given)
 
 
-def neutral(cell: str) -> str:
-    """Return ``cell`` so that no spreadsheet takes it for a formula: behind an apostrophe if it could be one."""
+def neutralise(cell: str) -> str:
+    """Return ``cell``, with an apostrophe before it if a spreadsheet could read it as a formula."""
     return f"'{cell}" if cell.startswith(FORMULA_BEGINNINGS) else cell
 
 
 def similarity(vector: str | None, numbers: Sequence[float]) -> str:
-    """Return the cosine of a vector, as Postgres writes an array, with another; nothing where there is none."""
+    """Return the cosine of a vector (as Postgres writes an array) with ``numbers``; the empty text if there is none."""
     if vector is None:
         return ""
     try:
         own = [float(number) for number in vector.strip("{}").split(",")]
-    except ValueError:  # it has NULLs in it
+    except ValueError:  # it contains NULL
         return ""
     length = sqrt(sum(one * one for one in own)) * sqrt(sum(one * one for one in numbers))
     cosine = sum(one * other for one, other in zip(own, numbers, strict=True)) / length if length else float("nan")

@@ -1,4 +1,4 @@
-"""Unfold gzip as it streams by, in bounded memory, and no further than any real table would unfold."""
+"""Unpack a stream of gzip in bounded memory, and stop if it expands more than a real table would."""
 
 import asyncio
 import zlib
@@ -6,60 +6,60 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from workers.ingestion.refusals import Unreadable
 
-PIECE_BYTES = 1024 * 1024
-# Logs and tables unfold to 5 to 50 times their size; deflate can do a thousand.
-MOST_UNFOLDED = 200
-# Below, the ratio is no matter.
-ALWAYS_UNFOLDED = 64 * 1024 * 1024
-# Whatever its ratio.
-MOST_BYTES = 32 * 1024**3
+MAX_GUNZIP_PIECE_BYTES = 1024 * 1024
+# Logs and tables expand to 5 to 50 times their size; gzip can expand to a thousand times.
+MAX_GZIP_RATIO = 200
+# Below this size the ratio is not checked.
+MIN_RATIO_BYTES = 64 * 1024 * 1024
+# Whatever the ratio is.
+MAX_GZIP_BYTES = 32 * 1024**3
 _GZIP = zlib.MAX_WBITS | 16
 _MAGIC = b"\x1f\x8b"
 
 
 async def gunzip(pieces: AsyncIterator[bytes], *, whole: bool = True) -> AsyncGenerator[bytes, None]:
-    """Yield what ``pieces`` unfold to, in pieces of a mebibyte at most; raise Unreadable.
+    """Yield the unpacked bytes in pieces of at most 1 MiB; raise Unreadable.
 
-    Several members are one file. Padding behind the last one is none of it. Pieces that are not the ``whole`` file may
-    end anywhere.
+    Several gzip members are one file. Padding after the last member is ignored. If ``pieces`` are not the ``whole``
+    file, they may end anywhere.
     """
-    unfolder = _Unfolder()
+    unpacker = _Unpacker()
     async for piece in pieces:
-        unfolder.take(piece)
-        while unfolded := await asyncio.to_thread(unfolder.next_piece):
-            yield unfolded
+        unpacker.take(piece)
+        while unpacked := await asyncio.to_thread(unpacker.next_piece):
+            yield unpacked
     if whole:
-        unfolder.finish()
+        unpacker.finish()
 
 
-class _Unfolder:
-    """Takes what is folded and hands out what it unfolds to, a piece at a time."""
+class _Unpacker:
+    """Takes packed bytes and returns the unpacked bytes, a piece at a time."""
 
     def __init__(self) -> None:
         self._inflater = zlib.decompressobj(_GZIP)
         self._waiting = b""
-        self._folded = self._unfolded = 0
+        self._packed_bytes = self._unpacked_bytes = 0
         self._begun = False
         self._padding = False
 
     def take(self, piece: bytes) -> None:
-        self._folded += len(piece)
+        self._packed_bytes += len(piece)
         self._waiting += piece
 
     def next_piece(self) -> bytes:
-        """Return the next bytes; none where more must be taken first."""
+        """Return the next bytes; no bytes if more must be taken first."""
         while self._waiting and not self._padding:
             if self._inflater.eof and not self._next_member():
                 break
             try:
-                unfolded = self._inflater.decompress(self._waiting, PIECE_BYTES)
+                unpacked = self._inflater.decompress(self._waiting, MAX_GUNZIP_PIECE_BYTES)
             except zlib.error:
                 raise Unreadable("the gzip file is damaged: pack it again") from None
             self._begun = True
             self._waiting = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
-            if unfolded:
-                self._bound(len(unfolded))
-                return unfolded
+            if unpacked:
+                self._check_size(len(unpacked))
+                return unpacked
         return b""
 
     def finish(self) -> None:
@@ -68,19 +68,19 @@ class _Unfolder:
 
     def _next_member(self) -> bool:
         if len(self._waiting) < len(_MAGIC):
-            return False  # the rest of it is to come, or padding
+            return False  # more bytes come, or it is padding
         if not self._waiting.startswith(_MAGIC):
             self._padding = True
             return False
         self._inflater = zlib.decompressobj(_GZIP)
         return True
 
-    def _bound(self, count: int) -> None:
-        self._unfolded += count
-        if self._unfolded <= ALWAYS_UNFOLDED:
+    def _check_size(self, count: int) -> None:
+        self._unpacked_bytes += count
+        if self._unpacked_bytes <= MIN_RATIO_BYTES:
             return
-        if self._unfolded > MOST_UNFOLDED * self._folded:
-            raise Unreadable(f"the gzip file unfolds to more than {MOST_UNFOLDED} times its size, which no table does: "
-                             "it is not read")  # fmt: skip
-        if self._unfolded > MOST_BYTES:
-            raise Unreadable(f"the gzip file unfolds to more than {MOST_BYTES // 1024**3} GiB: hand it in in parts")
+        if self._unpacked_bytes > MAX_GZIP_RATIO * self._packed_bytes:
+            raise Unreadable(f"the gzip file expands to more than {MAX_GZIP_RATIO} times its size, which no table "
+                             "does: it is not read")  # fmt: skip
+        if self._unpacked_bytes > MAX_GZIP_BYTES:
+            raise Unreadable(f"the gzip file expands to more than {MAX_GZIP_BYTES // 1024**3} GiB: hand it in in parts")

@@ -1,6 +1,6 @@
-"""Tell what kind of file it is from its first bytes, whatever its name: what holds rows is read, the rest is named.
+"""Detect the kind of a file from its first bytes, not from its name. Other kinds are refused by name.
 
-Pure. The kinds' names begin the ``source`` of jobs and records.
+Pure. The ``source`` of jobs and records begins with the name of the kind.
 """
 
 import re
@@ -10,8 +10,8 @@ from typing import Literal
 from workers.ingestion.refusals import Unreadable
 
 
-class Kind(StrEnum):
-    """What a file that can be read holds."""
+class FileKind(StrEnum):
+    """A kind of file that can be ingested."""
 
     CSV = "csv"
     JSON = "json"
@@ -20,10 +20,10 @@ class Kind(StrEnum):
 
 
 Container = Literal["text", "gzip", "zip"]
-# How a file of each kind is called.
-TITLES = {Kind.CSV: "CSV", Kind.JSON: "JSON", Kind.JSONL: "JSON Lines", Kind.XLSX: "an Excel workbook"}
-# What a skipped row's number counts.
-ROWS = {Kind.CSV: "line", Kind.JSON: "item", Kind.JSONL: "line", Kind.XLSX: "row"}
+# The name of each kind in messages.
+TITLES = {FileKind.CSV: "CSV", FileKind.JSON: "JSON", FileKind.JSONL: "JSON Lines", FileKind.XLSX: "an Excel workbook"}
+# What the numbers of skipped rows count.
+ROWS = {FileKind.CSV: "line", FileKind.JSON: "item", FileKind.JSONL: "line", FileKind.XLSX: "row"}
 SUPPORTED = "hand in CSV, JSON, JSON Lines or Excel (.xlsx), or one of them in gzip"
 
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
@@ -51,23 +51,23 @@ _OTHERS = tuple(
     )
 )
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:(!doctype\s+html|html\b)|(\?xml\b))", re.IGNORECASE)
-# A beginning of a JSON document; a header of a CSV may begin with a brace or a bracket, too.
+# The beginning of JSON. The header of a CSV may begin with a brace or a bracket, too.
 _OBJECT, _ARRAY = re.compile(r'\s*\{\s*["}]'), re.compile(r'\s*\[\s*(?:[\]{"\[]|$)')
-_LINES = (".jsonl", ".ndjson", ".jsonlines")
-# Of the first bytes so many may be characters that no text has: a damage here and there is counted, not refused.
-_SHARE_OF_CONTROLS = 0.05
-_FEW_CONTROLS = 16
+_JSONL_ENDINGS = (".jsonl", ".ndjson", ".jsonlines")
+# Share of control characters in the first bytes: a few damaged characters are counted, not refused.
+_MAX_CONTROL_SHARE = 0.05
+_MAX_CONTROLS_IN_SHORT_TEXT = 16
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\r\x0b\x0c\x1a\x1b\x08\x1c\x1d\x1e\x1f"})
-_LOOKED_AT = 4_096
+_CHECKED_BYTES = 4_096
 
 
 def is_packed(head: bytes) -> bool:
-    """Tell whether a file that begins with ``head`` is no text until it is unpacked."""
+    """Return whether a file that begins with ``head`` is a gzip or a zip."""
     return head.startswith((_GZIP, *_ZIP))
 
 
 def container(head: bytes) -> Container:
-    """Return what the file that begins with ``head`` is wrapped in; raise Unreadable for what holds no rows."""
+    """Return the container of the file that begins with ``head``; raise Unreadable if the file has no rows."""
     if head.startswith(_GZIP):
         return "gzip"
     if head.startswith(_ZIP):
@@ -81,31 +81,31 @@ def container(head: bytes) -> Container:
 
 
 def require_text(head: bytes, encoding: str) -> None:
-    """Raise Unreadable where ``head`` is full of characters that no text in ``encoding`` has."""
+    """Raise Unreadable if ``head`` has too many control characters for a text in ``encoding``."""
     if encoding.startswith(("utf-16", "utf-32")) or _is_text(head):
         return
-    raise Unreadable(f"this is no table: it is full of control characters, which no text has; {SUPPORTED}")
+    raise Unreadable(f"this is no table: it has too many control characters for a text; {SUPPORTED}")
 
 
 def _is_text(head: bytes) -> bool:
-    looked_at = head[:_LOOKED_AT]
+    looked_at = head[:_CHECKED_BYTES]
     controls = len(looked_at) - len(looked_at.translate(None, _CONTROLS))
-    return controls <= max(_FEW_CONTROLS, _SHARE_OF_CONTROLS * len(looked_at))
+    return controls <= max(_MAX_CONTROLS_IN_SHORT_TEXT, _MAX_CONTROL_SHARE * len(looked_at))
 
 
-def text_kind(head: str, *, name: str) -> Kind:
-    """Return the kind of a text file that begins with ``head``; ``name`` decides only where both would do."""
+def text_kind(head: str, *, name: str) -> FileKind:
+    """Return the kind of a text file that begins with ``head``. ``name`` decides if it may be JSON or JSON Lines."""
     if _ARRAY.match(head):
-        return Kind.JSON
+        return FileKind.JSON
     if not _OBJECT.match(head):
-        return Kind.CSV
-    if bare(name).endswith(_LINES):
-        return Kind.JSONL
+        return FileKind.CSV
+    if without_gz(name).endswith(_JSONL_ENDINGS):
+        return FileKind.JSONL
     first, line_end, rest = head.lstrip().partition("\n")
     whole_line = first.rstrip().endswith("}")
-    return Kind.JSONL if whole_line and line_end and _OBJECT.match(rest) else Kind.JSON
+    return FileKind.JSONL if whole_line and line_end and _OBJECT.match(rest) else FileKind.JSON
 
 
-def bare(name: str) -> str:
-    """Return a file's name in small letters, without the end that tells of gzip."""
+def without_gz(name: str) -> str:
+    """Return a file's name in small letters, without ``.gz``."""
     return name.casefold().removesuffix(".gz")

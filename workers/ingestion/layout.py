@@ -1,31 +1,31 @@
-"""Find out from the beginning of a CSV how it is cut into columns, and what columns are called, whatever the file."""
+"""Detect the columns of a CSV from its beginning, and give every column a unique name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.ingestion.blank import trimmed
+from workers.ingestion.blank import trim
 from workers.ingestion.csv_records import CsvRecords, Damage, Dialect
 from workers.ingestion.dialect import find_dialect
-from workers.ingestion.options import Options
+from workers.ingestion.options import ReadOptions
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.unwrapping import HEAD_BYTES
 
-MOST_COLUMNS = 2_000
-# A row may have so many cells more than the header; beyond, it is no row of this table.
-MOST_EXTRA_CELLS = 200
+MAX_COLUMNS = 2_000
+# A row may have this many cells more than the header. With more, it is malformed.
+MAX_EXTRA_CELLS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a file is cut: ``columns`` have unique names; records begin after ``header_lines`` physical lines."""
+    """How a CSV is read. ``columns`` are unique names; records begin after ``header_lines`` physical lines."""
 
     dialect: Dialect
     columns: tuple[str, ...]
     header_lines: int
 
 
-def read_layout(head: str, *, whole: bool, options: Options = Options()) -> Layout:  # noqa: B008 - frozen
-    """Return the layout of the file that begins with ``head``, or is ``head``; raise Unreadable."""
+def read_layout(head: str, *, whole: bool, options: ReadOptions = ReadOptions()) -> Layout:  # noqa: B008 - frozen
+    """Return the layout of the file that begins with ``head`` (all of it if ``whole``); raise Unreadable."""
     found = find_dialect(head, options)
     records = CsvRecords(found.dialect, skip=found.before)
     for record in records.feed(head, final=whole):
@@ -41,15 +41,15 @@ def read_layout(head: str, *, whole: bool, options: Options = Options()) -> Layo
 
 
 def require_columns(header: Sequence[str]) -> None:
-    """Raise Unreadable for a header that names too many columns."""
-    if len(header) > MOST_COLUMNS:
-        raise Unreadable(f"the header must name at most {MOST_COLUMNS:,} columns, got {len(header):,}")
+    """Raise Unreadable if a header has too many columns."""
+    if len(header) > MAX_COLUMNS:
+        raise Unreadable(f"the header must name at most {MAX_COLUMNS:,} columns, got {len(header):,}")
 
 
 def column_names(header: Sequence[str]) -> tuple[str, ...]:
     """Return a unique name for each cell of a header: ``column_3`` for an empty one, ``name_2`` for a second one."""
     names: list[str] = []
-    cells = [trimmed(cell) for cell in header]
+    cells = [trim(cell) for cell in header]
     taken = set(cells)
     for number, cell in enumerate(cells, 1):
         name = cell or f"column_{number}"
@@ -60,7 +60,7 @@ def column_names(header: Sequence[str]) -> tuple[str, ...]:
 
 
 def extra_names(columns: Sequence[str], count: int) -> tuple[str, ...]:
-    """Return names for so many cells beyond the header."""
+    """Return names for ``count`` cells beyond the header."""
     names = list(columns)
     for number in range(len(columns) + 1, len(columns) + count + 1):
         name = f"column_{number}"

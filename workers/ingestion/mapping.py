@@ -1,6 +1,6 @@
-"""Say which column of a file means what: by a mapping that was given, else by the names that such columns have.
+"""Find the column of each field: by the given mapping, otherwise by usual column names.
 
-A guess is only made where the column's values bear it out: nothing that a person did not say costs a row.
+A column that is found by its name is used only if its values fit, so that a wrong guess skips no row.
 """
 
 import re
@@ -10,14 +10,14 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from models.operations import RECORD_TYPES
-from workers.ingestion.blank import is_blank, trimmed
-from workers.ingestion.refusals import Unreadable, listed
+from workers.ingestion.blank import is_blank, trim
+from workers.ingestion.refusals import Unreadable, quote_names
 from workers.ingestion.template import Template, is_template
 from workers.runtime.refusals import cut, quoted
 
 Field = Literal["content", "category", "type", "creator", "creator_id", "creator_name", "creator_email"]
 FIELDS: tuple[Field, ...] = get_args(Field)
-# Names without case and punctuation, the likeliest first.
+# Names without case and punctuation, the most likely first.
 WELL_KNOWN: dict[Field, tuple[str, ...]] = {
     "content": (
         "content", "prompt", "text", "feedback", "task", "body", "message", "comment", "question", "instruction",
@@ -30,17 +30,17 @@ WELL_KNOWN: dict[Field, tuple[str, ...]] = {
     "creator_name": ("creatorname", "createdbyname", "authorname"),
     "creator_email": ("creatoremail", "createdbyemail", "useremail", "authoremail", "email"),
 }  # fmt: skip
-# Returns the values that a sample of the file's rows has in a column.
+# Returns the values of a column in the first rows.
 Sample = Callable[[int], Sequence[str]]
-_SHOWN = 30
+_MAX_SHOWN_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """At which position of a row each field is.
+    """The position of each field in a row.
 
-    ``found`` are the columns that nobody had named, ``passed_over`` those that are called like a field and hold
-    something else. ``template`` makes the content of several columns.
+    ``found`` are the columns found by their names. ``passed_over`` are columns with the name of a field but other
+    values, with the reason. ``template`` makes the content from several columns.
     """
 
     at: Mapping[Field, int]
@@ -54,9 +54,9 @@ def _nothing(_column: int) -> Sequence[str]:
 
 
 def locate(mapping: Mapping[str, str], columns: Sequence[str], *, sample: Sample = _nothing) -> Places:
-    """Return where each field is; raise Unreadable for a mapped column that is not there, or without a content column.
+    """Return the position of each field; raise Unreadable if a mapped column or the content column is missing.
 
-    A field mapped to the empty name is not looked for. Case decides only between columns that differ by nothing else.
+    A field that is mapped to the empty name has no column. Case matters only if two columns differ in nothing else.
     """
     at: dict[Field, int] = {}
     found: dict[Field, str] = {}
@@ -76,12 +76,12 @@ def locate(mapping: Mapping[str, str], columns: Sequence[str], *, sample: Sample
             else:
                 at[one], found[one] = place, columns[place]
     if "content" not in at and template is None:
-        raise Unreadable(f"no column looks like content; map one of the file's columns to it: {listed(list(columns))}")
+        raise Unreadable(f"no column looks like content; map one of these columns to it: {quote_names(list(columns))}")
     return Places(at, found, passed_over, template)
 
 
-def check(mapping: Mapping[str, object]) -> None:
-    """Raise ValueError for a mapping that no file could fulfil."""
+def check_mapping(mapping: Mapping[str, object]) -> None:
+    """Raise ValueError if the mapping is not valid for any file."""
     for one, column in mapping.items():
         if one not in FIELDS:
             raise ValueError(f"mapping has no field {quoted(one)}; its fields: {', '.join(FIELDS)}")
@@ -94,14 +94,14 @@ def check(mapping: Mapping[str, object]) -> None:
 def _named(one: Field, wanted: str, columns: Sequence[str]) -> int:
     if (place := _place(wanted, columns)) is not None:
         return place
-    raise Unreadable(f"{one} is mapped to {quoted(wanted)}, which is no column of the file; its columns: "
-                     f"{listed(list(columns))}")  # fmt: skip
+    raise Unreadable(f"{one} is mapped to {quoted(wanted)}, which is not a column of the file; its columns: "
+                     f"{quote_names(list(columns))}")  # fmt: skip
 
 
 def _place(wanted: str, columns: Sequence[str]) -> int | None:
     if wanted in columns:
         return columns.index(wanted)
-    folded, name = [column.casefold() for column in columns], trimmed(wanted).casefold()
+    folded, name = [column.casefold() for column in columns], trim(wanted).casefold()
     return folded.index(name) if name in folded else None
 
 
@@ -111,20 +111,20 @@ def _well_known(one: Field, columns: Sequence[str]) -> list[int]:
 
 
 def _fitting(one: Field, candidates: Sequence[int], sample: Sample) -> tuple[int, str | None]:
-    """Return which column is taken for a field, or would have been and why it is not."""
+    """Return the column for a field and None, or the column that does not fit and the reason."""
     if one == "content":
         values = {place: [value for value in sample(place) if not is_blank(value)] for place in candidates}
         worded = [place for place in candidates if _mostly(_has_letters, values[place])]
         return next(iter(worded or [place for place in candidates if values[place]] or candidates)), None
     place = candidates[0]
-    said = [value for value in sample(place) if not is_blank(value)]
-    if one == "category" and said and not _mostly(lambda value: bool(category(value)), said):
-        odd = next(value for value in said if not category(value))
-        return place, f"its values, such as {quoted(cut(odd, _SHOWN))}, are no category"
-    if one == "type" and (odd := next((value for value in said if trimmed(value).upper() not in RECORD_TYPES), "")):
-        return place, f"its values, such as {quoted(cut(odd, _SHOWN))}, are no record type"
-    if one == "creator_email" and said and not _mostly(lambda value: "@" in value, said):
-        return place, f"its values, such as {quoted(cut(said[0], _SHOWN))}, are no addresses"
+    filled = [value for value in sample(place) if not is_blank(value)]
+    if one == "category" and filled and not _mostly(lambda value: bool(category(value)), filled):
+        odd = next(value for value in filled if not category(value))
+        return place, f"its values, such as {quoted(cut(odd, _MAX_SHOWN_CHARS))}, are not categories"
+    if one == "type" and (odd := next((value for value in filled if trim(value).upper() not in RECORD_TYPES), "")):
+        return place, f"its values, such as {quoted(cut(odd, _MAX_SHOWN_CHARS))}, are not record types"
+    if one == "creator_email" and filled and not _mostly(lambda value: "@" in value, filled):
+        return place, f"its values, such as {quoted(cut(filled[0], _MAX_SHOWN_CHARS))}, are not mail addresses"
     return place, None
 
 
@@ -136,23 +136,23 @@ def _has_letters(value: str) -> bool:
     return any(map(str.isalpha, value[:1_000]))
 
 
-# A category or type that is spelled with more than this is none.
-LONGEST_NAME = 40
+# A longer text is not a category or type.
+MAX_NAME_CHARS = 40
 _CATEGORIES = {"top10": "TOP_10", "bottom10": "BOTTOM_10"}
 
 
 @lru_cache(maxsize=1_000)
 def category(cell: str) -> str | None:
-    """Return the category that ``cell`` means, the empty text for an empty cell, None where it means none."""
+    """Return the category that ``cell`` names, the empty text for an empty cell, None for any other text."""
     if is_blank(cell):
         return ""
-    return None if len(cell) > LONGEST_NAME else _CATEGORIES.get(_bare(cell))
+    return None if len(cell) > MAX_NAME_CHARS else _CATEGORIES.get(_bare(cell))
 
 
 @lru_cache(maxsize=1_000)
 def is_other_type(cell: str, wanted: str) -> bool:
-    """Tell whether ``cell`` names a record type, and not ``wanted``; what names none is no type."""
-    named = trimmed(cell).upper()
+    """Return whether ``cell`` names a record type other than ``wanted``."""
+    named = trim(cell).upper()
     return named != wanted and named in RECORD_TYPES
 
 

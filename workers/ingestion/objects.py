@@ -1,4 +1,4 @@
-"""One JSON object as a record: parsed within bounds, looked into by the names of its fields, kept as it is. Pure."""
+"""One JSON object as a record: parse it within limits, read its fields by name. Pure."""
 
 import json
 import re
@@ -7,35 +7,35 @@ from typing import Any
 
 from workers.ingestion.csv_records import REPLACEMENT, Damage
 
-# What other readers of the same row can bear, with room for what they put around it.
-MOST_DEPTH = 64
-MOST_DIGITS = 300
-MOST_FIELDS = 2_000
-# A field of an object inside of the record is called by both names.
+# Other readers of the same row have limits, too. These leave room for what they add around it.
+MAX_JSON_DEPTH = 64
+MAX_NUMBER_DIGITS = 300
+MAX_FIELDS = 2_000
+# The field ``inner`` of an object ``outer`` in the record is called ``outer.inner``.
 DOT = "."
-# Parts of a JSON text that may be NULs or halves of a character.
+# Parts of a JSON text that may be NULs or halves of a surrogate pair.
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _BAD = re.compile("[\x00\ud800-\udfff]")
 _BRACKETS = re.compile(r"[\[{]")
 
-Object = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= MOST_DIGITS else digits
+    return int(digits) if len(digits) <= MAX_NUMBER_DIGITS else digits
 
 
 def _fraction(digits: str) -> float | str:
-    """Return a number that JSON can hold again; one beyond a double stays text."""
+    """Return the number; the text of a number beyond a double."""
     number = float(digits)
-    return digits if len(digits) > MOST_DIGITS or abs(number) == float("inf") else number
+    return digits if len(digits) > MAX_NUMBER_DIGITS or abs(number) == float("inf") else number
 
 
-# "NaN" and "Infinity", which some writers leave without quotes, stay text.
+# NaN and Infinity, which some programs write without quotes, stay text.
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_fraction, parse_constant=str)
 
 
-def parse(text: str, at: int = 0) -> tuple[object, int]:
+def parse_json(text: str, at: int = 0) -> tuple[object, int]:
     """Return the JSON value that begins at ``at`` and where it ends; raise ValueError."""
     try:
         return _DECODER.raw_decode(text, at)
@@ -43,19 +43,19 @@ def parse(text: str, at: int = 0) -> tuple[object, int]:
         raise ValueError("nested too deeply") from None
 
 
-def as_record(value: object, text: str) -> tuple[Object, int] | Damage:
-    """Return ``value``, parsed of ``text``, as a record, with how many of its characters had to be replaced."""
-    if not isinstance(value, dict) or len(value) > MOST_FIELDS:
+def as_record(value: object, text: str) -> tuple[JsonObject, int] | Damage:
+    """Return ``value``, which was parsed from ``text``, as a record, with the count of replaced characters."""
+    if not isinstance(value, dict) or len(value) > MAX_FIELDS:
         return Damage.MALFORMED
-    if len(_BRACKETS.findall(text)) > MOST_DEPTH and _depth(value) > MOST_DEPTH:
+    if len(_BRACKETS.findall(text)) > MAX_JSON_DEPTH and _depth(value) > MAX_JSON_DEPTH:
         return Damage.MALFORMED
     if not (_SUSPICIOUS.search(text) or _BAD.search(text)):
         return value, 0
     sound = json.dumps(value, ensure_ascii=False)
-    # Two halves that belong together are one character by now; what is left of them, and of NULs, is damage.
+    # Both halves of a pair are one character now. Single halves and NULs are left: they are replaced.
     found = len(_BAD.findall(sound)) + sound.count("\\u0000")
     cleaned = _BAD.sub(REPLACEMENT, re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", rf"\1{REPLACEMENT}", sound))
-    record, _ = parse(cleaned)
+    record, _ = parse_json(cleaned)
     assert isinstance(record, dict)
     return record, found
 
@@ -70,39 +70,39 @@ def _depth(value: object) -> int:
     return deepest
 
 
-def names(record: Object) -> Iterator[str]:
-    """Yield the fields of a record by name, those of an object inside as ``outer.inner``."""
+def field_names(record: JsonObject) -> Iterator[str]:
+    """Yield the names of the fields of a record; those of an inner object as ``outer.inner``."""
     for name, value in record.items():
         if isinstance(value, dict) and value:
-            yield from (f"{name}{DOT}{inner}" for inner in names(value))
+            yield from (f"{name}{DOT}{inner}" for inner in field_names(value))
         else:
             yield name
 
 
-def columns_of(records: Iterable[Object]) -> tuple[str, ...]:
-    """Return the names of all fields of the records, in the order in which they first come."""
+def columns_of(records: Iterable[JsonObject]) -> tuple[str, ...]:
+    """Return the names of all fields of the records, in the order of their first use."""
     found: dict[str, None] = {}
     for record in records:
-        for name in names(record):
+        for name in field_names(record):
             if name.strip():
                 found.setdefault(name)
-            if len(found) >= MOST_FIELDS:
+            if len(found) >= MAX_FIELDS:
                 return tuple(found)
     return tuple(found)
 
 
-def text_of(record: Mapping[str, Any], name: str) -> str:
-    """Return what a record has under this name as text; the empty text where it has nothing."""
-    return as_text(value_of(record, name))
+def field_text(record: Mapping[str, Any], name: str) -> str:
+    """Return the value of this field as text; the empty text if there is none."""
+    return as_text(field_value(record, name))
 
 
-def value_of(record: Mapping[str, Any], name: str) -> object:
-    """Return what a record has under this name, None where it has nothing."""
+def field_value(record: Mapping[str, Any], name: str) -> object:
+    """Return the value of this field, None if there is none."""
     if name in record:
         return record[name]
     outer, dot, inner = name.partition(DOT)
     while dot:
-        if isinstance(within := record.get(outer), dict) and (found := value_of(within, inner)) is not None:
+        if isinstance(within := record.get(outer), dict) and (found := field_value(within, inner)) is not None:
             return found
         more, dot, inner = inner.partition(DOT)
         outer = f"{outer}{DOT}{more}"
@@ -110,7 +110,7 @@ def value_of(record: Mapping[str, Any], name: str) -> object:
 
 
 def as_text(value: object) -> str:
-    """Return a JSON value as a cell of a table would have it."""
+    """Return a JSON value as the text of a cell."""
     match value:
         case None:
             return ""

@@ -1,4 +1,4 @@
-"""How a person says that a file is to be read, where that is not to be found out from the file itself. Pure."""
+"""The options for reading a file, for what cannot be detected from the file itself. Pure."""
 
 import codecs
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any, Self
 
 from workers.runtime.refusals import Problem, Refusal, quoted
 
-MOST_SKIPPED_ROWS = 10_000
+MAX_SKIPPED_ROWS = 10_000
 _FIELDS = ("encoding", "delimiter", "quote", "skip_rows")
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "colon": ":"}
-# What is usually meant holds more characters than what is named.
+# Files that are called by these names often use the larger encoding.
 _SUPERSETS = {
     "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950",
     "utf-8": "utf-8-sig",
 }  # fmt: skip
-# Python calls these text encodings; no file is in one of them.
+# Python calls these text encodings, but no file uses them.
 _NO_FILE = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem"}
 NO_QUOTE = "none"
 
@@ -25,8 +25,8 @@ class InvalidOption(Refusal, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What was said about a file; None where nothing was. ``quote`` is empty where nothing is quoted."""
+class ReadOptions:
+    """The options for reading a file; None means not given. If ``quote`` is empty, nothing is quoted."""
 
     encoding: str | None = None
     delimiter: str | None = None
@@ -34,27 +34,27 @@ class Options:
     skip_rows: int = 0
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Self:
-        """Return what ``said`` says; raise InvalidOption naming the field, the rule and the value."""
-        for field in said:
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return the options in ``given``; raise InvalidOption with the field, the rule and the value."""
+        for field in given:
             if field not in _FIELDS:
                 raise InvalidOption(f"options have no field {quoted(field)}; its fields: {', '.join(_FIELDS)}")
         return cls(
-            encoding=None if said.get("encoding") is None else encoding_named(said["encoding"]),
-            delimiter=None if said.get("delimiter") is None else _delimiter(said["delimiter"]),
-            quote=None if said.get("quote") is None else _quote(said["quote"]),
-            skip_rows=_rows(said.get("skip_rows") or 0),
+            encoding=None if given.get("encoding") is None else encoding_named(given["encoding"]),
+            delimiter=None if given.get("delimiter") is None else _delimiter(given["delimiter"]),
+            quote=None if given.get("quote") is None else _quote(given["quote"]),
+            skip_rows=_rows(given.get("skip_rows") or 0),
         )
 
 
-def checked(said: dict[str, Any]) -> dict[str, Any]:
-    """Return ``said`` without what says nothing; raise InvalidOption as :meth:`Options.of` does."""
-    Options.of(said)
-    return {field: value for field, value in said.items() if value not in (None, 0)}
+def clean_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return ``given`` without empty values; raise InvalidOption as :meth:`ReadOptions.of` does."""
+    ReadOptions.of(given)
+    return {field: value for field, value in given.items() if value not in (None, 0)}
 
 
 def encoding_named(name: object) -> str:
-    """Return Python's name of an encoding that a person named; raise InvalidOption where it is none of text."""
+    """Return Python's name of an encoding; raise InvalidOption if it is not a text encoding."""
     try:
         codec = codecs.lookup(str(name).strip()) if isinstance(name, str) and name.isascii() else None
     except LookupError:
@@ -68,24 +68,24 @@ def encoding_named(name: object) -> str:
     return _SUPERSETS.get(codec.name, codec.name)
 
 
-def _delimiter(said: object) -> str:
-    delimiter = _DELIMITERS.get(said.strip().lower(), said) if isinstance(said, str) else ""
+def _delimiter(given: object) -> str:
+    delimiter = _DELIMITERS.get(given.strip().lower(), given) if isinstance(given, str) else ""
     if len(delimiter) != 1 or delimiter in '\r\n\x00"':
         rule = "must be one character, or comma, semicolon, tab, pipe or space"
-        raise InvalidOption(Problem("delimiter", rule, quoted(said)))
+        raise InvalidOption(Problem("delimiter", rule, quoted(given)))
     return delimiter
 
 
-def _quote(said: object) -> str:
-    if isinstance(said, str) and said.strip().lower() in {NO_QUOTE, ""}:
+def _quote(given: object) -> str:
+    if isinstance(given, str) and given.strip().lower() in {NO_QUOTE, ""}:
         return ""
-    if not isinstance(said, str) or len(said) != 1 or said in "\r\n\x00\\":
-        rule = "must be one character, or none where nothing is quoted"
-        raise InvalidOption(Problem("quote", rule, quoted(said)))
-    return said
+    if not isinstance(given, str) or len(given) != 1 or given in "\r\n\x00\\":
+        rule = "must be one character, or none if nothing is quoted"
+        raise InvalidOption(Problem("quote", rule, quoted(given)))
+    return given
 
 
-def _rows(said: object) -> int:
-    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said <= MOST_SKIPPED_ROWS:
-        raise InvalidOption(Problem("skip_rows", f"must be a number from 0 to {MOST_SKIPPED_ROWS:,}", quoted(said)))
-    return said
+def _rows(given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= MAX_SKIPPED_ROWS:
+        raise InvalidOption(Problem("skip_rows", f"must be a number from 0 to {MAX_SKIPPED_ROWS:,}", quoted(given)))
+    return given

@@ -1,4 +1,4 @@
-"""What became of files: how far their jobs are, what was saved, what was skipped and why."""
+"""The results of ingested files: how far their jobs are, what was saved, what was skipped and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from workers.runtime.database import Raw
 
 @dataclass(frozen=True, slots=True)
 class IngestionOutcome:
-    """One file's job; ``skipped_details`` has a count and the first lines of each reason."""
+    """The job of one file. ``skipped_details`` has the count and the first lines for each reason."""
 
     id: UUID
     status: str
@@ -31,7 +31,7 @@ class IngestionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingProgress:
-    """How many records several files' jobs have saved and embedded, and whether all of these jobs have ended."""
+    """How many records the jobs of several files have saved and embedded, and whether all these jobs have ended."""
 
     saved: int
     embedded: int
@@ -39,7 +39,7 @@ class EmbeddingProgress:
 
 
 async def ingestion_outcomes(session: AsyncSession, job_ids: Sequence[UUID]) -> list[IngestionOutcome]:
-    """Return what became of these jobs, the oldest first; one that was deleted is left out."""
+    """Return the results of these jobs, the oldest first. Deleted jobs are left out."""
     query = select(
         IngestJob.id,
         IngestJob.status,
@@ -54,7 +54,7 @@ async def ingestion_outcomes(session: AsyncSession, job_ids: Sequence[UUID]) -> 
 
 
 async def embedding_progress(conn: Raw, job_ids: Sequence[UUID]) -> EmbeddingProgress:
-    """Return how far the records of these jobs are."""
+    """Return how many records of these jobs are saved and embedded."""
     cursor = await conn.execute(
         """SELECT coalesce(sum("savedCount"), 0)::int, coalesce(sum("embeddedCount"), 0)::int,
                   coalesce(bool_and(completed_at IS NOT NULL), true) FROM operations.ingest_jobs WHERE id = ANY (%s)""",

@@ -1,4 +1,4 @@
-"""Read a file as its job would, and save nothing: how it is cut, which column is what, what would be skipped."""
+"""Read a file as its job would, but save nothing: how it is read, its columns, which rows would be skipped."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -8,18 +8,18 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from workers.ingestion.account import read_as_of, warnings_of
-from workers.ingestion.chunks import ID_DIGITS, Chunk, Ids
+from workers.ingestion.chunks import ID_DIGITS, Chunk, RecordIds
 from workers.ingestion.data_file import DataFile
 from workers.ingestion.ingest_csv import encoding_of
-from workers.ingestion.mapping import check
-from workers.ingestion.options import Options, checked
+from workers.ingestion.ingest_state import read_as_of, warnings_of
+from workers.ingestion.mapping import check_mapping
+from workers.ingestion.options import ReadOptions, clean_options
+from workers.ingestion.record_counts import RecordCounts, SkipReason, merge_counts
 from workers.ingestion.refusals import Unreadable
-from workers.ingestion.tally import Reason, Tally, together
 
-FIRST_ROWS = 5
+MAX_FIRST_ROWS = 5
 
-# Begins the file anew each time.
+# Opens the file at its beginning, each time it is called.
 OpenPieces = Callable[[], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
@@ -34,7 +34,7 @@ class FirstRow:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would become of a file. Repeats of what the project has already are not known here."""
+    """The result that a file would have. Contents that the project has already are not known here."""
 
     read_as: Mapping[str, Any]
     columns: tuple[str, ...]
@@ -51,38 +51,38 @@ class Preview:
 async def preview(
     open_pieces: OpenPieces, *, name: str, type_: str, mapping: Mapping[str, str], options: Mapping[str, Any]
 ) -> Preview:
-    """Return what the job of a file would make of it; raise Unreadable. Memory: a few bytes a record."""
+    """Return the result that a file's job would have; raise Unreadable. It needs a few bytes of memory per record."""
     try:
-        check(mapping)
-        checked(dict(options))
+        check_mapping(mapping)
+        clean_options(dict(options))
     except ValueError as error:
         raise Unreadable(str(error)) from None
-    encoding = Options.of(options).encoding
+    encoding = ReadOptions.of(options).encoding
     if encoding is None:
         async with open_pieces() as pieces:
             encoding = await encoding_of(pieces)
-    ids = Ids(UUID(int=0))
-    async with open_pieces() as pieces, DataFile(pieces, name=name, encoding=encoding, said=options) as file:
+    ids = RecordIds(UUID(int=0))
+    async with open_pieces() as pieces, DataFile(pieces, name=name, encoding=encoding, options=options) as file:
         await file.open(mapping, type_=type_, ids=ids)
-        counted = _Counted(ids)
+        totals = _PreviewTotals(ids)
         while chunk := await file.next_chunk():
-            counted.add(chunk)
-        return counted.told(file, mapping)
+            totals.add(chunk)
+        return totals.preview(file, mapping)
 
 
-class _Counted:
-    """What was found in the chunks so far."""
+class _PreviewTotals:
+    """The totals of the chunks so far."""
 
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, ids: RecordIds) -> None:
         self._ids = ids
-        self._tally = Tally()
+        self._counts = RecordCounts()
         self._notes: dict[str, Any] = {}
         self._replaced = 0
         self._known: set[bytes] = set()
         self._first: list[FirstRow] = []
 
     def add(self, chunk: Chunk) -> None:
-        tally = chunk.tally.plus(Tally())
+        counts = chunk.counts.plus(RecordCounts())
         repeated = set[int](chunk.twins)
         for content, row in chunk.rows.items():
             digest = blake2b(content.encode(), digest_size=8).digest()
@@ -90,18 +90,18 @@ class _Counted:
                 repeated.add(self._line(row))
             self._known.add(digest)
         for line in sorted(repeated):
-            tally.skip(Reason.DUPLICATE_IN_FILE, line)
-        tally.saved = chunk.records - tally.skipped_count
+            counts.skip(SkipReason.DUPLICATE_IN_FILE, line)
+        counts.saved = chunk.records - counts.skipped_count
         if not self._first:
             self._first = [
                 FirstRow(self._line(row), content, None if (one := row.split("\t")[3]) == "\\N" else one)
-                for content, row in islice(chunk.rows.items(), FIRST_ROWS)
+                for content, row in islice(chunk.rows.items(), MAX_FIRST_ROWS)
             ]
-        self._tally = self._tally.plus(tally)
-        self._notes = together(self._notes, chunk.notes)
+        self._counts = self._counts.plus(counts)
+        self._notes = merge_counts(self._notes, chunk.notes)
         self._replaced += chunk.replaced
 
-    def told(self, file: DataFile, mapping: Mapping[str, str]) -> Preview:
+    def preview(self, file: DataFile, mapping: Mapping[str, str]) -> Preview:
         warnings = warnings_of(file) | {note: one.details() for note, one in self._notes.items()}
         if self._replaced:
             warnings["replaced_characters"] = self._replaced
@@ -110,10 +110,10 @@ class _Counted:
             columns=file.table.columns,
             mapping={field: column for field, column in mapping.items() if column},
             guessed={str(field): column for field, column in file.places.found.items()},
-            total=self._tally.total,
-            would_save=self._tally.saved,
-            skipped=self._tally.skipped_count,
-            details=self._tally.details(),
+            total=self._counts.total,
+            would_save=self._counts.saved,
+            skipped=self._counts.skipped_count,
+            details=self._counts.details(),
             warnings=warnings,
             first_rows=self._first,
         )

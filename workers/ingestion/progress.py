@@ -1,4 +1,4 @@
-"""Where the job of one file stands: what whoever waits for it looks at again and again."""
+"""The progress of the job of one file, for those who wait for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _LOOK = """
 
 @dataclass(frozen=True, slots=True)
 class IngestionProgress:
-    """Where a job of ingestion stands."""
+    """The progress of one ingestion job."""
 
     status: str
     total: int
@@ -37,21 +37,21 @@ class IngestionProgress:
 
     @property
     def completed(self) -> bool:
-        """Whether the job ended well."""
+        """Whether the job is completed."""
         return self.status == _COMPLETED
 
     @property
     def read_as(self) -> Mapping[str, Any]:
-        """How the file was read, where that is not as most files are."""
+        """How the file was read; empty if it was read as most files are."""
         found: Mapping[str, Any] = self.warnings.get("read_as") or {}
         return found
 
     @property
     def loading(self) -> bool:
-        """Whether the file is still read: nothing is embedded yet."""
+        """Whether the file is still being read, so that nothing is embedded yet."""
         return self.status in _LOADING
 
 
 async def ingestion_progress(conn: Raw, job_id: UUID) -> IngestionProgress | None:
-    """Return where the job of a file stands; None if it does not exist (any more)."""
+    """Return the progress of the job of a file; None if it does not exist (any more)."""
     return await (await conn.cursor(row_factory=class_row(IngestionProgress)).execute(_LOOK, [job_id])).fetchone()

@@ -1,4 +1,4 @@
-"""Rows of a workbook's sheet, as the confined process writes them, one JSON array a line. Used as ``CsvRecords`` is."""
+"""Read the rows of a sheet as the confined process writes them: one JSON array per line. Used like ``CsvRecords``."""
 
 import json
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from workers.ingestion.csv_records import REPLACEMENT, Damage
 
 
 class SheetRows:
-    """The rows below number ``skip``. ``line`` and ``start`` are the numbers that Excel shows.
+    """The rows below row ``skip``. ``line`` and ``start`` are the numbers that Excel shows.
 
-    Rows that hold nothing are none. Each has a cell for every column of the header, and those beyond that hold text.
+    Empty rows are left out. Each row has a cell for every column of the header, and any further cells with text.
     """
 
     runaways = 0
@@ -21,7 +21,7 @@ class SheetRows:
         self._partial = ""
 
     def feed(self, text: str, *, final: bool = False) -> Iterator[list[str] | Damage]:
-        """Yield every row that is complete with ``text``; exhaust it before feeding on."""
+        """Yield the rows that ``text`` completes; exhaust this before you feed more."""
         lines = (self._partial + text).split("\n")
         self._partial = "" if final else lines.pop()
         for line in filter(None, lines):
@@ -29,9 +29,9 @@ class SheetRows:
             self.line = number
             if number > self._skip:
                 self.start = number
-                yield self._even(cells)
+                yield self._clean(cells)
 
-    def _even(self, cells: list[str]) -> list[str]:
+    def _clean(self, cells: list[str]) -> list[str]:
         for place, cell in enumerate(cells):
             if "\x00" in cell:
                 self.replaced += cell.count("\x00")

@@ -1,7 +1,7 @@
-"""Files as they were handed in, where every worker can read them. The default store is Postgres itself.
+"""The store of uploaded files, which every worker can read. The default store is Postgres itself.
 
-What keeps them elsewhere has these three methods and nothing else to know; why parts in a table are the default is
-told in docs/decisions/0005-uploads-in-postgres.md.
+Another store needs only the three methods of ``Uploads``. docs/decisions/0005-uploads-in-postgres.md says why parts in
+a table are the default.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from workers.ingestion.kinds import is_packed
 from workers.ingestion.refusals import Unreadable
 
 PART_BYTES = 1024 * 1024
-NAME_LENGTH = 500
+MAX_FILE_NAME_CHARS = 500
 
 OpenSession = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A file that was put, and what was seen of it on the way. ``lines`` counts line feeds.
+class StoredUpload:
+    """A stored file, and what was measured while it was stored. ``lines`` counts line feeds.
 
-    ``encoding`` is None for what is no text until it is unpacked.
+    ``encoding`` is None for a gzip or a zip.
     """
 
     id: UUID
@@ -41,27 +41,27 @@ class Stored:
 
 
 class Uploads(Protocol):
-    """Where files wait for their job."""
+    """A store of files that wait for their job."""
 
     async def put(
         self, session: AsyncSession, *, project_id: UUID, file_name: str, stream: AsyncIterable[bytes]
-    ) -> Stored:
-        """Keep ``stream``, read once and never held whole; it is there when ``session`` commits, or not at all."""
+    ) -> StoredUpload:
+        """Store ``stream``, which is read once and never held as a whole. The file exists once ``session`` commits."""
         ...
 
     def read(self, upload_id: UUID) -> AsyncGenerator[bytes, None]:
-        """Yield a file from its beginning, in pieces of at most ``PART_BYTES``; no transaction is open between two."""
+        """Yield a file in pieces of at most ``PART_BYTES``. No transaction is open between two pieces."""
         ...
 
     async def discard(self, session: AsyncSession, upload_id: UUID) -> None:
-        """Give up the content; it goes when ``session`` commits."""
+        """Delete the content when ``session`` commits."""
         ...
 
 
 class PostgresUploads:
-    """Files in ``operations.uploads``, their bytes in parts of a mebibyte beside them.
+    """Files in ``operations.uploads``, with their bytes in parts of 1 MiB in ``operations.upload_parts``.
 
-    ``open_session`` gives the short transactions that :meth:`read` reads by.
+    ``open_session`` opens the short transactions of :meth:`read`.
     """
 
     def __init__(self, open_session: OpenSession | None = None) -> None:
@@ -69,13 +69,14 @@ class PostgresUploads:
 
     async def put(
         self, session: AsyncSession, *, project_id: UUID, file_name: str, stream: AsyncIterable[bytes]
-    ) -> Stored:
-        """Keep ``stream``; the file's row gets what its last byte decides once that has been seen."""
-        new = insert(Upload).values(project_id=project_id, file_name=file_name[-NAME_LENGTH:], size_bytes=0, sha256=b"")
+    ) -> StoredUpload:
+        """Store ``stream``. After its last byte, the file's row gets size, digest, encoding and line count."""
+        name = file_name[-MAX_FILE_NAME_CHARS:]
+        new = insert(Upload).values(project_id=project_id, file_name=name, size_bytes=0, sha256=b"")
         upload_id = (await session.execute(new.returning(Upload.id))).scalar_one()
         digest, detector, size, lines, number = hashlib.sha256(), Detector(), 0, 0, 0
         packed = False
-        async for part in in_parts(stream):
+        async for part in cut_into_parts(stream):
             packed = packed or (number == 0 and is_packed(part))
             digest.update(part)
             if not packed:
@@ -83,16 +84,16 @@ class PostgresUploads:
             size, lines = size + len(part), lines + part.count(b"\n")
             await session.execute(insert(UploadPart).values(upload_id=upload_id, part_number=number, content=part))
             number += 1
-        stored = Stored(upload_id, size, digest.digest(), None if packed else detector.finish(), lines)
-        seen = {"size_bytes": size, "sha256": stored.sha256, "encoding": stored.encoding, "line_count": lines}
-        await session.execute(update(Upload).where(Upload.id == upload_id).values(**seen))
+        stored = StoredUpload(upload_id, size, digest.digest(), None if packed else detector.finish(), lines)
+        measured = {"size_bytes": size, "sha256": stored.sha256, "encoding": stored.encoding, "line_count": lines}
+        await session.execute(update(Upload).where(Upload.id == upload_id).values(**measured))
         return stored
 
     async def read(self, upload_id: UUID) -> AsyncGenerator[bytes, None]:
-        """Yield the parts in their order; a part that some other door made larger comes in several pieces."""
-        assert self._open_session is not None, "made without sessions to read by"
+        """Yield the parts in order. A larger part, which another door may have written, comes in several pieces."""
+        assert self._open_session is not None, "this store was made without open_session"
         async with self._open_session() as session:
-            expected = await _whole(session, upload_id)
+            expected = await _expected_digest(session, upload_id)
         number, offset = 0, 0
         digest = hashlib.sha256()
         while True:
@@ -108,23 +109,23 @@ class PostgresUploads:
             number, offset = (number, offset + len(piece)) if len(piece) == PART_BYTES else (number + 1, 0)
 
     async def discard(self, session: AsyncSession, upload_id: UUID) -> None:
-        """Delete the parts; the file's row stays and tells what was ingested."""
+        """Delete the parts. The file's row stays, as a record of what was ingested."""
         await session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
 
 
-async def _whole(session: AsyncSession, upload_id: UUID) -> bytes | None:
-    """Return the digest that the parts must have; raise Unreadable where a part is missing or their size is another.
+async def _expected_digest(session: AsyncSession, upload_id: UUID) -> bytes | None:
+    """Return the digest that the parts must have; None if the file does not exist (any more).
 
-    A file that came by SQL has what its author wrote. None: there is no such file (any more).
+    Raises Unreadable if a part is missing, or if the size differs from the row (a row written in SQL may be wrong).
     """
     found = (await session.execute(_SIZES, {"id": upload_id})).one_or_none()
     if found is None:
         return None
-    said, sha256, parts, last, size = found
+    size_in_row, sha256, parts, last, size = found
     if parts != last + 1:
         raise Unreadable(f"the upload must have its parts numbered from 0 on, got {parts} up to number {last}")
-    if parts and size != said:
-        raise Unreadable(f"the upload must have {said:,} bytes, as its sizeBytes says, got {size:,} in its parts")
+    if parts and size != size_in_row:
+        raise Unreadable(f"the upload must have {size_in_row:,} bytes (its sizeBytes), got {size:,} in its parts")
     return bytes(sha256) if parts else None
 
 
@@ -136,9 +137,9 @@ _SIZES = text("""
 
 
 async def _piece(session: AsyncSession, upload_id: UUID, number: int, offset: int) -> bytes | None:
-    """Return the part's next bytes, none behind its end; None where there is no such part."""
-    raw = await driver(session)
-    # In binary: as text every byte would travel as two. Uncompressed storage fetches no more than this piece.
+    """Return the next bytes of the part, no bytes after its end; None if there is no such part."""
+    raw = await driver_connection(session)
+    # In binary, because text has two characters per byte. The column is uncompressed, so only this piece is read.
     cursor = await raw.cursor(binary=True).execute(
         "SELECT substring(content FROM %s FOR %s) FROM operations.upload_parts"
         ' WHERE "uploadId" = %s AND "partNumber" = %s',
@@ -148,14 +149,14 @@ async def _piece(session: AsyncSession, upload_id: UUID, number: int, offset: in
     return None if found is None else bytes(found[0])
 
 
-async def driver(session: AsyncSession) -> psycopg.AsyncConnection[Any]:
-    """Return the psycopg connection that ``session`` speaks through, in its transaction."""
+async def driver_connection(session: AsyncSession) -> psycopg.AsyncConnection[Any]:
+    """Return the psycopg connection of ``session``, in its transaction."""
     connection = await session.connection()
     return cast("psycopg.AsyncConnection[Any]", (await connection.get_raw_connection()).driver_connection)
 
 
-async def in_parts(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield ``stream`` again, cut into parts of ``PART_BYTES``, the last one shorter."""
+async def cut_into_parts(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield ``stream`` in parts of ``PART_BYTES``; the last part may be shorter."""
     rest = bytearray()
     async for piece in stream:
         rest += piece

@@ -1,4 +1,4 @@
-"""Questions to a model and their answers: criteria, prompts, answer types, scores, rules for use without a provider.
+"""Questions to a model and their answers: criteria, prompts, answer types, scores, and rules that need no provider.
 
-Below the domains: it imports the kernel's handler surface and knows no job, no table and no provider.
+Below the domains: it imports only ``runtime.handler`` and ``runtime.refusals``, and knows no job, table or provider.
 """

@@ -1,4 +1,4 @@
-"""What a model must answer to a rubric: points, evidence and reasons for each criterion, exactly once. Pure."""
+"""The answer that a rubric requires: points, evidence and reasoning for each criterion, exactly once. Pure."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -9,11 +9,11 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from workers.judging.criteria import key_of
 from workers.judging.numbers import Points
 
-NAME_SHOWN = 80
+MAX_NAME_SHOWN = 80
 
 
 class CriterionAnswer(BaseModel):
-    """What the model says about one criterion."""
+    """The answer about one criterion."""
 
     name: str = Field(description="the criterion's exact name")
     score: Points
@@ -25,7 +25,7 @@ C = TypeVar("C", bound=CriterionAnswer)
 
 
 class RubricAnswer(BaseModel, Generic[C]):
-    """What the model answers. Its ``overall`` is asked for only to be compared with ours."""
+    """The model's answer. Its ``overall`` is only compared with the one that Gristmill computes."""
 
     overall: Points
     criteria: list[C]
@@ -40,9 +40,9 @@ A = TypeVar("A", bound=RubricAnswer[Any])
 
 
 def answer_to(names: Iterable[str], *, form: type[A]) -> type[A]:
-    """Return the form of an answer to exactly these criteria.
+    """Return the type of an answer to exactly these criteria.
 
-    A criterion that is missing, unknown or answered twice is a validation error that can be quoted to the model.
+    A missing, unknown or repeated criterion is a validation error with a message that can be sent to the model.
     """
     return cast("type[A]", _answer_to(tuple(names), form))
 
@@ -56,11 +56,11 @@ def _answer_to(names: tuple[str, ...], form: type[RubricAnswer[Any]]) -> type[Ru
         if sorted(given) == sorted(wanted):
             return answer
         missing = ", ".join(repr(name) for key, name in wanted.items() if key not in given) or "none"
-        surplus = [one.name[:NAME_SHOWN] for one in answer.criteria if key_of(one.name) not in wanted]
+        surplus = [one.name[:MAX_NAME_SHOWN] for one in answer.criteria if key_of(one.name) not in wanted]
         twice = [name for key, name in wanted.items() if given.count(key) > 1]
         unwanted = ", ".join(map(repr, [*surplus, *twice])) or "none"
         raise ValueError(f"every criterion must be scored once; missing: {missing}; unknown or doubled: {unwanted}")
 
-    # pydantic's own types do not know that what its decorators return goes here.
+    # Typed Any: pydantic's types do not allow the return value of its decorator here.
     validators: dict[str, Any] = {"score_each_criterion_once": model_validator(mode="after")(score_each_criterion_once)}
     return create_model("RubricAnswer", __base__=form, __doc__="An answer to one rubric.", __validators__=validators)

@@ -1,4 +1,4 @@
-"""What something is judged by: criteria with scales and weights. Pure."""
+"""The criteria of a judgement, with scales and weights. Pure."""
 
 from collections.abc import Iterable
 from typing import Annotated, Self
@@ -33,12 +33,12 @@ class Scale(BaseModel):
         return self
 
     def points(self, share: float) -> float:
-        """Return the point of the scale that lies ``share`` (0 to 1) of the way up, to two decimals."""
+        """Return the points for a ``share`` from 0 (lowest) to 1 (highest), with two decimals."""
         return min(max(round(self.lowest + share * (self.highest - self.lowest), 2), self.lowest), self.highest)
 
 
 class Criterion(BaseModel):
-    """One thing to judge by. Only the ratio of weights matters."""
+    """One criterion. Only the ratio of weights matters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,12 +49,12 @@ class Criterion(BaseModel):
 
 
 def key_of(name: str) -> str:
-    """Return what makes two names the same: models change case and spaces of a name that they are told to keep."""
+    """Return the key by which two names are the same, because models change the case and the spaces of names."""
     return " ".join(name.casefold().split())
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
-    """Return the first name that stands there more than once, None if each stands there once."""
+    """Return the first name that occurs more than once, or None."""
     given = list(names)
     keys = [key_of(name) for name in given]
     return next((name for name in given if keys.count(key_of(name)) > 1), None)

@@ -1,7 +1,7 @@
-"""What can be counted in a text without understanding it: the features that offline rules score by. Pure.
+"""Features that can be counted in a text without a model. Offline rules compute scores from them. Pure.
 
-Every feature is a share from 0 to 1. Coverage, specificity, structure and length never fall when something relevant
-is added; repetition and forbidden terms take away.
+Every feature is a share from 0 to 1. If relevant text is added, coverage, specificity, structure and length never
+fall. Repetition and forbidden terms lower the score.
 """
 
 import re
@@ -11,14 +11,14 @@ from functools import lru_cache
 from typing import Any
 
 MAX_DEPTH = 8
-SHORTEST_STEM = 4
+MIN_STEM_CHARACTERS = 4
 
 _WORD = re.compile(r"[a-zA-ZÀ-ÿ]{3,}")
-# Words of any script. Where words are written without spaces between them, two characters count as one.
+# Words of any script. In scripts without spaces between words, two characters count as one word.
 _ANY_WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\u0e00-\u0e7f]{1,2}|[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-# Numbers and versions, links, names in capitals or code marks: what only someone who knows the thing would write.
+# Numbers, versions, links, names in capitals or in code marks: concrete details.
 _SPECIFIC = re.compile(r"https?://[^\s)>\"']+|`[^`\n]+`|\b\d[\w.:-]*|\b[A-Z][a-z]+[A-Z]\w*|\b[A-Z]{2,}\b")
 _STRUCTURE = re.compile(r"\s*(#{1,6}\s|[-*+]\s|\d+[.)]\s|```)")
 _FORBIDDEN = re.compile(
@@ -35,7 +35,7 @@ _STOP = frozenset(
         "short good"
     )
 )
-# Words of the same meaning, each group by its first. Compared as stems.
+# Words of the same meaning; the first word stands for its group. Compared as stems.
 _SYNONYMS = (
     ("documentation", "docs", "doc", "readme", "manual", "guide", "description"),
     ("license", "licence", "licensed", "licensing", "copyright"),
@@ -54,13 +54,13 @@ _SYNONYMS = (
 )
 
 
-# What can be said of a text that speaks to no criterion in the criterion's words: that much there is of it, at most.
-MOST_BY_AMOUNT = 40.0
+# The highest score for a text that has none of the criterion's words. It measures only the amount of text.
+MAX_SCORE_BY_AMOUNT = 40.0
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """One sentence or line of a profile's value, with the path of its field, read once for all criteria."""
+class ProfilePassage:
+    """One sentence or line of a profile's field. It is analysed once and used for all criteria."""
 
     path: str
     text: str
@@ -72,7 +72,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """The features of the part of a profile that speaks to one criterion."""
+    """The features of the passages that are relevant to one criterion."""
 
     coverage: float
     specificity: float
@@ -84,36 +84,36 @@ class Features:
 
     @property
     def score(self) -> float:
-        """The weighted sum of the features from 0 to 100, up to half of it lost to repetition."""
+        """The weighted sum of the features, from 0 to 100. Repetition takes away up to half."""
         shown = 0.50 * self.coverage + 0.20 * self.specificity + 0.10 * self.structure + 0.20 * self.length
         return round(100 * shown * (1 - 0.5 * self.repetition), 1)
 
 
-def passages(value: Any, *, path: str = "", depth: int = 0) -> list[Passage]:
-    """Return every passage of the texts below ``value``; emptiness is no evidence, nor is what lies too deep."""
+def read_passages(value: Any, *, path: str = "", depth: int = 0) -> list[ProfilePassage]:
+    """Return all passages of the texts in ``value``. Empty values and values nested too deeply are skipped."""
     if depth > MAX_DEPTH:
         return []
     match value:
         case Mapping():
             pairs = ((f"{path}.{key}" if path else str(key), item) for key, item in value.items())
-            return [passage for key, item in pairs for passage in passages(item, path=key, depth=depth + 1)]
+            return [passage for key, item in pairs for passage in read_passages(item, path=key, depth=depth + 1)]
         case list() | tuple():
-            return [passage for item in value for passage in passages(item, path=path, depth=depth + 1)]
+            return [passage for item in value for passage in read_passages(item, path=path, depth=depth + 1)]
         case None | False:
             return []
         case _:
             on_path = terms_of(_CAMEL.sub(" ", path))
             lines = (line for line in _SENTENCE.split(str(value)) if line.strip())
-            return [_passage(path, line, on_path) for line in lines]
+            return [_read_passage(path, line, on_path) for line in lines]
 
 
 def terms_of(text: str) -> frozenset[str]:
-    """Return the significant words of ``text``, reduced to stems and to the first of their synonyms."""
+    """Return the significant words of ``text`` as stems; a synonym is replaced by the first word of its group."""
     return frozenset(stem for word in _WORD.findall(text.lower()) if (stem := _term(word)))
 
 
-def measure(key_terms: frozenset[str], profile: Sequence[Passage]) -> Features:
-    """Measure how ``profile`` speaks to a criterion described by ``key_terms``: by what mentions one of them."""
+def measure(key_terms: frozenset[str], profile: Sequence[ProfilePassage]) -> Features:
+    """Measure the passages of ``profile`` that mention one of a criterion's ``key_terms``."""
     relevant = [passage for passage in profile if passage.terms & key_terms]
     words = [word for passage in relevant for word in passage.words]
     found = frozenset[str]().union(*(passage.terms & key_terms for passage in relevant))
@@ -132,9 +132,9 @@ def measure(key_terms: frozenset[str], profile: Sequence[Passage]) -> Features:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much a profile says at all, whatever the criterion.
+    """The amount of text in a profile, for any criterion.
 
-    ``words`` counts each word once, ``all_words`` counts all of them; ``shaped`` counts fields and list items.
+    ``words`` counts each word once, ``all_words`` counts every occurrence, ``shaped`` counts fields and list items.
     """
 
     words: int
@@ -144,23 +144,23 @@ class Amount:
 
     @property
     def score(self) -> float:
-        """The amount on the scale from 0 to 100: a few points for a line, never as much as a text to the point."""
+        """The score for the amount alone: a few points for a line, at most :data:`MAX_SCORE_BY_AMOUNT`."""
         if not self.words:
             return 0.0
         shown = 0.5 * _saturating(self.words, half=40) + 0.3 * _saturating(self.specifics, half=4)
-        return round(MOST_BY_AMOUNT * (shown + 0.2 * _saturating(self.shaped, half=3)), 1)
+        return round(MAX_SCORE_BY_AMOUNT * (shown + 0.2 * _saturating(self.shaped, half=3)), 1)
 
 
-def amount(profile: Sequence[Passage]) -> Amount:
-    """Measure how much ``profile`` says at all; repeated words count once."""
+def amount(profile: Sequence[ProfilePassage]) -> Amount:
+    """Measure the amount of text in ``profile``."""
     words = [word for passage in profile for word in _ANY_WORD.findall(passage.text.lower())]
     specifics = frozenset[str]().union(*(passage.specifics for passage in profile))
     shaped = sum(passage.structured for passage in profile) + len({passage.path for passage in profile})
     return Amount(len(set(words)), len(words), len(specifics), shaped)
 
 
-def snippets(key_terms: frozenset[str], profile: Sequence[Passage], *, at_most: int, width: int) -> list[str]:
-    """Return quotes of the profile, each ``path: "text"``, those with the most key terms first."""
+def snippets(key_terms: frozenset[str], profile: Sequence[ProfilePassage], *, at_most: int, width: int) -> list[str]:
+    """Return quotes from the profile as ``path: "text"``, those with the most key terms first."""
     relevant = [passage for passage in profile if passage.terms & key_terms]
     relevant.sort(key=lambda passage: -len(passage.terms & key_terms))
     quotes: dict[str, None] = {}
@@ -172,44 +172,44 @@ def snippets(key_terms: frozenset[str], profile: Sequence[Passage], *, at_most: 
     return list(quotes)
 
 
-def forbidden_terms(profile: Iterable[Passage]) -> tuple[str, ...]:
-    """Return the filler and the instructions to the judge that the profile holds, lower case, each once."""
+def forbidden_terms(profile: Iterable[ProfilePassage]) -> tuple[str, ...]:
+    """Return filler text and instructions to the judge that occur in the profile: lower case, each once."""
     hits = (match.group().lower() for passage in profile for match in _FORBIDDEN.finditer(passage.text))
     return tuple(sorted(set(hits)))
 
 
 def repetition(words: Sequence[str]) -> float:
-    """Return the share of three-word runs that were said before; ordinary prose stays near 0."""
+    """Return the share of three-word sequences that occur again; ordinary prose stays near 0."""
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _passage(path: str, text: str, on_path: frozenset[str]) -> Passage:
+def _read_passage(path: str, text: str, on_path: frozenset[str]) -> ProfilePassage:
     words = tuple(_WORD.findall(text.lower()))
     terms = on_path.union(stem for word in words if (stem := _term(word)))
     specifics = frozenset(_SPECIFIC.findall(text))
-    return Passage(path, text, words, terms, specifics, _STRUCTURE.match(text) is not None)
+    return ProfilePassage(path, text, words, terms, specifics, _STRUCTURE.match(text) is not None)
 
 
 @lru_cache(maxsize=16_384)
 def _term(word: str) -> str:
-    """Return the stem a lower-case word stands for, or nothing for a word without significance."""
+    """Return the stem of a lower-case word or of its synonym group; an empty text for an insignificant word."""
     if word in _STOP:
         return ""
-    stem = _reduced(word)
+    stem = _stem(word)
     return _SYNONYM_OF.get(stem, stem)
 
 
-def _reduced(word: str) -> str:
+def _stem(word: str) -> str:
     for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= SHORTEST_STEM:
+        if word.endswith(ending) and len(word) - len(ending) >= MIN_STEM_CHARACTERS:
             return word.removesuffix(ending)
     return word
 
 
 def _saturating(count: int, *, half: int) -> float:
-    """Return 0 for none, one half at ``half``, towards 1 for many."""
+    """Return 0 for a count of 0, one half for ``half``, and close to 1 for a large count."""
     return count / (count + half)
 
 
-_SYNONYM_OF = {_reduced(word): _reduced(group[0]) for group in _SYNONYMS for word in group}
+_SYNONYM_OF = {_stem(word): _stem(group[0]) for group in _SYNONYMS for word in group}

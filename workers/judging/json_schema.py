@@ -1,4 +1,4 @@
-"""Check a document against a JSON Schema. Nothing is ever fetched."""
+"""Check a document against a JSON Schema. References are never fetched."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from workers.judging.numbers import Count
 from workers.runtime.handler.errors import Permanent, one_line
 from workers.runtime.refusals import cut
 
-ERRORS_LISTED = 100
-MESSAGE_WIDTH = 300
+MAX_ERRORS_LISTED = 100
+MAX_MESSAGE_CHARACTERS = 300
 
 
 class SchemaError(BaseModel):
-    """One place where a document breaks its schema: ``path`` is a JSON path, ``rule`` the keyword that was broken."""
+    """One error: ``path`` is the JSON path in the document, ``rule`` the schema keyword that it breaks."""
 
     path: str
     rule: str
@@ -27,7 +27,7 @@ class SchemaError(BaseModel):
 
 
 class SchemaCheck(BaseModel):
-    """Whether a document is valid; ``errors`` are the first hundred, ``error_count`` is the number of all."""
+    """Whether a document is valid. ``errors`` are the first 100 errors, ``error_count`` counts all."""
 
     valid: bool
     against: str
@@ -36,27 +36,28 @@ class SchemaCheck(BaseModel):
 
 
 class Validator(Protocol):
-    """What a draft's validator does."""
+    """The method that the validators of all drafts have."""
 
     def iter_errors(self, instance: Any) -> Any:
         """Yield every error, in the order of the schema."""
 
 
 def check(document: Mapping[str, Any], schema: str, *, against: str, name: str) -> SchemaCheck:
-    """Check ``document`` against ``schema``, which is JSON text; raise Permanent if that is no schema we can use.
+    """Check ``document`` against ``schema`` (JSON text); raise Permanent if the schema cannot be used.
 
-    ``against`` is what the result calls the schema, ``name`` is what an error calls it. Formats count as rules,
-    patterns are matched in linear time (so without look-around and back references), and a reference to anything
-    outside of the schema is refused.
+    ``against`` is the schema's name in the result, ``name`` its name in an error. Formats are checked. Patterns are
+    matched in linear time, so look-around and back references are not allowed. A reference to anything outside the
+    schema is refused.
     """
-    found = iter(_compiled(schema, name).iter_errors(document))
-    errors = [_read(error) for error in islice(found, ERRORS_LISTED)]
+    found = iter(_compile(schema, name).iter_errors(document))
+    errors = [_to_schema_error(error) for error in islice(found, MAX_ERRORS_LISTED)]
     more = sum(1 for _ in found)
-    return SchemaCheck(valid=not errors, against=against[:MESSAGE_WIDTH], error_count=len(errors) + more, errors=errors)
+    shown = against[:MAX_MESSAGE_CHARACTERS]
+    return SchemaCheck(valid=not errors, against=shown, error_count=len(errors) + more, errors=errors)
 
 
 def json_path(parts: Sequence[str | int]) -> str:
-    """Return the JSON path of a place: ``$.packages[0].name``; names that need quotes get them."""
+    """Return the steps as a JSON path like ``$.packages[0].name``; names are quoted if necessary."""
     steps = [
         f"[{part}]" if isinstance(part, int) else f".{part}" if part.isidentifier() else f"[{json.dumps(part)}]"
         for part in parts
@@ -65,7 +66,7 @@ def json_path(parts: Sequence[str | int]) -> str:
 
 
 @lru_cache(maxsize=16)
-def _compiled(schema: str, name: str) -> Validator:
+def _compile(schema: str, name: str) -> Validator:
     try:
         return jsonschema_rs.validator_for(
             json.loads(schema),
@@ -74,18 +75,18 @@ def _compiled(schema: str, name: str) -> Validator:
             pattern_options=RegexOptions(size_limit=1 << 20),
         )
     except (ValueError, jsonschema_rs.ReferencingError) as error:
-        # A ValidationError's text is many lines with the value in them; its message is one.
+        # The text of a ValidationError has many lines and the value; its message is one line.
         said = getattr(error, "message", None) or str(error)
-        raise Permanent(f"{name} is not usable as a JSON Schema: {_short(said)}") from None
+        raise Permanent(f"{name} is not usable as a JSON Schema: {_shorten(said)}") from None
 
 
 def _refuse(uri: str) -> Any:
     raise LookupError(f"references are never fetched, put {uri!r} into the schema's $defs")
 
 
-def _read(error: ValidationError) -> SchemaError:
-    return SchemaError(path=json_path(error.instance_path), rule=error.kind.name, message=_short(error.message))
+def _to_schema_error(error: ValidationError) -> SchemaError:
+    return SchemaError(path=json_path(error.instance_path), rule=error.kind.name, message=_shorten(error.message))
 
 
-def _short(text: str) -> str:
-    return cut(one_line(text), MESSAGE_WIDTH)
+def _shorten(text: str) -> str:
+    return cut(one_line(text), MAX_MESSAGE_CHARACTERS)

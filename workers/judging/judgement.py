@@ -1,4 +1,4 @@
-"""Have a model judge a subject by criteria, and require an answer to each of them."""
+"""Let a model judge a subject by criteria; every criterion must be answered."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,20 +32,20 @@ doubtful, such as "no evidence"."""
 
 
 class SubjectCriterion(CriterionAnswer):
-    """What the model says about one criterion."""
+    """The model's answer about one criterion."""
 
     score: Points = Field(description="0 the lowest of the criterion's scale, 100 the highest")
     evidence: list[str] = Field(description="short verbatim quotes or field names of the subject")
 
 
 class SubjectAnswer(RubricAnswer[SubjectCriterion]):
-    """What the model answers about a subject."""
+    """The model's answer about a subject."""
 
 
 class CriterionResult(BaseModel):
-    """One criterion: ``score`` from 0 to 1, the same as ``points`` on the criterion's own scale, and why.
+    """The result of one criterion. ``score`` is from 0 to 1; ``points`` is the same on the criterion's own scale.
 
-    ``rule_based`` is true if a rule decided and not a model.
+    ``rule_based`` is true if a rule decided, not a model.
     """
 
     name: str
@@ -61,7 +61,7 @@ class CriterionResult(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is judged, and for what."""
+    """The content to judge, and the task that it is judged for."""
 
     name: str
     content: str | dict[str, Any] | list[Any]
@@ -69,7 +69,7 @@ class Subject:
 
 
 class Judgement(NamedTuple):
-    """The criteria's results in the rubric's order, with who judged and what it cost."""
+    """The results of the criteria in the rubric's order, the model that judged, and its tokens."""
 
     criteria: list[CriterionResult]
     flags: list[str]
@@ -80,7 +80,7 @@ class Judgement(NamedTuple):
 
     @property
     def note(self) -> str | None:
-        """What must stand beside the scores."""
+        """The note that must be shown with rule-based scores."""
         return NOTE if self.rule_based else None
 
 
@@ -93,9 +93,9 @@ async def judge(
     progress: Callable[[float], Awaitable[None]],
     separately: bool = False,
 ) -> Judgement:
-    """Return the model's judgement: in one call, or in one per criterion, which shows progress and costs more.
+    """Return the model's judgement, from one call, or from one call per criterion if ``separately``.
 
-    ``progress`` is told how much is done, from 0 to 1.
+    Separate calls show progress and cost more tokens. ``progress`` is called with the share that is done, from 0 to 1.
     """
     batches = [(criterion,) for criterion in criteria] if separately else [tuple(criteria)]
     results: list[CriterionResult] = []
@@ -113,13 +113,13 @@ async def judge(
         flags=list(dict.fromkeys(flags)),
         model=answers[-1].model,
         rule_based=all(map(_is_by_rule, answers)),
-        prompt_tokens=total(answer.prompt_tokens for answer in answers),
-        completion_tokens=total(answer.completion_tokens for answer in answers),
+        prompt_tokens=sum_known(answer.prompt_tokens for answer in answers),
+        completion_tokens=sum_known(answer.completion_tokens for answer in answers),
     )
 
 
 def messages(subject: Subject, criteria: Sequence[Criterion]) -> list[Message]:
-    """Return the question that is put to the model."""
+    """Return the question to the model."""
     attributes = {"content": subject.content} if isinstance(subject.content, str) else subject.content
     sections = {
         "task": subject.task,
@@ -130,7 +130,7 @@ def messages(subject: Subject, criteria: Sequence[Criterion]) -> list[Message]:
 
 
 def results_of(answer: SubjectAnswer, criteria: Sequence[Criterion], *, rule_based: bool) -> list[CriterionResult]:
-    """Return the criteria's results in their order: the rubric's names, weights and scales, the model's judgement."""
+    """Return the results in the order of the criteria: name, weight and scale of each, and the model's answer."""
     given = answer.by_key()
     return [
         CriterionResult(
@@ -150,7 +150,7 @@ def results_of(answer: SubjectAnswer, criteria: Sequence[Criterion], *, rule_bas
 
 
 def flags_of(answer: SubjectAnswer, criteria: Sequence[Criterion]) -> list[str]:
-    """Return the model's flags, and one of ours if its own overall is off by more than 5 of 100."""
+    """Return the model's flags, and one more if the model's own overall is off by more than 5 of 100."""
     given = answer.by_key()
     shares = ((given[key_of(one.name)].score / 100, one.weight) for one in criteria)
     off = is_off(answer.overall, 100 * weighted_mean(shares, decimals=SHARE_DECIMALS))
@@ -162,8 +162,8 @@ def overall(criteria: Iterable[CriterionResult]) -> float:
     return weighted_mean(((one.score, one.weight) for one in criteria), decimals=SHARE_DECIMALS)
 
 
-def total(counts: Iterable[int | None]) -> int | None:
-    """Return the sum of what is known, or None where nothing is."""
+def sum_known(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of the known counts, or None if none is known."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 

@@ -1,4 +1,4 @@
-"""Numbers as requests and models give them: finite, and never a truth value. Pure."""
+"""Types for numbers in requests and answers: finite, and never true or false. Pure."""
 
 from typing import Annotated
 
@@ -7,12 +7,12 @@ from pydantic import BeforeValidator, Field
 
 def _refuse_truth_value(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError(f"must be a number, got {str(value).lower()}")  # noqa: TRY004 - pydantic hears only this one
+        raise ValueError(f"must be a number, got {str(value).lower()}")  # noqa: TRY004 - pydantic catches only this
     return value
 
 
-# JSON's true and false are not numbers, although Python counts with them. A number written as text ("85") is one.
-# Put it behind ``Field``: in front of it, a schema names the bounds "ge" and "le", which JSON Schema does not know.
+# JSON's true and false are refused, because Python would read them as 1 and 0. A number as text ("85") is accepted.
+# Put it after ``Field``. Before it, the schema names the bounds "ge" and "le", which JSON Schema does not know.
 NoTruthValue = BeforeValidator(_refuse_truth_value)
 
 Finite = Annotated[float, Field(allow_inf_nan=False), NoTruthValue]

@@ -1,4 +1,4 @@
-"""How a question to a model is written: text of others travels as JSON that cannot end its section. Pure."""
+"""Write questions to a model. Foreign text is written as JSON that cannot end its section. Pure."""
 
 import json
 import re
@@ -10,23 +10,23 @@ from workers.runtime.handler.ports import Message
 
 
 def write_question(system: str, sections: Mapping[str, Any]) -> list[Message]:
-    """Return the messages of a question: the rules, then each section between its own tags, as JSON."""
-    content = "\n".join(f"<{name}>\n{sealed(value)}\n</{name}>" for name, value in sections.items())
+    """Return the messages of a question: the rules, then each section as JSON between its own tags."""
+    content = "\n".join(f"<{name}>\n{escaped_json(value)}\n</{name}>" for name, value in sections.items())
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
-def sealed(value: Any) -> str:
-    """Return ``value`` as JSON that cannot end its section: angle brackets are written as escapes."""
+def escaped_json(value: Any) -> str:
+    """Return ``value`` as JSON with escaped angle brackets, so that it cannot end its section."""
     return sorted_json(value).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def sorted_json(value: Any) -> str:
-    """Return ``value`` as JSON with the names in their order, so that equal values give equal text."""
+    """Return ``value`` as JSON with sorted names, so that equal values give equal text."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def read_section(name: str, messages: Sequence[Message]) -> Any:
-    """Return the value of the last section of that name, for a rule that answers; raise Permanent if there is none."""
+    """Return the value of the last section with that name, for an offline rule; raise Permanent if there is none."""
     for message in reversed(messages):
         if found := re.search(rf"<{name}>\n(.*?)\n</{name}>", message["content"], re.DOTALL):
             return json.loads(found[1])

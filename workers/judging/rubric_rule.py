@@ -1,7 +1,7 @@
-"""The rule that answers a rubric where no provider is configured: it counts, it does not judge.
+"""The rule that answers a rubric if no provider is configured. It counts; it does not judge.
 
-It counts features of a profile against the words of each criterion (``features.py``), so its scores tell a full
-profile from an empty one, deterministically and without a network. They say nothing about quality. Pure.
+It compares a profile with the words of each criterion (``features.py``). Its scores separate full profiles from empty
+ones, always with the same result and without a network. They say nothing about quality. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from workers.judging.prompts import read_section
 from workers.runtime.handler.ports import Message
 from workers.runtime.handler.rule_based import NOTE
 
-THIN_WORDS = 30
-REPETITIVE = 0.4
-QUOTES, QUOTE_WIDTH = 3, 160
-MISSING_NAMED = 5
-FORBIDDEN_COST = 15.0
+MIN_WORDS = 30
+MAX_REPETITION = 0.4
+MAX_QUOTES, MAX_QUOTE_CHARACTERS = 3, 160
+MAX_MISSING_NAMED = 5
+POINTS_PER_FORBIDDEN_TERM = 15.0
 
 
 def score_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
@@ -30,9 +30,9 @@ def score_by_rule(messages: Sequence[Message]) -> dict[str, Any]:
 def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> dict[str, Any]:
     """Score ``profile`` by each criterion; the same input always gives the same result.
 
-    A criterion's key terms are the words of its description, of its name where it has none.
+    The key terms of a criterion are the words of its description. If it has none, they are the words of its name.
     """
-    read = features.passages(profile.get("attributes") or {})
+    read = features.read_passages(profile.get("attributes") or {})
     forbidden, amount = features.forbidden_terms(read), features.amount(read)
     scored = [_score(criterion, read, amount, forbidden) for criterion in criteria]
     weights = [float(criterion.get("weight", 1)) for criterion in criteria]
@@ -42,19 +42,19 @@ def evaluate(criteria: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) 
 
 def _score(
     criterion: Mapping[str, Any],
-    profile: Sequence[features.Passage],
+    profile: Sequence[features.ProfilePassage],
     amount: features.Amount,
     forbidden: Sequence[str],
 ) -> dict[str, Any]:
     key_terms = features.terms_of(criterion.get("description", "")) or features.terms_of(criterion["name"])
     measured = features.measure(key_terms, profile)
-    # A short text, or one in other words or another language, says little to the point; it is not nothing.
+    # A short text, or a text in other words or another language, still gets points for its amount.
     by_amount = measured.score < amount.score * (1 - 0.5 * measured.repetition)
     shown = amount.score * (1 - 0.5 * measured.repetition) if by_amount else measured.score
     return {
         "name": criterion["name"],
-        "score": max(0.0, round(shown, 1) - FORBIDDEN_COST * len(forbidden)),
-        "evidence": features.snippets(key_terms, profile, at_most=QUOTES, width=QUOTE_WIDTH),
+        "score": max(0.0, round(shown, 1) - POINTS_PER_FORBIDDEN_TERM * len(forbidden)),
+        "evidence": features.snippets(key_terms, profile, at_most=MAX_QUOTES, width=MAX_QUOTE_CHARACTERS),
         "reasoning": _rationale(measured, amount, forbidden, terms=len(key_terms), by_amount=by_amount),
     }
 
@@ -67,11 +67,11 @@ def _rationale(
     terms: int,
     by_amount: bool,
 ) -> str:
-    """Name the features behind a score."""
+    """Return the features that explain a score."""
     parts = [] if amount.words else ["nothing to judge: no text beside the name"]
     if by_amount:
         parts.append(
-            f"says little to the point: scored by its amount alone, at most {features.MOST_BY_AMOUNT:g} "
+            f"says little to the point: scored by its amount alone, at most {features.MAX_SCORE_BY_AMOUNT:g} "
             f"({amount.words} word{'s' if amount.words != 1 else ''}, {amount.specifics} specifics)"
         )
     parts += [
@@ -82,19 +82,19 @@ def _rationale(
         f"repetition {measured.repetition:.2f}",
     ]
     if measured.missing:
-        parts.append(f"not mentioned: {', '.join(measured.missing[:MISSING_NAMED])}")
+        parts.append(f"not mentioned: {', '.join(measured.missing[:MAX_MISSING_NAMED])}")
     if forbidden:
         parts.append(f"forbidden: {', '.join(forbidden)}")
     return f"{NOTE}: {'; '.join(parts)}"
 
 
-def _flags(profile: Sequence[features.Passage], amount: features.Amount, forbidden: Sequence[str]) -> list[str]:
+def _flags(profile: Sequence[features.ProfilePassage], amount: features.Amount, forbidden: Sequence[str]) -> list[str]:
     if not profile:
         return ["no evidence"]
     words = [word for passage in profile for word in passage.words]
     flags = [f"forbidden term: {term}" for term in forbidden]
-    if amount.all_words < THIN_WORDS:
+    if amount.all_words < MIN_WORDS:
         flags.append("little evidence")
-    if features.repetition(words) > REPETITIVE:
+    if features.repetition(words) > MAX_REPETITION:
         flags.append("repetitive text")
     return flags

@@ -1,4 +1,4 @@
-"""Scores by weights, computed here and never taken from a model. Pure."""
+"""Compute weighted scores. They are never taken from a model. Pure."""
 
 import math
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ OVERALL_TOLERANCE = 5.0
 
 
 def weighted_mean(scores: Iterable[tuple[float, float]], *, decimals: int) -> float:
-    """Return the mean of (score, weight) pairs to so many decimals; weights are positive.
+    """Return the mean of (score, weight) pairs, rounded to ``decimals``; weights are positive.
 
-    Raises ValueError if the mean is not a finite number, because it would be stored as a score.
+    Raise ValueError if the mean is not a finite number, because it would be stored as a score.
     """
     pairs = list(scores)
     weights = sum(weight for _, weight in pairs)

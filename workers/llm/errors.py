@@ -80,7 +80,7 @@ def classify(error: Exception, *, now: datetime | None = None) -> Failure:
         case openai.APITimeoutError() | TimeoutError():
             return Unavailable("did not answer in time")
         case openai.APIConnectionError(__cause__=AnswerTooLargeError() as too_large):
-            return InvalidAnswers(f"provider's {too_large}", least=TOO_LARGE_DELAY)
+            return InvalidAnswers(f"provider's {too_large}", min_delay=TOO_LARGE_DELAY)
         case openai.APIConnectionError():
             cause = error.__cause__ or error
             # One that broke while it answered says less than one that could not be opened.

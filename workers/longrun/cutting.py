@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def cut(items: Iterable[T], text: Callable[[T], str], *, limits: EmbeddingLimits) -> Iterator[list[T]]:
-    """Yield ``items``, in order, in as few requests as their limits of texts and of estimated tokens allow.
+    """Yield the items of each request, in order: as few requests as the limits of texts and estimated tokens allow.
 
-    A text that exceeds the limit of tokens alone has a request of its own.
+    If one text alone exceeds the limit of tokens, it gets its own request.
     """
     request: list[T] = []
     total = 0

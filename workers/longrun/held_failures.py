@@ -1,4 +1,4 @@
-"""Decide which failures are the items' own and which are the provider's. Pure."""
+"""Decide which failures the items caused and which the provider caused. Pure."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,9 +6,9 @@ from typing import Generic, TypeVar
 
 from workers.runtime.handler.errors import InvalidAnswers, Refused, Retryable, describe
 
-# This many failures of the same kind in a row are the provider's: before any item succeeded, and afterwards. Afterwards
-# it takes more, because neighbours in a file may well be bad in the same way.
-FIRST_ALIKE, LATER_ALIKE = 10, 50
+# If this many failures in a row are of the same kind, the provider caused them: before any item succeeded, and
+# afterwards. The second number is larger, because neighbours in a file are often bad in the same way.
+MAX_FIRST_ALIKE, MAX_LATER_ALIKE = 10, 50
 
 T = TypeVar("T")
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 class HeldFailures(Generic[T]):
     """Holds failures back until it is clear whether the items or the provider caused them.
 
-    One success releases those that are held, and so does a failure that only the item can have caused: the provider
-    works. Many others of the same kind in a row are the provider's: its error is raised, and none is kept.
-    ``error_of`` returns the error of an item that failed, None for a success. ``succeeded`` says whether an earlier run
-    of the job succeeded with any item.
+    A success shows that the provider works, so it releases the held failures. So does a failure that only the item can
+    cause. If many other failures of the same kind come in a row, the provider caused them: its error is raised, and the
+    held failures are not kept. ``error_of`` returns the error of a failed item, or None for a success. ``succeeded``
+    says whether any item succeeded in an earlier run of the job.
     """
 
     def __init__(self, error_of: Callable[[T], Exception | None], *, succeeded: bool) -> None:
@@ -29,7 +29,7 @@ class HeldFailures(Generic[T]):
         self._errors: list[Exception] = []
 
     def sift(self, batch: Sequence[T]) -> list[T]:
-        """Return what may be kept now."""
+        """Return the items of ``batch``, and of earlier batches, that may be kept now."""
         kept: list[T] = []
         for one in batch:
             error = self._error_of(one)
@@ -43,19 +43,19 @@ class HeldFailures(Generic[T]):
         return kept
 
     def raise_if_many(self) -> None:
-        """Raise the provider's error if too many failures of one kind are held; call it when the rest is kept."""
+        """Raise the provider's error if too many failures of one kind are held. Call it after the rest is kept."""
         if self._are_many():
             raise self._errors[0]
 
     def rest(self) -> list[T]:
-        """Return what is held at the end, or raise its error.
+        """Return the failures that are held at the end, or raise their error.
 
-        If the job never succeeded with any item, failures of one kind are the job's own. So are many failures at the
-        very end that another attempt may mend: the provider has gone.
+        If no item of the job ever succeeded, failures of one kind are an error of the job. Many retryable failures at
+        the very end are an error of the job too, because the provider became unavailable.
         """
         held, errors = self._held, self._errors
-        left = len(held) >= FIRST_ALIKE and isinstance(errors[0], Retryable)
-        if held and (left or not self._succeeded) and _are_alike(errors):
+        is_outage = len(held) >= MAX_FIRST_ALIKE and isinstance(errors[0], Retryable)
+        if held and (is_outage or not self._succeeded) and _are_alike(errors):
             raise errors[0]
         self._held, self._errors = [], []
         return held
@@ -65,12 +65,12 @@ class HeldFailures(Generic[T]):
         return held
 
     def _are_many(self) -> bool:
-        return len(self._held) >= (LATER_ALIKE if self._succeeded else FIRST_ALIKE)
+        return len(self._held) >= (MAX_LATER_ALIKE if self._succeeded else MAX_FIRST_ALIKE)
 
     def _is_its_own(self, error: Exception) -> bool:
-        """Tell whether only the item can have caused it.
+        """Tell whether only the item can have caused the error.
 
-        Some models never give the form that is asked for. If one item succeeded, this model does.
+        Some models never answer in the requested form. If one item succeeded, this model can.
         """
         return isinstance(error, Refused) or (self._succeeded and isinstance(error, InvalidAnswers))
 
@@ -80,7 +80,7 @@ def _are_alike(errors: Sequence[Exception]) -> bool:
 
 
 def _kind(error: Exception) -> str:
-    """Return what failures of one kind have in common. A server that is down says so in many ways; ids differ."""
+    """Return the text that failures of one kind share, without ids. All retryable errors are of one kind."""
     if isinstance(error, Retryable):
         return Retryable.__name__
     return f"{type(error).__name__}: {re.sub(r'[0-9a-f-]*[0-9][0-9a-f-]*', '#', describe(error))}"

@@ -1,4 +1,4 @@
-"""Keep many requests in flight, hand over their results as they come, and stop in time. Knows no database."""
+"""Keep many requests in flight, return their results as they come, and stop after an error. Knows no database."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -10,24 +10,24 @@ from workers.runtime.handler.errors import RateLimited
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
-# A commit holds about this many results, because whoever cancels the job waits for the commit.
-GROUP = 128
+# About the number of results per commit. It is small, because cancelling the job waits for the commit.
+MAX_GROUP_SIZE = 128
 
 
 class Stopped(Exception):
-    """Another request failed: nothing more is to be asked. Its error is known already."""
+    """Another request failed: send no more requests. The other request's error is already recorded."""
 
 
 class InFlight(Generic[I, R]):
-    """Performs ``work`` for each of ``items``, up to ``at_once`` at a time, and hands over what it delivers.
+    """Performs ``work`` for each of ``items``, up to ``at_once`` at a time, and yields the results.
 
-    ``work`` is given an item and this object. It calls :meth:`deliver` for each result, and :meth:`require_going_on`
-    before each further request of its own. If it raises, or if the items cannot be read on, nothing more is begun. What
-    is in flight ends, because it is paid for, and its results are handed over before the error is raised. Of several
-    rate limits the longest is raised, without one the first error. Leaving the block cancels everything at once.
+    ``work`` gets an item and this object. It calls :meth:`deliver` for each result, and :meth:`raise_if_stopped`
+    before each further request. If ``work`` raises, or reading the items fails, no more work starts. Requests in flight
+    are already paid for: they finish, and their results are yielded before the error is raised. Of several rate limits
+    the longest is raised; without a rate limit, the first error. Leaving the block cancels everything at once.
 
-    Up to ``at_once`` items are read ahead. While nobody takes results, work waits: memory holds ``at_once`` results
-    beside what is in flight.
+    Up to ``at_once`` items are read ahead. If nobody takes results, work waits. So memory holds at most ``at_once``
+    results and those of the requests in flight.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class InFlight(Generic[I, R]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def groups(self, *, size: Callable[[R], int] = lambda _: 1, at_most: int = GROUP) -> AsyncIterator[list[R]]:
-        """Yield the results that came since the last time, never none; raise what stopped the work, if anything did.
+    async def groups(
+        self, *, size: Callable[[R], int] = lambda _: 1, at_most: int = MAX_GROUP_SIZE
+    ) -> AsyncIterator[list[R]]:
+        """Yield the results that came since the last group, at least one. At the end, raise the error if there was one.
 
         A group ends with the result that brings the sum of ``size`` to ``at_most``.
         """
@@ -71,10 +73,10 @@ class InFlight(Generic[I, R]):
             raise self._error
 
     async def deliver(self, result: R) -> None:
-        """Hand over one result; wait while nobody takes them."""
+        """Add one result; wait if nobody takes the results."""
         await self._results.put(result)
 
-    def require_going_on(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Stopped if another request failed."""
         if self._error is not None:
             raise Stopped
@@ -84,7 +86,7 @@ class InFlight(Generic[I, R]):
             async with aclosing(self._items) as items:
                 async for item in items:
                     await self._waiting.put(item)
-        except Exception as error:  # noqa: BLE001 - raised by groups(), after what is in flight
+        except Exception as error:  # noqa: BLE001 - groups() raises it after the results in flight
             self._stop_for(error)
         else:
             for _ in range(self._at_once):
@@ -96,11 +98,11 @@ class InFlight(Generic[I, R]):
                 await self._work(item, self)
             except Stopped:
                 pass
-            except Exception as error:  # noqa: BLE001 - raised by groups(), after what is in flight
+            except Exception as error:  # noqa: BLE001 - groups() raises it after the results in flight
                 self._stop_for(error)
 
     def _stop_for(self, error: Exception) -> None:
-        """Begin nothing more."""
+        """Record ``error`` and start no more work."""
         if self._error is None or _delay(error) > _delay(self._error):
             self._error = error
         if asyncio.current_task() is not self._reader:

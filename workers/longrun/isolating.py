@@ -1,4 +1,4 @@
-"""Find the items that a provider refuses among those that it takes."""
+"""Find the items that a provider refuses in a request of many items."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -7,7 +7,7 @@ from workers.runtime.handler.errors import Permanent
 
 T = TypeVar("T")
 
-# Any model can embed this text. If it is refused, the items are not to blame.
+# Any model can embed this text. If the provider refuses it, the items are not the cause.
 PROBE = "text"
 
 
@@ -18,9 +18,10 @@ async def isolate_refused(
     probe: Callable[[], Awaitable[object]],
     refuse: Callable[[T, Permanent], None],
 ) -> None:
-    """Send ``items`` together; if they are refused, halve them until each item to blame stands alone.
+    """Send ``items`` together. If they are refused, halve them until each refused item is alone.
 
-    ``refuse`` is told of each such item. ``probe`` is asked first, and raises what would be refused whatever is sent.
+    ``refuse`` is called for each refused item. ``probe`` is called before halving; it raises if the provider refuses
+    every request.
     """
     try:
         await send(items)

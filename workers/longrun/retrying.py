@@ -1,4 +1,4 @@
-"""Try a request again within one run: what may succeed in a second is tried again before it counts as failed."""
+"""Retry a request within one run, before it counts as failed."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often a request is sent, and how long to wait in between: the wait grows from ``base`` to ``ceiling``."""
+    """How often a request is sent, and how long to wait between attempts: from ``base`` up to ``ceiling``."""
 
     attempts: int
     base: timedelta
@@ -26,10 +26,10 @@ FEW_RETRIES = Retries(attempts=3, base=timedelta(seconds=1), ceiling=timedelta(s
 
 
 async def with_retries(ask: Callable[[], Awaitable[T]], retries: Retries = FEW_RETRIES) -> T:
-    """Return what ``ask`` returns, asked again with a growing wait while it fails; raise its last error.
+    """Return the result of ``ask``. If it fails, retry with growing waits; raise the last error.
 
-    Permanent is final. A rate limit, or an outage that is longer than a wait here, is for the job to wait for. Both are
-    raised at once.
+    Permanent is raised at once. So are a rate limit and an outage that is longer than a wait here: for these the job
+    waits.
     """
     for attempt in range(1, retries.attempts):
         try:
@@ -42,7 +42,7 @@ async def with_retries(ask: Callable[[], Awaitable[T]], retries: Retries = FEW_R
 
 
 def wait_before_retry(attempt: int, error: Exception, retries: Retries) -> timedelta:
-    """Return how long to wait before the next attempt; raise ``error`` if its provider is away for longer than that."""
+    """Return the wait before the next attempt; raise ``error`` if its provider stays unavailable for longer."""
     wait = full_jitter(attempt, draw=random.random, base=retries.base, ceiling=retries.ceiling)
     if isinstance(error, Unavailable) and (error.certain or error.paused):
         wait = max(wait, error.delay)

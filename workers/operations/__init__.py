@@ -1,1 +1,1 @@
-"""What people do with projects, records, windows and settings; the jobs on them have rooms of their own."""
+"""The use-cases of projects, records, windows and settings. The jobs on them are in other rooms."""

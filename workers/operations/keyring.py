@@ -1,4 +1,4 @@
-"""Secrets at rest: encrypted with the first of several keys, readable with any, so that keys can be rotated."""
+"""Encrypt stored secrets with the first of several keys and decrypt them with any, so that keys can be rotated."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from workers.operations.refusals import OperationsError
 
 NO_KEYS = (
-    "GRISTMILL_SECRET_KEYS must be set to keep a secret; `gristmill settings new-key` prints a key for it, "
-    "and every role needs the same"
+    "GRISTMILL_SECRET_KEYS must be set to store a secret; `gristmill settings new-key` prints a key for it, "
+    "and every role needs the same keys"
 )
 
 
 class Keyring:
-    """Encrypts and decrypts small secrets. Tokens are Fernet's: authenticated, dated, and recognised by ``gAAAA``."""
+    """Encrypts and decrypts small secrets as Fernet tokens: authenticated, with a time, beginning with ``gAAAA``."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        """Take keys as ``new_key`` makes them, the one to encrypt with first; none: nothing can be kept or read."""
+        """Take keys from ``new_key``; the first one encrypts. Without keys, every call raises OperationsError."""
         try:
             self._fernet = MultiFernet([Fernet(key) for key in keys]) if keys else None
         except ValueError:
@@ -29,14 +29,14 @@ class Keyring:
         return self._required().encrypt(secret.encode()).decode("ascii")
 
     def decrypt(self, token: str) -> str:
-        """Return the secret; raise OperationsError if no key fits."""
+        """Return the secret; raise OperationsError if no key decrypts it."""
         try:
             return self._required().decrypt(token.encode()).decode()
         except (InvalidToken, UnicodeError):
             raise OperationsError("no key of GRISTMILL_SECRET_KEYS decrypts it; set it again") from None
 
     def rotate(self, token: str) -> str:
-        """Return the same secret encrypted with the first key; raise OperationsError if no key fits."""
+        """Return the secret encrypted with the first key; raise OperationsError if no key decrypts it."""
         try:
             return self._required().rotate(token.encode()).decode("ascii")
         except InvalidToken:
@@ -49,5 +49,5 @@ class Keyring:
 
 
 def new_key() -> str:
-    """Return a fresh random key."""
+    """Return a new random key."""
     return Fernet.generate_key().decode("ascii")

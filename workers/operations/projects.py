@@ -1,4 +1,4 @@
-"""Projects: make one, find it by name or id, give it guidelines, see how far its records are, delete it."""
+"""Projects: create, find by name or id, set guidelines, count records, delete."""
 
 import base64
 from collections.abc import AsyncIterator, Sequence
@@ -16,17 +16,17 @@ from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Uplo
 from workers.operations.refusals import NameTaken, OperationsError, UnknownProject
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
-from workers.runtime.handler.naming import file_name, named, nfc
+from workers.runtime.handler.naming import check_name, file_name, nfc
 from workers.runtime.refusals import Problem, quoted
 
-NAME_LENGTH = 255
+MAX_PROJECT_NAME_CHARACTERS = 255
 PDF_MAGIC = b"%PDF-"
-LARGEST_PDF = 50 * 1024 * 1024
+MAX_PDF_BYTES = 50 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectView:
-    """A project with how many records it has and how far they are; ``guidelines_size`` in bytes may be 2 too many."""
+    """A project with the counts of its records. ``guidelines_size`` is in bytes and may be up to 2 too high."""
 
     id: UUID
     name: str
@@ -44,7 +44,7 @@ class ProjectView:
 
 @dataclass(frozen=True, slots=True)
 class FoundProject:
-    """A project without its counts, which take as long as it has many records."""
+    """A project without counts, because counting the records of a large project is slow."""
 
     id: UUID
     name: str
@@ -56,7 +56,7 @@ _FOUND = select(Project.id, Project.name, Project.last_task_analysis, Project.la
 
 
 async def find(session: AsyncSession, name_or_id: str) -> FoundProject:
-    """Return the project with that name, else with that id; raise UnknownProject."""
+    """Return the project with that name, or else with that id; raise UnknownProject."""
     found = (await session.execute(_FOUND.where(Project.name == nfc(name_or_id)))).one_or_none()
     if found is None and (id_ := _uuid(name_or_id)) is not None:
         found = (await session.execute(_FOUND.where(Project.id == id_))).one_or_none()
@@ -65,38 +65,38 @@ async def find(session: AsyncSession, name_or_id: str) -> FoundProject:
     return FoundProject(*found)
 
 
-async def of_ingestion(session: AsyncSession, job_id: UUID) -> FoundProject | None:
-    """Return the project into which a file's job puts its records; None where there is no such job (any more)."""
+async def find_by_ingestion(session: AsyncSession, job_id: UUID) -> FoundProject | None:
+    """Return the project of an ingestion job, or None if the job does not exist (any more)."""
     joined = _FOUND.join(IngestJob, IngestJob.project_id == Project.id).where(IngestJob.id == job_id)
     found = (await session.execute(joined)).one_or_none()
     return None if found is None else FoundProject(*found)
 
 
 async def get_or_create(session: AsyncSession, name: str, *, actor: Actor = NOBODY) -> FoundProject:
-    """Return the project of that name, new if there was none; of two who make it at once, both get the same one.
+    """Return the project of that name; create it if there is none. Two concurrent callers get the same project.
 
-    A new one belongs to the actor's user, and NameTaken is raised where the name is another's. A name that looks like
-    an id is taken for an id: a project with such a name would hide another one.
+    A new one belongs to the actor's user. Raise NameTaken if the name belongs to another user. A name that looks like
+    an id is read as an id, because a project with such a name would hide another one.
     """
     if _uuid(name) is not None:
         return await find(session, name)
-    name = named("project name", name, longest=NAME_LENGTH, error=OperationsError)
+    name = check_name("project name", name, longest=MAX_PROJECT_NAME_CHARACTERS, error=OperationsError)
     new = insert(Project).values(name=name, owner_id=actor.user_id)
     mine = Project.owner_id == actor.user_id if actor.user_id else true()
     async with acting(session, actor):
         await session.execute(new.on_conflict_do_nothing(index_elements=[Project.name]))
-        # A statement of its own sees whoever won the race.
+        # A new statement also sees the row of a concurrent caller.
         found = (await session.execute(_FOUND.where(Project.name == name, mine))).one_or_none()
         if found is None:
-            raise NameTaken(Problem("project name", "must be one that nobody else has", quoted(name)))
+            raise NameTaken(Problem("project name", "must not be used by another user", quoted(name)))
     return FoundProject(*found)
 
 
 @asynccontextmanager
 async def for_use(database: Database, name: str, *, actor: Actor = NOBODY) -> AsyncIterator[FoundProject]:
-    """Yield the project of that name, committed. If it is new and the block leaves it unused, it is deleted again.
+    """Yield the project of that name, committed. If it is new and unused after the block, it is deleted again.
 
-    Others see it while the block works, for example while a long file is on its way.
+    Others see it while the block runs, for example during a long upload.
     """
     async with database.session() as session:
         known = await session.scalar(select(Project.id).where(Project.name == nfc(name)))
@@ -104,17 +104,17 @@ async def for_use(database: Database, name: str, *, actor: Actor = NOBODY) -> As
     try:
         yield found
     finally:
-        if known is None and found.name == nfc(name):  # a name that was an id named a project that was there
+        if known is None and found.name == nfc(name):  # if the name was an id, the project existed before
             async with database.session() as session, acting(session, actor):
                 await _remove_unused(session, found.id)
 
 
 async def _remove_unused(session: AsyncSession, project_id: UUID) -> None:
-    """Delete the project unless somebody uses it, or is about to: whoever adds to it holds a lock on its row."""
+    """Delete the project unless it is used. A transaction that is adding to it holds a lock on its row."""
     unused = select(Project.id).where(Project.id == project_id, Project.guidelines.is_(None))
     if await session.scalar(unused.with_for_update(skip_locked=True)) is None:
         return
-    # A statement of its own sees what was committed before the lock was ours.
+    # A new statement sees everything that was committed before this transaction got the lock.
     used = (exists().where(table.project_id == project_id) for table in (Upload, DataRecord, IngestJob, AnalyticsJob))
     await session.execute(delete(Project).where(Project.id == project_id, ~or_(*used)))
 
@@ -125,7 +125,7 @@ async def view(session: AsyncSession, name_or_id: str) -> ProjectView:
 
 
 async def list_projects(session: AsyncSession, *, name_or_id: str | None = None) -> Sequence[ProjectView]:
-    """Return every project by name, or the one asked for, each with its counts."""
+    """Return all projects in the order of their names, or only ``name_or_id``, with their counts."""
     one = (await find(session, name_or_id)).id if name_or_id is not None else None
     counts = (
         select(
@@ -145,7 +145,7 @@ async def list_projects(session: AsyncSession, *, name_or_id: str | None = None)
             Project.name,
             Project.owner_id,
             Project.guidelines_file_name,
-            # Of the text's length alone: to see its padding would be to fetch all of it, up to 67 MB.
+            # Computed from the length of the text only: to read its padding, Postgres would fetch up to 67 MB.
             func.octet_length(Project.guidelines) * 3 // 4,
             func.coalesce(counts.c.tasks, 0),
             func.coalesce(counts.c.feedback, 0),
@@ -166,14 +166,14 @@ async def list_projects(session: AsyncSession, *, name_or_id: str | None = None)
 async def set_guidelines(
     session: AsyncSession, project: FoundProject, pdf: bytes, name: str, *, actor: Actor = NOBODY
 ) -> None:
-    """Keep ``pdf`` as the project's guidelines; whether its text can be read shows when it is analysed."""
+    """Store ``pdf`` as the project's guidelines. Only an analysis finds out whether its text can be read."""
     if not pdf.startswith(PDF_MAGIC):
         shown = f"{name!r} with {pdf[:8]!r}"
         raise OperationsError(Problem("guidelines", "must be a PDF, which begins with %PDF-", shown))
-    if len(pdf) > LARGEST_PDF:
+    if len(pdf) > MAX_PDF_BYTES:
         shown = f"{len(pdf)} in {name!r}"
-        raise OperationsError(Problem("guidelines", f"must have at most {LARGEST_PDF} bytes", shown))
-    kept = file_name(name, longest=NAME_LENGTH, default="guidelines.pdf")
+        raise OperationsError(Problem("guidelines", f"must have at most {MAX_PDF_BYTES} bytes", shown))
+    kept = file_name(name, longest=MAX_PROJECT_NAME_CHARACTERS, default="guidelines.pdf")
     async with acting(session, actor):
         await session.execute(
             update(Project)
@@ -189,14 +189,14 @@ async def count_records(session: AsyncSession, project: FoundProject) -> int:
 
 
 async def remove(session: AsyncSession, project: FoundProject, *, actor: Actor = NOBODY) -> None:
-    """Delete the project with its records, ratings, files and jobs; whatever runs for it ends."""
+    """Delete the project with its records, ratings, files and jobs. Running jobs are cancelled first."""
     async with acting(session, actor):
         await _cancel_jobs(session, [project.id])
         await session.execute(delete(Project).where(Project.id == project.id))
 
 
 async def remove_all(session: AsyncSession, project_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
-    """Delete these projects as :func:`remove` does; return how many were there."""
+    """Delete these projects as :func:`remove` does; return how many existed."""
     gone = delete(Project).where(Project.id.in_(project_ids)).returning(Project.id)
     async with acting(session, actor):
         await _cancel_jobs(session, project_ids)
@@ -204,7 +204,7 @@ async def remove_all(session: AsyncSession, project_ids: Sequence[UUID], *, acto
 
 
 async def _cancel_jobs(session: AsyncSession, project_ids: Sequence[UUID]) -> None:
-    """Cancel the projects' unfinished jobs. The history stays, and a job without an end in it counts as lost."""
+    """Cancel the unfinished jobs, because a job without an end in its history counts as lost."""
     for job in (IngestJob, AnalyticsJob):
         unfinished = (job.project_id.in_(project_ids), job.completed_at.is_(None))
         await session.execute(select(func.runtime.cancel(job.id, "removed with its project")).where(*unfinished))

@@ -1,4 +1,4 @@
-"""Records as people look at them: list, show, review, delete."""
+"""List, show, review and delete records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,18 +14,18 @@ from workers.operations.refusals import OperationsError, UnknownRecord
 from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.documents import json_value
-from workers.runtime.handler.naming import named
+from workers.runtime.handler.naming import check_name
 from workers.runtime.refusals import Problem, quoted
 
-# A list of a thousand records fits into memory whatever they hold: it cuts contents, and leaves out large documents.
-MOST_LISTED_CHARACTERS = 64 * 1024
-MOST_LISTED_BYTES = 256 * 1024
-MOST_SHOWN_BYTES = 32 * 1024 * 1024
+# A list cuts contents and leaves out large documents, so that a thousand records always fit into memory.
+MAX_LISTED_CONTENT_CHARACTERS = 64 * 1024
+MAX_LISTED_DOCUMENT_BYTES = 256 * 1024
+MAX_SHOWN_RECORD_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordView:
-    """One record without its vector. ``embedding_model`` made the vector; None where it has none yet."""
+    """One record without its vector. ``embedding_model`` is the model of the vector; None if there is no vector yet."""
 
     id: UUID
     project_id: UUID
@@ -50,19 +50,19 @@ class RecordView:
 
     @property
     def verdict(self) -> str | None:
-        """What the analysis found; None without one, and the reason where it cannot be read."""
+        """The verdict of the analysis; None without an analysis; the reason if it cannot be read."""
         if self.alignment is None:
             return None
         return self.alignment.get("verdict") if isinstance(self.alignment, dict) else str(self.alignment)
 
     def by_column(self) -> dict[str, Any]:
-        """Return the values under the names that the table's columns have: for JSON."""
+        """Return the values by column name, for JSON."""
         return by_column(DataRecord, self)
 
 
 @dataclass(frozen=True, slots=True)
 class GivenScore:
-    """What a person, or a model, gave one record: 1 (worst) to 7 (best)."""
+    """The rating of a record by a person or a model: 1 (worst) to 7 (best)."""
 
     user_id: str
     llm_model: str | None
@@ -71,13 +71,13 @@ class GivenScore:
     updated_at: datetime
 
     def by_column(self) -> dict[str, Any]:
-        """Return the values under the names that the table's columns have: for JSON."""
+        """Return the values by column name, for JSON."""
         return by_column(LikertScore, self)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordDetails:
-    """One record with the length of its vector and what people and models gave it, the oldest first."""
+    """One record with the length of its vector and its ratings, oldest first."""
 
     record: RecordView
     dimensions: int
@@ -85,12 +85,12 @@ class RecordDetails:
 
 
 def as_type(text: str | None) -> str | None:
-    """Return the record type that ``text`` names in any case; raise OperationsError for anything else."""
+    """Return the record type with this name, in any case; raise OperationsError if it does not exist."""
     return _one_of(text, RECORD_TYPES, "type")
 
 
 def as_category(text: str | None) -> str | None:
-    """Return the category that ``text`` names in any case; raise OperationsError for anything else."""
+    """Return the category with this name, in any case; raise OperationsError if it does not exist."""
     return _one_of(text, RECORD_CATEGORIES, "category")
 
 
@@ -104,11 +104,11 @@ async def list_records(
     limit: int = 50,
     after: UUID | None = None,
 ) -> list[RecordView]:
-    """Return a project's records, newest first; ``after`` is the last id of the page before.
+    """Return a project's records, newest first; ``after`` is the last id of the previous page.
 
-    Type and category are named in any case.
+    Type and category may be in any case.
     """
-    query = select(*_shown(content=MOST_LISTED_CHARACTERS, document=MOST_LISTED_BYTES))
+    query = select(*_shown(content=MAX_LISTED_CONTENT_CHARACTERS, document=MAX_LISTED_DOCUMENT_BYTES))
     query = query.where(DataRecord.project_id == project_id)
     if (type_ := as_type(type_)) is not None:
         query = query.where(DataRecord.type == type_)
@@ -119,13 +119,13 @@ async def list_records(
     if after is not None:
         query = query.where(DataRecord.id < after)
     found = await session.execute(query.order_by(DataRecord.id.desc()).limit(limit))
-    return [_view(row, most_bytes=MOST_LISTED_BYTES) for row in found]
+    return [_view(row, most_bytes=MAX_LISTED_DOCUMENT_BYTES) for row in found]
 
 
 async def show(session: AsyncSession, record_id: UUID) -> RecordDetails:
     """Return one record with its ratings; raise UnknownRecord."""
     length = func.cardinality(DataRecord.embedding)
-    query = select(*_shown(content=MOST_SHOWN_BYTES, document=MOST_SHOWN_BYTES), length)
+    query = select(*_shown(content=MAX_SHOWN_RECORD_BYTES, document=MAX_SHOWN_RECORD_BYTES), length)
     query = query.where(DataRecord.id == record_id)
     found = (await session.execute(query)).one_or_none()
     if found is None:
@@ -136,7 +136,7 @@ async def show(session: AsyncSession, record_id: UUID) -> RecordDetails:
     scores = [
         GivenScore(one.user_id, one.llm_model, one.realism_score, one.quality_score, one.updated_at) for one in given
     ]
-    return RecordDetails(_view(found[:-1], most_bytes=MOST_SHOWN_BYTES), found[-1], scores)
+    return RecordDetails(_view(found[:-1], most_bytes=MAX_SHOWN_RECORD_BYTES), found[-1], scores)
 
 
 async def review(
@@ -147,12 +147,12 @@ async def review(
     is_category_correct: bool | None,
     actor: Actor = NOBODY,
 ) -> set[UUID]:
-    """Note that ``reviewer`` has looked at these records, and whether their category is right; return their ids.
+    """Store that ``reviewer`` reviewed these records, and whether their category is right; return their ids.
 
-    A later review replaces an earlier one. A record without a category has none that could be right or wrong: it
-    raises OperationsError. If one of the records does not exist, none is changed: it raises UnknownRecord.
+    A later review replaces an earlier one. Raise OperationsError if ``is_category_correct`` is given and a record has
+    no category. Raise UnknownRecord if a record does not exist; then none is changed.
     """
-    reviewer = named("reviewer", reviewer, error=OperationsError)
+    reviewer = check_name("reviewer", reviewer, error=OperationsError)
     async with acting(session, actor), session.begin_nested():
         if is_category_correct is not None:
             without = await session.scalar(
@@ -173,14 +173,14 @@ async def review(
 
 
 async def remove(session: AsyncSession, record_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> set[UUID]:
-    """Delete records with their ratings; return those that were there."""
+    """Delete records with their ratings; return the ids of those that existed."""
     gone = delete(DataRecord).where(DataRecord.id.in_(record_ids)).returning(DataRecord.id)
     async with acting(session, actor):
         return set(await session.scalars(gone))
 
 
 def _shown(*, content: int, document: int) -> list[Any]:
-    """Return a column per field of a record, a content cut after so many characters, documents as readable texts."""
+    """Return a column per field: the content cut to ``content`` characters, documents as text of ``document`` bytes."""
     return [_column(field.name, content=content, document=document) for field in fields(RecordView)]
 
 

@@ -1,14 +1,14 @@
-"""Why this room refuses, as exceptions with one clear line each."""
+"""The refusals of this room: exceptions with one clear line each."""
 
 from workers.runtime.refusals import Conflict, NotFound, Refusal
 
 
 class OperationsError(Refusal, ValueError):
-    """What was asked breaks a rule; the line names the field, the rule and the value."""
+    """The request breaks a rule; the line names field, rule and value."""
 
 
 class NameTaken(Conflict):
-    """Another user has a project of that name: names are unique among all."""
+    """Another user has a project of that name. Names are unique across all users."""
 
 
 class UnknownProject(NotFound):

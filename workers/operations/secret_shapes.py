@@ -1,43 +1,44 @@
-"""Tell what looks like somebody's key, where none is meant: it is refused, and never quoted. Pure."""
+"""Detect text that looks like a secret key in a field for other values. It is refused and never quoted. Pure."""
 
 import re
 from itertools import pairwise
 
-# How keys of providers and of code hosts begin.
+# Prefixes of the keys of providers and code hosts.
 _BEGINS = re.compile(
     r"(?:^|[^A-Za-z0-9])(?:[sp]k-|[spr]k_|gsk_|xai-|hf_|nvapi-|AIza|AQ\.|gh[opsur]_|github_pat_|glpat-|xox[abprs]-|AKIA"
     r"|eyJ)[A-Za-z0-9_-]{8,}"
 )
 _RUN = re.compile(r"[A-Za-z0-9_-]{20,}")
-_LEAST_CHARS = 20
-# Hashes and ids name things: revisions of models, accounts in a URL's path. Alone they may be a key.
+_MIN_LETTERS = 20
+# Hexadecimal text is often a hash or an id, for example a model revision or an account in a URL. If it is the whole
+# value, it may be a key.
 _HEXADECIMAL = re.compile(r"[0-9a-f-]+|[0-9A-F-]+")
-_LEAST_HEXADECIMAL = 32
-# Measured: of random letters and digits half the neighbours are of different classes, of 1,900 names of models at most
-# a quarter. Names have a separator after every few characters, tokens almost none.
-_LEAST_CHANGES = 0.22
-_MOST_SEPARATORS = 0.1
+_MIN_HEXADECIMAL = 32
+# Measured: in random letters and digits, half of all neighbours are of different classes; in 1,900 model names at most
+# a quarter. Names have many separators, tokens almost none.
+_MIN_CHANGES = 0.22
+_MAX_SEPARATORS = 0.1
 
 
 def looks_secret(value: str) -> bool:
-    """Tell whether ``value`` holds what begins as keys do, or a long token that nobody would choose as a name."""
+    """Tell whether ``value`` contains a known key prefix, or a long token that looks random."""
     if _BEGINS.search(value):
         return True
-    if len(value) >= _LEAST_HEXADECIMAL and value.isalnum() and _HEXADECIMAL.fullmatch(value):
+    if len(value) >= _MIN_HEXADECIMAL and value.isalnum() and _HEXADECIMAL.fullmatch(value):
         return True
     return any(_is_random(run) for run in _RUN.findall(value))
 
 
 def _is_random(run: str) -> bool:
     letters = sum(map(str.isalnum, run))
-    if letters < _LEAST_CHARS or _HEXADECIMAL.fullmatch(run) or len(run) - letters > _MOST_SEPARATORS * len(run):
+    if letters < _MIN_LETTERS or _HEXADECIMAL.fullmatch(run) or len(run) - letters > _MAX_SEPARATORS * len(run):
         return False
     changes = sum(_changes(one, other) for one, other in pairwise(run))
-    return changes >= _LEAST_CHANGES * letters
+    return changes >= _MIN_CHANGES * letters
 
 
 def _changes(one: str, other: str) -> bool:
-    """Tell whether the class changes, other than from a capital to the small letters of its word."""
+    """Tell whether the character class changes. A capital followed by a small letter is no change."""
     if not (one.isalnum() and other.isalnum()):
         return False
     return _class(one) != _class(other) and not (one.isupper() and other.islower())

@@ -1,6 +1,6 @@
-"""Settings that take effect while everything runs: which provider answers, which models, with which key.
+"""Settings that take effect at run time: provider, models and keys.
 
-The database holds the same rules as CHECKs. Secrets are encrypted here and shown nowhere.
+The database has the same rules as CHECKs. Secrets are encrypted here and never shown.
 """
 
 import difflib
@@ -25,26 +25,26 @@ PROVIDERS = ("lmstudio", "openrouter", "openai", "offline")
 HIDDEN = "(set, encrypted)"
 _MODEL = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,254}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{8,500}")
-# A plain address: no user, query or fragment, which may hold a key, and nothing that is not printable ASCII.
+# Only printable ASCII, and no user, query or fragment, because these may hold a key.
 _HOST = re.compile(
     r"https?://([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20?#@\\\"<>\x7f-\U0010ffff]*)?"
 )
-_LONGEST_HOST = 2_000
+_MAX_HOST_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A setting that means something: its rule in words, what holds it, what it is for, whether it is a secret."""
+class SettingRule:
+    """A known setting: its rule in words, the function that checks it, a description, and whether it is a secret."""
 
     rule: str
-    holds: Callable[[str], bool]
+    accepts: Callable[[str], bool]
     description: str
     secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SettingView:
-    """A setting as it may be shown; ``value`` of a secret says only that there is one."""
+    """A setting to show; the ``value`` of a secret only says that it is set."""
 
     key: str
     value: str
@@ -53,45 +53,47 @@ class SettingView:
 
 
 def _is_host(value: str) -> bool:
-    if len(value) > _LONGEST_HOST or not _HOST.fullmatch(value) or looks_secret(value):
+    if len(value) > _MAX_HOST_CHARACTERS or not _HOST.fullmatch(value) or looks_secret(value):
         return False
     try:
         parts = urlsplit(value)
-        return bool(parts.hostname) and parts.port != 0  # raises for a port or an address that is none
+        return bool(parts.hostname) and parts.port != 0  # raises ValueError for an invalid port or address
     except ValueError:
         return False
 
 
-def _secret(provider: str) -> Known:
+def _secret_setting(provider: str) -> SettingRule:
     description = f"key of {provider}, encrypted with GRISTMILL_SECRET_KEYS"
-    return Known(
-        "be 8 to 500 printable characters without blanks", lambda v: bool(_KEY.fullmatch(v)), description, True
+    return SettingRule(
+        "be 8 to 500 printable ASCII characters without spaces", lambda v: bool(_KEY.fullmatch(v)), description, True
     )
 
 
-def _model(description: str) -> Known:
-    rule = "be a model name such as gpt-4o-mini or vendor/model:tag"
-    return Known(rule, lambda value: bool(_MODEL.fullmatch(value)) and not looks_secret(value), description)
+def _model_setting(description: str) -> SettingRule:
+    rule = "be a model name like gpt-4o-mini or vendor/model:tag"
+    return SettingRule(rule, lambda value: bool(_MODEL.fullmatch(value)) and not looks_secret(value), description)
 
 
 HOST_RULE = "be an http or https URL without credentials, query or fragment"
-KNOWN: Mapping[str, Known] = {
-    "ai_provider": Known(f"be one of {', '.join(PROVIDERS)}", PROVIDERS.__contains__, "who answers and embeds"),
-    "ai_host": Known(HOST_RULE, _is_host, "base URL, where not the provider's own"),
-    "llm_model": _model("model asked where a job names none"),
-    "embedding_model": _model("model that embeds; a change re-embeds as records come by"),
-    "openrouter_key": _secret("openrouter"),
-    "openai_key": _secret("openai"),
+KNOWN_SETTINGS: Mapping[str, SettingRule] = {
+    "ai_provider": SettingRule(
+        f"be one of {', '.join(PROVIDERS)}", PROVIDERS.__contains__, "provider of answers and embeddings"
+    ),
+    "ai_host": SettingRule(HOST_RULE, _is_host, "base URL, if it is not the provider's default"),
+    "llm_model": _model_setting("model for jobs that name none"),
+    "embedding_model": _model_setting("model for embeddings; after a change, embed each project again"),
+    "openrouter_key": _secret_setting("openrouter"),
+    "openai_key": _secret_setting("openai"),
 }
 
 
 async def put(
     session: AsyncSession, values: Mapping[str, str], *, keyring: Keyring, actor: Actor = NOBODY
 ) -> list[str]:
-    """Set ``values`` by key, all or none; running workers follow within seconds. Return what was unset by that.
+    """Set ``values`` by key, all or none; return the keys that were unset. Running workers apply it within seconds.
 
-    With another ``ai_provider`` than before ``ai_host`` goes, unless it is given too: the host of one provider must
-    not be sent the key of another. Raise OperationsError if a key or a value breaks a rule.
+    If ``ai_provider`` changes and ``ai_host`` is not given, ``ai_host`` is unset, so that the key of one provider is
+    never sent to the host of another. Raise OperationsError if a key or a value breaks a rule.
     """
     rows = [_row(key, value.strip(), keyring) for key, value in sorted(values.items())]
     row = insert(SystemSetting).values(rows)
@@ -111,26 +113,26 @@ async def put(
 
 
 async def remove(session: AsyncSession, key: str, *, actor: Actor = NOBODY) -> list[str]:
-    """Unset ``key``; return what was set and is no more. The host of a provider goes with it.
+    """Unset ``key``; return the keys that were unset. ``ai_host`` is unset together with ``ai_provider``.
 
-    What an older release let in under a name that is no setting can be removed as well.
+    Rows of older releases with unknown keys can be removed too.
     """
     async with acting(session, actor):
-        if key not in KNOWN and (gone := await _unset(session, key)):
+        if key not in KNOWN_SETTINGS and (gone := await _unset(session, key)):
             return gone
         require_known(key)
         return await _unset(session, *(["ai_provider", "ai_host"] if key == "ai_provider" else [key]))
 
 
 async def list_settings(session: AsyncSession) -> list[SettingView]:
-    """Return every setting, secrets hidden; what this release does not know is hidden as well."""
+    """Return every setting. The values of secrets and of unknown settings are hidden."""
     rows = await session.scalars(select(SystemSetting).order_by(SystemSetting.key))
-    return [SettingView(row.key, _showable(row), row.description, row.updated_at) for row in rows]
+    return [SettingView(row.key, _shown_value(row), row.description, row.updated_at) for row in rows]
 
 
 async def rotate(session: AsyncSession, *, keyring: Keyring, actor: Actor = NOBODY) -> int:
-    """Encrypt every secret anew with the first key; return how many. All or none: one that no key fits refuses all."""
-    query = select(SystemSetting).where(SystemSetting.key.in_(_secrets())).with_for_update()
+    """Encrypt every secret again with the first key; return how many. If no key decrypts one of them, change none."""
+    query = select(SystemSetting).where(SystemSetting.key.in_(_secret_keys())).with_for_update()
     async with acting(session, actor), session.begin_nested():
         done = 0
         for row in await session.scalars(query):
@@ -142,17 +144,17 @@ async def rotate(session: AsyncSession, *, keyring: Keyring, actor: Actor = NOBO
     return done
 
 
-async def unreadable(session: AsyncSession, *, keyring: Keyring) -> list[str]:
-    """Return a line for each secret that no key decrypts, and for what an older release let in and none may keep."""
+async def list_unreadable(session: AsyncSession, *, keyring: Keyring) -> list[str]:
+    """Return a line for each secret that no key decrypts, and for each row of an older release that breaks a rule."""
     lines = []
     for row in await session.scalars(select(SystemSetting).order_by(SystemSetting.key)):
-        known = KNOWN.get(row.key)
+        known = KNOWN_SETTINGS.get(row.key)
         if known is None:
             lines.append(
-                f"{quoted(row.key)} is no setting: `gristmill settings remove` it, it may hold a key in the clear"
+                f"{quoted(row.key)} is not a setting: `gristmill settings remove` it, it may hold an unencrypted key"
             )
         elif not known.secret:
-            if not known.holds(row.value):
+            if not known.accepts(row.value):
                 lines.append(f"{row.key} must {known.rule}: set it again")
         else:
             try:
@@ -162,36 +164,36 @@ async def unreadable(session: AsyncSession, *, keyring: Keyring) -> list[str]:
     return lines
 
 
-def require_known(key: str) -> Known:
-    """Return what ``key`` means; raise OperationsError, with the nearest name, if it is no setting."""
-    if key not in KNOWN:
-        nearest = difflib.get_close_matches(key.strip().lower(), KNOWN, n=1, cutoff=0.7)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"settings: {', '.join(KNOWN)}"
-        shown = "what was given" if looks_secret(key) else quoted(key)
+def require_known(key: str) -> SettingRule:
+    """Return the setting of ``key``; raise OperationsError, with the nearest name, if it is unknown."""
+    if key not in KNOWN_SETTINGS:
+        nearest = difflib.get_close_matches(key.strip().lower(), KNOWN_SETTINGS, n=1, cutoff=0.7)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"settings: {', '.join(KNOWN_SETTINGS)}"
+        shown = "the given key" if looks_secret(key) else quoted(key)
         raise OperationsError(f"{shown} is not a system setting; {hint}")
-    return KNOWN[key]
+    return KNOWN_SETTINGS[key]
 
 
 def _row(key: str, value: str, keyring: Keyring) -> dict[str, str]:
-    """Return the row that holds ``value``, encrypted if it is a secret."""
+    """Return the row for ``value``, encrypted if it is a secret."""
     known = require_known(key)
-    if not known.holds(value):
-        given = "what was given" if known.secret or looks_secret(value) else quoted(value)
+    if not known.accepts(value):
+        given = "a hidden value" if known.secret or looks_secret(value) else quoted(value)
         raise OperationsError(Problem(key, f"must {known.rule}", given))
     stored = keyring.encrypt(value) if known.secret else value
     return {"key": key, "value": stored, "description": known.description}
 
 
 async def _unset(session: AsyncSession, *keys: str) -> list[str]:
-    """Delete these settings; return those that there were."""
+    """Delete these settings; return the keys that existed."""
     gone = delete(SystemSetting).where(SystemSetting.key.in_(keys)).returning(SystemSetting.key)
     return sorted(await session.scalars(gone), key=keys.index)
 
 
-def _secrets() -> list[str]:
-    return [key for key, known in KNOWN.items() if known.secret]
+def _secret_keys() -> list[str]:
+    return [key for key, known in KNOWN_SETTINGS.items() if known.secret]
 
 
-def _showable(row: SystemSetting) -> str:
-    known = KNOWN.get(row.key)
+def _shown_value(row: SystemSetting) -> str:
+    known = KNOWN_SETTINGS.get(row.key)
     return HIDDEN if known is None or known.secret else row.value

@@ -1,4 +1,4 @@
-"""Bonus windows: what people earn by the records they create in a time."""
+"""Bonus windows: people earn tiers by the number of records that they create in a period."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -17,12 +17,12 @@ from workers.runtime.handler.naming import Name
 from workers.runtime.refusals import first_problem, rule_of
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
-# Who makes a window where the actor is no user, as on the command line.
+# The creator of a window if the actor is no user, for example on the command line.
 NO_USER = UUID(LLM_USER)
 
 
 class WindowRequest(BaseModel):
-    """What makes a window: from ``start`` up to, not at, ``end``; a target of 0 disables its metric."""
+    """The values of a window, from ``start`` to before ``end``. A target of 0 disables its metric."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,13 +58,13 @@ class WindowView:
     updated_at: datetime
 
     def by_column(self) -> dict[str, Any]:
-        """Return the values under the names that the table's columns have: for JSON."""
+        """Return the values by column name, for JSON."""
         return by_column(BonusWindow, self)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What one creator did in one window, and the highest tier reached: 0, 1 or 2."""
+    """The counts of one creator in one window, and the highest tier reached: 0, 1 or 2."""
 
     window_id: UUID
     window_name: str
@@ -77,7 +77,7 @@ class Standing:
 
 
 async def create(session: AsyncSession, request: dict[str, Any], *, actor: Actor = NOBODY) -> WindowView:
-    """Make a window; raise OperationsError naming what is wrong. Windows may overlap: a record counts in each."""
+    """Create a window; raise OperationsError if a value breaks a rule. A record counts in all overlapping windows."""
     window = BonusWindow(created_by=actor.user_id or NO_USER, **_columns(request))
     async with acting(session, actor):
         session.add(window)
@@ -89,7 +89,7 @@ async def create(session: AsyncSession, request: dict[str, Any], *, actor: Actor
 async def change(
     session: AsyncSession, window_id: UUID, changes: dict[str, Any], *, actor: Actor = NOBODY
 ) -> WindowView:
-    """Change what is given of a window; the result must keep the rules of a new one."""
+    """Change the given values of a window. The result must obey the rules of a new window."""
     async with acting(session, actor):
         window = await _get(session, window_id, lock=True)
         now = {
@@ -116,7 +116,7 @@ async def _get(session: AsyncSession, window_id: UUID, *, lock: bool = False) ->
 
 
 async def list_windows(session: AsyncSession, *, open_only: bool = False) -> list[WindowView]:
-    """Return the windows, latest start first; ``open_only`` by the database's time."""
+    """Return the windows, latest start first; with ``open_only`` those open now by the database's clock."""
     query = select(BonusWindow).order_by(BonusWindow.start_time.desc(), BonusWindow.id)
     if open_only:
         query = query.where(BonusWindow.start_time <= func.now(), func.now() < BonusWindow.end_time)
@@ -124,7 +124,7 @@ async def list_windows(session: AsyncSession, *, open_only: bool = False) -> lis
 
 
 async def standings(session: AsyncSession, window_id: UUID | None = None) -> list[Standing]:
-    """Return who earned what, best first: in one window, or in each that is open now. One query, whatever the size."""
+    """Return the standings, best first: of one window, or of all that are open now. One query in both cases."""
     if window_id is not None:
         await _get(session, window_id)
     found = await session.execute(text("SELECT * FROM operations.bonus_standings(:window)"), {"window": window_id})
@@ -146,7 +146,7 @@ def _columns(request: dict[str, Any]) -> dict[str, Any]:
     try:
         valid = WindowRequest.model_validate(request)
     except ValidationError as error:
-        if not error.errors()[0]["loc"]:  # of the whole: its fields are named in the message
+        if not error.errors()[0]["loc"]:  # a rule of the whole window: the message names the fields
             raise OperationsError(rule_of(error.errors()[0]["msg"])) from None
         raise OperationsError(first_problem(error, whole="window")) from None
     return {

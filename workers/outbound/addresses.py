@@ -1,7 +1,7 @@
-"""Which addresses may be called. Pure: an address in, the reason against it out.
+"""Decide which addresses may be called. Pure.
 
-Sources: the special-purpose registries of IANA (RFC 6890 and its successors), and what clouds document about their
-metadata services. An IPv6 address that carries an IPv4 address is judged by that one.
+Sources: the special-purpose registries of IANA (RFC 6890 and its successors), and the clouds' documentation of their
+metadata services. An IPv6 address that contains an IPv4 address is judged by the IPv4 address.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Whoever reaches these becomes the machine: they give out its credentials. No list admits them.
-METADATA = (
+# These services give out the credentials of the machine. No list admits them.
+METADATA_NETWORKS = (
     "169.254.169.254/32",  # AWS, Google, Azure, DigitalOcean, OpenStack, Oracle
-    "169.254.169.253/32",  # the resolver of AWS
-    "169.254.170.2/32",  # credentials of a task in ECS
+    "169.254.169.253/32",  # DNS resolver of AWS
+    "169.254.170.2/32",  # credentials of an ECS task
     "169.254.170.23/32",  # credentials of a pod in EKS
-    "168.63.129.16/32",  # the host of a machine in Azure: an address like any public one
+    "168.63.129.16/32",  # the host of an Azure machine, although the address looks public
     "100.100.100.200/32",  # Alibaba
     "192.0.0.192/32",  # Oracle
     "fd00:ec2::254/128",  # AWS
@@ -25,7 +25,7 @@ METADATA = (
     "fd20:ce::254/128",  # Google
     "fd00:c1::a9fe:a9fe/128",  # Oracle
 )
-SPECIAL = {
+SPECIAL_NETWORKS = {
     "0.0.0.0/8": "this network",
     "10.0.0.0/8": "private",
     "100.64.0.0/10": "shared by a carrier",
@@ -59,49 +59,48 @@ SPECIAL = {
     "fec0::/10": "site-local",
     "ff00::/8": "multicast",
 }
-# What is routed on the internet. All that is not in it and not named above is reserved.
+# The addresses that are routed on the internet. Every other IPv6 address that is not named above is reserved.
 GLOBAL_IPV6 = IPv6Network("2000::/3")
-# Translators put the IPv4 address into the last four bytes.
+# In both, the last four bytes are the IPv4 address.
 MAPPED, TRANSLATED = IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96")
 
 
-def networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Return CIDRs as networks; raise ValueError, which names the value, for one that is none."""
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Return the networks of these CIDRs; raise ValueError, which names the value, if one is invalid."""
     return tuple(ip_network(text) for text in texts)
 
 
 def reason_against(address: str, allow: Sequence[Network] = ()) -> str | None:
     """Return why ``address`` may not be called, or None if it may.
 
-    ``allow`` admits addresses that are not public: those of a development machine. It never admits the metadata
-    services of clouds.
+    ``allow`` admits addresses that are not public, for development. It never admits the metadata services of clouds.
     """
     try:
-        actual = plain(ip_address(address))
+        actual = unwrap_ipv4(ip_address(address))
     except ValueError:
         return "no address"
-    if any(actual in network for network in _metadata()):
+    if any(actual in network for network in _metadata_networks()):
         return "a metadata service"
     if any(actual in network for network in allow if network.version == actual.version):
         return None
-    for network, reason in _special():
+    for network, reason in _special_networks():
         if network.version == actual.version and actual in network:
             return reason
     return "reserved" if isinstance(actual, IPv6Address) and actual not in GLOBAL_IPV6 else None
 
 
-def plain(address: Address) -> Address:
-    """Return the IPv4 address that a mapped or a translated IPv6 address means; any other address as it is."""
+def unwrap_ipv4(address: Address) -> Address:
+    """Return the IPv4 address in a mapped or translated IPv6 address; return any other address unchanged."""
     if isinstance(address, IPv6Address) and (address in MAPPED or address in TRANSLATED):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
 
 @cache
-def _metadata() -> tuple[Network, ...]:
-    return networks(METADATA)
+def _metadata_networks() -> tuple[Network, ...]:
+    return parse_networks(METADATA_NETWORKS)
 
 
 @cache
-def _special() -> tuple[tuple[Network, str], ...]:
-    return tuple((ip_network(text), reason) for text, reason in SPECIAL.items())
+def _special_networks() -> tuple[tuple[Network, str], ...]:
+    return tuple((ip_network(text), reason) for text, reason in SPECIAL_NETWORKS.items())

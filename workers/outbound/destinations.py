@@ -1,7 +1,7 @@
-"""From a URL that a user named to addresses that may be connected to.
+"""Check URLs that users name, and connect only to allowed addresses.
 
-The guard sits where a connection is opened (:class:`GuardedNetwork`): a name is resolved once, every address it has is
-judged, and the connection goes to one of those very addresses. So nothing can change between the look and the call.
+:class:`GuardedNetwork` checks at the moment of connecting: it resolves a name once, checks every address of the name,
+and connects to one of these addresses. So the address cannot change between the check and the call.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from workers.outbound.addresses import Network, reason_against
 from workers.runtime.handler.errors import Permanent, Retryable
 from workers.runtime.handler.outside import ForbiddenDestination
 
-# Returns the addresses of a name. Names of users may be slow to look up: they have threads of their own.
+# Returns the addresses of a name. Lookups can be slow, so they have their own threads.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 PORTS = {"http": 80, "https": 443}
-LOOKUPS_AT_ONCE = 16
-ADDRESSES_TRIED = 3
+MAX_LOOKUPS = 16
+MAX_ADDRESSES_TRIED = 3
 MAX_URL_LENGTH = 2_000
-# Ports of services that a request line could speak to: the bad ports of the Fetch standard, and databases.
+# Ports of services that could misread an HTTP request: the bad ports of the Fetch standard, and databases.
 FORBIDDEN_PORTS = frozenset(
     {1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110}
     | {111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531}
@@ -38,7 +38,7 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_.-])?|[0-9A-Fa-f:.]+"
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A URL that may be tried: its scheme, host and port are allowed; its addresses are not known yet."""
+    """A URL with an allowed scheme, host and port. Its addresses are not checked yet."""
 
     url: httpx2.URL
     host: str
@@ -46,20 +46,20 @@ class Destination:
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Who is asked, whatever for."""
+        """Scheme, host and port."""
         return self.url.scheme, self.host, self.port
 
     @property
-    def shown(self) -> str:
-        """The URL as it may be logged: paths and queries may hold secrets."""
+    def loggable(self) -> str:
+        """The URL for logs and errors, without path and query, because these may hold secrets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.url.scheme}://{host}:{self.port}"
 
 
-def destination(url: str | httpx2.URL) -> Destination:
-    """Return where ``url`` leads; raise ForbiddenDestination if it is no address that may be called.
+def parse_destination(url: str | httpx2.URL) -> Destination:
+    """Return the destination of ``url``; raise ForbiddenDestination if it must not be called.
 
-    Nothing is looked up: doors use this to refuse a URL at once.
+    The host is not looked up, so doors can use this to refuse a URL at once.
     """
     if len(str(url)) > MAX_URL_LENGTH:
         raise ForbiddenDestination(f"URL must have {MAX_URL_LENGTH:,} characters at most, got {len(str(url)):,}")
@@ -71,7 +71,7 @@ def destination(url: str | httpx2.URL) -> Destination:
     if parsed.scheme not in PORTS:
         raise ForbiddenDestination(f"URL must start with http:// or https://, got {parsed.scheme[:20]!r}")
     if parsed.userinfo:
-        raise ForbiddenDestination("URL must not have a user or a password in it: send them as a header")
+        raise ForbiddenDestination("URL must not have a user or a password: send them as a header")
     if not _HOST.fullmatch(host) or "\\" in str(url):
         raise ForbiddenDestination(f"URL must name a host, got {host[:80]!r}")
     port = parsed.port or PORTS[parsed.scheme]
@@ -81,21 +81,21 @@ def destination(url: str | httpx2.URL) -> Destination:
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
-    """Return every address of ``host`` as the system knows it."""
+    """Return every address of ``host`` from the system's resolver."""
     found = await asyncio.get_running_loop().run_in_executor(
         _LOOKUPS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     )
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-_LOOKUPS = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
+_LOOKUPS = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="lookup")
 
 
 async def allowed_addresses(host: str, port: int, *, allow: Sequence[Network], resolve: Resolve) -> Sequence[str]:
-    """Resolve ``host`` once and return its addresses, all of which may be called.
+    """Resolve ``host`` once and return its addresses; raise ForbiddenDestination unless all of them may be called.
 
-    One address that may not be called forbids them all: a name that has a public and a private address is a trick or a
-    mistake. A name that is not found may be found later.
+    A name with a public and a private address is an attack or a mistake. Raise Retryable if the name is not found,
+    because a later lookup may succeed.
     """
     try:
         addresses = await resolve(host, port)
@@ -113,7 +113,7 @@ async def allowed_addresses(host: str, port: int, *, allow: Sequence[Network], r
 
 
 class GuardedNetwork(httpcore2.AsyncNetworkBackend):
-    """Opens connections to allowed addresses only, however the name of the host is written."""
+    """Opens connections to allowed addresses only, for any spelling of the host."""
 
     def __init__(self, *, allow: Sequence[Network], resolve: Resolve = look_up) -> None:
         self._allow, self._resolve = allow, resolve
@@ -127,10 +127,10 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first of the host's addresses that answers."""
+        """Connect to the first address of the host that answers."""
         found = await allowed_addresses(host, port, allow=self._allow, resolve=self._resolve)
         failed: Exception | None = None
-        for address in found[:ADDRESSES_TRIED]:
+        for address in found[:MAX_ADDRESSES_TRIED]:
             try:
                 return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
@@ -143,7 +143,7 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ARG002
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> httpcore2.AsyncNetworkStream:
-        """Refuse: a socket on this machine is inside the network."""
+        """Refuse, because a socket of this machine is inside the network."""
         raise Permanent("sockets of this machine must not be called")
 
     async def sleep(self, seconds: float) -> None:

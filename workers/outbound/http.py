@@ -1,6 +1,6 @@
-"""HTTP to addresses that users name: bounded in time and size, guarded against calls into the network.
+"""HTTP to addresses that users name: limited in time and size, and never to an address inside the network.
 
-Reads no proxy from the environment: a proxy would resolve the name again, where no guard stands.
+Proxies in the environment are ignored, because a proxy would resolve the name again without the check.
 """
 
 import asyncio
@@ -14,23 +14,25 @@ import httpcore2
 import httpx2
 
 from workers.outbound.addresses import Network
-from workers.outbound.destinations import Destination, GuardedNetwork, Resolve, destination, look_up
+from workers.outbound.destinations import Destination, GuardedNetwork, Resolve, look_up, parse_destination
 from workers.runtime.handler.errors import Permanent, Retryable
 from workers.runtime.handler.outside import ForbiddenDestination, HttpAnswer, Request
 
-MAX_CONNECTIONS, KEPT_CONNECTIONS, KEPT_SECONDS = 200, 20, 5.0
+MAX_CONNECTIONS, MAX_IDLE_CONNECTIONS, IDLE_SECONDS = 200, 20, 5.0
 MAX_REDIRECTS = 10
-# What cannot be packed gets larger by packing it.
-PACKING = 65_536
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Headers of the message itself are ours to set; the rest are the caller's.
-OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"})
-# What another origin may be told after a redirect.
-PUBLIC = frozenset({"accept", "accept-language", "user-agent", "if-none-match", "if-modified-since"})
+# Data that cannot be compressed grows when it is compressed.
+MAX_GZIP_OVERHEAD_BYTES = 65_536
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+# A caller must not set the headers that describe the message or the connection.
+RESERVED_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"}
+)
+# After a redirect to another origin, only these headers are sent.
+PUBLIC_HEADERS = frozenset({"accept", "accept-language", "user-agent", "if-none-match", "if-modified-since"})
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-AGENT = f"gristmill/{version('gristmill')}"
+USER_AGENT = f"gristmill/{version('gristmill')}"
 
 
 class SafeHttp:
@@ -49,16 +51,16 @@ class SafeHttp:
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=httpx2.create_ssl_context(),
             max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=KEPT_CONNECTIONS,
-            keepalive_expiry=KEPT_SECONDS,
+            max_keepalive_connections=MAX_IDLE_CONNECTIONS,
+            keepalive_expiry=IDLE_SECONDS,
             network_backend=GuardedNetwork(allow=allow, resolve=resolve),
         )
 
     async def send(self, request: Request) -> HttpAnswer:
-        """Send once, follow redirects if asked to, and return the answer; see :class:`Http` for what is raised."""
-        where, headers = destination(request.url), _checked(request.headers)
+        """Send ``request`` once, follow redirects if it allows them, return the answer; raise as :class:`Http` says."""
+        where, headers = parse_destination(request.url), _check_headers(request.headers)
         seconds = self._seconds if request.seconds is None else request.seconds
-        with _told(where):
+        with _translated_errors(where):
             async with asyncio.timeout(seconds):
                 return await self._follow(request, where, headers)
 
@@ -66,24 +68,25 @@ class SafeHttp:
         left = min(request.redirects, MAX_REDIRECTS) if request.method in {"GET", "HEAD"} else 0
         while True:
             answer = await self._send_once(request, where, headers)
-            if not left or answer.status not in REDIRECTS or "location" not in answer.headers:
-                if request.redirects and answer.status in REDIRECTS and "location" in answer.headers:
-                    raise Permanent(f"{where.shown} redirected more than {request.redirects} times")
+            if not left or answer.status not in REDIRECT_STATUSES or "location" not in answer.headers:
+                if request.redirects and answer.status in REDIRECT_STATUSES and "location" in answer.headers:
+                    raise Permanent(f"{where.loggable} redirected more than {request.redirects} times")
                 return answer
             left -= 1
-            after = _redirected(where, answer.headers["location"])
+            after = _resolve_redirect(where, answer.headers["location"])
             if after.origin != where.origin:
-                headers = {name: value for name, value in headers.items() if name in PUBLIC}
+                headers = {name: value for name, value in headers.items() if name in PUBLIC_HEADERS}
             where = after
 
     async def _send_once(self, request: Request, where: Destination, headers: Mapping[str, str]) -> HttpAnswer:
-        sent = {"accept-encoding": "gzip", "user-agent": AGENT, **headers, "host": where.url.netloc.decode("ascii")}
+        host = where.url.netloc.decode("ascii")
+        sent = {"accept-encoding": "gzip", "user-agent": USER_AGENT, **headers, "host": host}
         if request.body or request.method in {"POST", "PUT", "PATCH"}:
             sent["content-length"] = str(len(request.body))
         limit = self._max_bytes if request.max_bytes is None else request.max_bytes
         async with self._stream(request, where, sent) as response:
-            found = _joined(response.headers)
-            body = b"" if request.method == "HEAD" else await _body(response, found, limit=limit, where=where)
+            found = _join_headers(response.headers)
+            body = b"" if request.method == "HEAD" else await _read_body(response, found, limit=limit, where=where)
             stream = response.extensions.get("network_stream")
             address = stream.get_extra_info("server_addr") if stream else None
             return HttpAnswer(
@@ -113,8 +116,8 @@ class SafeHttp:
         await self._pool.aclose()
 
 
-class _told:  # noqa: N801 - reads as what it does: `with _told(where):`
-    """Turns what the library raises into what an attempt means; the text names no path and no query."""
+class _translated_errors:  # noqa: N801 - used like a function: `with _translated_errors(where):`
+    """Raises the library's errors as Retryable or Permanent; the text has no path and no query."""
 
     def __init__(self, where: Destination) -> None:
         self._where = where
@@ -125,19 +128,19 @@ class _told:  # noqa: N801 - reads as what it does: `with _told(where):`
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         match error:
             case TimeoutError() | httpcore2.TimeoutException():
-                raise Retryable(f"{self._where.shown} did not answer in time") from None
+                raise Retryable(f"{self._where.loggable} did not answer in time") from None
             case httpcore2.LocalProtocolError() | httpcore2.UnsupportedProtocol():
-                raise Permanent(f"request to {self._where.shown} cannot be written ({error})") from None
+                raise Permanent(f"request to {self._where.loggable} cannot be written ({error})") from None
             case httpcore2.NetworkError() | httpcore2.ProtocolError() | OSError():
-                raise Retryable(f"{self._where.shown} cannot be reached ({type(error).__name__})") from None
+                raise Retryable(f"{self._where.loggable} cannot be reached ({type(error).__name__})") from None
 
 
-def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return ``headers`` with names in lower case; raise Permanent for one that could change the message itself."""
+def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return ``headers`` with names in lower case; raise Permanent if one could change the message itself."""
     checked: dict[str, str] = {}
     for name, value in headers.items():
         low = name.lower()
-        if low in OURS or low.startswith("proxy-") or not _NAME.fullmatch(name):
+        if low in RESERVED_HEADERS or low.startswith("proxy-") or not _NAME.fullmatch(name):
             raise Permanent(f"header {name[:80]!r} must not be set")
         if not _VALUE.fullmatch(value):
             raise Permanent(f"header {name!r} must be one line of Latin-1")
@@ -145,18 +148,18 @@ def _checked(headers: Mapping[str, str]) -> dict[str, str]:
     return checked
 
 
-def _redirected(where: Destination, location: str) -> Destination:
-    """Return where a redirect leads; it is judged like the first address."""
+def _resolve_redirect(where: Destination, location: str) -> Destination:
+    """Return the destination of a redirect, with the same checks as for the first URL."""
     try:
-        after = destination(where.url.join(location))
+        after = parse_destination(where.url.join(location))
     except httpx2.InvalidURL:
-        raise Permanent(f"{where.shown} redirected to an address that cannot be read") from None
+        raise Permanent(f"{where.loggable} redirected to an address that cannot be read") from None
     if where.url.scheme == "https" and after.url.scheme != "https":
-        raise ForbiddenDestination(f"{where.shown} redirected to http, which is not encrypted")
+        raise ForbiddenDestination(f"{where.loggable} redirected to http, which is not encrypted")
     return after
 
 
-def _joined(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+def _join_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     joined: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("ascii").lower(), raw_value.decode("latin-1")
@@ -164,22 +167,24 @@ def _joined(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return joined
 
 
-async def _body(response: httpcore2.Response, headers: Mapping[str, str], *, limit: int, where: Destination) -> bytes:
-    """Return the decoded body; raise Permanent as soon as it has more than ``limit`` bytes, packed or unpacked."""
+async def _read_body(
+    response: httpcore2.Response, headers: Mapping[str, str], *, limit: int, where: Destination
+) -> bytes:
+    """Return the decoded body; raise Permanent as soon as it has more than ``limit`` bytes, compressed or not."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip", ""}:
-        raise Permanent(f"{where.shown} answered in encoding {encoding[:20]!r}, which was not asked for")
+        raise Permanent(f"{where.loggable} answered in encoding {encoding[:20]!r}, which was not asked for")
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16) if "gzip" in encoding else None
     body, received = bytearray(), 0
     async for data in response.aiter_stream():
         received += len(data)
         try:
-            # One byte more than there may be shows that there is more.
+            # One byte more than allowed is enough to detect a body that is too large.
             body += unpack.decompress(data, limit + 1 - len(body)) if unpack else data
         except zlib.error:
-            raise Retryable(f"{where.shown} sent a body that cannot be unpacked") from None
-        if len(body) > limit or received > limit + PACKING:
-            raise Permanent(f"{where.shown} sent more than {limit:,} bytes")
+            raise Retryable(f"{where.loggable} sent a body that is not valid gzip") from None
+        if len(body) > limit or received > limit + MAX_GZIP_OVERHEAD_BYTES:
+            raise Permanent(f"{where.loggable} sent more than {limit:,} bytes")
     if unpack and received and not unpack.eof:
-        raise Retryable(f"{where.shown} ended its answer too early")
+        raise Retryable(f"{where.loggable} ended its answer too early")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""Mail to people: over SMTP, or into a Maildir where no server is configured."""
+"""Send mail to people: over SMTP, or into a Maildir if no server is configured."""
 
 import asyncio
 import hashlib
@@ -20,21 +20,21 @@ import aiosmtplib
 from workers.runtime.handler.errors import Permanent, Retryable, Unavailable
 from workers.runtime.handler.outside import Letter
 
-SECONDS = 30.0
-# Mail servers end the connections of a client that opens too many.
-CONNECTIONS = 8
+SMTP_SECONDS = 30.0
+# Mail servers reject a client that opens too many connections.
+MAX_SMTP_CONNECTIONS = 8
 PORT, PORT_WITH_PASSWORD, PORT_OF_TLS = 25, 587, 465
 PERMANENT_CODE = 500
-# What the parser of addresses raises for text that is no address; some of it by accident.
-UNREADABLE = (ValueError, LookupError, AttributeError, MessageError)
+# The errors that the parser of addresses raises for invalid text, including its own bugs.
+ADDRESS_ERRORS = (ValueError, LookupError, AttributeError, MessageError)
 
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """A mail server, as ``smtp://user:password@host:port`` or ``smtps://…`` names it.
+    """A mail server, from a URL like ``smtp://user:password@host:port`` or ``smtps://…``.
 
-    ``smtps`` is TLS from the first byte. ``smtp`` turns to TLS where the server offers it; a password is sent over TLS
-    only, except to this machine.
+    ``smtps`` uses TLS from the start. ``smtp`` uses STARTTLS if the server offers it. A password is only sent over TLS,
+    except to this machine.
     """
 
     host: str
@@ -45,7 +45,7 @@ class SmtpServer:
 
     @classmethod
     def read(cls, url: str) -> "SmtpServer":
-        """Return the server that ``url`` names; raise ValueError with the rule that it breaks."""
+        """Return the server of ``url``; raise ValueError with the rule that the URL breaks."""
         parts = urlsplit(url)
         if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
             raise ValueError("must be like smtp://host:587 or smtps://host")
@@ -56,25 +56,25 @@ class SmtpServer:
 
     @property
     def start_tls(self) -> bool | None:
-        """Whether the line must turn to TLS; None: where the server offers it."""
+        """Whether STARTTLS is required; None means: use it if the server offers it."""
         return False if self.tls else True if self.user and not _is_loopback(self.host) else None
 
 
 class SmtpMail:
-    """Hands letters to a mail server, one connection each."""
+    """Sends letters to a mail server, one connection per letter."""
 
     def __init__(
         self, server: SmtpServer, *, sender: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._server, self._sender, self._now = server, sender, now
-        self._connections = asyncio.Semaphore(CONNECTIONS)
+        self._connections = asyncio.Semaphore(MAX_SMTP_CONNECTIONS)
 
     async def send(self, letter: Letter) -> None:
-        """Hand the letter over; see :class:`Mail` for what is raised."""
-        message = composed(letter, sender=self._sender, at=self._now())
+        """Send the letter; raise as :class:`Mail` says."""
+        message = compose_message(letter, sender=self._sender, at=self._now())
         server = self._server
         try:
-            async with self._connections, asyncio.timeout(SECONDS):
+            async with self._connections, asyncio.timeout(SMTP_SECONDS):
                 await aiosmtplib.send(
                     message,
                     sender=_one_address(message, "From").addr_spec,
@@ -85,25 +85,25 @@ class SmtpMail:
                     password=server.password,
                     use_tls=server.tls,
                     start_tls=server.start_tls,
-                    timeout=SECONDS,
+                    timeout=SMTP_SECONDS,
                 )
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-            raise _meaning(error) from None
+            raise _classify(error) from None
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection stays open."""
 
 
 class Maildir:
-    """Puts letters into the Maildir ``folder``, which any mail program reads. Made with the first letter."""
+    """Writes letters into the Maildir ``folder``, which mail programs can read. The first letter creates it."""
 
     def __init__(self, folder: Path, *, sender: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._folder, self._sender, self._now = folder, sender, now
         self._adding = asyncio.Lock()
 
     async def send(self, letter: Letter) -> None:
-        """Put the letter into ``new/``; nobody sees a part of it."""
-        message = composed(letter, sender=self._sender, at=self._now())
+        """Write the letter into ``new/`` atomically."""
+        message = compose_message(letter, sender=self._sender, at=self._now())
         try:
             async with self._adding:
                 await asyncio.to_thread(self._add, message)
@@ -115,11 +115,11 @@ class Maildir:
         mailbox.Maildir(self._folder).add(message)
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection stays open."""
 
 
-def composed(letter: Letter, *, sender: str, at: datetime) -> EmailMessage:
-    """Return the letter as a message; raise Permanent for one that cannot be sent to anybody."""
+def compose_message(letter: Letter, *, sender: str, at: datetime) -> EmailMessage:
+    """Return the letter as a message; raise Permanent if it cannot be sent."""
     message = EmailMessage(policy=SMTP)
     try:
         message["From"] = sender
@@ -130,11 +130,11 @@ def composed(letter: Letter, *, sender: str, at: datetime) -> EmailMessage:
         to, origin = _one_address(message, "To"), _one_address(message, "From")
         message["Date"] = format_datetime(at)
         message["Message-ID"] = f"<{hashlib.sha256(letter.key.encode()).hexdigest()[:32]}@{origin.domain}>"
-        message["Auto-Submitted"] = "auto-generated"  # no out-of-office reply comes back
+        message["Auto-Submitted"] = "auto-generated"  # prevents out-of-office replies
         message.set_content(letter.text)
         if letter.html:
             message.add_alternative(letter.html, subtype="html")
-    except UNREADABLE as error:
+    except ADDRESS_ERRORS as error:
         raise Permanent(f"letter {letter.key!r} cannot be written: {error}") from None
     if not (to.username and to.domain):
         raise Permanent(f"letter {letter.key!r} must go to an address like name@example.com")
@@ -147,13 +147,13 @@ def is_address(text: str) -> bool:
     try:
         message["To"] = text
         address = _one_address(message, "To")
-    except UNREADABLE:
+    except ADDRESS_ERRORS:
         return False
     return bool(address.username and address.domain)
 
 
 def _one_address(message: EmailMessage, header: str) -> Address:
-    """Return the only address of a header; raise ValueError where there are more or none."""
+    """Return the only address of a header; raise ValueError if there are more or none."""
     found = message[header]
     defects = [one for one in found.defects if not isinstance(one, NonASCIILocalPartDefect)]
     if defects or len(found.addresses) != 1:
@@ -162,13 +162,13 @@ def _one_address(message: EmailMessage, header: str) -> Address:
     return address
 
 
-def _meaning(error: Exception) -> Exception:
-    """Return what an attempt that failed means: for the letter, or for every letter as long as the server is so."""
+def _classify(error: Exception) -> Exception:
+    """Return the error to raise: Permanent or Retryable for this letter, Unavailable if the server fails all."""
     match error:
         case aiosmtplib.SMTPRecipientsRefused(recipients=[aiosmtplib.SMTPRecipientRefused() as refused, *_]):
-            return _refused("recipient", refused)
+            return _refusal_error("recipient", refused)
         case aiosmtplib.SMTPDataError():
-            return _refused("letter", error)
+            return _refusal_error("letter", error)
         case aiosmtplib.SMTPResponseException(code=code):
             return Unavailable(f"mail server answered {code} to {type(error).__name__.removeprefix('SMTP')}")
         case aiosmtplib.SMTPNotSupported() | ValueError():
@@ -177,7 +177,7 @@ def _meaning(error: Exception) -> Exception:
             return Unavailable(f"mail server cannot be reached ({type(error).__name__})", certain=True)
 
 
-def _refused(what: str, error: aiosmtplib.SMTPResponseException) -> Exception:
+def _refusal_error(what: str, error: aiosmtplib.SMTPResponseException) -> Exception:
     said = f"mail server refused the {what}: {error.code} {error.message}"
     return Permanent(said) if error.code >= PERMANENT_CODE else Retryable(said)
 

@@ -1,7 +1,7 @@
-"""Signatures of webhooks by the Standard Webhooks specification 1.0.0: who sent it, when, and that nothing was changed.
+"""Sign and verify webhooks by the Standard Webhooks specification 1.0.0: sender, time and unchanged content.
 
-Signed are ``id.timestamp.body`` with HMAC-SHA256. The id is the same over all attempts of one message, the timestamp is
-that of the attempt. While a secret is replaced, a message carries a signature by each.
+The signature is HMAC-SHA256 of ``id.timestamp.body``. All attempts of a message have the same id; the timestamp is that
+of the attempt. While a secret is being replaced, a message has one signature by each secret.
 """
 
 import base64
@@ -15,22 +15,22 @@ from datetime import datetime, timedelta
 from workers.runtime.refusals import Forbidden, Refusal
 
 PREFIX = "whsec_"
-MIN_BYTES, MAX_BYTES, NEW_BYTES = 24, 64, 32
+MIN_SECRET_BYTES, MAX_SECRET_BYTES, NEW_SECRET_BYTES = 24, 64, 32
 TOLERANCE = timedelta(minutes=5)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
 class BadSignature(Forbidden):
-    """The message is not from who it says, or not of now."""
+    """The message is not signed with the endpoint's secret, or its time is not close to now."""
 
 
 def new_secret() -> str:
-    """Return a secret to sign with, one for each endpoint."""
-    return PREFIX + base64.b64encode(secrets.token_bytes(NEW_BYTES)).decode()
+    """Return a new secret. Every endpoint needs its own."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(NEW_SECRET_BYTES)).decode()
 
 
-def signed(keys: Sequence[str], *, message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """Return the three headers of this attempt at ``at``, with a signature by each of ``keys``, the newest first."""
+def sign_message(keys: Sequence[str], *, message_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """Return the three headers of an attempt at ``at``, with a signature by each of ``keys``, newest first."""
     if not _ID.fullmatch(message_id):
         raise ValueError("a message's id must be 1 to 200 letters, digits, - or _")
     stamp = str(int(at.timestamp()))
@@ -46,11 +46,11 @@ def verify(
 ) -> str:
     """Return the message's id if one of ``keys`` signed it within ``tolerance`` of ``now``; else raise BadSignature.
 
-    ``headers`` have their names in lower case. Every comparison takes the same time, right or wrong.
+    The names in ``headers`` are lower case. A comparison takes the same time for a right and a wrong signature.
     """
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not _ID.fullmatch(message_id) or not re.fullmatch(r"[0-9]{1,12}", stamp, re.ASCII):
-        raise BadSignature("webhook-id and webhook-timestamp must be there")
+        raise BadSignature("webhook-id and webhook-timestamp must be present")
     if abs(now.timestamp() - int(stamp)) > tolerance.total_seconds():
         raise BadSignature(f"webhook-timestamp must be within {tolerance.total_seconds():g} s of now")
     given = [one.partition(",") for one in headers.get("webhook-signature", "").split()]
@@ -58,7 +58,7 @@ def verify(
     wanted = [_signature(key, message_id, stamp, body) for key in keys]
     matches = [hmac.compare_digest(one, other) for one in wanted for other in found]
     if not any(matches):
-        raise BadSignature("webhook-signature must be by the endpoint's secret")
+        raise BadSignature("webhook-signature must be made with the endpoint's secret")
     return message_id
 
 
@@ -72,6 +72,6 @@ def _key_bytes(key: str) -> bytes:
         decoded = base64.b64decode(key.removeprefix(PREFIX), validate=True)
     except binascii.Error:
         decoded = b""
-    if not MIN_BYTES <= len(decoded) <= MAX_BYTES:
-        raise Refusal(f"a secret must be {PREFIX} and the base64 of {MIN_BYTES} to {MAX_BYTES} bytes")
+    if not MIN_SECRET_BYTES <= len(decoded) <= MAX_SECRET_BYTES:
+        raise Refusal(f"a secret must be {PREFIX} and the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")
     return decoded

@@ -1,7 +1,7 @@
-"""Who acts, and why: one value that every door hands to a use-case, and that the audit of the database keeps.
+"""Who acts, and why: one value that every door passes to a use-case, and that the database's audit stores.
 
-The database reads it from the ``gristmill.*`` settings of the transaction (``runtime.transitions``, row level
-security). What is None is what the session says already, if it says anything.
+The database reads it from the ``gristmill.*`` settings of the transaction, for ``runtime.transitions`` and row level
+security. A field that is None leaves the session's setting unchanged.
 """
 
 import json
@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.runtime.connections import denied
+from workers.runtime.connections import forbidden_by_postgres
 from workers.runtime.database import Raw
 from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.refusals import Refusal
@@ -25,19 +25,19 @@ _SWAP_SQL = (
     "SELECT name, coalesce(current_setting('gristmill.' || name, true), '') AS before, "
     "set_config('gristmill.' || name, value, true) FROM json_each_text(CAST({} AS json)) AS s (name, value)"
 )
-_SWAP = text(_SWAP_SQL.format(":said"))
+_SWAP = text(_SWAP_SQL.format(":settings"))
 
 
 class InvalidActor(Refusal, ValueError):
-    """The audit cannot keep what the actor says of itself."""
+    """The audit cannot store a value of the actor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
     """Who acts and why.
 
-    ``changed_by`` is the name in the audit. ``user_id`` is the tenant for whom row level security answers; None is
-    whom the session acts for already. ``change_action`` is the word of the audit for what is done.
+    ``changed_by`` is the name in the audit. ``user_id`` is the tenant that row level security uses; None keeps the
+    session's tenant. ``change_action`` is the audit's word for the action.
     """
 
     changed_by: str | None = None
@@ -49,7 +49,7 @@ class Actor:
     user_agent: str | None = None
 
     def settings(self) -> dict[str, str]:
-        """Return the ``gristmill.*`` settings that say it; raise InvalidActor for what Postgres cannot keep."""
+        """Return its ``gristmill.*`` settings; raise InvalidActor for a value that Postgres cannot store."""
         given = {name: getattr(self, name) for name in self.__slots__}
         given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
@@ -67,34 +67,34 @@ NOBODY = Actor()
 
 @asynccontextmanager
 async def acting(session: AsyncSession, actor: Actor = NOBODY) -> AsyncIterator[None]:
-    """Let ``actor`` act in this block only; afterwards the transaction says again what it said before.
+    """Let ``actor`` act in this block only; afterwards restore the settings of the transaction.
 
-    Also after a refusal: the transaction may go on then. What the database does not allow the actor is raised as
-    Forbidden. After that, and after any other error, the transaction must be rolled back.
+    They are restored after a refusal too, and the transaction may go on. If the database denies the actor something,
+    raise Forbidden. After that, and after any other error, the transaction must be rolled back.
     """
     settings = actor.settings()
-    swapped = await session.execute(_SWAP, {"said": json.dumps(settings)}) if settings else ()
+    swapped = await session.execute(_SWAP, {"settings": json.dumps(settings)}) if settings else ()
     before = json.dumps({row.name: row.before for row in swapped})
     try:
         yield
     except Refusal:
         if settings:
-            with suppress(SQLAlchemyError):  # of a transaction that must be rolled back anyway
-                await session.execute(_SWAP, {"said": before})
+            with suppress(SQLAlchemyError):  # the transaction must be rolled back anyway
+                await session.execute(_SWAP, {"settings": before})
         raise
     except DBAPIError as error:
         if isinstance(error.orig, InsufficientPrivilege):
-            raise denied(error.orig) from None
+            raise forbidden_by_postgres(error.orig) from None
         raise
     if settings:
-        await session.execute(_SWAP, {"said": before})
+        await session.execute(_SWAP, {"settings": before})
 
 
 @asynccontextmanager
 async def acting_on(conn: Raw, actor: Actor, **settings: str) -> AsyncIterator[None]:
-    """Let ``actor`` act on a kernel connection in this block only; a transaction must be under way.
+    """Let ``actor`` act on a kernel connection in this block only; a transaction must be open.
 
-    ``settings`` are further ``gristmill.*`` settings, which count before the actor's own.
+    ``settings`` are further ``gristmill.*`` settings; they override the actor's own.
     """
     before = await _swap(conn, actor.settings() | settings)
     yield
@@ -102,5 +102,5 @@ async def acting_on(conn: Raw, actor: Actor, **settings: str) -> AsyncIterator[N
 
 
 async def _swap(conn: Raw, settings: Mapping[str, str]) -> dict[str, str]:
-    cursor = await conn.execute(_SWAP_SQL.format("%(said)s"), {"said": json.dumps(settings)})
+    cursor = await conn.execute(_SWAP_SQL.format("%(settings)s"), {"settings": json.dumps(settings)})
     return {name: before for name, before, _ in await cursor.fetchall()}

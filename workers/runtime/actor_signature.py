@@ -1,7 +1,7 @@
-"""Sign whom a service speaks for, as the database verifies it in strict mode. Pure: key, user and time in, text out.
+"""Sign the user that a service acts for; the database verifies the signature in strict mode. Pure.
 
-For the one process that knows who a person is, such as a gateway after a login. A process that only runs statements for
-users is handed signatures and needs no key.
+Used by the process that knows who a person is, for example a gateway after a login. A process that only runs statements
+for users gets signatures and needs no key.
 """
 
 import hmac
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
-LONGEST = timedelta(days=1)
+MAX_SIGNATURE_AGE = timedelta(days=1)
 KEY_BYTES = 32
 _BLOCK = 64
 
@@ -21,9 +21,9 @@ def new_key() -> bytes:
 
 
 def sign_actor(key: bytes, user_id: UUID, *, expires: datetime) -> str:
-    """Return what ``gristmill.user_signature`` must be, so that ``gristmill.user_id`` counts until ``expires``.
+    """Return the value of ``gristmill.user_signature`` that makes ``gristmill.user_id`` valid until ``expires``.
 
-    The database refuses one that expires more than a day from now: give it minutes, and make another.
+    The database refuses a signature that expires more than a day from now. Prefer a few minutes, then make a new one.
     """
     if len(key) < KEY_BYTES:
         raise ValueError(f"key must have {KEY_BYTES} bytes or more, got {len(key)}")
@@ -35,6 +35,6 @@ def sign_actor(key: bytes, user_id: UUID, *, expires: datetime) -> str:
 
 
 def pads(key: bytes) -> tuple[bytes, bytes]:
-    """Return the inner and the outer pad of HMAC-SHA-256 for ``key``: what the database keeps of it (RFC 2104)."""
+    """Return the inner and outer pad of HMAC-SHA-256 for ``key`` (RFC 2104): the database stores only these."""
     block = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
     return bytes(byte ^ 0x36 for byte in block), bytes(byte ^ 0x5C for byte in block)

@@ -1,6 +1,7 @@
-"""How large and how deep a payload may be, and what it may hold: the same at every door. Pure.
+"""The limits of payloads: their size, depth and values, the same at every door. Pure.
 
-The tables say it again (``runtime.document``): what passed here must pass there, be read again and be written again.
+The tables check them too (``runtime.document``). A value that passes here also passes there, and can be read and
+written again.
 """
 
 import math
@@ -11,26 +12,26 @@ from typing import Any
 
 from workers.runtime.refusals import Problem, cut, quoted
 
-# Of one payload, as UTF-8: its texts, its names, its numbers without exponents, and a byte or two for all else.
-MOST_BYTES = 1024 * 1024
-# Objects and lists within each other. Readers of JSON give up at some hundred, and not all at the same.
-MOST_DEPTH = 64
-# How the rule of a size begins.
+# The size of one payload as UTF-8: its texts, its names, its numbers without exponents, two bytes per other value.
+MAX_PAYLOAD_BYTES = 1024 * 1024
+# Nested objects and lists. Readers of JSON stop at different depths, some at a few hundred.
+MAX_JSON_DEPTH = 64
+# The first words of the rule about the size.
 _TOO_LARGE = "must have at most"
-# What single numbers of every language hold.
-LARGEST = 1e308
-# Of a decimal number, on each side of the point: the smallest float has 324 zeros, and a few digits behind them.
-# Postgres writes each zero of 1e-16383, so that half a megabyte of such numbers is a gigabyte of text.
-MOST_DECIMALS = 400
+# Every language can hold numbers up to this.
+MAX_NUMBER = 1e308
+# Digits of a decimal number on each side of the point: the smallest float has 324 zeros and a few digits after them.
+# Postgres writes every zero of 1e-16383: half a megabyte of such numbers becomes a gigabyte of text.
+MAX_DECIMALS = 400
 
 # A result may be larger; the table has its own bound.
-MOST_RESULT_BYTES = 8 * MOST_BYTES
+MAX_RESULT_BYTES = 8 * MAX_PAYLOAD_BYTES
 
 
-def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES) -> Problem | None:
-    """Return one thing in ``payload`` that cannot be kept; None where all can.
+def payload_problem(payload: Mapping[str, Any], *, max_bytes: int = MAX_PAYLOAD_BYTES) -> Problem | None:
+    """Return one problem of ``payload`` that keeps it from being stored; None if it has none.
 
-    Walks no further than the bounds, whatever it is given: also what holds itself.
+    The check stops at the limits, so it also ends for a payload that contains itself.
     """
     stack: list[tuple[Any, int, Any]] = [(payload, 0, None)]
     size = 0
@@ -39,30 +40,30 @@ def payload_problem(payload: Mapping[str, Any], *, most_bytes: int = MOST_BYTES)
         inside = _inside(item)
         if inside is None:
             if (rule := value_problem(item)) is not None:
-                return _said(path, rule, item)
+                return _problem(path, rule, item)
             size += _bytes_of(item)
-        elif depth > MOST_DEPTH:
+        elif depth > MAX_JSON_DEPTH:
             return _too_deep(path)
         else:
-            size += 2  # its brackets: what holds itself comes to an end too
+            size += 2  # its brackets; so a payload that contains itself reaches the limit
             for name, value in inside:
                 if isinstance(name, str) and (rule := text_problem(name)) is not None:
-                    return _said(path, f"has a name that {rule}", name)
+                    return _problem(path, f"has a name that {rule}", name)
                 size += _bytes_of(name) if isinstance(name, str) else 0
                 stack.append((value, depth + 1, (path, name)))
-        if size > most_bytes:
-            return Problem("payload", f"{_TOO_LARGE} {most_bytes:,} bytes", "more")
+        if size > max_bytes:
+            return Problem("payload", f"{_TOO_LARGE} {max_bytes:,} bytes", "more")
     return None
 
 
 def values_problem(values: Mapping[str, Any]) -> Problem | None:
-    """Return what of a result cannot be kept, as :func:`payload_problem` does; None also where it is merely large."""
-    problem = payload_problem(values, most_bytes=MOST_RESULT_BYTES)
+    """Return one problem of a result, like :func:`payload_problem`; None if it is only too large."""
+    problem = payload_problem(values, max_bytes=MAX_RESULT_BYTES)
     return None if problem is not None and problem.rule.startswith(_TOO_LARGE) else problem
 
 
 def _inside(item: object) -> Iterable[tuple[Any, Any]] | None:
-    """Return what ``item`` holds, by name or place; None for what holds nothing."""
+    """Return the values inside ``item``, by name or index; None if it is a single value."""
     if isinstance(item, Mapping):
         return item.items()
     return enumerate(item) if isinstance(item, (list, tuple, set, frozenset)) else None
@@ -85,7 +86,7 @@ def _bytes_of(item: object) -> int:
 
 
 def _digits_of(number: float) -> int:
-    """Return how many characters Postgres writes for ``number``, which has no exponents: 5e-324 has 326."""
+    """Return how many characters Postgres writes for ``number``, without an exponent: 326 for 5e-324."""
     shown = repr(number)
     mantissa, _, exponent = shown.partition("e")
     return len(mantissa) + abs(int(exponent)) if exponent else len(shown)
@@ -97,7 +98,7 @@ def _exponent_of(number: Decimal) -> int:
 
 
 def value_problem(value: object) -> str | None:
-    """Return the rule that a single value breaks; None where it can be kept."""
+    """Return the rule that a single value breaks; None if it can be stored."""
     match value:
         case str():
             return text_problem(value)
@@ -112,14 +113,14 @@ def value_problem(value: object) -> str | None:
 
 
 def text_problem(text: str) -> str | None:
-    """Return the rule that ``text`` breaks; None where Postgres can store it."""
+    """Return the rule that ``text`` breaks; None if Postgres can store it."""
     if "\x00" in text:
         return "must not contain a NUL character, which Postgres cannot store"
     return None if is_valid_text(text) else "must be valid Unicode, without half a surrogate pair"
 
 
 def is_valid_text(text: str) -> bool:
-    """Tell whether ``text`` has no half of a surrogate pair."""
+    """Tell whether ``text`` has no lone half of a surrogate pair."""
     if text.isascii():
         return True
     try:
@@ -130,12 +131,12 @@ def is_valid_text(text: str) -> bool:
 
 
 def number_problem(number: int | float | Decimal) -> str | None:  # noqa: PYI041 - an int may be larger than any float
-    """Return the rule that ``number`` breaks; None where it is a number that every reader takes for the same."""
+    """Return the rule that ``number`` breaks; None if every reader of JSON reads the same number."""
     if not _is_finite(number):
         return "must be a finite number"
-    if isinstance(number, Decimal) and (-_exponent_of(number) > MOST_DECIMALS or number.adjusted() > MOST_DECIMALS):
-        return f"must have at most {MOST_DECIMALS} digits before and after the point"
-    return None if -LARGEST <= number <= LARGEST else "must be a number within ±1e308"
+    if isinstance(number, Decimal) and (-_exponent_of(number) > MAX_DECIMALS or number.adjusted() > MAX_DECIMALS):
+        return f"must have at most {MAX_DECIMALS} digits before and after the point"
+    return None if -MAX_NUMBER <= number <= MAX_NUMBER else "must be a number within ±1e308"
 
 
 def _is_finite(number: int | float | Decimal) -> bool:  # noqa: PYI041 - as above
@@ -153,12 +154,12 @@ _LONG = b"1" * 309
 
 
 def has_long_number(content: bytes) -> bool:
-    """Tell whether JSON may hold a number above 1e308; a text of as many digits looks like one. A nanosecond a byte."""
+    """Tell whether JSON may have a number above 1e308, or a text with as many digits. Takes 1 ns per byte."""
     return _LONG in content.translate(_DIGITS)
 
 
 def time_problem(time: datetime) -> str | None:
-    """Return the rule that ``time`` breaks; None where the database's own clock can show it."""
+    """Return the rule that ``time`` breaks; None if the database can store it as UTC."""
     try:
         (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError:
@@ -166,23 +167,23 @@ def time_problem(time: datetime) -> str | None:
     return None
 
 
-def _said(path: Any, rule: str, value: Any) -> Problem:
-    huge = isinstance(value, int) and abs(value) > LARGEST  # Python itself may refuse to write it
+def _problem(path: Any, rule: str, value: Any) -> Problem:
+    huge = isinstance(value, int) and abs(value) > MAX_NUMBER  # Python may refuse to write it
     shown = "one of more than 308 digits" if huge else quoted(value)
-    return Problem(_named(path), rule, shown)
+    return Problem(_place(path), rule, shown)
 
 
 def _too_deep(path: Any) -> Problem:
     steps = list(_steps(path))
-    return Problem(steps[-1] if steps else "payload", f"must be nested at most {MOST_DEPTH} deep", "more")
+    return Problem(steps[-1] if steps else "payload", f"must be nested at most {MAX_JSON_DEPTH} deep", "more")
 
 
-def _named(path: Any) -> str:
+def _place(path: Any) -> str:
     return ".".join(reversed(list(_steps(path)))) or "payload"
 
 
 def _steps(path: Any) -> Iterable[str]:
-    """Yield the names and places that lead to a value, the last one first, as one line can have them."""
+    """Yield the names and indexes that lead to a value, the last one first, each short and printable."""
     while path is not None:
         path, step = path
         text = str(step)

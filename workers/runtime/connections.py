@@ -1,8 +1,8 @@
-"""Open connections to Postgres that mean the same wherever they are opened: every connection of ours begins here.
+"""Open all our connections to Postgres, with the same settings everywhere.
 
-What the driver and our statements rely on is said with each connection. So neither the environment (``PGOPTIONS``,
-``PGCLIENTENCODING``, ``PGDATESTYLE``, ``PGTZ``), the ``options`` of the URL, ``ALTER ROLE | DATABASE … SET`` nor the
-server's configuration file changes what a session means. Light: no SQLAlchemy.
+Each connection pins the settings that the driver and our statements rely on. So a session does not depend on the
+environment (``PGOPTIONS``, ``PGCLIENTENCODING``, ``PGDATESTYLE``, ``PGTZ``), the ``options`` of the URL, ``ALTER ROLE |
+DATABASE … SET`` or the server's configuration file. Imports no SQLAlchemy, to start fast.
 """
 
 import re
@@ -16,7 +16,7 @@ from workers.runtime.loaders import ADAPTERS
 from workers.runtime.refusals import Failed, Forbidden, Refusal, UnavailableServer
 
 CONNECT_SECONDS = 5
-# A peer that vanished without a word is noticed within about 15 s instead of the system's two hours.
+# A peer that is gone without closing the connection is noticed within about 15 s, not the system's two hours.
 KEEPALIVE: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "keepalives_idle": 5,
@@ -26,14 +26,14 @@ KEEPALIVE: dict[str, Any] = {
 }
 
 PINS: Mapping[str, str] = {
-    # How values travel: the driver reads and writes them in these forms, and in no other.
+    # The formats in which the driver reads and writes values.
     "client_encoding": "UTF8",
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
     "bytea_output": "hex",
     "extra_float_digits": "1",
-    # What a statement says.
+    # The meaning of a statement.
     "standard_conforming_strings": "on",
     "search_path": "public",
     "transform_null_equals": "off",
@@ -45,13 +45,13 @@ PINS: Mapping[str, str] = {
     "default_transaction_deferrable": "off",
     "default_transaction_read_only": "off",
     "exit_on_error": "off",
-    # How long it may take: who wants a bound says so behind these.
+    # Timeouts: a caller that wants one sets it after these.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
-    # Who acts, why and from where: nobody, unless the session says so itself.
+    # Who acts, why and from where: nobody, unless the session sets it.
     "gristmill.user_id": "",
     "gristmill.user_signature": "",
     "gristmill.changed_by": "",
@@ -61,8 +61,8 @@ PINS: Mapping[str, str] = {
     "gristmill.ip_address": "",
     "gristmill.user_agent": "",
 }
-# Those of them that Postgres tells every client of: libpq sends some by itself, from its environment, and behind ours.
-_TOLD = ("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings", "search_path")
+# Postgres reports the values of these pins to every client. libpq sets some of them from its environment, after ours.
+_REPORTED = ("client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings", "search_path")
 # Only a superuser may set it, so no connection can ask for it.
 _TRIGGERS = "SELECT current_setting('session_replication_role')"
 WITHOUT_TRIGGERS = (
@@ -73,7 +73,7 @@ ENCODING = "the database's encoding must be UTF8, got {found}: create it with EN
 
 
 OLDEST_POSTGRES = 18
-# What a server says that does not know one of the pins: an older one.
+# An older server answers this if it does not know one of the pins.
 _UNKNOWN_SETTING = "unrecognized configuration parameter"
 
 
@@ -86,13 +86,13 @@ class TooOldServerError(psycopg.OperationalError):
 
 
 def startup(url_options: str | None = None, settings: str = "") -> dict[str, Any]:
-    """Return how the driver is told to connect: pinned, with careful loaders; ``settings`` (``-c …``) come last.
+    """Return the driver's arguments for a connection: pins, careful loaders, and ``settings`` (``-c …``) last.
 
-    ``url_options`` are what the URL asks for by itself: they come first, so that they cannot undo a pin.
+    ``url_options`` are the options of the URL: they come first, so that they cannot undo a pin.
     """
     pins = " ".join(f"-c {name}={_escaped(value)}" for name, value in PINS.items())
     return {
-        "client_encoding": PINS["client_encoding"],  # the environment's counts unless this is given
+        "client_encoding": PINS["client_encoding"],  # without this, the environment's value is used
         "options": " ".join(filter(None, (url_options, pins, settings))),
         "context": ADAPTERS,
     }
@@ -103,13 +103,13 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
-def named(changed_by: str) -> str:
-    """Return the setting that signs what a session changes."""
+def changed_by_setting(changed_by: str) -> str:
+    """Return the setting that names the session in the audit of its changes."""
     return f"-c gristmill.changed_by={_escaped(changed_by)}"
 
 
 def connect(url: str, *, autocommit: bool = False, settings: str = "", **options: Any) -> psycopg.Connection[Any]:
-    """Open a connection, pinned."""
+    """Open a connection with the pinned settings."""
     conninfo = plain_url(url)
     arguments = KEEPALIVE | startup(_options_in(conninfo), settings) | options
     try:
@@ -135,7 +135,7 @@ def connect(url: str, *, autocommit: bool = False, settings: str = "", **options
 async def connect_async(
     url: str, *, autocommit: bool = False, settings: str = "", **options: Any
 ) -> psycopg.AsyncConnection[Any]:
-    """Open a connection for a loop, pinned."""
+    """Open an asyncio connection with the pinned settings."""
     conninfo = plain_url(url)
     arguments = KEEPALIVE | startup(_options_in(conninfo), settings) | options
     try:
@@ -161,7 +161,7 @@ async def connect_async(
 
 
 def prepare(dbapi_connection: Any, _record: object = None) -> None:
-    """Finish a new connection of SQLAlchemy's as :func:`connect` does; an engine's listener for ``connect``."""
+    """Prepare a new connection of SQLAlchemy like :func:`connect`; an engine's listener for ``connect``."""
     driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
     check_version(driver)
     check_encoding(driver)
@@ -175,13 +175,13 @@ def prepare(dbapi_connection: Any, _record: object = None) -> None:
 
 
 def repairs(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> list[bytes]:
-    """Return the statements that set what libpq's environment said against our pins."""
-    told = {name: driver.info.parameter_status(name) for name in _TOLD}
-    return [set_statement(name) for name, value in told.items() if value is not None and value != PINS[name]]
+    """Return the statements that set the pins again that libpq's environment has overridden."""
+    reported = {name: driver.info.parameter_status(name) for name in _REPORTED}
+    return [set_statement(name) for name, value in reported.items() if value is not None and value != PINS[name]]
 
 
 def set_statement(name: str) -> bytes:
-    """Return the statement that pins ``name`` in a session that somebody else opened."""
+    """Return the statement that pins ``name`` in an open session."""
     quoted = PINS[name].replace("'", "''")
     return f"SELECT set_config('{name}', '{quoted}', false)".encode()
 
@@ -189,7 +189,7 @@ def set_statement(name: str) -> bytes:
 def refuse_old_server(error: psycopg.OperationalError, conninfo: str) -> None:
     """Raise TooOldServerError if a server refused our settings because it is too old to know them.
 
-    It refuses before it says its version, so that it is asked once more, without settings.
+    It refuses before it sends its version, so connect once more without settings.
     """
     if _UNKNOWN_SETTING not in str(error):
         return
@@ -203,25 +203,25 @@ def refuse_old_server(error: psycopg.OperationalError, conninfo: str) -> None:
 
 
 def check_version(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
-    """Raise TooOldServerError for a server on which this release does not run."""
+    """Raise TooOldServerError if the server is too old for this release."""
     if (version := driver.info.server_version) < OLDEST_POSTGRES * 10_000:
         raise TooOldServerError(version)
 
 
 def check_encoding(driver: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
-    """Raise OperationalError for a database that cannot store every text."""
+    """Raise OperationalError if the database cannot store every text."""
     if (found := driver.info.parameter_status("server_encoding")) not in {None, "UTF8"}:
         raise psycopg.OperationalError(ENCODING.format(found=found))
 
 
 def check_triggers(row: Any) -> None:
-    """Raise OperationalError for a session in which no trigger fires."""
+    """Raise OperationalError if no trigger fires in the session."""
     if row and row[0] != "origin":
         raise psycopg.OperationalError(WITHOUT_TRIGGERS.format(found=row[0]))
 
 
 def plain_url(url: str) -> str:
-    """Return ``url`` as libpq reads it, whatever driver it names."""
+    """Return ``url`` without the name of a driver, as libpq reads it."""
     return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
 
 
@@ -232,39 +232,39 @@ _NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
 _NOT_ALLOWED = "42501"
 
 
-def denied(error: psycopg.Error) -> Forbidden:
-    """Return what it means that Postgres does not allow this login something, and who may do it."""
-    told = error.diag.message_primary or str(error)
-    if "row-level security" in told:
-        remedy = "a service says whose rows it writes with SET LOCAL gristmill.user_id; an operator's login needs none"
+def forbidden_by_postgres(error: psycopg.Error) -> Forbidden:
+    """Return the refusal of a statement that this login may not execute, with the login that may."""
+    message = error.diag.message_primary or str(error)
+    if "row-level security" in message:
+        remedy = "a service names the rows' owner with SET LOCAL gristmill.user_id; an operator's login needs no owner"
     else:
-        remedy = "use a login that may, such as the operator's, or the owner's for `security` and `migrate`"
-    return Forbidden(f"Postgres refused: {told}", remedy=f"{remedy} (docs/security.md)")
+        remedy = "use a login that may, for example the operator's, or the owner's for `security` and `migrate`"
+    return Forbidden(f"Postgres refused: {message}", remedy=f"{remedy} (docs/security.md)")
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """Return what an error of Postgres means to a person; None for any other. SQLAlchemy's errors carry one inside.
+    """Return the refusal for an error of Postgres, also inside one of SQLAlchemy; None for any other error.
 
-    Its text may hold secrets of the server's address: a door masks them.
+    The text may hold secrets of the server's address: the doors mask them.
     """
     error = getattr(error, "orig", None) or error
     if not isinstance(error, psycopg.Error):
         return None
     if isinstance(error, TooOldServerError):
         return Failed(str(error))
-    told = error.diag.message_primary or str(error)
+    message = error.diag.message_primary or str(error)
     if error.sqlstate in _NOT_MIGRATED:
         return Failed(
             "the database is not migrated to this version; run `gristmill migrate` "
-            f"(Postgres: {told.partition(chr(10))[0]}). Where it is at the newest revision, one is missing"
+            f"(Postgres: {message.partition(chr(10))[0]}). If it has the newest revision, something of it is missing"
         )
     if error.sqlstate == _NOT_ALLOWED:
-        return denied(error)
+        return forbidden_by_postgres(error)
     if not isinstance(error, psycopg.OperationalError):
-        return Failed(f"Postgres refused: {told}")
+        return Failed(f"Postgres refused: {message}")
     if error.sqlstate is None:
         return UnavailableServer(f"Postgres cannot be reached: {str(error).partition(chr(10))[0]}")
-    return UnavailableServer(f"Postgres refused: {told}")
+    return UnavailableServer(f"Postgres refused: {message}")
 
 
 def _options_in(conninfo: str) -> str | None:

@@ -1,8 +1,8 @@
-"""Connections to Postgres: one pool for the kernel's own statements, one for handlers and everyone else.
+"""Connections to Postgres: one pool for the kernel's own statements, one for handlers and all others.
 
-The kernel's pool keeps the planner from reading whole tables for a batch, whatever their statistics say
-(:data:`workers.runtime.store.tables.TICKETS`). Its connections commit each statement by themselves unless a
-transaction is asked for.
+The kernel's pool keeps the planner from reading whole tables for a batch, whatever the statistics are
+(:data:`workers.runtime.store.tables.TICKETS`). Its connections commit each statement by itself, except in
+:meth:`Database.kernel_transaction`.
 """
 
 import asyncio
@@ -23,37 +23,44 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from workers.runtime.backoff import full_jitter
-from workers.runtime.connections import KEEPALIVE, connect_async, named, prepare, refuse_old_server, startup
+from workers.runtime.connections import (
+    KEEPALIVE,
+    changed_by_setting,
+    connect_async,
+    prepare,
+    refuse_old_server,
+    startup,
+)
 
 T = TypeVar("T")
 
 KERNEL_PINS = (
-    # These take milliseconds: a long backlog must not make the planner think that one is worth compiling first.
+    # These statements take milliseconds: jit must stay off, even if a long backlog makes them look expensive.
     "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_mergejoin=off -c jit=off "
     "-c enable_indexscan=on -c enable_nestloop=on "
-    # A plan for any batch is a plan for a small one: it compares each pair of a large one.
+    # A generic plan is made for a small batch: for a large one it would compare each pair.
     "-c plan_cache_mode=force_custom_plan"
 )
 # Longest wait for a connection that other jobs of this process hold.
 POOL_SECONDS = 30
-# A statement that waits for a lock longer than this is given up and tried again: bounded waits, no pile-up.
+# A statement that waits longer for a lock is cancelled and tried again, so that waits do not pile up.
 LOCK_MILLISECONDS = 10_000
-# The kernel's own: one locked row must not keep a carrier, a table's outcomes or the leader from all others. Nor may a
-# process that froze within a transaction keep its jobs from being rescued, cancelled or run: Postgres ends its session.
+# For the kernel's statements: one locked row must not block a carrier task, a table's outcomes or the leader. If a
+# process freezes inside a transaction, Postgres ends its session, so that its jobs can be rescued, cancelled or run.
 KERNEL_WAITS = "-c lock_timeout=1s -c idle_in_transaction_session_timeout=10s"
-# A peer that vanished without a word holds its locks no longer than this: idle, interval, count.
+# A peer that is gone without closing the connection holds its locks at most this long: idle, interval, count.
 SERVER_KEEPALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
-# No statement of the kernel's takes so long: a connection that has not answered by then never will, for whatever is
-# between it and Postgres still acknowledges what TCP sends.
+# No statement of the kernel takes this long. A connection without an answer by then is broken, although something
+# between it and Postgres still acknowledges its TCP packets.
 ANSWER_SECONDS = 20.0
-# A transaction with a handler's own writes in it: other jobs of its table wait for it.
+# The longest transaction with writes of handlers: other jobs of its table wait for it.
 TRANSACTION_SECONDS = 30.0
 
-# Claims of every carrier, a settle, and what else may meet: kept open, for opening one costs as much as a claim.
+# Enough for the claims of all carrier tasks, a settle and others. Kept open, as opening one costs as much as a claim.
 KERNEL_CONNECTIONS = 12
 
 Raw = psycopg.AsyncConnection[Any]
-# One transaction of the general pool, for the doors, which know no SQLAlchemy.
+# One transaction of the general pool, for the doors, which do not import SQLAlchemy.
 Transaction = AsyncSession
 DISCONNECTED = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -61,8 +68,8 @@ DISCONNECTED = (psycopg.OperationalError, psycopg.InterfaceError)
 class Database:
     """The pools of one process. ``changed_by`` names this process in ``runtime.transitions``.
 
-    ``idle_seconds``: how long a session of everyone else's may be silent within a transaction before Postgres ends it
-    and takes its locks away; for ever unless given.
+    ``idle_seconds`` is how long a session of the general pool may be idle inside a transaction before Postgres ends it
+    and releases its locks; None means for ever.
     """
 
     def __init__(self, url: str, *, changed_by: str, pool_size: int = 5, idle_seconds: float | None = None) -> None:
@@ -95,12 +102,12 @@ class Database:
             **options,
         )
         event.listen(engine.sync_engine, "connect", prepare)
-        event.listen(engine.sync_engine, "handle_error", partial(_tell_old_server, libpq_url(self._url)))
+        event.listen(engine.sync_engine, "handle_error", partial(_refuse_old_server, libpq_url(self._url)))
         return engine
 
     @asynccontextmanager
     async def kernel(self) -> AsyncIterator[Raw]:
-        """Yield an autocommitting psycopg connection. When one breaks, all that were open by then are replaced."""
+        """Yield an autocommitting psycopg connection. If it breaks, the pool replaces all connections open by then."""
         async with self._kernel.connect() as connection:
             raw = await _raw(connection)
             try:
@@ -111,23 +118,23 @@ class Database:
                     await connection.invalidate()
                     self._broken_at = time.monotonic()
                     if isinstance(error, TimeoutError):
-                        self.distrust()
+                        self.replace_connections()
                 raise
 
-    def distrust(self) -> None:
-        """Have both pools replace every connection that is open by now: another of their time gave no answer."""
+    def replace_connections(self) -> None:
+        """Make both pools replace every connection that is open now, because one of them gave no answer."""
         self._broken_at = time.monotonic()
-        # Its own way to tell, a question, would never be answered. Who has one of its connections keeps it.
+        # The general pool's own check is a query, which would get no answer. Connections in use stay open.
         self._disposal = asyncio.ensure_future(self._general.dispose())
 
     def _replace_broken(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-        """Have the pool replace a connection that was open when another broke: they share its fate."""
+        """Make the pool replace a connection that was open when another one broke: it is probably broken too."""
         if record.info["connected_at"] <= self._broken_at:
             raise DisconnectionError("connected before Postgres went away")
 
     @asynccontextmanager
     async def kernel_transaction(self) -> AsyncIterator[tuple[Raw, AsyncSession]]:
-        """Yield one transaction seen both as a psycopg connection and as a session; commit when the block ends well."""
+        """Yield one transaction as a psycopg connection and as a session; commit if the block raises nothing."""
         async with self._kernel.connect() as connection:
             raw = await _raw(connection)
             try:
@@ -148,12 +155,12 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """Yield a session of the general pool; commit when the block ends well, else roll back."""
+        """Yield a session of the general pool; commit if the block raises nothing, else roll back."""
         async with AsyncSession(self._general, expire_on_commit=False) as session, session.begin():
             yield session
 
     async def listen(self, *, autocommit: bool = True, settings: str = "") -> Raw:
-        """Open a connection of its own, outside the pools: for LISTEN, and for the leading dispatcher."""
+        """Open a separate connection, outside the pools: for LISTEN, and for the leading dispatcher."""
         return await connect_async(
             libpq_url(self._url),
             autocommit=autocommit,
@@ -162,8 +169,8 @@ class Database:
         )
 
     def _settings(self, more: str) -> str:
-        """Return what every session starts with, as a command line of Postgres."""
-        return f"{named(self.changed_by)} -c lock_timeout={LOCK_MILLISECONDS} {SERVER_KEEPALIVE} {more}"
+        """Return the settings of every session, as command line options of Postgres."""
+        return f"{changed_by_setting(self.changed_by)} -c lock_timeout={LOCK_MILLISECONDS} {SERVER_KEEPALIVE} {more}"
 
     async def close(self) -> None:
         """Close every pooled connection."""
@@ -172,35 +179,35 @@ class Database:
 
 
 def pinned_engine(url: URL | str, *, settings: str = "", application_name: str | None = None, **options: Any) -> Engine:
-    """Return an engine for code that has no loop (beat, migrations); each of its connections is pinned."""
+    """Return an engine for code without asyncio (beat, migrations); its connections have the pinned settings."""
     address = make_url(url).set(drivername="postgresql+psycopg")
     arguments = {**KEEPALIVE, **startup(options_of(address), settings)}
     if application_name:
         arguments["application_name"] = application_name
     engine = create_engine(address, connect_args=arguments, hide_parameters=True, **options)
     event.listen(engine, "connect", prepare)
-    event.listen(engine, "handle_error", partial(_tell_old_server, libpq_url(address)))
+    event.listen(engine, "handle_error", partial(_refuse_old_server, libpq_url(address)))
     return engine
 
 
-def _tell_old_server(conninfo: str, context: ExceptionContext) -> None:
-    """Raise TooOldServerError for a connection that was refused because of the server's age."""
+def _refuse_old_server(conninfo: str, context: ExceptionContext) -> None:
+    """Raise TooOldServerError if the connection was refused because the server is too old."""
     if context.connection is None and isinstance(context.original_exception, psycopg.OperationalError):
         refuse_old_server(context.original_exception, conninfo)
 
 
 def options_of(url: URL) -> str | None:
-    """Return what ``url`` asks the server for by itself."""
+    """Return the ``options`` of ``url``."""
     found = url.query.get("options")
     return " ".join(found) if isinstance(found, tuple) else found
 
 
 def libpq_url(url: URL | str) -> str:
-    """Return ``url`` as libpq and psycopg read it, password included: never for a log."""
+    """Return ``url`` as libpq and psycopg read it. It includes the password: never log it."""
     address, question, query = (
         make_url(url).set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
     )
-    return address + question + query.replace("+", "%20")  # a blank: libpq reads a plus as itself
+    return address + question + query.replace("+", "%20")  # a blank: libpq does not read a plus as one
 
 
 def _note_time(_connection: object, record: ConnectionPoolEntry) -> None:
@@ -211,14 +218,14 @@ async def _raw(connection: AsyncConnection) -> Raw:
     return cast("Raw", (await connection.get_raw_connection()).driver_connection)
 
 
-# Classes of what Postgres says of its own state: connections, resources, operators, its system; then single ones.
+# Classes of errors about the state of Postgres: connections, resources, operators, system; then single errors.
 UNREACHABLE = ("08", "53", "57P", "58")
-IN_THE_WAY = ("40", "55P03", "57014")
-TRANSIENT = (*IN_THE_WAY, "25006", "25P03")
+INTERFERENCE = ("40", "55P03", "57014")
+TRANSIENT = (*INTERFERENCE, "25006", "25P03")
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """Return what Postgres says ``error`` is: empty where it said nothing, None where the error is not its driver's."""
+    """Return the SQLSTATE of ``error``: "" if Postgres sent none, None if it is not an error of the driver."""
     error = getattr(error, "orig", None) or error
     if isinstance(error, DISCONNECTED) or (isinstance(error, psycopg.Error) and error.sqlstate):
         return error.sqlstate or ""
@@ -226,7 +233,7 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Tell whether the database is gone, restarting, out of room or without a primary, whatever is asked of it."""
+    """Tell whether the database is gone, restarting, out of space or without a primary, for any statement."""
     match _sqlstate(error):
         case None:
             return isinstance(error, PoolTimeoutError) or (
@@ -239,32 +246,32 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_unusable(error: BaseException) -> bool:
-    """Tell whether Postgres cannot serve for a reason that is no fault of the statement.
+    """Tell whether Postgres cannot serve for a reason that is not the statement's fault.
 
-    It is full, read-only, out of connections or gone, or others are in the way: a lock that somebody holds, a deadlock,
-    a serialization failure, a statement that was not done in its time or that somebody cancelled.
+    Postgres is full, read-only, out of connections or gone, or other sessions interfere: a lock, a deadlock, a
+    serialization failure, a statement timeout or a cancelled statement.
     """
     error = getattr(error, "orig", None) or error
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
-    return error.sqlstate.startswith((*UNREACHABLE, *IN_THE_WAY, "25006"))
+    return error.sqlstate.startswith((*UNREACHABLE, *INTERFERENCE, "25006"))
 
 
 def is_locked(error: BaseException) -> bool:
-    """Tell whether a statement was given up because somebody holds what it needs."""
+    """Tell whether a statement was cancelled because another session holds a lock that it needs."""
     return _sqlstate(error) == "55P03"
 
 
 def is_database_away(error: BaseException) -> bool:
-    """Tell whether ``error`` is the database's state (gone, restarting, a deadlock, a lock) and worth another try."""
+    """Tell whether ``error`` comes from the database's state (gone, restarting, a lock): another try may succeed."""
     state = _sqlstate(error)
     return is_unreachable(error) or isinstance(error, TimeoutError) or bool(state and state.startswith(TRANSIENT))
 
 
-# Classes of errors that one row can cause: data, constraints, limits of a program, a raised exception, internal errors.
-# Then single ones: out of memory.
+# Classes of errors that one row can cause: data, constraints, program limits, raised exceptions, internal errors; then
+# single errors: out of memory.
 CAUSED_BY_A_ROW = ("22", "23", "54", "P0", "XX", "53200")
 
 
@@ -274,10 +281,10 @@ def is_caused_by_a_row(error: BaseException) -> bool:
     return bool(state and state.startswith(CAUSED_BY_A_ROW))
 
 
-async def outlasting(do: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:
-    """Return what ``do`` returns, tried again while the database is away; raise every other error at once.
+async def retry_while_away(do: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:
+    """Call ``do`` and return its result; retry while the database is away, raise every other error at once.
 
-    What was paid for outlives half a minute without Postgres: eight attempts wait 39 s on average.
+    A paid result so survives half a minute without Postgres: eight attempts wait 39 s on average.
     """
     for attempt in range(1, attempts):
         try:

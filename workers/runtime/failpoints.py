@@ -1,7 +1,7 @@
-"""Named places where a test may have this process die, as a power cut would: between one step and the next.
+"""Named places between two steps where a test can end this process suddenly, like a power cut.
 
-``GRISTMILL_FAILPOINTS=claim.after`` ends the process the first time it comes there, ``claim.after:3`` the third time;
-several are separated by commas. Only tests set it. Unset, :data:`failpoint` does nothing, at the price of a call.
+``GRISTMILL_FAILPOINTS=claim.after`` ends the process the first time it arrives there, ``claim.after:3`` the third time;
+separate several with commas. Only tests set it. If it is not set, :data:`failpoint` does nothing and costs one call.
 """
 
 import os
@@ -14,7 +14,7 @@ VARIABLE = "GRISTMILL_FAILPOINTS"
 EXIT_CODE = 97
 
 Point = Literal[
-    # A caller's INSERT, still uncommitted on both sides; the commit of what a Celery message asked for.
+    # The INSERT of a caller, before its commit; the commit of a Celery message's job.
     "enqueue.before",
     "enqueue.after",
     "enqueue_commit.before",
@@ -26,29 +26,29 @@ Point = Literal[
     "publish.after",
     "rescue.before",
     "rescue.after",
-    # The end of a wait: a decision, still uncommitted on both sides; one batch of expiries, after its commit.
+    # The end of a wait: a decision, before its commit; one batch of expiries, after its commit.
     "decide.before",
     "decide.after",
     "expire.before",
     "expire.after",
-    # A message's way through a worker: its acknowledgement, the carrier task, the claim of its batch.
+    # A message in a worker: its acknowledgement, the carrier task, the claim of its batch.
     "ack.before",
     "ack.after",
     "carrier.before",
     "carrier.after",
     "claim.before",
     "claim.after",
-    # One call of a provider, from the request's first byte to the answer's last.
+    # One call of a provider, from the first byte of the request to the last of the answer.
     "provider.before",
     "provider.after",
-    # A flush of outcomes: the guarded update, each handler's own write, the commit of both.
+    # A flush of outcomes: the guarded update, each handler's write, the commit of both.
     "settle.before",
     "settle.after",
     "write.before",
     "write.after",
     "commit.before",
     "commit.after",
-    # What a long run keeps on its way: before its transaction, after the commit.
+    # A checkpoint of a long run: before its transaction, after the commit.
     "checkpoint.before",
     "checkpoint.after",
     "heartbeat.before",
@@ -76,11 +76,11 @@ def parse(text: str) -> dict[str, int]:
 
 
 def _nowhere(_point: Point, /) -> None:
-    """Go on."""
+    """Do nothing."""
 
 
 def _armed(at: Mapping[str, int]) -> Callable[[Point], None]:
-    """Return what counts the arrivals at the points of ``at``, in whatever thread, and dies at the last of them."""
+    """Return a function that counts the arrivals at the points of ``at``, in any thread, and ends the process."""
     left = dict(at)
     lock = Lock()
 
@@ -104,5 +104,5 @@ def _from_environment() -> Callable[[Point], None]:
     return _armed(armed) if armed else _nowhere
 
 
-# Bound once, here: to call it where nothing is armed costs a call of nothing.
+# Chosen once, here: if nothing is armed, a call costs almost nothing.
 failpoint: Callable[[Point], None] = _from_environment()

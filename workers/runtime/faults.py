@@ -1,8 +1,8 @@
-"""The two kinds of failure that decide a job's fate; :mod:`workers.runtime.handler.errors` has all others."""
+"""The two kinds of failure of a job; :mod:`workers.runtime.handler.errors` has all others."""
 
 
 class Retryable(Exception):
-    """Worth another attempt: a timeout, a lost connection, a server's 5xx."""
+    """Another attempt may succeed: a timeout, a lost connection, a server's 5xx."""
 
 
 class Permanent(Exception):

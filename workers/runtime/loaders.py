@@ -1,7 +1,7 @@
-"""How values of a row are read: one that Python cannot hold must not keep the rows beside it from being read.
+"""Loaders for the values of a row: a value that Python cannot hold must not stop the other rows from being read.
 
-psycopg decodes while it fetches, after the statement has committed, and raises for the whole result. Every connection
-of ours has these loaders instead: they return an :class:`~workers.runtime.undecodable.Undecodable`, which says why.
+psycopg decodes while it fetches, after the statement has committed, and raises for the whole result. All our
+connections use these loaders instead: they return an :class:`~workers.runtime.undecodable.Undecodable` with the reason.
 """
 
 import json
@@ -15,29 +15,29 @@ from psycopg.pq import Format
 
 from workers.runtime.undecodable import Undecodable
 
-MOST_DIGITS = 4_300  # of an integer in JSON, Python's own limit
+MAX_INTEGER_DIGITS = 4_300  # Python's limit for an integer in JSON
 
 
-def decoded(text: str | bytes) -> Any:
-    """Return the JSON value that ``text`` is, or an Undecodable that says why Python cannot hold it."""
+def decode_json(text: str | bytes) -> Any:
+    """Return the value of the JSON ``text``, or an Undecodable with the reason why Python cannot hold it."""
     try:
         return json.loads(text)
     except RecursionError:
         return Undecodable("its JSON is nested too deeply")
     except ValueError:
-        return Undecodable(f"its JSON has a number of more than {MOST_DIGITS:,} digits")
+        return Undecodable(f"its JSON has a number of more than {MAX_INTEGER_DIGITS:,} digits")
 
 
 class _JsonLoader(Loader):
     def load(self, data: Buffer) -> Any:
-        return decoded(bytes(data))
+        return decode_json(bytes(data))
 
 
 class _JsonbBinaryLoader(_JsonLoader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> Any:
-        return super().load(bytes(data)[1:])  # behind the format's version
+        return super().load(bytes(data)[1:])  # after the version of the format
 
 
 class _JsonBinaryLoader(_JsonLoader):
@@ -45,9 +45,9 @@ class _JsonBinaryLoader(_JsonLoader):
 
 
 def _careful(name: str, format_: Format) -> type[Loader]:
-    """Return the driver's own loader of a type of times, made careful."""
+    """Return a loader for a type of times that wraps the driver's own and does not raise."""
     info = psycopg.adapters.types[name]
-    # Its class in C, which cannot be derived from: the driver would call past whatever overrides it.
+    # Do not subclass the driver's class in C: the driver would ignore overridden methods.
     own = psycopg.adapters.get_loader(info.oid, format_)
     assert own is not None
     driver: type[LoaderProtocol] = own
@@ -63,12 +63,12 @@ def _careful(name: str, format_: Format) -> type[Loader]:
             try:
                 return self._load(data)
             except (psycopg.DataError, ValueError, OverflowError):
-                return Undecodable(KINDS[name])
+                return Undecodable(UNREADABLE_REASONS[name])
 
     return CarefulLoader
 
 
-KINDS = {
+UNREADABLE_REASONS = {
     "timestamptz": "a time must be finite and within the years 1 to 9999",
     "timestamp": "a time must be finite and within the years 1 to 9999",
     "date": "a date must be finite and within the years 1 to 9999",
@@ -77,13 +77,13 @@ KINDS = {
 
 
 def careful_adapters() -> AdaptersMap:
-    """Return the driver's adapters, with loaders that never raise for what a table may hold."""
+    """Return the driver's adapters, with loaders that never raise for a value of a table."""
     adapters = AdaptersMap(psycopg.adapters)
     for name in ("json", "jsonb"):
         adapters.register_loader(name, _JsonLoader)
     adapters.register_loader("json", _JsonBinaryLoader)
     adapters.register_loader("jsonb", _JsonbBinaryLoader)
-    for name in KINDS:
+    for name in UNREADABLE_REASONS:
         for format_ in (Format.TEXT, Format.BINARY):
             adapters.register_loader(name, _careful(name, format_))
     return adapters
@@ -96,14 +96,14 @@ _TIMESTAMPTZ = psycopg.adapters.types["timestamptz"].oid
 _DRIVERS_OWN = cast("type[LoaderProtocol]", psycopg.adapters.get_loader(_TIMESTAMPTZ, Format.BINARY))
 
 
-def hurried(cursor: psycopg.AsyncCursor[Any]) -> psycopg.AsyncCursor[Any]:
-    """Have ``cursor`` read times by the driver's own loader, a sixth of a claim faster; for :func:`fetch_carefully`."""
+def use_fast_loaders(cursor: psycopg.AsyncCursor[Any]) -> psycopg.AsyncCursor[Any]:
+    """Make ``cursor`` read times with the driver's own loader, which makes a claim a sixth faster."""
     cursor.adapters.register_loader(_TIMESTAMPTZ, _DRIVERS_OWN)
     return cursor
 
 
 async def fetch_carefully(cursor: psycopg.AsyncCursor[Any]) -> list[tuple[Any, ...]]:
-    """Return the rows of a hurried cursor; once more, carefully, where one of them cannot be read."""
+    """Return the rows of a cursor with fast loaders; if one cannot be read, decode all with the careful loaders."""
     try:
         return await cursor.fetchall()
     except psycopg.DataError:

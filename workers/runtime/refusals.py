@@ -1,7 +1,7 @@
-"""Errors that a person or a client reads: what is refused, which rule says so, and what to do instead.
+"""Errors that a person or a client reads: what is refused, by which rule, and the remedy.
 
 A use-case raises a :class:`Refusal`. The doors decide nothing: the exit code of a command and the status of an HTTP
-answer follow from its kind. Light to import, because every start of the command line imports it.
+answer follow from its kind. This module imports little, because every start of the command line imports it.
 """
 
 import re
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-SHOWN_CHARACTERS = 80
+MAX_SHOWN_CHARACTERS = 80
 # `Input should be`, `String should have`, `List should have`.
 _SHOULD = re.compile(r"^(?:[\w' ]+ )?should ")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Kind(StrEnum):
-    """What sort of refusal it is; the doors translate it."""
+    """The kind of a refusal; the doors translate it."""
 
-    INVALID = "invalid"  # what was given breaks a rule
+    INVALID = "invalid"  # the input breaks a rule
     NOT_FOUND = "not_found"  # nothing has that name or id
-    CONFLICT = "conflict"  # the state of the thing does not allow it, or somebody else was faster
+    CONFLICT = "conflict"  # the object's state does not allow it, or another change came first
     FORBIDDEN = "forbidden"  # the actor may not do it
     TOO_MANY = "too_many"  # a limit is reached; a later try may succeed
     UNAVAILABLE = "unavailable"  # a server that is needed does not answer
@@ -43,21 +43,21 @@ class Problem(NamedTuple):
 
 
 class Refusal(Exception):
-    """The use-case does not do what was asked. ``str()`` is one line for a person.
+    """The use-case refuses the request. ``str()`` is one line for a person.
 
-    It says a line, or the problem where one value is to blame: then ``problem`` has field, rule, value and remedy. A
+    ``message`` is a line, or a Problem if one value is wrong: then ``problem`` has field, rule, value and remedy. A
     subclass sets its own ``kind``.
     """
 
     kind: ClassVar[Kind] = Kind.INVALID
 
-    def __init__(self, said: "str | Problem", *, remedy: str | None = None) -> None:
-        self.problem = said if isinstance(said, Problem) else None
+    def __init__(self, message: "str | Problem", *, remedy: str | None = None) -> None:
+        self.problem = message if isinstance(message, Problem) else None
         self.remedy = remedy or (self.problem.remedy if self.problem else None)
-        super().__init__(f"{said}; {remedy}" if remedy else str(said))
+        super().__init__(f"{message}; {remedy}" if remedy else str(message))
 
     def __str__(self) -> str:
-        return str(self.args[0])  # a LookupError among the bases would quote it
+        return str(self.args[0])  # a LookupError among the bases would add quotes
 
 
 class NotFound(Refusal, LookupError):
@@ -67,7 +67,7 @@ class NotFound(Refusal, LookupError):
 
 
 class Conflict(Refusal):
-    """The state of the thing does not allow it."""
+    """The object's state does not allow it."""
 
     kind = Kind.CONFLICT
 
@@ -90,28 +90,28 @@ class Failed(Refusal):
     kind = Kind.FAILED
 
 
-def cut(text: str, width: int = SHOWN_CHARACTERS) -> str:
-    """Return ``text`` in at most ``width`` characters; a longer one ends in …."""
+def cut(text: str, width: int = MAX_SHOWN_CHARACTERS) -> str:
+    """Return ``text`` in at most ``width`` characters; a longer text is cut and ends in …."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without the control characters that a terminal obeys: a file or a model may contain them."""
+    """Return ``text`` without terminal control characters, which a file or a model's answer may contain."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def quoted(value: object, width: int = SHOWN_CHARACTERS) -> str:
+def quoted(value: object, width: int = MAX_SHOWN_CHARACTERS) -> str:
     """Return ``value`` as an error quotes it."""
     return "nothing" if value is None else cut(repr(value), width)
 
 
 def without_value(reason: str) -> str:
-    """Return the line of a refusal without the value that it quotes, for places that may show no payload."""
+    """Return the line of a refusal without the quoted value, for places that must not show a payload."""
     return reason.partition(", got ")[0]
 
 
 def rule_of(message: str) -> str:
-    """Return a message of pydantic as the rule that follows a field's name: ``must …``. A rule of ours is kept."""
+    """Return a message of pydantic as a rule to follow a field's name: ``must …``. Our own rules are not changed."""
     rule = message.removeprefix("Value error, ")
     rule = f"{rule[:1].lower()}{rule[1:]}"
     if message.startswith("Value error, "):
@@ -123,11 +123,11 @@ def rule_of(message: str) -> str:
 def first_problem(
     error: "ValidationError", *, whole: str, unknown: str = "is not a field", prefix: str = ""
 ) -> Problem:
-    """Return the broken rule of a validation that tells most: an unknown field, else the first one.
+    """Return the most helpful problem of a failed validation: an unknown field, else the first problem.
 
-    A field that is missing is often one that was misspelt, so that the unknown one is named, with the field meant.
-    ``prefix`` leads the field's path. ``whole`` is named where no field is to blame. ``unknown`` is the rule that a
-    field breaks which must not be there.
+    A missing field was often misspelt: then the unknown field is named, with the field that was probably meant.
+    ``prefix`` comes before the field's path. ``whole`` is named if no single field is wrong. ``unknown`` is the rule
+    for a field that does not exist.
     """
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])

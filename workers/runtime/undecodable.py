@@ -1,4 +1,4 @@
-"""What stands for a value of a row that Python cannot hold; made by :mod:`workers.runtime.loaders`."""
+"""The stand-in for a value of a row that Python cannot hold; made by :mod:`workers.runtime.loaders`."""
 
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -7,14 +7,14 @@ from workers.runtime.faults import Permanent
 
 
 class Undecodable:
-    """Stands for a value that cannot be decoded; ``str()`` says why.
+    """Replaces a value that cannot be decoded; ``str()`` gives the reason.
 
-    Whatever uses it as the value that it is not raises Permanent with the reason: a handler's job fails for good, at
-    once. Arithmetic returns it again, so that a list shows the reason in the place of an age.
+    Code that uses it like a normal value raises Permanent with the reason, so the job of a handler fails at once.
+    Arithmetic returns the same object, so that a list shows the reason, for example instead of an age.
     """
 
     __slots__ = ("reason",)
-    # How many were ever made in this process: equal before and after a fetch, the fetch brought none.
+    # How many this process has made. If the number is equal before and after a fetch, the fetch made none.
     made = 0
 
     def __init__(self, reason: str) -> None:
@@ -35,13 +35,13 @@ class Undecodable:
     __iter__ = __len__ = __getitem__ = __contains__ = __lt__ = __le__ = __gt__ = __ge__ = _raise
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the language itself looks for is merely not there
+        if name.startswith("__"):  # special methods just do not exist
             raise AttributeError(name)
         self._raise()
 
 
 def first_undecodable(values: Iterable[tuple[str, object]]) -> str | None:
-    """Return what cannot be read among named ``values``, as ``name cannot be read: why``; None where all can be."""
+    """Return the first unreadable value as ``name cannot be read: why``; None if all can be read."""
     for name, value in values:
         if isinstance(value, Undecodable):
             return f"{name} cannot be read: {value.reason}"

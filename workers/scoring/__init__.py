@@ -1,1 +1,1 @@
-"""Score profiles against a rubric with a language model, and keep its evidence beside the score."""
+"""Score profiles against a rubric with a language model, and store its evidence with the score."""

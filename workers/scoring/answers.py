@@ -1,8 +1,8 @@
-"""Answers that identical jobs share: one question, one call, one result for a day.
+"""Answers that identical jobs share: one question is asked once a day.
 
-A row of ``scoring.answers`` is a flight while it has no answer: it belongs to the run that put it there, for as long
-as that very run is processing. A run that failed, was snoozed, rescued or cancelled has moved its job's version on,
-so its flight is over without anyone cleaning up.
+A row of ``scoring.answers`` without an answer means that a run is asking the question. The row belongs to the run that
+wrote it while that run is processing. If the run failed, or was snoozed, rescued or cancelled, its job has a newer
+version. Then the row no longer counts and needs no cleanup.
 """
 
 import json
@@ -19,18 +19,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.scoring import SCORING, ScoringAnswer, ScoringJob
 from workers.runtime.handler.context import Run
 
-REUSED_FOR = timedelta(hours=24)
-LEAST_WAIT, MOST_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)
+MAX_ANSWER_AGE = timedelta(hours=24)
+MIN_LOOK_WAIT, MAX_LOOK_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Ours:
-    """Nobody has asked: this run asks."""
+class MustAsk:
+    """There is no answer and no other run is asking: this run must ask."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """The question was answered within a day, by the job named: none where it is another owner's."""
+class SharedAnswer:
+    """The question was answered within a day. ``job_id`` is None if the job belongs to another owner."""
 
     job_id: UUID | None
     llm_response: dict[str, Any]
@@ -38,8 +38,8 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
-    """The run of another job is asking; look again after ``delay``. Another owner's job is not named."""
+class AskedElsewhere:
+    """Another job's run is asking: look again after ``delay``. ``job_id`` is None if it belongs to another owner."""
 
     job_id: UUID | None
     delay: timedelta
@@ -47,12 +47,12 @@ class InFlight:
 
 async def take(
     session: AsyncSession, fingerprint: bytes, *, run: Run, owner: UUID | None
-) -> Ours | Answered | InFlight:
-    """Take the question for ``run`` unless it is answered or being asked; of any number who try, one gets it.
+) -> MustAsk | SharedAnswer | AskedElsewhere:
+    """Take the question for ``run`` unless it is answered or being asked. If several runs try, exactly one gets it.
 
-    Its row decides, by its key and then by its lock, which ends with the session's transaction: unlike an advisory
-    lock it needs rights, so that no tenant can keep others from an answer. Who comes later looks in a statement of its
-    own: what it sees is then not older than whoever held the row before.
+    The row's key and then its lock decide. The lock ends with the session's transaction. Unlike an advisory lock, a row
+    lock needs rights on the table, so no tenant can block the others. A run that had to wait for the lock reads the row
+    in a new statement, and so sees what the previous holder committed.
     """
     claim = {
         "job_id": run.job_id,
@@ -69,27 +69,27 @@ async def take(
     while (await session.execute(mine)).first() is None:
         held = select(ScoringAnswer.fingerprint).where(this).with_for_update()
         if (await session.execute(held)).first() is None:
-            continue  # deleted in between, as maintenance deletes old ones
-        found = await _found(session, fingerprint, owner)
+            continue  # maintenance deleted the old row in between
+        found = await _find_answer_or_asker(session, fingerprint, owner)
         if found is not None:
             return found
         await session.execute(update(ScoringAnswer).where(this).values(**claim))
         break
-    return Ours()
+    return MustAsk()
 
 
-class Given(NamedTuple):
-    """The run that answered a question, and which model it asked."""
+class AnsweredQuestion(NamedTuple):
+    """The run that answered a question, and the model that it asked."""
 
     fingerprint: bytes
     run: Run
     model: str
 
 
-async def record(session: AsyncSession, given: Sequence[Given]) -> None:
-    """Keep these answers for identical jobs, where the run still holds the question; one statement for all of them.
+async def record(session: AsyncSession, given: Sequence[AnsweredQuestion]) -> None:
+    """Store these answers for identical jobs, in one statement. Skip a question that its run no longer holds.
 
-    Call it in the transaction that settles the jobs, after the settle: the answers are read from the jobs' own rows.
+    Call it in the transaction that settles the jobs, after the settle: the answers are read from the jobs' rows.
     """
     rows = [
         {
@@ -104,7 +104,7 @@ async def record(session: AsyncSession, given: Sequence[Given]) -> None:
     await session.execute(_RECORD, {"rows": json.dumps(rows), "keys": keys})
 
 
-# Names its rows by their keys, as the kernel's connections want it: see ``workers.runtime.store.tables.TICKETS``.
+# Selects its rows by key, as the kernel's connections require: see ``workers.runtime.store.tables.TICKETS``.
 _RECORD = text("""
     UPDATE scoring.answers AS a
        SET model = g.model, llm_response = j.llm_response, parsed_score = j.parsed_score, answered_at = now()
@@ -114,14 +114,18 @@ _RECORD = text("""
        AND a.job_id = g.id AND a.job_version = g.version AND a.answered_at IS NULL""")
 
 
-def wait_for(elapsed: timedelta) -> timedelta:
-    """Return how long to wait for a flight that began ``elapsed`` ago: as long again, within 0.5 to 5 s."""
-    return min(max(elapsed, LEAST_WAIT), MOST_WAIT)
+def wait_before_look(elapsed: timedelta) -> timedelta:
+    """Return how long to wait for a question that a run took ``elapsed`` ago: the same time again, 0.5 to 5 s."""
+    return min(max(elapsed, MIN_LOOK_WAIT), MAX_LOOK_WAIT)
 
 
-async def _found(session: AsyncSession, fingerprint: bytes, owner: UUID | None) -> Answered | InFlight | None:
-    """Return what stands in the way of asking: an answer not too old, or a run that is still processing."""
-    is_ours = exists().where(ScoringJob.id == ScoringAnswer.job_id, ScoringJob.owner_id.is_not_distinct_from(owner))
+async def _find_answer_or_asker(
+    session: AsyncSession, fingerprint: bytes, owner: UUID | None
+) -> SharedAnswer | AskedElsewhere | None:
+    """Return the answer if it is recent, or the run that is still asking, or None if this run may ask."""
+    has_same_owner = exists().where(
+        ScoringJob.id == ScoringAnswer.job_id, ScoringJob.owner_id.is_not_distinct_from(owner)
+    )
     holder_runs = exists().where(
         ScoringJob.id == ScoringAnswer.job_id,
         ScoringJob.version == ScoringAnswer.job_version,
@@ -132,14 +136,14 @@ async def _found(session: AsyncSession, fingerprint: bytes, owner: UUID | None) 
         ScoringAnswer.llm_response,
         ScoringAnswer.parsed_score,
         ScoringAnswer.answered_at,
-        (ScoringAnswer.answered_at > func.now() - cast(REUSED_FOR, Interval)).label("fresh"),
+        (ScoringAnswer.answered_at > func.now() - cast(MAX_ANSWER_AGE, Interval)).label("fresh"),
         (func.now() - ScoringAnswer.claimed_at).label("elapsed"),
         holder_runs.label("holder_runs"),
-        is_ours.label("is_ours"),
+        has_same_owner.label("has_same_owner"),
     ).where(ScoringAnswer.fingerprint == fingerprint)
     row = (await session.execute(found)).one_or_none()
     if row is not None and row.fresh:
-        return Answered(row.job_id if row.is_ours else None, row.llm_response, row.parsed_score)
+        return SharedAnswer(row.job_id if row.has_same_owner else None, row.llm_response, row.parsed_score)
     if row is not None and row.answered_at is None and row.holder_runs:
-        return InFlight(row.job_id if row.is_ours else None, wait_for(row.elapsed))
+        return AskedElsewhere(row.job_id if row.has_same_owner else None, wait_before_look(row.elapsed))
     return None

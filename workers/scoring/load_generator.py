@@ -1,8 +1,8 @@
-"""The load generator: put scoring jobs of throw-away profiles through the system that runs, and delete them again.
+"""The load generator: run scoring jobs of temporary profiles through the running system, then delete them.
 
-Each question is asked once before the measurement. So every measured job goes the whole way (enqueue, dispatch, claim,
-handler, settle), finds its answer and costs no evaluation. If a model answers the first question that is not the free
-one, nothing more is asked.
+Each question is asked once before the measurement. So every measured job passes all steps (enqueue, dispatch, claim,
+handler, settle) and reuses an answer that exists. If another model than the free one answers the first question, the
+test stops.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from workers.runtime.refusals import Failed
 
 STAGE = "scoring.score"
 PROMPT = "Judge how well this made-up profile of a load test describes itself."
-# At most 10 jobs of one profile run at once: 200 profiles keep two thousand slots busy.
+# At most 10 jobs of one profile run at once, so 200 profiles fill 2,000 slots.
 JOBS_PER_PROFILE = 10
 MAX_PROFILES = 200
-_LOOK_SECONDS = 0.1
+_LOAD_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How much is to be measured. ``free_model`` is the one that may answer: it costs nothing.
+    """The size of the measurement. Only ``free_model`` may answer, because it costs nothing.
 
-    The measurement is given up if nothing moves for ``stalled_seconds``.
+    The measurement fails if no job ends for ``stalled_seconds``.
     """
 
     jobs: int
@@ -46,7 +46,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the system did. Waits run from the row's insert to its claim and to its completion, by Postgres's clock."""
+    """The results. Waits are measured from a row's insert to its claim and to its completion, by Postgres's clock."""
 
     jobs: int
     enqueued_per_second: float
@@ -71,12 +71,12 @@ class Measured:
 
 
 async def measure(database: Database, load: Load, *, tell: Callable[[str], None], actor: Actor = NOBODY) -> Measured:
-    """Put ``load`` through the system and return what it did; leaves no job and no profile, however it ends.
+    """Run ``load`` through the system and return the results. Its jobs and profiles are deleted in any case.
 
-    Raises Failed where nobody works on the jobs, where one fails, and where another model than the free one answers.
+    Raise Failed if no worker takes the jobs, if a job fails, or if another model than the free one answers.
     """
     count = min(MAX_PROFILES, -(-load.jobs // JOBS_PER_PROFILE))
-    async with _profiles(database, count, actor) as profiles, _reading(database) as conn:
+    async with _throwaway_profiles(database, count, actor) as profiles, _read_connection(database) as conn:
         test = _LoadTest(database, conn, load, profiles)
         await test.prepare()
         tell(f"draining {load.jobs:,} jobs")
@@ -102,8 +102,8 @@ def _percentile(seconds: Sequence[float], share: int) -> float:
 
 
 @asynccontextmanager
-async def _reading(database: Database) -> AsyncIterator[Raw]:
-    """Yield a connection that commits each statement, for looking at the jobs."""
+async def _read_connection(database: Database) -> AsyncIterator[Raw]:
+    """Yield a connection that commits each statement, to read the jobs."""
     conn = await database.listen()
     try:
         yield conn
@@ -112,8 +112,8 @@ async def _reading(database: Database) -> AsyncIterator[Raw]:
 
 
 @asynccontextmanager
-async def _profiles(database: Database, count: int, actor: Actor) -> AsyncIterator[list[UUID]]:
-    """Yield throw-away profiles; in the end cancel what still runs and delete them with their jobs and answers."""
+async def _throwaway_profiles(database: Database, count: int, actor: Actor) -> AsyncIterator[list[UUID]]:
+    """Yield temporary profiles. At the end, cancel unfinished jobs and delete profiles, jobs and answers."""
     marker = uuid4().hex
     rows = [{"name": f"load test {marker} {n}", "attributes": {"load_test": marker}} for n in range(count)]
     async with database.session() as session, acting(session, actor):
@@ -121,10 +121,10 @@ async def _profiles(database: Database, count: int, actor: Actor) -> AsyncIterat
     try:
         yield ids
     finally:
-        await _forget(database, ids, actor)
+        await _delete_load(database, ids, actor)
 
 
-async def _forget(database: Database, profiles: Sequence[UUID], actor: Actor) -> None:
+async def _delete_load(database: Database, profiles: Sequence[UUID], actor: Actor) -> None:
     theirs = ScoringJob.profile_id.in_(profiles)
     cancel = func.runtime.cancel(ScoringJob.id, "the load test is over")
     async with database.session() as session, acting(session, actor):
@@ -138,7 +138,7 @@ async def _forget(database: Database, profiles: Sequence[UUID], actor: Actor) ->
 
 @dataclass(frozen=True, slots=True)
 class _LoadTest:
-    """One measurement with its profiles; ``conn`` only looks."""
+    """One measurement with its profiles; ``conn`` only reads."""
 
     database: Database
     conn: Raw
@@ -146,39 +146,39 @@ class _LoadTest:
     profiles: Sequence[UUID]
 
     async def prepare(self) -> None:
-        """Have each question answered once, the first alone: it shows who answers."""
+        """Have each question answered once. The first one is asked alone, to see which model answers."""
         for some in (self.profiles[:1], self.profiles[1:]):
             async with self.database.session() as session:
                 await enqueue_many(session, STAGE, _payloads(some, len(some)))
-            await self._follow()
+            await self._wait_until_drained()
             model = await self._value(
                 "SELECT max(parsed_score->>'model') FROM scoring.scoring_jobs WHERE profile_id = ANY (%(profiles)s)"
             )
             if model != self.load.free_model:
                 raise Failed(
                     f"the workers here ask {model!r}, and a load test must cost nothing; "
-                    "run it where neither OPENAI_API_KEY nor OPENAI_BASE_URL is set"
+                    "run it without OPENAI_API_KEY and OPENAI_BASE_URL"
                 )
 
     async def drain(self) -> tuple[float, float]:
-        """Return jobs per second enqueued in one transaction, and drained from its commit to the last completion."""
+        """Return jobs per second: enqueued in one transaction, and completed from its commit to the last completion."""
         payloads = _payloads(self.profiles, self.load.jobs)
         async with self.database.session() as session:
-            _ = await session.connection()  # connecting is no part of enqueueing
+            _ = await session.connection()  # do not measure the time to connect
             start = time.perf_counter()
             await enqueue_many(session, STAGE, payloads)
         enqueued = time.perf_counter() - start
         committed = await self._value("SELECT clock_timestamp()")
-        await self._follow()
+        await self._wait_until_drained()
         last = await self._value(
             "SELECT max(completed_at) FROM scoring.scoring_jobs WHERE profile_id = ANY (%(profiles)s)"
         )
         return self.load.jobs / enqueued, self.load.jobs / (last - committed).total_seconds()
 
     async def trickle(self) -> tuple[float, list[tuple[float, float]]]:
-        """Enqueue at random moments, a commit each; return the rate that one caller could reach, and each job's waits.
+        """Enqueue at random times, one commit per job; return the rate that one caller could reach, and all waits.
 
-        The waits are seconds from the row's insert to its claim, and to its completion.
+        A job's waits are the seconds from the row's insert to its claim and to its completion.
         """
         loop = asyncio.get_running_loop()
         ids: list[UUID] = []
@@ -190,7 +190,7 @@ class _LoadTest:
                 payload = {"profile_id": str(self.profiles[len(ids) % len(self.profiles)]), "prompt": PROMPT}
                 ids.append((await enqueue(session, STAGE, payload)).id)
             spent += loop.time() - before
-        await self._follow()
+        await self._wait_until_drained()
         cursor = await self.conn.execute(
             "SELECT extract(epoch FROM started_at - created_at)::float8, "
             "extract(epoch FROM completed_at - created_at)::float8 FROM scoring.scoring_jobs WHERE id = ANY (%s)",
@@ -198,8 +198,8 @@ class _LoadTest:
         )
         return len(ids) / spent, await cursor.fetchall()
 
-    async def _follow(self) -> None:
-        """Return once all jobs have completed; looking takes a tenth of the time, however many there are."""
+    async def _wait_until_drained(self) -> None:
+        """Return when all jobs are completed. Polling takes at most a tenth of the time, for any number of jobs."""
         loop = asyncio.get_running_loop()
         left, moved_at = None, loop.time()
         while True:
@@ -217,22 +217,23 @@ class _LoadTest:
                 left, moved_at = open_, loop.time()
             if loop.time() - moved_at > self.load.stalled_seconds:
                 raise Failed(
-                    f"nothing moved for {self.load.stalled_seconds:.0f} s; {open_} jobs wait: {await self._why()}"
+                    f"no job ended for {self.load.stalled_seconds:.0f} s; {open_} jobs wait: "
+                    f"{await self._wait_reason()}"
                 )
-            await asyncio.sleep(max(_LOOK_SECONDS, 9 * (loop.time() - before)))
+            await asyncio.sleep(max(_LOAD_POLL_SECONDS, 9 * (loop.time() - before)))
 
-    async def _why(self) -> str:
+    async def _wait_reason(self) -> str:
         reason = await self._value(
             "SELECT max(wait_reason) FROM runtime.jobs WHERE id = (SELECT id FROM scoring.scoring_jobs "
             "WHERE profile_id = ANY (%(profiles)s) AND completed_at IS NULL LIMIT 1)"
         )
-        return str(reason or "they run")
+        return str(reason or "they are running")
 
     async def _value(self, sql: str) -> Any:
         return (await self._row(sql))[0]
 
     async def _row(self, sql: str) -> tuple[Any, ...]:
-        """Return the one row of ``sql``, which may name the profiles as ``%(profiles)s``."""
+        """Return the only row of ``sql``. ``%(profiles)s`` in it stands for the profiles' ids."""
         cursor = await self.conn.execute(sql.encode(), {"profiles": list(self.profiles)})
         row = await cursor.fetchone()
         assert row is not None

@@ -1,4 +1,4 @@
-"""Profiles as people hand them in: added once, listed, found by name or id, scored, deleted with their jobs."""
+"""Add profiles, list them, find them by name or id, score them, and delete them with their jobs."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,32 +14,32 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.scoring import Profile, ScoringAnswer, ScoringJob
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.documents import Unkeepable, keepable
-from workers.runtime.handler.naming import named, nfc
+from workers.runtime.handler.naming import check_name, nfc
 from workers.runtime.refusals import NotFound, Problem, Refusal, quoted
 from workers.scoring.rounds import enqueue_round
 
-NAME_CHARACTERS = 500
+MAX_PROFILE_NAME_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class NewProfile:
-    """A name and what is known beside it, ready for ``scoring.profiles``."""
+    """A checked name and attributes, ready for ``scoring.profiles``."""
 
     name: str
     attributes: Mapping[str, Any]
 
 
 class InvalidProfile(Refusal, ValueError):
-    """A profile, or what is asked of it, breaks a rule."""
+    """A profile, or a request about it, breaks a rule."""
 
 
 class UnknownProfile(NotFound):
-    """There is no such profile, or the actor may not see it."""
+    """The profile does not exist, or the actor may not see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileView:
-    """A profile with its last score, 0 to 100, if one of its jobs completed."""
+    """A profile with its latest score, 0 to 100, if one of its jobs completed."""
 
     id: UUID
     name: str
@@ -58,8 +58,8 @@ class RemovedProfiles:
 
 
 def new_profile(name: str, attributes: Mapping[str, Any]) -> NewProfile:
-    """Return a profile that can be added; raise InvalidProfile for a name or attributes that cannot be kept."""
-    name = named("name", name, longest=NAME_CHARACTERS, error=InvalidProfile)
+    """Return a profile that can be added; raise InvalidProfile if its name or attributes cannot be stored."""
+    name = check_name("name", name, longest=MAX_PROFILE_NAME_CHARACTERS, error=InvalidProfile)
     try:
         keepable(attributes, name="attributes")
     except Unkeepable as error:
@@ -70,7 +70,7 @@ def new_profile(name: str, attributes: Mapping[str, Any]) -> NewProfile:
 async def add_profiles(
     session: AsyncSession, profiles: Sequence[NewProfile], *, actor: Actor = NOBODY
 ) -> Sequence[ProfileView]:
-    """Return these profiles, in their order; new ones are written as :func:`put_profiles` does."""
+    """Add the new ones of these profiles with :func:`put_profiles`; return all of them in the given order."""
     ids = await put_profiles(session, profiles, actor=actor)
     async with acting(session, actor):
         views = {one.id: one for one in await _views(session, Profile.id.in_(ids))}
@@ -86,7 +86,7 @@ async def list_profiles(
 
 
 async def find_profile(session: AsyncSession, name_or_id: str, *, actor: Actor = NOBODY) -> ProfileView:
-    """Return the profile with that id or name; raise UnknownProfile, and InvalidProfile if several have the name."""
+    """Return the profile with that id or name; raise UnknownProfile, or InvalidProfile if several have the name."""
     is_it = Profile.name == nfc(name_or_id)
     with suppress(ValueError):
         is_it = Profile.id == UUID(name_or_id)
@@ -96,7 +96,7 @@ async def find_profile(session: AsyncSession, name_or_id: str, *, actor: Actor =
         raise UnknownProfile(f"profile {quoted(name_or_id)} does not exist; `gristmill profiles list` shows them")
     if len(found) > 1:
         raise InvalidProfile(
-            Problem("profile", "must be one; several have this name", quoted(name_or_id), "name its id")
+            Problem("profile", "must be one; several have this name", quoted(name_or_id), "use its id")
         )
     return found[0]
 
@@ -104,9 +104,9 @@ async def find_profile(session: AsyncSession, name_or_id: str, *, actor: Actor =
 async def score_profiles(
     session: AsyncSession, profile_ids: Sequence[UUID] | None, prompt: str, *, actor: Actor = NOBODY
 ) -> list[UUID]:
-    """Enqueue one scoring job per profile, or per profile that the actor may see; return the ids of the jobs.
+    """Enqueue one scoring job per profile; return the ids of the jobs. None scores all that the actor may see.
 
-    Raise UnknownProfile for an id that nothing has, InvalidProfile if there is no profile or no prompt.
+    Raise UnknownProfile if an id does not exist, InvalidProfile if there is no profile or no prompt.
     """
     if not prompt.strip():
         raise InvalidProfile(Problem("prompt", "must not be empty", quoted(prompt)))
@@ -140,9 +140,9 @@ async def put_profiles(
     made: Callable[[Sequence[UUID]], None] = lambda _: None,
     actor: Actor = NOBODY,
 ) -> list[UUID]:
-    """Return the ids of ``profiles``, in their order. A profile that exists with the same content is not written twice.
+    """Return the ids of ``profiles`` in the given order. A profile that exists with the same content is reused.
 
-    ``made`` is told the ids of the new ones before the transaction ends.
+    ``made`` is called with the ids of the new ones before the transaction ends.
     """
     columns = select(Profile.id, Profile.name, Profile.attributes)
     names = {profile.name for profile in profiles}
@@ -169,16 +169,16 @@ def _key(name: str, attributes: Any) -> tuple[str, str]:
 async def remove_profiles(
     session: AsyncSession, profile_ids: Sequence[UUID], *, job_ids: Sequence[UUID], actor: Actor = NOBODY
 ) -> RemovedProfiles:
-    """Delete these profiles and these jobs, with the answers of the jobs; whatever runs of them ends.
+    """Delete these profiles and jobs, and the jobs' shared answers. Unfinished jobs are cancelled first.
 
-    The jobs' history stays. A job may be of a profile that is not deleted.
+    The jobs' history stays. A job may belong to a profile that is not deleted.
     """
     unfinished = or_(ScoringJob.id.in_(job_ids), ScoringJob.profile_id.in_(profile_ids))
     cancelled = func.runtime.cancel(ScoringJob.id, "removed with its profile")
     async with acting(session, actor):
-        # Their history, which stays, says so: a job without an end counts as lost.
+        # The history stays, and a job without an end in its history counts as lost.
         await session.execute(select(cancelled).where(unfinished, ScoringJob.completed_at.is_(None)))
-        # Jobs first: those of profiles that go take theirs along, and would not be counted.
+        # Delete jobs first: deleting a profile also deletes its jobs, and these would not be counted.
         jobs = await session.scalars(delete(ScoringJob).where(ScoringJob.id.in_(job_ids)).returning(ScoringJob.id))
         count = len(jobs.all())
         gone = await session.scalars(delete(Profile).where(Profile.id.in_(profile_ids)).returning(Profile.id))

@@ -1,4 +1,4 @@
-"""The question that is put to a model: messages, and the fingerprint that identical questions share. Pure."""
+"""The question about a profile: its messages, and the fingerprint that identical questions share. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from workers.runtime.handler.ports import Message
 from workers.runtime.handler.tokens import tokens_of
 from workers.scoring import rubric
 
-# Raise it with every change of the text below: answers to older texts are not reused.
+# Increase it with every change of the text below, so that answers to older texts are not reused.
 PROMPT_VERSION = 1
 
-# Members of the request's body. None: reasoning models refuse even a temperature.
+# Members of the request's body. There are none, because reasoning models refuse even a temperature.
 PARAMETERS: Mapping[str, Any] = {}
 
 PROFILE_TOKENS = 6_000
 TRUNCATED = "profile truncated"
 
 _MAX_DEPTH = 8
-_NARROWEST = 60
-_NAME_WIDTH = 500
+_MIN_WIDTH = 60
+_MAX_NAME_WIDTH = 500
 _SYSTEM = """\
 You evaluate one profile against a rubric. The user message has three sections, each holding JSON: <task> says what \
 the evaluation is for, <criteria> lists what to judge, <profile> is what you judge.
@@ -36,58 +36,59 @@ one or two sentences. Judge only what the profile shows. Give overall, the mean 
 and flags, short notes on anything that makes the evaluation doubtful, such as "no evidence"."""
 
 
-class Question(NamedTuple):
-    """What is asked about one profile, and what the answer must be flagged with."""
+class ProfileQuestion(NamedTuple):
+    """A question about one profile. ``flags`` are added to the flags of the answer."""
 
     messages: list[Message]
     criteria: tuple[Criterion, ...]
     flags: tuple[str, ...]
 
 
-def ask(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> Question:
-    """Return the question that ``prompt`` asks about a profile; raise RubricError if its criteria cannot be read."""
+def build_question(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> ProfileQuestion:
+    """Return the question that ``prompt`` asks about a profile; raise RubricError if its criteria are malformed."""
     task, criteria = rubric.split(prompt)
-    kept, truncated = bounded(attributes, tokens=PROFILE_TOKENS)
+    kept, truncated = cut_to_tokens(attributes, tokens=PROFILE_TOKENS)
     sections = {
         "task": task,
         "criteria": [{"name": one.name, "weight": one.weight, "description": one.description} for one in criteria],
-        "profile": {"name": _cut(name, _NAME_WIDTH), "attributes": kept},
+        "profile": {"name": _cut(name, _MAX_NAME_WIDTH), "attributes": kept},
     }
-    return Question(write_question(_SYSTEM, sections), criteria, (TRUNCATED,) if truncated else ())
+    return ProfileQuestion(write_question(_SYSTEM, sections), criteria, (TRUNCATED,) if truncated else ())
 
 
 def messages(prompt: str, *, name: str, attributes: Mapping[str, Any]) -> list[Message]:
-    """Return the messages of ``ask``."""
-    return ask(prompt, name=name, attributes=attributes).messages
+    """Return only the messages of :func:`build_question`."""
+    return build_question(prompt, name=name, attributes=attributes).messages
 
 
 def fingerprint(identity: str, asked: Sequence[Message], *, parameters: Mapping[str, Any] = PARAMETERS) -> bytes:
-    """Return the key that exactly the same question to the same model has, and no other."""
+    """Return the key of this question to this model. Another question, model or parameter has another key."""
     parts = [PROMPT_VERSION, identity, [[message["role"], message["content"]] for message in asked], dict(parameters)]
     return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
-def bounded(attributes: Mapping[str, Any], *, tokens: int) -> tuple[dict[str, Any], bool]:
-    """Return the attributes cut to about ``tokens``, and whether anything was cut: long texts and lists first.
+def cut_to_tokens(attributes: Mapping[str, Any], *, tokens: int) -> tuple[dict[str, Any], bool]:
+    """Return the attributes cut to about ``tokens``, and whether anything was cut.
 
-    Every field keeps its beginning as long as that fits; if names and beginnings are too much, fields go from the end.
+    Long texts and lists are cut first, and every field keeps its beginning. If that is still too much, the last fields
+    are left out.
     """
     whole = dict(attributes)
-    if _depth_within(whole, _MAX_DEPTH) and tokens_of(sorted_json(whole)) <= tokens:
+    if _is_depth_within(whole, _MAX_DEPTH) and tokens_of(sorted_json(whole)) <= tokens:
         return whole, False
     for width in (8_000, 4_000, 2_000, 1_000, 500, 250, 120):
-        trimmed: dict[str, Any] = _trimmed(whole, width, _MAX_DEPTH)
+        trimmed: dict[str, Any] = _trim(whole, width, _MAX_DEPTH)
         if tokens_of(sorted_json(trimmed)) <= tokens:
             return trimmed, True
-    return _first_fields(_trimmed(whole, _NARROWEST, _MAX_DEPTH), tokens=tokens), True
+    return _first_fields(_trim(whole, _MIN_WIDTH, _MAX_DEPTH), tokens=tokens), True
 
 
 def _first_fields(attributes: Mapping[str, Any], *, tokens: int) -> dict[str, Any]:
-    """Return as many fields, in the order of their names, as fit."""
+    """Return the fields that fit, in the order of their names."""
     kept: dict[str, Any] = {}
     used = 1
     for name, value in sorted(attributes.items()):
-        field = {_cut(name, _NARROWEST): value}
+        field = {_cut(name, _MIN_WIDTH): value}
         used += tokens_of(sorted_json(field))
         if used > tokens:
             break
@@ -95,23 +96,23 @@ def _first_fields(attributes: Mapping[str, Any], *, tokens: int) -> dict[str, An
     return kept
 
 
-def _trimmed(value: Any, width: int, depth: int) -> Any:
+def _trim(value: Any, width: int, depth: int) -> Any:
     match value:
         case dict() | list() if depth == 0:
             return "…"
         case str():
             return _cut(value, width)
         case dict():
-            return {key: _trimmed(item, width, depth - 1) for key, item in value.items()}
+            return {key: _trim(item, width, depth - 1) for key, item in value.items()}
         case list():
-            return [_trimmed(item, width, depth - 1) for item in value[: max(3, width // 20)]]
+            return [_trim(item, width, depth - 1) for item in value[: max(3, width // 20)]]
         case _:
             return value
 
 
-def _depth_within(value: Any, depth: int) -> bool:
+def _is_depth_within(value: Any, depth: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth > 0 and all(_depth_within(item, depth - 1) for item in inner if isinstance(item, (dict, list)))
+    return depth > 0 and all(_is_depth_within(item, depth - 1) for item in inner if isinstance(item, (dict, list)))
 
 
 def _cut(text: str, width: int) -> str:

@@ -1,4 +1,4 @@
-"""Score many profiles with one prompt: enqueue, see how far they are, read what came of them."""
+"""Score many profiles with one prompt: enqueue the jobs, read their progress and their results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ STAGE = "scoring.score"
 
 @dataclass(frozen=True, slots=True)
 class RoundProgress:
-    """How many jobs have ended well and badly, how many of them asked no model again, and how often one was retried."""
+    """How many jobs are completed, how many failed or were cancelled, how many reused an answer, and all retries."""
 
     completed: int
     failed: int
@@ -29,7 +29,7 @@ class RoundProgress:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One job of a round at its end."""
+    """One ended job of a round."""
 
     name: str
     status: str
@@ -52,7 +52,7 @@ async def enqueue_round(
 
 
 async def round_progress(conn: Raw, job_ids: Sequence[UUID]) -> RoundProgress:
-    """Return how far these jobs are."""
+    """Return the progress of these jobs."""
     cursor = await conn.execute(
         """SELECT count(*) FILTER (WHERE status = %(completed)s),
                   count(*) FILTER (WHERE status IN ('failed', 'cancelled')),
@@ -64,7 +64,7 @@ async def round_progress(conn: Raw, job_ids: Sequence[UUID]) -> RoundProgress:
 
 
 async def round_outcome(session: AsyncSession, job_ids: Sequence[UUID]) -> list[Scored]:
-    """Return these jobs as they ended."""
+    """Return the results of these jobs."""
     rows = await session.execute(
         select(
             Profile.name,

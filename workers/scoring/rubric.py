@@ -1,4 +1,4 @@
-"""What a profile is judged by: criteria with weights, written in and read from a prompt. Pure.
+"""The rubric of a prompt: criteria with weights, written into a prompt and read from it. Pure.
 
 A prompt is free text, optionally followed by its criteria::
 
@@ -9,9 +9,9 @@ A prompt is free text, optionally followed by its criteria::
     - clarity (25): says what it does and for whom,
       in plain words
 
-The heading is a line ``Criteria:`` directly followed by a line that begins with ``- ``. Each such line is
-``- name (weight): description``; weights are all given or all left out (then equal), descriptions may go on in
-indented lines, and a blank line ends the list. A prompt without a list is judged by ``DEFAULT_CRITERIA``.
+The heading is a line ``Criteria:``. The next line must begin with ``- ``. Each line of the list is
+``- name (weight): description``. Either all weights are given or none, and then all are equal. A description may
+continue in indented lines. A blank line ends the list. A prompt without a list is judged by ``DEFAULT_CRITERIA``.
 """
 
 import re
@@ -29,7 +29,7 @@ class RubricError(ValueError):
 
 
 def criterion(name: str, weight: float, description: str) -> Criterion:
-    """Return a criterion that a prompt can hold; raise RubricError if its line would not be read as the same one."""
+    """Return a criterion; raise RubricError if its line in a prompt could not be read back as the same criterion."""
     if not name or name != " ".join(name.split()) or re.search("[():]", name):
         raise RubricError(f"criterion name must be one line without brackets or colons, got {name[:80]!r}")
     if len(name) > MAX_NAME:
@@ -40,7 +40,7 @@ def criterion(name: str, weight: float, description: str) -> Criterion:
 
 
 class Prompt(NamedTuple):
-    """A prompt taken apart: the task in free text, and the criteria."""
+    """The two parts of a prompt: the task in free text, and the criteria."""
 
     task: str
     criteria: tuple[Criterion, ...]
@@ -65,32 +65,32 @@ PACKAGE_CRITERIA = (
 
 
 def split(prompt: str) -> Prompt:
-    """Take a prompt apart; raise RubricError naming the line that breaks the grammar."""
+    """Split a prompt into task and criteria; raise RubricError with the line that breaks the grammar."""
     heading = _HEADING.search(prompt)
     if heading is None:
         return Prompt(prompt.strip(), DEFAULT_CRITERIA)
     listed, _, after = re.sub(r"\r\n?", "\n", prompt[heading.end() :]).partition("\n\n")
     task = "\n\n".join(part for part in (prompt[: heading.start()].strip(), after.strip()) if part)
-    return Prompt(task, _weighted([_read(line) for line in _joined(listed.splitlines())]))
+    return Prompt(task, _to_criteria([_parse_line(line) for line in _join_continued_lines(listed.splitlines())]))
 
 
 def parse(prompt: str) -> tuple[Criterion, ...]:
-    """Return the criteria of a prompt, the default ones where it lists none; raise RubricError as ``split`` does."""
+    """Return the criteria of a prompt, or the default ones if it lists none; raise RubricError as ``split`` does."""
     return split(prompt).criteria
 
 
 def render(criteria: Sequence[Criterion], *, task: str = "") -> str:
     """Return the prompt that ``split`` reads as this task and these criteria."""
-    lines = [f"- {one.name} ({_written(one.weight)}): {' '.join(one.description.split())}" for one in criteria]
+    lines = [f"- {one.name} ({_format_weight(one.weight)}): {' '.join(one.description.split())}" for one in criteria]
     return "\n".join([*([task.strip(), ""] if task.strip() else []), "Criteria:", *lines])
 
 
-def _written(weight: float) -> str:
+def _format_weight(weight: float) -> str:
     return repr(weight).removesuffix(".0")
 
 
-def _joined(lines: Iterable[str]) -> list[str]:
-    """Put indented lines behind the line they continue."""
+def _join_continued_lines(lines: Iterable[str]) -> list[str]:
+    """Append each indented line to the line before it."""
     joined: list[str] = []
     for line in lines:
         if joined and line[:1] in " \t":
@@ -100,7 +100,7 @@ def _joined(lines: Iterable[str]) -> list[str]:
     return joined
 
 
-def _read(line: str) -> tuple[str, float | None, str]:
+def _parse_line(line: str) -> tuple[str, float | None, str]:
     read = _LINE.fullmatch(line)
     if read is None:
         raise RubricError(f"a criterion is written '- name (weight): description', got {line[:80]!r}")
@@ -110,7 +110,7 @@ def _read(line: str) -> tuple[str, float | None, str]:
     return read["name"], None if weight is None else float(weight.rstrip(" %")), (read["description"] or "").strip()
 
 
-def _weighted(read: Sequence[tuple[str, float | None, str]]) -> tuple[Criterion, ...]:
+def _to_criteria(read: Sequence[tuple[str, float | None, str]]) -> tuple[Criterion, ...]:
     if len(read) > MAX_CRITERIA:
         raise RubricError(f"a rubric has at most {MAX_CRITERIA} criteria, got {len(read)}")
     weights = [weight for _, weight, _ in read]

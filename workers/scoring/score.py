@@ -1,4 +1,4 @@
-"""The score of a profile: what a model must answer, and what is kept of it. Pure."""
+"""The score of a profile: what a model must answer, and what is stored. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,18 +11,18 @@ from workers.judging.scores import is_off, weighted_mean
 
 
 class ProfileCriterion(CriterionAnswer):
-    """What the model says about one criterion."""
+    """The model's answer about one criterion."""
 
     score: Points = Field(description="0 no evidence, 50 adequate, 100 exemplary")
     evidence: list[str] = Field(description="short verbatim quotes or field names of the profile")
 
 
 class ScoreAnswer(RubricAnswer[ProfileCriterion]):
-    """What the model answers about a profile."""
+    """The model's answer about a profile."""
 
 
 class CriterionScore(ProfileCriterion):
-    """One criterion's part of a score: the model's points and evidence, the rubric's name and weight."""
+    """The score of one criterion: points and evidence from the model, name and weight from the rubric."""
 
     weight: float
 
@@ -30,10 +30,10 @@ class CriterionScore(ProfileCriterion):
 class ProfileScore(BaseModel):
     """The value of ``scoring_jobs.parsed_score``.
 
-    ``overall`` (0–100, one decimal) is the mean of the criteria's scores weighted by the rubric, computed here and not
-    trusted from the model. ``criteria`` are those of the rubric, in its order. ``flags`` are notes of the model and
-    of ours: ``profile truncated``, ``model's own overall was …`` where it was off by more than 5. ``model`` is who
-    answered; ``offline-rubric-v1`` is rule-based, not an AI judgement.
+    ``overall`` (0–100, one decimal) is the mean of the criteria's scores by the rubric's weights. It is computed here,
+    not taken from the model. ``criteria`` have the order of the rubric. ``flags`` are notes of the model and of
+    Gristmill: ``profile truncated``, and ``model's own overall was …`` if the model's overall differs by more than 5.
+    ``model`` names the model that answered; ``offline-rubric-v1`` is rule-based, not an AI judgement.
     """
 
     overall: Points
@@ -45,7 +45,7 @@ class ProfileScore(BaseModel):
 def reconcile(
     answer: ScoreAnswer, criteria: Sequence[Criterion], *, model: str, flags: Iterable[str] = ()
 ) -> ProfileScore:
-    """Return the score of an answer to these criteria: their weights, our overall, the model's points and evidence."""
+    """Return the score: points and evidence from the answer, weights from the criteria, and the overall of both."""
     given = answer.by_key()
     scores = [
         CriterionScore.model_validate(given[key_of(one.name)].model_dump() | {"name": one.name, "weight": one.weight})

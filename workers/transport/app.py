@@ -1,4 +1,4 @@
-"""Make the Celery application: its settings handed in, its tasks made from the registry."""
+"""Make the Celery application. Its tasks come from the registry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def create_app(broker_url: str, registry: Registry) -> Celery:
     use_careful_transport()
     signals.setup_logging.connect(_leave_logging_alone)
     app.conf.update(celery_settings(broker_url))
-    # The nameless exchange delivers by queue name: nothing is declared in Redis, so a flush loses no binding.
+    # The nameless exchange delivers by queue name. Nothing is declared in Redis, so a flush loses no binding.
     app.conf.task_queues = [
         Queue(name, Exchange("", type="direct"), routing_key=name) for name in queue_names(registry)
     ]
@@ -30,11 +30,11 @@ def create_app(broker_url: str, registry: Registry) -> Celery:
 
 
 def _leave_logging_alone(**_: Any) -> None:
-    """Keep the logging that the entry point configured: Celery configures its own only where nobody listens here."""
+    """Keep the logging of the entry point. Celery configures its own only if this signal has no receiver."""
 
 
 def queue_names(registry: Registry) -> list[str]:
-    """Return every queue there is, the system queue last."""
+    """Return the names of all queues. The system queue is the last."""
     return [*sorted({stage.queue for stage in registry.values()}), SYSTEM_QUEUE]
 
 
@@ -46,9 +46,9 @@ def add_tasks(
 ) -> None:
     """Register a carrier task per stage, the ``gristmill.enqueue`` door and ``gristmill.maintain``.
 
-    ``take`` names who takes what comes: ``carrier``, ``door`` and ``maintain``. None of the tasks sends Celery events:
-    what Flower shows are jobs. The door acknowledges late, after its row is committed; its message is all there is of
-    the job until then.
+    ``take`` holds the functions that receive deliveries, under ``carrier``, ``door`` and ``maintain``. No task sends
+    Celery events, because Flower shows jobs. The door acknowledges after its row is committed: until then the job
+    exists only as this message.
     """
     for name in registry:
         app.task(name=name, send_events=False, bind=True)(_task(name, take["carrier"]))
@@ -58,9 +58,9 @@ def add_tasks(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a message brought to one of the tasks, whatever that is: nobody has looked at it yet.
+    """The content of a message to one of the tasks, not validated yet.
 
-    ``due_at`` is the eta that it was sent with.
+    ``due_at`` is the message's eta.
     """
 
     task: str
@@ -72,7 +72,7 @@ class Delivery:
 
 
 def _task(name: str, take: Callable[[Delivery], str | None]) -> Callable[..., str | None]:
-    # The task itself is positional only: a message may bring a keyword of any name.
+    # `celery` is positional only, because a message may contain a keyword of any name.
     def task(celery: Any, /, *arguments: Any, **keywords: Any) -> str | None:
         about = celery.request.delivery_info or {}
         due_at = getattr(celery.request, DUE_HEADER, None)

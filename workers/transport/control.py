@@ -1,6 +1,6 @@
 """Remote control: Flower's Revoke cancels the durable job.
 
-Replaces Celery's own ``revoke``, which only remembers an id until the worker stops.
+This command replaces Celery's own ``revoke``, which only keeps the id in the worker's memory.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from celery.worker.control import control_command
 from kombu.utils.functional import maybe_list
 
 
-def _ids(task_id: Any) -> list[UUID]:
+def _parse_ids(task_id: Any) -> list[UUID]:
     ids = []
     for text in maybe_list(task_id) or []:
         try:
@@ -22,7 +22,7 @@ def _ids(task_id: Any) -> list[UUID]:
 
 @control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **_: Any) -> dict[str, str]:  # noqa: ARG001, FBT001, FBT002 - Celery's signature
-    """Cancel jobs by id, ready or running. Every worker hears the command; the first one does it."""
+    """Cancel ready or running jobs by id. Every worker gets the command; the first one cancels the jobs."""
     runtime = state.consumer.controller.gristmill
-    cancelled = runtime.cancel(_ids(task_id), reason="revoked by remote control")
+    cancelled = runtime.cancel(_parse_ids(task_id), reason="revoked by remote control")
     return {"ok": f"jobs cancelled: {len(cancelled)}"}

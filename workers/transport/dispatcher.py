@@ -1,4 +1,4 @@
-"""The dispatcher role: the kernel's dispatcher on the Celery road."""
+"""The dispatcher role: the kernel's dispatcher, publishing with Celery."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from workers.runtime.handler.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import EventStream
 from workers.transport.follower import Follower
-from workers.transport.loop import spare_the_collector
+from workers.transport.loop import reduce_garbage_collection
 from workers.transport.names import process_name
 from workers.transport.road import CeleryRoad
 
@@ -43,7 +43,7 @@ def run_dispatcher(
             poll_seconds=poll_seconds,
             redispatch_seconds=redispatch_seconds,
         )
-        on_signals(dispatcher.stop)
+        call_on_signals(dispatcher.stop)
         following = asyncio.create_task(Follower(database, registry, events).run(), name="follower")
         try:
             await dispatcher.run()
@@ -54,7 +54,7 @@ def run_dispatcher(
             await database.close()
 
     events.start()
-    spare_the_collector()
+    reduce_garbage_collection()
     try:
         asyncio.run(main())
     finally:
@@ -62,7 +62,7 @@ def run_dispatcher(
     return 0
 
 
-def on_signals(stop: Callable[[], None]) -> None:
+def call_on_signals(stop: Callable[[], None]) -> None:
     """Call ``stop`` on the running loop at SIGTERM and SIGINT."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,7 +70,7 @@ def on_signals(stop: Callable[[], None]) -> None:
 
 
 async def eviction_policy(redis_url: str) -> str | None:
-    """Return Redis's ``maxmemory-policy``, or None where the server does not tell."""
+    """Return Redis's ``maxmemory-policy``, or None if the server does not report it."""
     redis = Redis.from_url(redis_url, socket_timeout=3, socket_connect_timeout=3, decode_responses=True)
     try:
         answer = await redis.config_get("maxmemory-policy")

@@ -1,4 +1,4 @@
-"""The Flower role: real Flower on our broker, showing jobs. Its options are one global; they are set here."""
+"""The Flower role: Flower on our broker, showing jobs. Flower's options are a global object, set here."""
 
 import ipaddress
 import os
@@ -19,19 +19,19 @@ from workers.transport.app import create_app
 
 log = structlog.get_logger(__name__)
 
-# About 20 MB in Flower's memory; older ones are found in Postgres.
-MOST_TASKS = 20_000
-COLUMNS = "name,uuid,state,received,started,runtime,retries,result,exception,worker"
+# About 20 MB in Flower's memory. Older jobs are in Postgres.
+MAX_TASKS = 20_000
+TASK_COLUMNS = "name,uuid,state,received,started,runtime,retries,result,exception,worker"
 
 
 class FlowerError(Failed):
-    """Flower cannot be served as asked; the message is one line."""
+    """Flower cannot run with these options; the message is one line."""
 
 
 class LocalFlower(Flower):
-    """A Flower without passwords, for people on this machine: pages of other sites in their browsers are refused.
+    """A Flower without passwords for this machine only. It refuses requests from web pages of other sites.
 
-    Flower itself would let any site read its API and revoke jobs through a visitor's browser.
+    Plain Flower lets any site read its API and revoke jobs through a visitor's browser.
     """
 
     def find_handler(self, request: HTTPServerRequest, **options: Any) -> HTTPMessageDelegate:
@@ -44,7 +44,7 @@ class LocalFlower(Flower):
 
 
 def is_foreign(host: str, origin: str | None) -> bool:
-    """Tell whether a request to ``host`` came by a strange name, or from a page of another origin."""
+    """Return whether ``host`` is not this machine, or the request comes from a page of another origin."""
     if not _is_loopback(urlsplit(f"//{host}").hostname or ""):
         return True
     return origin is not None and urlsplit(origin).netloc != host
@@ -53,11 +53,11 @@ def is_foreign(host: str, origin: str | None) -> bool:
 def run_flower(registry: Registry, *, redis_url: str, address: str, port: int, basic_auth: str | None) -> int:
     """Serve Flower until SIGTERM or SIGINT; return its exit code.
 
-    Raises FlowerError for an address beyond loopback without ``basic_auth`` (``user:password``), and for a port that
-    is taken.
+    Raises FlowerError if the address is not loopback and there is no ``basic_auth`` (``user:password``), or if the
+    port is taken.
     """
     if basic_auth is None and not _is_loopback(address):
-        raise FlowerError(f"Flower must be given basic_auth beyond loopback, got the address {address!r} and none")
+        raise FlowerError(f"Flower must have basic_auth to listen beyond loopback, got address {address!r} without it")
     _configure(address=address, port=port, basic_auth=basic_auth)
     served = (Flower if basic_auth else LocalFlower)(
         capp=create_app(redis_url, registry), options=options, **tornado_settings
@@ -74,15 +74,15 @@ def run_flower(registry: Registry, *, redis_url: str, address: str, port: int, b
 
 
 def _configure(*, address: str, port: int, basic_auth: str | None) -> None:
-    """Set Flower's options by its API: on a command line the password would show in every process list."""
+    """Set Flower's options in Python, because every user of the machine can read a command line."""
     options.address = address
     options.port = port
     options.basic_auth = [basic_auth] if basic_auth else []
-    options.tasks_columns = COLUMNS
-    options.max_tasks = MOST_TASKS
+    options.tasks_columns = TASK_COLUMNS
+    options.max_tasks = MAX_TASKS
     options.persistent = False
     options.natural_time = True
-    # Without it Flower's own Revoke button is refused. Loopback only: beyond it there is basic_auth, which serves both.
+    # Without this variable or basic_auth, Flower refuses its own Revoke button. Beyond loopback there is basic_auth.
     os.environ["FLOWER_UNAUTHENTICATED_API"] = "" if basic_auth else "true"
 
 

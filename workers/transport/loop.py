@@ -1,4 +1,4 @@
-"""One asyncio loop on a thread of its own, for the whole life of a process whose main thread belongs to Celery."""
+"""One asyncio loop on its own thread for the life of the process. Celery uses the main thread."""
 
 import asyncio
 import faulthandler
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-STOP_SECONDS = 5.0
+LOOP_STOP_SECONDS = 5.0
 
 
 class LoopThread:
@@ -31,29 +31,30 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Run ``coroutine`` on the loop; the returned future belongs to the calling thread's world."""
+        """Run ``coroutine`` on the loop; return a future that other threads can wait for."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def end_process_if_stuck(self, seconds: float) -> None:
-        """End the process, every thread's stack on stderr, once the loop has not turned for ``seconds``.
+        """End the process with every thread's stack on stderr if the loop does not run for ``seconds``.
 
-        For one loop of a process. The watch is C code that needs no GIL: it sees code that never gives that back, too.
+        Only one loop of a process can be watched. The watch is C code that needs no GIL, so it also works if some code
+        never releases the GIL.
         """
         self._watched = True
-        self._loop.call_soon_threadsafe(self._turn, seconds)
+        self._loop.call_soon_threadsafe(self._restart_watch, seconds)
 
-    def _turn(self, seconds: float) -> None:
+    def _restart_watch(self, seconds: float) -> None:
         if self._watched:
             faulthandler.dump_traceback_later(seconds, exit=True)
-            self._loop.call_later(seconds / 8, self._turn, seconds)
+            self._loop.call_later(seconds / 8, self._restart_watch, seconds)
 
     def stop(self) -> None:
-        """Cancel what runs and watch the loop no more; return when nothing runs, within 5 s.
+        """Stop the watch and cancel all tasks; return when none runs, within 5 s.
 
-        The loop itself goes on turning: a thread that submits something even now gets an answer and can end.
+        The loop itself keeps running, so a thread that still submits a coroutine gets an answer and can end.
         """
         with suppress(TimeoutError):
-            self.submit(self._cancel_all()).result(timeout=STOP_SECONDS)
+            self.submit(self._cancel_all()).result(timeout=LOOP_STOP_SECONDS)
 
     async def _cancel_all(self) -> None:
         self._watched = False
@@ -64,11 +65,11 @@ class LoopThread:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-def spare_the_collector() -> None:
-    """Exempt what is loaded by now from garbage collection, and collect less often: jobs die by reference count.
+def reduce_garbage_collection() -> None:
+    """Exclude the objects loaded so far from garbage collection, and collect less often.
 
-    A process of ours holds more than 100,000 objects of its libraries for life; looking through them again and again
-    took a third of a busy worker's time.
+    Reference counting frees the objects of jobs. A process keeps more than 100,000 objects of its libraries;
+    collecting through them took a third of a busy worker's time.
     """
     gc.collect()
     gc.freeze()

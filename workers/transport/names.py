@@ -1,9 +1,9 @@
-"""How processes are called in logs, in Flower and in ``runtime.transitions``."""
+"""The names of processes in logs, in Flower and in ``runtime.transitions``."""
 
 import os
 import socket
 
 
 def process_name(role: str) -> str:
-    """Return ``role@host`` with the pid: unique among living processes, readable by people."""
+    """Return ``role-pid@host``, which is unique among running processes."""
     return f"{role}-{os.getpid()}@{socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""The road to the workers: Celery messages through Redis, and a sentinel key that tells when Redis lost its data."""
+"""Publish batches to the workers as Celery messages in Redis. A sentinel key shows whether Redis lost its data."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from workers.runtime.store.dispatch import Picked
 log = structlog.get_logger(__name__)
 
 SENTINEL = "gristmill:sentinel"
-# Postgres ends the session of a leader that is silent for three seconds: no wait of the road's may come near that.
-ANSWER_SECONDS = 1.0
-_TIMEOUTS: dict[str, Any] = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
+# Postgres ends the session of a leader that is silent for three seconds, so each wait for Redis must be much shorter.
+REDIS_ANSWER_SECONDS = 1.0
+_TIMEOUTS: dict[str, Any] = {"socket_timeout": REDIS_ANSWER_SECONDS, "socket_connect_timeout": REDIS_ANSWER_SECONDS}
 
 
 class CeleryRoad:
-    """Publishes batches; implements :class:`workers.runtime.dispatch.dispatcher.Road`."""
+    """Publishes batches; implements :class:`workers.runtime.dispatch.road.Road`."""
 
     def __init__(self, app: Celery, redis_url: str) -> None:
         self._app = app
-        # Tried once: the driver's own tries would each take that long. The next look is the next try.
+        # No retry by the driver: each try could take a full timeout. The dispatcher's next pass is the next try.
         self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **_TIMEOUTS)
         self._connection: Connection | None = None
         self._producer: Producer | None = None
 
     async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:
-        """Publish one message with ``[[id, version], …]``; raise on any trouble, after dropping the connection."""
+        """Publish one message with ``[[id, version], …]``. On any error, close the connection and raise."""
         await asyncio.to_thread(self._publish, stage, [[str(job.id), job.version] for job in batch])
 
     def _publish(self, stage: Stage, batch: list[list[Any]]) -> None:
@@ -52,15 +52,15 @@ class CeleryRoad:
     def _drop(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            with suppress(Exception):  # closing what is broken
+            with suppress(Exception):  # the connection may be broken
                 connection.release()
 
     async def lost_everything(self) -> bool:
-        """Set the sentinel if it is gone, and tell whether it was: only a Redis that lost its data has none."""
+        """Return whether Redis lost its data: the sentinel key was missing. Set it again."""
         return bool(await self._redis.set(SENTINEL, "1", nx=True))
 
     async def is_empty(self, queue: str) -> bool:
-        """Tell whether no message of ``queue`` waits to be taken."""
+        """Return whether no message waits in ``queue``."""
         return not await self._redis.llen(queue)
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The worker role: a Celery worker whose tasks hand batches to the runner and end.
+"""The worker role: a Celery worker. Its tasks pass batches to the runner and end.
 
-Celery's main thread consumes; a few pool threads carry batches to the one asyncio loop, where jobs run.
+Celery's main thread consumes messages. A few pool threads pass batches to the one asyncio loop, which runs the jobs.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ import structlog
 from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject, SecurityWarning
 
-from models import concrete
+from models import list_mapped
 from models.lifecycle import Job
 from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.failpoints import failpoint
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
 from workers.runtime.handler.resources import Resources
-from workers.runtime.operate.requests import DOOR, Request, put_request, read_request
+from workers.runtime.operate.requests import DOOR, EnqueueRequest, put_request, read_request
 from workers.runtime.refusals import quoted, without_value
 from workers.runtime.store.claim import Ticket
 from workers.runtime.store.intervene import cancel
@@ -46,30 +46,30 @@ from workers.transport.app import Delivery, add_tasks, create_app, queue_names
 from workers.transport.consumer import CarefulConsumer
 from workers.transport.envelopes import CarefulChannel
 from workers.transport.events import EventStream
-from workers.transport.loop import LoopThread, spare_the_collector
+from workers.transport.loop import LoopThread, reduce_garbage_collection
 from workers.transport.names import process_name
 
 log = structlog.get_logger(__name__)
 
-CARRIERS = 8
-VERSIONS = 2**31
-# A handler waits for nobody within a transaction: one silent for so long is of a process that froze.
-IDLE_SECONDS = 30.0
-# A handler that never yields silences its whole process: the jobs are rescued after one lease, the process is of no
-# more use to anybody. Well after that it ends, for its supervisor to start another.
+CARRIER_THREADS = 8
+MAX_VERSION = 2**31 - 1
+# No handler waits inside a transaction. If a transaction is idle this long, its process is frozen.
+IDLE_TRANSACTION_SECONDS = 30.0
+# A handler that never yields stops its whole process. After one lease its jobs are rescued. After this many leases the
+# process ends, and its supervisor starts another.
 STUCK_LEASES = 4
-# How often a worker looks who answers its language model calls, to report it.
-REPORT_SECONDS = 5.0
-# The exit code of a worker a part of which failed.
-FAILED = 70
+# How often a worker reports which provider answers its language model calls.
+PROVIDER_REPORT_SECONDS = 5.0
+# The exit code of a worker if one of its parts failed.
+WORKER_FAILED_EXIT_CODE = 70
 
 
-Report = Callable[[], Awaitable[dict[str, Any]]]
+ProviderReport = Callable[[], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What a worker process is told at its start."""
+    """The options of a worker process."""
 
     database_url: str
     redis_url: str
@@ -80,11 +80,11 @@ class WorkerOptions:
     grace_seconds: float
     transitions_retention: timedelta
     pool_size: int = 5
-    patience: timedelta = PATIENCE
+    patience: timedelta = DEFAULT_PATIENCE
 
 
 class WorkerRuntime:
-    """The kernel's half of a worker process, reachable from Celery's threads."""
+    """The kernel's part of a worker process. Celery's threads call it."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class WorkerRuntime:
         registry: Registry,
         resources: Resources,
         options: WorkerOptions,
-        answering: Report | None = None,
+        answering: ProviderReport | None = None,
     ) -> None:
         self.name = process_name("worker")
         self._options = options
@@ -101,7 +101,7 @@ class WorkerRuntime:
             options.database_url,
             changed_by=f"worker:{self._id}",
             pool_size=options.pool_size,
-            idle_seconds=IDLE_SECONDS,
+            idle_seconds=IDLE_TRANSACTION_SECONDS,
         )
         self._events = EventStream(app, self.name, registry)
         self._resources = resources
@@ -132,50 +132,50 @@ class WorkerRuntime:
         self._drained: threading.Event | None = None
 
     def start(self) -> None:
-        """Start the loop and show the first sign of life; waits while Postgres is away."""
+        """Start the loop and write the first heartbeat. Waits while Postgres is away."""
         self._loop.start()
         self._loop.end_process_if_stuck(STUCK_LEASES * self._options.lease_seconds)
         self._events.start()
         self._loop.submit(self._worker.start()).result()
         if self._answering is not None:
-            self._loop.submit(self._tell_who_answers(self._answering))
+            self._loop.submit(self._report_provider(self._answering))
         self._counting = self._loop.submit(self._letters.run())
         CarefulChannel.refuse = self.refuse
-        spare_the_collector()
+        reduce_garbage_collection()
         log.info("worker_ready", name=self.name, slots=self._options.slots, queues=list(self._options.queues))
 
-    async def _tell_who_answers(self, answering: Report) -> None:
-        """Keep the worker's row saying who answers its calls: operators may choose another while it runs."""
+    async def _report_provider(self, answering: ProviderReport) -> None:
+        """Keep the provider in the worker's row up to date: operators may choose another while it runs."""
         while True:
-            with suppress(Exception):  # Postgres is away, or not asked for its settings: what was said last stands
-                async with asyncio.timeout(REPORT_SECONDS):
+            with suppress(Exception):  # if Postgres cannot be asked, the last report stays
+                async with asyncio.timeout(PROVIDER_REPORT_SECONDS):
                     self._worker.report_provider(await answering())
-            await asyncio.sleep(REPORT_SECONDS)
+            await asyncio.sleep(PROVIDER_REPORT_SECONDS)
 
     def _end_process(self) -> None:
-        """Ask this process to stop as its supervisor would, with a status that says why: another takes its place."""
-        self.exit_code = FAILED
+        """Stop this process with SIGTERM and an exit code that says why. Its supervisor starts another."""
+        self.exit_code = WORKER_FAILED_EXIT_CODE
         os.kill(os.getpid(), signal.SIGTERM)
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take one batch off a carrier task; return once it is claimed. A malformed one is refused, with a reason."""
+        """Take the batch of a carrier task; return once it is claimed. Refuse a malformed one with a reason."""
         failpoint("carrier.before")
         try:
-            tickets = _tickets(*delivery.arguments, **delivery.keywords)
+            tickets = _parse_tickets(*delivery.arguments, **delivery.keywords)
         except (TypeError, ValueError, OverflowError, RecursionError):
             rule = f"a batch of {delivery.task} must be [[id, version], …], and services send {DOOR} instead"
-            self._refuse_delivery(delivery, f"{rule}, got {_shown(delivery)}")
+            self._refuse_delivery(delivery, f"{rule}, got {_quote_arguments(delivery)}")
             return
         self._loop.submit(self._worker.accept(delivery.task, tickets)).result()
         failpoint("carrier.after")
 
     def enqueue(self, delivery: Delivery) -> str | None:
-        """Put in the row that a service's Celery message asks for; a bad request is refused and kept with the reason.
+        """Insert the job that a service's Celery message asks for. Refuse a bad request and store it with the reason.
 
-        Waits as long as Postgres is away; a draining worker puts the message back for another.
+        Waits while Postgres is away. A draining worker returns the message to its queue for another worker.
         """
 
-        async def put(request: Request) -> str:
+        async def put(request: EnqueueRequest) -> str:
             async with asyncio.timeout(TRANSACTION_SECONDS), self._database.session() as session:
                 job = await session.run_sync(put_request, request)
                 failpoint("enqueue_commit.before")
@@ -185,10 +185,10 @@ class WorkerRuntime:
         while self._drained is None:
             try:
                 request = read_request(delivery.arguments, delivery.keywords, message_id=delivery.message_id)
-                if delivery.due_at is not None:  # a countdown or an eta; a due_at of the request itself counts first
+                if delivery.due_at is not None:  # a countdown or an eta; a due_at of the request itself wins
                     request = replace(request, options={"due_at": delivery.due_at, **request.options})
                 return self._loop.submit(put(request)).result()
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, its message is kept
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the message is stored
                 if not is_database_away(error):
                     ours = isinstance(error, (EnqueueError, UnknownStageError))
                     self._refuse_delivery(delivery, str(error) if ours else describe(error))
@@ -206,7 +206,7 @@ class WorkerRuntime:
         self._loop.submit(run_action(self._database, self._actions[action], action)).result()
 
     def refuse(self, letter: DeadLetter, *, then: Callable[[], None] = lambda: None) -> "Future[None]":
-        """Keep a refused message with its reason, show it in Flower and log it; call ``then`` once it is kept."""
+        """Store a refused message with its reason, show it in Flower and log it; call ``then`` once it is stored."""
         name = letter.task or "no task"
         log.warning("message_refused", task=name, queue=letter.queue, reason=without_value(letter.reason))
         self._events.refused(letter)
@@ -215,21 +215,21 @@ class WorkerRuntime:
         return kept
 
     def _refuse_delivery(self, delivery: Delivery, reason: str) -> None:
-        """Refuse what a task was given; return once it is kept, for then its message is acknowledged."""
+        """Refuse a delivery; return once it is stored, because its message is acknowledged after that."""
         message_id = delivery.message_id if isinstance(delivery.message_id, str) else None
-        body = _json([delivery.arguments, delivery.keywords, {}])
+        body = _to_json([delivery.arguments, delivery.keywords, {}])
         about = {"message_id": message_id, "queue": delivery.queue, "content_type": "application/json"}
         self.refuse(DeadLetter(reason, body, delivery.task, content_encoding="utf-8", **about)).result()
 
     def cancel(self, ids: Sequence[UUID], *, reason: str) -> set[UUID]:
-        """Cancel durable jobs by id, in whatever table they are; return those that were cancelled."""
+        """Cancel jobs by id in all job tables; return the ids of the cancelled ones."""
 
         async def everywhere() -> set[UUID]:
             done: set[UUID] = set()
             async with self._database.kernel() as conn:
-                for model in concrete(Job):
+                for model in list_mapped(Job):
                     done |= await cancel(conn, model, ids, reason=reason)
-            for job_id in done:  # cancelled is terminal: whatever runs here under that id has lost its fence
+            for job_id in done:  # cancelled is terminal, so a run of that job here has lost its fence
                 self._worker.runs.stop(job_id, "fence")
             return done
 
@@ -239,7 +239,7 @@ class WorkerRuntime:
         return cancelled
 
     def begin_drain(self) -> None:
-        """Start draining now, from any thread or a signal handler's caller; :meth:`wait_drained` waits for its end."""
+        """Start draining. May be called from any thread or signal handler; :meth:`wait_drained` waits for the end."""
         if self._drained is None:
             self._drained = threading.Event()
             future = self._loop.submit(self._worker.drain(grace=self._options.grace_seconds))
@@ -247,7 +247,7 @@ class WorkerRuntime:
             log.info("worker_drains", running=len(self._worker.runs), grace_seconds=self._options.grace_seconds)
 
     def wait_drained(self) -> None:
-        """Return when nothing runs any more, within the grace + 4 s; then close everything."""
+        """Wait until no job runs, at most for the grace + 4 s; then close everything."""
         self.begin_drain()
         assert self._drained is not None
         self._drained.wait(self._options.grace_seconds + 4)
@@ -260,31 +260,31 @@ class WorkerRuntime:
         log.info("worker_stopped", name=self.name)
 
 
-def _shown(delivery: Delivery) -> str:
+def _quote_arguments(delivery: Delivery) -> str:
     try:
         return quoted([*delivery.arguments, *delivery.keywords])
-    except (ValueError, RecursionError):  # a number of thousands of digits, or nested without end
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
         return "what cannot be shown"
 
 
-def _json(content: object) -> bytes:
+def _to_json(content: object) -> bytes:
     try:
-        # As short as it came: what is kept must not be longer than the door takes.
+        # Compact, so that the stored message is not longer than the received one.
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError):  # nested almost as deep as what was read
         return b""
 
 
-def _tickets(batch: Any, /) -> list[Ticket]:
-    """Return what a message brought as tickets; raise for anything that is no batch, as UNREADABLE has it."""
+def _parse_tickets(batch: Any, /) -> list[Ticket]:
+    """Return the tickets of a batch; raise one of UNREADABLE_ERRORS if it is not a batch."""
     tickets = [(UUID(str(job_id)), int(version)) for job_id, version in batch]
-    if not all(0 < version < VERSIONS for _, version in tickets):
+    if not all(0 < version <= MAX_VERSION for _, version in tickets):
         raise ValueError("a version is a positive integer of four bytes")
     return tickets
 
 
 class RunnerStep(bootsteps.StartStopStep):
-    """Starts the runtime with the worker, after the pool, and ends it before the pool goes."""
+    """Starts the runtime after the worker's pool, and stops it before the pool."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -303,21 +303,21 @@ class RunnerStep(bootsteps.StartStopStep):
 
 
 def create_worker_app(
-    registry: Registry, resources: Resources, options: WorkerOptions, *, answering: Report | None = None
+    registry: Registry, resources: Resources, options: WorkerOptions, *, answering: ProviderReport | None = None
 ) -> tuple[Celery, WorkerRuntime]:
-    """Return a Celery application whose worker runs ``registry``'s stages, and the runtime behind it."""
+    """Return a Celery application for a worker of ``registry``'s stages, and its runtime."""
     app = create_app(options.redis_url, registry)
     runtime = WorkerRuntime(app, registry, resources, options, answering)
-    vars(app)["gristmill_runtime"] = runtime  # a bootstep is given nothing but the app
+    vars(app)["gristmill_runtime"] = runtime  # a bootstep gets only the app
     add_tasks(app, registry, take={"carrier": runtime.deliver, "door": runtime.enqueue, "maintain": runtime.maintain})
     app.steps["worker"].add(RunnerStep)
     return app, runtime
 
 
 def run_worker(
-    registry: Registry, resources: Resources, options: WorkerOptions, *, answering: Report | None = None
+    registry: Registry, resources: Resources, options: WorkerOptions, *, answering: ProviderReport | None = None
 ) -> int:
-    """Run a worker until SIGTERM has drained it; return its exit code. ``answering`` tells who answers its calls."""
+    """Run a worker until SIGTERM has drained it; return its exit code. ``answering`` returns the provider's report."""
     app, runtime = create_worker_app(registry, resources, options, answering=answering)
     known = queue_names(registry)
     unknown = sorted(set(options.queues) - set(known))
@@ -334,7 +334,7 @@ def run_worker(
         hostname=runtime.name,
         pool="threads",
         consumer_cls=CarefulConsumer,
-        concurrency=CARRIERS,
+        concurrency=CARRIER_THREADS,
         queues=",".join(options.queues),
         without_gossip=True,
         without_mingle=True,

@@ -1,1 +1,1 @@
-"""Vectors of records: the handler that has them made, and the search among them."""
+"""Vectors of records: the handler that has them made, and similarity search."""

@@ -1,4 +1,4 @@
-"""The handler of ``vectorization.embed``: the vectors that a job's records lack, by the model of the moment."""
+"""The handler of ``vectorization.embed``: make the missing vectors of a job's records, with the current model."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,28 +15,36 @@ from models.operations import IngestJob
 from workers.longrun.cutting import cut
 from workers.longrun.long_run import LongRun, OthersTurn
 from workers.longrun.retrying import Retries
-from workers.runtime.database import outlasting
+from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.registry import stage
 from workers.runtime.handler.tokens import tokens_of
-from workers.vectorization.asking import RETRIES, Asker, Request, Requests
-from workers.vectorization.pending import FIRST, Embedded, Pending, Scope, Target, What, keep
+from workers.vectorization.pending import (
+    LOWEST_ID,
+    EmbeddedRecords,
+    EmbeddingTarget,
+    PendingKind,
+    PendingRecord,
+    RecordsToEmbed,
+    save_vectors,
+)
+from workers.vectorization.vector_requests import REQUEST_RETRIES, VectorRequest, VectorRequester, VectorRequests
 
-# One page is cut into this many requests, so that only the last of them is not full.
+# A page has the texts of this many full requests.
 REQUESTS_PER_PAGE = 16
-# Each pass begins because the model or the length of its vectors changed during the last.
-MOST_PASSES = 6
-REFUSED_SHOWN = 100
-# Another job embeds the same records; how soon to look whether it has ended.
-TURN = timedelta(seconds=10)
+# Another pass begins if the model or the length of its vectors changed during the last one.
+MAX_PASSES = 6
+MAX_REFUSED_SHOWN = 100
+# How long to wait before checking again whether the older job for the same records has ended.
+OLDER_JOB_DELAY = timedelta(seconds=10)
 
 
 class EmbedRequest(BaseModel):
-    """What the doors accept for ``vectorization.embed``: embed what a project's records of a type lack.
+    """What the doors accept for ``vectorization.embed``: embed the records of a project and type that have no vector.
 
-    The fields are columns of ``ingest_jobs``. Such a job has no file: its first stage has nothing to do.
+    The fields are columns of ``ingest_jobs``. Such a job has no file, and its first stage does nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,50 +57,51 @@ class EmbedRequest(BaseModel):
 async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.
 
-    Vectors are committed as they come, with the job's counters and under its fence. A run that ends early loses what
-    was in flight, and the next one goes on. If the provider refuses a text, it stays pending, is listed in ``warnings``
-    and is not asked for again by this job's later runs. A rate limit snoozes the job after what was in flight is kept.
-    An older job of the same records snoozes it until that job has ended. It waits for a provider that is away. A run
-    that has little time left leaves the rest to the next run. None of these spends an attempt.
+    Vectors are committed as they come, with the job's counters and under its fence. A run that ends early loses only
+    the requests in flight, and the next run continues. If the provider refuses a text, the text stays without a vector,
+    is listed in ``warnings``, and later runs of this job do not send it again.
+
+    The job is snoozed, without spending an attempt: on a rate limit (after the requests in flight are stored), while an
+    older job embeds the same records, while the provider is away, and if the run has little time left.
     """
-    return await perform(job, ctx, retries=RETRIES)
+    return await perform(job, ctx, retries=REQUEST_RETRIES)
 
 
 async def perform(job: IngestJob, ctx: Context, *, retries: Retries) -> Outcome:
-    """Return the outcome of one run; ``retries`` is how often it sends a request."""
-    run = _Run(job, ctx, retries)
+    """Return the outcome of one run. ``retries`` says how often a request is sent."""
+    run = _EmbedRun(job, ctx, retries)
     stable = await run.long.perform(run.perform, done=run.count_done)
     if isinstance(stable, Snooze):
         return stable
-    if not stable:  # no outage: each run that goes on like this is paid for
-        raise Retryable(f"embedding model or its dimension changed {MOST_PASSES} times, to {run.target} at last")
+    if not stable:  # this spends an attempt, because each pass is paid for
+        raise Retryable(f"embedding model or its dimension changed {MAX_PASSES} times, last to {run.target}")
     return Complete(values=run.values())
 
 
-class _Run:
-    """One run of one job: what it reads, how far it is, what is current."""
+class _EmbedRun:
+    """One run of one job: its records, its progress, the current model."""
 
     def __init__(self, job: IngestJob, ctx: Context, retries: Retries) -> None:
         self._job = job
         self._ctx = ctx
-        self._scope = Scope.of(job)
-        self._asker = Asker(ctx.llm, retries)
-        self.target = Target("")
+        self._records = RecordsToEmbed.of(job)
+        self._requester = VectorRequester(ctx.llm, retries)
+        self.target = EmbeddingTarget("")
         self._warned = job.warnings or None
         self._total = 0
         self._done = job.embedded_count
         self.long = LongRun(ctx, notes=job.resume_at, deadline=job.deadline_at)
 
     async def perform(self) -> bool:
-        """Embed what waits; return whether it is all by one model now. Raises what stops the run, after its keeping."""
-        if (elder := await outlasting(self._elder)) is not None:
-            raise OthersTurn(f"job {elder} is older and embeds the same records", delay=TURN)
-        self.target = Target(await self._ctx.llm.embedding_model())
-        self._asker.refused |= self._refused_before()
+        """Embed the pending records; return whether all vectors are of one model now. Raise what stops the run."""
+        if (older := await retry_while_away(self._older_job)) is not None:
+            raise OthersTurn(f"job {older} is older and embeds the same records", delay=OLDER_JOB_DELAY)
+        self.target = EmbeddingTarget(await self._ctx.llm.embedding_model())
+        self._requester.refused |= self._refused_before()
         await self._count()
-        if self._done and not self._scope.own:  # nothing but the length of its vectors tells that a model is another
-            self.target = replace(self.target, dimension=await self._asker.dimension(self.target.model))
-        for _ in range(MOST_PASSES):
+        if self._done and not self._records.own:  # a model with the same name may be another: compare the vector length
+            self.target = replace(self.target, dimension=await self._requester.dimension(self.target.model))
+        for _ in range(MAX_PASSES):
             before = self.target
             await self._pass()
             await self._count()
@@ -101,31 +110,31 @@ class _Run:
         return False
 
     def values(self) -> dict[str, Any]:
-        """Return what the job's row is to say at its end."""
+        """Return the values of the job's row at its end."""
         return {"embedded_count": self._done, "warnings": self._warnings()}
 
     def count_done(self) -> int:
-        """Return how many of the job's records have a vector, as far as this run knows."""
+        """Return how many of the job's records have a vector, by the last count of this run."""
         return self._done
 
-    async def _elder(self) -> UUID | None:
+    async def _older_job(self) -> UUID | None:
         async with self._ctx.session() as session:
-            return await self._scope.elder(session)
+            return await self._records.older_job(session)
 
     async def _count(self) -> None:
         async def count() -> tuple[int, int]:
             async with self._ctx.session() as session:
-                return await self._scope.count(session, self.target.model)
+                return await self._records.count(session, self.target.model)
 
-        self._total, self._done = await outlasting(count)
+        self._total, self._done = await retry_while_away(count)
 
     async def _pass(self) -> None:
-        """Embed every record that waits, once. Whatever ends it, the next run knows which texts were refused."""
+        """Embed every pending record once. If an error ends this, store the refused texts for the next run."""
         at_once = self._ctx.llm.embedding_limits.requests
         try:
-            async with Requests(self._requests(), self._asker.ask, at_once=at_once) as requests:
+            async with VectorRequests(self._requests(), self._requester.ask, at_once=at_once) as requests:
                 async for group in requests.groups(size=lambda embedded: len(embedded.ids)):
-                    await self._keep(group)
+                    await self._save(group)
         except Exception:
             if (warnings := self._warnings()) != self._warned:
                 await self.long.keep({"warnings": warnings})
@@ -133,43 +142,43 @@ class _Run:
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _requests(self) -> AsyncGenerator[Request, None]:
-        """Yield the requests of one pass; the next page is read while those of the last are sent."""
+    async def _requests(self) -> AsyncGenerator[VectorRequest, None]:
+        """Yield the requests of one pass. While the requests of a page are sent, the next page is read."""
         for what in ("empty", "stale"):
-            ahead = asyncio.create_task(self._page(what, FIRST))
+            ahead = asyncio.create_task(self._page(what, LOWEST_ID))
             try:
                 while True:
                     model, page = await ahead
                     if not page:
                         break
                     ahead = asyncio.create_task(self._page(what, page[-1].id))
-                    waiting = [record for record in page if record.id not in self._asker.refused]
-                    # A server computes as long as the longest text of a request takes: texts of one length go together.
+                    waiting = [record for record in page if record.id not in self._requester.refused]
+                    # A request takes as long as its longest text: put texts of similar length together.
                     waiting.sort(key=lambda record: tokens_of(record.content), reverse=True)
                     for records in cut(waiting, attrgetter("content"), limits=self._ctx.llm.embedding_limits):
                         self.long.require_time()
-                        yield Request(records, model)
+                        yield VectorRequest(records, model)
             finally:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
-    async def _page(self, what: What, after: UUID) -> tuple[str, list[Pending]]:
-        """Return who is to embed now, and the next records."""
+    async def _page(self, what: PendingKind, after: UUID) -> tuple[str, list[PendingRecord]]:
+        """Return the current model and the next records."""
         model = await self._ctx.llm.embedding_model()
         if model != self.target.model:
-            self.target = Target(model)
-            self._asker.refused.clear()  # by the other model
+            self.target = EmbeddingTarget(model)
+            self._requester.refused.clear()  # the other model refused them
         limit = self._ctx.llm.embedding_limits.texts * REQUESTS_PER_PAGE
 
-        async def read() -> list[Pending]:
+        async def read() -> list[PendingRecord]:
             async with self._ctx.session() as session:
-                return await self._scope.page(session, what, self.target, after=after, limit=limit)
+                return await self._records.page(session, what, self.target, after=after, limit=limit)
 
-        return model, await outlasting(read)
+        return model, await retry_while_away(read)
 
-    # ── keep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── save ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _keep(self, group: list[Embedded]) -> None:
+    async def _save(self, group: list[EmbeddedRecords]) -> None:
         """Commit vectors with the job's counters."""
         for one in group:
             length = len(one.vectors[0])
@@ -181,25 +190,25 @@ class _Run:
         values: dict[str, Any] = {"embedded_count": self._done, "progress": min(max(share, 1), 99)}
         if (warnings := self._warnings()) != self._warned:
             values["warnings"] = warnings
-        write = partial(keep, project_id=self._job.project_id, group=group)
+        write = partial(save_vectors, project_id=self._job.project_id, group=group)
         await self.long.keep(values, write, items=size)
         self._warned = warnings
 
     def _warnings(self) -> dict[str, Any] | None:
-        """Return what the job's row is to say of refused texts, beside what its first stage said."""
-        said = {name: value for name, value in (self._job.warnings or {}).items() if name != "refused"}
-        if refused := self._asker.refused:
+        """Return the row's warnings: those of the first stage, and the refused texts."""
+        warnings = {name: value for name, value in (self._job.warnings or {}).items() if name != "refused"}
+        if refused := self._requester.refused:
             ids = [str(id_) for id_ in refused]
             shown = [{"record": id_, "reason": reason} for id_, reason in zip(ids, refused.values(), strict=True)]
-            said["refused"] = {"count": len(ids), "model": self.target.model, "first": shown[:REFUSED_SHOWN]}
-            if others := ids[REFUSED_SHOWN:]:
-                said["refused"]["others"] = others
-        return said or None
+            warnings["refused"] = {"count": len(ids), "model": self.target.model, "first": shown[:MAX_REFUSED_SHOWN]}
+            if others := ids[MAX_REFUSED_SHOWN:]:
+                warnings["refused"]["others"] = others
+        return warnings or None
 
     def _refused_before(self) -> dict[UUID, str]:
-        """Return what the job's row says that the model of now refused, with the reason where it is kept."""
-        said = (self._job.warnings or {}).get("refused", {})
-        if said.get("model") != self.target.model:
+        """Return the records that the current model refused in earlier runs, with the reason if it was stored."""
+        refused = (self._job.warnings or {}).get("refused", {})
+        if refused.get("model") != self.target.model:
             return {}
-        first = {UUID(one["record"]): one["reason"] for one in said["first"]}
-        return first | {UUID(id_): "refused" for id_ in said.get("others", [])}
+        first = {UUID(one["record"]): one["reason"] for one in refused["first"]}
+        return first | {UUID(id_): "refused" for id_ in refused.get("others", [])}

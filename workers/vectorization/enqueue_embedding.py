@@ -10,7 +10,7 @@ from workers.runtime.enqueue import enqueue_many
 
 
 async def embed_project(session: AsyncSession, project_id: UUID, *, actor: Actor = NOBODY) -> list[UUID]:
-    """Enqueue one job per type of record; return their ids. Nothing happens before the caller commits."""
+    """Enqueue one job per record type; return the ids. Nothing happens before the caller commits."""
     jobs = [{"project_id": str(project_id), "type": type_} for type_ in RECORD_TYPES]
     async with acting(session, actor):
         return [job.id for job in await enqueue_many(session, "vectorization.embed", jobs)]

@@ -1,4 +1,4 @@
-"""Which records wait for a vector, and how their vectors are kept: every statement of this stage."""
+"""Every statement of this stage: find the records that wait for a vector, and write their vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import INGESTION, IngestJob
 from workers.runtime.handler.errors import Retryable
 
-FIRST = UUID(int=0)
-# A page is held in memory as a whole, and the next one beside it.
-PAGE_BYTES = 8 * 1024 * 1024
+LOWEST_ID = UUID(int=0)
+# Two pages are in memory at once: the current one and the next one.
+MAX_PAGE_BYTES = 8 * 1024 * 1024
 
-# A record without a vector has no model either, by a CHECK, and an index of its own. Those of another model or length
-# are found by looking, at the length last: that takes the whole vector out of where large values are.
-What = Literal["empty", "stale"]
+# Records without a vector ("empty") have no model, which a CHECK ensures, and an index finds them. Records with a
+# vector of another model or length ("stale") are found by comparing. The length is compared last, because that reads
+# the vector from TOAST.
+PendingKind = Literal["empty", "stale"]
 
 _ENDED = ", ".join(f"'{state}'" for state in sorted(INGESTION.terminal))
 _NO_FILE = 'source IS NULL AND "uploadId" IS NULL AND "totalRecords" = 0'
@@ -36,7 +37,7 @@ _WHAT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingRecord:
     """A record that waits for a vector."""
 
     id: UUID
@@ -44,21 +45,21 @@ class Pending:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of its content, in hexadecimal: its vector is kept only while the content is the same."""
+        """The SHA-256 of its content in hexadecimal. The vector is written only if the content is still the same."""
         return sha256(self.content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Whose vectors, and of which length, are current; the length is known once the model has given one."""
+class EmbeddingTarget:
+    """The current model and the length of its vectors, which is known after its first vector."""
 
     model: str
     dimension: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """Vectors that one request brought, by record, and who made them; ``digests`` are those of the embedded texts."""
+class EmbeddedRecords:
+    """The vectors of one request, with their records and model. ``digests`` are those of the embedded texts."""
 
     ids: Sequence[UUID]
     digests: Sequence[str]
@@ -67,11 +68,11 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
-    """The records that are a job's to embed.
+class RecordsToEmbed:
+    """The records that a job embeds.
 
-    A job that has loaded a file embeds what came from it. One that has not embeds its project's records of its type,
-    those apart that another job is still about.
+    A job that has loaded a file embeds the records of that file. A job without a file embeds all records of its project
+    and type that no other job is working on.
     """
 
     job_id: UUID
@@ -80,7 +81,7 @@ class Scope:
     own: bool
 
     @classmethod
-    def of(cls, job: IngestJob) -> "Scope":
+    def of(cls, job: IngestJob) -> "RecordsToEmbed":
         loaded = job.source is not None or job.upload_id is not None or job.total_records > 0
         return cls(job.id, job.project_id, job.type, loaded)
 
@@ -93,8 +94,8 @@ class Scope:
         values: dict[str, object] = {"project": self.project_id, "job": self.job_id}
         return values if self.own else {**values, "type": self.type}
 
-    async def elder(self, session: AsyncSession) -> UUID | None:
-        """Return an older job that still lives and whose records these are too, as of two jobs without a file."""
+    async def older_job(self, session: AsyncSession) -> UUID | None:
+        """Return an older job without a file that has not ended and embeds the same records; None if there is none."""
         if self.own:
             return None
         sql = f"""
@@ -107,29 +108,29 @@ class Scope:
         return found
 
     async def count(self, session: AsyncSession, model: str) -> tuple[int, int]:
-        """Return how many records there are, and how many have a vector of ``model``."""
+        """Return the number of records, and the number of those with a vector of ``model``."""
         sql = f"""SELECT count(*), count(*) FILTER (WHERE r."embeddingModel" = :model)
                     FROM operations.data_records AS r WHERE {self._where}"""  # noqa: S608 - conditions of ours
         total, embedded = (await session.execute(text(sql), {**self._values, "model": model})).one()
         return total, embedded
 
     async def page(
-        self, session: AsyncSession, what: What, target: Target, *, after: UUID, limit: int
-    ) -> list[Pending]:
-        """Return the next records after ``after`` that wait for ``target``'s vector, by id; none: there are no more."""
+        self, session: AsyncSession, what: PendingKind, target: EmbeddingTarget, *, after: UUID, limit: int
+    ) -> list[PendingRecord]:
+        """Return the next records after ``after`` without a vector of ``target``, by id; empty if none is left."""
         sql = f"""
             SELECT id, content FROM (
               SELECT id, content, sum(octet_length(content)) OVER (ORDER BY id) - octet_length(content) AS before
                 FROM (SELECT r.id, r.content FROM operations.data_records AS r
                        WHERE {self._where} AND {_WHAT[what]} AND r.id > :after ORDER BY r.id LIMIT :limit) AS few
             ) AS measured WHERE before < :bytes ORDER BY id"""  # noqa: S608 - conditions of ours
-        values = {**self._values, "after": after, "limit": limit, "bytes": PAGE_BYTES}
+        values = {**self._values, "after": after, "limit": limit, "bytes": MAX_PAGE_BYTES}
         if what == "stale":
             values |= {"model": target.model, "dimension": target.dimension}
-        return [Pending(*row) for row in await session.execute(text(sql), values)]
+        return [PendingRecord(*row) for row in await session.execute(text(sql), values)]
 
 
-# ``ANY`` makes the planner walk these keys of the primary key's index, whatever it believes of the table.
+# With ``ANY`` the planner uses the primary key, whatever its statistics say.
 _KEEP = text("""
     UPDATE operations.data_records AS r SET embedding = CAST(v.vector AS real[]), "embeddingModel" = v.model
       FROM unnest(CAST(:ids AS uuid[]), CAST(:digests AS text[]), CAST(:vectors AS text[]), CAST(:models AS text[]))
@@ -137,10 +138,11 @@ _KEEP = text("""
      WHERE r.id = v.id AND r.id = ANY (CAST(:ids AS uuid[])) AND r."contentHash" = decode(v.digest, 'hex')""")
 
 
-async def keep(session: AsyncSession, *, project_id: UUID, group: Sequence[Embedded]) -> None:
-    """Write these vectors in one statement; records that are gone, or have another content by now, are left out.
+async def save_vectors(session: AsyncSession, *, project_id: UUID, group: Sequence[EmbeddedRecords]) -> None:
+    """Write these vectors in one statement. Records that were deleted or have another content now are left out.
 
-    Meant for a checkpoint, whose transaction holds the job's row; raise Retryable where the project is being deleted.
+    Call it in a checkpoint, because its transaction locks the job's row. Raises Retryable if the project is being
+    deleted.
     """
     if not await session.scalar(text("SELECT operations.hold_project(:project)"), {"project": project_id}):
         raise Retryable(f"project {project_id} is being deleted")
@@ -156,5 +158,5 @@ async def keep(session: AsyncSession, *, project_id: UUID, group: Sequence[Embed
 
 
 def _literal(vector: Sequence[float]) -> str:
-    """Return ``vector`` as an element of an array of texts, as Postgres reads it: the driver's way costs twice that."""
+    """Return ``vector`` as an element of a Postgres text array. The driver's own way takes twice as long."""
     return f'"{{{str(list(vector))[1:-1]}}}"'

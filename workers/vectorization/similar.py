@@ -1,4 +1,4 @@
-"""Search among vectors: which records are most like one of them, or like any vector of the same model."""
+"""Search by similarity: the records nearest to a record, or to any vector of the same model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.refusals import Failed, NotFound, Problem, Refusal, quoted
 
-# The index answers in half precision: of so many times more than is asked for, the best by the stored vectors win.
+# The index has half precision. It returns this many times the limit, and the stored vectors decide which are best.
 OVERSAMPLING = 4
-LEAST_CANDIDATES = 40
-# How many the index looks at, at least: among 4,700 published texts 100 missed two or more of the nearest ten for one
-# question in forty, 400 for none.
-EF_SEARCH, MOST_EF_SEARCH = 400, 1_000
-# What the index can hold of one vector; a longer one is compared with every record.
-MOST_INDEXED = 4_000
-LIMIT = 1_000
-# As text, so that its first use in half precision does not decide of which type it is.
-GIVEN = "CAST(:vector AS text)"
+MIN_CANDIDATES = 40
+# How many vectors the index examines. Measured on 4,700 published texts: with 100, one search in forty missed two or
+# more of the nearest ten; with 400, none did.
+EF_SEARCH, MAX_EF_SEARCH = 400, 1_000
+# The longest vector that an index can hold. A longer one is compared with every record.
+MAX_INDEXED_DIMENSION = 4_000
+MAX_RESULTS = 1_000
+# As text, because the first use in half precision would otherwise decide the parameter's type.
+VECTOR_TEXT = "CAST(:vector AS text)"
 
 
 class NotComparable(NotFound):
@@ -33,19 +33,19 @@ class NotComparable(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """A direction to look in, and the model whose vectors it may be compared with."""
+    """A vector to search by, and its model. It is compared only with vectors of that model."""
 
     numbers: Sequence[float]
     model: str
 
 
 class InvalidSearch(Refusal, ValueError):
-    """What was asked breaks a rule; the line names the field, the rule and the value."""
+    """A search breaks a rule. The line names the field, the rule and the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRecord:
-    """What is shown of a record that was found."""
+    """A found record, as it is shown."""
 
     id: UUID
     project_id: UUID
@@ -64,8 +64,8 @@ class Match:
     similarity: float
 
 
-async def embedded(llm: LanguageModel, text: str) -> Vector:
-    """Return the vector of ``text`` by the model that embeds records; raise Failed where it gives none."""
+async def embed_text(llm: LanguageModel, text: str) -> Vector:
+    """Return the vector of ``text`` by the model that embeds records; raise Failed if it gives none."""
     try:
         answer = await llm.embed([text], model=await llm.embedding_model())
     except (Permanent, RateLimited, Retryable) as error:
@@ -83,15 +83,16 @@ async def similar(
     limit: int = 10,
     exact: bool = False,
 ) -> list[Match]:
-    """Return the ``limit`` records most similar to a record, itself left out, or to a vector; best first.
+    """Return the ``limit`` records most similar to a record (without the record itself) or to a vector; best first.
 
-    Only vectors of the same model and length are compared. By the index where there is one for that length: a few of a
-    hundred may be missed, the similarities shown are those of the stored vectors. ``exact`` compares with every record,
-    as a database without pgvector always does. Raises NotComparable if the record is gone or has no vector yet.
+    Only vectors of the same model and length are compared. If there is an index for that length, it is used: it may
+    miss a few of a hundred. The similarities are always those of the stored vectors. ``exact`` compares with every
+    record, as a database without pgvector always does. Raises NotComparable if the record does not exist or has
+    no vector yet.
     """
-    if not 1 <= limit <= LIMIT:
-        raise InvalidSearch(Problem("limit", f"must be 1 to {LIMIT}", quoted(limit)))
-    vector = await _directed(session, to) if isinstance(to, UUID) else to
+    if not 1 <= limit <= MAX_RESULTS:
+        raise InvalidSearch(Problem("limit", f"must be 1 to {MAX_RESULTS}", quoted(limit)))
+    vector = await _searchable_vector(session, to) if isinstance(to, UUID) else to
     search = _Search(
         values={
             "numbers": str(list(vector.numbers)),
@@ -123,7 +124,7 @@ async def similar(
 
 
 async def vector_of(session: AsyncSession, record_id: UUID) -> Vector:
-    """Return the vector of a record; raise NotComparable if the record is gone or has none yet."""
+    """Return the vector of a record; raise NotComparable if the record does not exist or has no vector yet."""
     row = (
         await session.execute(
             select(DataRecord.embedding, DataRecord.embedding_model).where(DataRecord.id == record_id)
@@ -136,8 +137,8 @@ async def vector_of(session: AsyncSession, record_id: UUID) -> Vector:
     return Vector(row.embedding, row.embedding_model)
 
 
-async def _directed(session: AsyncSession, record_id: UUID) -> Vector:
-    """Return the vector of a record; raise NotComparable also if it has no direction."""
+async def _searchable_vector(session: AsyncSession, record_id: UUID) -> Vector:
+    """Return the vector of a record; raise NotComparable also if the vector has no direction."""
     vector = await vector_of(session, record_id)
     if not all(map(math.isfinite, vector.numbers)) or not any(vector.numbers):
         raise NotComparable(f"record {record_id} has a vector without a direction: change its embedding to '{{}}'")
@@ -145,30 +146,30 @@ async def _directed(session: AsyncSession, record_id: UUID) -> Vector:
 
 
 async def _pgvector_schema(session: AsyncSession) -> str | None:
-    """Return the quoted schema of pgvector, or None where the database has none."""
+    """Return the quoted schema of pgvector, or None if pgvector is not installed."""
     found = await session.scalar(text("SELECT quote_ident(operations.pgvector_schema())"))
     return None if found is None else str(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """One search, in whatever way the database is able to."""
+    """One search, by the index or by comparing."""
 
     values: Mapping[str, Any]
     dimension: int
     pgvector: str | None
 
     async def run(self, session: AsyncSession, *, exact: bool) -> dict[UUID, float]:
-        """Return similarities by record."""
+        """Return the similarity of each found record."""
         if self.pgvector is None:
-            distance = f"operations.cosine_distance(r.embedding, CAST({GIVEN} AS real[]))"
+            distance = f"operations.cosine_distance(r.embedding, CAST({VECTOR_TEXT} AS real[]))"
             return await self._best(session, distance, vector="{" + self.values["numbers"][1:-1] + "}")
-        if not exact and self.dimension <= MOST_INDEXED:
+        if not exact and self.dimension <= MAX_INDEXED_DIMENSION:
             found = await self._by_index(session)
             if len(found) == self.values["limit"]:
                 return found
-            # Few records pass the filters: the index may have given up before it saw them all.
-        distance = f"r.embedding::{self._type('vector')} {self._operator} CAST({GIVEN} AS {self._type('vector')})"
+            # Few records pass the filters: the index may have stopped before it found all of them.
+        distance = f"r.embedding::{self._type('vector')} {self._operator} CAST({VECTOR_TEXT} AS {self._type('vector')})"
         return await self._best(session, distance, vector=self.values["numbers"])
 
     async def _best(self, session: AsyncSession, distance: str, *, vector: str) -> dict[UUID, float]:
@@ -180,9 +181,9 @@ class _Search:
         return await self._ask(session, sql, vector=vector)
 
     async def _by_index(self, session: AsyncSession) -> dict[UUID, float]:
-        """Take candidates by the index, which goes on until enough of them pass the filters, and order them exactly."""
-        candidates = max(self.values["limit"] * OVERSAMPLING, LEAST_CANDIDATES)
-        ef_search = min(max(candidates, EF_SEARCH), MOST_EF_SEARCH)
+        """Take candidates from the index until enough pass the filters, and order them by the stored vectors."""
+        candidates = max(self.values["limit"] * OVERSAMPLING, MIN_CANDIDATES)
+        ef_search = min(max(candidates, EF_SEARCH), MAX_EF_SEARCH)
         await session.execute(
             text(
                 "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true),"
@@ -194,8 +195,9 @@ class _Search:
         sql = f"""
             WITH near AS MATERIALIZED (
               SELECT r.id, r.embedding FROM operations.data_records AS r WHERE {self._where}
-               ORDER BY (r.embedding::{half}) {self._operator} CAST({GIVEN} AS {half}) LIMIT :candidates)
-            SELECT id, nullif(1 - (embedding::{whole} {self._operator} CAST({GIVEN} AS {whole})), 'NaN') AS similarity
+               ORDER BY (r.embedding::{half}) {self._operator} CAST({VECTOR_TEXT} AS {half}) LIMIT :candidates)
+            SELECT id,
+                   nullif(1 - (embedding::{whole} {self._operator} CAST({VECTOR_TEXT} AS {whole})), 'NaN') AS similarity
               FROM near ORDER BY similarity DESC NULLS LAST, id LIMIT :limit"""  # noqa: S608 - conditions of ours
         return await self._ask(session, sql, vector=self.values["numbers"], candidates=candidates)
 
@@ -206,9 +208,9 @@ class _Search:
 
     @property
     def _where(self) -> str:
-        """Return the conditions, with those alone that filter; the length as the index's own condition has it.
+        """Return the conditions of the given filters, and the length in the form that the index has.
 
-        It comes last: where no index answers, it takes each vector that gets so far out of where large values are.
+        The length comes last: without an index, this condition reads each remaining vector from TOAST.
         """
         conditions = {
             "project": 'r."projectId" = :project',

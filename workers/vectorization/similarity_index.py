@@ -1,11 +1,11 @@
-"""Make the index for vectors of one length, as the migration does for the embedder that comes along."""
+"""Make the index for vectors of one length. A migration makes the one for the offline embedder."""
 
 from workers.runtime.database import Database
 from workers.runtime.refusals import Failed
 
 
 async def make_index(database: Database, dimensions: int) -> str:
-    """Build the index without stopping writers and return a line about it; an unfinished one is made anew."""
+    """Build the index without blocking writers; return a line about the result. An unfinished index is built again."""
     conn = await database.listen()
     try:
         cursor = await conn.execute("SELECT operations.embedding_index(%s, true)", [dimensions])
@@ -18,10 +18,10 @@ async def make_index(database: Database, dimensions: int) -> str:
         )
         state = await cursor.fetchone()
         if state == (True,):
-            return f"{name} is there already"
-        # Another transaction may last longer than any limit, after hours of work: half an index would be left.
+            return f"{name} exists already"
+        # No timeout: another long transaction could end the build after hours, and leave an unfinished index.
         await conn.execute("SET lock_timeout = 0")
-        if state is not None:  # an interrupted build leaves its index behind, unused
+        if state is not None:  # an interrupted build leaves an unused index
             await conn.execute(f"DROP INDEX CONCURRENTLY operations.{name}")
         await conn.execute(statement)
     finally:

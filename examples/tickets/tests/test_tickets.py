@@ -1,4 +1,4 @@
-"""Tickets are read by a model, on a real database and by a real worker."""
+"""A model rates tickets, with a real database and a real worker."""
 
 from gristmill_testing.database import check_domain
 
@@ -12,7 +12,7 @@ async def test_the_answer_of_the_model_is_kept(worker, fake_model):
     assert fake_model.asked[0][-1]["content"] == "Where is my order?"
 
 
-async def test_an_answer_that_is_no_urgency_fails_the_job(worker, fake_model):
+async def test_an_answer_that_is_not_an_urgency_fails_the_job(worker, fake_model):
     fake_model.will_answer({"urgency": "soon"})
 
     job = await worker.run("tickets.triage", {"text": "Where is my order?"})

@@ -2,7 +2,10 @@
 
 CREATE FUNCTION operations.looks_secret(p_text text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN p_text ~ '(^|[^A-Za-z0-9])(sk-|sk_|gsk_|xai-|hf_|nvapi-|AIza)[A-Za-z0-9_-]{8,}';
+RETURN p_text ~ ('(^|[^A-Za-z0-9])([sp]k-|[spr]k_|gsk_|xai-|hf_|nvapi-|AIza|AQ\.|gh[opsur]_|github_pat_|glpat-|xox[abprs]-'
+                 || '|AKIA|eyJ)[A-Za-z0-9_-]{8,}')
+    OR p_text ~ '^([0-9a-f]{32,}|[0-9A-F]{32,})$';
+-- The same prefixes are in workers/operations/secret_shapes.py, which also finds tokens that look random.
 
 -- No release ever read these: somebody's key under a misspelt name, in the clear.
 DELETE FROM operations.system_settings

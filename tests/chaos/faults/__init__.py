@@ -1,6 +1,6 @@
-"""Every fault there is. A fault is one function; adding one is writing it beside its like.
+"""All faults. A fault is one function. To add a fault, write a function in the module of its area.
 
-It hurts the system, waits as long as the hurt lasts, undoes it and returns; what it promises beyond recovery it checks
+The function injects the fault, waits, removes the fault and returns. If it promises more than recovery, it checks that
 itself. Its docstring is its row of the matrix: first what happens, then, after a colon, what is guaranteed.
 """
 
@@ -24,17 +24,19 @@ AREAS = (
     "waits",
     "tenants",
 )
-HEALS_SECONDS = 10.0
+MAX_HEAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of the matrix. ``heals_within`` bounds, by Postgres' clock, the time from the end of the fault until a
+    """One row of the matrix.
 
-    fresh job is completed and every worker has taken one. A ``brief`` fault is part of the three-minute run. One that
-    ``deafens`` may keep any worker from hearing what Postgres says, or from being heard, as long as it lasts; one that
-    does so to workers it knows notes that itself, in ``Evidence.deaf_alone``. One that ``lingers`` is not undone: it
-    lasts until the system is well again, and every worker is heard and hears.
+    ``heals_within``: the maximum time, by the clock of Postgres, from the end of the fault until a fresh job is
+    completed and every worker has taken one.
+    ``brief``: the fault is part of the three-minute run.
+    ``isolates``: during the fault, any worker may be unable to receive from Postgres or to send to it. If a fault
+    isolates workers that it knows, it records them itself in ``Evidence.isolated_workers``.
+    ``lingers``: the fault is not removed. It lasts until the system is healed and every worker can send and receive.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Fault:
     act: Act
     heals_within: float
     brief: bool
-    deafens: bool
+    isolates: bool
     lingers: bool
 
     @property
@@ -52,7 +54,7 @@ class Fault:
 
     @property
     def guarantee(self) -> str:
-        """What is promised all the same."""
+        """What is promised during the fault."""
         return self._words[1].rstrip(".")
 
     @property
@@ -65,14 +67,14 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    *, heals_within: float = HEALS_SECONDS, brief: bool = True, deafens: bool = False, lingers: bool = False
+    *, heals_within: float = MAX_HEAL_SECONDS, brief: bool = True, isolates: bool = False, lingers: bool = False
 ) -> Callable[[Act], Act]:
-    """Enter the decorated function into the matrix under its name."""
+    """Register the decorated function in the matrix by its name."""
 
     def enter(act: Act) -> Act:
         name = act.__name__
         area = act.__module__.rpartition(".")[2]
-        FAULTS[name] = Fault(name, area, act, heals_within, brief, deafens, lingers)
+        FAULTS[name] = Fault(name, area, act, heals_within, brief, isolates, lingers)
         return act
 
     return enter

@@ -9,16 +9,16 @@ from tests.chaos.arena import LEASE_SECONDS, RESCUE_TICK_SECONDS, Arena
 from tests.chaos.faults import fault
 from tests.e2e.system import FOLLOWERS, Role
 
-LED_AGAIN_WITHIN = 3.0
-# Postgres ends a leader's session after three idle seconds; the next one looks every half second.
-LED_AFTER_PAUSE_WITHIN = 4.0
+MAX_TAKEOVER_SECONDS = 3.0
+# Postgres ends a leader's session after three idle seconds. The other dispatchers look every half second.
+MAX_TAKEOVER_AFTER_PAUSE_SECONDS = 4.0
 MINUTE = 60.0
 LATE_SECONDS = 10.0
 FIRED_AFTER = 5.0
-# Jobs that a worker holds as it dies, and such as wait for slots when the old leader wakes: some seconds of work.
+# HELD: jobs for the worker that is killed. WAITING: jobs that wait for slots when the old leader continues.
 HELD, WAITING = 20, 240
 
-# Marks and wakes leave no transition. What leaders do to these jobs is written down, with who they say they are.
+# Tickets and wake-ups make no transition. So a trigger records every update by a dispatcher, with its name.
 WATCHED = """SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'note_leader')"""
 WATCH = (
     """CREATE TABLE IF NOT EXISTS proving.led
@@ -38,8 +38,7 @@ LED_ON = """
      CROSS JOIN runtime.dispatcher AS d WHERE starts_with(done.leader, %s) AND done.at > d.leading_since"""
 MARKED = "SELECT count(*) FROM proving.led WHERE NOT starts_with(leader, %s) AND at > to_timestamp(%s)"
 
-# One time each, and a day until the next. Nothing of theirs is due to a beat that wakes more than a minute after it
-# but what `one` catches up on.
+# Each schedule has one time a day. If a beat continues more than a minute after it, only `one` still fires it.
 MISSED_ONCE = """
     INSERT INTO runtime.schedules (name, stage, payload, cron, catch_up, created_at)
     SELECT 'chaos.missed.' || policy || '.' || %s, 'proving.plain', '{"act": "write"}', %s, policy,
@@ -56,51 +55,54 @@ def leader_killed(arena: Arena) -> None:
     old, followers = _followed_leader(arena)
     lost_at = time.time()
     old.kill()
-    _await_next(arena, followers, lost_at=lost_at, within=LED_AGAIN_WITHIN)
+    _await_next(arena, followers, lost_at=lost_at, within=MAX_TAKEOVER_SECONDS)
     arena.await_crew()
 
 
 @fault()
 def leader_paused(arena: Arena) -> None:
-    """SIGSTOP of the leader as a worker dies: another one leads within four seconds, the old one changes nothing."""
+    """SIGSTOP of the leader while a worker dies:
+
+    another dispatcher leads within four seconds, and the old leader changes nothing.
+    """
     _watch_leaders(arena)
     old, followers = _followed_leader(arena)
-    said = len(old.lines())
+    logged = len(old.lines())
     worker, held = _kill_at_work(arena)
     lost_at = time.time()
     old.freeze()
     arena.plain(WAITING, seconds=0.5)
-    _await_next(arena, followers, lost_at=lost_at, within=LED_AFTER_PAUSE_WITHIN)
-    # The next one waits for a lease's length before it takes any worker for dead. The old one would not.
+    _await_next(arena, followers, lost_at=lost_at, within=MAX_TAKEOVER_AFTER_PAUSE_SECONDS)
+    # The new leader waits for one lease before it rescues from any worker. The old leader would not wait.
     thawed_at = time.time()
     old.thaw()
     freed_within = arena.granted(LEASE_SECONDS + RESCUE_TICK_SECONDS) + 5
     arena.wait(lambda: not arena.running_under(worker), "the dead worker's jobs are freed", seconds=freed_within)
     me = f"dispatcher:dispatcher-{old.pid}@"
-    arena.promise(not (done := arena.ask(LED_ON, me)[0][0]), f"the old leader went on: {done} steps")
+    arena.promise(not (done := arena.ask(LED_ON, me)[0][0]), f"the old leader continued: {done} steps")
     arena.promise(arena.steps(held, "rescue", since=lost_at), "there was nothing to rescue")
     arena.promise(arena.ask(MARKED, me, thawed_at)[0][0], "there was nothing to mark")
     arena.wait(lambda: arena.ask(FOLLOWERS)[0][0], "the old leader follows", seconds=arena.granted(5.0))
     arena.promise(arena.system.leader_pid() != old.pid, "the old leader leads again")
-    # Its term is over, or Postgres ended its session: it says which.
-    told = ("dispatcher_lost_lead", "dispatcher_lost_database")
+    # Its term is over, or Postgres ended its session. Its log says which.
+    events = ("dispatcher_lost_lead", "dispatcher_lost_database")
     arena.wait(
-        lambda: any(word in line for line in old.lines()[said:] for word in told),
-        "the old leader says that it leads no more",
+        lambda: any(event in line for line in old.lines()[logged:] for event in events),
+        "the old leader logs that it does not lead any more",
         seconds=arena.granted(5.0),
     )
     arena.await_crew()
 
 
 def _watch_leaders(arena: Arena) -> None:
-    """Have Postgres write down from now on what leaders do to plain jobs."""
+    """Make Postgres record what leaders do to plain jobs from now on."""
     if not arena.ask(WATCHED)[0][0]:
         for statement in WATCH:
             arena.system.run(statement)
 
 
 def _followed_leader(arena: Arena) -> tuple[Role, set[int]]:
-    """Return the leading dispatcher and the processes that may lead after it, once one of them follows."""
+    """Wait until a dispatcher follows; return the leading dispatcher and the processes that may lead after it."""
     arena.await_crew()
     arena.wait(lambda: arena.ask(FOLLOWERS)[0][0], "another one follows", seconds=60.0)
     roles = {role.pid: role for role in arena.crew.roles("dispatcher")}
@@ -109,7 +111,7 @@ def _followed_leader(arena: Arena) -> tuple[Role, set[int]]:
 
 
 def _kill_at_work(arena: Arena) -> tuple[UUID, list[UUID]]:
-    """Kill a worker that holds some of twenty fresh jobs; return its id and these."""
+    """Kill a worker that runs some of twenty fresh jobs; return its id and these jobs."""
     jobs = set(arena.plain(HELD, seconds=LEASE_SECONDS))
     worker, role = arena.draw.choice(sorted(arena.crew.worker_ids().items(), key=lambda one: one[1].pid))
     arena.wait(lambda: jobs.intersection(arena.running_under(worker)), "a worker is busy", seconds=60)
@@ -118,7 +120,7 @@ def _kill_at_work(arena: Arena) -> tuple[UUID, list[UUID]]:
 
 
 def _await_next(arena: Arena, followers: set[int], *, lost_at: float, within: float) -> None:
-    """Return when a dispatcher that followed leads, and judge how long that took."""
+    """Wait until one of ``followers`` leads, and check how long that took."""
     arena.wait(lambda: arena.system.leader_pid() in followers, "one that followed leads", seconds=3 * within + 10)
     led = arena.ask("SELECT extract(epoch FROM leading_since)::float8 - %s FROM runtime.dispatcher", lost_at)[0][0]
     arena.promise_within(led, within, "to lead again")
@@ -126,10 +128,13 @@ def _await_next(arena: Arena, followers: set[int], *, lost_at: float, within: fl
 
 @fault()
 def beat_paused_across_ticks(arena: Arena) -> None:
-    """SIGSTOP of one of two beats across a tick: the other one fires it, and the woken one does not fire it again."""
+    """SIGSTOP of one of two beats during a tick:
+
+    the other beat fires it, and the paused beat does not fire it again when it continues.
+    """
     frozen = [arena.draw.choice(arena.crew.of("beat")).role]
     frozen[0].freeze()
-    # A minute's tick is missed once it is late: only then is it counted with the others.
+    # A tick counts as missed only when it is late.
     judged_at = _minute(1) + LATE_SECONDS + 1
     given_up_at = judged_at + 2 * LATE_SECONDS
 
@@ -144,13 +149,13 @@ def beat_paused_across_ticks(arena: Arena) -> None:
         _thaw(frozen)
         return True
 
-    _judge_soon(arena, "a tick with one beat paused", fired_by_the_other, by=given_up_at)
+    _check_later(arena, "a tick with one beat paused", fired_by_the_other, by=given_up_at)
 
 
 @fault(brief=False)
 def both_beats_paused_across_ticks(arena: Arena) -> None:
-    """SIGSTOP of both beats across two ticks: they catch up by each schedule's policy, one job per tick."""
-    arena.rest(FIRED_AFTER - time.time() % MINUTE)  # not in the midst of firing
+    """SIGSTOP of both beats during two ticks: they follow the catch-up policy of each schedule, one job per tick."""
+    arena.rest(FIRED_AFTER - time.time() % MINUTE)  # do not begin while a beat fires
     frozen = [post.role for post in arena.crew.of("beat")]
     for role in frozen:
         role.freeze()
@@ -165,7 +170,7 @@ def both_beats_paused_across_ticks(arena: Arena) -> None:
         late = time.time() >= woken_at + LATE_SECONDS
         return late and not missing_ticks(arena) and not arena.ask(NOT_CAUGHT_UP, seconds=0)[0][0]
 
-    _judge_soon(arena, "ticks with both beats paused", caught_up, by=woken_at + 3 * LATE_SECONDS)
+    _check_later(arena, "ticks with both beats paused", caught_up, by=woken_at + 3 * LATE_SECONDS)
 
 
 def _minute(nth: int) -> float:
@@ -174,20 +179,20 @@ def _minute(nth: int) -> float:
 
 
 def _thaw(frozen: list[Role]) -> None:
-    """Let these go on, once: whoever is frozen later is somebody else's."""
+    """Let these processes continue, once; a process that is frozen later belongs to another fault."""
     while frozen:
         role = frozen.pop()
         if role.alive:
             role.thaw()
 
 
-def _judge_soon(arena: Arena, name: str, condition: Callable[[], bool], *, by: float) -> None:
-    """Let other faults go on until ``condition`` holds."""
-    arena.soon(name, condition, within=by + LATE_SECONDS / 2 - time.time())
+def _check_later(arena: Arena, name: str, condition: Callable[[], bool], *, by: float) -> None:
+    """Check ``condition`` while other faults run; it must hold before ``by`` and some seconds."""
+    arena.check_later(name, condition, within=by + LATE_SECONDS / 2 - time.time())
 
 
 def missing_ticks(arena: Arena) -> int:
-    """Count the minutes, but for the last seconds, in which a schedule that catches up on all has no tick."""
+    """Count the minutes without a tick of the schedules with policy `all`; the last seconds do not count."""
     rows = arena.ask(
         "SELECT count(*) FROM runtime.schedules AS s CROSS JOIN LATERAL generate_series("
         " date_trunc('minute', s.created_at) + interval '1 minute', now() - make_interval(secs => %s),"

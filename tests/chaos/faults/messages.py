@@ -1,4 +1,4 @@
-"""What reaches the queues and should not: copies, old messages, forgeries, garbage, giants."""
+"""Messages that should not be in the queues: copies, old, forged, invalid and very large ones."""
 
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ NAMED = {"lang": "py", "task": "proving.plain", "id": "1"}
 
 @fault()
 def deliveries_repeated(arena: Arena) -> None:
-    """Every message comes five times, also those of earlier versions: one execution each."""
+    """Every message arrives five times, also messages with earlier versions: each job runs once."""
     jobs = arena.plain(JOBS, act="write", seconds=0.5)
     keyed = _keyed(arena)
     with _producer(arena) as producer:
@@ -35,7 +35,7 @@ def deliveries_repeated(arena: Arena) -> None:
 
 @fault()
 def deliveries_reordered(arena: Arena) -> None:
-    """What lies in the queues is shuffled and repeated again and again: one execution each."""
+    """The messages in the queues are shuffled and repeated many times: each job runs once."""
     jobs = arena.plain(4 * JOBS, act="write", seconds=1.0)
     keyed = _keyed(arena)
     with arena.redis() as redis:
@@ -51,7 +51,7 @@ def deliveries_reordered(arena: Arena) -> None:
 
 
 def _keyed(arena: Arena) -> list[UUID]:
-    """Enqueue jobs of one key, more than may run of it at once: a copied message must not be a ticket."""
+    """Enqueue more jobs of one key than may run at once. A copied message must not work like a ticket."""
     return arena.workload.put("proving.keyed", [{"key": "copied", "act": "write", "seconds": 0.3}] * KEYED)
 
 
@@ -64,7 +64,7 @@ def _assert_each_ran_once(arena: Arena, stage: str, jobs: Sequence[UUID]) -> Non
 
 @fault()
 def messages_forged(arena: Arena) -> None:
-    """Messages name jobs that are not there, not due, or not theirs: they claim nothing."""
+    """Messages name jobs that do not exist, are not due, or belong to another stage: they claim nothing."""
     tomorrow = "9999-01-01T00:00:00Z"
     undue = arena.plain(10, due_at=tomorrow)
     strangers = [[str(uuid.uuid4()), version] for version in (-1, 0, 1, 2**31 - 1, 2**40)]
@@ -82,7 +82,10 @@ def messages_forged(arena: Arena) -> None:
 
 @fault()
 def messages_garbled(arena: Arena) -> None:
-    """Garbage, unknown stages, wrong types and messages of megabytes: each is refused with a reason, no worker dies."""
+    """Messages are not valid, name unknown stages, have wrong types or megabytes of content:
+
+    each is refused with a reason, and no worker dies.
+    """
     refused_before = arena.crew.said("message_refused")
     batches: Sequence[Any] = (None, 7, [["only an id"]], [["not a uuid", 1]], {"id": 1}, [[[[[1]]]]], "x" * 1024)
     bodies: Sequence[Any] = ("[[], {}]", "null", "{}", "[[1, 2, 3], {}, {}]", b"\xff\x00", "x" * MEGABYTES * 2**20)

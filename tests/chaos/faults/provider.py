@@ -1,4 +1,7 @@
-"""A provider that refuses, hangs, drips, truncates, or cannot be reached. Some of it is part of the everyday mix."""
+"""A provider that refuses, hangs, answers slowly or incompletely, or cannot be reached.
+
+A part of these failures also happens in the normal load (``EVERYDAY``).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +10,7 @@ from tests.chaos.arena import Arena
 from tests.chaos.faults import fault
 from tests.chaos.workload import score
 
-SOME_SECONDS = 4.0
+FAULT_SECONDS = 4.0
 JOBS = 10
 EVERYDAY: Sequence[dict[str, Any]] = (
     {"kind": "answer", "delay_ms": 200, "weight": 12},
@@ -24,7 +27,10 @@ EVERYDAY: Sequence[dict[str, Any]] = (
 
 @fault()
 def provider_fails(arena: Arena) -> None:
-    """Every answer of the provider is a 429, a 500, a hang, a drip or half a document: none is lost."""
+    """Every answer of the provider is a 429, a 500, a broken connection, a hang, a very slow or an incomplete answer:
+
+    no job is lost.
+    """
     arena.provider.script(mix=[behaviour for behaviour in EVERYDAY if behaviour["kind"] != "answer"])
     _ask(arena)
     arena.provider.script(mix=list(EVERYDAY))
@@ -32,19 +38,19 @@ def provider_fails(arena: Arena) -> None:
 
 @fault()
 def provider_unreachable(arena: Arena) -> None:
-    """Connections to the provider are reset and refused: jobs are retried later, none lost."""
-    with arena.provider_road.refusing():
+    """Connections to the provider are reset and refused: jobs are retried later, and no job is lost."""
+    with arena.provider_proxy.refusing():
         _ask(arena)
 
 
 @fault(brief=False)
 def provider_half_open(arena: Arena) -> None:
-    """Every open connection to the provider falls silent: its calls end at their deadline and are retried."""
+    """Every open connection to the provider becomes half-open: its calls end at their deadline and are retried."""
     _ask(arena)
-    arena.provider_road.silence()
+    arena.provider_proxy.silence()
 
 
 def _ask(arena: Arena) -> None:
     orders = [score(arena.draw, arena.workload.profiles) for _ in range(JOBS)]
     arena.workload.put("scoring.score", [payload for _, payload in orders])
-    arena.rest(SOME_SECONDS)
+    arena.rest(FAULT_SECONDS)

@@ -1,4 +1,4 @@
-"""Tenants who mean harm: SQL as a service's own role, while everybody else works."""
+"""Malicious tenants: SQL in the role of a service, while all other processes work."""
 
 import uuid
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from tests.chaos.faults import fault
 ROUNDS = 5
 OWN_JOBS = 20
 
-# Each of these must be refused, whoever's rows it means. The advisory lock is one that anybody may take: it is held all
-# the while, and must stop nobody.
+# Each of these must be refused, for every row. Any login may take the advisory lock. The tenant holds it all the time,
+# and it must stop nobody.
 ATTACKS = (
     "UPDATE scoring.scoring_jobs SET dispatched_at = 'infinity'",
     "UPDATE scoring.scoring_jobs SET status = 'processing', version = version + 1",
@@ -36,7 +36,7 @@ ATTACKS = (
     "TRUNCATE scoring.scoring_jobs",
     "SELECT id FROM scoring.scoring_jobs FOR UPDATE",
 )
-# Whatever tables there are: a lock on one would stop everybody.
+# All tables: a lock on one of them would stop everybody.
 TABLES = """
     SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')
        AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"""
@@ -51,9 +51,9 @@ OLD_LEADER_LOCK = 0x6772_6973_7401
 
 @fault()
 def tenant_means_harm(arena: Arena) -> None:
-    """A tenant forges tickets, times, histories and locks, in SQL of its own: every try is refused, its own honest jobs
+    """A tenant tries to forge tickets, times and history and to take locks, in its own SQL:
 
-    and everybody else's go on.
+    every attempt is refused; its own valid jobs and all other jobs continue.
     """
     with _tenant(arena) as (tenant, profile):
         tenant.execute("SELECT pg_advisory_lock(%s)", [OLD_LEADER_LOCK])
@@ -77,7 +77,7 @@ def tenant_means_harm(arena: Arena) -> None:
 
 
 def _refused(tenant: "psycopg.Connection[tuple[uuid.UUID]]", attack: str, stranger: uuid.UUID) -> bool:
-    """Tell whether Postgres refuses the statement for want of a right, or by a rule."""
+    """Return whether Postgres refuses the statement, by a missing right or by a rule."""
     try:
         with tenant.transaction():
             if "%(" in attack:
@@ -96,7 +96,7 @@ def _all_ended(arena: Arena, jobs: "list[uuid.UUID]") -> bool:
 
 @contextmanager
 def _tenant(arena: Arena) -> "Iterator[tuple[psycopg.Connection[tuple[uuid.UUID]], uuid.UUID]]":
-    """Log in as a member of ``gristmill_service`` that speaks for a user with one profile; forget the login after."""
+    """Log in as a member of ``gristmill_service`` for a user with one profile; drop the login afterwards."""
     login, password, user = f"tenant_{uuid.uuid4().hex[:8]}", uuid.uuid4().hex, uuid.uuid4()
     with psycopg.connect(arena.system.database_url, autocommit=True) as admin:
         admin.execute(

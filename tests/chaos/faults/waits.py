@@ -1,4 +1,4 @@
-"""What happens to jobs that wait: decisions against decisions, deadlines and cancels, and nobody there to hear."""
+"""Jobs that wait: decisions at the same time as other decisions, deadlines and cancels, or without a leader."""
 
 import time
 from collections.abc import Sequence
@@ -15,12 +15,15 @@ ENDED = "SELECT count(*) FROM proving.waiting_jobs WHERE id = ANY (%s) AND compl
 LEFT = """SELECT job_id, version_to, new_state, changed_by, change_action FROM runtime.transitions
            WHERE job_id = ANY (%s) AND old_state = 'awaiting_approval'"""
 # Beat ends waits each minute; a busy machine is granted more.
-EXPIRED_WITHIN = 150.0
+MAX_EXPIRE_SECONDS = 150.0
 
 
 @fault()
 def decisions_raced(arena: Arena) -> None:
-    """Three people, beat and a cancel race for each wait: it ends once, and who was told that he decided did."""
+    """Three people, beat and a cancel try to end the same wait at the same time:
+
+    it ends once, and every decision that was confirmed counts.
+    """
     draw = arena.draw
     jobs = arena.workload.put(
         "proving.ask", [{"act": "wait_briefly", "seconds": draw.uniform(0.2, 2.0)} for _ in range(JOBS)]
@@ -32,17 +35,20 @@ def decisions_raced(arena: Arena) -> None:
         won.extend(arena.workload.race_decisions(pages, cancelled=pages[::5]))
         return arena.ask(ENDED, jobs) == [(JOBS,)]
 
-    arena.wait(all_ended, "all that waited have ended", seconds=arena.granted(60.0))
+    arena.wait(all_ended, "all waiting jobs have ended", seconds=arena.granted(60.0))
     left = arena.ask(LEFT, jobs)
     arena.promise(len({job for job, *_ in left}) == len(left), "a wait ended twice")
     decided = sorted((job, version, state, by) for job, version, state, by, action in left if action == "decide")
-    arena.promise(set(won) <= set(decided), f"{len(set(won) - set(decided))} acknowledged decisions are not there")
-    arena.promise({row[4] for row in left} >= {"decide", "expire"}, "nothing raced")
+    arena.promise(set(won) <= set(decided), f"{len(set(won) - set(decided))} confirmed decisions are missing")
+    arena.promise({row[4] for row in left} >= {"decide", "expire"}, "no decision or no expiry happened")
 
 
 @fault()
 def deadline_passes_with_beat_away(arena: Arena) -> None:
-    """SIGSTOP of both beats as deadlines pass: no late decision counts, and beat ends the waits once it is back."""
+    """SIGSTOP of both beats while deadlines pass:
+
+    no late decision counts, and beat ends the waits when it continues.
+    """
     jobs = _waiting(arena, seconds=1.0)
     beats = [post.role for post in arena.crew.of("beat")]
     for role in beats:
@@ -53,13 +59,18 @@ def deadline_passes_with_beat_away(arena: Arena) -> None:
         if role.alive:
             role.thaw()
     arena.promise(not late, f"{len(late)} decisions counted after their deadline")
-    # Asked once: a later look must not wait for a Postgres that another fault has taken away.
-    arena.soon("waits end once beat is back", lambda: arena.system.ask(ENDED, jobs) == [(JOBS,)], within=EXPIRED_WITHIN)
+    # Ask only once: this check must not wait for Postgres, because another fault may have stopped it.
+    arena.check_later(
+        "waits end once beat is back", lambda: arena.system.ask(ENDED, jobs) == [(JOBS,)], within=MAX_EXPIRE_SECONDS
+    )
 
 
 @fault()
 def decided_while_nobody_leads(arena: Arena) -> None:
-    """The leader dies as people decide, and nobody hears the bell: the next one finds what was approved by its poll."""
+    """The leader dies while people decide, and no dispatcher receives the notification:
+
+    the next leader finds the approved jobs by its poll.
+    """
     jobs = _waiting(arena, seconds=300.0)
     pid = arena.system.leader_pid()
     for role in arena.crew.roles("dispatcher"):
@@ -71,16 +82,16 @@ def decided_while_nobody_leads(arena: Arena) -> None:
         arena.workload.race_decisions(pages, into=("approved",), beat=False)
         return not pages
 
-    # A person whose connection had broken with an earlier fault gets no answer, and decides again.
+    # If a person's connection was broken by an earlier fault, the person gets no answer and decides again.
     arena.wait(all_decided, "all are decided", seconds=arena.granted(10.0))
     decided_at = time.monotonic()
-    arena.wait(lambda: arena.ask(ENDED, jobs) == [(JOBS,)], "what was approved is done", seconds=90.0)
-    arena.promise_within(time.monotonic() - decided_at, 15.0, "what was approved while nobody led")
+    arena.wait(lambda: arena.ask(ENDED, jobs) == [(JOBS,)], "the approved jobs are done", seconds=90.0)
+    arena.promise_within(time.monotonic() - decided_at, 15.0, "jobs approved while nobody led are done")
     arena.await_crew()
 
 
 def _waiting(arena: Arena, *, seconds: float) -> Sequence[UUID]:
-    """Return jobs that wait for an approval for so long."""
+    """Enqueue jobs that wait up to ``seconds`` for an approval; return them when they wait."""
     jobs = arena.workload.put("proving.ask", [{"act": "wait_briefly", "seconds": seconds}] * JOBS)
     states = list(WaitingJob.__lifecycle__.ready | WaitingJob.__lifecycle__.running)
     begun = "SELECT count(*) FROM proving.waiting_jobs WHERE id = ANY (%s) AND status <> ALL (%s)"

@@ -1,4 +1,4 @@
-"""Analyses through the real kernel on real Postgres, judged by rules or by a real HTTP server that counts its calls."""
+"""Analyses by the real kernel on real Postgres, judged by rules or by a real HTTP server that counts its calls."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -39,7 +39,7 @@ def fake() -> Iterator[FakeOpenAI]:
 
 @pytest.fixture
 def offline(database_url: str, registry: Registry) -> AbstractAsyncContextManager[Heard]:
-    """A mill without any provider."""
+    """A mill without a provider."""
     return mill(database_url, registry, OfflineEvaluator())
 
 

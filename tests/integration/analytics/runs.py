@@ -1,4 +1,4 @@
-"""One run of an analysis at a time, without a mill: what it returns or raises, on a clock of the test's own."""
+"""Single runs of an analysis without a mill: what they return or raise, with a clock of the test."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any
 from models.operations import AnalyticsJob
 from tests.support.kernel import Jobs
 from workers.analytics.align_project import align_project
-from workers.runtime.handler.context import Context, Keep, Run
+from workers.runtime.handler.context import CheckpointWrite, Context, Run
 from workers.runtime.handler.outcomes import Outcome
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import Resources
@@ -17,7 +17,7 @@ STAGE = "analytics.align"
 
 
 class Runs:
-    """Single runs of analyses, each claimed and settled by the kernel's own statements, on a clock of the test's."""
+    """Single runs of analyses, claimed and settled by the kernel's statements, with a clock of the test."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -34,7 +34,7 @@ class Runs:
         """Return the outcome of one run; raise what it raises."""
         database = self._jobs.database
 
-        async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
+        async def keep(values: Mapping[str, Any], write: CheckpointWrite | None = None) -> None:
             async with database.session() as session:
                 assert await checkpoint(session, AnalyticsJob, (job.id, job.version), values)
                 if write and (found := await write(session)):
@@ -58,6 +58,6 @@ class Runs:
         return await align_project(job, context)
 
     async def settle(self, job: AnalyticsJob, outcome: Outcome) -> None:
-        """Settle a run and let what it leaves be due at once."""
+        """Settle a run, and make a snoozed job due at once."""
         assert await self._jobs.settle(job, outcome, STAGE)
         await self._jobs.sql("UPDATE operations.analytics_jobs SET due_at = now() WHERE due_at IS NOT NULL")

@@ -1,4 +1,4 @@
-"""Analyses that are limited, refused, cancelled, switched, raced and deleted meanwhile: nothing is paid for twice."""
+"""Analyses with rate limits, refusals, cancels, model changes, races and deletions: nothing is paid for twice."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ from workers.runtime.store.intervene import cancel
 async def test_analyses_of_the_same_records_take_turns(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """The younger one begins when the older has ended: both judge all records, each record once, and keep them."""
+    """The newer one begins when the older has ended. Both judge every record once."""
     project = analyses.project()
     analyses.tasks(project, 20)
     fake.script(default={"kind": "answer", "delay_ms": 100})
@@ -34,7 +34,7 @@ async def test_analyses_of_the_same_records_take_turns(
         first, second = analyses.put(project, model_name="judge-1"), analyses.put(project, model_name="judge-2")
         waiting = await analyses.until(second, "snooze")
         done = await analyses.until(first, "complete")
-        analyses.run("UPDATE operations.analytics_jobs SET due_at = now() WHERE id = :id", id=second)  # its time is up
+        analyses.run("UPDATE operations.analytics_jobs SET due_at = now() WHERE id = :id", id=second)
         later = await analyses.until(second, "complete")
 
     assert f"waits for analysis {first}" in waiting.change_reason
@@ -51,7 +51,7 @@ async def test_analyses_of_the_same_records_take_turns(
 async def test_analyses_of_different_records_do_not_wait_for_each_other(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """Neither another type's nor another project's analysis, though begun before, is in the way."""
+    """An earlier analysis of another type or project does not delay it."""
     project, other = analyses.project(), analyses.project()
     analyses.tasks(project, 5)
     analyses.tasks(other, 1)
@@ -71,7 +71,7 @@ async def test_analyses_of_different_records_do_not_wait_for_each_other(
 async def test_rate_limit_of_embeddings_keeps_the_records_embedded_before_it(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """They are judged at once: the next run embeds the rest only, however often it is stopped."""
+    """They are judged at once. The next run embeds only the rest, however often it is stopped."""
     project = analyses.project()
     analyses.tasks(project, 150)
     limited = {"kind": "status", "status": 429, "retry_after": "1"}
@@ -92,7 +92,7 @@ async def test_rate_limit_of_embeddings_keeps_the_records_embedded_before_it(
 async def test_embedder_that_refuses_the_key_makes_the_job_wait_and_fails_no_record(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """A key that is refused is mended by people: the job waits for it, and blames no record."""
+    """People must repair a refused key: the job waits, and no record fails."""
     project = analyses.project()
     analyses.tasks(project, 100)
     fake.script(embeddings={"faults": [None, *[{"kind": "status", "status": 403}] * 9]})
@@ -110,7 +110,7 @@ async def test_embedder_that_refuses_the_key_makes_the_job_wait_and_fails_no_rec
 async def test_rate_limit_keeps_what_is_done_and_costs_no_attempt(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """After a 429 the job waits as told, then asks about the rest only."""
+    """After a 429 the job waits as long as the provider says, then judges only the rest."""
     project = analyses.project()
     analyses.tasks(project, 60)
     answers: list[dict[str, Any]] = [{"kind": "answer"}] * 20
@@ -128,10 +128,10 @@ async def test_rate_limit_keeps_what_is_done_and_costs_no_attempt(
 
 
 @pytest.mark.parametrize("count", [3, 40])
-async def test_refused_credentials_are_waited_for_and_fail_no_record(
+async def test_job_waits_on_refused_credentials_and_no_record_fails(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI, count: int
 ) -> None:
-    """The reason is the job's; records stay to be judged by the next one."""
+    """The error is the job's. The next run judges the records."""
     project = analyses.project()
     analyses.tasks(project, count)
     fake.script(default={"kind": "status", "status": 401})
@@ -146,10 +146,10 @@ async def test_refused_credentials_are_waited_for_and_fail_no_record(
     assert fake.calls <= 43
 
 
-async def test_provider_that_is_down_is_the_jobs_trouble_until_it_is_back(
+async def test_job_waits_while_the_provider_is_down(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """No record is marked failed, no attempt is spent; another run of the job judges them all."""
+    """No record fails and no attempt is spent. Another run of the job judges them all."""
     project = analyses.project()
     analyses.tasks(project, 40)
     fake.script(default={"kind": "status", "status": 503})
@@ -165,10 +165,10 @@ async def test_provider_that_is_down_is_the_jobs_trouble_until_it_is_back(
     assert (done.processedCount, done.failedCount, done.retry_count) == (40, 0, 0)
 
 
-async def test_cancelled_job_asks_nothing_more_and_keeps_what_is_done(
+async def test_cancelled_job_makes_no_more_calls_and_keeps_its_results(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI, database: Database
 ) -> None:
-    """Once the run has stopped no call goes out; what was committed stays."""
+    """After the run has stopped no call follows. Committed results stay."""
     project = analyses.project()
     analyses.tasks(project, 200)
     fake.script(queue=[{"kind": "answer"}] * 10, default={"kind": "answer", "delay_ms": 9_000})
@@ -188,10 +188,10 @@ async def test_cancelled_job_asks_nothing_more_and_keeps_what_is_done(
     assert 0 < row.processedCount == len(analyses.judged(project)) <= 10
 
 
-async def test_embedding_model_that_is_switched_meanwhile_is_followed(
+async def test_changed_embedding_model_is_used_by_the_next_run(
     database_url: str, registry: Registry, analyses: Analyses
 ) -> None:
-    """No record fails of it: another run reads the guidelines by the new model and goes on."""
+    """No record fails. Another run embeds the guidelines with the new model and continues."""
 
     class Switched(OfflineEvaluator):
         name = "first"
@@ -223,7 +223,7 @@ async def test_embedding_model_that_is_switched_meanwhile_is_followed(
 async def test_records_deleted_while_they_are_judged_leave_nothing(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """The job ends with what is left; no rating and no failure of a record that is gone."""
+    """The job ends with the remaining records. Deleted records have no rating and no failure."""
     project = analyses.project()
     records = analyses.tasks(project, 40)
     fake.script(default={"kind": "answer", "delay_ms": 400})
@@ -238,10 +238,10 @@ async def test_records_deleted_while_they_are_judged_leave_nothing(
     assert {row.recordId for row in analyses.ask("SELECT * FROM operations.likert_scores")} == set(records[1::2])
 
 
-async def test_project_deleted_while_it_is_analysed_takes_everything_along(
+async def test_project_deleted_while_it_is_analysed_leaves_nothing(
     asking: AbstractAsyncContextManager[Heard], analyses: Analyses, fake: FakeOpenAI
 ) -> None:
-    """Nothing of it is left, nothing crashes, no deadlock: the worker does the next job."""
+    """No row is left, nothing crashes, no deadlock: the worker runs the next job."""
     doomed, other = analyses.project(), analyses.project()
     analyses.tasks(doomed, 200)
     analyses.tasks(other, 3)
@@ -259,10 +259,10 @@ async def test_project_deleted_while_it_is_analysed_takes_everything_along(
     assert len(analyses.ask("SELECT id FROM operations.likert_scores")) == 3
 
 
-async def test_rate_limit_amid_the_guidelines_keeps_what_was_embedded(
+async def test_rate_limit_during_the_guidelines_keeps_embedded_passages(
     database_url: str, registry: Registry, analyses: Analyses
 ) -> None:
-    """Each passage is embedded once, however often the job is sent away in the midst of them; no attempt is spent."""
+    """Each passage is embedded once, however often a rate limit stops the job. No attempt is spent."""
 
     class Limited(OfflineEvaluator):
         embedding_limits = EmbeddingLimits(texts=1, requests=2)
@@ -293,10 +293,10 @@ async def test_rate_limit_amid_the_guidelines_keeps_what_was_embedded(
     assert (done.retry_count, done.status) == (0, "COMPLETED")
 
 
-async def test_guidelines_whose_rows_are_partly_gone_are_completed(
+async def test_guidelines_with_missing_rows_are_completed(
     offline: AbstractAsyncContextManager[Heard], analyses: Analyses
 ) -> None:
-    """Cut by a prune, or by a release that cut the document otherwise: never judged by a part of them."""
+    """A prune removed some, or another release split the document differently: no record is judged by only a part."""
     project = analyses.project()
     analyses.tasks(project, 1)
     count = 'SELECT count(*) AS n, min("of") AS least, max("of") AS most FROM operations.guideline_passages'

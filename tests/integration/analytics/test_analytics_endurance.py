@@ -1,4 +1,4 @@
-"""Analyses that outlast their provider, their deadline and an ingestion beside them: nothing is paid for twice."""
+"""Analyses when the provider is away, the deadline is near or an ingestion runs: nothing is paid for twice."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from tests.support.fakes.alignment import record_in
 from tests.support.fakes.analyses import Analyses
 from workers.analytics.summary import SummaryAnswer
 from workers.llm.offline import OfflineEvaluator
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import RateLimited, Retryable
 from workers.runtime.handler.outcomes import Complete, Snooze
 from workers.runtime.handler.ports import Answer, Message, OfflineRule
@@ -22,7 +22,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Judge(OfflineEvaluator):
-    """Answers by rules, ``answers`` questions about records in all; then it is away."""
+    """Answers ``answers`` questions about records by rules; then it is away."""
 
     def __init__(self, answers: int = 10_000) -> None:
         self.left = answers
@@ -57,10 +57,10 @@ class Judge(OfflineEvaluator):
         return await super().parse(messages, into=into, model=model, parameters=parameters, offline=offline)
 
     def judge(self) -> None:
-        """Be asked about a record."""
+        """Called for each question about a record."""
 
     def report(self) -> None:
-        """Be asked for a report."""
+        """Called for each question for a report."""
 
 
 def at(now: datetime) -> Callable[[], datetime]:
@@ -68,8 +68,8 @@ def at(now: datetime) -> Callable[[], datetime]:
     return lambda: now
 
 
-async def test_job_waits_for_its_provider_ever_longer_and_spends_no_attempt(analyses: Analyses, runs: Runs) -> None:
-    """Five seconds, then as long as it has been away, five minutes at most; what is done since begins it anew."""
+async def test_job_waits_longer_each_time_and_spends_no_attempt(analyses: Analyses, runs: Runs) -> None:
+    """5 s, then as long as it has been away, at most 5 minutes; from the start after any progress."""
     project = analyses.project()
     analyses.tasks(project, 70)
     job_id = analyses.put(project)
@@ -91,14 +91,14 @@ async def test_job_waits_for_its_provider_ever_longer_and_spends_no_attempt(anal
     assert (row.processedCount, row.failedCount, row.retry_count) == (8, 0, 0)
 
 
-async def test_job_whose_provider_stays_away_comes_to_its_end(analyses: Analyses, runs: Runs) -> None:
-    """At the end of patience, with nothing done since, a run's error is the kernel's to judge."""
+async def test_job_ends_if_its_provider_stays_away(analyses: Analyses, runs: Runs) -> None:
+    """When patience ends without progress, the run's error goes to the kernel."""
     project = analyses.project()
     analyses.tasks(project, 1)
     analyses.put(project)
     (job,) = await runs.claim()
     assert job.started_at
-    late = job.started_at + PATIENCE
+    late = job.started_at + DEFAULT_PATIENCE
     await runs.settle(job, await runs.perform(job, Judge(0)))
     (job,) = await runs.claim()
 
@@ -106,8 +106,8 @@ async def test_job_whose_provider_stays_away_comes_to_its_end(analyses: Analyses
         await runs.perform(job, Judge(0), clock=at(late))
 
 
-async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(analyses: Analyses, runs: Runs) -> None:
-    """Five minutes before its deadline it begins nothing more; the next run asks about the rest only."""
+async def test_run_with_little_time_left_leaves_the_rest_to_the_next(analyses: Analyses, runs: Runs) -> None:
+    """Five minutes before its deadline it begins no new record. The next run judges only the rest."""
     project = analyses.project()
     analyses.tasks(project, 400)
     job_id = analyses.put(project)
@@ -131,15 +131,15 @@ async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(analyses:
     assert (len(judge.judged), judge.judged.total()) == (400, 400)
 
 
-async def test_record_added_below_those_judged_already_is_judged_too(analyses: Analyses, runs: Runs) -> None:
-    """A file that is still ingested has made its ids before: the analysis looks again until there is nothing left."""
+async def test_record_added_with_a_lower_id_is_judged_too(analyses: Analyses, runs: Runs) -> None:
+    """A running ingestion has made its ids before: the analysis looks again until no record is left."""
     project = analyses.project()
     analyses.tasks(project, 200)
     analyses.put(project)
 
     class Late(Judge):
         def judge(self) -> None:
-            if self.judged.total() == 150:  # of the second page
+            if self.judged.total() == 150:  # in the second page
                 analyses.run(
                     'INSERT INTO operations.data_records (id, "projectId", type, source, content) '
                     "VALUES ('00000000-0000-7000-8000-000000000001', :p, 'TASK', 'test', 'added late')",
@@ -154,8 +154,8 @@ async def test_record_added_below_those_judged_already_is_judged_too(analyses: A
     assert "added late" in analyses.judged(project)
 
 
-async def test_report_that_is_written_is_not_asked_for_again(analyses: Analyses, runs: Runs) -> None:
-    """A rate limit between the two reports leaves the first with the project, and the next run asks for the second."""
+async def test_written_report_is_not_written_again(analyses: Analyses, runs: Runs) -> None:
+    """After a rate limit between the two reports, the first one is stored and the next run writes only the second."""
     project = analyses.project()
     analyses.tasks(project, 3)
     analyses.records(project, ["Too long for a parent."], type_="FEEDBACK")

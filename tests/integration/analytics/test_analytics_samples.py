@@ -1,4 +1,4 @@
-"""The sample files through real ingestion: saved and skipped line by line as their README says."""
+"""The sample files are saved and skipped line by line as their README says."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from workers.runtime.handler.registry import Registry
 async def test_sample_is_saved_and_skipped_as_its_readme_says(
     database: Database, connection: Connection, database_url: str, registry: Registry, *, name: str, type_: Any
 ) -> None:
-    """Every record is accounted for, and each that is skipped by its reason and its first line."""
+    """Every record is counted, and each skipped one has its reason and its line."""
 
     async def stream() -> AsyncIterator[bytes]:
         yield (SAMPLES / f"{name}.csv").read_bytes()

@@ -1,4 +1,4 @@
-"""Whose turn it is among analyses of the same records: one at a time, and always somebody's."""
+"""Turns of analyses of the same records: one runs at a time, and one can always run."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ import pytest
 from gristmill_testing.waiting import until
 from tests.integration.analytics.runs import Runs
 from tests.support.fakes.analyses import Analyses
-from workers.analytics.analysis_statements import AnalysedRecords, ahead
+from workers.analytics.analysis_statements import AnalysedRecords, find_earlier_analysis
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.database import Database
 from workers.runtime.handler.outcomes import Complete, Snooze
@@ -30,16 +30,16 @@ def change(analyses: Analyses, job: uuid.UUID, *, processed: int = 0, due: str =
 
 @pytest.fixture
 def pair(analyses: Analyses) -> tuple[uuid.UUID, uuid.UUID]:
-    """Two analyses of the same record, the elder first."""
+    """Two analyses of the same record, the older first."""
     project = analyses.project()
     analyses.tasks(project, 1)
     return analyses.put(project), analyses.put(project)
 
 
-async def test_elder_that_has_begun_nothing_waits_for_a_younger_that_has(
+async def test_older_analysis_without_judgements_waits_for_a_newer_one_with_some(
     analyses: Analyses, runs: Runs, pair: tuple[uuid.UUID, uuid.UUID]
 ) -> None:
-    """As one that an operator retries does: the marks of the younger are not taken from it."""
+    """For example after an operator retries it: it does not overwrite the judgements of the newer one."""
     elder_id, younger_id = pair
     change(analyses, younger_id, processed=1)
     elder, younger = await runs.claim()
@@ -54,10 +54,10 @@ async def test_elder_that_has_begun_nothing_waits_for_a_younger_that_has(
 
 
 @pytest.mark.parametrize(("processed", "expected"), [(0, Complete), (1, Snooze)])
-async def test_elder_that_is_postponed_is_waited_for_only_if_it_has_begun(
+async def test_postponed_older_analysis_is_waited_for_only_if_it_has_judged(
     analyses: Analyses, runs: Runs, pair: tuple[uuid.UUID, uuid.UUID], processed: int, expected: type[Any]
 ) -> None:
-    """What it has judged stays its own; with nothing judged it keeps nobody waiting for an hour."""
+    """If it has judged records, they stay its own. If not, nobody waits for it for an hour."""
     elder_id, younger_id = pair
     change(analyses, elder_id, processed=processed, due=POSTPONED)
     (younger,) = await runs.claim()
@@ -66,10 +66,10 @@ async def test_elder_that_is_postponed_is_waited_for_only_if_it_has_begun(
     assert younger.id == younger_id
 
 
-async def test_of_two_that_look_at_once_one_goes_on(
+async def test_of_two_that_check_at_once_only_one_runs(
     analyses: Analyses, runs: Runs, pair: tuple[uuid.UUID, uuid.UUID]
 ) -> None:
-    """The younger finds its turn come while the elder is postponed, and gone when it takes it."""
+    """The newer one sees its turn while the older is postponed, and loses it before it takes it."""
     elder_id, younger_id = pair
     change(analyses, elder_id, due=POSTPONED)
     looked, go_on, judge = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -102,8 +102,8 @@ async def test_of_two_that_look_at_once_one_goes_on(
     assert younger.id == younger_id
 
 
-async def test_nobody_waits_in_a_circle(analyses: Analyses, database: Database) -> None:
-    """Whatever state analyses of all types are in: who waits for whom leads to one who waits for nobody."""
+async def test_no_analyses_wait_for_each_other(analyses: Analyses, database: Database) -> None:
+    """In any states of analyses of all types, following who waits for whom ends at one that waits for nobody."""
     draw = random.Random(11)
     project = analyses.project()
     all_jobs = {analyses.put(project, type=type_): type_ for type_ in [None, "TASK", "FEEDBACK"] * 2}
@@ -116,7 +116,7 @@ async def test_nobody_waits_in_a_circle(analyses: Analyses, database: Database) 
             change(analyses, job, processed=int(begun[job]), due=due, turn=running[job])
         async with database.session() as session:
             waits_for = {
-                job: await ahead(session, AnalysedRecords(job, project, type_), begun=begun[job])
+                job: await find_earlier_analysis(session, AnalysedRecords(job, project, type_), begun=begun[job])
                 for job, type_ in all_jobs.items()
             }
         for job in all_jobs:
@@ -124,5 +124,5 @@ async def test_nobody_waits_in_a_circle(analyses: Analyses, database: Database) 
             while (first := waits_for[at]) is not None:
                 at, steps = first, steps + 1
                 assert steps <= len(all_jobs), "a circle"
-                if running[at]:  # and looks no more
+                if running[at]:  # it checks no more
                     break

@@ -1,4 +1,4 @@
-"""Ratings by people, and beside models': on a real database."""
+"""Ratings by people, and their comparison with models, on a real database."""
 
 import uuid
 from typing import Any
@@ -31,7 +31,7 @@ async def by_model(session: AsyncSession, record_id: uuid.UUID, model: str, real
 
 
 async def test_second_rating_of_a_person_replaces_the_first(session: AsyncSession, project: uuid.UUID) -> None:
-    """One per person and record; other people's and models' stay."""
+    """One per person and record. Ratings by other people and models stay."""
     rated = await record(session, project)
     await by_model(session, rated, "judge-1", 1, 1)
     await rate(session, rated, "ana", realism=2, quality=3)
@@ -50,7 +50,7 @@ async def test_second_rating_of_a_person_replaces_the_first(session: AsyncSessio
         ({"quality": 8}, "quality must be less than or equal to 7, got 8"),
         ({"quality": 4.5}, "quality must be a valid integer, got 4.5"),
         ({"user_id": "  "}, "user must have 1 to 255 characters, without"),
-        ({"user_id": LLM_USER}, "user must be a person's id, not the one that stands for models"),
+        ({"user_id": LLM_USER}, "user must be a person's id, not the id that stands for models"),
         ({"user_id": "a\x00b"}, "user must have 1 to 255 characters, without control"),
     ],
 )
@@ -68,7 +68,7 @@ async def test_rating_off_the_scale_is_refused_in_one_line(
 
 
 async def test_record_that_is_not_there_cannot_be_rated(session: AsyncSession, project: uuid.UUID) -> None:
-    """And the session goes on."""
+    """The session can be used afterwards."""
     with pytest.raises(UnratableRecord, match=r"record .* does not exist"):
         await rate(session, uuid.uuid4(), "ana", realism=4, quality=4)
 
@@ -76,7 +76,7 @@ async def test_record_that_is_not_there_cannot_be_rated(session: AsyncSession, p
 
 
 async def test_each_model_is_compared_with_the_mean_of_people(session: AsyncSession, project: uuid.UUID) -> None:
-    """Only records that both rated count; other projects, and rules in the averages, do not."""
+    """Only records that both rated count. Other projects do not, and rules do not count in the averages."""
     first, second, third, feedback = [
         await record(session, project, type_=type_) for type_ in ("TASK", "TASK", "TASK", "FEEDBACK")
     ]
@@ -107,8 +107,8 @@ async def test_each_model_is_compared_with_the_mean_of_people(session: AsyncSess
     assert tasks.models[0].realism.n == 2
 
 
-async def test_ratings_that_no_person_gave_beside_are_not_fetched(session: AsyncSession, project: uuid.UUID) -> None:
-    """Models rate thousands of records, people some: what is read is as much as is compared."""
+async def test_ratings_without_a_persons_rating_are_not_fetched(session: AsyncSession, project: uuid.UUID) -> None:
+    """Models rate thousands of records, people a few: only the compared ratings are read."""
     rated = [await record(session, project) for _ in range(20)]
     for each in rated:
         await by_model(session, each, "judge-1", 4, 4)
@@ -125,11 +125,11 @@ async def test_ratings_that_no_person_gave_beside_are_not_fetched(session: Async
     pairs = await pairs_of(session, project)
 
     assert [len(pairs.realism[model]) for model in ("judge-1", "judge-2")] == [1, 1]
-    assert sum(fetched) == 1 + 2 + 2  # how many people rated, the models, the pairs
+    assert sum(fetched) == 1 + 2 + 2  # the count of rated records, the models, the pairs
 
 
 async def test_ratings_are_listed_newest_first_with_who_gave_them(session: AsyncSession, project: uuid.UUID) -> None:
-    """A person by name, a model as a model, rules as rules."""
+    """People by id, models by name, and rules marked as rules."""
     rated = await record(session, project)
     await rate(session, rated, "ana", realism=5, quality=6)
     await by_model(session, rated, "judge-1", 4, 4)

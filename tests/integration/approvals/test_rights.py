@@ -1,4 +1,4 @@
-"""Who may do what with links: the gateway decides with a token and with nothing else, services not at all."""
+"""Rights on links: the gateway decides only with a token, and services cannot use links."""
 
 import pytest
 from psycopg import errors, sql
@@ -7,15 +7,15 @@ from sqlalchemy import text
 from tests.support.approvals import ANN, link, question
 from tests.support.proving.models import WaitingJob
 from tests.support.waits import ASK, waiting
-from workers.approvals.decisions import State, decide_by_link, look
-from workers.approvals.links import Asked, issue, new_token, revoke
+from workers.approvals.decisions import LinkState, decide_by_link, read_approval
+from workers.approvals.links import JobWait, issue, new_token, revoke
 from workers.runtime.actor import Actor
 from workers.runtime.beat.maintenance import expire_by_table
 
 
 @pytest.fixture
 def speaking(psql):
-    """Speak as a role until the test ends."""
+    """Act as a role until the test ends."""
 
     def speak(role: str):
         psql.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
@@ -30,23 +30,23 @@ async def as_role(session, role: str) -> None:
 
 
 async def test_a_gateway_decides_with_a_token(jobs, database):
-    """It has no right on the job's table; the history names who got the link."""
+    """It has no right on the job's table; the history names the recipient of the link."""
     [ticket] = await waiting(jobs)
     token = await link(database, ticket)
 
     async with database.session() as session:
         await as_role(session, "gristmill_gateway")
-        assert (await look(session, token)).state is State.OPEN
+        assert (await read_approval(session, token)).state is LinkState.OPEN
         done = await decide_by_link(session, token, "approved", actor=Actor(ip_address="192.0.2.9"))
 
-    assert (done.state, done.is_own) == (State.DECIDED, True)
+    assert (done.state, done.is_own) == (LinkState.DECIDED, True)
     assert (await jobs.row(ticket[0], ASK))["status"] == "approved"
     last = (await jobs.history(ticket[0]))[-1]
     assert last.changed_by == f"gristmill_gateway as {ANN}"
 
 
 async def test_a_gateway_without_a_token_decides_nothing(jobs, database, speaking):
-    """Not by the table of links, not by the job's, not by guessing."""
+    """It cannot use the table of links or the job's table, and cannot guess a token."""
     [ticket] = await waiting(jobs)
     await link(database, ticket)
     gateway = speaking("gristmill_gateway")
@@ -77,7 +77,7 @@ async def test_a_gateway_without_a_token_decides_nothing(jobs, database, speakin
     ],
 )
 def test_nobody_else_uses_links(speaking, role, statement):
-    """A tenant decides its own waits by `runtime.decide`, where their table allows it."""
+    """A tenant decides its own waits by `runtime.decide` if their table allows it."""
     with pytest.raises(errors.InsufficientPrivilege):
         speaking(role).execute(statement)
 
@@ -95,29 +95,29 @@ def test_nobody_else_uses_links(speaking, role, statement):
     ],
 )
 def test_a_worker_makes_links_and_writes_no_decision(speaking, statement):
-    """Nor does it read what would let it pretend to be a person."""
+    """It cannot read hashes, so it cannot act as a person."""
     with pytest.raises(errors.InsufficientPrivilege):
         speaking("gristmill_worker").execute(statement)
 
 
-async def test_a_worker_issues_replaces_and_takes_back(jobs, database):
-    """With the rights of its role, as the handler that writes the mails."""
+async def test_a_worker_issues_replaces_and_revokes(jobs, database):
+    """The handler that writes the mails needs these rights."""
     [ticket] = await waiting(jobs)
-    asked = Asked(WaitingJob, *ticket)
+    asked = JobWait(WaitingJob, *ticket)
 
     async with database.session() as session:
         await as_role(session, "gristmill_worker")
         first = await issue(session, asked, question(), recipient=ANN, purpose="ask")
         second = await issue(session, asked, question(), recipient=ANN, purpose="ask")
-        assert (await look(session, second)).state is State.OPEN
+        assert (await read_approval(session, second)).state is LinkState.OPEN
         assert await revoke(session, WaitingJob, ticket[0]) == 1
-        assert (await look(session, second)).state is State.REVOKED
+        assert (await read_approval(session, second)).state is LinkState.REVOKED
 
     assert first != second
 
 
 async def test_old_links_are_deleted_by_maintenance(jobs, database):
-    """Ninety days after they expired."""
+    """They are deleted 90 days after they expired."""
     [old], [new] = await waiting(jobs), await waiting(jobs)
     for ticket in (old, new):
         await link(database, ticket)

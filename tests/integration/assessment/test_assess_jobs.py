@@ -47,7 +47,7 @@ def assessing(database_url: str, registry: Registry, fake: FakeOpenAI) -> Assess
 
 
 class Store:
-    """The assessments of a test's database, as a service sees them in SQL."""
+    """The assessments of a test's database, in SQL like a service."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -63,7 +63,7 @@ class Store:
         return self._connection.execute(sql, {"name": name}).one()
 
     def reasons(self, name: str, action: str) -> list[str]:
-        """Return why ``action`` was taken, each time, as the audit has it."""
+        """Return the reason of each ``action`` in the audit."""
         sql = (
             "SELECT change_reason FROM assessments.assessment_state_audit "
             "WHERE assessment_id = :name AND change_action = :action ORDER BY version_to"
@@ -93,7 +93,7 @@ def store(connection: Connection) -> Store:
 
 
 async def test_a_rubric_is_answered_and_kept(assessing: Assessing, store: Store) -> None:
-    """Created in SQL with members of others; the result has every criterion on its own scale."""
+    """It is created in SQL with unknown members; the result has every criterion on its own scale."""
     store.create("one", "llm_rubric", RUBRIC, timestamp="2026-05-01T12:00:00Z", source="bus", correlation=7)
 
     async with assessing():
@@ -111,7 +111,7 @@ async def test_a_rubric_is_answered_and_kept(assessing: Assessing, store: Store)
 async def test_progress_is_seen_while_criteria_are_asked_one_by_one(
     assessing: Assessing, store: Store, fake: FakeOpenAI
 ) -> None:
-    """From 1 to 99 and only upwards, until it is done."""
+    """The progress grows from 1 to 99 until the job ends."""
     fake.script(default={"kind": "answer", "delay_ms": 150})
     store.create("one", "llm_rubric", {**RUBRIC, "separately": True})
     seen: list[int] = []
@@ -141,7 +141,7 @@ async def test_progress_is_seen_while_criteria_are_asked_one_by_one(
 async def test_a_bad_request_fails_at_once_with_one_line(
     assessing: Assessing, store: Store, fake: FakeOpenAI, *, kind: str, options: dict[str, Any], line: str
 ) -> None:
-    """No attempt is spent on it and no model is asked."""
+    """It costs no attempt, and no model is called."""
     store.create("one", kind, options)
 
     async with assessing():
@@ -156,7 +156,7 @@ async def test_a_bad_request_fails_at_once_with_one_line(
 async def test_a_hostile_answer_is_asked_again_and_then_retried(
     assessing: Assessing, store: Store, fake: FakeOpenAI, kind: str
 ) -> None:
-    """The model is told once what was wrong; after two invalid answers the job waits for another attempt."""
+    """The model is asked a second time with the error; after two invalid answers the job is retried."""
     fake.script(queue=[{"kind": kind}] * 2)
     store.create("one", "llm_rubric", RUBRIC)
 
@@ -171,7 +171,7 @@ async def test_a_hostile_answer_is_asked_again_and_then_retried(
 async def test_a_rate_limit_snoozes_a_composite_and_spends_no_attempt(
     assessing: Assessing, store: Store, fake: FakeOpenAI
 ) -> None:
-    """One part's limit is the whole's: a part is not lost to it."""
+    """If one part is rate limited, the whole job waits, so that no part is lost."""
     fake.script(queue=[{"kind": "answer"}, {"kind": "status", "status": 429, "retry_after": "30"}])
     part = {"assessmentType": "llm_rubric", "options": RUBRIC}
     store.create("one", "composite", {"parts": [part, part]})
@@ -184,7 +184,7 @@ async def test_a_rate_limit_snoozes_a_composite_and_spends_no_attempt(
 
 
 async def test_a_composite_shows_what_failed_in_it(assessing: Assessing, store: Store) -> None:
-    """Completed with what there is, and the first flag says what is missing."""
+    """It completes with the other parts, and the first flag names the failed part."""
     good, bad = ({"assessmentType": "llm_rubric", "options": options} for options in (RUBRIC, {"content": "x"}))
     store.create("one", "composite", {"parts": [good, {**bad, "name": "bad"}, {"assessmentType": "noop"}]})
 
@@ -197,7 +197,7 @@ async def test_a_composite_shows_what_failed_in_it(assessing: Assessing, store: 
 
 
 async def test_a_cancelled_assessment_stops_asking(assessing: Assessing, store: Store, fake: FakeOpenAI) -> None:
-    """A service cancels it in SQL while its parts wait for the model: their calls end, and no result is kept."""
+    """A service cancels it in SQL while its parts wait for the model: the calls end, and no result is stored."""
     fake.script(default={"kind": "hang"})
     part = {"assessmentType": "llm_rubric", "options": RUBRIC}
     store.create("one", "composite", {"parts": [part] * 3})
@@ -212,7 +212,7 @@ async def test_a_cancelled_assessment_stops_asking(assessing: Assessing, store: 
 
 
 async def test_each_row_has_its_own_timeout(assessing: Assessing, store: Store, fake: FakeOpenAI) -> None:
-    """A second for this one: then an attempt is spent."""
+    """This row has one second; then the run ends and costs an attempt."""
     fake.script(default={"kind": "hang"})
     store.create("one", "llm_rubric", RUBRIC, timeout=1)
 
@@ -223,7 +223,7 @@ async def test_each_row_has_its_own_timeout(assessing: Assessing, store: Store, 
 
 
 async def test_every_door_refuses_what_no_run_could_assess(session: AsyncSession) -> None:
-    """With the very line that a row written in SQL would fail with."""
+    """The line is the same as for a row written in SQL."""
     request = {"serverName": "acme", "assessmentType": "llm_rubric", "options": {"content": "x"}}
 
     with pytest.raises(EnqueueError, match=r"request_data.*options\.criteria is required, got nothing"):
@@ -231,7 +231,7 @@ async def test_every_door_refuses_what_no_run_could_assess(session: AsyncSession
 
 
 async def test_a_request_is_kept_to_the_letter(session: AsyncSession) -> None:
-    """Whatever else it holds, in whatever form."""
+    """Unknown members of any form are stored unchanged."""
     request = {
         "serverName": "acme",
         "assessmentType": "llm_rubric",
@@ -251,7 +251,7 @@ async def test_a_request_is_kept_to_the_letter(session: AsyncSession) -> None:
 async def test_sixty_real_descriptions_are_assessed_offline(
     assessing: Assessing, store: Store, connection: Connection
 ) -> None:
-    """Every one ends with a result per criterion that names its author, and results differ."""
+    """Every description gets a result per criterion, which says if a rule decided, and results differ."""
     if not REGISTRY.exists():
         pytest.skip(f"needs the published descriptions: {REGISTRY.name} is not in ../shared/data")
     servers = [server for server in json.loads(REGISTRY.read_text()) if server["name"]][:60]

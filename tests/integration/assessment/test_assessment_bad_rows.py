@@ -1,4 +1,4 @@
-"""One assessment that nobody can read costs the others nothing: not in a list, a report, a history or an import."""
+"""An unreadable assessment does not affect the others in a list, a report, a history or an import."""
 
 import json
 from functools import partial
@@ -17,7 +17,7 @@ from workers.assessment.store.sources import rows_of_file, rows_of_table
 from workers.runtime.actor import Actor, InvalidActor
 
 DEEP = "repeat('[', 5000) || repeat(']', 5000)"
-# Documents as SQL: what the table's CHECKs admit, written by hand past the functions.
+# Documents as SQL that the table's CHECKs accept, written without the functions.
 DOCUMENTS = {
     "list": "'[0.8, 0.9]'",
     "null": "'null'",
@@ -34,11 +34,11 @@ UNREADABLE = {"digits", "exponent", "infinite", "deep", "long"}
 
 @pytest.fixture
 def gristmill(gristmill):
-    """Run one command on assessments."""
+    """Run a command of ``gristmill assessments``."""
     return partial(gristmill, "assessments")
 
 
-# The rules of the types of its columns, where these have any: rows may be older than the rules.
+# The CHECKs of the types of its columns. Rows may be older than these rules.
 RULES = """
     SELECT d.oid::regtype::text AS domain, quote_ident(c.conname) AS name, pg_get_constraintdef(c.oid) AS rule
       FROM pg_attribute AS a JOIN pg_type AS d ON d.oid = a.atttypid JOIN pg_constraint AS c ON c.contypid = d.oid
@@ -48,7 +48,7 @@ RULES = """
 
 @pytest.fixture
 def older_than_the_rules(psql):
-    """Let documents in that a revision with rules for them left in the table."""
+    """Remove the rules, so that documents older than the rules can be written."""
     rules = psql.execute(RULES).fetchall()
     for rule in rules:
         psql.execute(f"ALTER DOMAIN {rule['domain']} DROP CONSTRAINT {rule['name']}")
@@ -60,7 +60,7 @@ def older_than_the_rules(psql):
 
 @pytest.fixture
 def bad_rows(psql, older_than_the_rules):
-    """One good assessment, and one of each kind whose request or result is not what readers expect."""
+    """One good assessment, and one for each kind of unexpected request or result."""
     psql.execute("SET search_path = assessments")
     good = '{"serverName": "srv", "assessmentType": "llm_rubric"}'
     psql.execute("SELECT create_assessment('good', %s)", [good])
@@ -77,7 +77,7 @@ def bad_rows(psql, older_than_the_rules):
 
 
 def test_a_list_shows_every_row_and_says_what_is_wrong_with_which(gristmill, bad_rows):
-    """As a table and as JSON; only the field that cannot be shown is missing."""
+    """Table and JSON lack only the field that cannot be shown."""
     code, shown, said = gristmill("list")
     listed = {row["assessment_id"]: row for row in as_json(gristmill, "list")}
 
@@ -100,7 +100,7 @@ def test_a_list_shows_every_row_and_says_what_is_wrong_with_which(gristmill, bad
 
 
 def test_each_of_them_can_be_shown_and_the_good_one_audited(gristmill, bad_rows):
-    """One by one, for people and for programs."""
+    """Each one can be shown as text and as JSON."""
     for name in (f"{field}-{name}" for field in ("request", "result") for name in DOCUMENTS):
         assert gristmill("show", name)[0] == 0
         assert as_json(gristmill, "show", name)["assessment"]["assessment_id"] == name
@@ -109,7 +109,7 @@ def test_each_of_them_can_be_shown_and_the_good_one_audited(gristmill, bad_rows)
 
 
 def test_reports_count_them_all(gristmill, bad_rows, tmp_path):
-    """Their types are unknown, their durations are not."""
+    """Their types are unknown, but their durations count."""
     code, shown, _ = gristmill("stats", "--plot", "hours.svg")
 
     assert code == 0
@@ -120,14 +120,14 @@ def test_reports_count_them_all(gristmill, bad_rows, tmp_path):
 
 
 def test_they_can_be_cancelled(gristmill, bad_rows):
-    """Whatever they hold: who made a mistake can take it back."""
+    """Any assessment can be cancelled, whatever its documents hold."""
     for name in DOCUMENTS:
         assert gristmill("cancel", f"request-{name}")[0] == 0
 
 
 @pytest.mark.parametrize("time", ["0001-01-02 00:00:00+00", "9999-12-31 00:00:00+00"])
 def test_times_at_the_edges_are_shown_and_counted(gristmill, psql, time):
-    """The farthest that the table takes, in any zone."""
+    """The limits of the table are shown in any time zone."""
     psql.execute("SELECT assessments.create_assessment('good', '{}')")
     psql.execute("INSERT INTO assessments.assessment_states (assessment_id, request_data, created_at, next_retry_at) "
                  "VALUES ('edge', '{}', %s, %s)", [time, time])  # fmt: skip
@@ -141,8 +141,8 @@ def test_times_at_the_edges_are_shown_and_counted(gristmill, psql, time):
         assert psql.execute(f"SELECT * FROM assessments.{view}").fetchall()
 
 
-def test_a_time_that_no_client_can_read_is_told_in_words(gristmill, psql):
-    """From before there was a rule; the row's other fields stand."""
+def test_a_time_that_no_client_can_read_is_shown_as_text(gristmill, psql):
+    """Such a row is older than the rule; its other fields are shown."""
     psql.execute("SELECT assessments.create_assessment('good', '{}')")
     psql.execute("SELECT assessments.create_assessment('far', '{}')")
     rule = "ALTER TABLE assessments.assessment_states {} CONSTRAINT ck_assessment_states_times {}"
@@ -166,9 +166,9 @@ def test_a_time_that_no_client_can_read_is_told_in_words(gristmill, psql):
 
 
 def test_a_history_with_a_context_that_nobody_can_read_is_whole(gristmill, psql):
-    """The context says why it is not shown."""
+    """``context`` has the reason why it is not shown."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
-    # As an older release let it in.
+    # An older release accepted this.
     psql.execute("UPDATE runtime.transitions SET context = ('{\"n\": ' || repeat('9', 5000) || '}')::jsonb")
     psql.execute("SELECT assessments.update_assessment_state('a-1', 'cancelled', 1)")
 
@@ -189,7 +189,7 @@ def measured(psql, name: str = "a-1") -> dict[str, Any]:
 
 
 def test_what_ends_without_a_start_took_no_time(gristmill, psql):
-    """It was measured as 24 days: no start is no time, and no row."""
+    """Without a start there is no duration and no row. It used to be measured as 24 days."""
     for name in ("function", "by hand", "cli"):
         psql.execute("SELECT assessments.create_assessment(%s, '{}')", [name])
     psql.execute("SELECT assessments.update_assessment_state('function', 'cancelled', 1)")
@@ -204,7 +204,7 @@ def test_what_ends_without_a_start_took_no_time(gristmill, psql):
     ("started", "milliseconds"), [("2 seconds", 2_000), ("-5 seconds", 0), ("90 days", 2147483647)]
 )
 def test_what_ran_took_the_time_from_its_start(psql, started, milliseconds):
-    """Bounded by what the column holds, and never negative."""
+    """The duration is limited to the range of the column, and never negative."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
     psql.execute("UPDATE assessments.assessment_states SET dispatched_at = now()")
     psql.execute("UPDATE assessments.assessment_states SET state = 'processing', progress = 1, version = 2, "
@@ -228,7 +228,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("value", "line"), BROKEN.values(), ids=BROKEN)
 async def test_no_door_of_the_store_takes_what_cannot_be_kept(database, value, line):
-    """The transaction goes on after each of them."""
+    """The transaction continues after each refusal."""
     async with database.session() as session:
         await states.create(session, "a-1", {})
         with pytest.raises(InvalidChange, match=line):
@@ -252,7 +252,7 @@ async def test_no_door_of_the_store_takes_what_cannot_be_kept(database, value, l
 
 @pytest.mark.parametrize("written", ["FAILED", "Failed", " failed "])
 async def test_states_are_named_in_any_case_and_checked(database, gristmill, written):
-    """At every door of the store that takes one."""
+    """This holds for every function that takes a state."""
     async with database.session() as session:
         await states.create(session, "a-1", {})
         await states.update(session, "a-1", "PROCESSING", version=1)
@@ -263,7 +263,7 @@ async def test_states_are_named_in_any_case_and_checked(database, gristmill, wri
 
 
 def test_the_command_line_names_states_in_any_case_and_checks_them(gristmill, psql):
-    """A state that does not exist is a wrong usage and no empty list."""
+    """An unknown state is a usage error, not an empty list."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
 
     assert [row["state"] for row in as_json(gristmill, "list", "--state", "PENDING")] == ["pending"]
@@ -273,7 +273,7 @@ def test_the_command_line_names_states_in_any_case_and_checks_them(gristmill, ps
 
 
 async def test_a_cached_document_that_nobody_can_read_is_nothing(database, psql):
-    """A cache may forget; it may not raise."""
+    """The cache returns nothing and does not raise."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
     psql.execute("SELECT assessments.put_cached_state('a-1', ('{\"n\": ' || repeat('9', 5000) || '}')::jsonb)")
 
@@ -282,7 +282,7 @@ async def test_a_cached_document_that_nobody_can_read_is_nothing(database, psql)
 
 
 async def test_statistics_of_failures_with_endless_messages_are_bounded(database, psql):
-    """A report is for people."""
+    """A report shows only the beginning of a long message."""
     psql.execute(
         "SELECT assessments.create_assessment('a-1', jsonb_build_object('assessmentType', repeat('x', 100000)))"
     )
@@ -304,7 +304,7 @@ def nested(levels: int) -> str:
     return '{"a":' * levels + "1" + "}" * levels
 
 
-# A line of JSON as it stands in the file, and what is said of it.
+# A line of JSON in the file, and its refusal.
 BAD_LINES = {
     "half a character": ('{"a": "\\ud800"}', "result.a must be text without half a character (a lone surrogate)"),
     "nul": ('{"a": "\\u0000"}', "no text may contain a NUL character"),
@@ -337,7 +337,7 @@ BAD_FIELDS: dict[str, tuple[dict[str, object], str]] = {
 
 
 async def test_an_import_refuses_each_bad_line_with_its_reason_and_takes_the_others(database, psql, tmp_path):
-    """In one batch, with good lines between them; a line that comes twice is taken once."""
+    """Bad and good lines are in one batch; a repeated line is imported once."""
     lines, expected = [], {}
     for name, (result, reason) in BAD_LINES.items():
         whole = json.dumps({**GOOD, "assessment_id": name, "result": "HERE"})
@@ -363,7 +363,7 @@ async def test_an_import_refuses_each_bad_line_with_its_reason_and_takes_the_oth
 
 
 def test_the_command_prints_and_writes_refusals_of_any_text(gristmill, tmp_path):
-    """One taken, one refused with its reason: case 22; a name with half a character is written with an escape."""
+    """One entry is taken and one is refused with its reason; a lone surrogate is written as an escape."""
     bad = {**GOOD, "assessment_id": "bad\ud800", "result": {"a": "\ud800"}}
     Path(tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, [bad, GOOD])))
 
@@ -377,7 +377,7 @@ def test_the_command_prints_and_writes_refusals_of_any_text(gristmill, tmp_path)
 
 
 async def test_rows_of_a_table_that_the_driver_cannot_hold_are_refused_alone(database, psql):
-    """A time of 'infinity' or a number of 5,000 digits in one of them ended the import of them all."""
+    """A time of 'infinity' or a number of 5,000 digits does not end the import of the other rows."""
     psql.execute("DROP TABLE IF EXISTS public.existing_assessments")
     psql.execute("CREATE TABLE public.existing_assessments (assessment_id text, status text, created_at timestamptz, "
                  "result jsonb, options json)")  # fmt: skip
@@ -408,7 +408,7 @@ OWNER = "00000000-0000-0000-0000-0000000a11ce"
 
 
 def test_an_import_gives_what_it_takes_to_an_owner(gristmill, psql, tmp_path):
-    """Whom the command names; what an owner had and lost to a cleanup does not come back to that owner."""
+    """The command names the owner. Assessments that were cleaned up are not imported again for that owner."""
     Path(tmp_path / "old.jsonl").write_text(json.dumps(GOOD))
 
     for owner in ((), ("--owner", OWNER), ("--owner", OWNER)):
@@ -421,7 +421,7 @@ def test_an_import_gives_what_it_takes_to_an_owner(gristmill, psql, tmp_path):
 
 
 def test_the_command_line_asks_whose_where_several_owners_have_the_name(gristmill, psql):
-    """Every command that names one; --owner says it, and the list shows it."""
+    """This holds for every command with a name; --owner selects the owner, and the list shows it."""
     owners = [OWNER, OWNER.replace("a11ce", "00b0b")]
     request = ("--server", "s", "--type", "t")
     for owner in owners:

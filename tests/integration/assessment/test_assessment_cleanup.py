@@ -1,7 +1,6 @@
-"""Cleaning up: in batches, past what others hold, and the history keeps its names."""
+"""Cleaning up: in batches, without waiting for locked rows, and the history keeps the names."""
 
 import asyncio
-import time
 
 import psycopg
 import pytest
@@ -19,7 +18,7 @@ OLD = "now() - interval '31 days'"
 
 
 def make_old(psql, count: int, *, prefix: str = "old") -> None:
-    """Make assessments that ended a month ago, by the transitions that the guards allow."""
+    """Create assessments that ended a month ago, by legal transitions."""
     psql.execute(
         "SELECT assessments.create_assessment(%s || n, '{}') FROM generate_series(1, %s) AS n", [prefix, count]
     )
@@ -36,7 +35,7 @@ def names(psql) -> list[str]:
 
 
 async def test_a_history_keeps_its_name_when_its_assessment_is_gone(psql, database):
-    """Also when the id is used again: both histories are told, oldest first."""
+    """If the id is used again, both histories are returned, oldest first."""
     make_old(psql, 1)
     assert await prune_jobs(database) == 1
     psql.execute("SELECT assessments.create_assessment('old1', '{}')")
@@ -49,7 +48,7 @@ async def test_a_history_keeps_its_name_when_its_assessment_is_gone(psql, databa
 
 
 async def test_names_of_the_gone_outlive_the_transitions_and_go_then(psql, database):
-    """Twice as long as the audit trail is kept by default."""
+    """Names are kept twice as long as the audit trail is kept by default."""
     psql.execute(
         "INSERT INTO assessments.retired_assessments (id, assessment_id, deleted_at) "
         "SELECT uuidv7(), 'gone-' || days, now() - make_interval(days => days) FROM unnest(ARRAY[799, 801]) AS days"
@@ -63,7 +62,7 @@ async def test_names_of_the_gone_outlive_the_transitions_and_go_then(psql, datab
 
 
 def test_a_batch_takes_the_oldest_and_passes_what_somebody_holds(psql, database_url):
-    """Nobody waits for the cleanup, and the cleanup waits for nobody."""
+    """The cleanup skips locked rows and blocks nobody."""
     make_old(psql, 3)
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT 1 FROM assessments.assessment_states WHERE assessment_id = 'old2' FOR UPDATE")
@@ -77,13 +76,13 @@ def test_a_batch_takes_the_oldest_and_passes_what_somebody_holds(psql, database_
 
 @pytest.mark.parametrize("arguments", ["-1", "30, 0", "NULL", "30, NULL"])
 def test_a_cleanup_that_would_delete_everything_or_nothing_is_refused(psql, arguments):
-    """A slip of the keyboard deletes no assessment."""
+    """A typing error must not delete assessments."""
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="retention must be 0 days or more"):
         psql.execute(f"SELECT assessments.cleanup_old_assessments({arguments})")
 
 
 async def test_what_has_not_ended_or_ended_lately_is_never_cleaned_up(psql, database):
-    """However old the rest of it is."""
+    """The age of its other values does not matter."""
     make_old(psql, 1)
     psql.execute("""
         INSERT INTO assessments.assessment_states (assessment_id, request_data, created_at)
@@ -96,7 +95,7 @@ async def test_what_has_not_ended_or_ended_lately_is_never_cleaned_up(psql, data
 
 
 async def test_workers_claim_and_settle_while_a_cleanup_runs(psql, database_url, jobs: Jobs):
-    """Nobody is ever seen waiting for a lock. (100,000 rows: docs/assessments.md.)"""
+    """No session waits for a lock. (100,000 rows: docs/assessments.md.)"""
     make_old(psql, 3_000)
     psql.execute("SELECT assessments.create_assessment('new' || n, '{}') FROM generate_series(1, 200) AS n")
     tickets = await jobs.dispatched(STAGE, 0)
@@ -119,13 +118,12 @@ async def test_workers_claim_and_settle_while_a_cleanup_runs(psql, database_url,
             waits.append(found[0]["n"])
 
     watching = asyncio.create_task(watch())
-    began = time.monotonic()
     deleted, _ = await asyncio.gather(clean(), work())
     await until(lambda: len(waits) > 5)
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
     assert deleted == 3_000
     assert await jobs.count(STAGE, status="completed") == 200
     assert max(waits) == 0
-    assert time.monotonic() - began < 60
     assert Assessment.__lifecycle__.retention.days == 30

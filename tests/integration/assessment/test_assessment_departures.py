@@ -1,4 +1,4 @@
-"""Where our schema departs from the seed's SQL: the seed's version fails or loses data, ours does what it meant."""
+"""Differences from the seed's SQL: the seed's version fails or loses data, ours does what the seed intends."""
 
 import psycopg
 import pytest
@@ -11,7 +11,7 @@ REQUEST = {"serverName": "srv", "assessmentType": "llm_rubric"}
 
 
 class Twins:
-    """The seed's tables in a schema of their own, and ours; one statement is put to either."""
+    """The seed's tables in their own schema, and ours; a test runs the same statement on both."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
@@ -34,7 +34,7 @@ class Twins:
 
 @pytest.fixture
 def twins(psql):
-    """The seed's schema with its valid parts, but for the audit trigger that refuses every update."""
+    """The valid parts of the seed's schema, without the audit trigger, which refuses every update."""
     with psql.transaction(force_rollback=True):
         psql.execute("CREATE SCHEMA seed; SET search_path = seed")
         for part in (seed.STATES, seed.SUMMARY, seed.CREATE, seed.UPDATE, seed.EXISTING):
@@ -51,7 +51,7 @@ def both(twins, request=REQUEST):
 
 
 def test_its_audit_trigger_refuses_every_update_ours_records_it(twins):
-    """``->>`` gives text, the column is jsonb."""
+    """``->>`` returns text, but the column is jsonb."""
     for schema in both(twins):
         if schema == "seed":
             twins.run(seed.AUDIT)
@@ -74,7 +74,7 @@ def test_its_audit_names_whoever_came_last_ours_who_did_it(twins):
 
 
 def test_its_audit_misses_the_creation_ours_begins_with_it(twins):
-    """A history starts where the assessment starts."""
+    """Our history begins with the creation."""
     for schema in both(twins):
         if schema == "seed":
             twins.run(seed.AUDIT)
@@ -84,7 +84,7 @@ def test_its_audit_misses_the_creation_ours_begins_with_it(twins):
 
 
 def test_its_audit_can_be_forged_ours_cannot_be_written(twins):
-    """History is what happened."""
+    """Nobody can write the history."""
     forged = "INSERT INTO assessment_state_audit (assessment_id, new_state) VALUES ('a', 'completed')"
     for schema in both(twins):
         if schema == "seed":
@@ -96,12 +96,12 @@ def test_its_audit_can_be_forged_ours_cannot_be_written(twins):
 
 @pytest.mark.parametrize("statement", [seed.METRICS, seed.QUEUE], ids=["inline INDEX", "UNIQUE name (…)"])
 def test_its_inline_indexes_are_not_postgres(twins, statement):
-    """Ours exist, as the seed's walk shows."""
+    """Ours exist; test_assessment_seed.py checks them."""
     twins.refused(statement, psycopg.ProgrammingError)
 
 
 def test_its_cleanup_cannot_be_called_ours_deletes(twins):
-    """``DELETE … LIMIT`` is MySQL's; Postgres finds out at the first call."""
+    """``DELETE … LIMIT`` is MySQL syntax; Postgres fails at the first call."""
     twins.run("SET LOCAL check_function_bodies = off")
     twins.run(seed.CLEANUP)
     for schema in both(twins):
@@ -116,7 +116,7 @@ def test_its_cleanup_cannot_be_called_ours_deletes(twins):
 
 
 def test_its_partial_update_erases_the_result_ours_keeps_it(twins):
-    """What is not given is not changed."""
+    """A value that is not given is not changed."""
     for schema in both(twins):
         twins.run("""SELECT update_assessment_state('a', 'processing', 1, '{"part": 1}', 'flaky', 10, 'me')""")
         twins.run("SELECT update_assessment_state('a', 'processing', 2, p_progress => 20, p_changed_by => 'me')")
@@ -137,7 +137,7 @@ def test_its_update_without_a_name_erases_the_request_and_is_refused_ours_is_not
 
 
 def test_its_update_writes_into_the_request_ours_leaves_it_alone(twins):
-    """What was asked stays what was asked."""
+    """The request never changes."""
     for schema in both(twins):
         twins.run("SELECT update_assessment_state('a', 'cancelled', 1, p_progress => 100, p_changed_by => 'me')")
         assert twins.row("request_data")["request_data"] == (
@@ -147,7 +147,7 @@ def test_its_update_writes_into_the_request_ours_leaves_it_alone(twins):
 
 @pytest.mark.parametrize(("state", "reached"), [("processing", 1), ("cancelled", 100)])
 def test_its_update_without_progress_breaks_its_own_check_ours_fills_it_in(twins, state, reached):
-    """A state that demands a progress gets it."""
+    """Our function sets the progress that the state requires."""
     update = f"SELECT update_assessment_state('a', '{state}', 1, p_changed_by => 'me')"
     for schema in both(twins):
         if schema == "seed":
@@ -158,7 +158,7 @@ def test_its_update_without_progress_breaks_its_own_check_ours_fills_it_in(twins
 
 
 def test_its_retry_keeps_completed_at_and_is_refused_ours_starts_again(twins):
-    """A failed assessment can be sent back, one attempt spent."""
+    """A failed assessment can return to pending, which costs one attempt."""
     for schema in both(twins):
         twins.run("SELECT update_assessment_state('a', 'processing', 1, p_progress => 5, p_changed_by => 'me')")
         twins.run("SELECT update_assessment_state('a', 'failed', 2, NULL, 'boom', 100, 'me')")
@@ -172,7 +172,7 @@ def test_its_retry_keeps_completed_at_and_is_refused_ours_starts_again(twins):
 
 
 def test_its_update_takes_any_transition_ours_names_the_illegal_one(twins):
-    """A cancelled assessment does not complete."""
+    """A cancelled assessment cannot complete."""
     revive = "SELECT update_assessment_state('a', 'completed', 2, '{}', NULL, 100, 'me')"
     for schema in both(twins):
         twins.run("SELECT update_assessment_state('a', 'cancelled', 1, p_progress => 100, p_changed_by => 'me')")
@@ -195,7 +195,7 @@ def test_its_update_without_a_version_overwrites_ours_asks_for_it(twins):
 
 
 def test_its_update_of_nothing_says_false_ours_names_what_is_missing(twins):
-    """A typing error is not a success nobody looked at."""
+    """A typing error must not look like a success."""
     update = "SELECT update_assessment_state('b', 'processing', 1, p_changed_by => 'me') AS done"
     for schema in both(twins):
         if schema == "seed":
@@ -216,7 +216,7 @@ def test_its_conflict_is_any_error_ours_has_a_code(twins):
 
 
 def test_its_repeated_creation_fails_ours_answers_again(twins):
-    """Whoever lost the answer asks again and gets the first id; another request under the id is refused."""
+    """The same request again returns the first id; another request with the same id is refused."""
     for schema in both(twins):
         first = twins.row("id")["id"]
         again = 'SELECT create_assessment(\'a\', \'{"serverName": "srv", "assessmentType": "llm_rubric"}\') AS id'
@@ -228,7 +228,7 @@ def test_its_repeated_creation_fails_ours_answers_again(twins):
 
 
 def test_its_null_progress_passes_every_check_ours_is_refused(twins):
-    """A CHECK accepts what it cannot tell."""
+    """A CHECK accepts NULL results."""
     for schema in both(twins):
         if schema == "seed":
             twins.run("UPDATE assessment_states SET progress = NULL, priority = NULL")
@@ -236,12 +236,12 @@ def test_its_null_progress_passes_every_check_ours_is_refused(twins):
             twins.refused("UPDATE assessment_states SET progress = NULL", errors.NotNullViolation)
 
 
-def test_its_summary_tells_creations_as_completions_ours_completions(twins):
+def test_its_summary_reports_creations_as_completions_ours_completions(twins):
     """``earliest_completed`` is when the first one was completed."""
     for schema in both(twins):
         twins.run(
             "SET LOCAL session_replication_role = replica"
-        )  # as if a day had passed: no guard lets anybody say so
+        )  # simulates a day that has passed, which the guard does not allow
         twins.run("UPDATE assessment_states SET created_at = now() - interval '1 day'")
         twins.run("SET LOCAL session_replication_role = origin")
         twins.run("SELECT update_assessment_state('a', 'cancelled', 1, p_progress => 100, p_changed_by => 'me')")
@@ -255,7 +255,7 @@ def test_its_migration_breaks_its_own_checks(twins):
 
 
 def test_its_pgcrypto_is_not_there(twins):
-    """The embedded PostgreSQL has no OpenSSL; nothing of the document needs it."""
+    """The embedded PostgreSQL has no OpenSSL, and no statement of the seed needs it."""
     available = twins.run("SELECT count(*) AS n FROM pg_available_extensions WHERE name = 'pgcrypto'")["n"]
 
     if not available:

@@ -1,4 +1,4 @@
-"""An operator gives an assessment that nobody owns to a user: once, with its history, and the audit tells who."""
+"""An operator gives an assessment without an owner to a user: once, with its history, and audited."""
 
 import asyncio
 from uuid import UUID
@@ -11,8 +11,8 @@ from sqlalchemy import text
 from tests.support.command_line import as_json
 from workers.assessment.store import states
 from workers.assessment.store.history import audit_trail
-from workers.assessment.store.metrics import measurements
-from workers.assessment.store.refusals import Conflict, InvalidChange, UnknownAssessment, WrongState
+from workers.assessment.store.metrics import list_measurements
+from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, VersionConflict, WrongState
 from workers.runtime.actor import Actor
 from workers.runtime.refusals import Forbidden, Kind
 
@@ -21,7 +21,7 @@ WHO = Actor(changed_by="operator:eve", change_reason="ticket 7")
 
 
 async def made(database, *moves: str, owner: UUID | None = None) -> None:
-    """Make assessment ``a-1`` and move it through these states."""
+    """Create assessment ``a-1`` and move it through these states."""
     async with database.session() as session:
         await states.create(session, "a-1", {"x": 1}, actor=Actor(user_id=owner))
         for version, state in enumerate(moves, start=1):
@@ -40,17 +40,17 @@ async def give(database, to: UUID = ADA) -> int | None:
     ids=["waits", "done", "cancelled"],
 )
 async def test_a_gift_moves_the_assessment_its_history_and_its_measurements(database, moves, version):
-    """Whatever its state, as long as nobody works on it."""
+    """This works in any state except processing."""
     await made(database, *moves)
     async with database.session() as session:
-        measured = [one.metric_type for one in await measurements(session, "a-1")]
+        measured = [one.metric_type for one in await list_measurements(session, "a-1")]
 
     assert await give(database) == version
 
     async with database.session() as session:
         found = await states.get(session, "a-1", owner=ADA)
         trail = await audit_trail(session, "a-1", owner=ADA)
-        assert [one.metric_type for one in await measurements(session, "a-1", owner=ADA)] == measured
+        assert [one.metric_type for one in await list_measurements(session, "a-1", owner=ADA)] == measured
     assert (found.owner_id, found.version) == (ADA, version)
     assert found.status == (moves[-1] if moves else "pending")
     last = trail[-1]
@@ -59,7 +59,7 @@ async def test_a_gift_moves_the_assessment_its_history_and_its_measurements(data
 
 
 async def test_a_gift_of_what_waits_is_worked_on_under_its_new_version(database, psql):
-    """A ticket of the version before counts no more: the next one is given at once."""
+    """A ticket of the old version is not valid; a new one is given at once."""
     await made(database)
     psql.execute("UPDATE assessments.assessment_states SET dispatched_at = now()")
 
@@ -69,7 +69,7 @@ async def test_a_gift_of_what_waits_is_worked_on_under_its_new_version(database,
 
 
 async def test_what_runs_is_not_given(database):
-    """Its run would lose its fence."""
+    """Otherwise its run would lose its fence."""
     await made(database, "processing")
 
     with pytest.raises(WrongState, match="assessment 'a-1' is processing: give it when it has ended") as refused:
@@ -79,7 +79,7 @@ async def test_what_runs_is_not_given(database):
 
 
 async def test_what_somebody_owns_is_not_given(database):
-    """Not even to the same user again."""
+    """This includes giving it to the same user again."""
     await made(database, owner=ADA)
 
     for user in (ADA, BOB):
@@ -88,7 +88,7 @@ async def test_what_somebody_owns_is_not_given(database):
 
 
 async def test_a_user_has_one_assessment_of_a_name(database):
-    """The one that nobody owns stays nobody's."""
+    """The one without an owner stays without an owner."""
     await made(database, owner=ADA)
     async with database.session() as session:
         await states.create(session, "a-1", {"x": 2})
@@ -101,7 +101,7 @@ async def test_a_user_has_one_assessment_of_a_name(database):
 
 
 async def test_of_two_gifts_at_once_one_is_made(database):
-    """The other finds nothing without an owner."""
+    """The other call finds no assessment without an owner."""
     await made(database)
 
     outcomes = await asyncio.gather(give(database, ADA), give(database, BOB), return_exceptions=True)
@@ -113,17 +113,17 @@ async def test_of_two_gifts_at_once_one_is_made(database):
 
 
 async def test_a_gift_and_a_stale_change_do_not_both_count(database):
-    """Who has seen the version before is told of the newer one."""
+    """A change with the old version gets a conflict with the new one."""
     await made(database)
     await give(database)
 
     async with database.session() as session:
-        with pytest.raises(Conflict, match="has version 2, expected version 1"):
+        with pytest.raises(VersionConflict, match="has version 2, expected version 1"):
             await states.update(session, "a-1", "processing", version=1, actor=Actor(user_id=ADA))
 
 
 async def test_the_history_of_one_that_is_gone_is_given_alone(database, psql):
-    """There is no version of it any more."""
+    """The result is None, because no version exists."""
     await made(database, "processing", "completed")
     psql.execute("DELETE FROM assessments.assessment_states")
 
@@ -145,7 +145,7 @@ async def test_the_history_of_one_that_is_gone_is_given_alone(database, psql):
     ids=["to another", "to nobody", "without a version", "with another state", "with another time"],
 )
 async def test_the_guard_lets_an_owner_change_in_no_other_way(database, psql, owner, change):
-    """Not even for the owner of the tables."""
+    """This includes the owner of the tables."""
     await made(database, owner=owner)
 
     with pytest.raises(CheckViolation):
@@ -153,7 +153,7 @@ async def test_the_guard_lets_an_owner_change_in_no_other_way(database, psql, ow
 
 
 async def test_a_service_gives_nothing(database, database_url, psql):
-    """It may not call the function, nor write the owner."""
+    """A service may neither call the function nor write the owner."""
     await made(database)
 
     with psycopg.connect(database_url, autocommit=True) as service:
@@ -168,7 +168,7 @@ async def test_a_service_gives_nothing(database, database_url, psql):
 
 
 async def test_a_worker_may_not_give(database):
-    """Its role is trusted, but the function is the operators'."""
+    """A worker sees all rows, but only operators may call the function."""
     await made(database)
 
     async def as_worker() -> None:
@@ -181,7 +181,7 @@ async def test_a_worker_may_not_give(database):
 
 
 def test_an_operator_gives_on_the_command_line(gristmill, psql):
-    """One line, and a new owner in the list."""
+    """The command prints one line, and the list shows the new owner."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
 
     code, output, _ = gristmill("assessments", "give", "a-1", "--owner", str(ADA), "--reason", "ticket 7")

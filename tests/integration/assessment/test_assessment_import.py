@@ -1,4 +1,4 @@
-"""Importing from the event-based system: every CHECK holds, histories are whole, a repeat changes nothing."""
+"""Importing from the event-based system: all CHECKs hold, histories are complete, a repeat changes nothing."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def rows(psql):
 
 
 async def test_every_row_of_the_table_is_taken_with_its_times_and_a_whole_history(existing, database):
-    """The seed's query breaks two CHECKs; this satisfies all of them."""
+    """The seed's query breaks two CHECKs; the import satisfies all."""
     report = await take(database)
 
     assert (report.read, report.refused) == (8, [])
@@ -73,7 +73,7 @@ async def test_every_row_of_the_table_is_taken_with_its_times_and_a_whole_histor
 
 
 async def test_a_repeat_takes_nothing_twice_and_changes_nothing(existing, database):
-    """An import that was interrupted is run again; what came meanwhile is taken."""
+    """A repeat imports only rows that are new."""
     await take(database)
     before = rows(existing)
     add(existing, 1, prefix="new")
@@ -85,7 +85,7 @@ async def test_a_repeat_takes_nothing_twice_and_changes_nothing(existing, databa
 
 
 async def test_an_interrupted_import_keeps_its_batches(existing, database):
-    """What was committed stays, the next run goes on behind it."""
+    """Committed batches stay, and the next run continues after them."""
 
     async def broken():
         connection = await database.listen()
@@ -104,7 +104,7 @@ async def test_an_interrupted_import_keeps_its_batches(existing, database):
 
 
 async def test_what_was_cleaned_up_after_an_import_does_not_come_back(existing, database):
-    """Old endings are taken, told apart, and deleted by the next cleanup for good."""
+    """Old assessments are imported, counted separately, and deleted by the next cleanup."""
     existing.execute("DELETE FROM public.existing_assessments")
     add(existing, 1, age=timedelta(days=60))
 
@@ -118,7 +118,7 @@ async def test_what_was_cleaned_up_after_an_import_does_not_come_back(existing, 
 
 
 async def test_one_bad_row_costs_its_neighbours_nothing(existing, database):
-    """Each refusal has its place, its id and its reason; also what only Postgres can tell."""
+    """Each refusal has position, id and reason, also if only Postgres detects it."""
     existing.execute("UPDATE public.existing_assessments SET status = 'lost' WHERE assessment_id = 'old-1'")
     existing.execute("UPDATE public.existing_assessments SET created_at = NULL, timestamp = NULL "
                      "WHERE assessment_id = 'old-2'")  # fmt: skip
@@ -133,7 +133,7 @@ async def test_one_bad_row_costs_its_neighbours_nothing(existing, database):
 
 
 async def test_files_are_read_line_by_line(database, psql, tmp_path):
-    """CSV and JSON lines; a broken line is told by its number, a NUL that Postgres cannot store by its row."""
+    """CSV and JSON lines are read; a refusal names the number of a broken line, or of a row with a NUL."""
     fields = {"assessment_id": "c-1", "server_name": "srv", "status": "failed", "created_at": "2026-01-01T00:00:00Z"}
     with (tmp_path / "old.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -153,8 +153,8 @@ async def test_files_are_read_line_by_line(database, psql, tmp_path):
     assert dict(refused[1])[3] == "the line must be a JSON object, got list"
 
 
-async def test_a_table_that_is_not_there_is_told(database):
-    """In one line, before anything is written."""
+async def test_a_missing_table_is_refused(database):
+    """The refusal is one line, and nothing is written."""
     connection = await database.listen()
     with pytest.raises(UnknownSource, match=r"table 'nothing\.here' is not in this database"):
         await import_assessments(database.session, rows_of_table(connection, "nothing.here"))

@@ -1,4 +1,4 @@
-"""What the database refuses of an assessment, whoever asks; and the kernel's statements on its enum and progress."""
+"""What the database refuses from everybody, and the kernel's statements on the enum and the progress."""
 
 import uuid
 from datetime import timedelta
@@ -20,7 +20,7 @@ STAGE = "assessment.assess"
 
 @pytest.fixture
 def states(psql):
-    """Three assessments as a person in psql finds them: ``new``, ``running`` with a part of a result, and ``done``."""
+    """Three assessments for a person in psql: ``new``, ``running`` with a partial result, and ``done``."""
     psql.execute("SET search_path = assessments")
     for name in ("new", "running", "done"):
         psql.execute("""SELECT create_assessment(%s, '{"serverName": "srv", "options": {"depth": 1}}')""", [name])
@@ -47,9 +47,9 @@ def change(connection, name: str, values: str) -> None:
         ("done", """result_data = '{"score": 0}'""", "the results of a job that ended cannot change"),
         ("done", "error_message = 'x'", "change only with its version"),
         ("done", "completed_at = now()", "change only with its version|its version must grow by one"),
-        # a start that nobody dispatched
+        # a start without a ticket
         ("new", "state = 'processing', progress = 5, version = 2", "it has no ticket"),
-        # a forged version: skipped, repeated, taken back
+        # a forged version: skipped, repeated, lowered
         ("running", "version = 4", "must grow by one"),
         ("running", "version = 1", "must grow by one"),
         ("running", "state = 'cancelled', progress = 100, completed_at = now()", "only with its version"),
@@ -70,7 +70,7 @@ def change(connection, name: str, values: str) -> None:
     ],
 )
 def test_an_update_by_hand_that_breaks_a_rule_is_refused(states, name, values, rule):
-    """By the database itself, and nothing of it stays."""
+    """The database refuses it, and nothing is changed."""
     before = states.execute("SELECT * FROM assessment_states ORDER BY id").fetchall()
 
     with pytest.raises(errors.CheckViolation, match=rule):
@@ -80,7 +80,7 @@ def test_an_update_by_hand_that_breaks_a_rule_is_refused(states, name, values, r
 
 
 def test_an_update_by_hand_that_keeps_the_rules_is_taken_and_recorded(states):
-    """The rules forbid damage, not work."""
+    """Legal changes by hand are accepted."""
     change(states, "new", "dispatched_at = now()")
     change(states, "new", "state = 'processing', progress = 5, version = 2")
     change(states, "new", """request_data = request_data || '{"note": "by hand"}', version = 3""")
@@ -99,7 +99,7 @@ def test_an_update_by_hand_that_keeps_the_rules_is_taken_and_recorded(states):
 
 @pytest.mark.parametrize("state", ["processing", "completed", "failed", "cancelled"])
 def test_an_assessment_is_born_pending(psql, state):
-    """Whatever the rest of the row says."""
+    """The other values of the row do not matter."""
     with pytest.raises(errors.CheckViolation, match="must be pending"):
         psql.execute(
             "INSERT INTO assessments.assessment_states (assessment_id, request_data, state, progress, completed_at) "
@@ -109,7 +109,7 @@ def test_an_assessment_is_born_pending(psql, state):
 
 
 def test_a_running_assessment_that_a_service_updates_is_the_services(states):
-    """Its deadline stays, its worker's lease is gone, and another holder's run has lost its fence."""
+    """Its deadline stays, the worker's lease ends, and the worker's run loses its fence."""
     row = states.execute("SELECT * FROM assessment_states WHERE assessment_id = 'running'").fetchone()
 
     assert (row["lease_owner"], row["version"]) == (None, 2)
@@ -121,7 +121,7 @@ def test_a_running_assessment_that_a_service_updates_is_the_services(states):
 
 @pytest.fixture
 def create(jobs: Jobs):
-    """Create assessments and bring them to their worker."""
+    """Create assessments and let a worker claim them."""
 
     async def created(count: int = 1):
         request = '{"serverName": "srv"}'
@@ -134,7 +134,7 @@ def create(jobs: Jobs):
 
 
 async def test_a_claimed_assessment_is_read_as_its_model_says(create):
-    """The state as text, the request as an object."""
+    """The state is text, and the request is an object."""
     [job] = await create()
 
     assert (job.status, job.request_data) == ("processing", {"serverName": "srv"})
@@ -153,7 +153,7 @@ async def test_a_claimed_assessment_is_read_as_its_model_says(create):
     ids=lambda value: type(value).__name__ if not isinstance(value, str | int) else None,
 )
 async def test_every_settlement_leaves_the_progress_that_the_state_demands(jobs, create, settlement, state, progress):
-    """Failed and cancelled ones end at 100 as well; that is the seed's rule."""
+    """Failed and cancelled assessments end at 100 too, as the seed requires."""
     [job] = await create()
     async with jobs.database.kernel() as conn:
         assert await set_progress(conn, Assessment, (job.id, job.version), 40)
@@ -165,7 +165,7 @@ async def test_every_settlement_leaves_the_progress_that_the_state_demands(jobs,
 
 
 async def test_a_run_whose_worker_is_gone_is_rescued_until_its_attempts_are_spent(jobs, create, registry):
-    """The enum takes what the statement decides per row."""
+    """The statement sets a different enum value per row."""
     first = await create(2)
     await jobs.sql("UPDATE assessments.assessment_states SET max_retries = 0 WHERE assessment_id = 'a-1'")
 
@@ -179,7 +179,7 @@ async def test_a_run_whose_worker_is_gone_is_rescued_until_its_attempts_are_spen
 
 
 async def test_a_service_that_falls_silent_loses_its_assessment_at_its_deadline(jobs, psql, registry):
-    """It runs without a lease: its deadline frees it, at the cost of one attempt."""
+    """It runs without a lease. At its deadline it is rescued, which costs one attempt."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}', 5, 60)")
     psql.execute("SELECT assessments.update_assessment_state('a-1', 'processing', 1)")
     psql.execute("UPDATE assessments.assessment_states SET deadline_at = now() - interval '1 minute'")
@@ -192,7 +192,7 @@ async def test_a_service_that_falls_silent_loses_its_assessment_at_its_deadline(
 
 
 async def test_operators_cancel_and_retry(jobs, create):
-    """A failed one goes back to pending, a running one ends at full progress."""
+    """A failed assessment returns to pending; a running one that is cancelled ends at progress 100."""
     failed, running = await create(2)
     await jobs.settle(failed, Fail("no"), STAGE)
 
@@ -206,7 +206,7 @@ async def test_operators_cancel_and_retry(jobs, create):
 
 
 async def test_the_kernel_prunes_after_thirty_days(jobs, create):
-    """The retention of the lifecycle is what the queue's view says."""
+    """The retention of the lifecycle is the same as in the view of the queue."""
     [job] = await create()
     ago = RETENTION + timedelta(minutes=1)
     await jobs.sql(
@@ -225,7 +225,7 @@ async def test_the_kernel_prunes_after_thirty_days(jobs, create):
 
 
 async def test_a_completed_assessment_with_an_earlier_error_is_no_failure(jobs, psql):
-    """A service completes what had failed before: the error stays, the count of failures does not rise."""
+    """If a service completes an assessment after a failure, the error stays and the failure count does not grow."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
     psql.execute("SELECT assessments.update_assessment_state('a-1', 'processing', 1, p_error_message => 'flaky')")
     psql.execute("SELECT assessments.update_assessment_state('a-1', 'completed', 2)")
@@ -238,7 +238,7 @@ async def test_a_completed_assessment_with_an_earlier_error_is_no_failure(jobs, 
 
 
 async def test_a_stale_worker_cannot_settle_what_a_service_took_over(jobs, create):
-    """One version, one winner: the other is told."""
+    """Only one of them can use a version; the other's settle is rejected."""
     [job] = await create()
     await jobs.sql("SELECT assessments.update_assessment_state('a-1', 'processing', 2, p_progress => 50)")
 
@@ -253,7 +253,7 @@ async def test_a_stale_worker_cannot_settle_what_a_service_took_over(jobs, creat
 
 @pytest.fixture
 def service(psql):
-    """Speak as a service until the test ends."""
+    """Act as a service until the test ends."""
     with psql.transaction(force_rollback=True):
         psql.execute("SET LOCAL ROLE gristmill_service; SET LOCAL search_path = assessments")
         psql.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(uuid.uuid4())])
@@ -261,7 +261,7 @@ def service(psql):
 
 
 def test_a_service_creates_changes_and_reads_through_the_store(service):
-    """Functions, views, ``runtime.jobs``: all without a right to write the tables."""
+    """It uses functions, views and ``runtime.jobs``, without a right to write the tables."""
     service.execute("SELECT create_assessment('a-1', '{}')")
     service.execute("SELECT update_assessment_state('a-1', 'cancelled', 1, p_changed_by => 'me')")
     service.execute("SELECT put_cached_state('a-1', '{}')")
@@ -288,13 +288,13 @@ def test_a_service_creates_changes_and_reads_through_the_store(service):
     ],
 )
 def test_a_service_has_no_other_way(service, statement):
-    """Changes go through the functions, cleaning up is the workers', ids, owners and times are the database's."""
+    """Only the functions change rows, only workers clean up, and only the database sets ids, owners and times."""
     with pytest.raises(errors.InsufficientPrivilege):
         service.execute(statement)
 
 
 def test_the_functions_run_wherever_the_search_path_points(psql):
-    """A table of the same name elsewhere changes nothing."""
+    """A table of the same name in another schema changes nothing."""
     with psql.transaction(force_rollback=True):
         psql.execute(
             "CREATE SCHEMA trap; CREATE TABLE trap.assessment_states (assessment_id text); SET search_path = trap"
@@ -307,7 +307,7 @@ def test_the_functions_run_wherever_the_search_path_points(psql):
 
 
 def test_psycopg_speaks_of_a_conflict_by_its_code(states: psycopg.Connection):
-    """GM409 reaches any driver."""
+    """Every driver can read the SQLSTATE GM409."""
     with pytest.raises(psycopg.DatabaseError) as refused:
         states.execute("SELECT update_assessment_state('running', 'completed', 1)")
 

@@ -25,13 +25,13 @@ from tests.support.seed_assessments import (
 REQUEST = {"serverName": "srv", "assessmentType": "llm_rubric", "options": {}}
 
 
-# A name is unique per owner: the seed's index has the owner behind the name.
+# A name is unique per owner, so this index of the seed has the owner as second column.
 BY_OWNER = "(assessment_id, owner_id) NULLS NOT DISTINCT"
 
 
 @pytest.fixture
 def seed(psql):
-    """A person's psql as the document's statements expect it: unqualified names."""
+    """A psql session with unqualified names, as in the document."""
     psql.execute("SET search_path = assessments, public")
     return psql
 
@@ -62,7 +62,7 @@ def state(connection, name: str = "a-1"):
 
 
 def test_1_the_enum_folds_to_lower_case_and_has_the_five_states(seed):
-    """``AssessmentState``, however it is written."""
+    """The type ``AssessmentState`` can be written in any case."""
     rows = seed.execute("SELECT unnest(enum_range(NULL::AssessmentState))::text AS state").fetchall()
 
     assert [row["state"] for row in rows] == ["pending", "processing", "completed", "failed", "cancelled"]
@@ -70,7 +70,7 @@ def test_1_the_enum_folds_to_lower_case_and_has_the_five_states(seed):
 
 
 def test_1_every_column_is_there_with_its_type_and_default(seed):
-    """The lifecycle's other columns stand beside them."""
+    """The table has the lifecycle's columns too."""
     found = columns(seed, "assessment_states")
 
     assert {name: found[name] for name in STATE_COLUMNS} == STATE_COLUMNS
@@ -78,7 +78,7 @@ def test_1_every_column_is_there_with_its_type_and_default(seed):
 
 
 def test_1_every_index_is_there(seed):
-    """By name, columns and condition; those of the cache and the metrics too."""
+    """Names, columns and conditions are those of the seed, also for the cache and the metrics."""
     rows = seed.execute("SELECT indexname::text AS name, indexdef FROM pg_indexes WHERE schemaname = 'assessments'")
     found = {row["name"]: row["indexdef"].partition(" USING btree ")[2] for row in rows}
 
@@ -97,7 +97,7 @@ def test_1_every_index_is_there(seed):
     ],
 )
 def test_1_the_checks_hold(seed, values, rule):
-    """Each of them on a pending row."""
+    """Each CHECK is tested on a pending row."""
     create(seed)
 
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
@@ -111,7 +111,7 @@ def test_1_the_checks_hold(seed, values, rule):
 
 
 def test_1_the_seeds_own_checks_are_there_by_name(seed):
-    """Word for word, beside the lifecycle's."""
+    """They have the seed's text; the lifecycle has its own CHECKs."""
     rows = seed.execute(
         "SELECT conname::text AS name FROM pg_constraint "
         "WHERE conrelid = 'assessment_states'::regclass AND contype = 'c'"
@@ -121,7 +121,7 @@ def test_1_the_seeds_own_checks_are_there_by_name(seed):
 
 
 def test_1_an_assessment_id_exists_once(seed):
-    """UNIQUE, whatever door."""
+    """The UNIQUE constraint holds for every door."""
     create(seed)
 
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -129,7 +129,7 @@ def test_1_an_assessment_id_exists_once(seed):
 
 
 def test_1_an_update_by_hand_moves_updated_at(seed):
-    """The seed's trigger; a ticket of the dispatcher is no update of an assessment."""
+    """The seed's trigger sets it, except for a ticket of the dispatcher."""
     create(seed)
     before = state(seed)["updated_at"]
 
@@ -144,14 +144,14 @@ def test_1_an_update_by_hand_moves_updated_at(seed):
 
 
 def test_2_the_audit_trail_has_the_seeds_columns(seed):
-    """As a view, with the seed's types."""
+    """It is a view with the seed's types."""
     found = {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_audit").items()}
 
     assert found == {**AUDIT_COLUMNS, "owner_id": "uuid"}
 
 
 def test_2_every_change_leaves_a_row_that_says_everything(seed):
-    """Who, why, action, context, ip and user agent, from the session and from the arguments."""
+    """The row has who, why, action, context, ip and user agent, from the session and the arguments."""
     with seed.transaction():
         seed.execute("SET LOCAL gristmill.changed_by = 'service-a'")
         seed.execute("""SET LOCAL gristmill.context = '{"ticket": 7}'""")
@@ -178,7 +178,7 @@ def test_2_every_change_leaves_a_row_that_says_everything(seed):
 
 
 def test_3_the_cache_keeps_a_state_until_it_expires(seed):
-    """The seed's columns and whose state of which version it was; accesses are counted."""
+    """It has the seed's columns, the owner and the version; accesses are counted."""
     kept = {name: kind for name, (kind, _, _) in columns(seed, "assessment_state_cache").items()}
     assert {name: kept[name] for name in CACHE_COLUMNS} == CACHE_COLUMNS
     assert kept.keys() - CACHE_COLUMNS.keys() == {"job_id", "owner_id", "version", "row_mark"}
@@ -194,7 +194,7 @@ def test_3_the_cache_keeps_a_state_until_it_expires(seed):
 
 
 def test_3_metrics_are_written_by_each_ending_and_by_services(seed):
-    """The seed's three types where there is something to say, and whatever a service measures."""
+    """The seed's three types are written if there is a value, and services write any type."""
     columns_found = {name: kind for name, (kind, _, _) in columns(seed, "assessment_metrics").items()}
     assert columns_found == {**METRIC_COLUMNS, "owner_id": "uuid"}
     create(seed)
@@ -215,7 +215,7 @@ def test_3_metrics_are_written_by_each_ending_and_by_services(seed):
 
 
 def test_3_the_queue_shows_each_assessment_where_it_stands(seed):
-    """Once, by the seed's three types, and it cannot contradict the states."""
+    """Each assessment is listed once, by the seed's three types, and always agrees with its state."""
     assert {name: kind for name, (kind, _, _) in columns(seed, "assessment_queue").items()} == QUEUE_COLUMNS
     for name in ("waiting", "failing", "done"):
         create(seed, name)
@@ -237,7 +237,7 @@ def test_3_the_queue_shows_each_assessment_where_it_stands(seed):
 
 @pytest.mark.parametrize("statement", ["DELETE FROM assessment_queue", "UPDATE assessment_queue SET priority = 1"])
 def test_3_nobody_changes_an_assessment_through_the_queue(seed, statement):
-    """A queue row is a look at the truth, not another copy of it."""
+    """The queue is a view, not a second copy."""
     create(seed)
 
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
@@ -248,7 +248,7 @@ def test_3_nobody_changes_an_assessment_through_the_queue(seed, statement):
 
 
 def test_5_active_assessments_are_listed_by_priority_and_age(seed):
-    """Only what is pending or processing, with how long it has been waiting."""
+    """It lists only pending and processing assessments, with their waiting time."""
     for name, priority in (("later", 9), ("first", 1), ("ended", 1)):
         seed.execute("SELECT create_assessment(%s, '{}', %s)", [name, priority])
     update(seed, "cancelled", 1, "ended")
@@ -270,7 +270,7 @@ def test_5_active_assessments_are_listed_by_priority_and_age(seed):
 
 
 def test_5_the_summary_counts_endings(seed):
-    """By state, with the average progress and duration."""
+    """Counts are by state, with average progress and duration."""
     for name in ("a", "b", "c"):
         create(seed, name)
     update(seed, "cancelled", 1, "a")
@@ -284,7 +284,7 @@ def test_5_the_summary_counts_endings(seed):
 
 
 def test_5_the_hours_count_states(seed):
-    """By the hour of creation."""
+    """Counts are by the hour of creation."""
     create(seed, "a")
     create(seed, "b")
 
@@ -297,7 +297,7 @@ def test_5_the_hours_count_states(seed):
 
 
 def test_6_the_signatures_are_the_seeds(seed):
-    """Names, types, order, defaults and results: a service's calls need no change."""
+    """Names, types, order, defaults and results are the same, so services need not change their calls."""
     rows = seed.execute(
         "SELECT proname::text AS name, pg_get_function_arguments(oid) AS arguments, "
         "pg_get_function_result(oid) AS result FROM pg_proc "
@@ -308,7 +308,7 @@ def test_6_the_signatures_are_the_seeds(seed):
 
 
 def test_6_create_makes_a_pending_assessment(seed):
-    """With what it was given and the seed's defaults."""
+    """It has the given values and the seed's defaults."""
     job_id = one(seed, "SELECT create_assessment('a-1', %s, 2, 60) AS id", Jsonb(REQUEST))["id"]
     create(seed, "a-2")
 
@@ -319,7 +319,7 @@ def test_6_create_makes_a_pending_assessment(seed):
 
 
 def test_6_update_carries_an_assessment_through_its_life(seed):
-    """Each call adds one to the version, sets what it is given and the times that follow."""
+    """Each call increases the version by one and sets the given values and the times."""
     create(seed)
 
     assert update(seed, "processing", 1, progress=10) is True
@@ -333,7 +333,7 @@ def test_6_update_carries_an_assessment_through_its_life(seed):
 
 
 def test_6_cleanup_deletes_one_batch_of_what_ended_long_ago(seed):
-    """And tells how many; a repeat finds the rest, then none."""
+    """It returns how many. Repeated calls delete the rest, and then none."""
     for number in range(3):
         create(seed, f"old-{number}")
         update(seed, "cancelled", 1, f"old-{number}")
@@ -350,7 +350,7 @@ def test_6_cleanup_deletes_one_batch_of_what_ended_long_ago(seed):
 
 
 def test_7_no_extension_is_needed(seed):
-    """``uuid-ossp`` and ``pgcrypto`` may be missing: ids come from the server itself."""
+    """``uuid-ossp`` and ``pgcrypto`` are not needed, because the server itself creates ids."""
     rows = seed.execute("SELECT extname::text AS name FROM pg_extension")
 
     assert {row["name"] for row in rows}.isdisjoint({"uuid-ossp", "pgcrypto"})

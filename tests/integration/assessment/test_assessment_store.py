@@ -1,4 +1,4 @@
-"""The store in Python and its races: several services change one assessment, exactly one wins, all are told why."""
+"""The store in Python and its races: of several services exactly one wins, and the others get the reason."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from workers.assessment.store import cache, states
 from workers.assessment.store.history import audit_trail
-from workers.assessment.store.refusals import Conflict, IllegalTransition, InvalidChange, UnknownAssessment
+from workers.assessment.store.refusals import IllegalTransition, InvalidChange, UnknownAssessment, VersionConflict
 from workers.assessment.store.reports import statistics
 from workers.runtime.actor import Actor
 from workers.runtime.beat.maintenance import expire_rows
@@ -24,7 +24,7 @@ WRITERS = 10
 
 
 def test_of_ten_writers_in_sql_one_wins_and_nine_get_both_versions(psql, database_url):
-    """Each on a connection of its own, all at once."""
+    """All write at once, each on its own connection."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
     start = threading.Barrier(WRITERS)
     results: list[object] = []
@@ -57,7 +57,7 @@ def test_of_ten_writers_in_sql_one_wins_and_nine_get_both_versions(psql, databas
 
 
 async def test_of_ten_writers_by_sqlalchemy_one_wins_and_nine_get_both_versions(database_url):
-    """The exception carries what the SQLSTATE says."""
+    """The exception has both versions."""
     database = Database(database_url, changed_by="test", pool_size=WRITERS)
     async with database.session() as session:
         await states.create(session, "a-1", REQUEST)
@@ -71,7 +71,7 @@ async def test_of_ten_writers_by_sqlalchemy_one_wins_and_nine_get_both_versions(
     await database.close()
 
     assert [one for one in results if not isinstance(one, BaseException)] == [2]
-    conflicts = [one for one in results if isinstance(one, Conflict)]
+    conflicts = [one for one in results if isinstance(one, VersionConflict)]
     assert [(one.expected, one.actual) for one in conflicts] == [(1, 2)] * (WRITERS - 1)
     assert {str(one) for one in conflicts} == {"assessment 'a-1' has version 2, expected version 1"}
 
@@ -93,8 +93,8 @@ async def test_of_ten_creators_of_one_id_all_get_the_same_assessment(database_ur
 # ── one writer ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_life_in_python_is_told_whole_by_its_trail(database):
-    """Who, why, action, context, ip and user agent of each change, and only of that change."""
+async def test_the_trail_has_every_change_made_in_python(database):
+    """The trail has who, why, action, context, ip and user agent of each change."""
     actor = Actor(
         changed_by="service-a",
         change_reason="first look",
@@ -136,7 +136,7 @@ UNKNOWN_STATE = "state must be one of pending, processing, completed, failed, ca
     ],
 )
 async def test_a_refusal_is_one_line_and_leaves_the_transaction_usable(database, change, error, message):
-    """What the caller did before is not lost."""
+    """The caller's earlier changes are kept."""
     name, state, version, more = change
     async with database.session() as session:
         await states.create(session, "a-1", REQUEST)
@@ -150,7 +150,7 @@ async def test_a_refusal_is_one_line_and_leaves_the_transaction_usable(database,
 
 
 async def test_progress_outside_its_state_is_refused_by_name(database):
-    """The caller learns which rule it broke."""
+    """The message names the rule."""
     async with database.session() as session:
         await states.create(session, "a-1", REQUEST)
         with pytest.raises(InvalidChange, match="progress"):
@@ -158,7 +158,7 @@ async def test_progress_outside_its_state_is_refused_by_name(database):
 
 
 async def test_a_failed_assessment_without_attempts_cannot_be_retried(database):
-    """Its attempts are the row's own limit."""
+    """The row itself limits its attempts."""
     async with database.session() as session:
         await states.create(session, "a-1", REQUEST)
         await session.execute(text("UPDATE assessments.assessment_states SET max_retries = 0"))
@@ -169,7 +169,7 @@ async def test_a_failed_assessment_without_attempts_cannot_be_retried(database):
 
 
 async def test_newest_assessments_come_in_pages(database):
-    """By the id of the page before, filtered by state."""
+    """Pages continue after the last id of the previous page, and can be filtered by state."""
     async with database.session() as session:
         for number in range(3):
             await states.create(session, f"a-{number}", REQUEST)
@@ -183,7 +183,7 @@ async def test_newest_assessments_come_in_pages(database):
 
 
 async def test_the_cache_forgets_by_itself_and_beat_deletes_what_expired(database):
-    """A dead entry answers nobody, and is gone after the next maintenance."""
+    """An expired entry is not returned, and the next maintenance deletes it."""
     async with database.session() as session:
         for name in ("a-1", "a-2"):
             await states.create(session, name, REQUEST)
@@ -198,7 +198,7 @@ async def test_the_cache_forgets_by_itself_and_beat_deletes_what_expired(databas
 
 
 async def test_statistics_count_measure_and_name_reasons(database):
-    """Counts by state, percentiles by type, and one line for failures that differ in numbers and names only."""
+    """Counts by state, percentiles by type, and one line for failures that differ only in numbers and names."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     async with database.session() as session:
         for number in range(4):
@@ -218,5 +218,5 @@ async def test_statistics_count_measure_and_name_reasons(database):
     assert 0 <= durations.total.p50 <= durations.total.p95 < 60
     [failure] = found.failures
     assert (failure.reason, failure.count) == ("server '…' answered N", 2)
-    assert failure.hour - hour <= timedelta(hours=1)  # the clock may strike while this runs
+    assert failure.hour - hour <= timedelta(hours=1)  # a new hour may begin during the test
     assert sum(one.count for one in found.hours) == 3

@@ -33,7 +33,7 @@ def records(psql: "psycopg.Connection[dict[str, object]]") -> Sequence[str]:
 
 
 def analysed(database_url: str, registry: Registry, psql: "psycopg.Connection[dict[str, object]]") -> None:
-    """Let a worker do what is enqueued."""
+    """Let a worker run all enqueued jobs."""
     left = "SELECT 1 FROM operations.analytics_jobs WHERE completed_at IS NULL"
 
     async def work() -> None:
@@ -50,12 +50,12 @@ def test_an_analysis_is_started_followed_and_read(
     registry: Registry,
     psql: "psycopg.Connection[dict[str, object]]",
 ) -> None:
-    """From the start to verdicts and the report, by name of the project."""
+    """The project is named; the verdicts and the report are printed."""
     code, said, _ = gristmill("analytics", "start", "fieldnote", "--type", "task")
     assert code == 0
     job = said.strip()
     assert as_json(gristmill, "analytics", "list", "fieldnote")[0]["status"] == "PENDING"
-    assert gristmill("analytics", "summary", "fieldnote")[2].startswith("project 'fieldnote' was not analysed yet")
+    assert gristmill("analytics", "summary", "fieldnote")[2].startswith("project 'fieldnote' has no analysis yet")
 
     analysed(database_url, registry, psql)
 
@@ -74,10 +74,10 @@ def test_an_analysis_is_started_followed_and_read(
     assert "rule-based, not an AI judgement" in gristmill("analytics", "summary", "fieldnote")[1]
 
 
-def test_what_records_and_models_say_does_nothing_to_a_terminal(
+def test_control_characters_of_records_and_models_do_not_reach_the_terminal(
     gristmill: Gristmill, records: Sequence[str], psql: "psycopg.Connection[dict[str, object]]"
 ) -> None:
-    """OSC 52 writes a clipboard, ESC moves the cursor: shown, and not obeyed."""
+    """OSC 52 writes the clipboard, ESC moves the cursor: they are replaced."""
     told = "quotes \x1b]52;c;cm0gLXJm\x07 and \x9b2J"
     psql.execute('UPDATE operations.projects SET "lastTaskAnalysis" = %s', [told])
     job = gristmill("analytics", "start", "fieldnote")[1].strip()
@@ -99,7 +99,7 @@ def test_records_are_rated_listed_and_compared(
     registry: Registry,
     psql: "psycopg.Connection[dict[str, object]]",
 ) -> None:
-    """People's ratings beside the rules', which are no part of an average."""
+    """Ratings by people and by rules are shown. Ratings by rules are not in the averages."""
     gristmill("analytics", "start", "fieldnote")
     analysed(database_url, registry, psql)
 
@@ -120,7 +120,7 @@ def test_records_are_rated_listed_and_compared(
     assert compared["realism"]["models"] == 0
     _, table, remarks = gristmill("ratings", "compare", "fieldnote")
     assert "offline-rubric-v1 (rules)" in table
-    assert "left out of the averages" in remarks
+    assert "not in the averages" in remarks
 
 
 @pytest.mark.parametrize(
@@ -138,21 +138,21 @@ def test_records_are_rated_listed_and_compared(
 def test_what_cannot_be_done_is_said_in_one_line(
     gristmill: Gristmill, records: Sequence[str], arguments: list[str], code: int, complaint: str
 ) -> None:
-    """Wrong usage is 2, what is not there is 1."""
+    """Exit code 2 for wrong usage, 1 for something that does not exist."""
     found, _, said = gristmill(*(records[0] if word == "RECORD" else word for word in arguments))
 
     assert (found, said.count("\n")) == (code, 0)
     assert complaint in said
 
 
-def test_guidelines_with_pages_without_text_are_told_of_wherever_they_count(
+def test_guidelines_with_pages_without_text_cause_a_warning(
     gristmill: Gristmill,
     records: Sequence[str],
     database_url: str,
     registry: Registry,
     psql: "psycopg.Connection[dict[str, object]]",
 ) -> None:
-    """When they are given, beside the analysis, first in the report; also of one that finds their passages made."""
+    """It is shown when they are set and in the report, also if their passages exist already."""
     file = str(CASES / "partly_scanned.pdf")
     code, said, complaint = gristmill("projects", "guidelines", "fieldnote", file)
     assert (code, said.strip()) == (0, "fieldnote follows partly_scanned.pdf")
@@ -165,7 +165,7 @@ def test_guidelines_with_pages_without_text_are_told_of_wherever_they_count(
         assert as_json(gristmill, "analytics", "show", job)["analysis"]["warnings"]["guidelines"].startswith("9 of 10 ")
         assert "warning     guidelines: 9 of 10 pages have no text" in gristmill("analytics", "show", job)[1]
         summary = as_json(gristmill, "analytics", "summary", "fieldnote")["tasks"]
-        assert summary.startswith("WARNING: of the guidelines 9 of 10 pages have no text")
+        assert summary.startswith("WARNING: in the guidelines, 9 of 10 pages have no text")
 
 
 def test_project_without_guidelines_is_not_analysed(

@@ -46,7 +46,7 @@ def gristmill(gristmill):
 
 
 def test_an_assessment_is_created_changed_and_shown_with_its_criteria(gristmill):
-    """A person reads the verdict, why, and who did what."""
+    """A person reads the verdict with its reasons, and the history."""
     request = ("--server", "io.github.acme/files", "--type", "mcp_server")
     job_id = as_json(gristmill, "create", "a-1", *request, "--reason", "for the shop")["id"]
     assert gristmill("create", "a-1", *request)[1].strip() == job_id
@@ -61,7 +61,7 @@ def test_an_assessment_is_created_changed_and_shown_with_its_criteria(gristmill)
         "GOOD  0.62  (mcp_server, by offline-rubric-v1)",
         "note: rule-based, not an AI judgement",
         "! the schema is broken",
-        "schema: 1 errors against server.schema.json",
+        "schema: 1 error against server.schema.json",
         "    – $.version: version is missing",
         "description             ████████·· 0.75   4 on 1–5, weight 25, by the model",
         "    It says what it does and for whom.",
@@ -91,8 +91,8 @@ def test_an_assessment_is_created_changed_and_shown_with_its_criteria(gristmill)
         (("import", "--table", "nothing"), 1, "table 'nothing' is not in this database"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_an_exit_code(gristmill, psql, arguments, code, line):
-    """No traceback, and nothing changes."""
+def test_an_impossible_change_is_refused_in_one_line(gristmill, psql, arguments, code, line):
+    """There is no traceback, and nothing changes."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
 
     returned, _, said = gristmill(*arguments)
@@ -102,7 +102,7 @@ def test_what_cannot_be_is_one_line_and_an_exit_code(gristmill, psql, arguments,
 
 
 def test_a_cancelled_assessment_says_who_and_why(gristmill, psql):
-    """Once; the second time it is cancelled already."""
+    """The second call is refused: it is cancelled already."""
     psql.execute("SELECT assessments.create_assessment('a-1', '{}')")
 
     assert gristmill("cancel", "a-1", "--reason", "not wanted")[0] == 0
@@ -112,8 +112,8 @@ def test_a_cancelled_assessment_says_who_and_why(gristmill, psql):
     assert as_json(gristmill, "audit", "a-1")[-1]["change_reason"] == "not wanted"
 
 
-def test_an_import_tells_what_it_took_and_what_not(gristmill, tmp_path):
-    """And writes what it refused for whoever mends the source."""
+def test_an_import_shows_what_it_imported_and_what_it_refused(gristmill, tmp_path):
+    """The refused entries go into a file, so that the source can be corrected."""
     lines = [
         {"assessment_id": "old-1", "server_name": "s", "status": "completed", "created_at": "2026-01-01T00:00:00Z"},
         {"assessment_id": "old-2", "status": "lost", "created_at": "2026-01-01T00:00:00Z"},
@@ -126,7 +126,7 @@ def test_an_import_tells_what_it_took_and_what_not(gristmill, tmp_path):
     assert [line.split() for line in output.splitlines()[:5]] == [
         ["WHAT", "ENTRIES"],
         ["read", "2"],
-        ["taken", "as", "completed", "1"],
+        ["imported", "as", "completed", "1"],
         ["there", "already", "0"],
         ["refused", "1"],
     ]
@@ -136,7 +136,7 @@ def test_an_import_tells_what_it_took_and_what_not(gristmill, tmp_path):
 
 
 def test_statistics_are_printed_and_drawn(gristmill, psql, tmp_path):
-    """Counts, durations, reasons; the picture is valid SVG with a bar for what ended."""
+    """Counts, durations and reasons are printed. The plot is valid SVG with a bar per hour and state."""
     for name in ("good", "bad"):
         psql.execute('SELECT assessments.create_assessment(%s, \'{"assessmentType": "llm_rubric"}\')', [name])
         psql.execute("SELECT assessments.update_assessment_state(%s, 'processing', 1)", [name])

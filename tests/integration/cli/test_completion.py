@@ -1,4 +1,4 @@
-"""Completion as bash does it: the script that we print, the words that a person has typed."""
+"""Completion in bash: with the script that the program prints."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def complete(*words: str) -> list[str]:
 
 
 def test_commands_options_and_stages_are_completed() -> None:
-    """What can be typed next, for a program that is called by its path."""
+    """It works for a program that is called by its path."""
     assert complete("mi") == ["migrate"]
     assert {"list", "show", "retry"} <= set(complete("jobs", ""))
     assert "--dry-run" in complete("jobs", "retry", "--dr")
@@ -44,7 +44,7 @@ def test_commands_options_and_stages_are_completed() -> None:
 
 
 def test_ids_of_jobs_are_completed_from_the_system_that_runs(gristmill: Gristmill, psql: Psql, monkeypatch) -> None:
-    """The newest ones; without a system there are none, and no error appears between what a person types."""
+    """The newest jobs are offered. Without a system there are none, and no error disturbs the typing."""
     [row] = psql.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES RETURNING id").fetchall()
 
     assert complete("jobs", "show", str(row["id"])[:20]) == [str(row["id"])]

@@ -1,10 +1,10 @@
-"""`gristmill doctor` under each login that `migrate --roles` makes: what a login may not look at is no failure."""
+"""`gristmill doctor` with each login of `migrate --roles`: a check that a login may not make does not fail."""
 
 import json
 
 import pytest
 
-from cli.doctor.roles import notices
+from cli.doctor.roles import check_notices
 from local.logins import make_logins
 from workers.operations.keyring import new_key
 from workers.runtime.operate.logins import GROUPS
@@ -28,7 +28,7 @@ def logins(database_url, tmp_path):
 
 @pytest.fixture
 def doctor(gristmill, logins, monkeypatch):
-    """Return a command's exit code, and its checks by name, as one kind of login."""
+    """Return the exit code and the checks by name, run with the login of one kind."""
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", new_key())
 
     def run(kind, *words):
@@ -40,8 +40,8 @@ def doctor(gristmill, logins, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_a_check_that_a_login_may_not_make_is_told_as_not_checked(doctor, kind):
-    """Never as a failure with a remedy that mends nothing."""
+def test_a_check_that_a_login_may_not_make_is_not_checked(doctor, kind):
+    """It is not a failure, because its remedy would not help."""
     _, checks = doctor(kind)
 
     unchecked = {name for name, check in checks.items() if check["state"] == "unchecked"}
@@ -55,7 +55,7 @@ def test_a_check_that_a_login_may_not_make_is_told_as_not_checked(doctor, kind):
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_the_quick_check_is_well_under_every_login(doctor, kind):
-    """Containers call it as their health check."""
+    """It is the health check of containers."""
     code, checks = doctor(kind, "--quick")
 
     assert code == 0
@@ -63,7 +63,7 @@ def test_the_quick_check_is_well_under_every_login(doctor, kind):
 
 
 def test_the_operators_login_sees_the_mode_and_not_the_keys(gristmill, logins, monkeypatch):
-    """Keys are for the tables' owner; the rest of the status is shown."""
+    """Only the owner of the tables sees the keys. The rest of the status is shown."""
     monkeypatch.setenv("DATABASE_URL", logins["operator"])
 
     code, printed, _ = gristmill("security", "status")
@@ -76,7 +76,7 @@ def test_the_operators_login_sees_the_mode_and_not_the_keys(gristmill, logins, m
 
 
 def test_the_owner_sees_the_keys(gristmill):
-    """As before."""
+    """The owner of the tables may read them."""
     gristmill("security", "new-key")
 
     as_data = json.loads(gristmill("security", "status", "--json")[1])
@@ -84,11 +84,11 @@ def test_the_owner_sees_the_keys(gristmill):
     assert len(as_data["keys"]) == 1
 
 
-async def test_a_queue_of_notices_that_fills_is_told(database):
-    """Sessions that listen and keep a transaction open hold it; then every commit that sends a notice would fail."""
+async def test_a_nearly_full_notification_queue_fails_the_check(database):
+    """A session that listens and keeps a transaction open fills it; then every commit with a NOTIFY fails."""
     async with database.kernel() as conn:
-        well, full = await notices(conn), await notices(conn, most=0.0)
+        well, full = await check_notices(conn), await check_notices(conn, max_usage=0.0)
 
-    assert (well.state, well.found) == ("ok", "0% of their queue is used")
+    assert (well.state, well.found) == ("ok", "0% of the notification queue is used")
     assert full.state == "failed"
-    assert "pg_stat_activity" in full.mend
+    assert "pg_stat_activity" in full.remedy

@@ -1,4 +1,4 @@
-"""The doctor is not green while something is wrong: a provider that fails, a frozen beat, workers that ask another."""
+"""The doctor finds a failing provider, a frozen beat, and workers that use another provider."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from cli.doctor.roles import compared, judged
+from cli.doctor.roles import compare_providers, judge_beat
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.llm.answering import Answering
 from workers.operations.keyring import new_key
@@ -34,18 +34,18 @@ def doctor(gristmill, monkeypatch):
 @pytest.mark.parametrize(
     ("behaviour", "state", "found"),
     [
-        ({"kind": "status", "status": 500}, "failed", "answers with an error of its own (500)"),
-        ({"kind": "status", "status": 503}, "failed", "answers with an error of its own (503)"),
+        ({"kind": "status", "status": 500}, "failed", "answers with a server error (500)"),
+        ({"kind": "status", "status": 503}, "failed", "answers with a server error (503)"),
         ({"kind": "status", "status": 401}, "failed", "refuses the key (401)"),
-        ({"kind": "status", "status": 402}, "failed", "asks to be paid (402)"),
-        ({"kind": "status", "status": 429}, "warning", "answers that it is asked too much (429)"),
-        ({"kind": "html"}, "failed", "answers with no JSON"),
+        ({"kind": "status", "status": 402}, "failed", "requires payment (402)"),
+        ({"kind": "status", "status": 429}, "warning", "answers: too many requests (429)"),
+        ({"kind": "html"}, "failed", "does not answer with JSON"),
         ({"kind": "error_200"}, "failed", "answers with an error: "),
         ({"kind": "answer"}, "ok", "answers"),
     ],
 )
 def test_the_provider_is_really_asked(doctor, monkeypatch, behaviour, state, found):
-    """A list of models comes from a server that answers nothing else."""
+    """A server may return a list of models and fail all other requests."""
     with FakeOpenAI() as server:
         server.script(default=behaviour, models=["judge-1"])
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -55,11 +55,11 @@ def test_the_provider_is_really_asked(doctor, monkeypatch, behaviour, state, fou
 
     assert asked == 1
     assert (check["state"], check["found"].startswith(f"{server.url} {found}")) == (state, True), check
-    assert check["mend"] or state == "ok"
+    assert check["remedy"] or state == "ok"
 
 
-def test_a_default_model_that_is_not_served_is_told(doctor, monkeypatch):
-    """Every job that names no model would fail, though the server answers."""
+def test_a_default_model_that_is_not_served_is_a_warning(doctor, monkeypatch):
+    """The server answers, but every job without a model would fail."""
     with FakeOpenAI() as server:
         server.script(models=["judge-1"])
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -67,11 +67,11 @@ def test_a_default_model_that_is_not_served_is_told(doctor, monkeypatch):
 
     assert checks["provider"]["state"] == "ok"
     assert checks["model"]["state"] == "warning"
-    assert "serves no gpt-3.5-turbo" in checks["model"]["found"]
+    assert "does not serve gpt-3.5-turbo" in checks["model"]["found"]
 
 
 def test_the_embedding_model_is_asked_too(doctor, monkeypatch):
-    """It may be another server's, or nobody's."""
+    """The server may not serve it."""
     with FakeOpenAI() as server:
         server.script(models=["judge-1"])
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -92,8 +92,8 @@ def schedule(psql, name, cron="* * * * *", *, since="2 hours", **more):
         psql.execute(f"UPDATE runtime.schedules SET {column} = %s WHERE name = %s".encode(), [value, name])
 
 
-def test_a_beat_that_fires_nothing_is_told(doctor, psql):
-    """Frozen, or none: the schedules that should have fired, and how to mend it."""
+def test_a_beat_that_fires_nothing_fails_the_check(doctor, psql):
+    """No beat runs, or it is frozen: the check names the overdue schedules and the remedy."""
     assert doctor()[1]["beat"]["found"] == "none has ever run here"
 
     schedule(psql, "overdue")
@@ -102,12 +102,12 @@ def test_a_beat_that_fires_nothing_is_told(doctor, psql):
     code, checks = doctor()
 
     assert (code, checks["beat"]["state"]) == (1, "failed")
-    assert checks["beat"]["found"].startswith("1 schedules are overdue: overdue (since ")
-    assert "gristmill beat" in checks["beat"]["mend"]
+    assert checks["beat"]["found"].startswith("1 schedule overdue: overdue (since ")
+    assert "gristmill beat" in checks["beat"]["remedy"]
 
 
-def test_a_beat_that_fires_on_time_is_well(doctor, psql):
-    """It says who fired last."""
+def test_a_beat_that_fires_on_time_is_ok(doctor, psql):
+    """The check says which beat fired last."""
     schedule(psql, "minutely", last_scheduled_for=datetime.now(UTC))
     psql.execute(
         "INSERT INTO runtime.ticks (schedule, scheduled_for, fired_by) VALUES ('minutely', now(), 'beat@here')"
@@ -119,8 +119,8 @@ def test_a_beat_that_fires_on_time_is_well(doctor, psql):
     assert check["found"].endswith("ago by beat@here")
 
 
-async def test_a_schedule_that_nobody_understands_fires_nothing(database, psql):
-    """Written by SQL: named with the reason. A time of infinity is refused."""
+async def test_an_invalid_schedule_is_refused_and_not_overdue(database, psql):
+    """It was written in SQL; the check has the reason. A time of infinity is refused by a CHECK."""
     with pytest.raises(psycopg.errors.CheckViolation), psql.transaction():
         schedule(psql, "infinite", last_scheduled_for="infinity")
     schedule(psql, "wrong", "a b c d e", since="1 second")
@@ -133,7 +133,7 @@ async def test_a_schedule_that_nobody_understands_fires_nothing(database, psql):
     refused = BeatHealth(
         enabled=1, overdue=[], refused=health.refused, last_fired_at=None, last_fired_by=None, now=health.now
     )
-    assert (judged(refused).state, "wrong: cron must" in judged(refused).found) == ("failed", True)
+    assert (judge_beat(refused).state, "wrong: cron must" in judge_beat(refused).found) == ("failed", True)
 
 
 def worker(**provider: Any) -> WorkerView:
@@ -155,24 +155,24 @@ def worker(**provider: Any) -> WorkerView:
     )
 
 
-def test_workers_that_ask_another_provider_than_this_shell_are_told():
-    """What the doctor asked was not what the jobs ask."""
+def test_workers_with_another_provider_than_this_shell_fail_the_check():
+    """The doctor asked another provider than the jobs use."""
     here = Answering(provider="offline")
     there = worker(provider="compatible", url="http://gpu:1234/v1", model="m", problem=None)
     same = worker(provider="offline", url=None, problem=None)
     broken = worker(provider="openrouter", url=None, problem="openrouter_key: no key decrypts it")
 
-    assert compared([same], here).state == "ok"
-    assert compared([], here).state == "unknown"
-    told = compared([same, there], here)
+    assert compare_providers([same], here).state == "ok"
+    assert compare_providers([], here).state == "unknown"
+    told = compare_providers([same, there], here)
     assert told.state == "failed"
     assert "worker@a asks compatible http://gpu:1234/v1 m, without a key; this shell would ask offline" in told.found
-    assert told.mend
-    assert compared([broken], here).found == "worker@a: openrouter_key: no key decrypts it"
+    assert told.remedy
+    assert compare_providers([broken], here).found == "worker@a: openrouter_key: no key decrypts it"
 
 
-def test_the_report_of_a_worker_is_held_against_this_shells_settings(doctor, psql, monkeypatch):
-    """From its row to the check."""
+def test_the_report_of_a_worker_is_compared_with_the_settings_of_this_shell(doctor, psql, monkeypatch):
+    """The report is read from the row of the worker."""
     provider = Jsonb({"provider": "compatible", "url": "http://gpu:1/v1", "has_key": True, "model": None})
     psql.execute(
         """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds, version, provider)
@@ -187,12 +187,12 @@ def test_the_report_of_a_worker_is_held_against_this_shells_settings(doctor, psq
     assert checks["workers ask"]["state"] == "failed"
     assert checks["workers ask"]["found"].startswith("w asks compatible http://gpu:1/v1; this shell would ask offline")
     assert checks["versions"]["found"].startswith("workers run 0.0.1, this is ")
-    assert checks["silent"]["found"].startswith("1 workers give no sign of life: old")
+    assert checks["silent"]["found"].startswith("1 worker without a heartbeat: old")
 
 
-def test_every_check_that_fails_says_how_to_mend_it(doctor):
-    """Of a system where no role runs."""
+def test_every_failed_check_has_a_remedy(doctor):
+    """No role runs here."""
     _, checks = doctor()
 
     assert {name for name, check in checks.items() if check["state"] == "failed"} >= {"dispatcher", "beat", "workers"}
-    assert all(check["mend"] for check in checks.values() if check["state"] == "failed")
+    assert all(check["remedy"] for check in checks.values() if check["state"] == "failed")

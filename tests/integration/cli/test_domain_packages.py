@@ -1,4 +1,4 @@
-"""Packages that bring a domain: migrated, looked at, and refused with the place of what is wrong."""
+"""Packages with a domain are migrated and checked; errors in them are refused with their place."""
 
 import json
 import os
@@ -60,7 +60,7 @@ class Packages:
             timeout=120,
         )
 
-    def told(self, *arguments: str) -> str:
+    def error_line(self, *arguments: str) -> str:
         """Return the one line of a command that must fail."""
         done = self.run(*arguments)
         assert done.returncode in {1, 2}, done.stdout
@@ -81,7 +81,7 @@ def schema_exists(packages: Packages, name: str) -> bool:
 
 
 def test_migrate_moves_a_domain_after_gristmill_and_down_again(packages):
-    """Its history is its own: gristmill's stands where it stood."""
+    """The domain has its own history; that of gristmill does not change."""
     packages.add()
 
     up = json.loads(packages.run("migrate", "--json").stdout)
@@ -96,7 +96,7 @@ def test_migrate_moves_a_domain_after_gristmill_and_down_again(packages):
 
 
 def test_roles_may_read_where_a_domain_stands(packages):
-    """Each role asks at its start."""
+    """Each role reads it at its start."""
     packages.add()
     packages.run("migrate")
 
@@ -107,7 +107,7 @@ def test_roles_may_read_where_a_domain_stands(packages):
 
 
 def test_a_role_waits_for_the_tables_of_a_domain(packages):
-    """The database is migrated, the domain is not: nobody works on tables that are missing."""
+    """The database is migrated, the domain is not. No role starts on missing tables."""
     packages.run("migrate")
     packages.add()
     code = (
@@ -132,22 +132,22 @@ def test_a_role_waits_for_the_tables_of_a_domain(packages):
 
 
 def test_gristmill_keeps_the_kernel_of_a_domain(packages):
-    """Going down would take the guards away from under its tables."""
+    """A migration down would remove the triggers of its tables."""
     packages.add()
     packages.run("migrate")
 
-    refusals = {packages.told("migrate", "--to", to) for to in ("base", "0012")}
+    refusals = {packages.error_line("migrate", "--to", to) for to in ("base", "0012")}
     packages.remove()
 
     [refusal] = refusals
     assert refusal.startswith("gristmill: domain 'tickets' stands at 0001 and needs revision 0013: migrate it down")
     assert refusal.endswith("`gristmill migrate --to tickets@base`")
     assert packages.run("migrate", "--to", "0013").returncode == 0
-    assert packages.told("migrate", "--to", "0012") in refusals
+    assert packages.error_line("migrate", "--to", "0012") in refusals
 
 
-def test_doctor_tells_of_a_domain_that_is_not_migrated_and_of_one_that_is_gone(packages):
-    """Each with what to do about it."""
+def test_doctor_shows_a_domain_that_is_not_migrated_and_one_without_a_package(packages):
+    """Each check has its remedy."""
     packages.run("migrate")
     packages.add()
     before = packages.run("doctor").stdout
@@ -169,10 +169,10 @@ def test_doctor_tells_of_a_domain_that_is_not_migrated_and_of_one_that_is_gone(p
     ],
 )
 def test_a_domain_or_revision_that_is_not_there_is_refused(packages, to: str, told: str):
-    """With those that are."""
+    """The line names the known ones."""
     packages.add()
 
-    assert packages.told("migrate", "--to", to) == f"gristmill: {told}"
+    assert packages.error_line("migrate", "--to", to) == f"gristmill: {told}"
 
 
 def second_stage(packages: Packages) -> None:
@@ -243,11 +243,11 @@ def broken_model(packages: Packages) -> None:
 def test_what_is_wrong_with_a_package_is_told_in_one_line(
     packages, arrange: Callable[[Packages], None], told: str, commands: list[tuple[str, ...]]
 ):
-    """By whoever looks for handlers, such as every role at its start; by migrate, if tables are concerned."""
+    """Every command that loads handlers prints it, as each role does at its start; migrate prints errors of tables."""
     arrange(packages)
 
     for command in commands:
-        assert told in packages.told(*command)
+        assert told in packages.error_line(*command)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_what_is_wrong_with_a_package_is_told_in_one_line(
     ],
 )
 def test_migrate_names_the_revision_of_a_package_that_fails(packages, change: tuple[str, str], told: str):
-    """The file, and the line if Postgres refused it."""
+    """The error names the file, and the line if Postgres refused it."""
     packages.add()
     packages.edit(*change, file="migrations/*.py")
 
-    assert told in packages.told("migrate")
+    assert told in packages.error_line("migrate")

@@ -1,4 +1,4 @@
-"""``gristmill errors`` and ``workers``: the causes with the command that retries them, and every worker process."""
+"""``gristmill errors`` shows errors with the command that retries the jobs; ``workers`` shows every worker process."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import INGEST, PLAIN, SCORING, back_off, fail, failed_job, new_job, start
-from workers.runtime.store.causes import LONGEST, fingerprint
+from workers.runtime.store.causes import MAX_CAUSE_CHARACTERS, cause_of
 
 UUID_ = "0198c0de-1234-7abc-8def-0123456789ab"
 
@@ -34,19 +34,19 @@ UUID_ = "0198c0de-1234-7abc-8def-0123456789ab"
 )
 def test_a_cause_is_an_error_without_what_differs(error, cause):
     """Ids, numbers, times and quoted texts differ from job to job; a status of HTTP does not."""
-    assert fingerprint(error) == cause
+    assert cause_of(error) == cause
 
 
 def test_a_long_error_is_cut_and_found_all_the_same():
-    """A command line holds it, and its end stands for the rest."""
-    cause = fingerprint("word " * 200)
+    """It fits into a command line. The ellipsis at its end matches the rest."""
+    cause = cause_of("word " * 200)
 
-    assert len(cause) <= LONGEST
+    assert len(cause) <= MAX_CAUSE_CHARACTERS
     assert cause.endswith("…")
 
 
 def test_causes_are_counted_by_stage_with_a_sample_and_the_command_that_retries_them(gristmill, psql):
-    """Run as printed, the command takes exactly the jobs of its cause."""
+    """The printed command retries exactly the jobs with this error."""
     refused = [str(failed_job(psql, PLAIN, f"model 'm{n}' answered 500 to {uuid4()}")) for n in range(3)]
     other = str(failed_job(psql, PLAIN, '100% wrong_text: it\'s "bad"'))
     loading = str(failed_job(psql, INGEST, "model 'x' answered 500 to it"))
@@ -74,15 +74,15 @@ def test_causes_are_counted_by_stage_with_a_sample_and_the_command_that_retries_
     assert set(done["retried"]) == set(refused)
 
 
-def test_errors_are_read_by_people_too(gristmill, psql):
-    """A block each, with what to type; filtered by stage; a stage that there is not is refused."""
+def test_errors_are_printed_as_blocks(gristmill, psql):
+    """Each block has the command to type. The stage is a filter; an unknown stage is refused."""
     job = failed_job(psql, SCORING, "refused the key (401)\x1b[31m")
 
     code, output, _ = gristmill("errors")
 
     assert code == 0
     assert output.startswith("scoring.score: 1 failed\n  refused the key (401)")
-    assert f"look:  gristmill jobs show {job}" in output
+    assert f"show:  gristmill jobs show {job}" in output
     assert 'retry: gristmill jobs retry --stage scoring.score --status failed --error "' in output
     assert "\x1b" not in output
     assert as_json(gristmill, "errors", "--stage", "proving.plain")["errors"] == []
@@ -90,7 +90,7 @@ def test_errors_are_read_by_people_too(gristmill, psql):
 
 
 def test_a_job_that_only_backs_off_has_no_command(gristmill, psql):
-    """It comes back by itself."""
+    """It runs again by itself."""
     job = new_job(psql, PLAIN)
     start(psql, PLAIN, job)
     back_off(psql, PLAIN, job, "answered 503")
@@ -100,8 +100,8 @@ def test_a_job_that_only_backs_off_has_no_command(gristmill, psql):
     assert (cause["failed"], cause["backing_off"], cause["retry_command"]) == (0, 1, None)
 
 
-def test_the_only_most_causes_that_are_asked_for_are_shown(gristmill, psql):
-    """And how many there are besides."""
+def test_the_limit_is_the_number_of_errors_that_are_shown(gristmill, psql):
+    """The number of other errors is shown too."""
     for word in ("one", "two", "three"):
         failed_job(psql, PLAIN, f"{word} thing")
 
@@ -110,8 +110,8 @@ def test_the_only_most_causes_that_are_asked_for_are_shown(gristmill, psql):
     assert (len(found["errors"]), found["others"]) == (2, 1)
 
 
-def test_a_part_of_an_error_with_an_ellipsis_stands_for_anything(gristmill, psql):
-    """``jobs list`` and ``jobs retry`` alike; percent and underscore mean themselves."""
+def test_an_ellipsis_in_an_error_filter_matches_anything(gristmill, psql):
+    """``jobs list`` and ``jobs retry`` have the same filter. Percent and underscore match only themselves."""
     hit = str(failed_job(psql, PLAIN, "row 7 of file 'a' is 100% bad"))
     failed_job(psql, PLAIN, "row 7 of file 'a' is 100 bad")
 
@@ -120,7 +120,7 @@ def test_a_part_of_an_error_with_an_ellipsis_stands_for_anything(gristmill, psql
 
 
 def test_workers_are_shown_with_what_they_run_with(gristmill, psql):
-    """Alive, draining and silent ones."""
+    """Live, draining and silent workers are shown."""
     insert = """INSERT INTO runtime.workers (id, name, queues, slots, running, lease_seconds, version, provider,
                                              heartbeat_at, draining_at)
                 VALUES (gen_random_uuid(), %s, %s, 8, 3, 30, %s, %s, now() - %s::interval, %s)"""
@@ -141,18 +141,18 @@ def test_workers_are_shown_with_what_they_run_with(gristmill, psql):
     assert "draining" in output
 
 
-def test_without_a_worker_it_is_said_how_to_have_one(gristmill):
-    """Nothing on standard output."""
+def test_without_a_worker_the_command_says_how_to_start_one(gristmill):
+    """Standard output is empty."""
     assert gristmill("workers") == (
         0,
         "",
-        "no worker has shown itself; start one: `gristmill up`, or `gristmill worker`",
+        "no worker has registered; start one: `gristmill up`, or `gristmill worker`",
     )
     assert json.loads(gristmill("workers", "--json")[1]) == []
 
 
 def test_a_job_that_failed_says_how_to_retry_it(gristmill, psql):
-    """What it failed of, after how many attempts, when."""
+    """The line has the error, the number of attempts and the time."""
     job = new_job(psql, PLAIN)
     start(psql, PLAIN, job)
     back_off(psql, PLAIN, job, "first", due="-1 second")
@@ -167,7 +167,7 @@ def test_a_job_that_failed_says_how_to_retry_it(gristmill, psql):
 
 
 def test_a_running_job_says_where_and_until_when(gristmill, psql):
-    """By the name of its worker; and whether that one still shows itself."""
+    """The line names its worker, and says whether that worker still sends heartbeats."""
     owner = uuid4()
     psql.execute(
         """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
@@ -204,14 +204,14 @@ def test_a_running_job_says_where_and_until_when(gristmill, psql):
         (
             """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
                VALUES (gen_random_uuid(), 'w', '{proving}', 1, 60)""",
-            "ready, waiting for the dispatcher, and none leads",
+            "ready, waiting for the dispatcher, and no dispatcher leads",
             "gristmill dispatcher",
         ),
         ("UPDATE proving.plain_jobs SET due_at = '2030-01-01'", "due later", None),
     ],
 )
 def test_a_waiting_job_says_for_what_and_what_to_do(gristmill, psql, arrange, summary, remedy):
-    """Each reason with its own remedy."""
+    """Each reason has its own remedy."""
     job = new_job(psql, PLAIN)
     psql.execute(arrange.encode())
 
@@ -222,7 +222,7 @@ def test_a_waiting_job_says_for_what_and_what_to_do(gristmill, psql, arrange, su
 
 
 def test_a_completed_job_says_when(gristmill, psql):
-    """And nothing else."""
+    """There is no remedy."""
     job = new_job(psql, PLAIN)
     start(psql, PLAIN, job)
     psql.execute("UPDATE proving.plain_jobs SET status = 'completed', version = version + 1, completed_at = now()")

@@ -1,4 +1,4 @@
-"""``gristmill ingest`` as a person and as a script use it, beside a mill that does the work."""
+"""``gristmill ingest`` as a person and as a script use it, with a worker in the same process."""
 
 import asyncio
 import gzip
@@ -13,7 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from cli.handing_in import hand_in
+from cli.file_upload import upload_file
 from tests.support.fakes.mill import asking_mill
 from workers.ingestion.unwrapping import HEAD_BYTES
 from workers.operations.projects import get_or_create
@@ -25,13 +25,13 @@ FILE = 'Prompt;Category;by\n"two\nlines";top 10;ann\n=1+1;;bob\n=1+1;;bob\n;;\nx
 
 @pytest.fixture(autouse=True)
 def file(tmp_path) -> None:
-    """The file that is handed in, in the working folder."""
+    """The file to ingest, in the working folder."""
     (tmp_path / "tasks.csv").write_text(FILE, encoding="utf-8")
 
 
 @pytest.fixture
 def at_work(database_url, registry) -> Iterator[None]:
-    """A mill in a thread of its own that ingests, and embeds without any provider."""
+    """A worker in its own thread that ingests, and embeds without a provider."""
     stages = Registry()
     for name in ("ingestion.ingest", "vectorization.embed"):
         stages.add(registry[name])
@@ -50,8 +50,8 @@ def at_work(database_url, registry) -> Iterator[None]:
     thread.join(30)
 
 
-def test_waiting_tells_of_every_row_what_became_of_it(gristmill, at_work):
-    """The id first, what is skipped by reason and line at the end; what happens meanwhile goes to standard error."""
+def test_wait_shows_the_saved_and_the_skipped_rows(gristmill, at_work):
+    """The id is first, the skipped rows by reason and line are last. Progress goes to standard error."""
     code, output, said = gristmill("ingest", "tasks.csv", "--project", "p", "--type", "task", "--wait")
 
     assert code == 0, said
@@ -59,7 +59,7 @@ def test_waiting_tells_of_every_row_what_became_of_it(gristmill, at_work):
         "completed: 5 read, 3 saved, 2 skipped, 3 embedded",
         "  skipped as duplicate_in_file: 1 (line 5)",
         "  skipped as empty_content: 1 (line 6)",
-        "  1 row has a category that means none; it is left empty, and kept in metadata (line 7)",
+        "  1 row has an unknown category; it is left empty, and kept in metadata (line 7)",
         "  columns found: content = 'Prompt', category = 'Category'",
         "  read as CSV, delimiter ';', quote '\"', encoding 'utf-8'",
     ]
@@ -67,7 +67,7 @@ def test_waiting_tells_of_every_row_what_became_of_it(gristmill, at_work):
 
 
 def test_waiting_for_json_prints_one_document(gristmill, at_work):
-    """For scripts: the job as it ended."""
+    """A script gets the job after its end."""
     code, output, _ = gristmill(
         "ingest", "tasks.csv", "--project", "p", "--type", "FEEDBACK", "--map", "category=", "--wait", "--json"
     )
@@ -78,7 +78,7 @@ def test_waiting_for_json_prints_one_document(gristmill, at_work):
 
 
 def test_job_that_fails_ends_the_command_with_1_and_its_line(gristmill, at_work, tmp_path):
-    """The door saw the file's beginning only; what is behind made it another file."""
+    """The command checked only the beginning of the file; the rest shows that it is another encoding."""
     (tmp_path / "late.csv").write_bytes("é\n".encode() + b"some row\n" * 150_000 + b"\xff\n" * 9)
 
     code, output, _ = gristmill(
@@ -86,14 +86,14 @@ def test_job_that_fails_ends_the_command_with_1_and_its_line(gristmill, at_work,
     )
 
     assert code == 1
-    assert output.splitlines()[-1] == "  content is mapped to 'é', which is no column of the file; its columns: 'Ã©'"
+    assert output.splitlines()[-1] == "  content is mapped to 'é', which is not a column of the file; its columns: 'Ã©'"
 
 
 RESUMES = "ID,Text,Category\n" + "".join(f"{n},resume {n},{('HR', 'CHEF')[n % 2]}\n" for n in range(50))
 
 
 def test_summary_begins_with_what_is_wrong(gristmill, at_work, tmp_path):
-    """Most rows skipped by a mapping that was given; without it nothing is lost, and why is said."""
+    """A given mapping makes the job skip most rows. Without it no row is skipped, and the reason is shown."""
     (tmp_path / "cv.csv").write_text(RESUMES)
     arguments = ("ingest", "cv.csv", "--project", "p", "--type", "task", "--wait")
 
@@ -106,11 +106,11 @@ def test_summary_begins_with_what_is_wrong(gristmill, at_work, tmp_path):
     ]
     assert code == 0
     assert freely.splitlines()[1] == "completed: 50 read, 50 saved, 0 skipped, 50 embedded"
-    assert "category: 'Category', because its values, such as 'HR', are no category" in freely
+    assert "category: 'Category', because its values, such as 'HR', are not categories" in freely
 
 
 def test_strict_refuses_a_file_that_would_lose_rows_before_anything_is_saved(gristmill, psql, tmp_path):
-    """Exit code 1 and why; no project, no job."""
+    """Exit code 1 and the reason; no project and no job are made."""
     (tmp_path / "cv.csv").write_text(RESUMES)
     (tmp_path / "cut.csv").write_text("id,content\n1,write a poem, please\n2,b\n")
     arguments = ("--project", "p", "--type", "task", "--strict")
@@ -128,8 +128,29 @@ def test_strict_refuses_a_file_that_would_lose_rows_before_anything_is_saved(gri
     assert psql.execute("SELECT FROM operations.projects").rowcount == 0
 
 
-def test_strict_fails_where_only_the_project_makes_rows_repeats(gristmill, at_work, tmp_path):
-    """The file alone is sound; what was saved is told, and so is why the command fails."""
+def test_file_with_only_a_header_is_accepted_and_strict_refuses_it(gristmill, at_work, psql, tmp_path):
+    """Both say that it has 0 records; the refusal saves nothing."""
+    (tmp_path / "header.csv").write_text("id,content\n")
+    arguments = ("ingest", "header.csv", "--project", "p", "--type", "task")
+
+    refused = gristmill(*arguments, "--strict")
+    jobs = psql.execute("SELECT FROM operations.ingest_jobs").rowcount
+    dry_run = gristmill(*arguments, "--strict", "--dry-run")
+    code, output, _ = gristmill(*arguments, "--wait")
+
+    problem = "the file has 0 records: it has only a header"
+    assert refused == (1, "", f"gristmill: header.csv: {problem}; nothing was saved, because of --strict")
+    assert jobs == 0
+    assert (dry_run[0], dry_run[2]) == (1, f"--strict: {problem}")
+    assert code == 0
+    assert output.splitlines()[1:3] == [
+        f"WARNING: {problem}",
+        "completed: 0 read, 0 saved, 0 skipped, 0 embedded",
+    ]
+
+
+def test_strict_fails_if_the_project_has_most_rows_already(gristmill, at_work, tmp_path):
+    """The file itself is correct. The command shows what was saved and why it fails."""
     arguments = ("ingest", "tasks.csv", "--project", "p", "--type", "task", "--strict")
     assert gristmill(*arguments)[0] == 0
 
@@ -156,10 +177,10 @@ def test_dry_run_shows_how_a_file_would_be_read_and_saves_nothing(gristmill, psq
         "  2: two lines [TOP_10]",
         "  4: =1+1",
         "  7: x",
-        "would be saved: 3 of 5 rows, 2 skipped (what the project has already is not looked up)",
+        "would be saved: 3 of 5 rows, 2 skipped (without a check for records that the project already has)",
         "  skipped as duplicate_in_file: 1 (line 5)",
         "  skipped as empty_content: 1 (line 6)",
-        "  1 row has a category that means none; it is left empty, and kept in metadata (line 7)",
+        "  1 row has an unknown category; it is left empty, and kept in metadata (line 7)",
         "nothing was saved: this was a dry run",
     ]
     assert (told["would_save"], told["problems"], told["columns"]) == (3, [], ["Prompt", "Category", "by"])
@@ -168,7 +189,7 @@ def test_dry_run_shows_how_a_file_would_be_read_and_saves_nothing(gristmill, psq
 
 
 def test_dry_run_needs_no_server(gristmill, monkeypatch):
-    """It reads the file where it is; --strict tells by its exit code."""
+    """It reads only the file. With --strict the exit code has the result."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
 
     assert gristmill("ingest", "tasks.csv", "--project", "p", "--type", "task", "--dry-run", "--strict")[0] == 0
@@ -179,7 +200,7 @@ def test_dry_run_needs_no_server(gristmill, monkeypatch):
 
 
 def test_standard_input_is_a_file_too(gristmill, psql, monkeypatch):
-    """Of any kind, packed even; a dry run reads it twice."""
+    """It may be of any kind, also compressed. A dry run reads it twice."""
     content = gzip.compress(b'{"a": "one", "b": "x"}\n{"a": "two", "b": "y"}\n')
     arguments = ("ingest", "-", "--project", "p", "--type", "task", "--map", "content={a}: {b}")
 
@@ -200,8 +221,8 @@ def test_standard_input_is_a_file_too(gristmill, psql, monkeypatch):
     assert job == {"source": "jsonl:stdin", "mapping": {"content": "{a}: {b}"}, "options": {}}
 
 
-def test_what_is_said_of_a_file_is_kept_with_its_job(gristmill, psql, tmp_path):
-    """For the worker that reads it."""
+def test_the_options_for_reading_are_stored_with_the_job(gristmill, psql, tmp_path):
+    """The worker needs them."""
     (tmp_path / "ru.csv").write_bytes("-\nтекст|n\n'a|b'|1\n".encode("cp1251"))
 
     code, _, complaint = gristmill(
@@ -215,7 +236,7 @@ def test_what_is_said_of_a_file_is_kept_with_its_job(gristmill, psql, tmp_path):
 
 
 def test_repeated_key_prints_the_first_job(gristmill, psql):
-    """Without waiting, the id and nothing else; in JSON, whether it is new and where it goes."""
+    """Without --wait only the id is printed. JSON says whether the job is new, and has its project."""
     arguments = ("ingest", "tasks.csv", "--project", "p", "--type", "task", "--key", "k", "--priority", "2")
 
     _, first, _ = gristmill(*arguments)
@@ -233,13 +254,13 @@ def test_repeated_key_prints_the_first_job(gristmill, psql):
     [
         (["none.csv"], "file 'none.csv' cannot be read: No such file or directory"),
         (["."], "file '.' cannot be read: Is a directory"),
-        (["tasks.csv", "--map", "content"], "--map must be FIELD=COLUMN, such as content=prompt, got 'content'"),
+        (["tasks.csv", "--map", "content"], "--map must be FIELD=COLUMN, for example content=prompt, got 'content'"),
         (["tasks.csv", "--map", "type=a", "--map", "type=b"], "--map names 'type' twice"),
         (
             ["tasks.csv", "--map", "contents=Prompt"],
             "tasks.csv: mapping has no field 'contents'; its fields: content, ",
         ),
-        (["tasks.csv", "--map", "content=text"], "tasks.csv: content is mapped to 'text', which is no column of the "),
+        (["tasks.csv", "--map", "content=text"], "tasks.csv: content is mapped to 'text', which is not a column of "),
         (["odd.csv"], "odd.csv: no column looks like content"),
         (
             ["tasks.csv", "--encoding", "klingon"],
@@ -257,8 +278,8 @@ def test_repeated_key_prints_the_first_job(gristmill, psql):
         (["tasks.csv", "--type", "prompt"], "--type must be task or feedback, got 'prompt'"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(gristmill, psql, tmp_path, arguments, said):
-    """Exit code 2, no project, no file, no job."""
+def test_wrong_usage_is_one_line_and_leaves_nothing(gristmill, psql, tmp_path, arguments, said):
+    """Exit code 2; no project, no file and no job are stored."""
     (tmp_path / "odd.csv").write_text("a;b\n1;2\n", encoding="utf-8")
     (tmp_path / "book.pdf").write_bytes(b"%PDF-1.7\n")
 
@@ -271,11 +292,11 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(gristmill, psql, tm
 
 
 async def test_second_file_of_a_new_project_does_not_wait_for_the_first(database, psql, tmp_path):
-    """The first is still on its way; what comes of it, the project is there for both."""
+    """The first upload still runs. Whatever its result is, both files have the project."""
     slow, sent = tmp_path / "slow.csv", 0
     os.mkfifo(slow)
     end = os.open(slow, os.O_RDWR | os.O_NONBLOCK)
-    first = asyncio.create_task(hand_in(database, slow, project="p", mapping={}, type="TASK"))
+    first = asyncio.create_task(upload_file(database, slow, project="p", mapping={}, type="TASK"))
     give_up = time.monotonic() + 20
     while sent < 4 * HEAD_BYTES and not first.done() and time.monotonic() < give_up:
         with suppress(BlockingIOError):
@@ -284,7 +305,7 @@ async def test_second_file_of_a_new_project_does_not_wait_for_the_first(database
 
     try:
         other = tmp_path / "tasks.csv"
-        second = await asyncio.wait_for(hand_in(database, other, project="p", mapping={}, type="TASK"), 5)
+        second = await asyncio.wait_for(upload_file(database, other, project="p", mapping={}, type="TASK"), 5)
         assert not first.done()
     finally:
         os.close(end)  # which ends the first file, too
@@ -295,23 +316,23 @@ async def test_second_file_of_a_new_project_does_not_wait_for_the_first(database
 
 @pytest.mark.parametrize("options", [{"idempotency_key": "k" * 256}, {"priority": 11}])
 async def test_file_that_is_refused_late_leaves_no_new_project_and_every_old_one(database, psql, tmp_path, options):
-    """What only the job can be refused for is known when the file has been kept."""
+    """Some rules are checked only after the file is stored."""
     async with database.session() as session:
         old = (await get_or_create(session, "old")).id
 
     for project in ("new", "old", str(old)):
         with pytest.raises(EnqueueError):
-            await hand_in(database, tmp_path / "tasks.csv", project=project, mapping={}, type="TASK", **options)
+            await upload_file(database, tmp_path / "tasks.csv", project=project, mapping={}, type="TASK", **options)
 
     assert psql.execute("SELECT name FROM operations.projects").fetchall() == [{"name": "old"}]
 
 
 async def test_key_of_another_projects_job_is_refused_and_makes_no_project(database, psql, tmp_path):
-    """Two at once, even: whichever comes first has the key, and the others are told what differs."""
+    """Also at the same time: the first call gets the key, and the others learn what differs."""
     file = tmp_path / "tasks.csv"
 
     done = await asyncio.gather(
-        *(hand_in(database, file, project=f"p{n}", mapping={}, type="TASK", idempotency_key="k") for n in range(4)),
+        *(upload_file(database, file, project=f"p{n}", mapping={}, type="TASK", idempotency_key="k") for n in range(4)),
         return_exceptions=True,
     )
 

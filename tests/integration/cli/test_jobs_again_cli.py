@@ -1,4 +1,4 @@
-"""``gristmill jobs again``: what ended is enqueued once more as a new job, whatever its table grants."""
+"""``gristmill jobs again``: an ended job is enqueued again as a new job, even if its table allows no more attempts."""
 
 import socket
 from typing import Any
@@ -13,7 +13,7 @@ Psql = psycopg.Connection[dict[str, Any]]
 
 
 class World:
-    """Jobs of every domain, brought to an end by SQL as a worker would."""
+    """Jobs of several domains, ended by SQL as a worker would end them."""
 
     def __init__(self, psql: Psql) -> None:
         self.psql = psql
@@ -45,7 +45,7 @@ class World:
         )
 
     def end(self, job: UUID, state: str = "failed") -> UUID:
-        """Bring a scoring job with all its attempts spent to its end."""
+        """End a scoring job that has no attempt left."""
         with self.psql.transaction():
             self.ask("SET LOCAL session_replication_role = replica")  # five attempts later
             self.ask("UPDATE scoring.scoring_jobs SET retry_count = max_retries WHERE id = %s", job)
@@ -65,7 +65,7 @@ class World:
         return row
 
     def ingest(self, *, upload: bool = True, fails_in: str = "PROCESSING") -> UUID:
-        """Return an ingestion of a file that failed in one of its steps; its upload goes once it is loaded."""
+        """Return an ingestion that failed in one of its steps. Its upload is deleted after it is loaded."""
         (project,) = self.ask("INSERT INTO operations.projects (name) VALUES (uuidv7()::text) RETURNING id")
         (file,) = self.ask(
             'INSERT INTO operations.uploads ("projectId", "fileName", "sizeBytes", sha256) '
@@ -100,12 +100,12 @@ class World:
 
 @pytest.fixture
 def world(psql: Psql) -> World:
-    """The test's jobs."""
+    """The jobs of the test."""
     return World(psql)
 
 
 def test_job_without_an_attempt_left_is_enqueued_again_as_a_new_one(gristmill: Gristmill, world: World) -> None:
-    """Scoring grants five: the new job has the old one's payload and priority, all its attempts and a link to it."""
+    """Scoring allows five attempts. The new job has the payload and priority of the old one, and a link to it."""
     old = world.end(world.scoring())
 
     would = as_json(gristmill, "jobs", "again", str(old), "--dry-run")
@@ -131,8 +131,8 @@ def test_job_without_an_attempt_left_is_enqueued_again_as_a_new_one(gristmill: G
     assert made["context"] == {"again_of": str(old), "host": socket.gethostname()}
 
 
-def test_saying_it_twice_makes_one_job(gristmill: Gristmill, world: World) -> None:
-    """A repeat names the job that is there already."""
+def test_a_second_call_makes_no_second_job(gristmill: Gristmill, world: World) -> None:
+    """It returns the job of the first call."""
     old = world.end(world.scoring())
 
     first, second = (as_json(gristmill, "jobs", "again", str(old)) for _ in range(2))
@@ -142,7 +142,7 @@ def test_saying_it_twice_makes_one_job(gristmill: Gristmill, world: World) -> No
 
 
 def test_filters_choose_failed_jobs_only_and_ids_any_that_ended(gristmill: Gristmill, world: World) -> None:
-    """A completed job is asked anew only by who names it; one that has not ended never."""
+    """A completed job must be named by id. A job that has not ended is refused."""
     failed, completed = world.end(world.scoring("a")), world.end(world.scoring("b"), "completed")
     cancelled, pending = world.end(world.scoring("c"), "cancelled"), world.scoring("d")
 
@@ -158,7 +158,7 @@ def test_filters_choose_failed_jobs_only_and_ids_any_that_ended(gristmill: Grist
 
 
 def test_many_are_enqueued_again_each_by_itself(gristmill: Gristmill, world: World) -> None:
-    """One whose prompt no door takes any more is refused with its reason; its neighbours are not."""
+    """A job with a prompt that is no longer valid is refused with the reason; the others are enqueued."""
     jobs = [world.end(world.scoring(f"p{n}")) for n in range(30)]
     bad = world.end(world.scoring("bad", prompt="Criteria:\n- : nothing"))
 
@@ -170,7 +170,7 @@ def test_many_are_enqueued_again_each_by_itself(gristmill: Gristmill, world: Wor
 
 
 def test_ingestion_is_enqueued_again_as_long_as_its_file_is_there(gristmill: Gristmill, world: World) -> None:
-    """Without the file the reason says what to do; once it was loaded only its vectors are missing."""
+    """If the file is gone, the reason says what to do. After loading, only the vectors are missing."""
     there, gone = world.ingest(), world.ingest(upload=False)
     loaded = world.ingest(upload=False, fails_in="VECTORIZING")
 
@@ -180,11 +180,11 @@ def test_ingestion_is_enqueued_again_as_long_as_its_file_is_there(gristmill: Gri
     assert new.keys() == {str(there), str(loaded)}
     assert new[str(there)]["uploadId"] == world.job(there, "operations.ingest_jobs")["uploadId"]
     assert (new[str(loaded)]["uploadId"], new[str(loaded)]["source"]) == (None, None)
-    assert "the uploaded file is gone: hand it in again" in done["refused"][str(gone)]
+    assert "the uploaded file no longer exists: hand it in again" in done["refused"][str(gone)]
 
 
 def test_assessment_gets_another_name(gristmill: Gristmill, world: World) -> None:
-    """Its own is taken: services know the old one by it."""
+    """Its name belongs to the old assessment, which services know by it."""
     options = '{"criteria": [{"name": "use", "description": "d"}], "content": "c"}'
     request = f'{{"serverName": "s", "assessmentType": "llm_rubric", "options": {options}}}'
     (old,) = world.ask(
@@ -206,18 +206,18 @@ def test_assessment_gets_another_name(gristmill: Gristmill, world: World) -> Non
     assert new["request_data"] == world.job(old["id"], "assessments.assessment_states")["request_data"]
 
 
-def test_retry_says_per_reason_why_not_and_names_the_remedy(gristmill: Gristmill, world: World) -> None:
-    """Who reads it at night knows what to type next."""
+def test_retry_shows_each_reason_for_a_refusal_with_its_remedy(gristmill: Gristmill, world: World) -> None:
+    """The operator reads which command to run next."""
     one, two = world.end(world.scoring("a")), world.end(world.scoring("b"))
     done = world.end(world.scoring("c"), "completed")
 
     _, printed, remarked = gristmill("jobs", "retry", "--stage", "scoring.score")
     out = printed + remarked
 
-    assert "2 jobs, such as" in out
+    assert "2 jobs, for example" in out
     assert "`gristmill jobs again ID` enqueues it as a new job" in out
     assert f"{done} is completed, only a failed one can be retried" in out
-    assert "0 retried, 3 cannot be" in out
+    assert "0 retried, 3 refused" in out
     assert {str(one), str(two)} & set(out.replace(":", " ").split())
 
 
@@ -230,7 +230,7 @@ def test_retry_says_per_reason_why_not_and_names_the_remedy(gristmill: Gristmill
     ],
 )
 def test_wrong_use_is_one_line(gristmill: Gristmill, arguments: tuple[str, ...], line: str) -> None:
-    """No traceback, no silence."""
+    """Each wrong usage has its own line."""
     code, _, complaint = gristmill("jobs", "again", *arguments)
 
     assert code in {1, 2}

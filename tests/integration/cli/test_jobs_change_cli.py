@@ -1,4 +1,4 @@
-"""``gristmill jobs retry`` as an operator uses it when what failed many jobs is mended."""
+"""``gristmill jobs retry`` as an operator uses it after the cause of many failures is repaired."""
 
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,7 @@ def failed(psql: Psql, table: str, insert: str) -> UUID:
 
 @pytest.fixture
 def spent(psql: Psql) -> tuple[UUID, UUID]:
-    """A job whose table lets attempts be granted, and one whose table does not."""
+    """A job of a table that allows more attempts, and one of a table that does not."""
     psql.execute("INSERT INTO scoring.profiles (name) VALUES ('Ada')")
     scoring = "INSERT INTO scoring.scoring_jobs (profile_id, prompt) SELECT id, 'Judge.' FROM scoring.profiles"
     return (
@@ -35,10 +35,10 @@ def spent(psql: Psql) -> tuple[UUID, UUID]:
     )
 
 
-def test_a_dry_run_tells_which_jobs_are_granted_an_attempt_and_changes_nothing(
+def test_a_dry_run_shows_which_jobs_would_get_an_attempt_and_changes_nothing(
     gristmill: Gristmill, spent: tuple[UUID, UUID], psql: Psql
 ) -> None:
-    """What it tells is what is done without it."""
+    """The real run does what the dry run shows."""
     granted, bound = map(str, spent)
     why = (
         "has no attempt left of 6, and scoring.scoring_jobs allows no more; "

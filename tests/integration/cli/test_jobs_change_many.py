@@ -1,4 +1,4 @@
-"""``gristmill jobs cancel`` on more jobs than anybody wants to read."""
+"""``gristmill jobs cancel`` with more jobs than a person would read."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from local.system import COMMAND
 
 Psql = psycopg.Connection[dict[str, Any]]
 MANY = 100_000
-COUNTED = re.compile(r"([\d,]+) cancelled, 0 cannot be so far")
+COUNTED = re.compile(r"([\d,]+) cancelled, 0 refused so far")
 INSERT = """
     WITH ada AS (INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id)
     INSERT INTO scoring.scoring_jobs (profile_id, prompt) SELECT id, 'Judge.' FROM ada, generate_series(1, %s)"""
@@ -52,8 +52,8 @@ def waiting(psql: Psql) -> int:
     return int(row["n"])
 
 
-def test_a_hundred_thousand_are_counted_on_the_way_and_not_listed(command, many: int, psql: Psql) -> None:
-    """Progress goes to standard error, one line is the result, and Ctrl-C tells exactly what was done."""
+def test_a_hundred_thousand_jobs_are_counted_and_not_listed(command, many: int, psql: Psql) -> None:
+    """Progress goes to standard error. The result is one line. After Ctrl-C it has the exact count."""
     with command("cancel", "--stage", "scoring.score") as first:
         assert first.stderr is not None
         told = next(filter(None, map(COUNTED.search, first.stderr)), None)  # another remark may come before
@@ -75,7 +75,7 @@ def test_a_hundred_thousand_are_counted_on_the_way_and_not_listed(command, many:
 
 
 def test_ids_are_printed_only_when_asked_for(command, psql: Psql) -> None:
-    """One a line, for the next command; in JSON they are always there, whole and in order."""
+    """One id a line, for the next command. JSON always has all ids, in order."""
     psql.execute(INSERT.encode(), [2_500])
     wanted = [str(row["id"]) for row in psql.execute("SELECT id FROM scoring.scoring_jobs ORDER BY id DESC").fetchall()]
     filters = ("cancel", "--stage", "scoring.score")
@@ -87,8 +87,8 @@ def test_ids_are_printed_only_when_asked_for(command, psql: Psql) -> None:
 
     assert dry.splitlines() == [*wanted, "2,500 would be cancelled"]
     assert json.loads(as_json) == {"dry_run": False, "cancelled": wanted, "refused": {}}
-    assert again == "0 cancelled, 2,500 cannot be\n"
+    assert again == "0 cancelled, 2,500 refused\n"
     assert meant == "0 cancelled\n"  # without a status, those that ended are not meant
     assert "is cancelled already" not in nothing
-    assert why.splitlines()[-1].startswith("  2,500 jobs, such as ")
+    assert why.splitlines()[-1].startswith("  2,500 jobs, for example ")
     assert why.splitlines()[-1].endswith(": is cancelled already")

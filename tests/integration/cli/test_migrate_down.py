@@ -1,4 +1,4 @@
-"""`gristmill migrate --to REV` downwards: it drops no job and takes no schema away from a process unasked."""
+"""`gristmill migrate --to REV` downwards: without --yes it loses no jobs and breaks no running process."""
 
 import psycopg
 import pytest
@@ -10,7 +10,7 @@ from workers.runtime.store.verify import verify_history
 
 @pytest.fixture
 def own(empty_database_url, monkeypatch):
-    """A migrated database of this test alone, which the command line uses."""
+    """A migrated database for this test alone; the command line uses it."""
     url = empty_database_url.replace("+psycopg", "")
     move(url)
     monkeypatch.setenv("DATABASE_URL", url)
@@ -23,7 +23,7 @@ def assess(connection, name: str) -> None:
 
 
 def test_jobs_are_dropped_only_when_asked_for(gristmill, own):
-    """It says how many of which table, and changes nothing."""
+    """The refusal has the number of jobs by table, and nothing changes."""
     url, connection = own
     assess(connection, "a")
     assess(connection, "b")
@@ -32,14 +32,14 @@ def test_jobs_are_dropped_only_when_asked_for(gristmill, own):
     code, _, said = gristmill("migrate", "--to", "0002")
 
     assert code == 1
-    assert "this move drops 2 jobs of assessments.assessment_states (2 of them not ended)" in said
+    assert "this migration drops 2 jobs of assessments.assessment_states (2 of them not ended)" in said
     assert "--yes" in said
     assert position(url).current == head
     assert connection.execute("SELECT count(*) FROM assessments.assessment_states").fetchone() == (2,)
 
 
 async def test_dropped_jobs_leave_an_end_in_their_history(gristmill, own):
-    """With --yes they are cancelled first, so that none is gone before its end."""
+    """With --yes they are cancelled first, so that each job ends before it is dropped."""
     url, connection = own
     assess(connection, "a")
 
@@ -53,7 +53,7 @@ async def test_dropped_jobs_leave_an_end_in_their_history(gristmill, own):
 
 
 def test_every_job_table_is_found_on_the_way_down(own):
-    """By its revision, whatever that calls it; a table without jobs is none to ask about."""
+    """It is found by its revision, also if the revision names it differently. Tables without jobs are not listed."""
     url, connection = own
     connection.execute("INSERT INTO scoring.profiles (name) VALUES ('a')")
     connection.execute("SELECT scoring.enqueue_score((SELECT id FROM scoring.profiles), 'a prompt')")
@@ -81,8 +81,8 @@ def test_every_job_table_is_found_on_the_way_down(own):
         ),
     ],
 )
-def test_a_schema_is_not_taken_away_from_who_runs_on_it(gristmill, own, alive, name):
-    """Down by any revision; upwards, and with --yes, nobody is asked."""
+def test_a_migration_down_is_refused_while_processes_run(gristmill, own, alive, name):
+    """This holds for every revision. A migration up, or with --yes, is not refused."""
     url, connection = own
     connection.execute(alive)
 

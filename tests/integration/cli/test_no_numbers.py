@@ -1,4 +1,4 @@
-"""Numbers that are no numbers never reach JSON, a sort or an average."""
+"""NaN and infinite numbers never reach JSON, a sort or an average."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def refuse(word):
 
 
 def test_printed_json_is_strict(capsys):
-    """A number that is none is null, however deep it is."""
+    """NaN and infinite numbers become null, however deep they are."""
     print_json({"a": math.nan, "b": [math.inf, {"c": -math.inf}], "d": 1.5})
 
     printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
@@ -28,14 +28,14 @@ def test_printed_json_is_strict(capsys):
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
-def test_a_payload_with_no_number_is_refused(number):
-    """It would be a text of no meaning in JSON, or infinite."""
-    with pytest.raises(Refusal, match="is no number that JSON has"):
+def test_a_payload_with_nan_or_infinity_is_refused(number):
+    """JSON has no such number."""
+    with pytest.raises(Refusal, match="is not a JSON number"):
         parse_payload(f'{{"a": [{number}]}}')
 
 
 async def test_the_python_door_refuses_it_in_one_line(session):
-    """Whatever is nested in a payload: alone, in a batch, and copied."""
+    """Also if it is nested: in a single job, in a batch, and in a copied batch."""
     request = {
         "assessment_id": "a",
         "request_data": {"serverName": "s", "assessmentType": "mcp_server", "options": {"server": {"n": [math.nan]}}},
@@ -48,8 +48,8 @@ async def test_the_python_door_refuses_it_in_one_line(session):
         await enqueue_many(session, "assessment.assess", many)
 
 
-def test_a_job_with_no_number_is_shown_in_strict_json(gristmill, psql):
-    """A column of floats may hold one."""
+def test_a_job_with_nan_is_shown_in_strict_json(gristmill, psql):
+    """A column of floats may contain NaN."""
     row = psql.execute("INSERT INTO proving.plain_jobs (seconds) VALUES ('NaN') RETURNING id").fetchone()
 
     code, output, _ = gristmill("jobs", "show", str(row["id"]), "--json")
@@ -58,8 +58,8 @@ def test_a_job_with_no_number_is_shown_in_strict_json(gristmill, psql):
     assert json.loads(output, parse_constant=refuse)["values"]["seconds"] is None
 
 
-async def test_a_vector_of_no_numbers_is_no_match_and_stops_no_search(session):
-    """By pgvector or not; it would be the best match of all, or end the search for everybody."""
+async def test_a_vector_with_nan_is_no_match_and_stops_no_search(session):
+    """With and without pgvector. It would be the best match, or make every search fail."""
     project = await session.scalar(text("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id"))
     ids = {}
     vectors = {"good": "{1,0}", "far": "{0,1}", "nan": "{NaN,0}", "inf": "{Infinity,1}", "zero": "{0,0}"}
@@ -80,8 +80,8 @@ async def test_a_vector_of_no_numbers_is_no_match_and_stops_no_search(session):
             await similar(session, to=UUID(str(ids[name])))
 
 
-def test_an_average_leaves_out_what_is_no_number():
-    """One model without a kappa spoils nobody's mean."""
+def test_an_average_leaves_out_nan_and_infinity():
+    """A model without a kappa does not change the mean of the others."""
     one = Agreement(n=2, mean_difference=1.0, exact=0.5, within_one=1.0, kappa=0.5, kappa_undefined=None)
     other = Agreement(n=2, mean_difference=math.nan, exact=math.inf, within_one=1.0, kappa=None, kappa_undefined="x")
 

@@ -36,7 +36,7 @@ def corpus(gristmill, psql) -> dict[str, str]:
 
 
 def test_projects_are_made_listed_shown_and_removed(gristmill, corpus, tmp_path):
-    """The same name again is the same project; removing asks to be meant."""
+    """The same name again gives the same project. Removing needs --yes."""
     pdf = tmp_path / "rules.pdf"
     pdf.write_bytes(b"%PDF-1.4 and so on.")
 
@@ -47,13 +47,13 @@ def test_projects_are_made_listed_shown_and_removed(gristmill, corpus, tmp_path)
     assert "rules.pdf, about 21 bytes" in gristmill("projects", "show", "corpus")[1]
 
     code, _, said = gristmill("projects", "remove", "corpus")
-    assert (code, said) == (2, "gristmill: project 'corpus' has 3 records; say --yes to delete them with it")
+    assert (code, said) == (2, "gristmill: project 'corpus' has 3 records; add --yes to delete them too")
     assert gristmill("projects", "remove", "corpus", "--yes")[1].strip() == "corpus is removed, with 3 records"
     assert as_json(gristmill, "projects", "list") == []
 
 
-def test_making_a_project_that_is_there_counts_none_of_its_records(gristmill, corpus, psql):
-    """Its id is told at once, however many it has and whoever holds them."""
+def test_making_an_existing_project_counts_none_of_its_records(gristmill, corpus, psql):
+    """The id is printed at once, even if it has many records or they are locked."""
     with psql.transaction():
         psql.execute("LOCK TABLE operations.data_records")
 
@@ -63,7 +63,7 @@ def test_making_a_project_that_is_there_counts_none_of_its_records(gristmill, co
 
 
 def test_embedding_a_project_enqueues_a_job_per_type(gristmill, corpus):
-    """They wait for a worker."""
+    """The jobs wait for a worker."""
     ids = as_json(gristmill, "projects", "embed", "corpus")["job_ids"]
 
     assert len(ids) == 2
@@ -71,7 +71,7 @@ def test_embedding_a_project_enqueues_a_job_per_type(gristmill, corpus):
 
 
 def test_records_are_listed_shown_and_reviewed(gristmill, corpus):
-    """Newest first; a review of several is all or nothing."""
+    """The newest is first. A review of several records changes all of them or none."""
     newest, *_ = as_json(gristmill, "records", "list", "corpus")
     assert newest["content"] == "too long"
     assert "embedding" not in newest
@@ -93,13 +93,13 @@ def test_records_are_listed_shown_and_reviewed(gristmill, corpus):
 
 
 def test_an_export_neutralises_formulas_and_replaces_its_file_at_the_end(gristmill, corpus, tmp_path):
-    """What a spreadsheet would compute stands behind an apostrophe; a failed export leaves the old file."""
+    """A formula gets an apostrophe before it. A failed export leaves the old file."""
     file = tmp_path / "out.csv"
     file.write_text("before")
 
     assert gristmill("records", "export", "no-such-project", str(file), "--force")[0] == 1
     code, _, complaint = gristmill("records", "export", "corpus", str(file))
-    assert (code, complaint) == (2, f"gristmill: {file} is there already; --force writes it anew")
+    assert (code, complaint) == (2, f"gristmill: {file} exists; --force overwrites it")
     assert file.read_text() == "before"
     assert gristmill("records", "export", "corpus", str(file), "--force")[2] == "3 records written"
 
@@ -118,8 +118,8 @@ def exported(gristmill, *options):
     return {row["content"]: row for row in csv.DictReader(io.StringIO(said, newline=""))}
 
 
-def test_an_export_carries_verdicts_ratings_and_similarity(gristmill, corpus, psql):
-    """People's ratings and models' apart; only vectors of one model are compared."""
+def test_an_export_has_verdicts_ratings_and_similarity(gristmill, corpus, psql):
+    """Ratings by people and by models are separate. Only vectors of the same model are compared."""
     task, other = corpus["write an apology"], corpus["=1+1"]
     rate = (
         'INSERT INTO operations.likert_scores ("recordId", "userId", "llmModel", "realismScore", "qualityScore") '
@@ -150,17 +150,17 @@ def test_an_export_carries_verdicts_ratings_and_similarity(gristmill, corpus, ps
 
 
 def test_records_are_removed(gristmill, corpus):
-    """Those that are there."""
+    """The others are reported by the count and the exit code."""
     assert gristmill("records", "remove", corpus["too long"], NOBODY)[1].strip() == "1 of 2 records removed"
     assert gristmill("records", "show", corpus["too long"])[0] == 1
 
 
 def test_an_index_is_made_once_for_each_length(gristmill, psql):
-    """While everything runs; the one for the embedder that comes along is there from the start."""
+    """The system can run meanwhile. The index for the built-in embedder exists from the start."""
     try:
         assert gristmill("records", "index", "7")[1].strip() == "ix_data_records_embedding_7 is made"
-        assert gristmill("records", "index", "7")[1].strip() == "ix_data_records_embedding_7 is there already"
-        assert gristmill("records", "index", "384")[1].strip() == "ix_data_records_embedding_384 is there already"
+        assert gristmill("records", "index", "7")[1].strip() == "ix_data_records_embedding_7 exists already"
+        assert gristmill("records", "index", "384")[1].strip() == "ix_data_records_embedding_384 exists already"
         code, _, said = gristmill("records", "index", "4001")
         assert code == 1
         assert said.endswith("an index takes embeddings of 1 to 4000 dimensions, got 4001")
@@ -168,8 +168,8 @@ def test_an_index_is_made_once_for_each_length(gristmill, psql):
         psql.execute("DROP INDEX IF EXISTS operations.ix_data_records_embedding_7")
 
 
-def test_an_index_waits_for_others_as_long_as_it_takes(gristmill, corpus, psql, database_url, monkeypatch):
-    """After hours of work, to give up for somebody's open transaction would leave half an index."""
+def test_making_an_index_waits_for_open_transactions(gristmill, corpus, psql, database_url, monkeypatch):
+    """A timeout after hours of work would leave an invalid index."""
     monkeypatch.setattr(database, "LOCK_MILLISECONDS", 50)
     waits = """SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'
                   AND now() - query_start > interval '0.3 s'"""
@@ -187,8 +187,8 @@ def test_an_index_waits_for_others_as_long_as_it_takes(gristmill, corpus, psql, 
         psql.execute("DROP INDEX IF EXISTS operations.ix_data_records_embedding_7")
 
 
-def test_a_bonus_window_from_making_to_removing(gristmill, corpus):
-    """Standings by creator; a wrong window is refused in one line."""
+def test_a_bonus_window_is_made_changed_and_removed(gristmill, corpus):
+    """Standings are by creator. A wrong window is refused in one line."""
     times = ("--start", "2020-01-01T00:00+00:00", "--end", "2100-01-01T00:00+00:00")
     made = as_json(gristmill, "windows", "create", "--name", "long", *times, "--tasks", "2")
 
@@ -209,7 +209,7 @@ def test_a_bonus_window_from_making_to_removing(gristmill, corpus):
 
 
 def test_settings_are_set_listed_rotated_and_removed(gristmill, monkeypatch):
-    """A secret is read from standard input and shown nowhere."""
+    """A secret is read from standard input and never shown."""
     old, new = new_key(), new_key()
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", old)
     monkeypatch.setattr(sys, "stdin", __import__("io").StringIO("sk-or-v1-secret-value\n"))
@@ -223,7 +223,7 @@ def test_settings_are_set_listed_rotated_and_removed(gristmill, monkeypatch):
     assert said == "not set: ai_host, llm_model, embedding_model, openai_key"
 
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", f"{new},{old}")
-    assert gristmill("settings", "rotate")[1].strip() == "1 secrets are encrypted with the first key"
+    assert gristmill("settings", "rotate")[1].strip() == "1 secret encrypted with the first key"
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", new)
     assert gristmill("settings", "rotate")[0] == 0
     assert gristmill("settings", "remove", "openrouter_key")[1].strip() == "openrouter_key is removed"
@@ -234,7 +234,7 @@ def test_settings_are_set_listed_rotated_and_removed(gristmill, monkeypatch):
 
 
 def test_settings_that_belong_together_are_set_together(gristmill, monkeypatch):
-    """A secret among them is read; the host of the last provider goes, and that is told; a mistake sets none."""
+    """A secret is read. The host of the last provider is removed, with a remark. After a mistake none is set."""
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", new_key())
     assert gristmill("settings", "set", "ai_provider=lmstudio", "ai_host=http://gpu:1234/v1")[0] == 0
     monkeypatch.setattr(sys, "stdin", __import__("io").StringIO("sk-or-v1-secret-value\n"))
@@ -243,7 +243,7 @@ def test_settings_that_belong_together_are_set_together(gristmill, monkeypatch):
 
     assert code == 0
     assert out.split("\n")[:3] == ["ai_provider is set", "openrouter_key is set", "llm_model is set"]
-    assert said == "ai_host is removed: it was meant for another provider"
+    assert said == "ai_host is removed: it belonged to another provider"
     for wrong, line in {
         ("ai_provider=openai", "ai_provider=offline"): "ai_provider is given twice",
         ("ai_provider=openai", "color=red"): "'color' is not a system setting; settings: ",
@@ -254,8 +254,8 @@ def test_settings_that_belong_together_are_set_together(gristmill, monkeypatch):
     assert "openrouter " in gristmill("settings", "list")[1]
 
 
-def test_a_new_key_fits(gristmill, monkeypatch):
-    """What the command prints is what the setting takes."""
+def test_a_new_key_is_valid(gristmill, monkeypatch):
+    """The setting accepts what the command prints."""
     key = gristmill("settings", "new-key")[1].strip()
 
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", key)
@@ -265,7 +265,7 @@ def test_a_new_key_fits(gristmill, monkeypatch):
 
 @pytest.mark.parametrize("words", [("openai_key", "sk-0123456789"), ("openai_key=sk-0123456789",)])
 def test_a_secret_is_not_taken_from_the_command_line(gristmill, words):
-    """Whoever may list processes would see it there; the refusal does not repeat it."""
+    """A list of processes would show it. The refusal does not repeat it."""
     code, out, said = gristmill("settings", "set", *words)
 
     assert (code, out) == (2, "")

@@ -1,4 +1,4 @@
-"""`gristmill profiles`: add, list, show and score, with a prompt of one's own."""
+"""`gristmill profiles`: add, list, show and score, with any prompt."""
 
 import json
 import os
@@ -35,7 +35,7 @@ SCORE = {
 
 
 def test_one_profile_is_added_listed_shown_and_scored(gristmill):
-    """From nothing to a job, without a line of SQL."""
+    """No SQL is needed from the profile to the job."""
     code, out, _ = gristmill("profiles", "add", "--name", "Ada", "--attributes", '{"skills": ["Rust"]}')
     profile = str(UUID(out.strip()))
     assert code == 0
@@ -51,7 +51,7 @@ def test_one_profile_is_added_listed_shown_and_scored(gristmill):
 
 
 def test_a_file_of_profiles_is_added_and_all_are_scored(gristmill, tmp_path):
-    """JSON lines or CSV; the prompt from a file with its lines."""
+    """The file is JSON lines or CSV. A prompt from a file keeps its line breaks."""
     (tmp_path / "people.jsonl").write_text('{"name": "Ada", "skill": "Rust"}\n{"name": "Bob"}\n')
     (tmp_path / "prompt.txt").write_text("Judge.\n\nCriteria:\n- depth (60): knows it\n- clarity (40): says it\n")
 
@@ -71,14 +71,14 @@ def test_a_file_of_profiles_is_added_and_all_are_scored(gristmill, tmp_path):
         (("add", "--name", " "), 2, "name"),
         (("score", "nobody", "--prompt", "x"), 1, "does not exist; `gristmill profiles list`"),
         (("score", "--all", "--prompt", "x"), 2, "there is no profile to score"),
-        (("score", "nobody"), 2, "--prompt must say"),
+        (("score", "nobody"), 2, "--prompt must be a text"),
         (("score", "--prompt", "x"), 2, "give a PROFILE, or --all"),
         (("score", "nobody", "--prompt", "@none.txt"), 2, "none.txt cannot be read"),
         (("show", str(uuid4())), 1, "does not exist"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_a_remedy(gristmill, arguments, code, said):
-    """One line, and the exit code of its kind."""
+    """Each has one line and its exit code."""
     found = gristmill("profiles", *arguments)
 
     assert found[0] == code
@@ -86,7 +86,7 @@ def test_what_cannot_be_done_is_said_with_a_remedy(gristmill, arguments, code, s
 
 
 def test_a_score_is_read_criterion_by_criterion(gristmill, psql):
-    """With bars and evidence, as an assessment is; what came over the wire is for --json."""
+    """With bars and evidence, as for an assessment. Only --json has the answer of the model."""
     profile = gristmill("profiles", "add", "--name", "Ada")[1].strip()
     [job] = as_json(gristmill, "profiles", "score", profile, "--prompt", "Judge.")["job_ids"]
     psql.execute("UPDATE scoring.scoring_jobs SET dispatched_at = now() WHERE id = %s", [job])
@@ -126,7 +126,7 @@ async def test_a_tenant_sees_and_scores_its_own_profiles_alone(session):
 
 
 async def test_a_name_that_several_have_is_refused(session):
-    """Its id says which one."""
+    """The id must be used then."""
     await add_profiles(session, [new_profile("a", {"x": 1}), new_profile("a", {"x": 2})])
 
     with pytest.raises(InvalidProfile, match="several have this name"):
@@ -139,7 +139,7 @@ def blocks(language: str) -> str:
 
 
 def test_the_page_s_sql_works_when_pasted(psql):
-    """As an operator in psql."""
+    """An operator pastes it into psql."""
     psql.execute(blocks("sql").encode())
 
     assert psql.execute("SELECT count(*) AS jobs FROM scoring.scoring_jobs WHERE status = 'pending'").fetchone() == {
@@ -148,7 +148,7 @@ def test_the_page_s_sql_works_when_pasted(psql):
 
 
 def test_the_page_s_python_works_when_pasted(psql, database_url, tmp_path):
-    """From a file of its own."""
+    """It is a complete script."""
     (tmp_path / "score.py").write_text(blocks("python"))
     done = subprocess.run(
         [sys.executable, str(tmp_path / "score.py")],

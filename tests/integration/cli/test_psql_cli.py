@@ -1,4 +1,4 @@
-"""`gristmill psql`: the real psql, which gets its password by the environment."""
+"""`gristmill psql`: starts the real psql, with the password in its environment."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def run(database_url: str, folder, *arguments: str, path: str | None = None) -> 
 
 @needs_psql
 def test_it_connects_as_the_owner_or_by_a_login(database_url, tmp_path):
-    """Without a question for a password."""
+    """Psql does not ask for a password."""
     make_logins(database_url, tmp_path / "roles", new_passwords=True)
 
     assert "user:gristmill\n" in run(database_url, tmp_path).stdout
@@ -35,14 +35,14 @@ def test_it_connects_as_the_owner_or_by_a_login(database_url, tmp_path):
 
 
 def test_what_is_missing_is_said(database_url, tmp_path):
-    """A kind that is none, a login without a file, no psql."""
+    """An unknown kind, a login without a file, and a machine without psql."""
     assert "--as must be one of worker" in run(database_url, tmp_path, "--as", "nobody").stderr
     assert "`gristmill migrate --roles` makes them" in run(database_url, tmp_path, "--as", "worker").stderr
     assert "postgresql-client" in run(database_url, tmp_path, path=str(tmp_path)).stderr
 
 
 def test_a_password_is_no_part_of_the_address():
-    """A command line can be read by everybody on the machine."""
+    """Every user of the machine can read command lines."""
     address, password = address_and_password("postgresql://me:s%40cret@host:1/db?sslmode=require")
 
     assert (address, password) == ("postgresql://me@host:1/db?sslmode=require", "s@cret")

@@ -1,4 +1,4 @@
-"""``gristmill schedules``: what is added is checked as a whole, what is refused says so, what is run is done."""
+"""``gristmill schedules``: additions are checked, refused rows are shown with their reasons, actions are performed."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ REFUSED = {
     "timezone must be an IANA name such as Europe/Paris, got 'Mars'": (*NEW, "--timezone", "Mars", *PLAIN),
     "catch-up must be one of skip, one, all, got 'two'": (*NEW, "--catch-up", "two", *PLAIN),
     "payload: colour is not a field of this stage, got 1": (*NEW, *PLAIN, "--payload", '{"colour": 1}'),
-    "payload is not JSON: '1e999' is no number that JSON has": (*NEW, *PLAIN, "--payload", '{"seconds": 1e999}'),
+    "payload is not JSON: '1e999' is not a JSON number": (*NEW, *PLAIN, "--payload", '{"seconds": 1e999}'),
     "stage 'proving.typo' is not registered; known stages: ": (*NEW, "--stage", "proving.typo"),
     "action must be one of prune, expire, expire_waits, partitions, forget_workers, got 'tidy'": (
         *NEW,
@@ -43,8 +43,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("said", "arguments"), REFUSED.items())
-def test_what_cannot_be_meant_is_refused_in_one_line(gristmill, said, arguments):
-    """Nothing of it is written, and the exit code is that of wrong usage."""
+def test_an_invalid_schedule_is_refused_in_one_line(gristmill, said, arguments):
+    """Nothing is written, and the exit code is that of wrong usage."""
     code, _, line = gristmill("schedules", "add", *arguments)
 
     assert code == 2
@@ -53,7 +53,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(gristmill, said, arguments)
 
 
 def test_names_are_found_in_whatever_form_they_were_typed(gristmill):
-    """A keyboard may write é as two characters; the name is one."""
+    """A keyboard may write é as two characters; the name has one."""
     assert gristmill("schedules", "add", "cafe\N{COMBINING ACUTE ACCENT}", "--cron", "0 9 * * 1", *PLAIN)[0] == 0
 
     assert list(schedules(gristmill)) == ["caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
@@ -61,7 +61,7 @@ def test_names_are_found_in_whatever_form_they_were_typed(gristmill):
 
 
 def test_a_time_that_the_clock_skips_is_told_when_it_is_added_and_listed(gristmill):
-    """Half past two in Berlin does not exist one night a year, and comes twice in another."""
+    """In Berlin 02:30 does not exist on one night of the year, and occurs twice on another."""
     code, output, _ = gristmill(
         "schedules", "add", "nightly", "--cron", "30 2 * * *", "--timezone", "Europe/Berlin", *PLAIN
     )
@@ -74,7 +74,7 @@ def test_a_time_that_the_clock_skips_is_told_when_it_is_added_and_listed(gristmi
 
 
 def test_a_refused_row_is_shown_as_refused_with_its_reason(gristmill, psql):
-    """Whatever was written in psql: no dash, and it does not look enabled."""
+    """It was written in psql. It is not shown as enabled."""
     for name, cron, stage, payload in (
         ("bad cron", "99 * * * *", "proving.plain", "{}"),
         ("bad stage", "* * * * *", "proving.typo", "{}"),
@@ -103,6 +103,7 @@ def test_a_refused_row_is_shown_as_refused_with_its_reason(gristmill, psql):
         assert rows[name]["refusal"].startswith(reason)
         assert f"{name}: refused: {reason}" in table
     assert "refused: payload: colour is not a field of this stage" in shown
+    assert '{"colour": "red"}' in shown
     code, _, line = gristmill("schedules", "run", "bad payload")
     assert (code, "colour is not a field" in line) == (2, True)
     gristmill("schedules", "pause", "bad cron")
@@ -110,8 +111,8 @@ def test_a_refused_row_is_shown_as_refused_with_its_reason(gristmill, psql):
     assert gristmill("schedules", "resume", "bad cron")[0] == 2
 
 
-def test_an_edit_is_checked_as_a_whole_and_begins_anew(gristmill, psql):
-    """What it becomes must make sense together, and no time before the change fires."""
+def test_an_edit_is_checked_as_a_whole(gristmill, psql):
+    """The new values must fit together, and no time before the change fires."""
     gristmill("schedules", "add", "s", "--cron", "0 9 * * 1", *PLAIN, "--payload", '{"key": "a"}')
 
     assert gristmill("schedules", "edit", "s", "--cron", "0 9 * *")[0] == 2
@@ -130,7 +131,7 @@ def test_an_edit_is_checked_as_a_whole_and_begins_anew(gristmill, psql):
 
 
 def test_run_of_a_maintenance_action_does_it_and_tells_what_it_did(gristmill, psql, database_url, redis_url, tmp_path):
-    """In a process that has imported no model yet, as a person's is: old jobs, ticks and answers are gone."""
+    """It runs in a new process, as for a person. Old jobs, ticks and answers are deleted."""
     for name in ("prune", "expire"):
         gristmill("schedules", "add", name, "--cron", "* * * * *", "--action", name)
     [profile] = psql.execute("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id").fetchall()

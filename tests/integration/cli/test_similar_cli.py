@@ -50,7 +50,7 @@ def found(gristmill, *arguments):
 
 
 def test_text_finds_records_that_say_the_same(gristmill, records):
-    """Best first; the text is embedded by whoever embeds records."""
+    """The best match is first. The provider that embeds records embeds the text."""
     poems = ["Write a poem about the sea", "Write a short poem about the sea and the wind"]
 
     assert found(gristmill, "write a poem about the SEA", "--project", "prompts", "--limit", "2") == poems
@@ -58,8 +58,8 @@ def test_text_finds_records_that_say_the_same(gristmill, records):
     assert found(gristmill, "a poem", "--category", "bottom_10", "--exact") == ["Explain fractions to beginners"]
 
 
-def test_record_finds_its_neighbours(gristmill, records):
-    """Itself left out; a table for people shows similarity, id and the beginning of the content."""
+def test_a_record_finds_similar_records(gristmill, records):
+    """The record itself is left out. The table has similarity, id and the beginning of the content."""
     text = "Write a poem about the sea"
 
     code, output, _ = gristmill("--record", str(records[text]), "--limit", "1")
@@ -73,16 +73,16 @@ def test_record_finds_its_neighbours(gristmill, records):
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        ((), 2, "say what to compare with: a TEXT or --record ID"),
-        (("a", "--record", "00000000-0000-0000-0000-000000000000"), 2, "say what to compare with"),
+        ((), 2, "give a TEXT or --record ID to compare with"),
+        (("a", "--record", "00000000-0000-0000-0000-000000000000"), 2, "give a TEXT or --record ID"),
         ((" ",), 2, "TEXT must not be empty"),
         (("--record", "00000000-0000-0000-0000-000000000000"), 1, "does not exist (any more)"),
         (("a", "--project", "nobody's"), 1, 'project "nobody\'s" does not exist'),
         (("a", "--type", "poems"), 2, "type must be"),
     ],
 )
-def test_wrong_usage_earns_one_line(gristmill, records, arguments, code, line):
-    """With the exit code that its kind has."""
+def test_wrong_usage_is_one_line(gristmill, records, arguments, code, line):
+    """Each has the exit code of its kind."""
     ended, output, said = gristmill(*arguments)
 
     assert (ended, output) == (code, "")
@@ -90,8 +90,8 @@ def test_wrong_usage_earns_one_line(gristmill, records, arguments, code, line):
     assert len(said.splitlines()) == 1
 
 
-def test_provider_that_cannot_embed_is_told_in_one_line(gristmill, records, monkeypatch):
-    """The reason is the provider's."""
+def test_a_provider_that_cannot_embed_is_reported_in_one_line(gristmill, records, monkeypatch):
+    """The line has the reason of the provider."""
     with FakeOpenAI() as fake:
         fake.script(embeddings={"faults": [{"kind": "status", "status": 401}]})
         monkeypatch.setenv("OPENAI_BASE_URL", fake.url)

@@ -1,4 +1,4 @@
-"""Ingestion by the real handler through the real kernel on real Postgres; what follows it is not run."""
+"""Ingestion by the real handler and kernel on real Postgres. The next stage does not run."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +16,7 @@ from workers.runtime.handler.registry import Registry
 
 @pytest.fixture
 def only_ingestion(registry: Registry) -> Registry:
-    """The one stage that is tested here: what follows it is others' business."""
+    """Only the stage that is tested here."""
     only = Registry()
     only.add(registry["ingestion.ingest"])
     return only
@@ -40,7 +40,7 @@ def ingestion(database: Database, project: UUID) -> Ingestion:
 async def ingest(
     ingestion: Ingestion, database_url: str, only_ingestion: Registry
 ) -> Callable[..., Awaitable[IngestJob]]:
-    """Ingest one file and return its job at its end."""
+    """Ingest one file and return its job when it has ended."""
 
     async def run(content: str | bytes, **options: Any) -> IngestJob:
         enqueued = await ingestion.enqueue(content, **options)

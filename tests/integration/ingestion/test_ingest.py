@@ -13,7 +13,7 @@ from models.operations import IngestJob, Upload, UploadPart
 from tests.support.fakes.ingesting import MESS
 from tests.support.paths import SHARED_DATA
 from tests.support.proving.llm import NoModel
-from workers.ingestion.export import export
+from workers.ingestion.export import export_records
 from workers.ingestion.refusals import Unreadable
 from workers.runtime.enqueue import enqueue
 
@@ -28,7 +28,7 @@ def real_file(name):
 
 
 async def test_prompts_of_the_real_file_are_saved_once_each(ingest, ingestion):
-    """1,476 rows with 1,458 different prompts: each repeat is told by its line, and no cell is changed."""
+    """1,476 rows with 1,458 different prompts: each repeat is reported by its line, and no cell changes."""
     content = real_file("prompts_chat.csv")
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
 
@@ -51,7 +51,7 @@ async def test_prompts_of_the_real_file_are_saved_once_each(ingest, ingestion):
 async def test_both_kinds_of_a_real_mixed_file_are_ingested_by_two_jobs_at_once(
     ingestion, database_url, only_ingestion
 ):
-    """4,819 rows with 4,696 different contents: each job tells of every line why it did not save it."""
+    """4,819 rows with 4,696 different contents: each job gives the reason for every row that it did not save."""
     content = real_file("derived_task_feedback.csv")
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
     kinds = ("TASK", "FEEDBACK")
@@ -77,7 +77,7 @@ async def test_both_kinds_of_a_real_mixed_file_are_ingested_by_two_jobs_at_once(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
 async def test_mess_is_saved_or_skipped_for_a_reason_with_its_line(ingest, ingestion, encoding):
-    """Everything that real exports get wrong in one file: nothing is lost without a word, and nothing is invented."""
+    """One file with all faults of real exports: no row is lost without a reason, and nothing is invented."""
     job = await ingest(MESS.removeprefix("\ufeff" if encoding != "utf-8" else "").encode(encoding))
 
     records = {record.metadata_["id"]: record for record in await ingestion.records()}
@@ -105,8 +105,8 @@ async def test_mess_is_saved_or_skipped_for_a_reason_with_its_line(ingest, inges
     assert job.warnings["columns_found"] == {"content": "Prompt", "category": "Category", "creator": "Author"}
 
 
-async def test_file_of_the_sql_door_tells_its_encoding_when_it_is_read(ingestion, database_url, only_ingestion):
-    """Windows-1252 is a guess, and said to be one."""
+async def test_encoding_of_a_file_from_sql_is_detected_when_it_is_read(ingestion, database_url, only_ingestion):
+    """Windows-1252 is the fallback, with a warning."""
     job_id = await ingestion.enqueue_in_sql("was;\u20ac\nsch\xf6n;5\n".encode("cp1252"), {"content": "was"})
 
     async with mill(database_url, only_ingestion, NoModel()):
@@ -121,16 +121,16 @@ async def test_file_of_the_sql_door_tells_its_encoding_when_it_is_read(ingestion
     ("content", "mapping", "said"),
     [
         (b"", {}, "the file is empty: it has no header"),
-        (b"a,b\n1,2\n", {}, "no column looks like content; map one of the file's columns to it: 'a', 'b'"),
-        (b"a,b\n1,2\n", {"content": "c"}, "content is mapped to 'c', which is no column of the file; its columns: "),
+        (b"a,b\n1,2\n", {}, "no column looks like content; map one of these columns to it: 'a', 'b'"),
+        (b"a,b\n1,2\n", {"content": "c"}, "content is mapped to 'c', which is not a column of the file; its columns: "),
         (b'"a,b\n1,2\n', {}, "the header, line 1 of the file, has a quote that is never closed"),
         (b"a\n", {"contents": "a"}, "mapping has no field 'contents'; its fields: content, category, "),
     ],
 )
-async def test_file_that_cannot_be_meant_is_refused_in_one_line_by_every_door(
+async def test_invalid_file_is_refused_in_one_line_by_every_door(
     ingestion, database_url, only_ingestion, *, content, mapping, said
 ):
-    """By the Python door before anything is kept, by the job where a door could not look."""
+    """The Python door refuses it before anything is stored. If a door cannot read it, its job fails."""
     job_id = await ingestion.enqueue_in_sql(content, mapping)
 
     with pytest.raises(Unreadable) as refusal:
@@ -156,7 +156,7 @@ async def test_repeated_key_returns_the_first_job_and_keeps_no_second_file(inges
 
 
 async def test_job_without_a_file_goes_on_to_be_embedded(ingestion, database, database_url, only_ingestion):
-    """Nothing is to be loaded; but a job whose file is gone says so."""
+    """Nothing is loaded. A job that lost its file fails and says so."""
     payload = {"project_id": str(ingestion.project_id), "type": "TASK"}
     async with database.session() as session:
         alone = await enqueue(session, "ingestion.ingest", payload)
@@ -168,14 +168,14 @@ async def test_job_without_a_file_goes_on_to_be_embedded(ingestion, database, da
         done, failed = await ingestion.ended(alone.id, robbed.id)
 
     assert (done.status, done.total_records) == ("QUEUED_FOR_VEC", 0)
-    assert (failed.status, failed.error_message) == ("FAILED", "the uploaded file is gone: hand it in again")
+    assert (failed.status, failed.error_message) == ("FAILED", "the uploaded file no longer exists: hand it in again")
 
 
 @pytest.mark.parametrize("source", [None, "exports of May"])
-async def test_job_of_an_upload_misses_it_whatever_its_source(
+async def test_job_that_lost_its_upload_fails_whatever_its_source(
     ingestion, database, database_url, only_ingestion, source
 ):
-    """A request that names an upload tells of a file by its source, so that it never completes with nothing."""
+    """The source of a job with an upload begins with a kind, so the job never completes without its file."""
     await ingestion.enqueue("text\na\n")
     payload = {"project_id": str(ingestion.project_id), "type": "TASK", "source": source}
     async with database.session() as session:
@@ -188,11 +188,11 @@ async def test_job_of_an_upload_misses_it_whatever_its_source(
         (failed,) = await ingestion.ended(job.id)
 
     assert failed.source == f"csv:{source or upload_id}"
-    assert (failed.status, failed.error_message) == ("FAILED", "the uploaded file is gone: hand it in again")
+    assert (failed.status, failed.error_message) == ("FAILED", "the uploaded file no longer exists: hand it in again")
 
 
 async def test_job_of_an_upload_without_a_source_is_refused_by_the_table(ingestion, database):
-    """Whoever writes the row: no door can leave it out."""
+    """No door can leave the source out."""
     job = await ingestion.enqueue("text\na\n")
 
     with pytest.raises(IntegrityError, match="ck_ingest_jobs_source"):
@@ -200,13 +200,13 @@ async def test_job_of_an_upload_without_a_source_is_refused_by_the_table(ingesti
             await session.execute(update(IngestJob).where(IngestJob.id == job.id).values(source=None))
 
 
-async def test_export_keeps_what_was_ingested_and_disarms_formulas(ingest, ingestion, database):
-    """In the order of the file; a spreadsheet that opens it computes nothing."""
+async def test_export_has_the_ingested_contents_and_no_formula(ingest, ingestion, database):
+    """In the order of the file. A spreadsheet that opens it computes nothing."""
     await ingest('text,author\n=1+1,-ann\n"a\nb",\n+2,\n"@c",\n"\td",\n')
 
     out = io.StringIO(newline="")
     async with database.session() as session:
-        count = await export(session, ingestion.project_id, out)
+        count = await export_records(session, ingestion.project_id, out)
     rows = list(csv.DictReader(io.StringIO(out.getvalue(), newline="")))
 
     assert count == 5

@@ -1,5 +1,6 @@
-"""Ingestion that is cancelled, raced, robbed of its project, killed at any chunk or out of time."""
+"""Ingestion that is cancelled, runs twice at once, loses its project, dies at any chunk or has no time left."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -22,7 +23,7 @@ def many(count, *, start=0, of="row"):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 200 records: a file of a test has many."""
+    """Chunks of 200 records, so that a small file has many."""
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 200)
 
 
@@ -36,7 +37,7 @@ async def saved_some(ingestion, job_id):
 async def test_cancelled_job_keeps_what_it_saved_and_counts_it(
     ingestion, database, database_url, only_ingestion, small_chunks
 ):
-    """Within a chunk it stops; no record is there that is not counted."""
+    """It stops within a chunk, and every saved record is counted."""
     enqueued = await ingestion.enqueue(many(40_000))
 
     async with mill(database_url, only_ingestion, NoModel()) as heard:
@@ -52,17 +53,17 @@ async def test_cancelled_job_keeps_what_it_saved_and_counts_it(
     assert await ingestion.count(DataRecord) == saved
 
 
-async def test_project_deleted_meanwhile_leaves_nothing_and_nobody_crashes(
+async def test_project_deleted_meanwhile_leaves_nothing_and_crashes_nothing(
     ingestion, database, database_url, only_ingestion, *, small_chunks, capsys
 ):
-    """The delete goes through, whatever the run holds; the run ends, and no record outlives its project."""
+    """The deletion succeeds during any part of a run. The run ends, and no record remains."""
     enqueued = await ingestion.enqueue(many(40_000))
 
     async with mill(database_url, only_ingestion, NoModel()) as heard:
         await saved_some(ingestion, enqueued.id)
         async with database.session() as session:
             await session.execute(delete(Project))
-        # Stopped or stale; or done, where the delete had to wait for that.
+        # Stopped or stale; or done, if the deletion had to wait for that.
         await until(lambda: {event for event, _, _ in heard.events} - {"started"})
         assert await ingestion.job_if_any(enqueued.id) is None
 
@@ -73,7 +74,7 @@ async def test_project_deleted_meanwhile_leaves_nothing_and_nobody_crashes(
 
 
 async def test_two_jobs_with_the_same_contents_save_each_once(ingestion, database_url, only_ingestion, small_chunks):
-    """In opposite orders and at the same time: neither waits for the other in a circle, and neither fails."""
+    """In opposite orders and at the same time: no deadlock, and neither fails."""
     lines = many(10_000).splitlines(keepends=True)
     backwards = "".join([lines[0], *reversed(lines[1:])])
     enqueued = [await ingestion.enqueue(content) for content in ("".join(lines), backwards)]
@@ -90,7 +91,7 @@ async def test_two_jobs_with_the_same_contents_save_each_once(ingestion, databas
 
 
 async def test_run_that_dies_at_any_chunk_is_continued_to_the_same_end(ingest, ingestion, database, jobs, monkeypatch):
-    """One run per commit, each of which dies right after it: the rows and counts are those of an undisturbed run."""
+    """Each run dies right after one commit. The rows and counts are those of an undisturbed run."""
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
     content = MESS + "11;two;\n" * 5 + '12;"a\n\nb";\n' + "".join(f"{n};row {n % 7};\n" for n in range(13, 60))
     whole = await ingest(content)
@@ -116,8 +117,24 @@ async def test_run_that_dies_at_any_chunk_is_continued_to_the_same_end(ingest, i
         assert getattr(job, name) == getattr(whole, name), name
 
 
-async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion, database, jobs, monkeypatch):
-    """Five minutes before its deadline it ends after a chunk, no attempt spent: a long file needs no long deadline."""
+async def test_file_with_only_a_header_is_reported_once_over_all_runs(ingestion, database, jobs):
+    """A run that dies after its first commit does not make the warning count twice."""
+    await ingestion.enqueue("text,n\n")
+    (claimed,) = await jobs.running("ingestion.ingest", 0)
+    runs, ended = 0, None
+
+    while ended is None:
+        job, runs = await ingestion.job(claimed.id), runs + 1
+        with suppress(PowerCutError):
+            ended = await ingest_csv(job, surroundings(database, job, commits=1))
+
+    job = await ingestion.job(claimed.id)
+    assert (ended, runs) == (Complete(), 3)
+    assert (job.total_records, job.warnings["no_records"]) == (0, {"count": 1, "lines": [1]})
+
+
+async def test_run_with_little_time_left_leaves_the_rest_to_the_next(ingestion, database, jobs, monkeypatch):
+    """Five minutes before its deadline it ends after a chunk and spends no attempt."""
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
     await ingestion.enqueue("text\n" + "".join(f"row {n}\n" for n in range(10)))
     (claimed,) = await jobs.running("ingestion.ingest", 0)
@@ -127,7 +144,7 @@ async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion
     job = await ingestion.job(claimed.id)
     second = await ingest_csv(job, surroundings(database, job, commits=99))
 
-    assert first == Snooze(timedelta(), "its time is nearly up: another run goes on")
+    assert first == Snooze(timedelta(), "its time is nearly up: another run continues")
     assert job.saved_count == 3
     assert second == Complete()
     assert (await ingestion.job(claimed.id)).saved_count == 10
@@ -136,7 +153,7 @@ async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ('UPDATE operations.uploads SET "sizeBytes" = 5', "the upload must have 5 bytes, as its sizeBytes says, got"),
+        ('UPDATE operations.uploads SET "sizeBytes" = 5', "the upload must have 5 bytes (its sizeBytes), got"),
         ("UPDATE operations.uploads SET sha256 = sha256('other')", "must have the sha256 of its row, got another"),
         ('UPDATE operations.upload_parts SET "partNumber" = 3', "must have its parts numbered from 0 on, got 1 up to"),
     ],
@@ -144,9 +161,9 @@ async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(ingestion
 async def test_a_file_that_is_not_what_its_row_says_fails_in_one_line(
     ingestion, database_url, only_ingestion, *, psql, change, said
 ):
-    """Files come by SQL too: what is missing or another is named, and nothing is guessed."""
+    """A row written in SQL may be wrong: the message names what is missing or different."""
     enqueued = await ingestion.enqueue("text\na\n")
-    psql.execute("SET session_replication_role = replica")  # as written so from the beginning
+    psql.execute("SET session_replication_role = replica")  # as if it had been written so
     psql.execute(change.encode())
 
     async with mill(database_url, only_ingestion, NoModel()):

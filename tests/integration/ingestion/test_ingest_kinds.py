@@ -32,7 +32,7 @@ FIRST_ROW = {"f.json": 1, "f.jsonl": 1, "f.csv": 2, "f.xlsx": 2}
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 300 records: a file of a test has several."""
+    """Chunks of 300 records, so that a small file has several."""
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 300)
 
 
@@ -46,8 +46,8 @@ def accounted(job, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_file_of_every_kind_is_accounted_for_row_by_row(ingest, ingestion, small_chunks, name):
-    """By the Python door; where its records come from is said by kind."""
+async def test_every_row_of_a_file_of_every_kind_is_counted(ingest, ingestion, small_chunks, name):
+    """With the Python door. The source of the records begins with the kind."""
     job = await ingest(FILES[name], file_name=name)
 
     accounted(job, name)
@@ -62,7 +62,7 @@ async def test_file_of_every_kind_is_accounted_for_row_by_row(ingest, ingestion,
 
 @pytest.mark.parametrize("name", FILES)
 async def test_sql_door_takes_every_kind(ingestion, database_url, only_ingestion, small_chunks, name):
-    """It hands in bytes; the worker tells what they are."""
+    """It stores bytes; the worker detects the kind."""
     job_id = await ingestion.enqueue_in_sql(FILES[name], {})
 
     async with mill(database_url, only_ingestion, NoModel()):
@@ -77,7 +77,7 @@ async def test_sql_door_takes_every_kind(ingestion, database_url, only_ingestion
 async def test_run_that_dies_at_any_commit_is_continued_to_the_same_end(
     ingestion, database, jobs, *, small_chunks, name
 ):
-    """Each run lives for one commit: nothing is there twice, nothing is missing, every count is the same."""
+    """Each run has one commit: no record is saved twice, none is missing, every count is the same."""
     await ingestion.enqueue(FILES[name], file_name=name)
     (claimed,) = await jobs.running("ingestion.ingest", 0)
     runs, ended = 0, None
@@ -93,10 +93,8 @@ async def test_run_that_dies_at_any_commit_is_continued_to_the_same_end(
     assert await ingestion.count(DataRecord) == 891
 
 
-async def test_file_that_only_its_end_makes_unreadable_fails_its_job_in_one_line(
-    ingestion, database_url, only_ingestion
-):
-    """A gzip that is cut short, a workbook that is none: nothing of it is saved."""
+async def test_file_with_an_unreadable_end_fails_its_job_in_one_line(ingestion, database_url, only_ingestion):
+    """A gzip that is cut short, a file that is not a workbook: nothing is saved."""
     cut = await ingestion.enqueue_in_sql(FILES["f.csv.gz"][:-20], {})
     none = await ingestion.enqueue_in_sql((CASES / "workbook_named.csv").read_bytes(), {})
 
@@ -111,8 +109,8 @@ async def test_file_that_only_its_end_makes_unreadable_fails_its_job_in_one_line
     assert await ingestion.count(DataRecord) == 0
 
 
-async def test_door_refuses_what_is_no_table_before_anything_is_kept(ingestion):
-    """Also where that is only told by the end of a short file."""
+async def test_door_refuses_other_files_before_anything_is_stored(ingestion):
+    """Also if only the end of a short file shows it."""
     for content in (b"%PDF-1.4", (CASES / "workbook_named.csv").read_bytes(), FILES["f.jsonl.gz"][:-9]):
         with pytest.raises(Unreadable):
             await ingestion.enqueue(content)
@@ -120,8 +118,8 @@ async def test_door_refuses_what_is_no_table_before_anything_is_kept(ingestion):
     assert await ingestion.count(Upload) == 0
 
 
-async def test_what_is_said_of_a_file_reaches_the_run(ingest, ingestion):
-    """In the job's options, where every worker reads them."""
+async def test_options_of_a_file_reach_the_run(ingest, ingestion):
+    """They are in the job's options, which every worker reads."""
     content = "# made by hand\nтекст;кто\nнапиши стих;анна\n".encode("cp1251")
     options = {"encoding": "cp1251", "delimiter": "semicolon", "skip_rows": 1}
 
@@ -131,8 +129,8 @@ async def test_what_is_said_of_a_file_reaches_the_run(ingest, ingestion):
     assert (job.options, job.warnings["read_as"]["encoding"]) == (options, "cp1251")
 
 
-async def test_one_damaged_and_one_nested_item_cost_themselves_alone(ingest, ingestion, database):
-    """What Postgres or a reader could not bear is counted or kept as text; the rows can be read again."""
+async def test_only_the_damaged_and_the_nested_item_are_lost(ingest, ingestion, database):
+    """Values that Postgres or a reader cannot read are counted or kept as text. The rows can be read back."""
     bad = '{"text": "deep", "a": ' + "[" * 5_000 + "]" * 5_000 + "}"
     numbers = '{"text": "numbers", "a": 1e5000, "b": ' + "9" * 5_000 + ', "c": NaN}'
     halves = r'{"text": "half \ud83d", "a": "\u0000"}'

@@ -1,4 +1,4 @@
-"""Exports of rows that an older release took and that today's rules refuse."""
+"""Exports of rows that an older release accepted and today's rules refuse."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tests.integration.cli.test_operations_cli import corpus, exported  # noqa: 
 
 @pytest.fixture
 def database_url(fresh_database_url):
-    """A database of the test's own: it takes rules away."""
+    """A database of the test's own, because it drops rules."""
     return fresh_database_url
 
 
 def test_no_odd_row_ends_an_export(gristmill, corpus, psql):  # noqa: F811 - the fixture
-    """Numbers and times that Python cannot hold, vectors without a direction, text that begins a formula anywhere."""
+    """Numbers and times that Python cannot read, vectors without a direction, formulas in any column."""
     # Rows of an older release, from before the rules that refuse these.
     psql.execute("ALTER TABLE operations.data_records DROP CONSTRAINT ck_data_records_sane_times")
     psql.execute("ALTER TABLE operations.data_records ALTER metadata TYPE jsonb")

@@ -12,10 +12,10 @@ from tests.support.fakes.openai_server import FakeOpenAI, completion
 from workers.judging.answers import answer_to
 from workers.llm.provider import build
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Retryable, Unavailable
-from workers.scoring.question import ask
+from workers.scoring.question import build_question
 from workers.scoring.score import ScoreAnswer
 
-QUESTION = ask("Judge.\n\nCriteria:\n- use: solves a problem", name="a", attributes={})
+QUESTION = build_question("Judge.\n\nCriteria:\n- use: solves a problem", name="a", attributes={})
 INTO = answer_to((one.name for one in QUESTION.criteria), form=ScoreAnswer)
 MIB = 1 << 20
 # 400 MB of blanks, as gzip makes them from one block after another: 390 kB.

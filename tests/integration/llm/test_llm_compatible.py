@@ -11,11 +11,11 @@ from workers.judging.answers import answer_to
 from workers.llm.provider import build
 from workers.runtime.handler.context import Run, current_run
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable
-from workers.scoring.question import ask
+from workers.scoring.question import build_question
 from workers.scoring.score import ScoreAnswer
 
 KEY = "sk-test-0123456789"
-QUESTION = ask(
+QUESTION = build_question(
     "Judge.\n\nCriteria:\n- use (60): solves a problem\n- clarity (40): plain words", name="a", attributes={}
 )
 INTO = answer_to((one.name for one in QUESTION.criteria), form=ScoreAnswer)

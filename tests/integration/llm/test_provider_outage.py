@@ -23,7 +23,7 @@ from workers.llm.pauses import Gate
 from workers.llm.provider import build
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue, enqueue_many
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import Unavailable
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store.intervene import retry
@@ -84,7 +84,7 @@ def table(database_url: str, connection: Connection) -> Iterator[Table]:
 
 @asynccontextmanager
 async def workers(
-    url: str, registry: Registry, provider_url: str, *, timeout: float = 20.0, patience: timedelta = PATIENCE
+    url: str, registry: Registry, provider_url: str, *, timeout: float = 20.0, patience: timedelta = DEFAULT_PATIENCE
 ) -> AsyncIterator[Heard]:
     """Run a mill whose pauses are short, and shared as those of every worker are."""
     database = Database(url, changed_by="worker:provider", pool_size=1)

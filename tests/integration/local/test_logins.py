@@ -1,4 +1,4 @@
-"""`gristmill migrate --roles`: a login for each kind of process, made once, with no more rights than it needs."""
+"""`gristmill migrate --roles`: a login for each kind of process, made once, with only the rights that it needs."""
 
 import stat
 from contextlib import closing
@@ -78,7 +78,7 @@ def asked(url: str, statement: str) -> object:
 
 
 def test_a_login_for_each_kind_of_process(logins, tmp_path):
-    """Ordinary ones; their URLs are in files that only their owner reads."""
+    """The logins are ordinary ones. Their URLs are in files that only their owner may read."""
     assert logins.keys() == GROUPS.keys()
     for kind, login in logins.items():
         assert asked(login.url, "SELECT session_user") == login.role
@@ -91,7 +91,7 @@ def test_a_login_for_each_kind_of_process(logins, tmp_path):
 
 
 def test_a_second_run_changes_nothing(logins, database_url, tmp_path, psql):
-    """Neither a password nor a file: what runs stays connected, and may connect again."""
+    """No password and no file changes, so running processes stay connected and may connect again."""
     passwords = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE 'gristmill_%%_login' ORDER BY 1"
     before = psql.execute(passwords).fetchall()
 
@@ -103,7 +103,7 @@ def test_a_second_run_changes_nothing(logins, database_url, tmp_path, psql):
 
 
 def test_a_login_whose_file_is_missing_keeps_its_password(logins, database_url, tmp_path):
-    """Its processes may be connected. It is named with its problem, and nothing is written."""
+    """Its processes may be connected. The login is reported with its problem, and nothing is written."""
     (tmp_path / "roles" / "database_url_worker").unlink()
 
     found = {one.kind: one for one in make_logins(database_url, tmp_path / "roles")}
@@ -115,7 +115,7 @@ def test_a_login_whose_file_is_missing_keeps_its_password(logins, database_url, 
 
 
 def test_another_folder_takes_no_login_away(logins, database_url, tmp_path):
-    """Somebody runs the command with another --urls: all five keep their passwords."""
+    """If somebody runs the command with another --urls, all five logins keep their passwords."""
     found = make_logins(database_url, tmp_path / "elsewhere")
 
     assert [one.made for one in found] == [False] * len(GROUPS)
@@ -124,8 +124,8 @@ def test_another_folder_takes_no_login_away(logins, database_url, tmp_path):
     assert {asked(one.url, "SELECT session_user") for one in logins.values()} == {one.role for one in logins.values()}
 
 
-def test_new_passwords_are_for_logins_without_a_file_alone(logins, database_url, tmp_path):
-    """The others keep theirs; the old URL is of no more use, and is told so."""
+def test_only_logins_without_a_file_get_new_passwords(logins, database_url, tmp_path):
+    """The other logins keep their passwords. The old URL is not valid any more."""
     (tmp_path / "roles" / "database_url_worker").unlink()
 
     made = {one.kind: one for one in make_logins(database_url, tmp_path / "roles", new_passwords=True)}
@@ -136,8 +136,8 @@ def test_new_passwords_are_for_logins_without_a_file_alone(logins, database_url,
         asked(logins["worker"].url, "SELECT 1")
 
 
-def test_a_password_that_is_no_longer_valid_is_told(logins, database_url, tmp_path):
-    """The file stays as it is, and so does the login, until a person asks for a new password."""
+def test_a_password_that_is_no_longer_valid_is_reported(logins, database_url, tmp_path):
+    """The file and the login stay unchanged until a person asks for a new password."""
     make_logins(database_url, tmp_path / "others", new_passwords=True)
 
     found = make_logins(database_url, tmp_path / "roles")
@@ -150,8 +150,8 @@ def test_a_password_that_is_no_longer_valid_is_told(logins, database_url, tmp_pa
     assert logins.keys() == GROUPS.keys()
 
 
-def test_a_given_file_names_the_login_and_its_password(database_url, tmp_path):
-    """As `make secrets` writes them for compose: nothing is written over."""
+def test_an_existing_file_decides_the_login_and_its_password(database_url, tmp_path):
+    """`make secrets` writes such files for Compose. No file is overwritten."""
     given = (
         make_url(database_url).set(username="given_worker", password="0f" * 24).render_as_string(hide_password=False)
     )
@@ -165,8 +165,8 @@ def test_a_given_file_names_the_login_and_its_password(database_url, tmp_path):
     assert (tmp_path / "database_url_worker").read_text() == given
 
 
-def test_an_embedded_server_that_moved_is_written_anew(logins, database_url, tmp_path):
-    """The embedded server may find its port taken; the password, which is valid here, stays."""
+def test_the_file_of_an_embedded_server_with_another_port_is_corrected(logins, database_url, tmp_path):
+    """The embedded server gets another port if its own is taken. The password stays, because it is valid here."""
     file = tmp_path / "roles" / "database_url_worker"
     moved = make_url(logins["worker"].url).set(port=1)
     file.write_text(moved.render_as_string(hide_password=False))
@@ -181,7 +181,7 @@ def test_an_embedded_server_that_moved_is_written_anew(logins, database_url, tmp
 @pytest.mark.parametrize("change", [{"port": 1}, {"database": "other"}, {"host": "elsewhere.example"}])
 @pytest.mark.parametrize("options", [{}, {"new_passwords": True}])
 def test_a_file_of_another_server_is_neither_used_nor_changed(logins, database_url, tmp_path, change, options):
-    """Also when new passwords are asked for: the file belongs to another system."""
+    """The file belongs to another system, so it stays also if new passwords are requested."""
     file = tmp_path / "roles" / "database_url_worker"
     other = make_url(logins["worker"].url).set(**change).render_as_string(hide_password=False)
     file.write_text(other)
@@ -193,8 +193,8 @@ def test_a_file_of_another_server_is_neither_used_nor_changed(logins, database_u
     assert asked(logins["worker"].url, "SELECT session_user") == "gristmill_worker_login"
 
 
-def test_a_file_of_another_server_is_not_moved_with_an_embedded_one(logins, database_url, tmp_path):
-    """Its password is not valid here, so that it is another server and not another port."""
+def test_a_file_of_another_server_is_not_corrected(logins, database_url, tmp_path):
+    """Its password is not valid here, so it is for another server and not for another port."""
     file = tmp_path / "roles" / "database_url_worker"
     other = make_url(logins["worker"].url).set(port=1, password="another").render_as_string(hide_password=False)
     file.write_text(other)
@@ -214,7 +214,7 @@ def test_a_file_of_another_server_is_not_moved_with_an_embedded_one(logins, data
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(database_url, tmp_path, content, said):
-    """One line; a superuser is no login of a role."""
+    """The refusal is one line. A superuser may not be the login of a role."""
     file = tmp_path / "database_url_worker"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
@@ -222,23 +222,23 @@ def test_a_file_that_cannot_be_used_is_refused(database_url, tmp_path, content, 
         make_logins(database_url, tmp_path)
 
 
-def test_a_superuser_is_no_login_of_a_process(database_url, tmp_path):
-    """A file that names one is refused."""
+def test_a_superuser_may_not_be_the_login_of_a_process(database_url, tmp_path):
+    """A file with a superuser is refused."""
     (tmp_path / "database_url_worker").write_text(make_url(database_url).render_as_string(hide_password=False))
 
     with pytest.raises(Failed, match="role 'gristmill' may do more than a worker needs"):
         make_logins(database_url, tmp_path)
 
 
-def test_who_may_not_make_roles_is_told_so(logins, tmp_path):
-    """As one line that says whom to ask."""
+def test_a_login_that_may_not_make_roles_is_refused(logins, tmp_path):
+    """The refusal is one line that says what to do."""
     with pytest.raises(Failed, match="the login of DATABASE_URL may not make roles"):
         make_logins(logins["operator"].url, tmp_path / "others", new_passwords=True)
 
 
 @pytest.mark.parametrize(("kind", "statement"), [(kind, one) for kind, denied in DENIED.items() for one in denied])
 def test_no_login_has_rights_that_its_process_does_not_need(logins, kind, statement):
-    """History, tickets, schedules, keys: each is written by those who must, and by nobody else."""
+    """Only the process that needs it may write history, tickets, schedules and keys."""
     with pytest.raises(errors.InsufficientPrivilege):
         asked(logins[kind].url, statement)
 
@@ -247,20 +247,20 @@ def test_no_login_has_rights_that_its_process_does_not_need(logins, kind, statem
     ("kind", "command"),
     [("operator", ("security", "status")), ("service", ("errors",)), ("service", ("doctor", "--quick"))],
 )
-def test_who_may_not_do_something_is_told_who_may(logins, gristmill, monkeypatch, kind, command):
-    """A login with few rights is no broken server: the line says which one to use."""
+def test_a_missing_right_is_reported_with_the_login_that_has_it(logins, gristmill, monkeypatch, kind, command):
+    """A login with few rights is not a broken server. The line says which login to use."""
     monkeypatch.setenv("DATABASE_URL", logins[kind].url)
 
     code, out, said = gristmill(*command)
 
-    if code:  # where the login has the right by now, there is nothing to tell
+    if code:  # if the login has the right, there is no message
         assert "permission denied" in out + said
         assert "use a login that may" in out + said
         assert "start it" not in out + said
 
 
 async def test_the_dispatchers_login_leads(logins):
-    """And sees of a session of its own kind when it began."""
+    """It leads, and it can see when other sessions of its kind began."""
     async with await psycopg.AsyncConnection.connect(logins["dispatcher"].url, autocommit=True) as one:
         assert await try_to_lead(one, name="one")
         async with await psycopg.AsyncConnection.connect(logins["dispatcher"].url, autocommit=True) as other:
@@ -268,14 +268,14 @@ async def test_the_dispatchers_login_leads(logins):
 
 
 @pytest.mark.parametrize("age", ["-2 months", "0", "23 hours", "30 days"])
-def test_nobody_drops_the_month_under_way(logins, age):
-    """Nor the last one: whatever beat is asked for."""
+def test_nobody_drops_the_current_month(logins, age):
+    """The last month is not dropped either, whatever age beat asks for."""
     with pytest.raises(errors.InvalidParameterValue, match="history must be kept for 31 days or more, got"):
         asked(logins["dispatcher"].url, f"SELECT runtime.drop_transition_partitions('{age}')")
 
 
 def test_the_dispatcher_may_write_what_its_statements_write(psql, registry):
-    """Of every job table of this release, whatever it calls its columns."""
+    """This holds for every job table of this release, whatever the names of its columns are."""
     written = ["status", "version", "retry_count", "due_at", "progress", "dispatched_at", "lease_owner", "deadline_at"]
     written += ["started_at", "completed_at", "updated_at", "error_message", "change_action", "change_reason"]
     for model in {stage.model for stage in registry.values()}:
@@ -291,7 +291,7 @@ def test_the_dispatcher_may_write_what_its_statements_write(psql, registry):
 
 
 def test_the_command_line_makes_them_in_the_data_folder(gristmill, tmp_path):
-    """And says where, without a password."""
+    """The output says where they are and shows no password."""
     made = as_json(gristmill, "migrate", "--roles", "--new-passwords")["roles"]
 
     assert {one["kind"] for one in made} == GROUPS.keys()
@@ -302,7 +302,7 @@ def test_the_command_line_makes_them_in_the_data_folder(gristmill, tmp_path):
 
 
 def test_the_command_line_fails_for_logins_whose_passwords_it_does_not_know(gristmill, logins):
-    """Exit code 1, with both remedies; the table says which."""
+    """The exit code is 1. The message has both remedies, and the table names the logins."""
     code, shown, said = gristmill("migrate", "--roles", "--urls", "elsewhere")
 
     assert code == 1
@@ -314,7 +314,7 @@ def test_the_command_line_fails_for_logins_whose_passwords_it_does_not_know(gris
 
 
 def test_up_uses_the_logins_of_a_given_server_if_there_are_any(logins, database_url, redis_url, tmp_path):
-    """Otherwise every role shares the login of DATABASE_URL, and `up` says so."""
+    """Otherwise every role uses the login of DATABASE_URL, and `up` says so."""
     settings = Settings(data_dir=tmp_path, database_url=SecretStr(database_url), redis_url=SecretStr(redis_url))
     said: list[str] = []
 

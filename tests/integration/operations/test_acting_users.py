@@ -1,4 +1,4 @@
-"""Use-cases act for the actor that a door hands them, for as long as they run, and refuse in a way that doors read."""
+"""Use-cases act for the actor of the door while they run, and their refusals can be read by doors."""
 
 import uuid
 from contextlib import suppress
@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from workers.analytics import analyses
 from workers.analytics.ratings import RatingError, rate
-from workers.ingestion.options import InvalidOption, Options
+from workers.ingestion.options import InvalidOption, ReadOptions
 from workers.operations import projects, record_review, system_settings, windows
 from workers.operations.keyring import Keyring
 from workers.operations.refusals import NameTaken, OperationsError, UnknownRecord, UnknownWindow
@@ -25,7 +25,7 @@ AS_ADA = Actor(changed_by="gateway:ada", user_id=ADA, change_reason="asked to", 
 
 @pytest.fixture
 async def users(session):
-    """Ada and Bob, both admitted."""
+    """Ada and Bob, both approved."""
     for user in (ADA, BOB):
         new = {"id": user, "email": f"{user}@example.test"}
         await session.execute(text("INSERT INTO auth.users (id, email) VALUES (:id, :email)"), new)
@@ -33,7 +33,7 @@ async def users(session):
 
 
 async def said(session) -> tuple[str, str]:
-    """Return for whom and as whom the transaction acts."""
+    """Return the user and the name that the transaction acts for."""
     names = ("user_id", "changed_by")
     found = [await session.scalar(text(f"SELECT current_setting('gristmill.{name}', true)")) for name in names]
     return found[0] or "", found[1] or ""
@@ -47,7 +47,7 @@ async def refused(refusal, call) -> Refusal:
 
 
 async def test_jobs_of_a_use_case_are_signed_by_its_actor(session):
-    """And those that follow in the transaction are not."""
+    """Later jobs of the transaction are not."""
     project = await projects.get_or_create(session, "p")
     before = await said(session)
 
@@ -65,7 +65,7 @@ async def test_jobs_of_a_use_case_are_signed_by_its_actor(session):
 
 
 async def test_after_a_refusal_nobody_acts_for_the_actor_any_more(session):
-    """The door may go on in the same transaction."""
+    """The door may continue the same transaction."""
     before = await said(session)
 
     with pytest.raises(UnknownWindow):
@@ -77,8 +77,8 @@ async def test_after_a_refusal_nobody_acts_for_the_actor_any_more(session):
     assert await said(session) == before
 
 
-async def test_after_any_other_error_the_error_is_told_and_not_what_follows_it(session):
-    """A transaction that must be rolled back cannot be signed anew."""
+async def test_after_any_other_error_that_error_is_raised_and_not_a_later_one(session):
+    """The original error is raised, not the error of the failed transaction."""
     with pytest.raises(ZeroDivisionError):
         async with acting(session, AS_ADA):
             raise ZeroDivisionError
@@ -95,7 +95,7 @@ async def test_after_any_other_error_the_error_is_told_and_not_what_follows_it(s
 
 
 async def test_of_records_that_are_not_all_there_none_is_reviewed(session):
-    """The refusal undoes what was changed before it."""
+    """The refusal undoes the changes before it."""
     project = await projects.get_or_create(session, "p")
     insert = text(
         'INSERT INTO operations.data_records ("projectId", type, source, content)'
@@ -110,7 +110,7 @@ async def test_of_records_that_are_not_all_there_none_is_reviewed(session):
 
 
 async def test_an_analysis_needs_guidelines(session):
-    """The state of the project does not allow it: a conflict, with the command that mends it."""
+    """The refusal is a conflict, with the command that sets guidelines."""
     project = await projects.get_or_create(session, "p")
 
     told = await refused(Conflict, analyses.start(session, project.id))
@@ -120,7 +120,7 @@ async def test_an_analysis_needs_guidelines(session):
 
 
 async def test_a_project_belongs_to_whom_the_actor_acts_for(session, users):
-    """As the database sets it."""
+    """The database sets the owner."""
     project = await projects.get_or_create(session, "hers", actor=AS_ADA)
     window = await windows.create(session, {"start": "2030-01-01T00:00Z", "end": "2030-02-01T00:00Z"}, actor=AS_ADA)
 
@@ -131,18 +131,18 @@ async def test_a_project_belongs_to_whom_the_actor_acts_for(session, users):
 
 @pytest.mark.parametrize("role", ["gristmill_worker", "gristmill_service"])
 async def test_a_name_that_another_user_has_is_refused(session, users, role):
-    """Whether the door's role sees the other's project or not."""
+    """This holds if the door's role sees the other user's project, and if it does not."""
     await projects.get_or_create(session, "hers", actor=AS_ADA)
     await session.execute(text(f"SET LOCAL ROLE {role}"))
 
     told = await refused(NameTaken, projects.get_or_create(session, "hers", actor=Actor(user_id=BOB)))
 
-    assert str(told) == "project name must be one that nobody else has, got 'hers'"
+    assert str(told) == "project name must not be used by another user, got 'hers'"
     assert (await projects.get_or_create(session, "his", actor=Actor(user_id=BOB))).name == "his"
 
 
 async def test_what_the_database_does_not_allow_a_user_is_forbidden(database):
-    """Such as making a project before they are admitted."""
+    """An example is creating a project before approval."""
 
     async def as_stranger() -> None:
         async with database.session() as session:
@@ -156,7 +156,7 @@ async def test_what_the_database_does_not_allow_a_user_is_forbidden(database):
 
 
 async def test_a_file_goes_into_a_project_that_is_deleted_again_where_nothing_came_of_it(database):
-    """One that was there stays."""
+    """A project that existed before stays."""
     async with projects.for_use(database, "new") as new, database.session() as session:
         assert (await projects.find(session, "new")).id == new.id
     async with database.session() as session:
@@ -170,7 +170,7 @@ async def test_a_file_goes_into_a_project_that_is_deleted_again_where_nothing_ca
 
 
 async def test_where_one_value_is_to_blame_the_refusal_has_it_apart(session):
-    """For a form that marks a field: field, rule, value."""
+    """A form can mark the field: the refusal has field, rule and value."""
     project = await projects.get_or_create(session, "p")
     keyring = Keyring([])
     problems = [
@@ -193,9 +193,9 @@ async def test_where_one_value_is_to_blame_the_refusal_has_it_apart(session):
 
 
 def test_an_option_of_reading_a_file_is_refused_by_its_name():
-    """The same at every door."""
+    """This is the same at every door."""
     with pytest.raises(InvalidOption) as told:
-        Options.of({"delimiter": "ab"})
+        ReadOptions.of({"delimiter": "ab"})
 
     assert told.value.kind is Kind.INVALID
     assert told.value.problem is not None

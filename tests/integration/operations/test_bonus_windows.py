@@ -1,4 +1,4 @@
-"""Who earned what in a bonus window: tiers, edges, overlaps, the night the clocks change."""
+"""The standings of a bonus window: tiers, bounds, overlaps, and days when the clocks change."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,14 +10,14 @@ from sqlalchemy import text
 from workers.operations import windows
 from workers.operations.projects import get_or_create
 from workers.operations.refusals import OperationsError, UnknownWindow
-from workers.runtime.handler.naming import RULE
+from workers.runtime.handler.naming import NAME_RULE
 
 START = datetime(2026, 3, 2, 8, tzinfo=UTC)
 END = START + timedelta(days=5)
 
 
 async def created(session, creator: str | None, tasks: int = 0, feedback: int = 0, *, at: datetime = START) -> None:
-    """Put records of ``creator`` into the project of this test, all created at ``at``."""
+    """Insert records of ``creator`` into the test's project, all created at ``at``."""
     project = await get_or_create(session, "windows")
     await session.execute(
         text("""
@@ -54,7 +54,7 @@ async def tiers(session, made) -> dict[str, int]:
     ],
 )
 async def test_a_tier_needs_all_of_its_targets(session, targets, done, tier):
-    """Tier 2 before tier 1; a target of 0 disables its metric."""
+    """Tier 2 is checked before tier 1; a target of 0 disables its metric."""
     made = await window(session, **targets)
     await created(session, "ada", *done)
 
@@ -65,7 +65,7 @@ async def test_a_tier_needs_all_of_its_targets(session, targets, done, tier):
 
 
 async def test_the_start_counts_and_the_end_does_not(session):
-    """By the database's own time of each record."""
+    """The time of a record is set by the database."""
     made = await window(session, tasks=1)
     await created(session, "early", 1, at=START - timedelta(microseconds=1))
     await created(session, "first", 1, at=START)
@@ -76,7 +76,7 @@ async def test_the_start_counts_and_the_end_does_not(session):
 
 
 async def test_a_record_counts_in_each_of_two_windows_that_overlap(session):
-    """One query tells both."""
+    """One query returns both."""
     one = await window(session, tasks=2)
     other = await window(session, start=START + timedelta(days=1), end=END + timedelta(days=1), tasks=1)
     await created(session, "ada", 1, at=START)
@@ -87,8 +87,8 @@ async def test_a_record_counts_in_each_of_two_windows_that_overlap(session):
     assert await tiers(session, other) == {"ada": 1, "bob": 1}
 
 
-async def test_without_a_window_those_open_now_are_told(session):
-    """By the database's clock."""
+async def test_without_a_window_standings_of_the_open_ones_are_returned(session):
+    """The database's clock decides."""
     now = await session.scalar(text("SELECT now()"))
     hour = timedelta(hours=1)
     await window(session, name="open", start=now - hour, end=now + hour, tasks=1)
@@ -119,7 +119,7 @@ async def test_a_local_day_is_as_long_as_the_clocks_make_it(session, day, hours)
 
 
 async def test_records_of_nobody_earn_nothing(session):
-    """Creators only, the best first."""
+    """Only creators are listed, the best first."""
     made = await window(session, tasks=3)
     await created(session, None, 9)
     await created(session, "ada", 2)
@@ -134,14 +134,14 @@ async def test_records_of_nobody_earn_nothing(session):
     [
         ({"end": START}, "end must be later than start 2026-03-02T08:00:00+00:00"),
         ({"tasks": -1}, "tasks must be greater than or equal to 0, got -1"),
-        ({"name": " "}, f"name must have 1 to 255 characters, {RULE}, got ' '"),
+        ({"name": " "}, f"name must have 1 to 255 characters, {NAME_RULE}, got ' '"),
         ({"start": datetime(2026, 1, 1)}, "start must have timezone info, got datetime.datetime(2026, 1, 1, 0, 0)"),  # noqa: DTZ001
         ({"start": "tomorrow"}, "start must be a valid datetime or date"),
         ({"taks": 1}, "taks is not a field, got 1"),
     ],
 )
 async def test_a_wrong_window_is_refused_in_one_line(session, request_, line):
-    """Field, rule and value."""
+    """The line has field, rule and value."""
     with pytest.raises(OperationsError) as refused:
         await window(session, **request_)
 
@@ -149,7 +149,7 @@ async def test_a_wrong_window_is_refused_in_one_line(session, request_, line):
 
 
 async def test_a_change_is_held_to_the_rules_of_a_new_window(session):
-    """What is not given stays."""
+    """Values that are not given stay."""
     made = await window(session, tasks=3)
 
     changed = await windows.change(session, made.id, {"feedback": 2, "name": "Spring"})
@@ -163,7 +163,7 @@ async def test_a_change_is_held_to_the_rules_of_a_new_window(session):
 
 
 async def test_standings_read_the_window_and_not_the_table(session):
-    """By the index on creation times, however many records lie outside."""
+    """The index on creation times is used, so records outside the window cost nothing."""
     made = await window(session, tasks=1)
     await created(session, "ada", 3_000, at=START - timedelta(days=100))
     await created(session, "ada", 5)

@@ -1,4 +1,4 @@
-"""What was said of a record was said of its content: with another content none of it is shown any more."""
+"""Vectors, verdicts, reviews and ratings belong to a record's content: new content removes them."""
 
 from typing import Any
 from uuid import UUID
@@ -9,10 +9,8 @@ from sqlalchemy import text
 
 from models.operations import LLM_USER
 from workers.analytics.alignment import Judged
-from workers.analytics.analysis_statements import AnalysedRecords
-from workers.analytics.analysis_statements import keep as keep_judgements
-from workers.vectorization.pending import Embedded, Pending
-from workers.vectorization.pending import keep as keep_vectors
+from workers.analytics.analysis_statements import AnalysedRecords, save_findings
+from workers.vectorization.pending import EmbeddedRecords, PendingRecord, save_vectors
 
 SHOWN = """SELECT embedding, "embeddingModel", alignment, "alignmentAnalysis", "alignmentJobId", "hasBeenReviewed",
                   "isCategoryCorrect", "reviewedBy" FROM operations.data_records"""
@@ -36,7 +34,7 @@ def one(psql: psycopg.Connection[dict[str, Any]], sql: str, *values: Any) -> dic
 
 @pytest.fixture
 def record(psql: psycopg.Connection[dict[str, Any]]) -> UUID:
-    """A record of which everything was said that can be."""
+    """A record with vector, verdict, review and ratings."""
     project = one(psql, "INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")["id"]
     id_ = one(
         psql,
@@ -57,7 +55,7 @@ def record(psql: psycopg.Connection[dict[str, Any]]) -> UUID:
 
 
 def test_a_record_with_new_content_is_pending_again(psql, record):
-    """No vector, verdict, review or rating of the content that it had."""
+    """Vector, verdict, review and ratings of the old content are removed."""
     psql.execute("UPDATE operations.data_records SET content = 'new'")
 
     assert one(psql, SHOWN) == NOTHING
@@ -65,7 +63,7 @@ def test_a_record_with_new_content_is_pending_again(psql, record):
 
 
 def test_a_record_with_the_same_content_keeps_what_was_said(psql, record):
-    """Writing it again, or changing something else, changes nothing of that."""
+    """Writing the same content again, or changing another column, removes nothing."""
     before = one(psql, SHOWN)
 
     psql.execute("UPDATE operations.data_records SET content = content, source = 'elsewhere'")
@@ -75,7 +73,7 @@ def test_a_record_with_the_same_content_keeps_what_was_said(psql, record):
 
 
 def test_what_is_said_of_the_new_content_in_the_same_statement_stays(psql, record):
-    """A service that brings the vector along need not bring it twice."""
+    """A service can write the new content and its vector in one statement."""
     psql.execute("""UPDATE operations.data_records SET content = 'new', embedding = '{1,0}', "embeddingModel" = 'n',
                            "hasBeenReviewed" = true, "reviewedBy" = 'bob', "isCategoryCorrect" = NULL""")
 
@@ -89,7 +87,7 @@ def test_what_is_said_of_the_new_content_in_the_same_statement_stays(psql, recor
 
 
 def test_the_owner_of_a_project_forgets_other_peoples_ratings_of_the_old_content(psql, record):
-    """Whoever may change the record: what others said of the old content is no property of the new one."""
+    """Ratings of other people for the old content are removed too."""
     owner = one(psql, "INSERT INTO auth.users (email) VALUES ('o@example.test') RETURNING id")["id"]
     try:
         psql.execute("UPDATE operations.profiles SET role = 'USER'")
@@ -106,7 +104,7 @@ def test_the_owner_of_a_project_forgets_other_peoples_ratings_of_the_old_content
 
 
 def test_the_function_serves_its_own_table_alone(psql, record):
-    """Nobody borrows its rights with a table of his own."""
+    """Nobody can use the function's rights with another table."""
     psql.execute("CREATE TEMP TABLE mine (id uuid, content text)")
     psql.execute("INSERT INTO mine SELECT id, 'x' FROM operations.data_records")
     psql.execute("CREATE TRIGGER t AFTER UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION operations.forget_old_ratings()")
@@ -118,43 +116,47 @@ def test_the_function_serves_its_own_table_alone(psql, record):
 
 
 async def test_a_vector_of_the_old_content_is_not_kept_for_the_new(session):
-    """A request was under way when somebody changed the record: it waits for another."""
+    """The record was changed during the request, so it waits for a new vector."""
     project, record_id = await _fresh(session)
-    asked = Pending(record_id, "old")
-    group = [Embedded([asked.id], [asked.digest], [[1.0, 0.0]], "m")]
+    asked = PendingRecord(record_id, "old")
+    group = [EmbeddedRecords([asked.id], [asked.digest], [[1.0, 0.0]], "m")]
 
     await session.execute(text("UPDATE operations.data_records SET content = 'new' WHERE id = :id"), {"id": record_id})
-    await keep_vectors(session, project_id=project, group=group)
+    await save_vectors(session, project_id=project, group=group)
     assert await _model(session, record_id) is None
 
-    current = Pending(record_id, "new")
-    await keep_vectors(session, project_id=project, group=[Embedded([record_id], [current.digest], [[0.0, 1.0]], "m")])
+    current = PendingRecord(record_id, "new")
+    await save_vectors(
+        session, project_id=project, group=[EmbeddedRecords([record_id], [current.digest], [[0.0, 1.0]], "m")]
+    )
     assert await _model(session, record_id) == "m"
 
 
 async def test_every_content_is_known_by_the_digest_that_the_database_makes(session):
-    """Whatever is in it."""
+    """This holds for any content."""
     for number, content in enumerate(["a", "\\x41", "back\\slash", "naïve 👩‍🔬", "two\nlines"]):
         project, record_id = await _fresh(session, f"q{number}", content)
-        one_ = Pending(record_id, content)
-        await keep_vectors(session, project_id=project, group=[Embedded([record_id], [one_.digest], [[1.0]], "m")])
+        one_ = PendingRecord(record_id, content)
+        await save_vectors(
+            session, project_id=project, group=[EmbeddedRecords([record_id], [one_.digest], [[1.0]], "m")]
+        )
 
         assert await _model(session, record_id) == "m"
 
 
 async def test_a_judgement_of_the_old_content_is_not_kept_for_the_new(session):
-    """Nor its ratings."""
+    """The same holds for its ratings."""
     project, record_id = await _fresh(session)
     read = {record_id: bytes(await session.scalar(_HASH, {"id": record_id}))}
     judged = [Judged(record_id, "well", {"verdict": "aligned"}, 6, 6, "judge")]
     scope = AnalysedRecords(UUID(int=7), project, None)
 
     await session.execute(text("UPDATE operations.data_records SET content = 'new' WHERE id = :id"), {"id": record_id})
-    await keep_judgements(session, scope, judged, read=read)
+    await save_findings(session, scope, judged, read=read)
     assert await _judge(session, record_id) is None
 
     read = {record_id: bytes(await session.scalar(_HASH, {"id": record_id}))}
-    await keep_judgements(session, scope, judged, read=read)
+    await save_findings(session, scope, judged, read=read)
     assert await _judge(session, record_id) == UUID(int=7)
 
 

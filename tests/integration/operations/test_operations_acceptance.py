@@ -1,4 +1,4 @@
-"""The published files all the way: ingested, embedded, judged by a real PDF, rated, compared, found again."""
+"""The published files through all steps: ingested, embedded, judged with a real PDF, rated, compared and found."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ async def whole(name):
 
 
 def rows_of(name):
-    """Return each row of a file with the physical line that it starts at."""
+    """Return each row of a file with the number of its first line."""
     csv.field_size_limit(2**24)
     lines = io.StringIO((DATA / name).read_text(encoding="utf-8-sig"), newline="")
     reader = csv.DictReader(lines)
@@ -43,7 +43,7 @@ def rows_of(name):
 
 
 async def test_published_files_go_all_the_way(database, connection, database_url, registry):
-    """Every line is saved or skipped for a reason that the file itself confirms; every record ends judged and found."""
+    """Every line is saved, or skipped for a reason that the file confirms; every record is judged and can be found."""
     async with database.session() as session:
         project = await get_or_create(session, "published")
         await set_guidelines(session, project, (DATA / NAMES[2]).read_bytes(), NAMES[2])
@@ -53,7 +53,7 @@ async def test_published_files_go_all_the_way(database, connection, database_url
             type="TASK",
             stream=whole(NAMES[0]),
             file_name=NAMES[0],
-            mapping={"type": ""},  # a column of that name means something else there
+            mapping={"type": ""},  # the column of that name has another meaning in this file
         )
         feedback = await ingest_file(
             session, project_id=project.id, type="FEEDBACK", stream=whole(NAMES[1]), file_name=NAMES[1]
@@ -102,7 +102,7 @@ async def test_published_files_go_all_the_way(database, connection, database_url
 
 
 def explained(job, rows, *, content, wanted):
-    """Hold a job's account against the file: the counts, and each line that it names."""
+    """Check a job's counts and skipped lines against the file."""
     by_line = dict(rows)
     assert job.total_records == len(rows) == job.saved_count + job.skipped_count
     assert job.skipped_count == sum(told["count"] for told in (job.skipped_details or {}).values())

@@ -1,4 +1,4 @@
-"""Who may see and change which rows of operations, by the role of the user that a service speaks for."""
+"""Who may see and change which rows of operations, by the role of the user that a service acts for."""
 
 import pytest
 from psycopg import errors
@@ -10,7 +10,7 @@ ROLES = ("PENDING", "USER", "MANAGER", "ADMIN")
 
 @pytest.fixture
 def users(psql):
-    """A user of each role, a second USER, a project of the first USER with one record."""
+    """A user of each role, a second USER, and a project of the first USER with one record."""
     ids = {}
     for name in (*ROLES, "OTHER"):
         user = one(psql, "INSERT INTO auth.users (email) VALUES (%s) RETURNING id", f"{name}@example.test".lower())
@@ -28,7 +28,7 @@ def users(psql):
 
 @pytest.fixture
 def speak(psql, users):
-    """Speak as a service for one user, or for nobody, until the test ends."""
+    """Act as a service for one user, or for no user, until the test ends."""
     with psql.transaction(force_rollback=True):
 
         def speak(name: str | None):
@@ -44,7 +44,7 @@ def speak(psql, users):
     [(None, 0, 0, 0), ("PENDING", 1, 0, 0), ("USER", 1, 1, 0), ("MANAGER", 1, 1, 0), ("ADMIN", 5, 1, 1)],
 )
 def test_what_each_role_sees(speak, name, profiles, records, settings):
-    """PENDING itself only; USER all records; ADMIN users and settings too."""
+    """PENDING sees only its own profile, USER all records, ADMIN also users and settings."""
     psql = speak(name)
 
     seen = [count(psql, table) for table in ("profiles", "data_records", "projects", "system_settings")]
@@ -59,7 +59,7 @@ def changed(psql, statement: str, *values: object) -> int:
 
 @pytest.mark.parametrize(("name", "may"), [("PENDING", 0), ("USER", 1), ("OTHER", 0), ("MANAGER", 0), ("ADMIN", 1)])
 def test_a_project_is_changed_by_its_owner_and_by_admins(speak, users, name, may):
-    """Its records as well."""
+    """The same holds for its records."""
     psql = speak(name)
 
     assert changed(psql, "UPDATE operations.projects SET guidelines = 'g'") == may
@@ -71,7 +71,7 @@ def test_a_project_is_changed_by_its_owner_and_by_admins(speak, users, name, may
 
 
 def test_nobody_but_an_admin_changes_a_profile(speak, users):
-    """Neither his role nor his address, which is that of ``auth.users``."""
+    """A user cannot change their role, or their address, which comes from ``auth.users``."""
     psql = speak("USER")
     assert changed(psql, "UPDATE operations.profiles SET role = 'ADMIN'") == 0
     with pytest.raises(errors.InsufficientPrivilege), psql.transaction():
@@ -84,7 +84,7 @@ def test_nobody_but_an_admin_changes_a_profile(speak, users):
 
 
 def test_a_user_rates_for_himself_only(speak, users):
-    """The id is his own."""
+    """The rating must have the user's own id."""
     psql = speak("OTHER")
     rate(psql, users["record"], str(users["OTHER"]))
 
@@ -93,7 +93,7 @@ def test_a_user_rates_for_himself_only(speak, users):
 
 
 def test_a_user_analyses_any_project_and_ingests_into_his_own(speak, users):
-    """Reading is for all, writing for the owner."""
+    """All users may read; only the owner may write."""
     psql = speak("OTHER")
     psql.execute("SELECT operations.enqueue_analytics(%s)", [users["project"]])
 
@@ -102,7 +102,7 @@ def test_a_user_analyses_any_project_and_ingests_into_his_own(speak, users):
 
 
 def test_the_owner_ingests_through_the_sql_door(speak, users):
-    """A service speaks for him."""
+    """A service acts for the owner."""
     psql = speak("USER")
 
     psql.execute("SELECT operations.enqueue_ingest(%s, 'TASK', 'content')", [users["project"]])

@@ -1,4 +1,4 @@
-"""The tables of operations against their seed: columns, rules, cascades and users."""
+"""The tables of operations have the seed's columns, rules, cascades and users."""
 
 import pytest
 from psycopg import errors
@@ -15,7 +15,7 @@ def text(length: int | None = None, *, null: bool = True) -> tuple[str, bool, No
     return (f"character varying({length})" if length else "text", null, None)
 
 
-# Column: type, nullable, default; as the seed has them, but for what the migration's docstring says.
+# Column: type, nullable, default, as in the seed, except for the changes in the migration's docstring.
 SEED = {
     "profiles": {
         "id": ("uuid", False, None),
@@ -47,7 +47,7 @@ SEED = {
         "hasBeenReviewed": ("boolean", False, "false"),
         "isCategoryCorrect": ("boolean", True, None),
         "reviewedBy": text(255),
-        "createdById": ("character varying(255)", True, "(runtime.actor_id())::text"),  # of a service's: who acts
+        "createdById": ("character varying(255)", True, "(runtime.actor_id())::text"),  # the acting user of a service
         "createdByName": text(255),
         "createdByEmail": ("character varying(255)", True, "operations.my_email()"),
         "ingestJobId": ("uuid", True, None),
@@ -89,7 +89,7 @@ SEED = {
         "targetFeedbackCount": COUNT,
         "targetTaskCountTier2": COUNT,
         "targetFeedbackCountTier2": COUNT,
-        "createdBy": ("uuid", False, "runtime.actor_id()"),  # our addition: of a service's, who acts
+        "createdBy": ("uuid", False, "runtime.actor_id()"),  # our addition: the acting user of a service
         **STAMPS,
     },
     "likert_scores": {
@@ -122,13 +122,13 @@ LLM = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture
 def project(psql):
-    """A project of nobody."""
+    """A project without an owner."""
     return one(psql, "INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")
 
 
 @pytest.mark.parametrize("table", SEED)
 def test_every_column_of_the_seed_is_there_as_it_says(psql, table):
-    """Name, type, default."""
+    """Name, type and default are those of the seed."""
     rows = psql.execute(
         "SELECT attname AS name, CASE typtype WHEN 'd' THEN format_type(typbasetype, typtypmod)"
         " ELSE format_type(atttypid, atttypmod) END AS type, NOT attnotnull AS nullable, "
@@ -143,14 +143,14 @@ def test_every_column_of_the_seed_is_there_as_it_says(psql, table):
 
 
 def test_every_index_of_the_seed_is_there(psql):
-    """By name."""
+    """Each index exists by name."""
     found = psql.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'operations'").fetchall()
 
     assert {row["indexname"] for row in found} >= SEED_INDEXES
 
 
 def test_the_enums_have_the_seeds_values_in_order(psql):
-    """The order of roles is the order of rights."""
+    """The order of the roles matters for rights."""
     rows = psql.execute(
         "SELECT typname, array_agg(enumlabel::text ORDER BY enumsortorder) AS labels FROM pg_enum "
         "JOIN pg_type AS t ON t.oid = enumtypid WHERE typnamespace = 'operations'::regnamespace GROUP BY 1"
@@ -164,7 +164,7 @@ def test_the_enums_have_the_seeds_values_in_order(psql):
 
 
 def test_deleting_a_project_takes_everything_of_it_along(psql, project):
-    """Records, ratings, files, jobs, failures: no orphan."""
+    """Records, ratings, files, jobs and failures are deleted too."""
     record = put_record(psql, project)
     psql.execute(
         'INSERT INTO operations.likert_scores ("recordId", "userId", "realismScore", "qualityScore") '
@@ -184,7 +184,7 @@ def test_deleting_a_project_takes_everything_of_it_along(psql, project):
 
 
 def test_a_content_is_once_in_a_project_and_again_in_another(psql, project):
-    """By hash, whatever its type; the hash is the database's own."""
+    """The hash decides, for any type, and the database computes it."""
     put_record(psql, project, "ä")
     other = one(psql, "INSERT INTO operations.projects (name) VALUES ('q') RETURNING id")
     put_record(psql, other, "ä")
@@ -205,7 +205,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("columns", "constraint"), [row[1:] for row in BROKEN], ids=[row[2] for row in BROKEN])
 def test_a_record_that_breaks_a_rule_is_refused(psql, project, columns, constraint):
-    """Whoever writes it."""
+    """The database refuses it from everybody."""
     with pytest.raises(errors.CheckViolation, match=constraint):
         put_record(psql, project, **columns)
 
@@ -220,7 +220,7 @@ def test_a_record_that_breaks_a_rule_is_refused(psql, project, columns, constrai
     ],
 )
 def test_a_rating_that_breaks_a_rule_is_refused(psql, project, rating, constraint):
-    """1 to 7, and a model's name exactly where the rater is a model."""
+    """Ratings are from 1 to 7, and have a model's name only if the rater is a model."""
     record = put_record(psql, project)
 
     with pytest.raises(errors.CheckViolation, match=constraint):
@@ -228,7 +228,7 @@ def test_a_rating_that_breaks_a_rule_is_refused(psql, project, rating, constrain
 
 
 def test_one_rating_per_person_and_one_per_model(psql, project):
-    """Two models share the zero id."""
+    """Models share the zero id and differ by name."""
     record = put_record(psql, project)
     rate(psql, record, "a")
     rate(psql, record, "b")
@@ -242,7 +242,7 @@ def test_one_rating_per_person_and_one_per_model(psql, project):
 
 
 def test_saved_and_skipped_are_the_total_at_every_commit(psql, project):
-    """A CHECK, not a hope."""
+    """A CHECK guarantees this."""
     job = one(psql, "SELECT operations.enqueue_ingest(%s, 'TASK', 'content')", project)
 
     with pytest.raises(errors.CheckViolation, match="ck_ingest_jobs_counts"):
@@ -250,7 +250,7 @@ def test_saved_and_skipped_are_the_total_at_every_commit(psql, project):
 
 
 def test_the_sql_door_keeps_the_file_in_parts_and_a_repeated_key_returns_the_first_job(psql, project):
-    """Byte for byte, one job per key, one file."""
+    """The file is stored unchanged, with one job and one file per key."""
     csv = b"content\n" + b"x" * 2_500_000
     door = "SELECT operations.enqueue_ingest(%s, 'TASK', %s, 'big.csv', p_idempotency_key => 'k')"
     first, again = one(psql, door, project, csv), one(psql, door, project, csv)
@@ -264,7 +264,7 @@ def test_the_sql_door_keeps_the_file_in_parts_and_a_repeated_key_returns_the_fir
 
 
 def test_a_file_whose_job_has_not_ended_outlives_its_expiry(psql, project):
-    """A paused stage loses nobody's file; of an ended job it may go."""
+    """A paused stage loses no file. The file of an ended job may be deleted."""
     job = one(psql, "SELECT operations.enqueue_ingest(%s, 'TASK', 'content')", project)
     psql.execute("DELETE FROM operations.uploads")
     assert (count(psql, "uploads"), count(psql, "upload_parts")) == (1, 1)
@@ -277,14 +277,14 @@ def test_a_file_whose_job_has_not_ended_outlives_its_expiry(psql, project):
 
 
 def test_an_empty_file_through_the_sql_door_is_a_job_without_parts(psql, project):
-    """What it lacks shows when it runs."""
+    """The run reports that the file is empty."""
     psql.execute("SELECT operations.enqueue_ingest(%s, 'TASK', '')", [project])
 
     assert (count(psql, "uploads"), count(psql, "upload_parts")) == (1, 0)
 
 
 def test_a_new_user_gets_a_profile_that_waits_for_approval(psql):
-    """And follows a changed address; with the user the profile goes."""
+    """The profile follows a changed address, and is deleted with the user."""
     user = one(psql, "INSERT INTO auth.users (email) VALUES ('a@example.test') RETURNING id")
     [profile] = psql.execute("SELECT id, email, role::text FROM operations.profiles").fetchall()
     assert profile == {"id": user, "email": "a@example.test", "role": "PENDING"}
@@ -297,7 +297,7 @@ def test_a_new_user_gets_a_profile_that_waits_for_approval(psql):
 
 
 def test_whoever_has_no_address_of_his_own_signs_in_all_the_same(psql):
-    """As Supabase has them: by telephone, anonymous, or with the address of another by single sign-on."""
+    """Supabase has such users: by telephone, anonymous, or with the address of another user by single sign-on."""
     psql.execute("ALTER TABLE auth.users ALTER email DROP NOT NULL, DROP CONSTRAINT uq_users_email")
     try:
         first = one(psql, "INSERT INTO auth.users (email) VALUES ('a@example.test') RETURNING id")
@@ -319,7 +319,7 @@ def test_whoever_has_no_address_of_his_own_signs_in_all_the_same(psql):
 
 
 def test_every_change_is_dated(psql, project):
-    """``updatedAt`` by the database, whatever the writer says."""
+    """The database sets ``updatedAt`` and ignores the given value."""
     psql.execute("""UPDATE operations.projects SET "updatedAt" = '2000-01-01', name = 'r'""")
 
     assert one(psql, """SELECT "updatedAt" > now() - interval '1 minute' FROM operations.projects""")
@@ -336,6 +336,6 @@ def test_every_change_is_dated(psql, project):
     ],
 )
 def test_a_setting_that_breaks_its_rule_is_refused_by_the_database_too(psql, key, value):
-    """A key in the clear most of all."""
+    """An unencrypted key is the most important case."""
     with pytest.raises(errors.CheckViolation, match="ck_system_settings_value"):
         psql.execute("INSERT INTO operations.system_settings (key, value) VALUES (%s, %s)", [key, value])

@@ -1,4 +1,4 @@
-"""Projects and records as people use them."""
+"""The use-cases of projects and records."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ async def put(session, project, *contents: str, **columns):
 
 
 async def test_a_project_is_found_by_name_and_by_id(session):
-    """No project is named like an id, which could be another's."""
+    """A project cannot be named like an id, because the id could be another project's."""
     made = await projects.get_or_create(session, "corpus")
     again = await projects.get_or_create(session, "corpus")
     by_id = await projects.get_or_create(session, str(made.id))
@@ -35,13 +35,13 @@ async def test_a_project_is_found_by_name_and_by_id(session):
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 256, "a\x00b"])
 async def test_a_wrong_name_is_refused(session, name):
-    """Before it is written."""
+    """It is refused before it is written."""
     with pytest.raises(OperationsError, match=r"project name must have 1 to 255 characters, without .*, got "):
         await projects.get_or_create(session, name)
 
 
 async def test_two_who_make_one_project_at_once_get_the_same(database):
-    """One row, no error."""
+    """There is one row and no error."""
 
     async def make() -> uuid.UUID:
         async with database.session() as session:
@@ -51,7 +51,7 @@ async def test_two_who_make_one_project_at_once_get_the_same(database):
 
 
 async def test_guidelines_are_a_pdf_in_base64(session):
-    """Anything else is refused in one line."""
+    """Other files are refused in one line."""
     project = await projects.get_or_create(session, "g")
     await projects.set_guidelines(session, project, b"%PDF-1.4 and so on", "rules.pdf")
     [view] = await projects.list_projects(session, name_or_id="g")
@@ -62,7 +62,7 @@ async def test_guidelines_are_a_pdf_in_base64(session):
 
 
 async def test_listing_projects_reads_no_guidelines(database, psql):
-    """They may be 67 MB each: their size is told without them."""
+    """They can have 67 MB each, so their size is computed without reading them."""
     size = 3_000_001
     async with database.session() as session:
         project = await projects.get_or_create(session, "g")
@@ -81,8 +81,8 @@ async def test_listing_projects_reads_no_guidelines(database, psql):
     assert size <= (view.guidelines_size or 0) <= size + 2
 
 
-async def test_counts_tell_how_far_a_project_is(session):
-    """Tasks, feedback, embedded, reviewed."""
+async def test_counts_show_the_progress_of_a_project(session):
+    """The counts are tasks, feedback, embedded and reviewed."""
     project = await projects.get_or_create(session, "c")
     await put(session, project, "a", "b", embedding=[1.0], embedding_model="m")
     [third] = await put(session, project, "c", type="FEEDBACK")
@@ -94,7 +94,7 @@ async def test_counts_tell_how_far_a_project_is(session):
 
 
 async def test_records_come_newest_first_page_by_page(session):
-    """By filters; a page goes on below the last id of the one before."""
+    """Filters apply; a page continues after the last id of the previous one."""
     project = await projects.get_or_create(session, "l")
     tasks = await put(session, project, "a", "b", "c", category="TOP_10")
     await put(session, project, "d", type="FEEDBACK")
@@ -108,7 +108,7 @@ async def test_records_come_newest_first_page_by_page(session):
 
 
 async def test_a_review_says_who_and_whether_the_category_is_right(session):
-    """A later one replaces it; of no category nothing is right."""
+    """A later review replaces it; a record without a category is refused."""
     project = await projects.get_or_create(session, "r")
     [top] = await put(session, project, "a", category="TOP_10")
     [none] = await put(session, project, "b")
@@ -124,8 +124,8 @@ async def test_a_review_says_who_and_whether_the_category_is_right(session):
         await record_review.review(session, [top], reviewer=" ", is_category_correct=None)
 
 
-async def test_what_is_gone_is_said_to_be(session):
-    """Once deleted, a record is unknown."""
+async def test_a_deleted_record_is_unknown(session):
+    """A deleted record is unknown."""
     project = await projects.get_or_create(session, "d")
     [id_] = await put(session, project, "a")
 
@@ -136,12 +136,12 @@ async def test_what_is_gone_is_said_to_be(session):
 
 @pytest.mark.parametrize(("said", "name"), [("task", "TASK"), ("Feedback", "FEEDBACK"), (None, None)])
 def test_types_are_named_in_any_case(said, name):
-    """And nothing else is one."""
+    """Other names are refused."""
     assert record_review.as_type(said) == name
 
 
 def test_an_unknown_type_or_category_is_refused():
-    """With those that are known."""
+    """The message lists the known names."""
     with pytest.raises(OperationsError, match="type must be one of task, feedback, got 'tsk'"):
         record_review.as_type("tsk")
     with pytest.raises(OperationsError, match="category must be one of top_10, bottom_10, got 'best'"):

@@ -1,4 +1,4 @@
-"""Settings: one spelling of each key, hosts that are plain addresses, and no secret in the clear, at every door."""
+"""Settings: one spelling of each key, hosts that are plain addresses, and no unencrypted secret, at every door."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from workers.operations.keyring import Keyring, new_key
 from workers.operations.refusals import OperationsError
-from workers.operations.system_settings import HOST_RULE, KNOWN, list_settings, put, remove, unreadable
+from workers.operations.system_settings import HOST_RULE, KNOWN_SETTINGS, list_settings, list_unreadable, put, remove
 
 TOKEN = Keyring([new_key()]).encrypt("sk-or-v1-0123456789abcdef")
 INSERT = "INSERT INTO operations.system_settings (key, value) VALUES (%s, %s)"
@@ -55,7 +55,7 @@ GOOD_HOSTS = [
 
 @pytest.mark.parametrize("key", MISSPELT)
 async def test_a_setting_has_one_spelling(session, key):
-    """Another one would be kept in the clear and read by nobody."""
+    """A misspelt key would be stored unencrypted and never read."""
     with pytest.raises(OperationsError, match="is not a system setting") as refused:
         await put(session, {key: "sk-or-v1-0123456789abcdef"}, keyring=Keyring([new_key()]))
 
@@ -66,14 +66,14 @@ async def test_a_setting_has_one_spelling(session, key):
 @pytest.mark.parametrize("key", MISSPELT)
 @pytest.mark.parametrize("value", ["sk-or-v1-0123456789abcdef", TOKEN, "red"])
 def test_a_setting_has_one_spelling_in_sql_too(psql, key, value):
-    """Whatever it holds."""
+    """This holds for any value."""
     with pytest.raises(errors.CheckViolation):
         psql.execute(INSERT, [key, value])
 
 
 @pytest.mark.parametrize("host", HOSTS)
 async def test_a_host_is_a_plain_address(session, host):
-    """No query, fragment, user, blank or control character: nothing that may hold a key, or end a line."""
+    """No query, fragment, user, space or control character is allowed, because these may hold a key or end a line."""
     with pytest.raises(OperationsError, match=HOST_RULE) as refused:
         await put(session, {"ai_host": f"{host}x" if host.endswith("\t") else host}, keyring=Keyring([]))
 
@@ -82,14 +82,14 @@ async def test_a_host_is_a_plain_address(session, host):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_host_is_a_plain_address_in_sql_too(psql, host):
-    """The same list; a port is a number of five digits at most there, and one that exists at our doors."""
+    """The same list is refused. In SQL a port is any number of up to five digits; Python also checks its range."""
     with pytest.raises(errors.CheckViolation, match="ck_system_settings_value"):
         psql.execute(INSERT, ["ai_host", host])
 
 
 @pytest.mark.parametrize("host", GOOD_HOSTS)
 async def test_a_plain_address_is_taken(session, host):
-    """By Python and by the CHECK."""
+    """Python and the CHECK accept it."""
     await put(session, {"ai_host": host}, keyring=Keyring([]))
 
     assert [one.value for one in await list_settings(session)] == [host]
@@ -106,13 +106,13 @@ async def test_a_plain_address_is_taken(session, host):
     ],
 )
 def test_no_secret_is_kept_in_the_clear(psql, key, value):
-    """Neither in the place of a token nor in that of a model, whoever writes it."""
+    """A key is refused instead of a token and instead of a model, from everybody."""
     with pytest.raises(errors.CheckViolation, match="ck_system_settings_value"):
         psql.execute(INSERT, [key, value])
 
 
 def test_a_description_holds_no_secret(psql):
-    """It is shown to everybody who lists the settings."""
+    """Everybody who lists the settings sees it."""
     with pytest.raises(errors.CheckViolation, match="ck_system_settings_description"):
         psql.execute(
             "INSERT INTO operations.system_settings (key, value, description) VALUES ('openai_key', %s, %s)",
@@ -121,13 +121,13 @@ def test_a_description_holds_no_secret(psql):
 
 
 async def test_what_looks_like_a_key_is_not_quoted(session):
-    """It was meant for another setting; the refusal goes to a terminal and a log."""
-    with pytest.raises(OperationsError, match=r"llm_model must be a model name .* got what was given"):
+    """The key was meant for another setting, and the refusal is shown in a terminal and a log."""
+    with pytest.raises(OperationsError, match=r"llm_model must be a model name .* got a hidden value"):
         await put(session, {"llm_model": "sk-or-v1-0123456789abcdef"}, keyring=Keyring([]))
 
 
 def test_the_command_line_keeps_a_misspelt_secret_nowhere(gristmill, psql, monkeypatch):
-    """One line names the setting that was meant; neither output nor table has the value."""
+    """One line suggests the right setting; neither the output nor the table has the value."""
     monkeypatch.setenv("GRISTMILL_SECRET_KEYS", new_key())
     monkeypatch.setattr(sys, "stdin", io.StringIO("sk-or-v1-0123456789abcdef\n"))
 
@@ -138,28 +138,28 @@ def test_the_command_line_keeps_a_misspelt_secret_nowhere(gristmill, psql, monke
     assert psql.execute("SELECT count(*) AS n FROM operations.system_settings").fetchone() == {"n": 0}
 
 
-async def test_what_an_older_release_let_in_is_told_and_can_be_removed(session):
-    """The doctor's check of secrets names it, without its value."""
+async def test_a_row_of_an_older_release_is_reported_and_can_be_removed(session):
+    """The doctor names it without its value."""
     await session.execute(text("ALTER TABLE operations.system_settings DROP CONSTRAINT ck_system_settings_key"))
     await session.execute(text("ALTER TABLE operations.system_settings DROP CONSTRAINT ck_system_settings_value"))
     for key, value in (("my_note", "hunter2"), ("ai_host", "https://h/v1?key=hunter2")):
         row = {"key": key, "value": value}
         await session.execute(text("INSERT INTO operations.system_settings (key, value) VALUES (:key, :value)"), row)
 
-    told = await unreadable(session, keyring=Keyring([]))
+    told = await list_unreadable(session, keyring=Keyring([]))
 
     assert told == [
         f"ai_host must {HOST_RULE}: set it again",
-        "'my_note' is no setting: `gristmill settings remove` it, it may hold a key in the clear",
+        "'my_note' is not a setting: `gristmill settings remove` it, it may hold an unencrypted key",
     ]
     assert await remove(session, "my_note") == ["my_note"]
 
 
 def test_the_release_and_the_database_know_the_same_settings(psql):
-    """A setting that one of them lacks could not be set, or would be kept without a rule."""
+    """Otherwise a setting could not be set, or would be stored without a rule."""
     rule = psql.execute(
         "SELECT pg_get_constraintdef(oid) AS rule FROM pg_constraint WHERE conname = 'ck_system_settings_key'"
     ).fetchone()
 
-    assert {key for key in KNOWN if f"'{key}'" in rule["rule"]} == set(KNOWN)
-    assert rule["rule"].count("'::character varying") == len(KNOWN)
+    assert {key for key in KNOWN_SETTINGS if f"'{key}'" in rule["rule"]} == set(KNOWN_SETTINGS)
+    assert rule["rule"].count("'::character varying") == len(KNOWN_SETTINGS)

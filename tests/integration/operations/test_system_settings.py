@@ -1,9 +1,11 @@
-"""Settings at run time: their rules, their secrets, and what they choose."""
+"""Settings at run time: rules, secrets, and the choice of the provider."""
 
 import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
+from tests.support.secret_keys import KEY_PREFIXES
 from workers.operations.keyring import Keyring, new_key
 from workers.operations.provider_choice import read_choice
 from workers.operations.refusals import OperationsError
@@ -42,30 +44,45 @@ async def stored(session, key: str) -> str:
         ("ai_host", "http://my host/v1", "ai_host must be an http or https URL without credentials, query or fragment"),
         ("ai_host", "http://[::1", "ai_host must be an http or https URL without credentials, query or fragment"),
         ("ai_host", "HTTP://host/v1", "ai_host must be an http or https URL without credentials, query or fragment"),
-        ("llm_model", "no spaces", "llm_model must be a model name such as gpt-4o-mini or vendor/model:tag"),
+        ("llm_model", "no spaces", "llm_model must be a model name like gpt-4o-mini or vendor/model:tag"),
         ("ai_provder", "openai", "'ai_provder' is not a system setting; did you mean ai_provider?"),
         ("color", "red", "'color' is not a system setting; settings: ai_provider, ai_host"),
     ],
 )
 async def test_a_wrong_setting_is_refused_in_one_line(session, key, value, line):
-    """Field, rule and value."""
+    """The line has field, rule and value."""
     with pytest.raises(OperationsError) as refused:
         await put(session, {key: value}, keyring=NO_KEYS)
 
     assert str(refused.value).startswith(line)
 
 
+@pytest.mark.parametrize("begins", KEY_PREFIXES)
+@pytest.mark.parametrize("key", ["llm_model", "ai_host"])
+async def test_no_door_keeps_a_key_in_the_clear(session, key, begins):
+    """The database and the use-case refuse the same prefixes."""
+    value = f"{begins}{'abcd' * 5}" if key == "llm_model" else f"https://host/v1/{begins}{'abcd' * 5}"
+
+    with pytest.raises(OperationsError):
+        await put(session, {key: value}, keyring=NO_KEYS)
+    with pytest.raises(IntegrityError):
+        await session.execute(
+            text("INSERT INTO operations.system_settings (key, value) VALUES (:key, :value)"),
+            {"key": key, "value": value},
+        )
+
+
 async def test_a_wrong_secret_is_not_quoted(session):
-    """Not even when it is refused."""
+    """The refusal does not quote it either."""
     with pytest.raises(OperationsError) as refused:
         await put(session, {"openrouter_key": "sk or"}, keyring=Keyring([new_key()]))
 
-    assert str(refused.value).endswith("got what was given")
+    assert str(refused.value).endswith("got a hidden value")
     assert "sk or" not in str(refused.value)
 
 
 async def test_a_secret_is_encrypted_at_rest_and_shown_nowhere(session):
-    """The row holds a token, the list a note."""
+    """The row holds a token, and the list only says that it is set."""
     keyring = Keyring([new_key()])
     await put(session, {"openrouter_key": SECRET}, keyring=keyring)
 
@@ -78,7 +95,7 @@ async def test_a_secret_is_encrypted_at_rest_and_shown_nowhere(session):
 
 
 async def test_a_secret_without_keys_is_refused_with_the_remedy(session):
-    """Nothing is kept in the clear for want of a key."""
+    """Without a key, nothing is stored unencrypted."""
     with pytest.raises(OperationsError, match="GRISTMILL_SECRET_KEYS must be set"):
         await put(session, {"openai_key": SECRET}, keyring=NO_KEYS)
 
@@ -86,7 +103,7 @@ async def test_a_secret_without_keys_is_refused_with_the_remedy(session):
 
 
 async def test_keys_rotate_without_losing_a_secret(session):
-    """Old and new key, then encrypted anew, then the new one alone."""
+    """First both keys, then the rotation, then only the new key."""
     old, new = new_key(), new_key()
     await put(session, {"openai_key": SECRET}, keyring=Keyring([old]))
     with pytest.raises(OperationsError, match="no key of GRISTMILL_SECRET_KEYS decrypts it"):
@@ -107,7 +124,7 @@ async def test_a_rotation_that_cannot_read_a_secret_names_it_and_changes_none(se
 
 
 def test_a_key_that_is_none_is_refused_without_being_quoted():
-    """By its form."""
+    """The form of the key is checked."""
     with pytest.raises(OperationsError, match="GRISTMILL_SECRET_KEYS must be keys of 32 bytes") as refused:
         Keyring(["not-a-key"])
     assert "not-a-key" not in str(refused.value)
@@ -115,7 +132,7 @@ def test_a_key_that_is_none_is_refused_without_being_quoted():
 
 
 async def test_the_choice_is_what_the_settings_say(session):
-    """None without a provider; the key decrypted, and in no representation."""
+    """The choice is None without a provider. The key is decrypted, and hidden in ``repr()``."""
     keyring = Keyring([new_key()])
     assert await read_choice(session, keyring=keyring) is None
 
@@ -131,7 +148,7 @@ async def test_the_choice_is_what_the_settings_say(session):
 
 
 async def test_a_choice_that_cannot_be_followed_says_why(session):
-    """No silent fallback to another provider."""
+    """There is no silent fallback to another provider."""
     keyring = Keyring([new_key()])
     await put(session, {"ai_provider": "openrouter"}, keyring=keyring)
     missing = await read_choice(session, keyring=keyring)
@@ -145,7 +162,7 @@ async def test_a_choice_that_cannot_be_followed_says_why(session):
 
 
 async def test_the_environments_key_goes_to_openai_itself_and_to_no_other_host(session):
-    """Whoever may set a host must not be sent a key that way."""
+    """Otherwise a person who may set a host could get the key."""
     await put(session, {"ai_provider": "openai"}, keyring=NO_KEYS)
 
     with_key = await read_choice(session, keyring=NO_KEYS, openai_key="sk-env")
@@ -162,7 +179,7 @@ async def test_the_environments_key_goes_to_openai_itself_and_to_no_other_host(s
 
 
 async def test_another_provider_is_not_sent_to_the_host_of_the_last(session):
-    """The host goes with the provider it was meant for; the same provider again keeps it, one that is given holds."""
+    """The host is unset with its provider. The same provider keeps it, and a given host is used."""
     keyring = Keyring([new_key()])
     local = {"ai_provider": "lmstudio", "ai_host": "http://gpu:1234/v1"}
     await put(session, {**local, "openrouter_key": SECRET}, keyring=keyring)
@@ -178,7 +195,7 @@ async def test_another_provider_is_not_sent_to_the_host_of_the_last(session):
 
 
 async def test_several_settings_are_set_together_or_not_at_all(session):
-    """One that breaks a rule refuses all."""
+    """If one breaks a rule, none is set."""
     with pytest.raises(OperationsError, match="llm_model must be a model name"):
         await put(session, {"ai_provider": "lmstudio", "llm_model": "no spaces"}, keyring=NO_KEYS)
     assert await list_settings(session) == []
@@ -191,7 +208,7 @@ async def test_several_settings_are_set_together_or_not_at_all(session):
 
 
 async def test_a_key_is_not_sent_in_the_clear(session):
-    """Whatever is asked of a hosted provider by http fails with the reason."""
+    """A call of a hosted provider over http fails with the reason."""
     keyring = Keyring([new_key()])
     values = {"ai_provider": "openrouter", "openrouter_key": SECRET, "ai_host": "http://gpu:1234/v1"}
     await put(session, values, keyring=keyring)
@@ -200,13 +217,13 @@ async def test_a_key_is_not_sent_in_the_clear(session):
 
     assert choice is not None
     assert choice.problem == (
-        "ai_provider is openrouter, whose key is sent to https only; ai_host is 'http://gpu:1234/v1'"
+        "ai_provider is openrouter, and its key is sent to https only; ai_host is 'http://gpu:1234/v1'"
     )
     assert choice.api_key is None
 
 
 async def test_models_without_a_provider_are_those_of_the_environments(session):
-    """They take effect: whoever sets one need not name the provider again."""
+    """They take effect without setting the provider."""
     await put(session, {"embedding_model": "nomic-embed-text"}, keyring=NO_KEYS)
 
     choice = await read_choice(session, keyring=NO_KEYS, openai_key="sk-env")

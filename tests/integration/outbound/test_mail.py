@@ -1,4 +1,4 @@
-"""Mail to a real SMTP server and into a Maildir: what arrives, and what each refusal means for a job."""
+"""Mail to a real SMTP server and into a Maildir: what arrives, and how each refusal affects a job."""
 
 import asyncio
 import email
@@ -37,7 +37,7 @@ def letter(**changes: Any) -> Letter:
 
 
 class Box:
-    """Takes letters as a server does, and answers one command as the test says."""
+    """Accepts letters like a server, and gives one command the answer that the test sets."""
 
     def __init__(self) -> None:
         self.letters: list[EmailMessage] = []
@@ -104,7 +104,7 @@ def smtp(port: int, *, login: str = "", scheme: str = "smtp") -> SmtpMail:
 
 
 async def test_a_letter_arrives_as_it_was_written(box, port):
-    """Sender, recipient, subject and text, whatever characters are in them; no robot answers it."""
+    """Sender, recipient, subject and text arrive with any characters, and automatic replies are prevented."""
     await smtp(port).send(letter(html="<p>decide</p>", reply_to="help@example.com"))
 
     [arrived] = box.letters
@@ -124,7 +124,7 @@ async def test_a_letter_arrives_as_it_was_written(box, port):
 
 
 async def test_the_same_letter_is_recognised_when_it_comes_twice(box, port):
-    """A job whose worker died after the sending sends again: one Message-ID, and another for another letter."""
+    """If a worker dies after sending, the job sends again with the same Message-ID. Another letter has another one."""
     for one in (letter(), letter(), letter(key="application-2:ask")):
         await smtp(port).send(one)
 
@@ -139,7 +139,7 @@ async def test_the_same_letter_is_recognised_when_it_comes_twice(box, port):
      "a@example.org b@example.org", "undisclosed-recipients:;"],
 )  # fmt: skip
 async def test_a_letter_goes_to_one_address(box, port, to):
-    """Anything else is wrong every time, and nothing is sent."""
+    """Anything else is a permanent error, and nothing is sent."""
     with pytest.raises(Permanent):
         await smtp(port).send(letter(to=to))
 
@@ -149,13 +149,13 @@ async def test_a_letter_goes_to_one_address(box, port, to):
 
 @given(st.text(max_size=40) | st.text(alphabet='a@.<>()[]:;,\\" \r\n', max_size=20))
 def test_any_text_is_an_address_or_none(text):
-    """The parser of the standard library stumbles over some; ours says no."""
+    """The parser of the standard library raises other errors for some text; ``is_address`` returns False."""
     assert is_address(text) in {True, False}
 
 
 @pytest.mark.parametrize("subject", ["Hello\r\nBcc: eve@example.org", "Hello\nthere", "half \ud800"])
 async def test_a_subject_adds_no_header(box, port, subject):
-    """Subjects hold what users typed."""
+    """Subjects can contain text from users."""
     with pytest.raises(Permanent):
         await smtp(port).send(letter(subject=subject))
 
@@ -163,7 +163,7 @@ async def test_a_subject_adds_no_header(box, port, subject):
 
 
 async def test_an_address_with_other_letters_is_written(box, port):
-    """Where the server takes them."""
+    """This works if the server accepts them."""
     await smtp(port).send(letter(to="änn@exämple.org"))
 
     assert box.envelopes[0].rcpt_tos == ["änn@exämple.org"]
@@ -181,7 +181,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("says", "error"), REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_is_the_letters_or_the_servers(box, port, says, error):
-    """For good, for now, or for every letter alike: then the jobs wait and spend no attempt."""
+    """A refusal is permanent, temporary, or the server's. If it is the server's, jobs wait and spend no attempt."""
     box.says = says
 
     with pytest.raises(error) as caught:
@@ -191,7 +191,7 @@ async def test_a_refusal_is_the_letters_or_the_servers(box, port, says, error):
 
 
 async def test_a_server_that_is_away_is_waited_for(box):
-    """No fault of any letter."""
+    """The letter is not the cause."""
     async with smtp_server(box) as port:
         pass
 
@@ -208,7 +208,7 @@ def login(server, session, envelope, mechanism, data) -> AuthResult:
 
 @IN_THE_CLEAR
 async def test_a_login_is_used(box):
-    """With a password that has signs of URLs in it."""
+    """The password contains characters that URLs escape."""
     async with smtp_server(box, authenticator=login, auth_required=True, auth_require_tls=False) as port:
         await smtp(port, login="mill:p%40ss@").send(letter())
 
@@ -216,8 +216,8 @@ async def test_a_login_is_used(box):
 
 
 @IN_THE_CLEAR
-async def test_a_wrong_password_is_the_operators_to_mend(box):
-    """The jobs wait meanwhile; the password is in no error."""
+async def test_a_wrong_password_makes_jobs_wait_for_the_operator(box):
+    """The jobs wait until the operator corrects it. No error contains the password."""
     async with smtp_server(box, authenticator=login, auth_required=True, auth_require_tls=False) as port:
         with pytest.raises(Unavailable, match="535") as caught:
             await smtp(port, login="mill:s3cret@").send(letter())
@@ -225,8 +225,8 @@ async def test_a_wrong_password_is_the_operators_to_mend(box):
     assert "s3cret" not in str(caught.value)
 
 
-async def test_the_line_turns_to_tls_where_the_server_offers_it(box, tmp_path, monkeypatch):
-    """By STARTTLS."""
+async def test_starttls_is_used_if_the_server_offers_it(box, tmp_path, monkeypatch):
+    """STARTTLS is used."""
     tls, certificate = self_signed(tmp_path, "localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     server = SmtpServer.read("smtp://localhost:0")
@@ -238,7 +238,7 @@ async def test_the_line_turns_to_tls_where_the_server_offers_it(box, tmp_path, m
 
 
 def test_a_password_is_never_sent_in_the_clear():
-    """To this machine it may be; a server elsewhere must offer TLS."""
+    """It may be sent unencrypted to this machine; another server must offer TLS."""
     assert SmtpServer.read("smtp://u:p@mail.example.com").start_tls is True
     assert SmtpServer.read("smtp://u:p@127.0.0.1").start_tls is None
     assert SmtpServer.read("smtp://mail.example.com").start_tls is None
@@ -250,19 +250,19 @@ def test_a_password_is_never_sent_in_the_clear():
     [("smtp://h", 25), ("smtp://u:p@h", 587), ("smtps://h", 465), ("smtp://h:2525", 2525), ("smtp://[::1]:26", 26)],
 )
 def test_a_url_without_a_port_means_the_usual_one(url, port):
-    """That of relays, of submission, of TLS."""
+    """The port is that of relays, of submission or of TLS."""
     assert SmtpServer.read(url).port == port
 
 
 @pytest.mark.parametrize("url", ["http://h", "smtp://", "mail.example.com:25", "smtp:///x"])
 def test_a_url_of_no_mail_server_is_refused(url):
-    """With an example of one."""
+    """The message has an example."""
     with pytest.raises(ValueError, match="must be like smtp://"):
         SmtpServer.read(url)
 
 
-async def test_without_a_server_a_letter_lies_in_the_maildir(tmp_path):
-    """Whole, for its owner's eyes only, readable by any mail program."""
+async def test_without_a_server_a_letter_is_in_the_maildir(tmp_path):
+    """It is complete, only its owner can read it, and any mail program understands it."""
     folder = tmp_path / "data" / "mail"
 
     await Maildir(folder, sender=SENDER).send(letter())
@@ -274,8 +274,8 @@ async def test_without_a_server_a_letter_lies_in_the_maildir(tmp_path):
     assert not list((folder / "tmp").iterdir())
 
 
-async def test_letters_of_one_moment_lie_beside_each_other(tmp_path):
-    """Fifty jobs send at once."""
+async def test_letters_sent_at_once_are_all_in_the_maildir(tmp_path):
+    """Fifty jobs send at once, and every letter is stored."""
     maildir = Maildir(tmp_path / "mail", sender=SENDER)
 
     await asyncio.gather(*(maildir.send(letter(key=f"{n}")) for n in range(50)))
@@ -284,7 +284,7 @@ async def test_letters_of_one_moment_lie_beside_each_other(tmp_path):
 
 
 async def test_a_maildir_that_cannot_be_written_is_tried_again(tmp_path):
-    """A file where the folder should be."""
+    """The folder's path is a file."""
     (tmp_path / "mail").write_text("")
 
     with pytest.raises(Retryable, match="mail cannot be written"):
@@ -292,7 +292,7 @@ async def test_a_maildir_that_cannot_be_written_is_tried_again(tmp_path):
 
 
 async def test_a_letter_that_cannot_be_written_is_in_no_maildir(tmp_path):
-    """The same rules as for a server."""
+    """The rules are the same as for a server."""
     with pytest.raises(Permanent):
         await Maildir(tmp_path / "mail", sender=SENDER).send(letter(subject="a\nb"))
 

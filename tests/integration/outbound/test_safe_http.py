@@ -1,4 +1,4 @@
-"""HTTP to a real server on loopback: what is sent, what is refused before a byte leaves, what is bounded."""
+"""HTTP to a real server on loopback: what is sent, what is refused before sending, and the limits."""
 
 import asyncio
 import gzip
@@ -9,13 +9,13 @@ import pytest
 
 from tests.support.fakes.certificates import self_signed
 from tests.support.fakes.web_server import WebServer, web_server
-from workers.outbound.addresses import networks
+from workers.outbound.addresses import parse_networks
 from workers.outbound.destinations import look_up
-from workers.outbound.http import AGENT, MAX_CONNECTIONS, SafeHttp
+from workers.outbound.http import MAX_CONNECTIONS, USER_AGENT, SafeHttp
 from workers.runtime.handler.errors import Permanent, Retryable
 from workers.runtime.handler.outside import ForbiddenDestination, Request
 
-LOOPBACK = networks(["127.0.0.0/8"])
+LOOPBACK = parse_networks(["127.0.0.0/8"])
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def web():
 
 @pytest.fixture
 async def make_http():
-    """Makes clients, which are closed with the test."""
+    """Create clients, and close them after the test."""
     made: list[SafeHttp] = []
 
     def make(**options) -> SafeHttp:
@@ -44,7 +44,7 @@ def http(make_http):
 
 
 class Names:
-    """Resolves as the test says, and counts how often it was asked; the last answer is given again."""
+    """Resolves to the test's answers in order, repeats the last one, and counts the calls."""
 
     def __init__(self, *answers: tuple[str, ...]) -> None:
         self.answers = list(answers)
@@ -59,7 +59,7 @@ class Names:
 
 
 async def test_a_post_is_sent_as_it_is_and_answered(web: WebServer, http):
-    """Method, headers, body; status, headers, body, and which address it was."""
+    """Method, headers and body are sent; status, headers, body and the called address are returned."""
     web.say("/hook?x=1", b"fine", status=202, X_One="1")
 
     answer = await http.send(
@@ -69,14 +69,14 @@ async def test_a_post_is_sent_as_it_is_and_answered(web: WebServer, http):
     [seen] = web.seen
     assert (seen.method, seen.target, seen.body) == ("POST", "/hook?x=1", b'{"a": 1}')
     assert seen.headers["x-key"] == "k"
-    assert seen.headers["user-agent"] == AGENT
+    assert seen.headers["user-agent"] == USER_AGENT
     assert seen.headers["host"] == f"127.0.0.1:{web.port}"
     assert (answer.status, answer.body, answer.headers["x-one"]) == (202, b"fine", "1")
     assert answer.address == "127.0.0.1"
 
 
 async def test_a_post_without_a_body_says_so(web: WebServer, http):
-    """Some servers wait for a length for ever."""
+    """Some servers wait forever without a length."""
     web.say("/")
 
     await http.send(Request(url=web.url(), method="POST"))
@@ -86,7 +86,7 @@ async def test_a_post_without_a_body_says_so(web: WebServer, http):
 
 @pytest.mark.parametrize("status", [301, 404, 410, 429, 500])
 async def test_a_status_is_the_callers_to_judge(web: WebServer, http, status):
-    """It is no error; a redirect that nobody asked to follow is not followed."""
+    """No status is an error, and a redirect is followed only on request."""
     web.say("/", status=status, Location="/other", Retry_After="7")
 
     answer = await http.send(Request(url=web.url()))
@@ -95,8 +95,8 @@ async def test_a_status_is_the_callers_to_judge(web: WebServer, http, status):
     assert len(web.seen) == 1
 
 
-async def test_a_line_is_used_again(web: WebServer, http):
-    """Two calls to one server are one connection, judged once."""
+async def test_a_connection_is_used_again(web: WebServer, http):
+    """Two calls to one server use one connection, which is checked once."""
     web.say("/")
 
     await http.send(Request(url=web.url()))
@@ -105,8 +105,8 @@ async def test_a_line_is_used_again(web: WebServer, http):
     assert web.connections == 1
 
 
-async def test_a_packed_answer_is_unpacked(web: WebServer, http):
-    """Feeds are large."""
+async def test_a_compressed_answer_is_decompressed(web: WebServer, http):
+    """Large answers are often compressed."""
     web.say("/", gzip.compress(b"text " * 1_000), Content_Encoding="gzip")
 
     answer = await http.send(Request(url=web.url()))
@@ -122,7 +122,7 @@ async def test_a_packed_answer_is_unpacked(web: WebServer, http):
     ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "127。0。0。1", "[::ffff:7f00:1]"],
 )
 async def test_loopback_is_not_called_however_it_is_written(web: WebServer, make_http, host):
-    """Without a list that admits it, not a byte is sent."""
+    """Without a list that admits it, nothing is sent."""
     web.say("/")
 
     with pytest.raises(ForbiddenDestination, match=r"loopback|cannot be read"):
@@ -131,8 +131,8 @@ async def test_loopback_is_not_called_however_it_is_written(web: WebServer, make
     assert web.connections == 0
 
 
-async def test_the_address_that_was_judged_is_the_one_that_is_called(web: WebServer, make_http):
-    """The name is resolved once: a second answer, which leads inside, is never asked for."""
+async def test_the_checked_address_is_the_one_that_is_called(web: WebServer, make_http):
+    """The name is resolved once, so a later answer with an inside address is never used."""
     web.say("/")
     names = Names(("127.0.0.1",), ("10.0.0.1",))
 
@@ -143,8 +143,8 @@ async def test_the_address_that_was_judged_is_the_one_that_is_called(web: WebSer
     assert web.seen[0].headers["host"] == f"rebinding.example:{web.port}"
 
 
-async def test_a_name_that_leads_inside_later_is_refused_then(web: WebServer, make_http):
-    """Each new connection is judged anew."""
+async def test_a_name_that_later_resolves_inside_is_refused_then(web: WebServer, make_http):
+    """Each new connection is checked again."""
 
     async def answer(seen, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
@@ -158,7 +158,7 @@ async def test_a_name_that_leads_inside_later_is_refused_then(web: WebServer, ma
 
 
 async def test_a_name_with_an_address_inside_is_refused_whole(web: WebServer, make_http):
-    """Also where another address would be allowed."""
+    """This also holds if another address of the name is allowed."""
     web.say("/")
 
     with pytest.raises(ForbiddenDestination):
@@ -168,7 +168,7 @@ async def test_a_name_with_an_address_inside_is_refused_whole(web: WebServer, ma
 
 
 async def test_the_next_address_is_tried_where_one_does_not_answer(web: WebServer, make_http):
-    """All of them were judged."""
+    """All addresses were checked."""
     web.say("/")
 
     answer = await make_http(resolve=Names(("127.0.0.9", "127.0.0.1"))).send(Request(url=web.url(host="two.example")))
@@ -177,7 +177,7 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(web: WebServe
 
 
 async def test_refused_and_late_calls_leave_the_pool_free(web: WebServer, make_http):
-    """More of them than there are connections."""
+    """There are more of them than connections."""
     web.say("/")
 
     async def never(_seen, _writer):
@@ -198,7 +198,7 @@ async def test_refused_and_late_calls_leave_the_pool_free(web: WebServer, make_h
 
 
 async def test_no_proxy_of_the_environment_is_used(web: WebServer, make_http, monkeypatch):
-    """It would resolve the name itself, behind the guard."""
+    """A proxy would resolve the name itself, without the check."""
     web.say("/")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -208,7 +208,7 @@ async def test_no_proxy_of_the_environment_is_used(web: WebServer, make_http, mo
 
 @pytest.mark.parametrize("name", ["Host", "Content-Length", "Transfer-Encoding", "Proxy-Authorization", "X\r\nY", "ä"])
 async def test_a_header_that_changes_the_message_itself_is_refused(web: WebServer, http, name):
-    """Neither another host nor a second request within the first."""
+    """Such a header could change the host or hide a second request."""
     with pytest.raises(Permanent, match="must not be set"):
         await http.send(Request(url=web.url(), headers={name: "1"}))
 
@@ -217,7 +217,7 @@ async def test_a_header_that_changes_the_message_itself_is_refused(web: WebServe
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "\x00", "€"])
 async def test_a_header_of_several_lines_is_refused(web: WebServer, http, value):
-    """Credentials of users come from forms."""
+    """Header values can come from users' forms."""
     with pytest.raises(Permanent, match="one line of Latin-1") as caught:
         await http.send(Request(url=web.url(), headers={"Authorization": value}))
 
@@ -228,7 +228,7 @@ async def test_a_header_of_several_lines_is_refused(web: WebServer, http, value)
 async def test_a_certificate_must_be_for_the_name_and_not_for_the_address(
     make_http, tmp_path, monkeypatch, host, trusted
 ):
-    """The connection goes to the address that was judged, the name is what is proven."""
+    """The connection goes to the checked address, and the certificate must match the name."""
     tls, certificate = self_signed(tmp_path, "secure.example")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with web_server(tls=tls) as web:
@@ -245,7 +245,7 @@ async def test_a_certificate_must_be_for_the_name_and_not_for_the_address(
 
 
 async def test_a_redirect_is_followed_where_it_is_wanted(web: WebServer, http):
-    """And the answer says whose it is."""
+    """The answer has the final URL."""
     web.say("/old", status=301, Location="/new")
     web.say("/new", b"here")
 
@@ -266,7 +266,7 @@ async def test_a_redirect_is_followed_where_it_is_wanted(web: WebServer, http):
     ],
 )
 async def test_a_redirect_is_judged_like_the_first_address(web: WebServer, http, location, said):
-    """A public server that points inside."""
+    """A public server may redirect to an inside address."""
     web.say("/", status=302, Location=location)
 
     with pytest.raises(ForbiddenDestination, match=said):
@@ -274,7 +274,7 @@ async def test_a_redirect_is_judged_like_the_first_address(web: WebServer, http,
 
 
 async def test_a_secret_is_not_sent_to_another_origin(web: WebServer, http):
-    """Within one origin it is; `Accept` is nobody's secret."""
+    """It is sent within one origin. `Accept` is not a secret."""
     async with web_server() as other:
         web.say("/", status=302, Location="/same")
         web.say("/same", status=302, Location=other.url("/other"))
@@ -291,7 +291,7 @@ async def test_a_secret_is_not_sent_to_another_origin(web: WebServer, http):
 
 
 async def test_redirects_come_to_an_end(web: WebServer, http):
-    """A circle is no page."""
+    """A loop of redirects is an error."""
     web.say("/", status=302, Location="/")
 
     with pytest.raises(Permanent, match="redirected more than 3 times"):
@@ -301,7 +301,7 @@ async def test_redirects_come_to_an_end(web: WebServer, http):
 
 
 async def test_a_post_is_never_sent_on(web: WebServer, http):
-    """What was meant for one receiver is not for another."""
+    """Its body is meant for one receiver only."""
     web.say("/", status=307, Location="/other")
 
     answer = await http.send(Request(url=web.url(), method="POST", body=b"{}"))
@@ -313,7 +313,7 @@ async def test_a_post_is_never_sent_on(web: WebServer, http):
 
 
 async def test_a_body_that_is_too_large_is_not_read_to_its_end(web: WebServer, make_http):
-    """By what comes, whatever the headers say; it is so every time."""
+    """The received bytes are counted, not the header. The error is permanent."""
 
     async def answer(seen, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -327,8 +327,8 @@ async def test_a_body_that_is_too_large_is_not_read_to_its_end(web: WebServer, m
         await asyncio.wait_for(make_http(max_bytes=100_000).send(Request(url=web.url())), 20)
 
 
-async def test_a_bomb_is_not_unpacked(web: WebServer, make_http):
-    """A hundred megabytes of zeros are hundred kilobytes when packed."""
+async def test_a_gzip_bomb_is_not_decompressed(web: WebServer, make_http):
+    """A hundred megabytes of zeros are a hundred kilobytes of gzip."""
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(100)) + packer.flush()
     web.say("/", bomb, Content_Encoding="gzip")
@@ -338,7 +338,7 @@ async def test_a_bomb_is_not_unpacked(web: WebServer, make_http):
 
 
 async def test_a_body_of_just_the_limit_is_read(web: WebServer, http):
-    """Packed or not."""
+    """This holds for compressed and uncompressed bodies."""
     web.say("/plain", b"x" * 1_000)
     web.say("/packed", gzip.compress(b"x" * 1_000), Content_Encoding="gzip")
     web.say("/random", gzip.compress(random.randbytes(1_000)), Content_Encoding="gzip")
@@ -349,8 +349,8 @@ async def test_a_body_of_just_the_limit_is_read(web: WebServer, http):
 
 
 @pytest.mark.parametrize("body", [b"not packed", gzip.compress(b"x" * 100)[:-12]], ids=["plain", "cut"])
-async def test_a_body_that_cannot_be_unpacked_may_be_whole_next_time(web: WebServer, http, body):
-    """A server in trouble."""
+async def test_a_body_that_cannot_be_decompressed_is_retryable(web: WebServer, http, body):
+    """The error is retryable, because the server may have had an error."""
     web.say("/", body, Content_Encoding="gzip")
 
     with pytest.raises(Retryable):
@@ -358,7 +358,7 @@ async def test_a_body_that_cannot_be_unpacked_may_be_whole_next_time(web: WebSer
 
 
 async def test_an_encoding_that_was_not_asked_for_is_refused(web: WebServer, http):
-    """Nobody here could bound it."""
+    """The size of such a body could not be limited."""
     web.say("/", b"x", Content_Encoding="br")
 
     with pytest.raises(Permanent, match="'br'"):
@@ -366,7 +366,7 @@ async def test_an_encoding_that_was_not_asked_for_is_refused(web: WebServer, htt
 
 
 async def test_a_server_that_answers_byte_by_byte_is_left(web: WebServer, http):
-    """The time is that of the whole call, not of one read."""
+    """The timeout covers the whole call, not one read."""
 
     async def answer(seen, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
@@ -382,7 +382,7 @@ async def test_a_server_that_answers_byte_by_byte_is_left(web: WebServer, http):
 
 
 async def test_a_name_that_takes_for_ever_is_left(make_http):
-    """The time holds for the lookup too."""
+    """The timeout includes the lookup."""
 
     async def never(host: str, port: int):
         await asyncio.Event().wait()
@@ -393,7 +393,7 @@ async def test_a_name_that_takes_for_ever_is_left(make_http):
 
 
 async def test_a_server_that_is_not_there_may_be_there_later(make_http, unused_tcp_port_of_loopback):
-    """One line that names who was asked and nothing of the path."""
+    """The error is one line with the server and without the path."""
     with pytest.raises(Retryable, match="cannot be reached") as caught:
         await make_http().send(Request(url=f"http://127.0.0.1:{unused_tcp_port_of_loopback}/t0ken?key=s3cret"))
 
@@ -401,8 +401,8 @@ async def test_a_server_that_is_not_there_may_be_there_later(make_http, unused_t
     assert "s3cret" not in str(caught.value)
 
 
-async def test_a_server_that_breaks_off_may_be_whole_later(web: WebServer, http):
-    """In the midst of its headers or of its body."""
+async def test_a_connection_that_breaks_is_retryable(web: WebServer, http):
+    """The connection ends in the headers or in the body."""
 
     async def answer(seen, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
@@ -417,7 +417,7 @@ async def test_a_server_that_breaks_off_may_be_whole_later(web: WebServer, http)
 
 @pytest.fixture
 async def unused_tcp_port_of_loopback() -> int:
-    """A port that was free a moment ago."""
+    """A port that was free just now."""
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     server.close()

@@ -1,4 +1,4 @@
-"""Cancel and retry one job as a person does, at the version that they saw: exactly one of two wins, and is named."""
+"""Cancel and retry one job at the version that a person saw: of two people one wins, and the audit names them."""
 
 import asyncio
 import uuid
@@ -8,7 +8,7 @@ import pytest
 from tests.support.kernel import PLAIN
 from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Fail
-from workers.runtime.operate.changes import CANCEL, Changed, StaleVersion, cancel_job, change_jobs, retry_job
+from workers.runtime.operate.changes import CANCEL, ChangeCounts, StaleVersion, cancel_job, change_jobs, retry_job
 from workers.runtime.operate.jobs import JobFilter, UnknownJob, enqueue_job
 from workers.runtime.refusals import Conflict, Kind
 
@@ -22,7 +22,7 @@ ANN = Actor(
 
 
 async def on(jobs, change, *arguments, **options):
-    """Make one change on a connection of its own."""
+    """Make one change on a separate connection."""
     async with jobs.database.kernel() as conn:
         return await change(conn, *arguments, **options)
 
@@ -32,7 +32,7 @@ async def last(jobs, job_id):
 
 
 async def test_a_cancel_names_its_actor_and_returns_the_job_as_it_is_then(jobs):
-    """Who, why, from where, by what, and the caller's own context."""
+    """The history has the actor, reason, address, client and the caller's own context."""
     [job_id] = await jobs.ready()
 
     job = await on(jobs, cancel_job, job_id, ANN, version=1)
@@ -44,7 +44,7 @@ async def test_a_cancel_names_its_actor_and_returns_the_job_as_it_is_then(jobs):
 
 
 async def test_the_next_change_of_the_same_connection_is_not_the_actors(jobs):
-    """An actor acts in one transaction: a pooled connection tells nothing of whom it served."""
+    """An actor acts in one transaction: a pooled connection does not keep it for the next one."""
     first, second = await jobs.ready(count=2)
 
     async with jobs.database.kernel() as conn:
@@ -56,7 +56,7 @@ async def test_the_next_change_of_the_same_connection_is_not_the_actors(jobs):
 
 
 async def test_a_stale_version_changes_nothing(jobs):
-    """What the person saw is no more: they look again."""
+    """The job has changed since the person saw it: they must look again."""
     [job] = await jobs.running()
 
     with pytest.raises(StaleVersion, match=rf"job {job.id} is at version 2, got version 1") as caught:
@@ -75,7 +75,7 @@ async def test_a_stale_version_changes_nothing(jobs):
     ],
 )
 async def test_a_job_in_another_state_is_a_conflict(jobs, outcome, change, why):
-    """It says what the job is."""
+    """The error says the job's state."""
     [job] = await jobs.running()
     await jobs.settle(job, outcome)
 
@@ -86,7 +86,7 @@ async def test_a_job_in_another_state_is_a_conflict(jobs, outcome, change, why):
 
 
 async def test_a_failed_job_is_retried_at_the_version_that_was_seen(jobs):
-    """It is ready again, under the actor's name."""
+    """The job is ready again, and the history names the actor."""
     [job] = await jobs.running()
     await jobs.settle(job, Fail("bad"))
 
@@ -98,7 +98,7 @@ async def test_a_failed_job_is_retried_at_the_version_that_was_seen(jobs):
 
 @pytest.mark.parametrize("change", [cancel_job, retry_job])
 async def test_an_unknown_job_is_not_found(jobs, change):
-    """Whoever asks."""
+    """This holds for both changes."""
     with pytest.raises(UnknownJob) as caught:
         await on(jobs, change, uuid.uuid4(), ANN)
 
@@ -106,7 +106,7 @@ async def test_an_unknown_job_is_not_found(jobs, change):
 
 
 async def test_of_two_people_who_cancel_at_once_one_wins(jobs):
-    """The other is told what the job is now."""
+    """The other person gets the job's new state."""
     [job_id] = await jobs.ready()
 
     done = await asyncio.gather(
@@ -119,7 +119,7 @@ async def test_of_two_people_who_cancel_at_once_one_wins(jobs):
 
 
 async def test_a_cancel_and_a_settle_that_meet_leave_one_end(jobs):
-    """The cancel waits for the row; then it either has it or says how the job ended."""
+    """The cancel waits for the row; then it either succeeds or says how the job ended."""
     [job] = await jobs.running()
 
     done = await asyncio.gather(on(jobs, cancel_job, job.id, ANN), jobs.settle(job, Complete()), return_exceptions=True)
@@ -130,9 +130,9 @@ async def test_a_cancel_and_a_settle_that_meet_leave_one_end(jobs):
 
 
 async def test_a_change_of_many_names_its_actor_on_each(jobs):
-    """A page is one transaction."""
+    """All jobs of a page are changed in one transaction."""
     ids = await jobs.ready(count=3)
-    changed = Changed()
+    changed = ChangeCounts()
 
     await on(jobs, change_jobs, CANCEL, JobFilter(stage=PLAIN), ANN, changed=changed)
 
@@ -141,7 +141,7 @@ async def test_a_change_of_many_names_its_actor_on_each(jobs):
 
 
 async def test_an_enqueued_job_names_its_actor(jobs):
-    """And only that job: the transaction goes on as it was."""
+    """Only this job names the actor: afterwards the transaction has its old settings."""
     async with jobs.database.session() as session:
         mine = await enqueue_job(session, PLAIN, {}, ANN, idempotency_key="k")
         other = await enqueue_job(session, PLAIN, {}, Actor())

@@ -1,4 +1,4 @@
-"""What a long run keeps on its way: its columns and its rows, together, under its fence."""
+"""Checkpoints of a long run: its columns and its rows are committed together, under its fence."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ def counted(job: Any) -> Any:
 
 
 async def test_values_and_rows_are_committed_together_while_the_run_goes_on(jobs, database_url, perform):
-    """Another connection sees both before the run ends; what the write returns is set as well."""
+    """Another connection sees both before the run ends; the values that the write returns are set too."""
     seen: dict[str, Any] = {}
 
     @perform
@@ -41,7 +41,7 @@ async def test_values_and_rows_are_committed_together_while_the_run_goes_on(jobs
 
 
 async def test_a_run_that_lost_its_fence_keeps_nothing_and_ends(jobs, database_url, perform):
-    """Cancelled between two checkpoints: the second one writes neither its values nor its rows."""
+    """If the job is cancelled between two checkpoints, the second one writes neither values nor rows."""
     after: list[str] = []
 
     @perform
@@ -49,7 +49,7 @@ async def test_a_run_that_lost_its_fence_keeps_nothing_and_ends(jobs, database_u
         await ctx.checkpoint({"progress": 30}, counted(job))
         async with jobs.database.kernel() as conn:
             assert await cancel(conn, PlainJob, [job.id], reason="test")
-        await ctx.checkpoint({"progress": 60}, counted(job))  # at the latest: the bell may have rung already
+        await ctx.checkpoint({"progress": 60}, counted(job))  # at the latest: the notification may have come before
         after.append("went on")
         return Complete()
 
@@ -62,7 +62,7 @@ async def test_a_run_that_lost_its_fence_keeps_nothing_and_ends(jobs, database_u
 
 
 async def test_a_task_of_the_handlers_own_ends_with_its_run(jobs, database_url, perform):
-    """Whoever of a run finds the fence gone goes no further, not only the run's first task."""
+    """Any task of a run that finds the fence lost ends, not only the first task."""
     after: list[str] = []
 
     @perform
@@ -85,7 +85,7 @@ async def test_a_task_of_the_handlers_own_ends_with_its_run(jobs, database_url, 
 
 
 async def test_a_write_that_fails_leaves_the_values_unset(jobs, database_url, perform):
-    """Both or neither."""
+    """Values and rows are both written, or neither."""
 
     @perform
     async def handler(job, ctx):
@@ -105,7 +105,7 @@ async def test_a_write_that_fails_leaves_the_values_unset(jobs, database_url, pe
 
 
 async def test_only_the_handlers_own_columns_can_be_kept(jobs, database_url, perform):
-    """The lifecycle's belong to the kernel."""
+    """The lifecycle's columns belong to the kernel."""
 
     @perform
     async def handler(job, ctx):
@@ -118,11 +118,11 @@ async def test_only_the_handlers_own_columns_can_be_kept(jobs, database_url, per
 
     row = await jobs.row(ticket[0])
     assert row["status"] == "failed"
-    assert row["error_message"] == "handler of 'proving.plain' kept ['status'], which are not its columns to set"
+    assert row["error_message"] == "handler of 'proving.plain' kept ['status'], which it may not set"
 
 
 async def test_a_job_deleted_under_its_run_ends_it(jobs, database_url, perform):
-    """Whoever deletes a project deletes its jobs: no row is left behind, nothing fails."""
+    """Deleting a project deletes its jobs: the run ends without an error and leaves no row."""
     entered, go = asyncio.Event(), asyncio.Event()
 
     @perform

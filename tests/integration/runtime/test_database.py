@@ -1,4 +1,4 @@
-"""The pools: who a session says it is, what is pinned, what commits."""
+"""The pools: the names of sessions, the pinned settings, the commits."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ async def show(conn, setting: str) -> str:
 
 @pytest.mark.parametrize("name", ["worker:1", "cli:Ada Lovelace", r"cli:AD\ada"])
 async def test_every_connection_says_who_it_is(database_url, name):
-    """Blanks and backslashes included: a person's name must not end the connection's options."""
+    """A name with blanks and backslashes must not break the connection's options."""
     database = Database(database_url, changed_by=name)
 
     async with database.kernel() as conn, database.session() as session, await database.listen() as alone:
@@ -45,7 +45,7 @@ async def test_the_kernels_connections_read_no_whole_tables_and_others_may(datab
 
 
 async def test_a_handlers_session_is_ended_after_its_silence_where_one_is_named(database_url):
-    """A worker names one; whoever reads at a person's pace does not."""
+    """A worker sets this limit; processes with people do not."""
     patient = Database(database_url, changed_by="cli")
     worker = Database(database_url, changed_by="worker", idle_seconds=0.2)
 
@@ -70,7 +70,7 @@ async def be_silent_within_a_transaction(database: Database) -> None:
 
 
 async def test_a_kernel_statement_commits_by_itself(database, psql):
-    """There is no transaction to forget."""
+    """No transaction stays open."""
     async with database.kernel() as conn:
         await conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
 
@@ -78,7 +78,7 @@ async def test_a_kernel_statement_commits_by_itself(database, psql):
 
 
 async def test_a_kernel_transaction_is_one_for_both_views(database, psql):
-    """What the session adds and what the connection does commit together, at the end of the block."""
+    """Changes by the session and by the connection commit together, at the end of the block."""
     async with database.kernel_transaction() as (conn, session):
         await conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
         await session.execute(text("INSERT INTO proving.plain_jobs DEFAULT VALUES"))
@@ -88,7 +88,7 @@ async def test_a_kernel_transaction_is_one_for_both_views(database, psql):
 
 
 async def test_an_error_rolls_both_views_back_and_the_next_statement_commits_again(database, psql):
-    """The connection goes back to its pool as it came."""
+    """The connection returns to its pool in its original state."""
     with pytest.raises(RuntimeError, match="no"):
         await fail_inside_a_transaction(database)
     async with database.kernel() as conn:
@@ -105,7 +105,7 @@ async def fail_inside_a_transaction(database: Database) -> None:
 
 
 async def test_a_pool_whose_connections_were_ended_serves_again(database, psql):
-    """One error, then new connections; no restart."""
+    """After one error the pool opens new connections, without a restart."""
     async with database.kernel() as one, database.kernel() as other:
         await one.execute("SELECT 1")
         await other.execute("SELECT 1")
@@ -127,7 +127,7 @@ async def test_a_pool_whose_connections_were_ended_serves_again(database, psql):
 
 
 async def test_a_connection_that_was_out_while_another_broke_is_closed_in_the_end(database_url, psql):
-    """None is forgotten in a pool that nobody looks after any more."""
+    """No connection stays open in a replaced pool."""
     database = Database(database_url, changed_by="test")
     async with database.kernel() as held:
         await held.execute("SELECT 1")

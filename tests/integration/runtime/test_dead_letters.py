@@ -1,4 +1,4 @@
-"""Messages that the Celery door refused: each is kept with its reason, repeats are counted, and a replay tells all."""
+"""Messages that the Celery door refused are kept with the reason, repeats are counted, a replay reports each result."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ from gristmill_testing.waiting import until
 from tests.support.command_line import Gristmill, as_json
 from workers.runtime.database import Database
 from workers.runtime.enqueue import EnqueueError
-from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES, read_request
-from workers.runtime.worker.dead_letters import CUT_BYTES, MOST_KEPT, DeadLetter, DeadLetters
+from workers.runtime.operate.requests import DOOR, MAX_MESSAGE_BYTES, read_request
+from workers.runtime.worker.dead_letters import CUT_BYTES, MAX_KEPT_MESSAGES, DeadLetter, DeadLetters
 
 
 def letter(
     *arguments: Any, reason: str = "refused", message_id: str | None = None, task: str = DOOR, **keywords: Any
 ) -> DeadLetter:
-    """Return a message to the door as a service sends it."""
+    """Return a message like a service sends it to the door."""
     body = json.dumps([arguments, keywords, {}]).encode()
     return DeadLetter(reason, body, task, message_id or str(uuid.uuid4()), "gristmill", "application/json", "utf-8")
 
@@ -37,7 +37,7 @@ def kept(psql: Any) -> list[dict[str, Any]]:
 
 
 async def test_a_message_is_kept_with_what_it_brought_before_it_is_let_go(letters, psql):
-    """Its arguments, its bytes, its names and the whole reason, quoted value included."""
+    """The row has its arguments, its bytes, its names and the whole reason with the quoted value."""
     one = letter("proving.plain", {"key": "é"}, reason="priority must be a valid integer, got 'high'", priority="high")
 
     await letters.keep(one)
@@ -55,7 +55,7 @@ async def test_a_message_is_kept_with_what_it_brought_before_it_is_let_go(letter
     [b"", b"\xff\x00 no json", b"\x80\x04.", b"[" * 100_000, b"null", b'"\\ud800"', b'[["\\u0000"], {}]', b"9" * 9_000],
 )
 async def test_whatever_its_bytes_are_they_are_kept(letters, psql, body):
-    """Garbage, a NUL, half a character, numbers and brackets without end; the names may be as bad."""
+    """Random bytes, a NUL, half a character, endless numbers and brackets are kept; also in the names."""
     await letters.keep(DeadLetter("no \x00 JSON \ud800", body, "task\x00", "id\ud800", None, "x" * 999, None))
 
     [row] = kept(psql)
@@ -64,7 +64,7 @@ async def test_whatever_its_bytes_are_they_are_kept(letters, psql, body):
 
 
 async def test_a_flood_of_one_job_is_one_row_with_a_count(letters, psql):
-    """A hundred thousand messages with one key cost one row and a few statements; the first one's id is kept."""
+    """A hundred thousand messages with one key cost one row and a few statements; the id of the first is kept."""
     for number in range(100_000):
         await letters.keep(letter("proving.typo", {}, message_id=str(number), idempotency_key="one"))
     await letters.flush()
@@ -76,7 +76,7 @@ async def test_a_flood_of_one_job_is_one_row_with_a_count(letters, psql):
 
 
 async def test_two_processes_count_the_same_content_together(database, psql):
-    """Whoever comes first writes it; nobody's count is lost."""
+    """The first process writes the row; no count is lost."""
     one, other = DeadLetters(database), DeadLetters(database)
     for _ in range(5):
         await asyncio.gather(one.keep(letter("x", {}, message_id="m")), other.keep(letter("x", {}, message_id="m")))
@@ -86,7 +86,7 @@ async def test_two_processes_count_the_same_content_together(database, psql):
 
 
 async def test_messages_that_come_in_the_same_moment_are_all_counted(letters, psql):
-    """While the first is being written, others of its content come, and more right after."""
+    """Messages with the same content come while the first is being written, and right after."""
     for _ in range(3):
         await asyncio.gather(*(letters.keep(letter("x", {}, message_id="m")) for _ in range(20)))
     await letters.flush()
@@ -95,8 +95,8 @@ async def test_messages_that_come_in_the_same_moment_are_all_counted(letters, ps
 
 
 async def test_a_process_remembers_so_many_contents_and_loses_no_count(database, psql):
-    """What it has forgotten is found in the table again."""
-    letters = DeadLetters(database, remembered=3)
+    """A forgotten message is found in the table again."""
+    letters = DeadLetters(database, max_remembered=3)
 
     for _ in range(4):
         for number in range(6):
@@ -108,11 +108,11 @@ async def test_a_process_remembers_so_many_contents_and_loses_no_count(database,
 
 
 async def test_a_flood_of_different_contents_keeps_its_reasons_and_their_number(letters, psql):
-    """Where so many are kept that no more may be, what comes is counted by its reason, without its body."""
+    """If the table is full, further messages are counted by their reason, without their body."""
     psql.execute(
         "INSERT INTO runtime.dead_messages (fingerprint, reason, size) "
         "SELECT sha256(n::text::bytea), 'old', 0 FROM generate_series(1, %s) AS n",
-        [MOST_KEPT],
+        [MAX_KEPT_MESSAGES],
     )
 
     for number in range(500):
@@ -124,11 +124,11 @@ async def test_a_flood_of_different_contents_keeps_its_reasons_and_their_number(
 
 
 async def test_a_flood_of_messages_keeps_so_many_of_them(database, psql):
-    """Beyond that, and beyond so many bytes, their reason is counted."""
-    letters = DeadLetters(database, most=20, most_bytes=5_000)
+    """Beyond the limits of messages and bytes, only reasons are counted."""
+    letters = DeadLetters(database, max_messages=20, max_bytes=5_000)
     for number in range(50):
         await letters.keep(letter("x", {"n": 1}, message_id=str(number)))
-    await DeadLetters(database, most_bytes=5_000).keep(letter("x", {"text": "a" * 6_000}, reason="too many bytes"))
+    await DeadLetters(database, max_bytes=5_000).keep(letter("x", {"text": "a" * 6_000}, reason="too many bytes"))
     await letters.flush()
 
     rows = kept(psql)
@@ -136,9 +136,9 @@ async def test_a_flood_of_messages_keeps_so_many_of_them(database, psql):
     assert {row["reason"]: row["count"] for row in rows if not row["size"]} == {"refused": 30, "too many bytes": 1}
 
 
-@pytest.mark.parametrize("size", [70_000, MOST_MESSAGE_BYTES - 500])
+@pytest.mark.parametrize("size", [70_000, MAX_MESSAGE_BYTES - 500])
 async def test_a_large_message_is_kept_whole_and_replayed(letters, gristmill, psql, size):
-    """As large as the door takes; the payload itself may be larger than a stage takes, which is then the reason."""
+    """A message up to the door's limit is kept; if its payload is too large for the stage, that is the reason."""
     await letters.keep(letter("proving.plain", {"key": "k"}, padding="x" * size))
 
     [row] = kept(psql)
@@ -148,15 +148,15 @@ async def test_a_large_message_is_kept_whole_and_replayed(letters, gristmill, ps
 
 
 async def test_a_message_larger_than_the_door_takes_keeps_its_beginning(letters, psql):
-    """No replay can succeed: its size is told."""
-    await letters.keep(letter("proving.plain", {"key": "x" * MOST_MESSAGE_BYTES}))
+    """It cannot be replayed; the reason names its size."""
+    await letters.keep(letter("proving.plain", {"key": "x" * MAX_MESSAGE_BYTES}))
 
     [row] = kept(psql)
-    assert (len(row["body"]), row["size"] > MOST_MESSAGE_BYTES) == (CUT_BYTES, True)
+    assert (len(row["body"]), row["size"] > MAX_MESSAGE_BYTES) == (CUT_BYTES, True)
 
 
 async def test_messages_of_one_content_are_shown_as_one_and_replayed_each(letters, gristmill, psql):
-    """Each would have been a job of its own: by its id, or all of them by the id that is shown."""
+    """Each message is a job of its own: replay one by its id, or all of them by the id in the list."""
     for number in range(3):
         await letters.keep(letter("proving.plain", {"key": "good"}, message_id=f"m{number}"))
     await letters.keep(letter("proving.plain", {"key": "good"}, message_id="m0"))
@@ -172,7 +172,7 @@ async def test_messages_of_one_content_are_shown_as_one_and_replayed_each(letter
 
 
 async def test_what_was_deleted_meanwhile_is_kept_anew(letters, psql):
-    """A process that has seen a content remembers it, but no longer than its row lives."""
+    """A process remembers a message only as long as its row exists."""
     for _ in range(2):
         await letters.keep(letter("x", {}, message_id="m"))
     psql.execute("DELETE FROM runtime.dead_messages")
@@ -184,7 +184,7 @@ async def test_what_was_deleted_meanwhile_is_kept_anew(letters, psql):
 
 
 async def test_a_message_waits_for_postgres_and_is_kept_when_it_is_back(letters, psql, database_url):
-    """It is not let go before, so the road still has it should this process end."""
+    """It is not acknowledged before, so the broker still has it if this process ends."""
     await letters.keep(letter("first", {}))
     with psycopg.connect(database_url) as holder:
         holder.execute("LOCK runtime.dead_messages")
@@ -211,7 +211,7 @@ async def counting(letters: DeadLetters) -> AsyncIterator[None]:
 
 
 async def test_repeats_are_written_without_being_asked(letters, psql):
-    """Once a second, so that a list shows what goes on."""
+    """Counts are written once a second, so that the list is up to date."""
     async with counting(letters):
         for _ in range(3):
             await letters.keep(letter("x", {}, message_id="m"))
@@ -241,13 +241,13 @@ async def test_repeats_are_written_without_being_asked(letters, psql):
     ],
 )
 def test_what_a_message_cannot_mean_is_one_line(arguments, keywords, said):
-    """Wrong keywords and numbers of arguments included: no traceback, the field, the rule and the value."""
+    """The line has the field, the rule and the value, also for wrong keywords and numbers of arguments."""
     with pytest.raises(EnqueueError, match=f"^{said}"):
         read_request(arguments, keywords, message_id="1")
 
 
 def test_a_message_without_key_and_id_is_refused():
-    """Redelivered, it would be another job; with a key of its own it needs no id."""
+    """If redelivered, it would make another job. With an idempotency key it needs no id."""
     with pytest.raises(EnqueueError, match="a message must have an id, or an idempotency_key, got nothing"):
         read_request(["s", {}], {}, message_id=None)
 
@@ -273,14 +273,14 @@ async def refused(letters: DeadLetters) -> dict[str, str]:
         letter("proving.plain", {"key": "good"}, reason="payload cannot be written: Postgres was read-only"),
         letter("proving.plain", {"colour": "red"}, reason="colour is not a field of this stage, got 'red'"),
         letter([["x", 1]], reason="a batch must be [[id, version], …]", task="proving.plain"),
-        letter("proving.plain", {"key": "x" * MOST_MESSAGE_BYTES}, reason="a message must be smaller"),
+        letter("proving.plain", {"key": "x" * MAX_MESSAGE_BYTES}, reason="a message must be smaller"),
     ):
         await letters.keep(one)
     return {}
 
 
 def test_replay_puts_each_message_through_the_door_and_tells_what_became_of_it(refused, gristmill, psql):
-    """The good one is a job under its own message's key, the others stay with their reasons; twice is once."""
+    """The valid one becomes a job with its message's key, the others keep their reasons; a repeat adds nothing."""
     assert len(dead(gristmill)) == 4
 
     code, output, _ = gristmill("dead", "replay", "--all", "--json")
@@ -291,7 +291,7 @@ def test_replay_puts_each_message_through_the_door_and_tells_what_became_of_it(r
     assert outcomes["refused"]["reason"] == "colour is not a field of this stage, got 'red'"
     kept_ones = [row["reason"] for row in json.loads(output) if row["outcome"] == "kept"]
     assert any(reason.startswith("only messages of gristmill.enqueue can be replayed") for reason in kept_ones)
-    assert any("is not kept whole" in reason for reason in kept_ones)
+    assert any("was not kept completely" in reason for reason in kept_ones)
     [job] = psql.execute("SELECT id, key, idempotency_key FROM proving.plain_jobs").fetchall()
     good = next(row for row in dead(gristmill, "--all") if row["job_id"])
     assert (job["key"], job["idempotency_key"]) == ("good", f"celery:{good['message_id']}")
@@ -303,7 +303,7 @@ def test_replay_puts_each_message_through_the_door_and_tells_what_became_of_it(r
 
 
 def test_what_was_replayed_and_comes_again_refused_waits_again(refused, gristmill, psql, database_url):
-    """A replay answers for what came until then."""
+    """A replay covers only the messages before it."""
     gristmill("dead", "replay", "--all")
 
     async def again() -> None:
@@ -317,7 +317,7 @@ def test_what_was_replayed_and_comes_again_refused_waits_again(refused, gristmil
 
 
 def test_list_and_show_are_for_people_as_well(refused, gristmill):
-    """The reason in the list; the arguments of one by the beginning of its id; one line where there is none."""
+    """The list shows reasons; `show` accepts the beginning of an id and prints the arguments, or one line."""
     table = gristmill("dead", "list")[1]
     [bad] = [row for row in dead(gristmill) if row["reason"].startswith("colour")]
     shown = gristmill("dead", "show", bad["id"])[1]
@@ -332,7 +332,7 @@ def test_list_and_show_are_for_people_as_well(refused, gristmill):
 
 
 def test_no_service_reads_or_writes_the_list(psql, database_url):
-    """It holds what any service sent; the workers' role alone may write it."""
+    """The table has the messages of all services; only the workers' role may write it."""
     write = "INSERT INTO runtime.dead_messages (fingerprint, reason, size) VALUES (sha256('x'), 'r', 0)"
     for statement in ("SELECT * FROM runtime.dead_messages", "DELETE FROM runtime.dead_messages", write):
         with psycopg.connect(database_url) as service:

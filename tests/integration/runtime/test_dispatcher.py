@@ -1,4 +1,4 @@
-"""The dispatcher on real rows and a fake road: bounded, fair, paused, recovered, and led by one at a time."""
+"""The dispatcher with real rows and a fake broker: bounded, fair, pausable, recovering, one leader at a time."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,7 @@ KEYED = "proving.keyed"
 
 
 async def test_a_due_job_is_published_once_with_its_ticket(jobs, start_dispatcher):
-    """Id and version, marked in the row; again only when there is a reason."""
+    """The ticket has the id and version and is set in the row; it is published again only for a reason."""
     await jobs.worker()
     [job_id] = await jobs.ready()
 
@@ -33,7 +33,7 @@ async def test_a_due_job_is_published_once_with_its_ticket(jobs, start_dispatche
 
 
 async def test_new_work_is_published_without_waiting_for_the_poll(jobs, start_dispatcher):
-    """The bell rings; the poll behind it is far off."""
+    """A NOTIFY wakes the dispatcher; the next poll is far away."""
     await jobs.worker()
     road = await start_dispatcher(poll_seconds=2.0)
     await until(lambda: leader(jobs))
@@ -45,7 +45,7 @@ async def test_new_work_is_published_without_waiting_for_the_poll(jobs, start_di
 
 
 async def test_without_a_worker_nothing_is_published(jobs, start_dispatcher):
-    """The backlog waits in Postgres, where it can be counted; a worker that comes is noticed."""
+    """The backlog stays in Postgres, where it can be counted; a new worker is noticed."""
     await jobs.ready()
     road = await start_dispatcher()
     await passes(road)
@@ -56,8 +56,8 @@ async def test_without_a_worker_nothing_is_published(jobs, start_dispatcher):
     await until(lambda: road.of(PLAIN))
 
 
-async def test_out_on_the_road_is_a_bounded_window(jobs, start_dispatcher):
-    """Twice the free slots, however long the backlog and however many passes."""
+async def test_a_bounded_window_of_jobs_is_published(jobs, start_dispatcher):
+    """At most twice the free slots are published, however long the backlog is and however many passes run."""
     await jobs.worker(slots=10)
     await jobs.ready(count=500)
 
@@ -65,13 +65,13 @@ async def test_out_on_the_road_is_a_bounded_window(jobs, start_dispatcher):
     await until(lambda: len(road.of(PLAIN)) >= 20)
     await passes(road)
 
-    assert len(road.of(PLAIN)) <= 40  # the floor follows the pace of the first pass for a moment
+    assert len(road.of(PLAIN)) <= 40  # for a moment, the floor depends on the rate of the first pass
     assert await jobs.count(status="pending") == 500
     assert len({job.id for job in road.of(PLAIN)}) == len(road.of(PLAIN))
 
 
 async def test_jobs_are_published_by_priority_then_age(jobs, start_dispatcher):
-    """Whatever the order they came in."""
+    """The order in which they were enqueued does not matter."""
     await jobs.worker()
     old, new = await jobs.ready(priority=5), await jobs.ready(priority=5)
     urgent, idle = await jobs.ready(priority=1), await jobs.ready(priority=10)
@@ -83,7 +83,7 @@ async def test_jobs_are_published_by_priority_then_age(jobs, start_dispatcher):
 
 
 async def test_a_batch_is_full_under_load_and_never_all_of_it_for_one_of_many(jobs, start_dispatcher):
-    """One message each when idle; shared among workers; bounded."""
+    """An idle leader sends one message per job; under load, workers share the jobs in bounded batches."""
     await jobs.worker()
     await jobs.worker()
     await jobs.ready(count=100)
@@ -99,7 +99,7 @@ async def test_a_batch_is_full_under_load_and_never_all_of_it_for_one_of_many(jo
 
 
 async def test_every_key_gets_its_turn(jobs, start_dispatcher):
-    """A key with a thousand jobs does not keep one with a single job waiting, nor has more than its limit out."""
+    """A key with a thousand jobs does not delay a key with one job and does not exceed its limit."""
     await jobs.worker()
     await jobs.ready(KEYED, 1_000, key="greedy")
     modest = [(await jobs.ready(KEYED, 1, key=f"modest {n}"))[0] for n in range(5)]
@@ -114,7 +114,7 @@ async def test_every_key_gets_its_turn(jobs, start_dispatcher):
 
 
 async def test_more_keys_than_one_pass_looks_at_all_get_their_turn(jobs, start_dispatcher):
-    """The leader carries on behind the last key, and begins again when it is through."""
+    """The leader continues after the last key of a pass and starts again after the last of all."""
     keys = KEYS_PER_PASS + 40
     await jobs.worker(slots=2 * keys)
     async with jobs.database.session() as session:
@@ -129,7 +129,7 @@ async def test_more_keys_than_one_pass_looks_at_all_get_their_turn(jobs, start_d
 
 
 async def test_no_key_ever_runs_more_than_its_limit(jobs, start_dispatcher, start_worker):
-    """Several workers, many jobs of one key and some of others: all done, never more than three of a key at once."""
+    """Several workers run many jobs of one key and some of others: all end, at most three of a key at once."""
     workers = [await start_worker(slots=20) for _ in range(2)]
     await jobs.ready(KEYED, 120, key="many")
     for n in range(4):
@@ -161,7 +161,7 @@ async def done(jobs: Jobs, stage: str, count: int) -> bool:
 
 
 async def test_a_pause_takes_back_what_is_out_and_resume_gives_it_again(jobs, start_dispatcher):
-    """What travels claims nothing meanwhile; other stages go on."""
+    """Published messages of the stage claim nothing; other stages are not affected."""
     await jobs.worker()
     await jobs.ready(count=3)
     road = await start_dispatcher(redispatch_seconds=60)
@@ -186,8 +186,8 @@ async def no_ticket_is_out(jobs: Jobs) -> bool:
     return not await jobs.sql("SELECT 1 FROM proving.plain_jobs WHERE dispatched_at IS NOT NULL")
 
 
-async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jobs, start_dispatcher):
-    """A bell says where to look first, never where alone."""
+async def test_a_resumed_stage_is_looked_at_though_another_notifies_all_the_time(jobs, start_dispatcher):
+    """A NOTIFY says where to look first; the poll still looks at every table."""
     await jobs.worker()
     async with jobs.database.kernel() as conn:
         await pause(conn, KEYED, by="alice")
@@ -195,21 +195,21 @@ async def test_a_resumed_stage_is_looked_at_though_another_rings_all_the_time(jo
         road = await start_dispatcher()
         await until(lambda: leader(jobs))
 
-        async def ring() -> None:
+        async def notify() -> None:
             while True:
                 await jobs.ready()
                 await asyncio.sleep(0.02)
 
-        ringing = asyncio.create_task(ring())
+        notifying = asyncio.create_task(notify())
         await until(lambda: len(road.of(PLAIN)) > 10)
         await resume(conn, KEYED)
         await until(lambda: road.of(KEYED), within=3)
-        ringing.cancel()
-        await asyncio.gather(ringing, return_exceptions=True)
+        notifying.cancel()
+        await asyncio.gather(notifying, return_exceptions=True)
 
 
 async def test_a_job_is_woken_when_its_time_has_come(jobs, start_dispatcher):
-    """Snoozed for a moment, published again with its new version."""
+    """It was snoozed for a moment and is published again with its new version."""
     await jobs.worker(worker_id=jobs.owner)
     [job] = await jobs.running()
     await jobs.settle(job, Snooze(timedelta(seconds=0.3), "quota"))
@@ -225,7 +225,7 @@ async def test_a_job_is_woken_when_its_time_has_come(jobs, start_dispatcher):
 
 
 async def test_what_nobody_claims_is_published_again(jobs, start_dispatcher):
-    """A worker died between the message and the claim: the same ticket goes out once more."""
+    """A worker died between the message and the claim: the same ticket is published again."""
     await jobs.worker()
     [job_id] = await jobs.ready()
 
@@ -249,8 +249,8 @@ async def test_what_still_lies_in_its_queue_is_given_more_time(jobs, start_dispa
     assert len(road.of(PLAIN)) == 1
 
 
-async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start_dispatcher):
-    """Nobody waits for the messages that are gone, nor is anything claimed twice."""
+async def test_a_broker_that_lost_everything_gets_all_jobs_again_at_once(jobs, start_dispatcher):
+    """The leader does not wait for lost messages, and no job is claimed twice."""
     await jobs.worker()
     ids = await jobs.ready(count=20)
     road = await start_dispatcher(redispatch_seconds=3_600)
@@ -262,8 +262,8 @@ async def test_a_road_that_lost_everything_is_filled_again_at_once(jobs, start_d
     assert Counter(job.id for job in road.of(PLAIN)) == dict.fromkeys(ids, 2)
 
 
-async def test_a_closed_road_gets_its_tickets_back_and_is_tried_again(jobs, start_dispatcher):
-    """One attempt tells that it is closed; when it opens, everything goes out once."""
+async def test_jobs_are_published_again_when_the_broker_is_back(jobs, start_dispatcher):
+    """One failure shows that the broker is away; when it is back, every job is published once."""
     await jobs.worker()
     road = FakeRoad()
     road.closed = True
@@ -284,7 +284,7 @@ async def test_a_closed_road_gets_its_tickets_back_and_is_tried_again(jobs, star
 
 
 async def test_the_jobs_of_a_silent_worker_are_published_again(jobs, start_dispatcher):
-    """Rescued by the leader, after the lease, counted from its own beginning."""
+    """The leader rescues them after the lease, counted from the start of its lead."""
     await jobs.worker()
     silent = await jobs.worker(lease_seconds=1.0)
     [ticket] = await jobs.dispatched()
@@ -298,7 +298,7 @@ async def test_the_jobs_of_a_silent_worker_are_published_again(jobs, start_dispa
 
 
 async def test_a_table_that_someone_holds_keeps_no_other_stage_waiting(jobs, start_dispatcher, database_url):
-    """The leader leaves it for a while, goes on leading, and dispatches it once it is let go."""
+    """The leader skips the locked table for a while, keeps leading, and dispatches it when it is free."""
     await jobs.worker()
     road = await start_dispatcher()
     await until(lambda: leader(jobs))

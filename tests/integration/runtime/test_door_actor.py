@@ -1,4 +1,4 @@
-"""For whom a Celery message speaks: as SQL would have it, and in strict mode with a signature only."""
+"""The user of a Celery message: the same rules as in SQL, and in strict mode only with a signature."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ KEY = new_key()
 
 @pytest.fixture
 def strict(psql):
-    """Strict mode with one key."""
+    """Turn on strict mode with one key."""
     inner, outer = pads(KEY)
     psql.execute("INSERT INTO runtime.actor_keys (inner_pad, outer_pad) VALUES (%s, %s)", [inner, outer])
     psql.execute("INSERT INTO runtime.security (id, strict, changed_by) VALUES (1, true, 'test')")
@@ -26,7 +26,7 @@ def strict(psql):
 
 @pytest.fixture
 def profile(psql) -> UUID:
-    """A profile of Anna's."""
+    """Make a profile of Anna."""
     row = psql.execute(
         "INSERT INTO scoring.profiles (name, owner_id) VALUES ('Anna''s', %s) RETURNING id", [ANNA]
     ).fetchone()
@@ -46,7 +46,7 @@ async def send(database: Database, profile: UUID, **keywords: Any) -> Enqueued:
 
 
 async def test_a_signed_message_is_its_users(strict, database, profile, psql):
-    """The job is of the user, as one enqueued in SQL is."""
+    """The job belongs to the user, like a job enqueued in SQL."""
     done = await send(database, profile, **signed(ANNA))
 
     row = psql.execute("SELECT owner_id FROM scoring.scoring_jobs WHERE id = %s", [done.id]).fetchone()
@@ -68,7 +68,7 @@ async def test_a_signed_message_is_its_users(strict, database, profile, psql):
     ],
 )
 async def test_strict_mode_refuses_a_message_that_proves_nothing(database, profile, psql, keywords, said):
-    """Whoever may write to Redis can speak for nobody."""
+    """Access to Redis alone does not let anybody act for a user."""
     with pytest.raises(EnqueueError, match=f"^{said}"):
         await send(database, profile, **keywords)
 
@@ -77,7 +77,7 @@ async def test_strict_mode_refuses_a_message_that_proves_nothing(database, profi
 
 @pytest.mark.parametrize("user", [MALLORY, uuid.UUID(int=0)])
 async def test_a_user_gets_no_job_on_what_is_anothers(strict, database, profile, psql, user):
-    """A worker's login sees every row; a message that it takes does not."""
+    """The worker's login sees every row, but a message may not use that."""
     with pytest.raises(EnqueueError, match=r"^user_id must own what the job is about, got '"):
         await send(database, profile, **signed(user))
 
@@ -85,7 +85,7 @@ async def test_a_user_gets_no_job_on_what_is_anothers(strict, database, profile,
 
 
 async def test_without_strict_mode_a_message_is_believed(database, profile, psql):
-    """With a user or without, as a service's session is."""
+    """A message with or without a user is accepted, like a service's session."""
     first, second = await send(database, profile), await send(database, profile, user_id=str(ANNA))
 
     rows = psql.execute("SELECT owner_id FROM scoring.scoring_jobs WHERE id IN (%s, %s)", [first.id, second.id])
@@ -103,13 +103,13 @@ async def test_without_strict_mode_a_message_is_believed(database, profile, psql
     ],
 )
 def test_what_names_no_user_is_one_line(keywords, said):
-    """A signature is never quoted."""
+    """The line never quotes a signature."""
     with pytest.raises(EnqueueError, match=f"^{said}$"):
         read_request(["scoring.score", {}], keywords, message_id="1")
 
 
 def test_a_request_shows_no_signature():
-    """In a log, for instance."""
+    """For example in a log."""
     request = read_request(["s", {}], {"user_id": str(ANNA), "user_signature": "1.secret"}, message_id="1")
 
     assert "secret" not in repr(request)

@@ -1,4 +1,4 @@
-"""A worker that is told to stop: it finishes what it can, releases the rest, and leaves nothing to a lease."""
+"""Draining a worker: it finishes the jobs that it can, releases the rest, and no job must wait for the lease."""
 
 import asyncio
 from contextlib import suppress
@@ -9,7 +9,7 @@ from workers.runtime.handler.outcomes import Complete
 
 
 async def drained_in_its_midst(jobs, worker):
-    """Return the ticket of a job that runs as its worker drains, for no longer than the worker's grace lets it."""
+    """Return the ticket of a job that runs when its worker drains, for no longer than the worker's grace."""
     [ticket] = await jobs.dispatched()
     await worker.accept([ticket])
     await until(lambda: worker.kernel.runs)
@@ -18,7 +18,7 @@ async def drained_in_its_midst(jobs, worker):
 
 
 async def test_a_drain_waits_for_what_runs_within_its_grace(jobs, start_worker):
-    """Nobody is interrupted who would have been done in time."""
+    """A job that ends in time is not interrupted."""
     worker = await start_worker()
     [ticket] = await jobs.dispatched(seconds=0.3)
     await worker.accept([ticket])
@@ -29,7 +29,7 @@ async def test_a_drain_waits_for_what_runs_within_its_grace(jobs, start_worker):
 
 
 async def test_a_drain_releases_what_is_not_done_in_time(jobs, start_worker):
-    """Back to ready at once, no attempt spent, nothing waits for a lease; the worker's row is gone."""
+    """The job is ready at once with no attempt spent; the worker's row is gone."""
     worker = await start_worker()
     tickets = await jobs.dispatched(count=5, seconds=60)
     await worker.accept(tickets)
@@ -44,7 +44,7 @@ async def test_a_drain_releases_what_is_not_done_in_time(jobs, start_worker):
 
 
 async def test_a_draining_worker_hands_back_what_it_has_not_claimed(jobs, start_worker):
-    """Batches that wait for a slot, and batches that arrive now."""
+    """This holds for batches that wait for a slot, and for batches that arrive during the drain."""
     worker = await start_worker(slots=1)
     [long] = await jobs.dispatched(seconds=60)
     await worker.accept([long])
@@ -61,7 +61,7 @@ async def test_a_draining_worker_hands_back_what_it_has_not_claimed(jobs, start_
 
 
 async def test_the_dispatcher_stops_counting_on_a_draining_worker(jobs, start_worker):
-    """Its row says so while the last jobs run."""
+    """The worker's row says that it drains while its last jobs run."""
     worker = await start_worker()
     await worker.accept(await jobs.dispatched(seconds=0.5))
 
@@ -74,7 +74,7 @@ async def test_the_dispatcher_stops_counting_on_a_draining_worker(jobs, start_wo
 async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_all_the_same(
     jobs, database_url, perform
 ):
-    """A library that wraps every exception must not cost the drained job an attempt."""
+    """If a library wraps every exception, the released job still spends no attempt."""
 
     @perform
     async def handler(job, ctx):
@@ -92,7 +92,7 @@ async def test_a_handler_that_turns_its_cancellation_into_an_error_is_released_a
 
 
 async def test_a_handler_that_does_not_end_is_released_without_it(jobs, database_url, perform):
-    """Neither a wait that cannot be broken off nor what it brings in the end costs the job an attempt."""
+    """A wait that cannot be cancelled, and its result in the end, cost the job no attempt."""
     answered = asyncio.Event()
     ended = asyncio.Event()
 
@@ -116,11 +116,11 @@ async def test_a_handler_that_does_not_end_is_released_without_it(jobs, database
 
 
 async def test_a_claim_under_way_as_the_drain_begins_is_given_back(jobs, start_worker):
-    """It is neither run nor left to a lease that nobody renews."""
+    """The job is not run and does not wait for the lease."""
     worker = await start_worker()
     [ticket] = await jobs.dispatched(seconds=60)
     claiming = asyncio.create_task(worker.accept([ticket]))
-    await asyncio.sleep(0)  # its slot is reserved, its claim on the way
+    await asyncio.sleep(0)  # its slot is reserved, its claim has been sent
 
     await worker.kernel.drain(grace=5.0)
     await claiming

@@ -1,4 +1,4 @@
-"""Enqueue: one row in the caller's transaction, whatever the session, the number, the door or the twin."""
+"""Enqueue inserts rows in the caller's transaction: for every session, number of jobs, door and duplicate."""
 
 import asyncio
 import uuid
@@ -33,7 +33,7 @@ def sync_session(database_url):
 
 
 async def test_an_async_session_enqueues_in_its_own_transaction(jobs):
-    """The row is there after the commit, with what was asked for."""
+    """The row exists after the commit, with the given values."""
     due = datetime(2999, 1, 1, tzinfo=UTC)
 
     async with jobs.database.session() as session:
@@ -48,7 +48,7 @@ async def test_an_async_session_enqueues_in_its_own_transaction(jobs):
 
 
 async def test_a_due_time_without_an_offset_is_utc_whatever_the_session_says(jobs):
-    """A service's session may have any zone: one payload means one moment."""
+    """The session of a service may have any time zone: the same payload always means the same moment."""
     async with jobs.database.session() as session:
         await session.execute(text("SET LOCAL TIME ZONE 'Asia/Tokyo'"))
         one = await enqueue(session, PLAIN, {}, due_at=datetime(2999, 1, 1))  # noqa: DTZ001 - the scenario
@@ -59,7 +59,7 @@ async def test_a_due_time_without_an_offset_is_utc_whatever_the_session_says(job
 
 
 async def test_a_sync_session_enqueues_the_same(jobs, sync_session):
-    """One meaning, with and without asyncio."""
+    """The result is the same with and without asyncio."""
     with sync_session.begin():
         job = enqueue(sync_session, PLAIN, {"act": "fail"})
         several = enqueue_many(sync_session, PLAIN, [{}, {}])
@@ -69,7 +69,7 @@ async def test_a_sync_session_enqueues_the_same(jobs, sync_session):
 
 
 async def test_a_callers_rollback_leaves_nothing(jobs, sync_session):
-    """Neither row nor history: the job was never asked for."""
+    """There is no row and no history."""
     job = enqueue(sync_session, PLAIN, {})
     sync_session.rollback()
 
@@ -78,7 +78,7 @@ async def test_a_callers_rollback_leaves_nothing(jobs, sync_session):
 
 
 async def test_a_job_and_the_callers_own_rows_commit_together(jobs):
-    """The profile that is scored and the job that scores it: both or neither."""
+    """The profile and the job that scores it are committed together or not at all."""
     async with jobs.database.session() as session:
         added = await session.scalar(text("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id"))
         await enqueue(session, SCORE, {"profile_id": added, "prompt": "Judge."})
@@ -88,7 +88,7 @@ async def test_a_job_and_the_callers_own_rows_commit_together(jobs):
 
 
 async def test_many_jobs_come_back_in_their_order(jobs):
-    """Each result stands for the request at its place, across several statements."""
+    """The results are in the order of the requests, across several statements."""
     asked = [{"seconds": float(n), "priority": 1 + n % 10} for n in range(ROWS_PER_STATEMENT + 50)]
 
     async with jobs.database.session() as session:
@@ -101,7 +101,7 @@ async def test_many_jobs_come_back_in_their_order(jobs):
 
 
 async def test_jobs_of_one_batch_may_differ_in_what_they_say(jobs):
-    """Options and fields left out are the stage's defaults, not the neighbour's values."""
+    """Missing options and fields get the stage's defaults, not the values of another job."""
     async with jobs.database.session() as session:
         one, other = await enqueue_many(session, PLAIN, [{"key": "k", "priority": 1}, {"act": "fail"}])
 
@@ -111,7 +111,7 @@ async def test_jobs_of_one_batch_may_differ_in_what_they_say(jobs):
 
 
 async def test_a_repeated_key_returns_the_first_job(jobs):
-    """Whatever the repeat asks: nothing is added, nothing is changed."""
+    """A repeat adds and changes nothing."""
     async with jobs.database.session() as session:
         first = await enqueue(session, PLAIN, {"act": "complete"}, idempotency_key="same")
     async with jobs.database.session() as session:
@@ -122,7 +122,7 @@ async def test_a_repeated_key_returns_the_first_job(jobs):
 
 
 async def test_a_key_repeated_inside_one_batch_is_one_job(jobs):
-    """The first of them; the others stand for it."""
+    """All of them return the first job."""
     async with jobs.database.session() as session:
         done = await enqueue_many(
             session, PLAIN, [{"act": "complete", "idempotency_key": "same", "priority": n} for n in (1, 2, 3)]
@@ -135,7 +135,7 @@ async def test_a_key_repeated_inside_one_batch_is_one_job(jobs):
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_a_key_with_another_payload_is_refused_naming_what_differs(jobs, later):
-    """Not its content. Options may differ. In one batch as well as later."""
+    """The error names the field, not its content. Options may differ. This holds in one batch and later."""
     both = [
         {"act": "complete", "key": "a", "idempotency_key": "same"},
         {"act": "fail", "key": "b", "idempotency_key": "same"},
@@ -153,7 +153,7 @@ async def test_a_key_with_another_payload_is_refused_naming_what_differs(jobs, l
 
 
 async def test_owners_never_meet_in_a_key(jobs):
-    """A key is its owner's: the same one of another makes a job of its own, and says nothing of the first."""
+    """Keys belong to an owner: the same key of another owner makes a new job and reveals nothing of the first."""
     one, other = uuid.uuid4(), uuid.uuid4()
     for user in (one, other):
         await jobs.sql("INSERT INTO scoring.profiles (id, owner_id, name) VALUES (%s, %s, 'Ada')", user, user)
@@ -172,7 +172,7 @@ async def test_owners_never_meet_in_a_key(jobs):
 
 
 async def test_keyed_and_unkeyed_jobs_of_a_service_come_back_in_their_order(jobs):
-    """Though it gives no ids, and keys go in by their order."""
+    """Although a service gives no ids, and keyed jobs are inserted in the order of their keys."""
     user = uuid.uuid4()
     await jobs.sql("INSERT INTO scoring.profiles (id, owner_id, name) VALUES (%s, %s, 'Ada')", user, user)
     asked = [
@@ -191,14 +191,14 @@ async def test_keyed_and_unkeyed_jobs_of_a_service_come_back_in_their_order(jobs
 
 
 async def test_jobs_without_a_key_are_never_the_same(jobs):
-    """Only a key makes a repeat."""
+    """Only a key identifies a repeat."""
     ids = await jobs.ready(count=3)
 
     assert len(set(ids)) == 3
 
 
 async def test_of_two_twins_at_the_same_moment_one_is_the_job(jobs):
-    """The second waits for the first's commit and returns its job; its own transaction goes on."""
+    """The second session waits for the commit of the first and returns its job; its own transaction goes on."""
     async with jobs.database.session() as one, jobs.database.session() as other:
         first = await enqueue(one, PLAIN, {}, idempotency_key="same")
         twin = asyncio.ensure_future(enqueue(other, PLAIN, {}, idempotency_key="same"))
@@ -214,7 +214,7 @@ async def test_of_two_twins_at_the_same_moment_one_is_the_job(jobs):
 
 
 async def test_of_two_twins_the_second_is_the_job_when_the_first_rolls_back(jobs):
-    """Nothing that was never committed is returned."""
+    """An uncommitted job is never returned."""
     async with jobs.database.session() as other:
         async with jobs.database.session() as one:
             first = await enqueue(one, PLAIN, {}, idempotency_key="same")
@@ -228,7 +228,7 @@ async def test_of_two_twins_the_second_is_the_job_when_the_first_rolls_back(jobs
 
 
 async def test_a_hundred_callers_with_one_key_make_one_job(jobs):
-    """However they meet."""
+    """All hundred get the same id."""
 
     async def call() -> object:
         async with jobs.database.session() as session:
@@ -242,7 +242,7 @@ async def test_a_hundred_callers_with_one_key_make_one_job(jobs):
 
 
 async def test_two_batches_that_name_the_same_keys_in_other_orders_both_succeed(jobs):
-    """Neither a deadlock nor a lost result."""
+    """There is no deadlock and no lost result."""
     keys = [f"key {n}" for n in range(200)]
 
     async def call(ordered: list[str]) -> dict[str, uuid.UUID]:
@@ -257,7 +257,7 @@ async def test_two_batches_that_name_the_same_keys_in_other_orders_both_succeed(
 
 
 async def test_a_reference_to_nothing_is_one_line_that_names_it(jobs):
-    """The column, the value and the table that lacks it; no statement, no parameters."""
+    """The line names the column, the value and the table; it shows no statement and no parameters."""
     missing = uuid.uuid4()
 
     with pytest.raises(EnqueueError) as caught:
@@ -276,14 +276,14 @@ async def test_a_reference_to_nothing_is_one_line_that_names_it(jobs):
     ],
 )
 async def test_what_only_the_database_can_refuse_is_one_line_too(jobs, payload, said):
-    """No traceback, no statement, no payload."""
+    """The line has no traceback, no statement and no payload."""
     with pytest.raises(EnqueueError, match=f"^{said}$"):
         async with jobs.database.session() as session:
             await enqueue(session, PLAIN, payload)
 
 
 async def test_a_refused_job_leaves_the_callers_savepoint_to_the_caller(jobs):
-    """As any failed statement does: with a savepoint around it, the transaction goes on."""
+    """Like after any failed statement: with a savepoint around it, the transaction goes on."""
     async with jobs.database.session() as session:
         with pytest.raises(EnqueueError):
             async with session.begin_nested():
@@ -294,7 +294,7 @@ async def test_a_refused_job_leaves_the_callers_savepoint_to_the_caller(jobs):
 
 
 async def test_one_refused_job_refuses_its_batch(jobs):
-    """All or nothing."""
+    """All jobs of a batch are enqueued, or none."""
     with pytest.raises(EnqueueError):
         async with jobs.database.session() as session:
             await enqueue_many(session, PLAIN, [{}, {"act": "x" * 21}, {}])
@@ -342,7 +342,7 @@ async def test_twins_at_the_sql_door_are_one_job(jobs, database_url):
 
 @pytest.mark.parametrize("prompt", ["", "   "])
 async def test_the_sql_door_refuses_what_python_refuses(jobs, psql, prompt):
-    """By a CHECK that names the column."""
+    """A CHECK that names the column refuses it."""
     who = await profile(jobs)
 
     with pytest.raises(psycopg.errors.CheckViolation, match="ck_scoring_jobs_prompt"):
@@ -350,7 +350,7 @@ async def test_the_sql_door_refuses_what_python_refuses(jobs, psql, prompt):
 
 
 async def test_jobs_enqueued_in_the_same_moment_keep_their_order(jobs):
-    """Ids are time-ordered: the list of a batch reads as it was asked for."""
+    """Ids are time-ordered: a list shows the jobs of a batch in their order."""
     ids = await jobs.ready(count=50)
 
     assert ids == sorted(ids)
@@ -365,5 +365,5 @@ async def test_a_session_that_rolls_back_outside_sees_its_own_jobs(session):
 
 
 async def test_nothing_of_such_a_session_is_ever_seen(session):
-    """The test before left nothing."""
+    """The previous test left no rows."""
     assert await session.scalar(text("SELECT count(*) FROM proving.plain_jobs")) == 0

@@ -1,4 +1,4 @@
-"""Many jobs at once: copied in where that can be, in statements where it cannot; the caller sees no difference."""
+"""Many jobs at once: copied in if possible, else inserted by statements; the caller sees no difference."""
 
 import asyncio
 import uuid
@@ -14,7 +14,7 @@ SCORE = "scoring.score"
 
 
 async def test_a_copied_batch_is_enqueued_like_any_other(jobs):
-    """Ids ascend in the order asked for, options are kept, and each job has its first transition."""
+    """Ids ascend in the given order, options are stored, and each job has its first transition."""
     asked = [{"key": f"\\N\t{n}\n", "priority": 1 + n % 10} for n in range(ROWS_TO_COPY)]
 
     async with jobs.database.session() as session:
@@ -29,7 +29,7 @@ async def test_a_copied_batch_is_enqueued_like_any_other(jobs):
 
 
 async def test_a_copied_batch_goes_with_its_transaction(jobs):
-    """A rollback takes all of it."""
+    """A rollback removes all its jobs."""
     async with jobs.database.session() as session:
         await enqueue_many(session, PLAIN, [{}] * ROWS_TO_COPY)
         await session.rollback()
@@ -48,7 +48,7 @@ async def test_a_copied_batch_goes_with_its_transaction(jobs):
     ],
 )
 async def test_a_refused_row_refuses_a_copied_batch_in_one_line(jobs, payload, said):
-    """As it does a single job: no statement, no payload; the caller's savepoint stays the caller's."""
+    """Like for a single job, the line has no statement and no payload, and the caller's savepoint works."""
     async with jobs.database.session() as session:
         with pytest.raises(EnqueueError, match=f"^{said}$"):
             async with session.begin_nested():
@@ -59,7 +59,7 @@ async def test_a_refused_row_refuses_a_copied_batch_in_one_line(jobs, payload, s
 
 
 async def test_a_copied_batch_names_the_row_it_refers_to_in_vain(jobs):
-    """The column, the value and the table that lacks it."""
+    """The line names the column, the value and the table."""
     missing = uuid.uuid4()
 
     with pytest.raises(EnqueueError) as caught:
@@ -70,7 +70,7 @@ async def test_a_copied_batch_names_the_row_it_refers_to_in_vain(jobs):
 
 
 async def test_a_service_under_row_level_security_enqueues_many_too(jobs):
-    """COPY is refused there; statements are not."""
+    """Row level security refuses COPY, so statements are used."""
     owner = uuid.uuid4()
     [row] = await jobs.sql("INSERT INTO scoring.profiles (name, owner_id) VALUES ('Ada', %s) RETURNING id", owner)
 
@@ -84,7 +84,7 @@ async def test_a_service_under_row_level_security_enqueues_many_too(jobs):
 
 
 async def test_batches_that_share_keys_across_statements_do_not_deadlock(jobs, monkeypatch):
-    """Whatever order each caller has them in: all keys are taken in one order."""
+    """All keys are inserted in one order, whatever the order of the caller."""
     monkeypatch.setattr(door, "ROWS_PER_STATEMENT", 5)
     asked = [{"idempotency_key": f"{n:02}"} for n in range(40)]
 
@@ -99,7 +99,7 @@ async def test_batches_that_share_keys_across_statements_do_not_deadlock(jobs, m
 
 
 async def test_ids_ascend_in_the_order_asked_for_whatever_the_keys(jobs):
-    """Jobs of one moment are dispatched by id: keys are no priority."""
+    """Jobs of the same moment are dispatched in the order of their ids, not of their keys."""
     async with jobs.database.session() as session:
         done = await enqueue_many(session, PLAIN, [{"idempotency_key": key} for key in "cab"])
 

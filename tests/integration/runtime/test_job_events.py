@@ -1,4 +1,4 @@
-"""Many who follow jobs hang on one connection: what they see, what it costs, what happens when something is lost."""
+"""Many followers share one connection: what they see, what it costs, and what happens after a loss."""
 
 import asyncio
 import uuid
@@ -21,7 +21,7 @@ from workers.runtime.store.intervene import cancel
 from workers.runtime.store.settle import settle
 
 NAME = "follower-of-the-test"
-# A poll that does not come within a test: what is seen then was told of.
+# A poll so late that it does not come during a test: a change seen earlier came by a notification.
 NEVER = 3_600.0
 COMPLETED_UNTOLD = """UPDATE proving.plain_jobs SET status = 'completed', completed_at = now(), version = version + 1
                        WHERE id = %s"""
@@ -65,7 +65,7 @@ async def versions(events, job_id, seen=None, **options):
 
 
 async def test_an_end_is_told_at_once(jobs, database_url):
-    """A follower does not wait for the next poll."""
+    """A follower sees the end before the next poll."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=NEVER) as events:
         seen: list[str] = []
@@ -78,7 +78,7 @@ async def test_an_end_is_told_at_once(jobs, database_url):
 
 
 async def test_a_lost_notification_costs_one_poll(jobs, database_url):
-    """Nothing tells of this end."""
+    """No notification is sent for this end; the next poll finds it."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=0.2) as events:
         seen: list[str] = []
@@ -91,7 +91,7 @@ async def test_a_lost_notification_costs_one_poll(jobs, database_url):
 
 
 async def test_a_notification_that_lists_no_job_has_all_of_its_table_looked_at(jobs, database_url):
-    """Nonsense on the channel, and a table that nobody follows, change nothing."""
+    """Invalid notifications, and those of a table that nobody follows, change nothing."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=NEVER) as events:
         seen: list[str] = []
@@ -110,7 +110,7 @@ async def test_a_notification_that_lists_no_job_has_all_of_its_table_looked_at(j
 
 
 async def test_of_more_jobs_than_a_notification_lists_all_are_seen(jobs, database_url):
-    """One statement moved 250 jobs; the payload has room for 200."""
+    """One statement moves 250 jobs; the payload has room for 200."""
     async with Counted(database_url, poll_seconds=NEVER) as events:
         ids = await jobs.ready(ASK, 250)
         seen: list[list[str]] = [[] for _ in ids]
@@ -128,7 +128,7 @@ async def test_of_more_jobs_than_a_notification_lists_all_are_seen(jobs, databas
 
 
 async def test_a_job_that_is_deleted_while_followed_is_told_as_such(jobs, database_url):
-    """Its history is given first: it outlives the job."""
+    """The follower gets its history first, which exists longer than the job."""
     [job] = await jobs.running()
     async with Counted(database_url, poll_seconds=0.2) as events:
         seen: list[str] = []
@@ -148,7 +148,7 @@ async def test_a_job_that_is_deleted_while_followed_is_told_as_such(jobs, databa
 
 
 async def test_a_job_that_never_was_is_unknown(database_url):
-    """There is nothing to wait for."""
+    """Following it raises UnknownJob."""
     async with Counted(database_url) as events:
         with pytest.raises(UnknownJob):
             await states(events, uuid.uuid4())
@@ -157,7 +157,7 @@ async def test_a_job_that_never_was_is_unknown(database_url):
 
 
 async def test_a_history_is_resumed_behind_the_version_one_has(jobs, database_url):
-    """Each version once and in order, however many pages that takes, over a retry by a person too."""
+    """Each version comes once and in order, over many pages, also after a retry by a person."""
     [job] = await jobs.running()
     async with Counted(database_url, page=2) as events:
         await jobs.settle(job, Fail("bad"))
@@ -169,7 +169,7 @@ async def test_a_history_is_resumed_behind_the_version_one_has(jobs, database_ur
 
 
 async def test_a_slow_follower_gets_the_newest_state_and_a_slow_reader_every_version(jobs, database_url):
-    """Neither holds up the others, and nothing is queued for them."""
+    """Neither delays the others, and nothing is queued for them."""
     [job] = await jobs.running()
     async with (
         Counted(database_url, poll_seconds=0.1, page=1) as events,
@@ -186,10 +186,10 @@ async def test_a_slow_follower_gets_the_newest_state_and_a_slow_reader_every_ver
 
 
 async def test_a_lost_connection_loses_no_event(jobs, database_url):
-    """What happened while it was gone is looked up on the new one; the followers notice nothing."""
+    """Changes during the loss are read on the new connection; the followers notice nothing."""
     [job] = await jobs.running()
-    told: list[str] = []
-    async with Counted(database_url, poll_seconds=NEVER, tell=told.append) as events:
+    lines: list[str] = []
+    async with Counted(database_url, poll_seconds=NEVER, tell=lines.append) as events:
         seen: list[int] = []
         reader = asyncio.create_task(versions(events, job.id, seen))
         await until(lambda: len(seen) == job.version)
@@ -198,7 +198,7 @@ async def test_a_lost_connection_loses_no_event(jobs, database_url):
         await jobs.settle(job, Complete())
 
         assert await asyncio.wait_for(reader, 10) == list(range(1, job.version + 2))
-    assert (len(told), events.sent["CONNECT"]) == (2, 2)
+    assert (len(lines), events.sent["CONNECT"]) == (2, 2)
 
 
 async def test_a_thousand_followers_share_a_connection_and_a_statement(jobs, database_url):
@@ -239,14 +239,14 @@ async def test_jobs_of_two_tables_with_one_id_are_told_apart(jobs, database_url)
 
 @pytest.fixture
 def service_url(fresh_database_url):
-    """A login of a service, in a database in which it sees no plain job."""
+    """The URL of a service's login that sees no plain job."""
     with psycopg.connect(fresh_database_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE proving.plain_jobs ENABLE ROW LEVEL SECURITY")
     return f"{fresh_database_url}?options=-c%20role%3Dgristmill_service"
 
 
 async def test_a_job_that_the_reader_may_not_see_does_not_exist_for_it(fresh_database_url, service_url):
-    """Row level security holds for followers."""
+    """Row level security applies to followers."""
     with psycopg.connect(fresh_database_url, autocommit=True) as conn:
         [[id_]] = conn.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES RETURNING id").fetchall()
 
@@ -258,7 +258,7 @@ async def test_a_job_that_the_reader_may_not_see_does_not_exist_for_it(fresh_dat
 
 
 async def test_where_the_reader_may_not_read_a_table_everyone_who_follows_is_told(fresh_database_url, service_url):
-    """Nobody waits for an answer that never comes."""
+    """Every follower gets the error; none waits for ever."""
     with psycopg.connect(fresh_database_url, autocommit=True) as conn:
         conn.execute("REVOKE SELECT ON proving.plain_jobs FROM gristmill_service")
 
@@ -272,7 +272,7 @@ async def test_where_the_reader_may_not_read_a_table_everyone_who_follows_is_tol
 
 
 async def test_when_the_source_closes_nobody_goes_on_waiting(jobs, database_url):
-    """A process that stops lets its streams end."""
+    """When the process stops, its streams end."""
     [id_] = await jobs.ready()
     async with Counted(database_url) as events:
         seen: list[str] = []
@@ -284,7 +284,7 @@ async def test_when_the_source_closes_nobody_goes_on_waiting(jobs, database_url)
 
 
 async def test_who_waits_for_some_jobs_is_woken_by_theirs_only(jobs, database_url):
-    """It sends no statement."""
+    """Waiting sends no statement."""
     mine, other = await jobs.running(count=2)
     async with Counted(database_url) as events:
         await events.ask(lambda conn: conn.execute("SELECT 1"))

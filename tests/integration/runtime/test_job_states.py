@@ -1,10 +1,10 @@
-"""States as people name them, and the stage that a job belongs to: the same at every door."""
+"""The names of states that people use, and the stage of a job: the same at every door."""
 
 import pytest
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import ANALYTICS, INGEST, PLAIN, SCORING, cancelled, complete, failed_job, new_job, start
-from workers.runtime.store.states import TableStates, UnknownStateError, meant
+from workers.runtime.store.states import TableStates, UnknownStateError, match_states
 
 TABLES = [
     TableStates("a.jobs", ["pending"], ["processing"], "completed", "failed", "cancelled"),
@@ -27,8 +27,8 @@ TABLES = [
     ],
 )
 def test_a_state_is_a_group_or_a_tables_own_in_any_case(name, states):
-    """Each table has its own spelling; a person has one word for all."""
-    found = set(meant(TABLES, name))
+    """Tables spell their states differently; a person can use one word for all."""
+    found = set(match_states(TABLES, name))
 
     assert {(table, state.lower()) for table, state in found} == {(table, state.lower()) for table, state in states}
     assert all(state.isupper() == (table == "b.jobs") for table, state in found)
@@ -36,16 +36,16 @@ def test_a_state_is_a_group_or_a_tables_own_in_any_case(name, states):
 
 @pytest.mark.parametrize("name", ["bogus", "", " ", "fail", "%", "failed'; DROP"])
 def test_an_unknown_state_is_refused_with_the_known_ones(name):
-    """It would find nothing, calmly."""
+    """Otherwise it would find nothing, without an error."""
     with pytest.raises(
         UnknownStateError, match=r"^status must be one of waiting, running, completed, failed, cancelled"
     ):
-        meant(TABLES, name)
+        match_states(TABLES, name)
 
 
 @pytest.fixture
 def failures(psql):
-    """One failed job of each table, and two that were cancelled or went well."""
+    """One failed job of each table, and two jobs that were cancelled or completed."""
     cancelled(psql, SCORING, new_job(psql, SCORING))
     well = new_job(psql, ANALYTICS)
     start(psql, ANALYTICS, well)
@@ -55,15 +55,15 @@ def failures(psql):
 
 @pytest.mark.parametrize("status", ["failed", "FAILED", "Failed"])
 def test_every_failed_job_is_found_whatever_its_table_calls_it(gristmill, failures, status):
-    """docs/operate.md's own command; half of them were never listed."""
+    """The command of docs/operate.md finds all of them."""
     listed = as_json(gristmill, "jobs", "list", "--status", status)
 
     assert {job["id"] for job in listed} == set(failures.values())
-    assert {job["status"] for job in listed} == {"failed", "FAILED"}  # JSON has what is stored
+    assert {job["status"] for job in listed} == {"failed", "FAILED"}  # JSON has the stored state
 
 
 def test_a_person_reads_one_case(gristmill, failures):
-    """In every table that is printed."""
+    """This holds in every printed table."""
     _, output, _ = gristmill("jobs", "list")
 
     assert "FAILED" not in output
@@ -95,7 +95,7 @@ def test_a_state_that_there_is_not_is_wrong_usage_everywhere(gristmill, failures
 
 @pytest.mark.parametrize(("step", "stage"), [(0, "ingestion.ingest"), (1, "vectorization.embed")])
 def test_a_job_belongs_to_the_stage_in_which_it_failed(gristmill, psql, step, stage):
-    """At every door; it goes on there, and never past it."""
+    """This holds at every door; a retry continues there and never skips it."""
     job = str(failed_job(psql, INGEST, "cannot be read", step=step))
     others = {"ingestion.ingest", "vectorization.embed"} - {stage}
 
@@ -119,7 +119,7 @@ def test_a_job_belongs_to_the_stage_in_which_it_failed(gristmill, psql, step, st
 
 
 def test_a_job_that_was_cancelled_belongs_to_the_stage_in_which_it_was(gristmill, psql):
-    """It was counted as a failure of the last one."""
+    """It does not count for the last stage."""
     early, late = new_job(psql, INGEST), new_job(psql, INGEST)
     start(psql, INGEST, late, step=1)
     cancelled(psql, INGEST, early)
@@ -133,7 +133,7 @@ def test_a_job_that_was_cancelled_belongs_to_the_stage_in_which_it_was(gristmill
 
 
 def test_a_bulk_cancel_takes_a_group(gristmill, psql):
-    """What waits in any table, and nothing that runs."""
+    """It cancels waiting jobs of every table, and no running job."""
     waiting = {str(new_job(psql, table)) for table in (INGEST, SCORING)}
     runs = new_job(psql, SCORING)
     start(psql, SCORING, runs)
@@ -146,7 +146,7 @@ def test_a_bulk_cancel_takes_a_group(gristmill, psql):
 
 @pytest.mark.parametrize("type_", ["task", "TASK", "Task"])
 def test_a_type_is_matched_in_any_case_where_one_is_given(gristmill, psql, type_):
-    """The same kind of word at other doors."""
+    """Other doors accept the same kind of word in upper or lower case."""
     psql.execute("INSERT INTO operations.projects (name) VALUES ('p')")
 
     assert as_json(gristmill, "records", "list", "p", "--type", type_) == []

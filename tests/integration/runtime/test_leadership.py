@@ -1,4 +1,4 @@
-"""Any number of dispatchers, one leader: by a lease that ends with its connection, and a term that fences it."""
+"""Any number of dispatchers, one leader: a lease ends with its connection, and a term fences it."""
 
 import asyncio
 import re
@@ -25,8 +25,8 @@ from workers.runtime.store.tables import job_table
 KEYED = "proving.keyed"
 
 
-async def test_the_leader_asks_to_be_rung_only_when_idle(jobs, start_dispatcher):
-    """Under load it looks by itself; ringing for each of many enqueues would slow them."""
+async def test_the_leader_is_notified_only_when_idle(jobs, start_dispatcher):
+    """Under load it polls; a NOTIFY for each of many enqueues would slow them down."""
     listening = "SELECT listening FROM runtime.dispatcher"
     await jobs.worker(slots=400)
     await jobs.ready(count=800)
@@ -41,7 +41,7 @@ async def test_the_leader_asks_to_be_rung_only_when_idle(jobs, start_dispatcher)
 
 
 async def test_a_second_dispatcher_follows_and_publishes_nothing(jobs, start_dispatcher):
-    """One leads; the lease says who."""
+    """One leads; the lease names it."""
     await jobs.worker()
     leading = await start_dispatcher(name="one")
     await until(lambda: leader(jobs))
@@ -55,7 +55,7 @@ async def test_a_second_dispatcher_follows_and_publishes_nothing(jobs, start_dis
 
 
 async def test_the_second_takes_over_when_the_leaders_connection_is_killed(jobs, start_dispatcher):
-    """Within a second or so; the first comes back as a follower or a leader, and no job is published twice."""
+    """This takes about a second. The first one continues, and no job is published twice."""
     await jobs.worker()
     one = await start_dispatcher(name="one", redispatch_seconds=3_600)
     await until(lambda: leader(jobs))
@@ -75,7 +75,7 @@ async def test_the_second_takes_over_when_the_leaders_connection_is_killed(jobs,
 
 
 async def test_the_second_takes_over_when_the_leader_stalls(jobs, start_dispatcher):
-    """A leader that says nothing for three seconds loses its lease, its connection, and its tickets with it."""
+    """A leader that is silent for three seconds loses its lease, its connection and its tickets."""
     await jobs.worker()
     stalled = FakeRoad()
     await start_dispatcher(stalled, name="one", redispatch_seconds=0.5)
@@ -92,7 +92,7 @@ async def test_the_second_takes_over_when_the_leader_stalls(jobs, start_dispatch
 
 
 async def test_a_stopped_leader_hands_over_at_once(jobs, database_url, registry, start_dispatcher):
-    """It finishes its pass, closes its connection, and the next one leads."""
+    """It finishes its tick and closes its connection; then the next one leads."""
     await jobs.worker()
     road = FakeRoad()
     async with dispatching(database_url, registry, road, name="one"):
@@ -112,10 +112,10 @@ async def led(jobs: Jobs, name: str = "one") -> tuple[Raw, int]:
 
 
 async def replace_leader(jobs: Jobs, by: Raw) -> None:
-    """Have another session take the lead of one that is still connected, as after a stall."""
+    """Let another session take the lead from one that is still connected, as after a stall."""
 
     async def taken() -> int | None:
-        # Over again: a leader that lives may renew its lease in between.
+        # In a loop, because a live leader may renew its lease in between.
         await jobs.sql("UPDATE runtime.dispatcher SET expires_at = now() - interval '1 second'")
         return await try_to_lead(by, name="next")
 
@@ -124,7 +124,7 @@ async def replace_leader(jobs: Jobs, by: Raw) -> None:
 
 @asynccontextmanager
 async def two_leaders(jobs: Jobs) -> AsyncIterator[tuple[Raw, int]]:
-    """Yield a connection that believes to lead under its old term while another one leads."""
+    """Yield a connection with an old term while another one leads."""
     stale, term = await led(jobs)
     async with stale, await jobs.database.listen() as other:
         await replace_leader(jobs, other)
@@ -140,7 +140,7 @@ STEPS: dict[str, Callable[[Raw, Stage, int | None], Awaitable[object]]] = {
 
 
 async def arrange(jobs: Jobs, step: str, stage: str) -> None:
-    """Make a job of ``stage`` that ``step`` would change."""
+    """Create a job of ``stage`` that ``step`` would change."""
     payload: dict[str, Any] = {"key": "a"} if stage == KEYED else {}
     table = job_table(jobs.registry[stage].model).name
     match step:
@@ -158,7 +158,7 @@ async def arrange(jobs: Jobs, step: str, stage: str) -> None:
 @pytest.mark.parametrize("stage", [PLAIN, KEYED])
 @pytest.mark.parametrize("step", STEPS)
 async def test_what_a_leader_of_the_past_does_changes_nothing(jobs, step, stage):
-    """Whatever it still believes when it wakes: each of its statements names its term. The same under no term works."""
+    """Each of its statements names its old term. The same statements without a term work."""
     await arrange(jobs, step, stage)
     table = job_table(jobs.registry[stage].model).name
     before = await jobs.sql(f"SELECT * FROM {table}")
@@ -172,7 +172,7 @@ async def test_what_a_leader_of_the_past_does_changes_nothing(jobs, step, stage)
 
 
 async def test_a_leader_of_the_past_takes_no_ticket_back(jobs, plain):
-    """Not even one whose batch it failed to publish: the next leader may have given it again."""
+    """Not even a ticket of a batch that it could not publish: the next leader may have given it again."""
     tickets = await jobs.dispatched()
 
     async with two_leaders(jobs) as (stale, term):
@@ -185,7 +185,7 @@ async def test_a_leader_of_the_past_takes_no_ticket_back(jobs, plain):
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_the_next_leader_waits_for_the_statement_under_way(jobs, step, plain):
-    """So that it counts what that statement gave: two leaders' passes never run beside each other."""
+    """So it counts the tickets of that statement: passes of two leaders never overlap."""
     await arrange(jobs, step, PLAIN)
     first, term = await led(jobs)
     async with first, await jobs.database.listen() as other:
@@ -198,14 +198,14 @@ async def test_the_next_leader_waits_for_the_statement_under_way(jobs, step, pla
 
 
 async def waits_for_lock(jobs: Jobs, conn: Raw) -> bool:
-    """Tell whether this connection's statement waits for somebody else's."""
+    """Tell whether this connection's statement waits for a lock."""
     statement = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
     return bool(await jobs.sql(statement, conn.info.backend_pid))
 
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_leader_without_work_locks_nothing(jobs, step, plain):
-    """It looks many times a second: what writes nothing needs no transaction id."""
+    """It runs many times a second: a statement that writes nothing needs no transaction id."""
     first, term = await led(jobs)
     before = await jobs.sql("SELECT xmin::text, xmax::text FROM runtime.dispatcher")
     async with first:
@@ -216,7 +216,7 @@ async def test_a_leader_without_work_locks_nothing(jobs, step, plain):
 
 
 async def test_a_dispatcher_that_lost_its_lease_follows(jobs, start_dispatcher):
-    """It learns so by its next renewal, gives nothing meanwhile, and leads again when its turn comes."""
+    """Its next renewal tells it. It gives no ticket in between, and it can lead again later."""
     await jobs.worker()
     first = await start_dispatcher(name="one", redispatch_seconds=3_600)
     await until(lambda: leader(jobs))
@@ -232,7 +232,7 @@ async def test_a_dispatcher_that_lost_its_lease_follows(jobs, start_dispatcher):
 
 
 async def test_whoever_may_connect_keeps_nobody_from_leading(jobs, database_url, start_dispatcher):
-    """A service waits in the lock of the release before, and may neither lock nor write the lease."""
+    """A service holds the lock of the previous release; it may neither lock nor write the lease."""
     with psycopg.connect(database_url, autocommit=True) as hostile:
         hostile.execute("SET ROLE gristmill_service")
         hostile.execute("SELECT pg_advisory_lock(113741093106689)")
@@ -256,7 +256,7 @@ async def test_whoever_may_connect_keeps_nobody_from_leading(jobs, database_url,
 
 
 async def test_a_dispatcher_changes_jobs_under_its_term_only(jobs, start_dispatcher, monkeypatch):
-    """Every statement of its that changes a job asks for its term: what is added to it later as well."""
+    """Every statement that changes a job checks the term, also statements that are added later."""
     written: list[str] = []
     execute = psycopg.AsyncConnection.execute
 
@@ -279,7 +279,7 @@ async def test_a_dispatcher_changes_jobs_under_its_term_only(jobs, start_dispatc
 
 
 async def test_a_dispatcher_that_fails_whenever_it_leads_says_why_and_rests_longer(jobs, start_dispatcher):
-    """Somebody took a column away. It would take the lead several times a second, only to fail again."""
+    """A column was dropped. Without the pause it would lead and fail several times a second."""
     await jobs.worker()
     await jobs.sql("ALTER TABLE proving.plain_jobs RENAME COLUMN due_at TO elsewhere")
     try:

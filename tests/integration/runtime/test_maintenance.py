@@ -1,4 +1,4 @@
-"""What beat has done again and again: prune, expire, partitions, forgotten workers."""
+"""The regular maintenance: prune, expire, partitions, forgotten workers."""
 
 import asyncio
 import uuid
@@ -23,7 +23,7 @@ FOREVER = timedelta(days=36_500)
 
 
 async def test_prune_goes_through_every_table_by_its_own_retention(jobs):
-    """A day here, a week there; what has not ended stays."""
+    """One table keeps a day, another a week; jobs that have not ended stay."""
     done = await jobs.running(count=3)
     for job in done[:2]:
         await jobs.settle(job, Complete())
@@ -47,7 +47,7 @@ async def test_prune_goes_through_every_table_by_its_own_retention(jobs):
 
 
 async def test_prune_goes_on_until_nothing_is_left(jobs):
-    """A backlog of more than one batch is gone in one action, a short transaction at a time."""
+    """One action deletes a backlog of several batches, in short transactions."""
     await jobs.sql("INSERT INTO proving.plain_jobs (act) SELECT 'complete' FROM generate_series(1, 2500)")
     await jobs.sql(
         "UPDATE proving.plain_jobs SET status = 'cancelled', version = 2, completed_at = now() - interval '2 days'"
@@ -57,7 +57,7 @@ async def test_prune_goes_on_until_nothing_is_left(jobs):
 
 
 async def test_rows_with_an_expiry_are_deleted_when_their_time_is_over(jobs):
-    """Shared answers after a day and an hour, ticks after a month; others have no expiry."""
+    """Shared answers expire after 25 hours, ticks after 30 days; other tables have no expiry."""
     expiry = ScoringAnswer.__expiry__
     for name, age in (("old", expiry.after + timedelta(minutes=1)), ("young", expiry.after - timedelta(minutes=1))):
         await jobs.sql(
@@ -84,7 +84,7 @@ async def test_rows_with_an_expiry_are_deleted_when_their_time_is_over(jobs):
 
 
 async def test_workers_silent_for_a_day_are_forgotten(jobs):
-    """Those heard of since are not."""
+    """Workers with a later heartbeat stay."""
     await jobs.worker()
     silent = await jobs.worker()
     await jobs.sql("UPDATE runtime.workers SET heartbeat_at = now() - interval '25 hours' WHERE id = %s", silent)
@@ -94,7 +94,7 @@ async def test_workers_silent_for_a_day_are_forgotten(jobs):
 
 
 async def test_every_action_runs_by_its_name(jobs):
-    """Beat publishes names; each is found here and repeats its own condition, so twice is once."""
+    """Beat publishes names. Each action repeats its condition, so it may run twice."""
     known = actions(transitions_retention=FOREVER)
 
     assert set(known) == {"prune", "expire", "expire_waits", "partitions", "forget_workers"}
@@ -106,7 +106,7 @@ async def test_every_action_runs_by_its_name(jobs):
 
 @pytest.fixture
 async def months(fresh_database_url):
-    """A database whose partitions may come and go."""
+    """A database in which a test may make and drop partitions."""
     database = Database(fresh_database_url, changed_by="test")
     yield database
     await database.close()
@@ -114,7 +114,7 @@ async def months(fresh_database_url):
 
 @pytest.fixture
 def transitions(fresh_database_url):
-    """Write transitions of any time straight into the table, and see where they lie."""
+    """Insert transitions of any time and read in which partition they are."""
     with psycopg.connect(fresh_database_url, autocommit=True) as connection:
         yield Transitions(connection)
 
@@ -156,13 +156,13 @@ class Transitions:
 
 
 async def test_a_migrated_database_has_this_month_and_three_ahead(months, transitions):
-    """Beat may be away for a season before rows land in the default partition."""
+    """Beat may be away for three months before rows go to the default partition."""
     assert transitions.partitions() == sorted(["transitions_default", *(transitions.month(n) for n in range(4))])
     assert await keep_partitions(months, retention=FOREVER) == 0
 
 
 async def test_a_missing_month_is_made_and_takes_its_rows_out_of_the_default(months, transitions):
-    """Nobody prepared it: its rows waited in the default partition and are moved, not lost."""
+    """Its rows were in the default partition and are moved, not lost."""
     transitions.connection.execute(f"DROP TABLE runtime.{transitions.month(2)}".encode())
     at = "date_trunc('month', now()) + interval '2 months 5 days'"
     stray, far = transitions.add(at), transitions.add("now() + interval '10 years'")
@@ -176,7 +176,7 @@ async def test_a_missing_month_is_made_and_takes_its_rows_out_of_the_default(mon
 
 
 async def test_months_are_utcs_whatever_the_session_thinks(transitions):
-    """A session in a zone that changes its clocks moves the rows of the month's last hours too."""
+    """The last hours of a month are moved correctly by a session in a zone with clock changes."""
     connection = transitions.connection
     connection.execute("SET timezone = 'Europe/Paris'")
     edges = [
@@ -192,7 +192,7 @@ async def test_months_are_utcs_whatever_the_session_thinks(transitions):
 
 
 async def test_months_past_their_retention_are_dropped_whole(months, transitions):
-    """The month that is not over yet by that measure stays, and so do the newer ones."""
+    """The month that contains the limit stays, and so do later months."""
     connection = transitions.connection
     for month in ("2020_01", "2020_02"):
         year, number = month.split("_")
@@ -211,7 +211,7 @@ async def test_months_past_their_retention_are_dropped_whole(months, transitions
 
 
 async def test_two_at_once_make_a_month_once(months, transitions):
-    """Two beats, or a person beside one: the second waits, then finds it made."""
+    """Two beats, or a person and a beat: the second one waits and then finds the partition."""
     for n in (2, 3):
         transitions.connection.execute(f"DROP TABLE runtime.{transitions.month(n)}".encode())
 

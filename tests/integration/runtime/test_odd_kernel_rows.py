@@ -1,4 +1,4 @@
-"""Odd rows of processes, stages and pauses: none is written any more, and those from before stop nobody."""
+"""Invalid rows of processes, stages and pauses: none can be written any more, and old ones stop no process."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,14 @@ from psycopg.rows import dict_row
 from tests.support.command_line import as_json
 from tests.support.poison import without_checks
 from workers.runtime.store.processes import forget_silent_workers, survey, try_to_lead
-from workers.runtime.store.read import slots_by_queue
+from workers.runtime.store.read import count_slots_by_queue
 
 Psql = psycopg.Connection[dict[str, Any]]
 
 
 @pytest.fixture
 def database_url(fresh_database_url: str) -> str:
-    """A database whose CHECKs a test may take away."""
+    """A database with CHECKs that a test may drop."""
     return fresh_database_url
 
 
@@ -43,7 +43,7 @@ WORKERS = {
 
 @pytest.mark.parametrize("odd", WORKERS.values(), ids=WORKERS)
 async def test_a_worker_row_from_before_stops_nobody(jobs, psql, odd):
-    """Whatever it says: stages are surveyed and shown, jobs are listed, silent workers are forgotten."""
+    """With any value in such a row, stages are surveyed, jobs are listed and silent workers are forgotten."""
     columns = ("lease_seconds", "heartbeat_at", "slots", "queues", "running", "started_at", "provider")
     without_checks(psql, "runtime.workers", *columns)
     insert = """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
@@ -54,7 +54,7 @@ async def test_a_worker_row_from_before_stops_nobody(jobs, psql, odd):
 
     async with jobs.database.kernel() as conn:
         surveyed = await survey(conn)
-        counted = await slots_by_queue(conn)
+        counted = await count_slots_by_queue(conn)
         await forget_silent_workers(conn)
 
     assert surveyed["proving.plain"].workers >= 1
@@ -64,7 +64,7 @@ async def test_a_worker_row_from_before_stops_nobody(jobs, psql, odd):
 
 
 async def test_a_lease_for_ever_keeps_no_dispatcher_from_leading(jobs, psql):
-    """A leader renews its lease every second, for three: what says more is none."""
+    """A leader's lease lasts three seconds: a longer one does not count."""
     without_checks(psql, "runtime.dispatcher", "expires_at", "seen_at", "term")
     async with jobs.database.kernel() as conn:
         assert await try_to_lead(conn, name="first")
@@ -73,7 +73,7 @@ async def test_a_lease_for_ever_keeps_no_dispatcher_from_leading(jobs, psql):
 
 
 def test_every_time_and_number_that_the_kernel_reads_of_itself_is_bounded(psql):
-    """Of every table of schema runtime, but history, which only the guards write; a new column fails here."""
+    """This covers every table of the schema runtime but history, which only guards write; a new column fails here."""
     unbounded = psql.execute(
         """SELECT c.relname || '.' || a.attname AS name
              FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -105,7 +105,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("statement", REFUSED)
 async def test_no_such_row_is_written_any_more(jobs, psql, statement):
-    """By no role."""
+    """No role can write one."""
     await jobs.worker()
     async with jobs.database.kernel() as conn:
         assert await try_to_lead(conn, name="first")
@@ -115,7 +115,7 @@ async def test_no_such_row_is_written_any_more(jobs, psql, statement):
 
 
 def test_a_worker_with_a_lease_of_no_number_is_listed(gristmill, psql):
-    """Its row is wrong, not the list."""
+    """The row is wrong, but the list works."""
     without_checks(psql, "runtime.workers", "lease_seconds")
     psql.execute(
         """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)

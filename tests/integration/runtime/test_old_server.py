@@ -1,4 +1,4 @@
-"""A server that is older than this release needs is told as such, wherever a connection is opened."""
+"""If the server is older than this release needs, every kind of connection says so."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from cli.doctor.servers import postgres
+from cli.doctor.servers import check_postgres
 from cli.readiness import wait_for_database
 from local.embedded.ports import choose_port
 from migrations.upgrade import move
@@ -31,7 +31,7 @@ needs_old = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL 15 of this machine."""
+    """Start PostgreSQL 15 from this machine and yield its URL."""
     data = tmp_path_factory.mktemp("old") / "data"
     port = choose_port()
     as_nobody: list[str] = []
@@ -62,16 +62,16 @@ def by_engine(url: str) -> None:
 @needs_old
 @pytest.mark.parametrize("opens", [by_connect, by_engine, move])
 def test_every_connection_says_that_the_server_is_too_old(old_server: str, opens: Callable[[str], Any]) -> None:
-    """Not that it cannot be reached, and not which setting it does not know."""
-    with pytest.raises(psycopg.OperationalError, match=SAID) as told:
+    """The error names the version; it does not say "cannot be reached" or name an unknown setting."""
+    with pytest.raises(psycopg.OperationalError, match=SAID) as error:
         opens(old_server)
 
-    assert isinstance(refusal_of(told.value), Failed)
+    assert isinstance(refusal_of(error.value), Failed)
 
 
 @needs_old
 async def test_so_do_those_of_a_loop(old_server: str) -> None:
-    """Kernel, sessions, the check of the doctor; and a role does not wait for a server that will never do."""
+    """Kernel connections, sessions and the check of the doctor say so; a role does not wait for such a server."""
     with pytest.raises(TooOldServerError, match=SAID):
         await connect_async(old_server)
     database = Database(old_server, changed_by="test")
@@ -86,11 +86,11 @@ async def test_so_do_those_of_a_loop(old_server: str) -> None:
         await database.close()
     with pytest.raises(psycopg.OperationalError, match=SAID):
         await wait_for_database(old_server)
-    [check] = [check async for check in postgres(old_server, quick=True)]
-    assert (check.state, check.mend.partition(",")[0]) == ("failed", "upgrade the server")
+    [check] = [check async for check in check_postgres(old_server, quick=True)]
+    assert (check.state, check.remedy.partition(",")[0]) == ("failed", "upgrade the server")
 
 
 def test_a_server_of_this_release_is_not_too_old(database_url: str) -> None:
-    """Its version is looked at with each connection."""
+    """Each new connection checks the version and accepts this one."""
     with closing(connect(database_url)) as connection:
         check_version(connection)

@@ -5,7 +5,7 @@ import mailbox
 from tests.support.fakes.web_server import web_server
 from tests.support.kernel import started_worker
 from tests.support.proving.llm import NoModel
-from workers.outbound.addresses import networks
+from workers.outbound.addresses import parse_networks
 from workers.outbound.http import SafeHttp
 from workers.outbound.mail import Maildir
 from workers.runtime.handler.outcomes import Complete
@@ -14,7 +14,7 @@ from workers.runtime.handler.resources import Resources
 
 
 async def test_a_handler_calls_and_writes(jobs, database_url, perform, tmp_path):
-    """An answer of a real server becomes a letter in a real Maildir."""
+    """The handler sends the answer of a real server as a mail into a real Maildir."""
 
     @perform
     async def handler(job, ctx):
@@ -25,7 +25,7 @@ async def test_a_handler_calls_and_writes(jobs, database_url, perform, tmp_path)
 
     async with web_server() as web:
         web.say("/", b"42")
-        http = SafeHttp(allow=networks(["127.0.0.0/8"]))
+        http = SafeHttp(allow=parse_networks(["127.0.0.0/8"]))
         outside = Resources(llm=NoModel(), http=http, mail=Maildir(tmp_path / "mail", sender="mill@example.com"))
         async with started_worker(database_url, perform.registry, resources=outside) as worker:
             await worker.run(await jobs.dispatched(key=web.url()))
@@ -37,7 +37,7 @@ async def test_a_handler_calls_and_writes(jobs, database_url, perform, tmp_path)
 
 
 async def test_an_address_inside_the_network_fails_the_job_for_good(jobs, database_url, perform):
-    """No attempt is spent on trying it again; the reason stands on the job."""
+    """The job fails at once, without another attempt; the reason is on the job."""
 
     @perform
     async def handler(job, ctx):
@@ -55,7 +55,7 @@ async def test_an_address_inside_the_network_fails_the_job_for_good(jobs, databa
 
 
 async def test_a_mail_server_that_is_away_spends_no_attempt(jobs, database_url, perform):
-    """The job waits, as for a provider."""
+    """The job waits, like for a provider that is away."""
     from workers.outbound.mail import SmtpMail, SmtpServer
 
     @perform

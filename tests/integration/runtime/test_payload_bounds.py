@@ -1,4 +1,4 @@
-"""How large and deep a payload may be: the same at every door and in every table, and rows from before are outlived."""
+"""The limits of payloads are the same at every door and in every table; older rows that break them do no harm."""
 
 import json
 from typing import Any
@@ -13,17 +13,17 @@ import tests.support.proving.assessors  # noqa: F401 - importing registers the n
 from gristmill_testing.waiting import until
 from tests.conftest import migrate
 from tests.support.fakes.mill import asking_mill
-from workers.runtime.bounds import MOST_BYTES, MOST_DEPTH, payload_problem
+from workers.runtime.bounds import MAX_JSON_DEPTH, MAX_PAYLOAD_BYTES, payload_problem
 from workers.runtime.database import Database
 from workers.runtime.enqueue import EnqueueError, enqueue
 
 ASSESS = "assessment.assess"
-# What the proving assessor is asked.
+# The request to the proving assessor.
 NOTHING = {"serverName": "s", "assessmentType": "noop"}
 
 
 def nested(depth: int) -> str:
-    """Return JSON of so many objects within each other, the whole counted."""
+    """Return JSON with objects nested ``depth`` deep, including the outermost."""
     return '{"a":' * (depth - 1) + "{}" + "}" * (depth - 1)
 
 
@@ -49,7 +49,7 @@ INSERTS = {
 
 @pytest.mark.parametrize("door", INSERTS)
 def test_every_table_refuses_what_no_reader_can_have(psql, door):
-    """In SQL the rule's own name says it."""
+    """The error of Postgres has the name of the rule."""
     for document, rule in TOO_MUCH.items():
         with pytest.raises(psycopg.errors.CheckViolation, match=rule):
             psql.execute(INSERTS[door], [document])
@@ -58,14 +58,14 @@ def test_every_table_refuses_what_no_reader_can_have(psql, door):
 @pytest.mark.parametrize("door", INSERTS)
 @pytest.mark.parametrize("document", [nested(64), '{"n": 1e308, "m": -1e308}', json.dumps({"s": "x" * 1_000_000})])
 def test_what_is_just_within_the_bounds_is_taken(psql, door, document):
-    """And read again as it was."""
+    """The value is read again unchanged."""
     if door == "schedule":
         document = document[:200_000] + document[-2:] if len(document) > 200_000 else document  # 256 KiB for schedules
     psql.execute(INSERTS[door], [document])
 
 
 def test_a_result_and_a_record_are_bounded_too(psql):
-    """By depth and size: the functions of services write them."""
+    """Their depth and size are limited too, because functions of services write them."""
     for statement in (
         "INSERT INTO assessments.assessment_states (assessment_id, request_data, result_data) VALUES ('a', '{}', %s)",
         """WITH p AS (INSERT INTO operations.projects (name) VALUES ('p') RETURNING id)
@@ -81,7 +81,7 @@ DOMAINS = [("runtime.payload", 9), ("runtime.document", 33), ("runtime.payload_t
 
 @pytest.mark.parametrize(("domain", "mebibytes"), DOMAINS)
 def test_a_value_is_measured_as_it_is_and_not_as_it_was_compressed(psql, domain, mebibytes):
-    """A stored value of one character, repeated, takes a hundredth of its size on the disk."""
+    """A repeated character takes a hundredth of its size on the disk; its full size counts."""
     psql.execute("CREATE TEMP TABLE large (text text, object jsonb, list jsonb)")
     psql.execute(
         """INSERT INTO large SELECT x, jsonb_build_object('s', x), jsonb_build_array(x)
@@ -97,7 +97,7 @@ def test_a_value_is_measured_as_it_is_and_not_as_it_was_compressed(psql, domain,
 
 
 def test_every_domain_with_a_size_is_tried(psql):
-    """A new one comes with its test."""
+    """A new domain needs its own test."""
     found = psql.execute(
         "SELECT DISTINCT contypid::regtype::text AS name FROM pg_constraint "
         "WHERE contypid <> 0 AND conname ~ 'at_most_.*ib'"
@@ -107,15 +107,15 @@ def test_every_domain_with_a_size_is_tried(psql):
 
 
 def test_a_prompt_has_at_most_a_mebibyte(psql):
-    """Whatever its characters are."""
+    """This holds for any characters."""
     insert = """
         WITH p AS (INSERT INTO scoring.profiles (name) VALUES ('p') RETURNING id)
         INSERT INTO scoring.scoring_jobs (profile_id, prompt) SELECT id, %s FROM p"""
 
-    psql.execute(insert, ["é" * (MOST_BYTES // 2)])
+    psql.execute(insert, ["é" * (MAX_PAYLOAD_BYTES // 2)])
 
     with pytest.raises(psycopg.errors.CheckViolation, match="at_most_1_mib"):
-        psql.execute(insert, ["é" * (MOST_BYTES // 2) + "x"])
+        psql.execute(insert, ["é" * (MAX_PAYLOAD_BYTES // 2) + "x"])
 
 
 JSON = st.recursive(
@@ -131,7 +131,7 @@ JSON = st.recursive(
 
 
 def same(kept: Any, given_: Any) -> bool:
-    """Tell whether JSON came back: a large number that was no integer comes back as the integer that it was."""
+    """Tell whether the same JSON was read back; a large float may come back as an integer."""
     if isinstance(given_, dict):
         return kept.keys() == given_.keys() and all(same(kept[name], value) for name, value in given_.items())
     if isinstance(given_, list):
@@ -142,7 +142,7 @@ def same(kept: Any, given_: Any) -> bool:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(payload=st.dictionaries(st.text(min_size=1, max_size=8), JSON, max_size=4))
 def test_what_passes_the_door_passes_the_table_and_comes_back(psql, payload):
-    """The two say the same rule in two languages."""
+    """Python and SQL have the same rule."""
     if payload_problem(payload) is not None:
         return
 
@@ -160,7 +160,7 @@ def cyclic() -> dict[str, Any]:
 
 
 def doubled() -> list[Any]:
-    """Return a list that unfolds to 2⁶⁰ of itself."""
+    """Return a list that would have 2⁶⁰ elements as JSON."""
     inner: list[Any] = []
     for _ in range(60):
         inner = [inner, inner]
@@ -171,7 +171,7 @@ WORDS = {
     "lone surrogate": ({"x": "a\ud800"}, r"request_data.x must be valid Unicode, .*, got 'a\\ud800'"),
     "lone surrogate in a name": ({"\udfff": 1}, r"request_data has a name that must be valid Unicode, .*"),
     "NUL": ({"x": ["a\x00"]}, r"request_data.x.0 must not contain a NUL character, .*, got 'a\\x00'"),
-    "deep": (json.loads(nested(900)), f"request_data must be nested at most {MOST_DEPTH} deep, got more"),
+    "deep": (json.loads(nested(900)), f"request_data must be nested at most {MAX_JSON_DEPTH} deep, got more"),
     "bytes": ({"x": {"y": b"\xff"}}, r"request_data.x.y must be text, not bytes, got b'\\xff'"),
     "NaN": ({"score": float("nan")}, "request_data.score must be a finite number, got nan"),
     "infinity": ({"scores": [1.0, float("-inf")]}, "request_data.scores.1 must be a finite number, got -inf"),
@@ -185,7 +185,7 @@ WORDS = {
 
 @pytest.mark.parametrize("kind", WORDS)
 async def test_the_door_names_field_rule_and_value(database, kind):
-    """One line, whatever is wrong, and nothing is enqueued."""
+    """The error is one line, and nothing is enqueued."""
     request, said = WORDS[kind]
     async with database.session() as session:
         with pytest.raises(EnqueueError, match=f"^{said}$"):
@@ -193,7 +193,7 @@ async def test_the_door_names_field_rule_and_value(database, kind):
 
 
 async def test_an_assessment_that_exists_is_named(database):
-    """Not by the name of an index."""
+    """The error names the assessment, not an index."""
     payload = {"assessment_id": "a-1", "request_data": NOTHING}
     async with database.session() as session:
         await enqueue(session, ASSESS, payload)
@@ -213,7 +213,7 @@ TIMES = {
 
 @pytest.mark.parametrize("time", TIMES)
 async def test_a_time_that_no_clock_shows_is_refused(database, time):
-    """Postgres would hold it; nothing of ours could list the job."""
+    """Postgres would accept it, but no list could show the job."""
     async with database.session() as session:
         with pytest.raises(EnqueueError, match=f"^{TIMES[time]}$"):
             await enqueue(session, "proving.plain", {}, due_at=time)
@@ -222,14 +222,14 @@ async def test_a_time_that_no_clock_shows_is_refused(database, time):
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        ('{"act": "complete", "seconds": NaN}', "NaN is no number that JSON has"),
+        ('{"act": "complete", "seconds": NaN}', "NaN is not a JSON number"),
         ('{"key": "\\ud800"}', "key must be valid Unicode"),
-        ('{"seconds": 1' + "0" * 5_000 + "}", "payload has a number of too many digits"),
+        ('{"seconds": 1' + "0" * 5_000 + "}", "payload has a number with too many digits"),
         ("[" * 100_000, "payload is nested too deeply"),
     ],
 )
 def test_the_command_line_says_it_as_well(gristmill, payload, said):
-    """No traceback, one line."""
+    """The error is one line without a traceback."""
     code, _, complaint = gristmill("enqueue", "proving.plain", "--payload", payload)
 
     assert code in {1, 2}
@@ -253,7 +253,7 @@ OLD = {
 
 
 async def test_rows_from_before_the_rules_fail_alone(empty_database_url, registry):
-    """Marked, claimed and failed like any other, each with its reason; the rules did not need them to be gone."""
+    """They are dispatched, claimed and failed like others, each with its reason; the rules allow them to exist."""
     migrate(empty_database_url, to="0004")
     with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as old:
         for statement in OLD.values():

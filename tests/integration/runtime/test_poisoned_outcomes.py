@@ -1,4 +1,4 @@
-"""What a handler leaves and no row can hold fails its own job, at once and with the reason, and no neighbour."""
+"""If no row can hold an outcome, its job fails at once with the reason, and no other job."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ NOT_JSON = object()
 
 
 def nested(depth: int) -> list[Any]:
-    """Return a list of so many lists within each other: more than any writer of JSON follows."""
+    """Return a list nested ``depth`` deep: deeper than any writer of JSON supports."""
     whole: list[Any] = []
     for _ in range(depth):
         whole = [whole]
@@ -36,7 +36,7 @@ VALUES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture
 async def leaves(jobs, database_url, perform):
-    """Run one handler that leaves a poisoned value, by one of the ways, among nine that leave none."""
+    """Return a function that runs one handler with a poisoned value among nine without."""
 
     async def run(kind: str, way: str) -> dict[str, Any]:
         values, _ = VALUES[kind]
@@ -72,7 +72,7 @@ async def _found(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("way", ["outcome", "checkpoint", "kept by a write"])
 @pytest.mark.parametrize("kind", VALUES)
 async def test_a_value_that_no_row_can_hold_fails_its_job_alone(leaves, kind, way):
-    """Wrong every time: no attempt is spent on finding that out again."""
+    """Another attempt would fail too, so none is spent."""
     row = await leaves(kind, way)
 
     assert (row["status"], row["retry_count"]) == ("failed", 0)
@@ -83,7 +83,7 @@ async def test_a_value_that_no_row_can_hold_fails_its_job_alone(leaves, kind, wa
 
 @pytest.mark.parametrize("parameter", ["a\x00b", "\ud800", float("nan"), 10**5000], ids=["NUL", "half", "NaN", "huge"])
 async def test_a_write_with_such_a_parameter_takes_no_neighbour_with_it(jobs, database_url, perform, parameter):
-    """Whoever raises, Postgres, the driver or Python: one run's write is one run's fault."""
+    """Whether Postgres, the driver or Python raises: only the job of that write fails."""
 
     async def write(session) -> None:
         await session.execute(text("SELECT CAST(:value AS integer)"), {"value": parameter})
@@ -109,7 +109,7 @@ async def test_a_write_with_such_a_parameter_takes_no_neighbour_with_it(jobs, da
     ids=["NaN", "infinity", "below", "huge", "fraction", "above"],
 )
 async def test_progress_is_a_percentage_whatever_is_shown(jobs, database_url, perform, shown, kept):
-    """A number of a handler's own making never fails its job."""
+    """No number that a handler passes fails its job."""
     seen: list[int] = []
 
     @perform

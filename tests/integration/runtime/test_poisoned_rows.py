@@ -1,4 +1,4 @@
-"""One row that cannot be decoded fails alone: its neighbours run, the leader leads on, every list shows it."""
+"""If a row cannot be decoded, only its job fails: other jobs run, the leader keeps leading, every list shows it."""
 
 import json
 import uuid
@@ -11,16 +11,16 @@ import pytest
 from psycopg.rows import dict_row
 from sqlalchemy import text
 
-from cli.following import follow
+from cli.following import follow_job
 from gristmill_testing.waiting import until
 from tests.support.fakes.road import FakeRoad
 from tests.support.kernel import PLAIN, dispatching, leader, passes, started_worker
 from tests.support.poison import POISONS, Poison, without_checks
 from workers.runtime.handler.errors import Permanent, outcome_of
 from workers.runtime.handler.outcomes import Fail
-from workers.runtime.store.claim import claimed_before
+from workers.runtime.store.claim import read_claimed_before
 from workers.runtime.store.intervene import cancel, retry
-from workers.runtime.store.read import JobFilter, get_job, list_jobs, own_values
+from workers.runtime.store.read import JobFilter, get_job, list_jobs, read_own_values
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.stages import list_stages
 from workers.runtime.store.tables import unreadable
@@ -31,7 +31,7 @@ Psql = psycopg.Connection[dict[str, Any]]
 
 @pytest.fixture
 def database_url(fresh_database_url: str) -> str:
-    """A database from before the CHECKs that refuse such rows."""
+    """A database without the CHECKs that refuse such rows."""
     with psycopg.connect(fresh_database_url, autocommit=True) as connection:
         without_checks(connection, "proving.plain_jobs", "created_at", "updated_at", "result")
     return fresh_database_url
@@ -54,13 +54,13 @@ def plant(psql: Psql, poison: Poison) -> uuid.UUID:
 
 @pytest.fixture
 def poisoned(psql: Psql) -> dict[uuid.UUID, Poison]:
-    """One job of every kind."""
+    """Insert one job of every kind of poison."""
     return {plant(psql, poison): poison for poison in POISONS.values()}
 
 
 @pytest.mark.parametrize("kind", ["digits", "far"])
 async def test_a_poisoned_job_of_a_batch_fails_alone_and_at_once(jobs, psql, database_url, registry, kind):
-    """One claim, one batch: the others complete, it fails with the reason, no attempt is spent on it."""
+    """In one batch the other jobs complete; the poisoned one fails with the reason and spends no attempt."""
     healthy = await jobs.ready(count=6)
     poisoned = plant(psql, POISONS[kind])
     healthy += await jobs.ready(count=5)
@@ -75,7 +75,7 @@ async def test_a_poisoned_job_of_a_batch_fails_alone_and_at_once(jobs, psql, dat
 
 
 async def test_all_kinds_at_once_fail_in_the_batch_of_their_neighbours(jobs, poisoned, database_url, registry):
-    """As many as there are kinds, among jobs that complete, each with its own reason; a follower sees them end."""
+    """Each poisoned job fails with its own reason, the others complete; a follower sees all of them end."""
     healthy = await jobs.ready(count=20)
 
     async with started_worker(database_url, registry) as worker:
@@ -85,17 +85,17 @@ async def test_all_kinds_at_once_fail_in_the_batch_of_their_neighbours(jobs, poi
     for job_id, poison in poisoned.items():
         assert (await jobs.row(job_id))["error_message"] == poison.said
         said: list[str] = []
-        assert not (await follow(database_url, job_id, tell=said.append)).completed
+        assert not (await follow_job(database_url, job_id, print_line=said.append)).succeeded
         assert poison.said in said[-1]
 
 
 async def test_a_claim_whose_answer_was_lost_tells_of_the_rows_too(jobs, plain, poisoned):
-    """What is found again after a broken connection is read with the same care."""
+    """Jobs that are found again after a broken connection are read with the same loaders."""
     tickets = await jobs.dispatched(count=1)
     await jobs.claim(tickets)
 
     async with jobs.database.kernel() as conn:
-        found = await claimed_before(conn, plain, tickets, owner=jobs.owner)
+        found = await read_claimed_before(conn, plain, tickets, owner=jobs.owner)
 
     assert {job.id: unreadable(job) for job in found if job.id in poisoned} == {
         job_id: poison.said for job_id, poison in poisoned.items()
@@ -104,7 +104,7 @@ async def test_a_claim_whose_answer_was_lost_tells_of_the_rows_too(jobs, plain, 
 
 
 async def test_the_leader_leads_on_and_dispatches_all_of_them(jobs, poisoned, database_url, registry):
-    """Nothing is picked and never published: the first leader is the only one."""
+    """Every picked job is published, and the leader does not change."""
     await jobs.worker()
     await jobs.ready(count=12)
     road = FakeRoad()
@@ -118,14 +118,14 @@ async def test_the_leader_leads_on_and_dispatches_all_of_them(jobs, poisoned, da
 
 
 async def test_lists_and_interventions_reach_past_them(jobs, plain, poisoned):
-    """Each is listed, shown, cancelled and retried as any other, with the reason in the place of the value."""
+    """Each is listed, shown, cancelled and retried like any other, with the reason instead of the value."""
     await jobs.ready(count=2)
 
     async with jobs.database.kernel() as conn:
         assert len(await list_jobs(conn, JobFilter(), limit=100)) == 2 + len(poisoned)
         assert len(await list_stages(conn)) > 0
         for job_id, (column, _, said) in poisoned.items():
-            found, own = await get_job(conn, job_id), await own_values(conn, plain.model, job_id)
+            found, own = await get_job(conn, job_id), await read_own_values(conn, plain.model, job_id)
             assert found is not None
             shown = own["result"] if column == "result" else getattr(found, column)
             assert f"{column} cannot be read: {shown.reason}" == said
@@ -134,7 +134,7 @@ async def test_lists_and_interventions_reach_past_them(jobs, plain, poisoned):
 
 
 async def test_sessions_read_past_them_too(jobs, poisoned):
-    """What handlers and people read by SQLAlchemy has the same loaders."""
+    """Sessions of SQLAlchemy use the same loaders."""
     async with jobs.database.session() as session:
         rows = (await session.execute(text("SELECT created_at, result FROM proving.plain_jobs"))).all()
 
@@ -145,7 +145,7 @@ async def test_sessions_read_past_them_too(jobs, poisoned):
     "arguments", [("jobs", "list"), ("jobs", "list", "--json"), ("stages",), ("stages", "--json"), ("jobs", "verify")]
 )
 def test_commands_list_them_beside_the_others(gristmill, psql, poisoned, arguments):
-    """No list dies of one row."""
+    """No list fails because of one row."""
     psql.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
 
     code, output, said = gristmill(*arguments)
@@ -160,7 +160,7 @@ def test_commands_list_them_beside_the_others(gristmill, psql, poisoned, argumen
 @pytest.mark.parametrize("command", ["show", "why", "cancel"])
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_commands_that_name_one_work(gristmill, poisoned, command, form):
-    """It can be looked at and got rid of."""
+    """The job can be shown and cancelled."""
     for job_id, poison in poisoned.items():
         code, output, said = gristmill("jobs", command, str(job_id), *form)
 
@@ -172,11 +172,11 @@ def test_commands_that_name_one_work(gristmill, poisoned, command, form):
 
 
 async def test_numbers_that_overflow_are_rescued_like_any_other(jobs, plain, psql):
-    """2000 attempts, the longest timeout, a lease that is no number: each row of the table gets free again."""
+    """2000 attempts, the longest timeout and a lease of NaN: each job of the table is rescued."""
     without_checks(psql, "proving.plain_jobs", "retry_count", "max_retries", "timeout_seconds", "deadline_at")
     without_checks(psql, "runtime.workers", "lease_seconds")
     running = [job.id for job in await jobs.running(count=4)]
-    psql.execute("SET session_replication_role = replica")  # as rows of a day before the guards
+    psql.execute("SET session_replication_role = replica")  # like rows from before the guards existed
     others = "UPDATE proving.plain_jobs SET {} WHERE id = %s"
     psql.execute(others.format("max_retries = 2147483647, retry_count = 2000").encode(), [running[0]])
     psql.execute(others.format("max_retries = 2147483647, retry_count = 2147483646").encode(), [running[1]])
@@ -194,7 +194,7 @@ async def test_numbers_that_overflow_are_rescued_like_any_other(jobs, plain, psq
 
 
 async def test_a_row_at_the_last_version_stays_and_the_others_are_freed(jobs, plain, psql):
-    """No version comes after it: its rescue would fail that of the whole batch."""
+    """It has no next version: its rescue would fail the whole batch."""
     last, *others = [job.id for job in await jobs.running(count=3)]
     psql.execute("SET session_replication_role = replica")
     psql.execute("UPDATE proving.plain_jobs SET version = 1999999999 WHERE id = %s", [last])
@@ -206,7 +206,7 @@ async def test_a_row_at_the_last_version_stays_and_the_others_are_freed(jobs, pl
 
 
 def test_whoever_uses_such_a_value_fails_for_good_with_the_reason():
-    """A handler that reads a poisoned record tells why, and spends no attempts on it."""
+    """A handler that reads a poisoned record fails with the reason and spends no attempt."""
     value: Any = Undecodable("its JSON is nested too deeply")
 
     for use in (

@@ -1,6 +1,6 @@
-"""Postgres goes away and comes back: nothing is restarted, nothing is lost, nothing is done twice.
+"""Postgres goes away and comes back: no process is restarted, nothing is lost, nothing is done twice.
 
-On servers of its own, which may be stopped and killed; start and stop block the loop, as a busy machine would.
+The module has its own servers, which tests stop and kill. Start and stop block the loop, as on a busy machine.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def own_servers():
-    """A PostgreSQL that only this module uses."""
+    """A PostgreSQL for this module only."""
     with throwaway_servers(valkey=False) as servers:
         make_template(servers.urls.database_url)
         yield servers
@@ -47,7 +47,7 @@ async def worker(own_url, registry):
 
 
 async def answered(jobs: Jobs) -> bool:
-    """Tell whether Postgres answers again; pooled connections of before are found broken by this."""
+    """Tell whether Postgres answers again; this also finds broken pooled connections."""
     try:
         await jobs.sql("SELECT 1")
     except Exception:  # noqa: BLE001 - away, in whatever way
@@ -65,7 +65,7 @@ def end(servers, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_what_runs_while_postgres_is_away_is_settled_when_it_is_back(own_servers, jobs, worker, how):
-    """The handlers finish, their outcomes wait; each is recorded once, with what it wrote."""
+    """Handlers finish and their outcomes wait; each is recorded once, with its writes."""
     await jobs.ready(count=20, act="write", seconds=0.3)
     await jobs.ready(count=20, act="complete", seconds=0.3)
     tickets = await jobs.dispatched(count=0)
@@ -73,7 +73,7 @@ async def test_what_runs_while_postgres_is_away_is_settled_when_it_is_back(own_s
 
     end(own_servers, how)
     try:
-        await asyncio.sleep(0.8)  # the absence: long enough that every handler ends in it
+        await asyncio.sleep(0.8)  # Postgres is away for so long that every handler ends meanwhile
         assert len(worker.kernel.runs) == 40
     finally:
         own_servers.start_postgres()
@@ -87,7 +87,7 @@ async def test_what_runs_while_postgres_is_away_is_settled_when_it_is_back(own_s
 
 
 async def test_a_batch_that_arrives_while_postgres_is_away_is_claimed_when_it_is_back(own_servers, jobs, worker):
-    """The carrier waits a moment; nobody has to publish again."""
+    """The carrier task waits; the batch is not published again."""
     tickets = await jobs.dispatched(count=5)
 
     own_servers.stop_postgres()
@@ -98,13 +98,13 @@ async def test_a_batch_that_arrives_while_postgres_is_away_is_claimed_when_it_is
     await worker.idle(within=20)
 
     await until(lambda: answered(jobs))
-    if await jobs.count(status="pending"):  # its patience ended first: the tickets come due again by themselves
+    if await jobs.count(status="pending"):  # the carrier task gave up first: the leader takes the tickets back
         await worker.run(tickets)
     assert await jobs.count(status="completed") == 5
 
 
 async def test_a_worker_that_starts_without_postgres_waits_for_it(own_servers, own_url, registry, jobs):
-    """No crash loop: its first heartbeat is its start."""
+    """It does not crash in a loop; it starts with its first heartbeat."""
     own_servers.stop_postgres()
     worker = WorkerProcess(own_url, registry, slots=5)
     starting = asyncio.create_task(worker.kernel.start())
@@ -122,9 +122,9 @@ async def test_a_worker_that_starts_without_postgres_waits_for_it(own_servers, o
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_dispatchers_outlive_a_restart_and_one_leads_again(own_servers, own_url, registry, jobs, how):
-    """New work flows without anybody's help, and what was out before is not published twice.
+    """New jobs are dispatched without a restart, and jobs that were published before are not published twice.
 
-    Unless Postgres was killed before it had the last marks on disk: then their jobs are picked again, and run once.
+    The exception: Postgres was killed before the last tickets were on disk. Their jobs are picked again and run once.
     """
     await jobs.worker()
     roads = [FakeRoad(), FakeRoad()]
@@ -147,7 +147,7 @@ async def test_dispatchers_outlive_a_restart_and_one_leads_again(own_servers, ow
 
 
 async def test_an_absence_longer_than_the_lease_takes_no_job_from_a_living_worker(own_servers, own_url, registry, jobs):
-    """No heart could beat meanwhile; the leader that comes back gives each worker its full lease to be heard."""
+    """No worker could write a heartbeat; the next leader gives each worker its full lease."""
     async with started_worker(own_url, registry, lease_seconds=1.0) as worker:
         road = FakeRoad()
         async with dispatching(own_url, registry, road, redispatch_seconds=3_600):
@@ -156,7 +156,7 @@ async def test_an_absence_longer_than_the_lease_takes_no_job_from_a_living_worke
             await worker.accept([(job.id, job.version) for job in road.of(PLAIN)])
 
             own_servers.stop_postgres()
-            await asyncio.sleep(1.5)  # the absence: longer than the lease
+            await asyncio.sleep(1.5)  # Postgres is away for longer than the lease
             own_servers.start_postgres()
             await worker.idle(within=20)
 

@@ -1,4 +1,4 @@
-"""A row that Postgres holds and cannot send (its text is over 1 GB) fails alone: the other jobs of its batch run."""
+"""If Postgres cannot send a row (its text is over 1 GB), only its job fails: the other jobs of the batch run."""
 
 import uuid
 from typing import Any
@@ -25,7 +25,7 @@ Psql = psycopg.Connection[dict[str, Any]]
 
 @pytest.fixture
 def psql(fresh_database_url: str) -> Any:
-    """A table from before the rules that refuse such rows."""
+    """A database without the rules that refuse such rows."""
     with psycopg.connect(fresh_database_url, autocommit=True, row_factory=dict_row) as connection:
         without_checks(connection, "proving.plain_jobs", "result", "created_at")
         connection.execute("ALTER TABLE proving.plain_jobs ALTER COLUMN result TYPE jsonb")
@@ -44,7 +44,7 @@ def plant(psql: Psql) -> uuid.UUID:
 
 
 async def test_such_a_row_fails_alone_and_the_others_of_its_batch_run(psql, jobs, database_url, registry):
-    """One claim of four: three complete, the fourth fails with a plain reason and no attempt spent."""
+    """Of four claimed jobs three complete; the fourth fails with a clear reason and no attempt spent."""
     healthy = await jobs.ready(count=2)
     poisoned = plant(psql)
     healthy += await jobs.ready(count=1)
@@ -63,7 +63,7 @@ async def test_such_a_row_fails_alone_and_the_others_of_its_batch_run(psql, jobs
 
 
 async def test_the_claim_of_the_batch_is_rolled_back_and_says_why(psql, jobs, plain):
-    """The statement fails as a whole, is known to be a row's fault, and one without payload succeeds."""
+    """The whole statement fails with an error that one row can cause; a claim without payload succeeds."""
     poisoned = plant(psql)
     tickets = await jobs.dispatched(count=2)
 
@@ -81,7 +81,7 @@ async def test_the_claim_of_the_batch_is_rolled_back_and_says_why(psql, jobs, pl
 
 
 async def test_the_leader_leads_on_and_people_list_and_show_it(psql, jobs, database_url, registry):
-    """Neither dispatch nor lists read what a row holds beside its lifecycle."""
+    """Dispatch and lists read only the lifecycle columns of a row."""
     await jobs.worker()
     poisoned = plant(psql)
     await jobs.ready(count=3)
@@ -98,7 +98,7 @@ async def test_the_leader_leads_on_and_people_list_and_show_it(psql, jobs, datab
 
 
 async def test_a_table_whose_rows_cannot_be_picked_does_not_stop_the_others(psql, jobs, database_url, registry):
-    """A statement that one row makes fail rests its table; the leader stays, other tables are dispatched."""
+    """If one row makes the statement fail, its table pauses; the leader stays and dispatches other tables."""
     await jobs.worker()
     await jobs.ready(count=1)
     keyed = await jobs.ready("proving.keyed", count=2, key="a")
@@ -120,7 +120,7 @@ async def test_a_table_whose_rows_cannot_be_picked_does_not_stop_the_others(psql
 
 
 def test_show_tells_why_a_result_is_left_out(psql, gristmill):
-    """One job is shown whatever its row holds, as text and as JSON."""
+    """`jobs show` works for any content of the row, as text and as JSON."""
     poisoned = plant(psql)
 
     for form in ((), ("--json",)):

@@ -1,4 +1,4 @@
-"""A worker process in miniature: what each act of a handler leaves, its slots, its deadline, its fence, its drain."""
+"""A worker process in one test: the results of handlers, slots, deadlines, fences."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ from workers.runtime.handler.outcomes import Complete
 
 BAD_VALUE = "outcome refused: result.nul must not contain a NUL character, which Postgres cannot store, got 'a\\x00b'"
 
-# What each act of the proving stages leaves after one run: status, attempts spent, and the error or result.
+# The result of each act of the proving stages after one run: status, attempts spent, and the error or result.
 ACTS = [
     ("complete", "completed", 0, None),
     ("result", "completed", 0, None),
@@ -29,14 +29,14 @@ ACTS = [
     ("flaky", "pending", 1, "told to try again"),
     ("bad_write", "pending", 1, "DataError: division by zero"),
     ("bad_value", "failed", 0, BAD_VALUE),
-    ("foreign_value", "failed", 0, "handler of 'proving.plain' set ['version'], which are not its columns to set"),
+    ("foreign_value", "failed", 0, "handler of 'proving.plain' set ['version'], which it may not set"),
     ("nonsense", "failed", 0, "handler of 'proving.plain' must return an outcome, got 'str'"),
 ]
 
 
 @pytest.mark.parametrize("left", ACTS, ids=[act for act, *_ in ACTS])
 async def test_an_act_leaves_its_outcome(jobs, worker, left):
-    """One run of each kind, from ticket to settled row."""
+    """Each kind of act runs once, from ticket to settled row."""
     act, status, attempts, error = left
     [ticket] = await jobs.dispatched(act=act)
 
@@ -49,7 +49,7 @@ async def test_an_act_leaves_its_outcome(jobs, worker, left):
 
 
 async def test_values_and_writes_are_there_when_the_job_is_done(jobs, worker):
-    """The result, and the rows that commit with it."""
+    """The result and the rows of the write commit together."""
     await jobs.ready(act="result")
     await jobs.ready(act="write")
 
@@ -62,7 +62,7 @@ async def test_values_and_writes_are_there_when_the_job_is_done(jobs, worker):
 
 
 async def test_a_rate_limit_waits_as_long_as_it_was_told(jobs, worker):
-    """A minute, by the database's clock, and no attempt."""
+    """The job waits a minute by the database's clock and spends no attempt."""
     [ticket] = await jobs.dispatched(act="rate_limited")
 
     await worker.run([ticket])
@@ -73,7 +73,7 @@ async def test_a_rate_limit_waits_as_long_as_it_was_told(jobs, worker):
 
 
 async def test_an_unknown_exception_is_retried_until_nothing_is_left_and_then_kept(jobs, worker):
-    """One run and five more; the last error stays on the failed job."""
+    """The job runs six times; the last error stays on it."""
     [job_id] = await jobs.ready(act="raise")
     for _ in range(6):
         await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
@@ -86,7 +86,7 @@ async def test_an_unknown_exception_is_retried_until_nothing_is_left_and_then_ke
 
 
 async def test_what_failed_once_may_go_well_the_next_time(jobs, worker):
-    """The error is gone from the completed row; history keeps it."""
+    """The completed row has no error; the history keeps it."""
     [job_id] = await jobs.ready(act="flaky")
     for _ in range(2):
         await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
@@ -97,7 +97,7 @@ async def test_what_failed_once_may_go_well_the_next_time(jobs, worker):
 
 
 async def test_one_bad_row_does_not_take_its_neighbours(jobs, worker):
-    """In one batch and, mostly, one commit: the bad fail alone."""
+    """In one batch, mostly in one commit, only the bad rows fail."""
     await jobs.ready(count=10)
     for act in ("bad_value", "bad_write", "nonsense", "write"):
         await jobs.ready(act=act)
@@ -109,7 +109,7 @@ async def test_one_bad_row_does_not_take_its_neighbours(jobs, worker):
 
 
 async def test_both_steps_are_performed_one_after_the_other(jobs, worker):
-    """Each by its own stage."""
+    """Each step is performed by its own stage."""
     [ticket] = await jobs.dispatched("proving.first")
     await worker.run([ticket], "proving.first")
     await worker.run(await jobs.dispatched("proving.second", 0), "proving.second")
@@ -118,7 +118,7 @@ async def test_both_steps_are_performed_one_after_the_other(jobs, worker):
 
 
 async def test_duplicate_stale_and_unmarked_tickets_run_nothing(jobs, worker):
-    """At-least-once delivery, in any order, of anything."""
+    """Delivery is at least once, in any order."""
     [ticket] = await jobs.dispatched()
     [unmarked] = await jobs.ready()
     await worker.run([ticket])
@@ -132,7 +132,7 @@ async def test_duplicate_stale_and_unmarked_tickets_run_nothing(jobs, worker):
 
 
 async def test_never_more_jobs_than_slots(jobs, start_worker):
-    """Several batches at once, each larger than what is free: all are run, none above the bound, none starved."""
+    """Several batches at once, each larger than the free slots: all jobs run, within the limit, and none starves."""
     worker = await start_worker(slots=3)
     tickets = await jobs.dispatched(count=40, seconds=0.01)
 
@@ -148,7 +148,7 @@ async def test_never_more_jobs_than_slots(jobs, start_worker):
 
 
 async def test_a_full_worker_hands_tickets_back_after_a_short_wait(jobs, start_worker):
-    """Another may be free; the message was not for nothing, it is given out again."""
+    """Another worker may be free: the tickets are dispatched again."""
     worker = await start_worker(slots=1)
     [long] = await jobs.dispatched(seconds=60)
     await worker.accept([long])
@@ -162,7 +162,7 @@ async def test_a_full_worker_hands_tickets_back_after_a_short_wait(jobs, start_w
 
 
 async def test_a_passed_deadline_ends_the_run_for_one_attempt(jobs, worker):
-    """The row's own bound; the handler is cancelled, the slot is free."""
+    """The row has its own timeout; the handler is cancelled and the slot is free."""
     [job_id] = await jobs.ready(seconds=60)
     await jobs.sql("UPDATE proving.plain_jobs SET timeout_seconds = 1")
 
@@ -173,7 +173,7 @@ async def test_a_passed_deadline_ends_the_run_for_one_attempt(jobs, worker):
 
 
 async def test_a_claim_whose_answer_was_lost_is_run_all_the_same(jobs, database_url, registry):
-    """The line broke after the claim was committed: the jobs are ours, and nobody else would run them for long."""
+    """The connection broke after the commit of the claim: the jobs are ours, and this worker runs them."""
     async with wire_to(database_url) as (url, wire), started_worker(url, registry) as worker:
         tickets = await jobs.dispatched(count=3)
         wire.lose_answer(b"'claim'")
@@ -186,7 +186,7 @@ async def test_a_claim_whose_answer_was_lost_is_run_all_the_same(jobs, database_
 
 
 async def test_logs_name_the_run_and_never_its_payload(jobs, worker):
-    """Stage, job, version and attempt are enough to find it."""
+    """Logs have stage, job, version and attempt."""
     tickets = await jobs.dispatched(act="raise", key="a private key")
     with capture_logs(processors=[]) as logs:
         await worker.run(tickets)
@@ -196,7 +196,7 @@ async def test_logs_name_the_run_and_never_its_payload(jobs, worker):
 
 
 async def test_a_handler_is_given_its_run_a_clock_short_sessions_and_progress(jobs, database_url, perform):
-    """All of the context, against the real database."""
+    """The handler uses the whole context with the real database."""
     seen: dict[str, Any] = {}
 
     @perform
@@ -219,7 +219,7 @@ async def test_a_handler_is_given_its_run_a_clock_short_sessions_and_progress(jo
 
 
 async def test_a_handler_that_exits_fails_its_job_and_not_the_process(jobs, database_url, perform):
-    """Some library calls ``sys.exit``; the neighbours go on."""
+    """A library may call ``sys.exit``; other jobs go on."""
 
     @perform
     async def handler(job, ctx):

@@ -1,4 +1,4 @@
-"""Group commit: each run hears of its own commit, nobody fails for a neighbour, nothing is applied twice."""
+"""Group commit: each run gets its own result, no job fails because of another, nothing is applied twice."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ ONE_SETTLE = b'"change_action" = u.action'  # in the settling statement, and in 
 
 @asynccontextmanager
 async def settling(database: Database):
-    """A settler at work on ``database``."""
+    """Yield a running settler on ``database``."""
     settler = AwaitedSettler(database)
     task = asyncio.create_task(settler.run())
     try:
@@ -55,7 +55,7 @@ async def refused(session) -> None:
 
 
 async def test_outcomes_that_meet_are_committed_together(jobs, plain, settler):
-    """Fifty runs, one statement; each hears that its fence held."""
+    """Fifty runs are settled by one statement; each learns that its fence was valid."""
     running = await jobs.running(count=50)
 
     accepted = await asyncio.gather(
@@ -71,7 +71,7 @@ async def test_outcomes_that_meet_are_committed_together(jobs, plain, settler):
 
 
 async def test_different_outcomes_and_tables_meet_without_mixing(jobs, settler):
-    """Some with values, some without, of two tables."""
+    """Outcomes with and without values, of two tables, are settled correctly."""
     one, other, third = await jobs.running(count=3)
     [keyed] = await jobs.running("proving.keyed", key="k")
 
@@ -90,7 +90,7 @@ async def test_different_outcomes_and_tables_meet_without_mixing(jobs, settler):
 
 
 async def test_a_write_commits_with_its_settle(jobs, plain, settler):
-    """What the handler adds and the job's end are one transaction."""
+    """The handler's rows and the job's end are one transaction."""
     [job] = await jobs.running()
 
     assert await settler.settle(plain.model, jobs.outcome(job, Complete()), adds(1, to=job.id))
@@ -100,7 +100,7 @@ async def test_a_write_commits_with_its_settle(jobs, plain, settler):
 
 
 async def test_a_lost_fence_writes_nothing(jobs, plain, settler):
-    """Its neighbour's write commits all the same."""
+    """The write of the other job commits."""
     lost, kept = await jobs.running(count=2)
     async with jobs.database.kernel() as conn:
         await cancel(conn, plain.model, [lost.id], reason="no more")
@@ -116,7 +116,7 @@ async def test_a_lost_fence_writes_nothing(jobs, plain, settler):
 
 
 async def test_a_refused_write_takes_its_own_settle_along_and_nobody_elses(jobs, plain, settler):
-    """The bad one raises to its own run; the others are committed, each once."""
+    """Only its own run gets the error; the others are committed once."""
     bad, *good = await jobs.running(count=10)
 
     results = await asyncio.gather(
@@ -132,7 +132,7 @@ async def test_a_refused_write_takes_its_own_settle_along_and_nobody_elses(jobs,
 
 
 async def test_a_row_that_no_column_takes_fails_alone(jobs, plain, settler):
-    """A NUL in one result does not cost the neighbours theirs."""
+    """A NUL in one result fails only its job."""
     bad, *good = await jobs.running(count=10)
 
     results = await asyncio.gather(
@@ -147,7 +147,7 @@ async def test_a_row_that_no_column_takes_fails_alone(jobs, plain, settler):
 
 
 async def test_a_value_that_is_no_json_fails_alone(jobs, plain, settler):
-    """Refused before the database is asked, with the same meaning."""
+    """Python refuses it before the database is asked; the result is the same."""
     bad, good = await jobs.running(count=2)
 
     results = await asyncio.gather(
@@ -162,7 +162,7 @@ async def test_a_value_that_is_no_json_fails_alone(jobs, plain, settler):
 
 @pytest.mark.parametrize("write", [False, True])
 async def test_a_commit_whose_answer_was_lost_is_recognised_as_ours(jobs, plain, database_url, write):
-    """The job was settled, the line broke before we heard: history tells, and nothing is applied twice."""
+    """The job was settled, but the connection broke before the answer: history shows it, nothing is applied twice."""
     async with wire_to(database_url) as (url, wire):
         database = Database(url, changed_by="worker:far away")
         async with settling(database) as settler:
@@ -182,7 +182,7 @@ async def test_a_commit_whose_answer_was_lost_is_recognised_as_ours(jobs, plain,
 
 
 async def test_after_a_lost_answer_a_lost_fence_is_still_one(jobs, plain, database_url):
-    """Somebody else moved the job meanwhile: the same silence, the other truth."""
+    """Somebody else moved the job on meanwhile: also without an answer, but the fence is lost."""
     async with wire_to(database_url) as (url, wire):
         database = Database(url, changed_by="worker:far away")
         async with settling(database) as settler:
@@ -201,7 +201,7 @@ async def test_after_a_lost_answer_a_lost_fence_is_still_one(jobs, plain, databa
 
 
 async def test_a_killed_connection_is_replaced_and_the_outcome_settled(jobs, plain, settler):
-    """An administrator ends every connection; the settle waits a moment and goes on."""
+    """An administrator ends every connection; the settle is tried again after a moment."""
     running = await jobs.running(count=3)
     await jobs.sql(
         "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity "
@@ -214,7 +214,7 @@ async def test_a_killed_connection_is_replaced_and_the_outcome_settled(jobs, pla
 
 
 async def test_settlers_that_deadlock_both_finish(jobs, plain, database_url):
-    """Their writes lock the same rows in opposite order: Postgres ends one, which tries again."""
+    """Their writes lock the same rows in opposite order: Postgres aborts one, which tries again."""
     one, other = await jobs.running(count=2)
     shared = await jobs.ready(count=2)
     met = asyncio.Barrier(2)
@@ -246,7 +246,7 @@ async def test_settlers_that_deadlock_both_finish(jobs, plain, database_url):
 
 
 async def test_a_lone_outcome_waits_for_nobody(jobs, plain, settler):
-    """No pause to gather what does not come."""
+    """It is flushed without a pause."""
     times = []
     for job in await jobs.running(count=20):
         started = asyncio.get_running_loop().time()
@@ -258,7 +258,7 @@ async def test_a_lone_outcome_waits_for_nobody(jobs, plain, settler):
 
 
 async def test_a_row_that_someone_holds_waits_alone(jobs, plain, settler, database_url):
-    """Its neighbour is settled while the lock lasts, and it is settled itself once the lock is gone."""
+    """The other row is settled during the lock; the locked row is settled after it."""
     held, free = await jobs.running(count=2)
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT 1 FROM proving.plain_jobs WHERE id = %s FOR UPDATE", [held.id])
@@ -273,7 +273,7 @@ async def test_a_row_that_someone_holds_waits_alone(jobs, plain, settler, databa
 
 
 async def test_rows_that_someone_holds_keep_no_neighbour_waiting(jobs, plain, settler, database_url):
-    """Sixty of a hundred, with what they write: the others are settled together, each outcome is recorded once."""
+    """Sixty of a hundred rows are locked: the others are settled together, each outcome is recorded once."""
     running = await jobs.running(count=100)
     with psycopg.connect(database_url) as holder:
         holder.execute(
@@ -292,7 +292,7 @@ async def test_rows_that_someone_holds_keep_no_neighbour_waiting(jobs, plain, se
 
 
 async def test_a_table_that_someone_holds_keeps_no_other_table_waiting(jobs, plain, settler, database_url):
-    """Each has a lane of its own."""
+    """Each table has its own lane."""
     [held] = await jobs.running()
     keyed = await jobs.running("proving.keyed", count=3, key="k")
     with psycopg.connect(database_url) as holder:
@@ -307,7 +307,7 @@ async def test_a_table_that_someone_holds_keeps_no_other_table_waiting(jobs, pla
 
 
 async def test_a_write_whose_own_lock_lasts_keeps_no_neighbour_waiting(jobs, plain, settler, database_url):
-    """What it waits for is no row of the batch: it is tried alone until that is let go."""
+    """It waits for a row outside the batch, so it is tried alone until that row is unlocked."""
     bad, *good = await jobs.running(count=5)
     [wanted] = await jobs.ready()
     with psycopg.connect(database_url) as holder:
@@ -326,7 +326,7 @@ async def test_a_write_whose_own_lock_lasts_keeps_no_neighbour_waiting(jobs, pla
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_process_that_freezes_within_a_transaction_holds_its_jobs_no_longer(jobs, plain, settler, *, cancelled):
-    """Postgres ends its session and frees the rows; awake again, it settles once, or finds its fence lost."""
+    """Postgres ends its session and unlocks the rows; afterwards the process settles once, or finds its fence lost."""
     [job] = await jobs.running()
     froze: list[bool] = []
 
@@ -348,7 +348,7 @@ async def test_a_process_that_freezes_within_a_transaction_holds_its_jobs_no_lon
 
 
 async def raw(session) -> Any:
-    """Return the driver's own connection of ``session``."""
+    """Return the driver's connection of ``session``."""
     return (await (await session.connection()).get_raw_connection()).driver_connection
 
 
@@ -363,7 +363,7 @@ async def too_slow(session) -> None:
 
 @pytest.mark.parametrize(("write", "error"), [(out_of_files, FileNotFoundError), (too_slow, DBAPIError)])
 async def test_an_error_of_a_write_that_looks_like_an_absence_fails_alone(jobs, plain, settler, write, error):
-    """Postgres answers all the while: the row is told, and its neighbours are settled."""
+    """Postgres answers all the time: only this job gets the error, the others are settled."""
     bad, *good = await jobs.running(count=4)
 
     results = await asyncio.wait_for(
@@ -380,7 +380,7 @@ async def test_an_error_of_a_write_that_looks_like_an_absence_fails_alone(jobs, 
 
 
 async def test_two_runs_of_a_job_are_never_settled_by_one_statement(jobs, plain, settler):
-    """The older one's outcome waited so long that the job was run again: it is told so, and writes nothing."""
+    """The older outcome waited so long that the job was run again: it has lost its fence and writes nothing."""
     [old] = await jobs.running()
     await settler.settle(plain.model, jobs.outcome(old, Snooze(timedelta(), "again")))
     await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
@@ -400,7 +400,7 @@ async def cancelled_within(session) -> None:
 
 
 async def test_a_write_that_is_cancelled_from_within_fails_alone(jobs, plain, settler):
-    """It must not take along the lane of its table: nothing of it would be settled any more."""
+    """It must not end the lane of its table, which settles all other outcomes."""
     bad, good, later = await jobs.running(count=3)
 
     results = await asyncio.wait_for(

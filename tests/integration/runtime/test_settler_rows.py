@@ -1,4 +1,4 @@
-"""Rows that handlers add are written by one statement for many jobs, and under the rules of every other write."""
+"""Rows of handlers are written in one call for many jobs, under the same rules as every other write."""
 
 import asyncio
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ async def test_rows_of_many_jobs_are_written_by_one_call(jobs, settler, add):
 
 
 async def test_several_writes_of_one_outcome_run_in_their_order(jobs, settler, add):
-    """A callable, then rows, then a callable again: each finds what came before it."""
+    """A callable, rows and another callable: each sees the changes of those before it."""
     [job] = await jobs.running()
     seen = []
 
@@ -79,7 +79,7 @@ async def test_several_writes_of_one_outcome_run_in_their_order(jobs, settler, a
 
 
 async def test_two_kinds_of_rows_are_two_calls(jobs, settler, add):
-    """Each function gets its own rows, first place and second place apart."""
+    """Each function gets its own rows; first and second writes are separate calls."""
     one, other = await jobs.running(count=2)
     more = Counter("more")
 
@@ -94,7 +94,7 @@ async def test_two_kinds_of_rows_are_two_calls(jobs, settler, add):
 
 
 async def test_no_rows_are_no_call(jobs, settler, add):
-    """A handler that found nothing to write still completes."""
+    """A handler without rows to write still completes."""
     [job] = await jobs.running()
 
     assert await complete(jobs, settler, job, add.of(job))
@@ -103,7 +103,7 @@ async def test_no_rows_are_no_call(jobs, settler, add):
 
 
 async def test_a_lost_fence_writes_no_row(jobs, plain, settler, add):
-    """A job that was cancelled meanwhile leaves nothing; its neighbour's rows are written."""
+    """A job that was cancelled meanwhile writes nothing; the rows of the other job are written."""
     lost, kept = await jobs.running(count=2)
     async with jobs.database.kernel() as conn:
         await cancel(conn, plain.model, [lost.id], reason="no more")
@@ -116,7 +116,7 @@ async def test_a_lost_fence_writes_no_row(jobs, plain, settler, add):
 
 
 async def test_rows_of_a_job_that_still_waits_are_not_written_twice(jobs, settler, add):
-    """Two settles of one run: the second finds the fence gone and writes nothing."""
+    """If one run is settled twice, the second settle has lost the fence and writes nothing."""
     [job] = await jobs.running()
 
     accepted = await asyncio.gather(*(complete(jobs, settler, job, add.of(job, 1)) for _ in range(2)))
@@ -126,7 +126,7 @@ async def test_rows_of_a_job_that_still_waits_are_not_written_twice(jobs, settle
 
 
 async def test_a_row_that_is_refused_fails_its_own_job_alone(jobs, settler, add):
-    """One number is too large: its job hears of it and nine neighbours keep their rows, each once."""
+    """One number is too large: only its job fails, and the rows of the nine others are written once."""
     bad, *good = await jobs.running(count=10)
 
     results = await asyncio.gather(
@@ -142,7 +142,7 @@ async def test_a_row_that_is_refused_fails_its_own_job_alone(jobs, settler, add)
 
 
 async def test_a_commit_whose_answer_was_lost_writes_rows_once(jobs, plain, database_url, add):
-    """The rows were committed, the line broke before we heard: the second try finds its own settle."""
+    """The rows were committed, but the connection broke before the answer: the retry recognises its own settle."""
     async with wire_to(database_url) as (url, wire):
         database = Database(url, changed_by="worker:far away")
         async with settling(database) as settler:
@@ -157,7 +157,7 @@ async def test_a_commit_whose_answer_was_lost_writes_rows_once(jobs, plain, data
 
 
 async def test_a_line_that_breaks_before_the_rows_writes_them_later(jobs, database_url, add):
-    """Nothing of the first try is left: the settle and its rows happen together, once."""
+    """Nothing of the first try remains; the retry commits the settle and its rows together, once."""
     async with wire_to(database_url) as (url, wire):
         database = Database(url, changed_by="worker:far away")
         async with settling(database) as settler:
@@ -173,7 +173,7 @@ async def test_a_line_that_breaks_before_the_rows_writes_them_later(jobs, databa
 
 
 async def test_a_handler_returns_rows_and_a_callable(jobs, database_url, perform, add):
-    """From the handler's outcome to the table, for all jobs of a worker."""
+    """The rows and the callable of every job reach the table."""
 
     @perform
     async def handler(job, ctx):
@@ -187,7 +187,7 @@ async def test_a_handler_returns_rows_and_a_callable(jobs, database_url, perform
 
 
 async def test_rows_that_nothing_takes_spend_an_attempt_of_their_job_alone(jobs, database_url, perform, add):
-    """As with a callable: Postgres' refusal is the job's own, and worth another attempt."""
+    """Like for a callable: only the job with the refused rows is retried."""
 
     @perform
     async def handler(job, ctx):

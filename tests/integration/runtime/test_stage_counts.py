@@ -1,19 +1,19 @@
-"""``gristmill stages``: what is ready, backs off, is due later, runs and ended; cheap whatever the table's size."""
+"""``gristmill stages``: the jobs of a stage by state. The counts are cheap, however large the table is."""
 
 from datetime import timedelta
 
 import pytest
 
-from cli.stage_view import trouble_of
+from cli.stage_view import describe_trouble
 from tests.support.job_rows import INGEST, PLAIN, back_off, cancelled, complete, failed_job, new_job, start
 from tests.support.proving.models import PlainJob
-from workers.runtime.store.stages import ALONG_INDEXES, MOST, _counts_sql, list_stages
+from workers.runtime.store.stages import ALONG_INDEXES, MAX_COUNTED, _counts_sql, list_stages
 from workers.runtime.store.tables import job_table
 
 
 @pytest.fixture
 def plain_stage(database):
-    """Return how the plain stage is doing."""
+    """Return the view of the plain stage."""
 
     async def look():
         conn = await database.listen()
@@ -26,7 +26,7 @@ def plain_stage(database):
 
 
 async def test_each_job_is_counted_for_what_it_does(plain_stage, psql):
-    """Nothing twice, and nothing that waits as ready."""
+    """No job counts twice, and no waiting job counts as ready."""
     new_job(psql, PLAIN)
     on_the_road = new_job(psql, PLAIN)
     psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now() WHERE id = %s", [on_the_road])
@@ -50,7 +50,7 @@ async def test_each_job_is_counted_for_what_it_does(plain_stage, psql):
 
 
 def waits(psql, due, age):
-    """Enqueue a job of some age for a time."""
+    """Enqueue a job of this age with this due time."""
     psql.execute(
         f"""INSERT INTO proving.plain_jobs (due_at, created_at, updated_at)
             VALUES ({due}, now() - interval '{age}', now() - interval '{age}')""".encode()
@@ -58,7 +58,7 @@ def waits(psql, due, age):
 
 
 async def test_the_oldest_wait_is_that_of_what_is_ready(plain_stage, psql):
-    """Neither of what is due in 2030 nor of what backs off; and since when it is due, not since it was enqueued."""
+    """Jobs that are due in 2030 or back off do not count; a wait begins at the due time, not at the enqueue."""
     waits(psql, "'2030-01-01'", "9 days")
     assert (await plain_stage())["proving.plain"].oldest_wait is None
 
@@ -70,7 +70,7 @@ async def test_the_oldest_wait_is_that_of_what_is_ready(plain_stage, psql):
 
 
 async def test_a_stage_in_which_every_attempt_fails_says_so(plain_stage, psql):
-    """With the commonest reason, whatever became of the jobs; a person's retry is no failing attempt."""
+    """It has the most common reason, whatever happened to the jobs; a person's retry is no failed attempt."""
     for number in range(3):
         job = new_job(psql, PLAIN)
         start(psql, PLAIN, job)
@@ -85,11 +85,11 @@ async def test_a_stage_in_which_every_attempt_fails_says_so(plain_stage, psql):
     stage = (await plain_stage())["proving.plain"]
 
     assert (stage.failing_attempts, stage.failing_reason) == (4, "provider answered 500 to request 12")
-    assert trouble_of(stage) == "4 attempts failed in 5 min: provider answered 500 to request 12"
+    assert describe_trouble(stage) == "4 attempts failed in 5 min: provider answered 500 to request 12"
 
 
 async def test_a_step_before_the_last_has_a_rate_too(plain_stage, psql):
-    """Its jobs go on: they are in no row any more, only in history; none of them is completed there."""
+    """Its jobs continue in the next step, so only history has the rate; no job is completed in this step."""
     job = new_job(psql, INGEST)
     start(psql, INGEST, job, step=1)
 
@@ -100,7 +100,7 @@ async def test_a_step_before_the_last_has_a_rate_too(plain_stage, psql):
 
 
 async def test_a_stage_is_paused_and_says_by_whom(plain_stage, psql):
-    """Its jobs are ready all the same."""
+    """Its jobs still count as ready."""
     new_job(psql, PLAIN)
     psql.execute("UPDATE runtime.stages SET paused_at = now(), paused_by = 'ada' WHERE name = 'proving.plain'")
 
@@ -110,14 +110,14 @@ async def test_a_stage_is_paused_and_says_by_whom(plain_stage, psql):
 
 
 def rows_read(node):
-    """Yield how many rows each node of a plan looked at."""
+    """Yield how many rows each node of a plan read."""
     yield node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
     for child in node.get("Plans", ()):
         yield from rows_read(child)
 
 
 async def test_a_large_table_is_asked_as_cheaply_as_a_small_one(plain_stage, psql):
-    """100,000 jobs in every state, not analysed: no count looks at more than ten thousand, and each says so."""
+    """100,000 jobs in every state, not analysed: no count reads more than ten thousand, and each says so."""
     psql.execute("ALTER TABLE proving.plain_jobs DISABLE TRIGGER USER")
     try:
         psql.execute(
@@ -136,10 +136,10 @@ async def test_a_large_table_is_asked_as_cheaply_as_a_small_one(plain_stage, psq
 
     many = ["backing_off", "cancelled", "completed", "failed", "later", "oldest_wait", "ready"]
     assert stage.more_than == many
-    assert {getattr(stage, name) for name in many if name not in {"completed", "later", "oldest_wait"}} == {MOST}
+    assert {getattr(stage, name) for name in many if name not in {"completed", "later", "oldest_wait"}} == {MAX_COUNTED}
     assert stage.done_last_minute > 0
     with psql.transaction():
         psql.execute(ALONG_INDEXES)
         counts = _counts_sql(job_table(PlainJob))
         plan = psql.execute(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {counts}".encode()).fetchone()
-    assert max(rows_read(plan["QUERY PLAN"][0]["Plan"])) <= MOST + 1
+    assert max(rows_read(plan["QUERY PLAN"][0]["Plan"])) <= MAX_COUNTED + 1

@@ -1,4 +1,4 @@
-"""Claim: ready -> running, once, by whoever holds the ticket."""
+"""Claim: a worker that holds a ticket moves a job from ready to running, once."""
 
 from datetime import timedelta
 
@@ -6,12 +6,12 @@ import pytest
 
 from tests.support.kernel import PLAIN
 from workers.runtime.handler.outcomes import Complete
-from workers.runtime.store.claim import claim, lost_fences, set_progress
+from workers.runtime.store.claim import claim, find_lost_fences, set_progress
 from workers.runtime.store.intervene import cancel
 
 
 async def test_a_claimed_job_runs_under_its_owner_and_a_new_version(jobs):
-    """The claim returns the whole row; its version is the run's fence."""
+    """The claim returns the whole row; its version is the fence of the run."""
     [ticket] = await jobs.dispatched(key="k")
 
     [job] = await jobs.claim([ticket])
@@ -37,7 +37,7 @@ async def test_the_deadline_is_the_rows_own_or_else_the_stages(jobs, plain):
 
 
 async def test_a_batch_is_claimed_in_one_statement_and_leaves_out_what_is_gone(jobs):
-    """A cancelled neighbour costs the others nothing."""
+    """A cancelled job in the batch does not affect the other jobs."""
     tickets = await jobs.dispatched(count=5)
     async with jobs.database.kernel() as conn:
         await cancel(conn, jobs.registry[PLAIN].model, [tickets[2][0]], reason="no more")
@@ -49,7 +49,7 @@ async def test_a_batch_is_claimed_in_one_statement_and_leaves_out_what_is_gone(j
 
 
 async def test_a_stale_ticket_claims_nothing(jobs):
-    """A message delivered after its job ran and came back is an old ticket to a new version."""
+    """If a job ran and came back, an old message holds a ticket of an old version."""
     [(job_id, version)] = await jobs.dispatched()
     await jobs.sql("UPDATE proving.plain_jobs SET version = version + 1 WHERE id = %s", job_id)
 
@@ -58,7 +58,7 @@ async def test_a_stale_ticket_claims_nothing(jobs):
 
 
 async def test_a_second_delivery_claims_nothing(jobs):
-    """At-least-once delivery, one run."""
+    """A message may come twice; the job runs once."""
     tickets = await jobs.dispatched(count=3)
     await jobs.claim(tickets)
 
@@ -67,7 +67,7 @@ async def test_a_second_delivery_claims_nothing(jobs):
 
 @pytest.mark.parametrize("status", ["processing", "completed", "failed", "cancelled"])
 async def test_only_a_ready_job_can_be_claimed(jobs, status):
-    """Even a ticket that names the right version claims nothing of a job in another state."""
+    """A job in another state is not claimed, even if the ticket has its current version."""
     [job] = await jobs.running()
     if status != "processing":
         await jobs.sql("UPDATE proving.plain_jobs SET status = %s, version = 3, completed_at = now()", status)
@@ -78,14 +78,14 @@ async def test_only_a_ready_job_can_be_claimed(jobs, status):
 
 
 async def test_a_job_without_its_mark_cannot_be_claimed(jobs):
-    """Only the leader's marks admit: what it took back, or never gave, runs nowhere, so limits hold."""
+    """Without a ticket (never given, or taken back) no job runs. So limits hold."""
     [job_id] = await jobs.ready()
 
     assert await jobs.claim([(job_id, 1)]) == []
 
 
 async def test_two_workers_racing_for_one_ticket_run_it_once(jobs, plain):
-    """The second waits for the first's commit, then finds the version gone."""
+    """The second worker waits for the first one's commit and then finds a newer version."""
     tickets = await jobs.dispatched(count=3)
 
     won, lost = await jobs.race(
@@ -99,7 +99,7 @@ async def test_two_workers_racing_for_one_ticket_run_it_once(jobs, plain):
 
 
 async def test_the_second_worker_claims_when_the_first_rolls_back(jobs, plain):
-    """A worker that dies inside its claim leaves the ticket to the next."""
+    """If a worker dies during its claim, the next worker can use the ticket."""
     [ticket] = await jobs.dispatched()
 
     async with jobs.database.kernel() as conn:
@@ -109,7 +109,7 @@ async def test_the_second_worker_claims_when_the_first_rolls_back(jobs, plain):
 
 
 async def test_progress_is_kept_under_the_fence_only(jobs):
-    """A run that lost its job reports to nobody, and is told so; progress is no transition."""
+    """A run that lost its job changes nothing and learns it; progress is no transition."""
     [job] = await jobs.running()
     async with jobs.database.kernel() as conn:
         held = await set_progress(conn, type(job), (job.id, job.version), 40)
@@ -121,18 +121,18 @@ async def test_progress_is_kept_under_the_fence_only(jobs):
 
 
 async def test_runs_whose_job_moved_on_or_vanished_have_lost_their_fence(jobs, plain):
-    """Cancelled or deleted: both are told; those still held are not."""
+    """Jobs that were cancelled or deleted are returned; jobs that are still held are not."""
     kept, cancelled, deleted = await jobs.running(count=3)
     await jobs.sql("DELETE FROM proving.plain_jobs WHERE id = %s", deleted.id)
     runs = [(job.id, job.version) for job in (kept, cancelled, deleted)]
 
     async with jobs.database.kernel() as conn:
         await cancel(conn, plain.model, [cancelled.id], reason="no more")
-        assert await lost_fences(conn, plain.model, runs) == {cancelled.id, deleted.id}
+        assert await find_lost_fences(conn, plain.model, runs) == {cancelled.id, deleted.id}
 
 
 async def test_the_second_step_is_claimed_by_its_own_stage_only(jobs):
-    """A ticket of the first stage moves nothing that waits for the second."""
+    """A ticket of the first stage claims no job that is ready for the second."""
     [job] = await jobs.running("proving.first")
     await jobs.settle(job, Complete(), "proving.first")
     tickets = await jobs.dispatched("proving.second", count=0)

@@ -1,4 +1,4 @@
-"""Pick and mark, unmark, wake: the leader's statements, in one window and under every limit."""
+"""The leader's statements: pick and give tickets, take tickets back, wake; inside one window and every limit."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ async def keys_of(jobs, picked):
 
 
 async def test_picked_jobs_are_marked_and_carry_their_version(jobs, plain):
-    """The mark is the ticket; it is no transition."""
+    """The ticket is ``dispatched_at``; setting it is no transition."""
     [job_id] = await jobs.ready()
 
     async with jobs.database.kernel() as conn:
@@ -36,7 +36,7 @@ async def test_picked_jobs_are_marked_and_carry_their_version(jobs, plain):
 
 
 async def test_priority_goes_before_age(jobs, plain):
-    """One before five before ten; within a priority, the oldest first."""
+    """Priority 1 comes before 5 and 5 before 10; within a priority, the oldest job comes first."""
     later = await jobs.ready(priority=5)
     first = await jobs.ready(priority=1)
     last = await jobs.ready(priority=10)
@@ -49,7 +49,7 @@ async def test_priority_goes_before_age(jobs, plain):
 
 
 async def test_a_marked_job_is_not_picked_again(jobs, plain):
-    """A message that travels stands for it."""
+    """Its message is already published."""
     await jobs.dispatched(count=2)
 
     async with jobs.database.kernel() as conn:
@@ -57,7 +57,7 @@ async def test_a_marked_job_is_not_picked_again(jobs, plain):
 
 
 async def test_a_job_of_later_is_not_picked(jobs, plain):
-    """Nothing runs before its time."""
+    """A job does not run before its due time."""
     await jobs.ready(due_at="2999-01-01T00:00:00Z")
 
     async with jobs.database.kernel() as conn:
@@ -65,7 +65,7 @@ async def test_a_job_of_later_is_not_picked(jobs, plain):
 
 
 async def test_out_is_at_most_twice_the_free_slots(jobs, plain):
-    """What runs takes its slot from the window, what waits on the road takes its place."""
+    """A running job takes a slot from the window; a dispatched job takes a place in it."""
     await jobs.ready(count=40)
     window = Window(slots=10, at_most=100)
 
@@ -76,12 +76,12 @@ async def test_out_is_at_most_twice_the_free_slots(jobs, plain):
         after = (await pick(conn, plain, window)).jobs
 
     assert (len(first), len(again)) == (20, 0)
-    assert len(after) == 0  # twice the four free slots, of which fourteen wait already
+    assert len(after) == 0  # eight may wait for the four free slots; fourteen do already
     assert await jobs.count(status="processing") == 6
 
 
 async def test_a_full_house_keeps_a_small_floor_waiting(jobs, plain):
-    """A slot that comes free finds work at once, without asking the leader."""
+    """When a slot becomes free, a job is already published for it."""
     await jobs.running(count=10)
     await jobs.ready(count=40)
 
@@ -91,7 +91,7 @@ async def test_a_full_house_keeps_a_small_floor_waiting(jobs, plain):
 
 
 async def test_no_pass_takes_more_than_it_may(jobs, plain):
-    """A tick stays short whatever the backlog."""
+    """A tick is short, however long the backlog is."""
     await jobs.ready(count=30)
 
     async with jobs.database.kernel() as conn:
@@ -99,7 +99,7 @@ async def test_no_pass_takes_more_than_it_may(jobs, plain):
 
 
 async def test_two_leaders_racing_mark_each_job_once(jobs, plain):
-    """Cannot happen under the lock; if it did, the second would skip what the first holds."""
+    """The lease prevents two leaders; if there were two, the second would skip rows that the first has locked."""
     ids = await jobs.ready(count=10)
 
     first, second = await jobs.race(
@@ -113,7 +113,7 @@ async def test_two_leaders_racing_mark_each_job_once(jobs, plain):
 
 
 async def test_a_job_that_somebody_is_changing_is_left_for_the_next_pass(jobs, plain):
-    """The leader never waits for a lock."""
+    """The leader does not wait for a row lock."""
     held, free = await jobs.ready(count=2)
 
     async with jobs.database.kernel() as other, other.transaction(), jobs.database.kernel() as conn:
@@ -123,7 +123,7 @@ async def test_a_job_that_somebody_is_changing_is_left_for_the_next_pass(jobs, p
 
 
 async def test_every_key_has_its_turn_before_any_has_its_second(jobs):
-    """A key with a hundred jobs does not stand in front of one with a single job."""
+    """A key with a hundred jobs does not delay a key with a single job."""
     await jobs.ready(KEYED, 100, key="greedy")
     await jobs.ready(KEYED, 1, key="modest", priority=10)
 
@@ -134,7 +134,7 @@ async def test_every_key_has_its_turn_before_any_has_its_second(jobs):
 
 
 async def test_within_a_turn_priority_then_age_decide(jobs):
-    """Fairness first, then the order of a stage without a limit."""
+    """Fairness comes first, then the order of a stage without a limit."""
     await jobs.ready(KEYED, 1, key="a", priority=9)
     await jobs.ready(KEYED, 1, key="b", priority=1)
     await jobs.ready(KEYED, 1, key="b", priority=2)
@@ -148,7 +148,7 @@ async def test_within_a_turn_priority_then_age_decide(jobs):
 
 
 async def test_a_key_never_has_more_in_flight_than_its_limit(jobs):
-    """A thousand jobs of one key, and others unharmed: marked and running count alike, pass after pass."""
+    """One key has a thousand jobs. Dispatched and running jobs count for its limit; other keys are not delayed."""
     await jobs.ready(KEYED, 1_000, key="many")
     await jobs.ready(KEYED, 2, key="few")
     stage = jobs.registry[KEYED]
@@ -171,7 +171,7 @@ async def test_a_key_never_has_more_in_flight_than_its_limit(jobs):
     windows=st.lists(st.integers(0, 12), min_size=1, max_size=3),
 )
 async def test_every_pass_takes_what_turns_priorities_ages_and_limits_say(jobs, backlog, windows):
-    """Whatever the backlog and the window: as if all of it were sorted, whether or not the keys' first jobs suffice."""
+    """A pass picks the same jobs as a sort of the whole backlog, for any backlog and window."""
     await jobs.sql("DELETE FROM proving.keyed_jobs")
     async with jobs.database.session() as session:
         await enqueue_many(session, KEYED, [{"key": key, "priority": priority} for key, priority in backlog])
@@ -197,7 +197,7 @@ async def test_every_pass_takes_what_turns_priorities_ages_and_limits_say(jobs, 
 
 
 async def test_a_pass_without_room_keeps_its_place_among_the_keys(jobs):
-    """It looks at nothing, and the next one goes on where the last was."""
+    """It looks at no key, and the next pass starts where the last one ended."""
     await jobs.ready(KEYED, 1, key="k")
     stage = jobs.registry[KEYED]
 
@@ -208,7 +208,7 @@ async def test_a_pass_without_room_keeps_its_place_among_the_keys(jobs):
 
 
 async def test_a_pick_waits_for_no_disk_and_whoever_comes_after_it_does(jobs, plain):
-    """A mark that is lost with Postgres leaves a message that claims nothing, and a job that is picked again."""
+    """If Postgres loses a ticket in a crash, its message claims nothing and the job is picked again."""
     await jobs.ready()
     show = "SHOW synchronous_commit"
 
@@ -224,7 +224,7 @@ async def test_a_pick_waits_for_no_disk_and_whoever_comes_after_it_does(jobs, pl
 
 
 async def test_a_snoozed_job_frees_its_keys_place(jobs):
-    """It waits outside; the next of its key goes on."""
+    """While it waits, the next job of its key is dispatched."""
     await jobs.ready(KEYED, LIMIT + 1, key="k")
     claimed = await jobs.running(KEYED, 0)
 
@@ -234,7 +234,7 @@ async def test_a_snoozed_job_frees_its_keys_place(jobs):
 
 
 async def test_the_cursor_carries_on_behind_the_keys_of_the_last_pass(jobs):
-    """With more keys than one pass looks at, every key has its turn in the second."""
+    """If there are more keys than one pass looks at, the others have their turn in the next pass."""
     keys = KEYS_PER_PASS + 40
     async with jobs.database.session() as session:
         await enqueue_many(session, KEYED, [{"key": f"key {n:04}"} for n in range(keys)])
@@ -250,7 +250,7 @@ async def test_the_cursor_carries_on_behind_the_keys_of_the_last_pass(jobs):
 
 
 async def test_where_a_pass_finds_few_keys_with_room_it_takes_more_than_the_first_of_each(jobs):
-    """Though more keys follow than one pass looks at: slots must not stay empty for want of a second look."""
+    """This holds even if more keys follow: slots must not stay empty until the next pass."""
     full, free = [f"a{n:04}" for n in range(KEYS_PER_PASS - 2)], ["b1", "b2", "c"]
     stage = jobs.registry[KEYED]
     async with jobs.database.session() as session:
@@ -270,7 +270,7 @@ async def test_where_a_pass_finds_few_keys_with_room_it_takes_more_than_the_firs
 
 
 async def test_old_tickets_are_taken_back_and_young_ones_kept(jobs, plain):
-    """What was dispatched long ago and never claimed is picked again; its old message claims nothing meanwhile."""
+    """A job that was dispatched long ago and not claimed is picked again; its old message claims nothing."""
     [old] = await jobs.dispatched()
     await jobs.sql("UPDATE proving.plain_jobs SET dispatched_at = now() - interval '1 minute'")
     [young] = await jobs.dispatched()
@@ -283,7 +283,7 @@ async def test_old_tickets_are_taken_back_and_young_ones_kept(jobs, plain):
 
 
 async def test_a_claimed_job_keeps_its_mark_however_old(jobs, plain):
-    """It counts against limits until it is settled."""
+    """It counts for the limits until it is settled."""
     [job] = await jobs.running()
 
     async with jobs.database.kernel() as conn:
@@ -293,7 +293,7 @@ async def test_a_claimed_job_keeps_its_mark_however_old(jobs, plain):
 
 
 async def test_only_this_stages_tickets_are_taken_back(jobs):
-    """Two stages share a table; pausing one leaves the other's messages alone."""
+    """Two stages share a table; a pause of one does not affect the other's messages."""
     await jobs.dispatched("proving.first")
 
     async with jobs.database.kernel() as conn:
@@ -302,7 +302,7 @@ async def test_only_this_stages_tickets_are_taken_back(jobs):
 
 
 async def test_a_ticket_handed_back_leaves_newer_ones_alone(jobs, plain):
-    """By id and version: a late hand-back cannot take the mark of a later round."""
+    """Tickets are taken back by id and version, so a late call cannot take back a newer ticket."""
     one, other = await jobs.dispatched(count=2)
     await jobs.claim([other])
 
@@ -314,7 +314,7 @@ async def test_a_ticket_handed_back_leaves_newer_ones_alone(jobs, plain):
 
 
 async def test_a_job_wakes_when_its_time_has_come_and_not_before(jobs, plain):
-    """Due jobs join the ready ones; it is no transition."""
+    """Due jobs become ready; this is no transition."""
     [job] = await jobs.running()
     await jobs.settle(job, Snooze(timedelta(hours=1), "quota"))
     async with jobs.database.kernel() as conn:
@@ -329,7 +329,7 @@ async def test_a_job_wakes_when_its_time_has_come_and_not_before(jobs, plain):
 
 
 async def test_two_wakers_share_the_sleepers(jobs, plain):
-    """The second skips what the first holds."""
+    """The second one skips rows that the first has locked."""
     await jobs.ready(due_at="2000-01-01T00:00:00Z", count=3)
 
     first, second = await jobs.race(lambda conn: wake_due(conn, plain.model), lambda conn: wake_due(conn, plain.model))

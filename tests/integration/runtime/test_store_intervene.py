@@ -30,7 +30,7 @@ async def failed(jobs, *, spent: int = 0):
 
 
 async def test_a_ready_job_is_cancelled_at_once(jobs):
-    """It never runs; the reason is in its history, the time in its row."""
+    """It does not run; the history has the reason, the row has the time."""
     [(job_id, version)] = await jobs.dispatched()
 
     assert await cancelled(jobs, job_id) == {job_id}
@@ -44,7 +44,7 @@ async def test_a_ready_job_is_cancelled_at_once(jobs):
 
 
 async def test_a_running_job_is_fenced_off_by_its_cancel(jobs):
-    """Its run can settle nothing after the acknowledgement."""
+    """After the acknowledgement, its run cannot settle."""
     [job] = await jobs.running()
 
     assert await cancelled(jobs, job.id) == {job.id}
@@ -55,7 +55,7 @@ async def test_a_running_job_is_fenced_off_by_its_cancel(jobs):
 
 @pytest.mark.parametrize("outcome", [Complete(), Fail("bad")])
 async def test_an_ended_job_stays_as_it_ended(jobs, outcome):
-    """Cancelling what is done is no error and changes nothing."""
+    """To cancel an ended job is no error and changes nothing."""
     [job] = await jobs.running()
     await jobs.settle(job, outcome)
     before = await jobs.row(job.id)
@@ -65,7 +65,7 @@ async def test_an_ended_job_stays_as_it_ended(jobs, outcome):
 
 
 async def test_a_cancelled_job_is_cancelled_once(jobs, plain):
-    """Of two people at two consoles, one did it."""
+    """If two people cancel a job, only one of them did it."""
     [job_id] = await jobs.ready()
 
     first, second = await jobs.race(
@@ -78,7 +78,7 @@ async def test_a_cancelled_job_is_cancelled_once(jobs, plain):
 
 
 async def test_a_cancel_that_comes_after_a_settle_finds_nothing_to_do(jobs, plain):
-    """It waits for the settle's commit, then sees the job ended."""
+    """It waits for the commit of the settle and then finds that the job has ended."""
     [job] = await jobs.running()
 
     settled, cancelled_ = await jobs.race(
@@ -90,7 +90,7 @@ async def test_a_cancel_that_comes_after_a_settle_finds_nothing_to_do(jobs, plai
 
 
 async def test_many_are_cancelled_in_one_statement(jobs):
-    """Ready and running together; those that ended are left out."""
+    """Ready and running jobs are cancelled together; ended ones are skipped."""
     [running] = await jobs.running()
     [done] = await jobs.running()
     await jobs.settle(done, Complete())
@@ -100,7 +100,7 @@ async def test_many_are_cancelled_in_one_statement(jobs):
 
 
 async def test_a_failed_job_is_sent_back_with_one_attempt_spent(jobs):
-    """As new, but its last error stays to be read."""
+    """It starts again like a new job, but keeps its last error."""
     job = await failed(jobs, spent=1)
 
     assert await retried(jobs, job.id) == {job.id}
@@ -113,7 +113,7 @@ async def test_a_failed_job_is_sent_back_with_one_attempt_spent(jobs):
 
 
 async def test_a_job_without_attempts_is_granted_one(jobs):
-    """What failed it is mended by now: it runs once more, no more than that, and its history says why it may."""
+    """After the cause is repaired, it runs exactly once more; its history says why it may."""
     job = await failed(jobs, spent=5)
 
     assert await retried(jobs, job.id) == {job.id}
@@ -127,7 +127,7 @@ async def test_a_job_without_attempts_is_granted_one(jobs):
 
 
 async def test_a_table_that_bounds_its_attempts_keeps_its_bound(jobs):
-    """Of many, those that reached it stay failed; the others go back."""
+    """Jobs that reached the bound stay failed; the others go back to ready."""
     [profile] = await jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id")
     scoring = await jobs.running("scoring.score", 3, profile_id=profile["id"], prompt="Judge.")
     for job in scoring:
@@ -145,7 +145,7 @@ async def test_a_table_that_bounds_its_attempts_keeps_its_bound(jobs):
 
 @pytest.mark.parametrize("state", ["ready", "running", "completed", "cancelled"])
 async def test_only_a_failed_job_is_retried(jobs, state):
-    """A retry of anything else would run twice what runs, or undo what is done."""
+    """A retry in another state would run a job twice or undo its result."""
     if state == "ready":
         [job_id] = await jobs.ready()
     else:
@@ -160,7 +160,7 @@ async def test_only_a_failed_job_is_retried(jobs, state):
 
 
 async def test_two_retries_spend_one_attempt(jobs, plain):
-    """The second waits, then finds the job ready."""
+    """The second one waits and then finds that the job is ready."""
     job = await failed(jobs)
 
     first, second = await jobs.race(
@@ -173,7 +173,7 @@ async def test_two_retries_spend_one_attempt(jobs, plain):
 
 
 async def test_a_job_that_failed_in_its_second_step_goes_on_there(jobs):
-    """Its first step is not done again."""
+    """Its first step is not repeated."""
     [job] = await jobs.running("proving.first")
     await jobs.settle(job, Complete(), "proving.first")
     [job] = await jobs.running("proving.second", 0)
@@ -185,7 +185,7 @@ async def test_a_job_that_failed_in_its_second_step_goes_on_there(jobs):
 
 
 async def test_a_job_that_failed_in_its_first_step_starts_there(jobs):
-    """Each goes back to where it was."""
+    """Each job goes back to the step in which it failed."""
     [job] = await jobs.running("proving.first")
     await jobs.settle(job, Fail("bad"), "proving.first")
 
@@ -195,7 +195,7 @@ async def test_a_job_that_failed_in_its_first_step_starts_there(jobs):
 
 
 async def test_a_pause_is_kept_with_who_and_when_and_ends_with_resume(jobs):
-    """A second pause does not take the first one's name."""
+    """A second pause does not replace the name of the first."""
     async with jobs.database.kernel() as conn:
         assert await pause(conn, PLAIN, by="alice")
         assert await pause(conn, PLAIN, by="bob")
@@ -208,7 +208,7 @@ async def test_a_pause_is_kept_with_who_and_when_and_ends_with_resume(jobs):
 
 
 async def test_an_unknown_stage_is_neither_paused_nor_resumed(jobs):
-    """The caller is told, so that a typing error is no silent pause of nothing."""
+    """The caller learns it, so that a typing error does not look like a pause."""
     async with jobs.database.kernel() as conn:
         assert not await pause(conn, "proving.typo", by="alice")
         assert not await resume(conn, "proving.typo")

@@ -1,4 +1,4 @@
-"""Worker processes and the leader, as rows."""
+"""The rows of worker processes and of the leader."""
 
 import asyncio
 import uuid
@@ -15,11 +15,11 @@ from workers.runtime.store.processes import (
     beat_heart,
     forget_silent_workers,
     mark_draining,
-    publish_limits,
     remove_worker,
     report_leader,
     survey,
     try_to_lead,
+    write_limits,
 )
 
 
@@ -33,7 +33,7 @@ async def capacity(jobs, stage: str = PLAIN) -> StageCapacity:
 
 
 async def test_a_heartbeat_writes_one_row_and_tells_the_databases_time(jobs):
-    """Beating again renews it; whatever runs, it is one row."""
+    """The next heartbeat renews the same row."""
     worker = worker_row()
     async with jobs.database.kernel() as conn:
         await beat_heart(conn, worker, running=1)
@@ -46,7 +46,7 @@ async def test_a_heartbeat_writes_one_row_and_tells_the_databases_time(jobs):
 
 
 async def test_a_stage_may_use_the_slots_of_every_living_worker_of_its_queue(jobs):
-    """Draining, silent and foreign workers count for nothing."""
+    """Workers that are draining, silent or of another queue do not count."""
     living, other, draining, silent, foreign = [worker_row() for _ in range(4)] + [worker_row(queues=("scoring",))]
     async with jobs.database.kernel() as conn:
         for worker in (living, other, draining, silent, foreign):
@@ -59,12 +59,12 @@ async def test_a_stage_may_use_the_slots_of_every_living_worker_of_its_queue(job
 
 
 async def test_a_stage_without_workers_has_no_slots(jobs):
-    """Nothing is dispatched to nobody."""
+    """Then nothing is dispatched."""
     assert await capacity(jobs) == StageCapacity(paused=False, slots=0, workers=0)
 
 
 async def test_a_worker_that_stopped_is_forgotten_at_once_and_one_that_vanished_after_a_day(jobs):
-    """Its jobs were rescued long before."""
+    """The jobs of the second one were rescued long before."""
     stopped, vanished, living = worker_row(), worker_row(), worker_row()
     async with jobs.database.kernel() as conn:
         for worker in (stopped, vanished, living):
@@ -80,7 +80,7 @@ async def test_a_worker_that_stopped_is_forgotten_at_once_and_one_that_vanished_
 
 
 async def test_one_leads_until_its_connection_goes(jobs):
-    """The lease ends with its session; whoever asks next has it then, under a greater term."""
+    """The lease ends with its session; the next session that tries gets it, with a greater term."""
     one, other = await jobs.database.listen(), await jobs.database.listen()
     async with other:
         async with one:
@@ -95,7 +95,7 @@ async def test_one_leads_until_its_connection_goes(jobs):
 
 
 async def test_a_lease_that_ran_out_is_taken_from_a_living_session(jobs):
-    """A leader that says nothing is replaced though it is still connected, and is told so when it speaks again."""
+    """A silent leader is replaced although it is still connected; its next report raises."""
     one, other = await jobs.database.listen(), await jobs.database.listen()
     async with one, other:
         stalled = await try_to_lead(one, name="one")
@@ -112,7 +112,7 @@ async def test_a_lease_that_ran_out_is_taken_from_a_living_session(jobs):
 
 
 async def test_a_late_leader_may_go_on_until_another_one_leads(jobs):
-    """Time alone takes nothing away: what counts is whether somebody else has begun."""
+    """An expired lease alone does not end a term; another leader does."""
     async with await jobs.database.listen() as conn:
         term = await try_to_lead(conn, name="one")
         assert term
@@ -125,7 +125,7 @@ async def test_a_late_leader_may_go_on_until_another_one_leads(jobs):
 
 
 async def test_a_term_never_comes_back(jobs):
-    """Not even where the row is gone, as after a crash of the server, which empties unlogged tables."""
+    """This holds even if the row is gone, for example after a server crash, which empties unlogged tables."""
     terms = []
     for _ in range(3):
         async with await jobs.database.listen() as conn:
@@ -136,7 +136,7 @@ async def test_a_term_never_comes_back(jobs):
 
 
 async def test_of_many_who_ask_at_once_one_leads(jobs):
-    """However often the lease is free at that moment."""
+    """This holds at each attempt, also while the lease is free."""
     connections = [await jobs.database.listen() for _ in range(8)]
     for _ in range(20):
         await jobs.sql("UPDATE runtime.dispatcher SET expires_at = now() - interval '1 second'")
@@ -147,7 +147,7 @@ async def test_of_many_who_ask_at_once_one_leads(jobs):
 
 
 async def test_a_leaders_report_keeps_what_it_does_not_say(jobs):
-    """Showing itself does not change whether it wants to be rung."""
+    """A renewal does not change ``listening``."""
     async with await jobs.database.listen() as conn:
         term = await try_to_lead(conn, name="one")
         assert term
@@ -159,9 +159,9 @@ async def test_a_leaders_report_keeps_what_it_does_not_say(jobs):
 
 
 async def test_declared_limits_are_written_beside_their_stages(jobs):
-    """So that ``runtime.jobs`` can say that one is reached."""
+    """``runtime.jobs`` needs them to say that a limit is reached."""
     async with jobs.database.kernel() as conn:
-        await publish_limits(conn, jobs.registry.values())
+        await write_limits(conn, jobs.registry.values())
 
     rows = await jobs.sql("SELECT name, limit_at_most FROM runtime.stages WHERE name LIKE 'proving%'")
     assert {row["name"]: row["limit_at_most"] for row in rows} == {

@@ -1,4 +1,4 @@
-"""Rescue and prune: what nobody will finish is freed, what nobody needs is deleted."""
+"""Rescue and prune: free jobs that nobody will finish, delete jobs that nobody needs."""
 
 from datetime import timedelta
 
@@ -19,12 +19,12 @@ async def rescue(jobs, stage, *, led_for: timedelta = LONG) -> int:
 
 
 async def silence(jobs, seconds: float) -> None:
-    """Let every worker's last heartbeat be this long ago."""
+    """Set every worker's last heartbeat to this long ago."""
     await jobs.sql("UPDATE runtime.workers SET heartbeat_at = now() - make_interval(secs => %s)", seconds)
 
 
 async def test_the_job_of_a_silent_worker_runs_again_at_once_for_one_attempt(jobs, plain):
-    """The first rescue does not wait; its reason is kept as the last error."""
+    """The first rescue does not delay the job; the job's last error says the reason."""
     await jobs.worker(worker_id=jobs.owner, lease_seconds=10)
     [job] = await jobs.running()
     await silence(jobs, 11)
@@ -40,14 +40,14 @@ async def test_the_job_of_a_silent_worker_runs_again_at_once_for_one_attempt(job
 
 
 async def test_the_job_of_a_worker_without_a_row_is_rescued(jobs, plain):
-    """Nobody vouches for it."""
+    """No lease covers it."""
     await jobs.running()
 
     assert await rescue(jobs, plain) == 1
 
 
 async def test_a_living_worker_keeps_its_jobs_however_long_they_take(jobs, plain):
-    """Age is no reason: a long job is never run twice."""
+    """The age of a run does not count: a long job does not run twice."""
     await jobs.worker(worker_id=jobs.owner, lease_seconds=10)
     await jobs.running()
     await jobs.unguarded("UPDATE proving.plain_jobs SET started_at = now() - interval '2 days'")
@@ -56,7 +56,7 @@ async def test_a_living_worker_keeps_its_jobs_however_long_they_take(jobs, plain
 
 
 async def test_no_lease_ends_sooner_than_its_length_after_the_leader_began(jobs, plain):
-    """Postgres was away and no heart could beat: living workers have time to be heard again."""
+    """While Postgres was away, no worker could write a heartbeat; now they have time to do it."""
     await jobs.worker(worker_id=jobs.owner, lease_seconds=10)
     await jobs.running()
     await silence(jobs, 3_600)
@@ -66,7 +66,7 @@ async def test_no_lease_ends_sooner_than_its_length_after_the_leader_began(jobs,
 
 
 async def test_a_deadline_long_past_is_rescued_from_a_living_worker(jobs, plain):
-    """A process that hangs still beats; its job's own deadline plus a margin frees the job."""
+    """A process that hangs still writes heartbeats; the job is freed after its deadline plus a margin."""
     await jobs.worker(worker_id=jobs.owner)
     [job] = await jobs.running()
     await jobs.sql("UPDATE proving.plain_jobs SET deadline_at = now() - %s + interval '1 second'", DEADLINE_MARGIN)
@@ -79,7 +79,7 @@ async def test_a_deadline_long_past_is_rescued_from_a_living_worker(jobs, plain)
 
 
 async def test_a_job_that_silences_every_worker_fails_in_the_end(jobs, plain):
-    """Each rescue costs an attempt and waits longer than the last; the job cannot loop for ever."""
+    """Each rescue costs an attempt and delays the job longer than the last one, so it cannot loop forever."""
     [job] = await jobs.running()
     waits = []
     for _ in range(5):
@@ -98,7 +98,7 @@ async def test_a_job_that_silences_every_worker_fails_in_the_end(jobs, plain):
 
 
 async def test_the_rescued_run_can_settle_nothing_any_more(jobs, plain):
-    """The worker was only slow: its outcome comes under an old fence."""
+    """The worker was only slow: its outcome has an old fence."""
     [stale] = await jobs.running()
     await rescue(jobs, plain)
 
@@ -108,7 +108,7 @@ async def test_the_rescued_run_can_settle_nothing_any_more(jobs, plain):
 
 @pytest.mark.parametrize("status", ["pending", "completed", "failed", "cancelled"])
 async def test_what_does_not_run_is_not_rescued(jobs, plain, status):
-    """Ready and terminal jobs have no lease to lose, even with an owner on record."""
+    """Ready and terminal jobs hold no lease, even if their row has an owner."""
     [job] = await jobs.running()
     ended = None if status == "pending" else "now"
     await jobs.sql(
@@ -132,7 +132,7 @@ async def test_two_rescuers_free_a_job_once(jobs, plain):
 
 
 async def test_a_settle_under_way_is_not_rescued(jobs, plain):
-    """The rescuer skips the row that its worker holds at this moment."""
+    """The rescue skips the row that the worker has locked."""
     [job] = await jobs.running()
 
     settled, rescued = await jobs.race(
@@ -145,7 +145,7 @@ async def test_a_settle_under_way_is_not_rescued(jobs, plain):
 
 
 async def test_a_rescue_of_the_second_step_goes_back_to_the_second(jobs):
-    """The first step's work is kept."""
+    """The first step is not repeated."""
     [job] = await jobs.running("proving.first")
     await jobs.settle(job, Complete(), "proving.first")
     await jobs.running("proving.second", 0)
@@ -156,7 +156,7 @@ async def test_a_rescue_of_the_second_step_goes_back_to_the_second(jobs):
 
 
 async def test_a_heartbeat_that_comes_in_time_keeps_the_lease(jobs, plain):
-    """One row per process is every lease it holds."""
+    """One row per process is the lease of all its jobs."""
     row = WorkerRow(id=jobs.owner, name="w", queues=("proving",), slots=1, lease_seconds=10)
     await jobs.worker(worker_id=jobs.owner, lease_seconds=10)
     await jobs.running()
@@ -183,7 +183,7 @@ async def prune_once(jobs, plain, **options) -> int:
 
 
 async def test_jobs_past_their_tables_retention_are_deleted(jobs, plain):
-    """A day, for this table; younger ones stay, and so does the history of all."""
+    """This table keeps a day. Younger jobs stay, and so does the history of all jobs."""
     retention = plain.model.__lifecycle__.retention
     [old] = await ended(jobs, ago=retention + timedelta(minutes=1))
     [young] = await ended(jobs, ago=retention - timedelta(minutes=1))
@@ -196,7 +196,7 @@ async def test_jobs_past_their_tables_retention_are_deleted(jobs, plain):
 
 
 async def test_a_job_that_has_not_ended_is_kept_however_old(jobs, plain):
-    """Age alone deletes nothing."""
+    """Age alone deletes no job."""
     await jobs.running()
     await jobs.ready()
     await jobs.unguarded(
@@ -207,7 +207,7 @@ async def test_a_job_that_has_not_ended_is_kept_however_old(jobs, plain):
 
 
 async def test_a_prune_takes_no_more_than_its_batch_and_the_oldest_first(jobs, plain):
-    """Many short transactions instead of a long one."""
+    """A prune uses many short transactions, not a long one."""
     for days in (3, 5, 4):
         await ended(jobs, ago=timedelta(days=days))
 
@@ -218,7 +218,7 @@ async def test_a_prune_takes_no_more_than_its_batch_and_the_oldest_first(jobs, p
 
 
 async def test_a_job_retried_meanwhile_survives_its_prune(jobs, plain):
-    """The operator's retry holds the row; the prune skips it and, later, finds it ready."""
+    """The operator's retry has locked the row; the prune skips it and later finds it ready."""
     [job] = await jobs.running()
     await jobs.settle(job, Fail("bad"))
     await jobs.unguarded("UPDATE proving.plain_jobs SET completed_at = now() - interval '9 days'")
@@ -233,7 +233,7 @@ async def test_a_job_retried_meanwhile_survives_its_prune(jobs, plain):
 
 
 async def test_two_prunes_delete_a_job_once(jobs, plain):
-    """The second skips what the first holds."""
+    """The second one skips rows that the first has locked."""
     await ended(jobs, ago=timedelta(days=2), count=3)
 
     first, second = await jobs.race(lambda conn: prune(conn, plain.model), lambda conn: prune(conn, plain.model))
@@ -242,7 +242,7 @@ async def test_two_prunes_delete_a_job_once(jobs, plain):
 
 
 async def test_a_cancel_that_races_a_rescue_wins_or_finds_the_job_ready(jobs, plain):
-    """Whoever comes second works on what the first left."""
+    """The second of both works on the result of the first."""
     [job] = await jobs.running()
 
     rescued, cancelled = await jobs.race(

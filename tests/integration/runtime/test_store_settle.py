@@ -1,4 +1,4 @@
-"""Settle: every outcome under its fence, many in one statement; each happy, stale, in a wrong state, and twice."""
+"""Settle many outcomes in one statement, each under its fence: happy, stale, in a wrong state, and twice."""
 
 from datetime import timedelta
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from tests.support.settlements import SETTLEMENTS
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.store.intervene import cancel
-from workers.runtime.store.settle import settle, settled_by
+from workers.runtime.store.settle import find_settled, settle
 
 
 class Left(NamedTuple):
-    """What an outcome leaves of a job's first run; ``delay`` as drawn or asked for."""
+    """The state in which an outcome leaves a job's first run; ``delay`` is drawn or given."""
 
     status: str
     action: str
@@ -37,7 +37,7 @@ every_outcome = pytest.mark.parametrize("settlement", [settlement for settlement
 
 @pytest.mark.parametrize(("settlement", "left"), LEFT, ids=IDS)
 async def test_an_outcome_under_its_fence_is_recorded(jobs, settlement, left):
-    """State, version, attempts, times and history say the same; the ticket and the deadline are gone."""
+    """State, version, attempts, times and history agree; ticket and deadline are removed."""
     [job] = await jobs.running()
 
     assert await jobs.settle(job, settlement)
@@ -67,7 +67,7 @@ async def test_a_stale_run_settles_nothing(jobs, settlement):
 
 @every_outcome
 async def test_a_job_that_does_not_run_is_not_settled(jobs, settlement):
-    """Even under its version: an outcome needs a claim first."""
+    """This holds even under its version: an outcome needs a claim first."""
     [job] = await jobs.running()
     [job_id] = await jobs.ready()
     job.id, job.version = job_id, 1
@@ -79,7 +79,7 @@ async def test_a_job_that_does_not_run_is_not_settled(jobs, settlement):
 
 @every_outcome
 async def test_two_settles_of_one_run_record_one(jobs, plain, settlement):
-    """The second waits for the first's commit, then finds the fence gone."""
+    """The second one waits for the first one's commit and then finds a newer version."""
     [job] = await jobs.running()
     row, rival = jobs.outcome(job, settlement), jobs.outcome(job, Complete())
 
@@ -94,7 +94,7 @@ async def test_two_settles_of_one_run_record_one(jobs, plain, settlement):
 
 @every_outcome
 async def test_a_settle_that_races_a_cancel_loses_or_wins_whole(jobs, plain, settlement):
-    """A cancelled job's outcome is refused, whatever it was."""
+    """Any outcome of a cancelled job is refused."""
     [job] = await jobs.running()
 
     won, lost = await jobs.race(
@@ -107,7 +107,7 @@ async def test_a_settle_that_races_a_cancel_loses_or_wins_whole(jobs, plain, set
 
 
 async def test_a_batch_records_each_outcome_as_its_own(jobs, plain):
-    """Different states, delays and reasons in one statement; a stale one is left out."""
+    """One statement records different states, delays and reasons; it skips a stale run."""
     done, again, bad, stale = await jobs.running(count=4)
     await jobs.settle(stale, Release("rescued meanwhile"))
     rows = [
@@ -129,7 +129,7 @@ async def test_a_batch_records_each_outcome_as_its_own(jobs, plain):
 
 
 async def test_values_reach_their_columns_whatever_their_types(jobs):
-    """JSON, numbers and text are read back by the column's own type."""
+    """JSON, numbers and text are read back with the type of the column."""
     [job] = await jobs.running()
 
     await jobs.settle(job, Complete({"result": {"nested": ["ä", 1.5, None]}, "effects": 7, "key": "k'\"\\"}))
@@ -139,7 +139,7 @@ async def test_values_reach_their_columns_whatever_their_types(jobs):
 
 
 async def test_completing_the_first_step_makes_the_job_ready_for_the_second(jobs):
-    """No terminal time, no lease, and the second stage finds it."""
+    """It has no end time and no lease, and the second stage can claim it."""
     [job] = await jobs.running("proving.first")
 
     await jobs.settle(job, Complete(), "proving.first")
@@ -150,7 +150,7 @@ async def test_completing_the_first_step_makes_the_job_ready_for_the_second(jobs
 
 
 async def test_one_bad_row_refuses_the_whole_statement(jobs, plain):
-    """The store says no and changes nothing; taking the rows apart is the settler's business."""
+    """The store raises and changes nothing; the settler tries the rows one by one."""
     good, bad = await jobs.running(count=2)
     rows = [jobs.outcome(good, Complete({"key": "k"})), jobs.outcome(bad, Complete({"key": "k" * 51}))]
 
@@ -162,7 +162,7 @@ async def test_one_bad_row_refuses_the_whole_statement(jobs, plain):
 
 
 async def test_history_tells_our_own_settle_from_a_lost_fence(jobs):
-    """After a commit whose answer was lost, ``changed_by`` and action of the next version decide."""
+    """After a commit with a lost answer, ``changed_by`` and the action of the next version decide."""
     mine, theirs, passed_on, open_ = await jobs.running(count=4)
     await jobs.settle(mine, Complete())
     rows = [jobs.outcome(job, Complete()) for job in (mine, theirs, passed_on, open_)]
@@ -172,13 +172,13 @@ async def test_history_tells_our_own_settle_from_a_lost_fence(jobs):
             await cancel(conn, type(theirs), [theirs.id], reason="no more")
         await cancel(conn, type(passed_on), [passed_on.id], reason="a person's, through this very worker")
 
-        assert await settled_by(conn, type(mine), rows, changed_by="test") == {mine.id}
+        assert await find_settled(conn, type(mine), rows, changed_by="test") == {mine.id}
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(settlement=SETTLEMENTS)
 async def test_any_settlement_is_accepted_by_the_database_and_adds_one_to_the_version(jobs, settlement):
-    """Whatever is decided is legal to the trigger and to every CHECK of the table."""
+    """Every decision is legal for the trigger and for every CHECK of the table."""
     [job] = await jobs.running(count=1)
 
     assert await jobs.settle(job, settlement)

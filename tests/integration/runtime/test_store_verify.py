@@ -1,4 +1,4 @@
-"""Hold jobs against their recorded history: sound ones pass, and each kind of damage is found."""
+"""Check jobs against their history: sound jobs pass, and each kind of damage is found."""
 
 from collections.abc import Callable, Iterator
 from uuid import UUID
@@ -40,7 +40,7 @@ def job_id(connection: Connection) -> UUID:
 
 
 async def test_a_retried_job_ended_once_for_each_time_it_could(database: Database, job_id: UUID) -> None:
-    """An operator's retry opens a failed job again: two ends are right then."""
+    """An operator's retry reopens a failed job, so two ends are correct."""
     found = await check(database)
 
     assert (found.jobs, found.completed, found.transitions) == (1, 1, 6)
@@ -64,8 +64,8 @@ async def test_a_retried_job_ended_once_for_each_time_it_could(database: Databas
 async def test_damage_is_found_and_the_job_named(
     database: Database, connection: Connection, job_id: UUID, damage: str, kind: str
 ) -> None:
-    """Whatever the triggers make impossible and someone did all the same."""
-    connection.execute(text("SET session_replication_role = replica"))  # as if the triggers were not there
+    """The triggers prevent this damage; the test makes it without them."""
+    connection.execute(text("SET session_replication_role = replica"))  # as if there were no triggers
     connection.execute(text(damage), {"id": job_id})
 
     found = await check(database)
@@ -76,7 +76,7 @@ async def test_damage_is_found_and_the_job_named(
 
 
 async def test_a_pruned_job_s_history_still_counts(database: Database, connection: Connection, job_id: UUID) -> None:
-    """Rows go after their retention, their transitions stay: that is no violation."""
+    """Rows are deleted after their retention, their transitions stay: this is no violation."""
     connection.execute(text(f"DELETE FROM {JOBS}"))
 
     found = await check(database)
@@ -88,7 +88,7 @@ async def test_a_pruned_job_s_history_still_counts(database: Database, connectio
 async def test_a_job_that_is_gone_before_its_end_is_lost(
     database: Database, connection: Connection, job_id: UUID, status: str
 ) -> None:
-    """Somebody deleted the row of a waiting or running job: nobody will ever run it."""
+    """Somebody deleted the row of a waiting or running job: it will never run."""
     lost: UUID = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
     connection.execute(text(f"UPDATE {JOBS} SET dispatched_at = now() WHERE id = :id"), {"id": lost})
     if status == "processing":
@@ -107,7 +107,7 @@ async def test_a_job_that_is_gone_before_its_end_is_lost(
 
 @pytest.fixture
 def forget_table(connection: Connection) -> Iterator[Callable[[], None]]:
-    """Return what takes the table out of the kernel's catalogue, as a migration that goes down does; undone after."""
+    """Return a function that removes the table from the kernel's catalogue, like a downgrade; undone after the test."""
     kept = ("runtime.lifecycles", "runtime.stages")
     for number, name in enumerate(kept):
         rows = f"SELECT * FROM {name} WHERE table_name = '{JOBS}'"
@@ -127,7 +127,7 @@ def forget_table(connection: Connection) -> Iterator[Callable[[], None]]:
 async def test_a_job_of_a_table_that_is_gone_is_lost_unless_it_ended(
     database: Database, connection: Connection, job_id: UUID, forget_table: Callable[[], None]
 ) -> None:
-    """A migration went down: no lifecycle says which states were ends, so the last action decides."""
+    """After a downgrade no lifecycle says which states were terminal, so the last action decides."""
     connection.execute(text(f"INSERT INTO {JOBS} DEFAULT VALUES"))
     cancelled = connection.scalar(text(f"INSERT INTO {JOBS} DEFAULT VALUES RETURNING id"))
     connection.execute(text("SELECT runtime.cancel(:id, 'with its table')"), {"id": cancelled})

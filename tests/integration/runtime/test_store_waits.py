@@ -1,4 +1,4 @@
-"""A wait ends once: by a decision, by its deadline or by a cancel. Each of these four ways, as style.md asks."""
+"""A wait ends once: by a decision, by its deadline or by a cancel. Each transition has the four tests of style.md."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +25,7 @@ def decision(ticket, into="approved", **more):
 
 
 async def test_a_step_that_leads_to_a_wait_sets_its_deadline(jobs):
-    """Nobody has it: no ticket, no lease, no deadline of a run."""
+    """No worker has the job: no ticket, no lease, no deadline of a run."""
     [(job_id, _)] = await waiting(jobs)
 
     row = await jobs.row(job_id, ASK)
@@ -36,7 +36,7 @@ async def test_a_step_that_leads_to_a_wait_sets_its_deadline(jobs):
 
 
 async def test_a_handler_may_name_the_deadline(jobs):
-    """As a time."""
+    """The deadline is given as a time."""
     at = datetime(2031, 5, 4, 3, 2, tzinfo=UTC)
 
     [(job_id, _)] = await waiting(jobs, until=at)
@@ -45,7 +45,7 @@ async def test_a_handler_may_name_the_deadline(jobs):
 
 
 async def test_a_handler_may_choose_a_wait(jobs):
-    """A remote agent was asked: the job waits for it and goes back to the same step."""
+    """The handler asked a remote agent: the job waits for it and goes back to the same step."""
     ticket = await awaiting_agent(jobs, until=timedelta(minutes=1))
     assert (await jobs.row(ticket[0], ACT))["status"] == "awaiting_agent"
 
@@ -67,7 +67,7 @@ async def test_a_handler_may_choose_an_end_of_its_domain(jobs):
 
 
 async def test_a_run_that_lost_its_job_cannot_have_it_wait(jobs):
-    """Stale, cancelled or settled twice: the row stays as it is."""
+    """If the run is stale, cancelled or settled already, the row stays as it is."""
     [stale], [gone] = await jobs.running(ASK), await jobs.running(ASK)
     await jobs.settle(stale, Release("drain"), ASK)
     await cancelled(jobs, gone.id)
@@ -78,7 +78,7 @@ async def test_a_run_that_lost_its_job_cannot_have_it_wait(jobs):
 
 
 async def test_of_two_settles_at_once_one_has_the_job_wait(jobs):
-    """A run whose answer was lost and who asks again enters the wait once."""
+    """A run that lost the answer of its settle and settles again enters the wait once."""
     [job] = await jobs.running(ASK)
     row = jobs.outcome(job, Complete(), ASK)
 
@@ -91,7 +91,7 @@ async def test_of_two_settles_at_once_one_has_the_job_wait(jobs):
 
 @pytest.mark.parametrize("outcome", [Complete(into="approved"), Complete(until=datetime(2031, 1, 1))])  # noqa: DTZ001
 async def test_a_handler_that_leads_nowhere_fails_with_its_name(jobs, database_url, outcome):
-    """It is wrong every time: no attempt would mend it."""
+    """The error is permanent: another attempt would fail too."""
     registry = Registry()
 
     @stage(ASK, of=WaitingJob, payload=Act, into=registry)
@@ -112,7 +112,7 @@ async def test_a_handler_that_leads_nowhere_fails_with_its_name(jobs, database_u
 
 
 async def test_a_decision_makes_the_job_ready_in_the_name_of_who_decided(jobs):
-    """Actor, reason and place are in the history, the deadline is gone."""
+    """The history has actor, reason and address; the deadline is removed."""
     [ticket] = await waiting(jobs)
 
     [won] = await decided(jobs, [ticket], "approved", values={"result": {"note": "fine"}})
@@ -128,7 +128,7 @@ async def test_a_decision_makes_the_job_ready_in_the_name_of_who_decided(jobs):
 
 
 async def test_a_decision_may_end_the_job(jobs):
-    """In an end of the domain; a bad one says why."""
+    """The end is one of the domain; a bad end has a reason."""
     [ticket] = await waiting(jobs)
 
     [won] = await decided(jobs, [ticket], "rejected", reason="not now")
@@ -140,7 +140,7 @@ async def test_a_decision_may_end_the_job(jobs):
 
 
 async def test_a_decision_may_lead_to_another_wait(jobs):
-    """With the deadline that it names, and again for the same reason: each decision has its own row of history."""
+    """The decision names the deadline and may repeat the same wait; each decision has a row of history."""
     [ticket] = await waiting(jobs)
     [further] = await decided(jobs, [ticket], SECOND_OPINION, reason="same", until=timedelta(hours=2))
     assert further.won
@@ -156,7 +156,7 @@ async def test_a_decision_may_lead_to_another_wait(jobs):
 
 
 async def test_a_stale_decision_changes_nothing_and_learns_who_decided(jobs):
-    """Somebody else was faster: who, what and when."""
+    """The refusal says who decided before, what, and when."""
     [ticket] = await waiting(jobs)
     await decided(jobs, [ticket], "rejected", actor=BORIS)
 
@@ -169,7 +169,7 @@ async def test_a_stale_decision_changes_nothing_and_learns_who_decided(jobs):
 
 
 async def test_a_decision_about_an_earlier_wait_does_not_count_for_a_later_one(jobs):
-    """A page that was opened before the job asked once more decides nothing."""
+    """A page that was opened before the job waited again cannot decide."""
     earlier = await awaiting_agent(jobs)
     await decided(jobs, [earlier], "approved")
     [job] = await jobs.running(ACT, 0)
@@ -182,7 +182,7 @@ async def test_a_decision_about_an_earlier_wait_does_not_count_for_a_later_one(j
 
 
 async def test_an_expired_wait_tells_the_late_decision_when_it_expired(jobs):
-    """Its job has ended."""
+    """The job has ended."""
     [ticket] = await overdue(jobs)
     await expired(jobs)
 
@@ -193,7 +193,7 @@ async def test_an_expired_wait_tells_the_late_decision_when_it_expired(jobs):
 
 
 async def test_a_job_that_does_not_wait_cannot_be_decided(jobs):
-    """Ready, running or gone."""
+    """The job is ready, running or gone."""
     [ready] = await jobs.dispatched(ASK)
     [running] = await jobs.running(ASK)
     [gone] = await waiting(jobs)
@@ -216,7 +216,7 @@ async def test_a_job_that_does_not_wait_cannot_be_decided(jobs):
     ],
 )
 async def test_a_decision_that_leads_nowhere_is_refused_alone(jobs, into, more, kind, told):
-    """The others of its batch win."""
+    """The other decisions of its batch win."""
     bad, good = await waiting(jobs, 2)
 
     async with jobs.database.kernel() as conn:
@@ -230,7 +230,7 @@ async def test_a_decision_that_leads_nowhere_is_refused_alone(jobs, into, more, 
 
 
 async def test_a_decision_after_the_deadline_loses_before_anything_has_expired_it(jobs):
-    """Beat may be away: the deadline holds all the same."""
+    """The deadline counts even if no beat runs."""
     [ticket] = await overdue(jobs)
 
     [lost] = await decided(jobs, [ticket], "approved")
@@ -240,7 +240,7 @@ async def test_a_decision_after_the_deadline_loses_before_anything_has_expired_i
 
 
 async def test_of_two_decisions_at_once_one_wins(jobs):
-    """The other learns of the first."""
+    """The refusal of the other one names the first."""
     [ticket] = await waiting(jobs)
 
     [first], [second] = await jobs.race(
@@ -254,7 +254,7 @@ async def test_of_two_decisions_at_once_one_wins(jobs):
 
 
 async def test_of_two_decisions_in_one_batch_one_wins(jobs):
-    """And it is told which."""
+    """The result says which one."""
     [ticket] = await waiting(jobs)
 
     async with jobs.database.kernel() as conn:
@@ -266,7 +266,7 @@ async def test_of_two_decisions_in_one_batch_one_wins(jobs):
 
 
 async def test_who_acts_is_forgotten_after_the_decision(jobs):
-    """A transaction of the caller goes on as who it was."""
+    """The caller's transaction continues with its own actor."""
     [ticket], [other] = await waiting(jobs), await waiting(jobs)
 
     async with jobs.database.kernel() as conn, conn.transaction():
@@ -276,8 +276,8 @@ async def test_who_acts_is_forgotten_after_the_decision(jobs):
     assert [(await jobs.history(job))[-1].changed_by for job in (ticket[0], other[0])] == ["anna", "test"]
 
 
-async def test_a_decision_that_makes_ready_rings_the_dispatcher(jobs, listener):
-    """At once: nobody waits for a poll."""
+async def test_a_decision_that_makes_a_job_ready_notifies_the_dispatcher(jobs, listener):
+    """The dispatcher gets a NOTIFY and does not wait for its poll."""
     [ticket] = await waiting(jobs)
     await jobs.sql(
         "INSERT INTO runtime.dispatcher (id, leader, term, expires_at, listening) VALUES (1, 'x', 1, now(), true)"
@@ -293,7 +293,7 @@ async def test_a_decision_that_makes_ready_rings_the_dispatcher(jobs, listener):
 
 
 async def test_a_wait_whose_deadline_passed_ends_as_its_lifecycle_says(jobs):
-    """A bad end says what it waited for and until when."""
+    """A bad end says what the job waited for and until when."""
     [(job_id, _)] = await overdue(jobs)
 
     assert await expired(jobs) == 1
@@ -306,7 +306,7 @@ async def test_a_wait_whose_deadline_passed_ends_as_its_lifecycle_says(jobs):
 
 
 async def test_a_wait_before_its_deadline_is_left_alone(jobs):
-    """And so is a job that does not wait."""
+    """A job that does not wait is not expired either."""
     await waiting(jobs)
     await jobs.ready(ASK)
     await jobs.running(ASK)
@@ -315,7 +315,7 @@ async def test_a_wait_before_its_deadline_is_left_alone(jobs):
 
 
 async def test_an_expiry_that_comes_after_the_decision_finds_nothing(jobs):
-    """Its row has another version, however long ago the deadline was."""
+    """The row has another version, even if the deadline passed long ago."""
     [ticket] = await waiting(jobs)
     await decided(jobs, [ticket], "approved")
     await jobs.unguarded("UPDATE proving.waiting_jobs SET created_at = now() - interval '2 days'")
@@ -325,7 +325,7 @@ async def test_an_expiry_that_comes_after_the_decision_finds_nothing(jobs):
 
 
 async def test_two_beats_expire_each_wait_once(jobs):
-    """What one of them holds, the other leaves out."""
+    """Each one skips rows that the other has locked."""
     await overdue(jobs, 5)
 
     first, second = await jobs.race(
@@ -337,7 +337,7 @@ async def test_two_beats_expire_each_wait_once(jobs):
 
 
 async def test_an_expiry_leaves_the_row_of_who_is_deciding(jobs):
-    """A decision under way that began in time is not overtaken; if it fails, the next pass expires the wait."""
+    """A decision that began in time is not overtaken. If it fails, the next pass expires the wait."""
     [ticket] = await overdue(jobs)
 
     async with jobs.database.kernel() as conn, conn.transaction():
@@ -348,7 +348,7 @@ async def test_an_expiry_leaves_the_row_of_who_is_deciding(jobs):
 
 
 async def test_a_decision_that_waited_for_the_row_past_the_deadline_loses(jobs):
-    """The clock counts at the moment the row is free, not at the statement's start."""
+    """The time at which the row becomes free counts, not the start of the statement."""
     [ticket] = await waiting(jobs, until=timedelta(seconds=0.4))
 
     async def hold(conn):
@@ -360,7 +360,7 @@ async def test_a_decision_that_waited_for_the_row_past_the_deadline_loses(jobs):
 
 
 async def test_a_failed_wait_is_retried_in_the_step_that_led_to_it(jobs):
-    """It asks the agent again; nobody has to approve again, and nothing is passed over."""
+    """The step asks the agent again; no approval is repeated and none is skipped."""
     ticket = await awaiting_agent(jobs, until=timedelta(microseconds=1))
     assert await expired(jobs) == 1
     assert (await jobs.row(ticket[0], ACT))["status"] == "failed"
@@ -375,7 +375,7 @@ async def test_a_failed_wait_is_retried_in_the_step_that_led_to_it(jobs):
 
 
 async def test_a_waiting_job_is_cancelled_at_once(jobs):
-    """Its deadline goes with it."""
+    """Its deadline is removed."""
     [ticket] = await waiting(jobs)
 
     assert await cancelled(jobs, ticket[0]) == {ticket[0]}
@@ -387,7 +387,7 @@ async def test_a_waiting_job_is_cancelled_at_once(jobs):
 
 
 async def test_a_decided_job_that_ended_stays_as_it_ended(jobs):
-    """A cancel that comes late changes nothing."""
+    """A late cancel changes nothing."""
     [ticket] = await waiting(jobs)
     await decided(jobs, [ticket], "rejected")
 
@@ -395,7 +395,7 @@ async def test_a_decided_job_that_ended_stays_as_it_ended(jobs):
 
 
 async def test_of_a_decision_and_a_cancel_at_once_one_counts(jobs):
-    """An end that was decided is final."""
+    """An end by a decision is final."""
     [ticket] = await waiting(jobs)
 
     [won], lost = await jobs.race(
@@ -422,8 +422,8 @@ async def test_of_a_cancel_and_an_expiry_at_once_one_counts(jobs):
 # ── what listeners are told ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_who_listens_hears_of_jobs_that_begin_to_wait_and_of_those_that_end(jobs, listener):
-    """One notification a statement: the table, and each job as id:version."""
+async def test_listeners_learn_of_jobs_that_begin_to_wait_and_of_jobs_that_end(jobs, listener):
+    """One NOTIFY per statement names the table and each job as id:version."""
     await listener.execute("LISTEN gristmill_done")
     tickets = await waiting(jobs, 2)
     assert await _told(listener) == [{f"{id_}:{version}" for id_, version in tickets}]
@@ -438,7 +438,7 @@ async def test_who_listens_hears_of_jobs_that_begin_to_wait_and_of_those_that_en
 
 
 async def test_where_not_all_fit_as_many_are_listed_as_do(jobs, listener):
-    """A payload of more than 7,800 bytes says that there may be more: whoever listens looks at the rows."""
+    """A payload of more than 7,800 bytes may be incomplete: then a listener reads the rows."""
     await listener.execute("LISTEN gristmill_done")
 
     tickets = await waiting(jobs, 250)

@@ -1,4 +1,4 @@
-"""Stages and schedules as people change them, with the one who does it."""
+"""Changes of stages and schedules by people, with the actor."""
 
 import pytest
 
@@ -23,7 +23,7 @@ NIGHTLY = NewSchedule(name="nightly", cron="0 3 * * *", stage=PLAIN, payload={"k
 
 
 async def test_a_pause_keeps_who_paused_first(jobs):
-    """And a resume forgets it."""
+    """A resume clears it."""
     async with jobs.database.kernel() as conn:
         await pause_stage(conn, PLAIN, ANN)
         await pause_stage(conn, PLAIN, BOB)
@@ -36,7 +36,7 @@ async def test_a_pause_keeps_who_paused_first(jobs):
 
 @pytest.mark.parametrize("change", [pause_stage, resume_stage])
 async def test_an_unknown_stage_is_refused_with_the_known_ones(jobs, change):
-    """Field, rule, value and remedy, for a door that shows them apart."""
+    """The refusal has field, rule, value and remedy."""
     async with jobs.database.kernel() as conn:
         with pytest.raises(UnknownStageError) as caught:
             await change(conn, "proving.plian", ANN)
@@ -49,7 +49,7 @@ async def test_an_unknown_stage_is_refused_with_the_known_ones(jobs, change):
 
 
 async def test_a_schedule_lives_from_add_to_remove(database, registry):
-    """Each step returns what a person sees then."""
+    """Each step returns the new view."""
     async with database.session() as session:
         added = await add_schedule(session, registry, NIGHTLY, ANN)
         edited = await edit_schedule(session, registry, "nightly", {"action": "prune"}, ANN)
@@ -64,7 +64,7 @@ async def test_a_schedule_lives_from_add_to_remove(database, registry):
 
 
 async def test_a_job_that_a_person_runs_from_a_schedule_names_them(jobs, database, registry):
-    """Beat's own jobs name beat."""
+    """Jobs that beat enqueues name beat."""
     async with database.session() as session:
         await add_schedule(session, registry, NIGHTLY, ANN)
         job_id = await enqueue_now(session, registry, "nightly", BOB)

@@ -1,4 +1,4 @@
-"""What people see of jobs that wait and of a domain's own ends: reasons, counts, filters, commands."""
+"""How waiting jobs and a domain's own final states are shown: reasons, counts, filters, commands."""
 
 import asyncio
 import re
@@ -11,8 +11,8 @@ from tests.support.proving.models import SECOND_OPINION
 from tests.support.waits import ACT, ASK, awaiting_agent, decided, expired, overdue, waiting
 from workers.runtime.beat.maintenance import expire_waits
 from workers.runtime.handler.outcomes import Complete, Fail
-from workers.runtime.operate.why import why
-from workers.runtime.store.failures import causes
+from workers.runtime.operate.why import explain
+from workers.runtime.store.failures import find_causes
 from workers.runtime.store.intervene import pause, retry
 from workers.runtime.store.read import JobFilter, get_job, list_jobs
 from workers.runtime.store.stages import list_stages
@@ -26,45 +26,45 @@ async def viewed(jobs, job_id):
     async with jobs.database.kernel() as conn:
         job = await get_job(conn, job_id)
         assert job is not None
-        return job, await why(conn, job)
+        return job, await explain(conn, job)
 
 
 async def test_a_waiting_job_says_for_what_and_until_when(jobs):
-    """Whether its stage is paused or has workers."""
+    """This does not depend on a paused stage or missing workers."""
     [(job_id, _)] = await waiting(jobs)
     async with jobs.database.kernel() as conn:
         await pause(conn, ASK, by="anna")
 
-    job, told = await viewed(jobs, job_id)
+    job, shown = await viewed(jobs, job_id)
 
     assert re.fullmatch(f"waiting for an approval until {TIME}", job.wait_reason or "")
     assert (job.stage, job.status, job.shown_as) == (ASK, "awaiting_approval", "in review")
-    assert (told.summary, told.remedy) == (job.wait_reason, None)
+    assert (shown.summary, shown.remedy) == (job.wait_reason, None)
 
 
 async def test_a_wait_that_is_over_waits_for_beat(jobs):
-    """With what to do about it."""
+    """The remedy is shown too."""
     [(job_id, _)] = await overdue(jobs)
 
-    job, told = await viewed(jobs, job_id)
+    job, shown = await viewed(jobs, job_id)
 
     assert re.fullmatch(f"expired at {TIME}, waiting for beat", job.wait_reason or "")
-    assert "gristmill beat" in (told.remedy or "")
+    assert "gristmill beat" in (shown.remedy or "")
 
 
 async def test_an_end_of_the_domain_is_told_by_its_name(jobs):
-    """It is no failure that a retry would mend."""
+    """It is not shown as a failure, and no retry is suggested."""
     [(job_id, _)] = await overdue(jobs)
     await expired(jobs)
 
-    _, told = await viewed(jobs, job_id)
+    _, shown = await viewed(jobs, job_id)
 
-    assert told.summary.startswith("lapsed: waited for an approval until ")
-    assert told.remedy is None
+    assert shown.summary.startswith("lapsed: waited for an approval until ")
+    assert shown.remedy is None
 
 
 async def test_a_job_belongs_to_the_step_from_which_it_waits(jobs):
-    """In the view, the counts and the filter by stage."""
+    """This holds in the view, the counts and the filter by stage."""
     await waiting(jobs, 2)
     agent, _ = await awaiting_agent(jobs)
 
@@ -83,7 +83,7 @@ async def test_a_job_belongs_to_the_step_from_which_it_waits(jobs):
      ("ended", 3), ("completed", 1), ("failed", 1), ("cancelled", 1), ("lapsed", 1), ("rejected", 1)],
 )  # fmt: skip
 async def test_jobs_are_found_by_the_names_of_their_states(jobs, status, count):
-    """Groups, states and public names; an end counts as it is declared."""
+    """Filters accept groups, states and public names; a final state counts as declared."""
     await overdue(jobs)
     await expired(jobs)
     two = await waiting(jobs, 4)
@@ -99,7 +99,7 @@ async def test_jobs_are_found_by_the_names_of_their_states(jobs, status, count):
 
 
 async def test_ends_are_counted_by_their_kind_in_the_stage_where_the_job_ended(jobs):
-    """Good, bad and neutral, beside completed, failed and cancelled; the check of histories counts alike."""
+    """Good, bad and neutral ends are counted with completed, failed and cancelled, also by the check of histories."""
     await overdue(jobs)
     await expired(jobs)
     rejected, waived, *approved = await waiting(jobs, 4)
@@ -113,7 +113,7 @@ async def test_ends_are_counted_by_their_kind_in_the_stage_where_the_job_ended(j
     async with jobs.database.kernel() as conn:
         stages = {one.stage: one for one in await list_stages(conn)}
         checks = {one.stage: one for one in await verify_history(conn)}
-        found = {(one.stage, one.failed) for one in (await causes(conn)).causes}
+        found = {(one.stage, one.failed) for one in (await find_causes(conn)).causes}
 
     assert [(stages[s].failed, stages[s].cancelled, stages[s].completed) for s in (ASK, ACT)] == [
         (1, 1, None),
@@ -126,7 +126,7 @@ async def test_ends_are_counted_by_their_kind_in_the_stage_where_the_job_ended(j
 
 
 async def test_a_job_that_failed_in_its_first_step_belongs_to_it_and_is_retried_there(jobs):
-    """In the view, the counts and a bulk retry; nothing takes it past that step."""
+    """This holds in the view, the counts and a bulk retry; nothing moves it past that step."""
     [job] = await jobs.running(ASK)
     await jobs.settle(job, Fail("bad"), ASK)
 
@@ -140,7 +140,7 @@ async def test_a_job_that_failed_in_its_first_step_belongs_to_it_and_is_retried_
 
 
 async def test_beat_ends_every_wait_that_is_over(jobs):
-    """Of every table, batch by batch, and once."""
+    """Beat ends the waits of every table in batches, each once."""
     await overdue(jobs, 3)
     await waiting(jobs)
 
@@ -150,7 +150,7 @@ async def test_beat_ends_every_wait_that_is_over(jobs):
 
 
 async def test_waiting_jobs_are_listed_explained_and_cancelled_by_command(jobs, gristmill):
-    """As any other that has not ended."""
+    """Commands treat them like all jobs that have not ended."""
     [(job_id, _)] = await waiting(jobs)
 
     [listed] = await asyncio.to_thread(as_json, gristmill, "jobs", "list", "--status", "in review")

@@ -1,4 +1,4 @@
-"""A worker's ear for bad news and its signs of life: runs whose fence is gone end soon, all others go on."""
+"""The fence listener and the heartbeat of a worker: runs with a lost fence end soon, all others go on."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -18,7 +18,7 @@ from workers.runtime.store.rescue import rescue_expired
 
 
 async def test_a_cancelled_job_stops_within_a_second(jobs, worker):
-    """By another connection: the run is told, its task is cancelled, nothing of it is written."""
+    """Another connection cancels the job: the run's task is cancelled and writes nothing."""
     [ticket] = await jobs.dispatched(seconds=60)
     await worker.accept([ticket])
 
@@ -30,8 +30,8 @@ async def test_a_cancelled_job_stops_within_a_second(jobs, worker):
     assert (await jobs.row(ticket[0]))["status"] == "cancelled"
 
 
-async def test_a_job_whose_row_is_gone_stops_though_no_bell_rings(jobs, worker):
-    """Every running fence is looked up each second."""
+async def test_a_job_without_a_row_stops_without_a_notification(jobs, worker):
+    """The fence of every running job is checked each second."""
     [ticket] = await jobs.dispatched(seconds=60)
     await worker.accept([ticket])
 
@@ -42,7 +42,7 @@ async def test_a_job_whose_row_is_gone_stops_though_no_bell_rings(jobs, worker):
 
 
 async def test_a_late_notice_of_an_earlier_run_stops_nothing(jobs, worker):
-    """The job was rescued, came back and is run again, here: the notice of then is not meant for now."""
+    """The job was rescued and runs here again: a notification about the earlier run does not stop it."""
     [ticket] = await jobs.dispatched(seconds=0.3)
     await worker.accept([ticket])
 
@@ -53,7 +53,7 @@ async def test_a_late_notice_of_an_earlier_run_stops_nothing(jobs, worker):
 
 
 async def test_a_notice_that_makes_no_sense_harms_nobody(jobs, worker):
-    """Anyone may ring; the watch goes on listening."""
+    """Anyone may send notifications; the listener goes on."""
     for payload in ("", "nonsense", f"{worker.id} nonsense"):
         await jobs.sql("SELECT pg_notify('gristmill_fence', %s)", payload)
     [ticket] = await jobs.dispatched(seconds=60)
@@ -65,10 +65,10 @@ async def test_a_notice_that_makes_no_sense_harms_nobody(jobs, worker):
 
 
 @pytest.mark.parametrize(
-    ("why", "status", "told"), [("drain", "pending", "release"), ("fence", "processing", "stopped")]
+    ("why", "status", "report"), [("drain", "pending", "release"), ("fence", "processing", "stopped")]
 )
-async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(jobs, worker, why, status, told):
-    """Between claim and start there is a moment too."""
+async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(jobs, worker, why, status, report):
+    """A run can be stopped between its claim and its start."""
     [ticket] = await jobs.dispatched()
 
     await worker.accept([ticket])
@@ -76,12 +76,12 @@ async def test_a_run_that_is_stopped_before_its_first_step_gives_its_slot_back(j
     await worker.idle()
 
     assert worker.kernel.slots.free == worker.kernel.slots.count
-    assert worker.events.of(ticket[0]) == ["started", told]
+    assert worker.events.of(ticket[0]) == ["started", report]
     assert (await jobs.row(ticket[0]))["status"] == status
 
 
 async def test_a_worker_shows_itself_while_it_lives(jobs, worker):
-    """One row, renewed with what runs; it is there before the first claim."""
+    """Its row exists before the first claim and is renewed with the number of running jobs."""
     [first] = await jobs.sql("SELECT heartbeat_at, slots, queues FROM runtime.workers WHERE id = %s", worker.id)
     await worker.accept(await jobs.dispatched(count=2, seconds=60))
 
@@ -92,7 +92,7 @@ async def test_a_worker_shows_itself_while_it_lives(jobs, worker):
 
 
 async def test_a_run_that_lingers_does_not_hide_the_newer_run_of_its_job(jobs, database_url, perform):
-    """Rescued from a handler that does not let go, run again in the same process: the new run stays known."""
+    """A handler does not end, its job is rescued and run again in the same process: the new run stays known."""
     let_go = asyncio.Event()
 
     @perform
@@ -122,13 +122,13 @@ async def test_a_run_that_lingers_does_not_hide_the_newer_run_of_its_job(jobs, d
 
 
 async def rescue_from(jobs, worker: WorkerProcess) -> None:
-    """Free the worker's job as if its deadline were long past."""
+    """Rescue the worker's job as if its deadline had passed long ago."""
     await jobs.sql("UPDATE proving.plain_jobs SET deadline_at = now() - interval '1 minute'")
     async with jobs.database.kernel() as conn:
         assert await rescue_expired(conn, jobs.registry[PLAIN], led_for=timedelta(hours=1)) == 1
 
 
-async def test_a_heart_beats_though_every_connection_of_the_kernel_is_taken(jobs, worker):
+async def test_heartbeats_go_on_although_every_connection_of_the_kernel_is_taken(jobs, worker):
     """Claims and outcomes that wait for locks must not cost a worker its lease."""
     async with AsyncExitStack() as taken:
         for _ in range(KERNEL_CONNECTIONS + 5):
@@ -138,8 +138,8 @@ async def test_a_heart_beats_though_every_connection_of_the_kernel_is_taken(jobs
         await until(lambda: later(jobs, worker, first))
 
 
-async def test_a_heart_whose_connection_fell_silent_takes_another(jobs, database_url, registry):
-    """Whatever is in between still acknowledges what is sent, so that nothing but the heart itself can tell."""
+async def test_a_heartbeat_without_an_answer_opens_another_connection(jobs, database_url, registry):
+    """Something in between still acknowledges the packets, so only the missing answer shows the loss."""
     async with wire_to(database_url) as (url, wire), started_worker(url, registry, lease_seconds=3.0) as worker:
         await until(lambda: heartbeat(jobs, worker))
         wire.fall_silent()
@@ -149,7 +149,7 @@ async def test_a_heart_whose_connection_fell_silent_takes_another(jobs, database
 
 
 async def test_a_worker_whose_lease_ran_out_claims_nothing(jobs, database_url, registry):
-    """Its jobs would be rescued at once, at an attempt's price: it hands the tickets back, and claims when it can."""
+    """Its jobs would be rescued at once, which costs an attempt: it gives the tickets back and claims later."""
     async with started_worker(database_url, registry, lease_seconds=0.5) as worker:
         heart = worker.kernel.parts["heartbeat"]
         heart.cancel()
@@ -162,7 +162,7 @@ async def test_a_worker_whose_lease_ran_out_claims_nothing(jobs, database_url, r
         assert await jobs.actions(ticket[0]) == ["enqueue"]
         assert (await jobs.row(ticket[0]))["dispatched_at"] is None
         assert worker.kernel.slots.free == worker.kernel.slots.count
-        await worker.kernel.show_life()
+        await worker.kernel.write_heartbeat()
         await worker.run(await jobs.dispatched(count=0))
         assert (await jobs.row(ticket[0]))["status"] == "completed"
 
@@ -177,12 +177,12 @@ async def later(jobs, worker, than):
 
 
 async def test_a_worker_whose_settler_failed_lets_its_lease_run_out(jobs, database_url, registry):
-    """It could only claim what it never settles: its jobs are rescued, and it claims no more."""
+    """It could not settle its jobs: they are rescued, and it claims no more."""
     async with started_worker(database_url, registry, lease_seconds=1.0) as worker:
         [ticket] = await jobs.dispatched(seconds=60)
         await worker.accept([ticket])
         with capture_logs() as said:
-            worker.kernel.settler._new.put_nowait(None)  # type: ignore[arg-type]  # no lane: what nobody foresaw
+            worker.kernel.settler._new.put_nowait(None)  # type: ignore[arg-type]  # no lane: an unexpected error
             await until(lambda: any(one["event"] == "worker_part_failed" for one in said))
 
         async def rescued() -> int:

@@ -1,11 +1,11 @@
-"""What a worker's row says of it: its release, and who answers its language model calls, without any secret."""
+"""The row of a worker has its release and its language model provider, without any secret."""
 
 import json
 from dataclasses import asdict
 
 import pytest
 
-from cli.provider import answers, reporting_provider
+from cli.provider import answering_of, reporting_provider
 from config.settings import load
 from gristmill_testing.waiting import until
 from workers.llm.answering import Answering, told
@@ -18,7 +18,7 @@ CHOICE = {"base_url": None, "api_key": None, "llm_model": None, "embedding_model
 
 @pytest.fixture
 def environment(monkeypatch, tmp_path):
-    """Return settings of an environment that names just this."""
+    """Return a function that makes settings from the given environment variables only."""
     monkeypatch.chdir(tmp_path)
 
     def settings(**variables):
@@ -31,8 +31,8 @@ def environment(monkeypatch, tmp_path):
     return settings
 
 
-async def test_the_heart_tells_who_answers(worker, jobs):
-    """As soon as it is known, and as long as nothing else is."""
+async def test_the_heartbeat_reports_the_provider(worker, jobs):
+    """It is written when it is known, and kept until another provider is known."""
     worker.kernel.report_provider({"provider": "offline"})
 
     async def reported():
@@ -50,10 +50,10 @@ async def _moved(jobs, beats):
 
 
 def test_the_environments_provider_is_told_without_its_secrets(environment):
-    """Neither the key nor the credentials of the URL."""
+    """It shows neither the key nor the credentials of the URL."""
     settings = environment(OPENAI_API_KEY="sk-secret-key", OPENAI_BASE_URL="http://user:s3cret@gpu:1234/v1")
 
-    told_ = asdict(answers(settings, None))
+    told_ = asdict(answering_of(settings, None))
 
     assert (told_["provider"], told_["url"], told_["has_key"]) == ("compatible", "http://gpu:1234/v1", True)
     assert "s3cret" not in json.dumps(told_)
@@ -72,18 +72,18 @@ def test_the_environments_provider_is_told_without_its_secrets(environment):
     ],
 )
 def test_the_operators_choice_comes_before_the_environment(environment, variables, choice, provider, url):
-    """As for the calls themselves."""
+    """The same order is used for the calls."""
     settings = environment(**variables)
     chosen = None if choice is None else ProviderChoice(choice[0], **{**CHOICE, **choice[1]})
 
-    found = answers(settings, chosen)
+    found = answering_of(settings, chosen)
 
     assert (found.provider, found.url) == (provider, url)
     assert provider in told(asdict(found))
 
 
 async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environment, database_url, database):
-    """Others can decrypt it; this one's calls fail."""
+    """Other workers can decrypt the choice; the calls of this worker fail, and its row says why."""
     async with database.session() as session:
         values = {"ai_provider": "openrouter", "openrouter_key": "sk-or-v1-0123456789abcdef"}
         await put(session, values, keyring=Keyring([new_key()]))
@@ -99,7 +99,7 @@ async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environme
     assert told_["provider"] == "openrouter"
 
 
-def test_nothing_is_told_of_a_worker_that_has_not():
-    """Of an older release, or in its first seconds."""
+def test_no_provider_is_shown_for_a_worker_without_a_report():
+    """This is true for a worker of an older release, and in the first seconds of a worker."""
     assert told(None) == ""
     assert told(asdict(Answering(provider="offline"))) == "offline"

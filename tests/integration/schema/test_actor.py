@@ -1,4 +1,4 @@
-"""Whom a service speaks for: as it says, as it signs in strict mode, or as its login is bound."""
+"""The user that a service acts for: a name, a signature in strict mode, or the binding of its login."""
 
 import uuid
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def strict(psql):
 
 @pytest.fixture
 def login(psql, database_url):
-    """Make logins with a group, gone after the test; return a connection of each."""
+    """Create logins in a group, dropped after the test; return a connection of each."""
     made, opened = [], []
 
     def log_in(group: str = "gristmill_service", *, binds: UUID | None = None) -> psycopg.Connection:
@@ -64,7 +64,7 @@ def login(psql, database_url):
 
 @pytest.fixture
 def service(login):
-    """A service's own connection."""
+    """A connection of a service."""
     return login()
 
 
@@ -79,7 +79,7 @@ def actor(connection) -> UUID | None:
 
 
 def test_without_strict_mode_a_service_is_believed(service):
-    """It says for whom it speaks; nobody where it says nothing."""
+    """It names the user that it acts for; without a name it acts for nobody."""
     assert actor(service) is None
 
     say(service, ADMIN)
@@ -88,7 +88,7 @@ def test_without_strict_mode_a_service_is_believed(service):
 
 
 def test_what_is_no_id_is_refused_in_one_line(service):
-    """With the setting, the rule and the value, and never taken for nobody."""
+    """The line has the setting, the rule and the value; an invalid id never counts as nobody."""
     say(service, "admin' OR true --")
 
     with pytest.raises(errors.InvalidParameterValue, match=r"gristmill\.user_id must be a UUID, got 'admin'' OR"):
@@ -97,7 +97,7 @@ def test_what_is_no_id_is_refused_in_one_line(service):
 
 @pytest.mark.usefixtures("strict")
 def test_a_signed_user_is_believed(service):
-    """The signature is of that user, by a key the database has, and its time has not come."""
+    """The signature is of that user, by a key in the database, and has not expired."""
     say(service, ADMIN, sign_actor(KEY, ADMIN, expires=at(SOON)))
 
     assert actor(service) == ADMIN
@@ -105,7 +105,7 @@ def test_a_signed_user_is_believed(service):
 
 @pytest.mark.usefixtures("strict")
 def test_nobody_needs_no_signature(service):
-    """Who names no user sees no user's rows: nothing to sign."""
+    """A service that names no user sees no rows of users, so there is nothing to sign."""
     assert actor(service) is None
 
 
@@ -137,7 +137,7 @@ FORGED: dict[str, tuple[Callable[[], str | None], str]] = {
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("forged", FORGED)
 def test_a_forged_signature_raises_and_widens_nothing(service, forged):
-    """One clear line; never nobody in silence, which a policy could take for somebody."""
+    """The error is one clear line. The actor is never silently nobody, which a policy could take for somebody."""
     sign, said = FORGED[forged]
     say(service, ADMIN, sign())
 
@@ -147,7 +147,7 @@ def test_a_forged_signature_raises_and_widens_nothing(service, forged):
 
 @pytest.mark.usefixtures("strict")
 def test_a_signature_ends_while_its_session_lives(service):
-    """What was good a moment ago is replayed in vain."""
+    """A signature that was valid a moment ago is refused after its end."""
     say(service, ADMIN, sign_actor(KEY, ADMIN, expires=at(timedelta(seconds=2))))
     assert actor(service) == ADMIN
 
@@ -161,7 +161,7 @@ def test_a_signature_ends_while_its_session_lives(service):
 
 @pytest.mark.usefixtures("strict")
 def test_two_keys_are_valid_while_one_replaces_the_other(psql, service):
-    """Rotation: the new one at once, the old one until it ends."""
+    """In a rotation the new key is valid at once, the old one until its end."""
     new = new_key()
     keep_key(psql, new)
     for key in (KEY, new):
@@ -192,7 +192,7 @@ def test_python_and_the_database_sign_alike(psql, length):
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("group", ["gristmill_worker", "gristmill_dispatcher", "gristmill_operator"])
 def test_our_own_processes_need_no_signature(login, group):
-    """They speak for nobody who could forge anything, and see all rows anyway."""
+    """They act for no user and see all rows anyway."""
     ours = login(group)
     say(ours, ADMIN)
 
@@ -201,7 +201,7 @@ def test_our_own_processes_need_no_signature(login, group):
 
 @pytest.mark.usefixtures("strict")
 def test_a_superuser_that_becomes_a_service_is_held_for_one(psql):
-    """As a pooler's login does that sets a role for each request; within functions of the owner too."""
+    """A pooler's login does this when it sets a role for each request; it also holds inside functions of the owner."""
     with psql.transaction(force_rollback=True):
         psql.execute("SET LOCAL ROLE gristmill_service")
         say(psql, ADMIN)
@@ -234,13 +234,13 @@ OF_THE_OWNER = (
     "group", ["gristmill_service", "gristmill_gateway", "gristmill_worker", "gristmill_dispatcher"]
 )
 def test_nobody_but_the_owner_reaches_keys_bindings_or_the_switch(login, group, attempt):
-    """A service's injection can neither read a key nor turn strict mode off; nor can a worker."""
+    """Neither SQL injection in a service nor a worker can read a key or turn strict mode off."""
     with pytest.raises(errors.InsufficientPrivilege):
         login(group).execute(attempt)
 
 
 def test_a_search_path_of_the_callers_changes_nothing(service):
-    """What the function calls is found in pg_catalog, whatever lies in front."""
+    """The function finds what it calls in pg_catalog, whatever schema comes first."""
     service.execute("CREATE FUNCTION pg_temp.sha256(bytea) RETURNS bytea LANGUAGE sql AS 'SELECT NULL::bytea'")
     service.execute("CREATE TEMP TABLE role_actors (role_name text, user_id uuid)")
     service.execute("SET search_path = pg_temp, pg_catalog")
@@ -251,7 +251,7 @@ def test_a_search_path_of_the_callers_changes_nothing(service):
 
 @pytest.mark.parametrize("mode", ["plain", "strict"])
 def test_a_bound_login_is_its_user_whatever_it_says(request, login, mode):
-    """A role per tenant: the login proves who it is, so nothing has to be signed."""
+    """One role per tenant: the login proves the user, so no signature is needed."""
     if mode == "strict":
         request.getfixturevalue("strict")
     tenant = login(binds=MALLORY)
@@ -263,7 +263,7 @@ def test_a_bound_login_is_its_user_whatever_it_says(request, login, mode):
 
 
 def test_a_signature_is_not_made_of_what_would_not_hold():
-    """A short key and a time without a zone are mistakes of the caller's, told in one line."""
+    """A short key or a time without a zone is an error of the caller, in one line."""
     with pytest.raises(ValueError, match="key must have 32 bytes or more, got 8"):
         sign_actor(b"password", ADMIN, expires=at(SOON))
     with pytest.raises(ValueError, match="expires must have a time zone"):
@@ -274,7 +274,7 @@ def test_a_signature_is_not_made_of_what_would_not_hold():
 
 
 def test_an_operator_turns_strict_mode_on_once_there_is_a_key(gristmill):
-    """Before that no service could speak for anybody."""
+    """Without a key no service could act for anybody."""
     assert gristmill("security", "strict", "on") == (
         2,
         "",
@@ -289,7 +289,7 @@ def test_an_operator_turns_strict_mode_on_once_there_is_a_key(gristmill):
 
 
 def test_a_printed_key_and_a_printed_signature_hold(gristmill, service):
-    """The key is for Python; the signature is what a person tries with psql."""
+    """The key is for Python; a person can try the signature with psql."""
     code, key, _ = gristmill("security", "new-key")
     assert code == 0
     gristmill("security", "strict", "on")
@@ -303,7 +303,7 @@ def test_a_printed_key_and_a_printed_signature_hold(gristmill, service):
 
 
 def test_a_new_key_ends_the_old_ones_after_a_while(gristmill, psql):
-    """Who still signs with one has that long to learn the new one."""
+    """Services that sign with an old key have this time to get the new one."""
     gristmill("security", "new-key")
     gristmill("security", "new-key", "--old-keys-for", "1h")
 
@@ -316,7 +316,7 @@ def test_a_new_key_ends_the_old_ones_after_a_while(gristmill, psql):
 
 
 def test_a_login_is_bound_and_set_free(gristmill, login, database_url):
-    """One that sees everybody's rows is refused: its binding would protect nothing."""
+    """A login that sees all rows is refused: its binding would protect nothing."""
     tenant, worker = login(), login("gristmill_worker")
     name = tenant.info.user
 
@@ -331,7 +331,7 @@ def test_a_login_is_bound_and_set_free(gristmill, login, database_url):
 
 
 def test_a_signature_is_made_for_a_day_at_most(gristmill):
-    """Longer ones would be refused when they are used."""
+    """The database would refuse a longer one."""
     gristmill("security", "new-key")
 
     code, _, said = gristmill("security", "sign", str(ADMIN), "--for", "2d")
@@ -344,7 +344,7 @@ def test_a_signature_is_made_for_a_day_at_most(gristmill):
 
 @pytest.fixture
 def people(psql):
-    """An administrator and a user with a profile and a job; return their ids."""
+    """Create an administrator, and a user with a profile and a job; return their ids."""
     ids = []
     for name, role in (("root", "ADMIN"), ("user", "USER")):
         [row] = psql.execute("INSERT INTO auth.users (email) VALUES (%s) RETURNING id", [f"{name}@example.test"])
@@ -370,7 +370,7 @@ STATEMENTS = (
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_an_injected_statement_speaks_for_no_administrator(psql, people, service, statement):
-    """It sits in the session of a user who signed, names another one, and is refused whatever it tries."""
+    """It runs in the session of a user who signed and names another user; each try is refused."""
     admin, user = people
     psql.execute("INSERT INTO operations.projects (name) VALUES ('p')")
     psql.execute("INSERT INTO operations.system_settings (key, value) VALUES ('ai_provider', 'offline')")
@@ -386,7 +386,7 @@ def test_an_injected_statement_speaks_for_no_administrator(psql, people, service
 
 @pytest.mark.usefixtures("strict")
 def test_a_signed_user_sees_and_makes_rows_of_their_own(psql, people, service):
-    """In strict mode everything else is as before: defaults, policies and doors ask the same function."""
+    """In strict mode nothing else changes: defaults, policies and doors call the same function."""
     _, user = people
     psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('another''s', gen_random_uuid())")
     say(service, user, fair(user=user))
@@ -403,7 +403,7 @@ def test_a_signed_user_sees_and_makes_rows_of_their_own(psql, people, service):
 
 
 def test_a_bound_login_sees_its_own_rows_only(people, psql, login):
-    """A role per tenant, without a word about who it is."""
+    """One role per tenant, which sets no actor."""
     _, user = people
     psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES ('another''s', gen_random_uuid())")
     tenant = login(binds=user)
@@ -415,7 +415,7 @@ def test_a_bound_login_sees_its_own_rows_only(people, psql, login):
 
 
 def test_where_nothing_is_verified_nothing_is_looked_up(psql, service, gristmill):
-    """The function that defaults ask for every new row is the plain one, and again when the last reason is gone."""
+    """Defaults call the plain function for every new row, also after the last binding or key is gone."""
     kind = "SELECT prosecdef FROM pg_proc WHERE oid = 'runtime.actor_id()'::regprocedure"
     psql.execute("DELETE FROM runtime.security")
     assert psql.execute(kind).fetchall() == [{"prosecdef": False}]

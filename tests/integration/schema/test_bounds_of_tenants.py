@@ -1,4 +1,4 @@
-"""Nothing that a tenant writes is without an end: columns, arguments of functions, settings of its session."""
+"""Everything that a tenant writes has a maximum size: columns, arguments of functions, settings of its session."""
 
 import uuid
 
@@ -32,12 +32,12 @@ UNBOUNDED = f"""
 
 
 def test_every_column_that_a_service_writes_has_a_bound(psql):
-    """A new one fails here until it has one."""
+    """A new column fails here until it has one."""
     assert rows(psql, UNBOUNDED) == []
 
 
 def test_a_column_without_a_bound_is_found(psql):
-    """The question finds what it asks for."""
+    """The query finds such a column."""
     with psql.transaction(force_rollback=True):
         psql.execute(
             "ALTER TABLE operations.projects ADD COLUMN motto text, ADD COLUMN seals bytea, ADD COLUMN tags text[]"
@@ -49,7 +49,7 @@ def test_a_column_without_a_bound_is_found(psql):
     assert found == {f"operations.projects.{name}" for name in ("motto", "seals", "tags")}
 
 
-# Functions that a service may call and that take what has no length of its own, by what becomes of it.
+# Functions that a service may call with an argument of any length, and what bounds it.
 BOUNDED_BY = {
     "its table": {
         "scoring.enqueue_score",
@@ -78,7 +78,7 @@ BOUNDED_BY = {
 
 
 def test_what_every_function_makes_of_its_arguments_is_known(psql):
-    """A new function that a service may call says here what bounds what it keeps."""
+    """A new function that a service may call must be listed here, with the bound of what it stores."""
     found = rows(
         psql,
         f"""SELECT DISTINCT format('%s.%s', p.pronamespace::regnamespace, p.proname) FROM pg_proc AS p
@@ -93,7 +93,7 @@ def test_what_every_function_makes_of_its_arguments_is_known(psql):
 
 @pytest.fixture
 def alice(psql):
-    """A service that speaks for a user with a project, until the test ends."""
+    """A service that acts for a user with a project, until the test ends."""
     [(user,)] = rows(psql, "INSERT INTO auth.users (email) VALUES ('alice@example.test') RETURNING id")
     psql.execute("UPDATE operations.profiles SET role = 'USER' WHERE id = %s", [user])
     with psql.transaction(force_rollback=True):
@@ -113,7 +113,7 @@ def refusal(psql, statement: str, *values: object) -> str:
 
 
 def test_a_text_that_is_too_large_is_refused_in_a_line(psql, alice):
-    """It says what, and how much it may be."""
+    """The line says which text, and how large it may be."""
     record = """INSERT INTO operations.data_records ("projectId", type, source, content)
                 VALUES (%s, 'TASK', 's', repeat('x', %s))"""
 
@@ -147,7 +147,7 @@ def test_the_parts_of_a_file_are_as_large_as_the_file(psql, alice, number, size)
 
 
 def test_files_of_any_size_come_in_by_the_function(psql, alice):
-    """Of none, of some and of whole parts."""
+    """Empty files, small files, and files of whole parts."""
     for size in (0, 1, MEBIBYTE, MEBIBYTE + 1, 3 * MEBIBYTE):
         content = b"content\n".ljust(size, b"x")[:size]
         psql.execute("SELECT operations.enqueue_ingest(%s, 'TASK', %s)", [alice, content])
@@ -175,7 +175,7 @@ SAID = {
     ids=["deep", "deeper", "large number", "large", "none", "NUL"],
 )
 def test_history_cuts_what_a_session_says(psql, alice, context):
-    """A job ends whatever is said of it: nothing of that is refused."""
+    """A job always ends: no value of a session setting makes its transition fail."""
     for name, value in (SAID | {"context": context}).items():
         psql.execute("SELECT set_config(%s, %s, true)", [f"gristmill.{name}", value])
     name = uuid.uuid4().hex
@@ -209,7 +209,7 @@ def test_history_cuts_what_a_session_says(psql, alice, context):
 
 
 def test_a_context_that_can_be_read_is_kept_as_it_is(psql, alice):
-    """And none stays none."""
+    """A missing context stays missing."""
     psql.execute("SELECT assessments.create_assessment('first', '{}')")
     psql.execute("""SELECT set_config('gristmill.context', '{"ticket": [7, {"by": "é"}]}', true)""")
     psql.execute("SELECT assessments.create_assessment('second', '{}')")

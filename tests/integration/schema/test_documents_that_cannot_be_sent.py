@@ -1,4 +1,4 @@
-"""No document is stored of which Postgres cannot send the text; lists and exports outlive those from before."""
+"""No document is stored that Postgres cannot send as text; lists and exports work with such rows of older releases."""
 
 import io
 import uuid
@@ -8,11 +8,11 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from workers.ingestion.export import export
+from workers.ingestion.export import export_records
 from workers.operations import record_review
 from workers.runtime.database import Database
 
-# Less than a megabyte to store; as text 20 MB, and 1.1 GB, which Postgres cannot send.
+# Each takes less than a megabyte to store. As text they have 20 MB and 1.1 GB; Postgres cannot send the latter.
 LONG = "(SELECT jsonb_build_object('a', jsonb_agg(1e-16383::numeric)) FROM generate_series(1, {}))"
 OVER_A_GIGABYTE = LONG.format(70_000)
 OVER_THE_BOUND = LONG.format(3_000)
@@ -44,7 +44,7 @@ def test_every_domain_of_documents_is_measured_by_its_text(psql):
 
 @pytest.mark.parametrize("document", [OVER_A_GIGABYTE, OVER_THE_BOUND, "'{\"a\": 0e-16383}'"])
 def test_such_a_document_is_refused_wherever_it_is_written(psql, document):
-    """Whether Postgres can write its text or not; one such number alone is taken."""
+    """This holds if Postgres can write its text and if it cannot; one such number alone is accepted."""
     insert = f"INSERT INTO scoring.profiles (name, attributes) SELECT 'p', {document}".encode()
 
     if document.startswith("'"):
@@ -55,12 +55,12 @@ def test_such_a_document_is_refused_wherever_it_is_written(psql, document):
 
 
 def from_before(psql: Psql, rule: str, domain: str) -> None:
-    """Take the rule away, as if the rows were from before it."""
+    """Drop the rule, as if the rows were from an older release."""
     psql.execute(f"ALTER DOMAIN runtime.{domain} DROP CONSTRAINT {rule}".encode())
 
 
 def test_assessments_list_and_show_outlive_such_rows(psql, gristmill):
-    """As a table and as JSON; the field that cannot be shown says why."""
+    """This holds for the table and for JSON; a field that cannot be shown says why."""
     from_before(psql, "text_at_most_8_mib", "payload")
     psql.execute(
         "INSERT INTO assessments.assessment_states (assessment_id, request_data)"
@@ -79,7 +79,7 @@ def test_assessments_list_and_show_outlive_such_rows(psql, gristmill):
 
 
 async def test_records_are_listed_shown_and_exported_past_such_rows(psql, database_url):
-    """A list cuts contents; metadata that cannot be read says so, the others are whole."""
+    """A list cuts contents. Metadata that cannot be read says so; the other fields are complete."""
     from_before(psql, "text_at_most_32_mib", "document")
     project = psql.execute("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id").fetchone()
     assert project is not None
@@ -97,11 +97,11 @@ async def test_records_are_listed_shown_and_exported_past_such_rows(psql, databa
             good, bad = await record_review.list_records(session, project_id=project["id"])
             shown = await record_review.show(session, uuid.UUID(str(bomb["id"])))
             into = io.StringIO()
-            assert await export(session, project["id"], into) == 2
+            assert await export_records(session, project["id"], into) == 2
     finally:
         await database.close()
 
-    assert (good.metadata, len(good.content)) == ({"a": 1}, record_review.MOST_LISTED_CHARACTERS)
+    assert (good.metadata, len(good.content)) == ({"a": 1}, record_review.MAX_LISTED_CONTENT_CHARACTERS)
     assert str(bad.metadata) == "<cannot be read: its JSON has more than 262,144 bytes>"
     assert "cannot be read" in str(shown.record.metadata)
     assert "(too large to be read)" in into.getvalue()

@@ -1,4 +1,4 @@
-"""Two jobs of one id in two tables: whatever looks a job up by its id takes the table into account as well."""
+"""Two jobs with the same id in two tables: every search by id also uses the table."""
 
 import uuid
 
@@ -8,7 +8,7 @@ from workers.runtime.handler.outcomes import Complete, Fail
 from workers.runtime.store.intervene import retry
 from workers.runtime.store.read import JobFilter, list_jobs
 from workers.runtime.store.read import history as history_of
-from workers.runtime.store.settle import settled_by
+from workers.runtime.store.settle import find_settled
 from workers.runtime.store.verify import verify_history
 
 PLAIN, KEYED, TWO = "proving.plain", "proving.keyed", "proving.first"
@@ -16,7 +16,7 @@ PLAIN, KEYED, TWO = "proving.plain", "proving.keyed", "proving.first"
 
 @pytest.fixture
 async def twins(jobs):
-    """A plain job that completed and a two-step job that failed in its first step, both of one id."""
+    """A plain job that completed and a two-step job that failed in its first step, both with the same id."""
     id_ = uuid.uuid4()
     await jobs.sql("INSERT INTO proving.plain_jobs (id) VALUES (%s)", id_)
     await jobs.sql("INSERT INTO proving.two_step_jobs (id) VALUES (%s)", id_)
@@ -28,7 +28,7 @@ async def twins(jobs):
 
 
 async def test_each_has_its_own_history(jobs, twins):
-    """Whoever may read one of them is not shown the other's."""
+    """A service that may read one of them does not see the history of the other."""
     plain, _ = twins
     async with jobs.database.kernel() as conn:
         found = {
@@ -43,7 +43,7 @@ async def test_each_has_its_own_history(jobs, twins):
 
 
 async def test_both_are_listed_each_in_its_stage(jobs, twins):
-    """A list has two rows of the id."""
+    """A list has two rows with the id."""
     async with jobs.database.kernel() as conn:
         found = await list_jobs(conn, JobFilter(ids=[twins[0].id]), limit=10)
 
@@ -63,17 +63,17 @@ async def test_neither_is_taken_for_damage(jobs, twins):
 
 
 async def test_a_settle_of_one_is_not_taken_for_the_others(jobs, twins):
-    """After an answer that was lost."""
+    """This matters after the answer of a settle was lost."""
     plain, two = twins
     async with jobs.database.kernel() as conn:
-        of_plain = await settled_by(conn, type(plain), [jobs.outcome(plain, Complete())], changed_by="test")
-        of_two = await settled_by(conn, type(two), [jobs.outcome(two, Complete(), TWO)], changed_by="test")
+        of_plain = await find_settled(conn, type(plain), [jobs.outcome(plain, Complete())], changed_by="test")
+        of_two = await find_settled(conn, type(two), [jobs.outcome(two, Complete(), TWO)], changed_by="test")
 
     assert (of_plain, of_two) == ({plain.id}, set())
 
 
 async def test_a_retry_goes_by_the_jobs_own_end(jobs, twins):
-    """Not by the last transition of the id."""
+    """It does not use the last transition with the id."""
     _, two = twins
     async with jobs.database.kernel() as conn:
         assert await retry(conn, type(two), [two.id], reason="mended") == {two.id}

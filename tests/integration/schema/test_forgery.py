@@ -1,4 +1,4 @@
-"""A tenant speaks for itself only: who made and reviewed a record, whose keys it uses, what it asked before."""
+"""A tenant acts only for itself: who made and reviewed a record, which keys it uses, what it asked before."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +26,7 @@ def refused(psql, statement: str, *values: object) -> psycopg.Error:
 
 @pytest.fixture
 def users(psql) -> dict[str, Any]:
-    """Two users of whom each has a project."""
+    """Two users with a project each."""
     ids: dict[str, Any] = {}
     for name in ("alice", "bob"):
         [(user,)] = rows(psql, "INSERT INTO auth.users (email) VALUES (%s) RETURNING id", f"{name}@example.test")
@@ -40,7 +40,7 @@ def users(psql) -> dict[str, Any]:
 
 @pytest.fixture
 def speak(psql, users) -> Iterator[Speak]:
-    """Speak as a service for a user until the test ends."""
+    """Act as a service for a user until the test ends."""
     with psql.transaction(force_rollback=True):
 
         def speak(name: str) -> None:
@@ -55,7 +55,7 @@ RECORD = """INSERT INTO operations.data_records ("projectId", type, source, cont
 
 
 def test_a_record_says_who_made_it(psql, users, speak):
-    """The database knows; nobody else is asked."""
+    """The database sets it; a value of the client does not count."""
     speak("alice")
 
     [(_, by, name, email)] = rows(psql, RECORD, users["alice.project"], "c")
@@ -68,7 +68,7 @@ def test_a_record_says_who_made_it(psql, users, speak):
 
 
 def test_a_review_is_signed_by_who_reviews(psql, users, speak):
-    """Whatever name comes with it; our own processes write whom they act for."""
+    """A name from the client does not count; our own processes write the user that they act for."""
     review = 'UPDATE operations.data_records SET "hasBeenReviewed" = true, "reviewedBy" = %s WHERE id = %s'
     signed = 'SELECT "reviewedBy" FROM operations.data_records WHERE id = %s'
     [(record, *_)] = rows(psql, RECORD, users["alice.project"], "c")
@@ -84,7 +84,7 @@ def test_a_review_is_signed_by_who_reviews(psql, users, speak):
 
 @pytest.mark.parametrize("claimed", ["gristmill", "gristmill_operator_login", "postgres", "worker:1", "Ada"])
 def test_a_name_that_a_service_gives_itself_is_marked(psql, users, speak, claimed):
-    """History tells a role that acted from one that was named."""
+    """History distinguishes a role that acted from a name that a service gave."""
     speak("alice")
     psql.execute("SELECT set_config('gristmill.changed_by', %s, true)", [claimed])
     psql.execute("SELECT assessments.create_assessment('a', '{}')")
@@ -95,7 +95,7 @@ def test_a_name_that_a_service_gives_itself_is_marked(psql, users, speak, claime
 
 
 def test_a_key_of_an_analysis_is_given_by_who_may_change_the_project(psql, users, speak):
-    """It belongs to the project's owner: another user could take it, or learn that it is taken."""
+    """It belongs to the owner of the project: another user could use it or learn that it is used."""
     speak("bob")
     enqueue = "SELECT operations.enqueue_analytics(%s, p_idempotency_key => %s)"
     insert = 'INSERT INTO operations.analytics_jobs ("projectId", idempotency_key) VALUES (%s, %s)'
@@ -107,7 +107,7 @@ def test_a_key_of_an_analysis_is_given_by_who_may_change_the_project(psql, users
 
 
 def test_a_key_of_a_file_with_options_is_another_than_without(psql, users):
-    """The function gives no options: a job that has some was asked otherwise."""
+    """The function takes no options: a job with options has another payload."""
     enqueue = "SELECT operations.enqueue_ingest(%s, 'TASK', 'content', p_idempotency_key => 'k')"
     psql.execute("SELECT set_config('gristmill.user_id', %s, false)", [str(users["alice"])])
     [(job,)] = rows(psql, enqueue, users["alice.project"])
@@ -133,7 +133,7 @@ SHRUNK = {
 
 @pytest.mark.parametrize("later", SHRUNK.values(), ids=SHRUNK)
 def test_a_request_gains_members_and_keeps_those_it_has(psql, later):
-    """Exactly: order, repetition and what they hold."""
+    """Order, repetition and content of the members stay exactly the same."""
     psql.execute("INSERT INTO assessments.assessment_states (assessment_id, request_data) VALUES ('a', %s)", [FIRST])
     change = "UPDATE assessments.assessment_states SET request_data = %s, version = version + 1"
 
@@ -153,7 +153,7 @@ def test_a_refusal_of_the_function_is_one_line(psql, users, speak):
     assert "progress" in str(error.diag.message_primary)
 
 
-# The columns of job tables that are neither asked for nor a result, and why they may change.
+# The columns of job tables that are neither payload nor result, and why they may change.
 FREE = {
     "operations.ingest_jobs.resumeAt": "where the next run begins",
     "operations.analytics_jobs.resumeAt": "where the next run begins",
@@ -163,7 +163,7 @@ FREE = {
 
 
 def test_every_column_of_a_domain_is_kept_by_a_trigger(psql):
-    """What was asked never changes, a result not after the end; a new column fails here until it is one or listed."""
+    """A payload never changes, and a result not after the end; a new column fails here until it is one or is listed."""
     load_all()
     kept = {
         str(name)
@@ -186,7 +186,7 @@ def test_every_column_of_a_domain_is_kept_by_a_trigger(psql):
 
 
 def test_the_file_of_an_ingestion_may_go_and_none_comes_in_its_place(psql, users):
-    """Uploads are forgotten some time after their job."""
+    """Uploads are deleted some time after their job."""
     psql.execute("SELECT operations.enqueue_ingest(%s, 'TASK', 'content')", [users["alice.project"]])
     [(other,)] = rows(
         psql,
@@ -201,7 +201,7 @@ def test_the_file_of_an_ingestion_may_go_and_none_comes_in_its_place(psql, users
 
 
 def test_history_is_kept_as_long_as_its_owner_wrote_down(psql):
-    """Whoever drops months may ask for less, and drops none of it."""
+    """A role that drops months may ask for a shorter retention, but drops no month within the written one."""
     with psql.transaction(force_rollback=True):
         psql.execute(
             """CREATE TABLE runtime.transitions_2020_01 PARTITION OF runtime.transitions
@@ -221,7 +221,7 @@ def test_history_is_kept_as_long_as_its_owner_wrote_down(psql):
 
 
 def test_migrating_writes_down_how_long_history_is_kept(gristmill, psql, monkeypatch):
-    """As the setting says."""
+    """It writes the setting."""
     monkeypatch.setenv("GRISTMILL_TRANSITIONS_RETENTION_DAYS", "90")
 
     assert gristmill("migrate")[0] == 0

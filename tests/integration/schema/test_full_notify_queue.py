@@ -1,4 +1,4 @@
-"""A full queue of notifications stops no write: the guards ring only while there is room, and who listens polls too."""
+"""A full NOTIFY queue stops no write: guards notify only while there is room, and every listener also polls."""
 
 import uuid
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ NOTIFIES = """
 
 
 def test_every_function_that_notifies_looks_for_room_before(database_url):
-    """Read from the catalogue: the guards of new tables fall under it by themselves."""
+    """Read from the catalogue, so guards of new tables are included."""
     with psycopg.connect(database_url) as connection:
         found = connection.execute(NOTIFIES.encode()).fetchall()
 
@@ -28,7 +28,7 @@ def test_every_function_that_notifies_looks_for_room_before(database_url):
 
 @pytest.fixture
 def crowded() -> Iterator[psycopg.Connection[Any]]:
-    """A server with the smallest queue there is, full: somebody listens and stays in a transaction."""
+    """A server with the smallest possible NOTIFY queue, which is full because a listener stays in a transaction."""
     with throwaway_servers() as servers:
         with psycopg.connect(servers.urls.database_url, autocommit=True) as admin:
             admin.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")
@@ -49,7 +49,7 @@ def fill(session: "psycopg.Connection[Any]") -> None:
 
 
 def test_jobs_are_enqueued_claimed_cancelled_and_ended_though_the_queue_is_full(crowded):
-    """Each of the three bells: for the dispatcher, for followers, for the worker that must stop."""
+    """This covers all three channels: for the dispatcher, for followers, and for the worker that must stop."""
     crowded.execute(
         "INSERT INTO runtime.dispatcher (id, term, leader, listening, expires_at)"
         " VALUES (1, 1, 'd', true, now() + interval '1 minute')"

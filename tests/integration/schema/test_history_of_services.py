@@ -1,4 +1,4 @@
-"""As docs/enqueue.md promises: a service reads the history of the jobs that it may read, and nobody else's."""
+"""As docs/enqueue.md promises: a service reads the history of the jobs that it may read, and of no others."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ WATCH = re.findall(r"`(SELECT \* FROM runtime\.[^`]*)`", PAGE)
 
 @pytest.fixture
 def jobs(psql):
-    """A scoring job of Ada and one of Bob, by the door of services."""
+    """A scoring job of Ada and one of Bob, enqueued as services do it."""
     made = {}
     for owner in (uuid4(), uuid4()):
         psql.execute("INSERT INTO scoring.profiles (name, owner_id) VALUES (%s, %s)", [str(owner), owner])
@@ -28,7 +28,7 @@ def jobs(psql):
 
 @pytest.mark.parametrize("statement", WATCH)
 def test_a_service_watches_its_own_jobs_with_the_pages_own_statements(psql, jobs, statement):
-    """By the words of the page, as a member of the service's role."""
+    """The statements are those of the page, run by a member of the service's role."""
     ada, bob = jobs
 
     def seen(by, job):
@@ -43,12 +43,12 @@ def test_a_service_watches_its_own_jobs_with_the_pages_own_statements(psql, jobs
 
 
 def test_the_page_shows_how_to_watch_a_job_and_its_history():
-    """Two statements: the job and its history."""
+    """It has two statements: the job and its history."""
     assert [sql.split()[3] for sql in WATCH] == ["runtime.jobs", "runtime.transitions"]
 
 
 def test_a_service_sees_every_step_of_its_job(psql, jobs):
-    """From enqueue to its cancel, with who did it."""
+    """From the enqueue to the cancel, with the actor of each."""
     ada, _ = jobs
     with psql.transaction():
         psql.execute("SET LOCAL ROLE gristmill_service")

@@ -1,6 +1,6 @@
-"""A tenant who means harm: a member of ``gristmill_service`` with SQL of its own, against the whole catalogue.
+"""A malicious tenant: a member of ``gristmill_service`` that runs its own SQL, checked against the whole catalogue.
 
-New tables and functions are included by themselves: what a service may do is listed here by name, all else is refused.
+New tables and functions are included automatically. This file lists what a service may do; all else must be refused.
 """
 
 import uuid
@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-# Every schema but Postgres' own: those of new domains, and of the proving tables, are included by themselves.
+# Every schema except those of Postgres. So schemas of new domains and of the proving tables are included.
 OURS = "(SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
 
-# What a service may write, by table. Job tables: what is asked, and how soon; never what the kernel keeps.
+# The columns that a service may write, by table. Of job tables: the payload and when to run, no column of the kernel.
 OPTIONS = {"priority", "idempotency_key"}
 MAY_INSERT = {
     "scoring.profiles": {"owner_id", "name", "attributes"},
@@ -30,7 +30,7 @@ MAY_INSERT = {
     "operations.analytics_jobs": {"projectId", "type", "modelName", "due_at"} | OPTIONS,
     "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256"},
     "operations.upload_parts": {"uploadId", "partNumber", "content"},
-    # As `attach_lifecycle` makes a job table: the revision of a domain names what more a service may give.
+    # The columns that `attach_lifecycle` grants; the revision of a domain may grant more.
     "proving.plain_jobs": {"due_at"} | OPTIONS,
     "proving.keyed_jobs": {"due_at"} | OPTIONS,
     "proving.two_step_jobs": {"due_at"} | OPTIONS,
@@ -46,7 +46,7 @@ MAY_UPDATE = {
     "operations.bonus_windows": MAY_INSERT["operations.bonus_windows"],
     "operations.system_settings": {"value", "description"},
 }  # fmt: skip
-# Functions that run with their owner's rights and that a service may call; each asks who acts.
+# Functions that run with their owner's rights and that a service may call; each checks the actor.
 MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.actor_id",
     "runtime.cancel",
@@ -78,7 +78,7 @@ def rows(psql, statement, *values):
 
 
 def columns(psql, privilege: str) -> dict[str, set[str]]:
-    """Return the columns of each table that a service has this right on."""
+    """Return the columns of each table on which a service has this right."""
     found: dict[str, set[str]] = {}
     for table, column in rows(
         psql,
@@ -93,14 +93,14 @@ def columns(psql, privilege: str) -> dict[str, set[str]]:
 
 
 def test_a_service_writes_the_listed_columns_and_no_others(psql):
-    """Of every table and view there is."""
+    """This covers every table and view."""
     assert columns(psql, "INSERT") == MAY_INSERT
     assert columns(psql, "UPDATE") == MAY_UPDATE
     assert not columns(psql, "REFERENCES")
 
 
 def test_a_service_has_no_right_to_a_whole_table_but_to_read_it(psql):
-    """Each of the others lets it lock the table against everybody; a trigger would run with the rights of others."""
+    """Any other right would let it lock the table for everybody; a trigger would run with the rights of others."""
     found = rows(
         psql,
         f"""SELECT oid::regclass::text, privilege, role FROM pg_class
@@ -119,7 +119,7 @@ LOCKS = ("ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE
 
 @pytest.mark.parametrize("mode", LOCKS)
 def test_a_service_locks_no_table(psql, tenants, speak, mode):
-    """One statement would stop everybody; to read is all that it may."""
+    """One statement could stop everybody; a service may only read."""
     tables = rows(
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')
@@ -133,7 +133,7 @@ def test_a_service_locks_no_table(psql, tenants, speak, mode):
 
 
 def test_a_service_locks_no_row_of_others(psql, tenants, speak):
-    """Of tables that it may change, the rows that it may change; of all others none."""
+    """It can lock only rows that it may change."""
     tables = [str(name) for (name,) in rows(
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
@@ -163,7 +163,7 @@ DELETES = {
 
 @pytest.mark.parametrize("call", DELETES)
 def test_a_tenant_deletes_what_is_its_own(psql, tenants, speak, call):
-    """By a function, with the rules of the table's policies; what is another's is as what is not there."""
+    """By a function, under the policies of the table; rows of others look as if they did not exist."""
     ids = dict(tenants)
     for name in ("alice", "bob"):
         [(ids[f"{name}.record"],)] = rows(
@@ -191,7 +191,7 @@ def test_a_tenant_deletes_what_is_its_own(psql, tenants, speak, call):
 
 @pytest.mark.parametrize("thing", ["profile", "project"])
 def test_unfinished_jobs_of_what_a_tenant_deletes_have_an_end(psql, tenants, speak, thing):
-    """Their history stays; a job that is gone without an end counts as lost."""
+    """Their history stays; a job that is gone without an end would count as lost."""
     schema = {"profile": "scoring", "project": "operations"}[thing]
     speak("alice")
 
@@ -227,7 +227,7 @@ def test_what_is_an_admins_only_an_admin_deletes(psql, tenants, speak):
 
 
 def test_the_public_has_no_right_on_any_table(psql):
-    """Whoever may connect is nobody here."""
+    """A login that can only connect has no rights here."""
     granted = rows(
         psql,
         f"""SELECT c.oid::regclass::text, a.privilege_type FROM pg_class AS c CROSS JOIN aclexplode(c.relacl) AS a
@@ -238,7 +238,7 @@ def test_the_public_has_no_right_on_any_table(psql):
 
 
 def test_every_table_that_a_service_reads_has_row_level_security(psql):
-    """But those without rows of tenants."""
+    """Tables without rows of tenants are the exception."""
     found = rows(
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relrowsecurity
@@ -257,7 +257,7 @@ DEFINERS = f"""
 
 
 def test_functions_with_their_owners_rights_are_locked(psql):
-    """A pinned search path, no right of the public's; a service calls the listed ones; each knows its own table."""
+    """They pin the search path, PUBLIC may not call them, a service may call the listed ones, each knows its table."""
     found = rows(psql, DEFINERS)
 
     assert found
@@ -269,7 +269,7 @@ def test_functions_with_their_owners_rights_are_locked(psql):
 
 
 def test_no_view_reads_with_its_owners_rights_what_its_reader_may_not(psql):
-    """Views ask with the rights of who reads, but those that filter by themselves."""
+    """Views use the rights of the reader, except those that filter rows themselves."""
     found = rows(
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind = 'v' AND relnamespace::regnamespace::text IN {OURS}
@@ -282,7 +282,7 @@ def test_no_view_reads_with_its_owners_rights_what_its_reader_may_not(psql):
 
 @pytest.fixture
 def tenants(psql):
-    """Two tenants, each with a profile, a job, a project with a job and an assessment; a third who has nothing."""
+    """Two tenants, each with a profile, a job, a project with a job, and an assessment; a third one has nothing."""
     ids: dict[str, uuid.UUID] = {"stranger": uuid.uuid4()}
     for name in ("alice", "bob"):
         [(user,)] = rows(psql, "INSERT INTO auth.users (email) VALUES (%s) RETURNING id", f"{name}@example.test")
@@ -308,7 +308,7 @@ def tenants(psql):
 
 @pytest.fixture
 def speak(psql, tenants):
-    """Speak as a service for a tenant until the test ends; nothing of it is kept."""
+    """Act as a service for a tenant until the test ends; everything is rolled back."""
     with psql.transaction(force_rollback=True):
 
         def speak(name: str | None):
@@ -327,7 +327,7 @@ def refused(psql, statement: str, *values: object) -> psycopg.Error:
 
 
 def test_a_stranger_sees_no_row_of_any_tenant(psql, tenants, speak):
-    """In no table and no view, whatever will be added."""
+    """This holds for every table and view, also for new ones."""
     readable = rows(
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'v') AND NOT relispartition
@@ -343,7 +343,7 @@ def test_a_stranger_sees_no_row_of_any_tenant(psql, tenants, speak):
 
 @pytest.mark.parametrize("table", PROVING)
 def test_a_table_made_by_attach_lifecycle_keeps_tenants_apart(psql, tenants, speak, table):
-    """Whatever domain it is of: each tenant sees and enqueues its own jobs, and nobody enqueues for nobody."""
+    """In any domain, a tenant sees and enqueues only its own jobs, and a service without a user enqueues none."""
     assert len(rows(psql, f"SELECT owner_id FROM {table}")) == 2
 
     speak("alice")
@@ -357,7 +357,7 @@ def test_a_table_made_by_attach_lifecycle_keeps_tenants_apart(psql, tenants, spe
 
 
 def test_no_trigger_function_serves_a_table_of_ones_own(psql, tenants, speak):
-    """EXECUTE on it is asked when the trigger is made: nobody but the owner has it."""
+    """To create a trigger needs EXECUTE on its function, which only the owner has."""
     functions = rows(
         psql,
         f"""SELECT p.oid::regproc::text FROM pg_proc AS p
@@ -373,7 +373,7 @@ def test_no_trigger_function_serves_a_table_of_ones_own(psql, tenants, speak):
 
 
 def test_a_borrowed_guard_would_not_run_for_another_table(psql, tenants):
-    """Not even for a role that could make the trigger."""
+    """This holds even for a role that could create the trigger."""
     guards = rows(psql, DEFINERS)
     with psql.transaction(force_rollback=True):
         psql.execute("CREATE TEMP TABLE u (id uuid, email text)")
@@ -399,7 +399,7 @@ KEPT_BY_THE_KERNEL = (
 
 @pytest.mark.parametrize("column", KEPT_BY_THE_KERNEL)
 def test_a_tenant_changes_no_column_of_its_own_job(psql, tenants, speak, column):
-    """Neither tickets nor times nor attempts nor results: cancelling is a function."""
+    """Neither tickets, times, attempts nor results. To cancel, it calls a function."""
     speak("alice")
 
     error = refused(psql, f"UPDATE scoring.scoring_jobs SET {column} = DEFAULT WHERE id = %s", tenants["alice.job"])
@@ -409,7 +409,7 @@ def test_a_tenant_changes_no_column_of_its_own_job(psql, tenants, speak, column)
 
 @pytest.mark.parametrize("column", sorted(set(KEPT_BY_THE_KERNEL) - MAY_INSERT["scoring.scoring_jobs"]))
 def test_a_new_job_cannot_bring_what_the_kernel_keeps(psql, tenants, speak, column):
-    """Not even its id, which could be that of somebody's job in another table."""
+    """Not even its id, which could be the id of another tenant's job in another table."""
     speak("alice")
 
     error = refused(
@@ -423,7 +423,7 @@ def test_a_new_job_cannot_bring_what_the_kernel_keeps(psql, tenants, speak, colu
 
 @pytest.mark.parametrize("due", ["infinity", "-infinity", "10000-01-01", "9999-12-31T23:59:59-14:00", "4000-01-01 BC"])
 def test_a_due_time_that_nobody_could_read_is_refused(psql, tenants, speak, due):
-    """It would be a row that a reader trips over."""
+    """Otherwise every reader of the row would fail."""
     speak("alice")
 
     error = refused(psql, "SELECT scoring.enqueue_score(%s, 'x', p_due_at => %s)", tenants["alice.profile"], due)
@@ -432,7 +432,7 @@ def test_a_due_time_that_nobody_could_read_is_refused(psql, tenants, speak, due)
 
 
 def test_a_job_belongs_to_the_owner_of_its_profile(psql, tenants):
-    """Whoever enqueues it; it cannot be given away."""
+    """It does not matter who enqueues it, and the owner cannot be changed."""
     found = rows(psql, "SELECT id, owner_id FROM scoring.scoring_jobs")
     assert {(tenants["alice.job"], tenants["alice"]), (tenants["bob.job"], tenants["bob"])} == set(found)
 
@@ -444,7 +444,7 @@ def test_a_job_belongs_to_the_owner_of_its_profile(psql, tenants):
 
 
 def test_two_tenants_never_meet_in_a_key(psql, tenants, speak):
-    """Each gets a job of its own; the other's is neither returned nor hinted at."""
+    """Each gets its own job; the other one's is neither returned nor revealed."""
     jobs = []
     for name in ("alice", "bob"):
         speak(name)
@@ -481,7 +481,7 @@ def test_two_tenants_never_meet_in_a_key(psql, tenants, speak):
 def test_a_key_with_other_content_is_refused_naming_what_differs(  # noqa: PLR0917 - pytest passes them by name
     psql, tenants, speak, first, second, differs
 ):
-    """The same content again, even with other options, is the first job."""
+    """The same content again, also with other options, returns the first job."""
     speak("alice")
     ids = {"profile": tenants["alice.profile"], "project": tenants["alice.project"]}
     key = ", p_idempotency_key => 'k'"
@@ -495,7 +495,7 @@ def test_a_key_with_other_content_is_refused_naming_what_differs(  # noqa: PLR09
 
 
 def test_a_tenant_cancels_its_own_jobs_only(psql, tenants, speak):
-    """Of every table, by one function; another's job is as one that is not there."""
+    """One function does it for every table; another tenant's job looks as if it did not exist."""
     speak("alice")
 
     assert rows(psql, "SELECT runtime.cancel(%s)", tenants["bob.job"]) == [(False,)]
@@ -512,7 +512,7 @@ def test_a_tenant_cancels_its_own_jobs_only(psql, tenants, speak):
 
 
 def test_a_tenant_reads_the_history_of_its_own_jobs_only(psql, tenants, speak):
-    """As docs/enqueue.md promises: those of the jobs that it may read."""
+    """As docs/enqueue.md promises: the history of the jobs that it may read."""
     speak("alice")
 
     seen = {id_ for (id_,) in rows(psql, "SELECT job_id FROM runtime.transitions WHERE stage = 'scoring.score'")}
@@ -521,7 +521,7 @@ def test_a_tenant_reads_the_history_of_its_own_jobs_only(psql, tenants, speak):
 
 
 def test_a_service_cannot_pass_for_one_of_our_processes(psql, tenants, speak):
-    """History says who claimed it."""
+    """History names the role that claimed to be one."""
     speak("alice")
     psql.execute("SET LOCAL gristmill.changed_by = 'worker:0198aaaa-0000-7000-8000-000000000000'")
     psql.execute("SELECT runtime.cancel(%s)", [tenants["alice.job"]])
@@ -534,7 +534,7 @@ def test_a_service_cannot_pass_for_one_of_our_processes(psql, tenants, speak):
 
 
 def test_a_file_of_another_project_cannot_be_ingested(psql, tenants, speak):
-    """A USER reads the list of all files, not their content."""
+    """A user with the role USER reads the list of all files, but not their content."""
     [(upload,)] = rows(psql, 'SELECT "uploadId" FROM operations.ingest_jobs WHERE id = %s', tenants["bob.ingest"])
     speak("alice")
 
@@ -550,7 +550,7 @@ def test_a_file_of_another_project_cannot_be_ingested(psql, tenants, speak):
 
 
 def test_an_actor_that_is_no_id_is_refused(psql, tenants, speak):
-    """In one line that names the setting."""
+    """One line names the setting."""
     speak("alice")
     psql.execute("SET LOCAL gristmill.user_id = 'Robert''); DROP TABLE'")
 
@@ -570,7 +570,7 @@ def test_an_actor_that_is_no_id_is_refused(psql, tenants, speak):
     ],
 )
 def test_not_even_our_own_processes_write_history(psql, tenants, role, statement):
-    """Guards do, with the owner's rights."""
+    """Only guards write it, with the rights of the owner."""
     with psql.transaction(force_rollback=True):
         psql.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         assert isinstance(refused(psql, statement), errors.InsufficientPrivilege)
@@ -578,7 +578,7 @@ def test_not_even_our_own_processes_write_history(psql, tenants, role, statement
 
 @pytest.mark.parametrize("age", ["0 days", "-400 days", "30 days", None])
 def test_the_history_of_the_last_month_is_nobodys_to_drop(psql, tenants, age):
-    """Whatever retention is asked for."""
+    """This holds for every given retention."""
     with psql.transaction(force_rollback=True):
         psql.execute("SET LOCAL ROLE gristmill_dispatcher")
         error = refused(psql, "SELECT runtime.drop_transition_partitions(%s::interval)", age)

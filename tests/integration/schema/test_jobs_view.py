@@ -1,4 +1,4 @@
-"""``runtime.jobs``: every job of every table, and why each waits."""
+"""``runtime.jobs``: every job of every table, and why it waits."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from tests.support.kernel import PLAIN
 from tests.support.proving.models import LIMIT
 from workers.runtime.handler.outcomes import Complete, Fail, Retry, Snooze
 from workers.runtime.store.intervene import pause, retry
-from workers.runtime.store.processes import publish_limits
+from workers.runtime.store.processes import write_limits
 from workers.runtime.store.read import JobFilter, get_job, list_jobs
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.stages import list_stages
@@ -25,7 +25,7 @@ async def why(jobs, job_id) -> str | None:
 
 
 async def test_a_ready_job_waits_for_the_dispatcher(jobs):
-    """Workers live, no limit, not paused: the leader's next pass has it."""
+    """There are workers, no limit and no pause: the leader's next pass picks it."""
     await jobs.worker()
     [job_id] = await jobs.ready()
 
@@ -33,7 +33,7 @@ async def test_a_ready_job_waits_for_the_dispatcher(jobs):
 
 
 async def test_a_job_of_later_says_so(jobs):
-    """Its time is in the row beside it."""
+    """Its due time is another column of the row."""
     await jobs.worker()
     [job_id] = await jobs.ready(due_at="2999-01-01T00:00:00Z")
 
@@ -41,14 +41,14 @@ async def test_a_job_of_later_says_so(jobs):
 
 
 async def test_a_dispatched_job_waits_for_a_slot(jobs):
-    """Its message is on the road."""
+    """Its message is published."""
     [(job_id, _)] = await jobs.dispatched()
 
     assert await why(jobs, job_id) == "dispatched, waiting for a slot"
 
 
 async def test_without_a_worker_the_queue_is_named(jobs):
-    """The remedy is to start one for that queue."""
+    """The remedy is to start a worker for this queue."""
     [job_id] = await jobs.ready()
 
     assert await why(jobs, job_id) == "no worker for queue proving"
@@ -62,7 +62,7 @@ async def test_without_a_worker_the_queue_is_named(jobs):
     ],
 )
 async def test_a_job_that_came_back_says_what_it_waits_for(jobs, settlement, reason):
-    """An error, or a provider that asked to wait."""
+    """The reason is an error, or a provider that asked to wait."""
     await jobs.worker()
     [job] = await jobs.running()
     await jobs.settle(job, settlement)
@@ -71,7 +71,7 @@ async def test_a_job_that_came_back_says_what_it_waits_for(jobs, settlement, rea
 
 
 async def test_a_rescued_job_backs_off_and_says_after_what(jobs, plain):
-    """The second worker it silenced is no accident any more."""
+    """After a second silent worker, the job may be the cause."""
     await jobs.worker()
     [job] = await jobs.running()
     for _ in range(2):
@@ -83,7 +83,7 @@ async def test_a_rescued_job_backs_off_and_says_after_what(jobs, plain):
 
 
 async def test_a_paused_stage_names_who_paused_it(jobs):
-    """Whatever else holds the job back."""
+    """This reason comes before all other reasons."""
     [job_id] = await jobs.ready(due_at="2999-01-01T00:00:00Z")
     async with jobs.database.kernel() as conn:
         await pause(conn, PLAIN, by="alice")
@@ -92,7 +92,7 @@ async def test_a_paused_stage_names_who_paused_it(jobs):
 
 
 async def test_a_stage_paused_by_nobody_in_particular_is_paused_all_the_same(jobs, psql):
-    """In psql it is one column; a waiting job still says why."""
+    """In psql a pause needs only one column; a waiting job still says why it waits."""
     [job_id] = await jobs.ready()
     psql.execute("UPDATE runtime.stages SET paused_at = now()")
 
@@ -100,10 +100,10 @@ async def test_a_stage_paused_by_nobody_in_particular_is_paused_all_the_same(job
 
 
 async def test_a_job_behind_its_keys_limit_says_so(jobs):
-    """How many of its key are in flight, and that another key's are not counted."""
+    """The reason has the number of jobs in flight with this key; jobs of other keys do not count."""
     await jobs.worker()
     async with jobs.database.kernel() as conn:
-        await publish_limits(conn, jobs.registry.values())
+        await write_limits(conn, jobs.registry.values())
     ids = await jobs.ready(KEYED, LIMIT + 1, key="k")
     await jobs.dispatched(KEYED, 0)
     [free] = await jobs.ready(KEYED, 1, key="other")
@@ -123,7 +123,7 @@ async def test_what_runs_or_has_ended_waits_for_nothing(jobs, settlement):
 
 
 async def test_a_job_between_its_steps_is_listed_under_the_next(jobs):
-    """Its second stage is what it waits for."""
+    """It waits for its second stage."""
     await jobs.worker()
     [job] = await jobs.running("proving.first")
     await jobs.settle(job, Complete(), "proving.first")
@@ -136,7 +136,7 @@ async def test_a_job_between_its_steps_is_listed_under_the_next(jobs):
 
 
 async def test_jobs_of_every_table_are_listed_newest_first_and_page_by_page(jobs):
-    """Each id leads on to the next page; filters combine."""
+    """The last id of a page leads to the next page; filters combine."""
     oldest = await jobs.ready(PLAIN, 2)
     newest = await jobs.ready(KEYED, 2)
 
@@ -151,7 +151,7 @@ async def test_jobs_of_every_table_are_listed_newest_first_and_page_by_page(jobs
 
 
 async def test_jobs_are_found_by_their_error(jobs):
-    """Any part of it, in any case; a percent sign means itself."""
+    """Any part of the error, in upper or lower case; a percent sign has no special meaning."""
     one, other = await jobs.running(count=2)
     await jobs.settle(one, Fail("100% Refused"))
     await jobs.settle(other, Fail("100 refused"))
@@ -162,7 +162,7 @@ async def test_jobs_are_found_by_their_error(jobs):
 
 
 async def test_a_stage_counts_what_waits_runs_and_failed(jobs):
-    """For people; a job that failed once and then went well is no failure."""
+    """A job that failed once and then completed is no failure."""
     await jobs.worker(slots=7)
     failed, cured, _ = await jobs.running(count=3)
     await jobs.settle(failed, Fail("bad"))
@@ -176,7 +176,7 @@ async def test_a_stage_counts_what_waits_runs_and_failed(jobs):
 
 
 async def test_a_retried_job_is_listed_as_ready_with_its_last_error(jobs, plain):
-    """What went wrong stays readable while it waits."""
+    """The error stays readable while the job waits."""
     await jobs.worker()
     [job] = await jobs.running()
     await jobs.settle(job, Fail("bad"))

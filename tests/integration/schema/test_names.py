@@ -1,4 +1,4 @@
-"""Names and ids have one rule at every door: length, blanks, emptiness, what nobody sees, Unicode form."""
+"""Names and ids have one rule at every door: length, blanks, emptiness, invisible characters, Unicode form."""
 
 import unicodedata
 import uuid
@@ -12,7 +12,7 @@ from workers.ingestion.enqueue_file import ingest_file
 from workers.operations import projects, record_review, windows
 from workers.operations.refusals import OperationsError
 from workers.runtime.enqueue import EnqueueError, enqueue
-from workers.runtime.handler.naming import LONGEST, fault, file_name, nfc
+from workers.runtime.handler.naming import MAX_NAME_CHARACTERS, file_name, name_problem, nfc
 
 BAD = {
     "empty": "",
@@ -37,7 +37,7 @@ BAD = {
     "tag": "cor\U000e0020pus",
     "variation of a letter": "cor\ufe0fpus",
     "Khmer vowel inherent": "cor\u17b4pus",
-    "too long": "x" * (LONGEST + 1),
+    "too long": "x" * (MAX_NAME_CHARACTERS + 1),
 }
 GOOD = [
     "corpus",
@@ -49,30 +49,30 @@ GOOD = [
     "می\u200cخواهم",
     "I \u2764\ufe0f corpora",
     "5 stars \u2b50\ufe0f",
-    "x" * LONGEST,
+    "x" * MAX_NAME_CHARACTERS,
     "o'neil; DROP",
     "%s",
 ]
-# The same to a person, and other bytes.
+# They look the same to a person, but have different bytes.
 TWO_FORMS = "Cafe\u0301", "Caf\u00e9"
 
 
 @pytest.mark.parametrize("name", BAD.values(), ids=BAD)
 def test_a_bad_name_is_bad_in_python_and_in_sql(psql, name):
     """Two doors with two rules would be none."""
-    assert fault(name) is not None
-    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, LONGEST]).fetchone() == {"ok": False}
+    assert name_problem(name) is not None
+    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, MAX_NAME_CHARACTERS]).fetchone() == {"ok": False}
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_name_is_good_in_python_and_in_sql(psql, name):
     """Any language's, blanks within, joiners within."""
-    assert fault(name) is None
-    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, LONGEST]).fetchone() == {"ok": True}
+    assert name_problem(name) is None
+    assert psql.execute("SELECT runtime.is_name(%s, %s) AS ok", [name, MAX_NAME_CHARACTERS]).fetchone() == {"ok": True}
 
 
 def test_every_character_is_judged_alike_in_python_and_in_sql(psql):
-    """Before and within: all of Unicode, half characters and NUL apart, which SQL cannot have."""
+    """At the start and inside: all of Unicode except surrogates and NUL, which SQL cannot store."""
     codes = [code for code in range(1, 0x110000) if not 0xD800 <= code <= 0xDFFF]
     found = psql.execute(
         "SELECT code FROM unnest(%s::int[]) AS code WHERE NOT runtime.is_name('a' || chr(code) || 'b', 9) "
@@ -86,9 +86,9 @@ def test_every_character_is_judged_alike_in_python_and_in_sql(psql):
     ).fetchall()
 
     normal = [code for code in codes if nfc(f"a{chr(code)}b") == f"a{chr(code)}b"]
-    assert {row["code"] for row in found} == {code for code in normal if fault(f"a{chr(code)}b")}
+    assert {row["code"] for row in found} == {code for code in normal if name_problem(f"a{chr(code)}b")}
     normal = [code for code in codes if nfc(f"{chr(code)}b") == f"{chr(code)}b"]
-    assert {row["code"] for row in edges} == {code for code in normal if fault(f"{chr(code)}b")}
+    assert {row["code"] for row in edges} == {code for code in normal if name_problem(f"{chr(code)}b")}
 
 
 # https://www.unicode.org/Public/16.0.0/ucd/DerivedCoreProperties.txt
@@ -99,21 +99,23 @@ DEFAULT_IGNORABLE = """
 
 
 def test_what_unicode_says_nobody_sees_is_in_no_name():
-    """But what joins letters and signs, between two of them."""
+    """Characters that join letters and signs are allowed between two of them."""
     ranges = [part.split("-") for part in DEFAULT_IGNORABLE.split()]
     codes = [code for ends in ranges for code in range(int(ends[0], 16), int(ends[-1], 16) + 1)]
 
     assert len(codes) > 4_000
-    assert [code for code in codes if fault(f"a{chr(code)}b") is None] == [0x200C, 0x200D]
-    assert [code for code in codes if fault(f"{chr(code)}b") is None or fault(f"a{chr(code)}") is None] == []
+    assert [code for code in codes if name_problem(f"a{chr(code)}b") is None] == [0x200C, 0x200D]
+    assert [
+        code for code in codes if name_problem(f"{chr(code)}b") is None or name_problem(f"a{chr(code)}") is None
+    ] == []
 
 
 def test_what_python_calls_a_blank_is_at_no_end_of_a_name():
-    """Nor is a name of blanks alone one."""
+    """A name of blanks only is not allowed either."""
     blanks = [chr(code) for code in range(0x20000) if chr(code).isspace()]
 
     assert blanks
-    assert all(fault(f"{blank}a") and fault(f"a{blank}") and fault(blank) for blank in blanks)
+    assert all(name_problem(f"{blank}a") and name_problem(f"a{blank}") and name_problem(blank) for blank in blanks)
 
 
 INSERTS = {
@@ -149,19 +151,19 @@ INSERTS = {
 @pytest.mark.parametrize("door", INSERTS)
 @pytest.mark.parametrize("name", ["", " x", "x\u200b", TWO_FORMS[0]])
 def test_sql_refuses_a_name_that_breaks_the_rule(psql, door, name):
-    """Whoever writes it, with a line that says the rule."""
+    """This holds for every role; one line says the rule."""
     with pytest.raises((errors.CheckViolation, errors.InvalidParameterValue)):
         psql.execute(INSERTS[door], [name])
 
 
 @pytest.mark.parametrize("door", INSERTS)
 def test_sql_takes_a_name_that_keeps_the_rule(psql, door):
-    """In its one form."""
+    """It must be in the normal form."""
     psql.execute(INSERTS[door], [TWO_FORMS[1]])
 
 
 def test_a_row_that_an_older_release_let_in_goes_on(psql):
-    """A job with a key of another day is claimed, settled and shown: only a new name is looked at."""
+    """A job with an older key is claimed, settled and shown: only new names are checked."""
     psql.execute("INSERT INTO operations.projects (name) VALUES ('p')")
     psql.execute("ALTER TABLE operations.projects DISABLE TRIGGER USER")
     try:
@@ -177,7 +179,7 @@ def test_a_row_that_an_older_release_let_in_goes_on(psql):
 
 @pytest.mark.parametrize("name", BAD.values(), ids=BAD)
 async def test_every_door_of_ours_refuses_a_bad_name_in_one_line(session, name):
-    """Projects, windows, reviews, ratings, keys; each names its field."""
+    """Projects, windows, reviews, ratings and keys; each line names its field."""
     record = uuid.uuid4()
     window = {"name": name, "start": "2026-03-02T08:00:00Z", "end": "2026-03-03T08:00:00Z"}
 
@@ -194,7 +196,7 @@ async def test_every_door_of_ours_refuses_a_bad_name_in_one_line(session, name):
 
 
 async def test_what_looks_the_same_is_the_same_project_and_the_same_key(session):
-    """Typed on a Mac or elsewhere."""
+    """It does not matter if the name was typed on a Mac or elsewhere."""
     decomposed, composed = TWO_FORMS
     first = await projects.get_or_create(session, decomposed)
     job = await enqueue(session, "proving.plain", {}, idempotency_key=decomposed)
@@ -217,14 +219,14 @@ async def test_what_looks_the_same_is_the_same_project_and_the_same_key(session)
     ],
 )
 def test_the_name_of_a_file_is_cleaned_and_not_refused(given, kept):
-    """Nobody renames a file to hand it in; what is kept fits the rule."""
+    """Nobody has to rename a file to upload it; the stored name follows the rule."""
     assert file_name(given, longest=500, default="upload.csv") == kept
-    assert fault(kept, longest=500) is None
+    assert name_problem(kept, longest=500) is None
     assert unicodedata.is_normalized("NFC", kept)
 
 
 async def test_a_file_of_any_name_is_ingested(session):
-    """Its record and its upload carry the cleaned name."""
+    """Its record and its upload have the cleaned name."""
     project = await projects.get_or_create(session, "p")
 
     async def content():

@@ -1,6 +1,7 @@
-"""Plans of the hot statements, under statistics that lie: nobody has analysed the table since it was empty.
+"""Plans of the statements that run once per job, with wrong statistics: the table was analysed when it was empty.
 
-The kernel's connections forbid what the planner would choose then. A batch costs its own size, whatever the table's.
+The kernel's connections forbid the plans that the planner would choose then. The cost of a batch depends on its own
+size, not on the size of the table.
 """
 
 import uuid
@@ -25,7 +26,7 @@ BATCH = 64
 
 @pytest.fixture
 async def jobs(fresh_database_url, registry):
-    """Four thousand jobs, most of them processing, in a table that says of itself that it is empty."""
+    """Four thousand jobs, most of them processing, in a table with the statistics of an empty one."""
     database = Database(fresh_database_url, changed_by="test")
     jobs = Jobs(database, registry)
     for table in ("plain_jobs", "keyed_jobs"):
@@ -47,7 +48,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def analyzed(conn: Raw, statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run a statement for real, roll it back, and return the nodes of its plan."""
+    """Run a statement, roll it back, and return the nodes of its plan."""
     async with conn.transaction(force_rollback=True):
         cursor = await conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}".encode(), values)
         [([explained],)] = await cursor.fetchall()
@@ -56,26 +57,26 @@ async def analyzed(conn: Raw, statement: str, values: dict[str, Any]) -> list[di
 
 @pytest.fixture
 async def kernel(jobs):
-    """A connection as workers have it."""
+    """A connection with the settings of workers."""
     async with jobs.database.kernel() as conn:
         yield conn
 
 
 @pytest.fixture
 async def leader(jobs):
-    """A connection as the leading dispatcher has it."""
+    """A connection with the settings of the leading dispatcher."""
     async with await jobs.database.listen(settings=LEADER_SESSION) as conn:
         yield conn
 
 
 @pytest.fixture
 async def led(leader):
-    """That connection, and the term under which it leads, as its statements name it."""
+    """The leader's connection and the term under which it leads."""
     return leader, await try_to_lead(leader, name="one")
 
 
 def assert_read_by_primary_key(plan: list[dict[str, Any]]) -> None:
-    """The table is read by its primary key, no row but those of the batch, and each pair is not compared."""
+    """Assert that the table is read by its primary key, only for rows of the batch, without comparing each pair."""
     [scan] = [node for node in plan if "Index Name" in node]
     assert scan["Index Name"] == "pk_plain_jobs"
     assert scan["Actual Rows"] * scan["Actual Loops"] == BATCH
@@ -85,7 +86,7 @@ def assert_read_by_primary_key(plan: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("analysed", [False, True])
 async def test_a_claim_reads_the_rows_of_its_tickets_and_no_others(jobs, plain, kernel, analysed):
-    """Not the partial index that seems to be empty, nor the whole table; nor where nothing seemed to be dispatched."""
+    """Neither the partial index that seems to be empty nor the whole table is read."""
     if analysed:
         await jobs.sql("ANALYZE proving.plain_jobs")
     await jobs.sql("UPDATE proving.plain_jobs SET dispatched_at = now()")
@@ -105,7 +106,7 @@ async def test_a_claim_reads_the_rows_of_its_tickets_and_no_others(jobs, plain, 
 
 
 async def test_a_settle_reads_the_rows_of_its_runs_and_no_others(jobs, plain, kernel):
-    """With values of its own too; the measured trap cost 215 ms instead of 6."""
+    """This holds also with values of the domain; the wrong plan took 215 ms instead of 6 ms."""
     await jobs.sql("UPDATE proving.plain_jobs SET dispatched_at = now()")
     await jobs.sql("UPDATE proving.plain_jobs SET status = 'processing', version = 2, lease_owner = %s", uuid.uuid4())
     rows = await jobs.sql("SELECT id FROM proving.plain_jobs ORDER BY random() LIMIT %s", BATCH)
@@ -122,7 +123,7 @@ async def test_a_settle_reads_the_rows_of_its_runs_and_no_others(jobs, plain, ke
 
 
 class Recorder:
-    """In a connection's place: keeps the statement and its values, so that both can be explained."""
+    """A replacement for a connection that records the statement and its values, so that both can be explained."""
 
     statement = ""
     values: dict[str, Any]
@@ -136,7 +137,7 @@ class Recorder:
 
 
 async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(led, plain):
-    """It costs what it takes, not what waits: no sort, no scan of the backlog."""
+    """It costs as much as it picks, whatever the backlog: no sort, no scan of the backlog."""
     leader, term = led
     window = {"slots": 40, "floor": 1, "at_most": BATCH, "term": term}
 
@@ -149,7 +150,7 @@ async def test_a_pick_walks_the_ready_index_and_stops_at_its_window(led, plain):
 
 
 async def test_a_fair_pick_steps_from_key_to_key(led, registry):
-    """Of fifty keys with eighty jobs each it reads no more than each key's share."""
+    """With fifty keys of eighty jobs each, it reads only each key's share."""
     leader, term = led
     stage = registry["proving.keyed"]
     window = {"slots": 1_000, "floor": 1, "at_most": 512, "limit": 3, "cursor": None, "term": term}
@@ -172,7 +173,7 @@ async def test_a_fair_pick_steps_from_key_to_key(led, registry):
     ],
 )
 async def test_a_chore_finds_its_rows_by_their_own_index(led, plain, statement, index, values):
-    """A backlog of thousands costs a chore nothing when none of it is its business."""
+    """A backlog of thousands of other jobs costs a chore nothing."""
     leader, term = led
     t = job_table(plain.model)
     text = {
@@ -188,7 +189,7 @@ async def test_a_chore_finds_its_rows_by_their_own_index(led, plain, statement, 
 
 
 async def test_a_prune_finds_its_rows_by_when_they_ended(kernel, plain):
-    """What has not ended is never looked at."""
+    """It does not read jobs that have not ended."""
     values = {"retention": timedelta(days=1), "batch": 10}
 
     plan = await analyzed(kernel, rescue._prune_sql(job_table(plain.model)), values)

@@ -1,4 +1,4 @@
-"""Nothing from outside changes what a session means: no role, no database, no environment and no URL."""
+"""No setting of a role, a database, the environment or a URL changes how a session works."""
 
 import asyncio
 import re
@@ -13,8 +13,8 @@ from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.connection import connected
-from cli.doctor.servers import postgres
+from cli.connection import open_connection
+from cli.doctor.servers import check_postgres
 from gristmill_testing.waiting import until
 from migrations.upgrade import position
 from tests.conftest import migrate
@@ -27,7 +27,7 @@ from workers.runtime.enqueue import enqueue, enqueue_many
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store.read import JobFilter, list_jobs
 
-# What an operator, a hosting company or an older application may have set.
+# Options that an operator, a hosting company or an older application may have set.
 FOREIGN = {
     "client_encoding": "LATIN1",
     "DateStyle": "SQL, DMY",
@@ -65,19 +65,19 @@ TEXT = "café crème naïve — 日本語 🌾"
 
 
 def set_all(url: str, level: str, settings: dict[str, str]) -> None:
-    """Set these for everybody who connects to this database, or for the role that does."""
+    """Set these options for everybody who connects to this database, or for the current role."""
     with connect(url, autocommit=True) as admin:
         database, role = sql.Identifier(admin.info.dbname), sql.Identifier(admin.info.user)
         whose = sql.SQL("ROLE {} IN DATABASE {}").format(role, database)
         if level == "database":
             whose = sql.SQL("DATABASE {}").format(database)
         for name, value in settings.items():
-            # A list stays one: quoted, it would be a single name.
+            # A list must not be quoted: then it would be a single name.
             admin.execute(sql.SQL("ALTER {} SET {} = {}").format(whose, sql.Identifier(name), sql.Literal(value)))
 
 
 def seen_by_a_stranger(url: str, ask: str) -> object:
-    """Return what a connection sees that pins nothing but the time to ask, and an encoding that holds every text."""
+    """Return the options of a connection that pins only a timeout and an encoding."""
     options = " ".join(f"-c {name}=0" for name in FOREIGN if name.endswith("_timeout"))
     with psycopg.connect(url, client_encoding="utf8", options=options) as stranger:
         row = stranger.execute(ask.encode()).fetchone()
@@ -86,7 +86,7 @@ def seen_by_a_stranger(url: str, ask: str) -> object:
 
 
 async def shown(url: str, *names: str) -> dict[str, Mapping[str, str]]:
-    """Return what every kind of connection of ours says of these options, by the kind."""
+    """Return the options of every kind of our connections, by kind."""
     ask = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
     database = Database(url, changed_by="test of options", idle_seconds=None)
     answers: dict[str, Any] = {}
@@ -98,7 +98,7 @@ async def shown(url: str, *names: str) -> dict[str, Mapping[str, str]]:
             answers["its session"] = (await session.execute(text(ask))).one()
         async with database.session() as session:
             answers["session"] = (await session.execute(text(ask))).one()
-        async with connected(url) as conn:
+        async with open_connection(url) as conn:
             answers["command"] = await (await conn.execute(ask.encode())).fetchone()
         async with await connect_async(url) as conn:
             answers["loop"] = await (await conn.execute(ask.encode())).fetchone()
@@ -113,12 +113,12 @@ async def shown(url: str, *names: str) -> dict[str, Mapping[str, str]]:
     return {door: dict(zip(names, row, strict=True)) for door, row in answers.items()}
 
 
-# What some of our sessions say for themselves: how long they wait, and who changes what.
+# Options that only some of our sessions set: how long they wait, and who makes changes.
 OWN = {"idle_in_transaction_session_timeout", "lock_timeout", "gristmill.changed_by"}
 
 
 async def undone(url: str) -> list[tuple[str, str, str]]:
-    """Return every pin that some kind of connection has not: the kind, the option and its value."""
+    """Return every pin that is missing in a kind of connection: the kind, the option and its value."""
     found = await shown(url, *FOREIGN)
     return [
         (door, name, value)
@@ -129,12 +129,12 @@ async def undone(url: str) -> list[tuple[str, str, str]]:
 
 
 def test_every_pin_is_tried():
-    """A new pin comes with what it must withstand."""
+    """A new pin must be listed here with the value that it has to resist."""
     assert PINS.keys() <= FOREIGN.keys()
 
 
 def test_every_setting_of_ours_is_tried(psql):
-    """What a function of the database asks of the session, no role and no database may answer."""
+    """No role and no database may set a setting that our functions read from the session."""
     sources = psql.execute(
         "SELECT string_agg(prosrc, ' ') AS all FROM pg_proc WHERE prosrc LIKE '%gristmill.%'"
     ).fetchone()
@@ -146,7 +146,7 @@ def test_every_setting_of_ours_is_tried(psql):
 
 @pytest.mark.parametrize("level", LEVELS)
 async def test_each_kind_of_connection_keeps_every_pin(fresh_database_url, level):
-    """All of them set at once."""
+    """All options are set at once."""
     set_all(fresh_database_url, level, FOREIGN)
     assert seen_by_a_stranger(fresh_database_url, "SHOW DateStyle") == "SQL, DMY"
 
@@ -163,14 +163,14 @@ ENVIRONMENT = {
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
 async def test_the_environment_undoes_no_pin(fresh_database_url, monkeypatch, variable):
-    """Libpq sends some of it behind our own options."""
+    """Libpq sends some options of the environment after our own."""
     monkeypatch.setenv(variable, ENVIRONMENT[variable])
 
     assert await undone(fresh_database_url) == []
 
 
 async def test_the_url_undoes_no_pin_and_adds_what_it_likes(fresh_database_url):
-    """Its options come first: what we pin wins, the rest counts."""
+    """The options of the URL come first: our pins win, the other options are kept."""
     options = quote("-c search_path=pg_catalog -c DateStyle=German -c work_mem=7MB")
     url = f"{fresh_database_url}?options={options}&client_encoding=latin1"
 
@@ -180,7 +180,7 @@ async def test_the_url_undoes_no_pin_and_adds_what_it_likes(fresh_database_url):
 
 @pytest.fixture
 def at_work(fresh_database_url: str, registry: Registry) -> Iterator[None]:
-    """A mill in a thread of its own that does whatever comes."""
+    """A mill in a thread of its own that runs all jobs."""
     begun, enough = Event(), Event()
 
     async def work() -> None:
@@ -198,7 +198,7 @@ def at_work(fresh_database_url: str, registry: Registry) -> Iterator[None]:
 
 @pytest.fixture(params=[*LEVELS, "environment"])
 def foreign(request, fresh_database_url, monkeypatch) -> str:
-    """Everything set at one level, before anybody connects."""
+    """Set every option at one level before anybody connects."""
     if request.param == "environment":
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)
@@ -213,7 +213,7 @@ def database_url(fresh_database_url: str) -> str:
 
 
 def test_a_whole_system_works_and_stores_what_it_was_given(foreign, at_work, gristmill, tmp_path, database_url):
-    """A file is ingested and embedded, listed and exported as it was; ``doctor`` is content."""
+    """A file is ingested, embedded, listed and exported unchanged; ``doctor`` finds no problem."""
     (tmp_path / "records.csv").write_text(f"content,category\n{TEXT},\n", encoding="utf-8")
 
     code, output, said = gristmill("ingest", "records.csv", "--project", "p", "--type", "task", "--wait")
@@ -240,13 +240,13 @@ async def test_jobs_are_enqueued_run_and_listed(foreign, database_url, registry)
                 return await jobs.count(status="completed") == 201
 
             await until(all_done, within=30)
-        async with connected(database_url) as conn:
+        async with open_connection(database_url) as conn:
             listed = await list_jobs(conn, JobFilter(), limit=500)
         assert {job.status for job in listed} == {"completed"}
         assert await jobs.count(key=TEXT) == 201
     finally:
         await database.close()
-    checks = {check.name: check.state async for check in postgres(database_url, quick=False)}
+    checks = {check.name: check.state async for check in check_postgres(database_url, quick=False)}
     assert "failed" not in {checks["Postgres"], checks["schema"], checks["clock"]}
 
 
@@ -257,7 +257,7 @@ async def _enqueue(session: AsyncSession) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_migrations_run_whatever_is_set(empty_database_url, level):
-    """From nothing to the newest revision and back."""
+    """From an empty database to the newest revision and back."""
     set_all(empty_database_url, level, FOREIGN)
 
     migrate(empty_database_url)
@@ -267,7 +267,7 @@ def test_migrations_run_whatever_is_set(empty_database_url, level):
 
 
 def test_a_session_without_triggers_is_refused_in_a_line(fresh_database_url):
-    """Without them there is no history and no guard: nothing of ours may run so."""
+    """Without triggers there is no history and no guard, so no process of ours may use such a session."""
     set_all(fresh_database_url, "database", {"session_replication_role": "replica"})
 
     with pytest.raises(psycopg.OperationalError, match="session_replication_role must be 'origin', got 'replica'"):
@@ -275,7 +275,7 @@ def test_a_session_without_triggers_is_refused_in_a_line(fresh_database_url):
 
 
 def test_a_database_that_cannot_store_every_text_is_refused_in_a_line(servers):
-    """Its encoding is chosen once, when it is created."""
+    """The encoding of a database is chosen when it is created."""
     url = servers.urls.database_url
     with connect(url, autocommit=True) as admin:
         admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'")

@@ -1,4 +1,4 @@
-"""The database defends the rules itself: what a person in psql can and cannot do, and what is written down of it."""
+"""The database enforces the rules: what a person in psql can and cannot do, and what history records."""
 
 import psycopg
 import pytest
@@ -12,13 +12,13 @@ MOVE = "UPDATE proving.plain_jobs SET status = %s, version = version + 1"
 
 
 def insert(psql, columns: str = "", values: str = ""):
-    """Insert one plain job as psql would; return its id."""
+    """Insert one plain job, as a person in psql does; return its id."""
     statement = f"INSERT INTO proving.plain_jobs ({columns or 'act'}) VALUES ({values or 'DEFAULT'}) RETURNING id"
     return psql.execute(statement).fetchone()["id"]
 
 
 def claim(psql, *ids: object, also: str = ""):
-    """Claim these jobs, or all there are, as the kernel does: a ticket first, then a lease."""
+    """Claim these jobs, or all jobs, as the kernel does: first a ticket, then a lease."""
     which, values = ("WHERE id = ANY (%s)", [list(ids)]) if ids else ("", [])
     psql.execute(f"UPDATE proving.plain_jobs SET dispatched_at = now() {which}", values)
     psql.execute(f"{MOVE}, lease_owner = gen_random_uuid(){also} {which}", ["processing", *values])
@@ -34,7 +34,7 @@ def refused(psql, message: str):
 
 @pytest.mark.parametrize("status", ["completed", "failed", "halfway", "done"])
 async def test_an_illegal_transition_is_refused(psql, status):
-    """A ready job can only be claimed or cancelled, by whatever door."""
+    """A ready job can only be claimed or cancelled, at every door."""
     job_id = insert(psql)
 
     with refused(psql, rf"job {job_id} of proving.plain_jobs: pending cannot become {status}|violates check"):
@@ -45,7 +45,7 @@ async def test_an_illegal_transition_is_refused(psql, status):
 
 @pytest.mark.parametrize("version", ["version", "version + 2", "version - 1", "1"])
 async def test_a_transition_that_does_not_add_one_to_the_version_is_refused(psql, version):
-    """The fence only works if every move is counted."""
+    """The fence works only if every transition counts."""
     insert(psql)
 
     with refused(psql, r"its version must grow by one, got \d after 1|violates check"):
@@ -53,7 +53,7 @@ async def test_a_transition_that_does_not_add_one_to_the_version_is_refused(psql
 
 
 async def test_a_version_never_goes_back_without_a_transition_either(psql):
-    """Nobody can give an old run its fence again."""
+    """Otherwise an old run could get its fence back."""
     insert(psql)
     claim(psql)
 
@@ -70,7 +70,7 @@ async def test_an_id_cannot_change(psql):
 
 
 async def test_two_ids_cannot_be_swapped(psql):
-    """Neither row vanishes, so versions tell: a swap under one statement is still refused."""
+    """Both ids still exist after a swap, but the versions reveal it."""
     one, other = insert(psql), insert(psql)
     claim(psql, one)
 
@@ -88,7 +88,7 @@ async def test_two_ids_cannot_be_swapped(psql):
     ],
 )
 async def test_a_job_is_born_ready_first_and_without_a_ticket(psql, columns, values):
-    """Nobody inserts a job that runs, is done, or was dispatched by no leader."""
+    """Nobody can insert a job that is running, ended or dispatched."""
     with refused(psql, "a new job of proving.plain_jobs must be pending, fresh and unclaimed"):
         insert(psql, columns, values)
 
@@ -121,7 +121,7 @@ async def test_terminal_and_only_terminal_jobs_have_an_end(psql, change):
     ],
 )
 async def test_values_out_of_range_are_refused(psql, column, value):
-    """Each by a CHECK that names the column."""
+    """A CHECK refuses each and names the column."""
     insert(psql)
 
     with refused(psql, f"ck_plain_jobs_{column}|cannot become|must grow"):
@@ -129,7 +129,7 @@ async def test_values_out_of_range_are_refused(psql, column, value):
 
 
 async def test_one_bad_row_refuses_the_whole_statement(psql):
-    """Nine legal moves do not carry an illegal tenth."""
+    """One illegal transition makes nine legal ones fail too."""
     ids = [insert(psql) for _ in range(10)]
     psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now()")
     psql.execute(MOVE + ", completed_at = now() WHERE id = %s", ["cancelled", ids[7]])
@@ -141,7 +141,7 @@ async def test_one_bad_row_refuses_the_whole_statement(psql):
 
 
 async def test_every_row_of_a_statement_leaves_its_own_transition(psql):
-    """Inserts and updates, one or many."""
+    """Inserts and updates, of one or many rows."""
     psql.execute("INSERT INTO proving.plain_jobs (act) SELECT 'complete' FROM generate_series(1, 50)")
     claim(psql)
 
@@ -160,7 +160,7 @@ async def test_a_claim_needs_a_ticket(psql):
 
 
 async def test_a_claim_needs_a_lease(psql):
-    """What nobody holds nobody would rescue."""
+    """Without a lease, nobody would rescue the job."""
     insert(psql)
     psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now()")
 
@@ -173,7 +173,7 @@ async def test_a_claim_needs_a_lease(psql):
     [("retry_count + 2", "grows by one or not at all"), ("retry_count - 1", "grows by one or not at all")],
 )
 async def test_attempts_are_spent_one_by_one_and_never_come_back(psql, attempts, rule):
-    """A job of another attempt is another job."""
+    """``retry_count`` grows by at most one and never shrinks."""
     insert(psql)
     claim(psql)
     psql.execute(MOVE + ", retry_count = 1", ["pending"])
@@ -184,7 +184,7 @@ async def test_attempts_are_spent_one_by_one_and_never_come_back(psql, attempts,
 
 
 async def test_a_retry_by_hand_costs_an_attempt(psql):
-    """As one by the command line does."""
+    """A retry on the command line costs one too."""
     insert(psql)
     claim(psql)
     psql.execute(MOVE + ", completed_at = now()", ["failed"])
@@ -205,7 +205,7 @@ async def test_a_retry_by_hand_costs_an_attempt(psql):
     ],
 )
 async def test_facts_do_not_change_without_a_version(psql, fact):
-    """Some of them never do."""
+    """Some facts never change."""
     insert(psql)
     claim(psql)
 
@@ -215,7 +215,7 @@ async def test_facts_do_not_change_without_a_version(psql, fact):
 
 @pytest.mark.parametrize("fact", ["created_at = now() - interval '1 day'", "owner_id = gen_random_uuid()"])
 async def test_owner_and_creation_never_change(psql, fact):
-    """Not with a transition either."""
+    """A transition cannot change them either."""
     insert(psql)
 
     with refused(psql, "its owner, key and creation cannot change"):
@@ -223,7 +223,7 @@ async def test_owner_and_creation_never_change(psql, fact):
 
 
 async def test_what_was_asked_never_changes(psql):
-    """Nor what was answered, once a job has ended."""
+    """The result does not change either, after the job has ended."""
     profile = psql.execute("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id").fetchone()["id"]
     job = psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.') AS id", [profile]).fetchone()["id"]
     with refused(psql, f"job {job} of scoring.scoring_jobs: what was asked cannot change"):
@@ -240,7 +240,7 @@ async def test_what_was_asked_never_changes(psql):
 
 
 async def test_updated_at_follows_changes_by_hand(psql):
-    """Tickets are none of a job's changes."""
+    """A ticket does not change it."""
     psql.execute("INSERT INTO proving.plain_jobs (updated_at) VALUES (now() - interval '1 day')")
     psql.execute("UPDATE proving.plain_jobs SET dispatched_at = now()")
     before = psql.execute("SELECT now() - updated_at > interval '1 h' AS old FROM proving.plain_jobs").fetchone()
@@ -254,13 +254,13 @@ async def test_updated_at_follows_changes_by_hand(psql):
 @pytest.mark.parametrize("time", ["infinity", "-infinity", "10000-01-01"])
 @pytest.mark.parametrize("column", ["due_at", "dispatched_at", "deadline_at", "started_at", "created_at", "updated_at"])
 async def test_times_that_nobody_can_reckon_with_are_refused(psql, column, time):
-    """Of every column."""
+    """This covers every time column."""
     with pytest.raises(psycopg.errors.CheckViolation):
         insert(psql, column, f"'{time}'")
 
 
 async def test_a_job_belongs_to_the_step_in_which_it_ended(jobs):
-    """It goes on there, or in one before it, never in one behind it."""
+    """A retry continues in that step or an earlier one, never in a later one."""
     [first] = await jobs.running("proving.first")
     await jobs.settle(first, Fail("cannot be read"), "proving.first")
     [view] = await jobs.sql("SELECT stage FROM runtime.jobs WHERE id = %s", first.id)
@@ -278,7 +278,7 @@ async def test_a_job_belongs_to_the_step_in_which_it_ended(jobs):
 
 
 async def test_an_update_that_moves_nothing_leaves_nothing(psql):
-    """Progress, marks and edits of own columns are no transitions; nor is a statement that hits no row."""
+    """Progress, tickets and own columns are no transitions; a statement without rows leaves nothing either."""
     job_id = insert(psql)
     psql.execute("UPDATE proving.plain_jobs SET progress = 5, key = 'k'")
     psql.execute("UPDATE proving.plain_jobs SET status = 'processing', version = 2 WHERE false")
@@ -287,7 +287,7 @@ async def test_an_update_that_moves_nothing_leaves_nothing(psql):
 
 
 async def test_a_transition_says_who_why_and_from_where(psql):
-    """By ``SET LOCAL``, where the row itself says nothing."""
+    """``SET LOCAL`` gives them if the row does not."""
     job_id = insert(psql)
     with psql.transaction():
         psql.execute("SET LOCAL gristmill.changed_by = 'alice'")
@@ -305,7 +305,7 @@ async def test_a_transition_says_who_why_and_from_where(psql):
 
 
 async def test_a_session_that_says_nothing_is_named_by_its_role(psql):
-    """Nobody moves a job without a name."""
+    """Every transition has a name."""
     job_id = insert(psql)
 
     [past] = transitions(psql, job_id)
@@ -314,7 +314,7 @@ async def test_a_session_that_says_nothing_is_named_by_its_role(psql):
 
 
 async def test_what_was_said_ends_with_its_transaction(psql):
-    """``SET LOCAL`` of one person is not the next one's reason."""
+    """The reason of one person's ``SET LOCAL`` is not used for the next transaction."""
     job_id = insert(psql)
     with psql.transaction():
         psql.execute("SET LOCAL gristmill.changed_by = 'alice'")
@@ -324,7 +324,7 @@ async def test_what_was_said_ends_with_its_transaction(psql):
 
 
 async def test_rows_of_one_statement_keep_their_own_reasons(psql):
-    """Where rows differ, the row says why; the session does not speak over it."""
+    """If rows have different reasons, the row's reason wins over the session's."""
     one, other = insert(psql), insert(psql)
     with psql.transaction():
         psql.execute("SET LOCAL gristmill.change_reason = 'the session'")
@@ -335,7 +335,7 @@ async def test_rows_of_one_statement_keep_their_own_reasons(psql):
 
 
 async def test_an_old_reason_on_the_row_is_not_taken_for_a_new_one(psql):
-    """A person who moves a job later is quoted, not the kernel's last word."""
+    """A later transition by a person has that person's reason, not the kernel's last one."""
     job_id = insert(psql)
     claim(psql, also=", change_action = 'claim', change_reason = 'kernel'")
     with psql.transaction():
@@ -347,7 +347,7 @@ async def test_an_old_reason_on_the_row_is_not_taken_for_a_new_one(psql):
 
 
 async def test_each_step_of_a_job_is_named_by_its_stage(jobs):
-    """The transition belongs to the stage that performed it; the first step's retry is the first stage's."""
+    """A transition has the stage that made it; a retry of the first step has the first stage."""
     [job] = await jobs.running("proving.first")
     await jobs.settle(job, Retry("boom"), "proving.first")
     await jobs.sql("UPDATE proving.two_step_jobs SET due_at = NULL")
@@ -369,7 +369,7 @@ async def test_each_step_of_a_job_is_named_by_its_stage(jobs):
 
 
 async def test_history_is_written_though_the_planner_is_pinned(jobs):
-    """The kernel forbids hash joins on its own connections; the trigger needs one to pair old and new rows."""
+    """The kernel's connections forbid hash joins, but the trigger needs one to pair old and new rows."""
     claimed = await jobs.running(count=200)
 
     assert len(claimed) == 200
@@ -377,10 +377,10 @@ async def test_history_is_written_though_the_planner_is_pinned(jobs):
     assert row["n"] == 200
 
 
-async def test_new_work_rings_only_while_the_leader_listens(jobs, listener):
-    """A busy leader looks by itself; ringing for each enqueue would slow them all."""
+async def test_new_work_notifies_only_while_the_leader_listens(jobs, listener):
+    """A busy leader polls; a NOTIFY for each enqueue would slow all of them down."""
     await jobs.ready()
-    assert await heard(listener) == []  # nobody has ever led
+    assert await heard(listener) == []  # no dispatcher has led yet
 
     async with await jobs.database.listen() as leader:
         term = await try_to_lead(leader, name="one")
@@ -393,8 +393,8 @@ async def test_new_work_rings_only_while_the_leader_listens(jobs, listener):
         assert await heard(listener) == []
 
 
-async def test_a_job_that_comes_back_or_ends_rings_and_a_claim_does_not(jobs, listener):
-    """What comes back is work, what ends makes room; what starts is neither."""
+async def test_a_job_that_comes_back_or_ends_notifies_and_a_claim_does_not(jobs, listener):
+    """A job that comes back can be dispatched, one that ends frees a slot; a claim does neither."""
     tickets = await jobs.dispatched(count=2)
     async with await jobs.database.listen() as leader:
         await try_to_lead(leader, name="one")
@@ -408,7 +408,7 @@ async def test_a_job_that_comes_back_or_ends_rings_and_a_claim_does_not(jobs, li
 
 
 async def test_a_run_moved_by_someone_else_is_announced_to_its_owner(jobs, psql, listener):
-    """By a cancel, a rescue or a person; owner and job in one notice each."""
+    """A cancel, a rescue or a person sends a NOTIFY with owner and job."""
     one, other = await jobs.running(count=2)
 
     async with jobs.database.kernel() as conn:
@@ -422,7 +422,7 @@ async def test_a_run_moved_by_someone_else_is_announced_to_its_owner(jobs, psql,
 
 
 async def test_a_worker_that_settles_its_own_run_announces_nothing(jobs, psql, listener):
-    """No notice per settled job."""
+    """A settle sends no NOTIFY per job."""
     [job] = await jobs.running()
     psql.execute(f"SET gristmill.changed_by = 'worker:{jobs.owner}'")
     psql.execute(MOVE + ", completed_at = now()", ["completed"])
@@ -432,7 +432,7 @@ async def test_a_worker_that_settles_its_own_run_announces_nothing(jobs, psql, l
 
 
 async def test_a_worker_that_cancels_anothers_run_is_announced(jobs, psql, listener):
-    """Flower's Revoke reaches any worker; the one that runs the job must hear of it."""
+    """Any worker may receive Flower's Revoke; the worker that runs the job must learn of it."""
     [job] = await jobs.running()
     psql.execute("SET gristmill.changed_by = 'worker:another'")
     psql.execute(MOVE + ", completed_at = now(), change_action = 'cancel'", ["cancelled"])
@@ -441,7 +441,7 @@ async def test_a_worker_that_cancels_anothers_run_is_announced(jobs, psql, liste
 
 
 async def test_a_ready_job_that_is_cancelled_is_announced_to_nobody(jobs, listener):
-    """Nobody runs it."""
+    """No worker runs it."""
     [job_id] = await jobs.ready()
     async with jobs.database.kernel() as conn:
         await cancel(conn, jobs.registry["proving.plain"].model, [job_id], reason="no more")
@@ -450,7 +450,7 @@ async def test_a_ready_job_that_is_cancelled_is_announced_to_nobody(jobs, listen
 
 
 async def test_nothing_is_announced_of_what_was_rolled_back(jobs, listener):
-    """Notices are part of the transaction."""
+    """A NOTIFY is part of its transaction."""
     [job] = await jobs.running()
     async with jobs.database.kernel() as conn, conn.transaction(force_rollback=True):
         await cancel(conn, type(job), [job.id], reason="no more")

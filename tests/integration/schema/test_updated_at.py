@@ -1,4 +1,4 @@
-"""``updated_at`` is the time of the last change, also of one by hand in psql."""
+"""``updated_at`` is the time of the last change, also of a change in psql."""
 
 import pytest
 
@@ -30,7 +30,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("table", CHANGES)
 def test_a_change_by_hand_is_dated(psql, table):
-    """By the database."""
+    """The database sets the time."""
     insert, change, column = CHANGES[table]
     psql.execute(insert)
 
@@ -40,7 +40,7 @@ def test_a_change_by_hand_is_dated(psql, table):
 
 
 def test_beat_changes_nothing_that_a_person_wrote(psql):
-    """A schedule that fires is not edited by that."""
+    """To fire a schedule does not count as an edit."""
     psql.execute(CHANGES["runtime.schedules"][0])
 
     psql.execute("UPDATE runtime.schedules SET last_scheduled_for = now()")

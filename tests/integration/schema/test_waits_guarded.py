@@ -1,4 +1,4 @@
-"""A wait in psql: what the guard of a table refuses, whoever asks, and what a tenant may do."""
+"""A wait in psql: what the guard of a table refuses for everybody, and what a tenant may do."""
 
 import uuid
 
@@ -19,7 +19,7 @@ def refused(psql, statement: str, *values: object) -> psycopg.Error:
 
 
 def moved(into: str, *, action: str | None, more: str = "wait_until = NULL") -> str:
-    """Return the statement by which somebody in psql would take a job out of its wait."""
+    """Return the statement with which a person in psql would end the wait of a job."""
     said = f"'{action}'" if action else "NULL"
     ended = ", completed_at = now()" if into in {"rejected", "lapsed", "waived", "cancelled", "failed"} else ""
     return f"""UPDATE {TABLE} SET status = '{into}', version = version + 1, change_action = {said},
@@ -28,7 +28,7 @@ def moved(into: str, *, action: str | None, more: str = "wait_until = NULL") -> 
 
 @pytest.mark.parametrize("action", [None, "approve", "complete", "retry"])
 async def test_only_a_decision_a_deadline_or_a_cancel_ends_a_wait(jobs, psql, action):
-    """Whatever else somebody calls it."""
+    """Any other action is refused."""
     [(job_id, _)] = await waiting(jobs)
 
     error = refused(psql, moved("approved", action=action), job_id)
@@ -49,14 +49,14 @@ async def test_only_a_decision_a_deadline_or_a_cancel_ends_a_wait(jobs, psql, ac
     ],
 )
 async def test_each_way_out_of_a_wait_leads_where_the_lifecycle_says(jobs, psql, into, action, told):
-    """And an expiry waits for the deadline."""
+    """An expiry must wait for the deadline."""
     [(job_id, _)] = await waiting(jobs)
 
     assert told in str(refused(psql, moved(into, action=action), job_id))
 
 
 async def test_a_person_may_decide_in_psql_within_the_deadline(jobs, psql):
-    """The guard records it as any other decision."""
+    """The guard records it like any other decision."""
     [(job_id, _)] = await waiting(jobs)
 
     psql.execute(moved("approved", action="decide"), [job_id])
@@ -66,7 +66,7 @@ async def test_a_person_may_decide_in_psql_within_the_deadline(jobs, psql):
 
 @pytest.mark.parametrize("action", ["decide", "extend"])
 async def test_after_the_deadline_nobody_decides_or_extends(jobs, psql, action):
-    """Whether something has expired the wait or not."""
+    """This holds even if the wait has not been expired yet."""
     [(job_id, _)] = await overdue(jobs)
     extended = f"""UPDATE {TABLE} SET wait_until = now() + interval '1 hour', version = version + 1,
                           change_action = 'extend', change_reason = 'more time' WHERE id = %s"""
@@ -96,7 +96,7 @@ async def test_a_deadline_moves_with_the_version_or_not_at_all(jobs, psql):
     "column", ["dispatched_at = now()", "due_at = now()", "deadline_at = now()", "wait_until = NULL"]
 )
 async def test_nobody_works_on_a_waiting_job_and_its_deadline_stays(jobs, psql, column):
-    """No ticket, no due time, no run's deadline."""
+    """It cannot get a ticket, a due time or a run's deadline."""
     [(job_id, _)] = await waiting(jobs)
 
     error = refused(psql, f"UPDATE {TABLE} SET {column} WHERE id = %s", job_id)
@@ -123,7 +123,7 @@ async def test_a_new_job_does_not_wait(psql):
 
 
 async def test_a_failed_wait_cannot_be_retried_past_the_step_that_led_to_it(jobs, psql):
-    """A second opinion that nobody gave belongs to the asking: acting would pass over the approval."""
+    """A missing second opinion belongs to the asking step: a retry in the acting step would skip the approval."""
     [(job_id, _)] = await waiting(jobs)
     psql.execute(moved(SECOND_OPINION, action="decide", more="wait_until = now() + interval '1 ms'"), [job_id])
     psql.execute("SELECT pg_sleep(0.002)")
@@ -138,7 +138,7 @@ async def test_a_failed_wait_cannot_be_retried_past_the_step_that_led_to_it(jobs
 
 
 async def test_a_retry_goes_back_to_the_step_of_its_wait(jobs, psql):
-    """An agent that never answered is asked again by the step that asked it."""
+    """If an agent never answered, the step that asked it asks again."""
     job_id, _ = await awaiting_agent(jobs)
     psql.execute(f"ALTER TABLE {TABLE} DISABLE TRIGGER USER".encode())
     psql.execute(f"UPDATE {TABLE} SET wait_until = now() - interval '1 second'".encode())
@@ -159,7 +159,7 @@ async def test_a_retry_goes_back_to_the_step_of_its_wait(jobs, psql):
 
 @pytest.fixture
 def speak(psql):
-    """Speak as a service for a tenant, or as a role, until the test ends; nothing of it is kept."""
+    """Act as a service for a tenant, or as a role, until the test ends; everything is rolled back."""
     with psql.transaction(force_rollback=True):
 
         def speak(user: uuid.UUID | None, role: str = "gristmill_service"):
@@ -181,7 +181,7 @@ DECIDE = "SELECT runtime.decide(%s, %s, %s, 'I read it') AS done"
 
 @pytest.mark.parametrize("column", ["status", "wait_until", "version", "change_action", "ended_in"])
 async def test_a_tenant_cannot_decide_by_update(jobs, psql, speak, column):
-    """Not even of its own job: there is a function for that."""
+    """Not even its own job: there is a function for it."""
     alice = uuid.uuid4()
     job_id, _ = await owned(jobs, alice)
     speak(alice)
@@ -192,7 +192,7 @@ async def test_a_tenant_cannot_decide_by_update(jobs, psql, speak, column):
 
 
 async def test_a_tenant_decides_its_own_job_where_the_table_says_so(jobs, psql, speak):
-    """Under its version; the history names the role that did it."""
+    """It needs the job's version; the history names the role that decided."""
     alice = uuid.uuid4()
     job_id, version = await owned(jobs, alice)
     speak(alice)
@@ -213,7 +213,7 @@ async def test_a_tenant_decides_its_own_job_where_the_table_says_so(jobs, psql, 
 
 
 async def test_a_tenant_decides_nobody_elses_job(jobs, psql, speak):
-    """Neither does a service that speaks for nobody."""
+    """A service without a user cannot decide either."""
     job_id, version = await owned(jobs, uuid.uuid4())
 
     for user in (uuid.uuid4(), None):
@@ -222,14 +222,14 @@ async def test_a_tenant_decides_nobody_elses_job(jobs, psql, speak):
 
 
 async def test_a_decision_by_function_after_the_deadline_does_not_count(jobs, psql):
-    """The function and the statement of workers share the rule."""
+    """The function and the workers' statement have the same rule."""
     [(job_id, version)] = await overdue(jobs)
 
     assert psql.execute(DECIDE, [job_id, version, "approved"]).fetchone()["done"] is False
 
 
 async def test_an_operator_cancels_a_waiting_job_by_function(jobs, psql):
-    """As ready and running ones."""
+    """This works as for ready and running jobs."""
     [(job_id, _)] = await waiting(jobs)
 
     assert psql.execute("SELECT runtime.cancel(%s, 'no more') AS done", [job_id]).fetchone()["done"] is True
@@ -239,7 +239,7 @@ async def test_an_operator_cancels_a_waiting_job_by_function(jobs, psql):
 
 
 def test_beats_role_may_end_waits_and_nobody_tells_in_the_guards_name(psql):
-    """The dispatcher's role writes the deadline's column; what guards call is theirs alone."""
+    """The dispatcher's role writes the column of the deadline; only guards may call the functions that they call."""
     [row] = psql.execute(
         """SELECT has_column_privilege('gristmill_dispatcher', 'proving.waiting_jobs', 'wait_until', 'UPDATE') AS ends,
                   has_function_privilege('gristmill_service', 'runtime.tell_done(text, text[])', 'EXECUTE') AS tells,

@@ -1,4 +1,4 @@
-"""The load generator of `gristmill bench`: it costs nothing and leaves nothing."""
+"""The load generator of `gristmill bench` costs nothing and deletes everything that it creates."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ SMALL = Load(jobs=100, rate=50, seconds=0.2, free_model="offline-rubric-v1")
 
 @pytest.fixture
 async def answering(jobs) -> AsyncIterator[list[str]]:
-    """A system in miniature that scores whatever is pending, as the model named in the list."""
+    """A minimal system that scores all pending jobs as the model named in the list."""
     model = ["offline-rubric-v1"]
 
     async def work() -> None:
@@ -37,7 +37,7 @@ async def answering(jobs) -> AsyncIterator[list[str]]:
 
 
 async def test_figures_come_from_the_jobs_own_rows(jobs, database, answering):
-    """Rates and waits of what really went through; nothing stays but the history."""
+    """Rates and waits are those of the jobs' rows; only the history stays."""
     told: list[str] = []
 
     measured = await measure(database, SMALL, tell=told.append)
@@ -50,7 +50,7 @@ async def test_figures_come_from_the_jobs_own_rows(jobs, database, answering):
 
 
 async def test_a_system_that_asks_a_language_model_is_asked_one_question_only(jobs, database, answering):
-    """A load test must not cost money: the first answer tells, and all is taken back."""
+    """A load test must not cost money: it stops after the first answer and deletes everything."""
     answering[0] = "gpt-4o"
 
     with pytest.raises(Failed, match=r"^the workers here ask 'gpt-4o', and a load test must cost nothing;"):
@@ -62,7 +62,7 @@ async def test_a_system_that_asks_a_language_model_is_asked_one_question_only(jo
 
 
 async def test_a_system_where_nobody_works_is_given_up_with_the_reason(jobs, database):
-    """No endless wait; the jobs are cancelled and deleted."""
+    """The test ends with the reason, and the jobs are cancelled and deleted."""
     impatient = replace(SMALL, stalled_seconds=0.3)
 
     with pytest.raises(Failed, match=r"1 jobs wait: no worker for queue scoring$"):

@@ -1,4 +1,4 @@
-"""Profiles as people hand them in: once each, scored in rounds, deleted with their jobs."""
+"""Profiles are added once, scored in rounds, and deleted with their jobs."""
 
 from uuid import UUID
 
@@ -14,7 +14,7 @@ PROFILES = [NewProfile("a", {"x": 1}), NewProfile("b", {}), NewProfile("a", {"x"
 
 
 async def test_a_profile_with_the_same_content_is_not_written_twice(session):
-    """Of one owner: another has one of their own."""
+    """This holds per owner: another owner gets a separate profile."""
     made: list[UUID] = []
     first = await put_profiles(session, PROFILES, made=made.extend)
     again = await put_profiles(session, PROFILES[::-1], made=made.extend)
@@ -29,7 +29,7 @@ async def test_a_profile_with_the_same_content_is_not_written_twice(session):
 
 
 async def test_a_round_is_followed_and_deleted(session):
-    """Jobs are counted although they go with their profiles."""
+    """Jobs are counted although deleting the profiles deletes them."""
     ids = await put_profiles(session, PROFILES[:2])
     jobs = await enqueue_round(session, ids, "judge", actor=Actor(change_reason="a round"))
     raw = (await (await session.connection()).get_raw_connection()).driver_connection

@@ -47,7 +47,7 @@ def scoring(database_url: str, registry: Registry, fake: FakeOpenAI) -> Scoring:
 
 
 class Jobs:
-    """The scoring jobs of a test's database: put in, look, wait."""
+    """The scoring jobs of a test's database: enqueue, read, wait."""
 
     def __init__(self, url: str, connection: Connection) -> None:
         self._engine = create_engine(sqlalchemy_url(url))
@@ -109,7 +109,7 @@ async def test_score_is_kept_with_its_evidence_and_times(scoring: Scoring, jobs:
 async def test_identical_input_within_a_day_makes_no_second_call(
     scoring: Scoring, jobs: Jobs, fake: FakeOpenAI
 ) -> None:
-    """The second job is answered from the first one's result and says so."""
+    """The second job gets the first one's answer and says so."""
     profile = jobs.profile()
     async with scoring():
         first = await jobs.until(jobs.put(profile), "complete")
@@ -122,7 +122,9 @@ async def test_identical_input_within_a_day_makes_no_second_call(
 
 
 @pytest.mark.parametrize("other", [{"prompt": "Judge it otherwise."}, {"model_name": "gpt-4o"}])
-async def test_other_input_is_asked_anew(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI, other: dict[str, str]) -> None:
+async def test_other_input_is_asked_again(
+    scoring: Scoring, jobs: Jobs, fake: FakeOpenAI, other: dict[str, str]
+) -> None:
     """Another prompt or model is another question."""
     profile = jobs.profile()
     async with scoring():
@@ -133,7 +135,7 @@ async def test_other_input_is_asked_anew(scoring: Scoring, jobs: Jobs, fake: Fak
     assert fake.calls == 2
 
 
-async def test_changed_profile_is_asked_anew(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
+async def test_changed_profile_is_asked_again(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
     """The profile's content is part of the question."""
     profile = jobs.profile(level="junior")
     async with scoring():
@@ -145,8 +147,8 @@ async def test_changed_profile_is_asked_anew(scoring: Scoring, jobs: Jobs, fake:
     assert fake.calls == 2
 
 
-async def test_answer_older_than_a_day_is_asked_anew(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
-    """After 24 hours an answer is no longer reused."""
+async def test_answer_older_than_a_day_is_asked_again(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
+    """After 24 hours an answer is not reused."""
     profile = jobs.profile()
     async with scoring():
         await jobs.until(jobs.put(profile), "complete")
@@ -158,7 +160,7 @@ async def test_answer_older_than_a_day_is_asked_anew(scoring: Scoring, jobs: Job
 
 
 async def test_identical_jobs_in_flight_make_one_call(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
-    """Of eight identical jobs one calls; the others wait without spending an attempt and share its answer."""
+    """Of eight identical jobs one calls the model. The others wait without spending an attempt and get its answer."""
     fake.script(default={"kind": "answer", "delay_ms": 700})
     profile = jobs.profile()
     twins = [jobs.put(profile) for _ in range(8)]
@@ -171,7 +173,7 @@ async def test_identical_jobs_in_flight_make_one_call(scoring: Scoring, jobs: Jo
     assert sum("cached_from" in row.llm_response for row in rows) == 7
 
 
-async def test_rate_limited_job_waits_as_told_and_spends_no_attempt(
+async def test_rate_limited_job_waits_as_asked_and_spends_no_attempt(
     scoring: Scoring, jobs: Jobs, fake: FakeOpenAI
 ) -> None:
     """A 429 snoozes the job for Retry-After."""
@@ -188,7 +190,7 @@ async def test_rate_limited_job_waits_as_told_and_spends_no_attempt(
 
 
 async def test_server_error_is_waited_for_and_costs_no_attempt(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI) -> None:
-    """A 500 is no fault of the job's; its next run completes. Both ask under one idempotency key, the job's."""
+    """A 500 costs no attempt; the next run completes. Both runs use the same idempotency key."""
     fake.script(queue=[{"kind": "status", "status": 500}])
     job = jobs.put(jobs.profile())
 
@@ -222,7 +224,7 @@ async def test_failing_job_is_retried_five_times_and_then_failed(
 
 @pytest.mark.parametrize("status", [400, 404])
 async def test_permanent_refusal_fails_at_once(scoring: Scoring, jobs: Jobs, fake: FakeOpenAI, status: int) -> None:
-    """What no attempt can mend fails after one call, with one line that holds no key."""
+    """A permanent error fails the job after one call, with one line that holds no key."""
     fake.script(default={"kind": "status", "status": status})
     job = jobs.put(jobs.profile())
 
@@ -250,7 +252,7 @@ async def test_model_that_the_provider_lacks_fails_without_a_call(
 
 
 async def test_offline_evaluator_names_itself(scoring: Scoring, jobs: Jobs) -> None:
-    """Without a provider, rules answer: any model name is accepted and the result says who answered."""
+    """Without a provider, rules answer: any model name is accepted, and the result names the evaluator."""
     rich = jobs.profile(
         summary="A durable queue", documentation="https://docs.example.test", license="MIT", tests="500 tests"
     )
@@ -276,13 +278,13 @@ def test_empty_prompt_is_refused_at_every_door(jobs: Jobs) -> None:
 
 
 def test_misspelt_field_is_refused_by_name(jobs: Jobs) -> None:
-    """A field nobody knows is an error, not a default."""
+    """An unknown field is an error."""
     with pytest.raises(EnqueueError, match="modle_name is not a field"):
         jobs.put(jobs.profile(), modle_name="gpt-4o")
 
 
 async def test_real_server_descriptions_are_scored(scoring: Scoring, jobs: Jobs) -> None:
-    """Forty real MCP server descriptions get a score each; those that say more about themselves score higher."""
+    """Forty real MCP server descriptions get a score each; longer descriptions score higher."""
     file = SAMPLES / "mcp_registry_300.json"
     if not file.exists():
         pytest.skip(f"sample data is not here: {file.name}")

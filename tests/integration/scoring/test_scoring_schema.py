@@ -1,11 +1,11 @@
-"""The scoring tables against their seed, and who may see which rows."""
+"""The scoring tables have the seed's columns and rules, and each role sees its own rows."""
 
 import uuid
 
 import psycopg
 import pytest
 
-# Column: type, nullable, default; as the seed has them, but for what the migration's docstring says of ids and nulls.
+# Column: type, nullable, default, as in the seed, except for ids and nulls: see the migration's docstring.
 SEED = {
     "id": ("uuid", False, "uuidv7()"),
     "profile_id": ("uuid", False, None),
@@ -55,7 +55,7 @@ def profiles(psql):
 
 @pytest.fixture
 def as_service(psql, profiles):
-    """Speak as a service for one user, or for nobody, until the test ends."""
+    """Act as a service for one user, or for no user, until the test ends."""
     with psql.transaction(force_rollback=True):
 
         def speak(user: uuid.UUID | None) -> None:
@@ -71,14 +71,14 @@ def seen(psql, table: str) -> int:
 
 
 def test_every_column_of_the_seed_is_there_as_it_says(psql):
-    """Name, type, default; the lifecycle's columns stand beside them."""
+    """Name, type and default are those of the seed."""
     found = columns(psql, "scoring.scoring_jobs")
 
     assert {name: found[name] for name in SEED} == SEED
 
 
 def test_the_lifecycles_columns_stand_beside_them(psql):
-    """What every job table has."""
+    """Every job table has these columns."""
     added = columns(psql, "scoring.scoring_jobs").keys() - SEED.keys()
 
     assert added == {
@@ -99,7 +99,7 @@ def test_the_lifecycles_columns_stand_beside_them(psql):
 
 
 def test_a_profile_has_an_owner_a_name_and_attributes(psql):
-    """A name alone makes a row."""
+    """A name is enough for a row."""
     assert columns(psql, "scoring.profiles") == {
         "id": ("uuid", False, "uuidv7()"),
         "owner_id": ("uuid", True, "runtime.actor_id()"),
@@ -114,7 +114,7 @@ def test_a_profile_has_an_owner_a_name_and_attributes(psql):
 
 
 def test_the_seeds_indexes_have_their_names_columns_and_order(psql):
-    """Whole-table indexes, as asked for; the kernel's own are partial."""
+    """The seed's indexes cover the whole table; the kernel's own are partial."""
     rows = psql.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'scoring'").fetchall()
     found = {row["indexname"]: row["indexdef"].partition(" USING btree ")[2] for row in rows}
 
@@ -122,7 +122,7 @@ def test_the_seeds_indexes_have_their_names_columns_and_order(psql):
 
 
 def test_a_deleted_profile_takes_its_jobs_with_it(psql, profiles):
-    """``ON DELETE CASCADE``; those of others stay."""
+    """``ON DELETE CASCADE`` deletes them; jobs of other profiles stay."""
     psql.execute("DELETE FROM scoring.profiles WHERE id = %s", [profiles[ALICE]])
 
     assert seen(psql, "scoring.scoring_jobs") == 2
@@ -143,19 +143,19 @@ def test_a_deleted_profile_takes_its_jobs_with_it(psql, profiles):
     ],
 )
 def test_the_seeds_rules_are_checks(psql, profiles, column, value, rule):
-    """Each refused by a constraint that names the column."""
+    """Each value is refused by a constraint that names the column."""
     with pytest.raises(psycopg.errors.CheckViolation, match=rule):
         psql.execute(f"UPDATE scoring.scoring_jobs SET {column} = {value}")
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4.1:free", "meta-llama/Llama-3.1-8B@q4", "o3"])
 def test_model_names_of_every_provider_are_accepted(psql, profiles, model):
-    """OpenAI's, OpenRouter's, a local server's."""
+    """Names of OpenAI, OpenRouter and a local server are accepted."""
     psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.', %s)", [profiles[ALICE], model])
 
 
 def test_row_level_security_is_on(psql):
-    """For both tables: a policy each for users, workers and dispatchers, since members do not inherit BYPASSRLS."""
+    """Both tables have policies for users, workers and dispatchers, because members do not inherit BYPASSRLS."""
     rows = psql.execute(
         "SELECT relname::text, relrowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies "
         "FROM pg_class AS c WHERE oid IN ('scoring.profiles'::regclass, 'scoring.scoring_jobs'::regclass)"
@@ -179,14 +179,14 @@ def test_a_user_sees_own_profiles_and_their_jobs(psql, profiles, as_service):
 
 
 def test_a_service_that_names_no_user_sees_nothing(psql, profiles, as_service):
-    """Not even profiles without an owner."""
+    """It does not see profiles without an owner either."""
     as_service(None)
 
     assert (seen(psql, "scoring.profiles"), seen(psql, "scoring.scoring_jobs")) == (0, 0)
 
 
 def test_a_user_enqueues_for_own_profiles_only(psql, profiles, as_service):
-    """The policy holds for writing too; history is written though the role has no right to it."""
+    """The policy covers writes too. The history is written although the role may not write it."""
     as_service(ALICE)
 
     job_id = psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.') AS id", [profiles[ALICE]]).fetchone()["id"]
@@ -196,7 +196,7 @@ def test_a_user_enqueues_for_own_profiles_only(psql, profiles, as_service):
 
 
 def test_a_user_cannot_take_anothers_profile(psql, profiles, as_service):
-    """Neither by giving one away nor by updating what is not seen."""
+    """A user cannot give a profile away, and cannot update an invisible one."""
     as_service(ALICE)
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege), psql.transaction():
@@ -206,7 +206,7 @@ def test_a_user_cannot_take_anothers_profile(psql, profiles, as_service):
 
 
 def test_a_service_reads_the_history_of_its_jobs_and_writes_none(psql, profiles, as_service):
-    """Only the triggers write it."""
+    """Only triggers write the history."""
     as_service(ALICE)
 
     assert seen(psql, "runtime.transitions") == 1
@@ -216,7 +216,7 @@ def test_a_service_reads_the_history_of_its_jobs_and_writes_none(psql, profiles,
 
 @pytest.mark.parametrize("member", [False, True])
 def test_workers_see_every_row(psql, profiles, member):
-    """The role itself, and whoever logs in as a member of it."""
+    """This holds for the role and for logins that are members of it."""
     with psql.transaction(force_rollback=True):
         psql.execute("CREATE ROLE some_worker LOGIN IN ROLE gristmill_worker")
         psql.execute("SET LOCAL ROLE some_worker" if member else "SET LOCAL ROLE gristmill_worker")

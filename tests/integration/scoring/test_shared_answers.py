@@ -1,4 +1,4 @@
-"""Answers of many jobs are recorded by one statement, each only where its run still holds the question."""
+"""One statement stores the answers of many jobs, each only if its run still holds the question."""
 
 import uuid
 
@@ -22,7 +22,7 @@ async def settler(database):
 
 @pytest.fixture
 async def asked(jobs):
-    """Running jobs, each with a question of its own that it holds."""
+    """Running jobs; each holds its own question."""
 
     async def ask(count: int):
         [profile] = await jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('p') RETURNING id")
@@ -31,14 +31,14 @@ async def asked(jobs):
         for job in running:
             run, key = Run(STAGE, job.id, job.version, 1), uuid.uuid4().bytes * 2
             async with jobs.database.session() as session:
-                assert await answers.take(session, key, run=run, owner=None) == answers.Ours()
-            held.append((job, answers.Given(key, run, "some-model")))
+                assert await answers.take(session, key, run=run, owner=None) == answers.MustAsk()
+            held.append((job, answers.AnsweredQuestion(key, run, "some-model")))
         return held
 
     return ask
 
 
-async def settle(jobs, settler: AwaitedSettler, job, *given: answers.Given) -> bool:
+async def settle(jobs, settler: AwaitedSettler, job, *given: answers.AnsweredQuestion) -> bool:
     outcome = jobs.outcome(job, Complete(VALUES), STAGE)
     return await settler.settle(type(job), outcome, Rows(answers.record, given))
 
@@ -51,7 +51,7 @@ async def answered(jobs, key: bytes):
 
 
 async def test_an_answer_is_recorded_with_its_job(jobs, settler, asked):
-    """As the job's own row has it."""
+    """The stored answer is that of the job's row."""
     [(job, given)] = await asked(1)
 
     assert await settle(jobs, settler, job, given)
@@ -63,7 +63,7 @@ async def test_an_answer_is_recorded_with_its_job(jobs, settler, asked):
 
 
 async def test_a_question_that_another_run_took_is_left_to_it(jobs, settler, asked):
-    """The neighbour's answer is recorded in the same statement."""
+    """The same statement stores the answer of the other job."""
     (taken, lost), (job, kept) = await asked(2)
     await jobs.sql("UPDATE scoring.answers SET job_version = 99 WHERE fingerprint = %s", lost.fingerprint)
 
@@ -78,7 +78,7 @@ async def test_a_question_that_another_run_took_is_left_to_it(jobs, settler, ask
 
 
 async def test_an_answer_is_recorded_once(jobs, settler, asked):
-    """A stale run of the same job changes nothing of it."""
+    """A stale run of the same job does not change the answer."""
     [(job, given)] = await asked(1)
     assert await settle(jobs, settler, job, given)
     first = await answered(jobs, given.fingerprint)

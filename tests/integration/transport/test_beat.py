@@ -1,4 +1,4 @@
-"""Beat's decisions on real rows: a tick fires once, in the transaction of the job it enqueues, whatever was missed."""
+"""Beat's decisions on real rows: a tick fires once, in the transaction of the job that it enqueues."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ EVERY_MINUTE = "* * * * *"
 
 @pytest.fixture
 def connect(database_url):
-    """Open a session on a connection of its own."""
+    """Open a session on its own connection."""
     engine = create_engine(sqlalchemy_url(database_url), poolclass=NullPool)
     yield lambda: Session(engine)
     engine.dispose()
@@ -36,7 +36,7 @@ def connect(database_url):
 
 @pytest.fixture
 def connect_older(fresh_database_url):
-    """Open a session on a database from before the bounds of payloads."""
+    """Open a session on a database of a release without limits for payloads."""
     engine = create_engine(sqlalchemy_url(fresh_database_url), poolclass=NullPool)
     with engine.begin() as connection:
         for trigger in ("touch", "note_change"):
@@ -47,7 +47,7 @@ def connect_older(fresh_database_url):
 
 
 def add(connect: Open, name: str = "s", *, ago: timedelta = timedelta(minutes=5), **columns: object) -> None:
-    """Add a schedule that was created ``ago``; unless told otherwise it enqueues plain jobs each minute."""
+    """Add a schedule that was created ``ago``. By default it enqueues a plain job each minute."""
     target = {} if "action" in columns else {"stage": "proving.plain", "payload": {"key": name}}
     with connect() as session, session.begin():
         session.add(Schedule(**{"name": name, "cron": EVERY_MINUTE, **target, **columns}))
@@ -66,7 +66,7 @@ def jobs_of(connect: Open, key: str = "s") -> int:
 
 
 def test_a_due_schedule_enqueues_its_job_and_remembers_the_tick(connect):
-    """The tick names the job; the schedule, the time it fired for."""
+    """The tick has the job's id. The schedule has the time for which it fired."""
     add(connect)
 
     assert fire(connect, "beat one") == []
@@ -81,7 +81,7 @@ def test_a_due_schedule_enqueues_its_job_and_remembers_the_tick(connect):
         assert job.idempotency_key == f"schedule:s:{tick.scheduled_for.isoformat()}"
 
 
-def test_what_fired_does_not_fire_again(connect):
+def test_a_fired_time_does_not_fire_again(connect):
     """The next look, a moment later, finds nothing due."""
     add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
     fire(connect)
@@ -91,13 +91,13 @@ def test_what_fired_does_not_fire_again(connect):
 
 
 def test_two_beats_at_the_same_moment_fire_a_tick_once(connect):
-    """Both see it due; the second waits for the first's commit and leaves it."""
+    """Both find it due. The second one waits for the first one's commit and does not fire."""
     add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
     with connect() as one, one.begin():
         fire_due(one, fired_by="one")
         rival = threading.Thread(target=fire, args=(connect, "two"))
         rival.start()
-        waits_for_a_lock(connect)
+        wait_for_a_blocked_session(connect)
     rival.join(timeout=10)
 
     assert jobs_of(connect) == 1
@@ -106,7 +106,7 @@ def test_two_beats_at_the_same_moment_fire_a_tick_once(connect):
 
 
 def test_a_tick_that_rolled_back_is_fired_by_the_next_beat(connect):
-    """A beat that dies before its commit takes neither the tick nor the job with it."""
+    """If a beat dies before its commit, the tick and its job are not lost."""
     add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
     with connect() as session:
         fire_due(session, fired_by="dying")
@@ -120,7 +120,7 @@ def test_a_tick_that_rolled_back_is_fired_by_the_next_beat(connect):
 
 @pytest.mark.parametrize(("catch_up", "jobs"), [("all", 5), ("one", 1), ("skip", 0)])
 def test_missed_times_follow_the_schedules_policy(connect, catch_up, jobs):
-    """Five months without a beat: each of five times, the newest, or none, for it is too late."""
+    """After five months without a beat, the policy decides: all five times, only the newest, or none."""
     today = datetime.now(UTC)
     ago = timedelta(days=today.day - 1 + 4 * 30 + 15)
     add(connect, cron="0 0 1 * *", ago=ago, catch_up=catch_up)
@@ -130,8 +130,8 @@ def test_missed_times_follow_the_schedules_policy(connect, catch_up, jobs):
     assert jobs_of(connect) == jobs
 
 
-def test_skip_fires_what_is_less_than_a_minute_old(connect):
-    """A beat that looks each second never skips what it is awake for."""
+def test_skip_fires_a_time_that_is_less_than_a_minute_old(connect):
+    """A running beat looks each second, so it skips nothing."""
     add(connect, catch_up="skip")
 
     fire(connect)
@@ -140,7 +140,7 @@ def test_skip_fires_what_is_less_than_a_minute_old(connect):
 
 
 def test_a_paused_schedule_does_not_fire(connect):
-    """Until somebody enables it."""
+    """It fires again after somebody enables it."""
     add(connect, enabled=False)
 
     fire(connect)
@@ -168,8 +168,8 @@ def test_an_action_is_named_for_publishing_and_enqueues_nothing(connect):
         ({"payload": {"act": "fail", "seconds": "soon"}}, "seconds must be a valid number"),
     ],
 )
-def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, columns, said):
-    """The others fire; the log and the row name the schedule and what is wrong with it."""
+def test_an_invalid_row_is_skipped_and_logged(connect, columns, said):
+    """The other schedules fire. The log names the schedule; the log and the row have the reason."""
     add(connect, "bad", **columns)
     add(connect, "good")
 
@@ -194,7 +194,7 @@ def test_a_row_that_cannot_be_understood_is_passed_over_with_a_log(connect, colu
     ids=["5,000 digits", "1e5000", "3,000 levels"],
 )
 def test_a_payload_that_nobody_can_read_fails_alone(connect_older, payload):
-    """Written in psql before payloads had bounds: the others fire, at every tick; the row keeps the reason."""
+    """It was written in psql before payloads had limits. The other schedules fire, and the row has the reason."""
     connect = connect_older
     add(connect, "bad")
     value = payload if payload.startswith("{") else '{"act": ' + payload + "}"
@@ -233,8 +233,8 @@ def test_a_payload_that_nobody_can_read_fails_alone(connect_older, payload):
         ({"action": "prune", "stage": "proving.plain"}, "stage_or_action"),
     ],
 )
-def test_what_sql_can_check_is_refused_by_postgres(connect, columns, rule):
-    """A person in psql hears at once what the command line would say; the same rules at every door."""
+def test_rules_that_sql_can_check_are_enforced_by_postgres(connect, columns, rule):
+    """A person in psql gets the refusal at once, by the same rules as on the command line."""
     with pytest.raises(IntegrityError) as refused:
         add(connect, **columns)
 
@@ -244,7 +244,7 @@ def test_what_sql_can_check_is_refused_by_postgres(connect, columns, rule):
 @pytest.mark.parametrize("column", ["last_scheduled_for", "created_at", "updated_at"])
 @pytest.mark.parametrize("time", ["infinity", "-infinity", "294000-01-01", "4000-01-01 BC"])
 def test_a_time_that_no_client_can_read_is_refused_by_postgres(connect, column, time):
-    """It would keep every schedule from being read."""
+    """With such a time no schedule could be read."""
     add(connect)
 
     with connect() as session, pytest.raises(IntegrityError):
@@ -256,7 +256,7 @@ def test_a_time_that_no_client_can_read_is_refused_by_postgres(connect, column, 
     ["cron = '*/2 * * * *'", "timezone = 'Asia/Kathmandu'", "catch_up = 'all'", "cron = '0 0 1 1 *', catch_up = 'all'"],
 )
 def test_a_schedule_changed_in_sql_does_not_fire_for_the_past(connect, change):
-    """Only times after the change are due; the row says when it was changed."""
+    """Only times after the change are due. The row has the time of the change."""
     add(connect, cron="0 0 29 2 *", ago=timedelta(days=400), timezone="Europe/Paris")
 
     with connect() as session, session.begin():
@@ -271,7 +271,7 @@ def test_a_schedule_changed_in_sql_does_not_fire_for_the_past(connect, change):
 
 
 def test_a_schedule_resumed_in_sql_does_not_make_up_for_its_pause(connect):
-    """Whatever its policy: nobody wanted those."""
+    """Its policy does not matter: nobody wanted the times of the pause."""
     add(connect, enabled=False, catch_up="all", cron="0 * * * *", ago=timedelta(days=3))
 
     with connect() as session, session.begin():
@@ -281,8 +281,8 @@ def test_a_schedule_resumed_in_sql_does_not_make_up_for_its_pause(connect):
     assert jobs_of(connect) == 0
 
 
-def test_what_fires_is_no_change(connect):
-    """Nor is a new payload: the time that was missed fires with it."""
+def test_firing_and_a_new_payload_do_not_count_as_a_change(connect):
+    """The missed time fires with the new payload."""
     add(connect)
     with connect() as session, session.begin():
         session.execute(text("""UPDATE runtime.schedules SET payload = '{"key": "new"}'"""))
@@ -293,8 +293,8 @@ def test_what_fires_is_no_change(connect):
         assert session.get_one(Schedule, "s").changed_at is None
 
 
-def test_a_refusal_is_forgotten_once_the_row_is_mended_or_fires(connect):
-    """What is shown is about the row as it is."""
+def test_a_refusal_is_cleared_once_the_row_is_corrected_or_fires(connect):
+    """The refusal in a row is always about its current content."""
     add(connect, payload={"colour": "red"})
     fire(connect)
     with connect() as session, session.begin():
@@ -311,7 +311,7 @@ def test_a_refusal_is_forgotten_once_the_row_is_mended_or_fires(connect):
 
 
 def test_a_schedule_that_somebody_holds_is_left_for_a_later_look(connect):
-    """A beat froze right after its tick: the others fire all the same, and nothing is lost."""
+    """If a beat freezes right after its tick, the other schedules fire, and no tick is lost."""
     add(connect, "held", cron="0 0 1 1 *", ago=timedelta(days=400))
     with connect() as frozen, frozen.begin():
         fire_due(frozen, fired_by="frozen")
@@ -328,7 +328,7 @@ def test_a_schedule_that_somebody_holds_is_left_for_a_later_look(connect):
 
 
 def test_a_database_that_is_away_ends_the_look(connect):
-    """It is nothing of the schedule's, and the next look is a new one: no tick is lost."""
+    """This is no error of the schedule. The next look fires the tick, so it is not lost."""
     add(connect, cron="0 0 1 1 *", ago=timedelta(days=400))
     with connect() as session:
         pid = session.scalar(text("SELECT pg_backend_pid()"))
@@ -344,8 +344,8 @@ def test_a_database_that_is_away_ends_the_look(connect):
     assert jobs_of(connect) == 1
 
 
-def test_sigterm_asks_a_beat_to_stop_and_breaks_nothing_off():
-    """An exit raised between two steps of the driver becomes an error of its clean-up, and the beat goes on."""
+def test_sigterm_asks_a_beat_to_stop_and_interrupts_nothing():
+    """A SystemExit inside the driver would become an error of its clean-up, and the beat would not stop."""
     service = Service(app=Celery(set_as_current=False))
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -359,7 +359,7 @@ def test_sigterm_asks_a_beat_to_stop_and_breaks_nothing_off():
 
 
 def test_defaults_are_written_once_and_left_to_the_operator_then(connect):
-    """A schedule that was changed, or paused, stays so over restarts."""
+    """A changed or paused schedule stays so after a restart."""
     with connect() as session, session.begin():
         add_defaults(session, DEFAULT_SCHEDULES)
         session.execute(update(Schedule).values(cron="7 7 * * *", enabled=False))
@@ -373,8 +373,8 @@ def test_defaults_are_written_once_and_left_to_the_operator_then(connect):
     assert {(row.cron, row.enabled) for row in rows} == {("7 7 * * *", False)}
 
 
-def waits_for_a_lock(connect: Open) -> None:
-    """Return once some connection waits for a lock."""
+def wait_for_a_blocked_session(connect: Open) -> None:
+    """Return once a connection waits for a lock."""
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     with connect() as session:
         for _ in range(2_000):

@@ -1,4 +1,4 @@
-"""Job events on a real Redis: all of them reach whoever listens, and next to nothing is said to nobody."""
+"""Job events on a real Redis: every listener gets all of them, and without a listener almost nothing is sent."""
 
 import json
 import uuid
@@ -19,7 +19,7 @@ from workers.transport.events import JOBS_PER_FLUSH, EventStream
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    """A client of the test's Redis, its statistics at zero."""
+    """A client of the test's Redis with reset statistics."""
     with Redis.from_url(redis_url) as redis:
         redis.config_resetstat()
         yield redis
@@ -34,12 +34,12 @@ def stream(redis_url: str, registry: Registry) -> Iterator[EventStream]:
     stream.stop()
 
 
-# So few that all are shown, whenever they come.
+# Few enough to be shown all.
 JOBS = JOBS_PER_FLUSH // 4
 
 
 def start(stream: EventStream) -> list[str]:
-    """Start some jobs; return of which each event is, in order: each job is received, then started."""
+    """Start some jobs; return the job of each event in order. Each job has two events: received and started."""
     runs = [Run("proving.plain", uuid.uuid4(), 2, 1) for _ in range(JOBS)]
     for run in runs:
         stream.started(run)
@@ -47,15 +47,15 @@ def start(stream: EventStream) -> list[str]:
 
 
 def published(redis: Redis) -> int:
-    """Return how many messages were published, to anybody or nobody."""
+    """Return how many messages were published, with or without a receiver."""
     return int(redis.info("commandstats").get("cmdstat_publish", {}).get("calls", 0))
 
 
 async def hear(listener: PubSub, count: int) -> list[str]:
-    """Return the jobs named by the next events, in their order, once so many have come."""
+    """Return the jobs of the next ``count`` events, in their order."""
     jobs: list[str] = []
 
-    def enough() -> bool:
+    def have_come() -> bool:
         while message := listener.get_message():
             if message["type"] == "pmessage":
                 body = json.loads(b64decode(json.loads(message["data"])["body"]))
@@ -63,12 +63,12 @@ async def hear(listener: PubSub, count: int) -> list[str]:
                 jobs.extend(event["uuid"] for event in events)
         return len(jobs) >= count
 
-    await until(enough)
+    await until(have_come)
     return jobs
 
 
-async def test_whoever_listens_hears_of_every_job_in_order(redis: Redis, stream: EventStream) -> None:
-    """Nothing is lost to the look whether somebody listens, whenever the listener came."""
+async def test_a_listener_gets_the_events_of_every_job_in_order(redis: Redis, stream: EventStream) -> None:
+    """No event is lost by the check for listeners, whenever the listener connects."""
     start(stream)
     await until(lambda: published(redis))
     with redis.pubsub() as listener:
@@ -83,13 +83,13 @@ async def test_whoever_listens_hears_of_every_job_in_order(redis: Redis, stream:
     assert stream.dropped == stream.hidden == 0
 
 
-async def test_one_event_in_each_list_is_all_that_nobody_is_told(redis: Redis, stream: EventStream) -> None:
-    """Where nobody listens, fifty events are one message of one event, and none waits or counts as dropped."""
+async def test_without_a_listener_one_event_of_each_list_is_published(redis: Redis, stream: EventStream) -> None:
+    """Without a listener fifty events become one message with one event. No event waits or counts as dropped."""
     before = redis.info("stats")["total_net_input_bytes"]
-    told = start(stream)
+    jobs = start(stream)
     await until(lambda: published(redis))
     stream.stop()
 
     assert published(redis) == 1
-    assert redis.info("stats")["total_net_input_bytes"] - before < 100 * len(told)
+    assert redis.info("stats")["total_net_input_bytes"] - before < 100 * len(jobs)
     assert stream.dropped == 0

@@ -1,4 +1,4 @@
-"""What others than workers do to jobs reaches Flower: read from their history, each once, however late it commits."""
+"""The follower shows transitions that no worker made in Flower: each one once, however late it commits."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from workers.transport.follower import Follower
 
 
 class Told:
-    """A follower, and what it has told since it was last asked."""
+    """A follower, and the events that it published since the last look."""
 
     def __init__(self, jobs: Jobs, registry: Registry, **bounds: Any) -> None:
         self.stream = EventStream(Celery(set_as_current=False), "dispatcher@here", registry)
@@ -39,7 +39,7 @@ CANCEL = "UPDATE proving.plain_jobs SET status = 'cancelled', version = version 
 
 
 async def test_a_waiting_job_that_is_cancelled_in_sql_is_told_once(jobs, told, psql):
-    """Ready, due later or backing off: nobody runs it, and its table alone knows."""
+    """No worker runs a job that is ready, due later or backing off, so only its table knows of the cancel."""
     [ready] = await jobs.ready()
     [later] = await jobs.ready(due_at="2100-01-01T00:00:00Z")
     for job in (ready, later):
@@ -50,19 +50,19 @@ async def test_a_waiting_job_that_is_cancelled_in_sql_is_told_once(jobs, told, p
 
 
 async def test_what_workers_and_enqueues_do_is_told_by_those(jobs, told):
-    """A follower reads none of it, whatever their number."""
+    """A follower does not read the transitions of workers and enqueues."""
     [job] = await jobs.running()
     await jobs.settle(job, Fail("x"))
     await jobs.ready(count=50)
 
     found = await told.look()
 
-    # The tests' own connection is no worker's, so its moves are somebody else's: all but the enqueues.
+    # The connection of the tests is not a worker's, so the follower reads its transitions, except the enqueues.
     assert {id_ for _, id_ in found} == {job.id}
 
 
 async def test_a_cancel_that_commits_late_is_told_when_it_does(jobs, told, psql, database_url):
-    """Its transition bears the time at which it was made, and younger ones have been told meanwhile."""
+    """Its transition has the time at which it was made. Newer transitions were published before it."""
     late, early, later = await jobs.ready(count=3)
     with psycopg.connect(database_url) as slow:
         slow.execute(CANCEL, [late])
@@ -79,20 +79,20 @@ async def test_a_cancel_that_commits_late_is_told_when_it_does(jobs, told, psql,
     assert await told.look() == [("task-revoked", later)]
 
 
-async def test_what_is_over_is_not_remembered(jobs, told, psql):
-    """A bulk cancel costs its follower neither memory nor time from the next looks on."""
+async def test_old_transitions_are_not_remembered(jobs, told, psql):
+    """After a bulk cancel, the next looks need no extra memory or time."""
     for job in await jobs.ready(count=200):
         psql.execute(CANCEL, [job])
     assert len(await told.look()) == 200
     for _ in range(2):
         await told.look()
 
-    assert told.follower._told == {}
+    assert told.follower._published == {}
     assert len(told.follower._looks) <= 2
 
 
 async def test_only_the_newest_state_of_a_job_is_told(jobs, told, psql):
-    """A job that was sent back and claimed meanwhile is running, whatever was done to it before."""
+    """If a job has several new transitions, only the newest one is published."""
     [job] = await jobs.running()
     await jobs.settle(job, Fail("x"))
     await told.look()
@@ -107,7 +107,7 @@ async def test_only_the_newest_state_of_a_job_is_told(jobs, told, psql):
 
 
 async def test_a_rescue_is_told_as_a_retry_and_the_last_one_as_a_failure(jobs, told, psql):
-    """Its worker is gone and says nothing any more; a person who sends a failed job back is told as well."""
+    """Its worker is gone and publishes nothing. A failed job that a person sends back is published as well."""
     [lost] = await jobs.running()
     psql.execute(
         "UPDATE proving.plain_jobs SET status = 'failed', version = version + 1, completed_at = now(), "
@@ -125,7 +125,7 @@ async def test_a_rescue_is_told_as_a_retry_and_the_last_one_as_a_failure(jobs, t
 
 
 async def test_a_look_reads_the_index_of_what_others_moved(jobs, psql):
-    """However many transitions workers make: it is none of the follower's business."""
+    """The number of transitions that workers make does not slow a look."""
     question = (
         "EXPLAIN SELECT * FROM runtime.transitions AS t WHERE t.old_state IS NOT NULL "
         "AND coalesce(t.changed_by, '') NOT LIKE 'worker:%' AND t.created_at >= now() - interval '1 minute'"
@@ -145,14 +145,14 @@ async def test_a_look_reads_the_index_of_what_others_moved(jobs, psql):
 @pytest.mark.parametrize(
     "bounds",
     [
-        {"longest": timedelta(seconds=0.2)},
-        {"longest": timedelta(hours=1), "shortest": timedelta(seconds=0.2), "many": 10},
+        {"max_lookback": timedelta(seconds=0.2)},
+        {"max_lookback": timedelta(hours=1), "busy_lookback": timedelta(seconds=0.2), "busy_transitions": 10},
     ],
 )
 async def test_a_transaction_that_stays_open_holds_the_looks_back_within_bounds(
     jobs, registry, psql, database_url, bounds
 ):
-    """By time, and sooner where much was told: each look would read all of that again."""
+    """The bound is a time, and a shorter one if many transitions were published, because each look reads them again."""
     told = Told(jobs, registry, **bounds)
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT pg_current_xact_id()")
@@ -162,7 +162,7 @@ async def test_a_transaction_that_stays_open_holds_the_looks_back_within_bounds(
         first = await told.look()
         again = []
         give_up = time.monotonic() + 10
-        while told.follower._told:
+        while told.follower._published:
             assert time.monotonic() < give_up
             await asyncio.sleep(0.05)
             again += await told.look()
@@ -172,9 +172,9 @@ async def test_a_transaction_that_stays_open_holds_the_looks_back_within_bounds(
     assert len(told.follower._looks) < 20
 
 
-async def test_few_that_were_told_are_waited_for_longer(jobs, registry, psql, database_url):
-    """A person who cancels in psql and commits after a while is told."""
-    told = Told(jobs, registry, longest=timedelta(hours=1), shortest=timedelta(), many=10)
+async def test_the_longer_bound_holds_for_few_transitions(jobs, registry, psql, database_url):
+    """A cancel in psql that commits after a while is published."""
+    told = Told(jobs, registry, max_lookback=timedelta(hours=1), busy_lookback=timedelta(), busy_transitions=10)
     [job] = await jobs.ready()
     with psycopg.connect(database_url) as holder:
         holder.execute(CANCEL, [job])
@@ -187,7 +187,7 @@ async def test_few_that_were_told_are_waited_for_longer(jobs, registry, psql, da
 
 @pytest.mark.parametrize("time", ["infinity", "-infinity", "20000-01-01", "0044-03-15 BC"])
 async def test_a_transition_of_a_time_that_no_clock_has_stops_nobody(jobs, told, psql, time):
-    """Whatever history holds, what comes after it is told."""
+    """An impossible time in the history does not stop the follower from publishing later transitions."""
     psql.execute(
         "INSERT INTO runtime.transitions (job_id, version_to, created_at, stage, old_state, new_state, changed_by)"
         " VALUES (gen_random_uuid(), 2, %s, 'proving.plain', 'pending', 'cancelled', 'psql')",

@@ -1,4 +1,4 @@
-"""The road to a Redis that says nothing: a leader must hear so before Postgres takes its lead."""
+"""Calls to a Redis that does not answer raise before Postgres ends the leader's session."""
 
 import asyncio
 import uuid
@@ -12,13 +12,13 @@ from workers.runtime.store.dispatch import Picked
 from workers.transport.app import create_app
 from workers.transport.road import CeleryRoad
 
-# Of the three after which Postgres ends the session of a leader that is silent.
+# Postgres ends the session of a silent leader after 3 s.
 IN_TIME_SECONDS = 2.9
 
 
 @asynccontextmanager
 async def silence():
-    """A server that takes connections and answers nothing."""
+    """A server that accepts connections and never answers."""
     gone = asyncio.Event()
 
     async def listen(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,8 +33,8 @@ async def silence():
         server.close()
 
 
-async def test_silence_is_told_while_the_leader_still_leads(registry: Registry):
-    """Looking and publishing both raise in time, and do so again at the next try."""
+async def test_calls_to_a_silent_redis_raise_while_the_leader_still_leads(registry: Registry):
+    """Checks and publishing raise in time, also at the next try."""
     stage = registry["proving.plain"]
     async with silence() as url:
         app = create_app(url, registry)

@@ -1,4 +1,4 @@
-"""Vectorization through the real kernel on real Postgres, against a real HTTP server that counts and misbehaves."""
+"""Vectorization by the real kernel on real Postgres, with a real HTTP server that counts and fails."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ class Anything(BaseModel):
 
 @pytest.fixture(scope="module")
 def stages(registry: Registry) -> Registry:
-    """The stage under test, behind a first stage that has nothing to load."""
+    """The stage under test, after a first stage that loads nothing."""
     made = Registry()
     made.add(registry["vectorization.embed"])
 
@@ -44,7 +44,7 @@ def fake() -> Iterator[FakeOpenAI]:
 
 @pytest.fixture
 def running(database_url: str, stages: Registry, fake: FakeOpenAI) -> Running:
-    """Run a mill whose vectors come from the fake server."""
+    """Run a mill that gets its vectors from the fake server."""
 
     @asynccontextmanager
     async def run(*, model: str = "embed-1", limits: EmbeddingLimits = LIMITS) -> AsyncIterator[Heard]:

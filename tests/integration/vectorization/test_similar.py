@@ -1,4 +1,4 @@
-"""Search among vectors on real Postgres: by the index, by comparing with all, and without pgvector."""
+"""Similarity search on real Postgres: by the index, by comparing with all records, and without pgvector."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from workers.vectorization.similar import NotComparable, Vector, similar
 
 MODEL = "offline-hash-v1"
 COUNT = 3_000
-# Loops in the subjects make neighbours: what is alike must differ by degrees, as real records do.
+# Repeated subjects make neighbours. As in real records, similarities must differ by degrees.
 SUBJECTS = ("poem", "invoice", "recipe", "contract", "lesson", "letter", "report", "story", "song", "plan")
 VERBS = ("Write", "Summarise", "Translate", "Explain", "Improve", "Shorten", "Check", "Rewrite")
 MATTERS = ("the sea", "late payment", "three cheeses", "a lease", "fractions", "a refund", "rainfall", "a lost dog")
@@ -57,7 +57,7 @@ def project(connection: "psycopg.Connection[Any]", name: str) -> uuid.UUID:
 
 @pytest.fixture(scope="module")
 def corpus(shared_database_url: str) -> Any:
-    """Two projects of records alike in many degrees, whose vectors are the offline embedder's; gone with the module."""
+    """Two projects of more or less similar records with vectors of the offline embedder, deleted after the module."""
     draw = random.Random(5)
     with psycopg.connect(shared_database_url, autocommit=True) as connection:
         projects = [project(connection, f"similar {name}") for name in ("large", "small")]
@@ -83,7 +83,7 @@ def corpus(shared_database_url: str) -> Any:
         connection.execute("DELETE FROM operations.projects WHERE id = ANY (%s)", (projects,))
 
 
-# Of this transaction: tells what was compared with all from what the index found.
+# Scans of the index in this transaction: they show whether a search used it.
 SCANS = text("SELECT pg_stat_get_xact_numscans('operations.ix_data_records_embedding_384'::regclass)")
 FILTERS: list[dict[str, Any]] = [
     {},
@@ -96,7 +96,7 @@ FILTERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 async def test_index_finds_what_comparing_with_all_finds(session: AsyncSession, corpus: Any, filters: Any) -> None:
-    """At least 95 of the 100 nearest per filter, in their order, each with the similarity of the stored vectors."""
+    """At least 95 % of the nearest records per filter, in order, with the similarities of the stored vectors."""
     projects, _ = corpus
     draw = random.Random(7)
     wanted = dict(filters)
@@ -127,7 +127,7 @@ async def test_index_finds_what_comparing_with_all_finds(session: AsyncSession, 
 
 
 async def test_search_without_filters_is_answered_by_the_index(session: AsyncSession, corpus: Any) -> None:
-    """Not by reading every vector: the plan of the same expression names the index."""
+    """The plan of the same expression names the index."""
     await session.execute(text("SET LOCAL enable_seqscan = off"))
     vector = str(list(feature_hash.vector("a poem")))
     plan = await session.scalars(
@@ -142,7 +142,7 @@ async def test_search_without_filters_is_answered_by_the_index(session: AsyncSes
 
 
 async def test_record_is_not_like_itself_but_like_its_neighbours(session: AsyncSession, corpus: Any) -> None:
-    """The record asked for is left out, its near duplicate comes first."""
+    """The record itself is left out, and its near duplicate comes first."""
     projects, ids = corpus
     original = await session.scalar(text("SELECT content FROM operations.data_records WHERE id = :id"), {"id": ids[40]})
     twin = f"{original}!"
@@ -166,7 +166,7 @@ async def test_record_is_not_like_itself_but_like_its_neighbours(session: AsyncS
 async def test_vectors_of_another_model_or_length_are_never_compared(
     session: AsyncSession, corpus: Any, *, exact: bool
 ) -> None:
-    """Each search stays among its own, whatever the index holds beside."""
+    """Each search finds only vectors of its own model and length, although the index has others."""
     same_numbers = feature_hash.vector("a poem")
 
     (found,) = await similar(session, to=Vector(same_numbers, "another-384"), exact=exact)
@@ -176,8 +176,8 @@ async def test_vectors_of_another_model_or_length_are_never_compared(
     assert await similar(session, to=Vector(same_numbers, "nobody's"), exact=exact) == []
 
 
-async def test_record_without_a_vector_or_without_a_row_is_told(session: AsyncSession) -> None:
-    """In one line that says what to wait for."""
+async def test_record_without_a_vector_or_without_a_row_is_refused(session: AsyncSession) -> None:
+    """In one line with the reason."""
     made = await session.scalar(text("INSERT INTO operations.projects (name) VALUES ('waiting') RETURNING id"))
     waiting = await session.scalar(
         text(
@@ -195,7 +195,7 @@ async def test_record_without_a_vector_or_without_a_row_is_told(session: AsyncSe
 
 
 async def test_database_without_pgvector_answers_the_same(fresh_database_url: str) -> None:
-    """Exactly and slowly: the same records in the same order, with the same similarities."""
+    """The same records in the same order, with the same similarities."""
     draw = random.Random(3)
     with psycopg.connect(fresh_database_url, autocommit=True) as connection:
         made = project(connection, "plain")

@@ -1,4 +1,4 @@
-"""Which records are embedded, by which requests, and what stands in their rows afterwards."""
+"""Which records are embedded, by which requests, and the values of their rows afterwards."""
 
 from gristmill_testing.mill import mill
 from tests.support.fakes.openai_server import FakeOpenAI
@@ -8,7 +8,7 @@ from workers.runtime.handler.registry import Registry
 
 
 async def test_every_record_of_the_job_gets_its_vector(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """Each its own, whatever order the server answers in, with the model's name; each is paid for once."""
+    """Each record gets its own vector and the model's name, in any order of the answers. Each is sent once."""
     fake.script(embeddings={"shuffled": True})
     texts, job = texts_of(100), rows.job()
     rows.add(*texts, job=job)
@@ -24,7 +24,7 @@ async def test_every_record_of_the_job_gets_its_vector(running: Running, rows: R
 
 
 async def test_requests_keep_within_the_limits(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """Texts and estimated tokens per request, and requests in flight; as many of these as are allowed."""
+    """Texts and estimated tokens per request, and requests in flight, which reach their limit."""
     fake.script(embeddings={"delay_ms": 30, "most_texts": LIMITS.texts})
     texts = [*texts_of(60), *(f"{number} " + "long " * 240 for number in range(20)), "beyond all limits " * 500]
     job = rows.job()
@@ -48,7 +48,7 @@ async def test_requests_keep_within_the_limits(running: Running, rows: Rows, fak
 async def test_jobs_share_the_requests_that_a_process_may_have_in_flight(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """Three jobs at once send no more at once than one."""
+    """Three jobs together have no more requests in flight than one."""
     fake.script(embeddings={"delay_ms": 30})
     jobs = [rows.job() for _ in range(3)]
     for number, job in enumerate(jobs):
@@ -63,7 +63,7 @@ async def test_jobs_share_the_requests_that_a_process_may_have_in_flight(
 
 
 async def test_other_model_re_embeds_what_is_not_its_own(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """A job without a file takes all of its project's records of its type, of earlier files and of none."""
+    """A job without a file takes all records of its project and type, from earlier files or from none."""
     first, loaded = rows.job(), texts_of(20, "loaded")
     rows.add(*loaded, job=first)
     rows.start(first)
@@ -84,10 +84,10 @@ async def test_other_model_re_embeds_what_is_not_its_own(running: Running, rows:
     assert rows.vectors()["of another project"] == rows.vectors()[feedback] == ([], None)
 
 
-async def test_same_model_with_vectors_of_another_length_is_embedded_anew(
+async def test_same_model_with_vectors_of_another_length_is_embedded_again(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """A server may give other vectors under the same name; the old ones could be compared with none of them."""
+    """A server may return other vectors under the same name. The old ones cannot be compared with them."""
     texts, first, again = texts_of(20), rows.job(), rows.job(loaded=False)
     rows.add(*texts, job=first)
     rows.start(first)
@@ -102,7 +102,7 @@ async def test_same_model_with_vectors_of_another_length_is_embedded_anew(
 
 
 async def test_nothing_to_do_asks_for_one_vector_at_most(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """Re-embedding what is embedded costs one word, which tells the length of vectors."""
+    """If every record has a vector, the job sends one word, to find the length of the vectors."""
     texts, first, again = texts_of(20), rows.job(), rows.job(loaded=False)
     rows.add(*texts, job=first)
     rows.start(first)
@@ -117,8 +117,8 @@ async def test_nothing_to_do_asks_for_one_vector_at_most(running: Running, rows:
     assert [request["input"] for request in fake.embedder.requests[asked:]] == [["text"]]
 
 
-async def test_records_of_a_job_that_still_lives_are_left_to_it(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """Two jobs do not pay for the same record: of two without a file the younger waits until the other has ended."""
+async def test_records_of_an_unfinished_job_are_left_to_it(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Two jobs do not embed the same record: of two jobs without a file, the newer one waits for the other."""
     living, elder, younger = rows.job(), rows.job(loaded=False), rows.job(loaded=False)
     elsewhere, feedback = rows.job(loaded=False, project=rows.make_project()), rows.job(loaded=False, type_="FEEDBACK")
     rows.add("the living job's", job=living)
@@ -144,7 +144,7 @@ async def test_records_of_a_job_that_still_lives_are_left_to_it(running: Running
 
 
 async def test_offline_embedder_needs_no_server(database_url: str, stages: Registry, rows: Rows) -> None:
-    """Without any provider records get the feature hash's vectors, under its name."""
+    """Without a provider, records get feature hash vectors and its model name."""
     llm = build(api_key=None, base_url=None, model=None, connect_timeout=1.0, timeout=1.0, max_connections=1)
     job = rows.job()
     rows.add(*texts_of(150), job=job)

@@ -1,4 +1,4 @@
-"""Vectorization that is limited, refused, broken, cancelled or has its records deleted: what was paid for is kept."""
+"""Vectorization with rate limits, refusals, faults, cancels and deleted records: paid vectors are stored."""
 
 import json
 from typing import Any
@@ -13,10 +13,10 @@ from workers.runtime.handler.ports import EmbeddingLimits
 from workers.runtime.store.intervene import cancel
 
 
-async def test_rate_limit_snoozes_the_job_after_what_was_in_flight_is_kept(
+async def test_rate_limit_snoozes_the_job_after_the_requests_in_flight_are_stored(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """No attempt is spent, what was paid for is not paid for again, and the job goes on when it may."""
+    """No attempt is spent, no text is sent again, and the job continues after the pause."""
     fake.script(
         embeddings={
             "delay_ms": 50,
@@ -40,7 +40,7 @@ async def test_rate_limit_snoozes_the_job_after_what_was_in_flight_is_kept(
 
 
 async def test_brief_fault_of_the_server_costs_no_attempt(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """A broken answer, a lost connection, a 500: that request alone is sent again."""
+    """A broken answer, a lost connection, a 500: only that request is sent again."""
     faults = [{"kind": kind} for kind in ("too_few", "disconnect", "ragged", "not_finite", "error_200")]
     fake.script(embeddings={"faults": [{"kind": "status", "status": 500}, *faults]})
     texts, job = texts_of(100), rows.job()
@@ -54,10 +54,10 @@ async def test_brief_fault_of_the_server_costs_no_attempt(running: Running, rows
     rows.assert_embedded(*texts)
 
 
-async def test_provider_that_goes_away_is_waited_for_and_what_went_well_stays(
+async def test_job_waits_for_a_provider_that_is_away_and_keeps_its_vectors(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """After five attempts of a request the run ends, and no attempt of the job; the next asks for the rest only."""
+    """After five tries of a request the run ends without spending an attempt. The next run sends only the rest."""
     fake.script(embeddings={"faults": [None, None, None, *({"kind": "status", "status": 500} for _ in range(60))]})
     texts, job = texts_of(100), rows.job()
     rows.add(*texts, job=job)
@@ -81,10 +81,10 @@ async def test_provider_that_goes_away_is_waited_for_and_what_went_well_stays(
         ({"refuses": "forbidden"}, "a forbidden thing", "refused the request (HTTP 400): input is not allowed"),
     ],
 )
-async def test_refused_text_stands_alone(
+async def test_only_the_refused_text_has_no_vector(
     running: Running, rows: Rows, fake: FakeOpenAI, *, traits: dict[str, Any], bad: str, reason: str
 ) -> None:
-    """Its neighbours get their vectors; it stays pending and is listed with the reason; the job completes."""
+    """The other texts get their vectors. The refused text is listed with the reason, and the job completes."""
     fake.script(embeddings=traits)
     good, job = texts_of(40), rows.job()
     rows.add(*good[:20], job=job)
@@ -118,7 +118,7 @@ SPOILED = {
 async def test_a_vector_that_no_index_holds_is_one_listed_record(
     running: Running, rows: Rows, fake: FakeOpenAI, kind: str
 ) -> None:
-    """Whatever is wrong with one text's numbers: its neighbours get theirs, no attempt is spent, the job completes."""
+    """With any fault in one vector, the other texts get theirs, no attempt is spent, and the job completes."""
     number, reason = SPOILED[kind]
     fake.script(embeddings={"spoils": {"spoiled": number}})
     good, job = texts_of(40), rows.job()
@@ -138,10 +138,8 @@ async def test_a_vector_that_no_index_holds_is_one_listed_record(
     rows.assert_embedded(*good)
 
 
-async def test_a_server_whose_every_vector_is_spoiled_is_no_fault_of_the_texts(
-    running: Running, rows: Rows, fake: FakeOpenAI
-) -> None:
-    """No record is listed for it: the job says what is wrong with the server."""
+async def test_if_every_vector_is_broken_no_text_is_listed(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """No record is listed. The job's error says what is wrong with the server."""
     fake.script(embeddings={"spoils": {"": 70_000.0}})
     job = rows.job()
     rows.add(*texts_of(5), job=job)
@@ -156,10 +154,10 @@ async def test_a_server_whose_every_vector_is_spoiled_is_no_fault_of_the_texts(
 
 
 async def test_refused_text_is_not_asked_again_by_the_next_run(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """Taking a request apart spends what a low limit allows: a job that forgot the text would never get past it."""
+    """Halving a request uses up a low rate limit. A job that forgot the refused text would never finish."""
     bad, good, job = "a forbidden thing, the longest", texts_of(3), rows.job()
     limit = {"kind": "status", "status": 429, "retry_after": "0.6"}
-    # All of them, the probe, the half with the bad text, the bad text alone; then its neighbour may not be asked yet.
+    # All texts, the probe, the half with the bad text, the bad text alone. Then the rate limit stops the next request.
     fake.script(embeddings={"refuses": "forbidden", "faults": [None, None, None, None, limit]})
     rows.add(bad, *good, job=job)
     rows.start(job)
@@ -176,10 +174,10 @@ async def test_refused_text_is_not_asked_again_by_the_next_run(running: Running,
 
 
 @pytest.mark.parametrize(("model", "asked"), [("embed-1", ["good"]), ("embed-0", ["a forbidden", "forbidden", "good"])])
-async def test_what_another_model_refused_is_asked_of_this_one(
+async def test_text_that_another_model_refused_is_sent_to_this_one(
     running: Running, rows: Rows, fake: FakeOpenAI, *, model: str, asked: list[str]
 ) -> None:
-    """What this one refused is not, whether the reason is still kept or, of many, the record alone."""
+    """A text that this model refused is not sent again, whether its reason is stored or only its record."""
     fake.script(embeddings={"refuses": "forbidden"})
     job = rows.job()
     first, other, _ = map(str, rows.add("a forbidden", "forbidden", "good", job=job))
@@ -197,10 +195,10 @@ async def test_what_another_model_refused_is_asked_of_this_one(
     assert (refused["model"], row["warnings"]["encoding"]) == ("embed-1", "guessed")
 
 
-async def test_refused_credentials_are_waited_for_and_blame_no_text(
+async def test_job_waits_on_refused_credentials_and_lists_no_text(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """What is refused whatever the text is the provider's refusal of us, and mended by people."""
+    """The provider refuses every text: people must repair this."""
     fake.script(embeddings={"faults": [{"kind": "status", "status": 401} for _ in range(200)]})
     job = rows.job()
     rows.add(*texts_of(40), job=job)
@@ -217,7 +215,7 @@ async def test_refused_credentials_are_waited_for_and_blame_no_text(
 async def test_dimension_that_changes_under_way_leaves_vectors_of_one_length(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """What the job wrote before the change is embedded again before it completes."""
+    """The vectors that the job wrote before the change are made again before it completes."""
     fake.script(embeddings={"delay_ms": 40})
     texts, job = texts_of(300), rows.job()
     rows.add(*texts, job=job)
@@ -232,10 +230,10 @@ async def test_dimension_that_changes_under_way_leaves_vectors_of_one_length(
     rows.assert_embedded(*texts, dimension=12)
 
 
-async def test_cancel_stops_the_requests_at_once_and_keeps_what_was_kept(
+async def test_cancel_stops_the_requests_at_once_and_keeps_committed_vectors(
     running: Running, rows: Rows, fake: FakeOpenAI, database: Any
 ) -> None:
-    """After the acknowledgement no request is begun; what was committed stays, counted."""
+    """After the cancel no request begins. Committed vectors stay and are counted."""
     fake.script(embeddings={"delay_ms": 100})
     texts, job = texts_of(400), rows.job()
     rows.add(*texts, job=job)
@@ -254,8 +252,8 @@ async def test_cancel_stops_the_requests_at_once_and_keeps_what_was_kept(
     assert 0 < kept == sum(model is not None for _, model in rows.vectors().values())
 
 
-async def test_record_deleted_under_way_is_no_error(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
-    """Neither between reading and writing, nor between pages."""
+async def test_record_deleted_meanwhile_is_not_an_error(running: Running, rows: Rows, fake: FakeOpenAI) -> None:
+    """Between reading and writing, or between pages."""
     fake.script(embeddings={"delay_ms": 200})
     texts, job = texts_of(60), rows.job()
     ids = rows.add(*texts, job=job)
@@ -272,10 +270,10 @@ async def test_record_deleted_under_way_is_no_error(running: Running, rows: Rows
     rows.assert_embedded(*texts[1::2])
 
 
-async def test_project_deleted_under_way_ends_the_run_without_a_trace(
+async def test_project_deleted_meanwhile_ends_the_run_without_a_trace(
     running: Running, rows: Rows, fake: FakeOpenAI
 ) -> None:
-    """Its job is gone with it, and the provider is left alone."""
+    """Its job is deleted with it, and no request follows."""
     fake.script(embeddings={"delay_ms": 50})
     job = rows.job()
     rows.add(*texts_of(400), job=job)

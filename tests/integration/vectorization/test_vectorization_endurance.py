@@ -1,4 +1,4 @@
-"""Vectorization that outlasts its provider and its deadline, and what its statements cost: on real Postgres."""
+"""Vectorization when the provider is away or the deadline is near, and its query plans, on real Postgres."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,15 +14,15 @@ from tests.support.kernel import Jobs
 from workers.llm import feature_hash
 from workers.llm.offline import OfflineEvaluator
 from workers.longrun.retrying import Retries
-from workers.runtime.handler.context import Context, Keep, Run
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.context import CheckpointWrite, Context, Run
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel, Purpose
 from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 from workers.vectorization.embed_records import perform
-from workers.vectorization.pending import FIRST, Scope, Target
+from workers.vectorization.pending import LOWEST_ID, EmbeddingTarget, RecordsToEmbed
 from workers.vectorization.similar import Vector, similar
 
 STAGE = "vectorization.embed"
@@ -30,7 +30,7 @@ ONCE = Retries(attempts=1, base=timedelta(), ceiling=timedelta())
 
 
 class Embedder(OfflineEvaluator):
-    """Embeds so many requests; then it is away."""
+    """Answers this number of requests; then it is away."""
 
     embedding_limits = EmbeddingLimits(texts=4, requests=2)
 
@@ -47,14 +47,14 @@ class Embedder(OfflineEvaluator):
 
 
 class Runs:
-    """Single runs of one job, each claimed and settled by the kernel's own statements, on a clock of the test's."""
+    """Single runs of one job, claimed and settled by the kernel's statements, with a clock of the test."""
 
     def __init__(self, jobs: Jobs, rows: Rows) -> None:
         self._jobs = jobs
         self._rows = rows
 
     async def first(self, records: int) -> IngestJob:
-        """Claim a job that has loaded so many records."""
+        """Claim a job that has loaded this number of records."""
         id_ = self._rows.job()
         self._rows.add(*texts_of(records), job=id_)
         self._rows.start(id_)
@@ -69,10 +69,10 @@ class Runs:
         return job
 
     async def perform(self, job: IngestJob, llm: LanguageModel, clock: Callable[[], datetime]) -> Outcome:
-        """Return the outcome of one run, which is settled; raise what it raises."""
+        """Settle one run and return its outcome; raise what it raises."""
         database = self._jobs.database
 
-        async def keep(values: Mapping[str, Any], write: Keep | None = None) -> None:
+        async def keep(values: Mapping[str, Any], write: CheckpointWrite | None = None) -> None:
             async with database.session() as session:
                 assert await checkpoint(session, IngestJob, (job.id, job.version), values)
                 if write:
@@ -106,10 +106,10 @@ def at(now: datetime) -> Callable[[], datetime]:
     return lambda: now
 
 
-async def test_job_waits_for_its_provider_ever_longer_until_patience_ends(runs: Runs, rows: Rows) -> None:
-    """No attempt is spent: five seconds, then as long as it is away, five minutes at most, anew once anything is done.
+async def test_job_waits_longer_each_time_until_patience_ends(runs: Runs, rows: Rows) -> None:
+    """No attempt is spent: 5 s, then as long as it has been away, at most 5 minutes; from the start after any progress.
 
-    At the end of patience, with nothing done since, the error is the kernel's to judge.
+    When patience ends without progress, the error goes to the kernel.
     """
     job = await runs.first(20)
     assert job.started_at
@@ -122,14 +122,14 @@ async def test_job_waits_for_its_provider_ever_longer_until_patience_ends(runs: 
         waits.append(outcome.delay.total_seconds())
         job = await runs.again()
     with pytest.raises(Retryable, match="HTTP 503"):
-        await runs.perform(job, Embedder(0), at(began + timedelta(minutes=71) + PATIENCE))
+        await runs.perform(job, Embedder(0), at(began + timedelta(minutes=71) + DEFAULT_PATIENCE))
 
     assert waits == [5, 120, 300, 5, 30]
     assert (rows.row(job.id)["embeddedCount"], rows.row(job.id)["retry_count"]) == (12, 0)
 
 
-async def test_run_whose_time_is_nearly_up_leaves_the_rest_to_the_next(runs: Runs, rows: Rows) -> None:
-    """Five minutes before its deadline it sends nothing more; the next run asks for the rest only."""
+async def test_run_with_little_time_left_leaves_the_rest_to_the_next(runs: Runs, rows: Rows) -> None:
+    """Five minutes before its deadline it sends nothing more. The next run sends only the rest."""
     job, llm = await runs.first(400), Embedder()
     texts = texts_of(400)
 
@@ -167,7 +167,7 @@ async def plan_of(session: AsyncSession, ask: Callable[[], Any]) -> str:
 
 
 async def test_records_without_a_vector_are_found_by_an_index_of_their_own(session: AsyncSession) -> None:
-    """The next page of a project's pending records: no record that has its vector is looked at."""
+    """Reading the next page of pending records reads no record that has its vector."""
     connection = await session.connection()
     project = (
         await connection.exec_driver_sql("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")
@@ -179,16 +179,16 @@ async def test_records_without_a_vector_are_found_by_an_index_of_their_own(sessi
         (project,),
     )
     await connection.exec_driver_sql("ANALYZE operations.data_records")
-    scope = Scope(FIRST, project, "TASK", own=False)
+    scope = RecordsToEmbed(LOWEST_ID, project, "TASK", own=False)
 
-    plan = await plan_of(session, lambda: scope.page(session, "empty", Target("m"), after=FIRST, limit=10))
+    plan = await plan_of(session, lambda: scope.page(session, "empty", EmbeddingTarget("m"), after=LOWEST_ID, limit=10))
 
     assert "ix_data_records_pending" in plan
     assert "cardinality" not in plan
 
 
 async def test_vectors_of_other_models_are_not_measured(session: AsyncSession) -> None:
-    """Where every record is compared the model is asked first: a length needs the whole vector."""
+    """If every record is compared, the model is compared first, because the length needs the whole vector."""
     to = Vector(feature_hash.vector("a poem"), "m")
 
     plan = await plan_of(session, lambda: similar(session, to=to, type_="TASK", exact=True))

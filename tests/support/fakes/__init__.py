@@ -1,1 +1,1 @@
-"""Servers that stand in for the world outside."""
+"""Fakes of servers outside of Gristmill."""

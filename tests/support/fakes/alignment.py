@@ -1,4 +1,4 @@
-"""What a fake model says of records beside guidelines: valid, and dependent on the record only."""
+"""Answers of a fake model about records and guidelines. They are valid and depend only on the record."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ VERDICTS = ("aligned", "partly", "not_aligned")
 
 
 def answer(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return a judgement or a report, whichever the sections of the messages ask for; None for another question."""
+    """Return a judgement or a report, as the sections of the messages ask; None for another question."""
     text = "\n".join(str(message["content"]) for message in messages)
     if record := _section("record", text):
         return judgement(record, _section("passages", text) or [])
@@ -20,7 +20,7 @@ def answer(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def judgement(record: Mapping[str, Any], passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return verdict and ratings drawn from the record's content, and its first passage with one that is not there."""
+    """Return a verdict and ratings computed from the record, citing its first passage and one that does not exist."""
     seed = hashlib.sha256(record["content"].encode()).digest()
     return {
         "reasoning": "Made up by a fake.",
@@ -32,7 +32,7 @@ def judgement(record: Mapping[str, Any], passages: Sequence[Mapping[str, Any]]) 
 
 
 def record_in(request: Mapping[str, Any]) -> str | None:
-    """Return the content of the record that a request is about, or None for another question."""
+    """Return the content of the record in a request, or None for another question."""
     record = _section("record", "\n".join(str(message["content"]) for message in request["messages"]))
     return None if record is None else str(record["content"])
 

@@ -1,4 +1,4 @@
-"""Analyses of a test: projects, records and jobs of its database, and what a fake provider was asked of them."""
+"""Analyses for tests: projects, records and jobs in the test's database, and the questions to a fake provider."""
 
 import asyncio
 import base64
@@ -20,13 +20,13 @@ from workers.runtime.enqueue import enqueue
 GUIDELINES = (ROOT / "samples" / "guidelines.pdf").read_bytes()
 BOOK = ROOT.parent / "shared" / "data" / "prompting-book-en.pdf"
 EMBEDDER = "embedder-1"
-# The first steps of a mill take seconds where many share the machine.
+# On a busy machine the first steps take seconds.
 BUSY_SECONDS = 60.0
 TASK = "Write an email to the customer that says what happened, at most {} words, plain text with a subject line."
 
 
 class Analyses:
-    """Projects, records and analyses of a test's database: put in, look, wait."""
+    """Inserts projects, records and analyses into a test's database, reads them and waits for them."""
 
     def __init__(self, url: str, connection: Connection) -> None:
         self._engine = create_engine(sqlalchemy_url(url))
@@ -39,7 +39,7 @@ class Analyses:
         self._connection.execute(text(sql), values)
 
     async def meanwhile(self, sql: str, **values: Any) -> None:
-        """Run what may have to wait for a job of this very loop."""
+        """Run a statement in a thread, because it may wait for a job of this event loop."""
         await asyncio.to_thread(self.run, sql, **values)
 
     def project(self, *, guidelines: bytes | None = GUIDELINES) -> uuid.UUID:
@@ -68,7 +68,7 @@ class Analyses:
         return found[0] if found else None
 
     def judged(self, project: uuid.UUID) -> dict[str, Mapping[str, Any]]:
-        """Return what every judged record has, by its content."""
+        """Return the rows of all judged records, by their content."""
         sql = 'SELECT * FROM operations.data_records WHERE "projectId" = :p AND alignment IS NOT NULL ORDER BY id'
         return {row.content: row._mapping for row in self.ask(sql, p=project)}
 
@@ -89,5 +89,5 @@ class Analyses:
 
 
 def asked_about(fake: FakeOpenAI) -> Counter[str]:
-    """Return how often each record was asked about."""
+    """Return the number of questions about each record."""
     return Counter(content for request in fake.requests if (content := record_in(request)) is not None)

@@ -1,4 +1,4 @@
-"""A certificate of our own for a server on loopback: nobody trusts it but who is told to."""
+"""A self-signed certificate for a server on loopback."""
 
 import datetime as dt
 import ssl
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """Return a server's context with a certificate for ``names``, and the file of the certificate."""
+    """Return a server's TLS context with a certificate for ``names``, and the file of the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     now = dt.datetime.now(dt.UTC)

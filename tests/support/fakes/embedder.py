@@ -1,4 +1,4 @@
-"""The embeddings half of the fake OpenAI-compatible server: vectors made of digests, limits held, faults on request."""
+"""The embeddings part of the fake OpenAI-compatible server. It makes vectors from digests; it has limits and faults."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 FAULTS = frozenset({"status", "hang", "disconnect", "too_few", "ragged", "not_finite", "zeros", "error_200", "raw"})
-# What the server is like; see ``Embedder``.
+# The properties of the server; see ``Embedder``.
 TRAITS: Mapping[str, Any] = {
     "dimension": 8,
     "delay_ms": 0,
@@ -24,13 +24,13 @@ TRAITS: Mapping[str, Any] = {
 
 
 class Embedder:
-    """What the server does with texts, and what it was asked so far.
+    """Answers requests for embeddings and records them.
 
-    It is changed by ``change``: ``dimension`` and ``delay_ms`` of its answers; ``most_texts`` in a request and
-    ``most_bytes`` of one text, beyond which it answers 400 and 413; a word it ``refuses`` with 400; the number that
-    fills the vector of a text with a word, by the word (``spoils``); the models that are ``served`` (None: any);
-    whether items come ``shuffled``. ``faults`` is a queue of behaviours for the next requests, as the chat half has
-    them, of the kinds ``FAULTS``; None in it is a request that goes well.
+    ``change`` sets its properties: ``dimension`` and ``delay_ms`` of its answers; ``most_texts`` in a request and
+    ``most_bytes`` of one text, above which it answers 400 and 413; a word that it ``refuses`` with 400; by word, the
+    number that fills the vector of a text with that word (``spoils``); the models that are ``served`` (None: any);
+    whether items are ``shuffled``. ``faults`` is a queue of behaviours for the next requests, of the kinds ``FAULTS``,
+    like those of the chat part; None is a request without a fault.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Embedder:
         self.faults: deque[dict[str, Any] | None] = deque()
         self.requests: list[dict[str, Any]] = []
         self.in_flight = self.max_in_flight = 0
-        # The time in which so many requests were in flight.
+        # The total time with each number of requests in flight.
         self.busy: dict[int, float] = {}
         self._since = time.monotonic()
 
@@ -52,12 +52,12 @@ class Embedder:
         self.traits |= changes
 
     def texts(self) -> list[str]:
-        """Return every text that was asked and answered, in order, as often as it was."""
+        """Return every text of every answered request, in order, with repeats."""
         return [text for request in self.requests if request["answer"] == "200" for text in request["input"]]
 
     @contextlib.contextmanager
     def call(self, request: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Count one request while it lasts; yield its entry, which the answer is to be noted in."""
+        """Count one request as in flight; yield its entry, to which the caller adds the answer."""
         entry = {**request, "key": headers.get("idempotency-key"), "answer": "none"}
         self.requests.append(entry)
         self._step(+1)
@@ -74,7 +74,7 @@ class Embedder:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     async def answer(self, request: Mapping[str, Any]) -> tuple[int, dict[str, Any] | bytes, dict[str, str]]:
-        """Return status, body and headers; a connection that is to break raises ConnectionResetError."""
+        """Return status, body and headers; raise ConnectionResetError if the connection should break."""
         fault = self.faults.popleft() if self.faults else None
         if delay := (fault or {}).get("delay_ms", self.traits["delay_ms"]):
             await asyncio.sleep(delay / 1_000)
@@ -134,7 +134,7 @@ class Embedder:
         return {"object": "list", "model": request["model"], "data": data, "usage": {"prompt_tokens": tokens}}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the counters and every request without its texts' vectors."""
+        """Return the counters, and every request without its vectors."""
         return {
             "requests": list(self.requests),
             "max_in_flight": self.max_in_flight,
@@ -143,7 +143,7 @@ class Embedder:
 
 
 def vector_of(text: str, model: str, dimension: int) -> list[float]:
-    """Return the vector that the server gives ``text``: fractions of 256, which single precision holds exactly."""
+    """Return the server's vector of ``text``. Its values are multiples of 1/256, exact in single precision."""
     digest = hashlib.shake_256(f"{model}\n{text}".encode()).digest(dimension)
     return [(byte - 127.5) / 128 for byte in digest]
 

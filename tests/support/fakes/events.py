@@ -1,4 +1,4 @@
-"""A stand-in for Flower's event stream: remembers what it was told, in order."""
+"""A fake of Flower's event stream. It records the events in order."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ from workers.runtime.store.settle import Settled
 
 
 class RecordedEvents:
-    """Implements :class:`workers.runtime.worker.runs.JobEvents`."""
+    """Implements :class:`workers.runtime.worker.runs.RunReports`."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, UUID]] = []
@@ -28,5 +28,5 @@ class RecordedEvents:
         self.lost.append(("stale_write_rejected", run))
 
     def of(self, job_id: UUID) -> list[str]:
-        """Return what was told of one job."""
+        """Return the events of one job."""
         return [what for what, told_id in self.told if told_id == job_id]

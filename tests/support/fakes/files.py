@@ -1,4 +1,4 @@
-"""Files of every kind that is ingested, made as other programs make them, and read as a door would."""
+"""Files of every kind that can be ingested, like those of other programs, and their previews."""
 
 import asyncio
 import gzip
@@ -50,7 +50,7 @@ def seen(
     piece: int = 1_000,
     **options: Any,
 ) -> Preview:
-    """Return what would become of a file."""
+    """Return the preview of a file."""
 
     @asynccontextmanager
     async def open_pieces() -> AsyncIterator[AsyncIterator[bytes]]:

@@ -1,4 +1,4 @@
-"""Ingestion in a test: files that are handed in, and what became of them."""
+"""Ingestion for tests: enqueue files and read their jobs and records."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from workers.runtime.handler.resources import Resources
 from workers.runtime.store.checkpoint import checkpoint
 
 ENDED = {"QUEUED_FOR_VEC", "FAILED", "CANCELLED"}
-# What real exports get wrong, all in one file.
+# The typical defects of real exports, all in one file.
 MESS = (
     "\ufeffid;Prompt;Category;Author;Prompt;\r\n"
     '1;"two\nlines; ""quoted""";top 10;ann;second;x\r\n'
@@ -38,13 +38,13 @@ MESS = (
 
 
 async def stream(content: bytes, size: int = 70_000) -> AsyncIterator[bytes]:
-    """Yield ``content`` as a client sends it: in pieces whose bounds mean nothing."""
+    """Yield ``content`` in pieces of ``size``, like a client sends it."""
     for at in range(0, len(content), size):
         yield content[at : at + size]
 
 
 class Ingestion:
-    """Enqueues files into one project and looks at what became of them."""
+    """Enqueues files into one project and reads their jobs and records."""
 
     def __init__(self, database: Database, project_id: UUID) -> None:
         self.database = database
@@ -63,7 +63,7 @@ class Ingestion:
             return UUID(str((await session.execute(text(call), values)).scalar_one()))
 
     async def job(self, job_id: UUID) -> IngestJob:
-        """Return the job as it is now; it must be there."""
+        """Return the job; it must exist."""
         job = await self.job_if_any(job_id)
         assert job is not None
         return job
@@ -73,7 +73,7 @@ class Ingestion:
             return await session.get(IngestJob, job_id)
 
     async def ended(self, *job_ids: UUID) -> list[IngestJob]:
-        """Wait for the ends of the jobs; return them in the order of their ids."""
+        """Wait until the jobs have ended; return them in the order of their ids."""
 
         async def all_ended() -> bool:
             return ENDED.issuperset([(await self.job(job_id)).status for job_id in job_ids])
@@ -91,7 +91,7 @@ class Ingestion:
 
 
 class PowerCutError(Exception):
-    """The worker's process is gone."""
+    """The worker's process ends here."""
 
 
 def now() -> datetime:
@@ -99,7 +99,7 @@ def now() -> datetime:
 
 
 def surroundings(database: Database, job: IngestJob, *, commits: int, clock: Callable[[], datetime] = now) -> Context:
-    """Return the context of a run that ends with its process right after so many commits."""
+    """Return the context of a run. It raises PowerCutError after the given number of commits."""
     left = commits
 
     async def keep(values: Mapping[str, Any], write: Any = None) -> None:
@@ -123,4 +123,4 @@ def surroundings(database: Database, job: IngestJob, *, commits: int, clock: Cal
 
 
 def _unasked(*_):
-    raise AssertionError("ingestion asks for neither")
+    raise AssertionError("ingestion must not call this")

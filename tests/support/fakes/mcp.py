@@ -1,4 +1,4 @@
-"""The description of an MCP server as it should be."""
+"""A complete and correct description of an MCP server."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A whole mill in one process that asks a provider, or the offline evaluator."""
+"""A whole Gristmill in one process that asks a provider or the offline evaluator."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from workers.runtime.handler.registry import Registry
 
 @asynccontextmanager
 async def asking_mill(url: str, registry: Registry, *, provider_url: str | None) -> AsyncIterator[Heard]:
-    """Run a mill whose language model is the server at ``provider_url``, or the offline evaluator."""
+    """Run it with the language model at ``provider_url``, or with the offline evaluator."""
     llm = build(
         api_key="sk-test" if provider_url else None,
         base_url=provider_url,

@@ -1,4 +1,4 @@
-"""A fake OpenAI-compatible server: answers rubrics validly, misbehaves on request, and counts what it was asked.
+"""A fake OpenAI-compatible server: it gives valid answers to rubrics, fails on request, and counts its calls.
 
 In a test::
 
@@ -9,13 +9,13 @@ In a test::
 
 Or as a process, which prints its URL: ``python -m tests.support.fakes.openai_server --port 0``. Over HTTP,
 ``POST /__script`` takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, ``GET /__ledger``
-returns every chat call (``calls_of`` reads it), ``POST /__reset`` forgets all.
+returns every chat call (``calls_of`` reads it), ``POST /__reset`` deletes all of it.
 
 A behaviour is a dictionary: ``kind`` (see ``KINDS``), ``delay_ms`` before the answer, and for ``status`` also
 ``status``, ``code``, ``message``, ``retry_after``, ``headers``; for ``says`` the message's ``content`` (or a whole
 ``message``), for ``choice`` members of the choice, for ``raw`` the ``body`` in base64, with ``status`` and ``headers``.
-In a ``mix`` it has a ``weight`` too, 1 if left out. In ``rules`` it has ``about``: it answers every question that holds
-this text, before all others.
+In a ``mix`` it may also have a ``weight``, by default 1. In ``rules`` it has ``about``: it answers every question with
+this text. Rules are tried first.
 """
 
 import argparse
@@ -57,17 +57,17 @@ REFUSED = (
 )
 KINDS = frozenset(SHAPED + REFUSED)
 FORMATS = ("json_schema", "json_object", "text")
-REMEMBERED = 1_000
+MAX_REMEMBERED_REQUESTS = 1_000
 MEMBERS = frozenset({"queue", "default", "mix", "seed", "formats", "models", "reported_model", "embeddings", "rules"})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 @dataclass(slots=True)
 class Entry:
-    """One line of the ledger: what was asked under which key, what was answered (a status or a kind), and when.
+    """One call in the ledger: its idempotency key, its answer (a status or a kind), and its times.
 
-    ``ended_at`` stays None when no whole answer was sent. ``body`` is the request's fingerprint; ``again`` tells that
-    it quotes an answer, to ask once more.
+    ``ended_at`` is None if no complete answer was sent. ``body`` is the request's fingerprint. ``again`` is true if the
+    request quotes an earlier answer to ask again.
     """
 
     key: str | None
@@ -79,21 +79,21 @@ class Entry:
 
 
 class Script:
-    """What the server does next, and what it was asked so far. Lives on the server's loop; reads are thread-safe."""
+    """The server's next behaviours and its calls so far. It is used on the server's loop; reads are thread-safe."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.reset()
 
     def reset(self) -> None:
-        """Return to the first default and forget what was counted; calls in flight stay so."""
+        """Restore the defaults and clear the counters. Calls in flight still count as in flight."""
         self.queue: deque[dict[str, Any]] = deque()
         self.default: dict[str, Any] = {"kind": "answer"}
         self.formats: tuple[str, ...] = FORMATS
         self.models: list[str] | None = None
         self.reported_model: str | None = None
         self.calls = self.max_in_flight = self.listings = self.connections = 0
-        self.requests: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
+        self.requests: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED_REQUESTS)
         self.mix: list[dict[str, Any]] = []
         self.rules: list[dict[str, Any]] = []
         self.ledger: list[Entry] = []
@@ -101,7 +101,7 @@ class Script:
         self._draw = random.Random(0)
 
     def change(self, **changes: Any) -> None:
-        """Set ``queue`` (a behaviour per call), ``mix`` (drawn by weight, by ``seed``), ``default``, ``formats`` …"""
+        """Set ``queue`` (a behaviour per call), ``mix`` (chosen by weight with ``seed``), ``default``, ``formats`` …"""
         default = [changes["default"]] if "default" in changes else []
         for behaviour in [*changes.get("queue", ()), *changes.get("mix", ()), *changes.get("rules", ()), *default]:
             if behaviour.get("kind", "answer") not in KINDS:
@@ -115,7 +115,7 @@ class Script:
             setattr(self, name, deque(value) if name == "queue" else value)
 
     def next(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Take what a rule says, else the next of the queue, else one drawn of the mix, else the default."""
+        """Return the behaviour of a matching rule, else the next of the queue, else one of the mix or the default."""
         asked = json.dumps(request.get("messages"), ensure_ascii=False) if self.rules else ""
         for rule in self.rules:
             if rule["about"] in asked:
@@ -127,14 +127,14 @@ class Script:
         return self._draw.choices(self.mix, [behaviour.get("weight", 1) for behaviour in self.mix])[0]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the counters, the last thousand chat requests and what was asked of the embedder."""
+        """Return the counters, the last thousand chat requests and the embedder's requests."""
         counters = ("calls", "in_flight", "max_in_flight", "listings", "connections")
         seen = {"requests": list(self.requests), "embeddings": self.embedder.snapshot()}
         return {name: getattr(self, name) for name in counters} | seen
 
     @contextlib.contextmanager
     def call(self, body: dict[str, Any], headers: Mapping[str, str], *, sent: bytes) -> Iterator[Entry]:
-        """Count one chat call while it lasts, and enter it in the ledger. The API key itself is not kept."""
+        """Count one chat call as in flight and add it to the ledger. The API key is not stored."""
         again = any(message.get("role") == "assistant" for message in body.get("messages", ()))
         fingerprint = hashlib.blake2b(sent, digest_size=16).hexdigest()
         entry = Entry(headers.get("idempotency-key"), time.time(), body=fingerprint, again=again)
@@ -151,7 +151,7 @@ class Script:
 
 
 class Connection:
-    """One client's connection: HTTP/1.1 with keep-alive, just enough of it."""
+    """One client's connection: the needed part of HTTP/1.1, with keep-alive."""
 
     def __init__(self, script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.script = script
@@ -159,7 +159,7 @@ class Connection:
         self.writer = writer
 
     async def serve(self) -> None:
-        """Answer requests until the client leaves."""
+        """Answer requests until the client disconnects."""
         self.script.connections += 1
         try:
             while True:
@@ -225,7 +225,7 @@ class Connection:
             case "error_200":
                 await self.send({"error": {"code": behaviour.get("code", 502), "message": "upstream failed"}})
             case "says" | "choice":
-                await self.send(told(request, behaviour, self.script.reported_model))
+                await self.send(scripted(request, behaviour, self.script.reported_model))
             case "raw":
                 body, headers = base64.b64decode(behaviour["body"]), behaviour.get("headers")
                 await self.send_bytes(body, status=behaviour.get("status", 200), headers=headers)
@@ -249,7 +249,7 @@ class Connection:
         await self.send({"error": error}, status=behaviour["status"], headers=headers)
 
     async def drip(self, value: dict[str, Any]) -> None:
-        """Send a byte every 20 ms: each read succeeds, the whole never ends in time."""
+        """Send a byte every 20 ms: each read succeeds, but the answer does not end in time."""
         body = json.dumps(value).encode()
         self.writer.write(_head(200, len(body), "application/json", {}))
         for index in range(len(body)):
@@ -307,8 +307,8 @@ def completion(request: Mapping[str, Any], kind: str, reported_model: str | None
     }
 
 
-def told(request: Mapping[str, Any], behaviour: Mapping[str, Any], reported_model: str | None) -> dict[str, Any]:
-    """Return a completion with the message or the choice that ``behaviour`` dictates."""
+def scripted(request: Mapping[str, Any], behaviour: Mapping[str, Any], reported_model: str | None) -> dict[str, Any]:
+    """Return a completion with the message or the choice of ``behaviour``."""
     whole = completion(request, "answer", reported_model)
     said = {"role": "assistant", "content": behaviour.get("content")}
     whole["choices"][0] |= behaviour.get("choice") or {"message": behaviour.get("message") or said}
@@ -316,12 +316,12 @@ def told(request: Mapping[str, Any], behaviour: Mapping[str, Any], reported_mode
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a valid answer to what the messages ask: records beside guidelines, reports on them, or a rubric."""
+    """Return a valid answer to the messages: about a record and guidelines, a report, or a rubric."""
     return alignment.answer(request["messages"]) or scores(request)
 
 
 def scores(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a valid answer to the rubric in the messages: scores of 10 to 99 that depend on the profile only."""
+    """Return a valid answer to the rubric in the messages: scores of 10 to 99 that depend only on the profile."""
     text = "\n".join(str(message["content"]) for message in request["messages"])
     listed, profile = (re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL) for name in ("criteria", "profile"))
     seed = hashlib.sha256(profile[1].encode() if profile else b"").digest()
@@ -339,13 +339,13 @@ def scores(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def calls_of(entries: Iterable[Mapping[str, Any]]) -> list[Call]:
-    """Return the ledger's entries that name their job, in order: ``calls`` of ``GET /__ledger``."""
+    """Return the entries that name their job, in order. ``entries`` are ``calls`` of ``GET /__ledger``."""
     named = ((entry, _job_of(entry["key"])) for entry in entries)
     return [Call(job_id=job_id, **entry) for entry, job_id in named if job_id]
 
 
 def _job_of(key: str | None) -> UUID | None:
-    """Return the job that an idempotency key begins with, None where it names none."""
+    """Return the job id at the start of an idempotency key, or None if there is none."""
     try:
         return UUID((key or "")[:36])
     except ValueError:
@@ -356,7 +356,7 @@ async def serve(script: Script, *, port: int = 0) -> asyncio.Server:
     """Start listening on loopback."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Cancelled when the server stops; asyncio 3.11 reports a cancelled connection as an error of its own.
+        # The task is cancelled when the server stops. asyncio 3.11 reports a cancelled connection as an error.
         with contextlib.suppress(asyncio.CancelledError):
             await Connection(script, reader, writer).serve()
 
@@ -364,12 +364,12 @@ async def serve(script: Script, *, port: int = 0) -> asyncio.Server:
 
 
 def url_of(server: asyncio.Server) -> str:
-    """Return the base URL a client is given."""
+    """Return the base URL for clients."""
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 class FakeOpenAI:
-    """The server on a thread of its own, for ``with`` in a test."""
+    """The server on its own thread, for ``with`` in a test."""
 
     def __init__(self, *, port: int = 0) -> None:
         self._port = port
@@ -391,7 +391,7 @@ class FakeOpenAI:
         self._loop.close()
 
     def script(self, **changes: Any) -> None:
-        """Change the behaviour, see ``Script.change``; in force when this returns."""
+        """Change the behaviour as ``Script.change`` does. The change is effective when this returns."""
 
         async def change() -> None:
             self._script.change(**changes)
@@ -399,7 +399,7 @@ class FakeOpenAI:
         asyncio.run_coroutine_threadsafe(change(), self._loop).result(10)
 
     def reset(self) -> None:
-        """Forget script and counters, for the next test."""
+        """Clear script and counters for the next test."""
 
         async def reset() -> None:
             self._script.reset()
@@ -408,12 +408,12 @@ class FakeOpenAI:
 
     @property
     def embedder(self) -> Embedder:
-        """What was asked of its embeddings."""
+        """The embeddings part of the server."""
         return self._script.embedder
 
     @property
     def calls(self) -> int:
-        """How many chat calls came in."""
+        """The number of chat calls."""
         return self._script.calls
 
     @property
@@ -423,7 +423,7 @@ class FakeOpenAI:
 
     @property
     def ledger(self) -> list[Call]:
-        """Every chat call that named its job, in order: ``calls`` counts the others too."""
+        """Every chat call that named its job, in order. ``calls`` also counts the others."""
         return calls_of(map(asdict, list(self._script.ledger)))
 
     def snapshot(self) -> dict[str, Any]:
@@ -450,7 +450,7 @@ def _head(status: int, length: int, content_type: str, headers: Mapping[str, str
 
 async def _main(port: int) -> None:
     server = await serve(Script(), port=port)
-    print(url_of(server), flush=True)  # noqa: T201 - whoever started the process reads it
+    print(url_of(server), flush=True)  # noqa: T201 - read by the parent process
     await server.serve_forever()
 
 

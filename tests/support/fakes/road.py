@@ -1,4 +1,4 @@
-"""A stand-in for Redis and Celery: keeps what was published, can be closed, blocked, and lose everything."""
+"""A fake of Redis and Celery. It keeps published batches; it can be closed, blocked, and lose its data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +11,7 @@ Deliver = Callable[[str, Sequence[Ticket]], Awaitable[None]]
 
 
 class FakeRoad:
-    """A :class:`workers.runtime.dispatch.dispatcher.Road`. ``deliver`` carries a batch to a worker, if given."""
+    """A :class:`workers.runtime.dispatch.road.Road`. ``deliver`` carries a batch to a worker, if given."""
 
     def __init__(self, deliver: Deliver | None = None) -> None:
         self.batches: list[tuple[str, list[Picked]]] = []
@@ -26,7 +26,7 @@ class FakeRoad:
         self._carriers: set[asyncio.Future[None]] = set()
 
     def of(self, stage: str) -> list[Picked]:
-        """Return everything published of one stage, in order, once per delivery."""
+        """Return all published jobs of one stage, in order, once per delivery."""
         return [job for name, batch in self.batches if name == stage for job in batch]
 
     async def publish(self, stage: Stage, batch: Sequence[Picked]) -> None:

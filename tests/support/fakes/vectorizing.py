@@ -1,4 +1,4 @@
-"""Vectorization in a test: how its mill is run, and the records and jobs of its database."""
+"""Vectorization for tests: how to run it, and the records and jobs in the test's database."""
 
 import uuid
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Running = Callable[..., AbstractAsyncContextManager[Heard]]
 
 
 class Rows:
-    """Projects, records and jobs of a test's database: put in, look, wait."""
+    """Inserts projects, records and jobs into a test's database, reads them and waits for them."""
 
     def __init__(self, url: str, psql: "psycopg.Connection[dict[str, Any]]") -> None:
         self._url = url
@@ -45,14 +45,14 @@ class Rows:
         return [self.one(sql, project, type_, text, job) for text in texts]
 
     def job(self, *, loaded: bool = True, type_: str = "TASK", project: uuid.UUID | None = None) -> uuid.UUID:
-        """Enqueue a job as having loaded a file, or as one that re-embeds; its first stage is still to come."""
+        """Enqueue a job that loads a file, or one that re-embeds; its first stage has not run yet."""
         engine = create_engine(sqlalchemy_url(self._url))
         payload = {"project_id": str(project or self.project), "type": type_}
         with Session(engine) as session, session.begin():
             job = enqueue(session, "vectorization.embed", payload, due_at="2999-01-01T00:00:00Z").id
         engine.dispose()
         if loaded:
-            with self._psql.transaction():  # what was asked cannot change, but for whoever turns the guards off
+            with self._psql.transaction():  # the guards refuse a changed request, so they are turned off here
                 self._psql.execute("SET LOCAL session_replication_role = replica")
                 self.one("UPDATE operations.ingest_jobs SET source = 'csv:test.csv' WHERE id = %s RETURNING id", job)
         return job
@@ -67,18 +67,18 @@ class Rows:
         return row
 
     def vectors(self) -> dict[str, tuple[list[float], str | None]]:
-        """Return every record's vector and its model, by content."""
+        """Return the vector and the model of every record, by content."""
         rows = self._psql.execute('SELECT content, embedding, "embeddingModel" AS model FROM operations.data_records')
         return {row["content"]: (row["embedding"], row["model"]) for row in rows.fetchall()}
 
     def assert_embedded(self, *texts: str, model: str = "embed-1", dimension: int = 8) -> None:
-        """Fail unless each of these records has the vector that the model gives its text."""
+        """Fail unless each of these records has the model's vector of its text."""
         found = self.vectors()
         for text in texts:
             assert found[text] == (vector_of(text, model, dimension), model), text
 
     async def moved(self, job: uuid.UUID, action: str, *, within: float = 20.0) -> dict[str, Any]:
-        """Return the job's row once its last transition, in its second stage, is ``action``."""
+        """Return the job's row once its last transition in its second stage is ``action``."""
         await until(lambda: self._last(job) == (action, "QUEUED_FOR_VEC"), within=within)
         return self.row(job)
 

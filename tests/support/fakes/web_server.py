@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as the test says, byte by byte if it wants to."""
+"""A real HTTP server on loopback that gives the test's answers, byte by byte if needed."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Seen:
-    """One request as it came."""
+    """One received request."""
 
     method: str
     target: str
@@ -22,7 +22,7 @@ Answer = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class WebServer:
-    """``answers`` by path; ``seen`` are the requests, ``connections`` how many lines were opened."""
+    """``answers`` are by path. ``seen`` holds the requests, ``connections`` counts the opened connections."""
 
     port: int = 0
     scheme: str = "http"
@@ -35,7 +35,7 @@ class WebServer:
         return f"{self.scheme}://{host}:{self.port}{path}"
 
     def say(self, path: str, body: bytes = b"", *, status: int = 200, **headers: str) -> None:
-        """Answer ``path`` with this."""
+        """Set the answer of ``path``."""
 
         async def answer(_seen: Seen, writer: asyncio.StreamWriter) -> None:
             lines = [f"HTTP/1.1 {status} Said", f"content-length: {len(body)}"]
@@ -72,7 +72,7 @@ class WebServer:
 
 @asynccontextmanager
 async def web_server(*, tls: ssl.SSLContext | None = None) -> AsyncIterator[WebServer]:
-    """A server on a free port of loopback as long as the block lasts."""
+    """A server on a free loopback port while the block runs."""
     web = WebServer(scheme="https" if tls else "http")
     server = await asyncio.start_server(web.serve, "127.0.0.1", 0, ssl=tls)
     web.port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""A TCP line to a server that can lose the answer to one request: the server did it, the client never hears."""
+"""A TCP proxy that can lose the answer to one request: the server executed it, but the client gets no answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import make_url
 
-READY_FOR_QUERY = b"Z\x00\x00\x00\x05"  # how Postgres ends every answer; an autocommitted statement is durable by then
+# The end of each answer of Postgres. An autocommitted statement is durable by then.
+READY_FOR_QUERY = b"Z\x00\x00\x00\x05"
 
 
 class Wire:
-    """Forwards connections to ``host:port``. :meth:`lose_answer` cuts the line after one request was carried out."""
+    """Forwards connections to ``host:port``. :meth:`lose_answer` closes a connection after its request was executed."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -24,24 +25,24 @@ class Wire:
         self._open: set[asyncio.StreamWriter] = set()
 
     def lose_answer(self, marker: bytes) -> None:
-        """Cut the next connection that sends ``marker``, once the server has answered it."""
+        """Close the next connection that sends ``marker`` once the server has answered."""
         self._to_lose = marker
 
     def keep_answer(self, marker: bytes) -> None:
-        """Keep the answer to the next request with ``marker`` until :meth:`let_go`."""
+        """Hold back the answer to the next request with ``marker`` until :meth:`let_go`."""
         self._to_keep = marker
         self._let_go.clear()
 
     def let_go(self) -> None:
-        """Deliver what was kept."""
+        """Deliver the answer that was held back."""
         self._let_go.set()
 
     def fall_silent(self) -> None:
-        """Let no byte of the connections that are open pass any more, either way; none of them is closed."""
+        """Stop forwarding on all open connections, in both directions, without closing them."""
         self._silent |= self._open
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward one client's bytes both ways until either side ends."""
+        """Forward one client's bytes in both directions until one side ends."""
         client = asyncio.current_task()
         assert client
         self._clients.add(client)
@@ -65,7 +66,7 @@ class Wire:
                     await end.wait_closed()
 
     async def hang_up(self) -> None:
-        """End every connection and wait until its sockets are closed."""
+        """Close every connection and wait until its sockets are closed."""
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
@@ -105,7 +106,7 @@ class Wire:
 
 @asynccontextmanager
 async def wire_to(url: str) -> AsyncIterator[tuple[str, Wire]]:
-    """Yield a URL that leads to the same server by a new line, and the line."""
+    """Yield a URL of the same server through a new proxy, and the proxy."""
     target = make_url(url)
     assert target.host
     assert target.port

@@ -1,1 +1,1 @@
-"""A proving ground: job tables of no domain, whose handlers do what their rows say. For tests and benchmarks."""
+"""Job tables for tests and benchmarks that belong to no domain. Their handlers do what their rows say."""

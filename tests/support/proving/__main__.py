@@ -1,9 +1,9 @@
 """Run one role with the proving stages registered: ``python -m tests.support.proving ROLE``.
 
 A role is worker, dispatcher, beat, caller or decider.
-Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, and ``model_url``
-(who answers a worker's language model calls; without it nobody), ``embeddings`` (``model`` and limits), ``log_repeats``
-(to leave no repeated warning out) and what ``tests.support.proving.surroundings`` arranges.
+Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, ``model_url`` (the
+provider of a worker's language model calls; without it every question is refused), ``embeddings`` (``model`` and
+limits), ``log_repeats`` (log repeated warnings too) and the options of ``tests.support.proving.surroundings``.
 """
 
 import json
@@ -16,12 +16,12 @@ from tests.support.proving.surroundings import arrange
 
 def main() -> int:
     role, options = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-    arrange(options)  # before anything is imported that could keep the true clock
+    arrange(options)  # before any import that could keep the true clock
     return run(role, options)
 
 
 def run(role: str, options: dict[str, Any]) -> int:
-    """Run one role to its end."""
+    """Run one role until it ends."""
     import logging
     from datetime import timedelta
 
@@ -71,9 +71,9 @@ def run(role: str, options: dict[str, Any]) -> int:
 
 
 def language_model(url: str | None, embeddings: dict[str, Any]) -> Any:
-    """Return the provider at ``url``, as impatient as a test can bear, or one that refuses every question.
+    """Return the provider at ``url`` with short timeouts, or one that refuses every question.
 
-    ``embeddings`` names the ``model`` that embeds, and limits beside it.
+    ``embeddings`` holds the embedding ``model`` and its limits.
     """
     if url is None:
         from tests.support.proving.llm import NoModel

@@ -1,4 +1,4 @@
-"""A service of somebody else that enqueues in a transaction of its own, for tests that end it there."""
+"""A service that enqueues in its own transaction, for tests that end its process there."""
 
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.orm import Session

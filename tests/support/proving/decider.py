@@ -1,4 +1,4 @@
-"""Somebody who decides jobs that wait, and beat's expiry, in one real process: as fast as both can."""
+"""Decide waiting jobs, and expire them like beat, in one process as fast as possible."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ _WAITING = (
 
 
 def decide_for_ever(database_url: str, *, name: str, share: float = 0.5) -> int:
-    """Decide a ``share`` of what waits in each round and expire what is over, until somebody ends the process.
+    """In each round decide a ``share`` of the waiting jobs and expire the overdue ones, until the process is ended.
 
     Each decision that won is a line of JSON on standard output.
     """

@@ -8,7 +8,7 @@ from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, M
 
 
 class NoModel:
-    """Refuses every question: no proving stage may ask."""
+    """Refuses every question, because no proving stage may ask one."""
 
     @property
     def embedding_limits(self) -> EmbeddingLimits:

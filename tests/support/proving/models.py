@@ -1,4 +1,4 @@
-"""Four job tables: plain, limited per key, one whose lifecycle has two steps, and one that waits between its steps."""
+"""Four job tables: plain, limited per key, one with two steps, and one with a wait between its steps."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ LIMIT = 3
 
 
 class ProvingJob(Job):
-    """What every proving table carries: an act, how long it takes, and room for a result."""
+    """The columns of every proving table: an act, its seconds, and a result."""
 
     __abstract__ = True
 
@@ -54,12 +54,12 @@ class TwoStepJob(ProvingJob):
     ended_in: Mapped[str | None] = ended_in()
 
 
-# A name of 40 characters: as long as any may be.
+# A name of 40 characters, the longest that is allowed.
 SECOND_OPINION = "awaiting_second_opinion_of_another_human"
 
 
 class WaitingJob(ProvingJob):
-    """It asks, waits for an approval, and acts; a handler that acts may also wait for an agent."""
+    """The job asks, waits for an approval, and acts. A handler that acts may also wait for an agent."""
 
     __tablename__ = "waiting_jobs"
     __lifecycle__: ClassVar[Lifecycle] = Lifecycle(

@@ -1,4 +1,4 @@
-"""Make the proving tables through the same migration helper that every domain's revision uses."""
+"""Make the proving tables with the migration helper that every domain's revision uses."""
 
 from typing import cast
 
@@ -21,14 +21,14 @@ def create(connection: Connection) -> None:
         for model in MODELS:
             _create_table(connection, model)
             attach_lifecycle(_job_table(model))
-    # `runtime.jobs` shows every table's jobs with the rights of who asks.
+    # `runtime.jobs` reads every job table with the rights of the caller.
     connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
 
 
 def _create_table(connection: Connection, model: type[Job]) -> None:
     table = cast("Table", model.__table__).to_metadata(MetaData())
-    for index in tuple(table.indexes):  # the helper makes the kernel's indexes, conditions and all
+    for index in tuple(table.indexes):  # the helper makes the kernel's indexes with their conditions
         table.indexes.remove(index)
     table.c.status.server_default = None
     connection.execute(CreateTable(table))

@@ -22,7 +22,7 @@ from workers.runtime.handler.registry import stage
 
 
 class Act(BaseModel):
-    """What a proving job is told to do."""
+    """The payload of a proving job."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,9 +68,9 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:  # noqa: C901, PLR0
         case "flaky" if ctx.run.attempt < 2:
             raise Retryable("told to try again")
         case "block":
-            time.sleep(job.seconds)  # noqa: ASYNC251 - a handler that never yields is what is being proved
+            time.sleep(job.seconds)  # noqa: ASYNC251 - this act tests a handler that never yields
         case "spin":
-            while True:  # nor does it ever end
+            while True:  # it never ends
                 pass
         case "hog":
             _allocate_without_end()
@@ -90,21 +90,21 @@ async def perform(job: ProvingJob, ctx: Context) -> Outcome:  # noqa: C901, PLR0
 
 
 def _allocate_without_end() -> None:
-    """Take memory until there is none, touching every page; bounded by the address space of the process."""
+    """Allocate memory and touch every page until there is none. The process's address space is the limit."""
     taken = []
     while True:
         taken.append(b"x" * (16 * 1024 * 1024))
 
 
 def _fail_the_settler() -> None:
-    """Make a part of this worker fail by an error that nobody foresaw: there is no lane of that kind."""
+    """Make a part of this worker fail with an unexpected error: there is no lane of that kind."""
     (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "settler")
     coroutine: Any = task.get_coro()
     coroutine.cr_frame.f_locals["self"]._new.put_nowait(None)
 
 
 def _effect(job: ProvingJob, ctx: Context) -> Write | Rows:
-    """Add one to the job's own effects: half of the jobs by rows, half by a callable, so that both meet in a settle."""
+    """Add one to the job's effects, for half of the jobs by rows, for half by a callable, so that a settle has both."""
     row = (f"{type(job).__table__}", ctx.run.job_id)
     if ctx.run.job_id.int % 2:
         return Rows(_add_effects, [row])
@@ -112,7 +112,7 @@ def _effect(job: ProvingJob, ctx: Context) -> Write | Rows:
 
 
 async def _add_effects(session: AsyncSession, rows: Sequence[tuple[str, UUID]]) -> None:
-    table = rows[0][0]  # jobs that are settled together are of one table
+    table = rows[0][0]  # jobs that are settled together have the same table
     await session.execute(
         text(f"UPDATE {table} SET effects = effects + 1 WHERE id = ANY (:ids)"), {"ids": [id_ for _, id_ in rows]}
     )
@@ -148,7 +148,7 @@ async def second(job: TwoStepJob, ctx: Context) -> Outcome:
 
 @stage("proving.ask", of=WaitingJob, payload=Act, timeout=timedelta(seconds=20))
 async def ask(job: WaitingJob, ctx: Context) -> Outcome:
-    """Ask somebody: the job waits for the approval. Only ``waive`` and ``fail_to_ask`` go another way.
+    """Ask for an approval; the job waits for it, except with ``waive`` and ``fail_to_ask``.
 
     With ``wait_briefly`` it waits for ``job.seconds``.
     """
@@ -166,5 +166,5 @@ async def ask(job: WaitingJob, ctx: Context) -> Outcome:
 
 @stage("proving.act", of=WaitingJob, payload=Act, timeout=timedelta(seconds=20))
 async def act(job: WaitingJob, ctx: Context) -> Outcome:
-    """Do what was approved. What waited briefly is done at once."""
+    """Do what was approved. A job that waited briefly is done at once."""
     return Complete() if job.act == "wait_briefly" else await perform(job, ctx)

@@ -1,4 +1,4 @@
-"""What a role is made to live with, before it imports anything that would notice: a wrong clock, little memory."""
+"""Give a role a wrong clock or little memory, before it imports anything that depends on them."""
 
 import datetime as dt
 import resource
@@ -9,22 +9,22 @@ TrueDatetime = dt.datetime
 
 
 def arrange(options: dict[str, Any]) -> None:
-    """Take what is ours out of ``options`` and put it in force.
+    """Remove the options of this module from ``options`` and apply them.
 
-    ``clock_offset_seconds`` shifts what this process takes for the time of day: ``time.time`` and the ``now``,
-    ``utcnow`` and ``today`` of ``datetime``. The monotonic clock and everyone else's clocks stay right.
-    ``memory_megabytes`` bounds its address space.
+    ``clock_offset_seconds`` shifts the wall clock of this process: ``time.time`` and the ``now``, ``utcnow`` and
+    ``today`` of ``datetime``. The monotonic clock and the clocks of other processes stay right. ``memory_megabytes``
+    limits the process's address space.
     """
     if offset := options.pop("clock_offset_seconds", 0):
         _shift_clock(dt.timedelta(seconds=offset))
     if megabytes := options.pop("memory_megabytes", 0):
         limit = megabytes * 1024 * 1024
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash on purpose leaves nothing behind
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump of an intended crash
 
 
 class AnyDatetime(type):
-    """Takes every datetime for one of ours: C code goes on making the real ones."""
+    """Accepts every datetime as an instance, because C code still makes real ones."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, TrueDatetime)
@@ -50,4 +50,4 @@ def _shift_clock(offset: dt.timedelta) -> None:
             return TrueDatetime.now() + offset
 
     time.time = lambda: true_time() + offset.total_seconds()
-    dt.datetime = ShiftedDatetime  # type: ignore[misc]  # that is the point
+    dt.datetime = ShiftedDatetime  # type: ignore[misc]  # replaced on purpose

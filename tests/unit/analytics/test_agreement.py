@@ -1,4 +1,4 @@
-"""Ratings compared: against figures made by hand, and by another formula on real human scores."""
+"""Comparison of ratings: checked by hand, and by another formula on real human scores."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def pairs(people: Sequence[float], models: Sequence[int]) -> list[Pair]:
 
 
 def by_formula(people: Sequence[int], models: Sequence[int]) -> float:
-    """Return Cohen's kappa with quadratic weights as textbooks do: one less observed by expected disagreement."""
+    """Return Cohen's kappa with quadratic weights by the textbook formula: 1 - observed / expected disagreement."""
     n = len(people)
     observed = sum((one - other) ** 2 for one, other in zip(people, models, strict=True)) / n
     expected = sum((one - other) ** 2 for one in people for other in models) / n**2
@@ -38,7 +38,7 @@ def test_figures_are_those_made_by_hand() -> None:
 
 
 def test_means_of_people_count_as_they_are_for_the_difference_and_rounded_for_the_rest() -> None:
-    """2.5 and 3.5 are 3 and 4, halves up; the difference takes them as they are."""
+    """2.5 and 3.5 are rounded to 3 and 4. The difference uses them as they are."""
     found = agreement(pairs([2.5, 3.5, 4.25], [3, 3, 4]))
 
     assert [half_up(mean) for mean in (2.5, 3.5, 4.25, 6.5)] == [3, 4, 4, 7]
@@ -51,11 +51,11 @@ def test_means_of_people_count_as_they_are_for_the_difference_and_rounded_for_th
     [
         ([], [], "needs at least 2 records rated by both, got 0"),
         ([4], [5], "needs at least 2 records rated by both, got 1"),
-        ([4, 4, 4], [4, 4, 4], "all ratings of both are 4: there is no chance to agree by"),
+        ([4, 4, 4], [4, 4, 4], "all ratings of both are 4: agreement by chance is not defined"),
     ],
 )
-def test_kappa_that_cannot_be_said_is_null_with_the_reason(people: list[int], models: list[int], reason: str) -> None:
-    """No warning, no NaN; the other figures stand where there are any."""
+def test_undefined_kappa_is_none_with_the_reason(people: list[int], models: list[int], reason: str) -> None:
+    """No warning, no NaN. The other figures are there if they are defined."""
     found = agreement(pairs(people, models))
 
     assert (found.kappa, found.kappa_undefined) == (None, reason)
@@ -63,13 +63,13 @@ def test_kappa_that_cannot_be_said_is_null_with_the_reason(people: list[int], mo
 
 
 def test_rater_without_variance_against_one_with_has_no_agreement_beyond_chance() -> None:
-    """That is a figure, zero, not an undefined one."""
+    """Kappa is 0 then, not undefined."""
     assert agreement(pairs([4, 4, 4, 4], [3, 4, 5, 4])).kappa == 0.0
 
 
 @given(st.lists(st.tuples(POINTS, POINTS), min_size=2, max_size=40))
 def test_kappa_is_the_textbooks_for_any_ratings(rated: list[tuple[int, int]]) -> None:
-    """Whatever points of the scale occur, the whole scale weighs."""
+    """The weights use the whole scale, whatever points occur."""
     people, models = [one for one, _ in rated], [other for _, other in rated]
 
     found = agreement(pairs(people, models))
@@ -81,7 +81,7 @@ def test_kappa_is_the_textbooks_for_any_ratings(rated: list[tuple[int, int]]) ->
 
 
 def test_rules_are_listed_and_left_out_of_averages() -> None:
-    """The average is over what judges, each model once."""
+    """The average is over the models that are not rules, each counted once."""
     realism = defaultdict(list, {
         "judge-a": pairs([1, 7], [1, 7]),
         "judge-b": pairs([1, 7, 4], [2, 6, 4]),
@@ -100,7 +100,7 @@ def test_rules_are_listed_and_left_out_of_averages() -> None:
 
 @pytest.mark.skipif(not (DATA / "unieval_sfres.json").exists(), reason="../shared/data/unieval_sfres.json is not here")
 def test_real_scores_of_people_agree_as_another_formula_says() -> None:
-    """1,181 answers rated by people, overall against naturalness: halves in the one, points in the other."""
+    """1,181 answers rated by people: the overall scores (with halves) are compared with naturalness (points)."""
     scores = [one["scores"] for one in json.loads((DATA / "unieval_sfres.json").read_text(encoding="utf-8"))]
     people = [score["overall"] for score in scores]
     models = [half_up(score["naturalness"]) for score in scores]
@@ -119,7 +119,7 @@ def test_real_scores_of_people_agree_as_another_formula_says() -> None:
 
 @pytest.mark.skipif(not (DATA / "derived_task_feedback.csv").exists(), reason="../shared/data is not here")
 def test_human_scores_of_the_feedback_file_compare_with_themselves() -> None:
-    """Each score against itself is perfect agreement, against its neighbour's none."""
+    """Each score compared with itself agrees perfectly, compared with its neighbour's it does not."""
     csv.field_size_limit(4 * 1024 * 1024)
     with (DATA / "derived_task_feedback.csv").open(encoding="utf-8", newline="") as file:
         scores = [float(row["human_score"]) for row in csv.DictReader(file) if row["human_score"]]

@@ -1,4 +1,4 @@
-"""Guidelines out of PDFs: forms and annotations count, pages without text are counted, nothing unfolds without end."""
+"""Guidelines from PDFs: forms and annotations are read, pages without text are counted, memory is limited."""
 
 import asyncio
 import time
@@ -8,16 +8,16 @@ import pytest
 
 from tests.support.paths import ROOT
 from workers.analytics import pdf as pdfs
-from workers.analytics.guidelines import without_text
+from workers.analytics.guidelines import empty_pages_warning
 from workers.analytics.passages import empty_pages
-from workers.analytics.pdf import EXCEEDED, extracted, pages_of
+from workers.analytics.pdf import PDF_EXCEEDED, extract_pages, read_pages
 from workers.runtime.handler.errors import Permanent
 
 CASES = ROOT / "tests" / "cases"
 
 
 def made(content: bytes, *, folds: int = 1, annotations: bytes = b"") -> bytes:
-    """Return a PDF of one page with this content, folded so many times."""
+    """Return a PDF of one page with this content, compressed ``folds`` times."""
     for _ in range(folds):
         content = zlib.compress(content, 9)
     filters = b"/FlateDecode" * folds
@@ -38,12 +38,12 @@ def made(content: bytes, *, folds: int = 1, annotations: bytes = b"") -> bytes:
 
 
 def test_text_in_form_fields_is_text() -> None:
-    """It is what such guidelines say."""
-    assert "Every answer must cite a page." in pages_of((CASES / "form_field.pdf").read_bytes())[0]
+    """Such guidelines have their text there."""
+    assert "Every answer must cite a page." in read_pages((CASES / "form_field.pdf").read_bytes())[0]
 
 
-def test_text_of_annotations_is_text_and_of_windows_beside_them_none() -> None:
-    """Notes and comments count once; links have no text of their own."""
+def test_text_of_annotations_is_read_and_of_popups_is_not() -> None:
+    """Notes and comments are read once. Links have no text."""
     annotations = (
         b"/Annots[<</Type/Annot/Subtype/Text/Rect[0 0 9 9]/Contents(Name a page.)>>"
         b"<</Type/Annot/Subtype/Popup/Rect[0 0 9 9]/Contents(Name a page.)>>"
@@ -51,49 +51,49 @@ def test_text_of_annotations_is_text_and_of_windows_beside_them_none() -> None:
         b"<</Type/Annot/Subtype/Link/Rect[0 0 9 9]/Contents(a link)>>]"
     )
 
-    [page] = pages_of(made(b"BT /F1 9 Tf (hello) Tj ET", annotations=annotations))
+    [page] = read_pages(made(b"BT /F1 9 Tf (hello) Tj ET", annotations=annotations))
 
     assert page.split() == ["hello", "Name", "a", "page.", "Be", "kind."]
 
 
-def test_pages_without_text_are_counted_and_said() -> None:
-    """One page of ten has some; blanks and marks that nobody sees are none."""
-    pages = pages_of((CASES / "partly_scanned.pdf").read_bytes())
+def test_pages_without_text_are_counted_and_reported() -> None:
+    """One page of ten has text. Blanks and invisible characters are not text."""
+    pages = read_pages((CASES / "partly_scanned.pdf").read_bytes())
 
     assert (len(pages), empty_pages(pages)) == (10, 9)
-    said = without_text(10, 9)
+    said = empty_pages_warning(10, 9)
     assert said is not None
     assert said.startswith("9 of 10 pages have no text")
-    assert without_text(3, 0) is None
+    assert empty_pages_warning(3, 0) is None
     assert empty_pages(["", " \u200b\r\n", "---", "a", "\u8a69"]) == 3
 
 
-def test_confined_process_reads_what_this_one_would() -> None:
-    """Also what it is refused for."""
+def test_confined_process_reads_the_same_as_this_one() -> None:
+    """Refusals are the same, too."""
     pdf = (ROOT / "samples" / "guidelines.pdf").read_bytes()
 
-    assert asyncio.run(extracted(pdf)) == pages_of(pdf)
+    assert asyncio.run(extract_pages(pdf)) == read_pages(pdf)
     with pytest.raises(Permanent, match="guidelines are not a PDF"):
-        asyncio.run(extracted(b"PK and so on"))
+        asyncio.run(extract_pages(b"PK and so on"))
 
 
-def test_small_pdf_that_unfolds_to_600_mb_is_stopped() -> None:
-    """Its process ends in time, and nobody else's memory is touched."""
+def test_small_pdf_that_expands_to_600_mb_is_stopped() -> None:
+    """Its process ends in time, and no other process needs the memory."""
     content = b"BT /F1 9 Tf (hello) Tj ET "
     bomb = made(content * (600_000_000 // len(content)), folds=2)
     assert len(bomb) < 10_000
     begun = time.monotonic()
 
     with pytest.raises(Permanent) as refusal:
-        asyncio.run(extracted(bomb))
+        asyncio.run(extract_pages(bomb))
 
-    assert str(refusal.value) == EXCEEDED
-    assert time.monotonic() - begun < pdfs.PROCESSOR_SECONDS
+    assert str(refusal.value) == PDF_EXCEEDED
+    assert time.monotonic() - begun < pdfs.MAX_PDF_PROCESSOR_SECONDS
 
 
-def test_text_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it fits into the other process's memory."""
-    monkeypatch.setattr(pdfs, "MOST_TEXT_BYTES", 10)
+def test_too_much_text_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it fits into the memory of the other process."""
+    monkeypatch.setattr(pdfs, "MAX_TEXT_BYTES", 10)
 
     with pytest.raises(Permanent, match="guidelines have more than 0 MiB of text"):
-        asyncio.run(extracted(made(b"BT /F1 9 Tf (hello) Tj ET " * 500)))
+        asyncio.run(extract_pages(made(b"BT /F1 9 Tf (hello) Tj ET " * 500)))

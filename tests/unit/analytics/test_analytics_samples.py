@@ -1,4 +1,4 @@
-"""The sample records: what their script makes, and as messy as they say."""
+"""The sample records are the output of their script, with the faults that the README lists."""
 
 import csv
 import io
@@ -8,12 +8,12 @@ from tests.unit.analytics.test_analytics_passages import script
 
 
 def test_committed_samples_are_what_their_script_makes() -> None:
-    """Byte for byte, the tables of the README included."""
+    """Byte for byte, including the tables of the README."""
     for name, content in script("make_records").files().items():
         assert (SAMPLES / name).read_bytes() == content, f"{name} is stale: run `python samples/make_records.py`"
 
 
-def test_samples_are_as_messy_as_the_readme_says() -> None:
+def test_samples_have_the_faults_that_the_readme_lists() -> None:
     """Encodings, line ends, delimiters, headers, and a few hundred records together."""
     tasks, feedback = (SAMPLES / "tasks.csv").read_bytes(), (SAMPLES / "feedback.csv").read_bytes()
     task_rows = list(csv.reader(io.StringIO(tasks.decode("utf-8-sig").replace("\0", "?"), newline="")))

@@ -1,4 +1,4 @@
-"""Several assessments in one: weighted, at once, and whatever failed in plain sight."""
+"""Several weighted assessments in one: they run at once, and failed parts are listed."""
 
 import asyncio
 from datetime import timedelta
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gristmill_testing.model import ScriptedModel
 from gristmill_testing.waiting import until
 from tests.support.fakes.judge import said
-from workers.assessment.registry import Desk, perform
-from workers.assessment.request import read
+from workers.assessment.registry import AssessorTools, perform
+from workers.assessment.request import parse_request
 from workers.assessment.result import AssessmentResult
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 
@@ -24,18 +24,18 @@ def part(options=GOOD, **more):
 
 
 async def composed(*parts, llm=None, last_attempt=False, progress=None):
-    request = read({"serverName": "acme", "assessmentType": "composite", "options": {"parts": list(parts)}})
+    request = parse_request({"serverName": "acme", "assessmentType": "composite", "options": {"parts": list(parts)}})
     reported = [] if progress is None else progress
 
     async def report(share):
         reported.append(share)
 
     llm = llm or ScriptedModel(said(a=60))
-    return await perform(request, Desk(llm=llm, progress=report, last_attempt=last_attempt))
+    return await perform(request, AssessorTools(llm=llm, progress=report, last_attempt=last_attempt))
 
 
 async def test_the_whole_is_the_mean_of_its_parts_by_weight():
-    """Each part keeps its own result."""
+    """The result of each part is stored."""
     result = await composed(part(weight=3), part(name="second"), llm=ScriptedModel(said(a=80), said(a=40)))
 
     assert result.score == 0.7
@@ -49,7 +49,7 @@ async def test_the_whole_is_the_mean_of_its_parts_by_weight():
 
 
 async def test_a_failed_part_is_listed_and_the_weights_of_the_others_renormalised():
-    """And the first flag says so."""
+    """The first flag names the failed part."""
     result = await composed(part(weight=1), part(BAD, name="bad", weight=3), part(weight=1))
 
     failed = result.parts[1]
@@ -61,7 +61,7 @@ async def test_a_failed_part_is_listed_and_the_weights_of_the_others_renormalise
 
 
 async def test_an_unknown_type_fails_only_its_part():
-    """The others have been paid for."""
+    """The results of the other parts are kept, because they are already paid for."""
     result = await composed(part(), {"assessmentType": "vibes"})
 
     assert result.parts[1].error is not None
@@ -69,21 +69,21 @@ async def test_an_unknown_type_fails_only_its_part():
 
 
 async def test_all_parts_failed_fails_the_whole_and_names_each():
-    """There is nothing to take a mean of."""
+    """Without a successful part there is no mean."""
     with pytest.raises(
         Permanent, match=r"^every part failed: bad: options.content is required.*; vibes: assessmentType"
     ):
         await composed(part(BAD, name="bad"), {"assessmentType": "vibes"})
 
 
-async def test_what_another_attempt_could_mend_is_retried_while_there_is_one():
-    """A server's hiccup costs an attempt, not a part of the result."""
+async def test_a_retryable_error_is_retried_while_an_attempt_is_left():
+    """A temporary error costs an attempt and not a part of the result."""
     with pytest.raises(Retryable, match=r"^llm_rubric: model is away$"):
         await composed(part(), part(), llm=ScriptedModel(said(a=60), Retryable("model is away")))
 
 
 async def test_the_last_attempt_keeps_what_succeeded():
-    """Nothing would bring the rest."""
+    """No retry is left, so the job completes without the failed part."""
     llm = ScriptedModel(said(a=60), Retryable("model is away"))
 
     result = await composed(part(), part(), llm=llm, last_attempt=True)
@@ -93,13 +93,13 @@ async def test_the_last_attempt_keeps_what_succeeded():
 
 
 async def test_the_last_attempt_with_nothing_succeeded_fails_with_the_errors():
-    """As a job that is out of attempts does."""
+    """The job fails like any job without attempts."""
     with pytest.raises(Retryable, match="model is away"):
         await composed(part(), part(), llm=ScriptedModel(Retryable("model is away")), last_attempt=True)
 
 
 async def test_a_rate_limit_of_one_part_makes_the_whole_wait_as_long_as_asked():
-    """A limit is no failure: no attempt is spent, on the last one neither."""
+    """A rate limit costs no attempt, not even the last one."""
     limits = [RateLimited("slow down", delay=timedelta(seconds=seconds)) for seconds in (2, 7)]
 
     with pytest.raises(RateLimited) as raised:
@@ -109,7 +109,7 @@ async def test_a_rate_limit_of_one_part_makes_the_whole_wait_as_long_as_asked():
 
 
 async def test_parts_run_at_once_and_report_together():
-    """The progress of the whole is that of its parts by weight, and only grows."""
+    """The progress is the weighted mean of the parts' progress, and only grows."""
     llm = ScriptedModel(said(a=60))
     progress: list[float] = []
     llm.released.clear()
@@ -125,7 +125,7 @@ async def test_parts_run_at_once_and_report_together():
 
 
 async def test_a_cancelled_composite_leaves_no_part_running():
-    """No question outlives the job it belongs to."""
+    """Cancelling the job ends all calls of its parts."""
     llm = ScriptedModel(said(a=60))
     llm.released.clear()
     running = asyncio.create_task(composed(*[part()] * 4, llm=llm))
@@ -142,21 +142,21 @@ async def test_a_cancelled_composite_leaves_no_part_running():
     ("parts", "line"),
     [
         ([], "options.parts must have at least 1 item, got \\[\\]"),
-        ([{"assessmentType": "composite"}], "options.parts.0.assessmentType must be another type than the whole's"),
+        ([{"assessmentType": "composite"}], "options.parts.0.assessmentType must not be 'composite' itself"),
         ([part(weight=-1)], "options.parts.0.weight must be greater than or equal to 0.01, got -1"),
         ([{"options": {}}], "options.parts.0.assessmentType is required, got nothing"),
         ([part()] * 11, "options.parts must have at most 10 items"),
     ],
 )
 async def test_a_composite_that_cannot_be_read_is_refused_whole(parts, line):
-    """Before anything is asked."""
+    """It is refused before any model is called."""
     with pytest.raises(Permanent, match=line):
         await composed(*parts)
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.floats(0.01, 1_000), st.booleans()), min_size=1, max_size=6))
 async def test_failed_parts_never_move_the_score_out_of_the_range_of_the_others(parts):
-    """Whatever weight a failed part carried."""
+    """The weight of a failed part does not matter."""
     scores = [score / 100 for score, _, works in parts if works]
     asked = [part(GOOD if works else BAD, weight=weight) for _, weight, works in parts]
     llm = ScriptedModel(*[said(a=score) for score, _, works in parts if works] or [said(a=1)])

@@ -1,4 +1,4 @@
-"""Descriptions of MCP servers: valid or not, what rules notice, what a judge says, on real ones too."""
+"""Descriptions of MCP servers: the schema check, the fixed rules and the judgement, also for real descriptions."""
 
 import json
 from typing import Any
@@ -12,8 +12,8 @@ from tests.support.fakes.judge import said
 from tests.support.fakes.mcp import SERVER
 from tests.support.paths import SHARED_DATA
 from workers.assessment.mcp_findings import findings
-from workers.assessment.registry import Desk, perform
-from workers.assessment.request import read
+from workers.assessment.registry import AssessorTools, perform
+from workers.assessment.request import parse_request
 from workers.llm.offline import OfflineEvaluator
 from workers.runtime.handler.rule_based import NOTE
 
@@ -29,9 +29,11 @@ async def assessed(server, llm=None, **options):
     async def report(share):
         progress.append(share)
 
-    request = read({"serverName": "acme", "assessmentType": "mcp_server", "options": {"server": server, **options}})
+    request = parse_request(
+        {"serverName": "acme", "assessmentType": "mcp_server", "options": {"server": server, **options}}
+    )
     result = await perform(
-        request, Desk(llm=llm or ScriptedModel(WITHOUT_SECRETS), progress=report, last_attempt=False)
+        request, AssessorTools(llm=llm or ScriptedModel(WITHOUT_SECRETS), progress=report, last_attempt=False)
     )
     assert progress == sorted(progress)
     assert progress[-1] == pytest.approx(1.0)
@@ -43,7 +45,7 @@ def with_variables(*variables):
 
 
 async def test_a_valid_description_is_judged_by_schema_rules_and_model():
-    """Each part of the score stands in the list with its weight and its author."""
+    """Each criterion is listed with its weight, and with whether a rule or a model decided it."""
     result = await assessed(SERVER)
 
     by_rule = {one.name: one.score for one in result.criteria if one.rule_based}
@@ -58,7 +60,7 @@ async def test_a_valid_description_is_judged_by_schema_rules_and_model():
 
 
 async def test_a_broken_schema_makes_it_invalid_whatever_its_quality():
-    """The judge may praise it; the errors are listed where they are."""
+    """A good judgement does not change the verdict; the errors are listed with their paths."""
     result = await assessed({**SERVER, "version_detail": {}, "name": "acme"})
 
     assert result.verdict == "invalid"
@@ -70,7 +72,7 @@ async def test_a_broken_schema_makes_it_invalid_whatever_its_quality():
 
 
 async def test_secrets_are_judged_only_where_there_are_some():
-    """A server that asks for nothing cannot handle it badly."""
+    """A server without variables or headers is not judged on secrets."""
     plain = ScriptedModel(WITHOUT_SECRETS)
     keyed = ScriptedModel(said(naming=1, description=1, installability=1, repository=1, secrets=1, version=1))
 
@@ -95,7 +97,7 @@ async def test_secrets_are_judged_only_where_there_are_some():
     ],
 )
 def test_rules_notice_careless_secrets(variable, found):
-    """By name and by form, without ever repeating a value."""
+    """Secrets are found by name and by form, and their value is never shown."""
     noticed = [one for one in findings(with_variables(variable)) if "environment_variables" in one]
 
     assert len(noticed) == len(found)
@@ -104,7 +106,7 @@ def test_rules_notice_careless_secrets(variable, found):
 
 
 def test_rules_notice_what_nobody_could_install():
-    """No package, no remote, no origin, an address in the clear."""
+    """No package, no remote, no repository, and an unencrypted address are findings."""
     noticed = findings({"name": "x", "remotes": [], "repository": {"url": "http://a.test/x"}})
 
     assert "neither a package nor a remote: nobody can use it" in noticed
@@ -124,13 +126,13 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*SERVER, "remotes", "version"]), JSON, max_size=6))
 def test_rules_read_documents_of_any_shape(document):
-    """What does not fit is passed over: the schema has said so already."""
+    """Parts of another shape are skipped, because the schema check reports them."""
     assert all(len(line) < 300 for line in findings(document))
 
 
 @given(st.text(), st.text())
 def test_a_finding_is_one_line_whatever_the_names(name, description):
-    """Names are others' words: they are quoted short."""
+    """A long or multi-line name is shortened to one line."""
     lines = findings(with_variables({"name": name, "description": description}))
 
     assert all("\n" not in line and len(line) < 300 for line in lines)
@@ -143,8 +145,8 @@ def registry():
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["our schema", "published schema"])
-async def test_three_hundred_real_descriptions_are_told_apart_offline(published):
-    """Without any provider: every one gets a result, results differ, and each says that no AI judged."""
+async def test_three_hundred_real_descriptions_get_different_results_offline(published):
+    """Without a provider every description gets a result, results differ, and each says that no AI judged."""
     servers = registry()
     options: dict[str, Any] = {"schema": json.loads(PUBLISHED.read_text())} if published else {}
 
@@ -161,7 +163,7 @@ async def test_three_hundred_real_descriptions_are_told_apart_offline(published)
 
 
 async def test_real_empty_descriptions_end_at_the_bottom():
-    """Six entries of the published registry hold nothing; no real one ranks below them."""
+    """Six entries of the published registry are empty. No other entry gets a lower score."""
     scored = [((await assessed(server, OfflineEvaluator())).score, server["description"]) for server in registry()]
 
     lowest = sorted(scored)[:6]

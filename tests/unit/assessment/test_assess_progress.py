@@ -1,22 +1,22 @@
-"""Progress of an assessment: what is stored of what its parts report."""
+"""Which progress of an assessment is stored."""
 
 import asyncio
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.assessment.assess import gauge
+from workers.assessment.assess import percent_reporter
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
 async def test_only_growing_percents_between_one_and_a_hundred_are_stored(reported):
-    """Each once: 1 is the claim's and 100 the settle's, and nothing is written that says nothing new."""
+    """Each percent is stored once. The claim stores 1 and the settle stores 100."""
     stored = []
 
     async def store(percent):
         stored.append(percent)
 
-    progress = gauge(store)
+    progress = percent_reporter(store)
     for share in reported:
         await progress(share)
 
@@ -27,7 +27,7 @@ async def test_only_growing_percents_between_one_and_a_hundred_are_stored(report
 
 
 async def test_parts_that_report_at_once_cannot_overtake_each_other():
-    """A slow write of a lower percent never lands after a higher one."""
+    """A slow write of a lower percent never comes after a higher one."""
     stored: list[object] = []
     first = asyncio.Event()
 
@@ -37,7 +37,7 @@ async def test_parts_that_report_at_once_cannot_overtake_each_other():
             await first.wait()
         stored.append(percent)
 
-    progress = gauge(store)
+    progress = percent_reporter(store)
     reports = [asyncio.ensure_future(progress(share)) for share in (0.2, 0.9, 0.5)]
     await asyncio.sleep(0)
     first.set()

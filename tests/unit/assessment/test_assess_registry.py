@@ -1,4 +1,4 @@
-"""The registry of assessors: a type is one file, and nothing else is edited."""
+"""The registry of assessors: one file adds a type."""
 
 import pytest
 from pydantic import BaseModel
@@ -11,12 +11,12 @@ class NoOptions(BaseModel):
 
 
 def test_the_shipped_types_are_found_without_naming_them():
-    """By looking through the folder."""
+    """The registry imports all files of the folder."""
     assert {"composite", "llm_rubric", "mcp_server"} <= set(assessors)
 
 
 def test_a_type_is_registered_by_its_decorator():
-    """Under its name, with its options."""
+    """The registry has the type's name and options."""
     mine = Assessors()
 
     @assessor("mine", options=NoOptions, into=mine)
@@ -27,7 +27,7 @@ def test_a_type_is_registered_by_its_decorator():
 
 
 def test_a_name_is_given_once():
-    """Two assessors of a name would take turns by import order."""
+    """With two assessors of one name, the import order would decide."""
     mine = Assessors()
     register = assessor("mine", options=NoOptions, into=mine)
 

@@ -1,9 +1,9 @@
-"""What an assessment is asked: one clear line for whatever is wrong, at every door alike."""
+"""The request of an assessment: one clear line for each error, the same at every door."""
 
 import pytest
 
 from workers.assessment.registry import options_of
-from workers.assessment.request import read
+from workers.assessment.request import parse_request
 from workers.runtime.handler.errors import Permanent
 
 SEED = {
@@ -18,13 +18,13 @@ CLARITY = {"name": "clarity"}
 
 def refusal(**changes):
     with pytest.raises(Permanent) as raised:
-        options_of(read({**SEED, **changes}))
+        options_of(parse_request({**SEED, **changes}))
     return str(raised.value)
 
 
 def test_the_documented_request_is_read():
-    """Every member of the seed, by its name there."""
-    request = read(SEED)
+    """Every member of the seed's request is read."""
+    request = parse_request(SEED)
 
     assert (request.server_name, request.assessment_type, request.source) == (
         "io.github.acme/files",
@@ -36,19 +36,19 @@ def test_the_documented_request_is_read():
 
 
 def test_members_of_others_are_kept():
-    """The audit's changed_by lives in the same column, and so may anything else."""
-    request = read({**SEED, "changed_by": "importer", "correlation": {"id": 7}})
+    """Services store other members in the same column, for example changed_by."""
+    request = parse_request({**SEED, "changed_by": "importer", "correlation": {"id": 7}})
 
     assert request.model_extra == {"changed_by": "importer", "correlation": {"id": 7}}
 
 
 def test_a_name_and_a_type_are_enough_for_the_request_itself():
-    """What options a type needs is the type's business."""
-    assert read({"serverName": "s", "assessmentType": "composite"}).options == {}
+    """The options are checked by the type, not by the request."""
+    assert parse_request({"serverName": "s", "assessmentType": "composite"}).options == {}
 
 
 def test_an_unknown_type_names_the_known_ones():
-    """So that a typing error is mended without reading the source."""
+    """The message helps to correct a typing error."""
     line = refusal(assessmentType="vibes")
 
     assert line.startswith("assessmentType must be one of composite, llm_rubric, mcp_server")
@@ -57,9 +57,9 @@ def test_an_unknown_type_names_the_known_ones():
 
 @pytest.mark.parametrize("data", [None, [], "text", 7])
 def test_what_is_no_object_is_refused_by_name(data):
-    """A row written in SQL may hold any JSON."""
+    """A row written in SQL can hold any JSON value."""
     with pytest.raises(Permanent, match=r"^request_data must be a valid dictionary .*, got "):
-        read(data)
+        parse_request(data)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_is_no_object_is_refused_by_name(data):
     ],
 )
 def test_bad_request_names_field_rule_and_value(changes, line):
-    """One line, whichever member is wrong."""
+    """The message is one line for every member."""
     assert refusal(**changes) == line
 
 
@@ -113,12 +113,12 @@ def test_bad_request_names_field_rule_and_value(changes, line):
     ],
 )
 def test_bad_options_name_field_rule_and_value(options, line):
-    """The path leads from options to the member, however deep."""
+    """The path begins with options and ends with the member."""
     assert line in refusal(options=options)
 
 
 def test_a_refusal_never_quotes_a_whole_payload():
-    """A line that a person reads, and that a log may keep."""
+    """The line is short enough for a person and for a log."""
     line = refusal(options={"criteria": "x" * 5_000, "content": "y"})
 
     assert len(line) < 300
@@ -126,7 +126,7 @@ def test_a_refusal_never_quotes_a_whole_payload():
 
 
 def test_deep_nesting_is_refused_and_does_not_break_the_worker():
-    """JSON may be nested further than Python counts."""
+    """JSON can be nested deeper than Python's recursion limit."""
     deep: dict[str, object] = {}
     for _ in range(100_000):
         deep = {"d": deep}

@@ -12,7 +12,7 @@ from workers.assessment.assess import AssessRequest
 from workers.assessment.result import AssessmentResult, shares, verdict_of
 from workers.assessment.types.composite import Part
 from workers.judging.criteria import Criterion, Scale
-from workers.judging.judgement import SHARE_DECIMALS, total
+from workers.judging.judgement import SHARE_DECIMALS, sum_known
 from workers.judging.scores import weighted_mean
 
 mean = partial(weighted_mean, decimals=SHARE_DECIMALS)
@@ -23,7 +23,7 @@ PAIRS = st.lists(st.tuples(SHARES, WEIGHTS), min_size=1, max_size=20)
 
 @given(PAIRS)
 def test_mean_lies_between_its_scores(pairs):
-    """However the weights are set."""
+    """This holds for all weights."""
     scores = [score for score, _ in pairs]
 
     assert min(scores) - 1e-4 <= mean(pairs) <= max(scores) + 1e-4
@@ -31,13 +31,13 @@ def test_mean_lies_between_its_scores(pairs):
 
 @given(PAIRS, st.floats(0.1, 10))
 def test_only_the_ratio_of_weights_matters(pairs, factor):
-    """Weights of 1 and 2 say what weights of 10 and 20 say."""
+    """Weights of 1 and 2 mean the same as weights of 10 and 20."""
     assert mean(pairs) == pytest.approx(mean([(s, w * factor) for s, w in pairs]), abs=2e-4)
 
 
 @given(PAIRS, SHARES)
 def test_a_better_criterion_never_lowers_the_whole(pairs, better):
-    """Whichever criterion it is."""
+    """This holds for every criterion."""
     (score, weight), *others = pairs
 
     raised = mean([(max(score, better), weight), *others])
@@ -53,7 +53,7 @@ def test_order_does_not_matter(pairs):
 
 @given(st.lists(st.none() | WEIGHTS, min_size=1, max_size=10))
 def test_shares_of_what_counts_sum_to_one(weights):
-    """What failed counts for nothing, and the others make up the whole."""
+    """A failed part has the share 0, and the shares of the others sum to 1."""
     counted = shares(weights)
 
     assert all((share == 0) if weight is None else share >= 0 for share, weight in zip(counted, weights, strict=True))
@@ -62,14 +62,14 @@ def test_shares_of_what_counts_sum_to_one(weights):
 
 @given(st.floats(-1e6, 1e6), st.floats(0.01, 1e6), SHARES)
 def test_points_never_leave_their_scale(lowest, width, share):
-    """Rounding included."""
+    """This includes rounding."""
     scale = Scale(lowest=lowest, highest=min(lowest + width, 1e6)) if lowest < 1e6 - 0.01 else Scale()
 
     assert scale.lowest <= scale.points(share) <= scale.highest
 
 
 def test_points_run_along_the_scale():
-    """A scale of one to five, from end to end."""
+    """Points on a scale from one to five."""
     scale = Scale(lowest=1, highest=5)
 
     assert [scale.points(share) for share in (0, 0.25, 0.5, 1)] == [1, 2, 3, 5]
@@ -88,13 +88,13 @@ def test_points_run_along_the_scale():
     ],
 )
 def test_verdict_names_the_band(score, verdict):
-    """Each bound belongs to the better band."""
+    """A score on a bound belongs to the better band."""
     assert verdict_of(score) == verdict
 
 
 @pytest.mark.parametrize("pairs", [[(math.nan, 1.0)], [(0.5, math.inf)], [(math.inf, 1.0)], [(0.5, 0.0)], []])
 def test_a_mean_that_is_no_number_is_an_error_and_no_score(pairs):
-    """Nobody stores it, sorts by it or averages it once more."""
+    """Such a mean must not be stored as a score."""
     with pytest.raises(ValueError, match="scores must be finite and weights positive"):
         mean(pairs)
 
@@ -109,7 +109,7 @@ CRITERION = {
 @pytest.mark.parametrize("wrong", [True, False, math.nan, math.inf, -math.inf, 10**400])
 @pytest.mark.parametrize("field", ["score", "points", "lowest", "highest", "weight"])
 def test_a_result_holds_numbers_only(field, wrong):
-    """Neither truth values nor what is no number, in any place that is averaged or shown."""
+    """True, false and NaN are refused in every number of a result."""
     AssessmentResult.model_validate({**RESULT, "criteria": [CRITERION]})
 
     with pytest.raises(ValidationError):
@@ -129,13 +129,13 @@ def test_a_result_holds_numbers_only(field, wrong):
     ],
 )
 def test_true_is_no_number_anywhere(form, values):
-    """Weights, bounds, scores, counts, times: wherever a request, a model or a service gives one."""
+    """True is refused in weights, bounds, scores, counts and times."""
     with pytest.raises(ValidationError, match=r"must be a number, got (true|false)"):
         form.model_validate(values)
 
 
-def test_tokens_are_unknown_only_where_nobody_told_any():
-    """Nothing told is not zero."""
-    assert total([None, None]) is None
-    assert total([None, 3, 4]) == 7
-    assert total([]) is None
+def test_tokens_are_unknown_only_if_no_count_is_known():
+    """An unknown count is not zero."""
+    assert sum_known([None, None]) is None
+    assert sum_known([None, 3, 4]) == 7
+    assert sum_known([]) is None

@@ -1,10 +1,10 @@
-"""A document is held against a schema: every error with its path, and nothing is ever fetched."""
+"""A document is checked against a schema: every error has its path, and references are never fetched."""
 
 import pytest
 
 from tests.support.fakes.mcp import SERVER
 from workers.assessment.server_schema import OWN_SCHEMA, check_server
-from workers.judging.json_schema import ERRORS_LISTED, json_path
+from workers.judging.json_schema import MAX_ERRORS_LISTED, json_path
 from workers.runtime.handler.errors import Permanent
 
 
@@ -13,7 +13,7 @@ def errors(document, schema=None):
 
 
 def test_a_complete_description_is_valid_by_our_own_schema():
-    """Which is what counts where a request brings none."""
+    """Gristmill's own schema is used if the request has none."""
     checked = check_server(SERVER, None)
 
     assert (checked.valid, checked.error_count, checked.errors, checked.against) == (True, 0, [], OWN_SCHEMA)
@@ -39,14 +39,14 @@ def test_a_complete_description_is_valid_by_our_own_schema():
     ],
 )
 def test_every_error_is_listed_at_its_place(changes, found):
-    """All of them at once, each by its JSON path and the rule it breaks."""
+    """All errors are listed with JSON path and rule."""
     listed = errors({**SERVER, **changes})
 
     assert {path: rule for path, rule in listed.items() if path in found} == found
 
 
 def test_a_version_may_be_said_in_either_form():
-    """Revisions of the format differ there; one of both must be said."""
+    """Revisions of the format differ here; one of both members is required."""
     plain = {key: value for key, value in SERVER.items() if key != "version_detail"}
 
     assert errors(plain) == {"$": "anyOf"}
@@ -54,7 +54,7 @@ def test_a_version_may_be_said_in_either_form():
 
 
 def test_a_published_schema_comes_with_the_request():
-    """Its title says what was held against."""
+    """The result names the schema by its title."""
     schema = {"title": "Server Detail", "required": ["name", "remotes"], "properties": {"name": {"enum": ["a"]}}}
 
     checked = check_server(SERVER, schema)
@@ -64,14 +64,14 @@ def test_a_published_schema_comes_with_the_request():
 
 
 def test_more_errors_than_anyone_reads_are_counted():
-    """A hundred are listed; the count is the whole truth."""
+    """At most 100 errors are listed; the count includes all."""
     checked = check_server({"items": [1] * 250}, {"properties": {"items": {"items": {"type": "string"}}}})
 
-    assert (checked.valid, checked.error_count, len(checked.errors)) == (False, 250, ERRORS_LISTED)
+    assert (checked.valid, checked.error_count, len(checked.errors)) == (False, 250, MAX_ERRORS_LISTED)
 
 
 def test_a_message_stays_short_whatever_the_document_holds():
-    """Errors quote values, and values may be long."""
+    """An error can quote a long value, so messages are cut."""
     [error] = check_server({"name": "x" * 50_000}, {"properties": {"name": {"type": "integer"}}}).errors
 
     assert len(error.message) <= 300
@@ -94,7 +94,7 @@ def test_a_message_stays_short_whatever_the_document_holds():
     ],
 )
 def test_a_schema_that_cannot_be_used_is_one_clear_line(schema, said):
-    """Nothing is fetched from anywhere, no pattern can take for ever, and no attempt would change that."""
+    """Such a schema is a permanent error: nothing is fetched, and patterns run in linear time."""
     with pytest.raises(Permanent) as raised:
         check_server(SERVER, schema)
 
@@ -103,7 +103,7 @@ def test_a_schema_that_cannot_be_used_is_one_clear_line(schema, said):
 
 
 def test_a_schema_that_refers_to_itself_ends():
-    """Recursion in a schema is ordinary."""
+    """A recursive schema is valid."""
     tree = {
         "$ref": "#/$defs/node",
         "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}, "type": "object"}},
@@ -113,5 +113,5 @@ def test_a_schema_that_refers_to_itself_ends():
 
 
 def test_paths_quote_what_is_no_plain_name():
-    """So that a path can be followed."""
+    """A quoted name is still a valid JSON path."""
     assert json_path(["packages", 0, "a b", "c"]) == '$.packages[0]["a b"].c'

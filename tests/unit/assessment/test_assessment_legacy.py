@@ -1,10 +1,10 @@
-"""How one assessment of the event-based system is read, or why it is not."""
+"""Reading one assessment of the event-based system, or the reason why it is refused."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.assessment.store.legacy import Unusable, read
+from workers.assessment.store.legacy import UnusableEntry, read_legacy
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 ROW = {
@@ -21,8 +21,8 @@ ROW = {
 
 
 def test_a_row_becomes_the_request_that_the_seeds_migration_builds():
-    """Five members, named as in events; it ended when it was last updated."""
-    taken = read(ROW, now=NOW)
+    """The request has five members, named as in events. The end time is that of the last update."""
+    taken = read_legacy(ROW, now=NOW)
 
     assert taken.request_data == {
         "serverName": "srv",
@@ -35,8 +35,8 @@ def test_a_row_becomes_the_request_that_the_seeds_migration_builds():
 
 
 def test_events_and_files_may_write_names_and_times_their_own_way():
-    """Camel case, JSON inside text, times without a zone, milliseconds."""
-    taken = read(
+    """Camel case, JSON in text, times without a zone and milliseconds are read."""
+    taken = read_legacy(
         {
             "assessmentId": "a-1",
             "serverName": "srv",
@@ -57,9 +57,9 @@ def test_events_and_files_may_write_names_and_times_their_own_way():
 
 
 @pytest.mark.parametrize("status", ["pending", "processing", "queued"])
-def test_what_had_not_ended_is_to_be_done_again(status):
-    """Whoever was processing it went with the event system."""
-    taken = read({**ROW, "status": status}, now=NOW)
+def test_an_assessment_that_had_not_ended_is_pending_again(status):
+    """Its worker no longer exists, so it is imported as pending."""
+    taken = read_legacy({**ROW, "status": status}, now=NOW)
 
     assert (taken.state, taken.completed_at) == ("pending", None)
 
@@ -79,7 +79,7 @@ def test_what_had_not_ended_is_to_be_done_again(status):
         ({"options": "{"}, "options must be JSON, got '{'"),
     ],
 )
-def test_what_cannot_be_taken_is_told_by_field_rule_and_value(change, reason):
-    """A person mends the source by this line."""
-    with pytest.raises(Unusable, match=f"^{reason}"):
-        read({**ROW, **change}, now=NOW)
+def test_an_unusable_entry_is_refused_with_field_rule_and_value(change, reason):
+    """The message helps to correct the source."""
+    with pytest.raises(UnusableEntry, match=f"^{reason}"):
+        read_legacy({**ROW, **change}, now=NOW)

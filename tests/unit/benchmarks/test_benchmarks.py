@@ -1,4 +1,4 @@
-"""What a benchmark says of its samples: ratios, verdicts and tables that follow from the figures alone."""
+"""The ratios, verdicts and tables of a benchmark, computed from given figures."""
 
 import json
 
@@ -36,8 +36,8 @@ def results():
     )
 
 
-def test_a_ratio_compares_what_shared_a_round(results):
-    """A machine that slows down over the run changes both contenders of a round, and not their ratio."""
+def test_a_ratio_compares_samples_of_the_same_round(results):
+    """If the machine slows down during the run, both contenders of a round change, but not their ratio."""
     drain = results.get("drain")
 
     assert drain.median() == 600
@@ -46,7 +46,7 @@ def test_a_ratio_compares_what_shared_a_round(results):
 
 
 def test_targets_are_judged_by_the_runs_own_figures(results):
-    """Met, not met, or not measured; never by a figure of another run."""
+    """A target is met, not met or not measured. Figures of other runs do not count."""
     said = {says: (shown, met) for says, shown, met in report.judged(results)}
 
     assert said["drain ≥ 30 × naive"] == ("30.00 ×", "met")
@@ -54,20 +54,20 @@ def test_targets_are_judged_by_the_runs_own_figures(results):
     assert said["worker RSS ≤ 120 MB idle"] == ("", "not measured")
 
 
-def test_every_target_has_one_bound_and_a_text_of_its_own():
-    """The one table of targets cannot contradict itself."""
+def test_every_target_has_one_bound_and_its_own_text():
+    """The table of targets has no contradictions."""
     assert all((target.at_least is None) != (target.at_most is None) for target in TARGETS)
     assert len({target.says for target in TARGETS}) == len(TARGETS)
 
 
 def test_a_bound_holds_at_its_edge(results):
-    """At least and at most include the figure itself."""
+    """The bounds ``at_least`` and ``at_most`` are inclusive."""
     assert verdict(Target(figure="latency_20_p50", says="", at_most=9), results) == ("9.0", "met")
     assert verdict(Target(figure="latency_20_p50", says="", at_least=9), results) == ("9.0", "met")
 
 
-def test_a_kept_run_reads_back_as_it_was(results, tmp_path, capsys):
-    """What `report` prints of a file is what the run itself would have said."""
+def test_a_saved_run_is_read_back_unchanged(results, tmp_path, capsys):
+    """`report` prints the same for a file as for the run itself."""
     results.failures["calls"] = "RuntimeError: no such thing"
     results.write(tmp_path / "run.json")
 
@@ -78,7 +78,7 @@ def test_a_kept_run_reads_back_as_it_was(results, tmp_path, capsys):
 
 
 def test_the_report_shows_each_comparison_with_its_ratio(results):
-    """One row a comparison, and a figure that stands alone in a row of its own."""
+    """Each comparison has one row, and so has a figure without one."""
     lines = report.markdown(results).splitlines()
 
     assert "| drain, jobs/s | 600 | naive Celery | 20.0 | 30.00 × |" in lines
@@ -88,26 +88,26 @@ def test_the_report_shows_each_comparison_with_its_ratio(results):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["report", "nothing.json"], "no run is kept in 'nothing.json'"),
-        (["plot", "nothing.json"], "no run is kept in 'nothing.json'"),
+        (["report", "nothing.json"], "no run is saved in 'nothing.json'"),
+        (["plot", "nothing.json"], "no run is saved in 'nothing.json'"),
     ],
 )
-def test_a_run_that_is_not_there_is_one_line(arguments, said, capsys):
-    """No traceback."""
+def test_a_missing_run_is_reported_in_one_line(arguments, said, capsys):
+    """There is no traceback."""
     assert command.main(arguments) == 1
     assert said in capsys.readouterr().err
 
 
 def test_an_unknown_part_names_the_known_ones(capsys):
-    """The line tells what could have been meant."""
+    """The message lists the valid names."""
     with pytest.raises(SystemExit):
         command.main(["--only", "drains"])
 
-    assert "must be of enqueue, drain, latency" in capsys.readouterr().err
+    assert "must be among enqueue, drain, latency" in capsys.readouterr().err
 
 
 def test_a_scaled_run_keeps_its_shape():
-    """Fewer of everything, but every part still has something to measure."""
+    """All counts are smaller, but every part still has something to measure."""
     small = QUICK.scaled(0.001)
 
     assert len(small.depths) == len(QUICK.depths)

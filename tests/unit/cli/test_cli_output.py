@@ -16,10 +16,10 @@ from rich.console import Console
 
 import cli
 from cli.commands.jobs import COMMANDS as JOBS_COMMANDS
-from cli.complaints import complaint
-from cli.lazy import load
+from cli.error_lines import error_line
+from cli.lazy import load_command
 from cli.main import COMMANDS
-from cli.output import print_json, print_table, status_text, table
+from cli.output import make_table, one_line, print_json, print_table, print_wrapped, status_text
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.handler.registry import UnknownStageError
 from workers.runtime.refusals import Failed, Refusal
@@ -57,7 +57,7 @@ def test_a_table_on_a_pipe_is_never_cut(capsys) -> None:
 JOBS = ("ID", "STAGE", "STATUS", ">PRIO", ">TRIES", ">AGE", "WAITS FOR / ERROR")
 NOT_MIGRATED = (
     "the database is not migrated to this version; run `gristmill migrate` (Postgres: no table). "
-    "Where it is at the newest revision, one is missing"
+    "If it has the newest revision, something of it is missing"
 )
 ROWS = (
     (LONG[:36], "vectorization.embed", "queued_for_vec", 5, 12, "3 min", "backing off after: " + "503 again " * 9),
@@ -67,7 +67,7 @@ ROWS = (
 
 def lines_of(width: int, columns=JOBS, rows=ROWS) -> list[str]:
     printed = io.StringIO()
-    Console(width=width, file=printed).print(table(columns, rows, width=width), crop=False, overflow="fold")
+    Console(width=width, file=printed).print(make_table(columns, rows, width=width), crop=False, overflow="fold")
     return [line.rstrip() for line in printed.getvalue().splitlines()]
 
 
@@ -101,7 +101,7 @@ def test_a_table_that_fits_stays_a_table() -> None:
 
 @pytest.mark.parametrize("width", [30, 60, 80])
 def test_a_path_and_an_id_are_never_broken(width: int) -> None:
-    """Nobody can copy one that goes on in the next line; it may be longer than the line."""
+    """A person must be able to copy it, so it may be longer than the line."""
     path, key = "/home/somebody/a/long/way/down/.gristmill/roles/database_url_worker", str(UUID(int=7))
     columns = ("KIND", "LOGIN", "", "URL IN", "KEY")
 
@@ -112,7 +112,7 @@ def test_a_path_and_an_id_are_never_broken(width: int) -> None:
 
 
 def test_a_block_says_what_its_number_is() -> None:
-    """A version alone on a line says nothing."""
+    """A number without its name says nothing."""
     columns = (">VERSION", "WHEN", "FROM", "TO", "REASON")
 
     lines = lines_of(30, columns, [(3, "2026-11-30 07:00:00 UTC", "pending", "processing", "because " * 9)])
@@ -120,14 +120,14 @@ def test_a_block_says_what_its_number_is() -> None:
     assert lines[0].startswith("version 3")
 
 
-def test_columns_of_zeros_go_where_a_table_would_not_fit() -> None:
-    """Only those that may; a wide terminal has room for them."""
+def test_empty_columns_are_left_out_if_the_table_does_not_fit() -> None:
+    """Only optional columns are left out, and only on a narrow terminal."""
     columns = ("STAGE", ">READY", ">FAILED", ">CANCELLED", "STATE")
     rows = [("scoring.score", 0, 0, "–", "open"), ("proving.plain", 0, 2, "–", "no worker")]
     shown = {}
     for width in (44, 200):
         printed = io.StringIO()
-        made = table(columns, rows, may_go=("FAILED", "CANCELLED"), width=width)
+        made = make_table(columns, rows, optional=("FAILED", "CANCELLED"), width=width)
         Console(width=width, file=printed).print(made)
         shown[width] = printed.getvalue().split("\n")[0].split()
 
@@ -136,21 +136,53 @@ def test_columns_of_zeros_go_where_a_table_would_not_fit() -> None:
 
 
 def test_a_cell_is_one_line_whatever_it_holds(capsys) -> None:
-    """A text with line breaks neither breaks the rows of a pipe nor commands a terminal."""
+    """Line breaks in a text do not break the rows in a pipe, and control characters do not reach the terminal."""
     print_table(("ID", "TEXT"), [(1, "two\nlines\tand \x1b[31mred")])
 
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_every_table_of_the_commands_is_printed_by_one_function() -> None:
-    """No command makes a table of its own: what holds for one holds for all."""
+    """No command makes its own table, so all tables have the same rules."""
     makers = {path.relative_to(CLI).as_posix() for path in CLI.rglob("*.py") if "rich.table" in path.read_text("utf-8")}
 
     assert makers == {"output.py"}
 
 
+def test_a_wrapped_line_is_indented_on_a_terminal(monkeypatch, capsys) -> None:
+    """The further lines begin two blanks further than the line; a path is not broken."""
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    print_wrapped(["  rated by offline-rubric-v1: realism 4.2", "", "/a/very/long/path/to/a/folder/that/does/not/fit"])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "  rated by offline-rubric-v1:",
+        "    realism 4.2",
+        "",
+        "/a/very/long/path/to/a/folder/that/does/not/fit",
+    ]
+
+
+def test_a_line_in_a_pipe_is_not_wrapped(capsys) -> None:
+    """A program reads one line per line."""
+    print_wrapped(["word " * 100 + "end"])
+
+    assert capsys.readouterr().out == "word " * 100 + "end\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [({"a": [1, None]}, '{"a": [1, null]}'), ([1], "[1]"), (b"\x01", "01"), ("a\nb", "a b"), (7, "7")],
+)
+def test_a_value_is_shown_on_one_line(value: object, text: str) -> None:
+    """Lists and objects as JSON, as people write them."""
+    assert one_line(value) == text
+
+
 def test_statuses_have_one_case_for_people() -> None:
-    """Tables store FAILED and failed; a person reads one of them, and may type either."""
+    """Tables store FAILED and failed. A person reads lower case, and may type either."""
     assert status_text("QUEUED_FOR_VEC") == "queued_for_vec"
 
 
@@ -177,13 +209,13 @@ def test_statuses_have_one_case_for_people() -> None:
     ],
 )
 def test_every_error_is_one_line_with_its_exit_code(error: BaseException, line: str, code: int) -> None:
-    """1 failed, 2 wrong usage; what a person reads says what to do, not where in the code it happened."""
-    assert complaint(error) == (line, code)
+    """1 failed, 2 wrong usage. The line says what to do, not where in the code the error happened."""
+    assert error_line(error) == (line, code)
 
 
 def test_an_unforeseen_error_is_one_line_without_secrets() -> None:
-    """Even a bug shows no traceback, and no password that its message may hold."""
-    line, code = complaint(ValueError("cannot use\npostgresql://me:tell-nobody@db/x"))
+    """Even a bug shows no traceback, and no password that is in its message."""
+    line, code = error_line(ValueError("cannot use\npostgresql://me:tell-nobody@db/x"))
 
     assert line.startswith("unexpected ValueError: cannot use postgresql://me:***@db/x")
     assert code == 1
@@ -219,7 +251,7 @@ def test_help_on_jobs_loads_none_of_its_commands() -> None:
 def test_the_table_of_commands_says_what_each_command_says() -> None:
     """The help line of the table is the first line of the command's own help."""
     for entry in (*COMMANDS, *JOBS_COMMANDS):
-        assert (load(entry).help or "").partition("\n")[0] == entry.summary, entry.name
+        assert (load_command(entry).help or "").partition("\n")[0] == entry.summary, entry.name
 
 
 def test_every_command_of_the_contract_is_there() -> None:

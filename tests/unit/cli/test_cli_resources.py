@@ -1,8 +1,8 @@
-"""Which outside world a worker gets from its settings."""
+"""The resources of a worker follow from its settings."""
 
 import pytest
 
-from cli.resources import resources
+from cli.resources import make_resources
 from config.settings import load
 from tests.support.proving.llm import NoModel
 from workers.outbound.http import SafeHttp
@@ -15,8 +15,8 @@ def elsewhere(monkeypatch, tmp_path):
 
 
 async def test_without_settings_mail_goes_into_the_data_folder(tmp_path):
-    """And only public addresses are called."""
-    made = resources(load(data_dir=tmp_path), llm=NoModel())
+    """HTTP calls reach only public addresses."""
+    made = make_resources(load(data_dir=tmp_path), llm=NoModel())
 
     assert isinstance(made.mail, Maildir)
     assert isinstance(made.http, SafeHttp)
@@ -24,11 +24,11 @@ async def test_without_settings_mail_goes_into_the_data_folder(tmp_path):
 
 
 async def test_a_mail_server_of_the_environment_is_used(monkeypatch):
-    """With its password as the URL has it."""
+    """The password comes from the URL."""
     monkeypatch.setenv("SMTP_URL", "smtp://mill:p%40ss@mail.example.com")
     monkeypatch.setenv("GRISTMILL_OUTBOUND__ALLOW", "127.0.0.0/8, fd00::/8")
 
-    made = resources(load(), llm=NoModel())
+    made = make_resources(load(), llm=NoModel())
 
     assert isinstance(made.mail, SmtpMail)
     await made.aclose()

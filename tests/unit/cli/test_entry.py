@@ -1,4 +1,4 @@
-"""The command's first moments and its last: an interrupt while it imports, and a terminal without its characters."""
+"""The entry point: an interrupt during the imports, and a terminal that lacks characters."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ raise SystemExit(main())
 
 
 def test_an_interrupt_while_the_command_is_imported_leaves_no_traceback() -> None:
-    """The process ends by the signal, as a shell expects it, and says nothing."""
+    """The process ends by the signal, as a shell expects, and prints nothing."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )

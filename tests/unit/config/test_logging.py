@@ -1,4 +1,4 @@
-"""Logs: one line per event for ours and the libraries', nothing secret, nothing flooding."""
+"""Logs: one line per event of ours or of a library, without secrets and without floods."""
 
 import io
 import json
@@ -12,20 +12,20 @@ import pytest
 import structlog
 from pydantic import BaseModel, SecretStr
 
-from config.logging import MOST_CONTENTS, RepeatFilter, configure
+from config.logging import MAX_CONTENTS_PER_EVENT, RepeatFilter, configure
 from config.redaction import redact_text
 from tests.support.log_setup import restored_logging
 
 
 class Terminal(io.StringIO):
-    """A stream that is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
         return True
 
 
 class Log:
-    """What was logged since `configure`."""
+    """The log since `configure`."""
 
     def __init__(self, stream: io.StringIO) -> None:
         self._stream = stream
@@ -41,7 +41,7 @@ class Log:
 
 @pytest.fixture
 def configured():
-    """Configure logging onto a stream; give back pytest's own set-up afterwards."""
+    """Configure logging to a stream; restore pytest's own set-up afterwards."""
 
     def configured(style="json", level="INFO", stream=None):
         stream = stream or io.StringIO()
@@ -54,7 +54,7 @@ def configured():
 
 def test_events_of_ours_and_of_libraries_look_alike(configured):
     """Both are JSON lines with time in UTC, level, logger and the job's context."""
-    ours = structlog.get_logger("workers.runtime.worker.runner")  # made before configure, as module globals are
+    ours = structlog.get_logger("workers.runtime.worker.runner")  # made before configure, like module globals
     log = configured()
 
     with structlog.contextvars.bound_contextvars(stage="scoring.score", job_id="7", version=2, attempt=1):
@@ -87,8 +87,8 @@ def test_auto_is_json_in_a_pipe_and_readable_on_a_terminal(configured, monkeypat
     assert "\x1b[" not in plain.text
 
 
-def test_level_holds_for_everybody_and_bodies_never_show(configured):
-    """DEBUG shows our steps, yet not the libraries' bodies: SQL parameters, prompts."""
+def test_level_applies_to_all_loggers_and_payloads_are_never_logged(configured):
+    """DEBUG shows our events, but not the payloads that libraries log: SQL parameters, prompts."""
     log = configured(level="DEBUG")
     structlog.get_logger("ours").debug("picked")
     for name in ("sqlalchemy.engine", "openai._base_client", "httpx2", "kombu.connection"):
@@ -103,7 +103,7 @@ def test_level_holds_for_everybody_and_bodies_never_show(configured):
 
 
 def test_payloads_and_secrets_stay_out(configured):
-    """Whatever somebody binds by mistake: payload keys go, secrets are masked, objects show their class only."""
+    """If somebody binds them by mistake, payload keys are dropped, secrets masked, and objects shown by class name."""
     log = configured()
 
     class Prompt(BaseModel):
@@ -135,7 +135,7 @@ def test_payloads_and_secrets_stay_out(configured):
 
 
 def test_plain_values_become_json(configured):
-    """Times, ids, durations and paths are readable for a machine."""
+    """Times, ids, durations and paths become JSON values."""
     log = configured()
 
     structlog.get_logger("a").info(
@@ -149,7 +149,7 @@ def test_plain_values_become_json(configured):
 
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_tracebacks_hold_no_locals(configured, style):
-    """A traceback says where, never with which data."""
+    """A traceback shows the place of an error, never its data."""
     log = configured(style)
 
     def fail(prompt: str) -> None:
@@ -166,7 +166,7 @@ def test_tracebacks_hold_no_locals(configured, style):
 
 
 def test_warnings_of_python_are_logged(configured):
-    """A deprecation in production reaches the collector as an event."""
+    """A deprecation warning in production is logged as an event."""
     log = configured()
 
     with warnings.catch_warnings():
@@ -180,7 +180,7 @@ def test_warnings_of_python_are_logged(configured):
 
 
 def test_repeated_warnings_are_counted_instead_of_repeated(configured):
-    """While Postgres is away, one line per interval says so and how often it was tried."""
+    """While Postgres is away, one line per interval says so, with the number of suppressed warnings."""
     log = configured()
     clock = iter([0.0, 1.0, 29.9, 30.0, 31.0])
     (handler,) = logging.getLogger().handlers
@@ -193,7 +193,7 @@ def test_repeated_warnings_are_counted_instead_of_repeated(configured):
 
 
 def test_repeated_warnings_of_libraries_count_as_one_whatever_their_values(configured):
-    """Celery's reconnects differ in their numbers only."""
+    """Celery's warnings about reconnects differ only in their numbers."""
     log = configured()
 
     for seconds in (2, 4, 6):
@@ -203,7 +203,7 @@ def test_repeated_warnings_of_libraries_count_as_one_whatever_their_values(confi
 
 
 def test_each_reason_is_logged_and_only_its_repeats_are_counted(configured):
-    """Twenty messages refused for four reasons are four lines, not one; ids and numbers make no other reason."""
+    """Twenty messages refused for four reasons are four lines. Other ids and numbers are not another reason."""
     log = configured()
     clock = iter([float(n) for n in range(20)] + [40.0])
     (handler,) = logging.getLogger().handlers
@@ -223,7 +223,7 @@ def test_each_reason_is_logged_and_only_its_repeats_are_counted(configured):
 
 
 def test_one_event_with_ever_new_contents_does_not_flood_the_log(configured):
-    """A thousand different reasons: a hundred are shown, the others counted with the next."""
+    """Of a thousand different reasons a hundred are shown. The others are counted in the next event."""
     log = configured()
     clock = iter([0.0] * 1_000 + [31.0])
     (handler,) = logging.getLogger().handlers
@@ -233,12 +233,12 @@ def test_one_event_with_ever_new_contents_does_not_flood_the_log(configured):
         structlog.get_logger("door").warning("message_refused", reason=f"stage 's{number}' is not registered")
     structlog.get_logger("door").warning("message_refused", reason="another")
 
-    assert len(log.events) == MOST_CONTENTS + 1
-    assert log.events[-1]["suppressed"] == 1_000 - MOST_CONTENTS
+    assert len(log.events) == MAX_CONTENTS_PER_EVENT + 1
+    assert log.events[-1]["suppressed"] == 1_000 - MAX_CONTENTS_PER_EVENT
 
 
 def test_a_count_under_the_name_of_a_payload_is_shown(configured):
-    """What is dropped is content: how many messages there were is none."""
+    """Only contents are dropped. A number of messages is no content."""
     log = configured()
 
     structlog.get_logger("a").info("asked", messages=3, prompt="hunter2")
@@ -247,8 +247,8 @@ def test_a_count_under_the_name_of_a_payload_is_shown(configured):
     assert "prompt" not in log.events[0]
 
 
-def test_every_job_speaks_for_itself(configured):
-    """The same failure of two jobs is two events, and plain progress is never held back."""
+def test_events_of_jobs_and_of_progress_are_never_suppressed(configured):
+    """The same failure of two jobs is two events, and events below a warning always pass."""
     log = configured()
 
     for number in range(2):
@@ -259,7 +259,7 @@ def test_every_job_speaks_for_itself(configured):
 
 
 def test_remembered_warnings_are_bounded():
-    """A library that puts values into its event costs no memory for ever."""
+    """A library that puts values into its event does not use memory without bound."""
     repeats = RepeatFilter(30, monotonic=lambda: 0.0)
 
     for number in range(5_000):
@@ -311,18 +311,18 @@ def test_remembered_warnings_are_bounded():
         ("[type=int, input_value='hunter2', input_type=str]", "[type=int, input_value=***, input_type=str]"),
     ],
 )
-def test_text_loses_what_is_secret_and_keeps_the_rest(text, shown):
-    """Hosts, paths and rules stay readable; passwords, keys and quoted data do not."""
+def test_secrets_in_a_text_are_masked_and_the_rest_is_kept(text, shown):
+    """Hosts, paths and rules stay readable. Passwords, keys and quoted data are masked."""
     assert redact_text(text) == shown
 
 
 def test_long_text_is_cut_and_says_so():
-    """No log line grows with somebody's data."""
+    """The length of a log line does not depend on the length of data."""
     assert redact_text("x" * 2_010) == "x" * 2_000 + "… (10 more characters)"
 
 
 def test_a_test_that_configures_logging_leaves_no_handler_behind() -> None:
-    """A command that runs in this process writes to the captured output of its own test only."""
+    """A command that runs in this process must write only to the captured output of its own test."""
     before = logging.getLogger().handlers[:]
 
     with restored_logging():

@@ -1,4 +1,4 @@
-"""What our own refusals say survives redaction: a reason that is cut helps nobody."""
+"""Redaction does not change the texts of our own refusals."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ VALUE = "'x'"
 
 
 def spoken(node: ast.expr) -> str | None:
-    """Return the text of a string or an f-string, each value in it as a plain one."""
+    """Return the text of a string or an f-string, with a plain word for each value."""
     match node:
         case ast.Constant(value=str(text)):
             return text
@@ -23,7 +23,7 @@ def spoken(node: ast.expr) -> str | None:
 
 
 def raised() -> set[str]:
-    """Return every text that an error of ours is raised with, and every reason and rule that is passed on."""
+    """Return the texts of all our errors, and of all reasons and rules that are passed on."""
     found = set()
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
@@ -40,7 +40,7 @@ def raised() -> set[str]:
 
 
 def raised_by_postgres() -> set[str]:
-    """Return every text that a function of ours in the database raises."""
+    """Return every text that our functions in the database raise."""
     found: set[str] = set()
     for path in [*(ROOT / "migrations").rglob("*.py"), *(ROOT / "migrations").rglob("*.sql")]:
         text = path.read_text(encoding="utf-8")
@@ -51,8 +51,8 @@ def raised_by_postgres() -> set[str]:
 REFUSALS = sorted(raised() | raised_by_postgres())
 
 
-def test_there_are_refusals_to_look_at() -> None:
-    """The search finds what it is for: the texts of every room, and those of the database."""
+def test_the_search_finds_refusals() -> None:
+    """The search finds the texts of every room and of the database."""
     assert len(REFUSALS) > 100
     assert any("is not registered" in text for text in REFUSALS)
     assert any("must be" in text for text in raised_by_postgres())
@@ -60,5 +60,5 @@ def test_there_are_refusals_to_look_at() -> None:
 
 @pytest.mark.parametrize("text", REFUSALS)
 def test_a_refusal_reaches_its_reader_whole(text: str) -> None:
-    """No rule that hides secrets takes a word of ours for one."""
+    """No rule that hides secrets matches a text of ours."""
     assert redact_text(text) == text

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and the one line that a wrong one earns."""
+"""Settings: their sources, and the one line about a wrong one."""
 
 import os
 import stat
@@ -8,14 +8,14 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.settings import Settings, SettingsError, describe, load
+from config.settings import Settings, SettingsError, list_settings, load
 from tests.support.paths import ROOT
 
-DEFAULTS = describe(Settings.model_construct())
+DEFAULTS = list_settings(Settings.model_construct())
 
 
 def numeric_fields(model: type[BaseModel]) -> list[FieldInfo]:
-    """Return every field of ``model`` that is a number, of nested models too."""
+    """Return every field of ``model`` that is a number, also of nested models."""
     found: list[FieldInfo] = []
     for field in model.model_fields.values():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -30,7 +30,7 @@ NUMERIC_FIELDS = numeric_fields(Settings)
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch, tmp_path):
-    """Run in an empty folder with none of our variables set."""
+    """Run in an empty folder without any of our variables."""
     for name in list(os.environ):
         if name.upper().startswith("GRISTMILL_") or name in {row.variable for row in DEFAULTS}:
             monkeypatch.delenv(name)
@@ -38,12 +38,12 @@ def nothing_set(monkeypatch, tmp_path):
 
 
 def test_nothing_set_yields_the_documented_defaults():
-    """A newcomer needs no setting at all."""
-    assert describe(load()) == DEFAULTS
+    """A new user needs no setting."""
+    assert list_settings(load()) == DEFAULTS
 
 
 def test_sources_win_in_the_documented_order(monkeypatch, tmp_path):
-    """A command's option beats the environment, which beats .env, which beats a secret's file."""
+    """A command's option wins over the environment, then comes .env, then a secret file."""
     (tmp_path / "gristmill_worker__slots").write_text("1\n")
     (tmp_path / "gristmill_worker__queues").write_text("a, b\n")
     (tmp_path / "database_url").write_text("postgresql://from-secret/\n")
@@ -60,12 +60,12 @@ def test_sources_win_in_the_documented_order(monkeypatch, tmp_path):
 
 
 def test_empty_values_count_as_unset(monkeypatch, tmp_path):
-    """Compose files pass `${NAME:-}` and create empty secrets; neither is a value."""
+    """Compose files pass `${NAME:-}` and create empty secrets. Neither counts as a value."""
     (tmp_path / "openai_api_key").write_text("")
     (tmp_path / "gristmill_flower__basic_auth").write_text("\n")
     monkeypatch.setenv("DATABASE_URL", "")
 
-    assert describe(load(secrets_dir=tmp_path)) == DEFAULTS
+    assert list_settings(load(secrets_dir=tmp_path)) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_empty_values_count_as_unset(monkeypatch, tmp_path):
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(monkeypatch, variable, value, line):
-    """The line names the variable, the rule and the value, and shows no secret."""
+    """The line has the variable, the rule and the value, but no secret."""
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(SettingsError) as refusal:
@@ -108,7 +108,7 @@ def test_a_wrong_value_is_refused_in_one_line(monkeypatch, variable, value, line
 
 
 def test_a_default_that_another_setting_makes_wrong_is_refused(monkeypatch):
-    """Slower heartbeats alone would let leases run out between two of them."""
+    """With slower heartbeats and the default lease, leases could expire between two heartbeats."""
     monkeypatch.setenv("GRISTMILL_WORKER__HEARTBEAT_SECONDS", "20")
 
     with pytest.raises(SettingsError, match=r"^GRISTMILL_WORKER__LEASE_SECONDS must exceed .* \(60 s\), got 30.0$"):
@@ -116,9 +116,9 @@ def test_a_default_that_another_setting_makes_wrong_is_refused(monkeypatch):
 
 
 def test_flower_beyond_loopback_needs_a_password(monkeypatch):
-    """Nobody opens Flower to a network by its address alone."""
+    """Setting only the address must not open Flower to a network."""
     monkeypatch.setenv("GRISTMILL_FLOWER__ADDRESS", "0.0.0.0")  # noqa: S104 - the address that must be refused
-    with pytest.raises(SettingsError, match=r"^GRISTMILL_FLOWER__BASIC_AUTH must be set to user:password, as"):
+    with pytest.raises(SettingsError, match=r"^GRISTMILL_FLOWER__BASIC_AUTH must be set to user:password, because"):
         load()
 
     monkeypatch.setenv("GRISTMILL_FLOWER__BASIC_AUTH", "operator:hunter2")
@@ -126,7 +126,7 @@ def test_flower_beyond_loopback_needs_a_password(monkeypatch):
 
 
 def test_every_wrong_value_is_named_at_once(monkeypatch):
-    """Two mistakes cost one start, not two; still on one line."""
+    """Two mistakes are reported together, in one line."""
     monkeypatch.setenv("GRISTMILL_WORKER__SLOTS", "0")
     monkeypatch.setenv("DATABASE_URL", "mysql://app:hunter2@db/x")
 
@@ -141,7 +141,7 @@ def test_every_wrong_value_is_named_at_once(monkeypatch):
 
 
 def test_a_typing_error_in_the_dotenv_file_is_refused():
-    """A setting that nobody reads must not look as if it were in force."""
+    """A setting that nothing reads must not be accepted silently."""
     Path(".env").write_text("GRISTMILL_WORKER__SLOT=5\n")
 
     with pytest.raises(SettingsError, match="did you mean GRISTMILL_WORKER__SLOTS"):
@@ -149,7 +149,7 @@ def test_a_typing_error_in_the_dotenv_file_is_refused():
 
 
 def test_an_unreadable_dotenv_file_is_one_line():
-    """A broken file is the operator's to mend: no traceback."""
+    """A broken file is reported in one line, without a traceback."""
     Path(".env").write_bytes(b"A=\xff\xfe")
 
     with pytest.raises(SettingsError, match=r"^settings cannot be read from \.env"):
@@ -157,18 +157,18 @@ def test_an_unreadable_dotenv_file_is_one_line():
 
 
 def test_an_override_that_is_no_setting_is_a_programming_error():
-    """A command's option cannot be lost by a misspelt name."""
+    """A misspelt option name must not be ignored."""
     with pytest.raises(TypeError, match="no setting is named slots"):
         load(slots=5)
 
 
 def test_description_masks_secrets(monkeypatch):
-    """`gristmill config` can be pasted into a ticket: hosts show, passwords and keys do not."""
+    """The output of `gristmill config` can be pasted into a ticket: it shows hosts, but no passwords or keys."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://app:hunter2@db:5432/gristmill?password=hunter2")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2")
     settings = load()
 
-    shown = {row.variable: row.value for row in describe(settings)}
+    shown = {row.variable: row.value for row in list_settings(settings)}
 
     assert shown["DATABASE_URL"] == "postgresql://app:***@db:5432/gristmill?password=***"
     assert shown["OPENAI_API_KEY"] == "***"
@@ -176,7 +176,7 @@ def test_description_masks_secrets(monkeypatch):
 
 
 def test_env_example_lists_every_setting_with_default_and_meaning():
-    """A setting without an entry in .env.example fails here; the expected text is what belongs there."""
+    """A setting without an entry in .env.example fails here. The expected text is the right content of the file."""
     head = (
         "# Copy to .env and uncomment what should differ; the environment wins over this file.\n"
         "# The list with the values in force: gristmill config\n"
@@ -187,16 +187,16 @@ def test_env_example_lists_every_setting_with_default_and_meaning():
 
 
 def test_env_example_uncommented_is_accepted():
-    """Copying the example and uncommenting all of it changes nothing."""
+    """Copying the example and uncommenting every line changes no setting."""
     lines = (ROOT / ".env.example").read_text().splitlines()
     Path(".env").write_text("\n".join(line.removeprefix("#") for line in lines if not line.startswith("# ")))
 
-    assert describe(load()) == DEFAULTS
+    assert list_settings(load()) == DEFAULTS
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_an_unreadable_secret_is_one_line(tmp_path):
-    """A secret mounted for another user is named, without a traceback."""
+    """A secret mounted for another user is reported in one line, without a traceback."""
     (tmp_path / "database_url").touch(mode=stat.S_IWUSR)
 
     with pytest.raises(SettingsError, match="settings cannot be read"):
@@ -204,7 +204,7 @@ def test_an_unreadable_secret_is_one_line(tmp_path):
 
 
 def numbers() -> list[str]:
-    """Return the variable of every setting that is a number, those of nested settings included."""
+    """Return the variable of every setting that is a number, also of nested settings."""
     return [row.variable for row in DEFAULTS if row.default is not None and row.default.replace(".", "", 1).isdecimal()]
 
 
@@ -215,7 +215,7 @@ def test_every_number_is_found():
 @pytest.mark.parametrize("value", ["1e300", "nan", "inf", "-inf", "-1", str(10**30), "999999999999"])
 @pytest.mark.parametrize("variable", numbers())
 def test_a_number_far_out_is_refused_at_start_in_one_line(monkeypatch, variable, value):
-    """No setting, now or later, takes a number that would only fail at its first use."""
+    """No setting accepts a number that would fail later, at its first use."""
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(SettingsError) as caught:
@@ -226,7 +226,7 @@ def test_a_number_far_out_is_refused_at_start_in_one_line(monkeypatch, variable,
 
 
 @pytest.mark.parametrize("field", NUMERIC_FIELDS, ids=lambda field: field.description)
-def test_every_number_declares_its_least_and_its_most(field):
+def test_every_number_declares_its_minimum_and_its_maximum(field):
     rules = {
         name for rule in field.metadata for name in ("ge", "gt", "le", "lt") if getattr(rule, name, None) is not None
     }

@@ -1,4 +1,4 @@
-"""Files that people had and that went wrong: what each becomes now, and what is said of it."""
+"""Real files that once failed: their results now, and the messages about them."""
 
 import codecs
 
@@ -6,11 +6,11 @@ import pytest
 
 from tests.support.fakes.files import gzipped, json_lines, seen, workbook
 from tests.support.paths import CASES
+from workers.ingestion.outcome_lines import file_problems, warning_lines
 from workers.ingestion.refusals import Unreadable
-from workers.ingestion.telling import problems, warning_lines
 
 PASSED_OVER = (
-    "columns passed over: category: 'Category', because its values, such as 'HR', are no category (kept in metadata)"
+    "columns passed over: category: 'Category', because its values, such as 'HR', are not categories (kept in metadata)"
 )
 INVISIBLE = [
     "\u200b",
@@ -35,7 +35,7 @@ def contents(found):
 
 
 def told(found):
-    return problems(
+    return file_problems(
         total=found.total, skipped=found.skipped, details=found.details, warnings=found.warnings, read_as=found.read_as
     )
 
@@ -47,8 +47,8 @@ def refusal(content, **options):
     return str(refused.value)
 
 
-def test_line_that_names_the_delimiter_is_no_header():
-    """Excel writes ``sep=;`` above it; rows keep the numbers that an editor shows."""
+def test_line_that_names_the_delimiter_is_not_the_header():
+    """Excel writes ``sep=;`` above the header. Rows keep the numbers that an editor shows."""
     found = seen(case("sep_line.csv"))
 
     assert contents(found) == ["write a poem, short", "name three rivers"]
@@ -58,8 +58,8 @@ def test_line_that_names_the_delimiter_is_no_header():
     assert seen(b"sep=\t\r\na\ttext\n1\tx,y\n").columns == ("a", "text")
 
 
-def test_row_with_more_cells_than_the_header_is_said_to_be_cut():
-    """Its content may have ended at a comma that nobody quoted; empty cells at the end are nothing."""
+def test_row_with_more_cells_than_the_header_is_reported_as_cut():
+    """Its content may end at a comma that is not quoted. Extra empty cells do not count."""
     found = seen(case("more_cells_than_header.csv"))
 
     assert found.would_save == 4
@@ -67,9 +67,21 @@ def test_row_with_more_cells_than_the_header_is_said_to_be_cut():
     assert told(seen(b"id,content\n1,a,,\n2,b, ,\n")) == []
 
 
+@pytest.mark.parametrize(
+    "content", [b"text,n\n", b"text,n", b"\ntext,n\n\n", gzipped(b"text,n\n"), workbook([["text", "n"]])]
+)
+def test_file_with_only_a_header_is_accepted_and_reported(content):
+    """It has no fault, but ``--strict`` fails. A skipped row is a record."""
+    found = seen(content)
+
+    assert (found.total, found.would_save, found.skipped) == (0, 0, 0)
+    assert told(found) == ["the file has 0 records: it has only a header"]
+    assert told(seen(b'text,n\n"never closed,1\n')) == ["1 of 1 rows was skipped: malformed 1"]
+
+
 @pytest.mark.parametrize("end", [b"\x1a", b"\x1a\r\n", b"\x1a" * 100, b"\r\n\x1a\x00\x00\x00"])
 @pytest.mark.parametrize("piece", [1, 7, 1_000])
-def test_end_of_file_of_dos_is_no_record(end, piece):
+def test_end_of_file_of_dos_is_not_a_record(end, piece):
     """With or without a line end before it, and padded as old systems do."""
     found = seen(case("dos_end_of_file.csv").rstrip(b"\r\n\x1a") + end, piece=piece)
 
@@ -77,11 +89,11 @@ def test_end_of_file_of_dos_is_no_record(end, piece):
 
 
 def test_end_of_file_of_dos_within_a_file_ends_nothing():
-    """What stands behind it is read."""
+    """The text after it is read."""
     assert contents(seen(b"text\na\x1a\nb\n")) == ["a\x1a", "b"]
 
 
-def test_one_damaged_character_leaves_the_others_as_they_are():
+def test_one_damaged_character_does_not_change_the_others():
     """Thirteen records in UTF-8, one of them damaged and counted; nothing is read as Windows-1252."""
     found = seen(case("one_damaged_character.csv"))
 
@@ -91,8 +103,8 @@ def test_one_damaged_character_leaves_the_others_as_they_are():
     assert found.warnings["replaced_characters"] == 6
 
 
-def test_column_that_merely_is_called_category_costs_no_row():
-    """A résumé's category is its trade: kept with the rest, said, and no reason to skip."""
+def test_column_with_the_name_category_and_other_values_skips_no_row():
+    """The category of a résumé is its trade: it is kept in metadata and reported, and no row is skipped."""
     rows = "".join(f"{n},text of résumé {n},{('HR', 'CHEF', 'ARTS')[n % 3]}\n" for n in range(962))
 
     found = seen(f"ID,Text,Category\n{rows}".encode())
@@ -105,16 +117,16 @@ def test_column_that_merely_is_called_category_costs_no_row():
     ]
 
 
-def test_mapping_that_a_person_gave_may_skip_rows_and_is_told_first():
-    """Then most rows skipped are what the account begins with."""
+def test_mapping_that_a_person_gave_may_skip_rows_and_this_is_shown_first():
+    """If most rows are skipped, the summary begins with this."""
     found = seen(b"text,Category\na,HR\nb,ARTS\nc,top 10\n", mapping={"category": "Category"})
 
     assert found.details == {"invalid_category": {"count": 2, "lines": [2, 3]}}
     assert told(found) == ["2 of 3 rows were skipped: invalid_category 2"]
 
 
-def test_guessed_category_leaves_empty_what_means_none():
-    """Most of its values fit: the row is saved without one."""
+def test_unknown_value_in_a_guessed_category_is_left_empty():
+    """If most values fit, the row is saved without a category."""
     found = seen(b"text,category\na,TOP_10\nb,bottom 10\nc,excellent\n")
 
     assert [row.category for row in found.first_rows] == ["TOP_10", "BOTTOM_10", None]
@@ -131,12 +143,12 @@ def test_guessed_category_leaves_empty_what_means_none():
     ],
 )
 def test_other_guesses_must_fit_their_values_too(field, content, found):
-    """Or the column is only kept."""
+    """Otherwise the column is only kept in metadata."""
     assert (field in seen(content).guessed) is found
 
 
 def test_content_is_looked_for_where_there_are_words():
-    """An empty or numbered column of a likelier name is passed by; it is taken where there is no other."""
+    """An empty or numeric column with a more likely name is used only if there is no other."""
     assert seen(b"content,prompt\n,a\n,b\n").guessed["content"] == "prompt"
     assert seen(b"task,description\n1,write\n2,plan\n").guessed["content"] == "description"
     assert seen(b"task,n\n1,2\n").guessed["content"] == "task"
@@ -144,20 +156,20 @@ def test_content_is_looked_for_where_there_are_words():
 
 @pytest.mark.parametrize("text", INVISIBLE)
 def test_text_that_looks_empty_is_empty(text):
-    """Whatever it is made of."""
+    """It may consist of any invisible characters."""
     found = seen(f"text,n\n{text},1\nseen{text},2\n".encode())
 
     assert found.details == {"empty_content": {"count": 1, "lines": [2]}}
     assert contents(found) == [f"seen{text}"]
 
 
-def test_names_of_columns_are_found_whatever_invisible_is_around_them():
+def test_names_of_columns_are_found_without_invisible_characters_around_them():
     """A second byte order mark, a no-break space."""
     assert seen("\ufeff\ufeffcontent\u00a0,n\na,1\n".encode()).guessed["content"] == "content"
 
 
-def test_quotes_behind_a_backslash_are_quotes():
-    """As databases write them; other backslashes stay."""
+def test_quotes_after_a_backslash_are_quotes():
+    """Databases write them so. Other backslashes stay."""
     found = seen(rb"id,text" + b"\n" + rb'1,"he said \"hi, there\", and C:\new\\"' + b"\n2,plain\n")
 
     assert contents(found) == ['he said "hi, there", and C:\\new\\', "plain"]
@@ -166,8 +178,8 @@ def test_quotes_behind_a_backslash_are_quotes():
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "shift_jis", "cp1251", "big5", "koi8-r", "utf-16-le"])
-def test_encoding_that_is_named_is_believed(encoding):
-    """Those of other scripts are never guessed."""
+def test_encoding_that_is_given_is_used(encoding):
+    """Encodings of other scripts are never guessed."""
     text = {"gbk": "写一首诗", "shift_jis": "詩を書く", "big5": "寫一首詩"}.get(encoding, "напиши стих")
 
     found = seen(f"text;n\n{text};1\n".encode(encoding), encoding=encoding)
@@ -178,7 +190,7 @@ def test_encoding_that_is_named_is_believed(encoding):
 
 @pytest.mark.parametrize("encoding", ["gbk", "shift_jis", "euc_jp", "cp1251"])
 def test_encoding_of_another_script_is_never_called_utf8(encoding):
-    """It is read as what every file nearly is, with a warning that names the way out."""
+    """It is read as Windows-1252, with a warning that names the option."""
     text = "にほんごのひらがなとかたかな、天気" if encoding in {"shift_jis", "euc_jp"} else "напиши стих"
 
     found = seen(f"text;n\n{text};1\n{text * 3};2\n".encode(encoding))
@@ -187,7 +199,7 @@ def test_encoding_of_another_script_is_never_called_utf8(encoding):
     assert "--encoding" in found.warnings["encoding"]
 
 
-def test_what_is_said_of_a_file_is_not_guessed():
+def test_options_that_are_given_are_not_detected():
     """Delimiter, quote and rows above the header."""
     report = b"Report of May\n\nid:text\n1:'a:b, c'\n"
 
@@ -198,8 +210,8 @@ def test_what_is_said_of_a_file_is_not_guessed():
     assert contents(seen(b'text|n\n"a|1\n', quote="none")) == ['"a']
 
 
-def test_content_may_be_made_of_several_columns():
-    """Where all of them are empty, so is the content."""
+def test_content_may_be_made_from_several_columns():
+    """If all of them are empty, the content is empty, too."""
     content = b"title,description,n\nPoem,Write one,1\n,,2\nPlan,,3\n"
 
     found = seen(content, mapping={"content": "{title}: {Description} {{x}}"})
@@ -207,10 +219,10 @@ def test_content_may_be_made_of_several_columns():
     assert contents(found) == ["Poem: Write one {x}", "Plan:  {x}"]
     assert found.details == {"empty_content": {"count": 1, "lines": [3]}}
     assert refusal(content, mapping={"content": "{title}: {text}"}) == (
-        "content is mapped to '{title}: {text}', but 'text' is no column of the file; its columns: "
+        "content is mapped to '{title}: {text}', but 'text' is not a column of the file; its columns: "
         "'title', 'description', 'n'"
     )
-    assert "a brace that stands alone" in refusal(content, mapping={"content": "{title} }"})
+    assert "a single brace" in refusal(content, mapping={"content": "{title} }"})
     assert contents(seen(b"{a},b\nx,y\n", mapping={"content": "{a}"})) == ["x"]
 
 
@@ -224,8 +236,8 @@ def test_content_may_be_made_of_several_columns():
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\x00" * 90, "this is no table: it is an old or encrypted Office file"),
         (b"<!DOCTYPE html>\n<html><body>Please log in</body>", "this is no table: it is a web page (HTML)"),
         (b"\xef\xbb\xbf<?xml version='1.0'?><a/>", "this is no table: it is XML"),
-        (bytes(range(256)) * 40, "this is no table: it is full of control characters"),
-        (gzipped(gzipped(b"text\na\n")), "this is gzip inside of gzip"),
+        (bytes(range(256)) * 40, "this is no table: it has too many control characters"),
+        (gzipped(gzipped(b"text\na\n")), "this is gzip inside gzip"),
         (gzipped(b"text\na\n" * 900)[:-9], "the gzip file is cut short"),
         (gzipped(b"%PDF-1.4\n"), "this is no table: it is a PDF"),
         (b"\x1f\x8bnot gzip at all", "the gzip file is damaged"),
@@ -235,8 +247,8 @@ def test_content_may_be_made_of_several_columns():
         (b'["a", "b"]', "the JSON has no objects"),
     ],
 )
-def test_what_holds_no_rows_is_named_in_one_line(content, said):
-    """Whatever its name says."""
+def test_file_without_rows_is_refused_by_its_kind_in_one_line(content, said):
+    """Its name does not matter."""
     assert refusal(content).startswith(said)
 
 
@@ -252,33 +264,33 @@ def test_what_holds_no_rows_is_named_in_one_line(content, said):
         ({"encoding": "raw-unicode-escape"}, "encoding must be one that Python knows"),
         ({"encoding": "undefined"}, "encoding must be one that Python knows"),
         ({"delimiter": "ab"}, "delimiter must be one character, or comma, semicolon, tab, pipe or space, got 'ab'"),
-        ({"quote": "''"}, "quote must be one character, or none where nothing is quoted, got"),
+        ({"quote": "''"}, "quote must be one character, or none if nothing is quoted, got"),
         ({"skip_rows": -1}, "skip_rows must be a number from 0 to 10,000, got -1"),
         ({"skip": 1}, "options have no field 'skip'; its fields: encoding, delimiter, quote, skip_rows"),
     ],
 )
-def test_option_that_cannot_be_meant_is_refused(options, said):
-    """Naming the field, the rule and the value."""
+def test_invalid_option_is_refused(options, said):
+    """The message names the field, the rule and the value."""
     assert refusal(b"text\na\n", **options).startswith(said)
 
 
-def test_option_that_means_nothing_for_the_file_is_refused():
+def test_option_without_meaning_for_the_file_is_refused():
     """JSON has no delimiter, a workbook no encoding."""
-    assert refusal(b'[{"text": "a"}]', delimiter=";") == "delimiter means nothing here: the file is JSON"
+    assert refusal(b'[{"text": "a"}]', delimiter=";") == "delimiter has no meaning here: the file is JSON"
     assert refusal(workbook([["text"], ["a"]]), encoding="gbk") == (
-        "encoding means nothing here: the file is an Excel workbook"
+        "encoding has no meaning here: the file is an Excel workbook"
     )
 
 
-def test_marks_before_every_kind_of_text_are_none_of_it():
-    """JSON with a byte order mark, in UTF-16 even."""
+def test_byte_order_mark_is_not_part_of_the_text():
+    """Also for JSON, and in UTF-16."""
     for mark, encoding in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le")):
         assert contents(seen(mark + '[{"text": "é"}]'.encode(encoding))) == ["é"]
         assert contents(seen(mark + '{"text": "é"}\n{"text": "è"}\n'.encode(encoding))) == ["é", "è"]
 
 
-def test_kind_is_told_by_the_bytes_and_not_by_the_name():
-    """Someone calls everything .csv; the name decides only of one object on one line."""
+def test_kind_is_detected_from_the_bytes_and_not_from_the_name():
+    """The name decides only if the file is one object on one line."""
     assert seen(json_lines([{"text": "a"}, {"text": "b"}])).read_as["kind"] == "JSON Lines"
     assert seen(b'{"text": "a", "more": [{"x": 1}]}', name="f.JSONL.gz").read_as["kind"] == "JSON Lines"
     assert seen(b'{"more": [{"text": "a"}]}').read_as == {"kind": "JSON", "array": "more", "encoding": "utf-8"}

@@ -1,4 +1,4 @@
-"""Chunks: every record is counted once, whatever the file holds, and the rows are what COPY reads back as they were."""
+"""Chunks: every record of any file is counted once, and COPY reads the rows back unchanged."""
 
 import asyncio
 import json
@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.ingestion import chunks
-from workers.ingestion.chunks import CONTENT_LIMIT, NAME_LIMIT, Ids
+from workers.ingestion.chunks import MAX_CONTENT_CHARS, MAX_CREATOR_CHARS, RecordIds
 from workers.ingestion.data_file import DataFile
 from workers.ingestion.encodings import Detector
-from workers.ingestion.export import neutral
-from workers.ingestion.layout import MOST_EXTRA_CELLS
+from workers.ingestion.export import neutralise
+from workers.ingestion.layout import MAX_EXTRA_CELLS
+from workers.ingestion.record_counts import MAX_LINES_KEPT, RecordCounts, counts_from_row
 from workers.ingestion.refusals import Unreadable
-from workers.ingestion.tally import LINES_KEPT, Tally, tally_of
 
 FIRST = UUID("019abcde-0000-7000-8000-7fffffffffff")
 UNESCAPED = {"\\\\": "\\", "\\n": "\n", "\\r": "\r", "\\t": "\t"}
@@ -27,7 +27,7 @@ def unescaped(cell):
 
 
 def rows_of(chunk):
-    """Return the rows that Postgres would read out of the chunk's bytes."""
+    """Return the rows that Postgres would read from the chunk's bytes."""
     lines = chunk.copied.decode().split("\n")[:-1]
     return [[unescaped(cell) for cell in line.split("\t")] for line in lines]
 
@@ -43,7 +43,7 @@ def made_of(content, *, mapping=None, skip=0, type_="TASK", piece=50):
         detector = Detector()
         detector.feed(content)
         async with DataFile(pieces(), name="f.csv", encoding=detector.finish()) as file:
-            await file.open(mapping or {}, type_=type_, ids=Ids(FIRST), skip=skip)
+            await file.open(mapping or {}, type_=type_, ids=RecordIds(FIRST), skip=skip)
             found = []
             while chunk := await file.next_chunk():
                 found.append(chunk)
@@ -53,17 +53,17 @@ def made_of(content, *, mapping=None, skip=0, type_="TASK", piece=50):
 
 
 def total(chunk):
-    return len(chunk.rows) + len(chunk.twins) + chunk.tally.skipped_count
+    return len(chunk.rows) + len(chunk.twins) + chunk.counts.skipped_count
 
 
 def test_row_is_what_postgres_reads_back():
-    """Backslashes, tabs, line ends and what JSON escapes: none of it changes on the way."""
+    """Backslashes, tabs, line ends and characters that JSON escapes do not change."""
     hostile = 'a\\n\t"\r\n\\.\x01\x7f%s\u2028😀'
 
     (chunk,) = made_of(f'text,author\n"{hostile.replace(chr(34), chr(34) * 2)}",b\\N\n'.encode(), piece=10_000)
 
     ((id_, content, metadata, *others),) = rows_of(chunk)
-    assert Ids(FIRST).line(UUID(id_)) == 2
+    assert RecordIds(FIRST).line(UUID(id_)) == 2
     assert content == hostile
     assert json.loads(metadata) == {"text": hostile, "author": "b\\N"}
     assert others == [None, "b\\N", "b\\N", None]
@@ -82,7 +82,7 @@ def test_any_file_below_its_header_is_counted_to_the_last_record(body):
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_counted_or_refused_in_one_line(content):
-    """Whatever is handed in as a CSV."""
+    """Any bytes that are handed in as a CSV."""
     try:
         found = made_of(b"text\n" + content) if content[:1] != b"\xff" else made_of(content)
     except Unreadable as refusal:
@@ -93,7 +93,7 @@ def test_any_bytes_are_counted_or_refused_in_one_line(content):
 
 
 def test_chunks_are_bounded_and_cut_nothing(monkeypatch):
-    """By records and by characters; each goes on where the one before ended."""
+    """By records and by characters. Each chunk continues where the one before ended."""
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 4)
     content = b"text\n" + b"".join(b"row %d\n" % n for n in range(10))
 
@@ -105,8 +105,8 @@ def test_chunks_are_bounded_and_cut_nothing(monkeypatch):
     assert [chunk.records for chunk in by_characters] == [2, 2, 2, 2, 2]
 
 
-def test_twins_of_a_chunk_are_held_by_the_line_that_was_first():
-    """Its fate decides theirs: the database sees the content once."""
+def test_twins_of_a_chunk_are_listed_with_the_line_that_was_first():
+    """The database gets the content once, and its result decides about the twins."""
     (chunk,) = made_of(b"text\na\nb\na\n\na\n")
 
     assert sorted(chunk.rows) == ["a", "b"]
@@ -114,7 +114,7 @@ def test_twins_of_a_chunk_are_held_by_the_line_that_was_first():
 
 
 def test_ids_ascend_with_the_lines_of_the_file():
-    """The order of ids is that of the file, though rows are saved in the order of their contents."""
+    """The order of ids is the order of the file, although rows are saved sorted by content."""
     (chunk,) = made_of(b"text\nz\ny\nx\n")
 
     assert [row[1] for row in sorted(rows_of(chunk))] == ["z", "y", "x"]
@@ -125,7 +125,7 @@ def test_ids_ascend_with_the_lines_of_the_file():
     ("row", "reason"),
     [
         ("{long},,", "too_long"),
-        ("a,,," + "," * (MOST_EXTRA_CELLS + 1), "malformed"),
+        ("a,,," + "," * (MAX_EXTRA_CELLS + 1), "malformed"),
         ("a,nonsense,", "invalid_category"),
         (",nonsense,", "empty_content"),
         ("\u3000 \t,,", "empty_content"),
@@ -133,39 +133,39 @@ def test_ids_ascend_with_the_lines_of_the_file():
     ],
 )
 def test_record_that_cannot_be_saved_has_one_reason(row, reason):
-    """The first that holds: whose record it is, whether there is any, and what is wrong with it."""
-    text = row.replace("{long}", "x" * (CONTENT_LIMIT + 1))
+    """The first one that applies: another type, no content, then other faults."""
+    text = row.replace("{long}", "x" * (MAX_CONTENT_CHARS + 1))
 
     (chunk,) = made_of(f"text,category,type\n{text}\n".encode(), mapping={"category": "category"}, piece=1_000_000)
 
-    assert chunk.tally.details() == {reason: {"count": 1, "lines": [2]}}
+    assert chunk.counts.details() == {reason: {"count": 1, "lines": [2]}}
 
 
 def test_creator_is_one_column_or_several():
-    """One that names the creator stands for what has no column of its own; long names are cut to their column."""
+    """The creator column is used for the id and the name if these have no column. Long names are cut."""
     (one,) = made_of(b"text,author\na," + b"x" * 300 + b"\n")
     (several,) = made_of(b"text,author,user_id,email\na,Ann,7, a@b.test \n")
 
-    assert rows_of(one)[0][4:] == ["x" * NAME_LIMIT, "x" * NAME_LIMIT, None]
+    assert rows_of(one)[0][4:] == ["x" * MAX_CREATOR_CHARS, "x" * MAX_CREATOR_CHARS, None]
     assert rows_of(several)[0][4:] == ["7", "Ann", "a@b.test"]
 
 
-def test_tallies_add_up_and_keep_the_first_lines():
-    """However many chunks there were."""
-    first, second = Tally(saved=1), Tally(saved=2)
+def test_counts_add_up_and_keep_the_first_lines():
+    """Over any number of chunks."""
+    first, second = RecordCounts(saved=1), RecordCounts(saved=2)
     for line in range(2, 40):
         (first if line < 15 else second).skip("malformed", line)
 
     both = first.plus(second)
 
     assert (both.saved, both.skipped_count, both.total) == (3, 38, 41)
-    assert both.details() == {"malformed": {"count": 38, "lines": list(range(2, 2 + LINES_KEPT))}}
-    assert tally_of(3, both.details()) == both
+    assert both.details() == {"malformed": {"count": 38, "lines": list(range(2, 2 + MAX_LINES_KEPT))}}
+    assert counts_from_row(3, both.details()) == both
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_cell_that_a_spreadsheet_would_compute_is_disarmed(cell):
-    """What else begins otherwise is left alone."""
-    assert neutral(cell) == f"'{cell}"
-    assert neutral(f"a{cell}") == f"a{cell}"
-    assert neutral("") == ""
+def test_cell_that_a_spreadsheet_would_compute_gets_an_apostrophe(cell):
+    """Other cells do not change."""
+    assert neutralise(cell) == f"'{cell}"
+    assert neutralise(f"a{cell}") == f"a{cell}"
+    assert neutralise("") == ""

@@ -1,4 +1,4 @@
-"""Records out of text: what csv.writer wrote comes back, nothing raises, and a later run goes on at any record."""
+"""CSV records: the output of csv.writer comes back, nothing raises, and a later run continues at any record."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from workers.ingestion.csv_records import REPLACEMENT, RUNAWAYS_TRIED, CsvRecords, Damage, Dialect
+from workers.ingestion.csv_records import MAX_RUNAWAYS, REPLACEMENT, CsvRecords, Damage, Dialect
 
 HOSTILE = st.text(alphabet='ab,;"\n\r\t|\x00\x0b\x1c\u2028é😀', max_size=120)
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12) | st.sampled_from(
@@ -36,7 +36,7 @@ def records(text, **options):
 
 @given(TABLE, st.sampled_from([",", ";", "\t", "|"]), st.integers(1, 40), st.booleans())
 def test_what_a_writer_wrote_comes_back_exactly(table, delimiter, size, quote_all):
-    """Whatever the cells hold, and however the text was cut into pieces."""
+    """With any cells, and with the text cut into pieces of any size."""
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL).writerows(table)
 
@@ -47,7 +47,7 @@ def test_what_a_writer_wrote_comes_back_exactly(table, delimiter, size, quote_al
 @example('a",""",\na",""",\n', 3, 50)
 @example("a\r", 1, 2)
 def test_no_text_is_refused_and_its_pieces_do_not_matter(text, one, other):
-    """Each physical line is consumed once, and what comes out depends on the text alone."""
+    """Each physical line is consumed once, and the result depends only on the text."""
     found, reader = read(text, size=one)
 
     assert found == read(text, size=other)[0]
@@ -57,8 +57,8 @@ def test_no_text_is_refused_and_its_pieces_do_not_matter(text, one, other):
 
 
 @given(HOSTILE, st.integers(1, 20))
-def test_reading_goes_on_behind_any_record(text, size):
-    """A run that skips to where another one was reads what that one would have read next."""
+def test_reading_continues_after_any_record(text, size):
+    """A run that skips to the position of another run reads the records that the other one would have read next."""
     found, _ = read(text)
 
     for number, (_, _, line) in enumerate(found, 1):
@@ -67,7 +67,7 @@ def test_reading_goes_on_behind_any_record(text, size):
 
 @given(HOSTILE)
 def test_replaced_characters_are_counted_once_over_all_runs(text):
-    """Those before the place where a run begins are another run's."""
+    """A run does not count the characters before its beginning: another run did."""
     found, whole = read(text, lossy=True)
 
     for _, _, line in found:
@@ -78,15 +78,15 @@ def test_replaced_characters_are_counted_once_over_all_runs(text):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_end_as_any_system_ends_them(end):
-    """A lone CR too; inside of quotes a line end is text, and counts as a line."""
+    """A lone CR, too. A line end inside quotes is text, and counts as a line."""
     found, reader = read(f'a,"b{end}c"{end}{end}d{end}')
 
     assert [(record, start) for record, start, _ in found] == [(["a", f"b{end}c"], 1), (["d"], 4)]
     assert reader.line == 4
 
 
-def test_record_whose_quote_is_never_closed_costs_its_first_line_alone():
-    """The lines behind it are read as if it had not been there."""
+def test_record_with_a_quote_that_is_never_closed_loses_only_its_first_line():
+    """The next lines are read as if that line were not there."""
     found, _ = read('a,b\nc,"d\ne,f\ng,h\n')
 
     assert [(record, start) for record, start, _ in found] == [
@@ -97,8 +97,8 @@ def test_record_whose_quote_is_never_closed_costs_its_first_line_alone():
     ]
 
 
-def test_quote_that_closes_beyond_the_limit_is_as_good_as_open():
-    """How much of the file is in memory must not decide what a record is."""
+def test_quote_that_closes_beyond_the_limit_counts_as_open():
+    """The size of the pieces in memory must not decide what a record is."""
     text = '"' + "x\n" * 30 + 'y"\nz\n'
 
     assert records(text, size=1000)[0] is Damage.MALFORMED
@@ -106,7 +106,7 @@ def test_quote_that_closes_beyond_the_limit_is_as_good_as_open():
 
 
 def test_line_beyond_the_limit_is_one_record_that_is_too_long():
-    """It is passed over in bounded memory; what was open before it cannot close in it."""
+    """It is skipped in bounded memory. A record that was open before it cannot close in it."""
     reader = CsvRecords(Dialect(","), limit=60)
     found = list(reader.feed('a\n"b\n'))
     for _ in range(1_000):
@@ -119,9 +119,9 @@ def test_line_beyond_the_limit_is_one_record_that_is_too_long():
     assert reader.line == 4
 
 
-def test_file_of_open_quotes_alone_is_given_up_in_the_end():
-    """Each line would be tried over the whole limit again: a hostile file must not cost hours."""
-    lines = 2 * RUNAWAYS_TRIED
+def test_file_of_only_open_quotes_is_skipped_in_the_end():
+    """Each line would cost a read of the whole limit: a hostile file must not take hours."""
+    lines = 2 * MAX_RUNAWAYS
     text = 'a",""",\n' * lines
 
     found = records(text, size=1_000, limit=800)
@@ -129,10 +129,10 @@ def test_file_of_open_quotes_alone_is_given_up_in_the_end():
     assert found == [Damage.MALFORMED] * lines
 
 
-def test_no_run_goes_on_amid_lines_that_are_given_up_together():
-    """Behind every other record a later run reads what this one would have read."""
+def test_no_run_continues_between_lines_that_are_skipped_together():
+    """After every other record, a later run reads the records that this one would have read."""
     limit = 60
-    text = '"a","b\n' * (RUNAWAYS_TRIED + 3) + "x,y\n" * 40
+    text = '"a","b\n' * (MAX_RUNAWAYS + 3) + "x,y\n" * 40
     reader = CsvRecords(Dialect(","), limit=limit)
     places = [
         (record, reader.line, reader.runaways, reader.giving_up)
@@ -152,7 +152,7 @@ def test_no_run_goes_on_amid_lines_that_are_given_up_together():
 
 
 def test_nul_becomes_a_character_that_postgres_takes():
-    """It is counted; a replacement character that was in the file is not."""
+    """It is counted. A replacement character of the file is not counted."""
     found, reader = read(f"a\x00\x00,{REPLACEMENT}\n")
 
     assert [record for record, _, _ in found] == [[f"a{REPLACEMENT * 2}", REPLACEMENT]]
@@ -160,7 +160,7 @@ def test_nul_becomes_a_character_that_postgres_takes():
 
 
 def test_lines_of_a_file_are_those_of_its_line_ends_only():
-    """What Python calls a line boundary besides is text."""
+    """Other line boundaries of Python are text."""
     cells = [f"a{odd}b" for odd in "\x0b\x0c\x1c\x85\u2028"]
 
     assert [start for _, start, _ in read("".join(f"{cell}\n" for cell in cells))[0]] == [1, 2, 3, 4, 5]

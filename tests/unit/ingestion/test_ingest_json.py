@@ -1,4 +1,4 @@
-"""Records out of JSON: what a writer wrote comes back, nothing raises, and a later run goes on at any record."""
+"""JSON records: written records come back, nothing raises, and a later run continues at any record."""
 
 import json
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.fakes.files import gzipped, json_lines, seen
 from workers.ingestion.csv_records import REPLACEMENT, Damage
-from workers.ingestion.json_records import JsonItems, JsonLines, arrays_behind, find_items
-from workers.ingestion.objects import MOST_DEPTH, columns_of, text_of, value_of
+from workers.ingestion.json_records import JsonItems, JsonLines, arrays_after, find_items
+from workers.ingestion.objects import MAX_JSON_DEPTH, columns_of, field_text, field_value
 from workers.ingestion.refusals import Unreadable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
@@ -23,7 +23,7 @@ HOSTILE = st.text('{}[]",:\\ntrue1\r\n é\ud83d\x00', max_size=60)
 
 
 def items(text, *, size=7, skip=0, limit=1_000):
-    """Return each item behind the array's bracket with its number, and the reader."""
+    """Return each item after the array's bracket with its number, and the reader."""
     reader = JsonItems(skip=skip, limit=limit)
     found = []
     for at in range(0, len(text), size):
@@ -42,7 +42,7 @@ def lines(text, *, size=7, skip=0, limit=1_000):
 
 @given(RECORDS, st.integers(1, 30), st.sampled_from([None, 1]), st.booleans())
 def test_what_a_writer_wrote_as_an_array_comes_back(records, size, indent, ascii_only):
-    """However it is set out, and however the text is cut into pieces."""
+    """With any indentation, and with the text cut into pieces of any size."""
     text = json.dumps(records, indent=indent, ensure_ascii=ascii_only)
     begin = find_items(text, whole=True)
 
@@ -64,7 +64,7 @@ def test_what_a_writer_wrote_line_by_line_comes_back(records, size):
 @example('{"a":"\\', 3, 5)
 @example("}}1,{}]", 1, 20)
 def test_no_text_is_refused_and_its_pieces_do_not_matter(text, one, other):
-    """What comes out depends on the text alone, and every item and line is counted once."""
+    """The result depends only on the text, and every item and line is counted once."""
     for read in (items, lines):
         found, _ = read(text, size=one)
         assert found == read(text, size=other)[0]
@@ -72,8 +72,8 @@ def test_no_text_is_refused_and_its_pieces_do_not_matter(text, one, other):
 
 
 @given(HOSTILE, st.integers(1, 20))
-def test_reading_goes_on_behind_any_record(text, size):
-    """A run that skips to where another one was reads what that one would have read next."""
+def test_reading_continues_after_any_record(text, size):
+    """A run that skips to the position of another run reads the records that the other one would have read next."""
     for read in (items, lines):
         found, _ = read(text)
         for place, (_, number) in enumerate(found, 1):
@@ -82,15 +82,15 @@ def test_reading_goes_on_behind_any_record(text, size):
 
 @given(HOSTILE)
 def test_any_beginning_has_items_or_is_refused_in_one_line(text):
-    """Whatever follows the brace."""
+    """With any text after the brace."""
     try:
         find_items("{" + text, whole=True)
     except Unreadable as refusal:
         assert "\n" not in str(refusal)  # noqa: PT017 - either way is allowed
 
 
-def test_item_that_cannot_be_read_costs_itself_alone():
-    """Those behind it are read; a number is no record either."""
+def test_only_the_item_that_cannot_be_read_is_lost():
+    """The items after it are read. A number is not a record either."""
     found, _ = items('{"a": 1}, {"a": oops, "b": "]}"}, 5, tru, {"a": 2}}, {"a": 3}]')
 
     assert [record for record, _ in found if not isinstance(record, Damage)] == [{"a": 1}, {"a": 2}, {"a": 3}]
@@ -107,7 +107,7 @@ def test_array_that_does_not_end_is_said_to_be_cut_short():
 
 
 def test_item_beyond_the_limit_is_too_long_and_never_held():
-    """Whatever it holds: brackets in its texts close nothing."""
+    """With any content: brackets in its texts close nothing."""
     reader = JsonItems(limit=50)
     found = list(reader.feed('{"a": "'))
     for _ in range(1_000):
@@ -135,32 +135,32 @@ def test_item_beyond_the_limit_is_too_long_and_never_held():
         (r'"a\u0000\\u0000"', f"a{REPLACEMENT}\\u0000"),
     ],
 )
-def test_value_that_postgres_could_not_hand_out_again_is_kept_as_text(value, kept):
-    """Numbers beyond a double, digits without end, halves of characters, NULs."""
+def test_value_that_could_not_be_read_back_from_postgres_is_kept_as_text(value, kept):
+    """Numbers beyond a double, very long numbers, half surrogate pairs, NULs."""
     [(record, _)], _ = items(f'{{"a": {value}}}]', limit=10_000)
 
     assert record == {"a": kept}
 
 
 def test_object_nested_beyond_any_use_is_malformed():
-    """However deep: a thousand levels, five thousand, or one too many."""
-    for depth in (MOST_DEPTH + 1, 900, 5_000, 100_000):
+    """One level too many, or thousands."""
+    for depth in (MAX_JSON_DEPTH + 1, 900, 5_000, 100_000):
         nested = f'{{"a": {"[" * depth}{"]" * depth}}}'
         assert [record for record, _ in items(f"{nested}, {{}}]", size=9_999, limit=10**6)[0]] == [Damage.MALFORMED, {}]
         assert lines(nested, size=9_999, limit=10**6)[0] == [(Damage.MALFORMED, 1)]
 
 
 def test_fields_inside_of_an_object_are_columns_with_a_dot():
-    """They can be mapped; a field that has the dot in its own name is found, too."""
+    """They can be mapped. A field with a dot in its own name is found, too."""
     record = {"a": {"b": {"c": 1}, "d": []}, "e.f": "x", "g": {}, "h.i": {"j": True}}
 
     assert columns_of([record]) == ("a.b.c", "a.d", "e.f", "g", "h.i.j")
-    assert [text_of(record, name) for name in columns_of([record])] == ["1", "[]", "x", "{}", "true"]
-    assert value_of(record, "a.x") is None
+    assert [field_text(record, name) for name in columns_of([record])] == ["1", "[]", "x", "{}", "true"]
+    assert field_value(record, "a.x") is None
 
 
 def test_metadata_is_the_object_as_it_was_and_columns_are_those_of_the_first_records():
-    """Whatever later ones have besides."""
+    """Later records may have more fields."""
     found = seen(json_lines([{"meta": {"text": "a"}, "n": 1}, {"n": 2, "more": [1]}]), mapping={"content": "meta.text"})
 
     assert found.columns == ("meta.text", "n", "more")
@@ -168,11 +168,11 @@ def test_metadata_is_the_object_as_it_was_and_columns_are_those_of_the_first_rec
 
 
 def test_array_of_an_object_is_found_wherever_it_stands():
-    """Arrays of other things are no records; a second array behind the first is said."""
+    """Arrays of other values are not records. A second array of objects is reported."""
     head = '{"n": [1, 2], "s": "[{", "rows": [{"text": "a"}, {"text": "b"}]'
 
     assert find_items(head, whole=False).within == "rows"
-    assert arrays_behind(', "x": {"y": [{}]}, "other": [ {"text": "c"}]}') == ["other"]
+    assert arrays_after(', "x": {"y": [{}]}, "other": [ {"text": "c"}]}') == ["other"]
     many = (
         b'{"rows": [' + b",".join([b'{"text": "row %d"}' % n for n in range(60_000)]) + b'], "other": [{"text": "c"}]}'
     )
@@ -182,7 +182,7 @@ def test_array_of_an_object_is_found_wherever_it_stands():
 
 
 def test_objects_one_after_the_other_are_items():
-    """As some tools print them, over several lines."""
+    """Some tools print them so, over several lines."""
     found = seen(b'{\n "text": "a"\n}\n{\n "text": "b"\n}\n', name="f.json")
 
     assert [row.content for row in found.first_rows] == ["a", "b"]
@@ -193,8 +193,8 @@ def test_objects_one_after_the_other_are_items():
     "content",
     ['[{"text": "a"}][{"text": "b"}]', '[{"text": "a"}]\n{"text": "b"}', '{"rows": [{"text": "a"}]} [{"text": "b"}]'],
 )
-def test_what_follows_the_first_value_is_said(content):
-    """It is not read, so a person must hear of it first; ``--strict`` fails."""
+def test_text_after_the_first_value_is_reported(content):
+    """It is not read, so it is a problem that is shown first, and ``--strict`` fails."""
     found = seen(content.encode(), name="f.json")
 
     assert found.total == 1

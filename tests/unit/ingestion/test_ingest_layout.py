@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.ingestion.dialect import sniff
+from workers.ingestion.dialect import detect_delimiter
 from workers.ingestion.encodings import Detector, decoder
-from workers.ingestion.layout import MOST_COLUMNS, column_names, extra_names, read_layout
-from workers.ingestion.mapping import category, check, is_other_type, locate
+from workers.ingestion.layout import MAX_COLUMNS, column_names, extra_names, read_layout
+from workers.ingestion.mapping import category, check_mapping, is_other_type, locate
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.unwrapping import HEAD_BYTES
 
@@ -41,14 +41,14 @@ def detected(content, size=5):
         (TEXT.encode("cp1252"), "cp1252"),
         (TEXT.encode() + b"\xe9", "utf-8-sig"),
         (TEXT.encode() + b"\xe2\x82", "utf-8-sig"),
-        ("a,b\nnaïve café\n".encode() * 30 + b"caf\xe9", "utf-8-sig"),  # one damage to sixty good ones: read as UTF-8
-        ("a,b\nnaïve café\n".encode() * 30 + b"caf\xc3", "utf-8-sig"),  # or cut within a character
+        ("a,b\nnaïve café\n".encode() * 30 + b"caf\xe9", "utf-8-sig"),  # one damage, sixty good bytes: read as UTF-8
+        ("a,b\nnaïve café\n".encode() * 30 + b"caf\xc3", "utf-8-sig"),  # cut within a character
         ("Größe;Übermut\n".encode("cp1252") * 30, "cp1252"),
         (b"a,b\nsome,more text\x00 here\n" * 9, "utf-8"),
     ],
 )
-def test_encoding_is_told_from_the_bytes(content, encoding):
-    """By its mark, by its NULs, by being UTF-8 but for few bytes; the rest is a guess that decodes."""
+def test_encoding_is_detected_from_the_bytes(content, encoding):
+    """By the byte order mark, by NULs, or as UTF-8 with few damaged bytes. Otherwise by a fallback that decodes."""
     found = detected(content)
 
     assert found == encoding
@@ -59,7 +59,7 @@ def test_encoding_is_told_from_the_bytes(content, encoding):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_have_an_encoding_that_decodes_them(content):
-    """No byte is refused, and none becomes what Postgres cannot store as UTF-8."""
+    """No byte is refused, and every result can be stored as UTF-8."""
     decoder(detected(content)).decode(content, final=True).encode("utf-8")
 
 
@@ -67,15 +67,15 @@ CELL = st.text("abcdefg hijk", min_size=1, max_size=9)
 
 
 @given(st.sampled_from([",", ";", "\t", "|"]), st.integers(2, 5), st.data())
-def test_delimiter_of_what_a_writer_wrote_is_found(delimiter, width, data):
-    """Also when cells hold line ends, quotes and the other delimiters, as far as they are quoted."""
+def test_delimiter_of_written_csv_is_detected(delimiter, width, data):
+    """Also if quoted cells contain line ends, quotes and the other delimiters."""
     messy = st.text('ab,;\t|"\n', max_size=9)
     table = [data.draw(st.lists(CELL, min_size=width, max_size=width))]
     table += data.draw(st.lists(st.lists(messy, min_size=width, max_size=width), min_size=1, max_size=6))
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(table)
 
-    assert sniff(text.getvalue()) == delimiter
+    assert detect_delimiter(text.getvalue()) == delimiter
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_delimiter_of_what_a_writer_wrote_is_found(delimiter, width, data):
         ("", ","),
     ],
 )
-def test_delimiter_of_hand_made_files_is_found(head, delimiter):
-    """By the header first, then by how many records fit it."""
-    assert sniff(head) == delimiter
+def test_delimiter_of_hand_made_files_is_detected(head, delimiter):
+    """First by the header, then by the number of records that fit it."""
+    assert detect_delimiter(head) == delimiter
 
 
 def test_every_column_has_a_name_of_its_own():
-    """Empty ones are numbered by their place, repeated ones by their repeat, and no name that is there is taken."""
+    """Empty names become numbered by position, repeated names get a suffix, and existing names are not used twice."""
     assert column_names(["a", "", "a ", "a", "column_2"]) == ("a", "column_2_2", "a_2", "a_3", "column_2")
     assert column_names(["a", "a_2", "a"]) == ("a", "a_2", "a_3")
     assert extra_names(["a", "column_4", "b"], 2) == ("column_4_2", "column_5")
@@ -103,7 +103,7 @@ def test_every_column_has_a_name_of_its_own():
 
 @given(st.lists(st.sampled_from(["", " ", "a", "a_2", "column_1", "column_2", "column_2_2"]), min_size=1, max_size=9))
 def test_column_names_are_unique_whatever_the_header(header):
-    """Metadata would lose a cell otherwise."""
+    """Otherwise metadata would lose a cell."""
     names = column_names(header)
 
     assert len({*names, *extra_names(names, 3)}) == len(header) + 3
@@ -116,7 +116,7 @@ def test_column_names_are_unique_whatever_the_header(header):
         ("\n\r\n", True, "the file is empty: it has no header"),
         ('a,"b\nc\n', True, "the header, line 1 of the file, has a quote that is never closed"),
         ('a,"b\nc\n', False, f"the header must end within the first {HEAD_BYTES:,} bytes of the file"),
-        ("a," * MOST_COLUMNS + "\n", True, f"the header must name at most {MOST_COLUMNS:,} columns, got 2,001"),
+        ("a," * MAX_COLUMNS + "\n", True, f"the header must name at most {MAX_COLUMNS:,} columns, got 2,001"),
     ],
 )
 def test_file_without_a_usable_header_is_refused_in_one_line(head, whole, said):
@@ -127,15 +127,15 @@ def test_file_without_a_usable_header_is_refused_in_one_line(head, whole, said):
     assert str(refusal.value) == said
 
 
-def test_header_may_span_lines_and_stand_below_empty_ones():
-    """Records begin behind all of them."""
+def test_header_may_span_lines_and_follow_empty_ones():
+    """Records begin after all of them."""
     layout = read_layout('\n"a\nb";c\n1;2\n', whole=True)
 
     assert (layout.columns, layout.dialect.delimiter, layout.header_lines) == (("a\nb", "c"), ";", 3)
 
 
 def test_columns_are_found_by_their_names_in_any_spelling():
-    """The likeliest name wins, not the first column; what was mapped is not guessed."""
+    """The most likely name wins, not the first column. Mapped fields are not guessed."""
     places = locate({"category": "Label"}, ["Message", "PROMPT", "label", "Created By", "creatorEmail"])
 
     assert places.at == {"content": 1, "category": 2, "creator": 3, "creator_email": 4}
@@ -143,7 +143,7 @@ def test_columns_are_found_by_their_names_in_any_spelling():
 
 
 def test_mapping_is_exact_before_it_is_lenient_and_may_say_none():
-    """A file may have columns that differ by case only, and one that looks like a field and is none."""
+    """A file may have columns that differ only by case, and a column that looks like a field but is not one."""
     columns = ["Text", "text", "type", "category"]
 
     assert locate({"content": "text", "type": "", "category": ""}, columns).at == {"content": 1}
@@ -151,10 +151,10 @@ def test_mapping_is_exact_before_it_is_lenient_and_may_say_none():
 
 
 @pytest.mark.parametrize("mapping", [{"body": "a"}, {"content": " "}])
-def test_mapping_that_no_file_could_fulfil_is_refused(mapping):
+def test_mapping_that_no_file_could_match_is_refused(mapping):
     """Before anything is read."""
     with pytest.raises(ValueError, match="mapping"):
-        check(mapping)
+        check_mapping(mapping)
 
 
 @pytest.mark.parametrize(
@@ -170,5 +170,5 @@ def test_category_is_read_in_any_spelling(cell, meant):
 
 
 def test_only_the_other_record_type_is_another_type():
-    """Many files have a column of that name which means something else."""
+    """Many files have a column with that name and another meaning."""
     assert [is_other_type(cell, "TASK") for cell in ("feedback ", "TASK", "", "image")] == [True, False, False, False]

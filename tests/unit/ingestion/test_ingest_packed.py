@@ -1,4 +1,4 @@
-"""What is packed is unpacked within bounds: gzip as it streams by, workbooks in a process of their own."""
+"""Packed files are unpacked within limits: gzip as a stream, workbooks in a process of their own."""
 
 import asyncio
 import io
@@ -18,7 +18,7 @@ from workers.ingestion.gunzip import gunzip
 from workers.ingestion.refusals import Unreadable
 from workers.ingestion.workbook import open_sheet
 
-# XML has no other control characters, Excel cuts at 32,767, and openpyxl takes what begins so for a formula.
+# XML has no control characters, and openpyxl reads text that begins with = as a formula.
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"], max_codepoint=0xFFFD), min_size=1, max_size=12).filter(
     lambda text: not text.startswith("=") and text.strip() == text and "_x" not in text
 )
@@ -37,32 +37,32 @@ def unfolded(content, *, size=1_000):
 
 
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.integers(1, 60), st.binary(max_size=0))
-def test_what_was_packed_comes_back(members, size, padding):
-    """Several members are one file, as ``cat`` makes of them."""
+def test_packed_bytes_come_back(members, size, padding):
+    """Several gzip members are one file, as ``cat`` makes it."""
     packed = b"".join(map(gzipped, members))
 
     assert b"".join(unfolded(packed + padding, size=size)) == b"".join(members)
 
 
 @pytest.mark.parametrize("padding", [b"\x00" * 700, b"garbage"])
-def test_padding_behind_the_last_member_is_none_of_it(padding):
-    """Tapes and some tools leave it there."""
+def test_padding_after_the_last_member_is_ignored(padding):
+    """Tapes and some tools add it."""
     assert b"".join(unfolded(gzipped(b"text\na\n") + padding, size=11)) == b"text\na\n"
 
 
-def test_gzip_that_unfolds_beyond_any_table_is_stopped_early(monkeypatch):
-    """In pieces of a mebibyte, so in bounded memory; a small ratio may go on."""
-    monkeypatch.setattr(gunzipping, "ALWAYS_UNFOLDED", 4 * 1024 * 1024)
+def test_gzip_that_expands_more_than_any_table_is_stopped_early(monkeypatch):
+    """It is unpacked in pieces of 1 MiB, so in bounded memory. A file with a small ratio is read to its end."""
+    monkeypatch.setattr(gunzipping, "MIN_RATIO_BYTES", 4 * 1024 * 1024)
     bomb = gzipped(bytes(64 * 1024 * 1024))
 
-    with pytest.raises(Unreadable, match="unfolds to more than 200 times its size, which no table does"):
+    with pytest.raises(Unreadable, match="expands to more than 200 times its size, which no table does"):
         unfolded(bomb)
     sound = random.Random(1).randbytes(64 * 1024) * 100
-    assert max(map(len, unfolded(gzipped(sound), size=10_000))) <= gunzipping.PIECE_BYTES
+    assert max(map(len, unfolded(gzipped(sound), size=10_000))) <= gunzipping.MAX_GUNZIP_PIECE_BYTES
 
 
 def test_gzip_may_hold_every_kind():
-    """And says so."""
+    """The description of how it was read says so."""
     for content in (b"text\na\n", b'[{"text": "a"}]', b'{"text": "a"}\n{"text": "b"}\n'):
         found = seen(gzipped(content), piece=3)
         assert (found.first_rows[0].content, found.read_as["packed"]) == ("a", "gzip")
@@ -70,7 +70,7 @@ def test_gzip_may_hold_every_kind():
 
 @given(TABLE)
 @settings(max_examples=40)
-def test_what_was_saved_as_a_workbook_comes_back(table):
+def test_saved_workbook_comes_back(table):
     """With the numbers of its rows."""
     sheet = open_sheet(io.BytesIO(workbook([["a", "b"], *table])))
 
@@ -128,12 +128,12 @@ def zipped(**parts):
         (workbook([]), "the workbook's sheet 'Data' is empty: it has no header"),
         (
             zipped(**{"xl/workbook.xml": bytes(200 * 1024 * 1024)}),
-            "the workbook unfolds to more than 200 times",
+            "the workbook expands to more than 200 times",
         ),
     ],
 )
-def test_zip_that_is_no_sound_workbook_is_named_in_one_line(content, said):
-    """By what it holds, and what to do."""
+def test_zip_that_is_not_a_valid_workbook_is_refused_in_one_line(content, said):
+    """The line says what it contains, and what to do."""
     with pytest.raises(Unreadable) as refusal:
         seen(content, piece=100_000)
 
@@ -141,8 +141,8 @@ def test_zip_that_is_no_sound_workbook_is_named_in_one_line(content, said):
     assert "\n" not in str(refusal.value)
 
 
-def test_entities_of_a_workbook_reach_no_file(tmp_path):
-    """What an XML of a stranger names outside of it is not read."""
+def test_xml_entities_of_a_workbook_read_no_file(tmp_path):
+    """A file that the XML names is not read."""
     secret = tmp_path / "secret"
     secret.write_text("TOP SECRET")
     sound = zipfile.ZipFile(io.BytesIO(workbook([["text"], ["a"]])))
@@ -159,9 +159,9 @@ def test_entities_of_a_workbook_reach_no_file(tmp_path):
     assert "SECRET" not in str(found)
 
 
-def test_workbook_that_needs_more_than_it_may_have_is_stopped(monkeypatch):
-    """The process that reads it ends, and nobody else."""
-    monkeypatch.setattr(workbooks, "MEMORY_BYTES", 300 * 1024 * 1024)
+def test_workbook_that_needs_too_much_memory_is_stopped(monkeypatch):
+    """Only the process that reads it ends."""
+    monkeypatch.setattr(workbooks, "MAX_WORKBOOK_MEMORY_BYTES", 300 * 1024 * 1024)
     sound = zipfile.ZipFile(io.BytesIO(workbook([["text"], ["a"]])))
     parts = {name: sound.read(name) for name in sound.namelist()}
     cells = "".join(f'<c r="{letter}2"><v>{random.Random(2).random()}</v></c>' for letter in "ABCDEFGHIJ").encode()
@@ -176,15 +176,15 @@ def test_workbook_that_needs_more_than_it_may_have_is_stopped(monkeypatch):
     assert time.monotonic() - begun < 60
 
 
-def test_formulas_without_a_stored_value_are_counted_and_said():
-    """Programs write them so: their cells are empty, and a row of only such is not there at all."""
+def test_formulas_without_a_stored_value_are_counted_and_reported():
+    """Some programs write them. Their cells are empty, and a row with only such cells is an empty row."""
     content = workbook([["text", "n"], ["a", "=1+1"], ["=1+1", "=2+2"], ["b", 3]])
 
     assert open_sheet(io.BytesIO(content)).unsaved_formulas == 3
-    assert seen(content).warnings["formulas_without_values"].startswith("3 cells hold a formula of which the file has")
+    assert seen(content).warnings["formulas_without_values"].startswith("3 cells have a formula but no stored value")
 
 
-def test_formulas_with_a_value_are_no_matter():
+def test_formulas_with_a_value_are_not_reported():
     plain = workbook([["text"], ["a"]])
 
     assert "formulas_without_values" not in seen(plain).warnings

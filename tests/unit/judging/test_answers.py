@@ -1,4 +1,4 @@
-"""The form of an answer to a rubric, as a model is asked for it."""
+"""The type of an answer to a rubric."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from workers.scoring.score import ScoreAnswer
     ],
 )
 def test_schema_names_the_bounds_of_points_as_json_schema_does(form: type[RubricAnswer[Any]], about: str) -> None:
-    """A server that reads a schema strictly refuses keywords of pydantic's own."""
+    """Strict servers refuse keywords that only pydantic knows."""
     schema = schema_of(answer_to(["clarity"], form=form))
     (criterion,) = schema["$defs"].values()
 
@@ -28,7 +28,7 @@ def test_schema_names_the_bounds_of_points_as_json_schema_does(form: type[Rubric
 
 
 def test_one_rubric_has_one_form() -> None:
-    """Forms are made once: their schemas are remembered by them."""
+    """The type is created once, because its schema is cached by type."""
     first, again = answer_to(["a", "b"], form=ScoreAnswer), answer_to(("a", "b"), form=ScoreAnswer)
     others = answer_to(["b", "a"], form=ScoreAnswer), answer_to(["a", "b"], form=SubjectAnswer)
 

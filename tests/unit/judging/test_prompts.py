@@ -1,4 +1,4 @@
-"""How questions are written: no text of others can end its section, and a rule reads back what a model is shown."""
+"""Writing questions: foreign text cannot end its section, and a rule reads the same sections as a model."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_a_section_is_read_back_as_it_was_written(value: object) -> None:
-    """Whatever it holds, also the tags of its own question."""
+    """Any value is read back unchanged, also one with the question's own tags."""
     messages = write_question("Judge it.", {"task": "t", "subject": value})
 
     assert read_section("subject", messages) == value
@@ -27,17 +27,17 @@ def test_a_section_is_read_back_as_it_was_written(value: object) -> None:
 
 
 def test_equal_values_give_equal_questions() -> None:
-    """The order of names in a profile makes no other question."""
+    """The order of names does not change the question."""
     assert write_question("", {"a": {"x": 1, "y": 2}}) == write_question("", {"a": {"y": 2, "x": 1}})
 
 
 def test_a_missing_section_is_named() -> None:
-    """A rule cannot answer another question than its own."""
+    """A rule cannot answer a question without its sections."""
     with pytest.raises(Permanent, match="section facts is missing"):
         read_section("facts", write_question("Judge it.", {"task": "t"}))
 
 
 def test_names_that_differ_in_case_and_blanks_only_are_one_name() -> None:
-    """A model could not tell them apart."""
+    """A model cannot distinguish such names."""
     assert first_repeated(["clarity", "evidence", "Clarity "]) == "clarity"
     assert first_repeated(["clarity", "evidence"]) is None

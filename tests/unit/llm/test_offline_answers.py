@@ -15,8 +15,8 @@ from tests.support.paths import ROOT, SAMPLES
 from workers.analytics import alignment, summary
 from workers.analytics.guidelines import Retrieved
 from workers.analytics.offline_rules import align_by_rule, summarise_by_rule
-from workers.analytics.passages import passages
-from workers.analytics.pdf import pages_of
+from workers.analytics.passages import split_passages
+from workers.analytics.pdf import read_pages
 from workers.judging import judgement
 from workers.judging.answers import answer_to
 from workers.judging.criteria import Criterion
@@ -27,7 +27,7 @@ from workers.scoring import question
 from workers.scoring.score import ScoreAnswer
 
 RECORDED: dict[str, list[dict[str, Any]]] = json.loads((ROOT / "tests/cases/offline_answers.json").read_text("utf-8"))
-GUIDELINES = passages(pages_of((SAMPLES / "guidelines.pdf").read_bytes()))
+GUIDELINES = split_passages(read_pages((SAMPLES / "guidelines.pdf").read_bytes()))
 
 
 def digest(messages: Sequence[Message]) -> str:
@@ -43,7 +43,7 @@ async def answered(messages: Sequence[Message], **options: Any) -> dict[str, Any
 @pytest.mark.parametrize("case", RECORDED["score"], ids=lambda case: case["messages"][:8])
 async def test_a_profile_is_asked_about_and_scored_as_ever(case: dict[str, Any]) -> None:
     """Also its words to a model: an answer to the same question is reused for a day."""
-    asked = question.ask(**case["asked"])
+    asked = question.build_question(**case["asked"])
     form = answer_to((one.name for one in asked.criteria), form=ScoreAnswer)
 
     assert digest(asked.messages) == case["messages"]
@@ -66,8 +66,8 @@ async def test_a_subject_is_asked_about_and_judged_as_ever(case: dict[str, Any])
 async def test_a_record_is_asked_about_and_aligned_as_ever(case: dict[str, Any]) -> None:
     """Beside the passages of the sample guidelines."""
     asked = case["asked"]
-    record = alignment.Record(uuid.uuid4(), asked["type"], asked["content"], asked["truncated"])
-    messages = alignment.ask(record, [Retrieved(GUIDELINES[place], 0.5) for place in asked["passages"]])
+    record = alignment.RecordToJudge(uuid.uuid4(), asked["type"], asked["content"], asked["truncated"])
+    messages = alignment.alignment_question(record, [Retrieved(GUIDELINES[place], 0.5) for place in asked["passages"]])
 
     assert digest(messages) == case["messages"]
     assert await answered(messages, into=alignment.AlignmentAnswer, offline=align_by_rule) == case["answer"]
@@ -76,7 +76,7 @@ async def test_a_record_is_asked_about_and_aligned_as_ever(case: dict[str, Any])
 @pytest.mark.parametrize("case", RECORDED["summarise"], ids=lambda case: case["messages"][:8])
 async def test_facts_are_asked_about_and_summarised_as_ever(case: dict[str, Any]) -> None:
     """For both types of records."""
-    messages = summary.ask(case["asked"])
+    messages = summary.report_question(case["asked"])
 
     assert digest(messages) == case["messages"]
     assert await answered(messages, into=summary.SummaryAnswer, offline=summarise_by_rule) == case["answer"]

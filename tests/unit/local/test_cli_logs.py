@@ -1,4 +1,4 @@
-"""Logs of roles: bounded, for their owner alone, and read from the end."""
+"""Logs of roles: limited in size, private to their owner, and read from the end."""
 
 import os
 import stat
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from local.data_dir import bound_log, last_line, open_log
-from local.logs import Line, chosen, follow, last_lines
+from local.data_dir import last_line, open_log, rotate_log
+from local.logs import LogLine, choose_roles, follow_logs, last_lines
 from workers.runtime.refusals import Failed, Refusal
 
 
@@ -23,38 +23,38 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_role_is_named_alone_or_with_its_kind(folder: Path) -> None:
-    """`worker` means every worker; a role that never was names the known ones."""
-    assert chosen(folder, None) == ["dispatcher", "worker-1", "worker-2"]
-    assert chosen(folder, "worker") == ["worker-1", "worker-2"]
-    assert chosen(folder, "worker-2") == ["worker-2"]
+    """`worker` means every worker. The refusal of an unknown role names the known ones."""
+    assert choose_roles(folder, None) == ["dispatcher", "worker-1", "worker-2"]
+    assert choose_roles(folder, "worker") == ["worker-1", "worker-2"]
+    assert choose_roles(folder, "worker-2") == ["worker-2"]
     with pytest.raises(Refusal, match=r"ROLE must be one of dispatcher, worker-1, worker-2, got 'bet'"):
-        chosen(folder, "bet")
+        choose_roles(folder, "bet")
 
 
 def test_without_logs_a_command_says_where_it_looked(tmp_path: Path) -> None:
-    """Whoever asks in the wrong folder sees it."""
+    """The message names the folder, which may be the wrong one."""
     with pytest.raises(Failed, match=f"no role has written a log in {tmp_path / 'none'}"):
-        chosen(tmp_path / "none", None)
+        choose_roles(tmp_path / "none", None)
 
 
-def test_a_log_past_its_limit_begins_anew_under_the_writer(folder: Path) -> None:
-    """The role goes on writing to the file it has open; the former log is kept, once, and nobody else reads either."""
+def test_a_log_past_its_limit_is_rotated_while_its_role_writes(folder: Path) -> None:
+    """The role keeps writing to its open file. One old log is kept. Only the owner may read the files."""
     path = folder / "worker-1.log"
     with open_log(folder, "worker-1") as log:
         log.write(b"x" * 5_000 + b"\n")
-        turned = bound_log(path, limit=4_000)
+        is_rotated = rotate_log(path, limit=4_000)
         log.write(b"after\n")
 
-    assert turned
+    assert is_rotated
     assert path.read_bytes() == b"after\n"
     assert path.with_suffix(".log.1").stat().st_size == 5_017
     assert {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()} == {0o600}
-    assert not bound_log(path, limit=4_000)
+    assert not rotate_log(path, limit=4_000)
 
 
 @pytest.mark.parametrize("size", [1, 70_000, 200_000])
 def test_the_last_lines_are_those_at_the_end_whatever_the_size(folder: Path, size: int) -> None:
-    """Read piece by piece from the end, over the turn of the log too."""
+    """The log is read in chunks from the end, and the rotated log too if needed."""
     (folder / "worker-1.log.1").write_text(f"old {'o' * size}\n" * 3)
     (folder / "worker-1.log").write_text("".join(f"{number} {'n' * size}\n" for number in range(3)))
 
@@ -63,32 +63,32 @@ def test_the_last_lines_are_those_at_the_end_whatever_the_size(folder: Path, siz
     assert lines == ["old", "0 n", "1 n", "2 n"]
 
 
-def test_following_tells_what_comes_also_after_a_turn_and_from_a_new_role(folder: Path) -> None:
-    """Whole lines only, each once."""
-    followed = follow(folder, None, lines=1)
+def test_following_yields_new_lines_also_after_a_rotation_and_from_a_new_role(folder: Path) -> None:
+    """Only complete lines are yielded, each one once."""
+    followed = follow_logs(folder, None, lines=1)
     first = list(islice(followed, 3))
 
     def write() -> None:
         with open_log(folder, "worker-1") as log:
             log.write(b"half")
             log.write(b" and half\n")
-            bound_log(folder / "worker-1.log", limit=1)
+            rotate_log(folder / "worker-1.log", limit=1)
             log.write(b"x\n")
         with open_log(folder, "beat") as log:
             log.write(b"tick\n")
 
     writer = threading.Timer(0.05, write)
     writer.start()
-    news = list(islice(followed, 3))
+    new_lines = list(islice(followed, 3))
     writer.join()
 
     assert [one.role for one in first] == ["dispatcher", "worker-1", "worker-2"]
-    assert [one.line for one in news if one.role == "worker-1"] == ["half and half", "x"]
-    assert Line("beat", "tick") in news
+    assert [one.line for one in new_lines if one.role == "worker-1"] == ["half and half", "x"]
+    assert LogLine("beat", "tick") in new_lines
 
 
-def test_the_last_line_of_a_process_is_what_it_gave_up_with(folder: Path) -> None:
-    """Only what it wrote itself counts, without the command's name."""
+def test_the_last_line_of_a_process_is_the_reason_of_its_end(folder: Path) -> None:
+    """Only lines of this process count, and the command's name is removed."""
     path = folder / "worker-1.log"
     before = path.stat().st_size
     assert last_line(path, before) == ""

@@ -1,4 +1,4 @@
-"""Pieces of `up` and of the roles: which processes, which addresses, which revision, which requests to Flower."""
+"""Parts of `up` and of the roles: processes, addresses, revisions, and requests to Flower."""
 
 import socket
 from pathlib import Path
@@ -9,9 +9,9 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import migrations
-from cli.addresses import addresses, required
+from cli.server_urls import find_server_urls, required_url
 from config.settings import Settings
-from local.system import check_redis, flower_port_for, roles
+from local.system import build_roles, check_redis, flower_port_for
 from migrations.revisions import Position, position_of, revisions
 from workers.runtime.handler.registry import Registry
 from workers.runtime.operate.logins import GROUPS
@@ -29,8 +29,8 @@ def settings(tmp_path, monkeypatch) -> Settings:
 
 
 def test_up_runs_every_role_and_no_argument_holds_a_password() -> None:
-    """Workers drain before what they depend on ends; URLs travel in the environment, which only the owner reads."""
-    made = roles(URLS, workers=2, flower_port=5000)
+    """Workers stop first. URLs are passed in the environment, which only the owner may read."""
+    made = build_roles(URLS, workers=2, flower_port=5000)
 
     assert [role.name for role in made] == ["worker-1", "worker-2", "dispatcher", "beat", "flower"]
     assert [role.stop_first for role in made] == [True, True, False, False, False]
@@ -40,10 +40,10 @@ def test_up_runs_every_role_and_no_argument_holds_a_password() -> None:
 
 
 def test_each_role_connects_by_the_login_of_its_kind() -> None:
-    """Beat shares the dispatcher's; Flower has one that may do little; none gets the owner's."""
+    """Beat uses the dispatcher's login. Flower's login has few rights. No role gets the owner's login."""
     logins = {kind: f"postgresql://{kind}:pw@127.0.0.1:1/d" for kind in GROUPS}
 
-    made = roles(URLS, logins=logins, workers=1, flower_port=5000)
+    made = build_roles(URLS, logins=logins, workers=1, flower_port=5000)
 
     assert {role.name: role.env["DATABASE_URL"] for role in made} == {
         "worker-1": logins["worker"],
@@ -54,13 +54,13 @@ def test_each_role_connects_by_the_login_of_its_kind() -> None:
 
 
 def test_a_taken_flower_port_is_replaced_unless_it_was_asked_for(settings: Settings) -> None:
-    """5555 is only a habit; a port that a person named is not changed behind their back."""
+    """The default 5555 may be replaced. A port that a person named is never replaced."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         default = Settings(data_dir=settings.data_dir)
-        default.flower.__dict__["port"] = port  # as a default, not as something set
+        default.flower.__dict__["port"] = port  # a default, not a set value
 
         assert flower_port_for(default, None) != port
         with pytest.raises(Refusal, match=f"Flower's port {port} is taken"):
@@ -68,24 +68,24 @@ def test_a_taken_flower_port_is_replaced_unless_it_was_asked_for(settings: Setti
 
 
 def test_without_settings_and_without_a_system_a_command_says_what_to_do(settings: Settings) -> None:
-    """One line for the newcomer's first mistake."""
+    """One line tells a new user what to do."""
     with pytest.raises(Failed) as told:
-        addresses(settings)
+        find_server_urls(settings)
 
     assert str(told.value) == (
-        f"nothing runs in {settings.data_dir}; start it with `gristmill up`, name the data folder of a system that runs"
-        " with GRISTMILL_DATA_DIR, or set DATABASE_URL"
+        f"nothing runs in {settings.data_dir}; start it with `gristmill up`, set GRISTMILL_DATA_DIR to the data"
+        " folder of a running system, or set DATABASE_URL"
     )
 
 
 def test_a_role_looks_for_no_servers_by_itself(settings: Settings) -> None:
-    """In a container, the wrong database found by chance would be worse than none."""
+    """In a container a wrong database found by chance would be worse than none."""
     with pytest.raises(Failed, match="DATABASE_URL must be set"):
-        required(settings, "database_url")
+        required_url(settings, "database_url")
 
 
 def test_revisions_are_those_of_alembic_in_its_order() -> None:
-    """Read as text for a quick start; Alembic itself agrees."""
+    """The revisions are read as text, which is fast. Alembic returns the same ones."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     script = ScriptDirectory.from_config(config)
@@ -98,7 +98,7 @@ def test_revisions_are_those_of_alembic_in_its_order() -> None:
     [(None, False, True), ("0001", False, True), ("head", True, True), ("9999", True, False)],
 )
 def test_a_role_runs_at_the_head_and_on_what_a_newer_release_made(current, usable, known) -> None:
-    """During a rolling upgrade the old release goes on while the new one has migrated."""
+    """During a rolling upgrade the old release keeps running after the new one has migrated."""
     position = position_of(revisions()[-1] if current == "head" else current)
 
     assert position == Position(position.current, revisions()[-1], known)
@@ -106,8 +106,8 @@ def test_a_role_runs_at_the_head_and_on_what_a_newer_release_made(current, usabl
 
 
 def test_flower_beyond_loopback_needs_a_password() -> None:
-    """It can cancel jobs: nobody serves that to a network by mistake."""
-    with pytest.raises(FlowerError, match=r"must be given basic_auth beyond loopback, got the address '0\.0\.0\.0'"):
+    """Flower can cancel jobs, so it must not be open to a network by mistake."""
+    with pytest.raises(FlowerError, match=r"must have basic_auth to listen beyond loopback, got address '0\.0\.0\.0'"):
         run_flower(Registry(), redis_url=URLS["redis_url"], address="0.0.0.0", port=5555, basic_auth=None)  # noqa: S104 - refused
 
 
@@ -129,7 +129,7 @@ def test_flower_without_a_password_answers_this_machine_s_own_pages_only(host, o
 
 
 def test_up_asks_a_redis_that_is_configured_before_it_starts_the_roles() -> None:
-    """Otherwise every role would wait for it, and `up --detach` would say that all is well."""
+    """Otherwise every role would wait for Redis, and `up --detach` would report success."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Who may reach what: decided from modes alone."""
+"""Which folders and programs the servers' account may access, computed from their modes."""
 
 import os
 import stat
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from local.embedded.account import Account
+from local.embedded.account import ServerAccount
 
-ACCOUNT = Account("nobody", uid=65_534, gid=65_533, switch=True)
+ACCOUNT = ServerAccount("nobody", uid=65_534, gid=65_533, switch=True)
 
 
 def entry(mode: int, *, uid: int = 0, gid: int = 0) -> os.stat_result:
@@ -29,12 +29,12 @@ def entry(mode: int, *, uid: int = 0, gid: int = 0) -> os.stat_result:
     ],
 )
 def test_the_most_specific_class_of_the_mode_decides(place: os.stat_result, *, allowed: bool) -> None:
-    """As in the kernel, an owner or a group member does not fall back on what others may do."""
+    """As in the kernel, an owner or a group member does not get the rights of others."""
     assert ACCOUNT.permits(place, stat.S_IXOTH) is allowed
 
 
 def test_one_closed_parent_closes_every_folder_below(tmp_path: Path) -> None:
-    """A folder is reachable only if each of its parents lets the account pass."""
+    """An account may enter a folder only if it may enter all its parents."""
     below = tmp_path / "closed" / "open"
     below.mkdir(parents=True)
     below.parent.chmod(0o700)
@@ -43,9 +43,9 @@ def test_one_closed_parent_closes_every_folder_below(tmp_path: Path) -> None:
     assert ACCOUNT.may_enter(Path("/"))
 
 
-def test_a_caller_that_keeps_its_own_account_is_not_second_guessed(tmp_path: Path) -> None:
-    """Only root changes accounts; for anyone else the system's own answer comes soon enough."""
-    myself = Account("me", os.geteuid(), os.getegid(), switch=False)
+def test_nothing_is_checked_for_a_caller_that_keeps_its_own_account(tmp_path: Path) -> None:
+    """Only root changes the account. For other users the operating system reports a missing right."""
+    myself = ServerAccount("me", os.geteuid(), os.getegid(), switch=False)
 
     assert myself.may_enter(tmp_path)
     assert myself.run_as is None

@@ -1,4 +1,4 @@
-"""When a role is started again, and what other commands can read about it."""
+"""When a role is restarted, and what other commands can read about it."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.data_dir import LOG_LIMIT_BYTES, open_log
+from local.data_dir import MAX_LOG_BYTES, open_log
 from local.folder_lock import FolderInUseError, FolderLock
 from local.processes import describe_exit
-from local.supervision import HEALTHY_AFTER, RESTART_BASE, RESTART_CEILING, failures_after, restart_delay
-from local.supervision_status import LOCK_FILE, STATUS_FILE, RoleStatus, Status, read_status, stop_supervisor
+from local.supervision import HEALTHY_AFTER, MAX_RESTART_DELAY, RESTART_BASE, failures_after, restart_delay
+from local.supervision_status import LOCK_FILE, STATUS_FILE, RoleStatus, SupervisorStatus, read_status, stop_supervisor
 
-STATUS = Status(
+STATUS = SupervisorStatus(
     pid=7,
     started_at=datetime(2026, 11, 1, tzinfo=UTC),
     state="running",
@@ -23,19 +23,19 @@ STATUS = Status(
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1), (3, 2), (6, 16), (7, 30), (10_000, 30)])
-def test_the_delay_doubles_to_its_ceiling(failures: int, seconds: float) -> None:
-    """Half a second, then twice as long each time, and never more than half a minute."""
+def test_the_delay_doubles_to_its_maximum(failures: int, seconds: float) -> None:
+    """The delay is 0.5 s, doubles with each failure, and is at most 30 s."""
     assert restart_delay(failures, draw=lambda: 0.0) == timedelta(seconds=seconds)
 
 
 @given(failures=st.integers(min_value=0), draw=st.floats(min_value=0, max_value=1, exclude_max=True))
 def test_no_delay_is_so_short_that_a_crash_becomes_a_loop(failures: int, draw: float) -> None:
     """Jitter takes at most half of the delay away."""
-    assert RESTART_BASE / 2 <= restart_delay(failures, draw=lambda: draw) <= RESTART_CEILING
+    assert RESTART_BASE / 2 <= restart_delay(failures, draw=lambda: draw) <= MAX_RESTART_DELAY
 
 
-def test_a_minute_of_health_forgives_earlier_failures() -> None:
-    """A role that ran well is restarted as if it had failed for the first time."""
+def test_a_minute_without_failure_resets_the_count() -> None:
+    """A role that ran for a minute is restarted as after its first failure."""
     assert failures_after(9, lived=HEALTHY_AFTER) == 1
     assert failures_after(9, lived=HEALTHY_AFTER - timedelta(seconds=1)) == 10
 
@@ -49,7 +49,7 @@ def test_exits_are_described_in_words(status: int, words: str) -> None:
 
 
 def test_a_published_status_reads_back_as_it_was(tmp_path: Path) -> None:
-    """`gristmill status` sees in another process what the supervisor knows; nobody else can read it."""
+    """`gristmill status` reads the supervisor's status in another process. Only the owner may read it."""
     STATUS.write(tmp_path)
     lock = FolderLock(tmp_path, LOCK_FILE)
     lock.acquire()
@@ -60,8 +60,8 @@ def test_a_published_status_reads_back_as_it_was(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_the_status_of_a_dead_supervisor_is_not_believed(tmp_path: Path) -> None:
-    """What a killed supervisor left behind is no sign of life, and nothing is signalled because of it."""
+def test_the_status_of_a_dead_supervisor_is_ignored(tmp_path: Path) -> None:
+    """The status file of a killed supervisor does not count, and no process is signalled because of it."""
     STATUS.write(tmp_path)
 
     assert read_status(tmp_path) is None
@@ -69,7 +69,7 @@ def test_the_status_of_a_dead_supervisor_is_not_believed(tmp_path: Path) -> None
 
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
-    """The second owner is refused with the folder's name, and may have it once the first is gone."""
+    """The second owner is refused with the folder's name. It gets the lock after the first has released it."""
     first, second = FolderLock(tmp_path, "lock"), FolderLock(tmp_path, "lock")
     first.acquire()
 
@@ -83,12 +83,12 @@ def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_log_that_grew_too_long_is_rotated_at_the_next_start(tmp_path: Path) -> None:
-    """Logs are appended to, kept private, and bounded to two files."""
+    """Logs are appended to, private, and limited to two files."""
     with open_log(tmp_path, "worker-1") as log:
-        log.truncate(LOG_LIMIT_BYTES + 1)
+        log.truncate(MAX_LOG_BYTES + 1)
     with open_log(tmp_path, "worker-1") as log:
         log.write(b"fresh\n")
 
     assert (tmp_path / "worker-1.log").read_bytes() == b"fresh\n"
     assert (tmp_path / "worker-1.log").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "worker-1.log.1").stat().st_size == LOG_LIMIT_BYTES + 1
+    assert (tmp_path / "worker-1.log.1").stat().st_size == MAX_LOG_BYTES + 1

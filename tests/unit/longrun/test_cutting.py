@@ -15,7 +15,7 @@ LIMITS = st.builds(EmbeddingLimits, texts=st.integers(1, 10), tokens=st.integers
 
 @given(TEXTS, LIMITS)
 def test_each_text_is_in_one_request_within_the_limits(texts: list[str], limits: EmbeddingLimits) -> None:
-    """In order. A text that exceeds the limit of tokens by itself is alone."""
+    """The order is kept. A text that alone exceeds the limit of tokens has its own request."""
     requests = list(cut(texts, str, limits=limits))
 
     assert [text for request in requests for text in request] == texts
@@ -26,7 +26,7 @@ def test_each_text_is_in_one_request_within_the_limits(texts: list[str], limits:
 
 @given(TEXTS, LIMITS)
 def test_no_request_is_cut_while_the_next_text_fits(texts: list[str], limits: EmbeddingLimits) -> None:
-    """Each request costs a round trip."""
+    """A request is filled up to the limits, because each one costs a round trip."""
     requests = list(cut(texts, str, limits=limits))
 
     for request, following in pairwise(requests):

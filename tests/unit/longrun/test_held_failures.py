@@ -1,15 +1,15 @@
-"""Failures of a long run: which are the items' own, and which are the provider's."""
+"""Failures of a long run: which are caused by the items, and which by the provider."""
 
 import uuid
 
 import pytest
 
-from workers.longrun.held_failures import FIRST_ALIKE, LATER_ALIKE, HeldFailures
+from workers.longrun.held_failures import MAX_FIRST_ALIKE, MAX_LATER_ALIKE, HeldFailures
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, Refused, Retryable
 
 
 class Finished:
-    """An item with its result, or with the error that it met."""
+    """An item with its result or its error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -28,9 +28,9 @@ def held(*, succeeded: bool) -> HeldFailures[Finished]:
 
 
 def test_failures_between_successes_are_the_records_own() -> None:
-    """They are held until somebody succeeds, then kept."""
+    """They are held until an item succeeds, and then kept."""
     failures = held(succeeded=False)
-    bad = [failed(Permanent("refused the content")) for _ in range(FIRST_ALIKE - 1)]
+    bad = [failed(Permanent("refused the content")) for _ in range(MAX_FIRST_ALIKE - 1)]
 
     assert failures.sift(bad) == []
     failures.raise_if_many()
@@ -42,20 +42,20 @@ def test_failures_between_successes_are_the_records_own() -> None:
 
 @pytest.mark.parametrize("error", [Permanent("refused the credentials (HTTP 401)"), Retryable("provider failed")])
 def test_first_ten_failing_alike_are_the_providers(error: Exception) -> None:
-    """None of them is kept as failed, and its error is the job's."""
+    """None of them is kept as failed, and the job fails with their error."""
     failures = held(succeeded=False)
 
-    assert failures.sift([failed(error) for _ in range(FIRST_ALIKE)]) == []
+    assert failures.sift([failed(error) for _ in range(MAX_FIRST_ALIKE)]) == []
     with pytest.raises(type(error), match=str(error)[:10]):
         failures.raise_if_many()
 
 
 def test_a_server_that_is_down_says_so_in_many_ways() -> None:
-    """Timeouts, lost connections and 5xx are alike; ids and counts in a refusal make no difference."""
+    """Timeouts, lost connections and 5xx are one kind. Ids and counts in a message make no other kind."""
     down = held(succeeded=False)
-    down.sift([failed(Retryable(f"trouble {n}")) for n in range(FIRST_ALIKE)])
+    down.sift([failed(Retryable(f"trouble {n}")) for n in range(MAX_FIRST_ALIKE)])
     refusing = held(succeeded=False)
-    refusing.sift([failed(Permanent(f"no such model, request {uuid.uuid4()}")) for _ in range(FIRST_ALIKE)])
+    refusing.sift([failed(Permanent(f"no such model, request {uuid.uuid4()}")) for _ in range(MAX_FIRST_ALIKE)])
 
     with pytest.raises(Retryable):
         down.raise_if_many()
@@ -64,10 +64,10 @@ def test_a_server_that_is_down_says_so_in_many_ways() -> None:
 
 
 def test_refused_content_is_never_the_providers_trouble() -> None:
-    """A provider that refuses content works, even if nothing has succeeded yet. What was held is kept, too."""
+    """A provider that refuses content is working, even before the first success. Held failures are kept too."""
     failures = held(succeeded=False)
     unclear = failed(Retryable("provider failed (HTTP 503)"))
-    refused = [failed(Refused("provider refused the content")) for _ in range(2 * LATER_ALIKE)]
+    refused = [failed(Refused("provider refused the content")) for _ in range(2 * MAX_LATER_ALIKE)]
 
     assert failures.sift([unclear, *refused]) == [unclear, *refused]
     failures.raise_if_many()
@@ -75,22 +75,22 @@ def test_refused_content_is_never_the_providers_trouble() -> None:
 
 
 def test_invalid_answers_are_the_records_own_once_the_model_gave_a_valid_one() -> None:
-    """Ten at the very end do not fail a finished job. If the model never gives the form, they are the job's error."""
+    """Ten at the end do not fail the job. If the model never answered in the requested form, they do."""
     after, never = held(succeeded=True), held(succeeded=False)
-    bad = [failed(InvalidAnswers("model 'm' gave two invalid answers: not JSON")) for _ in range(LATER_ALIKE)]
+    bad = [failed(InvalidAnswers("model 'm' gave two invalid answers: not JSON")) for _ in range(MAX_LATER_ALIKE)]
 
     assert after.sift(bad) == bad
     after.raise_if_many()
     assert after.rest() == []
-    assert never.sift(bad[:FIRST_ALIKE]) == []
+    assert never.sift(bad[:MAX_FIRST_ALIKE]) == []
     with pytest.raises(InvalidAnswers):
         never.raise_if_many()
 
 
-def test_run_after_a_good_one_gives_its_first_failures_the_same_patience() -> None:
-    """Ten neighbours that are bad alike do not fail a job that judged others before."""
+def test_run_after_a_successful_one_holds_as_many_first_failures() -> None:
+    """Ten similar failures in a row do not fail a job that succeeded with other items."""
     failures = held(succeeded=True)
-    failures.sift([failed(Permanent("no")) for _ in range(LATER_ALIKE - 1)])
+    failures.sift([failed(Permanent("no")) for _ in range(MAX_LATER_ALIKE - 1)])
     failures.raise_if_many()
 
     failures.sift([failed(Permanent("no"))])
@@ -100,7 +100,7 @@ def test_run_after_a_good_one_gives_its_first_failures_the_same_patience() -> No
 
 
 def test_first_ten_failing_differently_are_ten_bad_records() -> None:
-    """Each for a reason of its own is no provider's trouble."""
+    """Failures with different reasons are not caused by the provider."""
     failures = held(succeeded=False)
     bad = [failed(Permanent(reason)) for reason in "abcdefghij"]
 
@@ -109,11 +109,11 @@ def test_first_ten_failing_differently_are_ten_bad_records() -> None:
 
 
 def test_neighbours_may_be_bad_alike_but_not_fifty_of_them() -> None:
-    """After a success more is needed to blame the provider; what was judged beside them is kept first."""
+    """After a success, 50 failures of one kind are needed. Other results are kept first."""
     failures = held(succeeded=False)
     good = succeeded()
     failures.sift([good])
-    failures.sift([failed(Permanent("too long")) for _ in range(LATER_ALIKE - 1)])
+    failures.sift([failed(Permanent("too long")) for _ in range(MAX_LATER_ALIKE - 1)])
     failures.raise_if_many()
 
     failures.sift([failed(Permanent("too long"))])
@@ -122,8 +122,8 @@ def test_neighbours_may_be_bad_alike_but_not_fifty_of_them() -> None:
         failures.raise_if_many()
 
 
-def test_job_of_which_nothing_was_ever_judged_fails_with_what_all_say() -> None:
-    """However few there are. If the job judged others before, the rest are bad records."""
+def test_job_without_any_success_fails_with_the_common_error() -> None:
+    """This holds for any number of items. If others succeeded before, the failures are kept as bad records."""
     first, later = held(succeeded=False), held(succeeded=True)
     bad = [failed(Permanent("no")) for _ in range(3)]
     first.sift(bad)
@@ -134,14 +134,14 @@ def test_job_of_which_nothing_was_ever_judged_fails_with_what_all_say() -> None:
     assert later.rest() == bad
 
 
-def test_provider_that_leaves_towards_the_end_takes_no_records_along() -> None:
-    """Ten that fail alike at the very end, worth another try, are tried again by another run."""
+def test_provider_that_becomes_unavailable_at_the_end_fails_no_records() -> None:
+    """Ten retryable failures at the very end are left to another run."""
     failures = held(succeeded=True)
-    failures.sift([failed(Retryable("gone")) for _ in range(FIRST_ALIKE - 1)])
-    assert len(failures.rest()) == FIRST_ALIKE - 1
+    failures.sift([failed(Retryable("gone")) for _ in range(MAX_FIRST_ALIKE - 1)])
+    assert len(failures.rest()) == MAX_FIRST_ALIKE - 1
 
     failures = held(succeeded=False)
-    failures.sift([succeeded(), *(failed(Retryable("gone")) for _ in range(FIRST_ALIKE))])
+    failures.sift([succeeded(), *(failed(Retryable("gone")) for _ in range(MAX_FIRST_ALIKE))])
     failures.raise_if_many()
     with pytest.raises(Retryable):
         failures.rest()

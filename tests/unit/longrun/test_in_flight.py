@@ -1,4 +1,4 @@
-"""Many requests in flight: all results are handed over, and after an error nothing more is begun."""
+"""Many requests in flight: all results are yielded, and after an error no more work starts."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ async def numbers(count: int) -> AsyncGenerator[int]:
 async def hand_over(
     items: AsyncGenerator[int], work: Callable[[int], Awaitable[int]], *, at_once: int = AT_ONCE
 ) -> AsyncIterator[int]:
-    """Yield what is handed over, slowly enough that more is finished meanwhile."""
+    """Yield the results slowly, so that more work finishes in the meantime."""
 
     async def perform(item: int, numbers: Numbers) -> None:
         await numbers.deliver(await work(item))
@@ -36,11 +36,11 @@ async def hand_over(
 
 async def collect(found: list[int], handed: AsyncIterator[int]) -> None:
     async for one in handed:
-        found.append(one)  # noqa: PERF401 - what came before an error counts
+        found.append(one)  # noqa: PERF401 - keep the results before an error
 
 
 async def test_all_that_is_fed_is_handed_over_once() -> None:
-    """Also what finishes while a batch is being kept."""
+    """This includes work that finishes while a batch is being stored."""
     begun: list[int] = []
 
     async def work(number: int) -> int:
@@ -55,7 +55,7 @@ async def test_all_that_is_fed_is_handed_over_once() -> None:
 
 
 async def test_rate_limit_lets_what_is_under_way_end_and_begins_nothing_more() -> None:
-    """What was asked is paid for: it is handed over before the longest of the limits is raised."""
+    """Requests in flight are paid for: their results are yielded before the longest rate limit is raised."""
     limit, answer = asyncio.Event(), asyncio.Event()
     begun: list[int] = []
     kept: list[int] = []
@@ -82,7 +82,7 @@ async def test_rate_limit_lets_what_is_under_way_end_and_begins_nothing_more() -
 
 
 async def test_records_that_cannot_be_read_on_are_an_error_after_those_that_were() -> None:
-    """What is under way by then is handed over; what only waits for its turn is not begun."""
+    """Results of work in flight are yielded; waiting items are not started."""
     begun: list[int] = []
     kept: list[int] = []
 
@@ -106,7 +106,7 @@ async def test_records_that_cannot_be_read_on_are_an_error_after_those_that_were
 
 
 async def test_leaving_stops_all_work_at_once() -> None:
-    """Whoever is cancelled leaves nobody behind who asks."""
+    """After a cancellation no request continues."""
     begun, ended = 0, 0
 
     async def work(_: int, _numbers: Numbers) -> None:
@@ -124,7 +124,7 @@ async def test_leaving_stops_all_work_at_once() -> None:
 
 
 async def test_work_waits_while_nobody_takes_results() -> None:
-    """Memory holds as many results as there is work at once, however long a commit takes."""
+    """Memory holds at most as many results as there are concurrent requests, also during a slow commit."""
     begun: list[int] = []
 
     async def work(number: int, in_flight: Numbers) -> None:
@@ -142,7 +142,7 @@ async def test_work_waits_while_nobody_takes_results() -> None:
 
 
 async def test_groups_are_as_large_as_a_commit_may_be() -> None:
-    """A group ends with the result that fills it."""
+    """A group ends with the result that reaches its limit."""
 
     async def work(number: int, in_flight: Numbers) -> None:
         await in_flight.deliver(number)
@@ -156,7 +156,7 @@ async def test_groups_are_as_large_as_a_commit_may_be() -> None:
 
 
 async def test_work_that_delivers_in_parts_stops_after_anothers_error() -> None:
-    """What it has delivered is handed over; the rest of its requests is not sent."""
+    """Results that it delivered are yielded; its other requests are not sent."""
     failed = asyncio.Event()
     sent: list[str] = []
 
@@ -167,7 +167,7 @@ async def test_work_that_delivers_in_parts_stops_after_anothers_error() -> None:
         await in_flight.deliver(number)
         await failed.wait()
         await asyncio.sleep(0)
-        in_flight.require_going_on()
+        in_flight.raise_if_stopped()
         sent.append("more")
 
     kept: list[int] = []

@@ -1,4 +1,4 @@
-"""Items that a provider refuses are found among those that it takes."""
+"""Refused items are found in a request with accepted ones."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +12,7 @@ from workers.runtime.handler.errors import Permanent, RateLimited
 
 
 class Provider:
-    """Refuses every request that has one of ``bad`` in it, or every request at all."""
+    """Refuses every request that contains an item of ``bad``, or every request."""
 
     def __init__(self, bad: set[int], *, refuses_all: bool = False) -> None:
         self._bad = bad
@@ -38,7 +38,7 @@ class Provider:
 
 @given(st.integers(1, 40), st.sets(st.integers(0, 39)))
 async def test_each_item_is_sent_or_refused(count: int, bad: set[int]) -> None:
-    """In order, and none twice."""
+    """The order is kept, and no item is sent twice."""
     provider = Provider(bad)
 
     await provider.isolate(range(count))
@@ -48,7 +48,7 @@ async def test_each_item_is_sent_or_refused(count: int, bad: set[int]) -> None:
 
 
 async def test_provider_that_refuses_anything_is_no_fault_of_the_items() -> None:
-    """The probe tells, before anything is halved."""
+    """The probe shows this before any request is halved."""
     provider = Provider(set(), refuses_all=True)
 
     with pytest.raises(Permanent, match="no such model"):
@@ -58,7 +58,7 @@ async def test_provider_that_refuses_anything_is_no_fault_of_the_items() -> None
 
 
 async def test_refusals_known_when_another_error_comes_are_kept() -> None:
-    """Another run need not find them again."""
+    """Another run does not have to find them again."""
     provider = Provider({0})
 
     async def send(items: Sequence[int]) -> None:

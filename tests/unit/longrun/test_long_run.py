@@ -1,4 +1,4 @@
-"""A long run ends in time, waits for its provider, and tells the next run what it knows."""
+"""A long run ends in time, waits for its provider, and leaves notes for the next run."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from workers.longrun.long_run import LongRun, OthersTurn, Outage, TimeIsUp, last_call
+from workers.longrun.long_run import LongRun, OthersTurn, Outage, TimeIsUp, last_start
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Retryable, Unavailable
 from workers.runtime.handler.outcomes import Snooze
@@ -17,7 +17,7 @@ PATIENCE = timedelta(hours=6)
 
 
 class Surroundings:
-    """A run's context with a clock that stands where the test puts it; ``kept`` is what was committed, in order."""
+    """A run's context with a clock that the test sets; ``kept`` holds the commits in order."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -32,7 +32,7 @@ class Surroundings:
 
 
 async def performed(run: LongRun, error: Exception, *, done: int = 0) -> object:
-    """Return what becomes of a run that ends with ``error``."""
+    """Return the outcome of a run that ends with ``error``."""
 
     async def work() -> None:
         raise error
@@ -40,8 +40,8 @@ async def performed(run: LongRun, error: Exception, *, done: int = 0) -> object:
     return await run.perform(work, done=lambda: done)
 
 
-def test_outage_heeds_what_the_provider_asks_for_within_patience() -> None:
-    """``Retry-After`` lengthens its own wait, the end of patience shortens it."""
+def test_outage_waits_as_long_as_the_provider_asks_within_patience() -> None:
+    """``Retry-After`` lengthens the wait; the end of patience shortens it."""
     outage = Outage(NOW - timedelta(minutes=1), done=0)
     asked = Unavailable("HTTP 503", asked=timedelta(minutes=20))
 
@@ -52,14 +52,14 @@ def test_outage_heeds_what_the_provider_asks_for_within_patience() -> None:
 
 
 def test_nothing_is_begun_in_the_last_minutes() -> None:
-    """Five minutes before the deadline, or a tenth of a short time. Without a deadline there is no such moment."""
-    assert last_call(NOW + timedelta(hours=6), NOW) == NOW + timedelta(hours=6) - timedelta(minutes=5)
-    assert last_call(NOW + timedelta(minutes=10), NOW) == NOW + timedelta(minutes=9)
-    assert last_call(None, NOW) is None
+    """No work starts in the last 5 minutes, or in the last tenth of a short run; without a deadline it always may."""
+    assert last_start(NOW + timedelta(hours=6), NOW) == NOW + timedelta(hours=6) - timedelta(minutes=5)
+    assert last_start(NOW + timedelta(minutes=10), NOW) == NOW + timedelta(minutes=9)
+    assert last_start(None, NOW) is None
 
 
 async def test_run_with_little_time_ends_only_if_it_has_kept_anything() -> None:
-    """Otherwise the next run would get no further, and the one after it neither."""
+    """Otherwise no run would ever make progress."""
     around = Surroundings()
     run = around.run()
     around.now += timedelta(minutes=56)
@@ -81,22 +81,22 @@ async def test_run_with_little_time_ends_only_if_it_has_kept_anything() -> None:
         (Unavailable("gone", delay=timedelta(minutes=2)), timedelta(minutes=2), "provider is away: gone"),
     ],
 )
-async def test_what_waiting_mends_snoozes_the_job(error: Exception, delay: timedelta, reason: str) -> None:
-    """No attempt is spent."""
+async def test_errors_that_waiting_can_resolve_snooze_the_job(error: Exception, delay: timedelta, reason: str) -> None:
+    """The snooze costs no attempt."""
     assert await performed(Surroundings().run(), error) == Snooze(delay, reason)
 
 
 @pytest.mark.parametrize(
     "error", [Permanent("no"), InvalidAnswers("not JSON"), RateLimited("slow", delay=timedelta(seconds=1)), KeyError()]
 )
-async def test_every_other_error_is_the_kernels_to_judge(error: Exception) -> None:
-    """Also a model that never finds the form: that is no outage."""
+async def test_every_other_error_is_raised_to_the_kernel(error: Exception) -> None:
+    """This includes a model that never answers in the requested form, which is not an outage."""
     with pytest.raises(type(error)):
         await performed(Surroundings().run(), error)
 
 
 async def test_next_run_knows_since_when_the_provider_is_away() -> None:
-    """Waits grow from run to run until patience ends. Anything done meanwhile begins a new outage."""
+    """Waits grow from run to run until patience ends. If an item was done in the meantime, a new outage begins."""
     around = Surroundings()
     await performed(around.run(), Retryable("HTTP 503"), done=7)
     notes = around.kept[-1]["resume_at"]
@@ -111,7 +111,7 @@ async def test_next_run_knows_since_when_the_provider_is_away() -> None:
 
 
 async def test_at_the_end_of_patience_the_error_is_raised() -> None:
-    """With nothing done since the provider went away."""
+    """This is the case if no item was done since the outage began."""
     around = Surroundings()
     await performed(around.run(), Retryable("HTTP 503"), done=7)
     around.now += PATIENCE

@@ -11,7 +11,7 @@ RETRIES = Retries(attempts=3, base=timedelta(milliseconds=1), ceiling=timedelta(
 
 
 class Request:
-    """A request that meets these errors, one an attempt, then gets its answer."""
+    """A request that fails with these errors, one per attempt, and then succeeds."""
 
     def __init__(self, *errors: Exception) -> None:
         self._errors = list(errors)
@@ -25,7 +25,7 @@ class Request:
 
 
 async def test_request_that_fails_twice_is_sent_a_third_time() -> None:
-    """A short trouble costs no attempt of the job."""
+    """A short outage costs no attempt of the job."""
     request = Request(Retryable("HTTP 502"), KeyError("odd"))
 
     assert await with_retries(request.send, RETRIES) == "answer"
@@ -33,7 +33,7 @@ async def test_request_that_fails_twice_is_sent_a_third_time() -> None:
 
 
 async def test_last_error_is_raised() -> None:
-    """As it was: it tells most about what is wrong now."""
+    """The last error is raised unchanged."""
     request = Request(Retryable("first"), Retryable("second"), Retryable("third"), Retryable("fourth"))
 
     with pytest.raises(Retryable, match="third"):
@@ -49,8 +49,8 @@ async def test_last_error_is_raised() -> None:
         Unavailable("gone", paused=True, delay=timedelta(minutes=1)),
     ],
 )
-async def test_error_that_no_short_wait_mends_is_raised_at_once(error: Exception) -> None:
-    """The job waits for that, not a slot."""
+async def test_error_that_a_short_wait_cannot_resolve_is_raised_at_once(error: Exception) -> None:
+    """The job is snoozed, so that it does not occupy a slot."""
     request = Request(error)
 
     with pytest.raises(type(error)):
@@ -60,7 +60,7 @@ async def test_error_that_no_short_wait_mends_is_raised_at_once(error: Exception
 
 
 def test_wait_is_at_least_what_the_provider_asks_for() -> None:
-    """As long as that is no longer than a wait may be."""
+    """This holds up to the longest wait."""
     asked = Unavailable("busy", certain=True, delay=timedelta(milliseconds=4))
 
     assert wait_before_retry(1, asked, RETRIES) >= timedelta(milliseconds=4)

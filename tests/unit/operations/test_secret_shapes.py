@@ -1,4 +1,4 @@
-"""What looks like a key is refused where none is meant; no name of a model does."""
+"""Text that looks like a key is detected; no model name looks like one."""
 
 import random
 import string
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.secret_keys import KEY_PREFIXES
 from workers.operations.secret_shapes import looks_secret
 
 NAMES = (Path(__file__).parent / "model_names.txt").read_text().split()
@@ -13,20 +14,14 @@ LETTERS = string.ascii_letters + string.digits
 
 
 def test_no_name_of_a_model_is_taken_for_a_key():
-    """Three hundred real ones, the longest among them."""
+    """300 real model names, including the longest."""
     assert len(NAMES) == 300
     assert [name for name in NAMES if looks_secret(name)] == []
 
 
-BEGINNINGS = (
-    *("sk-", "sk-or-v1-", "pk-", "pk_live_", "gsk_", "xai-", "hf_", "nvapi-", "AIza", "AQ."),
-    *("ghp_", "gho_", "github_pat_"),
-)
-
-
-@pytest.mark.parametrize("begins", BEGINNINGS)
+@pytest.mark.parametrize("begins", KEY_PREFIXES)
 def test_what_begins_as_keys_do_is_taken_for_one(begins):
-    """Alone, in a URL and in a sentence."""
+    """A key is detected alone, in a URL and in a sentence."""
     key = f"{begins}{'abcd' * 5}"
 
     assert looks_secret(key)
@@ -40,7 +35,7 @@ def test_what_begins_as_keys_do_is_taken_for_one(begins):
     [(LETTERS, 24), (LETTERS, 32), (LETTERS, 64), (LETTERS + "-_", 43), (string.ascii_lowercase + string.digits, 40)],
 )
 def test_a_long_random_token_is_taken_for_a_key_however_it_begins(alphabet, length):
-    """No list has all of them. A few in a hundred look like words."""
+    """Keys with unknown prefixes are detected too. A few of a hundred random tokens look like words."""
     chance = random.Random(length)
 
     found = [looks_secret("".join(chance.choices(alphabet, k=length))) for _ in range(1_000)]
@@ -56,7 +51,7 @@ def test_a_long_random_token_is_taken_for_a_key_however_it_begins(alphabet, leng
     ],
 )
 def test_hexadecimal_digits_alone_are_taken_for_a_key(value):
-    """Some clouds give such keys; within a name or a path they are a revision or an account."""
+    """Some clouds use such keys. In a name or a path, such text is a revision or an account."""
     assert looks_secret(value)
     assert not looks_secret(f"vendor/model@{value}")
     assert not looks_secret(f"https://api.cloud.example/client/v4/accounts/{value}/ai/v1")
@@ -73,5 +68,5 @@ def test_hexadecimal_digits_alone_are_taken_for_a_key(value):
     ],
 )
 def test_addresses_and_sentences_are_none(value):
-    """Long names with numbers, ids and dates."""
+    """Long names with numbers, ids and dates are not keys."""
     assert not looks_secret(value)

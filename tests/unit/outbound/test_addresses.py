@@ -1,4 +1,4 @@
-"""The table of addresses: what may be called, what may not, and what no list admits."""
+"""Which addresses may be called, which may not, and which no list admits."""
 
 import ipaddress
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.outbound.addresses import METADATA, SPECIAL, networks, reason_against
+from workers.outbound.addresses import METADATA_NETWORKS, SPECIAL_NETWORKS, parse_networks, reason_against
 
 PUBLIC = [
     "1.1.1.1",
@@ -100,36 +100,36 @@ REFUSED = {
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_may_be_called(address):
-    """Also one just beside a network that may not, and one that is written as IPv6."""
+    """This includes addresses next to a forbidden network, and IPv4 addresses written as IPv6."""
     assert reason_against(address) is None
 
 
 @pytest.mark.parametrize(("address", "reason"), REFUSED.items(), ids=[name or "empty" for name in REFUSED])
 def test_an_address_that_is_not_public_is_refused_with_its_reason(address, reason):
-    """However it is written; what is no address at all too."""
+    """This holds for every spelling, and for text that is not an address."""
     assert reason_against(address) == reason
 
 
-@pytest.mark.parametrize("network", SPECIAL)
+@pytest.mark.parametrize("network", SPECIAL_NETWORKS)
 def test_both_ends_of_each_special_network_are_refused(network):
-    """And may be called once a list admits them, unless they are a metadata service."""
+    """A list can admit them, unless they are a metadata service."""
     ends = ipaddress.ip_network(network)[0], ipaddress.ip_network(network)[-1]
     for end in map(str, ends):
         assert reason_against(end)
-        assert reason_against(end, networks([network])) is None
+        assert reason_against(end, parse_networks([network])) is None
 
 
-@pytest.mark.parametrize("network", METADATA)
+@pytest.mark.parametrize("network", METADATA_NETWORKS)
 def test_no_list_admits_a_metadata_service(network):
-    """Not even one that admits everything."""
+    """Even a list of all addresses does not admit it."""
     address = str(ipaddress.ip_network(network)[0])
 
-    assert reason_against(address, networks(["0.0.0.0/0", "::/0"])) == "a metadata service"
+    assert reason_against(address, parse_networks(["0.0.0.0/0", "::/0"])) == "a metadata service"
 
 
 def test_a_list_admits_what_is_in_it_and_nothing_else():
-    """By the network of an address as it is meant, not as it is written."""
-    allow = networks(["127.0.0.0/8", "fd00:1::/32"])
+    """A mapped address is checked as its IPv4 address."""
+    allow = parse_networks(["127.0.0.0/8", "fd00:1::/32"])
 
     assert reason_against("127.0.0.1", allow) is None
     assert reason_against("::ffff:127.0.0.1", allow) is None
@@ -141,13 +141,13 @@ def test_a_list_admits_what_is_in_it_and_nothing_else():
 
 @given(st.ip_addresses())
 def test_what_python_says_is_not_global_is_refused(address):
-    """A second opinion: where the standard library knows better, ours is too wide."""
+    """Every address that the standard library calls not global is refused."""
     if not address.is_global:
         assert reason_against(str(address))
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "office", ""])
 def test_a_list_of_what_is_no_network_is_refused(text):
-    """At the start of the process, not at the first call."""
+    """The error comes when the process starts, not at the first call."""
     with pytest.raises(ValueError, match=r"."):
-        networks([text])
+        parse_networks([text])

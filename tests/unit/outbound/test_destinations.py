@@ -1,9 +1,9 @@
-"""URLs that may be tried, and names that lead to addresses that may be connected to."""
+"""Which URLs and which host names may be called."""
 
 import pytest
 
-from workers.outbound.addresses import networks
-from workers.outbound.destinations import allowed_addresses, destination
+from workers.outbound.addresses import parse_networks
+from workers.outbound.destinations import allowed_addresses, parse_destination
 from workers.runtime.handler.errors import Permanent, Retryable
 from workers.runtime.handler.outside import ForbiddenDestination
 
@@ -43,17 +43,17 @@ BAD = {
 
 @pytest.mark.parametrize(("url", "expected"), GOOD.items(), ids=GOOD)
 def test_a_url_names_its_host_and_port(url, expected):
-    """In the form in which it is looked up."""
-    found = destination(url)
+    """The host has the form that is looked up."""
+    found = parse_destination(url)
 
     assert (found.host, found.port) == expected
 
 
 @pytest.mark.parametrize(("url", "said"), BAD.items(), ids=[repr(url)[:40] for url in BAD])
 def test_a_url_that_may_not_be_called_is_refused_for_good(url, said):
-    """In one line that holds no password."""
+    """The message is one line without the password."""
     with pytest.raises(ForbiddenDestination) as caught:
-        destination(url)
+        parse_destination(url)
 
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -61,9 +61,9 @@ def test_a_url_that_may_not_be_called_is_refused_for_good(url, said):
     assert isinstance(caught.value, Permanent)
 
 
-def test_what_is_shown_of_a_url_is_who_is_asked():
-    """Paths and queries may hold tokens."""
-    assert destination("https://[::1]:8443/hook/t0ken?key=s3cret").shown == "https://[::1]:8443"
+def test_the_loggable_url_has_scheme_host_and_port_only():
+    """The shown URL has no path and no query, because these may hold tokens."""
+    assert parse_destination("https://[::1]:8443/hook/t0ken?key=s3cret").loggable == "https://[::1]:8443"
 
 
 def resolving(*addresses: str):
@@ -74,14 +74,14 @@ def resolving(*addresses: str):
 
 
 async def test_a_name_with_public_addresses_may_be_called():
-    """All of them, in their order."""
+    """All addresses are returned in their order."""
     found = await allowed_addresses("a.example", 443, allow=(), resolve=resolving("2606:4700::1", "1.1.1.1"))
 
     assert found == ("2606:4700::1", "1.1.1.1")
 
 
 async def test_one_address_inside_the_network_forbids_the_name():
-    """Whatever its other addresses are; the refusal names no address."""
+    """Its other addresses do not matter, and the refusal names no address."""
     with pytest.raises(ForbiddenDestination, match="must not be called: its address is private") as caught:
         await allowed_addresses("a.example", 443, allow=(), resolve=resolving("1.1.1.1", "10.1.2.3"))
 
@@ -89,7 +89,7 @@ async def test_one_address_inside_the_network_forbids_the_name():
 
 
 async def test_a_name_with_no_address_may_have_one_later():
-    """A lookup that fails is no refusal."""
+    """A failed lookup is retryable."""
 
     async def missing(host: str, port: int):
         raise OSError("Name or service not known")
@@ -100,7 +100,9 @@ async def test_a_name_with_no_address_may_have_one_later():
 
 
 async def test_a_list_admits_a_name_inside_the_network():
-    """For agents on a development machine."""
-    found = await allowed_addresses("a.example", 80, allow=networks(["10.0.0.0/8"]), resolve=resolving("10.1.2.3"))
+    """This is for agents on a development machine."""
+    found = await allowed_addresses(
+        "a.example", 80, allow=parse_networks(["10.0.0.0/8"]), resolve=resolving("10.1.2.3")
+    )
 
     assert found == ("10.1.2.3",)

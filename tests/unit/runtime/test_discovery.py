@@ -1,4 +1,4 @@
-"""A handler file that cannot be loaded is named with its line, by whoever looks for handlers."""
+"""If a handler file cannot be loaded, discovery names the file and the line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ Broken = Callable[..., str]
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package beside ``workers``, with one room."""
+    """A package like ``workers``, with one room."""
     name = f"shop_{uuid4().hex[:8]}"
     (tmp_path / name / "review").mkdir(parents=True)
     (tmp_path / name / "__init__.py").touch()
@@ -39,14 +39,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def refused(package: str, tmp_path: Path) -> Broken:
-    """Write one handler file and return what the look for handlers says."""
+    """Write one handler file and return the errors of discovery."""
 
     def write(code: str, name: str = "read_review.py") -> str:
         (tmp_path / package / "review" / name).write_text(code, encoding="utf-8")
-        with pytest.raises(BrokenHandlers) as told:
+        with pytest.raises(BrokenHandlers) as refusal:
             discover(package)
-        assert "\n" not in str(told.value)
-        return str(told.value).replace(package, "shop")
+        assert "\n" not in str(refusal.value)
+        return str(refusal.value).replace(package, "shop")
 
     return write
 
@@ -64,7 +64,7 @@ def refused(package: str, tmp_path: Path) -> Broken:
 def test_a_file_that_cannot_be_imported_is_named_with_its_line(
     refused: Broken, code: str, line: int, reason: str
 ) -> None:
-    """The author goes straight to the line, whatever Python said of it."""
+    """The author finds the line for every kind of error."""
     assert refused(code).startswith(f"handlers cannot be loaded: shop/review/read_review.py, line {line}: {reason}")
 
 
@@ -94,15 +94,15 @@ def test_a_file_that_cannot_be_imported_is_named_with_its_line(
     ],
 )
 def test_a_handler_that_no_worker_could_run_is_named_with_its_line(refused: Broken, code: str, reason: str) -> None:
-    """Refused at the start of every role, not when the first job meets it."""
-    told = refused(HEAD + code)
+    """Every role refuses it at its start, not at the first job."""
+    message = refused(HEAD + code)
 
-    assert f"shop/review/read_review.py, line {LINE}: " in told
-    assert reason in told
+    assert f"shop/review/read_review.py, line {LINE}: " in message
+    assert reason in message
 
 
 def test_a_folder_of_handlers_that_is_no_package_is_said(package: str, tmp_path: Path) -> None:
-    """Python passes it over in silence; its stages would only be unknown."""
+    """Python skips it silently; without this check its stages would just be unknown."""
     (tmp_path / package / "reviews").mkdir()
     (tmp_path / package / "reviews" / "read_review.py").touch()
 
@@ -111,18 +111,18 @@ def test_a_folder_of_handlers_that_is_no_package_is_said(package: str, tmp_path:
 
 
 def test_all_broken_files_are_told_each_once(refused: Broken) -> None:
-    """A file that others import is named once, at its own line."""
+    """A file that other files import is named once, at its own line."""
     assert "b.py" not in refused("import there_is_none", "a.py")
-    told = refused("from . import a", "b.py")
+    message = refused("from . import a", "b.py")
     both = refused("x = 1\nx.nothing", "c.py")
 
-    assert told.count("a.py, line 1") == 1
+    assert message.count("a.py, line 1") == 1
     assert "a.py, line 1" in both
     assert "c.py, line 2" in both
 
 
 def test_a_stage_of_a_broken_file_does_not_stay(package: str, tmp_path: Path, monkeypatch) -> None:
-    """A second look finds the same fault again, and no stage left over that would be told twice."""
+    """A second discovery finds the same error again, and no "registered twice" of a stage from the first."""
     stages = Registry()
     monkeypatch.setattr("workers.runtime.handler.registry.registry", stages)
     code = '@stage("proving.plain", of=PlainJob, payload=Payload, into=registry.registry)\nasync def f(job, ctx): ...\n'

@@ -1,4 +1,4 @@
-"""What becomes of a job while what it needs is away."""
+"""The settlement of a job while its provider or database is away."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from workers.runtime.database import is_unusable
-from workers.runtime.handler.endurance import Waited, after_outage, without_database
+from workers.runtime.handler.endurance import Waited, after_database_outage, after_provider_outage
 from workers.runtime.handler.errors import Unavailable
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
@@ -24,28 +24,28 @@ def away(since=NOW - HOUR, **more):
 
 
 def test_job_waits_and_says_for_whom_since_when_and_until_when():
-    """What ``jobs why`` shows."""
-    outcome = after_outage(away(), None, now=NOW, patience=PATIENCE)
+    """``jobs why`` shows this reason."""
+    outcome = after_provider_outage(away(), None, now=NOW, patience=PATIENCE)
 
     away_since = "provider http://p/v1 is away since 2026-11-30 11:00 UTC (HTTP 503)"
     reason = f"{away_since} as this request found, next try at 12:01:00 UTC"
-    paused = after_outage(away(paused=True), None, now=NOW, patience=PATIENCE)
+    paused = after_provider_outage(away(paused=True), None, now=NOW, patience=PATIENCE)
 
     assert outcome == Snooze(timedelta(minutes=1), reason)
     assert paused == Snooze(timedelta(minutes=1), reason.replace(" as this request found", ""))
 
 
 def test_job_fails_where_it_and_its_provider_have_waited_for_as_long_as_patience_lasts():
-    """Neither a long outage before the job nor a job that waited for others ends it."""
+    """A long outage before the job does not fail it, nor does a long wait of the job for other outages."""
     long, short = Waited(first=PATIENCE, last=HOUR), Waited(first=HOUR, last=HOUR)
 
-    ended = after_outage(away(NOW - PATIENCE), long, now=NOW, patience=PATIENCE)
+    ended = after_provider_outage(away(NOW - PATIENCE), long, now=NOW, patience=PATIENCE)
 
     assert isinstance(ended, Fail)
     assert "did not come back within 6 h" in ended.error
-    assert isinstance(after_outage(away(NOW - PATIENCE), short, now=NOW, patience=PATIENCE), Snooze)
-    assert isinstance(after_outage(away(NOW - PATIENCE), None, now=NOW, patience=PATIENCE), Snooze)
-    assert isinstance(after_outage(away(NOW - HOUR), long, now=NOW, patience=PATIENCE), Snooze)
+    assert isinstance(after_provider_outage(away(NOW - PATIENCE), short, now=NOW, patience=PATIENCE), Snooze)
+    assert isinstance(after_provider_outage(away(NOW - PATIENCE), None, now=NOW, patience=PATIENCE), Snooze)
+    assert isinstance(after_provider_outage(away(NOW - HOUR), long, now=NOW, patience=PATIENCE), Snooze)
 
 
 @pytest.mark.parametrize(
@@ -61,32 +61,32 @@ def test_job_fails_where_it_and_its_provider_have_waited_for_as_long_as_patience
     ],
 )
 def test_attempt_is_spent_only_by_who_fails_while_others_are_answered(more, waited, spends):
-    """And only by a failure that may be the request's own, after two for free."""
-    outcome = after_outage(away(**more), waited, now=NOW, patience=PATIENCE)
+    """Only a failure that the request may cause spends an attempt, and only after two free ones."""
+    outcome = after_provider_outage(away(**more), waited, now=NOW, patience=PATIENCE)
 
     assert isinstance(outcome, Retry) is spends
 
 
 @given(first=SPANS, patience=st.timedeltas(min_value=timedelta(seconds=1), max_value=timedelta(days=7)))
 def test_no_wait_is_longer_than_what_is_left_of_patience(first, patience):
-    """The end comes when it was promised, to a few seconds."""
-    outcome = after_outage(away(), Waited(first, first), now=NOW, patience=patience)
+    """The job fails when its patience ends, within a few seconds."""
+    outcome = after_provider_outage(away(), Waited(first, first), now=NOW, patience=patience)
 
     if isinstance(outcome, Snooze):
         assert timedelta() < outcome.delay <= max(patience - first, timedelta(seconds=5))
 
 
 def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
-    """A statement that fills a disk by itself comes to its end."""
+    """A job with a statement that fills the disk fails in the end."""
     error = psycopg.errors.DiskFull("could not extend file")
 
-    first = without_database(error, None, patience=PATIENCE, drawn=1)
-    later = without_database(error, Waited(HOUR, HOUR), patience=PATIENCE, drawn=1)
+    first = after_database_outage(error, None, patience=PATIENCE, drawn=1)
+    later = after_database_outage(error, Waited(HOUR, HOUR), patience=PATIENCE, drawn=1)
 
     assert first == Snooze(timedelta(seconds=5), "database cannot be used: DiskFull: could not extend file")
     assert isinstance(later, Snooze)
     assert later.delay == timedelta(minutes=1)
-    assert isinstance(without_database(error, Waited(PATIENCE, HOUR), patience=PATIENCE, drawn=1), Retry)
+    assert isinstance(after_database_outage(error, Waited(PATIENCE, HOUR), patience=PATIENCE, drawn=1), Retry)
 
 
 @pytest.mark.parametrize(
@@ -110,5 +110,5 @@ def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
     ],
 )
 def test_state_of_the_database_is_told_from_a_fault_of_the_handler(error, expected):
-    """A handler's own files and connections are no database."""
+    """Errors of a handler's own files and connections are not errors of the database."""
     assert is_unusable(error) is expected

@@ -1,4 +1,4 @@
-"""What the doors refuse before the database is asked: one line that names the field, the rule and the value."""
+"""Errors before the database is asked: one line with the field, the rule and the value."""
 
 import re
 from uuid import UUID
@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 import tests.support.proving.stages  # noqa: F401 - registers the stages that are asked for
 from workers.runtime.enqueue import EnqueueError, enqueue, enqueue_many
-from workers.runtime.handler.naming import RULE
+from workers.runtime.handler.naming import NAME_RULE
 from workers.runtime.handler.registry import UnknownStageError
 
 
 def refusal(payload, **options) -> str:
-    """Return what is said of this job; the session has no database, so nothing was asked of one."""
+    """Return the error for this job; the session has no database, so none was asked."""
     with pytest.raises(EnqueueError) as caught:
         enqueue(Session(), "proving.plain", payload, **options)
     return str(caught.value)
@@ -28,18 +28,18 @@ def refusal(payload, **options) -> str:
         ({}, {"priority": 0}, "priority must be greater than or equal to 1, got 0"),
         ({}, {"priority": 11}, "priority must be less than or equal to 10, got 11"),
         ({}, {"priority": True}, "priority must be a whole number, got True"),
-        ({}, {"idempotency_key": ""}, f"idempotency_key must have 1 to 255 characters, {RULE}, got ''"),
+        ({}, {"idempotency_key": ""}, f"idempotency_key must have 1 to 255 characters, {NAME_RULE}, got ''"),
         ({}, {"due_at": "soon"}, "due_at must be a valid datetime"),
     ],
 )
 def test_the_first_thing_wrong_is_named(payload, options, message):
-    """Field, rule, value: enough to mend it without reading code."""
+    """The line has field, rule and value, so that a person can correct it without reading code."""
     assert refusal(payload, **options).startswith(message)
 
 
 @pytest.mark.parametrize(("payload", "got"), [([], "[]"), ("text", "'text'"), (None, "nothing"), (7, "7")])
 def test_a_payload_that_is_no_object_is_refused_as_one(payload, got):
-    """JSON has more than objects, and every door takes JSON."""
+    """Every door accepts JSON, and JSON has other values than objects."""
     message = f"payload must be an object, got {got}"
 
     assert refusal(payload) == message
@@ -48,13 +48,13 @@ def test_a_payload_that_is_no_object_is_refused_as_one(payload, got):
 
 
 def test_a_missing_field_is_named():
-    """Nothing stands for what was left out."""
+    """The line names the missing field."""
     with pytest.raises(EnqueueError, match=r"^profile_id is required, got nothing$"):
         enqueue(Session(), "scoring.score", {"prompt": "judge this"})
 
 
 def test_a_long_value_is_cut_short():
-    """A payload is never quoted whole."""
+    """A payload is never quoted completely."""
     message = refusal({"seconds": "x" * 10_000})
 
     assert len(message) < 200
@@ -62,24 +62,24 @@ def test_a_long_value_is_cut_short():
 
 
 def test_one_bad_job_of_many_is_named_by_its_position():
-    """Nothing of the batch is enqueued; the caller learns which one to mend."""
+    """No job of the batch is enqueued; the error says which one is wrong."""
     with pytest.raises(EnqueueError, match=r"^job 2: colour is not a field of this stage, got 'red'$"):
         enqueue_many(Session(), "proving.plain", [{}, {}, {"colour": "red"}, {}])
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones():
-    """A misspelt stage never becomes a row that nobody performs."""
+    """A misspelt stage never becomes a row that no worker performs."""
     with pytest.raises(UnknownStageError, match=r"'proving.plan' is not registered; known stages: .*proving.plain"):
         enqueue(Session(), "proving.plan", {})
 
 
 def test_no_jobs_are_no_work():
-    """An empty batch asks the database nothing."""
+    """An empty batch sends no statement."""
     assert enqueue_many(Session(), "proving.plain", []) == []
 
 
 def test_an_unknown_field_beside_a_missing_one_is_named_with_the_one_that_was_meant():
-    """Most often it is the missing one, misspelt."""
+    """The unknown field is often the missing one, misspelt."""
     payload = {"profile_id": str(UUID(int=1)), "promt": "x"}
 
     with pytest.raises(EnqueueError) as caught:

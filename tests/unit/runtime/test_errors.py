@@ -1,4 +1,4 @@
-"""What an exception means for its job, and how it reads in one line."""
+"""The settlement for each exception, and its one line."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
 from workers.runtime.handler.errors import (
-    ERROR_LIMIT,
+    MAX_ERROR_CHARACTERS,
     InvalidAnswers,
     Permanent,
     RateLimited,
@@ -22,12 +22,12 @@ from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 @pytest.mark.parametrize("kind", [Permanent, Refused])
 def test_permanent_fails_at_once(kind):
-    """No attempt is spent on what cannot succeed."""
+    """No further attempt is made."""
     assert outcome_of(kind("model is not known")) == Fail("model is not known")
 
 
 def test_rate_limit_snoozes_for_as_long_as_it_says():
-    """Being asked to wait costs no attempt."""
+    """A rate limit costs no attempt."""
     delay = timedelta(seconds=17)
 
     assert outcome_of(RateLimited("429 of the provider", delay=delay)) == Snooze(delay, "429 of the provider")
@@ -44,22 +44,22 @@ def test_rate_limit_snoozes_for_as_long_as_it_says():
     ],
 )
 def test_anything_else_is_retried_with_its_reason(error, line):
-    """The unknown may pass; only attempts running out ends it."""
+    """An unknown error may be temporary: the job is retried while attempts are left."""
     assert outcome_of(error) == Retry(line)
 
 
 @given(st.text(alphabet=st.characters(codec=None)))
 def test_every_message_becomes_one_line_that_postgres_can_keep(message):
-    """No newline, no NUL, no half of a surrogate pair, no end: an error is never refused for its own text."""
+    """The line has no newline, NUL or lone surrogate, and a limited length, so Postgres accepts it."""
     line = describe(RuntimeError(message))
 
-    assert len(line) <= ERROR_LIMIT
+    assert len(line) <= MAX_ERROR_CHARACTERS
     assert not set(line) & set("\n\r\x00")
     assert line.encode("utf-8").decode("utf-8") == line
 
 
 def test_a_database_error_keeps_statement_and_parameters_to_itself():
-    """SQLAlchemy quotes both in its message; a row's payload must not reach a log by that way."""
+    """SQLAlchemy quotes both in its message; they must not reach a log."""
     error = DBAPIError("INSERT INTO scoring_jobs …", {"prompt": "a private prompt"}, ValueError("out of range"))
 
     assert "private" not in describe(error)
@@ -67,7 +67,7 @@ def test_a_database_error_keeps_statement_and_parameters_to_itself():
 
 
 def test_an_answer_that_costs_much_is_asked_for_again_later():
-    error = InvalidAnswers("too large", least=timedelta(seconds=30))
+    error = InvalidAnswers("too large", min_delay=timedelta(seconds=30))
 
     assert outcome_of(error) == Retry("too large", timedelta(seconds=30))
     assert outcome_of(InvalidAnswers("no JSON")) == Retry("no JSON")

@@ -1,4 +1,4 @@
-"""Failpoints: one list of names, each used once; nothing where none is armed; no start with a name that is none."""
+"""Failpoints: each name is used once, an unarmed one does nothing, an unknown name stops the start."""
 
 import ast
 import subprocess
@@ -22,14 +22,14 @@ print("twice", flush=True)
 
 
 def run(code: str, armed: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in a process that is told to die at ``armed``."""
+    """Run ``code`` in a process that ends at the failpoints ``armed``."""
     return subprocess.run(
         [sys.executable, "-c", code], env={VARIABLE: armed}, cwd=ROOT, capture_output=True, text=True, check=False
     )
 
 
 def used() -> Counter[str]:
-    """Return how often the code comes to each failpoint, by its name as it is written there."""
+    """Return how often each failpoint is in the code, by its name."""
     names: Counter[str] = Counter()
     for path in (ROOT / "workers").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -42,24 +42,24 @@ def used() -> Counter[str]:
 
 
 def test_every_declared_failpoint_stands_in_the_code_once_and_no_other_does() -> None:
-    """The declaration is the list: a name that is nowhere, or a place without a declared name, is found here."""
+    """Find declared names that are not in the code, and names in the code that are not declared."""
     assert used() == dict.fromkeys(POINTS, 1)
 
 
 def test_failpoints_come_in_pairs() -> None:
-    """Each step can be died before and after."""
+    """The process can end before and after each step."""
     steps = {point.rpartition(".")[0] for point in POINTS}
     assert sorted(POINTS) == sorted(f"{step}.{side}" for step in steps for side in ("before", "after"))
 
 
 def test_unarmed_failpoint_lets_everything_pass() -> None:
-    """No environment, no effect, at every point."""
+    """Without the environment variable, no failpoint has an effect."""
     for point in POINTS:
         failpoint(point)
 
 
 def test_armed_process_ends_at_the_arrival_that_was_named() -> None:
-    """At the second one here, at once and with a code of its own; other points let it pass."""
+    """The process ends at the second arrival, at once and with its own exit code; other failpoints do nothing."""
     done = run(REACH_TWICE, "claim.after:2")
 
     assert (done.returncode, done.stdout) == (EXIT_CODE, "once\n")
@@ -75,7 +75,7 @@ def test_armed_process_ends_at_the_arrival_that_was_named() -> None:
     ],
 )
 def test_process_armed_with_what_is_no_failpoint_does_not_start(armed: str, complaint: str) -> None:
-    """One line says what is wrong, before anything runs; a typing error must not pass for a proof."""
+    """One line names the error before anything runs: a typing error must not look like a passed test."""
     done = run("import workers.runtime.worker.runner\nprint('started')", armed)
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -84,13 +84,13 @@ def test_process_armed_with_what_is_no_failpoint_does_not_start(armed: str, comp
 
 
 def test_several_failpoints_are_separated_by_commas() -> None:
-    """Blanks do not matter; a point without a number means its first arrival."""
+    """Blanks are ignored; a failpoint without a number means its first arrival."""
     assert parse(" claim.after, publish.before:3 ,") == {"claim.after": 1, "publish.before": 3}
     assert parse("") == {}
 
 
 def test_deployed_system_cannot_be_armed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To ``gristmill`` the variable is no setting: it refuses to start with it."""
+    """The variable is not a setting: ``gristmill`` refuses to start with it."""
     monkeypatch.setenv(VARIABLE, "claim.after")
 
     with pytest.raises(settings.SettingsError, match=f"{VARIABLE} is not a setting"):

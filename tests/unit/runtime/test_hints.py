@@ -1,4 +1,4 @@
-"""What a notification on ``gristmill_done`` says to those who follow jobs."""
+"""Reading notifications on ``gristmill_done``."""
 
 from uuid import uuid4
 
@@ -8,19 +8,19 @@ from workers.runtime.operate.hints import COMPLETE_BYTES, Hint, read_hint
 
 
 def test_listed_jobs_are_told():
-    """Each stands there as id:version."""
+    """Each job is listed as id:version."""
     one, two = uuid4(), uuid4()
 
     assert read_hint(f"scoring.jobs {one}:3 {two}:12") == Hint("scoring.jobs", {one, two})
 
 
 def test_where_no_job_is_listed_any_may_be_meant():
-    """Whoever follows jobs of that table looks."""
+    """All followed jobs of that table must be read."""
     assert read_hint("scoring.jobs") == Hint("scoring.jobs", None)
 
 
 def test_a_long_list_may_be_incomplete():
-    """What did not fit is left out, so any job may be meant."""
+    """Jobs that did not fit are left out, so it may be any job."""
     listed = " ".join(f"{uuid4()}:1" for _ in range(COMPLETE_BYTES // 39 + 1))
 
     assert read_hint(f"scoring.jobs {listed}") == Hint("scoring.jobs", None)

@@ -1,4 +1,4 @@
-"""Declared lifecycles: what follows from their steps."""
+"""The states and transitions that follow from the steps of a lifecycle."""
 
 from datetime import timedelta
 
@@ -28,7 +28,7 @@ def test_one_step_allows_exactly_the_life_of_a_job():
 
 
 def test_terminal_states_lead_nowhere_but_failed():
-    """What is completed or cancelled stays so."""
+    """A completed or cancelled job stays in its state."""
     assert {old for old, _ in TWO.transitions} & TWO.terminal == {"failed"}
 
 
@@ -49,7 +49,7 @@ def test_states_of_two_steps():
 
 
 def test_a_step_is_found_by_its_stage_and_a_wrong_name_lists_the_right_ones():
-    """A handler of a misspelt stage fails at import, with the remedy in the message."""
+    """A handler of a misspelt stage fails at import; the message has the remedy."""
     assert TWO.step("a.second").ready == "halfway"
 
     with pytest.raises(LookupError, match=r"stage 'a.third' is no step .*; its stages: a.first, a.second"):

@@ -1,11 +1,11 @@
-"""A number is bounded by the characters that Postgres writes for it, in every form."""
+"""The limit of a number is the characters that Postgres writes for it, in every form."""
 
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from workers.runtime.bounds import MOST_BYTES, number_problem, payload_problem
+from workers.runtime.bounds import MAX_PAYLOAD_BYTES, number_problem, payload_problem
 from workers.runtime.handler.documents import Unkeepable, is_number, keepable
 
 
@@ -28,7 +28,7 @@ def test_ordinary_numbers_are_taken(number: Any):
     ],
 )
 def test_numbers_that_fill_pages_or_are_none_are_refused(number: Any):
-    """Also zero with 16,383 decimals, and a decimal that is no number at all."""
+    """This includes zero with 16,383 decimals and a decimal NaN."""
     assert number_problem(number) is not None
     assert not is_number(number)
     said = payload_problem({"n": [number]})
@@ -40,10 +40,10 @@ def test_numbers_that_fill_pages_or_are_none_are_refused(number: Any):
 
 @pytest.mark.parametrize("number", [5e-324, 1e308, 10**300, Decimal("1e-380")])
 def test_a_payload_counts_each_number_as_long_as_postgres_writes_it(number: Any):
-    """A mebibyte of them as JSON with exponents would be 50 MB as the database's text."""
+    """A mebibyte of JSON with exponents would be 50 MB as text of the database."""
     assert payload_problem({"n": [number] * 1_000}) is None
-    said = payload_problem({"n": [number] * (MOST_BYTES // 300)})
-    assert str(said) == f"payload must have at most {MOST_BYTES:,} bytes, got more"
+    said = payload_problem({"n": [number] * (MAX_PAYLOAD_BYTES // 300)})
+    assert str(said) == f"payload must have at most {MAX_PAYLOAD_BYTES:,} bytes, got more"
 
 
 def test_ordinary_numbers_count_what_json_needs():

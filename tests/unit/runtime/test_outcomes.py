@@ -19,18 +19,18 @@ OUTCOMES = [
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
 def test_an_outcome_cannot_change_after_it_was_returned(outcome):
-    """What a handler returned is what is settled, however long it waits for its commit."""
+    """The settled outcome is the returned one, even after a long wait for its commit."""
     with pytest.raises(FrozenInstanceError):
         setattr(outcome, outcome.__slots__[0], None)
 
 
 def test_completing_needs_no_result():
-    """A stage without columns of its own says only that it is done."""
+    """A stage without own columns returns an empty Complete."""
     assert Complete() == Complete(values={}, write=None)
 
 
 def test_an_outcome_names_its_writes_in_order():
-    """None, one, or several of both kinds."""
+    """There may be none, one, or several of both kinds."""
 
     async def one(session) -> None: ...
 

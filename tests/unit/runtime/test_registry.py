@@ -1,4 +1,4 @@
-"""Stages register themselves; the registry knows none by name."""
+"""Stages register themselves; the registry contains no names."""
 
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ def registry() -> Registry:
 
 
 def test_a_decorated_handler_is_registered_with_what_was_declared(registry):
-    """The decorator leaves the handler as it is and keeps the rest beside it."""
+    """The decorator returns the handler unchanged and registers the stage."""
     limit = Limit("key", at_most=2)
 
     decorate = stage("proving.plain", of=PlainJob, payload=Payload, limit=limit, into=registry)
@@ -40,14 +40,14 @@ def test_a_decorated_handler_is_registered_with_what_was_declared(registry):
 
 
 def test_a_handler_may_set_only_columns_of_its_own(registry):
-    """Neither the lifecycle's columns nor the payload that the job was asked with."""
+    """It may set neither the lifecycle's columns nor the payload's."""
     stage("proving.plain", of=PlainJob, payload=Payload, into=registry)(perform)
 
     assert registry["proving.plain"].settable == {"seconds", "key", "result", "effects"}
 
 
 def test_two_handlers_of_one_stage_are_refused(registry):
-    """Which of them would run must not depend on import order."""
+    """Otherwise the import order would decide which one runs."""
     stage("proving.plain", of=PlainJob, payload=Payload, into=registry)(perform)
 
     with pytest.raises(ValueError, match=r"stage 'proving.plain' is registered twice"):
@@ -55,13 +55,13 @@ def test_two_handlers_of_one_stage_are_refused(registry):
 
 
 def test_a_stage_that_is_no_step_of_its_table_is_refused(registry):
-    """The lifecycle beside the model decides which stages there are."""
+    """The model's lifecycle declares the stages."""
     with pytest.raises(LookupError, match=r"stage 'proving.typo' is no step of this lifecycle"):
         stage("proving.typo", of=PlainJob, payload=Payload, into=registry)(perform)
 
 
 def test_an_unknown_stage_names_the_known_ones(registry):
-    """One line with the remedy, also when there is none."""
+    """The error is one line with the remedy, also if no stage is known."""
     with pytest.raises(UnknownStageError, match=r"'a.b' is not registered; known stages: none"):
         registry["a.b"]
 
@@ -71,7 +71,7 @@ def test_an_unknown_stage_names_the_known_ones(registry):
 
 
 def test_discovery_finds_every_domain_once():
-    """A handler file in a domain is enough; looking twice changes nothing."""
+    """A handler file in a domain is enough; a second discovery changes nothing."""
     found = set(discover())
 
     assert "scoring.score" in found
@@ -79,6 +79,6 @@ def test_discovery_finds_every_domain_once():
 
 
 def test_a_limit_below_one_is_refused():
-    """It would stop its stage for ever."""
+    """Such a limit would stop its stage for ever."""
     with pytest.raises(ValueError, match=r"at_most must be at least 1, got 0"):
         Limit("key", at_most=0)

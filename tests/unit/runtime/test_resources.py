@@ -1,4 +1,4 @@
-"""The outside world as one value: what a process lacks fails its jobs, and everything is released together."""
+"""The outside world as one value: a missing resource fails the job, and all resources are released together."""
 
 from dataclasses import FrozenInstanceError
 
@@ -11,7 +11,7 @@ from workers.runtime.handler.resources import NoHttp, NoMail, Resources
 
 
 class Model(NoModel):
-    """Remembers that it was released, and may refuse to be."""
+    """Records that it was released; its release can fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.released = False
@@ -31,7 +31,7 @@ class Http(NoHttp):
 
 
 async def test_what_a_process_lacks_fails_the_job_that_asks_for_it():
-    """With one line, and for good."""
+    """The job fails at once with one line."""
     resources = Resources(llm=NoModel())
 
     with pytest.raises(Permanent, match="makes no HTTP calls"):
@@ -41,7 +41,7 @@ async def test_what_a_process_lacks_fails_the_job_that_asks_for_it():
 
 
 async def test_one_that_cannot_be_released_keeps_no_other_from_it():
-    """All are released, and all errors are told."""
+    """All are released, and all errors are raised."""
     http = Http()
 
     with pytest.raises(ExceptionGroup, match="not released"):
@@ -51,7 +51,7 @@ async def test_one_that_cannot_be_released_keeps_no_other_from_it():
 
 
 async def test_all_are_released():
-    """The model among them."""
+    """The language model is released too."""
     llm, http = Model(), Http()
 
     await Resources(llm=llm, http=http).aclose()
@@ -60,6 +60,6 @@ async def test_all_are_released():
 
 
 def test_resources_are_frozen():
-    """No run changes them for another."""
+    """No run can change them for another run."""
     with pytest.raises(FrozenInstanceError):
         Resources(llm=NoModel()).llm = NoModel()  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""When a schedule is due: cron in a time zone, across the clock's changes, and after a time without any beat."""
+"""When a schedule is due: a cron in a time zone, during clock changes, and after a time without a beat."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.runtime.beat.cron import (
-    MOST_CAUGHT_UP,
+    MAX_CAUGHT_UP,
     ScheduleError,
-    check,
+    check_cron,
     clock_changes,
     due_times,
     next_time,
@@ -31,7 +31,7 @@ def utc(text: str) -> datetime:
 
 @given(cron=CRONS, zone=ZONES, after=MOMENTS)
 def test_the_next_time_lies_ahead_and_reads_right_on_the_wall(cron, zone, after):
-    """Always later than asked, in UTC; but for hours that the clock skips, the wall shows what the cron says."""
+    """It is always later, in UTC. Except for skipped hours, the local time matches the cron."""
     time = next_time(cron, zone, after=after)
 
     assert time > after
@@ -44,19 +44,19 @@ def test_the_next_time_lies_ahead_and_reads_right_on_the_wall(cron, zone, after)
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
-        ("2026-03-28T12:00", "2026-03-29T01:00"),  # 02:30 does not exist that night: it fires as the clock jumps to 3
+        ("2026-03-28T12:00", "2026-03-29T01:00"),  # 02:30 does not exist that night: it fires when the clock jumps to 3
         ("2026-03-29T12:00", "2026-03-30T00:30"),
-        ("2026-10-24T12:00", "2026-10-25T00:30"),  # 02:30 comes twice that night: it fires at the first
+        ("2026-10-24T12:00", "2026-10-25T00:30"),  # 02:30 comes twice that night: it fires the first time
         ("2026-10-25T00:30", "2026-10-26T01:30"),
     ],
 )
 def test_a_daily_time_fires_once_on_the_nights_when_the_clock_changes(after, expected):
-    """Half past two in Paris, the hour that is skipped in March and repeated in October."""
+    """Half past two in Paris is skipped in March and comes twice in October."""
     assert next_time("30 2 * * *", "Europe/Paris", after=utc(after)) == utc(expected)
 
 
 def test_every_ten_minutes_goes_on_through_the_repeated_hour():
-    """An interval counts real time, not the wall's."""
+    """An interval counts real time, not local time."""
     start = utc("2026-10-24T23:55")
 
     due = due_times("*/10 * * * *", "Europe/Paris", last=start, now=start + timedelta(hours=3), catch_up="all")
@@ -65,7 +65,7 @@ def test_every_ten_minutes_goes_on_through_the_repeated_hour():
     assert {later - earlier for earlier, later in pairwise(due)} == {timedelta(minutes=10)}
 
 
-# Each changes its clock in that time: by an hour, by half an hour, at midnight, by two hours, at a quarter to three.
+# Their clocks change in that time: by an hour, by half an hour, at midnight, by two hours, at a quarter to three.
 CHANGES = {
     "Europe/Berlin": ("2027-03-28T01:00", "2026-10-25T01:00"),
     "America/New_York": ("2027-03-14T07:00", "2026-11-01T06:00"),
@@ -94,7 +94,7 @@ def minutes_around(jump: str) -> list[datetime]:
 
 
 def all_between(cron: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
-    """Return every time after ``start`` up to ``end``, found one after the other."""
+    """Return every time after ``start`` up to ``end``, by repeated calls of ``next_time``."""
     found = []
     while (start := next_time(cron, zone, after=start)) <= end:
         found.append(start)
@@ -102,7 +102,7 @@ def all_between(cron: str, zone: str, start: datetime, end: datetime) -> list[da
 
 
 def backwards(cron: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
-    """Return the same as beat finds it: the newest first, a hundred at a time."""
+    """Return the same as beat finds it: newest first, a hundred at a time."""
     found: list[datetime] = []
     while due := due_times(cron, zone, last=start, now=end, catch_up="all"):
         found = due + found
@@ -113,7 +113,7 @@ def backwards(cron: str, zone: str, start: datetime, end: datetime) -> list[date
 @pytest.mark.parametrize("cron", INTERVALS)
 @pytest.mark.parametrize(("zone", "jump"), JUMPS)
 def test_an_interval_fires_whenever_the_wall_shows_a_time_of_its(zone, jump, cron):
-    """Minute by minute through every kind of clock change, forwards and backwards alike."""
+    """Checked minute by minute through every kind of clock change, forwards and backwards."""
     minutes = minutes_around(jump)
     expected = [time for time in minutes if INTERVALS[cron](time.astimezone(ZoneInfo(zone)))]
     just_before = minutes[0] - timedelta(seconds=1)
@@ -126,7 +126,7 @@ def test_an_interval_fires_whenever_the_wall_shows_a_time_of_its(zone, jump, cro
 @pytest.mark.parametrize("cron", OF_THE_DAY)
 @pytest.mark.parametrize(("zone", "jump"), JUMPS)
 def test_a_time_of_the_day_fires_once_a_day_whatever_the_clock_does(zone, jump, cron):
-    """At the first minute at which the wall has reached it that day; those that one change skips are one firing."""
+    """It fires when the local clock has reached it; one change that skips several times gives one firing."""
     minutes = minutes_around(jump)
     expected = set()
     wall_before: dict[object, list[tuple[int, int]]] = {}
@@ -167,7 +167,7 @@ def test_a_time_of_the_day_fires_once_a_day_whatever_the_clock_does(zone, jump, 
     ],
 )  # fmt: skip
 def test_a_time_that_a_clock_skips_or_repeats_is_told(cron, zone, told):
-    """Who adds a schedule hears of it for the year to come; who is not concerned hears nothing."""
+    """A new schedule lists the effects of the coming year; an unaffected schedule lists none."""
     assert clock_changes(cron, zone, after=utc("2026-09-01T00:00")) == told
 
 
@@ -177,42 +177,42 @@ def test_a_time_that_a_clock_skips_or_repeats_is_told(cron, zone, told):
     after=MOMENTS,
 )
 def test_a_cron_comes_or_is_refused_in_every_zone(cron, zone, after):
-    """No pair of a cron and a zone keeps anybody busy for ever, as the library alone would."""
+    """No pair of cron and zone loops forever, as the library alone would."""
     try:
         assert next_time(cron, zone, after=after) > after
     except ScheduleError:
         with pytest.raises(ScheduleError):
-            check(cron, "UTC")
+            check_cron(cron, "UTC")
 
 
 def test_fields_are_stored_apart_by_one_blank():
-    """However they were typed."""
+    """This holds whatever blanks were typed."""
     assert plain_cron("  0\t9 *  * 1\n") == "0 9 * * 1"
 
 
 @given(cron=CRONS, zone=ZONES, last=MOMENTS, gap=st.timedeltas(timedelta(), timedelta(days=2)), policy=POLICIES)
 def test_what_is_due_is_new_past_ordered_and_bounded(cron, zone, last, gap, policy):
-    """Never a time that already fired, never one to come, never more than the policy allows."""
+    """No time fires twice, no future time fires, and no more than the policy allows."""
     due = due_times(cron, zone, last=last, now=last + gap, catch_up=policy)
 
     assert all(last < time <= last + gap for time in due)
     assert due == sorted(set(due))
-    assert len(due) <= (MOST_CAUGHT_UP if policy == "all" else 1)
+    assert len(due) <= (MAX_CAUGHT_UP if policy == "all" else 1)
 
 
 @given(cron=CRONS, zone=ZONES, last=MOMENTS, gap=st.timedeltas(timedelta(), timedelta(hours=6)))
 def test_looking_often_or_once_fires_the_same(cron, zone, last, gap):
-    """With ``all``, a beat that sleeps makes up for every time it missed."""
+    """With ``all``, a beat that was away fires every missed time."""
     now, middle = last + gap, last + gap / 2
 
     early = due_times(cron, zone, last=last, now=middle, catch_up="all")
     late = due_times(cron, zone, last=max([last, *early]), now=now, catch_up="all")
 
-    assert (early + late)[-MOST_CAUGHT_UP:] == due_times(cron, zone, last=last, now=now, catch_up="all")
+    assert (early + late)[-MAX_CAUGHT_UP:] == due_times(cron, zone, last=last, now=now, catch_up="all")
 
 
 def test_of_many_missed_times_one_fires_the_newest():
-    """A report is wanted once, however long nobody made it."""
+    """A report is wanted once, however long none was made."""
     due = due_times("0 * * * *", "UTC", last=utc("2026-01-01T00:00"), now=utc("2026-01-03T05:10"), catch_up="one")
 
     assert due == [utc("2026-01-03T05:00")]
@@ -220,7 +220,7 @@ def test_of_many_missed_times_one_fires_the_newest():
 
 @pytest.mark.parametrize(("now", "fires"), [("2026-01-01T05:00:59", True), ("2026-01-01T05:01:00", False)])
 def test_skip_fires_only_what_is_less_than_a_minute_late(now, fires):
-    """A reminder for five o'clock is worth nothing at noon."""
+    """A reminder for five o'clock is useless at noon."""
     due = due_times("0 * * * *", "UTC", last=utc("2026-01-01T00:00"), now=utc(now), catch_up="skip")
 
     assert due == ([utc("2026-01-01T05:00")] if fires else [])
@@ -230,7 +230,7 @@ def test_all_stops_at_its_bound():
     """A beat that was away for a month does not flood the workers."""
     due = due_times("* * * * *", "UTC", last=utc("2026-01-01T00:00"), now=utc("2026-02-01T00:00"), catch_up="all")
 
-    assert len(due) == MOST_CAUGHT_UP
+    assert len(due) == MAX_CAUGHT_UP
     assert due[-1] == utc("2026-02-01T00:00")
 
 
@@ -260,4 +260,4 @@ def test_all_stops_at_its_bound():
 def test_what_cannot_be_understood_is_refused_in_one_line(cron, timezone, message):
     """The message names the field, the rule and the value."""
     with pytest.raises(ScheduleError, match=message):
-        check(cron, timezone)
+        check_cron(cron, timezone)

@@ -1,4 +1,4 @@
-"""What a lifecycle with waits and ends of its own says, and which ones are refused where they are declared."""
+"""Lifecycles with waits and ends of a domain: what follows from them, and which declarations are refused."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -9,14 +9,14 @@ from models.lifecycle import End, Lifecycle, Step, Wait
 from tests.support.proving.models import SECOND_OPINION, WaitingJob
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.handler.registry import Registry
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 CYCLE = WaitingJob.__lifecycle__
 ASK, ACT = CYCLE.steps
 
 
 def declared(**changes: object) -> Lifecycle:
-    """Return a sound lifecycle of one step and one wait, but for ``changes``."""
+    """Return a valid lifecycle of one step and one wait, with ``changes``."""
     sound: dict[str, object] = {
         "steps": (Step("some.ask", "pending", "asking", "asked"),),
         "waits": (Wait(state="asked", waits_for="an answer", decides=("answered",), expires="failed"),),
@@ -32,14 +32,14 @@ def waiting(state: str = "asked", **changes: object) -> Wait:
 
 
 def test_a_wait_leads_where_its_decisions_its_deadline_and_a_cancel_lead():
-    """And nowhere else."""
+    """No other transition leaves it."""
     left = {new for old, new in CYCLE.transitions if old == "awaiting_approval"}
 
     assert left == {"approved", "rejected", "waived", SECOND_OPINION, "lapsed", "cancelled"}
 
 
 def test_every_end_is_terminal_and_counts_as_it_says():
-    """The three of every lifecycle among them."""
+    """This includes the three ends of every lifecycle."""
     assert CYCLE.good == {"completed", "waived"}
     assert CYCLE.bad == {"failed", "lapsed"}
     assert CYCLE.neutral == {"cancelled", "rejected"}
@@ -47,7 +47,7 @@ def test_every_end_is_terminal_and_counts_as_it_says():
 
 
 def test_a_wait_belongs_to_the_step_from_which_it_is_entered():
-    """Also one that only another wait leads to."""
+    """This includes a wait that only another wait leads to."""
     assert [CYCLE.step_of(state) for state in ("awaiting_approval", SECOND_OPINION, "awaiting_agent")] == [
         ASK,
         ASK,
@@ -57,14 +57,14 @@ def test_a_wait_belongs_to_the_step_from_which_it_is_entered():
 
 
 def test_where_the_last_step_leads_to_a_wait_the_first_good_end_is_completed():
-    """A delivery that somebody must accept is done when it is accepted."""
+    """A delivery that somebody must accept is completed when it is accepted."""
     assert declared().completed == "answered"
 
 
 def test_several_states_may_have_one_public_name():
-    """A state without one is shown as it is."""
-    assert {CYCLE.shown("awaiting_approval"), CYCLE.shown(SECOND_OPINION)} == {"in review"}
-    assert CYCLE.shown("approved") == "approved"
+    """A state without a public name is shown as it is."""
+    assert {CYCLE.public_name("awaiting_approval"), CYCLE.public_name(SECOND_OPINION)} == {"in review"}
+    assert CYCLE.public_name("approved") == "approved"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_several_states_may_have_one_public_name():
     ],
 )
 def test_a_lifecycle_in_which_a_job_could_be_lost_is_refused(changes, told):
-    """At import, with the stage's name."""
+    """It fails at import, with the name of the stage."""
     with pytest.raises(ValueError, match=r"lifecycle of 'some.ask': ") as refused:
         declared(**changes)
 
@@ -112,7 +112,7 @@ def test_waits_of_one_lifecycle_share_the_column_of_their_deadline():
     ],
 )
 def test_a_handler_chooses_among_the_states_that_its_step_may(registry: Registry, stage, outcome, told):
-    """And gives a deadline to a wait alone."""
+    """It may give a deadline only to a wait."""
     problem = registry[stage].problem_of(outcome)
 
     assert (told is None and problem is None) or (told is not None and problem is not None and told in problem)
@@ -129,10 +129,10 @@ def test_a_handler_chooses_among_the_states_that_its_step_may(registry: Registry
     ],
 )
 def test_an_outcome_says_the_state_and_the_deadline(outcome, step, state, until, terminal):
-    """The given deadline, or the wait's own; progress is full at an end only."""
+    """The deadline is the given one or the wait's own; progress is full only at an end."""
     job = WaitingJob(id=UUID(int=1), version=2, retry_count=0, max_retries=5)
 
-    row = decide(job, step, CYCLE, outcome, draw=lambda: 0.5)
+    row = settled_row(job, step, CYCLE, outcome, draw=lambda: 0.5)
 
     assert (row.status, row.until, row.terminal, row.action) == (state, until, terminal, "complete")
     assert row.progress == (100 if terminal else 0)

@@ -31,7 +31,7 @@ CRITERIA = st.lists(
 
 
 def test_criteria_are_read_with_weight_and_description():
-    """The documented form, with a description that goes on in an indented line."""
+    """The documented form, with a description that continues in an indented line."""
     prompt = "Judge it.\n\nCriteria:\n- documentation (35): usage,\n  examples\n- clarity (65%): plain words\n"
 
     assert split(prompt) == (
@@ -53,7 +53,7 @@ def test_text_after_a_blank_line_belongs_to_the_task():
     ["Is it good?", "Evaluation Criteria:\n\nCoherence (1-5) - the quality.", "Criteria:\nbe fair", "Criteria:"],
 )
 def test_free_text_is_judged_by_the_default_criteria(prompt):
-    """A prompt that lists nothing in the grammar is not an error."""
+    """A prompt without a list of criteria is valid."""
     assert split(prompt) == (prompt, DEFAULT_CRITERIA)
 
 
@@ -71,7 +71,7 @@ def test_free_text_is_judged_by_the_default_criteria(prompt):
     ],
 )
 def test_misspelt_criteria_are_refused_with_the_rule(lines, said):
-    """A list that was meant as one is never silently read as something else."""
+    """A malformed list is refused and not read as free text."""
     with pytest.raises(RubricError, match=re.escape(said)):
         parse(f"Judge.\n\nCriteria:\n{lines}")
 
@@ -79,12 +79,12 @@ def test_misspelt_criteria_are_refused_with_the_rule(lines, said):
 @settings(max_examples=80, deadline=None)
 @given(CRITERIA)
 def test_rendered_criteria_are_read_back(criteria):
-    """What render writes, split reads."""
+    """``split`` reads back what ``render`` writes."""
     assert split(render(criteria, task="Judge it.")) == ("Judge it.", tuple(criteria))
 
 
 def test_builtin_package_rubric():
-    """The package prompt carries the four criteria, weights summing to 100."""
+    """The package prompt has the four criteria, and their weights sum to 100."""
     assert parse(PACKAGE_PROMPT) == PACKAGE_CRITERIA
     assert [one.name for one in PACKAGE_CRITERIA] == ["documentation", "clarity", "maintenance", "openness"]
     assert sum(one.weight for one in PACKAGE_CRITERIA) == sum(one.weight for one in DEFAULT_CRITERIA) == 100

@@ -1,4 +1,4 @@
-"""The score: every criterion once, the rubric's weights, an overall of our own."""
+"""The score: every criterion once, the rubric's weights, and an overall that Gristmill computes."""
 
 import pytest
 from hypothesis import given
@@ -35,19 +35,19 @@ def test_overall_is_the_rubrics_weighted_mean():
 
 
 def test_small_difference_of_the_models_overall_is_not_flagged():
-    """Rounding is no doubt."""
+    """A rounding difference is not a reason for a flag."""
     assert reconcile(answer(part("evidence", 50), part("clarity", 50), overall=54), CRITERIA, model="m").flags == []
 
 
 def test_flags_of_both_sides_are_kept_once():
-    """The model's notes and ours stand together."""
+    """The score has the flags of the model and of Gristmill, each once."""
     given = answer(part("evidence", 50), part("clarity", 50), flags=["thin", "profile truncated"])
 
     assert reconcile(given, CRITERIA, model="m", flags=["profile truncated"]).flags == ["thin", "profile truncated"]
 
 
 def test_names_are_matched_without_regard_to_case_and_spaces():
-    """A model that capitalises a name has still answered; the rubric's spelling is kept."""
+    """An answer counts if the model changed the case of a name. The score has the rubric's spelling."""
     given = answer(part("Evidence ", 50), part("CLARITY", 60))
 
     assert [one.name for one in reconcile(given, CRITERIA, model="m").criteria] == ["evidence", "clarity"]
@@ -62,29 +62,29 @@ def test_names_are_matched_without_regard_to_case_and_spaces():
         ([], "missing: 'evidence', 'clarity'"),
     ],
 )
-def test_missing_or_surplus_criterion_is_an_error_the_model_can_be_told(parts, said):
-    """Half an answer is no answer."""
+def test_missing_or_unknown_criterion_is_an_error_with_a_message_for_the_model(parts, said):
+    """An incomplete answer is refused."""
     with pytest.raises(ValidationError, match=said):
         answer(*parts)
 
 
 @pytest.mark.parametrize("points", [-1, 100.1, float("nan"), float("inf"), "high", None])
 def test_points_outside_the_scale_are_refused(points):
-    """0 to 100, finite."""
+    """Points must be finite and from 0 to 100."""
     with pytest.raises(ValidationError):
         answer(part("evidence", points), part("clarity", 1))
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0.01, 1_000)), min_size=1, max_size=20))
 def test_weighted_mean_lies_between_its_scores(pairs):
-    """The mean never leaves the range of the scores, but for rounding."""
+    """Except for rounding, the mean is within the range of the scores."""
     scores = [score for score, _ in pairs]
 
     assert min(scores) - 0.06 <= weighted_mean(pairs, decimals=1) <= max(scores) + 0.06
 
 
 def test_score_survives_json():
-    """What is stored can be read back as what it was."""
+    """A stored score is read back unchanged."""
     score = reconcile(answer(part("evidence", 50), part("clarity", 60)), CRITERIA, model="m")
 
     assert ProfileScore.model_validate(score.model_dump(mode="json")) == score

@@ -1,4 +1,4 @@
-"""What the doors accept for scoring.score, and the stage it becomes."""
+"""The request of scoring.score, and the rules of its stage."""
 
 from datetime import timedelta
 from uuid import uuid4
@@ -15,7 +15,7 @@ PROFILE = uuid4()
 
 
 def test_request_has_the_seeds_default_model():
-    """A profile and a prompt make a request; the prompt is stripped."""
+    """A profile and a prompt are enough for a request; the prompt is stripped."""
     request = ScoreRequest(profile_id=PROFILE, prompt="  Judge it.\n")
 
     assert (request.prompt, request.model_name) == ("Judge it.", DEFAULT_MODEL)
@@ -23,7 +23,7 @@ def test_request_has_the_seeds_default_model():
 
 @pytest.mark.parametrize("model", ["openai/gpt-4o:free", "llama3.2", "ft:gpt-4o:acme::1", "HF/Qwen2.5@q4", "a" * 50])
 def test_model_names_of_all_providers_are_accepted(model):
-    """Vendor prefixes, tags and versions are part of names."""
+    """A model name may have a vendor prefix, a tag and a version."""
     assert ScoreRequest(profile_id=PROFILE, prompt="x", model_name=model).model_name == model
 
 
@@ -52,7 +52,7 @@ def test_invalid_request_names_its_field(field, value, said):
 
 
 def test_stage_is_registered_with_its_rules():
-    """At most ten jobs of one profile in flight, two minutes for a run, on the queue of its domain."""
+    """At most ten jobs of one profile are in flight, a run has two minutes, and the queue is that of the domain."""
     stage = registry["scoring.score"]
 
     assert stage.handler is score_profile

@@ -1,4 +1,4 @@
-"""What Flower is told of a job, held against Celery's own precedence: for every transition of every lifecycle."""
+"""The events of a job and Celery's precedence of states: Flower shows the right state after every transition."""
 
 import time
 import uuid
@@ -13,18 +13,18 @@ from celery import Celery, states
 from celery.events.state import State
 
 import models
-from models import concrete
+from models import list_mapped
 from models.lifecycle import Job, Lifecycle, Step
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Registry, Stage, discover
 from workers.runtime.store.settle import Settled
 from workers.runtime.worker.dead_letters import DeadLetter
-from workers.transport.events import EventStream, Moved, flower_state, hides
+from workers.transport.events import EventStream, Moved, flower_state, is_ignored
 
 models.load_all()
 STAGES: Registry = discover()
-LIFECYCLES: dict[str, Lifecycle] = {str(model.__table__): model.__lifecycle__ for model in concrete(Job)}
-# Not ours: three steps, and what a domain may add.
+LIFECYCLES: dict[str, Lifecycle] = {str(model.__table__): model.__lifecycle__ for model in list_mapped(Job)}
+# Not one of ours: it has three steps, and transitions that a domain may add.
 LIFECYCLES["of three steps"] = Lifecycle(
     steps=(Step("a.one", "r1", "x1", "r2"), Step("a.two", "r2", "x2", "r3"), Step("a.three", "r3", "x3", "done")),
     retention=timedelta(days=1),
@@ -34,23 +34,23 @@ TRANSITIONS = [(name, *pair) for name, lifecycle in LIFECYCLES.items() for pair 
 
 
 class Flower:
-    """Flower's memory of tasks: Celery's own, told what a stream would publish."""
+    """Celery's in-memory state of tasks, as Flower uses it. It gets the events that a stream would publish."""
 
     def __init__(self, stages: Any = STAGES) -> None:
         self.stream = EventStream(Celery(set_as_current=False), "worker@here", stages)
         self._state: Any = State()
 
     def task(self, job: UUID | str) -> Any:
-        """Return what Flower shows of a job once it has heard all that waits."""
+        """Return what Flower shows of a job after all waiting events."""
         waiting, self.stream._waiting = self.stream._waiting, []
         for type_, fields in waiting:
-            told = {"hostname": "worker@here", "pid": 1, "clock": 1, "utcoffset": 0, "local_received": time.time()}
-            self._state.event({"type": type_, **told, **fields})
+            common = {"hostname": "worker@here", "pid": 1, "clock": 1, "utcoffset": 0, "local_received": time.time()}
+            self._state.event({"type": type_, **common, **fields})
         return self._state.tasks.get(str(job))
 
 
 def expected(lifecycle: Lifecycle, old: str, new: str) -> str:
-    """Return what a person expects to read, said without the code under test."""
+    """Return the expected state, computed without the code under test."""
     kinds = {"good": "SUCCESS", "bad": "FAILURE", "neutral": "REVOKED"}
     ends = {lifecycle.completed: "SUCCESS", lifecycle.failed: "FAILURE", lifecycle.cancelled: "REVOKED"}
     ends |= {end.state: kinds[end.counts_as] for end in lifecycle.ends}
@@ -64,36 +64,36 @@ def expected(lifecycle: Lifecycle, old: str, new: str) -> str:
 
 
 def paths_to(lifecycle: Lifecycle, state: str) -> Iterator[list[tuple[str, str]]]:
-    """Yield ways from a fresh job to ``state``, each transition at most once; the shortest first."""
-    ways: list[list[tuple[str, str]]] = [[]]
-    while ways:
-        way = ways.pop(0)
-        at = way[-1][1] if way else lifecycle.initial
+    """Yield paths from a new job to ``state``, each transition at most once; the shortest first."""
+    paths: list[list[tuple[str, str]]] = [[]]
+    while paths:
+        path = paths.pop(0)
+        at = path[-1][1] if path else lifecycle.initial
         if at == state:
-            yield way
-        ways += [[*way, pair] for pair in sorted(lifecycle.transitions) if pair[0] == at and pair not in way]
-        if len(ways) > 3_000:
+            yield path
+        paths += [[*path, pair] for pair in sorted(lifecycle.transitions) if pair[0] == at and pair not in path]
+        if len(paths) > 3_000:
             return
 
 
 @pytest.mark.parametrize(("table", "old", "new"), TRANSITIONS)
-def test_whatever_others_do_to_a_job_flower_shows_its_state(table: str, old: str, new: str) -> None:
-    """By whatever way the job came to be there: no state that it was in hides the one in which it is."""
+def test_flower_shows_the_state_of_a_job_after_every_transition(table: str, old: str, new: str) -> None:
+    """The state does not depend on the path: no earlier state hides the current one."""
     lifecycle = LIFECYCLES[table]
-    for way, _ in zip(paths_to(lifecycle, old), range(12), strict=False):
+    for path, _ in zip(paths_to(lifecycle, old), range(12), strict=False):
         flower, job = Flower(), uuid.uuid4()
-        for version, pair in enumerate([*way, (old, new)], start=2):
+        for version, pair in enumerate([*path, (old, new)], start=2):
             stage = next(
                 (s.stage for s in lifecycle.steps if pair[0] in {s.ready, s.running}), lifecycle.steps[-1].stage
             )
             flower.stream.moved(lifecycle, Moved(job, stage, version, *pair, "cancel", "because", None))
-            assert flower.task(job).state == expected(lifecycle, *pair), (way, pair)
+            assert flower.task(job).state == expected(lifecycle, *pair), (path, pair)
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 @pytest.mark.parametrize("before", [states.PENDING, states.RETRY, states.FAILURE, states.REVOKED, states.SUCCESS])
 def test_a_run_that_starts_is_shown_whatever_was_shown_before(stage: Stage, before: str) -> None:
-    """A failed job that a person sends back runs again, and is cancelled, completed or failed as any other."""
+    """A failed job that a person sends back runs again, and is then shown like any other job."""
     lifecycle = stage.model.__lifecycle__
     outcomes = {
         "complete": stage.step.done,
@@ -127,8 +127,8 @@ def test_a_run_that_starts_is_shown_whatever_was_shown_before(stage: Stage, befo
         assert flower.task(job).state == expected(lifecycle, stage.step.running, status)
 
 
-def test_success_comes_with_the_end_of_the_last_step_only() -> None:
-    """An ingestion goes on with its vectors: started all the while, under the name of the step that it is in."""
+def test_success_is_shown_only_after_the_last_step() -> None:
+    """An ingestion continues with its vectors. Between the steps it is STARTED, under the name of its current step."""
     flower, job = Flower(), uuid.uuid4()
     ingest, embed = (
         Run(name, job, version, 1) for name, version in (("ingestion.ingest", 2), ("vectorization.embed", 4))
@@ -144,8 +144,8 @@ def test_success_comes_with_the_end_of_the_last_step_only() -> None:
     assert (flower.task(job).state, flower.task(job).exception) == ("FAILURE", "401")
 
 
-def test_a_run_that_lost_its_job_says_nothing_of_it() -> None:
-    """It was rescued, perhaps, and runs elsewhere: what became of it is told from its table."""
+def test_a_run_that_lost_its_job_publishes_nothing() -> None:
+    """The job may have been rescued and run elsewhere. The follower publishes its state from the table."""
     flower, run = Flower(), Run("proving.plain" if "proving.plain" in STAGES else "scoring.score", uuid.uuid4(), 2, 1)
     flower.stream.started(run)
 
@@ -155,8 +155,8 @@ def test_a_run_that_lost_its_job_says_nothing_of_it() -> None:
     assert flower.task(run.job_id).state == "STARTED"
 
 
-def test_a_refused_message_is_a_failed_task_with_its_reason_and_nothing_that_it_brought() -> None:
-    """Under the message's own id, or one that its content gives it: the same content is the same task."""
+def test_a_refused_message_is_a_failed_task_with_its_reason_and_without_its_content() -> None:
+    """Its id is the message's, or one made from its content: the same content is the same task."""
     flower = Flower()
     secret = b'[["scoring.score", {"prompt": "hunter2"}], {}, {}]'
     for message_id in ("m-1", None, None):
@@ -172,7 +172,7 @@ def test_a_refused_message_is_a_failed_task_with_its_reason_and_nothing_that_it_
 
 
 def test_every_pair_of_states_that_celery_would_hide_is_known() -> None:
-    """The rule behind it all, against Celery itself: a state is told behind a retry where it would be ignored."""
+    """The rule agrees with Celery: if a state would be ignored, it is published after a retry."""
     events = {
         "SUCCESS": "task-succeeded",
         "FAILURE": "task-failed",
@@ -185,10 +185,10 @@ def test_every_pair_of_states_that_celery_would_hide_is_known() -> None:
         for type_ in (events[before], events[state]):
             memory.event({"type": type_, "uuid": "j", "hostname": "w", "pid": 1, "clock": 1, "timestamp": 1.0,
                           "local_received": 1.0, "utcoffset": 0})  # fmt: skip
-        assert (memory.tasks["j"].state != state) == hides(state, before=before), (before, state)
+        assert (memory.tasks["j"].state != state) == is_ignored(state, before=before), (before, state)
 
 
 def test_a_new_job_is_pending() -> None:
-    """Nothing was done to it yet."""
+    """No worker has run it yet."""
     for lifecycle in LIFECYCLES.values():
         assert flower_state(lifecycle, None, lifecycle.initial) == "PENDING"

@@ -1,4 +1,4 @@
-"""The times that Celery itself acts upon: taken from the message before Celery sees them."""
+"""The times on which Celery acts are removed from a message before Celery reads them."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ def test_a_message_that_was_taken_in_time_does_not_expire_any_more() -> None:
 
 
 @pytest.mark.parametrize("name", ["eta", "expires"])
-def test_what_is_no_time_is_refused(name: str) -> None:
+def test_a_value_that_is_not_a_time_is_refused(name: str) -> None:
     assert take_times(message(**{name: 5})) == f"{name} must be a time in ISO 8601, got 5"
     with pytest.raises(ValueError, match="isoformat"):
         take_times(message(**{name: "tomorrow"}))

@@ -1,4 +1,4 @@
-"""Requests for embeddings that run beside each other: what the failure of one means for the others."""
+"""Requests for vectors that run at the same time: what the failure of one means for the others."""
 
 import asyncio
 import uuid
@@ -10,12 +10,12 @@ import pytest
 
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, Purpose
-from workers.vectorization.asking import Asker, Request, Requests
-from workers.vectorization.pending import Pending
+from workers.vectorization.pending import PendingRecord
+from workers.vectorization.vector_requests import VectorRequest, VectorRequester, VectorRequests
 
 
 class Limited:
-    """A provider whose rate limit is used up by the text "limited"; to others it then answers with ``fault``."""
+    """A provider that returns a rate limit for the text "limited", and then ``fault`` for all others."""
 
     embedding_limits = EmbeddingLimits()
 
@@ -42,23 +42,23 @@ class Limited:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Hold nothing."""
+        """Nothing to close."""
 
 
-async def requests(*inputs: Sequence[str]) -> AsyncGenerator[Request, None]:
+async def requests(*inputs: Sequence[str]) -> AsyncGenerator[VectorRequest, None]:
     for texts in inputs:
-        yield Request([Pending(uuid.uuid4(), text) for text in texts], "m")
+        yield VectorRequest([PendingRecord(uuid.uuid4(), text) for text in texts], "m")
 
 
 @pytest.mark.parametrize("fault", [Permanent("too long"), Retryable("HTTP 503")], ids=["refused", "failed"])
-async def test_rate_limit_of_one_sender_stops_the_repetitions_and_halvings_of_the_others(fault: Exception) -> None:
-    """Each would be one more request that the provider has asked not to send."""
+async def test_rate_limit_of_one_request_stops_the_repeats_and_halvings_of_the_others(fault: Exception) -> None:
+    """Each would be one more request while the provider is rate-limiting."""
     provider = Limited(fault)
-    asker = Asker(provider)
+    requester = VectorRequester(provider)
 
-    async with Requests(requests(["a", "b"], ["limited"], ["c"]), asker.ask, at_once=2) as in_flight:
+    async with VectorRequests(requests(["a", "b"], ["limited"], ["c"]), requester.ask, at_once=2) as in_flight:
         with pytest.raises(RateLimited, match="wait"):
             await anext(in_flight.groups())
 
     assert provider.asked == [["a", "b"], ["limited"]]
-    assert asker.refused == {}
+    assert requester.refused == {}

@@ -1,4 +1,4 @@
-"""The assessment store in Python: what the SQL functions of schema ``assessments`` do, for sessions of SQLAlchemy.
+"""The assessment store in Python: the SQL functions of schema ``assessments`` for SQLAlchemy sessions.
 
-Every function works in the caller's transaction and commits nothing. A refusal leaves that transaction usable.
+Every function works in the caller's transaction and commits nothing. After a refusal the transaction can continue.
 """

@@ -1,4 +1,4 @@
-"""Read the audit trail of assessments; it outlives them."""
+"""Read the audit trail of assessments. It stays when an assessment is deleted."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,13 +8,14 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.assessment.store.refusals import UnknownAssessment, storable
-from workers.assessment.store.rows import BY_OWNER, AssessmentView, decoded, document, of_one_owner
+from workers.assessment.store.refusals import UnknownAssessment, require_storable
+from workers.assessment.store.rows import BY_OWNER, AssessmentView, decode_document, document_columns, rows_of_one_owner
 from workers.assessment.store.states import get
 
 _TRAIL = text(f"""
     SELECT id, assessment_id, owner_id, old_state::text, new_state::text, version_from, version_to, changed_by,
-           change_reason, change_action, created_at, {document("context")}, host(ip_address) AS ip_address, user_agent
+           change_reason, change_action, created_at, {document_columns("context")},
+           host(ip_address) AS ip_address, user_agent
       FROM assessments.assessment_state_audit
      WHERE assessment_id = :assessment_id
        AND {BY_OWNER}
@@ -24,7 +25,7 @@ _TRAIL = text(f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """One row of ``assessment_state_audit``; a context that cannot be shown is the reason why."""
+    """One row of ``assessment_state_audit``. If its context cannot be shown, ``context`` is the reason."""
 
     id: UUID
     assessment_id: str
@@ -43,14 +44,14 @@ class AuditRow:
 
 
 async def audit_trail(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> list[AuditRow]:
-    """Return every change of an assessment, oldest first, also when it is gone; raise UnknownAssessment for none.
+    """Return every change of an assessment, oldest first, even if it was deleted; raise UnknownAssessment if none.
 
-    An id that was used again after a cleanup has both histories, each beginning with version 1. Whose assessment of
-    that name is meant, :func:`workers.assessment.store.states.get` says.
+    If an id was used again after a cleanup, both histories are returned. Each begins with version 1.
+    :func:`workers.assessment.store.states.get` says which owner's assessment is meant.
     """
-    storable(assessment_id, name="assessment_id")
+    require_storable(assessment_id, name="assessment_id")
     found = await session.execute(_TRAIL, {"assessment_id": assessment_id, "owner": owner})
-    rows = of_one_owner([_row(row) for row in found.mappings()], assessment_id)
+    rows = rows_of_one_owner([_row(row) for row in found.mappings()], assessment_id)
     if not rows:
         raise UnknownAssessment(f"assessment {assessment_id!r} has no history")
     return rows
@@ -58,14 +59,14 @@ async def audit_trail(session: AsyncSession, assessment_id: str, *, owner: UUID 
 
 @dataclass(frozen=True, slots=True)
 class AssessmentHistory:
-    """An assessment and its history; the assessment is None where it was deleted and its history is left."""
+    """An assessment and its history. The assessment is None if it was deleted and only its history exists."""
 
     assessment: AssessmentView | None
     audit: list[AuditRow]
 
 
 async def with_history(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> AssessmentHistory:
-    """Return an assessment, if it is still there, and its history; raise UnknownAssessment where there is neither."""
+    """Return an assessment, if it still exists, and its history; raise UnknownAssessment if neither exists."""
     try:
         assessment = await get(session, assessment_id, owner=owner)
     except UnknownAssessment:
@@ -75,5 +76,5 @@ async def with_history(session: AsyncSession, assessment_id: str, *, owner: UUID
 
 def _row(row: RowMapping) -> AuditRow:
     values = dict(row)
-    context, reason = decoded(values.pop("context"), is_null=values.pop("context_is_null"), name="context")
+    context, reason = decode_document(values.pop("context"), is_null=values.pop("context_is_null"), name="context")
     return AuditRow(**values, context=reason or context)

@@ -1,9 +1,9 @@
-"""Import assessments of the event-based system: in batches, as often as wanted, with a complete history.
+"""Import assessments of the event-based system: in batches, repeatable, with a complete history.
 
-A finished assessment enters as every other one, pending and version 1, and is moved to its end in the same
-transaction; each step is in its history with the action ``import``. So no guard has an exception, and nobody ever sees
-an assessment halfway. What is there already, or was and has been cleaned up since, is left alone: an import that was
-interrupted is run again.
+A finished assessment is inserted like any other, pending and with version 1, and moved to its end in the same
+transaction. Each step is in its history with the action ``import``. So the guards need no exception, and nobody sees an
+unfinished import of an assessment. Assessments that exist, or existed and were cleaned up, are skipped. So an
+interrupted import can be run again.
 """
 
 from collections import Counter
@@ -20,16 +20,16 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import RETENTION
-from workers.assessment.store.legacy import Imported, Unusable, id_of, read
+from workers.assessment.store.legacy import LegacyAssessment, UnusableEntry, id_of, read_legacy
 from workers.assessment.store.refusals import AssessmentError, refusals
-from workers.assessment.store.sources import Found, rows_of_file, rows_of_table
+from workers.assessment.store.sources import SourceEntry, rows_of_file, rows_of_table
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
 from workers.runtime.handler.documents import shown
 
 BATCH = 1_000
 
-# Ids that tell the time of the assessment, so that lists by id are lists by age.
+# The ids contain the creation time, so a list ordered by id is ordered by age.
 _INSERT = text("""
     INSERT INTO assessments.assessment_states (id, assessment_id, owner_id, request_data, created_at, updated_at)
     SELECT uuidv7(r.created_at - clock_timestamp()), r.assessment_id, o.owner_id, r.request_data, r.created_at,
@@ -43,8 +43,8 @@ _INSERT = text("""
     ON CONFLICT (assessment_id, owner_id) DO NOTHING
     RETURNING id, assessment_id
 """)
-# Nothing starts without a ticket, and a ticket is given before: in a statement of its own.
-_TICKET = text("UPDATE assessments.assessment_states SET dispatched_at = now() WHERE id = ANY (:ids)")
+# A start needs a ticket, and the ticket must be given by an earlier statement.
+_GIVE_TICKET = text("UPDATE assessments.assessment_states SET dispatched_at = now() WHERE id = ANY (:ids)")
 _START = text("""
     UPDATE assessments.assessment_states SET state = 'processing', version = 2, progress = 1, updated_at = now()
      WHERE id = ANY (:ids)
@@ -62,8 +62,8 @@ _END = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """One entry that was not taken, and why."""
+class RefusedEntry:
+    """One entry that was refused, and the reason."""
 
     position: int
     assessment_id: str | None
@@ -72,35 +72,35 @@ class Refused:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What became of every entry read: ``taken`` by state, there already, or refused.
+    """The counts of an import: entries ``taken`` by state, ``already_there``, or ``refused``.
 
-    ``past_retention`` of the taken ended so long ago that the next cleanup deletes them.
+    ``past_retention`` counts taken entries that ended so long ago that the next cleanup deletes them.
     """
 
     read: int = 0
     taken: Counter[str] = field(default_factory=Counter)
     already_there: int = 0
     past_retention: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedEntry] = field(default_factory=list)
 
 
 Sessions = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 Tell = Callable[[ImportReport], None]
-Candidate = tuple[int, Imported]
+Candidate = tuple[int, LegacyAssessment]
 
 
 async def import_assessments(
     sessions: Sessions,
-    entries: AsyncIterable[Found],
+    entries: AsyncIterable[SourceEntry],
     *,
     batch: int = BATCH,
     actor: Actor = NOBODY,
     tell: Tell = lambda _: None,
 ) -> ImportReport:
-    """Write the assessments that ``entries`` hold, ``batch`` per transaction; return what became of each.
+    """Write the assessments in ``entries``, ``batch`` per transaction; return the report.
 
-    They belong to the actor's user; without one to nobody, and only operators see them.
-    ``sessions()`` opens a transaction that commits when its block ends well; ``tell`` hears the report as it grows.
+    They belong to the actor's user. Without a user they have no owner, and only operators see them. ``sessions()``
+    opens a transaction that commits if its block succeeds. ``tell`` is called with the report after each batch.
     """
     report = ImportReport()
     now = datetime.now(UTC)
@@ -112,10 +112,10 @@ async def import_assessments(
     async for entry in entries:
         report.read += 1
         try:
-            waiting.append((entry.position, _usable(entry, now=now)))
-        except Unusable as reason:
+            waiting.append((entry.position, _read_entry(entry, now=now)))
+        except UnusableEntry as reason:
             known = id_of(entry.row or {})
-            report.refused.append(Refused(entry.position, known and shown(known), str(reason)))
+            report.refused.append(RefusedEntry(entry.position, known and shown(known), str(reason)))
         if len(waiting) >= batch:
             await commit(waiting)
             waiting = []
@@ -136,7 +136,7 @@ async def import_file(
 async def import_table(
     database: Database, table: str, *, batch: int = BATCH, actor: Actor = NOBODY, tell: Tell
 ) -> ImportReport:
-    """Import ``table`` of the same database; raise UnknownSource where it is not there."""
+    """Import ``table`` of the same database; raise UnknownSource if it does not exist."""
     actor = replace(actor, change_reason=actor.change_reason or f"imported from {table}")
     connection = await database.listen()
     try:
@@ -146,10 +146,10 @@ async def import_table(
         await connection.close()
 
 
-def _usable(entry: Found, *, now: datetime) -> Imported:
+def _read_entry(entry: SourceEntry, *, now: datetime) -> LegacyAssessment:
     if entry.row is None:
-        raise Unusable(entry.unreadable or "the entry is empty")
-    return read(entry.row, now=now)
+        raise UnusableEntry(entry.unreadable or "the entry is empty")
+    return read_legacy(entry.row, now=now)
 
 
 async def _commit(
@@ -172,31 +172,33 @@ async def _commit(
 
 async def _write(
     session: AsyncSession, rows: Sequence[Candidate], owner: UUID | None
-) -> tuple[list[Imported], list[Refused]]:
-    """Write ``rows`` in one savepoint; halve them where the database refuses one, until only that one is refused."""
+) -> tuple[list[LegacyAssessment], list[RefusedEntry]]:
+    """Write ``rows`` in one savepoint. If the database refuses, halve them until only the bad row is refused."""
     try:
         async with refusals(session):
             return await _write_all(session, [row for _, row in rows], owner), []
     except AssessmentError as error:
         if len(rows) == 1:
             position, row = rows[0]
-            return [], [Refused(position, row.assessment_id, str(error))]
+            return [], [RefusedEntry(position, row.assessment_id, str(error))]
     middle = len(rows) // 2
     first, second = await _write(session, rows[:middle], owner), await _write(session, rows[middle:], owner)
     return first[0] + second[0], first[1] + second[1]
 
 
-async def _write_all(session: AsyncSession, rows: Sequence[Imported], owner: UUID | None) -> list[Imported]:
-    by_id: dict[str, Imported] = {}
+async def _write_all(
+    session: AsyncSession, rows: Sequence[LegacyAssessment], owner: UUID | None
+) -> list[LegacyAssessment]:
+    by_id: dict[str, LegacyAssessment] = {}
     for row in rows:
-        by_id.setdefault(row.assessment_id, row)  # of two with one id the first
+        by_id.setdefault(row.assessment_id, row)  # of two rows with the same id, the first counts
     content = to_json(list(by_id.values())).decode()
     inserted = await session.execute(_INSERT, {"rows": content, "owner": owner})
-    taken: list[tuple[UUID, Imported]] = [(id_, by_id[assessment_id]) for id_, assessment_id in inserted]
+    taken: list[tuple[UUID, LegacyAssessment]] = [(id_, by_id[assessment_id]) for id_, assessment_id in inserted]
     ended = [(id_, row) for id_, row in taken if row.completed_at]
     ran = [id_ for id_, row in ended if row.state != "cancelled"]
     if ran:
-        await session.execute(_TICKET, {"ids": ran})
+        await session.execute(_GIVE_TICKET, {"ids": ran})
         await session.execute(_START, {"ids": ran})
     if ended:
         endings = to_json([{"id": id_, **_ending(row)} for id_, row in ended])
@@ -204,6 +206,6 @@ async def _write_all(session: AsyncSession, rows: Sequence[Imported], owner: UUI
     return [row for _, row in taken]
 
 
-def _ending(row: Imported) -> dict[str, object]:
+def _ending(row: LegacyAssessment) -> dict[str, object]:
     names = ("state", "result_data", "error_message", "updated_at", "completed_at")
     return {name: getattr(row, name) for name in names}

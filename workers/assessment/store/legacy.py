@@ -1,4 +1,4 @@
-"""Read one assessment of the event-based system. Pure: a row as it was kept there becomes a row as it is kept here."""
+"""Convert one assessment of the event-based system into a row of the assessment store. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ STATES = {
     "pending": "pending",
     "requested": "pending",
     "queued": "pending",
-    # Whoever was processing it went with the event system: it is to be done again.
+    # Its worker no longer exists, so it is processed again.
     "processing": "pending",
     "running": "pending",
     "completed": "completed",
@@ -25,8 +25,8 @@ STATES = {
     "cancelled": "cancelled",
     "canceled": "cancelled",
 }
-_ID_LENGTH = 255
-# Ids here tell the time of creation, and theirs begins then.
+_MAX_ID_CHARACTERS = 255
+# Ids contain the creation time, which cannot be before 1970.
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = ("created_at", "updated_at", "completed_at", "timestamp")
 _READ = frozenset(
@@ -35,13 +35,13 @@ _READ = frozenset(
 )  # fmt: skip
 
 
-class Unusable(ValueError):
-    """The row cannot be taken; the message says which field breaks which rule, with the value."""
+class UnusableEntry(ValueError):
+    """The entry cannot be imported; the message names field, rule and value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """One assessment to be written: it satisfies every CHECK of ``assessment_states``."""
+class LegacyAssessment:
+    """One assessment to write. It satisfies every CHECK of ``assessment_states``."""
 
     assessment_id: str
     state: str
@@ -53,21 +53,21 @@ class Imported:
     completed_at: datetime | None
 
 
-def read(row: Mapping[str, Any], *, now: datetime) -> Imported:
-    """Return what ``row`` says, or raise Unusable.
+def read_legacy(row: Mapping[str, Any], *, now: datetime) -> LegacyAssessment:
+    """Return the assessment in ``row``; raise UnusableEntry if it breaks a rule.
 
-    Names may be written as columns (``server_name``) or as in events (``serverName``). A time without a zone is UTC.
-    An ending without a time of its own ended when the row was last updated.
+    Names may be those of columns (``server_name``) or of events (``serverName``). A time without a zone is UTC. If an
+    ended assessment has no end time, the time of its last update is used.
     """
     fields = _fields(row)
     state = _state(fields.get("status", fields.get("state")))
     created = _time(fields, "created_at") or _time(fields, "timestamp")
     if created is None:
-        raise Unusable("created_at is required, got nothing")
+        raise UnusableEntry("created_at is required, got nothing")
     updated = _time(fields, "updated_at") or _time(fields, "completed_at") or created
     completed = None if state == "pending" else _time(fields, "completed_at") or updated
     _in_order(created, updated, completed, now)
-    return Imported(
+    return LegacyAssessment(
         assessment_id=_id(fields.get("assessment_id")),
         state=state,
         request_data=_request(fields),
@@ -80,25 +80,25 @@ def read(row: Mapping[str, Any], *, now: datetime) -> Imported:
 
 
 def id_of(row: Mapping[str, Any]) -> str | None:
-    """Return the id that ``row`` gives, as it was written, or None if it gives none that is one."""
+    """Return the id in ``row`` as it was written, or None if there is no text or number."""
     found = next((value for name, value in row.items() if _snake(name) == "assessment_id"), None)
     return str(found) if isinstance(found, str | int) else None
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is read of ``row``, by the columns' names; the rest of it may hold anything."""
+    """Return the known fields of ``row`` by column name. Its other fields may hold anything."""
     fields = {_snake(name): value for name, value in row.items() if not (value is None or value == "")}
     fields = {name: value for name, value in fields.items() if name in _READ}
     try:
         for name, value in fields.items():
             keepable(value, name=name)
     except Unkeepable as error:
-        raise Unusable(str(error)) from None
+        raise UnusableEntry(str(error)) from None
     return fields
 
 
 def _request(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request that the seed's migration builds: these five members and no other."""
+    """Return the request that the seed's migration builds: exactly these five members."""
     return {
         "serverName": _text(fields.get("server_name")),
         "assessmentType": _text(fields.get("assessment_type")),
@@ -115,19 +115,19 @@ def _snake(name: str) -> str:
 
 def _id(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | None):
-        raise Unusable(f"assessment_id must be text, got {quoted(value)}")
+        raise UnusableEntry(f"assessment_id must be text, got {quoted(value)}")
     text = "" if value is None else str(value).strip()
     if not text:
-        raise Unusable("assessment_id is required, got nothing")
-    if len(text) > _ID_LENGTH:
-        raise Unusable(f"assessment_id must have at most {_ID_LENGTH} characters, got {len(text)}")
+        raise UnusableEntry("assessment_id is required, got nothing")
+    if len(text) > _MAX_ID_CHARACTERS:
+        raise UnusableEntry(f"assessment_id must have at most {_MAX_ID_CHARACTERS} characters, got {len(text)}")
     return text
 
 
 def _state(value: object) -> str:
     state = STATES.get(str(value or "").strip().lower())
     if state is None:
-        raise Unusable(f"status must be one of {', '.join(STATES)}, got {quoted(value)}")
+        raise UnusableEntry(f"status must be one of {', '.join(STATES)}, got {quoted(value)}")
     return state
 
 
@@ -138,21 +138,22 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
     try:
         time = _as_time(value)
     except (ValueError, OverflowError, OSError):
-        raise Unusable(f"{name} must be a time in ISO 8601 or milliseconds since 1970, got {quoted(value)}") from None
+        rule = "must be a time in ISO 8601 or milliseconds since 1970"
+        raise UnusableEntry(f"{name} {rule}, got {quoted(value)}") from None
     if time < _EARLIEST:
-        raise Unusable(f"{name} must not lie before 1970, got {quoted(value)}")
+        raise UnusableEntry(f"{name} must not lie before 1970, got {quoted(value)}")
     return time
 
 
 def _as_time(value: object) -> datetime:
-    """Return the time in UTC; raise ValueError or OverflowError where there is none."""
+    """Return the time in UTC; raise ValueError or OverflowError if ``value`` is not a time."""
     match value:
         case bool():
-            raise ValueError("true and false are no times")
+            raise ValueError("true and false are not times")
         case datetime():
             time = value
         case int() | float() | Decimal():
-            return datetime.fromtimestamp(float(value) / 1000, UTC)  # JavaScript's, in milliseconds
+            return datetime.fromtimestamp(float(value) / 1000, UTC)  # JavaScript writes times in milliseconds
         case _:
             time = datetime.fromisoformat(str(value).strip())
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
@@ -161,9 +162,9 @@ def _as_time(value: object) -> datetime:
 def _in_order(created: datetime, updated: datetime, completed: datetime | None, now: datetime) -> None:
     for name, time in (("created_at", created), ("updated_at", updated), ("completed_at", completed)):
         if time and time > now:
-            raise Unusable(f"{name} must not lie in the future, got {time.isoformat()}")
+            raise UnusableEntry(f"{name} must not lie in the future, got {time.isoformat()}")
     if completed and completed < created:
-        raise Unusable(f"completed_at must not lie before created_at, got {completed.isoformat()}")
+        raise UnusableEntry(f"completed_at must not lie before created_at, got {completed.isoformat()}")
 
 
 def _object(fields: Mapping[str, Any], *names: str) -> dict[str, Any] | None:
@@ -183,9 +184,9 @@ def _parsed(text: str, name: str) -> Any:
         value = json.loads(text)
         keepable(value, name=name)
     except Unkeepable as error:
-        raise Unusable(str(error)) from None
+        raise UnusableEntry(str(error)) from None
     except (ValueError, RecursionError):
-        raise Unusable(f"{name} must be JSON, got {quoted(text)}") from None
+        raise UnusableEntry(f"{name} must be JSON, got {quoted(text)}") from None
     return value
 
 

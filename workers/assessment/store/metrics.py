@@ -1,4 +1,4 @@
-"""Read what was measured of an assessment: by the database at each ending, and by services."""
+"""Read the measurements of an assessment: the database writes some at each end, services write others."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,11 +7,11 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.assessment.store.refusals import storable
-from workers.assessment.store.rows import BY_OWNER, of_one_owner, time
+from workers.assessment.store.refusals import require_storable
+from workers.assessment.store.rows import BY_OWNER, rows_of_one_owner, time_columns
 
 _MEASURED = text(f"""
-    SELECT metric_type, metric_value, {time("timestamp")}, owner_id
+    SELECT metric_type, metric_value, {time_columns("timestamp")}, owner_id
       FROM assessments.assessment_metrics
      WHERE assessment_id = :assessment_id AND {BY_OWNER}
      ORDER BY assessment_metrics.timestamp, id
@@ -20,7 +20,7 @@ _MEASURED = text(f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One row of ``assessment_metrics``; ``timestamp`` is None where no client can show it."""
+    """One row of ``assessment_metrics``; ``timestamp`` is None if no client can show it."""
 
     metric_type: str
     metric_value: int
@@ -28,12 +28,14 @@ class Measurement:
     owner_id: UUID | None
 
 
-async def measurements(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> list[Measurement]:
-    """Return what was measured of an assessment, oldest first; nothing for one that was never measured.
+async def list_measurements(
+    session: AsyncSession, assessment_id: str, *, owner: UUID | None = None
+) -> list[Measurement]:
+    """Return the measurements of an assessment, oldest first; an empty list if there are none.
 
-    Whose assessment of that name is meant, :func:`workers.assessment.store.states.get` says.
+    :func:`workers.assessment.store.states.get` says which owner's assessment is meant.
     """
-    storable(assessment_id, name="assessment_id")
+    require_storable(assessment_id, name="assessment_id")
     rows = (await session.execute(_MEASURED, {"assessment_id": assessment_id, "owner": owner})).mappings()
     found = [Measurement(**{name: value for name, value in row.items() if name != "timestamp_odd"}) for row in rows]
-    return of_one_owner(found, assessment_id)
+    return rows_of_one_owner(found, assessment_id)

@@ -1,4 +1,4 @@
-"""Why the store refuses, as exceptions with one clear line each."""
+"""The refusals of the store: exceptions with one clear line each."""
 
 import re
 from collections.abc import AsyncIterator
@@ -11,22 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from workers.runtime.handler.documents import NUL, Unkeepable, keepable
 from workers.runtime.refusals import Kind, Refusal
 
-CONFLICT = "GM409"
+VERSION_CONFLICT = "GM409"
 _NOT_FOUND = "P0002"
 _CHECK = "23514"
 _WRONG_STATE = "55000"
 _UNTRANSLATABLE = "22P05"
-# A name of several owners, data exceptions, broken constraints, more than a column holds: what the caller gave is
-# wrong, whatever the assessment's state.
+# Classes of SQLSTATE for wrong values: a name with several owners, data exceptions, constraints, exceeded limits.
 _WRONG_VALUES = ("21", "22", "23", "54")
 
 
 class AssessmentError(Refusal, ValueError):
-    """The store refuses; the message is one line."""
+    """The store refuses a request; the message is one line."""
 
 
-class Conflict(AssessmentError):
-    """Somebody else was faster: the assessment has version ``actual``, the caller expected ``expected``."""
+class VersionConflict(AssessmentError):
+    """The assessment changed in between: it has version ``actual``, the caller expected ``expected``."""
 
     kind = Kind.CONFLICT
 
@@ -37,38 +36,38 @@ class Conflict(AssessmentError):
 
 
 class IllegalTransition(AssessmentError):
-    """The lifecycle has no way from the assessment's state to the one asked for."""
+    """The lifecycle has no transition from the assessment's state to the requested one."""
 
     kind = Kind.CONFLICT
 
 
 class UnknownAssessment(AssessmentError):
-    """No assessment has that id (any more)."""
+    """No assessment has that id, or it was deleted."""
 
     kind = Kind.NOT_FOUND
 
 
 class WrongState(AssessmentError):
-    """The state of the assessment does not allow it, whatever its version is."""
+    """The state of the assessment does not allow the change, for any version."""
 
     kind = Kind.CONFLICT
 
 
 class UnknownSource(AssessmentError):
-    """There is no such table to import from."""
+    """The table to import from does not exist."""
 
     kind = Kind.NOT_FOUND
 
 
 class InvalidChange(AssessmentError):
-    """A value breaks a rule of the table: progress, priority, length, an id that exists with another request.
+    """A value breaks a rule: progress, priority, length, an id that exists with another request.
 
-    Also: nobody to act for, and a name that several owners use.
+    Also: the session acts for no user, or several owners have an assessment of this name.
     """
 
 
-def storable(value: object, *, name: str) -> None:
-    """Raise InvalidChange where ``value`` cannot be kept: half characters, NUL, NaN, infinities, bytes, great depth."""
+def require_storable(value: object, *, name: str) -> None:
+    """Raise InvalidChange if ``value`` cannot be stored: lone surrogates, NUL, NaN, infinities, bytes, deep nesting."""
     try:
         keepable(value, name=name)
     except Unkeepable as error:
@@ -77,7 +76,7 @@ def storable(value: object, *, name: str) -> None:
 
 @asynccontextmanager
 async def refusals(session: AsyncSession) -> AsyncIterator[None]:
-    """Run the block in a savepoint and raise what the database refuses as one of ours; other errors pass."""
+    """Run the block in a savepoint; raise refusals of the database as AssessmentError, other errors unchanged."""
     try:
         async with session.begin_nested():
             yield
@@ -93,9 +92,9 @@ def _refusal(error: BaseException | None) -> AssessmentError | None:
         return None
     message = " ".join((error.diag.message_primary or type(error).__name__).split())
     match error.sqlstate:
-        case str(code) if code == CONFLICT:
+        case str(code) if code == VERSION_CONFLICT:
             actual, expected = (int(part) for part in re.findall(r"version (-?\d+)", message)[-2:])
-            return Conflict(message, expected=expected, actual=actual)
+            return VersionConflict(message, expected=expected, actual=actual)
         case str(code) if code == _NOT_FOUND:
             return UnknownAssessment(message)
         case str(code) if code == _WRONG_STATE:

@@ -1,4 +1,4 @@
-"""Count assessments, their durations and their failures. Reads whole tables: for people, not for loops."""
+"""Count assessments, their durations and their failures. Reads whole tables, so do not call it often."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-REASON_LENGTH = 120
+MAX_REASON_CHARACTERS = 120
 
 _COUNTS = text("""
     SELECT state::text, count(*), max(CASE WHEN completed_at IS NULL THEN now() - created_at END) AS oldest
@@ -15,7 +15,7 @@ _COUNTS = text("""
      WHERE CAST(:since AS interval) IS NULL OR created_at > now() - CAST(:since AS interval)
      GROUP BY assessment_states.state ORDER BY assessment_states.state
 """)
-# Waiting counts: `total` is what whoever asked had to wait, `processing` what the last attempt took.
+# `total` includes all waiting, from creation to the end; `processing` is the last attempt only.
 _DURATIONS = text("""
     SELECT coalesce(left(request_data ->> 'assessmentType', 80), '(none)') AS assessment_type, count(*),
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - started_at))
@@ -26,7 +26,7 @@ _DURATIONS = text("""
      WHERE state = 'completed' AND (CAST(:since AS interval) IS NULL OR completed_at > now() - CAST(:since AS interval))
      GROUP BY 1 ORDER BY 2 DESC, 1
 """)
-# Numbers and quoted values differ from one failure to the next: without them the same reason is one reason.
+# Without numbers and quoted values, failures with the same reason have the same text.
 _FAILURES = text("""
     SELECT date_trunc('hour', completed_at, 'UTC') AS hour,
            left(regexp_replace(regexp_replace(coalesce(left(error_message, 2000), '(no message)'),
@@ -48,7 +48,7 @@ _HOURS = text("""
 
 @dataclass(frozen=True, slots=True)
 class StateCount:
-    """How many assessments are in a state, and for how long the oldest of them has been waited for."""
+    """How many assessments are in a state, and the age of the oldest that has not ended."""
 
     state: str
     count: int
@@ -65,7 +65,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """How long completed assessments of a type took: their last attempt, and from their creation on."""
+    """How long completed assessments of a type took: the last attempt, and the time since creation."""
 
     assessment_type: str
     count: int
@@ -75,7 +75,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How many assessments failed in an hour for one reason; numbers and quoted values in it are left out."""
+    """How many assessments failed in an hour for one reason; numbers and quoted values are removed from it."""
 
     hour: datetime
     reason: str
@@ -83,8 +83,8 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How many assessments ended in an hour in one state."""
+class HourlyEndings:
+    """How many assessments ended in one state in an hour."""
 
     hour: datetime
     state: str
@@ -93,18 +93,18 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Everything that ``gristmill assessments stats`` shows, of one moment."""
+    """The content of ``gristmill assessments stats``."""
 
     states: Sequence[StateCount]
     durations: Sequence[Durations]
     failures: Sequence[Failures]
-    hours: Sequence[Ended]
+    hours: Sequence[HourlyEndings]
 
 
 async def statistics(session: AsyncSession, *, since: timedelta | None = None) -> Statistics:
-    """Return the counts by state, durations by type, failures and endings by hour; of the last ``since``, or of all.
+    """Return counts by state, durations by type, and failures and endings by hour, of the last ``since`` or of all.
 
-    What is counted by state was created in that time, all else ended in it. Hours are UTC's.
+    Counts by state are of assessments created in that time; the others are of those that ended in it. Hours are UTC.
     """
     span = {"since": since}
     return Statistics(
@@ -113,8 +113,10 @@ async def statistics(session: AsyncSession, *, since: timedelta | None = None) -
             Durations(kind, count, _quantiles(processing), Quantiles(*total))
             for kind, count, processing, total in await session.execute(_DURATIONS, span)
         ],
-        failures=[Failures(*row) for row in await session.execute(_FAILURES, {**span, "length": REASON_LENGTH})],
-        hours=[Ended(*row) for row in await session.execute(_HOURS, span)],
+        failures=[
+            Failures(*row) for row in await session.execute(_FAILURES, {**span, "length": MAX_REASON_CHARACTERS})
+        ],
+        hours=[HourlyEndings(*row) for row in await session.execute(_HOURS, span)],
     )
 
 

@@ -1,4 +1,4 @@
-"""Where assessments of the event-based system are read from: a table, a CSV file, a file of JSON lines."""
+"""Read assessments of the event-based system from a table, a CSV file, or a file of JSON lines."""
 
 import csv
 import json
@@ -14,25 +14,25 @@ from psycopg.rows import scalar_row
 from workers.assessment.store.refusals import UnknownSource
 from workers.runtime.database import Raw
 
-FIELD_LIMIT = 4 * 1024 * 1024
+MAX_CSV_FIELD_CHARACTERS = 4 * 1024 * 1024
 _ROWS_PER_FETCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One entry of a source: its line or row number from 1, and its fields or why it has none."""
+class SourceEntry:
+    """One entry of a source: its line or row number from 1, and its fields, or the reason why it has none."""
 
     position: int
     row: Mapping[str, Any] | None
     unreadable: str | None = None
 
 
-async def rows_of_table(conn: Raw, table: str) -> AsyncIterator[Found]:
+async def rows_of_table(conn: Raw, table: str) -> AsyncIterator[SourceEntry]:
     """Yield the rows of ``table`` (``name`` or ``schema.name``), a thousand at a time.
 
-    ``conn`` commits by itself; the cursor outlives its transaction, so that a long import holds no snapshot. Rows come
-    as JSON texts and are read one by one: the driver would give up a thousand for one time or number it cannot hold.
-    Raises UnknownSource where there is no such table.
+    ``conn`` commits each statement. The cursor stays open after its transaction, so a long import holds no snapshot.
+    Rows are read as JSON text, one by one, because the driver would fail for a thousand rows if it cannot decode one
+    value. Raise UnknownSource if the table does not exist.
     """
     name = sql.Identifier(*table.split("."))
     async with AsyncServerCursor(conn, "existing", row_factory=scalar_row, withhold=True) as cursor:
@@ -47,16 +47,16 @@ async def rows_of_table(conn: Raw, table: str) -> AsyncIterator[Found]:
             yield _object(position, row, "row")
 
 
-async def rows_of_file(path: Path) -> AsyncIterator[Found]:
-    """Yield the records of a CSV file with a header, or of a file of JSON lines, told apart by the name's ending."""
+async def rows_of_file(path: Path) -> AsyncIterator[SourceEntry]:
+    """Yield the records of a CSV file with a header if the name ends in .csv, else of a file of JSON lines."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         found = _csv(file) if path.suffix.lower() == ".csv" else _json_lines(file)
         for one in found:
             yield one
 
 
-def _csv(lines: Iterator[str]) -> Iterator[Found]:
-    csv.field_size_limit(FIELD_LIMIT)
+def _csv(lines: Iterator[str]) -> Iterator[SourceEntry]:
+    csv.field_size_limit(MAX_CSV_FIELD_CHARACTERS)
     reader = csv.DictReader(lines, strict=True)
     while True:
         line = reader.line_num + 1
@@ -65,31 +65,31 @@ def _csv(lines: Iterator[str]) -> Iterator[Found]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Found(line, None, f"the line is not CSV: {error}")
+            yield SourceEntry(line, None, f"the line is not CSV: {error}")
             continue
         if None in row:
-            yield Found(reader.line_num, None, f"the line has more fields than the header's {len(row) - 1}")
+            yield SourceEntry(reader.line_num, None, f"the line has more fields than the header's {len(row) - 1}")
         else:
-            yield Found(reader.line_num, row)
+            yield SourceEntry(reader.line_num, row)
 
 
-def _json_lines(lines: Iterator[str]) -> Iterator[Found]:
+def _json_lines(lines: Iterator[str]) -> Iterator[SourceEntry]:
     for position, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         yield _object(position, line, "line")
 
 
-def _object(position: int, text: str, what: str) -> Found:
-    """Return the JSON object in ``text``, or why it is none; ``what`` it was: a line or a row."""
+def _object(position: int, text: str, what: str) -> SourceEntry:
+    """Return the JSON object in ``text``, or the reason why there is none; ``what`` is "line" or "row"."""
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        return Found(position, None, f"the {what} is not JSON: {error}")
+        return SourceEntry(position, None, f"the {what} is not JSON: {error}")
     except ValueError:
-        return Found(position, None, f"the {what} holds an integer of more digits than can be read (4,300)")
+        return SourceEntry(position, None, f"the {what} holds an integer of more digits than can be read (4,300)")
     except RecursionError:
-        return Found(position, None, f"the {what} is nested too deeply to be read")
+        return SourceEntry(position, None, f"the {what} is nested too deeply to be read")
     if isinstance(row, dict):
-        return Found(position, row)
-    return Found(position, None, f"the {what} must be a JSON object, got {type(row).__name__}")
+        return SourceEntry(position, row)
+    return SourceEntry(position, None, f"the {what} must be a JSON object, got {type(row).__name__}")

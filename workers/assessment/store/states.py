@@ -1,6 +1,6 @@
-"""Create, change, cancel, give and read assessments: the SQL functions, for sessions of SQLAlchemy.
+"""Create, change, cancel, give and read assessments: the SQL functions for SQLAlchemy sessions.
 
-An :class:`Actor` with a ``user_id`` acts for that owner; one without acts for whom the session acts already.
+An :class:`Actor` with a ``user_id`` acts for that owner. Without one it acts for the user of the session.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.assessments import STATES
-from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, WrongState, refusals, storable
+from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, WrongState, refusals, require_storable
 from workers.assessment.store.rows import COLUMNS, LISTED, AssessmentView, view, views
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Raw
@@ -44,8 +44,8 @@ _LIST = """
 _LIST_WHOLE, _LIST_SHORT = (text(_LIST.format(columns=columns)) for columns in (COLUMNS, LISTED))
 
 
-def state_named(state: str) -> str:
-    """Return the state that ``state`` names, in any case; raise InvalidChange where none is."""
+def parse_state(state: str) -> str:
+    """Return the state with this name, in any case; raise InvalidChange if it does not exist."""
     known = state.strip().lower()
     if known not in STATES:
         raise InvalidChange(Problem("state", f"must be one of {', '.join(STATES)}", quoted(state)))
@@ -61,15 +61,15 @@ async def create(
     timeout_seconds: int | None = 300,
     actor: Actor = NOBODY,
 ) -> UUID:
-    """Create a pending assessment and return its job id; the same request again returns the first one's.
+    """Create a pending assessment and return its job id. The same request again returns the first job id.
 
-    It belongs to the user for whom ``actor`` acts. Raises InvalidChange for a value that breaks a rule, and
-    for an ``assessment_id`` that this owner has with another request.
+    It belongs to the user for whom ``actor`` acts. Raise InvalidChange if a value breaks a rule, or if this owner has
+    the ``assessment_id`` with another request.
     """
-    storable(assessment_id, name="assessment_id")
+    require_storable(assessment_id, name="assessment_id")
     values = {
         "assessment_id": assessment_id,
-        "request_data": as_json(request_data, "request_data"),
+        "request_data": to_json_object(request_data, "request_data"),
         "priority": priority,
         "timeout_seconds": timeout_seconds,
     }
@@ -89,20 +89,20 @@ async def update(
     progress: int | None = None,
     actor: Actor = NOBODY,
 ) -> int:
-    """Change an assessment that still has ``version``; return its new version. What is None stays as it is.
+    """Change an assessment that still has ``version``; return its new version. A value of None is not changed.
 
-    Raises Conflict with both versions, IllegalTransition, UnknownAssessment or InvalidChange; then nothing changed,
-    and the transaction goes on. Updating one that a worker runs takes it over: the worker's run ends. Which assessment
-    of that name is meant, :func:`get` says.
+    Raise VersionConflict with both versions, IllegalTransition, UnknownAssessment or InvalidChange. Then nothing is
+    changed, and the transaction can continue. If a worker runs the assessment, the update takes it over: the worker's
+    run ends. :func:`get` says which owner's assessment is meant.
     """
-    new_state = state_named(new_state)
-    storable(assessment_id, name="assessment_id")
-    storable(error_message, name="error_message")
+    new_state = parse_state(new_state)
+    require_storable(assessment_id, name="assessment_id")
+    require_storable(error_message, name="error_message")
     values = {
         "assessment_id": assessment_id,
         "new_state": new_state,
         "version": version,
-        "result_data": None if result_data is None else as_json(result_data, "result_data"),
+        "result_data": None if result_data is None else to_json_object(result_data, "result_data"),
         "error_message": error_message,
         "progress": progress,
     }
@@ -112,10 +112,10 @@ async def update(
 
 
 async def cancel(session: AsyncSession, assessment_id: str, *, actor: Actor = NOBODY) -> UUID:
-    """Cancel an assessment that waits or runs, whatever its version; return its job id. Its reason is the actor's.
+    """Cancel a waiting or running assessment of any version, with the actor's reason; return its job id.
 
-    A run is stopped within a second. Raises UnknownAssessment, and WrongState for one that has ended. Which
-    assessment of that name is meant, :func:`get` says.
+    A run stops within a second. Raise UnknownAssessment, or WrongState if it has ended. :func:`get` says which owner's
+    assessment is meant.
     """
     found = await get(session, assessment_id, owner=actor.user_id)
     async with refusals(session), acting(session, actor):
@@ -127,21 +127,21 @@ async def cancel(session: AsyncSession, assessment_id: str, *, actor: Actor = NO
 
 
 async def give(session: AsyncSession, assessment_id: str, *, to: UUID, actor: Actor = NOBODY) -> int | None:
-    """Give the assessment of that name that nobody owns to the user ``to``; return its new version.
+    """Give the assessment of this name that has no owner to the user ``to``; return its new version.
 
-    Its history and its measurements go with it, and those of assessments of that name that were deleted; None where
-    only these are left. Only an operator may do it. Nobody can take it back. Raises UnknownAssessment where every
-    assessment of that name has an owner, InvalidChange where the user has one of that name already, WrongState for one
-    that is processed, and Forbidden.
+    Its history and measurements are given too, with those of deleted assessments of this name. Return None if only
+    these exist. Only an operator may do this, and nobody can undo it. Raise UnknownAssessment if every assessment of
+    this name has an owner, InvalidChange if the user already has one of this name, WrongState if it is processing, and
+    Forbidden.
     """
-    storable(assessment_id, name="assessment_id")
+    require_storable(assessment_id, name="assessment_id")
     async with refusals(session), acting(session, actor):
         version: int | None = (await session.execute(_GIVE, {"assessment_id": assessment_id, "owner": to})).scalar_one()
     return version
 
 
 async def remove(session: AsyncSession, job_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:
-    """Delete assessments by their job ids; return how many. Unfinished ones are cancelled first. The history stays."""
+    """Delete assessments by job id; return how many. Unfinished ones are cancelled first. The history stays."""
     async with acting(session, actor):
         await session.execute(_CANCEL_UNFINISHED, {"ids": list(job_ids)})
         gone = await session.execute(_REMOVE, {"ids": list(job_ids)})
@@ -149,12 +149,12 @@ async def remove(session: AsyncSession, job_ids: Sequence[UUID], *, actor: Actor
 
 
 async def get(session: AsyncSession, assessment_id: str, *, owner: UUID | None = None) -> AssessmentView:
-    """Return an assessment as it is now, or raise UnknownAssessment.
+    """Return an assessment as it is now; raise UnknownAssessment if it does not exist.
 
-    It is the one of ``owner``, else of whom the session acts for. An operator who acts for nobody gets the one that
-    nobody owns, and where there is none the only one of that name; InvalidChange where several owners have one.
+    It is the assessment of ``owner``, or without ``owner`` that of the session's user. An operator who acts for no user
+    gets the one without an owner, else the only one of this name. Raise InvalidChange if several owners have one.
     """
-    storable(assessment_id, name="assessment_id")
+    require_storable(assessment_id, name="assessment_id")
     async with refusals(session), acting(session, Actor(user_id=owner)):
         row = (await session.execute(_GET, {"assessment_id": assessment_id})).mappings().one_or_none()
     if row is None:
@@ -171,17 +171,17 @@ async def list_newest(
     after: UUID | None = None,
     short: bool = False,
 ) -> Sequence[AssessmentView]:
-    """Return up to ``limit`` assessments, newest first; ``after`` is the last job id of the page before.
+    """Return up to ``limit`` assessments, newest first; ``after`` is the last job id of the previous page.
 
-    A field that cannot be shown is None and explained; it costs the other fields and rows nothing. ``short``: a large
-    request holds only its type, a large result only its verdict.
+    If a field cannot be shown, it is None and the reason is given; other fields and rows are not affected. With
+    ``short``, a large request holds only its type and a large result only its verdict.
     """
-    wanted = {"state": state and state_named(state), "owner": owner, "after": after, "limit": limit}
+    wanted = {"state": state and parse_state(state), "owner": owner, "after": after, "limit": limit}
     return views((await session.execute(_LIST_SHORT if short else _LIST_WHOLE, wanted)).mappings().all())
 
 
 async def has_ended(conn: Raw, job_id: UUID) -> tuple[bool, bool]:
-    """Return whether an assessment has ended, and whether it is completed; one that was deleted has ended."""
+    """Return whether an assessment has ended, and whether it is completed. A deleted one has ended."""
     cursor = await conn.execute(
         "SELECT completed_at IS NOT NULL, state = 'completed' FROM assessments.assessment_states WHERE id = %s",
         [job_id],
@@ -190,9 +190,9 @@ async def has_ended(conn: Raw, job_id: UUID) -> tuple[bool, bool]:
     return ended, completed
 
 
-def as_json(value: Mapping[str, Any], name: str) -> str:
-    """Return ``value`` as JSON; raise InvalidChange where it is no object or cannot be kept."""
-    storable(value, name=name)
+def to_json_object(value: Mapping[str, Any], name: str) -> str:
+    """Return ``value`` as JSON text; raise InvalidChange if it is not an object or cannot be stored."""
+    require_storable(value, name=name)
     if not isinstance(value, Mapping):
         raise InvalidChange(Problem(name, "must be a JSON object", quoted(value)))
     try:

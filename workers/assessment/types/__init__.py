@@ -1,1 +1,1 @@
-"""One file per type of assessment; a file dropped in here is a type, and nothing else is edited."""
+"""One file per type of assessment. A new file here adds a type; no other file needs a change."""

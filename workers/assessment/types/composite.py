@@ -1,4 +1,4 @@
-"""``composite``: several assessments of one server at once, weighted, with what failed in plain sight."""
+"""``composite``: several weighted assessments of one server at once. Failed parts are listed in the result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from workers.assessment.registry import Desk, assessor, perform
+from workers.assessment.registry import AssessorTools, assessor, perform
 from workers.assessment.request import AssessmentRequest, Name
 from workers.assessment.result import (
     AssessmentResult,
@@ -16,7 +16,7 @@ from workers.assessment.result import (
     verdict_of,
 )
 from workers.judging.criteria import Weight
-from workers.judging.judgement import SHARE_DECIMALS, total
+from workers.judging.judgement import SHARE_DECIMALS, sum_known
 from workers.judging.scores import weighted_mean
 from workers.runtime.handler.errors import Permanent, RateLimited, Retryable, Unavailable, describe
 from workers.runtime.handler.rule_based import NOTE
@@ -24,17 +24,17 @@ from workers.runtime.handler.rule_based import NOTE
 TYPE = "composite"
 MAX_PARTS = 10
 
-Ended = AssessmentResult | Exception
+ResultOrError = AssessmentResult | Exception
 
 
 def _is_no_composite(assessment_type: str) -> str:
     if assessment_type == TYPE:
-        raise ValueError(f"must be another type than the whole's, got {assessment_type!r}")
+        raise ValueError(f"must not be {TYPE!r} itself, got {assessment_type!r}")
     return assessment_type
 
 
 class Part(BaseModel):
-    """One assessment of a composite; ``name`` tells two of one type apart."""
+    """One assessment of a composite; ``name`` distinguishes two parts of one type."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ class Part(BaseModel):
 
 
 class CompositeOptions(BaseModel):
-    """The parts, each a type with its options and its weight."""
+    """The parts: each has a type, options and a weight."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,75 +53,77 @@ class CompositeOptions(BaseModel):
 
 
 @assessor(TYPE, options=CompositeOptions)
-async def assess_parts(request: AssessmentRequest, options: CompositeOptions, desk: Desk) -> AssessmentResult:
-    """Run all parts at once; what fails for good is listed with its error, and the other weights are renormalised.
+async def assess_parts(request: AssessmentRequest, options: CompositeOptions, tools: AssessorTools) -> AssessmentResult:
+    """Run all parts at once. List a part that failed for good with its error, and renormalise the other weights.
 
-    A provider that is away and a part's rate limit snooze the whole, and an error that an attempt could mend is retried
-    as long as there is one: a part is missing only where waiting would not bring it. Raises Permanent when every part
-    failed for good.
+    If a provider is unavailable or a part is rate limited, the whole job is snoozed. If a part has a retryable error
+    and an attempt is left, the whole job is retried. Raise Permanent if every part failed for good.
     """
-    gauge = _Gauge([part.weight for part in options.parts], desk)
+    parts_progress = _PartsProgress([part.weight for part in options.parts], tools)
     ended = await asyncio.gather(
-        *(_perform(_request_of(part, request), gauge.desk(place)) for place, part in enumerate(options.parts))
+        *(
+            _perform_part(_request_of(part, request), parts_progress.tools_of(place))
+            for place, part in enumerate(options.parts)
+        )
     )
-    _raise_what_waiting_mends(options.parts, ended, last_attempt=desk.last_attempt)
-    return _composed(request, options.parts, ended)
+    _raise_part_errors(options.parts, ended, last_attempt=tools.last_attempt)
+    return _combine(request, options.parts, ended)
 
 
-class _Gauge:
-    """The progress of the whole: that of its parts by their weights."""
+class _PartsProgress:
+    """The progress of a composite: the weighted mean of the progress of its parts."""
 
-    def __init__(self, weights: Sequence[float], desk: Desk) -> None:
+    def __init__(self, weights: Sequence[float], tools: AssessorTools) -> None:
         self._weights = weights
         self._done = [0.0] * len(weights)
-        self._desk = desk
+        self._tools = tools
 
-    def desk(self, place: int) -> Desk:
-        """Return the desk of one part: the whole's, but for its progress."""
+    def tools_of(self, place: int) -> AssessorTools:
+        """Return the tools of one part: those of the composite, with the part's own progress."""
 
         async def progress(share: float) -> None:
             self._done[place] = max(self._done[place], share)
             share_of_all = weighted_mean(zip(self._done, self._weights, strict=True), decimals=SHARE_DECIMALS)
-            await self._desk.progress(share_of_all)
+            await self._tools.progress(share_of_all)
 
-        return Desk(llm=self._desk.llm, progress=progress, last_attempt=self._desk.last_attempt)
+        return AssessorTools(llm=self._tools.llm, progress=progress, last_attempt=self._tools.last_attempt)
 
 
 def _request_of(part: Part, whole: AssessmentRequest) -> AssessmentRequest:
     return whole.model_copy(update={"assessment_type": part.assessment_type, "options": part.options})
 
 
-async def _perform(request: AssessmentRequest, desk: Desk) -> Ended:
-    """Return a part's result or its error; only a cancellation goes through, and then to all parts."""
+async def _perform_part(request: AssessmentRequest, tools: AssessorTools) -> ResultOrError:
+    """Return a part's result or its error. Only a cancellation is raised; it ends all parts."""
     try:
-        result = await perform(request, desk)
-    except Exception as error:  # noqa: BLE001 - a part's error is the whole's result, whatever it is
+        result = await perform(request, tools)
+    except Exception as error:  # noqa: BLE001 - any error of a part becomes part of the result
         return error
-    await desk.progress(1.0)
+    await tools.progress(1.0)
     return result
 
 
-def _raise_what_waiting_mends(parts: Sequence[Part], ended: Sequence[Ended], *, last_attempt: bool) -> None:
+def _raise_part_errors(parts: Sequence[Part], ended: Sequence[ResultOrError], *, last_attempt: bool) -> None:
     errors = [(part, end) for part, end in zip(parts, ended, strict=True) if isinstance(end, Exception)]
     said = "; ".join(f"{part.name or part.assessment_type}: {describe(error)}" for part, error in errors)
-    away = [error for _, error in errors if isinstance(error, Unavailable)]
-    if away:  # of several the one that is away the longest: the whole waits for it, whatever else failed
-        raise max(away, key=lambda error: error.delay)
+    unavailable = [error for _, error in errors if isinstance(error, Unavailable)]
+    if unavailable:  # the job waits for the longest outage, even if other parts failed
+        raise max(unavailable, key=lambda error: error.delay)
     limits = [error for _, error in errors if isinstance(error, RateLimited)]
     if limits:
         raise RateLimited(said, delay=max((limit.delay for limit in limits), default=timedelta()))
-    mendable = any(not isinstance(error, Permanent) for _, error in errors)
-    if mendable and (not last_attempt or len(errors) == len(parts)):
+    retryable = any(not isinstance(error, Permanent) for _, error in errors)
+    if retryable and (not last_attempt or len(errors) == len(parts)):
         raise Retryable(said)
     if len(errors) == len(parts):
         raise Permanent(f"every part failed: {said}")
 
 
-def _composed(request: AssessmentRequest, parts: Sequence[Part], ended: Sequence[Ended]) -> AssessmentResult:
+def _combine(request: AssessmentRequest, parts: Sequence[Part], ended: Sequence[ResultOrError]) -> AssessmentResult:
     counted = [
         part.weight if isinstance(end, AssessmentResult) else None for part, end in zip(parts, ended, strict=True)
     ]
-    listed = [_listed(*one) for one in zip(parts, ended, shares(counted), strict=True)]
+    listed = [_part_result(*one) for one in zip(parts, ended, shares(counted), strict=True)]
     results = [one.result for one in listed if one.result]
     scores = ((one.result.score, one.weight) for one in listed if one.result)
     score = weighted_mean(scores, decimals=SHARE_DECIMALS)
@@ -136,12 +138,12 @@ def _composed(request: AssessmentRequest, parts: Sequence[Part], ended: Sequence
         model=", ".join(dict.fromkeys(result.model for result in results if result.model)) or None,
         rule_based=rule_based,
         note=NOTE if rule_based else None,
-        prompt_tokens=total(result.prompt_tokens for result in results),
-        completion_tokens=total(result.completion_tokens for result in results),
+        prompt_tokens=sum_known(result.prompt_tokens for result in results),
+        completion_tokens=sum_known(result.completion_tokens for result in results),
     )
 
 
-def _listed(part: Part, end: Ended, share: float) -> PartResult:
+def _part_result(part: Part, end: ResultOrError, share: float) -> PartResult:
     failed = isinstance(end, Exception)
     return PartResult(
         name=part.name or part.assessment_type,

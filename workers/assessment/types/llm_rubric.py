@@ -1,10 +1,10 @@
-"""``llm_rubric``: a model judges the content that the request brings, by the criteria that it brings."""
+"""``llm_rubric``: a model judges the content of the request by the criteria of the request."""
 
 from typing import Annotated
 
 from pydantic import StringConstraints
 
-from workers.assessment.registry import Desk, assessor
+from workers.assessment.registry import AssessorTools, assessor
 from workers.assessment.request import AssessmentRequest
 from workers.assessment.result import AssessmentResult, verdict_of
 from workers.assessment.rubric import Content, Criteria, JudgeOptions
@@ -12,7 +12,7 @@ from workers.judging.judgement import Subject, judge, overall
 
 
 class RubricOptions(JudgeOptions):
-    """``content`` is text or JSON; ``task`` says in free text what it is judged for."""
+    """``content`` is text or JSON; ``task`` says in free text what the content is judged for."""
 
     criteria: Criteria
     content: Content
@@ -20,17 +20,19 @@ class RubricOptions(JudgeOptions):
 
 
 @assessor("llm_rubric", options=RubricOptions)
-async def assess_by_rubric(request: AssessmentRequest, options: RubricOptions, desk: Desk) -> AssessmentResult:
-    """Judge the content by each criterion; every criterion is answered exactly once, within its scale."""
+async def assess_by_rubric(
+    request: AssessmentRequest, options: RubricOptions, tools: AssessorTools
+) -> AssessmentResult:
+    """Judge the content by each criterion. Every criterion is answered exactly once, within its scale."""
     subject = Subject(
         name=request.server_name, content=options.content, task=options.task or f"Assess {request.server_name}."
     )
     judged = await judge(
         subject,
         options.criteria,
-        llm=desk.llm,
+        llm=tools.llm,
         model=options.model,
-        progress=desk.progress,
+        progress=tools.progress,
         separately=options.separately,
     )
     score = overall(judged.criteria)

@@ -1,4 +1,4 @@
-"""``mcp_server``: whether the description of an MCP server is valid by its schema, and how well it serves people."""
+"""``mcp_server``: check the description of an MCP server against its schema, and judge how well it serves people."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from workers.assessment.mcp_findings import findings, variables
-from workers.assessment.registry import Desk, assessor
+from workers.assessment.registry import AssessorTools, assessor
 from workers.assessment.request import AssessmentRequest
 from workers.assessment.result import AssessmentResult, verdict_of
 from workers.assessment.rubric import Document, JudgeOptions
@@ -16,10 +16,10 @@ from workers.judging.criteria import Criterion
 from workers.judging.json_schema import SchemaCheck
 from workers.judging.judgement import CriterionResult, Judgement, Subject, judge, overall
 
-CHECKED = 0.2
+SCHEMA_CHECK_SHARE = 0.2
 SCHEMA_WEIGHT, RULES_WEIGHT = 25.0, 20.0
 FINDING_COST = 0.2
-FINDINGS_SHOWN = 20
+MAX_FINDINGS_SHOWN = 20
 TASK = (
     "Judge how well this description of an MCP server (Model Context Protocol) serves a person who decides whether to "
     "install it and then does."
@@ -64,7 +64,7 @@ CRITERIA = (
 
 
 class McpServerOptions(JudgeOptions):
-    """``server`` is the description; ``schema`` the published revision to check it against, ours if none is given."""
+    """``server`` is the description. ``schema`` is a published schema to check it with; None for Gristmill's own."""
 
     model_config = ConfigDict(extra="forbid", validate_by_alias=True)
 
@@ -73,32 +73,34 @@ class McpServerOptions(JudgeOptions):
 
 
 @assessor("mcp_server", options=McpServerOptions)
-async def assess_mcp_server(request: AssessmentRequest, options: McpServerOptions, desk: Desk) -> AssessmentResult:
-    """Check the description against its schema and fixed rules, and have a model judge its quality.
+async def assess_mcp_server(
+    request: AssessmentRequest, options: McpServerOptions, tools: AssessorTools
+) -> AssessmentResult:
+    """Check the description against its schema and fixed rules, and let a model judge its quality.
 
-    A description that breaks its schema is ``invalid`` whatever its quality. Secrets are judged only where there are
-    variables or headers to set.
+    A description that breaks its schema is always ``invalid``. Secrets are judged only if the user must set variables
+    or headers.
     """
     checked = await asyncio.to_thread(check_server, options.server, options.server_schema)
-    await desk.progress(CHECKED)
+    await tools.progress(SCHEMA_CHECK_SHARE)
     criteria = [one for one in CRITERIA if one.name != "secrets" or variables(options.server)]
     subject = Subject(name=request.server_name, content=options.server, task=TASK)
     judged = await judge(
         subject,
         criteria,
-        llm=desk.llm,
+        llm=tools.llm,
         model=options.model,
-        progress=_after_the_check(desk),
+        progress=_judgement_progress(tools),
         separately=options.separately,
     )
     return _result(request, options.server, checked, judged)
 
 
-def _after_the_check(desk: Desk) -> Callable[[float], Awaitable[None]]:
-    """Return the progress of the judgement, which begins once the schema is checked."""
+def _judgement_progress(tools: AssessorTools) -> Callable[[float], Awaitable[None]]:
+    """Return the progress function for the judgement, which begins after the schema check."""
 
     async def progress(share: float) -> None:
-        await desk.progress(CHECKED + (1 - CHECKED) * share)
+        await tools.progress(SCHEMA_CHECK_SHARE + (1 - SCHEMA_CHECK_SHARE) * share)
 
     return progress
 
@@ -107,9 +109,9 @@ def _result(
     request: AssessmentRequest, server: Mapping[str, Any], checked: SchemaCheck, judged: Judgement
 ) -> AssessmentResult:
     noticed = findings(server)
-    criteria = [_of_schema(checked), _of_rules(noticed), *judged.criteria]
+    criteria = [_schema_criterion(checked), _rules_criterion(noticed), *judged.criteria]
     score = overall(criteria)
-    more = [f"and {len(noticed) - FINDINGS_SHOWN} more findings"] if len(noticed) > FINDINGS_SHOWN else []
+    more = [f"and {len(noticed) - MAX_FINDINGS_SHOWN} more findings"] if len(noticed) > MAX_FINDINGS_SHOWN else []
     unasked = [] if variables(server) else ["secrets not judged: there is no variable or header to set"]
     return AssessmentResult(
         assessment_type=request.assessment_type,
@@ -117,7 +119,7 @@ def _result(
         verdict=verdict_of(score) if checked.valid else "invalid",
         criteria=criteria,
         schema_check=checked,
-        flags=[*noticed[:FINDINGS_SHOWN], *more, *unasked, *judged.flags],
+        flags=[*noticed[:MAX_FINDINGS_SHOWN], *more, *unasked, *judged.flags],
         model=judged.model,
         rule_based=judged.rule_based,
         note=judged.note,
@@ -126,22 +128,24 @@ def _result(
     )
 
 
-def _of_schema(checked: SchemaCheck) -> CriterionResult:
-    """Return the schema's part of the score: all or nothing."""
+def _schema_criterion(checked: SchemaCheck) -> CriterionResult:
+    """Return the criterion of the schema check: 1 if the description is valid, else 0."""
     said = f"valid against {checked.against}" if checked.valid else f"breaks {checked.against}"
     count = "" if checked.valid else f" in {checked.error_count} place{'s' if checked.error_count > 1 else ''}"
     shown = [f"{error.path}: {error.message}" for error in checked.errors[:3]]
-    return _by_rule("schema", 1.0 if checked.valid else 0.0, weight=SCHEMA_WEIGHT, said=said + count, evidence=shown)
+    score = 1.0 if checked.valid else 0.0
+    return _rule_criterion("schema", score, weight=SCHEMA_WEIGHT, reasoning=said + count, evidence=shown)
 
 
-def _of_rules(noticed: list[str]) -> CriterionResult:
-    """Return the fixed rules' part of the score: each finding costs a fifth of it."""
+def _rules_criterion(noticed: list[str]) -> CriterionResult:
+    """Return the criterion of the fixed rules: each finding costs a fifth of its score."""
     score = max(0.0, round(1 - FINDING_COST * len(noticed), 4))
-    said = f"fixed rules object to {len(noticed)} thing{'s' if len(noticed) > 1 else ''}" if noticed else "no objection"
-    return _by_rule("rules", score, weight=RULES_WEIGHT, said=said, evidence=noticed[:3])
+    found = f"fixed rules found {len(noticed)} problem{'s' if len(noticed) > 1 else ''}"
+    reasoning = found if noticed else "fixed rules found no problem"
+    return _rule_criterion("rules", score, weight=RULES_WEIGHT, reasoning=reasoning, evidence=noticed[:3])
 
 
-def _by_rule(name: str, score: float, *, weight: float, said: str, evidence: list[str]) -> CriterionResult:
+def _rule_criterion(name: str, score: float, *, weight: float, reasoning: str, evidence: list[str]) -> CriterionResult:
     return CriterionResult(
         name=name,
         score=score,
@@ -150,6 +154,6 @@ def _by_rule(name: str, score: float, *, weight: float, said: str, evidence: lis
         highest=1.0,
         weight=weight,
         evidence=evidence,
-        reasoning=said,
+        reasoning=reasoning,
         rule_based=True,
     )

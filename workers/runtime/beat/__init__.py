@@ -1,1 +1,1 @@
-"""Time: when schedules are due, and what maintenance does again and again."""
+"""Work by time: when schedules are due, and the regular maintenance."""

@@ -1,8 +1,9 @@
-"""When a schedule is due. Pure: cron text, a time zone, what fired last, and the time now.
+"""When a schedule is due. Pure: it depends on the cron, the time zone, the last fired time and the current time.
 
-Where a zone changes its clock, a cron that names its minute and hour means a time of the day: a time that the clock
-skips fires as the clock jumps, one that comes twice fires at the first. A cron whose minute or hour begins with ``*``
-means an interval: it fires at each moment at which the wall shows a time of its own.
+When a zone changes its clock, there are two cases. If the cron names its minute and hour, it means a time of day: a
+time that the clock skips fires when the clock changes; a time that the clock shows twice fires the first time. If the
+minute or the hour begins with ``*``, the cron means an interval: it fires whenever the local clock shows a matching
+time.
 """
 
 import re
@@ -16,10 +17,10 @@ from cronsim import CronSim, CronSimError
 
 from workers.runtime.refusals import Problem, Refusal, quoted
 
-# `all` never fires more than this many missed times at once, however long no beat ran.
-MOST_CAUGHT_UP = 100
-# What `skip` still takes for punctual.
-PUNCTUAL = timedelta(minutes=1)
+# `all` fires at most this many missed times at once, however long no beat ran.
+MAX_CAUGHT_UP = 100
+# `skip` fires a time only if it is less than this late.
+MAX_SKIP_LATENESS = timedelta(minutes=1)
 
 FIELDS = "five fields (minute hour day month weekday)"
 _FIVE_FIELDS = re.compile(r"[0-9A-Za-z*,/#-]+( [0-9A-Za-z*,/#-]+){4}")
@@ -32,23 +33,23 @@ _SHORTHANDS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-# How much time is looked through at once: little at first, for what comes often is found there.
+# How much time one step searches. The first steps are short, because a frequent cron matches there.
 _WINDOWS = (timedelta(minutes=10), timedelta(hours=1))
 _LARGEST_WINDOW = timedelta(hours=6)
-# No zone is further from UTC than this, clock changes included.
-_FURTHEST = timedelta(hours=26)
+# No zone is further from UTC than this, also during a clock change.
+_MAX_OFFSET = timedelta(hours=26)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
-# How far ahead clock changes are told.
-TOLD_AHEAD = timedelta(days=400)
+# Clock changes are reported for this long into the future.
+CLOCK_CHANGES_AHEAD = timedelta(days=400)
 
 
 class ScheduleError(Refusal, ValueError):
-    """A schedule cannot be understood; the message names the field, the rule and the value."""
+    """A schedule is invalid. The message names the field, the rule and the value."""
 
 
 def plain_cron(cron: str) -> str:
-    """Return ``cron`` as it is stored: its fields apart by one blank. Raise ScheduleError if they are not five."""
+    """Return ``cron`` as it is stored: its fields separated by one blank. Raise ScheduleError if they are not five."""
     plain = " ".join(cron.split())
     if longhand := _SHORTHANDS.get(plain.lower()):
         raise ScheduleError(Problem("cron", f"must have {FIELDS}", quoted(cron), f"write {longhand!r}"))
@@ -57,8 +58,8 @@ def plain_cron(cron: str) -> str:
     return plain
 
 
-def check(cron: str, timezone: str) -> None:
-    """Raise ScheduleError unless ``cron`` and ``timezone`` can be understood and some time comes."""
+def check_cron(cron: str, timezone: str) -> None:
+    """Raise ScheduleError if ``cron`` or ``timezone`` is invalid, or if no time ever matches."""
     next_time(cron, timezone, after=datetime(2026, 1, 1, tzinfo=UTC))
 
 
@@ -66,36 +67,37 @@ def next_time(cron: str, timezone: str, *, after: datetime) -> datetime:
     """Return the first time of ``cron`` after ``after``, in UTC."""
     for time in _Times(cron, timezone).forwards(after):
         return time
-    raise ScheduleError(Problem("cron", "must name a time that comes", quoted(cron)))
+    raise ScheduleError(Problem("cron", "must name a time that exists", quoted(cron)))
 
 
 def due_times(cron: str, timezone: str, *, last: datetime, now: datetime, catch_up: str) -> list[datetime]:
     """Return the times to fire now, oldest first.
 
-    ``last`` is the newest time already fired, or the schedule's creation or change. Of several missed times, ``all``
-    fires each (the newest 100), ``one`` the newest, ``skip`` the newest only if it is less than a minute old. However
-    long no beat ran, no more than that is looked at.
+    ``last`` is the newest time already fired, or the schedule's creation or change. If several times were missed,
+    ``all`` fires each of them (at most the newest 100), ``one`` fires the newest, and ``skip`` fires the newest if it
+    is less than a minute old. No more times than that are computed, however long no beat ran.
     """
     newest_first = _Times(cron, timezone).backwards(now)
     missed = takewhile(lambda time: time > last, dropwhile(lambda time: time > now, newest_first))
     match catch_up:
         case "all":
-            return [*islice(missed, MOST_CAUGHT_UP)][::-1]
+            return [*islice(missed, MAX_CAUGHT_UP)][::-1]
         case "one":
             return [*islice(missed, 1)]
         case _:
-            return [time for time in islice(missed, 1) if now - time < PUNCTUAL]
+            return [time for time in islice(missed, 1) if now - time < MAX_SKIP_LATENESS]
 
 
 def clock_changes(cron: str, timezone: str, *, after: datetime) -> list[str]:
-    """Say which times of the next 400 days the zone's clock skips or shows twice, and what is fired then."""
+    """Describe which times of the next 400 days the zone's clock skips or shows twice, and what fires then."""
     times = _Times(cron, timezone)
-    return [told for jump in times.jumps(after, after + TOLD_AHEAD) if (told := times.told(*jump))]
+    jumps = times.jumps(after, after + CLOCK_CHANGES_AHEAD)
+    return [effect for jump in jumps if (effect := times.describe_jump(*jump))]
 
 
 @lru_cache(maxsize=1_000)
 def _zone(timezone: str) -> ZoneInfo:
-    # A name of a folder, of a file beside the zones, or with a NUL raises errors of every kind.
+    # ZoneInfo raises various errors for the name of a folder, of another file, or with a NUL.
     try:
         return ZoneInfo(timezone)
     except (LookupError, ValueError, OSError, TypeError):
@@ -105,10 +107,10 @@ def _zone(timezone: str) -> ZoneInfo:
 
 
 class _Times:
-    """The times of one cron in one zone, in UTC: forwards or backwards from a moment, the same ones either way.
+    """The times of one cron in one zone, in UTC: forwards or backwards from a moment, the same times in both cases.
 
-    The library iterates what a wall without clock changes would show; within a zone it is wrong about changes of half
-    an hour, and never ends where a change is not at the full hour.
+    The library iterates only local times without a zone, because with a zone it has two errors: changes of half an hour
+    give wrong times, and a change that is not at the full hour gives an endless loop.
     """
 
     def __init__(self, cron: str, timezone: str) -> None:
@@ -118,12 +120,12 @@ class _Times:
         minute, hour, *_ = self._cron.split()
         self._is_interval = minute.startswith("*") or hour.startswith("*")
         self._is_hourly = hour.startswith("*")
-        self._walls(datetime(2026, 1, 1))  # noqa: DTZ001 - a wall's time; raises where the cron makes no sense
+        self._local_times(datetime(2026, 1, 1))  # noqa: DTZ001 - a local time; raises if the cron makes no sense
 
-    def _walls(self, wall: datetime, *, backwards: bool = False) -> Iterator[datetime]:
-        """Return the wall's times after ``wall``, or before it."""
+    def _local_times(self, local: datetime, *, backwards: bool = False) -> Iterator[datetime]:
+        """Return the local times of the cron after ``local``, or before it."""
         try:
-            return iter(CronSim(self._cron, wall, reverse=backwards))
+            return iter(CronSim(self._cron, local, reverse=backwards))
         except CronSimError as error:
             raise ScheduleError(
                 Problem("cron", f"must have {FIELDS} that make sense ({error})", quoted(self._cron))
@@ -132,8 +134,8 @@ class _Times:
     def forwards(self, after: datetime) -> Iterator[datetime]:
         """Yield the times after ``after``, oldest first."""
         start, windows = after, chain(_WINDOWS, repeat(_LARGEST_WINDOW))
-        while (following := next(self._walls(start.replace(tzinfo=None) - _FURTHEST), None)) is not None:
-            start = max(start, following.replace(tzinfo=UTC) - _FURTHEST)  # nothing comes before
+        while (following := next(self._local_times(start.replace(tzinfo=None) - _MAX_OFFSET), None)) is not None:
+            start = max(start, following.replace(tzinfo=UTC) - _MAX_OFFSET)  # no time comes before
             window = next(windows)
             yield from self._within(start, start + window)
             start += window
@@ -141,8 +143,11 @@ class _Times:
     def backwards(self, until: datetime) -> Iterator[datetime]:
         """Yield the times up to ``until``, newest first."""
         end, windows = until, chain(_WINDOWS, repeat(_LARGEST_WINDOW))
-        while (previous := next(self._walls(end.replace(tzinfo=None) + _FURTHEST, backwards=True), None)) is not None:
-            end = min(end, previous.replace(tzinfo=UTC) + _FURTHEST)
+        while True:
+            previous = next(self._local_times(end.replace(tzinfo=None) + _MAX_OFFSET, backwards=True), None)
+            if previous is None:
+                return
+            end = min(end, previous.replace(tzinfo=UTC) + _MAX_OFFSET)
             window = next(windows)
             yield from reversed(self._within(end - window, end))
             end -= window
@@ -152,15 +157,15 @@ class _Times:
         offsets = [self._offset(moment) for moment in (start - _DAY, start, end, end + _DAY)]
         low = start.replace(tzinfo=None) + min(offsets) - _SECOND
         high = end.replace(tzinfo=None) + max(offsets)
-        walls = takewhile(lambda wall: wall <= high, self._walls(low))
-        return sorted({time for wall in walls for time in self._moments(wall) if start < time <= end})
+        local_times = takewhile(lambda local: local <= high, self._local_times(low))
+        return sorted({time for local in local_times for time in self._moments(local) if start < time <= end})
 
-    def _moments(self, wall: datetime) -> Iterable[datetime]:
-        """Return when this time of the wall fires."""
-        first, second = (wall.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    def _moments(self, local: datetime) -> Iterable[datetime]:
+        """Return the moments at which this local time fires."""
+        first, second = (local.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
         if first == second:
             return (first,)
-        if first < second:  # it comes twice
+        if first < second:  # the clock shows it twice
             return (first, second) if self._is_interval else (first,)
         return () if self._is_interval else (self._jump(second, first),)
 
@@ -179,22 +184,22 @@ class _Times:
         return after.replace(microsecond=0)
 
     def jumps(self, after: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-        """Yield every change of the zone's clock as what the wall shows right before and right after it."""
+        """Yield each change of the zone's clock: the local times right before and right after it."""
         days = (after.replace(microsecond=0) + n * _DAY for n in range((until - after) // _DAY + 1))
         for day, next_day in pairwise(days):
             if self._offset(day) != self._offset(next_day):
                 jump = self._jump(day, next_day)
-                wall = jump.replace(tzinfo=None)
-                yield wall + self._offset(day), wall + self._offset(next_day)
+                local = jump.replace(tzinfo=None)
+                yield local + self._offset(day), local + self._offset(next_day)
 
-    def told(self, before: datetime, after: datetime) -> str | None:
-        """Say what a change of the wall from ``before`` to ``after`` does to this cron, if anything."""
+    def describe_jump(self, before: datetime, after: datetime) -> str | None:
+        """Describe the effect on this cron of a clock change from ``before`` to ``after``; None if there is none."""
         low, high = sorted((before, after))
-        wall = next(self._walls(low - _SECOND), None)
-        if wall is None or wall >= high or self._is_hourly:
+        local = next(self._local_times(low - _SECOND), None)
+        if local is None or local >= high or self._is_hourly:
             return None
         if after > before:
             what, then = "does not exist", "it does not fire" if self._is_interval else f"it fires at {after:%H:%M}"
         else:
             what, then = "comes twice", "it fires twice" if self._is_interval else "it fires at the first"
-        return f"{wall:%Y-%m-%d %H:%M} {what} in {self._timezone}: {then}"
+        return f"{local:%Y-%m-%d %H:%M} {what} in {self._timezone}: {then}"

@@ -1,7 +1,7 @@
-"""Fire what is due: each time of a schedule once, in the transaction of the job that it enqueues.
+"""Fire due schedules: each time of a schedule once, in the transaction of the job that it enqueues.
 
-Any number of beats may look. A tick is a row keyed by schedule and time; who inserts it fires it, so a tick fires once
-and no job is enqueued without its tick. Knows no Celery.
+Any number of beats may run. A tick is a row with the key (schedule, time); the beat that inserts it fires it. So a tick
+fires once, and no job is enqueued without its tick. Knows no Celery.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 def add_defaults(session: Session, defaults: Iterable[tuple[str, str, str]]) -> None:
-    """Write the schedules (name, action, cron) that are not there yet; what operators changed or paused stays."""
+    """Add the schedules (name, action, cron) that do not exist yet; changes and pauses by operators stay."""
     for name, action, cron in defaults:
         store.add(session, {"name": name, "action": action, "cron": cron})
 
@@ -34,8 +34,8 @@ def add_defaults(session: Session, defaults: Iterable[tuple[str, str, str]]) -> 
 def fire_due(session: Session, *, fired_by: str) -> list[str]:
     """Fire every due tick that no other beat has fired, and return the maintenance actions to publish.
 
-    Jobs are enqueued in this transaction. A row that cannot be understood, whatever is wrong with it, keeps the reason,
-    is logged and passed over: the others fire. Only a database that is away ends the look.
+    Jobs are enqueued in this transaction. If a row is invalid in any way, the reason is logged and written to the row,
+    and the other rows fire. Only the absence of the database ends the pass.
     """
     now = store.now(session)
     to_publish: list[str] = []
@@ -47,13 +47,13 @@ def fire_due(session: Session, *, fired_by: str) -> list[str]:
             if due:
                 with session.begin_nested():
                     to_publish += _fire_times(session, row, payload, due, fired_by=fired_by)
-        except Exception as error:  # noqa: BLE001 - sorted below
+        except Exception as error:  # noqa: BLE001 - _refuse decides by its kind
             _refuse(session, row, error)
     return to_publish
 
 
 def _refuse(session: Session, row: ScheduleRow, error: Exception) -> None:
-    """Keep and log why a schedule is passed over; raise what is the database's absence."""
+    """Log and write why a schedule is skipped; raise ``error`` if the database is away."""
     if is_locked(error):
         log.warning("schedule_waits", schedule=row.name, reason="another beat, or somebody else, holds what it needs")
         return
@@ -62,15 +62,15 @@ def _refuse(session: Session, row: ScheduleRow, error: Exception) -> None:
     reason = str(error) if isinstance(error, ScheduleError) else describe(error)
     _log_refusal(row.name, reason)
     if reason != row.refusal:
-        _keep_refusal(session, row.name, reason)
+        _write_refusal(session, row.name, reason)
 
 
 def _log_refusal(name: str, reason: str) -> None:
     log.warning("schedule_refused", schedule=name, error=without_value(reason))
 
 
-def _keep_refusal(session: Session, name: str, reason: str | None) -> None:
-    """Write the reason to the row, unless somebody holds it: the next look does."""
+def _write_refusal(session: Session, name: str, reason: str | None) -> None:
+    """Write the reason to the row. If another session has locked the row, the next pass writes it."""
     try:
         with session.begin_nested():
             store.note_refusal(session, name, reason)
@@ -82,7 +82,7 @@ def _keep_refusal(session: Session, name: str, reason: str | None) -> None:
 def _fire_times(
     session: Session, row: ScheduleRow, payload: Mapping[str, Any], due: Sequence[datetime], *, fired_by: str
 ) -> list[str]:
-    """Fire one schedule's due times."""
+    """Fire the due times of one schedule; return the maintenance actions to publish."""
     to_publish: list[str] = []
     refusal: str | None = None
     for scheduled_for in due:
@@ -96,7 +96,7 @@ def _fire_times(
                 store.end_tick(session, row.name, scheduled_for, refusal=refusal)
         else:
             refusal = _enqueue(session, row, payload, scheduled_for)
-    store.move_on(session, row.name, due[-1])
+    store.note_fired(session, row.name, due[-1])
     if refusal is not None:
         _log_refusal(row.name, refusal)
     if refusal != row.refusal:
@@ -105,7 +105,7 @@ def _fire_times(
 
 
 def _enqueue(session: Session, row: ScheduleRow, payload: Mapping[str, Any], scheduled_for: datetime) -> str | None:
-    """Enqueue the schedule's job; return why that cannot be, which the tick keeps too."""
+    """Enqueue the schedule's job; if it is refused, return the reason and write it to the tick."""
     key = f"schedule:{row.name}:{scheduled_for.isoformat()}"
     try:
         with session.begin_nested():

@@ -1,7 +1,6 @@
-"""What beat has done again and again: prune, expire, make partitions, forget workers.
+"""The regular maintenance: prune, expire, make partitions, forget workers.
 
-Every pass repeats its condition in the statement itself, so that running one twice, or in two places at once, changes
-nothing.
+Every statement repeats its condition. So it does no harm to run an action twice, or in two processes at once.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +8,6 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import structlog
-from sqlalchemy import Table, delete, func
 
 from models import every_table
 from models.base import Base, Expiry
@@ -18,7 +16,7 @@ from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
 from workers.runtime.store import partitions as store
-from workers.runtime.store.expire import BATCH, expire
+from workers.runtime.store.expire import EXPIRE_BATCH, delete_expired, expire
 from workers.runtime.store.processes import forget_silent_workers
 from workers.runtime.store.rescue import prune
 
@@ -30,7 +28,7 @@ MONTHS_AHEAD = 3
 
 
 def every_model(base: type[M]) -> list[type[M]]:
-    """Return every mapped class below ``base``, those that stand beside their handlers too."""
+    """Return every mapped class below ``base``, also classes that are defined beside their handlers."""
     discover()
     return every_table(base)
 
@@ -41,7 +39,7 @@ async def prune_jobs(database: Database) -> int:
 
 
 async def prune_by_table(database: Database) -> dict[str, int]:
-    """Delete terminal jobs older than their table's retention, a thousand per transaction; return how many of each."""
+    """Delete terminal jobs older than their table's retention, 1,000 per transaction; return how many by table."""
     deleted: dict[str, int] = {}
     for model in every_model(Job):
         batch = -1
@@ -56,11 +54,11 @@ async def prune_by_table(database: Database) -> dict[str, int]:
 
 
 async def expire_waits(database: Database) -> dict[str, int]:
-    """End the waits whose deadline has passed, a thousand per transaction; return how many of each table."""
+    """End waits after their deadline, 1,000 per transaction; return how many by table."""
     expired: dict[str, int] = {}
     for model in cast("list[type[Job]]", every_model(Job)):
-        batch = BATCH if model.__lifecycle__.waits else 0
-        while batch == BATCH:
+        batch = EXPIRE_BATCH if model.__lifecycle__.waits else 0
+        while batch == EXPIRE_BATCH:
             failpoint("expire.before")
             async with database.kernel() as conn:
                 batch = await expire(conn, model)
@@ -71,23 +69,19 @@ async def expire_waits(database: Database) -> dict[str, int]:
 
 
 async def expire_rows(database: Database) -> int:
-    """Delete rows whose model declares ``__expiry__`` and whose time is over; return how many."""
+    """Delete the rows that are past the ``__expiry__`` of their model; return how many."""
     return sum((await expire_by_table(database)).values())
 
 
 async def expire_by_table(database: Database) -> dict[str, int]:
-    """Delete rows whose model declares ``__expiry__`` and whose time is over; return how many of each table."""
+    """Delete the rows that are past the ``__expiry__`` of their model; return how many by table."""
     deleted: dict[str, int] = {}
     for model in every_model(Base):
         expiry: Expiry | None = getattr(model, "__expiry__", None)
         if expiry is None:
             continue
-        table = cast("Table", model.__table__)
         async with database.session() as session:
-            result = await session.execute(
-                delete(table).where(table.c[expiry.column] < func.now() - expiry.after).returning(*table.primary_key)
-            )
-            deleted[_name(model)] = len(result.all())
+            deleted[_name(model)] = await delete_expired(session, model, expiry)
     return deleted
 
 
@@ -96,10 +90,10 @@ def _name(model: type[Any]) -> str:
 
 
 async def keep_partitions(database: Database, *, retention: timedelta) -> int:
-    """Make the next months' partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
+    """Make the next monthly partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
     async with database.session() as session:
         made, dropped = await session.run_sync(
-            lambda sync: store.keep_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
+            lambda sync: store.make_and_drop_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
         )
     if dropped:
         log.info("transitions_dropped", partitions=dropped)
@@ -107,18 +101,18 @@ async def keep_partitions(database: Database, *, retention: timedelta) -> int:
 
 
 async def forget_workers(database: Database) -> int:
-    """Forget workers silent for a day; return how many."""
+    """Delete the rows of workers that were silent for a day; return how many."""
     async with database.kernel() as conn:
         return await forget_silent_workers(conn)
 
 
-# An action tells how many rows of which table it changed, all that it looked at included.
+# An action returns the number of changed rows by table, also for tables without changes.
 Action = Callable[[Database], Awaitable[Mapping[str, int]]]
 ACTIONS = ("prune", "expire", "expire_waits", "partitions", "forget_workers")
 
 
 def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
-    """Return every maintenance action by the name that schedules use."""
+    """Return every maintenance action by its name in schedules."""
 
     async def partitions(database: Database) -> Mapping[str, int]:
         return {"months of runtime.transitions": await keep_partitions(database, retention=transitions_retention)}
@@ -130,7 +124,7 @@ def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
 
 
 async def run_action(database: Database, action: Action, name: str) -> Mapping[str, int]:
-    """Run one action to its end, log what it did and return it."""
+    """Run one action, log what it changed and return that."""
     changed = await action(database)
     log.info(
         "maintenance_done",

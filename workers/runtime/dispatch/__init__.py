@@ -1,1 +1,1 @@
-"""The leading dispatcher: it picks due jobs inside every limit, gives tickets and publishes batches."""
+"""The leading dispatcher picks due jobs inside every limit, gives them tickets and publishes them in batches."""

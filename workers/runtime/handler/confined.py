@@ -1,6 +1,6 @@
-"""Run a module of ours in a process of its own, with bounded memory and processor time, and read what it writes.
+"""Run a module of ours in a process of its own, with limited memory and processor time, and read its output.
 
-For what strangers' files are read with: a crash, an endless loop or a gigabyte costs that process and nobody else. It
+Files of strangers are read in such a process: a crash, an endless loop or too much memory ends only that process. It
 gets none of our environment, so it knows no secrets.
 """
 
@@ -17,28 +17,28 @@ _SPENT, _FAILED = 71, 70
 _PIECE_BYTES = 1024 * 1024
 
 
-class Exceeded(Exception):
-    """The process needed more than it may have, or crashed; what it had written until then was handed out."""
+class ConfinedProcessFailed(Exception):
+    """The process exceeded its limits or crashed. Its output until then was yielded."""
 
 
-class Confined:
-    """What a running process writes."""
+class ConfinedProcess:
+    """A running process with limits, and its output."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield what it writes until its end; raise Exceeded unless that is a good one."""
+        """Yield its output until it ends; raise ConfinedProcessFailed if it failed."""
         written = self._process.stdout
         assert written is not None
         while piece := await asyncio.to_thread(_read, written):
             yield piece
         if await asyncio.to_thread(self._process.wait) != 0:
-            raise Exceeded
+            raise ConfinedProcessFailed
 
 
 def _read(written: IO[bytes]) -> bytes:
-    with suppress(ValueError):  # closed meanwhile, by a cancellation
+    with suppress(ValueError):  # a cancellation has closed the pipe
         return os.read(written.fileno(), _PIECE_BYTES)
     return b""
 
@@ -46,18 +46,18 @@ def _read(written: IO[bytes]) -> bytes:
 @asynccontextmanager
 async def confined(
     module: str, *, stdin: IO[bytes], memory_bytes: int, processor_seconds: int
-) -> AsyncIterator[Confined]:
-    """Yield a process that runs ``module`` as ``__main__`` on the file ``stdin``; it ends with the block."""
+) -> AsyncIterator[ConfinedProcess]:
+    """Yield a process that runs ``module`` as ``__main__`` and reads the file ``stdin``; kill it after the block."""
     command = (sys.executable, "-m", __name__, module, str(memory_bytes), str(processor_seconds))
     stdin.seek(0)
     process = await asyncio.to_thread(
         subprocess.Popen, command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()
     )
     try:
-        yield Confined(process)
+        yield ConfinedProcess(process)
     finally:
         process.kill()
-        # The end of a killed process takes no time that anybody would notice.
+        # A killed process ends at once.
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
@@ -74,13 +74,13 @@ def _limit(memory_bytes: int, processor_seconds: int) -> None:
     except ImportError:
         return
     for limit, value in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CPU, processor_seconds)):
-        with suppress(ValueError, OSError):  # not every system knows each
+        with suppress(ValueError, OSError):  # not every system has each limit
             resource.setrlimit(limit, (value, value))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main() -> int:
-    """Run what the command line names, within its bounds."""
+    """Run the module of the command line within its limits."""
     module, memory_bytes, processor_seconds = sys.argv[1:4]
     _limit(int(memory_bytes), int(processor_seconds))
     sys.argv = [module]

@@ -1,4 +1,4 @@
-"""What a handler is given beside its job: who it runs as, the outside world, short sessions, progress."""
+"""The context of a handler: its run, the outside world, short sessions, progress."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import Resources
 
@@ -26,7 +26,7 @@ class Run(NamedTuple):
     attempt: int
 
 
-# The run that the current task performs, for what goes out on its behalf and must name its job. None outside of runs.
+# The run that the current task performs; its calls to other systems name its job. None outside of runs.
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 # The row of that run's job, and when the run must end (of ``time.monotonic()``). None outside of runs.
 current_job: ContextVar[Job | None] = ContextVar("current_job", default=None)
@@ -39,28 +39,27 @@ def seconds_left() -> float | None:
     return None if deadline is None else deadline - time.monotonic()
 
 
-# May return what it found out as further values of the job's row: a count of what it wrote, say.
-Keep = Callable[[AsyncSession], Awaitable[Mapping[str, Any] | None]]
+# May return further values for the job's row, for example a count of the rows that it wrote.
+CheckpointWrite = Callable[[AsyncSession], Awaitable[Mapping[str, Any] | None]]
 
 
 class Checkpoint(Protocol):
     """Commits what a long run has done so far."""
 
-    async def __call__(self, values: Mapping[str, Any], write: Keep | None = None) -> None: ...
+    async def __call__(self, values: Mapping[str, Any], write: CheckpointWrite | None = None) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)  # made once per run: frozen, it would take twice as long
 class Context:
-    """The surroundings of one run.
+    """The context of one run.
 
     ``resources`` is the outside world: ``resources.http``, ``resources.mail``; ``llm`` is short for ``resources.llm``.
     ``session()`` opens a transaction that commits when its block ends well: keep it short, and never await a
     network inside. Rows that must commit with the outcome belong in ``Complete(write=…)`` instead.
     ``progress(n)`` stores 1–99 at once; under a lost fence it changes nothing.
-    ``checkpoint(values, write)`` commits ``values`` on the job's row and what ``write`` adds to its session, at once
-    and together, while this run holds its fence: the next run finds them and goes on from there. ``values`` are those
-    of ``Complete``, and ``progress``; what ``write`` returns is set like them. Without the fence nothing is written
-    and this run ends.
+    ``checkpoint(values, write)`` commits ``values`` on the job's row, and what ``write`` adds to its session, in one
+    transaction at once, so that the next run can continue from there. ``values`` may be those of ``Complete``, and
+    ``progress``; what ``write`` returns is set like them. If the fence is lost, nothing is written and this run ends.
     ``clock()`` is the database's time as this process knows it. ``patience`` is how long to wait for a provider that is
     away.
     """
@@ -71,7 +70,7 @@ class Context:
     progress: Callable[[int], Awaitable[None]]
     checkpoint: Checkpoint
     clock: Callable[[], datetime]
-    patience: timedelta = PATIENCE
+    patience: timedelta = DEFAULT_PATIENCE
 
     @property
     def llm(self) -> LanguageModel:

@@ -1,7 +1,7 @@
-"""What JSON may be stored and given to others: bounded in depth, finite numbers, text that Postgres holds. Pure.
+"""The rules for JSON that is stored and given to others: limited depth, finite numbers, storable text. Pure.
 
-Python's readers and writers of JSON, Postgres and browsers disagree about all other values. A value that only some of
-them accept would break a list, an export or a batch later. The limits are those of :mod:`workers.runtime.bounds`.
+Python, Postgres and browsers disagree about all other JSON values. A value that only some of them accept would break a
+list, an export or a batch later. The limits are those of :mod:`workers.runtime.bounds`.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from workers.runtime.bounds import MOST_DEPTH, is_valid_text, number_problem
-from workers.runtime.loaders import decoded
+from workers.runtime.bounds import MAX_JSON_DEPTH, is_valid_text, number_problem
+from workers.runtime.loaders import decode_json
 from workers.runtime.refusals import Problem, quoted
 from workers.runtime.undecodable import Undecodable
 
@@ -21,17 +21,17 @@ NUL = "no text may contain a NUL character, which Postgres cannot store"
 
 
 def json_value(text: str | None, *, most_bytes: int) -> Any:
-    """Return the value of a document that ``runtime.readable`` gave as text; it gives "" for one that is too large.
+    """Return the value of a document that ``runtime.readable`` returned as text, "" for one that is too large.
 
-    For a document that cannot be read the value is an ``Undecodable``, which says why.
+    If the document cannot be read, return an ``Undecodable`` with the reason.
     """
     if text is None:
         return None
-    return decoded(text) if text else Undecodable(f"its JSON has more than {most_bytes:,} bytes")
+    return decode_json(text) if text else Undecodable(f"its JSON has more than {most_bytes:,} bytes")
 
 
 class Unkeepable(ValueError):
-    """The value is no JSON that can be stored. ``said`` is the problem: the place, the rule and the value."""
+    """The value cannot be stored as JSON. ``said`` is the problem: the place, the rule and the value."""
 
     def __init__(self, said: Problem | str) -> None:
         super().__init__(str(said))
@@ -52,7 +52,7 @@ def _problem(place: str, rule: str, value: object) -> Problem | str:
     return NUL if rule is NUL else Problem(place, rule, _shown(value))
 
 
-Path = tuple["Path", object] | None  # linked from the end, so that a step down copies nothing
+Path = tuple["Path", object] | None  # linked from the end, so that one more step copies nothing
 
 
 def _walk(value: object, name: str) -> Iterator[tuple[Path, int, object]]:
@@ -75,7 +75,7 @@ def _broken_rule(value: object, depth: int) -> str | None:
     """Return the rule that ``value`` breaks by itself, or None."""
     match value:
         case dict() | list() | tuple():
-            return f"must be nested at most {MOST_DEPTH} levels deep" if depth >= MOST_DEPTH else None
+            return f"must be nested at most {MAX_JSON_DEPTH} levels deep" if depth >= MAX_JSON_DEPTH else None
         case str():
             if "\x00" in value:
                 return NUL
@@ -87,12 +87,12 @@ def _broken_rule(value: object, depth: int) -> str | None:
 
 
 def is_number(value: float | Decimal) -> bool:
-    """Tell whether ``value`` is a number for everybody: finite, also as a float."""
+    """Tell whether every reader of JSON accepts the number ``value``: it is finite, also as a float."""
     return number_problem(value) is None
 
 
 def _place(path: Path, name: str) -> str:
-    """Return the place as ``name.member.0``, its middle left out where it is long."""
+    """Return the place as ``name.member.0``; the middle of a long place is left out."""
     steps: list[str] = []
     while path is not None:
         path, step = path
@@ -104,12 +104,12 @@ def _place(path: Path, name: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and not is_number(value):
-        return f"an integer of {value.bit_length()} bits"  # its digits are more than Python writes
+        return f"an integer of {value.bit_length()} bits"  # Python does not write so long a number
     if isinstance(value, dict | list | tuple):
         return "more"
     return quoted(value)
 
 
 def shown(text: str, width: int = 255) -> str:
-    """Return ``text`` as any terminal and file takes it: half characters escaped, cut at ``width``."""
+    """Return ``text`` for any terminal or file: lone surrogates escaped, cut at ``width``."""
     return text[:width].encode("utf-8", "backslashreplace").decode()

@@ -8,20 +8,20 @@ from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
 FIRST_WAIT = timedelta(seconds=5)
 DATABASE_WAIT = timedelta(minutes=1)
-# How the reasons of such waits read, as patterns of LIKE: history tells by them how long a job has waited.
+# The reasons of such waits, and LIKE patterns that find them in a job's history: they show how long it has waited.
 DATABASE_AWAY = "database cannot be used"
 FOUND = "as this request found"
 PROVIDER_WAITS, DATABASE_WAITS = "provider %is away%", f"{DATABASE_AWAY}%"
-# A request that failed so often by itself, each time while others were answered later, may be at fault.
+# If a request has failed this often and the provider answered others since, the request itself may be wrong.
 FREE_FAILURES = 2
-# After so long without anything done a job that can never go on comes to its end.
-PATIENCE = timedelta(hours=6)
+# If a job has waited this long without any progress, it fails.
+DEFAULT_PATIENCE = timedelta(hours=6)
 
 
 class Waited(NamedTuple):
-    """How long ago a job first waited for what is away since its last retry, and how long ago it last did at all.
+    """How long ago a job's first wait since its last retry began, and how long ago its last wait began.
 
-    ``found`` is how often its own request found the provider away in a way that may be the request's own fault.
+    ``found`` is how often its own request found the provider away and may itself be the cause.
     """
 
     first: timedelta
@@ -29,14 +29,14 @@ class Waited(NamedTuple):
     found: int = 0
 
 
-def after_outage(
+def after_provider_outage(
     error: Unavailable, waited: Waited | None, *, now: datetime, patience: timedelta
 ) -> Snooze | Retry | Fail:
-    """Return what becomes of a job whose provider is away: it waits, until patience ends.
+    """Return the settlement of a job when its provider is away: the job waits until ``patience`` ends.
 
-    A job whose own request has failed twice before, and fails again though the provider has answered others since, may
-    itself be what the provider cannot take: it spends an attempt. A failure that speaks of the provider whatever was
-    asked is no such.
+    If the job's own request has failed twice before and fails again, although the provider has answered others since,
+    the request itself may be the cause: the job spends an attempt. A failure that is certainly the provider's does not
+    count.
     """
     own = not (error.paused or error.certain)
     if own and waited and waited.found >= FREE_FAILURES and error.answered is not None and error.answered < waited.last:
@@ -51,13 +51,13 @@ def after_outage(
     return Snooze(delay, f"{describe(error)}{found}, next try at {now + delay:%H:%M:%S} UTC")
 
 
-def without_database(
+def after_database_outage(
     error: BaseException, waited: Waited | None, *, patience: timedelta, drawn: float
 ) -> Snooze | Retry:
-    """Return what becomes of a job whose run met a database that is full, read-only, away, or locked by somebody.
+    """Return the settlement of a job when the database is full, read-only, away or locked.
 
-    It waits, as long again as it has, at most a minute. At the end of patience it spends an attempt each time: there
-    are statements that fill a disk by themselves.
+    The job waits as long as it has waited before, at most a minute. When ``patience`` has ended, each failure spends an
+    attempt: the job's own statement may be what fills the disk.
     """
     if waited and waited.first >= patience:
         return Retry(describe(error))

@@ -1,4 +1,4 @@
-"""The errors that decide a job's fate, and how any exception is read as one. Knows no library but the standard one."""
+"""The errors that decide what happens to a job, and the settlement for any exception. Imports no library."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -8,16 +8,16 @@ from workers.runtime.faults import Permanent as Permanent  # noqa: PLC0414 - han
 from workers.runtime.faults import Retryable as Retryable  # noqa: PLC0414 - likewise
 from workers.runtime.handler.outcomes import Fail, Retry, Snooze
 
-ERROR_LIMIT = 2_000
+MAX_ERROR_CHARACTERS = 2_000
 UNAVAILABLE_DELAY = timedelta(seconds=5)
 
 
 class Refused(Permanent):
-    """Not this input, by what it says or how long it is; another may succeed."""
+    """The provider refuses this input because of its content or length; another input may succeed."""
 
 
 class _Unfit(Exception):
-    """``reasons`` by a text's place; ``embeddings`` has the vectors of all texts, of which those are of no use."""
+    """``reasons`` names the unusable vectors by the text's position; ``embeddings`` has the vectors of all texts."""
 
     def __init__(self, embeddings: Any, reasons: Mapping[int, str]) -> None:
         super().__init__(f"provider has no vector that can be compared for a text: {next(iter(reasons.values()))}")
@@ -26,32 +26,32 @@ class _Unfit(Exception):
 
 
 class UnfitVectors(_Unfit, Permanent):
-    """Some texts got vectors that no index can hold, or that have no direction: another attempt gives the same."""
+    """Some vectors do not fit into an index or have no direction; another attempt gives the same vectors."""
 
 
 class BrokenVectors(_Unfit, Retryable):
-    """Some texts got vectors that are no numbers: a server in trouble, or one that always does so for these texts."""
+    """Some vectors have values that are no numbers: the server has a fault, or always does this for these texts."""
 
 
 class InvalidAnswers(Retryable):
-    """The model answered, but not in the form asked for: another attempt may, and so may another input.
+    """The model's answer does not have the requested form; another attempt or another input may succeed.
 
-    ``least`` is the shortest wait before the next attempt, for an answer that costs much to receive again.
+    ``min_delay`` is the shortest wait before the next attempt, for answers that are expensive to receive again.
     """
 
-    def __init__(self, reason: str, *, least: timedelta = timedelta()) -> None:
+    def __init__(self, reason: str, *, min_delay: timedelta = timedelta()) -> None:
         super().__init__(reason)
-        self.least = least
+        self.min_delay = min_delay
 
 
 class Unavailable(Retryable):
-    """Whoever asks, the provider cannot answer now: no fault of the job's, which waits and spends no attempt.
+    """The provider cannot answer anybody now: the job waits and spends no attempt.
 
-    ``provider`` and ``since`` name who is away and since when, ``delay`` says how long to leave it alone, ``asked`` how
-    long the provider itself wants to be. ``certain``: one failure is enough to tell, as a refused connection is.
-    ``of``: what is away, a whole ``server``, one ``model`` of it, or ``either``, where that cannot be told.
-    ``paused``: it was not even asked, because it is known to be away. ``answered`` is how long ago it answered anybody,
-    where that is known.
+    ``provider`` is away since ``since``. ``delay`` is how long to wait before the next request; ``asked`` is the wait
+    that the provider itself asks for. ``certain``: this one failure proves the outage, for example a refused
+    connection. ``of``: the whole ``server`` is away, one ``model`` of it, or ``either`` if that is not known.
+    ``paused``: no request was sent, because the provider is known to be away. ``answered`` is how long ago it last
+    answered anybody, if known.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Unavailable(Retryable):
 
 
 class RateLimited(Exception):
-    """The provider asks to wait: the job is snoozed for ``delay``, no attempt spent."""
+    """The provider's rate limit is reached: the job is snoozed for ``delay`` and spends no attempt."""
 
     def __init__(self, reason: str, *, delay: timedelta) -> None:
         super().__init__(reason)
@@ -89,9 +89,9 @@ class RateLimited(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """Return one bounded line for ``error``: its class unless it is ours, then its message.
+    """Return one line of limited length for ``error``: its class unless it is ours, then its message.
 
-    Of a database error only the server's own first line: the rest quotes statements, parameters and whole rows.
+    For a database error only the server's first line is used: the rest quotes statements, parameters and whole rows.
     """
     cause = getattr(error, "orig", None) or error
     message = str(getattr(getattr(cause, "diag", None), "message_primary", None) or cause)
@@ -101,24 +101,24 @@ def describe(error: BaseException) -> str:
 
 
 def failure_of(error: BaseException) -> str:
-    """Return what is kept about one request: for an outage how it failed, not since when somebody is away."""
+    """Return one line about a failed request; for an outage only how the request failed, not since when it lasts."""
     return one_line(f"provider failed ({error.reason})") if isinstance(error, Unavailable) else describe(error)
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` as one bounded line that Postgres can store: it takes neither NUL nor half a surrogate pair."""
+    """Return ``text`` as one line of limited length, without NUL and lone surrogates, which Postgres cannot store."""
     line = " ".join(text.replace("\x00", "\N{REPLACEMENT CHARACTER}").split())
-    return line[:ERROR_LIMIT].encode("utf-8", "replace").decode("utf-8")
+    return line[:MAX_ERROR_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
-    """Decide what an exception of a handler means: permanent fails, a wait snoozes, all else is retried."""
+    """Return the settlement for an exception of a handler: permanent fails, a wait snoozes, all others are retried."""
     match error:
         case Permanent():
             return Fail(describe(error))
         case RateLimited(delay=delay) | Unavailable(delay=delay):
             return Snooze(delay, describe(error))
-        case InvalidAnswers(least=least):
-            return Retry(describe(error), least)
+        case InvalidAnswers(min_delay=min_delay):
+            return Retry(describe(error), min_delay)
         case _:
             return Retry(describe(error))

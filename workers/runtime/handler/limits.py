@@ -1,4 +1,4 @@
-"""Limits asked before a job is dispatched. Pure declarations; the dispatcher enforces them."""
+"""Limits that are checked before a job is dispatched. Pure declarations; the dispatcher enforces them."""
 
 from dataclasses import dataclass
 

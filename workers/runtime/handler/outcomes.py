@@ -1,4 +1,4 @@
-"""What a handler returns. Pure values: settling them is the runner's business."""
+"""The values that a handler returns. Pure; the worker settles them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 Write = Callable[[AsyncSession], Awaitable[None]]
-# Writes the rows of many jobs by one statement.
+# Writes the rows of many jobs in one call.
 WriteRows = Callable[[AsyncSession, Sequence[Any]], Awaitable[None]]
 
 
@@ -16,9 +16,9 @@ WriteRows = Callable[[AsyncSession, Sequence[Any]], Awaitable[None]]
 class Rows:
     """Rows of one job that are written together with those of other jobs.
 
-    Jobs that are settled together and name the same ``write`` share one call of it: it gets the rows of all of them, in
-    the order of the jobs' ids. ``write`` must be a function of a module, not one made per job. If it raises, it is
-    called once per job, and only the job that is to blame fails.
+    Jobs that are settled together and have the same ``write`` share one call: it gets the rows of all of them, in the
+    order of the jobs' ids. ``write`` must be a function of a module, not one made per job. If it raises, it is called
+    once per job, and only the job with the error fails.
     """
 
     write: WriteRows
@@ -30,12 +30,12 @@ class Complete:
     """The step is done: set ``values`` on the job's row and run ``write`` in the settling transaction.
 
     The job goes on to the ``done`` state of its step, or to ``into``: a state that the lifecycle's ``also`` allows this
-    step to choose, such as a wait or an end. ``until`` is the deadline of the wait that the job enters, as a time or
-    counted from the settle; without it, the wait lasts as long as its lifecycle says.
+    step to choose, for example a wait or an end. ``until`` is the deadline of the wait that the job enters: a time, or
+    a span from the settle. Without it, the wait lasts as long as its lifecycle says.
 
     ``values`` maps attributes of the job's model (none of the lifecycle's) to JSON-able values. ``write`` is a callable
-    that gets a session, :class:`Rows`, or several of both, which run in their order. What they add commits with the
-    settle or not at all; they may run again after a rollback, and must not wait for a network. Prefer :class:`Rows`: a
+    that gets a session, :class:`Rows`, or several of both, which run in their order. Their changes commit with the
+    settle or not at all. They may run again after a rollback, and must not wait for a network. Prefer :class:`Rows`: a
     callable costs one statement per job.
     """
 
@@ -46,7 +46,7 @@ class Complete:
 
     @property
     def writes(self) -> tuple[Write | Rows, ...]:
-        """Everything that ``write`` names, in its order."""
+        """All writes of ``write``, in their order."""
         match self.write:
             case None:
                 return ()
@@ -58,7 +58,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Snooze:
-    """Not now: back to ready after ``delay``, no attempt spent."""
+    """Run later: back to ready after ``delay``; no attempt is spent."""
 
     delay: timedelta
     reason: str
@@ -66,32 +66,32 @@ class Snooze:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """It cannot succeed: failed for good, whatever attempts are left."""
+    """The job cannot succeed: it fails now, even if attempts are left."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """It is no longer wanted: cancelled."""
+    """The job is no longer wanted: it is cancelled."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Back to ready by the backoff, one attempt spent; failed when none is left. Handlers raise instead.
+    """Back to ready after the backoff, one attempt spent; failed if no attempt is left. Handlers raise instead.
 
-    ``least`` is the shortest wait before the next attempt.
+    ``min_delay`` is the shortest wait before the next attempt.
     """
 
     error: str
-    least: timedelta = timedelta()
+    min_delay: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A claim given back by a draining worker; no attempt spent. Made by the runner only."""
+    """A draining worker gives the claim back; no attempt is spent. Only the worker makes it."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""HTTP and mail as a handler sees them: protocols; the room that implements them is handed in at start."""
+"""Protocols of HTTP and mail for handlers. The worker gets their implementations at its start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 class Request:
     """One HTTP request to an address that a user may have named.
 
-    ``seconds`` bounds the whole call, redirects and body included, ``max_bytes`` the decoded body; None means the
-    process's own bound. Only a GET or a HEAD follows redirects, ``redirects`` at most; the headers of ``headers`` that
-    may carry a secret are not sent to another origin.
+    ``seconds`` limits the whole call with redirects and body, ``max_bytes`` the decoded body; None means the process's
+    own limit. Only GET and HEAD follow redirects, at most ``redirects``. Headers that may hold a secret are not sent to
+    another origin.
     """
 
     url: str
@@ -29,9 +29,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpAnswer:
-    """What came back, whatever the status. ``url`` is who answered after redirects, ``address`` where that was.
+    """The answer, whatever its status. ``url`` is the one that answered after redirects, ``address`` its IP address.
 
-    Names of ``headers`` are in lower case; of a header that came twice the values are joined by a comma.
+    Names of ``headers`` are in lower case; the values of a repeated header are joined by a comma.
     """
 
     status: int
@@ -42,17 +42,17 @@ class HttpAnswer:
 
 
 class ForbiddenDestination(Permanent):
-    """The address, its port or its scheme may not be called: no attempt will be."""
+    """The address, its port or its scheme must not be called: no attempt is made."""
 
 
 class Http(Protocol):
-    """Calls to addresses that users name; never one inside the network."""
+    """Calls to addresses that users name; never to an address inside the network."""
 
     async def send(self, request: Request) -> HttpAnswer:
         """Send once and return the answer.
 
-        Raise ForbiddenDestination or Permanent for what is wrong every time (an address inside the network, a body
-        that is too large), Retryable for what another attempt may mend (a name that is not found, a timeout).
+        Raise ForbiddenDestination or Permanent if no attempt can succeed (an address inside the network, a body that is
+        too large), Retryable if another attempt may succeed (a name that is not found, a timeout).
         """
 
     async def aclose(self) -> None:
@@ -61,7 +61,7 @@ class Http(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """One mail to one person. Letters of the same ``key`` have the same Message-ID: a second one is recognised."""
+    """One mail to one person. Letters with the same ``key`` have the same Message-ID, so a duplicate is recognised."""
 
     to: str
     subject: str
@@ -75,10 +75,10 @@ class Mail(Protocol):
     """Mail to people."""
 
     async def send(self, letter: Letter) -> None:
-        """Hand the letter over.
+        """Pass the letter to the mail server.
 
-        Raise Permanent for a letter that nobody will ever take, Retryable for one that was put off, and Unavailable
-        while the mail server cannot be reached.
+        Raise Permanent if the letter is refused for ever, Retryable if it is refused for now, and Unavailable if the
+        mail server cannot be reached.
         """
 
     async def aclose(self) -> None:

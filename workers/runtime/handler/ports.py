@@ -1,6 +1,6 @@
-"""What a handler may ask of the outside world, as protocols; the rooms that implement them are handed in at start.
+"""Protocols of language models for handlers. The worker gets their implementations at its start.
 
-Keeps domains and kernel free of any provider's library.
+So domains and kernel need no provider's library.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +22,14 @@ class Message(TypedDict):
     content: str
 
 
-# Answers a question without a model: it is given the question's messages and returns the members of the answer, always
-# the same for the same messages. Pure; may raise Permanent.
+# Answers a question without a model. It gets the question's messages and returns the fields of the answer, always the
+# same for the same messages. Pure; may raise Permanent.
 OfflineRule = Callable[[Sequence[Message]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A model's validated answer with its evidence: what came over the wire, who answered, tokens and duration."""
+    """A model's validated answer with its evidence: the raw answer, the model, tokens and duration."""
 
     value: T
     raw: Mapping[str, Any]
@@ -41,9 +41,9 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """One vector per text, in the order of the texts, all of one length; ``model`` is whose they are.
+    """One vector per text, in the order of the texts, all of one length; ``model`` made them.
 
-    Vectors of different models are never compared. ``tokens`` is what the provider counted, where it does.
+    Vectors of different models are never compared. ``tokens`` is the provider's count, if it gives one.
     """
 
     vectors: Sequence[Sequence[float]]
@@ -53,7 +53,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLimits:
-    """How much of embedding a provider is given: texts and tokens per request, requests in flight per process."""
+    """Limits of embedding requests: texts and tokens per request, requests in flight per process."""
 
     texts: int = 64
     tokens: int = 100_000
@@ -65,10 +65,10 @@ class LanguageModel(Protocol):
 
     @property
     def embedding_limits(self) -> EmbeddingLimits:
-        """How requests for embeddings are best cut; who sends more at once than it allows waits."""
+        """The best size of embedding requests. If a caller sends more at once than allowed, it waits."""
 
     async def resolve(self, model: str) -> str:
-        """Return the identity of who will answer for ``model`` (part of a cache key); raise Permanent if nobody can."""
+        """Return the identity of the model that answers for ``model`` (for cache keys); raise Permanent if none."""
 
     async def parse(
         self,
@@ -85,12 +85,11 @@ class LanguageModel(Protocol):
 
         ``max_tokens`` bounds the answer; without it the form of ``into`` does. With ``share_for``, an answer to exactly
         this question that the same owner paid for within this time is returned instead of asking again.
-        ``offline`` answers if no provider is configured. Providers do not look at it. Without it such a question is
-        refused as Permanent.
+        ``offline`` answers if no provider is configured; providers ignore it. If there is neither, raise Permanent.
         """
 
     async def embedding_model(self) -> str:
-        """Return whose vectors :meth:`embed` gives now; raise Permanent if nobody's. May change between two calls."""
+        """Return the model that :meth:`embed` uses now; raise Permanent if none. May change between two calls."""
 
     async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
         """Return the vectors of ``texts`` by ``model``, one request; raise Retryable, RateLimited or Permanent.
@@ -99,4 +98,4 @@ class LanguageModel(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Release its connections; nothing is asked afterwards."""
+        """Release its connections; it must not be used afterwards."""

@@ -25,7 +25,7 @@ Handler = Callable[[J, Context], Awaitable[Outcome]]
 class Stage:
     """One step of a lifecycle with the handler that performs it.
 
-    ``settable`` are the attributes that ``Complete(values=…)`` may set: the model's own, none of the lifecycle's or
+    ``settable`` are the attributes that ``Complete(values=…)`` may set: those of the model, except the lifecycle's and
     the payload's.
     """
 
@@ -44,7 +44,7 @@ class Stage:
         return self.name.partition(".")[0]
 
     def problem_of(self, outcome: Complete) -> str | None:
-        """Return what is wrong with where ``outcome`` leads: a state, and the deadline of a wait."""
+        """Return what is wrong with the state that ``outcome`` chooses, or with the deadline of its wait; else None."""
         lifecycle, until = self.model.__lifecycle__, outcome.until
         state = outcome.into or self.step.done
         if state != self.step.done and (self.step.running, state) not in lifecycle.also:
@@ -90,13 +90,13 @@ class Registry(Mapping[str, Stage]):
         return len(self._stages)
 
     def add(self, stage: Stage) -> None:
-        """Register ``stage``; a second handler of one name is a programming error."""
+        """Register ``stage``; raise ValueError for a second handler of the same name."""
         if (first := self._stages.get(stage.name)) is not None:
             raise ValueError(f"stage {stage.name!r} is registered twice; the first handler is {_place(first.handler)}")
         self._stages[stage.name] = stage
 
     def forget_unloaded(self) -> None:
-        """Drop the stages of files that broke after they had registered them: a second look meets them anew."""
+        """Drop the stages of files that failed after registering them, so that a second discovery can register them."""
         self._stages = {name: one for name, one in self._stages.items() if one.handler.__module__ in sys.modules}
 
 
@@ -114,8 +114,8 @@ def stage(
 ) -> Callable[[Handler[J]], Handler[J]]:
     """Register the decorated coroutine function as the handler of ``name``, a step of ``of``'s lifecycle.
 
-    ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` bounds one run where the
-    row names no ``timeout_seconds`` of its own.
+    ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` limits one run if the row has no
+    ``timeout_seconds`` of its own.
     """
 
     def register(handler: Handler[J]) -> Handler[J]:
@@ -130,10 +130,10 @@ def stage(
 
 
 def discover(package: str = "workers") -> Registry:
-    """Import every module below ``package`` but the rooms that hold no handlers; return the registry they filled.
+    """Import every module below ``package``, except the rooms without handlers; return the registry that they filled.
 
-    The handlers of installed domains are imported too. Raise BrokenHandlers if any cannot be loaded: half of the stages
-    would be a system that loses work in silence.
+    The handlers of installed domains are imported too. Raise BrokenHandlers if any handler cannot be loaded: a system
+    with only some of its stages would lose work silently.
     """
     broken = load_all(package, without=frozenset({"runtime", "transport", "llm"})) | load_installed()
     if broken:
@@ -143,7 +143,7 @@ def discover(package: str = "workers") -> Registry:
 
 
 def _check_handler(name: str, handler: Callable[..., object]) -> None:
-    """Refuse what no worker could run: a handler is an async function of a job and its context."""
+    """Raise TypeError unless the handler is an async function of a job and its context."""
     rule = f"the handler of {name!r} must be an async function of a job and its context"
     if not python.iscoroutinefunction(handler):
         raise TypeError(f"{rule}, got {_place(handler)}, which is not async")
@@ -159,7 +159,7 @@ def _check_columns(name: str, of: type[Job], own: frozenset[str], wanted: set[st
 
 
 def _place(handler: Callable[..., object]) -> str:
-    """Return where a handler is written, for a person who looks for it."""
+    """Return the name, file and line of a handler."""
     code = getattr(handler, "__code__", None)
     name = getattr(handler, "__name__", repr(handler))
     return f"{name} ({code.co_filename}, line {code.co_firstlineno})" if code else name

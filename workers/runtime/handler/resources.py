@@ -1,4 +1,4 @@
-"""What a handler may ask of the outside world, as one value that the worker role makes at its start.
+"""The outside world of handlers, as one value that the worker role makes at its start.
 
 A new resource is one field here, and one argument where the value is made (``cli/resources.py``).
 """
@@ -11,7 +11,7 @@ from workers.runtime.handler.ports import LanguageModel
 
 
 class NoHttp:
-    """The HTTP of a process that has none."""
+    """HTTP for a process that makes no HTTP calls."""
 
     async def send(self, request: Request) -> HttpAnswer:
         """Refuse every request."""
@@ -22,7 +22,7 @@ class NoHttp:
 
 
 class NoMail:
-    """The mail of a process that has none."""
+    """Mail for a process that sends no mail."""
 
     async def send(self, letter: Letter) -> None:
         """Refuse every letter."""
@@ -41,12 +41,12 @@ class Resources:
     mail: Mail = NoMail()  # noqa: RUF009
 
     async def aclose(self) -> None:
-        """Release the connections of every resource; one that fails keeps no other from it."""
+        """Release the connections of every resource, even if one of them fails."""
         errors = []
         for field in fields(self):
             try:
                 await getattr(self, field.name).aclose()
-            except Exception as error:  # noqa: BLE001 - all of them are raised together
+            except Exception as error:  # noqa: BLE001 - all errors are raised together
                 errors.append(error)
         if errors:
             raise ExceptionGroup("resources were not released", errors)

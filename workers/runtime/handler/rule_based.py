@@ -1,5 +1,5 @@
-"""How answers of the offline evaluator are marked, so that nobody takes a rule for a model's judgement. Pure."""
+"""Marks for answers of the offline evaluator, so that nobody mistakes a rule for a model's judgement. Pure."""
 
 MODEL_PREFIX = "offline-rubric-"
-# Stands beside each answer of a rule, and wherever it is shown.
+# Stored with each answer of a rule, and shown with it.
 NOTE = "rule-based, not an AI judgement"

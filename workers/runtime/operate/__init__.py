@@ -1,1 +1,1 @@
-"""What people do with jobs, stages and workers: one set of use-cases for every door. Knows no command line."""
+"""The use-cases of operators for jobs, stages and workers: one set for every door. Knows no command line."""

@@ -1,4 +1,4 @@
-"""Enqueue jobs that ended once more, as new ones: the way that is left where a table grants no further attempt."""
+"""Enqueue ended jobs again as new jobs, for example if a table allows no further attempt."""
 
 import json
 from collections import defaultdict
@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.lifecycle import Job
 from workers.runtime.actor import Actor, acting
 from workers.runtime.database import Database
-from workers.runtime.enqueue import EnqueueError, enqueue, payload_problem_of
+from workers.runtime.enqueue import enqueue
+from workers.runtime.enqueue_validation import EnqueueError, payload_problem_of
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.operate.known import check_stage
-from workers.runtime.store.again import Ended, ended
+from workers.runtime.store.ended_jobs import EndedJob, read_ended_jobs
 from workers.runtime.store.read import JobFilter, JobView, list_jobs
 from workers.runtime.store.tables import job_table
 
@@ -25,8 +26,8 @@ REASON = "enqueued again by an operator"
 
 
 @dataclass(slots=True)
-class Repeated:
-    """The new job of each old one (in a dry run: None), and the others with the reason why there is none."""
+class EnqueuedAgain:
+    """The new job of each old job (in a dry run: None), and for each other job the reason why it has none."""
 
     again: dict[UUID, UUID | None] = field(default_factory=dict)
     refused: dict[UUID, str] = field(default_factory=dict)
@@ -34,16 +35,16 @@ class Repeated:
 
 async def enqueue_again(
     database: Database, registry: Registry, wanted: JobFilter, actor: Actor, *, dry_run: bool = False
-) -> Repeated:
-    """Enqueue the same payload anew for each job that ``wanted`` selects: failed ones, and any that ended if named.
+) -> EnqueuedAgain:
+    """Enqueue again each job that ``wanted`` selects: failed jobs, and any ended job if named by its id.
 
-    A new job is validated as at every door, has its own id, all its attempts and the old one's priority; its first
-    transition names the old one, in its reason and as ``again_of`` in its context. Its idempotency key is
-    ``again:<old id>``: who says it twice gets the same job. A job that failed in a later step begins with that step.
+    A new job is validated as at every door. It has its own id, all its attempts and the priority of the old job. Its
+    first transition names the old job: in its reason, and as ``again_of`` in its context. Its idempotency key is
+    ``again:<old id>``, so a repeat returns the same job. A job that failed in a later step begins with that step.
     """
     async with database.kernel() as conn:
         await check_stage(conn, wanted.stage)
-    done = Repeated()
+    done = EnqueuedAgain()
     models = {job_table(stage.model).label: stage.model for stage in registry.values()}
     async for page in _pages(database, wanted):
         named = wanted.ids is not None
@@ -58,7 +59,7 @@ async def enqueue_again(
                 possible[model].append(job.id)
         for model, ids in possible.items():
             async with database.kernel() as conn:
-                found = await ended(conn, model, ids)
+                found = await read_ended_jobs(conn, model, ids)
             await _enqueue(database, registry, model, found, done, actor=actor, dry_run=dry_run)
             done.refused |= {id_: "changed meanwhile" for id_ in ids if id_ not in {one.id for one in found}}
     known = done.refused.keys() | done.again.keys()
@@ -81,13 +82,13 @@ async def _enqueue(
     database: Database,
     registry: Registry,
     model: type[Job],
-    jobs: Sequence[Ended],
-    done: Repeated,
+    jobs: Sequence[EndedJob],
+    done: EnqueuedAgain,
     *,
     actor: Actor,
     dry_run: bool,
 ) -> None:
-    """Enqueue these in one transaction; what is refused is refused alone."""
+    """Enqueue these jobs in one transaction; a refused job does not stop the others."""
     made: dict[UUID, UUID | None] = {}
     async with database.session() as session:
         for job in jobs:
@@ -103,7 +104,7 @@ async def _enqueue(
     done.again |= made
 
 
-async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: Ended, actor: Actor) -> UUID:
+async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], job: EndedJob, actor: Actor) -> UUID:
     because = replace(
         actor,
         change_reason=f"again, for job {job.id}: {actor.change_reason or REASON}",
@@ -114,16 +115,16 @@ async def _one(session: AsyncSession, stage: Stage, payload: Mapping[str, Any], 
         return (await enqueue(session, stage.name, payload, **options)).id
 
 
-def _stage_of(registry: Registry, model: type[Job], job: Ended) -> Stage:
-    """Return where the new job begins: in the step in which the old one ended, or in the first if it ended well."""
+def _stage_of(registry: Registry, model: type[Job], job: EndedJob) -> Stage:
+    """Return the stage of the new job: the step in which the old job ended, or the first step if it ended well."""
     lifecycle = model.__lifecycle__
     first = lifecycle.steps[0]
     step = lifecycle.step_of(job.ended_in or first.ready) or first
     return registry[(first if job.status in lifecycle.good else step).stage]
 
 
-def _payload(stage: Stage, job: Ended) -> dict[str, Any]:
-    """Return what the old job was asked to do; raise EnqueueError for a row that no door would take."""
+def _payload(stage: Stage, job: EndedJob) -> dict[str, Any]:
+    """Return the payload of the old job; raise EnqueueError if no door would accept it."""
     columns = job_table(stage.model).column
     try:
         row = json.loads(job.row)

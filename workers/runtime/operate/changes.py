@@ -19,16 +19,16 @@ PAGE = 1_000
 
 
 class StaleVersion(Conflict):
-    """The job has moved on since the caller looked at it."""
+    """The job has changed since the caller looked at it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something an operator does to jobs: its name when done, which jobs refuse it, the statement that does it.
+    """A change that an operator makes to jobs: its participle (``done``), its check of a job, and its statement.
 
-    ``missed`` says why the statement may have left a job alone. With ``rehearsed`` only the statement knows which jobs
-    it can change: a dry run performs it and rolls back, which must hurt nobody. ``reason`` stands in the history where
-    the actor gives none.
+    ``refuses`` returns why a job cannot be changed, or None. ``missed`` says why the statement left a job unchanged. If
+    ``rehearsed``, only the statement knows which jobs it can change: a dry run executes it and rolls back, which must
+    not block other work. ``reason`` is written to the history if the actor gives none.
     """
 
     done: str
@@ -50,7 +50,7 @@ def _cannot_retry(job: JobView, model: type[Job]) -> str | None:
     return f"is {job.status.lower()}, only a failed one can be retried{remedy}"
 
 
-def _not_retried(job: JobView) -> str:
+def _why_not_retried(job: JobView) -> str:
     if job.retry_count < job.max_retries:
         return "changed meanwhile"
     return (
@@ -60,22 +60,22 @@ def _not_retried(job: JobView) -> str:
 
 
 CANCEL = Change("cancelled", "cancelled by an operator", _cannot_cancel, cancel)
-# Nobody waits for the row of a job that failed.
-RETRY = Change("retried", "retried by an operator", _cannot_retry, retry, _not_retried, rehearsed=True)
+# It can be rehearsed: no process waits for the row of a failed job.
+RETRY = Change("retried", "retried by an operator", _cannot_retry, retry, _why_not_retried, rehearsed=True)
 
 
 async def cancel_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | None = None) -> JobView:
-    """Cancel one job, ready or running, and return it as it is then. A running one is stopped within a second.
+    """Cancel one ready, waiting or running job and return its new view. A running job is stopped within a second.
 
-    Raise UnknownJob, Conflict for one that has ended, and StaleVersion if it is not of ``version`` (where given).
+    Raise UnknownJob, Conflict if it has ended, and StaleVersion if it has another version than ``version`` (if given).
     """
     return await _change_one(conn, CANCEL, job_id, actor, version=version)
 
 
 async def retry_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | None = None) -> JobView:
-    """Send one failed job back to the step in which it failed, and return it as it is then.
+    """Send one failed job back to the step in which it failed, and return its new view.
 
-    One without an attempt left is granted one, where its table allows it. Raises as :func:`cancel_job` does.
+    A job without an attempt left gets one more, if its table allows it. Raises the errors of :func:`cancel_job`.
     """
     return await _change_one(conn, RETRY, job_id, actor, version=version)
 
@@ -88,7 +88,7 @@ async def _change_one(conn: Raw, change: Change, job_id: UUID, actor: Actor, *, 
             raise UnknownJob(job_id)
         if version not in {None, held}:
             raise StaleVersion(f"job {job_id} is at version {held}, got version {version}: look at it again")
-        job = await find_job(conn, job_id)  # as the lock found it
+        job = await find_job(conn, job_id)  # its state under the lock
         if (why := change.refuses(job, model)) is not None:
             raise Conflict(f"job {job_id} {why}")
         if not await change.perform(conn, model, [job_id], reason=actor.change_reason or change.reason):
@@ -107,19 +107,19 @@ def _of_unknown_table(job: JobView) -> str:
     return f"is of table {job.table_name}, which this release does not know"
 
 
-# Gets the ids that were changed, and those that were refused with the reason.
-Tell = Callable[[Sequence[UUID], Mapping[UUID, str]], None]
+# Gets the ids of the changed jobs, and those of the refused jobs with the reason.
+ReportPage = Callable[[Sequence[UUID], Mapping[UUID, str]], None]
 
 
 @dataclass(slots=True)
-class Changed:
-    """How many jobs were changed (or would be) so far, and how many were refused, by reason.
+class ChangeCounts:
+    """How many jobs were changed so far (or would be), and how many were refused, by reason.
 
-    ``samples`` has one job of each reason. ``tell`` gets the ids of each page as they come: a change of a million jobs
-    holds no million ids.
+    ``samples`` has one job for each reason. ``tell`` gets the ids of each page, so that a change of a million jobs does
+    not hold a million ids.
     """
 
-    tell: Tell = field(default=lambda *_: None)
+    tell: ReportPage = field(default=lambda *_: None)
     done: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     first: tuple[UUID, str] | None = None
@@ -136,23 +136,23 @@ class Changed:
 
 
 async def change_jobs(
-    conn: Raw, change: Change, wanted: JobFilter, actor: Actor, *, changed: Changed, dry_run: bool = False
+    conn: Raw, change: Change, wanted: JobFilter, actor: Actor, *, changed: ChangeCounts, dry_run: bool = False
 ) -> None:
-    """Change every job that ``wanted`` selects and that can be, a page per transaction; count them in ``changed``.
+    """Change every job that ``wanted`` selects and that can be changed, one page per transaction; count in ``changed``.
 
-    To cancel, a filter without a status means the jobs that have not ended: of the others nothing is said.
-    With ``dry_run`` only say which. A job that moved on between the look and the statement is refused: the statement
-    repeats the condition. A page that has begun is finished and counted before a cancellation of this task goes on.
+    For a cancel, a filter without a status selects only jobs that have not ended; the others do not count as refused.
+    With ``dry_run``, only count. The statement repeats the condition, so a job that changed in between is refused. If
+    this task is cancelled, it first finishes and counts the current page.
     """
     await check_stage(conn, wanted.stage)
     models, missing = job_models(), set(wanted.ids or ())
     async for page in scan_jobs(conn, wanted, page=PAGE):
         missing -= {job.id for job in page}
         if change is CANCEL and wanted.ids is None and wanted.status is None:
-            meant = [job for job in page if (model := models.get(job.table_name)) and not change.refuses(job, model)]
+            selected = [job for job in page if (model := models.get(job.table_name)) and not change.refuses(job, model)]
         else:
-            meant = page
-        running = asyncio.ensure_future(_changed(conn, change, meant, models, actor, dry_run=dry_run))
+            selected = page
+        running = asyncio.ensure_future(_change_page(conn, change, selected, models, actor, dry_run=dry_run))
         try:
             done, refused = await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -163,10 +163,10 @@ async def change_jobs(
         changed.add([], {job_id: "does not exist (any more)" for job_id in wanted.ids or () if job_id in missing})
 
 
-async def _changed(
+async def _change_page(
     conn: Raw, change: Change, page: Sequence[JobView], models: Mapping[str, type[Job]], actor: Actor, *, dry_run: bool
 ) -> tuple[list[UUID], dict[UUID, str]]:
-    """Change the jobs of one page; return the ids, and the others with the reason."""
+    """Change the jobs of one page; return the changed ids, and the refused ones with the reason."""
     possible: dict[type[Job], list[JobView]] = defaultdict(list)
     ids: list[UUID] = []
     refused: dict[UUID, str] = {}
@@ -179,13 +179,13 @@ async def _changed(
         else:
             possible[model].append(job)
     for model, jobs in possible.items():
-        done = await _performed(conn, change, model, [job.id for job in jobs], actor, dry_run=dry_run)
+        done = await _perform(conn, change, model, [job.id for job in jobs], actor, dry_run=dry_run)
         ids += [job.id for job in jobs if job.id in done]
         refused |= {job.id: change.missed(job) for job in jobs if job.id not in done}
     return ids, refused
 
 
-async def _performed(
+async def _perform(
     conn: Raw, change: Change, model: type[Job], ids: Sequence[UUID], actor: Actor, *, dry_run: bool
 ) -> set[UUID]:
     if dry_run and not change.rehearsed:

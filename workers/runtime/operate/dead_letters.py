@@ -1,4 +1,4 @@
-"""What people do with the messages that the Celery door refused: list them, show one, replay them through that door."""
+"""List, show and replay the messages that the Celery door refused."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from workers.runtime.actor import Actor, acting
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.handler.registry import UnknownStageError
-from workers.runtime.operate.requests import DOOR, Request, put_request, read_request
+from workers.runtime.operate.requests import DOOR, EnqueueRequest, put_request, read_request
 from workers.runtime.refusals import NotFound, quoted
 from workers.runtime.store import dead_letters as store
-from workers.runtime.store.dead_letters import REASON_CHARACTERS, DeadMessageView
+from workers.runtime.store.dead_letters import MAX_REASON_CHARACTERS, DeadMessageView
 
 __all__ = ["DeadMessageView"]
 
@@ -26,8 +26,8 @@ class UnknownDeadMessage(NotFound):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """What became of one message: ``enqueued``, ``known`` (its key has a job), ``refused`` again, ``kept`` as it is."""
+class ReplayResult:
+    """The result of one message: ``enqueued``, ``known`` (its key has a job), ``refused`` again, ``kept`` unchanged."""
 
     id: UUID
     outcome: Literal["enqueued", "known", "refused", "kept"]
@@ -36,20 +36,20 @@ class Replayed:
 
 
 async def list_dead(session: AsyncSession, *, with_replayed: bool, limit: int) -> list[DeadMessageView]:
-    """Return the refused messages that wait for somebody, newest first; the replayed ones as well if asked for."""
+    """Return the refused messages that are not yet replayed, newest first; with ``with_replayed`` all of them."""
     return await session.run_sync(store.read_all, with_replayed=with_replayed, limit=limit)
 
 
 async def show_dead(session: AsyncSession, message: str) -> DeadMessageView:
-    """Return one refused message by its id, or by the beginning of one that no other has."""
+    """Return one refused message by its id, or by a unique beginning of it."""
     return await session.run_sync(_show, message)
 
 
-async def replay_dead(session: AsyncSession, messages: Sequence[str] | None, actor: Actor) -> list[Replayed]:
-    """Put these refused messages (None: all that wait) through the door again; each by itself.
+async def replay_dead(session: AsyncSession, messages: Sequence[str] | None, actor: Actor) -> list[ReplayResult]:
+    """Replay these refused messages (None: all that are not replayed) through the door, each by itself.
 
-    A named one stands for all of its content that wait, as the list shows them. A message that came several times is
-    enqueued once.
+    A named message also replays all waiting messages with the same content, as the list shows them. A message that
+    came several times is enqueued once.
     """
     async with acting(session, actor):
         return await session.run_sync(_replay_each, messages)
@@ -62,48 +62,48 @@ def _show(session: Session, message: str) -> DeadMessageView:
     return row
 
 
-def _replay_each(session: Session, messages: Sequence[str] | None) -> list[Replayed]:
+def _replay_each(session: Session, messages: Sequence[str] | None) -> list[ReplayResult]:
     if messages is None:
-        ids = store.waiting(session)
+        ids = store.list_waiting(session)
     else:
         named = [_id(session, message) for message in messages]
-        ids = list(dict.fromkeys(one for id_ in named for one in store.alike(session, id_)))
+        ids = list(dict.fromkeys(one for id_ in named for one in store.list_same_content(session, id_)))
     return [_replay(session, id_) for id_ in ids]
 
 
 def _id(session: Session, message: str) -> UUID:
-    found = store.matching(session, message.strip().lower()) if message.strip() else ()
+    found = store.find_by_prefix(session, message.strip().lower()) if message.strip() else ()
     if len(found) != 1:
-        many = "is the beginning of several ids" if found else "does not exist"
-        raise UnknownDeadMessage(f"dead message {quoted(message)} {many}; `gristmill dead list` shows them")
+        problem = "is the beginning of several ids" if found else "does not exist"
+        raise UnknownDeadMessage(f"dead message {quoted(message)} {problem}; `gristmill dead list` shows them")
     return found[0]
 
 
-def _replay(session: Session, id_: UUID) -> Replayed:
+def _replay(session: Session, id_: UUID) -> ReplayResult:
     row = store.read_one(session, id_, for_update=True)
     if row is None:
-        return Replayed(id=id_, outcome="kept", reason="it was deleted meanwhile")
+        return ReplayResult(id=id_, outcome="kept", reason="it was deleted meanwhile")
     if row.replayed_at is not None:
-        return Replayed(id=id_, outcome="known", job_id=row.job_id, reason=f"it was replayed at {row.replayed_at}")
+        return ReplayResult(id=id_, outcome="known", job_id=row.job_id, reason=f"it was replayed at {row.replayed_at}")
     if row.task != DOOR:
-        return Replayed(id=id_, outcome="kept", reason=f"only messages of {DOOR} can be replayed, got {row.task!r}")
+        return ReplayResult(id=id_, outcome="kept", reason=f"only messages of {DOOR} can be replayed, got {row.task!r}")
     if row.body is None or len(row.body) < row.size:
-        return Replayed(id=id_, outcome="kept", reason=f"its body of {row.size:,} bytes is not kept whole")
+        return ReplayResult(id=id_, outcome="kept", reason=f"its body of {row.size:,} bytes was not kept completely")
     try:
         with session.begin_nested():
             done = put_request(session, _request(row))
     except (EnqueueError, UnknownStageError) as error:
-        reason = one_line(str(error))[:REASON_CHARACTERS]
-    except (ValueError, TypeError, RecursionError) as error:  # of what no stage could take
-        reason = describe(error)[:REASON_CHARACTERS]
+        reason = one_line(str(error))[:MAX_REASON_CHARACTERS]
+    except (ValueError, TypeError, RecursionError) as error:  # of a payload that no stage accepts
+        reason = describe(error)[:MAX_REASON_CHARACTERS]
     else:
         store.note_replay(session, id_, done.id)
-        return Replayed(id=id_, outcome="enqueued" if done.created else "known", job_id=done.id)
+        return ReplayResult(id=id_, outcome="enqueued" if done.created else "known", job_id=done.id)
     store.note_reason(session, id_, reason)
-    return Replayed(id=id_, outcome="refused", reason=reason)
+    return ReplayResult(id=id_, outcome="refused", reason=reason)
 
 
-def _request(row: DeadMessageView) -> Request:
+def _request(row: DeadMessageView) -> EnqueueRequest:
     try:
         content = json.loads(row.body or b"")
         arguments, keywords = content[:2]

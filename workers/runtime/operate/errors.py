@@ -1,4 +1,4 @@
-"""The top causes of failed jobs, each with a job to look at and the command that retries them all."""
+"""The most frequent causes of failed jobs, each with a sample job and the command that retries all its jobs."""
 
 import re
 import shlex
@@ -9,16 +9,16 @@ from uuid import UUID
 
 from workers.runtime.database import Raw
 from workers.runtime.operate.known import check_stage
-from workers.runtime.store.failures import Cause, causes
+from workers.runtime.store.failures import Cause, find_causes
 
-LONGEST_SEARCHED = 60
+MAX_SEARCH_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorView:
-    """One cause: which stage, what it says without what differs, how many jobs, when, one of them, how to retry.
+    """One cause: its stage, the error without its variable parts, counts, times, a sample job, the retry command.
 
-    ``retry_command`` is None where none failed for good: those that back off come back by themselves.
+    ``retry_command`` is None if no job has failed for good: jobs that back off are retried by themselves.
     """
 
     stage: str
@@ -33,20 +33,20 @@ class ErrorView:
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
-    """The top causes, and how many others there are; ``partial`` are tables of which only the newest were looked at."""
+class TopErrors:
+    """The top causes and the number of others; of the tables in ``partial`` only the newest jobs were read."""
 
     errors: Sequence[ErrorView]
     others: int
     partial: Sequence[str]
 
 
-async def top_errors(conn: Raw, *, stage: str | None = None, limit: int = 20) -> Errors:
-    """Return the causes of most failed jobs; raise UnknownStageError."""
+async def top_errors(conn: Raw, *, stage: str | None = None, limit: int = 20) -> TopErrors:
+    """Return the most frequent causes of failed jobs; raise UnknownStageError."""
     await check_stage(conn, stage)
-    found = await causes(conn, stage=stage)
+    found = await find_causes(conn, stage=stage)
     shown = [_view(one) for one in found.causes[:limit]]
-    return Errors(shown, len(found.causes) - len(shown), found.partial)
+    return TopErrors(shown, len(found.causes) - len(shown), found.partial)
 
 
 def _view(one: Cause) -> ErrorView:
@@ -64,16 +64,16 @@ def _view(one: Cause) -> ErrorView:
 
 
 def retry_command(stage: str, cause: str) -> str:
-    """Return what a person types to retry every failed job of ``stage`` with this cause."""
+    """Return the command that retries every failed job of ``stage`` with this cause."""
     command = f"gristmill jobs retry --stage {shlex.quote(stage)} --status failed"
-    searched = _searched(cause)
+    searched = _search_text(cause)
     return f'{command} --error "{searched}"' if searched else command
 
 
-def _searched(cause: str) -> str:
-    """Return the longest part of a cause that a shell reads as it is between double quotes; it may be cut at a word."""
+def _search_text(cause: str) -> str:
+    """Return the longest part of a cause that is safe between double quotes in a shell; it may be cut at a word."""
     parts = (part.strip(" …,;:-") for part in re.split(r"[\"'`$\\!]|[^\x20-\x7e…]", cause))
     longest = max(parts, key=len, default="")
-    if len(longest) <= LONGEST_SEARCHED:
+    if len(longest) <= MAX_SEARCH_CHARACTERS:
         return longest
-    return longest[:LONGEST_SEARCHED].rpartition(" ")[0].strip(" …,;:-") or longest[:LONGEST_SEARCHED]
+    return longest[:MAX_SEARCH_CHARACTERS].rpartition(" ")[0].strip(" …,;:-") or longest[:MAX_SEARCH_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Whether the system is well: its dispatcher, its schedules, its logins."""
+"""The health of the system: its dispatcher, its schedules, its logins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from workers.runtime.database import Raw
 from workers.runtime.store import health as store
 from workers.runtime.store.health import (
     ConnectedLogin,
-    connected_logins,
     count_owners,
     is_strict,
+    list_connected_logins,
     notice_queue_usage,
 )
-from workers.runtime.store.read import dispatcher_seen, slots_by_queue
+from workers.runtime.store.read import count_slots_by_queue, read_leader_silence
 
 __all__ = [
     "ConnectedLogin",
-    "connected_logins",
     "count_owners",
-    "dispatcher_seen",
+    "count_slots_by_queue",
     "is_strict",
+    "list_connected_logins",
     "notice_queue_usage",
-    "slots_by_queue",
+    "read_leader_silence",
 ]
 
-# A beat looks every second; one that is this late does not look.
-LATE = timedelta(seconds=90)
-# A leading dispatcher shows itself every second or two; one that is silent for longer leads nobody.
-LEADER_SILENT = timedelta(seconds=5)
+# Beat checks the schedules every second. If a schedule is this late, no beat works.
+LATE_AFTER = timedelta(seconds=90)
+# A leading dispatcher writes a sign of life every second or two. If it is silent for longer, none leads.
+LEADER_SILENT_AFTER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatHealth:
-    """What the schedules say of beat: those ``overdue``, with the time that was missed, those ``refused``, and why."""
+    """The health of beat, by its schedules: ``overdue`` with the missed time, ``refused`` with the reason."""
 
     enabled: int
     overdue: Sequence[tuple[str, datetime]]
@@ -46,18 +46,22 @@ class BeatHealth:
 
 async def beat_health(conn: Raw) -> BeatHealth:
     """Check every enabled schedule against the database's time."""
-    rows = await store.enabled_schedules(conn)
+    rows = await store.list_enabled_schedules(conn)
     overdue, refused = [], []
     for row in rows:
         try:
             missed = due_times(
-                row["cron"], row["timezone"], last=row["since"] or row["now"], now=row["now"] - LATE, catch_up="one"
+                row["cron"],
+                row["timezone"],
+                last=row["since"] or row["now"],
+                now=row["now"] - LATE_AFTER,
+                catch_up="one",
             )
         except ScheduleError as error:
             refused.append((row["name"], str(error)))
         else:
             overdue += [(row["name"], time) for time in missed]
-    last = await store.last_tick(conn)
+    last = await store.read_last_tick(conn)
     return BeatHealth(
         enabled=len(rows),
         overdue=overdue,

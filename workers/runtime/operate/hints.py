@@ -1,4 +1,4 @@
-"""Read what ``gristmill_done`` says. A notification is a hint: whoever gets it looks at the rows."""
+"""Read notifications on ``gristmill_done``. A notification is a hint: the receiver reads the rows."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ COMPLETE_BYTES = 7_800
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Jobs of one table that ended or began to wait. ``job_ids`` None: any job of that table may have."""
+    """Jobs of one table that ended or began to wait. If ``job_ids`` is None, it may be any job of the table."""
 
     table: str
     job_ids: AbstractSet[UUID] | None
 
 
 def read_hint(payload: str) -> Hint | None:
-    """Return what a payload says; None for one that is not ours: every login may send on every channel."""
+    """Return the hint of a payload; None if it is not ours, because every login may send on every channel."""
     table, *listed = payload.split(" ")
     if not table:
         return None

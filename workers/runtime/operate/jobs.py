@@ -1,4 +1,4 @@
-"""Look at jobs, one or many, at their histories and at what they wait for; enqueue one."""
+"""Show jobs, their histories and what they wait for; enqueue one job."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from workers.runtime.actor import Actor, acting
 from workers.runtime.database import Raw
 from workers.runtime.enqueue import Enqueued, enqueue
 from workers.runtime.operate.known import check_stage, job_models
-from workers.runtime.operate.why import Why, why
+from workers.runtime.operate.why import Why, explain
 from workers.runtime.refusals import NotFound
 from workers.runtime.store import read
 from workers.runtime.store.follow import jobs_of
@@ -31,7 +31,7 @@ class UnknownJob(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class JobDetails:
-    """One job with the columns that are its domain's own, and its history. ``job`` is None where only that is left."""
+    """One job with the columns of its domain, and its history. ``job`` is None if only the history is left."""
 
     job: JobView | None
     values: Mapping[str, Any]
@@ -49,7 +49,7 @@ async def enqueue_job(
 async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
     """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before.
 
-    Raise UnknownStageError or UnknownStateError for a stage or a status that nothing has.
+    Raise UnknownStageError or UnknownStateError if the stage or the status does not exist.
     """
     await check_stage(conn, wanted.stage)
     return await read.list_jobs(conn, wanted, limit=limit, after=after)
@@ -64,7 +64,7 @@ async def find_job(conn: Raw, job_id: UUID) -> JobView:
 
 
 async def show_job(conn: Raw, job_id: UUID) -> JobDetails:
-    """Return a job with its result and its history; raise UnknownJob where not even a history is left."""
+    """Return a job with its result and its history; raise UnknownJob if no history is left either."""
     job = await read.get_job(conn, job_id)
     transitions = await read.history(conn, job_id, table=job.table_name if job else None)
     if job is None and not transitions:
@@ -74,16 +74,16 @@ async def show_job(conn: Raw, job_id: UUID) -> JobDetails:
 
 async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
     model = job_models().get(job.table_name)
-    return await read.own_values(conn, model, job.id) if model else {}  # none: a table of a newer release
+    return await read.read_own_values(conn, model, job.id) if model else {}  # no model: the table is of a newer release
 
 
 async def explain_job(conn: Raw, job_id: UUID) -> Why:
-    """Return what a job waits for, where it runs, or what became of it; raise UnknownJob."""
-    return await why(conn, await find_job(conn, job_id))
+    """Return what a job waits for, where it runs, or how it ended; raise UnknownJob."""
+    return await explain(conn, await find_job(conn, job_id))
 
 
-async def reasons_to_wait(conn: Raw, job_ids: Sequence[UUID]) -> Counter[str]:
-    """Return what these jobs wait for, and how many of them for each reason. Who runs or has ended is not counted."""
+async def count_wait_reasons(conn: Raw, job_ids: Sequence[UUID]) -> Counter[str]:
+    """Return how many of these jobs wait for each reason. Jobs that run or have ended are not counted."""
     return Counter(job.wait_reason for job in await jobs_of(conn, job_ids) if job.wait_reason)
 
 

@@ -1,4 +1,4 @@
-"""One connection of a process that listens, answers questions, and outlives a restart of Postgres."""
+"""One connection that listens for notifications, runs queries of others, and reconnects after a restart of Postgres."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -14,24 +14,24 @@ from workers.runtime.refusals import Failed
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 300.0
+MAX_OUTAGE_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
 AWAY, BACK = "Postgres cannot be reached; waiting for it to come back", "Postgres is back"
 
 
-class _Question:
-    """A question and who waits for its answer. A restart of Postgres may have it asked twice."""
+class _Query:
+    """A query and the future of its answer. After a restart of Postgres it may run twice."""
 
-    def __init__(self, put: Callable[[Raw], Awaitable[Any]]) -> None:
-        self.put = put
+    def __init__(self, run: Callable[[Raw], Awaitable[Any]]) -> None:
+        self.run = run
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
-class Listening(ABC):
-    """A connection that one task uses: it puts the questions of others one after the other, and listens in between.
+class NotificationListener(ABC):
+    """A connection that one task uses: it runs the queries of others one after the other, and listens in between.
 
-    ``tell`` gets a line when Postgres goes away and one when it is back. What waits for an answer waits up to
-    ``patience`` seconds for Postgres, then gets the first error. A subclass says what is done with what is heard.
+    ``tell`` gets a line when Postgres goes away and another when it is back. Callers wait up to ``patience`` seconds
+    for Postgres, then get the first error. A subclass handles the notifications.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Listening(ABC):
         *,
         changed_by: str,
         tell: Callable[[str], None] = lambda _: None,
-        patience: float = PATIENCE_SECONDS,
+        patience: float = MAX_OUTAGE_SECONDS,
     ) -> None:
         self._database_url = database_url
         self._changed_by = changed_by
         self._tell = tell
         self._patience = patience
-        self._questions: deque[_Question] = deque()
+        self._queries: deque[_Query] = deque()
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect. A server that does not answer now is told at once: nothing is followed yet."""
+        """Connect. Raise at once if the server does not answer."""
         self._task = asyncio.create_task(self._run(await self._connect()), name=type(self).__name__)
         return self
 
@@ -62,63 +62,63 @@ class Listening(ABC):
             await asyncio.gather(self._task, return_exceptions=True)
         self._fail(Failed("jobs are not followed any more: this process stops"))
 
-    async def ask(self, question: Callable[[Raw], Awaitable[T]]) -> T:
-        """Return the answer to ``question``; while Postgres is away, wait for it and ask again.
+    async def ask(self, query: Callable[[Raw], Awaitable[T]]) -> T:
+        """Return the answer of ``query``; while Postgres is away, wait and run it again.
 
-        Questions are put one at a time: a slow one holds up all who follow.
+        Queries run one at a time: a slow one delays all others.
         """
         self._check()
-        asked = _Question(question)
-        self._questions.append(asked)
+        waiting = _Query(query)
+        self._queries.append(waiting)
         self._wake.set()
-        answer: T = await asked.answer
+        answer: T = await waiting.answer
         return answer
 
     @property
     @abstractmethod
     def _channel(self) -> str:
-        """The channel that is listened to."""
+        """The channel to listen to."""
 
     @abstractmethod
     async def _work(self, conn: Raw) -> None:
-        """Ask what those who follow want to know now: nothing, if nothing is due."""
+        """Read what the followers need now, if anything is due."""
 
     @abstractmethod
-    def _hear(self, payload: str) -> None:
-        """Take one notification. It may have been sent for the same reason before."""
+    def _on_notification(self, payload: str) -> None:
+        """Handle one notification. Duplicates are possible."""
 
     @abstractmethod
-    def _miss(self) -> None:
-        """Learn that notifications may have been lost: the connection is a new one."""
+    def _on_possible_loss(self) -> None:
+        """Handle a new connection: notifications may have been lost."""
 
     @abstractmethod
     def _seconds_to_next(self) -> float | None:
-        """Return after how many seconds there is work although nothing is heard; None: never."""
+        """Return after how many seconds there is work without a notification; None: never."""
 
     @abstractmethod
-    async def _gather(self) -> None:
-        """Wait a moment for more of what comes in numbers."""
+    async def _pause_for_more(self) -> None:
+        """Pause, so that a burst of notifications is handled together."""
 
     @abstractmethod
-    def _tell_failure(self, error: BaseException) -> None:
-        """Wake all who follow: each raises ``error``."""
+    def _wake_with_failure(self, error: BaseException) -> None:
+        """Wake all followers: each raises ``error``."""
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
     def _fail(self, error: BaseException) -> None:
-        """Let everyone who waits, or will, get ``error``."""
+        """Raise ``error`` in every current and later caller."""
         if self._failure is None:
             self._failure = error
-        while self._questions:
-            answer = self._questions.popleft().answer
+        while self._queries:
+            answer = self._queries.popleft().answer
             if not answer.done():
                 answer.set_exception(self._failure)
-        self._tell_failure(self._failure)
+        self._wake_with_failure(self._failure)
 
     async def _run(self, connection: Raw) -> None:
-        """Serve until cancelled; after a loss of the connection on a new one, as long as the patience lasts."""
+        """Serve until cancelled. If the connection is lost, reconnect for up to ``patience`` seconds."""
         loop = asyncio.get_running_loop()
         open_connection: Raw | None = connection
         lost: Exception | None = None
@@ -132,7 +132,7 @@ class Listening(ABC):
                         self._tell(BACK)
                         lost, pause = None, _FIRST_PAUSE_SECONDS
                     while True:
-                        await self._turn(open_connection)
+                        await self._run_once(open_connection)
                 except (psycopg.Error, OSError) as error:
                     if not is_unreachable(error):
                         raise
@@ -145,7 +145,7 @@ class Listening(ABC):
                     open_connection = None
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
-        except Exception as error:  # noqa: BLE001 - those who wait get it
+        except Exception as error:  # noqa: BLE001 - the callers get it
             self._fail(error)
         finally:
             await _close(open_connection)
@@ -154,38 +154,38 @@ class Listening(ABC):
         return await Database(self._database_url, changed_by=self._changed_by).listen()
 
     async def _begin(self, conn: Raw) -> None:
-        conn.add_notify_handler(lambda notice: self._hear(notice.payload))
+        conn.add_notify_handler(lambda notice: self._on_notification(notice.payload))
         await conn.execute(f"LISTEN {self._channel}".encode())
-        self._miss()
+        self._on_possible_loss()
 
-    async def _turn(self, conn: Raw) -> None:
-        """Put what is asked, do what is due, then wait until there is more of either."""
-        while self._questions:
-            await self._put(conn, self._questions[0])
-            self._questions.popleft()
+    async def _run_once(self, conn: Raw) -> None:
+        """Run the waiting queries and the work that is due, then wait until there is more of either."""
+        while self._queries:
+            await self._answer(conn, self._queries[0])
+            self._queries.popleft()
         await self._work(conn)
         await self._wait(conn)
 
-    async def _put(self, conn: Raw, question: _Question) -> None:
-        """Answer one question, unless nobody waits for it any more. Only the loss of the connection is raised."""
-        if question.answer.done():
+    async def _answer(self, conn: Raw, query: _Query) -> None:
+        """Answer one query, unless its caller has gone. Raise only if the connection is lost."""
+        if query.answer.done():
             return
         try:
-            answer = await question.put(conn)
+            answer = await query.run(conn)
         except Exception as error:
             if isinstance(error, psycopg.Error) and is_unreachable(error):
                 raise
-            if not question.answer.done():
-                question.answer.set_exception(error)
+            if not query.answer.done():
+                query.answer.set_exception(error)
         else:
-            if not question.answer.done():
-                question.answer.set_result(answer)
+            if not query.answer.done():
+                query.answer.set_result(answer)
 
     async def _wait(self, conn: Raw) -> None:
-        """Return when something is heard, asked or due. Raise OperationalError when the connection breaks."""
+        """Return at a notification, a query or due work. Raise OperationalError if the connection breaks."""
         loop = asyncio.get_running_loop()
         if not self._wake.is_set():
-            # The driver waits for the same socket while it runs a statement: it is ours only in between.
+            # While the driver runs a statement, it waits for the same socket. So watch the socket only in between.
             loop.add_reader(conn.fileno(), self._wake.set)
             try:
                 async with asyncio.timeout(self._seconds_to_next()):
@@ -195,10 +195,10 @@ class Listening(ABC):
             finally:
                 loop.remove_reader(conn.fileno())
         self._wake.clear()
-        await self._gather()
+        await self._pause_for_more()
         conn.pgconn.consume_input()
         while notice := conn.pgconn.notifies():
-            self._hear(notice.extra.decode(errors="replace"))
+            self._on_notification(notice.extra.decode(errors="replace"))
 
 
 async def _close(connection: Raw | None) -> None:

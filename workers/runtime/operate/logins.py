@@ -1,4 +1,4 @@
-"""Login roles of Postgres with no more rights than one kind of process needs."""
+"""Login roles of Postgres that have only the rights that one kind of process needs."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -15,7 +15,7 @@ GROUPS: Mapping[str, str] = {
 
 
 class LoginState(StrEnum):
-    """What became of one login."""
+    """The result for one login."""
 
     MADE = "made"
     AS_IT_WAS = "as it was"
@@ -31,11 +31,11 @@ def make_login(
     connects: Callable[[], bool],
     replace_password: bool = False,
 ) -> LoginState:
-    """Make the login of one kind of process if there is none, and put it into its group; return what became of it.
+    """Make the login of one kind of process if it does not exist, and add it to its group; return the result.
 
-    ``connects`` tells whether an existing login can connect with ``password``. If it cannot, its password is somewhere
-    else and in use: it changes only with ``replace_password``. Raise Failed if the connection's own login may not make
-    roles, if the login may do more than its kind needs, and before the first migration.
+    ``connects`` tells whether an existing login can connect with ``password``. If it cannot, another password is in
+    use: it is replaced only with ``replace_password``. Raise Failed if the connection's own login may not make roles,
+    if the login may do more than its kind needs, or if no migration has run.
     """
     group = GROUPS[kind]
     try:

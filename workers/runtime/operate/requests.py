@@ -1,4 +1,4 @@
-"""What a Celery message asks the door ``gristmill.enqueue`` for: read when it comes, and again when it is replayed."""
+"""Read and execute the requests of Celery messages to the door ``gristmill.enqueue``, also of replayed ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from workers.runtime.refusals import Problem, quoted
 
 DOOR = "gristmill.enqueue"
 PARAMETERS = ("stage", "payload", "idempotency_key", "priority", "due_at")
-# For whom the service speaks: by keyword only.
+# The user for whom the service acts: by keyword only.
 ACTOR = ("user_id", "user_signature")
-# A message of a service: a payload with a long prompt fits many times.
-MOST_MESSAGE_BYTES = 4 * 1024 * 1024
+# The largest message that the door reads; a payload may have a mebibyte.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a message asks the door for."""
+class EnqueueRequest:
+    """The job that a message asks for."""
 
     stage: str
     payload: Mapping[str, Any]
@@ -32,12 +32,12 @@ class Request:
     user_signature: str | None = field(default=None, repr=False)
 
 
-def read_request(arguments: Sequence[Any], keywords: Mapping[str, Any], *, message_id: object) -> Request:
-    """Return what a message asks for; raise EnqueueError for what cannot be meant.
+def read_request(arguments: Sequence[Any], keywords: Mapping[str, Any], *, message_id: object) -> EnqueueRequest:
+    """Return the request of a message; raise EnqueueError if it is invalid.
 
-    Without a key of its own, the message's id makes a redelivered message the same job.
+    If the message has no idempotency key, its id is used, so that a redelivered message returns the same job.
     """
-    given = _bound(arguments, keywords)
+    given = _by_name(arguments, keywords)
     stage, payload = given.pop("stage"), given.pop("payload")
     if not isinstance(stage, str):
         raise EnqueueError(Problem("stage", "must be a text", quoted(stage)))
@@ -51,10 +51,10 @@ def read_request(arguments: Sequence[Any], keywords: Mapping[str, Any], *, messa
         if not isinstance(message_id, str) or not message_id.strip():
             raise EnqueueError(f"a message must have an id, or an idempotency_key, got {quoted(message_id)}")
         options["idempotency_key"] = f"celery:{message_id}"
-    return Request(stage, payload, options, user_id=_user(user_id), user_signature=signature)
+    return EnqueueRequest(stage, payload, options, user_id=_user_id(user_id), user_signature=signature)
 
 
-def _user(value: object) -> UUID | None:
+def _user_id(value: object) -> UUID | None:
     if value is None:
         return None
     try:
@@ -63,14 +63,14 @@ def _user(value: object) -> UUID | None:
         raise EnqueueError(Problem("user_id", "must be a UUID", quoted(value))) from None
 
 
-def put_request(session: Session, request: Request) -> Enqueued:
-    """Enqueue what a message asks for, in ``session``'s transaction, as the user whom the message names.
+def put_request(session: Session, request: EnqueueRequest) -> Enqueued:
+    """Enqueue the job of a request in ``session``'s transaction, as the user whom the message names.
 
-    A worker's or an operator's login may speak for anybody, but a message may not: in strict mode it must name a user
-    and bring a signature that the database accepts, and a job for a user must be one of that user's. Raise EnqueueError
-    where it is not, and what :func:`enqueue` raises.
+    A worker's or an operator's login may act for anybody, but a message may not. In strict mode it must name a user and
+    have a signature that the database accepts. A job for a user must belong to that user. Otherwise raise EnqueueError;
+    also raise the errors of :func:`enqueue`.
     """
-    _speak_for(session, request)
+    _act_for(session, request)
     done = enqueue(session, request.stage, request.payload, **request.options)
     if request.user_id is not None:
         model = registry[request.stage].model
@@ -79,11 +79,11 @@ def put_request(session: Session, request: Request) -> Enqueued:
     return done
 
 
-# In strict mode the database looks at the signature of a login that it trusts if there is one. So a message without a
-# user asks for a user whom nobody signs, and one without a signature brings one that no key made.
+# In strict mode the database checks the signature even of a trusted login, if there is one. So a message without a user
+# gets a user that nobody signs, and a message without a signature gets one that no key made.
 _NOBODY = UUID(int=0)
 _UNSIGNED = "none"
-_SPEAK_FOR = text(
+_ACT_FOR = text(
     "SELECT runtime.actor_id(), set_config('gristmill.user_id', :user, true),"
     " set_config('gristmill.user_signature', :signature, true)"
     "  FROM (SELECT set_config('gristmill.user_id', :asked, true) AS one,"
@@ -93,7 +93,7 @@ _SPEAK_FOR = text(
 _NOT_AUTHORIZED = "28000"
 
 
-def _speak_for(session: Session, request: Request) -> None:
+def _act_for(session: Session, request: EnqueueRequest) -> None:
     values = {
         "user": str(request.user_id or ""),
         "signature": request.user_signature or "",
@@ -101,7 +101,7 @@ def _speak_for(session: Session, request: Request) -> None:
         "proof": request.user_signature or _UNSIGNED,
     }
     try:
-        session.execute(_SPEAK_FOR, values)
+        session.execute(_ACT_FOR, values)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _NOT_AUTHORIZED:
             raise
@@ -113,22 +113,22 @@ def _speak_for(session: Session, request: Request) -> None:
         raise EnqueueError(said) from None
 
 
-def keyed(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
-    """Tell whether a message brings an idempotency key: messages with the same one ask for one job."""
+def has_idempotency_key(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Tell whether a message has an idempotency key: messages with the same key ask for one job."""
     place = PARAMETERS.index("idempotency_key")
     given = arguments[place] if len(arguments) > place else keywords.get("idempotency_key")
     return given is not None
 
 
 def without_signature(keywords: Any) -> Any:
-    """Return a message's keywords as they may be shown: a signature is as good as a password while it is valid."""
+    """Return a message's keywords without the signature: a valid signature is as secret as a password."""
     if not isinstance(keywords, Mapping) or "user_signature" not in keywords:
         return keywords
     return {**keywords, "user_signature": "[signature]"}
 
 
-def _bound(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was given by the name of its parameter."""
+def _by_name(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments by the name of their parameter."""
     if len(arguments) > len(PARAMETERS):
         raise EnqueueError(
             f"{DOOR} must have at most {len(PARAMETERS)} arguments ({', '.join(PARAMETERS)}), got {len(arguments)}"

@@ -1,6 +1,6 @@
-"""What people do with schedules: list, show, add, edit, switch, run and remove them.
+"""The use-cases of operators for schedules: list, show, add, edit, pause, resume, run and remove.
 
-What a schedule may be is said in :mod:`workers.runtime.beat.rules`, for beat as for every door.
+The rules of schedules are in :mod:`workers.runtime.beat.rules`, for beat and for every door.
 """
 
 import unicodedata
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from workers.runtime.actor import Actor, acting
-from workers.runtime.beat.cron import ScheduleError, check, clock_changes, next_time, plain_cron
+from workers.runtime.beat.cron import ScheduleError, check_cron, clock_changes, next_time, plain_cron
 from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.beat.rules import (
     CATCH_UP,
@@ -23,7 +23,7 @@ from workers.runtime.beat.rules import (
     check_work,
     plain_name,
     read_payload,
-    refusal_of,
+    refusal_of_schedule,
 )
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue
@@ -55,7 +55,7 @@ class ScheduleExists(ScheduleError):
 class ScheduleView:
     """One schedule, and when it fires next.
 
-    ``refusal`` says why it cannot do what it asks for. ``clock_changes`` says what its zone's clock does to its times
+    ``refusal`` is the reason why it cannot run. ``clock_changes`` describe how clock changes of its time zone affect it
     within 400 days. ``next_time`` is None while it is paused or refused.
     """
 
@@ -78,7 +78,7 @@ class ScheduleView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSchedule:
-    """What a schedule is made of; either ``stage`` with a ``payload``, or ``action``."""
+    """The values of a new schedule: either ``stage`` with ``payload``, or ``action``."""
 
     name: str
     cron: str
@@ -103,21 +103,21 @@ async def show_schedule(session: AsyncSession, registry: Registry, name: str) ->
     """Return one schedule with its newest ticks."""
 
     def run(sync: Session) -> tuple[ScheduleView, list[TickView]]:
-        row = _existing(sync, name)
-        return _view(registry, row, store.now(sync)), store.last_ticks(sync, row.name, limit=SHOWN_TICKS)
+        row = _find(sync, name)
+        return _view(registry, row, store.now(sync)), store.list_last_ticks(sync, row.name, limit=SHOWN_TICKS)
 
     return await session.run_sync(run)
 
 
 async def refused_schedules(session: AsyncSession, registry: Registry) -> dict[str, str]:
-    """Return the reason of every enabled schedule that cannot do what it asks for, by name."""
+    """Return the enabled schedules that cannot run, by name, with the reason."""
     rows = await session.run_sync(lambda sync: store.read_all(sync, enabled_only=True))
-    found = {row.name: refusal_of(registry, row) for row in rows}
+    found = {row.name: refusal_of_schedule(registry, row) for row in rows}
     return {name: reason for name, reason in found.items() if reason}
 
 
 async def add_schedule(session: AsyncSession, registry: Registry, new: NewSchedule, actor: Actor) -> ScheduleView:
-    """Write a schedule that does not exist yet; everything about it is checked first."""
+    """Write a new schedule after checking all its values."""
     values = _checked(registry, new)
 
     def run(sync: Session) -> ScheduleView:
@@ -133,13 +133,13 @@ async def add_schedule(session: AsyncSession, registry: Registry, new: NewSchedu
 async def edit_schedule(
     session: AsyncSession, registry: Registry, name: str, changes: Mapping[str, Any], actor: Actor
 ) -> ScheduleView:
-    """Change what is given of a schedule; what it is afterwards is checked as a new one. The past does not fire.
+    """Change the given values of a schedule; the result is checked like a new one. Times in the past do not fire.
 
-    A stage takes the place of an action, and an action that of a stage with its payload.
+    A new stage replaces an action; a new action replaces a stage and its payload.
     """
 
     def run(sync: Session) -> ScheduleView:
-        row = _existing(sync, name)
+        row = _find(sync, name)
         given = _in_place_of(changes)
         current = {field: getattr(row, field) for field in ("cron", "timezone", "stage", "action", "catch_up")}
         if "payload" not in given:
@@ -153,7 +153,7 @@ async def edit_schedule(
 
 
 def _in_place_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``changes``, and that the schedule does no more what it did before, where it shall do something else."""
+    """Return ``changes``; a new stage also clears the action, a new action the stage and the payload."""
     given = dict(changes)
     if given.get("stage") is not None and "action" not in given:
         given["action"] = None
@@ -165,10 +165,10 @@ def _in_place_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 async def switch_schedule(
     session: AsyncSession, registry: Registry, name: str, actor: Actor, *, enabled: bool
 ) -> ScheduleView:
-    """Pause or resume a schedule. Resumed, it begins anew at this moment; one that is refused cannot be resumed."""
+    """Pause or resume a schedule. It starts again from now; a refused schedule cannot be resumed."""
 
     def run(sync: Session) -> ScheduleView:
-        row = _existing(sync, name)
+        row = _find(sync, name)
         if enabled:
             check_work(registry, row)
         store.change(sync, row.name, {"enabled": enabled})
@@ -181,14 +181,14 @@ async def switch_schedule(
 async def remove_schedule(session: AsyncSession, name: str, actor: Actor) -> None:
     """Delete a schedule with its ticks."""
     async with acting(session, actor):
-        await session.run_sync(lambda sync: store.remove(sync, _existing(sync, name).name))
+        await session.run_sync(lambda sync: store.remove(sync, _find(sync, name).name))
 
 
 async def enqueue_now(session: AsyncSession, registry: Registry, name: str, actor: Actor) -> UUID | str:
     """Enqueue what a schedule enqueues at its times and return the job's id; or return the name of its action."""
 
     def run(sync: Session) -> UUID | str:
-        row = _existing(sync, name)
+        row = _find(sync, name)
         payload = read_payload(row.payload)
         if row.stage is None:
             check_action(row.action or "")
@@ -201,18 +201,18 @@ async def enqueue_now(session: AsyncSession, registry: Registry, name: str, acto
 
 
 async def act_now(database: Database, action: str, *, transitions_retention: timedelta) -> Mapping[str, int]:
-    """Do one maintenance action in this process; return how many rows of which table it changed."""
+    """Run one maintenance action in this process; return how many rows it changed, by table."""
     check_action(action)
     return await run_action(database, actions(transitions_retention=transitions_retention)[action], action)
 
 
 def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
-    """Return the columns of a schedule that may be written."""
+    """Check the values of a schedule; return its columns."""
     if (new.stage is None) == (new.action is None):
         raise ScheduleError("a schedule must have either a stage or an action")
     if new.catch_up not in CATCH_UP:
         raise ScheduleError(Problem("catch-up", f"must be one of {', '.join(CATCH_UP)}", quoted(new.catch_up)))
-    check(new.cron, new.timezone)
+    check_cron(new.cron, new.timezone)
     payload = dict(new.payload or {})
     if new.stage is not None:
         check_payload(registry, new.stage, payload)
@@ -232,19 +232,19 @@ def _checked(registry: Registry, new: NewSchedule) -> dict[str, Any]:
 
 
 def _current(session: Session, registry: Registry, name: str) -> ScheduleView:
-    return _view(registry, _existing(session, name), store.now(session))
+    return _view(registry, _find(session, name), store.now(session))
 
 
-def _existing(session: Session, name: str) -> ScheduleRow:
+def _find(session: Session, name: str) -> ScheduleRow:
     row = store.read_one(session, unicodedata.normalize("NFC", name))
     if row is None:
-        known = ", ".join(store.names(session))
+        known = ", ".join(store.list_names(session))
         raise UnknownSchedule(f"schedule {quoted(name)} does not exist; schedules: {known or 'none'}")
     return row
 
 
 def _view(registry: Registry, row: ScheduleRow, at: datetime) -> ScheduleView:
-    refusal = refusal_of(registry, row)
+    refusal = refusal_of_schedule(registry, row)
     upcoming: datetime | None = None
     changes: list[str] = []
     try:

@@ -1,6 +1,6 @@
-"""Whether services must sign whom they speak for, the keys that sign, and logins that are one user.
+"""Strict mode (services must sign the user they act for), the signing keys, and logins bound to one user.
 
-Only the tables' owner may change any of it: Postgres refuses it to every other login.
+Only the tables' owner may change these settings: Postgres refuses every other login.
 """
 
 from dataclasses import dataclass, field
@@ -8,30 +8,30 @@ from datetime import timedelta
 from uuid import UUID
 
 from workers.runtime.actor import Actor, acting_on
-from workers.runtime.actor_signature import LONGEST, new_key, pads
+from workers.runtime.actor_signature import MAX_SIGNATURE_AGE, new_key, pads
 from workers.runtime.database import Raw
 from workers.runtime.refusals import Refusal
 from workers.runtime.store import security as store
 from workers.runtime.store.security import KeyView, RoleView, SecurityView
-from workers.runtime.store.security import security as show_security
+from workers.runtime.store.security import read_security as show_security
 
 __all__ = ["KeyView", "RoleView", "SecurityView", "show_security"]
 
 
 class SecurityRefusedError(Refusal):
-    """What was asked for would protect nothing, or cannot be done; the message is one line."""
+    """The change would protect nothing or is impossible; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was made now, and its secret: the only time that it is told."""
+    """A new key and its secret. The secret is never shown again."""
 
     id: UUID
     secret: bytes = field(repr=False)
 
 
 async def set_strict(conn: Raw, actor: Actor, *, strict: bool) -> None:
-    """Turn strict mode on or off. Without a key it is not turned on: no service could speak for anybody."""
+    """Turn strict mode on or off. Refuse to turn it on without a key, as no service could act for a user."""
     if strict and (await show_security(conn)).keys == []:
         raise SecurityRefusedError("strict mode needs a key: `gristmill security new-key` makes one")
     async with conn.transaction(), acting_on(conn, actor):
@@ -39,7 +39,7 @@ async def set_strict(conn: Raw, actor: Actor, *, strict: bool) -> None:
 
 
 async def make_key(conn: Raw, actor: Actor, *, old_keys_for: timedelta | None = None) -> NewKey:
-    """Make a key that signs users; the other keys end after ``old_keys_for``, if that is given."""
+    """Make a key that signs users; the other keys expire after ``old_keys_for``, if given."""
     secret = new_key()
     inner, outer = pads(secret)
     async with conn.transaction(), acting_on(conn, actor):
@@ -49,17 +49,17 @@ async def make_key(conn: Raw, actor: Actor, *, old_keys_for: timedelta | None = 
 
 
 async def remove_key(conn: Raw, key_id: UUID, actor: Actor) -> None:
-    """End a key at once: what it signed counts no more."""
+    """Delete a key: its signatures become invalid at once."""
     async with conn.transaction(), acting_on(conn, actor):
         if not await store.remove_key(conn, key_id):
             raise SecurityRefusedError(f"key {key_id} does not exist: `gristmill security status` lists them")
 
 
 async def sign_user(conn: Raw, user_id: UUID, *, span: timedelta) -> str:
-    """Return a signature of ``user_id`` by the newest valid key, for so long."""
-    if not timedelta(seconds=1) <= span <= LONGEST:
+    """Return a signature of ``user_id`` by the newest valid key, valid for ``span``."""
+    if not timedelta(seconds=1) <= span <= MAX_SIGNATURE_AGE:
         raise SecurityRefusedError(
-            f"a signature is valid for 1 s to {LONGEST.total_seconds():g} s, got {span.total_seconds():g} s"
+            f"a signature is valid for 1 s to {MAX_SIGNATURE_AGE.total_seconds():g} s, got {span.total_seconds():g} s"
         )
     signature = await store.sign(conn, user_id, span=span)
     if signature is None:
@@ -68,8 +68,8 @@ async def sign_user(conn: Raw, user_id: UUID, *, span: timedelta) -> str:
 
 
 async def bind_role(conn: Raw, role: str, user_id: UUID, actor: Actor) -> None:
-    """Make a login one user, whatever it says of itself. A login that sees all rows anyway is refused."""
-    rights = await store.login_rights(conn, role)
+    """Bind a login to one user, whatever user id it sets. Refuse a login that sees all rows anyway."""
+    rights = await store.read_login_rights(conn, role)
     if rights is None:
         raise SecurityRefusedError(f"role {role!r} must exist and may log in")
     if rights.sees_all:
@@ -81,7 +81,7 @@ async def bind_role(conn: Raw, role: str, user_id: UUID, actor: Actor) -> None:
 
 
 async def unbind_role(conn: Raw, role: str, actor: Actor) -> None:
-    """Let a login say again whom it speaks for."""
+    """Unbind a login, so that it sets its user id itself again."""
     async with conn.transaction(), acting_on(conn, actor):
         if not await store.unbind_role(conn, role):
-            raise SecurityRefusedError(f"role {role!r} is bound to nobody")
+            raise SecurityRefusedError(f"role {role!r} is not bound to a user")

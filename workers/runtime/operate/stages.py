@@ -1,16 +1,16 @@
-"""What people do with stages: see how each is doing, pause and resume."""
+"""The use-cases of operators for stages: list, pause, resume."""
 
 from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
 from workers.runtime.operate.known import check_stage
 from workers.runtime.store.intervene import pause, resume
-from workers.runtime.store.stages import MOST, RECENTLY, StageView, list_stages
+from workers.runtime.store.stages import MAX_COUNTED, RECENT_PERIOD, StageView, list_stages
 
-__all__ = ["MOST", "RECENTLY", "StageView", "list_stages"]
+__all__ = ["MAX_COUNTED", "RECENT_PERIOD", "StageView", "list_stages"]
 
 
 async def pause_stage(conn: Raw, stage: str, actor: Actor) -> None:
-    """Dispatch nothing more of ``stage``; jobs that run already finish. The stage keeps who paused it first.
+    """Dispatch no more jobs of ``stage``; running jobs finish. The first person who paused it is recorded.
 
     Raise UnknownStageError.
     """

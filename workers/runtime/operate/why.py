@@ -1,4 +1,4 @@
-"""What a job waits for, where it runs and until when, or what became of it: in words, with the remedy."""
+"""Explain a job in words, with the remedy: what it waits for, where it runs and until when, or how it ended."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,22 +6,23 @@ from typing import Any
 from uuid import UUID
 
 from workers.runtime.database import Raw
-from workers.runtime.operate.health import LEADER_SILENT
+from workers.runtime.operate.health import LEADER_SILENT_AFTER
 from workers.runtime.operate.known import job_models
-from workers.runtime.store.read import JobView, deadline_of, dispatcher_seen, lease_of
+from workers.runtime.store.read import JobView, read_deadline, read_leader_silence, read_lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """Where a job stands: ``summary`` in one line, ``facts`` by name beside it, ``remedy`` where a person can do more.
+    """The state of a job: ``summary`` in one line, then facts by name, and ``remedy`` if a person can help.
 
-    Of a running one ``worker`` is the name of its process, ``deadline_at`` when the run is ended, ``lease_until`` when
-    it is rescued if its worker falls silent now.
+    For a running job, ``worker`` is the name of its process, ``deadline_at`` is when the run is stopped, and
+    ``lease_until`` is when it is rescued if no more heartbeats come.
     """
 
     id: UUID
     stage: str
     status: str
+    shown_as: str
     wait_reason: str | None
     summary: str
     remedy: str | None = None
@@ -33,16 +34,16 @@ class Why:
     error: str | None = None
 
 
-async def why(conn: Raw, job: JobView) -> Why:
-    """Return where ``job`` stands, and what to do about it."""
+async def explain(conn: Raw, job: JobView) -> Why:
+    """Return the state of ``job``, and what a person can do."""
     if job.completed_at is not None:
-        return _ended(job)
+        return _explain_ended(job)
     if job.wait_reason is None:
-        return await _running(conn, job)
-    return _waiting(job, seen=await dispatcher_seen(conn))
+        return await _explain_running(conn, job)
+    return _explain_waiting(job, seen=await read_leader_silence(conn))
 
 
-def _ended(job: JobView) -> Why:
+def _explain_ended(job: JobView) -> Why:
     model = job_models().get(job.table_name)
     lifecycle = model.__lifecycle__ if model else None
     remedy = None
@@ -52,7 +53,7 @@ def _ended(job: JobView) -> Why:
     elif lifecycle and job.status == lifecycle.cancelled:
         word = "cancelled"
     elif lifecycle and job.status != lifecycle.failed:
-        word = lifecycle.shown(job.status)
+        word = lifecycle.public_name(job.status)
     else:
         word = "failed"
         remedy = f"gristmill jobs retry {job.id}"
@@ -62,8 +63,8 @@ def _ended(job: JobView) -> Why:
     return _why(job, summary, since=job.completed_at, error=error, remedy=remedy)
 
 
-async def _running(conn: Raw, job: JobView) -> Why:
-    owner = await lease_of(conn, job.lease_owner) if job.lease_owner is not None else None
+async def _explain_running(conn: Raw, job: JobView) -> Why:
+    owner = await read_lease(conn, job.lease_owner) if job.lease_owner is not None else None
     worker, lease_until = (owner.worker, owner.until) if owner else (None, None)
     silent = job.lease_owner is not None and (owner is None or owner.is_over)
     where = f" on {worker}" if worker else ""
@@ -71,7 +72,7 @@ async def _running(conn: Raw, job: JobView) -> Why:
     summary = f"running{where}: {attempt}, {job.progress} %"
     if silent:
         summary += ", but its worker gives no sign of life" if worker else ", but its worker is gone"
-    remedy = "it is rescued within seconds of its lease's end, if a dispatcher leads" if silent else None
+    remedy = "if a dispatcher leads, it is rescued within seconds after the lease ends" if silent else None
     deadline = await _deadline(conn, job)
     return _why(
         job,
@@ -86,12 +87,12 @@ async def _running(conn: Raw, job: JobView) -> Why:
 
 
 async def _deadline(conn: Raw, job: JobView) -> datetime | None:
-    """Return when the run of ``job`` is ended; the view of all jobs does not tell."""
+    """Return the deadline of the run of ``job``, which the view of all jobs does not have."""
     model = job_models().get(job.table_name)
-    return await deadline_of(conn, model, job.id) if model else None
+    return await read_deadline(conn, model, job.id) if model else None
 
 
-def _waiting(job: JobView, *, seen: timedelta | None) -> Why:
+def _explain_waiting(job: JobView, *, seen: timedelta | None) -> Why:
     reason = job.wait_reason or ""
     queue = job.stage.partition(".")[0]
     remedy = None
@@ -101,19 +102,28 @@ def _waiting(job: JobView, *, seen: timedelta | None) -> Why:
         case "no":  # no worker
             remedy = f"start one: `gristmill up`, or `gristmill worker --queues {queue}`"
         case "backing":
-            remedy = f"it comes back by itself; `gristmill jobs cancel {job.id}` if it is hopeless"
+            remedy = f"it is retried by itself; `gristmill jobs cancel {job.id}` ends it"
         case "snoozed" | "due" | "limit" | "waiting":
             pass
         case "expired":
             remedy = "beat ends the wait within a minute; start one: `gristmill up`, or `gristmill beat`"
-        case _ if seen is None or seen > LEADER_SILENT:
-            reason = f"{reason}, and none leads" if seen is None else f"{reason}, and the leader gives no sign of life"
+        case _ if seen is None or seen > LEADER_SILENT_AFTER:
+            problem = "no dispatcher leads" if seen is None else "the leader gives no sign of life"
+            reason = f"{reason}, and {problem}"
             remedy = "start one: `gristmill up`, or `gristmill dispatcher`"
         case "dispatched":
-            remedy = "`gristmill workers` shows who has free slots"
+            remedy = "`gristmill workers` shows which workers have free slots"
     since = job.updated_at if job.due_at is None else None
     return _why(job, reason, since=since, due_at=job.due_at, remedy=remedy, error=job.error_message)
 
 
 def _why(job: JobView, summary: str, **facts: Any) -> Why:
-    return Why(id=job.id, stage=job.stage, status=job.status, wait_reason=job.wait_reason, summary=summary, **facts)
+    return Why(
+        id=job.id,
+        stage=job.stage,
+        status=job.status,
+        shown_as=job.shown_as,
+        wait_reason=job.wait_reason,
+        summary=summary,
+        **facts,
+    )

@@ -1,4 +1,4 @@
-"""What people ask of worker processes."""
+"""The use-case of operators for worker processes: list them."""
 
 from workers.runtime.store.workers import WorkerView, list_workers
 

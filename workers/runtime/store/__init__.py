@@ -1,5 +1,5 @@
-"""Every statement the kernel runs, one verb per module, batch by default. The only room of the kernel that holds SQL.
+"""Every SQL statement of the kernel, one verb per module, batch by default. No other room of the kernel holds SQL.
 
-Identifiers come from the models' own tables; every value is a parameter. Statements run on a plain psycopg connection
-handed in by the caller, who owns the transaction.
+Identifiers come from the models' tables; every value is a parameter. The caller passes in a plain psycopg connection
+and owns the transaction.
 """

@@ -1,4 +1,4 @@
-"""Write many new jobs by COPY: it does nothing per row but write it, and fires the table's insert guard once."""
+"""Write many new jobs by COPY: Postgres only writes the rows, and the table's insert guard runs once for all."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,28 +12,28 @@ from sqlalchemy.types import TypeEngine
 
 from workers.runtime.store.tables import JobTable
 
-# What an identifier of version 7 leaves to chance at its end.
-_CHANCE = 2**62
+# How many values the random bits at the end of a UUID of version 7 can have.
+_RANDOM_VALUES = 2**62
 
 Row = tuple[Any, ...]
 
 
 def new_ids(connection: Connection, count: int) -> list[UUID]:
-    """Return ``count`` ids in ascending order, numbered on from one that the database made."""
+    """Return ``count`` consecutive ids in ascending order, based on one id that the database makes."""
     first = connection.execute(text("SELECT uuidv7()")).scalar_one().int
-    if first % _CHANCE + count > _CHANCE:
+    if first % _RANDOM_VALUES + count > _RANDOM_VALUES:
         first -= count
     return [UUID(int=first + n) for n in range(count)]
 
 
 def may_give_ids(connection: Connection, t: JobTable) -> bool:
-    """Tell whether this session may choose the ids of new jobs, as members of ``gristmill_service`` may not."""
+    """Tell whether this session may choose the ids of new jobs. Members of ``gristmill_service`` may not."""
     asked = text("SELECT has_column_privilege(:name, :id, 'INSERT')")
     return bool(connection.execute(asked, {"name": t.name, "id": t.column["id"].strip('"')}).scalar_one())
 
 
 def can_copy(connection: Connection, t: JobTable, attributes: Sequence[str]) -> bool:
-    """Tell whether COPY may stand in for an INSERT: psycopg's connection, no row level security, no array columns."""
+    """Tell whether COPY can replace an INSERT: a psycopg connection, no row level security, no array columns."""
     if any(isinstance(type_, ARRAY) for type_ in _types(t, attributes)):
         return False
     if not isinstance(_driver(connection), psycopg.Connection | psycopg.AsyncConnection):
@@ -45,7 +45,7 @@ def can_copy(connection: Connection, t: JobTable, attributes: Sequence[str]) -> 
 def copy_in(
     connection: Connection, t: JobTable, attributes: Sequence[str], ids: Sequence[UUID], rows: Sequence[Row]
 ) -> None:
-    """Insert ``rows``, the values of ``attributes``, under ``ids``; raise psycopg's error for a row that is refused."""
+    """Insert ``rows`` (the values of ``attributes``) with ``ids``; raise psycopg's error if a row is refused."""
     names = ", ".join(t.column[name] for name in ("id", *attributes))
     sql = f"COPY {t.name} ({names}) FROM STDIN".encode()
     content = _lines(t, attributes, ids, rows)
@@ -67,7 +67,7 @@ def copy_in(
 
 
 def _lines(t: JobTable, attributes: Sequence[str], ids: Sequence[UUID], rows: Sequence[Row]) -> Iterator[Row]:
-    """Yield the values of each row as COPY writes them: what a JSON column takes is written out."""
+    """Yield the values of each row as COPY needs them: the value of a JSON column as JSON text."""
     types = _types(t, attributes)
     documents = {place for place, type_ in enumerate(types) if isinstance(type_, JSON)}
     for id_, row in zip(ids, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Keep what a long run has done so far, under its fence."""
+"""Save the progress of a long run, under its fence."""
 
 import json
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ def _checkpoint_sql(t: JobTable, attributes: tuple[str, ...]) -> TextClause:
 
 
 async def checkpoint(session: AsyncSession, model: type[Job], run: Ticket, values: Mapping[str, Any]) -> bool:
-    """Set ``values`` (attributes, as JSON has them) on the job's row under the run's fence; return whether it held.
+    """Set ``values`` (JSON values by attribute) on the job's row under the run's fence; return whether it held.
 
-    The row stays locked until the session's transaction ends: whoever cancels, rescues or deletes the job waits for
-    it, and finds everything that was written with it.
+    The row stays locked until the session's transaction ends. A cancel, a rescue or a delete of the job waits for that
+    and then sees everything that the transaction wrote.
     """
     t = job_table(model)
     id_, version = run

@@ -1,4 +1,4 @@
-"""Claim a batch, mark progress, find runs that lost their fence."""
+"""Claim a batch, write progress, find runs that lost their fence."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -7,10 +7,10 @@ from uuid import UUID
 
 from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
-from workers.runtime.handler.errors import ERROR_LIMIT
+from workers.runtime.handler.errors import MAX_ERROR_CHARACTERS
 from workers.runtime.handler.registry import Stage
-from workers.runtime.loaders import hurried
-from workers.runtime.store.locks import held_rows
+from workers.runtime.loaders import use_fast_loaders
+from workers.runtime.store.locks import find_locked_rows
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
 
 Ticket = tuple[UUID, int]
@@ -19,7 +19,7 @@ Ticket = tuple[UUID, int]
 @cache
 def _claim_sql(t: JobTable, returned: str = "j.*") -> str:
     c = t.column
-    # Only a dispatched job can be claimed, which is what makes concurrency limits hard.
+    # Only a dispatched job can be claimed. Therefore no worker can exceed a concurrency limit.
     return f"""
         UPDATE {t.name} AS j
            SET {c["status"]} = %(running)s, {c["version"]} = j.{c["version"]} + 1, {c["lease_owner"]} = %(owner)s,
@@ -33,19 +33,19 @@ def _claim_sql(t: JobTable, returned: str = "j.*") -> str:
 
 
 async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID, free_only: bool = False) -> list[Job]:
-    """Move the dispatched jobs of ``batch`` to running under ``owner``; return those that were still to be had.
+    """Move the dispatched jobs of ``batch`` to running under ``owner``; return the jobs that were claimed.
 
-    A duplicate, stale, cancelled or paused ticket claims nothing. Each job comes back with the version that is its
-    run's fence, also one that :func:`~workers.runtime.store.tables.unreadable` tells of. ``free_only``: rows that
-    somebody holds are left out instead of waited for.
+    A duplicate, stale, cancelled or paused ticket claims nothing. The version of each returned job is the fence of its
+    run. A job with an unreadable value is returned too (:func:`~workers.runtime.store.tables.unreadable`). With
+    ``free_only``, rows that another session has locked are skipped; otherwise the statement waits for them.
     """
     if free_only:
         async with conn.transaction():
-            held = await held_rows(conn, stage.model, [id_ for id_, _ in batch])
-            free = [ticket for ticket in batch if ticket[0] not in held]
+            locked = await find_locked_rows(conn, stage.model, [id_ for id_, _ in batch])
+            free = [ticket for ticket in batch if ticket[0] not in locked]
             return await claim(conn, stage, free, owner=owner) if free else []
     t = job_table(stage.model)
-    cursor = hurried(conn.cursor(binary=True))
+    cursor = use_fast_loaders(conn.cursor(binary=True))
     await cursor.execute(_claim_sql(t), _claim_values(stage, batch, owner))
     return await loaded_jobs(t, cursor)
 
@@ -62,23 +62,23 @@ def _claim_values(stage: Stage, batch: Sequence[Ticket], owner: UUID) -> dict[st
 
 @cache
 def _lifecycle_columns(t: JobTable) -> str:
-    """Return the columns of row ``j`` that the kernel needs to end a run, without payload and result."""
+    """Return the columns of row ``j`` that the kernel needs to end a run. Payload and result are not among them."""
     return ", ".join(
-        f"left(j.{column}, {ERROR_LIMIT}) AS {column}" if name == "error_message" else f"j.{column}"
+        f"left(j.{column}, {MAX_ERROR_CHARACTERS}) AS {column}" if name == "error_message" else f"j.{column}"
         for name, column in t.column.items()
         if name in lifecycle_attributes(t.model)
     )
 
 
 async def claim_without_payload(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
-    """Claim as :func:`claim` does, but read no payload and no result: for rows that Postgres cannot hand out."""
+    """Claim as :func:`claim` does, but read no payload and no result: for rows that Postgres cannot send."""
     t = job_table(stage.model)
     cursor = await conn.execute(_claim_sql(t, _lifecycle_columns(t)), _claim_values(stage, batch, owner))
     return await loaded_jobs(t, cursor)
 
 
 @cache
-def _claimed_sql(t: JobTable) -> str:
+def _claimed_before_sql(t: JobTable) -> str:
     c = t.column
     return f"""
         SELECT j.* FROM {TICKETS}
@@ -87,11 +87,11 @@ def _claimed_sql(t: JobTable) -> str:
            AND CASE WHEN j.{c["status"]} = %(running)s AND j.{c["lease_owner"]} = %(owner)s THEN true END"""
 
 
-async def claimed_before(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
-    """Return the jobs that an earlier claim of ``batch`` by ``owner`` got, though its answer was lost."""
+async def read_claimed_before(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID) -> list[Job]:
+    """Return the jobs that an earlier claim of ``batch`` by ``owner`` got, if the answer of that claim was lost."""
     t = job_table(stage.model)
     cursor = await conn.execute(
-        _claimed_sql(t),
+        _claimed_before_sql(t),
         {
             "running": stage.step.running,
             "owner": owner,
@@ -111,8 +111,8 @@ def _lost_sql(t: JobTable) -> str:
          WHERE j.{c["id"]} IS NULL"""
 
 
-async def lost_fences(conn: Raw, model: type[Job], runs: Sequence[Ticket]) -> set[UUID]:
-    """Return the jobs among ``runs`` whose version has moved on: their runs have nothing left to settle."""
+async def find_lost_fences(conn: Raw, model: type[Job], runs: Sequence[Ticket]) -> set[UUID]:
+    """Return the jobs of ``runs`` that have another version now: their runs cannot settle anything."""
     cursor = await conn.execute(_lost_sql(job_table(model)), tickets(runs))
     return {row[0] for row in await cursor.fetchall()}
 

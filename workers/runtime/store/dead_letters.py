@@ -13,15 +13,15 @@ from sqlalchemy.orm import Session, aliased
 
 from models.runtime import DeadMessage
 
-REASON_CHARACTERS = 1_000
+MAX_REASON_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessageView:
-    """One refused message; ``count`` says how often it came. ``body`` is cut where ``size`` is larger.
+    """One refused message; ``count`` is how often it was received. ``body`` is cut if ``size`` is larger.
 
-    Where messages of one content are shown as one, ``messages`` says how many they are, ``count`` how often all of them
-    came, and the rest is the newest's, with the first 64 KiB of its ``body``.
+    If messages with the same content are shown as one, ``messages`` is their number and ``count`` is how often all of
+    them were received. The other fields are those of the newest one, with the first 64 KiB of its ``body``.
     """
 
     id: UUID
@@ -44,14 +44,14 @@ class DeadMessageView:
 
 _OWN = tuple(name for name in DeadMessageView.__annotations__ if name != "messages")
 _SHOWN = [getattr(DeadMessage, name) for name in _OWN]
-_LISTED_BYTES = 65_536
-# Messages that differ in their ids only.
-_ONE_CONTENT = (DeadMessage.task, DeadMessage.queue, DeadMessage.content, DeadMessage.reason)
+_MAX_LISTED_BYTES = 65_536
+# Messages that are equal in these columns differ only in their ids.
+_SAME_CONTENT = (DeadMessage.task, DeadMessage.queue, DeadMessage.content, DeadMessage.reason)
 _NEWEST_FIRST = (DeadMessage.last_received_at.desc(), DeadMessage.id.desc())
 
 
-async def put(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Keep a message; one that is kept already counts once more and waits for a replay again, under its first id."""
+async def save_message(session: AsyncSession, values: Mapping[str, Any]) -> None:
+    """Save a message. If it is saved already, add one to its count and let it wait for a replay again; its id stays."""
     row = insert(DeadMessage).values(values)
     again = {
         "count": DeadMessage.count + 1,
@@ -65,7 +65,7 @@ async def put(session: AsyncSession, values: Mapping[str, Any]) -> None:
 
 
 async def count_more(session: AsyncSession, counts: Mapping[bytes, int]) -> set[bytes]:
-    """Add what came again; return the fingerprints that are kept (still)."""
+    """Add to the counts of messages that came again; return the fingerprints that are still in the table."""
     more = text(
         """UPDATE runtime.dead_messages AS d
               SET count = d.count + u.more, last_received_at = now(), replayed_at = NULL, job_id = NULL
@@ -77,24 +77,24 @@ async def count_more(session: AsyncSession, counts: Mapping[bytes, int]) -> set[
     return {bytes(row[0]) for row in await session.execute(more, values)}
 
 
-async def usage(session: AsyncSession, *, most: int) -> tuple[int, int]:
-    """Return how many messages are kept and how many bytes they have, without looking at more than ``most``."""
+async def read_usage(session: AsyncSession, *, most: int) -> tuple[int, int]:
+    """Return the number of messages and of their bytes. At most ``most`` messages are counted."""
     some = select(DeadMessage.size).limit(most).subquery()
     row = (await session.execute(select(func.count(), func.coalesce(func.sum(some.c.size), 0)).select_from(some))).one()
     return int(row[0]), int(row[1])
 
 
 def read_all(session: Session, *, with_replayed: bool, limit: int | None = None) -> list[DeadMessageView]:
-    """Return the messages that wait for somebody, newest first; the replayed ones as well if asked for.
+    """Return the messages that wait for a replay, newest first; with ``with_replayed``, the replayed ones too.
 
-    Those of one content are one.
+    Messages with the same content are returned as one.
     """
-    alike: dict[str, Any] = {"partition_by": _ONE_CONTENT}
+    group: dict[str, Any] = {"partition_by": _SAME_CONTENT}
     numbered = select(
         DeadMessage.id,
-        func.row_number().over(**alike, order_by=_NEWEST_FIRST).label("place"),
-        func.count().over(**alike).label("messages"),
-        func.sum(DeadMessage.count).over(**alike).label("times"),
+        func.row_number().over(**group, order_by=_NEWEST_FIRST).label("place"),
+        func.count().over(**group).label("messages"),
+        func.sum(DeadMessage.count).over(**group).label("times"),
     )
     if not with_replayed:
         numbered = numbered.where(DeadMessage.replayed_at.is_(None))
@@ -103,7 +103,7 @@ def read_all(session: Session, *, with_replayed: bool, limit: int | None = None)
     rows = (
         select(
             *shown,
-            func.substring(DeadMessage.body, 1, _LISTED_BYTES).label("body"),
+            func.substring(DeadMessage.body, 1, _MAX_LISTED_BYTES).label("body"),
             cast(ranked.c.times, BigInteger).label("count"),
             ranked.c.messages,
         )
@@ -115,17 +115,17 @@ def read_all(session: Session, *, with_replayed: bool, limit: int | None = None)
     return [DeadMessageView(**row) for row in session.execute(rows).mappings()]
 
 
-def waiting(session: Session) -> Sequence[UUID]:
-    """Return all messages that wait for somebody, oldest first."""
+def list_waiting(session: Session) -> Sequence[UUID]:
+    """Return all messages that wait for a replay, oldest first."""
     return session.scalars(
         select(DeadMessage.id).where(DeadMessage.replayed_at.is_(None)).order_by(DeadMessage.id)
     ).all()
 
 
-def alike(session: Session, message: UUID) -> Sequence[UUID]:
-    """Return this message and those of its content that wait, oldest first."""
+def list_same_content(session: Session, message: UUID) -> Sequence[UUID]:
+    """Return this message and the waiting messages with the same content, oldest first."""
     other = aliased(DeadMessage)
-    same = [column.is_not_distinct_from(getattr(other, column.key)) for column in _ONE_CONTENT]
+    same = [column.is_not_distinct_from(getattr(other, column.key)) for column in _SAME_CONTENT]
     rows = select(DeadMessage.id).join(other, and_(other.id == message, *same))
     return session.scalars(
         rows.where(or_(DeadMessage.id == message, DeadMessage.replayed_at.is_(None))).order_by(DeadMessage.id)
@@ -133,20 +133,20 @@ def alike(session: Session, message: UUID) -> Sequence[UUID]:
 
 
 def read_one(session: Session, message: UUID, *, for_update: bool = False) -> DeadMessageView | None:
-    """Return one message, or None; held for a replay if asked for."""
+    """Return one message, or None; with ``for_update``, lock its row for a replay."""
     rows = select(*_SHOWN).where(DeadMessage.id == message)
     row = session.execute(rows.with_for_update() if for_update else rows).mappings().first()
     return DeadMessageView(**row) if row else None
 
 
-def matching(session: Session, prefix: str) -> Sequence[UUID]:
-    """Return up to two messages whose id begins so."""
+def find_by_prefix(session: Session, prefix: str) -> Sequence[UUID]:
+    """Return up to two messages with an id that begins with ``prefix``."""
     rows = select(DeadMessage.id).where(cast(DeadMessage.id, Text).startswith(prefix, autoescape=True)).limit(2)
     return session.scalars(rows).all()
 
 
 def note_replay(session: Session, message: UUID, job_id: UUID) -> None:
-    """Write what became of a message."""
+    """Write that a message was replayed and which job it became."""
     session.execute(update(DeadMessage).where(DeadMessage.id == message).values(replayed_at=func.now(), job_id=job_id))
 
 

@@ -1,4 +1,4 @@
-"""Decide what jobs wait for: one guarded UPDATE for many, under each job's version."""
+"""Decide the waits of jobs: one guarded UPDATE for many decisions, each under its job's version."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from workers.runtime.store.waiting import AS_TEXT, deadline_of, in_list, leave, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One decision about the wait that a job was in at ``version``: it goes on to the state ``into``.
+    """One decision about the wait that a job was in at ``version``: the job goes to the state ``into``.
 
-    ``until`` is the deadline where that is a wait again, as a time or counted from the decision; without it the wait
-    lasts as long as its lifecycle says. ``values`` are attributes of the domain that are set with it, as JSON has them.
-    ``reason`` is kept in the history; without it the actor's.
+    If that state is another wait, ``until`` is its deadline, as a time or counted from the decision; without ``until``,
+    the lifecycle says how long the wait lasts. ``values`` are JSON values of the domain's attributes to set with the
+    decision. The history keeps ``reason``, or the actor's reason if there is none.
     """
 
     job_id: UUID
@@ -39,9 +39,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What became of one decision. ``status`` and ``version`` are what the job has now, None if it is gone.
+    """The result of one decision. ``status`` and ``version`` are those that the job has now; None if it is gone.
 
-    A decision that lost has its ``refusal``, which says who decided what and when, or what else became of the wait.
+    A decision that lost has a ``refusal``: it says who decided what and when, or how else the wait ended.
     """
 
     decision: Decision
@@ -59,7 +59,7 @@ def _decide_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c, cycle = t.column, t.lifecycle
     values = "".join(f", {c[name]} = v.{c[name]}" for name in attributes)
     source = f"CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, u.row_values) AS v" if attributes else ""
-    leads = " ".join(
+    decides = " ".join(
         f"WHEN '{wait.state}' THEN u.target IN ({in_list(frozenset(wait.decides))})" for wait in cycle.waits
     )
     return f"""
@@ -72,23 +72,23 @@ def _decide_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
                  row_values jsonb)
                {source}
          WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.job_id AND j.{c["version"]} = u.version
-           AND {still_waits(t, deadline="ahead")} AND CASE j.{c["status"]}::text {leads} END
+           AND {still_waits(t, deadline="ahead")} AND CASE j.{c["status"]}::text {decides} END
         RETURNING u.place"""
 
 
 async def decide(conn: Raw, model: type[Job], decisions: Sequence[Decision], *, actor: Actor) -> list[Decided]:
-    """Apply these decisions, each under its job's version, in the name of ``actor``; return what became of each.
+    """Apply these decisions, each under its job's version, in the name of ``actor``; return the result of each.
 
-    Of two decisions of one wait, or of a decision and the expiry, one wins; a decision after the deadline loses even
-    if nothing has expired the wait yet. A job that a decision makes ready is dispatched at once. All are committed
-    together, with the transaction of the caller if there is one.
+    If two decisions, or a decision and the expiry, compete for one wait, exactly one wins. A decision after the
+    deadline loses, even if the wait has not been expired yet. A job that a decision makes ready is dispatched at once.
+    All decisions are committed together: in the caller's transaction if there is one.
     """
     t = job_table(model)
     invalid = {place: problem for place, one in enumerate(decisions) if (problem := _problem(t, one))}
     async with conn.transaction(), acting_on(conn, actor, change_action="decide", change_reason=""):
         failpoint("decide.before")
         won: set[int] = set()
-        for attributes, places in _alike(decisions, without=invalid.keys()).items():
+        for attributes, places in _by_attributes(decisions, without=invalid.keys()).items():
             won |= await _apply(conn, t, attributes, [(place, decisions[place]) for place in places], actor)
         failpoint("decide.after")
     lost = [(place, one) for place, one in enumerate(decisions) if place not in won]
@@ -103,7 +103,7 @@ async def decide(conn: Raw, model: type[Job], decisions: Sequence[Decision], *, 
 
 
 def _problem(t: JobTable, one: Decision) -> Refusal | None:
-    """Return why no job of this table can be decided like this."""
+    """Return why this decision is invalid for every job of the table; None if it is valid."""
     known = sorted({state for wait in t.lifecycle.waits for state in wait.decides})
     if one.into not in known:
         rule = f"must be one of {', '.join(known)}"
@@ -116,8 +116,8 @@ def _problem(t: JobTable, one: Decision) -> Refusal | None:
     return None
 
 
-def _alike(decisions: Sequence[Decision], *, without: Any) -> dict[tuple[str, ...], list[int]]:
-    """Return the places of the decisions that set the same attributes, by those: one statement each."""
+def _by_attributes(decisions: Sequence[Decision], *, without: Any) -> dict[tuple[str, ...], list[int]]:
+    """Group the places of the decisions by the attributes that they set: each group is one statement."""
     found: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, one in enumerate(decisions):
         if place not in without:
@@ -128,7 +128,7 @@ def _alike(decisions: Sequence[Decision], *, without: Any) -> dict[tuple[str, ..
 async def _apply(
     conn: Raw, t: JobTable, attributes: tuple[str, ...], ones: Sequence[tuple[int, Decision]], actor: Actor
 ) -> set[int]:
-    """Return the places of those that won. In the order of ids, so that two that decide the same cannot deadlock."""
+    """Apply decisions in id order, so that two sessions cannot deadlock; return the places of those that won."""
     ordered = sorted(ones, key=lambda one: one[1].job_id)
     rows = to_json([_fields(t, place, one, actor) for place, one in ordered]).decode()
     cursor = await conn.execute(_decide_sql(t, attributes), {"rows": rows, "ids": [one.job_id for _, one in ordered]})
@@ -166,13 +166,13 @@ def _explain_sql(t: JobTable) -> str:
 
 
 async def _explain(conn: Raw, t: JobTable, lost: Sequence[Decision]) -> list[tuple[str | None, int | None, Refusal]]:
-    """Return state and version of each job now, and why the decision lost."""
+    """Return the current state and version of each job, and why the decision lost."""
     cursor = conn.cursor(row_factory=dict_row)
     places = list(range(len(lost)))
     await cursor.execute(_explain_sql(t), {**tickets([(one.job_id, one.version) for one in lost]), "places": places})
     found = {row["place"]: row for row in await cursor.fetchall()}
     return [
-        (None, None, NotFound(f"job {one.job_id} is not there (any more)"))
+        (None, None, NotFound(f"job {one.job_id} does not exist (any more)"))
         if (row := found.get(place)) is None
         else (row["status"], row["version"], Conflict(_verdict(t, one, row)))
         for place, one in enumerate(lost)
@@ -180,9 +180,9 @@ async def _explain(conn: Raw, t: JobTable, lost: Sequence[Decision]) -> list[tup
 
 
 def _verdict(t: JobTable, one: Decision, row: Mapping[str, Any]) -> str:
-    """Return the line that says what became of the wait instead."""
-    now = f"it is {t.lifecycle.shown(row['status'])} now"
-    into = t.lifecycle.shown(row["into"]) if row["into"] else ""
+    """Return one line that says how the wait ended instead."""
+    now = f"it is {t.lifecycle.public_name(row['status'])} now"
+    into = t.lifecycle.public_name(row["into"]) if row["into"] else ""
     if row["version"] != one.version:
         match row["action"]:
             case "decide":

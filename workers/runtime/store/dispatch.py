@@ -1,8 +1,8 @@
-"""Pick due jobs and mark them dispatched; take marks back; wake jobs whose time has come.
+"""Pick due jobs and give them tickets; take tickets back; wake jobs when they are due.
 
-Run by the leading dispatcher, which names its ``term``: a statement of a term that has ended changes nothing
-(:mod:`workers.runtime.store.leading`). Conditions name states literally: only so can the planner prove that the
-partial indexes apply.
+The leading dispatcher runs these statements with its ``term``. A statement of a term that has ended changes nothing
+(:mod:`workers.runtime.store.leading`). Conditions name states literally, because otherwise the planner cannot use the
+partial indexes.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from workers.runtime.handler.registry import Stage
 from workers.runtime.store.leading import if_leading, leads
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
-# Keys looked at in one pass over a stage with a limit; the cursor carries on from there in the next.
+# One pass over a stage with a limit looks at this many keys; the next pass continues after them.
 KEYS_PER_PASS = 512
 
 
 class Picked(NamedTuple):
-    """One job that now holds a ticket: the id and version that its message carries, and when it became a job."""
+    """One job that now holds a ticket: its id and version, which the message carries, and when it was created."""
 
     id: UUID
     version: int
@@ -32,9 +32,9 @@ class Picked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How many jobs of a stage may be out: twice the free ones of ``slots``, and never fewer than ``floor`` waiting,
+    """How many dispatched jobs of a stage may wait for a slot: twice the free ``slots``, but at least ``floor``.
 
-    so that a freed slot finds work at once. ``at_most`` bounds one pass.
+    So a freed slot gets a job at once. ``at_most`` bounds one pass.
     """
 
     slots: int
@@ -44,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass picked, and where the next one starts among the keys (None: at the first)."""
+    """The jobs that one pass picked, and the key after which the next pass starts (None: at the first key)."""
 
     jobs: list[Picked]
     cursor: Any
@@ -59,10 +59,11 @@ def _conditions(t: JobTable, stage: Stage, alias: str = "j") -> str:
 
 
 def _room(t: JobTable, stage: Stage) -> str:
-    """Return the CTE that counts what is out and says how many more may follow: twice the free slots.
+    """Return the CTE that counts the dispatched jobs and computes how many more may be dispatched.
 
-    It also spares its transaction the wait for the disk: a mark that a crash of Postgres takes back leaves a message
-    that claims nothing, and a job that is picked again. No claim outlives the mark before it.
+    It also turns off ``synchronous_commit`` for its transaction, so that the commit does not wait for the disk. If a
+    crash of Postgres loses a ticket, its message claims nothing and the job is picked again. A crash that loses a
+    ticket also loses the claim after it.
     """
     c = t.column
     return f"""
@@ -78,10 +79,11 @@ def _room(t: JobTable, stage: Stage) -> str:
 
 
 def _mark(t: JobTable, stage: Stage, *, fenced: bool) -> str:
-    """Return the CTEs that lock what was picked, skipping rows held by others, and mark it."""
+    """Return the CTEs that lock the picked rows and set their tickets. Rows that others have locked are skipped."""
     c = t.column
-    # Arrays, and a hidden status: whatever the statistics say, both steps go by primary key. As joins, with a fresh
-    # backlog not yet analysed, the planner scanned the ready index once per job (6 s for 512 of 20,000).
+    # With arrays, and with the status hidden in an expression, both steps use the primary key whatever the statistics
+    # say. With joins and a new backlog that was not analysed yet, the planner scanned the ready index once per job
+    # (6 s for 512 of 20,000 jobs).
     return f"""
         held AS (
           SELECT j.{c["id"]} AS id FROM {t.name} AS j WHERE j.{c["id"]} = ANY (ARRAY(SELECT id FROM picked))
@@ -116,10 +118,11 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool, fenced: boo
     order = ", ".join(f"j.{c[name]}" for name in ("priority", "created_at", "id"))
     first = f"""
           SELECT j.{key} AS key, {order} FROM {t.name} AS j WHERE {ready} {{after}} ORDER BY j.{key}, {order} LIMIT 1"""
-    # A loose index scan steps from key to key, so that a key with a million jobs costs as much as one with a single
-    # job, and finds each key's first job by the way. Turns before priorities: every key's first job goes before any
-    # key's second. So where the firsts are plenty nothing else is read; else the lateral part takes of each key what
-    # its limit leaves. A walk that was cut short is content with half of what it might pick: the next keys follow.
+    # A loose index scan goes from key to key and finds the first job of each key. A key with a million jobs costs no
+    # more than a key with one job. Turns come before priorities: the first job of every key goes before the second job
+    # of any key. If the first jobs fill the room, no other job is read; else the lateral part adds as many jobs of each
+    # key as its limit allows. If there are more keys than one pass looks at, half of the room is enough: the next pass
+    # looks at the other keys.
     return f"""
         WITH RECURSIVE {_room(t, stage)},
         flight AS MATERIALIZED (
@@ -157,10 +160,11 @@ def _pick_fairly_sql(t: JobTable, stage: Stage, *, from_first: bool, fenced: boo
 
 
 async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None, term: int | None = None) -> Pass:
-    """Mark due jobs of ``stage`` as dispatched, inside the window and every limit, and return them in order.
+    """Give tickets to due jobs of ``stage``, inside the window and every limit, and return the jobs in order.
 
-    Without a limit: by priority, then age. With one: one job per key in turn, then priority, then age, looking at
-    up to :data:`KEYS_PER_PASS` keys after ``cursor``. The leader gives its ``term``; without one nothing is fenced.
+    Without a limit, the order is by priority, then age. With a limit, it is one job of each key in turn, then priority,
+    then age, for up to :data:`KEYS_PER_PASS` keys after ``cursor``. The leader passes its ``term``; without it, the
+    statement has no fence.
     """
     t = job_table(stage.model)
     values = {"slots": window.slots, "floor": window.floor, "at_most": window.at_most, "term": term}
@@ -171,7 +175,7 @@ async def pick(conn: Raw, stage: Stage, window: Window, *, cursor: Any = None, t
     sql = _pick_fairly_sql(t, stage, from_first=cursor is None, fenced=fenced)
     rows = await (await conn.execute(sql, {**values, "limit": stage.limit.at_most, "cursor": cursor})).fetchall()
     last, keys, room = rows[0][3:]
-    if room <= 0:  # nothing was looked at
+    if room <= 0:  # the statement looked at no key
         return Pass([], cursor)
     jobs = [Picked(*row[:3]) for row in rows if row[0] is not None]
     return Pass(jobs, last if keys >= KEYS_PER_PASS else None)
@@ -190,9 +194,9 @@ def _unmark_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
 
 
 async def unmark(conn: Raw, stage: Stage, *, older_than: timedelta, term: int | None = None) -> int:
-    """Take back the tickets of jobs that were dispatched this long ago and never claimed; return how many.
+    """Take back the tickets of jobs that were dispatched this long ago and not claimed; return how many.
 
-    A message that still travels claims nothing without its ticket, so a limit cannot be overrun by late deliveries.
+    A late message claims nothing without its ticket, so it cannot exceed a limit.
     """
     sql = _unmark_sql(job_table(stage.model), stage, fenced=term is not None)
     return (await conn.execute(sql, {"older_than": older_than, "term": term})).rowcount
@@ -211,7 +215,7 @@ def _unmark_exactly_sql(t: JobTable, *, fenced: bool) -> str:
 async def unmark_exactly(
     conn: Raw, model: type[Job], batch: Sequence[tuple[UUID, int]], *, term: int | None = None
 ) -> None:
-    """Take back these tickets: their batch was not published, or a draining worker hands it back unclaimed."""
+    """Take back these tickets: their batch was not published, or a draining worker returns it unclaimed."""
     sql = _unmark_exactly_sql(job_table(model), fenced=term is not None)
     await conn.execute(sql, {**tickets(batch), "term": term})
 
@@ -229,9 +233,9 @@ def _wake_sql(t: JobTable, *, fenced: bool) -> str:
 
 
 async def wake_due(conn: Raw, model: type[Job], *, term: int | None = None) -> int:
-    """Clear ``due_at`` of jobs whose time has come, so that they join the ready index; return how many (≤ 1,000).
+    """Clear ``due_at`` of jobs that are due now, so that they enter the ready index; return how many (≤ 1,000).
 
-    ``updated_at`` tells from then on since when they are ready.
+    ``updated_at`` is then the time since which they are ready.
     """
     sql = _wake_sql(job_table(model), fenced=term is not None)
     return (await conn.execute(sql, {"term": term})).rowcount

@@ -1,13 +1,18 @@
-"""End the waits whose deadline has passed: one guarded UPDATE for a batch of them."""
+"""End waits after their deadline, by one guarded UPDATE for a batch of them; delete rows that have expired."""
 
 from functools import cache
+from typing import cast
 
+from sqlalchemy import Table, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.base import Base, Expiry
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.waiting import AS_TEXT, deadline_of, in_list, leave, still_waits
 
-BATCH = 1_000
+EXPIRE_BATCH = 1_000
 
 
 @cache
@@ -33,8 +38,8 @@ def _expire_sql(t: JobTable) -> str:
         RETURNING j.{c["id"]}"""
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''").replace("%", "%%") + "'"
+def _quoted(words: str) -> str:
+    return "'" + words.replace("'", "''").replace("%", "%%") + "'"
 
 
 def _lasts(t: JobTable, state: str) -> str:
@@ -42,10 +47,25 @@ def _lasts(t: JobTable, state: str) -> str:
     return f"'{wait.lasts.total_seconds()} s'" if wait and wait.lasts else "NULL"
 
 
-async def expire(conn: Raw, model: type[Job], *, batch: int = BATCH) -> int:
-    """End up to ``batch`` waits whose deadline has passed, oldest first; return how many.
+async def expire(conn: Raw, model: type[Job], *, batch: int = EXPIRE_BATCH) -> int:
+    """End up to ``batch`` waits that are past their deadline, oldest first; return how many.
 
-    A row that somebody holds is left for the next time: who holds it may be deciding.
+    A row that another session has locked is left for the next call: that session may be deciding the wait.
     """
     cursor = await conn.execute(_expire_sql(job_table(model)), {"batch": batch})
     return len(await cursor.fetchall())
+
+
+@cache
+def _expire_rows_sql(model: type[Base], column: str) -> TextClause:
+    table = cast("Table", model.__table__)
+    return text(f"""
+        WITH expired AS (
+          DELETE FROM "{table.schema}"."{table.name}" WHERE "{column}" < now() - CAST(:after AS interval) RETURNING 1)
+        SELECT count(*) FROM expired""")
+
+
+async def delete_expired(session: AsyncSession, model: type[Base], expiry: Expiry) -> int:
+    """Delete the rows of ``model`` that are older than ``expiry`` allows; return how many."""
+    found = await session.execute(_expire_rows_sql(model, expiry.column), {"after": expiry.after})
+    return int(found.scalar_one())

@@ -1,4 +1,4 @@
-"""What followers of jobs ask: one statement for all jobs that may have moved, one for all histories that are wanted."""
+"""What followers of jobs read: one statement for all jobs that may have moved, one for all wanted histories."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _HISTORIES = f"""
 
 
 class Position(NamedTuple):
-    """A place in the history of a job: behind version ``after``. ``table`` None: whichever table has that id."""
+    """A place in the history of a job: after version ``after``. If ``table`` is None, any table with that id counts."""
 
     job_id: UUID
     table: str | None
@@ -36,14 +36,14 @@ class Position(NamedTuple):
 
 
 async def jobs_of(conn: Raw, ids: Sequence[UUID]) -> list[JobView]:
-    """Return those of these jobs that exist and that this login may see. Two tables may have the same id."""
+    """Return the jobs with these ids that exist and that this login may see. Two tables may have the same id."""
     cursor = conn.cursor(row_factory=class_row(JobView))
     await cursor.execute(_JOBS, {"ids": list(ids)})
     return await cursor.fetchall()
 
 
-async def histories_from(conn: Raw, positions: Sequence[Position], *, page: int) -> list[list[TransitionView]]:
-    """Return for each position the transitions that follow it, by version, at most ``page`` of them."""
+async def read_histories(conn: Raw, positions: Sequence[Position], *, page: int) -> list[list[TransitionView]]:
+    """Return for each position the transitions after it, by version, at most ``page`` of them."""
     found: dict[int, list[TransitionView]] = defaultdict(list)
     names = [field.name for field in fields(TransitionView)]
     cursor = conn.cursor(row_factory=tuple_row)

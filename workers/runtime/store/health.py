@@ -1,4 +1,4 @@
-"""What the rows say of the system's health: who is connected, what fired last, who owns what. Reads only."""
+"""Read the health of the system from its rows: who is connected, what fired last, who owns rows. Only reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from models.base import Base
 from models.lifecycle import Job
 from workers.runtime.database import Raw
 
-# Names of the column that says whose a row is.
+# Names of the column with the owner of a row.
 _OWNER = ("owner_id", "ownerId")
 
 
-async def enabled_schedules(conn: Raw) -> Sequence[Mapping[str, Any]]:
+async def list_enabled_schedules(conn: Raw) -> Sequence[Mapping[str, Any]]:
     """Return ``name``, ``cron``, ``timezone``, ``now`` and ``since`` of every enabled schedule.
 
-    ``since`` is the moment after which its times fire. A time of infinity, written in psql, does not count.
+    Times after ``since`` fire. A time of infinity, which somebody wrote with psql, does not count.
     """
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
@@ -34,14 +34,14 @@ async def enabled_schedules(conn: Raw) -> Sequence[Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class LastTick:
-    """When a schedule fired last and who fired it, if any ever did; ``now`` is the database's time."""
+    """When a schedule last fired and which beat fired it, if any did; ``now`` is the database's time."""
 
     now: datetime
     fired_at: datetime | None
     fired_by: str | None
 
 
-async def last_tick(conn: Raw) -> LastTick:
+async def read_last_tick(conn: Raw) -> LastTick:
     """Return the newest tick of all schedules."""
     cursor = conn.cursor(row_factory=class_row(LastTick))
     await cursor.execute(
@@ -56,17 +56,17 @@ async def last_tick(conn: Raw) -> LastTick:
 
 @dataclass(frozen=True, slots=True)
 class ConnectedLogin:
-    """A login by which processes of one kind are connected."""
+    """A login that processes of one kind are connected with."""
 
     kind: str
     role: str
     is_superuser: bool
 
 
-async def connected_logins(conn: Raw) -> list[ConnectedLogin]:
-    """Return by which logins our processes are connected, as far as this login may see it."""
+async def list_connected_logins(conn: Raw) -> list[ConnectedLogin]:
+    """Return the logins that our processes are connected with, as far as this login may see them."""
     cursor = conn.cursor(row_factory=class_row(ConnectedLogin))
-    # Our processes name themselves `kind:name`. Of other logins' sessions only some roles see the name.
+    # Our processes have the name `kind:name`. Only some roles see the names of other logins' sessions.
     await cursor.execute(
         """SELECT split_part(a.application_name, ':', 1) AS kind, r.rolname AS role, r.rolsuper AS is_superuser
              FROM pg_stat_activity AS a JOIN pg_roles AS r ON r.oid = a.usesysid
@@ -84,7 +84,7 @@ async def is_strict(conn: Raw) -> bool:
 
 
 async def notice_queue_usage(conn: Raw) -> float:
-    """Return which part of the queue of NOTIFY is used, 0 to 1. Every login may ask."""
+    """Return the used part of the NOTIFY queue, 0 to 1. Every login may read it."""
     row = await (await conn.execute("SELECT pg_notification_queue_usage()")).fetchone()
     assert row is not None
     return float(row[0])
@@ -93,7 +93,7 @@ async def notice_queue_usage(conn: Raw) -> float:
 async def count_owners(conn: Raw) -> int:
     """Return how many users own rows of the tables that people fill.
 
-    Jobs belong to the same users; rows that expire by themselves are too many to be counted.
+    Job tables are not read, because jobs belong to the same users; rows that expire are not, because they are many.
     """
     owned = []
     for model in every_table(Base):

@@ -1,4 +1,4 @@
-"""What an operator does to jobs: cancel and retry; and to stages: pause and resume."""
+"""What an operator does with jobs (cancel, retry) and with stages (pause, resume)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -28,17 +28,17 @@ def _cancel_sql(t: JobTable) -> str:
 
 
 async def cancel(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str) -> set[UUID]:
-    """Cancel these jobs, ready, running or waiting; return those that were. A terminal job stays as it is.
+    """Cancel these jobs if they are ready, running or waiting; return the cancelled ones. Terminal jobs stay.
 
-    A running one is fenced off by this very statement: its run can settle nothing any more, and its worker is told
-    to stop it.
+    This statement also changes the fence of a running job: its run cannot settle any more, and its worker gets a
+    NOTIFY to stop it.
     """
     cursor = await conn.execute(_cancel_sql(job_table(model)), {"ids": list(ids), "reason": reason})
     return {row[0] for row in await cursor.fetchall()}
 
 
 async def lock_version(conn: Raw, model: type[Job], job_id: UUID) -> int | None:
-    """Hold one job's row for the transaction under way; return its version, None if it is gone."""
+    """Lock one job's row for the current transaction; return its version, None if the job is gone."""
     t = job_table(model)
     cursor = await conn.execute(
         f"SELECT {t.column['version']} FROM {t.name} WHERE {t.column['id']} = %(id)s FOR NO KEY UPDATE", {"id": job_id}
@@ -50,7 +50,7 @@ async def lock_version(conn: Raw, model: type[Job], job_id: UUID) -> int | None:
 @cache
 def _retry_sql(t: JobTable) -> str:
     c, steps = t.column, t.lifecycle.steps
-    # A job goes on in the step in which it failed.
+    # A job continues in the step in which it failed.
     ready = f"'{steps[0].ready}'"
     if len(steps) > 1:
         places = " ".join(
@@ -72,29 +72,30 @@ def _retry_sql(t: JobTable) -> str:
 
 
 async def retry(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: str) -> set[UUID]:
-    """Send these failed jobs back to ready, one attempt spent; return those that were.
+    """Send these failed jobs back to ready, which spends one attempt; return the jobs that were sent back.
 
-    One that has none left is granted it, as far as its table lets ``max_retries`` grow: beyond, it stays failed.
+    A job without an attempt left is granted one more. If its table does not allow a larger ``max_retries``, it stays
+    failed.
     """
     try:
         async with conn.transaction():
-            return await _retried(conn, model, ids, reason)
+            return await _retry_all(conn, model, ids, reason)
     except CheckViolation as refused:
         if not (refused.diag.constraint_name or "").endswith("max_retries"):
             raise
         if len(ids) == 1:
             return set()
-    half = len(ids) // 2  # some of them: the others are found by halves
+    half = len(ids) // 2  # some are refused: halve the list until the others are found
     return {id_ for part in (ids[:half], ids[half:]) for id_ in await retry(conn, model, part, reason=reason)}
 
 
-async def _retried(conn: Raw, model: type[Job], ids: Sequence[UUID], reason: str) -> set[UUID]:
+async def _retry_all(conn: Raw, model: type[Job], ids: Sequence[UUID], reason: str) -> set[UUID]:
     cursor = await conn.execute(_retry_sql(job_table(model)), {"ids": list(ids), "reason": reason})
     return {row[0] for row in await cursor.fetchall()}
 
 
 async def pause(conn: Raw, stage: str, *, by: str | None) -> bool:
-    """Dispatch nothing more of ``stage``; return whether it is known. The leader takes back what was dispatched."""
+    """Stop dispatching ``stage``; return whether it is known. The leader takes back the tickets of its jobs."""
     cursor = await conn.execute(
         "UPDATE runtime.stages SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, %(by)s) "
         "WHERE name = %(stage)s",

@@ -1,4 +1,4 @@
-"""Tell the rows that somebody holds, without waiting for any."""
+"""Find the rows that other sessions have locked, without waiting for them."""
 
 from collections.abc import Collection
 from functools import cache
@@ -10,8 +10,8 @@ from workers.runtime.store.tables import JobTable, job_table
 
 
 @cache
-def _held_sql(t: JobTable) -> str:
-    # As an update of anything but a key locks: who merely refers to a row is in nobody's way.
+def _locked_sql(t: JobTable) -> str:
+    # The same lock as an UPDATE of a column that is no key: a foreign key check of another session does not conflict.
     id_ = t.column["id"]
     return f"""
         WITH free AS MATERIALIZED (
@@ -19,7 +19,7 @@ def _held_sql(t: JobTable) -> str:
         SELECT {id_} FROM {t.name} WHERE {id_} = ANY (%(ids)s) EXCEPT SELECT {id_} FROM free"""
 
 
-async def held_rows(conn: Raw, model: type[Job], ids: Collection[UUID]) -> set[UUID]:
-    """Return those of these rows that somebody holds; the others are locked for the transaction under way."""
-    cursor = await conn.execute(_held_sql(job_table(model)), {"ids": list(ids)})
+async def find_locked_rows(conn: Raw, model: type[Job], ids: Collection[UUID]) -> set[UUID]:
+    """Return the rows that another session has locked; lock the others for the current transaction."""
+    cursor = await conn.execute(_locked_sql(job_table(model)), {"ids": list(ids)})
     return {row[0] for row in await cursor.fetchall()}

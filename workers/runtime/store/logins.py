@@ -1,4 +1,4 @@
-"""The statements on login roles of Postgres, for who may make roles. On a connection without a loop."""
+"""The statements on login roles of Postgres, for a login that may create roles. They use a synchronous connection."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ Connection = psycopg.Connection[Any]
 
 
 def role_exists(connection: Connection, role: str) -> bool:
-    """Tell whether there is such a role."""
+    """Tell whether the role exists."""
     return bool(_one(connection, "SELECT to_regrole(quote_ident(%s)) IS NOT NULL", role))
 
 
 def has_powers(connection: Connection, role: str) -> bool:
-    """Tell whether a role may do what no process of ours needs: be superuser, see all rows, make roles or databases."""
+    """Tell whether a role has rights that none of our processes needs: superuser, all rows, new roles or databases."""
     question = """SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
                     FROM pg_roles WHERE rolname = %s"""
     return bool(_one(connection, question, role))
@@ -26,9 +26,9 @@ def is_member(connection: Connection, role: str, group: str) -> bool:
 
 
 def write_login(connection: Connection, role: str, password: str, *, exists: bool) -> None:
-    """Make a login, or give one another password.
+    """Create a login, or change the password of an existing one.
 
-    The server is told a verifier, not the password: statements may be logged.
+    The statement holds a verifier, not the password, because the server may log statements.
     """
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     command = sql.SQL("ALTER" if exists else "CREATE")

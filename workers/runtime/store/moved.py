@@ -1,4 +1,4 @@
-"""Read what others than workers did to jobs."""
+"""Read the transitions that were not made by workers: by people, services and the dispatcher."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,14 +9,14 @@ from psycopg.rows import class_row
 
 from workers.runtime.database import Raw
 
-# How far back the first look goes.
-FIRST_LOOK = "1 minute"
-MOST_AT_ONCE = 10_000
+# The first read goes back this far.
+FIRST_READ_SPAN = "1 minute"
+MAX_TRANSITIONS_READ = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovedByOthers:
-    """A transition of an existing job that no worker made; whether another has followed it since."""
+    """A transition of an existing job that no worker made, and whether it is the job's newest."""
 
     job_id: UUID
     stage: str
@@ -29,8 +29,8 @@ class MovedByOthers:
     is_newest: bool
 
 
-class Seen(NamedTuple):
-    """The transitions, and where the look stood: its time, the oldest transaction that ran, and its own."""
+class MovesRead(NamedTuple):
+    """The transitions, the time of the read, the oldest transaction that was running then, and the reading one."""
 
     rows: list[MovedByOthers]
     at: datetime
@@ -38,17 +38,17 @@ class Seen(NamedTuple):
     own_transaction: int
 
 
-async def moved_by_others(conn: Raw, *, since: datetime | None) -> Seen:
-    """Return what others than workers did to jobs since then, in order; at most 10,000, the newest."""
+async def read_moved_by_others(conn: Raw, *, since: datetime | None) -> MovesRead:
+    """Return the transitions that were not made by workers since then, in order; at most 10,000, the newest."""
     async with conn.transaction():
-        # One snapshot for both questions, taken after the time that is told. A number of its own, for a snapshot does
-        # not tell which transactions have begun: only which have ended.
+        # Both statements use one snapshot, which is taken after the returned time. The transaction needs an id of its
+        # own, because a snapshot shows which transactions have ended, but not which have begun.
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        stood = await conn.execute(
+        position = await conn.execute(
             "SELECT statement_timestamp(), pg_snapshot_xmin(pg_current_snapshot())::text::bigint, "
             "pg_current_xact_id()::text::bigint"
         )
-        at, oldest, own = (await stood.fetchall())[0]
+        at, oldest, own = (await position.fetchall())[0]
         cursor = conn.cursor(row_factory=class_row(MovedByOthers))
         await cursor.execute(
             """SELECT * FROM (
@@ -61,9 +61,9 @@ async def moved_by_others(conn: Raw, *, since: datetime | None) -> Seen:
                    FROM runtime.transitions AS t
                   WHERE t.old_state IS NOT NULL AND coalesce(t.changed_by, '') NOT LIKE 'worker:%%'
                     AND t.created_at >= coalesce(%(since)s, now() - %(first)s::interval)
-                    AND t.created_at < now() + interval '1 day'  -- not by a clock: written by hand, infinity perhaps
+                    AND t.created_at < now() + interval '1 day'  -- a later time was written by hand, perhaps infinity
                   ORDER BY t.created_at DESC LIMIT %(most)s) AS newest
                 ORDER BY created_at, version_to""",
-            {"since": since, "first": FIRST_LOOK, "most": MOST_AT_ONCE},
+            {"since": since, "first": FIRST_READ_SPAN, "most": MAX_TRANSITIONS_READ},
         )
-        return Seen(await cursor.fetchall(), at, oldest, own)
+        return MovesRead(await cursor.fetchall(), at, oldest, own)

@@ -1,4 +1,4 @@
-"""Worker processes and the leading dispatcher, as rows: who lives, who leads, what each stage may use."""
+"""The rows of worker processes and of the leading dispatcher: who is alive, who leads, the slots of each stage."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from workers.runtime.database import Raw
 from workers.runtime.handler.registry import Stage
 
-# A leader that does not renew its lease for so long may be replaced. It renews once a second.
+# A leader that does not renew its lease for this long may be replaced. It renews once a second.
 LEADER_LEASE = timedelta(seconds=3)
 
 
@@ -21,7 +21,7 @@ class LostLeadError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRow:
-    """What a worker process says of itself."""
+    """What a worker process writes about itself."""
 
     id: UUID
     name: str
@@ -34,9 +34,9 @@ class WorkerRow:
 async def beat_heart(
     conn: Raw, worker: WorkerRow, *, running: int, provider: Mapping[str, Any] | None = None
 ) -> datetime:
-    """Show that ``worker`` lives: its one row is written or renewed, and so is every lease it holds.
+    """Write the heartbeat of ``worker``, which renews all leases that it holds; return the database's time.
 
-    ``provider`` is who answers its language model calls, None as long as nothing is known. Returns the database's time.
+    ``provider`` is who answers its language model calls; None if that is not known yet.
     """
     cursor = await conn.execute(
         """INSERT INTO runtime.workers (id, name, queues, slots, running, lease_seconds, version, provider)
@@ -62,19 +62,19 @@ async def beat_heart(
 
 
 async def mark_draining(conn: Raw, worker: UUID) -> None:
-    """Say that ``worker`` takes no more jobs."""
+    """Write that ``worker`` takes no more jobs."""
     await conn.execute("UPDATE runtime.workers SET draining_at = now() WHERE id = %(id)s", {"id": worker})
 
 
 async def remove_worker(conn: Raw, worker: UUID) -> None:
-    """Forget a worker that stopped and holds nothing."""
+    """Delete the row of a worker that stopped and holds no lease."""
     await conn.execute("DELETE FROM runtime.workers WHERE id = %(id)s", {"id": worker})
 
 
 async def forget_silent_workers(conn: Raw) -> int:
-    """Delete the rows of workers silent for a day; return how many. Their jobs were rescued long ago.
+    """Delete the rows of workers that were silent for a day; return how many. Their jobs were rescued long ago.
 
-    A heartbeat of tomorrow is none: nobody would ever find its worker silent.
+    A heartbeat in the future is deleted too, because its worker would never count as silent.
     """
     cursor = await conn.execute(
         """DELETE FROM runtime.workers
@@ -83,8 +83,9 @@ async def forget_silent_workers(conn: Raw) -> int:
     return cursor.rowcount
 
 
-# A lease may be taken when it has run out, or when the session that held it has ended. Whoever may not see when another
-# role's session began goes by its process alone: then a new session in its place keeps the lease until it runs out.
+# A lease may be taken after it has expired, or when the session that held it has ended. A role that may not see the
+# start of another role's session compares only the process id. Then a new session with the same process id keeps the
+# lease until it expires.
 _VACANT = """(held.expires_at <= now() OR held.expires_at > now() + interval '1 hour' OR NOT EXISTS (
       SELECT FROM pg_stat_activity AS one WHERE one.pid = held.session_pid
          AND coalesce(one.backend_start, held.session_started) = held.session_started))"""
@@ -106,10 +107,10 @@ _LEAD_SQL = f"""
 
 
 async def try_to_lead(conn: Raw, *, name: str) -> int | None:
-    """Take the leader's lease if it is free, and return its term; None where another session leads.
+    """Take the leader's lease if it is free, and return its term; return None if another session leads.
 
-    The term is the fence of all that the leader does: it grows with every leader and never comes back. Where the lease
-    is taken, this statement waits for the statement of the old leader that is under way, if there is one.
+    The term is the fence of the leader's statements: it grows with every leader and is never used again. If the old
+    leader is running a statement, the taking of the lease waits for it.
     """
     cursor = await conn.execute(_LEAD_SQL.encode(), {"name": name, "lease": LEADER_LEASE})
     row = await cursor.fetchone()
@@ -117,9 +118,9 @@ async def try_to_lead(conn: Raw, *, name: str) -> int | None:
 
 
 async def report_leader(conn: Raw, term: int, *, listening: bool | None = None) -> None:
-    """Renew the leader's lease, and say whether enqueues shall ring: while it is busy it looks by itself.
+    """Renew the leader's lease; ``listening`` says whether enqueues notify it. A busy leader polls instead.
 
-    Raises LostLeadError where another one leads.
+    Raise LostLeadError if another dispatcher leads.
     """
     cursor = await conn.execute(
         """UPDATE runtime.dispatcher SET seen_at = now(), expires_at = now() + %(lease)s,
@@ -133,7 +134,7 @@ async def report_leader(conn: Raw, term: int, *, listening: bool | None = None) 
 
 @dataclass(frozen=True, slots=True)
 class StageCapacity:
-    """What a stage may use now: nothing while paused, else the slots of so many live workers on its queue."""
+    """What a stage may use now: nothing while it is paused, else the ``slots`` of the live ``workers`` of its queue."""
 
     paused: bool
     slots: int
@@ -141,7 +142,7 @@ class StageCapacity:
 
 
 async def survey(conn: Raw) -> dict[str, StageCapacity]:
-    """Return the capacity of every stage the database knows."""
+    """Return the capacity of every stage that the database knows."""
     cursor = await conn.execute(
         """SELECT s.name, s.paused_at IS NOT NULL,
                   greatest(least(coalesce(sum(w.slots), 0), 2147483647), 0)::int, count(w.id)::int
@@ -154,8 +155,8 @@ async def survey(conn: Raw) -> dict[str, StageCapacity]:
     return {name: StageCapacity(*capacity) for name, *capacity in await cursor.fetchall()}
 
 
-async def publish_limits(conn: Raw, stages: Iterable[Stage]) -> None:
-    """Write the limits that handlers declare beside their stages, for ``runtime.jobs`` to say why a job waits."""
+async def write_limits(conn: Raw, stages: Iterable[Stage]) -> None:
+    """Write the limits that handlers declare for their stages; ``runtime.jobs`` needs them to say why a job waits."""
     known = [(stage.name, stage.limit.at_most if stage.limit else None) for stage in stages]
     await conn.execute(
         """UPDATE runtime.stages AS s SET limit_at_most = u.at_most

@@ -1,4 +1,4 @@
-"""What people ask of jobs: lists, one job, its history. Reads only; never in a dispatcher's tick."""
+"""Read jobs for people: lists, one job, its history. The dispatcher does not use these statements."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
@@ -13,13 +13,13 @@ from sqlalchemy import JSON, Enum, String, inspect
 from models.lifecycle import Job, lifecycle_attributes
 from workers.runtime.database import Raw
 from workers.runtime.handler.documents import json_value
-from workers.runtime.store.states import states_named
+from workers.runtime.store.states import find_states
 from workers.runtime.store.tables import job_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
-    """One row of ``runtime.jobs``: any job of any table, with why it waits.
+    """One row of ``runtime.jobs``: a job of any table, and why it waits.
 
     ``shown_as`` is the name under which people and services read the status.
     """
@@ -47,8 +47,8 @@ class JobView:
     shown_as: str
 
 
-# Of one payload or result, when one job is shown: no more is fetched.
-MOST_SHOWN_BYTES = 16 * 1024 * 1024
+# If a payload or result of a job is larger, it is not fetched to be shown.
+MAX_JOB_VALUE_BYTES = 16 * 1024 * 1024
 
 _JOB = ", ".join(field.name for field in fields(JobView))
 
@@ -74,10 +74,10 @@ class TransitionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs: every part that is set must hold.
+    """A filter of jobs: a job must match every part that is set.
 
-    ``status`` is what a person types: a group of states or a state, in any case. ``error`` is contained in the error
-    message, in any case; its ``…`` stand for anything, as in the causes that ``errors`` tells.
+    ``status`` is a group of states or a state, in upper or lower case. ``error`` is a part of the error message, in
+    upper or lower case; ``…`` in it matches any text, as in the causes that ``errors`` prints.
     """
 
     stage: str | None = None
@@ -90,29 +90,31 @@ class JobFilter:
 async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
     """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before.
 
-    Raise UnknownStateError for a status that no table knows.
+    Raise UnknownStateError if no table knows the status.
     """
     cursor = conn.cursor(row_factory=class_row(JobView))
-    await cursor.execute(_jobs_sql(explained=True), await _matching(conn, wanted, limit=limit, after=after))
+    await cursor.execute(_jobs_sql(with_reason=True), await _filter_values(conn, wanted, limit=limit, after=after))
     return await cursor.fetchall()
 
 
 async def scan_jobs(conn: Raw, wanted: JobFilter, *, page: int) -> AsyncIterator[list[JobView]]:
     """Yield all matching jobs, ``page`` at a time, newest first, as they were at the start.
 
-    The jobs are looked up once, not once per page, and none says why it waits. The connection may be used in between.
+    One statement finds all jobs. They do not have their ``wait_reason``. The caller may use the connection between
+    two pages.
     """
-    values = await _matching(conn, wanted, limit=None, after=None)
+    values = await _filter_values(conn, wanted, limit=None, after=None)
     cursor = AsyncServerCursor(conn, "scan_jobs", row_factory=class_row(JobView), withhold=True)
     async with cursor:
-        await cursor.execute(_jobs_sql(explained=False), values)
+        await cursor.execute(_jobs_sql(with_reason=False), values)
         while found := await cursor.fetchmany(page):
             yield found
 
 
-def _jobs_sql(*, explained: bool) -> str:
+def _jobs_sql(*, with_reason: bool) -> str:
     columns = ", ".join(
-        f"NULL AS {name}" if name == "wait_reason" and not explained else name for name in JobView.__dataclass_fields__
+        f"NULL AS {name}" if name == "wait_reason" and not with_reason else name
+        for name in JobView.__dataclass_fields__
     )
     return f"""SELECT {columns} FROM runtime.jobs
             WHERE (%(stage)s::text IS NULL OR stage = %(stage)s)
@@ -124,23 +126,23 @@ def _jobs_sql(*, explained: bool) -> str:
             ORDER BY id DESC LIMIT %(limit)s"""
 
 
-async def _matching(conn: Raw, wanted: JobFilter, *, limit: int | None, after: UUID | None) -> dict[str, Any]:
-    """Return the values of :func:`_jobs_sql`; raise UnknownStateError for a status that no table knows."""
-    states = None if wanted.status is None else await states_named(conn, wanted.status)
+async def _filter_values(conn: Raw, wanted: JobFilter, *, limit: int | None, after: UUID | None) -> dict[str, Any]:
+    """Return the values of :func:`_jobs_sql`; raise UnknownStateError if no table knows the status."""
+    states = None if wanted.status is None else await find_states(conn, wanted.status)
     return {
         "stage": wanted.stage,
         "tables": None if states is None else [table for table, _ in states],
         "states": None if states is None else [state for _, state in states],
         "older": wanted.older_than,
-        "error": None if wanted.error is None else pattern(wanted.error),
+        "error": None if wanted.error is None else like_pattern(wanted.error),
         "ids": None if wanted.ids is None else list(wanted.ids),
         "after": after,
         "limit": limit,
     }
 
 
-def pattern(error: str) -> str:
-    """Return the pattern of LIKE that a part of an error message is looked for by."""
+def like_pattern(error: str) -> str:
+    """Return the LIKE pattern that finds error messages with this part."""
     escaped = error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped.replace('…', '%')}%"
 
@@ -152,9 +154,9 @@ async def get_job(conn: Raw, job_id: UUID) -> JobView | None:
 
 
 async def history(conn: Raw, job_id: UUID, *, table: str | None = None) -> list[TransitionView]:
-    """Return a job's transitions in order; they outlive the job itself.
+    """Return a job's transitions in order; they are kept longer than the job.
 
-    ``table`` (as ``runtime.jobs`` names it) tells the job from one of another table with the same id.
+    Jobs of two tables can have the same id; ``table`` (as in ``runtime.jobs``) chooses one of them.
     """
     cursor = conn.cursor(row_factory=class_row(TransitionView))
     await cursor.execute(
@@ -167,25 +169,25 @@ async def history(conn: Raw, job_id: UUID, *, table: str | None = None) -> list[
     return await cursor.fetchall()
 
 
-async def dispatcher_seen(conn: Raw) -> timedelta | None:
-    """Return how long ago the leading dispatcher last showed itself; None if none ever did."""
+async def read_leader_silence(conn: Raw) -> timedelta | None:
+    """Return how long ago the leading dispatcher last renewed its lease; None if none ever led."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute("SELECT now() - seen_at FROM runtime.dispatcher WHERE leader IS NOT NULL")
-    seen: timedelta | None = await cursor.fetchone()
-    return seen
+    silence: timedelta | None = await cursor.fetchone()
+    return silence
 
 
-async def known_stages(conn: Raw) -> list[str]:
-    """Return the names of all stages the database knows."""
+async def list_stage_names(conn: Raw) -> list[str]:
+    """Return the names of all stages that the database knows."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute("SELECT name FROM runtime.stages ORDER BY name")
     return await cursor.fetchall()
 
 
-async def own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any]:
-    """Return what a job's table holds beside its lifecycle: its payload and its result, by attribute.
+async def read_own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any]:
+    """Return the payload and the result of a job, by attribute: all columns that are not of the lifecycle.
 
-    A document that is too large to be shown is an ``Undecodable``, which says so; a text is cut.
+    A JSON value that is too large to be shown is returned as an ``Undecodable`` with that reason; a text is cut.
     """
     t = job_table(model)
     kernel = lifecycle_attributes(model)
@@ -196,24 +198,25 @@ async def own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any
             continue
         if isinstance(types[name], JSON):
             shown.append(
-                f"CASE WHEN {column} IS NOT NULL THEN coalesce(runtime.readable({column}, {MOST_SHOWN_BYTES}), '') END"
+                f"CASE WHEN {column} IS NOT NULL"
+                f" THEN coalesce(runtime.readable({column}, {MAX_JOB_VALUE_BYTES}), '') END"
                 f' AS "{name}"'
             )
         else:
             cut = isinstance(types[name], String) and not isinstance(types[name], Enum)
-            shown.append(f'left({column}, {MOST_SHOWN_BYTES}) AS "{name}"' if cut else f'{column} AS "{name}"')
+            shown.append(f'left({column}, {MAX_JOB_VALUE_BYTES}) AS "{name}"' if cut else f'{column} AS "{name}"')
     cursor = conn.cursor(row_factory=dict_row)
     sql = f"SELECT {', '.join(shown)} FROM {t.name} WHERE {t.column['id']} = %(id)s"
     await cursor.execute(sql, {"id": job_id})
     row = await cursor.fetchone() or {}
     return {
-        name: json_value(value, most_bytes=MOST_SHOWN_BYTES) if isinstance(types[name], JSON) else value
+        name: json_value(value, most_bytes=MAX_JOB_VALUE_BYTES) if isinstance(types[name], JSON) else value
         for name, value in row.items()
     }
 
 
-async def slots_by_queue(conn: Raw) -> dict[str, int]:
-    """Return the slots of living, not draining workers on each queue that has any."""
+async def count_slots_by_queue(conn: Raw) -> dict[str, int]:
+    """Return the number of slots of each queue with live workers; draining workers do not count."""
     cursor = await conn.execute(
         """SELECT queue, greatest(least(sum(slots), 2147483647), 0)::int
              FROM runtime.workers CROSS JOIN LATERAL unnest(queues) AS queue
@@ -226,15 +229,15 @@ async def slots_by_queue(conn: Raw) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Which worker process holds a job, until when, and whether that time is over."""
+    """The worker process that holds a job, the end of its lease, and whether that time has passed."""
 
     worker: str
     until: datetime
     is_over: bool
 
 
-async def lease_of(conn: Raw, owner: UUID) -> Lease | None:
-    """Return the lease of all that a worker process holds; None where its row is gone."""
+async def read_lease(conn: Raw, owner: UUID) -> Lease | None:
+    """Return the lease of a worker process, which covers all its jobs; None if its row is gone."""
     cursor = conn.cursor(row_factory=class_row(Lease))
     await cursor.execute(
         """SELECT name AS worker, lease.until, lease.until < now() AS is_over FROM runtime.workers
@@ -246,8 +249,8 @@ async def lease_of(conn: Raw, owner: UUID) -> Lease | None:
     return await cursor.fetchone()
 
 
-async def deadline_of(conn: Raw, model: type[Job], job_id: UUID) -> datetime | None:
-    """Return when the run of a job is ended, if it has a deadline."""
+async def read_deadline(conn: Raw, model: type[Job], job_id: UUID) -> datetime | None:
+    """Return the time at which the run of a job is ended; None if it has no deadline."""
     t = job_table(model)
     cursor = await conn.execute(
         f"""SELECT {t.column["deadline_at"]} FROM {t.name}

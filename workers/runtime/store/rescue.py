@@ -1,4 +1,4 @@
-"""Free jobs whose worker fell silent or whose deadline passed."""
+"""Rescue jobs after their worker fell silent or their deadline passed; prune old terminal jobs."""
 
 from datetime import timedelta
 from functools import cache
@@ -9,33 +9,33 @@ from workers.runtime.handler.registry import Stage
 from workers.runtime.store.leading import leads
 from workers.runtime.store.tables import JobTable, job_table
 
-# A live worker enforces its jobs' deadlines itself; the rescue of a passed deadline is for one that cannot.
+# A live worker ends a job at its deadline itself. The rescue ends it only if the worker did not within this time.
 DEADLINE_MARGIN = timedelta(seconds=10)
-# No worker says more of itself; a number that is none counts as this, and stops the rescue of nobody else's jobs.
-LONGEST_LEASE = 86_400
-# A row can have no higher version, by CHECK: such a row stays as it is, so that the others are freed.
-LAST_VERSION = 1_999_999_999
+# No worker has a longer lease. A longer one in a row, also infinity or NaN, counts as this: it must not stop the rescue
+# of other workers' jobs.
+MAX_LEASE_SECONDS = 86_400
+# A CHECK allows no higher version. The rescue skips a row with this version, so that it can free the others.
+MAX_VERSION = 1_999_999_999
 
-
-# In seconds; without the inner bound 1,024 rescues are more than a float holds.
+# In seconds. Without the inner bound, 1,024 rescues would overflow a float.
 _BACKOFF = "least(300, 2 ^ least(j.{}, 9))"
 
 
 @cache
 def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
     c = t.column
-    # Of each lost run, not once for all: where none is lost, nobody asks for the lock.
+    # The condition refers to each lost run, so that the lock is taken only if there is one.
     fence = f"WHERE CASE WHEN lost.id IS NOT NULL THEN {leads()} END" if fenced else ""
-    # The first rescue runs again at once; a job that takes its worker down each time waits longer every time.
+    # After the first rescue a job runs again at once. A job that kills its worker each time waits longer every time.
     return f"""
         WITH lost AS (
           SELECT j.{c["id"]} AS id, w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL AS orphaned
             FROM {t.name} AS j
             LEFT JOIN runtime.workers AS w ON w.id = j.{c["lease_owner"]}
                   AND greatest(w.heartbeat_at, now() - %(led_for)s)
-                      > now() - make_interval(secs => greatest(least(w.lease_seconds, {LONGEST_LEASE}), 0))
+                      > now() - make_interval(secs => greatest(least(w.lease_seconds, {MAX_LEASE_SECONDS}), 0))
            WHERE j.{c["status"]} = '{stage.step.running}' AND j.{c["dispatched_at"]} IS NOT NULL
-             AND j.{c["completed_at"]} IS NULL AND j.{c["version"]} < {LAST_VERSION}
+             AND j.{c["completed_at"]} IS NULL AND j.{c["version"]} < {MAX_VERSION}
              AND ((w.id IS NULL AND j.{c["lease_owner"]} IS NOT NULL)
                   OR (j.{c["deadline_at"]} < now() - %(margin)s AND %(led_for)s > %(margin)s))
            LIMIT 1000 FOR UPDATE OF j SKIP LOCKED)
@@ -60,12 +60,15 @@ def _rescue_sql(t: JobTable, stage: Stage, *, fenced: bool) -> str:
 
 
 async def rescue_expired(conn: Raw, stage: Stage, *, led_for: timedelta, term: int | None = None) -> int:
-    """Send back to ready, or fail where no attempt is left, the runs that nobody can finish; return how many (≤ 1,000).
+    """Rescue the runs that nobody can finish; return how many (≤ 1,000).
 
-    Only an expired lease or a passed deadline counts, never the mere age of a run. Each rescue costs one attempt.
-    ``led_for`` is how long the caller has been leading: no lease expires sooner than its length after that, so an
-    absence of Postgres, in which no heart could beat and nothing could settle, takes no job from a living worker.
-    The leader gives its ``term``: once that has ended, nothing is freed.
+    A job goes back to ready, or to failed if it has no attempt left.
+
+    Only an expired lease or a passed deadline counts, never the age of a run. Each rescue costs one attempt.
+    ``led_for`` is how long the caller has been leading. A lease counts as expired only if the caller has led for longer
+    than the lease. So a live worker loses no job because Postgres was away, when it could neither write a heartbeat nor
+    settle.
+    The leader passes its ``term``: after that has ended, nothing is rescued.
     """
     sql = _rescue_sql(job_table(stage.model), stage, fenced=term is not None)
     values = {"margin": DEADLINE_MARGIN, "led_for": led_for, "term": term}

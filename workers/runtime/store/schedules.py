@@ -1,4 +1,4 @@
-"""The statements on ``runtime.schedules`` and ``runtime.ticks``. A row that cannot be read fails alone."""
+"""The statements on ``runtime.schedules`` and ``runtime.ticks``. An unreadable row fails alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from models.runtime import Schedule, Tick
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleRow:
-    """One schedule as it is stored. ``payload`` is still text: reading one may fail, and must not fail the others."""
+    """One schedule as it is stored. ``payload`` is text: parsing it may fail, and must not make the others fail."""
 
     name: str
     stage: str | None
@@ -32,14 +32,14 @@ class ScheduleRow:
 
     @property
     def begins(self) -> datetime | None:
-        """The moment after which its times fire: the newest of its creation, its last change and its last time."""
+        """The time after which the schedule fires: the latest of its creation, its last change and its last tick."""
         known = [time for time in (self.created_at, self.changed_at, self.last_scheduled_for) if time is not None]
         return max(known, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickView:
-    """One firing of a schedule: with its job, or why there is none. An action has neither."""
+    """One tick of a schedule: its job, or why there is none. The tick of an action has neither."""
 
     scheduled_for: datetime
     fired_at: datetime
@@ -48,7 +48,7 @@ class TickView:
 
 
 def _readable(column: Any) -> ColumnElement[datetime | None]:
-    """Return a time as the driver can read it: one that it cannot, it refuses together with all other rows."""
+    """Return a time, or NULL if the driver cannot read it: otherwise the driver would refuse all rows."""
     bounds = [cast(literal(bound), Schedule.created_at.type) for bound in ("0002-01-01Z", "9999-12-30Z")]
     return case((column.between(*bounds), column)).label(column.key)
 
@@ -75,7 +75,7 @@ def now(session: Session) -> datetime:
 
 
 def read_all(session: Session, *, enabled_only: bool = False) -> list[ScheduleRow]:
-    """Return every schedule by name."""
+    """Return every schedule, in the order of names."""
     rows = _rows().where(Schedule.enabled) if enabled_only else _rows()
     return [ScheduleRow(**row) for row in session.execute(rows).mappings()]
 
@@ -86,7 +86,7 @@ def read_one(session: Session, name: str) -> ScheduleRow | None:
     return ScheduleRow(**row) if row else None
 
 
-def names(session: Session) -> list[str]:
+def list_names(session: Session) -> list[str]:
     """Return the name of every schedule."""
     return list(session.scalars(select(Schedule.name).order_by(Schedule.name)))
 
@@ -98,7 +98,7 @@ def add(session: Session, values: Mapping[str, Any]) -> bool:
 
 
 def change(session: Session, name: str, values: Mapping[str, Any]) -> None:
-    """Change a schedule; its trigger notes when."""
+    """Change a schedule; the table's trigger sets ``changed_at``."""
     session.execute(update(Schedule).where(Schedule.name == name).values(values))
 
 
@@ -108,7 +108,7 @@ def remove(session: Session, name: str) -> None:
 
 
 def note_refusal(session: Session, name: str, reason: str | None) -> None:
-    """Keep why a schedule could not do what it asks for, or that it could (None). The same again changes nothing."""
+    """Write why a schedule could not do its work, or None if it could. The same value again changes nothing."""
     changes = {"refusal": reason, "refused_at": func.now() if reason else None}
     session.execute(
         update(Schedule).where(Schedule.name == name, Schedule.refusal.is_distinct_from(reason)).values(changes)
@@ -116,18 +116,18 @@ def note_refusal(session: Session, name: str, reason: str | None) -> None:
 
 
 def take_tick(session: Session, name: str, scheduled_for: datetime, *, fired_by: str) -> bool:
-    """Take one time of a schedule; return False if another beat has."""
+    """Insert the tick for one time of a schedule; return False if another beat has inserted it."""
     row = insert(Tick).values(schedule=name, scheduled_for=scheduled_for, fired_by=fired_by)
     return session.execute(row.on_conflict_do_nothing().returning(Tick.schedule)).first() is not None
 
 
 def end_tick(session: Session, name: str, scheduled_for: datetime, **outcome: Any) -> None:
-    """Write to a taken tick its ``job_id``, or the ``refusal`` that kept it from one."""
+    """Write the result of a tick: its ``job_id``, or the ``refusal`` if it has no job."""
     session.execute(update(Tick).where(Tick.schedule == name, Tick.scheduled_for == scheduled_for).values(outcome))
 
 
-def move_on(session: Session, name: str, fired_for: datetime) -> None:
-    """Note the newest time that a schedule has fired for."""
+def note_fired(session: Session, name: str, fired_for: datetime) -> None:
+    """Write the latest time that a schedule has fired for; an earlier one changes nothing."""
     session.execute(
         update(Schedule)
         .where(Schedule.name == name)
@@ -135,7 +135,7 @@ def move_on(session: Session, name: str, fired_for: datetime) -> None:
     )
 
 
-def last_ticks(session: Session, name: str, *, limit: int) -> list[TickView]:
+def list_last_ticks(session: Session, name: str, *, limit: int) -> list[TickView]:
     """Return the newest ticks of a schedule, newest first."""
     rows = (
         select(_readable(Tick.scheduled_for), _readable(Tick.fired_at), Tick.job_id, Tick.refusal)

@@ -1,4 +1,4 @@
-"""The statements on strict mode, on keys that sign users, and on logins that are one user."""
+"""The statements on strict mode, on keys that sign users, and on logins that are bound to one user."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ _VALID = "coalesce(expires_at, 'infinity') > now()"
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """A key as its owner sees it. Without ``expires_at`` it is valid until somebody ends it."""
+    """A key as its owner sees it. Without ``expires_at`` it is valid until somebody removes it or sets its end."""
 
     id: UUID
     created_at: datetime
@@ -20,7 +20,7 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True)
 class RoleView:
-    """A login that is one user, and whether that login exists still."""
+    """A login that is bound to one user, and whether the login still exists."""
 
     role: str
     user_id: UUID
@@ -29,9 +29,9 @@ class RoleView:
 
 @dataclass(frozen=True, slots=True)
 class SecurityView:
-    """What the database demands of a service, and by what it verifies it.
+    """Whether a service must sign its users, the keys that verify signatures, and the bound logins.
 
-    ``keys`` is None if this login may not see them: only the tables' owner may.
+    ``keys`` is None if this login may not see them. Only the owner of the tables may.
     """
 
     strict: bool
@@ -41,7 +41,7 @@ class SecurityView:
     roles: list[RoleView]
 
 
-async def security(conn: Raw) -> SecurityView:
+async def read_security(conn: Raw) -> SecurityView:
     """Return whether strict mode is on, every valid key and every bound login."""
     row = await (await conn.execute("SELECT strict, changed_at, changed_by FROM runtime.security")).fetchone()
     roles = await conn.execute(
@@ -59,8 +59,8 @@ async def security(conn: Raw) -> SecurityView:
 
 
 async def _keys(conn: Raw) -> list[KeyView] | None:
-    may = await (await conn.execute("SELECT has_table_privilege('runtime.actor_keys', 'SELECT')")).fetchone()
-    if not (may and may[0]):
+    permission = await (await conn.execute("SELECT has_table_privilege('runtime.actor_keys', 'SELECT')")).fetchone()
+    if not (permission and permission[0]):
         return None
     keys = await conn.execute(
         f"SELECT id, created_at, expires_at FROM runtime.actor_keys WHERE {_VALID} ORDER BY id".encode()
@@ -69,7 +69,7 @@ async def _keys(conn: Raw) -> list[KeyView] | None:
 
 
 async def set_strict(conn: Raw, *, strict: bool, by: str | None) -> None:
-    """Turn strict mode on or off, and note who did."""
+    """Turn strict mode on or off, and write who did it."""
     await conn.execute(
         """INSERT INTO runtime.security (id, strict, changed_by) VALUES (1, %(strict)s, coalesce(%(by)s, session_user))
            ON CONFLICT (id) DO UPDATE SET strict = excluded.strict, changed_by = excluded.changed_by, changed_at = now()
@@ -79,14 +79,14 @@ async def set_strict(conn: Raw, *, strict: bool, by: str | None) -> None:
 
 
 async def end_keys(conn: Raw, *, after: timedelta) -> None:
-    """End every key after ``after``, or sooner where it would end sooner."""
+    """Let every key expire after ``after``; a key that expires sooner stays as it is."""
     await conn.execute(
         "UPDATE runtime.actor_keys SET expires_at = least(expires_at, now() + %(span)s)", {"span": after}
     )
 
 
 async def add_key(conn: Raw, *, inner_pad: bytes, outer_pad: bytes) -> UUID:
-    """Keep the pads of a key; return its id."""
+    """Save the pads of a key; return its id."""
     cursor = await conn.execute(
         "INSERT INTO runtime.actor_keys (inner_pad, outer_pad) VALUES (%(inner)s, %(outer)s) RETURNING id",
         {"inner": inner_pad, "outer": outer_pad},
@@ -98,13 +98,13 @@ async def add_key(conn: Raw, *, inner_pad: bytes, outer_pad: bytes) -> UUID:
 
 
 async def remove_key(conn: Raw, key_id: UUID) -> bool:
-    """Delete a key; return whether it was there."""
+    """Delete a key; return whether it existed."""
     cursor = await conn.execute("DELETE FROM runtime.actor_keys WHERE id = %(id)s", {"id": key_id})
     return cursor.rowcount == 1
 
 
 async def sign(conn: Raw, user_id: UUID, *, span: timedelta) -> str | None:
-    """Return a signature of ``user_id`` by the newest valid key, for so long; None where there is no key."""
+    """Return a signature of ``user_id`` by the newest valid key, valid for ``span``; None if there is no key."""
     cursor = await conn.execute(
         f"""SELECT e.at || '.' || encode(runtime.actor_signature(k.inner_pad, k.outer_pad, %(user)s, e.at), 'hex')
               FROM runtime.actor_keys AS k,
@@ -118,14 +118,14 @@ async def sign(conn: Raw, user_id: UUID, *, span: timedelta) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class LoginRights:
-    """Whether a login sees the rows of everybody, and whether it is a service."""
+    """Whether a login sees the rows of all users, and whether it is a service."""
 
     sees_all: bool
     is_service: bool
 
 
-async def login_rights(conn: Raw, role: str) -> LoginRights | None:
-    """Return what a login may do; None where no login has that name."""
+async def read_login_rights(conn: Raw, role: str) -> LoginRights | None:
+    """Return the rights of a login; None if no login has that name."""
     cursor = await conn.execute(
         """SELECT rolsuper OR rolbypassrls OR EXISTS (
                     SELECT FROM unnest(ARRAY['gristmill_worker', 'gristmill_dispatcher', 'gristmill_operator']) AS g
@@ -140,7 +140,7 @@ async def login_rights(conn: Raw, role: str) -> LoginRights | None:
 
 
 async def bind_role(conn: Raw, role: str, user_id: UUID) -> None:
-    """Make a login one user."""
+    """Bind a login to one user."""
     await conn.execute(
         """INSERT INTO runtime.role_actors (role_name, user_id) VALUES (%(role)s, %(user)s)
            ON CONFLICT (role_name) DO UPDATE SET user_id = excluded.user_id""",
@@ -149,6 +149,6 @@ async def bind_role(conn: Raw, role: str, user_id: UUID) -> None:
 
 
 async def unbind_role(conn: Raw, role: str) -> bool:
-    """Let a login say again whom it speaks for; return whether it was bound."""
+    """Remove the binding of a login, so that it names its users itself again; return whether it was bound."""
     cursor = await conn.execute("DELETE FROM runtime.role_actors WHERE role_name = %(role)s", {"role": role})
     return cursor.rowcount == 1

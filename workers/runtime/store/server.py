@@ -1,4 +1,4 @@
-"""What a server of Postgres says of itself. Light: no SQLAlchemy, for the check that runs every few seconds."""
+"""Read the state of a Postgres server. This module does not import SQLAlchemy: a check uses it every few seconds."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-# Where the position of gristmill's own history stands, and of each domain that another package brings.
+# The table with the revision of gristmill's own schema; each domain of another package has such a table too.
 VERSION_TABLE = "alembic_version"
 VERSION_TABLES = f"""
     SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
@@ -15,7 +15,7 @@ VERSION_TABLES = f"""
 
 
 def versions_statement(tables: Sequence[str]) -> sql.Composed:
-    """Return what reads the revisions of ``tables``, as the domain's name ("": gristmill itself) and the revision."""
+    """Return the statement that reads the revisions of ``tables``: the domain ("" for gristmill) and its revision."""
     return sql.SQL(" UNION ALL ").join(
         sql.SQL("SELECT {}::text, version_num::text FROM {}").format(
             sql.Literal(table.removeprefix(VERSION_TABLE).removeprefix("_")), sql.Identifier("public", table)
@@ -24,14 +24,14 @@ def versions_statement(tables: Sequence[str]) -> sql.Composed:
     )
 
 
-async def revisions(conn: psycopg.AsyncConnection[Any]) -> dict[str, str]:
-    """Return the revision of the database's schema, under "", and those of domains by name; none before the first."""
+async def read_revisions(conn: psycopg.AsyncConnection[Any]) -> dict[str, str]:
+    """Return the revision of gristmill's schema (key "") and those of domains by name; empty before the first one."""
     tables = [table for (table,) in await (await conn.execute(VERSION_TABLES)).fetchall()]
     return dict(await (await conn.execute(versions_statement(tables))).fetchall()) if tables else {}
 
 
-async def clock(conn: psycopg.AsyncConnection[Any]) -> datetime:
-    """Return the time of the server's clock at this moment."""
+async def read_clock(conn: psycopg.AsyncConnection[Any]) -> datetime:
+    """Return the current time of the server's clock."""
     row = await (await conn.execute("SELECT clock_timestamp()")).fetchone()
     assert row is not None
     now: datetime = row[0]

@@ -16,7 +16,7 @@ from workers.runtime.store.tables import TICKETS, JobTable, job_table, tickets
 
 
 class Settled(NamedTuple):
-    """The row that a settled run leaves: ``None`` keeps progress as it is; ``delay`` counts from the settle.
+    """The values that a settle writes for one run. ``progress`` None keeps it; ``delay`` counts from the settle.
 
     ``until`` is the deadline of the wait that the job enters, as a time or counted from the settle.
     """
@@ -39,8 +39,8 @@ class Settled(NamedTuple):
 def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     c = t.column
     values = "".join(f", {c[name]} = v.{c[name]}" for name in attributes)
-    # One evaluation per row, whatever the columns' types: Postgres reads each value from JSON by its own column.
-    # What does not run has nothing to settle.
+    # Postgres converts each JSON value to the type of its column, once per row.
+    # A job that is not running has nothing to settle.
     running = ", ".join(f"'{state}'" for state in sorted(t.lifecycle.running))
     source = f"CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, u.row_values) AS v" if attributes else ""
     wait, of_wait = _wait_columns(t)
@@ -65,7 +65,7 @@ def _settle_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
 
 
 def _wait_columns(t: JobTable) -> tuple[str, str]:
-    """Return what the statement sets and reads beside: the deadline of a wait that a job enters."""
+    """Return the assignment and the columns for the deadline of a wait that a job enters; empty without waits."""
     if t.lifecycle.deadline is None:
         return "", ""
     column = t.column[t.lifecycle.deadline]
@@ -74,25 +74,26 @@ def _wait_columns(t: JobTable) -> tuple[str, str]:
 
 
 async def settle(conn: Raw, model: type[Job], rows: Sequence[Settled]) -> set[UUID]:
-    """Record these outcomes, each under its fence; return the jobs that took theirs.
+    """Record these outcomes, each under its fence; return the jobs that were settled.
 
-    A job missing from the result has moved on: its run is stale and nothing of it was written. All rows must set the
-    same ``values``. Rows are taken in id order, so that two processes that settle the same jobs cannot deadlock.
+    If a job is missing in the result, its run is stale: the job has a newer version, and nothing was written for the
+    run. All rows must set the same ``values``. Rows are locked in id order, so that two processes that settle the same
+    jobs cannot deadlock.
     """
     t = job_table(model)
     ordered = sorted(rows, key=lambda row: row.job_id)
     attributes = tuple(sorted(ordered[0].values))
-    # One JSON parameter, written in Rust: the driver's dozen of arrays cost more than all else in a settle.
+    # One JSON parameter, encoded in Rust: the driver's dozen arrays cost more than the rest of a settle.
     ids = "{" + ",".join([row.job_id.hex for row in ordered]) + "}"
     content = to_json([_fields(t, row) for row in ordered])
     if attributes and has_long_number(content) and any(values_problem(row.values) for row in ordered):
-        raise ValueError("a number has more digits than can be read again")
+        raise ValueError("a number has too many digits to be read again")
     cursor = await conn.execute(_settle_sql(t, attributes), {"rows": content.decode(), "ids": ids})
     return {row[0] for row in await cursor.fetchall()}
 
 
 def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
-    """Return what the statement reads of ``row``; what is left out is null."""
+    """Return the values of ``row`` for the statement; a missing one is null."""
     fields: dict[str, Any] = {
         "job_id": row.job_id.hex,
         "fence": row.fence,
@@ -115,11 +116,11 @@ def _fields(t: JobTable, row: Settled) -> dict[str, Any]:
     return fields
 
 
-async def settled_by(conn: Raw, model: type[Job], rows: Sequence[Settled], *, changed_by: str) -> set[UUID]:
-    """Return the jobs among ``rows``, all of ``model``, whose next transition is their own action by ``changed_by``.
+async def find_settled(conn: Raw, model: type[Job], rows: Sequence[Settled], *, changed_by: str) -> set[UUID]:
+    """Return the jobs of ``rows`` (all of ``model``) that ``changed_by`` has settled: the next transition is theirs.
 
-    After a commit whose answer was lost, this tells a settle that did happen from a fence that was lost. By the action
-    too: a worker that passes on a person's cancel moves its own run's job.
+    If the answer of a commit was lost, this tells whether the settle happened or the fence was lost. The action is
+    compared too, because a worker that passes on a person's cancel changes the job of its own run.
     """
     cursor = await conn.execute(
         f"""SELECT t.job_id, t.version_to - 1, t.change_action FROM {TICKETS}
@@ -128,7 +129,7 @@ async def settled_by(conn: Raw, model: type[Job], rows: Sequence[Settled], *, ch
         {
             **tickets([(row.job_id, row.fence) for row in rows]),
             "changed_by": changed_by,
-            "stages": [step.stage for step in model.__lifecycle__.steps],  # another table may have a job of this id
+            "stages": [step.stage for step in model.__lifecycle__.steps],  # another table may have a job with this id
         },
     )
     made = set(await cursor.fetchall())

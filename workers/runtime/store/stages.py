@@ -1,6 +1,6 @@
-"""How each stage is doing, by counts that indexes serve: a table of millions is asked as cheaply as a small one.
+"""The state of each stage, by counts along indexes: a table with millions of rows costs no more than a small one.
 
-No count looks at more than :data:`MOST` rows; where there are more, it says "more than". Reads only.
+No count reads more than :data:`MAX_COUNTED` rows; if there are more, the view says "more than". Only reads.
 """
 
 from collections import Counter
@@ -15,32 +15,36 @@ from psycopg.rows import dict_row
 from models import every_table
 from models.lifecycle import Job
 from workers.runtime.database import Raw
-from workers.runtime.store.causes import fingerprint
+from workers.runtime.store.causes import cause_of
 from workers.runtime.store.tables import JobTable, job_table
+from workers.runtime.store.waiting import in_list
 
-MOST = 10_000
-# How far back failing attempts are told, and of how many of them the reasons are looked at.
-RECENTLY = timedelta(minutes=5)
-REASONS = 200
-# What `store.settle` and `store.rescue` call an attempt that failed; a person's retry has another origin.
+MAX_COUNTED = 10_000
+# Failed attempts of this period are counted, and the reasons of at most this many of them are read.
+RECENT_PERIOD = timedelta(minutes=5)
+MAX_REASONS_READ = 200
+# The actions that `store.settle` and `store.rescue` write for a failed attempt. A person's retry has another old state.
 FAILED_ATTEMPTS = "change_action IN ('retry', 'fail', 'rescue')"
 
-
-# Whatever the statistics say of a state: there is an index for each of these questions, in the order that is asked for.
-# A bitmap or a sort would read every row of a state before the limit counts.
+# Each of these queries has an index with its order. Whatever the statistics say, the planner must use it: a bitmap scan
+# or a sort would read every row of a state before the limit applies.
 ALONG_INDEXES = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """One stage: its jobs by what they do or wait for, its rate, what goes wrong in it, who may run it.
+    """One stage: the number of its jobs by state, its rate, its failures, and its slots and limits.
 
-    ``ready`` can start at once: due, dispatched or not. ``backing_off`` comes back after a failed attempt or a snooze,
-    ``backing_off_reason`` is the commonest; ``later`` was enqueued for a later time; ``waiting`` is in a state where
-    nobody works: a person or an agent decides. ``completed`` is None for a stage after which jobs go on. Good ends of
-    a domain count as completed, bad ones as failed, neutral ones as cancelled. Ended jobs are those not pruned yet.
-    ``oldest_wait`` is that of what is ready. ``failing_attempts`` failed in the last five minutes, whatever became of
-    their jobs. ``more_than`` names the counts that are at least what is said: there they were not counted on.
+    - ``ready``: jobs that can start at once, because they are due; dispatched or not.
+    - ``backing_off``: jobs that are due later after a failed attempt or a snooze; ``backing_off_reason`` is the most
+      common reason.
+    - ``later``: jobs that were enqueued for a later time.
+    - ``waiting``: jobs in a wait: a person or an agent decides.
+    - ``completed``: None if jobs of this stage continue in another one.
+    - ``completed``, ``failed``, ``cancelled``: good, bad and neutral ends of a domain count here; pruned jobs do not.
+    - ``oldest_wait``: the longest time that a ready job has waited.
+    - ``failing_attempts``: attempts that failed in the last five minutes, whatever happened to their jobs since.
+    - ``more_than``: the names of the counts that stopped at their maximum; the real number is larger.
     """
 
     stage: str
@@ -69,15 +73,15 @@ async def list_stages(conn: Raw) -> list[StageView]:
     tables = {job_table(model).label: job_table(model) for model in every_table(Job)}
     async with conn.transaction():
         await conn.execute(ALONG_INDEXES)
-        known = await _known(conn)
+        known = await _read_stages(conn)
         counted: dict[str, dict[str, Any]] = {}
         for name in {stage["table_name"] for stage in known} & tables.keys():
-            counted |= await _counts(conn, tables[name])
-        attempts = await _attempts(conn)
+            counted |= await _count_jobs(conn, tables[name])
+        attempts = await _count_attempts(conn)
     return [_view(stage, counted.get(stage["stage"], {}), attempts.get(stage["stage"], {})) for stage in known]
 
 
-async def _known(conn: Raw) -> list[dict[str, Any]]:
+async def _read_stages(conn: Raw) -> list[dict[str, Any]]:
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
         """SELECT s.name AS stage, s.table_name, s.limit_at_most, s.paused_at, s.paused_by,
@@ -92,14 +96,14 @@ async def _known(conn: Raw) -> list[dict[str, Any]]:
 
 @cache
 def _counts_sql(t: JobTable) -> str:
-    """Return one statement whose rows are (stage, what, how many, since when, reason); one of each at most."""
+    """Return one statement with the rows (stage, what, number, since, reason), at most one per stage and what."""
     c, cycle = t.column, t.lifecycle
     parts = []
 
     def count(stage: str, what: str, where: str, *, since: str = "NULL::timestamptz") -> None:
         parts.append(f"""
             SELECT '{stage}'::text, '{what}'::text, count(*), min(since), NULL::text FROM (
-              SELECT {since} AS since FROM {t.name} WHERE {where} LIMIT {MOST + 1}) AS few""")
+              SELECT {since} AS since FROM {t.name} WHERE {where} LIMIT {MAX_COUNTED + 1}) AS few""")
 
     for step in cycle.steps:
         is_state = f"{c['status']} = '{step.ready}'"
@@ -108,22 +112,22 @@ def _counts_sql(t: JobTable) -> str:
         count(step.stage, "ready", undue, since=c["updated_at"])
         count(step.stage, "dispatched", f"{is_state} AND {flight}", since=c["updated_at"])
         count(step.stage, "running", f"{c['status']} = '{step.running}' AND {flight}")
-        if waits := _listed(cycle.waiting.intersection(cycle.states_of(step))):
+        if waits := in_list(cycle.waiting.intersection(cycle.states_of(step))):
             count(step.stage, "waiting", f"{c['status']} IN ({waits})")
         for what, ends in (("failed", cycle.bad), ("cancelled", cycle.neutral)):
-            where = f"{c['status']} IN ({_listed(ends)})"
+            where = f"{c['status']} IN ({in_list(ends)})"
             if len(cycle.steps) > 1:
-                where += f" AND {c['ended_in']} IN ({_listed(cycle.states_of(step))})"
+                where += f" AND {c['ended_in']} IN ({in_list(cycle.states_of(step))})"
             count(step.stage, what, where)
     last = cycle.steps[-1]
-    completed = f"{c['status']} IN ({_listed(cycle.good)})"
-    # Of what ended so many are looked at, the newest; the reason's place tells how many they were.
+    completed = f"{c['status']} IN ({in_list(cycle.good)})"
+    # Only the newest ended jobs are read. The column of the reason holds the number of rows read.
     for what, when in (("completed", "IS NOT NULL"), ("done", "> now() - interval '1 minute'")):
         parts.append(f"""
             SELECT '{last.stage}', '{what}', count(*) FILTER (WHERE went_well), min(since), count(*)::text FROM (
               SELECT {completed} AS went_well, {c["completed_at"]} AS since FROM {t.name}
-               WHERE {c["completed_at"]} {when} ORDER BY {c["completed_at"]} DESC LIMIT {MOST + 1}) AS few""")
-    # One look along the index of due times, whatever the step: of so many the nearest are told apart.
+               WHERE {c["completed_at"]} {when} ORDER BY {c["completed_at"]} DESC LIMIT {MAX_COUNTED + 1}) AS few""")
+    # One scan of the index of due times for all steps, from the earliest due time on.
     stages = " ".join(f"WHEN '{step.ready}' THEN '{step.stage}'" for step in cycle.steps)
     ready = ", ".join(f"'{state}'" for state in sorted(cycle.ready))
     parts.append(f"""
@@ -133,16 +137,12 @@ def _counts_sql(t: JobTable) -> str:
                       WHEN {c["change_action"]} IN ('retry', 'rescue', 'snooze') THEN 'backing_off'
                       ELSE 'later' END AS what, {c["due_at"]} AS since, {c["change_reason"]} AS reason
             FROM {t.name} WHERE {c["status"]} IN ({ready}) AND {c["due_at"]} IS NOT NULL
-           ORDER BY {c["due_at"]} LIMIT {MOST + 1}) AS soon GROUP BY stage, what""")
+           ORDER BY {c["due_at"]} LIMIT {MAX_COUNTED + 1}) AS soon GROUP BY stage, what""")
     return " UNION ALL ".join(parts)
 
 
-def _listed(states: Iterable[str]) -> str:
-    return ", ".join(f"'{state}'" for state in sorted(states))
-
-
-async def _counts(conn: Raw, t: JobTable) -> dict[str, dict[str, Any]]:
-    """Return by stage what its table says."""
+async def _count_jobs(conn: Raw, t: JobTable) -> dict[str, dict[str, Any]]:
+    """Return the counts of one table by stage."""
     cursor = await conn.execute(f"SELECT *, now() FROM ({_counts_sql(t)}) AS counts (stage, what, n, since, reason)")
     found: dict[str, dict[str, Any]] = {step.stage: {} for step in t.lifecycle.steps}
     for stage, what, n, since, reason, now in await cursor.fetchall():
@@ -152,28 +152,29 @@ async def _counts(conn: Raw, t: JobTable) -> dict[str, dict[str, Any]]:
         one[what][0] for one in found.values() for what in ("ready due", "backing_off", "later") if what in one
     )
     for one in found.values():
-        one["cut"] = looked > MOST  # further due times were not looked at, of whatever stage
+        one["cut"] = looked > MAX_COUNTED  # later due times were not read, for any stage
     return found
 
 
-async def _attempts(conn: Raw) -> dict[str, dict[str, Any]]:
-    """Return by stage how many attempts failed recently and why most did; and how many a step before the last ended."""
+async def _count_attempts(conn: Raw) -> dict[str, dict[str, Any]]:
+    """Return by stage the recent failed attempts with their reasons, and the completions before the last step."""
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
         f"""SELECT s.name AS stage, failed.n AS failing, failed.reasons, done.n AS done
               FROM runtime.stages AS s
              CROSS JOIN LATERAL (
-               SELECT count(*) AS n, (array_agg(change_reason ORDER BY created_at DESC))[:{REASONS}] AS reasons FROM (
+               SELECT count(*) AS n,
+                      (array_agg(change_reason ORDER BY created_at DESC))[:{MAX_REASONS_READ}] AS reasons FROM (
                  SELECT t.change_reason, t.created_at FROM runtime.transitions AS t
                   WHERE t.stage = s.name AND t.created_at > now() - %(recently)s AND t.{FAILED_ATTEMPTS}
-                    AND t.old_state = s.running ORDER BY t.created_at DESC LIMIT {MOST + 1}) AS few) AS failed
+                    AND t.old_state = s.running ORDER BY t.created_at DESC LIMIT {MAX_COUNTED + 1}) AS few) AS failed
              CROSS JOIN LATERAL (
                SELECT count(*) AS n FROM (
                  SELECT FROM runtime.transitions AS t
                   WHERE t.stage = s.name AND t.created_at > now() - interval '1 minute'
                     AND t.change_action = 'complete' AND lower(t.new_state::text) <> 'completed'
-                  ORDER BY t.created_at DESC LIMIT {MOST + 1}) AS few) AS done""",
-        {"recently": RECENTLY},
+                  ORDER BY t.created_at DESC LIMIT {MAX_COUNTED + 1}) AS few) AS done""",
+        {"recently": RECENT_PERIOD},
     )
     return {row["stage"]: row for row in await cursor.fetchall()}
 
@@ -183,9 +184,9 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
 
     def number(name: str, *whats: str) -> int:
         n: int = sum(found[what][0] for what in whats if what in found)
-        if n > MOST or (found.get("cut") and not {"backing_off", "later"}.isdisjoint(whats)):
+        if n > MAX_COUNTED or (found.get("cut") and not {"backing_off", "later"}.isdisjoint(whats)):
             more.append(name)
-        return min(n, MOST)
+        return min(n, MAX_COUNTED)
 
     waits = [found[what][1] for what in ("ready", "ready due", "dispatched") if what in found and found[what][1]]
     counts = {
@@ -193,12 +194,12 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
     }
     ready = number("ready", "ready", "ready due", "dispatched")
     if "ready" in more:
-        more.append("oldest_wait")  # of those that were counted
+        more.append("oldest_wait")  # it covers only the counted jobs
     completed = number("completed", "completed") if "completed" in found else None
-    if completed is not None and int(found["completed"][2]) > MOST and "completed" not in more:
-        more.append("completed")  # of those that ended last
+    if completed is not None and int(found["completed"][2]) > MAX_COUNTED and "completed" not in more:
+        more.append("completed")  # it covers only the jobs that ended last
     failing = attempts.get("failing") or 0
-    if failing > MOST:
+    if failing > MAX_COUNTED:
         more.append("failing_attempts")
     return StageView(
         stage=stage["stage"],
@@ -208,8 +209,8 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
         completed=completed,
         oldest_wait=max(found["now"] - min(waits), timedelta()) if waits else None,
         done_last_minute=_per_minute(found) if "done" in found else attempts.get("done") or 0,
-        failing_attempts=min(failing, MOST),
-        failing_reason=_commonest(attempts.get("reasons") or ()),
+        failing_attempts=min(failing, MAX_COUNTED),
+        failing_reason=_most_common(attempts.get("reasons") or ()),
         slots=stage["slots"],
         limit_at_most=stage["limit_at_most"],
         paused_at=stage["paused_at"],
@@ -219,18 +220,18 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
 
 
 def _per_minute(found: dict[str, Any]) -> int:
-    """Return how many were done in the last minute; of more than are counted, as many as their rate makes of it."""
+    """Return the jobs done in the last minute; if there were more than are counted, extrapolate from their rate."""
     n, since, looked_at = found["done"]
-    if int(looked_at) <= MOST:
+    if int(looked_at) <= MAX_COUNTED:
         return int(n)
     seconds: float = max((found["now"] - since).total_seconds(), 0.001)
     return int(n * 60 / seconds)
 
 
-def _commonest(reasons: Iterable[str | None]) -> str | None:
-    """Return the reason that most of these have in common, as the newest words it."""
-    told = [reason for reason in reasons if reason]
-    if not told:
+def _most_common(reasons: Iterable[str | None]) -> str | None:
+    """Return the most common reason (by cause), in the words of the newest attempt."""
+    known = [reason for reason in reasons if reason]
+    if not known:
         return None
-    cause = Counter(map(fingerprint, told)).most_common(1)[0][0]
-    return next(reason for reason in told if fingerprint(reason) == cause)
+    cause = Counter(map(cause_of, known)).most_common(1)[0][0]
+    return next(reason for reason in known if cause_of(reason) == cause)

@@ -1,4 +1,4 @@
-"""The states that a person may name: each table's own, in any case, and the groups that every table has."""
+"""The states that a person may name: those of each table, in upper or lower case, and the groups of all tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,27 +6,26 @@ from dataclasses import dataclass, field
 from workers.runtime.database import Raw
 from workers.runtime.refusals import Problem, Refusal, quoted
 
-# By the place that a lifecycle gives them: jobs that wait for a worker or for a decision, jobs that run, and jobs that
-# ended. A good end of a domain is found with the completed ones, a bad one with the failed, a neutral one with the
-# cancelled.
+# Groups of states: jobs that wait for a worker or for a decision, jobs that run, and three groups of jobs that ended.
+# A good end of a domain belongs to the completed jobs, a bad one to the failed, a neutral one to the cancelled.
 GROUPS = ("waiting", "running", "completed", "failed", "cancelled")
-# Further words: only those that wait for a worker; all that ended; all that did not.
-ALSO = {"ready": ("ready",), "ended": ("completed", "failed", "cancelled"), "open": ("waiting", "running")}
+# More groups: jobs that wait for a worker; all jobs that ended; all jobs that did not.
+FURTHER_GROUPS = {"ready": ("ready",), "ended": ("completed", "failed", "cancelled"), "open": ("waiting", "running")}
 _KINDS = {"completed": "good", "failed": "bad", "cancelled": "neutral"}
 
 TableState = tuple[str, str]
 
 
 class UnknownStateError(Refusal, ValueError):
-    """No table has such a state and no group is named so; the message is one line with the known names."""
+    """No table has this state and no group has this name. The message is one line with the known names."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableStates:
-    """The states of one job table, as its lifecycle in the database says.
+    """The states of one job table, from its lifecycle in the database.
 
-    ``waits`` are those in which nobody works; ``ends`` says of each end beside the three whether it is good, bad or
-    neutral; ``shown_as`` has the public names of states.
+    In the states of ``waits`` nobody works. ``ends`` maps each further terminal state to good, bad or neutral.
+    ``shown_as`` has the public names of states.
     """
 
     table: str
@@ -49,10 +48,10 @@ class TableStates:
         return [getattr(self, name), *(end for end, kind in self.ends.items() if kind == _KINDS[name])]
 
     def is_named(self, state: str, wanted: str) -> bool:
-        """Tell whether ``wanted`` is the name of ``state`` or its public name, in any case."""
-        return wanted in {state.casefold(), self.shown(state).casefold()}
+        """Tell whether ``wanted`` (case-folded) is the name of ``state`` or its public name."""
+        return wanted in {state.casefold(), self.public_name(state).casefold()}
 
-    def shown(self, state: str) -> str:
+    def public_name(self, state: str) -> str:
         return self.shown_as.get(state, state)
 
     def all(self) -> list[str]:
@@ -60,9 +59,9 @@ class TableStates:
 
 
 async def table_states(conn: Raw) -> list[TableStates]:
-    """Return what every job table's states are, those of a newer release's tables too."""
+    """Return the states of every job table, also of tables that a newer release added."""
     cursor = await conn.execute(
-        # A lifecycle's terminal states stand in this order, from the first release on.
+        # The first three terminal states of a lifecycle have this order since the first release.
         """SELECT l.table_name, array_agg(s.ready::text ORDER BY s.name), array_agg(s.running::text ORDER BY s.name),
                   l.terminal[1], l.terminal[2], l.terminal[3],
                   array(SELECT jsonb_object_keys(l.waits) ORDER BY 1), l.ends, l.shown_as
@@ -72,16 +71,19 @@ async def table_states(conn: Raw) -> list[TableStates]:
     return [TableStates(*row) for row in await cursor.fetchall()]
 
 
-async def states_named(conn: Raw, name: str) -> list[TableState]:
-    """Return every (table, state) that ``name`` means, in any case; raise UnknownStateError with the known names."""
-    return meant(await table_states(conn), name)
+async def find_states(conn: Raw, name: str) -> list[TableState]:
+    """Return every (table, state) that ``name`` means; raise UnknownStateError with the known names."""
+    return match_states(await table_states(conn), name)
 
 
-def meant(tables: Iterable[TableStates], name: str) -> list[TableState]:
-    """Return every (table, state) that ``name`` means: a group's, and those of that name or public name. Pure."""
+def match_states(tables: Iterable[TableStates], name: str) -> list[TableState]:
+    """Return every (table, state) that ``name`` means: a group, a state or a public name. Pure.
+
+    Upper and lower case are the same.
+    """
     tables = list(tables)
     wanted = name.strip().casefold()
-    groups = ALSO.get(wanted, (wanted,) if wanted in GROUPS else ())
+    groups = FURTHER_GROUPS.get(wanted, (wanted,) if wanted in GROUPS else ())
     found = [
         (table.table, state)
         for table in tables
@@ -89,8 +91,10 @@ def meant(tables: Iterable[TableStates], name: str) -> list[TableState]:
         if table.is_named(state, wanted) or any(state in table.group(group) for group in groups)
     ]
     if not found:
-        names = {name.casefold() for table in tables for state in table.all() for name in (state, table.shown(state))}
-        own = sorted(names - set(GROUPS) - set(ALSO))
-        known = ", ".join((*GROUPS, *ALSO, *own))
+        names = {
+            name.casefold() for table in tables for state in table.all() for name in (state, table.public_name(state))
+        }
+        own = sorted(names - set(GROUPS) - set(FURTHER_GROUPS))
+        known = ", ".join((*GROUPS, *FURTHER_GROUPS, *own))
         raise UnknownStateError(Problem("status", f"must be one of {known}", quoted(name)))
     return found

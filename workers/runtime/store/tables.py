@@ -1,4 +1,4 @@
-"""The names a kernel statement needs of one job table, read from its model."""
+"""The names of one job table that kernel statements need, read from its model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from workers.runtime.undecodable import Undecodable, first_undecodable
 class JobTable:
     """One job table: its quoted name, its lifecycle, and ``column[attribute]`` as quoted identifiers.
 
-    ``status_type`` is the SQL type of the status column, an enum where a seed has one: what a statement computes as
-    text is cast to it. ``enums`` are the attributes of such types.
+    ``status_type`` is the SQL type of the status column, an enum in some tables: statements cast a computed text to it.
+    ``enums`` are the attributes with an enum type.
     """
 
     model: type[Job]
@@ -34,13 +34,13 @@ class JobTable:
 
     @property
     def progress_at_end(self) -> str:
-        """The progress of row ``j`` as it fails or is cancelled, as a SQL expression."""
+        """The progress of row ``j`` after it fails or is cancelled, as a SQL expression."""
         return "100" if self.lifecycle.ends_at_full_progress else f"j.{self.column['progress']}"
 
     def jobs(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Job]:
         """Return a detached model instance per row; ``columns`` are the rows' column names.
 
-        Built without a session, as loading would build them: the hot path pays no ORM for it.
+        They are built without a session and equal loaded ones: code that runs once per job must not use the ORM.
         """
         attributes = [self.attribute[name] for name in columns]
         new_instance = inspect(self.model).class_manager.new_instance
@@ -48,7 +48,7 @@ class JobTable:
         for row in rows:
             job: Job = new_instance()
             job.__dict__.update(zip(attributes, row, strict=True))
-            for name in self.enums:  # which the driver does not know, and hands over as they came
+            for name in self.enums:  # the driver does not know enum types and returns bytes
                 if isinstance(value := job.__dict__.get(name), bytes):
                     job.__dict__[name] = value.decode()
             jobs.append(job)
@@ -56,11 +56,11 @@ class JobTable:
 
 
 async def loaded_jobs(t: JobTable, cursor: AsyncCursor[Any]) -> list[Job]:
-    """Return the jobs that ``cursor`` found, each with why it cannot be read, if it cannot (:func:`unreadable`)."""
+    """Return the jobs that ``cursor`` found. A job with an unreadable value has the reason (:func:`unreadable`)."""
     made = Undecodable.made
     rows = await fetch_carefully(cursor)
     jobs = t.jobs([column.name for column in cursor.description or ()], rows)
-    if Undecodable.made != made:  # else there is nothing to look for
+    if Undecodable.made != made:  # otherwise no value was unreadable
         for job in jobs:
             job.__dict__[_UNREADABLE] = first_undecodable((name, job.__dict__.get(name)) for name in t.column)
     return jobs
@@ -70,25 +70,25 @@ _UNREADABLE = "_gristmill_unreadable"
 
 
 def unreadable(job: Job) -> str | None:
-    """Return which value of a claimed job cannot be read and why; None where its handler can have it."""
+    """Return which value of a claimed job cannot be read and why; None if its handler can run."""
     reason: str | None = job.__dict__.get(_UNREADABLE)
     return reason
 
 
 def mark_unreadable(job: Job, reason: str) -> None:
-    """Have :func:`unreadable` return ``reason``: Postgres itself could not hand out the job's row."""
+    """Let :func:`unreadable` return ``reason``, because Postgres could not send the job's row."""
     job.__dict__[_UNREADABLE] = reason
 
 
-# What every statement on a batch of runs reads: ``tickets`` by position, and its rows by primary key. ``ANY`` makes the
-# planner walk just these keys of the index, whatever it believes of the table; a state belongs inside ``CASE``, which
-# matches no partial index and is never thought to be rare. Without both, under statistics of another hour, a claim of
-# 512 of 20,000 rows read all of them and compared each pair (140 ms instead of 12).
+# The FROM item of every statement on a batch of runs. Such a statement also has ``id = ANY (%(ids)s)``, so that the
+# planner reads only these keys of the primary key's index, whatever the statistics say. It puts a state inside a
+# ``CASE``: this matches no partial index, and the planner never takes it for rare. Without both, and with outdated
+# statistics, a claim of 512 of 20,000 rows read all rows and compared each pair (140 ms instead of 12 ms).
 TICKETS = "unnest(%(ids)s::uuid[], %(versions)s::int[]) AS u(id, version)"
 
 
 def tickets(runs: Sequence[tuple[UUID, int]]) -> dict[str, str]:
-    """Return the values of :data:`TICKETS`, as Postgres reads arrays: the driver's own way costs thrice as much."""
+    """Return the values of :data:`TICKETS` as array literals: arrays of the driver cost three times as much."""
     return {
         "ids": "{" + ",".join([id.hex for id, _ in runs]) + "}",
         "versions": "{" + ",".join([str(version) for _, version in runs]) + "}",

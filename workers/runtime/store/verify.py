@@ -1,4 +1,4 @@
-"""Check every job against its recorded history. Reads whole tables: for people and tests, not for loops."""
+"""Check every job against its history. This reads whole tables: people and tests may use it, no loop may."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -10,15 +10,19 @@ from workers.runtime.database import Raw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryCheck:
-    """The jobs of one stage compared with their histories. The last six say what must never be: all of them are 0.
+    """The jobs of one stage compared with their histories. The last six counts are violations: all must be 0.
 
-    ``waiting`` jobs wait for a worker or for a decision. Ends of a domain count as completed (good), failed (bad) or
-    cancelled (neutral).
-    ``ends`` are transitions into a terminal state, ``reopened`` those out of one (an operator's retry), so that a
-    job has ended exactly once for each time it could: ``ended_twice`` counts the others. ``gaps`` are versions that
-    do not follow each other or begin above 1, ``duplicates`` versions written twice, ``mismatched`` rows that are
-    not where their history ends, ``unrecorded`` rows without one, ``lost`` jobs that are gone
-    and have a history without an end. ``suspects`` are the first ids of these.
+    - ``gone``: jobs that have a history but no row.
+    - ``waiting``: jobs that wait for a worker or for a decision.
+    - ``completed``, ``failed``, ``cancelled``: good, bad and neutral ends of a domain count here.
+    - ``ends``: transitions into a terminal state; ``reopened``: transitions out of one (an operator's retry).
+    - ``ended_twice``: jobs that ended more often, or less often, than their start and their retries allow.
+    - ``gaps``: versions that do not follow each other or begin above 1.
+    - ``duplicates``: versions written twice.
+    - ``mismatched``: rows with another state or version than the end of their history.
+    - ``unrecorded``: rows without a history.
+    - ``lost``: jobs that are gone and have a history without an end.
+    - ``suspects``: the first ids with a violation.
     """
 
     stage: str
@@ -45,8 +49,8 @@ class HistoryCheck:
         return self.ended_twice + self.gaps + self.duplicates + self.mismatched + self.unrecorded + self.lost
 
 
-# If a job's table is gone, nothing says which states were ends: then the action of the last transition decides.
-# A history may begin late only where the months before it were dropped: its job is older than the first one kept.
+# If a job's table is gone, no row says which states were terminal: then the action of the last transition decides.
+# A history may begin late only if its earlier months were dropped: then the job is older than the first month kept.
 _VERIFY = """
 WITH recorded AS (
   SELECT t.job_id, l.table_name, t.stage, t.old_state, t.new_state, t.version_from, t.version_to,
@@ -57,7 +61,7 @@ WITH recorded AS (
          lead(t.version_to) OVER steps IS NULL AS newest
     FROM runtime.transitions AS t
     LEFT JOIN runtime.stages AS s ON s.name = t.stage LEFT JOIN runtime.lifecycles AS l USING (table_name)
-  -- Two tables may have a job of one id.
+  -- Two tables may have a job with the same id.
   WINDOW steps AS (PARTITION BY t.job_id, l.table_name ORDER BY t.version_to, t.created_at)),
 histories AS (
   SELECT job_id, table_name, max(stage) FILTER (WHERE newest) AS stage, max(new_state) FILTER (WHERE newest) AS state,
@@ -101,7 +105,7 @@ SELECT d.stage, count(*) FILTER (WHERE present)::int AS jobs, count(*) FILTER (W
 
 
 async def verify_history(conn: Raw, *, stage: str | None = None) -> list[HistoryCheck]:
-    """Hold every job against its transitions, in one snapshot; return the counts per stage. Reads whole tables."""
+    """Check every job against its transitions, in one snapshot; return the counts per stage. Reads whole tables."""
     cursor = conn.cursor(row_factory=class_row(HistoryCheck))
     await cursor.execute(_VERIFY, {"stage": stage})
     return await cursor.fetchall()

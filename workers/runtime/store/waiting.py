@@ -1,14 +1,15 @@
-"""What ends a wait: the predicate and the columns that a decision and an expiry share.
+"""The end of a wait: the predicate and the assignments that a decision and an expiry share.
 
-Both are one UPDATE that repeats this predicate on the locked row. They look at the same clock from two sides of the
-deadline, so exactly one of two decisions, or of a decision and the expiry, wins.
+Both are one UPDATE that repeats this predicate on the locked row. A decision counts before the deadline, an expiry
+after it, by the same clock. So of two decisions, or of a decision and the expiry, exactly one wins.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from workers.runtime.store.tables import JobTable
 
-# How the deadline of a wait is written for people.
+# The deadline of a wait, as people read it.
 AS_TEXT = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"')"
 
 
@@ -19,15 +20,15 @@ def deadline_of(t: JobTable) -> str:
     return t.column[t.lifecycle.deadline]
 
 
-def in_list(states: frozenset[str]) -> str:
-    """Return ``states`` as SQL lists them."""
+def in_list(states: Iterable[str]) -> str:
+    """Return ``states`` as the list of a SQL ``IN``."""
     return ", ".join(f"'{state}'" for state in sorted(states))
 
 
 def still_waits(t: JobTable, *, deadline: Literal["ahead", "passed"]) -> str:
     """Return the condition under which row ``j`` is still in a wait, on the given side of its deadline.
 
-    Asked of the clock and not of the transaction's start: a statement that waited for the row asks again.
+    It reads the clock, not the start of the transaction: a statement that waited for the row evaluates it again.
     """
     side = ">" if deadline == "ahead" else "<="
     waits = in_list(t.lifecycle.waiting)
@@ -37,9 +38,9 @@ def still_waits(t: JobTable, *, deadline: Literal["ahead", "passed"]) -> str:
 
 
 def leave(t: JobTable, *, into: str, until: str) -> str:
-    """Return what is set on row ``j`` as it leaves its wait for the state ``into``: assignments, both SQL expressions.
+    """Return the assignments to row ``j`` when it leaves its wait for the state ``into``.
 
-    ``until`` is the deadline of a further wait, if it leads to one.
+    ``into`` and ``until`` are SQL expressions; ``until`` is the deadline if the new state is a wait again.
     """
     c, cycle = t.column, t.lifecycle
     ends = f"{into} IN ({in_list(cycle.terminal)})"

@@ -1,4 +1,4 @@
-"""How long a job has waited for what is away, by its history. Asked only when something is away."""
+"""How long a job has waited for something that is away, from its history. Read only while something is away."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -16,10 +16,10 @@ _WAITED = """
      WHERE h.job_id = %(id)s AND h.stage = %(stage)s AND h.change_action = 'snooze' AND h.change_reason LIKE %(like)s"""
 
 
-async def waited(conn: Raw, stage: str, job_id: UUID, *, like: str) -> Waited | None:
-    """Return since when a job waits for reasons ``like`` this, None where it has not.
+async def read_waited(conn: Raw, stage: str, job_id: UUID, *, like: str) -> Waited | None:
+    """Return how long a job has waited for reasons ``like`` this; None if it has not.
 
-    The first wait counts from its last retry: who sends a job again sends it with new patience.
+    Only waits after its last retry count for the first wait: a retried job may wait for the full time again.
     """
     cursor = await conn.execute(_WAITED, {"id": job_id, "stage": stage, "like": like, "found": FOUND})
     row = await cursor.fetchone()

@@ -1,4 +1,4 @@
-"""Every worker process that shows itself in the database, as people see it."""
+"""The worker processes in the database, as people see them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from workers.runtime.database import Raw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
-    """One worker process; ``state`` is running, draining, or silent since its lease ended.
+    """One worker process; ``state`` is running, draining, or silent (its lease has ended).
 
-    ``running`` is what it said at its last sign of life. ``provider`` is who answers its language model calls, None
-    until it has told (or of an older release).
+    ``running`` is the number of its jobs at its last heartbeat. ``provider`` is who answers its language model calls;
+    None if the process has not written it yet or is of an older release.
     """
 
     id: UUID
@@ -36,7 +36,7 @@ class WorkerView:
 
 
 async def list_workers(conn: Raw) -> list[WorkerView]:
-    """Return every worker whose row is there, by name: those that fell silent stay for a day."""
+    """Return every worker that has a row, by name. The row of a silent worker stays for a day."""
     cursor = conn.cursor(row_factory=class_row(WorkerView))
     await cursor.execute(
         """SELECT id, name, queues, slots, running, lease_seconds, lease_until, started_at, heartbeat_at, draining_at,

@@ -1,4 +1,7 @@
-"""A worker process claims its jobs: under its own lease, and without waiting for locks. It outwaits a lost database."""
+"""Claim jobs for one worker process: under its own lease, and without waiting for locks.
+
+If Postgres is away, a claim waits until it is back.
+"""
 
 import asyncio
 import math
@@ -11,19 +14,19 @@ import psycopg
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import soon
+from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Stage
-from workers.runtime.store.claim import Ticket, claim, claim_without_payload, claimed_before
+from workers.runtime.store.claim import Ticket, claim, claim_without_payload, read_claimed_before
 from workers.runtime.store.dispatch import unmark_exactly
 from workers.runtime.store.tables import mark_unreadable
 
 log = structlog.get_logger(__name__)
 
-# Of a worker that drains; any other waits as long as Postgres is away.
-ATTEMPTS = 4
+# A draining worker gives up after this many attempts. Any other worker waits as long as Postgres is away.
+MAX_ATTEMPTS_WHILE_DRAINING = 4
 # If no heartbeat succeeds within this time, another worker should have the batch.
 LEASE_PATIENCE_SECONDS = 2.0
 
@@ -45,12 +48,12 @@ class Claims:
         self._renewed.set()
 
     def close(self) -> None:
-        """Stop waiting, from now on."""
+        """Stop waiting for Postgres and for heartbeats, from now on."""
         self._closed = True
         self._renewed.set()
 
     async def is_leased(self) -> bool:
-        """Tell whether the lease holds; wait a little for a heartbeat. A claim without a lease would be rescued."""
+        """Tell whether the lease is valid; wait a little for a heartbeat. A claim without a lease would be rescued."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LEASE_PATIENCE_SECONDS):
                 while time.monotonic() >= self._leased_until and not self._closed:
@@ -61,9 +64,9 @@ class Claims:
     async def claim(self, stage: Stage, tickets: Sequence[Ticket]) -> AsyncIterator[list[Job]]:
         """Claim, and yield the jobs as they are claimed; wait as long as Postgres is away.
 
-        Only a draining worker gives up after a few attempts. If Postgres cannot hand out a row, the batch is halved
-        until that row is alone: its job comes without payload and says why (``unreadable``), the others come whole.
-        No error of the database leaves this method: a ticket that is not claimed comes due again.
+        Only a draining worker gives up after a few attempts. If Postgres cannot read a row, the batch is halved until
+        that row is alone. Its job is yielded without payload, with the reason (``unreadable``); the other jobs are
+        complete. This method raises no database error: a ticket that is not claimed becomes due again.
         """
         try:
             jobs = await self._claim_patiently(stage, tickets)
@@ -82,7 +85,7 @@ class Claims:
         yield jobs
 
     async def _claim_unreadable(self, stage: Stage, tickets: Sequence[Ticket], reason: str) -> list[Job]:
-        """Claim a job that Postgres cannot hand out, without its payload; none where even that fails."""
+        """Claim a job that Postgres cannot read, without its payload; return no job if that fails too."""
         try:
             async with self._database.kernel() as conn:
                 jobs = await claim_without_payload(conn, stage, tickets, owner=self._worker_id)
@@ -96,11 +99,11 @@ class Claims:
     async def _claim_patiently(self, stage: Stage, tickets: Sequence[Ticket]) -> list[Job]:
         """Claim, waiting as long as Postgres is away; only a draining worker gives up after a few attempts.
 
-        If the answer to a claim was lost with the connection, the claim may have been committed: its jobs are ours to
-        run. Rows that somebody holds are left out, their tickets come due again.
+        If the connection broke before the answer came, the claim may have been committed. Then its jobs are ours to
+        run. Locked rows are left out; their tickets become due again.
         """
         attempt, held, unsure = 0, False, False
-        while not (self._closed and attempt >= ATTEMPTS):
+        while not (self._closed and attempt >= MAX_ATTEMPTS_WHILE_DRAINING):
             leased = not attempt or await self.is_leased()
             if not leased and not unsure:
                 return []
@@ -111,19 +114,19 @@ class Claims:
                 if is_caused_by_a_row(error) or not is_database_away(error):
                     raise
                 if is_locked(error) and not unsure:
-                    if held:  # the whole table is
+                    if held:  # the whole table is locked
                         return []
                     held = True
                     continue
                 unsure |= not is_locked(error)
                 log.warning("claim_waits_for_database", stage=stage.name, attempt=attempt, error=describe(error))
-                await asyncio.sleep(soon(attempt, draw=self._draw))
+                await asyncio.sleep(reconnect_seconds(attempt, draw=self._draw))
         return []
 
     async def _claim(
         self, stage: Stage, tickets: Sequence[Ticket], *, unsure: bool, free_only: bool, leased: bool
     ) -> list[Job]:
-        """Claim, if there is a lease. If ``unsure``, also find what an earlier attempt without an answer claimed."""
+        """Claim, if there is a lease. If ``unsure``, also find the jobs of an earlier claim that got no answer."""
         async with self._database.kernel() as conn:
             failpoint("claim.before")
             jobs: list[Job] = []
@@ -131,14 +134,14 @@ class Claims:
                 jobs = await claim(conn, stage, tickets, owner=self._worker_id, free_only=free_only)
             failpoint("claim.after")
             if unsure:
-                # After the claim, not before: what a twin of this message has settled by now is not found any more.
+                # After the claim, not before: jobs that a duplicate of this message has settled by now are not found.
                 new = {job.id for job in jobs}
-                found = await claimed_before(conn, stage, tickets, owner=self._worker_id)
+                found = await read_claimed_before(conn, stage, tickets, owner=self._worker_id)
                 jobs += [job for job in found if job.id not in new]
             return jobs
 
     async def hand_back(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
-        """Give these tickets back, so that another worker has them at once; if that fails, they come due later."""
+        """Give these tickets back, so that another worker gets them at once; if that fails, they become due later."""
         with suppress(Exception):
             async with self._database.kernel() as conn:
                 await unmark_exactly(conn, stage.model, tickets)

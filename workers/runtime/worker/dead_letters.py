@@ -1,7 +1,7 @@
-"""Messages that the Celery door refused: keep each with its reason, and count what comes again.
+"""Keep the messages that the Celery door refused, each with its reason, and count repeated ones.
 
-Knows messages as their bytes and what was read of them; Celery is the transport's. People look at them, and replay
-them, by :mod:`workers.runtime.operate.dead_letters`.
+This module sees a message as bytes and the values read from them; it knows no Celery. People list and replay the
+messages with :mod:`workers.runtime.operate.dead_letters`.
 """
 
 import asyncio
@@ -17,28 +17,28 @@ import structlog
 
 from workers.runtime.database import Database, is_database_away
 from workers.runtime.handler.errors import describe, one_line
-from workers.runtime.operate.requests import DOOR, MOST_MESSAGE_BYTES, keyed, without_signature
+from workers.runtime.operate.requests import DOOR, MAX_MESSAGE_BYTES, has_idempotency_key, without_signature
 from workers.runtime.refusals import without_value
 from workers.runtime.store import dead_letters as store
-from workers.runtime.store.dead_letters import REASON_CHARACTERS
+from workers.runtime.store.dead_letters import MAX_REASON_CHARACTERS
 
 log = structlog.get_logger(__name__)
 
-# Of a message that is larger than the door takes, the beginning; any other is kept whole, for a replay.
+# A message that is too large for the door is cut to these bytes. Others are kept whole, for a replay.
 CUT_BYTES = 65_536
-SHOWN_CHARACTERS = 8_000
-NAME_CHARACTERS = 255
-# Beyond so many messages or bytes only their reasons are kept and counted: a flood must not fill the database.
-MOST_KEPT, MOST_KEPT_BYTES = 10_000, 256 * 1024 * 1024
+MAX_JSON_CHARACTERS = 8_000
+MAX_FIELD_CHARACTERS = 255
+# If the table holds more messages or bytes, only reasons are kept and counted: a flood must not fill the database.
+MAX_KEPT_MESSAGES, MAX_KEPT_BYTES = 10_000, 256 * 1024 * 1024
 COUNT_SECONDS = 1.0
 FULL_CHECK_SECONDS = 5.0
-# Messages of which a process remembers that they are kept, and those that wait to be while Postgres is away.
-MOST_REMEMBERED, MOST_WAITING = 10_000, 1_000
+# How many kept messages a process remembers, and how many may wait to be kept while Postgres is away.
+MAX_REMEMBERED, MAX_WAITING = 10_000, 1_000
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A refused message as far as it could be read, and why it was refused."""
+    """A refused message, as far as it could be read, and the reason."""
 
     reason: str
     body: bytes
@@ -50,9 +50,9 @@ class DeadLetter:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """What tells this message from others: its content, and its id if a replay would make a job by that id.
+        """Identify this message: by its content, and by its id if a replay would use that id as the job's key.
 
-        Where nothing is kept of the content, the reason stands for it.
+        If no content is kept, the reason is used instead.
         """
         digest = hashlib.sha256()
         own = self._id_of_job() if self.body else self.reason
@@ -62,17 +62,19 @@ class DeadLetter:
         return digest.digest()
 
     def _id_of_job(self) -> str | None:
-        """Return the message's id if its job would have that id as its key, so that each message is a job."""
+        """Return the message's id if a job would use it as its key: then each message is a job of its own."""
         if self.task != DOOR:
             return None
         arguments, keywords = self.read
-        if not isinstance(arguments, list) or not isinstance(keywords, dict) or keyed(arguments, keywords):
+        if not isinstance(arguments, list) or not isinstance(keywords, dict):
+            return None
+        if has_idempotency_key(arguments, keywords):
             return None
         return self.message_id
 
     @cached_property
     def read(self) -> tuple[Any, Any]:
-        """Return the arguments and keywords of the body, or two times None for what is no such body."""
+        """Return the arguments and keywords of the body, or None twice if it has none."""
         try:
             content = json.loads(self.body)
             arguments, keywords = content[:2]
@@ -82,40 +84,40 @@ class DeadLetter:
 
     @property
     def shown_id(self) -> str:
-        """The message's own id, or one that follows from its content."""
+        """The message's own id, or one made from its content."""
         return self.message_id or str(UUID(bytes=self.fingerprint[:16]))
 
     def reason_only(self) -> "DeadLetter":
-        """Return what is kept of it where no more messages are: that something was refused for this reason."""
+        """Return the part that is kept when the table is full: the reason, without the content."""
         return DeadLetter(without_value(self.reason), b"", self.task, queue=self.queue)
 
     def values(self) -> dict[str, Any]:
-        """Return the columns of its row, each within its bound and without what Postgres cannot store."""
+        """Return the columns of its row, each within its limit and without characters that Postgres cannot store."""
         arguments, keywords = self.read
         return {
             "fingerprint": self.fingerprint,
-            "reason": _text(self.reason, REASON_CHARACTERS) or "no reason was given",
-            "task": _text(self.task, NAME_CHARACTERS),
-            "message_id": _text(self.message_id, NAME_CHARACTERS),
-            "queue": _text(self.queue, NAME_CHARACTERS),
+            "reason": _text(self.reason, MAX_REASON_CHARACTERS) or "no reason was given",
+            "task": _text(self.task, MAX_FIELD_CHARACTERS),
+            "message_id": _text(self.message_id, MAX_FIELD_CHARACTERS),
+            "queue": _text(self.queue, MAX_FIELD_CHARACTERS),
             "content_type": _text(self.content_type, 100),
             "content_encoding": _text(self.content_encoding, 50),
             "arguments": _json(arguments),
             "keywords": _json(without_signature(keywords)),
-            "body": self.body if len(self.body) <= MOST_MESSAGE_BYTES else self.body[:CUT_BYTES],
+            "body": self.body if len(self.body) <= MAX_MESSAGE_BYTES else self.body[:CUT_BYTES],
             "size": len(self.body),
         }
 
 
-def _text(value: str | None, most: int) -> str | None:
-    return None if value is None else one_line(str(value))[:most]
+def _text(value: str | None, max_characters: int) -> str | None:
+    return None if value is None else one_line(str(value))[:max_characters]
 
 
 def _json(value: object) -> str | None:
     if value is None:
         return None
     try:
-        return json.dumps(value)[:SHOWN_CHARACTERS]
+        return json.dumps(value)[:MAX_JSON_CHARACTERS]
     except (ValueError, TypeError, RecursionError):
         return None
 
@@ -123,33 +125,33 @@ def _json(value: object) -> str | None:
 class DeadLetters:
     """Keeps refused messages for one worker process, on its loop.
 
-    Each message is written before :meth:`keep` returns; one that comes again is counted, and written once a second.
-    ``remembered`` is of how many messages it knows that they are kept, ``most`` and ``most_bytes`` how much the table
-    is to hold.
+    Each message is written before :meth:`keep` returns. Repeated messages are counted; the counts are written once a
+    second. ``max_remembered`` is how many kept messages are remembered. The table holds at most ``max_messages`` and
+    ``max_bytes``.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        remembered: int = MOST_REMEMBERED,
-        most: int = MOST_KEPT,
-        most_bytes: int = MOST_KEPT_BYTES,
+        max_remembered: int = MAX_REMEMBERED,
+        max_messages: int = MAX_KEPT_MESSAGES,
+        max_bytes: int = MAX_KEPT_BYTES,
     ) -> None:
         self._database = database
-        self._most_remembered = remembered
-        self._most, self._most_bytes = most, most_bytes
-        # How often a kept message came again since that was last written.
+        self._max_remembered = max_remembered
+        self._max_messages, self._max_bytes = max_messages, max_bytes
+        # How often a kept message was repeated since the last write of the counts.
         self._known: dict[bytes, int] = {}
         self._waiting = 0
         self._room, self._room_bytes = 0, 0
         self._looked_at = 0.0
 
     async def keep(self, letter: DeadLetter) -> None:
-        """Return once the message is kept; waits while Postgres is away."""
+        """Return when the message is kept; wait while Postgres is away."""
         if self._count(letter):
             return
-        if self._waiting >= MOST_WAITING:
+        if self._waiting >= MAX_WAITING:
             log.error("dead_letter_dropped", reason=without_value(letter.reason), rule="Postgres is away for too long")
             return
         self._waiting += 1
@@ -172,7 +174,7 @@ class DeadLetters:
                     if self._count(letter):
                         return
                 async with self._database.session() as session:
-                    await store.put(session, letter.values())
+                    await store.save_message(session, letter.values())
                 self._room, self._room_bytes = self._room - 1, self._room_bytes - len(letter.body)
             except Exception as error:
                 if not is_database_away(error):
@@ -181,13 +183,13 @@ class DeadLetters:
                 await asyncio.sleep(1.0)
             else:
                 break
-        # Another of this content may have been written meanwhile, and counted since.
+        # Meanwhile another message with this content may have been written and counted.
         self._known.setdefault(letter.fingerprint, 0)
-        if len(self._known) > self._most_remembered:
+        if len(self._known) > self._max_remembered:
             self._forget_one()
 
     def _forget_one(self) -> None:
-        """Forget the oldest of which nothing is to be counted: it is looked up when it comes again."""
+        """Forget the oldest message that has no count to write; if it is repeated, it is looked up again."""
         for fingerprint, count in self._known.items():
             if not count:
                 del self._known[fingerprint]
@@ -197,13 +199,13 @@ class DeadLetters:
         now = time.monotonic()
         if now - self._looked_at >= FULL_CHECK_SECONDS:
             async with self._database.session() as session:
-                rows, kept = await store.usage(session, most=self._most)
+                rows, kept = await store.read_usage(session, most=self._max_messages)
             self._looked_at = now
-            self._room, self._room_bytes = self._most - rows, self._most_bytes - kept
+            self._room, self._room_bytes = self._max_messages - rows, self._max_bytes - kept
         return self._room > 0 and self._room_bytes >= size
 
     async def run(self) -> None:
-        """Write once a second what came again."""
+        """Write the counts of repeated messages once a second."""
         while True:
             await asyncio.sleep(COUNT_SECONDS)
             try:
@@ -214,7 +216,7 @@ class DeadLetters:
                 log.warning("dead_letters_wait_for_database", error=describe(error))
 
     async def flush(self) -> None:
-        """Write what came again. What somebody has deleted meanwhile is kept anew when it comes next."""
+        """Write the counts of repeated messages. A message deleted meanwhile is kept again when it is repeated."""
         more = {one: count for one, count in self._known.items() if count}
         if not more:
             return

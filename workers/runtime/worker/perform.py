@@ -1,4 +1,4 @@
-"""From a handler to its settlement: run it, and say what its outcome, its exception or its stop means for its job."""
+"""Run a handler and turn its outcome, its exception or its stop into a settlement of its job."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from workers.runtime.handler.endurance import (
     DATABASE_WAITS,
     PROVIDER_WAITS,
     Waited,
-    after_outage,
-    without_database,
+    after_database_outage,
+    after_provider_outage,
 )
 from workers.runtime.handler.errors import Unavailable, describe, outcome_of
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.tables import unreadable
-from workers.runtime.store.waits import waited
-from workers.runtime.worker.runs import JobEvents, Running, Runs
+from workers.runtime.store.waits import read_waited
+from workers.runtime.worker.runs import Running, RunReports, Runs
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ CROWDED_DELAY = timedelta(seconds=2)
 
 
 class Performer:
-    """Runs handlers for one worker process. What they leave is settled elsewhere."""
+    """Runs handlers for one worker process. It does not settle their outcomes."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Performer:
         runs: Runs,
         *,
         context: Callable[[Running], Context],
-        events: JobEvents,
+        events: RunReports,
         draw: Callable[[], float],
         patience: timedelta,
     ) -> None:
@@ -51,7 +51,7 @@ class Performer:
         self._patience = patience
 
     async def settlement(self, running: Running) -> Settlement | None:
-        """Return the handler's outcome, or what its exception means; None when the fence is gone."""
+        """Return the handler's outcome, or the settlement for its exception; None if the fence is lost."""
         if running.stop == "drain":
             return Release(DRAINING)
         running.entered = True
@@ -62,14 +62,14 @@ class Performer:
             return Fail(reason)
         try:
             outcome = await running.stage.handler(running.job, self._context(running))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each has a meaning for its job
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each becomes a settlement
             if running.stop is None and (isinstance(error, Unavailable) or is_unusable(error)):
-                return await self._outage(running, error)
-            return self.meaning(running, error)
-        return _checked(running.stage, outcome)
+                return await self._settlement_after_outage(running, error)
+            return self.settlement_after(running, error)
+        return _checked_outcome(running.stage, outcome)
 
-    def meaning(self, running: Running, error: BaseException) -> Settlement | None:
-        """Return what an exception out of the handler means for its job."""
+    def settlement_after(self, running: Running, error: BaseException) -> Settlement | None:
+        """Return the settlement for an exception that the handler raised; None if the fence is lost."""
         if running.stop in {"fence", "drain"}:
             return self._stopped(running)
         if isinstance(error, asyncio.CancelledError):
@@ -77,49 +77,49 @@ class Performer:
                 return Retry(f"deadline of {running.seconds:g} s passed")
             return Retry("handler was cancelled from within")
         log.warning("handler_raised", error=describe(error))
-        if isinstance(error, PoolTimeoutError):  # this process is too busy; the job has done nothing wrong
+        if isinstance(error, PoolTimeoutError):  # this process is too busy; it is not the job's fault
             return Snooze(CROWDED_DELAY, "no database connection came free")
         return outcome_of(error)
 
-    async def _outage(self, running: Running, error: BaseException) -> Settlement | None:
-        """Return what becomes of a job whose provider or database is away: no fault of its own, for some hours."""
-        if not (isinstance(error, Unavailable) and error.paused):  # of a pause all who wait would say the same
+    async def _settlement_after_outage(self, running: Running, error: BaseException) -> Settlement | None:
+        """Return the settlement of a job that met an outage of its provider or database."""
+        if not (isinstance(error, Unavailable) and error.paused):  # during a pause every waiting job would log the same
             log.warning("handler_raised", error=describe(error))
         like = PROVIDER_WAITS if isinstance(error, Unavailable) else DATABASE_WAITS
         before: Waited | None = None
-        if not isinstance(error, Unavailable) or self._must_look(error):
+        if not isinstance(error, Unavailable) or self._needs_history(error):
             try:
                 async with self._database.kernel() as conn:
-                    before = await waited(conn, running.stage.name, running.run.job_id, like=like)
-            except (Exception, asyncio.CancelledError) as unread:  # noqa: BLE001 - then it just waits
+                    before = await read_waited(conn, running.stage.name, running.run.job_id, like=like)
+            except (Exception, asyncio.CancelledError) as unread:  # noqa: BLE001 - then the job just waits
                 log.warning("waits_not_read", error=describe(unread))
         if running.stop in {"fence", "drain"}:
             return self._stopped(running)
         if isinstance(error, Unavailable):
-            return after_outage(error, before, now=self._runs.clock(), patience=self._patience)
-        return without_database(error, before, patience=self._patience, drawn=self._draw())
+            return after_provider_outage(error, before, now=self._runs.clock(), patience=self._patience)
+        return after_database_outage(error, before, patience=self._patience, drawn=self._draw())
 
-    def _must_look(self, error: Unavailable) -> bool:
-        """Tell whether a job's own history decides: of thousands that wait for one pause it does not."""
+    def _needs_history(self, error: Unavailable) -> bool:
+        """Tell whether the job's history must be read. For a known outage, only after the patience."""
         if not (error.paused or error.certain):
             return True
         return error.since is None or self._runs.clock() - error.since >= self._patience
 
     def _stopped(self, running: Running) -> Settlement | None:
-        """Return what a run leaves that was told to end, however its handler took it."""
+        """Return the settlement of a run that was stopped, whatever its handler did then."""
         if running.stop == "drain":
             return Release(DRAINING)
-        log.info("run_stopped", reason="its job was moved on by someone else")
+        log.info("run_stopped", reason="someone else moved its job on")
         self._events.stopped(running.run)
         return None
 
 
-def _checked(stage: Stage, outcome: object) -> Settlement:
-    """Return ``outcome`` if it is one; a handler that returns anything else is wrong every time."""
+def _checked_outcome(stage: Stage, outcome: object) -> Settlement:
+    """Return ``outcome`` if it is valid, else a Fail: another attempt would return the same."""
     match outcome:
         case Complete(values=values):
             if values and (foreign := values.keys() - stage.settable):
-                return Fail(f"handler of {stage.name!r} set {sorted(foreign)}, which are not its columns to set")
+                return Fail(f"handler of {stage.name!r} set {sorted(foreign)}, which it may not set")
             if problem := stage.problem_of(outcome):
                 return Fail(f"handler of {stage.name!r} {problem}")
             return outcome

@@ -1,4 +1,4 @@
-"""A worker's parts put together, once: the transport's worker process and the tests build the same."""
+"""Build a worker from its parts. The transport's worker process and the tests both use it."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from workers.runtime.database import Database
-from workers.runtime.handler.endurance import PATIENCE
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
 from workers.runtime.handler.resources import Resources
@@ -19,7 +19,7 @@ from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.contexts import Contexts
 from workers.runtime.worker.perform import Performer
 from workers.runtime.worker.runner import Runner
-from workers.runtime.worker.runs import JobEvents, Runs
+from workers.runtime.worker.runs import RunReports, Runs
 from workers.runtime.worker.settler import Settler
 from workers.runtime.worker.slots import Slots
 from workers.runtime.worker.watch import Watch
@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """The kernel's half of one worker process, on one loop: start it, hand it batches, drain it.
+    """The kernel's part of one worker process, on one loop: start it, give it batches, drain it.
 
-    ``parts`` are its tasks by name (settler, deadlines, heartbeat, fences) once it is started.
+    After the start, ``parts`` are its tasks by name: settler, deadlines, heartbeat, fences.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Worker:
         row: WorkerRow,
         *,
         resources: Resources,
-        events: JobEvents,
+        events: RunReports,
         heartbeat_seconds: float,
         draw: Callable[[], float] = random.random,
         failed: Callable[[], None] = lambda: None,
-        patience: timedelta = PATIENCE,
+        patience: timedelta = DEFAULT_PATIENCE,
     ) -> None:
-        """``failed`` is called once a part of it has failed: the process is of no more use, and ought to end.
+        """``failed`` is called when one of the parts has failed: then the process must end.
 
         ``patience`` is how long a job waits for a provider that is away.
         """
@@ -72,28 +72,28 @@ class Worker:
         self.parts: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Show signs of life, then be ready for batches; wait as long as Postgres is away."""
-        await self.show_life()
+        """Write the first heartbeat, then accept batches; wait as long as Postgres is away."""
+        await self.write_heartbeat()
         parts = {
             "settler": self.settler.run(),
-            "deadlines": self.runs.keep_deadlines(),
+            "deadlines": self.runs.enforce_deadlines(),
             "heartbeat": self._watch.keep_lease(),
-            "fences": self._watch.heed_fences(),
+            "fences": self._watch.watch_fences(),
         }
         self.parts = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
         for task in self.parts.values():
-            task.add_done_callback(self._heed_failure)
+            task.add_done_callback(self._on_part_ended)
 
-    async def show_life(self) -> None:
+    async def write_heartbeat(self) -> None:
         """Write the worker's row, which renews its lease."""
         await self._watch.first_heartbeat()
 
     def report_provider(self, provider: Mapping[str, Any] | None) -> None:
-        """Show with the next sign of life who answers this process's language model calls; None: as before."""
+        """Write with the next heartbeat which provider answers this process's language model calls; None: no change."""
         self._watch.provider = provider
 
-    def _heed_failure(self, ended: "asyncio.Task[None]") -> None:
-        """Once a part of this process has failed, claim nothing and let the lease run out: its jobs are for others."""
+    def _on_part_ended(self, ended: "asyncio.Task[None]") -> None:
+        """If the part failed, stop the heartbeats, so that the lease runs out and other workers get the jobs."""
         if ended.cancelled() or (error := ended.exception()) is None:
             return
         log.critical("worker_part_failed", part=ended.get_name(), error=describe(error), exc_info=error)
@@ -101,15 +101,15 @@ class Worker:
         self._failed()
 
     async def accept(self, stage_name: str, tickets: Sequence[Ticket]) -> None:
-        """Take one batch; return once all of it is claimed, stale or handed back."""
+        """Take one batch; return when each of its tickets is claimed, stale or given back."""
         await self._runner.accept(stage_name, tickets)
 
     def begin_drain(self) -> None:
-        """Claim nothing more; batches that wait for slots are handed back."""
+        """Claim nothing more; give back the batches that wait for slots."""
         self._runner.begin_drain()
 
     async def drain(self, *, grace: float) -> None:
-        """Let running jobs finish for ``grace`` seconds, then release the rest, say goodbye and close.
+        """Let running jobs finish for ``grace`` seconds, then release the rest, remove the worker's row and close.
 
         Ends within ``grace`` + 4 s, whatever handlers or Postgres do.
         """
@@ -120,5 +120,5 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self.parts.values(), return_exceptions=True)
         if self.slots.free == self.slots.count:
-            await self._watch.say_goodbye()
+            await self._watch.remove_row()
         await self._watch.close()

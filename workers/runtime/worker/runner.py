@@ -1,6 +1,6 @@
-"""Take batches, claim into free slots, run each job and hand its outcome to the settler.
+"""Take batches, claim jobs into free slots, run each job and pass its outcome to the settler.
 
-Lives on one asyncio loop. The transport hands it batches; it knows no Celery.
+Everything runs on one asyncio loop. The transport passes the batches; this module knows no Celery.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from workers.runtime.handler.outcomes import Complete, Fail, Settlement
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.store.claim import Ticket
 from workers.runtime.worker.claims import Claims
-from workers.runtime.worker.decisions import decide
 from workers.runtime.worker.lane import Item
 from workers.runtime.worker.perform import Performer
-from workers.runtime.worker.runs import JobEvents, Running, Runs, Stop, seconds_of
+from workers.runtime.worker.runs import Running, RunReports, Runs, Stop, max_run_seconds
+from workers.runtime.worker.settled_row import settled_row
 from workers.runtime.worker.settler import Settler
 from workers.runtime.worker.slots import Slots
 
 log = structlog.get_logger(__name__)
 
-# Jobs in one claim: its answer is held in memory as a whole, and a payload may have a mebibyte.
-CLAIMED_AT_ONCE = 256
-# A drain waits so long for handlers that were told to end, and then for Postgres to take what is left of them.
+# The whole answer of a claim is held in memory, and one payload may have a mebibyte.
+MAX_PER_CLAIM = 256
+# How long a drain waits for cancelled handlers to end, and then for Postgres to record what is left.
 ENDING_SECONDS, RELEASING_SECONDS = 1.0, 2.0
 
 
 class Runner:
-    """Runs up to as many jobs at once as there are slots, each under its fence, deadline and lease."""
+    """Runs at most as many jobs at once as there are slots, each under its fence, deadline and lease."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Runner:
         claims: Claims,
         performer: Performer,
         settler: Settler,
-        events: JobEvents,
+        events: RunReports,
         draw: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -60,15 +60,15 @@ class Runner:
     # ── claim ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def accept(self, stage_name: str, tickets: Sequence[Ticket]) -> None:
-        """Claim this batch into slots as they come free; return once all of it is claimed, stale or handed back.
+        """Claim this batch when slots become free; return when each ticket is claimed, stale or given back.
 
-        Slots are reserved before the claim. A full worker hands tickets back after a short wait: another may be free,
-        and the carrier is needed elsewhere.
+        Slots are reserved before the claim. If no slot becomes free within a short time, the tickets are given back:
+        another worker may be free, and the carrier task has other batches to deliver.
         """
         stage = self._registry[stage_name]
         rest = list(tickets)
         while rest:
-            reserved = await self._slots.reserve(min(len(rest), CLAIMED_AT_ONCE))
+            reserved = await self._slots.reserve(min(len(rest), MAX_PER_CLAIM))
             if not reserved or not await self._claims.is_leased():
                 self._slots.give_back(reserved)
                 await self._claims.hand_back(stage, rest)
@@ -86,55 +86,55 @@ class Runner:
     # ── run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _launch(self, stage: Stage, job: Job) -> None:
-        """Start the run of this claim beside no other of its job: a newer one has its place, an older one ends."""
+        """Start the run of this claim, unless a newer run of its job exists; stop an older run of the job."""
         if other := self._runs.get(job.id):
-            if other.run.version >= job.version:  # a twin of the message found this claim too, or its answer was slow
+            if other.run.version >= job.version:  # a duplicate message found this claim too, or its answer was slow
                 log.info("claim_dropped", stage=stage.name, job_id=str(job.id), reason="a newer run has its place")
                 self._slots.give_back(1)
                 return
-            other.end("fence")  # nobody would tell it any more: what is watched is the newest run of each job
+            other.end("fence")  # only the newest run of each job is watched, so nothing else would stop this one
         run = Run(stage.name, job.id, job.version, job.retry_count + 1)
         now = time.monotonic()
-        # Claimed as the drain began: given back at once.
+        # If the drain has begun during the claim, the job is released at once.
         stop: Stop | None = "drain" if self._draining else None
-        running = Running(stage, job, run, now, now + seconds_of(stage, job), stop)
+        running = Running(stage, job, run, now, now + max_run_seconds(stage, job), stop)
         self._runs.put(running)
         self._events.started(run)
         running.task = asyncio.create_task(self._perform(running))
 
     async def _perform(self, running: Running) -> None:
-        """Run one job to its outcome and hand that to the settler; whatever happens, its slot comes back."""
+        """Run one job and pass its outcome to the settler; give its slot back whatever happens."""
         current_run.set(running.run)
         current_job.set(running.job)
         current_deadline.set(running.due)
         structlog.contextvars.bind_contextvars(run=running.run)
         try:
             settlement = await self._performer.settlement(running)
-            if running.settling:  # a drain did not wait for it
+            if running.settling:  # the drain has already settled it
                 return
             if settlement is not None:
                 self._settle(running, settlement)
                 return
-        except Exception:  # the loop's last line of defence: its deadline passes and the job is rescued
+        except Exception:  # an unexpected error: the job's deadline passes and it is rescued
             log.exception("run_lost")
         self._finish(running)
 
     # ── settle ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _settle(self, running: Running, settlement: Settlement, *, refused: bool = False) -> None:
-        """Hand the outcome to the settler. An outcome that Postgres refuses becomes a failure of its job alone."""
+        """Pass the outcome to the settler. If Postgres refuses the outcome, only its job fails."""
         stage = running.stage
-        row = decide(running.job, stage.step, stage.model.__lifecycle__, settlement, draw=self._draw)
+        row = settled_row(running.job, stage.step, stage.model.__lifecycle__, settlement, draw=self._draw)
         writes = settlement.writes if isinstance(settlement, Complete) else ()
         running.settling = True
 
-        def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence held
+        def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence was valid
             if isinstance(answer, Exception):
                 log.warning("outcome_refused", error=describe(answer), run=running.run)
-                if refused:  # what says so is refused as well: its deadline passes and the job is rescued
+                if refused:  # the failure was refused as well: the deadline passes and the job is rescued
                     self._finish(running)
                     return
-                self._settle(running, _refused(settlement, answer), refused=True)
+                self._settle(running, _settlement_after_refusal(settlement, answer), refused=True)
                 return
             if answer:
                 self._events.settled(running.run, row, seconds=time.monotonic() - running.started)
@@ -152,7 +152,7 @@ class Runner:
     # ── stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin_drain(self) -> None:
-        """Claim nothing more; batches that wait for slots are handed back."""
+        """Claim nothing more; give back the batches that wait for slots."""
         self._draining = True
         self._claims.close()
         self._slots.close()
@@ -160,8 +160,8 @@ class Runner:
     async def drain(self, *, grace: float) -> None:
         """Let running jobs finish for ``grace`` seconds, then cancel and release the rest; return when all is settled.
 
-        What a handler does that goes on all the same, its fence rejects. Ends within ``grace`` + 3 s, whatever handlers
-        or Postgres do: what could not be settled waits for its lease.
+        If a handler goes on after that, its fence rejects its writes. Ends within ``grace`` + 3 s, whatever handlers or
+        Postgres do: a job that could not be settled is rescued when the lease runs out.
         """
         self.begin_drain()
         if await self._slots.all_free(within=grace):
@@ -174,20 +174,20 @@ class Runner:
             await self._slots.all_free(within=RELEASING_SECONDS)
 
     def _settle_unended(self) -> None:
-        """Settle what was told to end and has not: its driver may wait for an answer that never comes.
+        """Release the jobs of handlers that were cancelled but have not ended, for example in a database driver.
 
-        That is no fault of the job's, which would be rescued, an attempt poorer. A run that lost its fence has nothing
-        to settle, and says so itself when it ends.
+        Otherwise these jobs would be rescued, which costs an attempt without a fault of theirs. A run that lost its
+        fence has nothing to settle, and reports that itself when it ends.
         """
         for running in self._runs:
             if running.settling or running.stop == "fence":
                 continue
-            if left := self._performer.meaning(running, asyncio.CancelledError()):
+            if left := self._performer.settlement_after(running, asyncio.CancelledError()):
                 self._settle(running, left)
 
 
-def _refused(settlement: Settlement, error: Exception) -> Settlement:
-    """Return what becomes of a job whose outcome was refused alone: a value that cannot be kept is wrong every time."""
+def _settlement_after_refusal(settlement: Settlement, error: Exception) -> Settlement:
+    """Return the settlement of a job after its outcome was refused. A value that cannot be stored fails the job."""
     values, write = (settlement.values, settlement.write) if isinstance(settlement, Complete) else ({}, None)
     if (problem := values_problem(values)) is not None:
         return Fail(f"outcome refused: {problem}")

@@ -1,4 +1,4 @@
-"""The jobs that run on the loop of a worker process, and who is told what becomes of them."""
+"""The jobs that run on the loop of a worker process, and the protocol that reports their ends."""
 
 import asyncio
 import time
@@ -13,17 +13,17 @@ from workers.runtime.handler.context import Run
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.settle import Settled
 
-# A deadline is met this late at most. One look at all runs costs less than a timer each.
+# A deadline is enforced at most this late. One check of all runs costs less than a timer for each run.
 DEADLINE_CHECK_SECONDS = 0.05
-# A handler that outlives its deadline is told again this often.
-REMINDER_SECONDS = 1.0
+# A handler that goes on after its deadline is cancelled again this often.
+CANCEL_AGAIN_SECONDS = 1.0
 
-# Why a run is to end before its handler says so: its job moved on, the worker stops, or its time is up.
+# Why a run is stopped: its job was moved on, the worker stops, or the deadline passed.
 Stop = Literal["fence", "drain", "deadline"]
 
 
-class JobEvents(Protocol):
-    """Who is told what becomes of each run, for Flower and metrics; must neither block nor raise."""
+class RunReports(Protocol):
+    """Reports the start and the end of each run to Flower and metrics. Must neither block nor raise."""
 
     def started(self, run: Run) -> None: ...
 
@@ -34,18 +34,17 @@ class JobEvents(Protocol):
     def stale(self, run: Run) -> None: ...
 
 
-def seconds_of(stage: Stage, job: Job) -> float:
+def max_run_seconds(stage: Stage, job: Job) -> float:
     """Return how long one run of ``job`` may take."""
     return job.timeout_seconds or stage.timeout.total_seconds()
 
 
 @dataclass(slots=True)
 class Running:
-    """One run under way, since ``started``, and to be told at ``due`` that its time is up (both monotonic seconds).
+    """One current run. It began at ``started``; its handler is cancelled at ``due`` (both in monotonic seconds).
 
-    ``stop`` says why it is to end; once ``settling``, nothing stops it.
-
-    A task is cancelled only once it is ``entered``: asyncio drops one that has not begun without running any of it.
+    ``stop`` is why it is being stopped; when it is ``settling``, nothing stops it. Its task is cancelled only when it
+    is ``entered``, because asyncio drops a task that has not begun without running any of its code.
     """
 
     stage: Stage
@@ -61,10 +60,10 @@ class Running:
     @property
     def seconds(self) -> float:
         """How long the run may take."""
-        return seconds_of(self.stage, self.job)
+        return max_run_seconds(self.stage, self.job)
 
     def end(self, why: Stop) -> None:
-        """Have the handler cancelled because of ``why``, unless it has said its last word; again if called again."""
+        """Cancel the handler because of ``why``, unless the run is settling. Each call cancels again."""
         if self.task and not self.settling:
             self.stop = self.stop or why
             if self.entered:
@@ -72,9 +71,9 @@ class Running:
 
 
 class Runs:
-    """The runs of one worker process: the newest of each job, told to stop from here; and the database's clock.
+    """The newest run of each job in one worker process; also the offset of the database's clock.
 
-    The runner puts runs in and takes them out. The watch stops those that lost their fence, and sets the clock.
+    The runner adds and removes runs. The watch stops those that lost their fence, and sets the clock.
     """
 
     def __init__(self) -> None:
@@ -85,37 +84,37 @@ class Runs:
         return len(self._running)
 
     def __iter__(self) -> Iterator[Running]:
-        """Iterate over the runs of this moment; they may be put in and taken out meanwhile."""
+        """Iterate over the runs of this moment; runs may be added and removed meanwhile."""
         return iter(list(self._running.values()))
 
     def get(self, job_id: UUID) -> Running | None:
         return self._running.get(job_id)
 
     def put(self, running: Running) -> None:
-        """Add a run; it takes the place of an older one of its job."""
+        """Add a run; it replaces an older run of its job."""
         self._running[running.run.job_id] = running
 
     def remove(self, running: Running) -> None:
-        """Take a run out, and not a newer run of its job."""
+        """Remove this run; do not remove a newer run of its job."""
         if self._running.get(running.run.job_id) is running:
             del self._running[running.run.job_id]
 
     def stop(self, job_id: UUID, why: Stop, *, version: int | None = None) -> None:
-        """Cancel the task of one job, of that run only if ``version`` is given; repeated calls cancel again."""
+        """Stop the run of one job; with ``version``, only that run. Each call cancels again."""
         running = self._running.get(job_id)
         if running and version in {None, running.run.version}:
             running.end(why)
 
     def clock(self) -> datetime:
-        """Return the database's time, as of the last heartbeat's comparison."""
+        """Return the database's time, by the clock difference measured at the last heartbeat."""
         return datetime.now(UTC) + self.clock_offset
 
-    async def keep_deadlines(self) -> None:
-        """Cancel every handler whose time is up, and again while it goes on. Runs for ever."""
+    async def enforce_deadlines(self) -> None:
+        """Cancel each handler when its deadline passes, and again while it goes on. Runs for ever."""
         while True:
             await asyncio.sleep(DEADLINE_CHECK_SECONDS)
             now = time.monotonic()
             for running in self:
                 if now >= running.due:
-                    running.due = now + REMINDER_SECONDS
+                    running.due = now + CANCEL_AGAIN_SECONDS
                     running.end("deadline")

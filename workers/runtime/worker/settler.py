@@ -1,4 +1,4 @@
-"""The settling half of a worker process: a lane for each table, so that no table waits for another's locks."""
+"""Settle the outcomes of a worker process. Each table has its own lane, so no table waits for another's locks."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ class Settler:
         self._new: asyncio.Queue[Lane] = asyncio.Queue()
 
     def submit(self, item: Item) -> None:
-        """Record the outcome with its table's next flush, however long Postgres is away."""
+        """Record the outcome with the next flush of its table; wait as long as Postgres is away."""
         lane = self._lanes.get(item.model)
         if lane is None:
             lane = self._lanes[item.model] = Lane(self._database)
@@ -24,7 +24,7 @@ class Settler:
         lane.submit(item)
 
     async def run(self) -> None:
-        """Flush for ever; cancelled by the runner once nothing runs any more."""
+        """Flush for ever. The worker cancels this task when no job runs any more."""
         async with asyncio.TaskGroup() as lanes:
             while True:
                 lanes.create_task((await self._new.get()).run())

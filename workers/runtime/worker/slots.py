@@ -1,16 +1,16 @@
-"""Room for running jobs in one worker process. Lives on one loop."""
+"""Slots for running jobs in one worker process. Used on one loop."""
 
 import asyncio
 from contextlib import suppress
 
-# A batch waits this long for its first slot; then another worker may have it.
-PATIENCE_SECONDS = 2.0
-# Slots come free in bursts: a moment's patience takes them together.
+# A batch waits this long for its first slot; then it goes to another worker.
+FIRST_SLOT_SECONDS = 2.0
+# Slots become free in bursts: a short pause collects more of them.
 GATHER_SECONDS = 0.004
 
 
 class Slots:
-    """``count`` slots, taken by one batch at a time, so that two cannot starve each other."""
+    """``count`` slots. One batch at a time takes slots, so that two batches cannot starve each other."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -20,9 +20,9 @@ class Slots:
         self._closed = False
 
     async def reserve(self, wanted: int) -> int:
-        """Take up to ``wanted`` slots, waiting a little for the first; 0 when closed or when none came free."""
+        """Take up to ``wanted`` slots, and wait a little for the first; return 0 if closed or if none became free."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_SECONDS), self._turn:
+            async with asyncio.timeout(FIRST_SLOT_SECONDS), self._turn:
                 while not self.free and not self._closed:
                     self._freed.clear()
                     await self._freed.wait()
@@ -36,12 +36,12 @@ class Slots:
         self._freed.set()
 
     def close(self) -> None:
-        """Give no more; who waits for one is told so."""
+        """Give out no more slots; batches that wait for one get 0."""
         self._closed = True
         self._freed.set()
 
     async def all_free(self, *, within: float) -> bool:
-        """Wait until nothing is taken, a slot reserved for a claim under way included; return whether that came."""
+        """Wait until all slots are free, including those reserved for claims; return whether they are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while self.free < self.count:

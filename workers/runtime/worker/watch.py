@@ -1,4 +1,4 @@
-"""A worker process shows that it lives, and learns which of its runs have lost their fence."""
+"""The heartbeat of a worker process, and its fence listener: which of its runs have lost their fence."""
 
 import asyncio
 import random
@@ -12,29 +12,29 @@ from typing import Any
 import structlog
 
 from models.lifecycle import Job
-from workers.runtime.backoff import soon
+from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import KERNEL_PINS, KERNEL_WAITS, Database, Raw, is_database_away, is_locked
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
-from workers.runtime.store.claim import Ticket, lost_fences
+from workers.runtime.store.claim import Ticket, find_lost_fences
 from workers.runtime.store.processes import WorkerRow, beat_heart, mark_draining, remove_worker
 from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.runs import Runs
 
 log = structlog.get_logger(__name__)
 
-# A notification can be lost: every running job's fence is looked up this often, in one statement per table.
+# A notification can be lost, so the fence of every running job is checked this often, one statement per table.
 FENCE_CHECK_SECONDS = 1.0
-# A heartbeat that gets no answer for this part of a lease is given up: there is time for two more.
-PATIENCE = 1 / 3
-# A connection that has not answered within this time which fences are lost is replaced by another.
-LISTEN_SECONDS = 5.0
+# A heartbeat is abandoned if it gets no answer within this part of a lease: two more are possible.
+HEARTBEAT_ANSWER_SHARE = 1 / 3
+# If a fence check gets no answer within this time, the listener opens another connection.
+FENCE_ANSWER_SECONDS = 5.0
 
 
 class Watch:
-    """Keeps one worker's lease, and stops those of its runs that lost their fence.
+    """Keeps the lease of one worker, and stops its runs that lost their fence.
 
-    Heartbeats have a connection of their own: they must not wait for one that claims, outcomes or handlers have taken.
+    Heartbeats have a connection of their own, so that they never wait for claims, outcomes or handlers.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Watch:
         self._claims = claims
         self._heartbeat_seconds = heartbeat_seconds
         self._connection: Raw | None = None
-        # Who answers this process's language model calls, as far as it is known: shown with the next sign of life.
+        # Which provider answers this process's language model calls, if known; written with the next heartbeat.
         self.provider: Mapping[str, Any] | None = None
-        self._given_up: set[asyncio.Task[datetime]] = set()
+        self._abandoned: set[asyncio.Task[datetime]] = set()
 
     async def first_heartbeat(self) -> None:
         """Write the worker's row before its first claim; wait as long as Postgres is away."""
@@ -61,29 +61,29 @@ class Watch:
                     raise
                 attempt += 1
                 log.warning("start_waits_for_database", attempt=attempt, error=describe(error))
-                await asyncio.sleep(soon(attempt, draw=random.random))
+                await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
                 return
 
     async def _beat(self) -> None:
-        """Renew the lease, counted from before the heartbeat is sent; raise TimeoutError without an answer in time."""
+        """Renew the lease, counted from the sending of the heartbeat; raise TimeoutError without an answer in time."""
         started = time.monotonic()
         beat = asyncio.create_task(self._renew(running=len(self._runs)))
         try:
-            await asyncio.wait({beat}, timeout=self._worker.lease_seconds * PATIENCE)
+            await asyncio.wait({beat}, timeout=self._worker.lease_seconds * HEARTBEAT_ANSWER_SHARE)
         finally:
-            if not beat.done():  # nobody waits for it: without an answer, the driver takes long to give up
+            if not beat.done():  # do not wait for it: the driver takes long to give up without an answer
                 beat.cancel()
-                self._given_up.add(beat)
-                beat.add_done_callback(self._forget)
+                self._abandoned.add(beat)
+                beat.add_done_callback(self._on_abandoned_end)
         if not beat.done():
-            self._database.distrust()
+            self._database.replace_connections()
             raise TimeoutError("no answer to a heartbeat")
         self._runs.clock_offset = beat.result() - datetime.now(UTC)
         self._claims.renew(until=started + self._worker.lease_seconds)
 
     async def _renew(self, *, running: int) -> datetime:
-        # The connection is taken while it is in use: if a heartbeat fails or is given up, the next one opens another.
+        # The connection is taken out while it is in use. If a heartbeat fails, the next one opens another.
         conn, self._connection = self._connection, None
         conn = conn or await self._database.listen()
         try:
@@ -97,13 +97,13 @@ class Watch:
         self._connection = conn
         return now
 
-    def _forget(self, beat: asyncio.Task[datetime]) -> None:
-        self._given_up.discard(beat)
+    def _on_abandoned_end(self, beat: asyncio.Task[datetime]) -> None:
+        self._abandoned.discard(beat)
         if not beat.cancelled():
-            beat.exception()  # nobody else asks
+            beat.exception()  # mark it as retrieved
 
     async def keep_lease(self) -> None:
-        """Send heartbeats for ever; repeat a failed one soon, because the lease goes on to run out."""
+        """Send heartbeats for ever; repeat a failed one soon, before the lease runs out."""
         pause = self._heartbeat_seconds
         while True:
             await asyncio.sleep(pause)
@@ -114,33 +114,33 @@ class Watch:
                 log.warning("heartbeat_failed", error=describe(error))
                 pause = random.random() * min(1.0, self._heartbeat_seconds)  # noqa: S311 - jitter, not a secret
 
-    async def heed_fences(self) -> None:
-        """Stop the runs of jobs that somebody else moved.
+    async def watch_fences(self) -> None:
+        """Stop the runs of jobs that somebody else moved on.
 
-        Postgres notifies at once; fences are also looked up every second.
+        Postgres notifies at once. All fences are also checked every second.
         """
         while True:
             try:
                 await self._listen()
-            except Exception as error:  # noqa: BLE001 - the next lookup finds what was missed
+            except Exception as error:  # noqa: BLE001 - the next check finds what was missed
                 log.warning("fence_watch_interrupted", error=describe(error))
                 await asyncio.sleep(0.5 + random.random())  # noqa: S311
 
     async def _listen(self) -> None:
-        """Look up fences on the connection that listens: a broken one is noticed as soon as anything runs."""
+        """Check fences on the connection that listens, so that a broken connection is noticed."""
         connection = await self._database.listen(settings=f"{KERNEL_PINS} {KERNEL_WAITS}")
         try:
-            async with asyncio.timeout(LISTEN_SECONDS):
+            async with asyncio.timeout(FENCE_ANSWER_SECONDS):
                 await connection.execute("LISTEN gristmill_fence")
-            await self._check(connection)  # for notifications that came while nobody listened
-            looked = time.monotonic()
+            await self._check(connection)  # for notifications sent before it listened
+            checked_at = time.monotonic()
             while True:
                 notices = connection.notifies(timeout=FENCE_CHECK_SECONDS, stop_after=1)
-                rung = [notice.payload.startswith(str(self._worker.id)) async for notice in notices]
-                # A notification is only a reason to look: the job may have come back since, and run here again.
-                if any(rung) or time.monotonic() - looked >= FENCE_CHECK_SECONDS:
+                for_us = [notice.payload.startswith(str(self._worker.id)) async for notice in notices]
+                # A notification is only a reason to check: the job may have been claimed here again since.
+                if any(for_us) or time.monotonic() - checked_at >= FENCE_CHECK_SECONDS:
                     await self._check(connection)
-                    looked = time.monotonic()
+                    checked_at = time.monotonic()
         finally:
             with suppress(Exception):
                 await connection.close()
@@ -151,10 +151,10 @@ class Watch:
             runs[running.stage.model].append((running.job.id, running.job.version))
         for model, tickets in runs.items():
             try:
-                async with asyncio.timeout(LISTEN_SECONDS):
-                    lost = await lost_fences(connection, model, tickets)
+                async with asyncio.timeout(FENCE_ANSWER_SECONDS):
+                    lost = await find_lost_fences(connection, model, tickets)
             except Exception as error:
-                if not is_locked(error):  # a table that somebody holds must not keep the others from being looked at
+                if not is_locked(error):  # a locked table must not keep the others from being checked
                     raise
                 continue
             versions = dict(tickets)
@@ -167,11 +167,11 @@ class Watch:
             async with asyncio.timeout(1), self._database.kernel() as conn:
                 await mark_draining(conn, self._worker.id)
 
-    async def say_goodbye(self) -> None:
-        """Remove the worker's row; it holds no claim any more."""
-        if self._given_up:  # a heartbeat that arrives late would write the row again
-            await asyncio.wait(self._given_up, timeout=1)
-        with suppress(Exception):  # a row left behind is forgotten by maintenance
+    async def remove_row(self) -> None:
+        """Remove the worker's row. The worker must hold no claim."""
+        if self._abandoned:  # a late heartbeat would write the row again
+            await asyncio.wait(self._abandoned, timeout=1)
+        with suppress(Exception):  # maintenance deletes a row that is left behind
             async with asyncio.timeout(1), self._database.kernel() as conn:
                 await remove_worker(conn, self._worker.id)
 

@@ -1,4 +1,4 @@
-"""A document's passages with their vectors, kept request by request as they are embedded."""
+"""Store a document's passages with their vectors. Each request is stored when it is answered."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from workers.analytics.passages import Passage
 from workers.longrun.cutting import cut
 from workers.longrun.in_flight import InFlight
 from workers.longrun.retrying import with_retries
-from workers.runtime.database import outlasting
+from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """How many pages a document has, and how many of them without text."""
+class PageCounts:
+    """How many pages a document has, and how many of them have no text."""
 
     pages: int
     empty: int
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A passage that is embedded already. ``of``: so many has its document; older ones know no ``extent``."""
+class StoredPassage:
+    """An embedded passage. ``of`` is the number of passages of its document. ``extent`` is None in older rows."""
 
     passage: Passage
     of: int
     vector: Sequence[float]
-    extent: Extent | None = None
+    extent: PageCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Embedded:
-    """The vectors that one request brought."""
+    """The vectors of one request."""
 
     passages: Sequence[Passage]
     vectors: Sequence[Sequence[float]]
@@ -46,42 +46,44 @@ class _Embedded:
 _Requests = InFlight[list[Passage], _Embedded]
 
 
-def complete(found: Sequence[Kept]) -> bool:
-    """Tell whether these are all passages of one document, with vectors of one length."""
+def is_complete(found: Sequence[StoredPassage]) -> bool:
+    """Return whether these are all passages of one document, with vectors of one length."""
     return bool(found) and {one.of for one in found} == {len(found)} and len({len(one.vector) for one in found}) == 1
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A document's passages as they are kept for one embedding model."""
+class PassageStore:
+    """The stored passages of one document for one embedding model."""
 
     ctx: Context
     digest: bytes
     model: str
 
-    async def kept(self) -> list[Kept]:
-        """Return what is embedded, in order."""
+    async def load(self) -> list[StoredPassage]:
+        """Return the embedded passages, in order."""
 
-        async def read() -> list[Kept]:
+        async def read() -> list[StoredPassage]:
             async with self.ctx.session() as session:
                 rows = await session.scalars(
                     select(GuidelinePassage).where(*self._which).order_by(GuidelinePassage.ordinal)
                 )
-                return [_kept(row) for row in rows]
+                return [_stored_passage(row) for row in rows]
 
-        return await outlasting(read)
+        return await retry_while_away(read)
 
-    async def embed(self, made: Sequence[Passage], found: Sequence[Kept], *, extent: Extent | None = None) -> None:
-        """Embed and keep what is missing, as many requests at once as the provider likes.
+    async def embed(
+        self, made: Sequence[Passage], found: Sequence[StoredPassage], *, extent: PageCounts | None = None
+    ) -> None:
+        """Embed and store the missing passages, with as many requests at once as the provider allows.
 
-        The first error ends it, after what is in flight has come and is kept. Of several the longest rate limit is
-        raised, if there is any.
+        The first error ends this, after the requests in flight are answered and stored. Of several errors, the longest
+        rate limit is raised, if there is one.
         """
-        if any(one.of != len(made) for one in found):  # cut by another release of ours
+        if any(one.of != len(made) for one in found):  # an older release cut the text differently
             await self.forget()
             found = []
-        there = {one.passage.number for one in found}
-        missing = [passage for passage in made if passage.number not in there]
+        stored = {one.passage.number for one in found}
+        missing = [passage for passage in made if passage.number not in stored]
         limits = self.ctx.llm.embedding_limits
 
         async def requests() -> AsyncGenerator[list[Passage]]:
@@ -90,7 +92,7 @@ class Document:
 
         async with _Requests(requests(), self._ask, at_once=limits.requests) as in_flight:
             async for group in in_flight.groups(size=lambda embedded: len(embedded.passages)):
-                await outlasting(partial(self._keep, group, of=len(made), extent=extent))
+                await retry_while_away(partial(self._save, group, of=len(made), extent=extent))
 
     async def _ask(self, passages: list[Passage], in_flight: _Requests) -> None:
         texts = [passage.content for passage in passages]
@@ -98,16 +100,16 @@ class Document:
         await in_flight.deliver(_Embedded(passages, answer.vectors))
 
     async def forget(self) -> None:
-        """Delete what is kept."""
+        """Delete the stored passages."""
 
         async def delete_all() -> None:
             async with self.ctx.session() as session:
                 await session.execute(delete(GuidelinePassage).where(*self._which))
 
-        await outlasting(delete_all)
+        await retry_while_away(delete_all)
 
-    async def _keep(self, group: Sequence[_Embedded], *, of: int, extent: Extent | None) -> None:
-        """Keep them; what another run kept first stays, because it is the same."""
+    async def _save(self, group: Sequence[_Embedded], *, of: int, extent: PageCounts | None) -> None:
+        """Store them. Rows that another run stored first stay, because they are the same."""
         rows = [
             {
                 "document_hash": self.digest,
@@ -131,7 +133,7 @@ class Document:
         return GuidelinePassage.document_hash == self.digest, GuidelinePassage.embedding_model == self.model
 
 
-def _kept(row: GuidelinePassage) -> Kept:
+def _stored_passage(row: GuidelinePassage) -> StoredPassage:
     known = row.pages is not None and row.empty_pages is not None
-    extent = Extent(row.pages or 0, row.empty_pages or 0) if known else None
-    return Kept(Passage(row.ordinal, row.page, row.content), row.of, row.embedding, extent)
+    extent = PageCounts(row.pages or 0, row.empty_pages or 0) if known else None
+    return StoredPassage(Passage(row.ordinal, row.page, row.content), row.of, row.embedding, extent)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.addresses import addresses
-from cli.typed import typed
-from cli.whereabouts import find, places
+from cli.program import command_line
+from cli.running_system import find_system, list_data_dirs
+from cli.server_urls import find_server_urls
 from config.settings import Settings
 from local.folder_lock import FolderLock
-from local.supervision_status import LOCK_FILE, STATUS_FILE, Status
+from local.supervision_status import LOCK_FILE, STATUS_FILE, SupervisorStatus
 from workers.runtime.refusals import Failed
 
 URLS = {"database_url": "postgresql://u:secret@127.0.0.1:1/d", "redis_url": "redis://:secret@127.0.0.1:2/0"}
@@ -27,7 +27,7 @@ def above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     data_dir.mkdir(parents=True)
     lock = FolderLock(data_dir, LOCK_FILE)
     lock.acquire()
-    Status(os.getpid(), datetime.now(UTC), "running", (), URLS).write(data_dir)
+    SupervisorStatus(os.getpid(), datetime.now(UTC), "running", (), URLS).write(data_dir)
     below = tmp_path / "clone" / "some" / "where"
     below.mkdir(parents=True)
     for name in ("DATABASE_URL", "REDIS_URL", "GRISTMILL_DATA_DIR"):
@@ -38,18 +38,26 @@ def above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_system_of_a_folder_above_is_found_and_told(above: Path, capsys) -> None:
-    """A command works from anywhere in the clone, and says which system it talks to."""
-    where = addresses(Settings())
+    """A command works from any folder of the clone, and says which system it uses."""
+    where = find_server_urls(Settings())
 
     assert where.database_url == URLS["database_url"]
     assert capsys.readouterr().err == f"using the system that runs in {above}\n"
 
 
-def test_the_system_of_the_current_folder_comes_first_and_goes_without_saying(above: Path, monkeypatch, capsys) -> None:
-    """No remark where nobody could be mistaken."""
+def test_a_command_that_searches_twice_announces_the_system_once(above: Path, capsys) -> None:
+    """A command with --wait connects several times."""
+    for _ in range(2):
+        find_server_urls(Settings())
+
+    assert capsys.readouterr().err == f"using the system that runs in {above}\n"
+
+
+def test_the_system_of_the_current_folder_comes_first_without_a_remark(above: Path, monkeypatch, capsys) -> None:
+    """The person expects this system, so nothing needs to be said."""
     monkeypatch.chdir(above.parent)
 
-    found = find(Settings())
+    found = find_system(Settings())
 
     assert found is not None
     assert found.data_dir.resolve() == above
@@ -57,40 +65,40 @@ def test_the_system_of_the_current_folder_comes_first_and_goes_without_saying(ab
 
 
 def test_a_data_folder_that_was_named_is_the_only_one(above: Path, tmp_path: Path, monkeypatch) -> None:
-    """Whoever names one means it; the answer says where was looked and how to name another."""
+    """No other folder is searched. The error names the folder and says how to name another one."""
     monkeypatch.setenv("GRISTMILL_DATA_DIR", str(tmp_path / "other"))
 
     with pytest.raises(Failed) as told:
-        addresses(Settings())
+        find_server_urls(Settings())
 
     assert str(told.value).startswith(f"nothing runs in {tmp_path / 'other'}; start it with `")
-    assert "GRISTMILL_DATA_DIR, or set DATABASE_URL" in str(told.value)
+    assert "set GRISTMILL_DATA_DIR to the data folder" in str(told.value)
 
 
 def test_the_system_beside_the_installed_program_is_found_from_anywhere(
     above: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """`/path/to/clone/.venv/bin/gristmill` talks to that clone's system."""
+    """`/path/to/clone/.venv/bin/gristmill` uses the system of that clone."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(sys, "prefix", str(above.parent / ".venv"))
 
-    found = find(Settings())
+    found = find_system(Settings())
 
     assert found is not None
     assert found.data_dir == above
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
-def test_a_system_that_somebody_else_put_there_is_passed_over(above: Path) -> None:
-    """Whoever may write to /tmp must not choose the servers that others talk to."""
+def test_a_system_of_another_user_is_not_used(above: Path) -> None:
+    """A user who can write to /tmp must not choose the servers of other users."""
     os.chown(above / STATUS_FILE, 65_534, 65_534)
 
-    assert above not in list(places(Settings()))
+    assert above not in list(list_data_dirs(Settings()))
 
 
 def script(folder: Path) -> Path:
-    """Make a program that is called as ours is."""
+    """Make a program with the name of ours."""
     path = folder / ".venv" / "bin" / "gristmill"
     path.parent.mkdir(parents=True)
     path.write_text("#!/bin/sh\n")
@@ -109,7 +117,7 @@ def script(folder: Path) -> Path:
     ],
 )
 def test_a_command_is_told_as_it_must_be_typed(tmp_path, monkeypatch, called, on_path, as_typed) -> None:
-    """With the venv's path, unless the shell finds the program by its name."""
+    """It has the path of the venv, unless the shell finds the program by its name."""
     program = script(tmp_path)
     monkeypatch.delenv("GRISTMILL_DATA_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -117,12 +125,12 @@ def test_a_command_is_told_as_it_must_be_typed(tmp_path, monkeypatch, called, on
     monkeypatch.setenv("PATH", f"{program.parent if on_path else '/nowhere'}:/usr/bin")
     assert (shutil.which("gristmill") is not None) is on_path
 
-    assert typed("up") == as_typed
+    assert command_line("up") == as_typed
 
 
 def test_a_command_names_the_data_folder_that_the_environment_names(monkeypatch) -> None:
-    """Whoever set it for one command only would not find the system with the next."""
+    """If the variable was set for one command only, the next command would not find the system."""
     monkeypatch.setattr(sys, "argv", ["gristmill"])
     monkeypatch.setenv("GRISTMILL_DATA_DIR", "/data/my system")
 
-    assert typed("down") == "GRISTMILL_DATA_DIR='/data/my system' gristmill down"
+    assert command_line("down") == "GRISTMILL_DATA_DIR='/data/my system' gristmill down"

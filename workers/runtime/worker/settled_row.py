@@ -1,4 +1,4 @@
-"""What a settlement means for a job's row. Pure: the same inputs always give the same row."""
+"""Compute the row that a settlement gives a job. Pure: the same inputs always give the same row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,13 @@ from workers.runtime.store.settle import Settled
 PROGRESS_DONE, PROGRESS_NONE = 100, 0
 
 
-def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *, draw: Callable[[], float]) -> Settled:
-    """Return the row that ``settlement`` makes of the claimed ``job``.
+def settled_row(
+    job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *, draw: Callable[[], float]
+) -> Settled:
+    """Return the row that ``settlement`` gives the claimed ``job``.
 
-    A retry spends one attempt and waits by the backoff while attempts are left, else the job fails with its last
-    error. Snooze and release spend none.
+    If attempts are left, a retry spends one and waits by the backoff. Otherwise the job fails with its last error.
+    Snooze and release spend no attempt.
     """
 
     def row(status: str, action: str, *, reason: str | None = None, error: str | None = None, **rest: Any) -> Settled:
@@ -49,9 +51,9 @@ def decide(job: Job, step: Step, lifecycle: Lifecycle, settlement: Settlement, *
             )
         case Release(reason=reason):
             return row(step.ready, "release", reason=reason, error=job.error_message, progress=PROGRESS_NONE)
-        case Retry(error=error, least=least) if job.retry_count < job.max_retries:
+        case Retry(error=error, min_delay=min_delay) if job.retry_count < job.max_retries:
             attempt = job.retry_count + 1
-            delay = max(full_jitter(attempt, draw=draw), least * attempt)
+            delay = max(full_jitter(attempt, draw=draw), min_delay * attempt)
             return row(
                 step.ready,
                 "retry",

@@ -1,4 +1,4 @@
-"""Beat's connection when whatever is in between takes every byte and passes none on."""
+"""Beat's connection when something in between acknowledges every byte and forwards none."""
 
 import asyncio
 
@@ -9,19 +9,19 @@ from sqlalchemy.orm import Session
 
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.wire import wire_to
-from workers.transport.line import Line
+from workers.transport.connection_watch import ConnectionWatch
 
 
-async def test_a_silent_connection_is_cut_and_replaced(database_url):
-    """Before a look and in its midst: the look ends, and the next one has a connection that answers."""
+async def test_a_silent_connection_is_shut_down_and_replaced(database_url):
+    """If the connection falls silent before or during a look, that look ends and the next one gets a new connection."""
     async with wire_to(database_url) as (url, wire):
         engine = create_engine(sqlalchemy_url(url), pool_size=1, pool_pre_ping=True)
-        line = Line(engine)
+        watch = ConnectionWatch(engine)
 
-        def look(amidst=lambda: None):
-            with line.cut_after(2.0), Session(engine) as session:
+        def look(between=lambda: None):
+            with watch.shut_down_after(2.0), Session(engine) as session:
                 session.execute(text("SELECT 1"))
-                amidst()
+                between()
                 return session.scalar(text("SELECT 2"))
 
         assert await asyncio.to_thread(look) == 2

@@ -1,4 +1,4 @@
-"""What each settlement makes of a claimed job's row."""
+"""The row of a claimed job after each settlement."""
 
 import uuid
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tests.support.proving.models import PlainJob, TwoStepJob
 from tests.support.settlements import SETTLEMENTS
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.store.settle import Settled
-from workers.runtime.worker.decisions import decide
+from workers.runtime.worker.settled_row import settled_row
 
 
 def claimed(*, retry_count: int = 0, max_retries: int = 5, error_message: str | None = None) -> PlainJob:
@@ -23,12 +23,12 @@ def claimed(*, retry_count: int = 0, max_retries: int = 5, error_message: str | 
 
 def decided(job: PlainJob | TwoStepJob, settlement: Settlement, *, drawn: float = 0.5, step: int = 0) -> Settled:
     lifecycle = type(job).__lifecycle__
-    return decide(job, lifecycle.steps[step], lifecycle, settlement, draw=lambda: drawn)
+    return settled_row(job, lifecycle.steps[step], lifecycle, settlement, draw=lambda: drawn)
 
 
 @given(settlement=SETTLEMENTS, max_retries=st.integers(0, 5), spent=st.integers(0, 5), drawn=st.floats(0, 0.999))
 def test_every_settlement_leaves_a_legal_row_under_its_fence(settlement, max_retries, spent, drawn):
-    """The state is one the lifecycle allows, the fence is the claim's, and no job spends more than it has."""
+    """The lifecycle allows the state, the fence is that of the claim, and no job exceeds its attempts."""
     job = claimed(retry_count=min(spent, max_retries), max_retries=max_retries)
 
     row = decided(job, settlement, drawn=drawn)
@@ -43,7 +43,7 @@ def test_every_settlement_leaves_a_legal_row_under_its_fence(settlement, max_ret
 
 @given(max_retries=st.integers(0, 5))
 def test_retries_end_after_max_retries(max_retries):
-    """Whatever goes wrong each time: one first run and ``max_retries`` more, then failed with the last error."""
+    """After the first run and ``max_retries`` more, the job fails with the last error."""
     spent, runs = 0, 0
     row = decided(claimed(max_retries=max_retries), Retry("boom"))
     while not row.terminal:
@@ -56,7 +56,7 @@ def test_retries_end_after_max_retries(max_retries):
 
 
 def test_a_retry_waits_by_the_backoff_of_its_attempt():
-    """The third attempt waits up to eight seconds; half of it drawn here."""
+    """The third attempt waits up to eight seconds; here the draw is half of it."""
     row = decided(claimed(retry_count=2), Retry("boom"))
 
     assert (row.status, row.action, row.retry_count, row.delay) == ("pending", "retry", 3, timedelta(seconds=4))
@@ -65,7 +65,7 @@ def test_a_retry_waits_by_the_backoff_of_its_attempt():
 
 @pytest.mark.parametrize("settlement", [Snooze(timedelta(seconds=3), "quota"), Release("drain")])
 def test_snooze_and_release_spend_no_attempt_and_forget_no_error(settlement):
-    """A job that once failed still says why, and has as many attempts as before."""
+    """The job keeps its last error and its number of attempts."""
     row = decided(claimed(retry_count=2, error_message="once"), settlement)
 
     assert (row.status, row.retry_count, row.error, row.progress) == ("pending", 2, "once", 0)
@@ -73,7 +73,7 @@ def test_snooze_and_release_spend_no_attempt_and_forget_no_error(settlement):
 
 
 def test_complete_clears_the_error_and_fills_the_progress():
-    """What went wrong on the way is history, not a state."""
+    """Earlier errors are in the history, not in the row."""
     row = decided(claimed(retry_count=1, error_message="once"), Complete({"result": {"n": 1}}))
 
     assert (row.status, row.progress, row.error, row.retry_count) == ("completed", 100, None, 1)
@@ -81,7 +81,7 @@ def test_complete_clears_the_error_and_fills_the_progress():
 
 
 def test_the_first_of_two_steps_completes_into_the_seconds_ready_state():
-    """It is not the job's end: progress starts again."""
+    """The job has not ended: its progress starts again."""
     job = TwoStepJob(id=uuid.uuid4(), version=2, retry_count=0, max_retries=5)
 
     first, second = decided(job, Complete()), decided(job, Complete(), step=1)
@@ -91,7 +91,7 @@ def test_the_first_of_two_steps_completes_into_the_seconds_ready_state():
 
 
 def test_a_retry_of_the_second_step_goes_back_to_the_second():
-    """What the first step did is not done again."""
+    """The first step is not repeated."""
     job = TwoStepJob(id=uuid.uuid4(), version=4, retry_count=0, max_retries=5)
 
     assert decided(job, Retry("boom"), step=1).status == "halfway"
@@ -101,7 +101,7 @@ def test_a_retry_of_the_second_step_goes_back_to_the_second():
     ("settlement", "status", "action"), [(Fail("bad"), "failed", "fail"), (Cancel("bad"), "cancelled", "cancel")]
 )
 def test_fail_and_cancel_are_final_whatever_attempts_are_left(settlement, status, action):
-    """The handler knows that nothing better can come."""
+    """The handler has decided that no retry helps."""
     row = decided(claimed(), settlement)
 
     assert (row.status, row.action, row.reason, row.retry_count, row.terminal) == (status, action, "bad", 0, True)
@@ -109,19 +109,19 @@ def test_fail_and_cancel_are_final_whatever_attempts_are_left(settlement, status
 
 @pytest.mark.parametrize("settlement", [Fail("a\x00b\nc"), Cancel("a\x00b\nc"), Snooze(timedelta(), "a\x00b\nc")])
 def test_what_a_handler_says_becomes_one_line_that_postgres_can_keep(settlement):
-    """A reason that quotes a model's answer is never what makes the outcome refused."""
+    """A reason that quotes a model's answer never makes Postgres refuse the outcome."""
     assert decided(claimed(), settlement).reason == "a\N{REPLACEMENT CHARACTER}b c"
 
 
 def test_the_steps_name_every_state_they_pass():
-    """A step read from the lifecycle is the one the handler was registered for."""
+    """The lifecycle's steps are the ones that handlers are registered for."""
     assert TwoStepJob.__lifecycle__.step("proving.second") == Step(
         "proving.second", "halfway", "finishing", "completed"
     )
 
 
 def test_a_retry_waits_at_least_as_long_as_its_error_says():
-    """Whatever is drawn, and longer with each attempt."""
+    """This holds for every draw; the minimum grows with each attempt."""
     for spent in range(3):
         row = decided(claimed(retry_count=spent), Retry("too large", timedelta(seconds=30)))
         assert row.delay is not None

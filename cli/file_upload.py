@@ -1,4 +1,4 @@
-"""Hand a file of this machine in: its project is made where there is none, the file is kept, its job is enqueued."""
+"""Upload a file of this machine: make its project if there is none, store the file, enqueue its job."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,26 +8,26 @@ from typing import IO, Any
 from uuid import UUID
 
 from cli.connection import actor
-from cli.previewing import PIECE_BYTES, file_name, local, opened_file
-from workers.ingestion.enqueue_file import ingest_file, look
-from workers.ingestion.kinds import Kind
+from cli.previewing import PIECE_BYTES, LocalFile, file_name, open_file
+from workers.ingestion.enqueue_file import ingest_file, inspect_head
+from workers.ingestion.kinds import FileKind
 from workers.ingestion.refusals import naming_file
 from workers.ingestion.unwrapping import HEAD_BYTES
-from workers.operations.projects import for_use, of_ingestion
+from workers.operations.projects import find_by_ingestion, for_use
 from workers.runtime.database import Database
 from workers.runtime.enqueue import Enqueued
 
 
 @dataclass(frozen=True, slots=True)
-class HandedIn:
-    """A file's job, and the project it is for."""
+class UploadedFile:
+    """The job of a file, and its project."""
 
     job: Enqueued
     project_id: UUID
     project: str
 
 
-async def hand_in(
+async def upload_file(
     database: Database,
     file: Path,
     *,
@@ -36,18 +36,18 @@ async def hand_in(
     reading: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     **options: Any,
-) -> HandedIn:
-    """Keep ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``. A new project is made.
+) -> UploadedFile:
+    """Store ``file`` and enqueue its ingestion; ``options`` are those of ``ingest_file``.
 
-    ``reading`` says how the file is to be read; ``-`` is standard input. Others see the project while the file is
-    still on its way. A new project is deleted again if nothing came of the file.
+    A project that does not exist is made. Others can see it during the upload. It is deleted if the upload fails.
+    ``reading`` says how to read the file. ``-`` is standard input.
     """
-    name, said = file_name(file), reading or {}
-    with naming_file(name), opened_file(file) as opened:
+    name, how = file_name(file), reading or {}
+    with naming_file(name), open_file(file) as opened:
         head = await asyncio.to_thread(opened.read, HEAD_BYTES)
-        kind = await look(head, mapping, name=name, options=said)
-        if kind is Kind.XLSX and len(head) == HEAD_BYTES and opened.seekable():
-            await local(opened).look(name=name, mapping=mapping, options=said)
+        kind = await inspect_head(head, mapping, name=name, options=how)
+        if kind is FileKind.XLSX and len(head) == HEAD_BYTES and opened.seekable():
+            await LocalFile(opened).check(name=name, mapping=mapping, options=how)
             opened.seek(HEAD_BYTES)
         async with for_use(database, project, actor=actor()) as found, database.session() as session:
             job = await ingest_file(
@@ -61,10 +61,10 @@ async def hand_in(
                 actor=actor(),
                 **options,
             )
-    if not job.created:  # the key names a job of an earlier time, which may be of another project
+    if not job.created:  # the key is that of an earlier job, which may belong to another project
         async with database.session() as session:
-            found = await of_ingestion(session, job.id) or found
-    return HandedIn(job, found.id, found.name)
+            found = await find_by_ingestion(session, job.id) or found
+    return UploadedFile(job, found.id, found.name)
 
 
 async def _pieces(head: bytes, file: IO[bytes]) -> AsyncIterator[bytes]:

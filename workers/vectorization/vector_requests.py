@@ -1,4 +1,4 @@
-"""Have one request's texts embedded: tried again, sent to another model after a switch, or sent one by one."""
+"""Send the requests for vectors: repeat them, send them to a new model after a change, or halve them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,29 +11,29 @@ from workers.longrun.isolating import PROBE, isolate_refused
 from workers.longrun.retrying import Retries, wait_before_retry
 from workers.runtime.handler.errors import BrokenVectors, Permanent, RateLimited, UnfitVectors, describe
 from workers.runtime.handler.ports import Embeddings, LanguageModel
-from workers.vectorization.pending import Embedded, Pending
+from workers.vectorization.pending import EmbeddedRecords, PendingRecord
 
-RETRIES = Retries(attempts=5, base=timedelta(seconds=0.5), ceiling=timedelta(seconds=8))
+REQUEST_RETRIES = Retries(attempts=5, base=timedelta(seconds=0.5), ceiling=timedelta(seconds=8))
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Records that are embedded together, by the model that was current when they were read."""
+class VectorRequest:
+    """Records that are embedded together, and the model that was current when they were read."""
 
-    records: list[Pending]
+    records: list[PendingRecord]
     model: str
 
 
-Requests = InFlight[Request, Embedded]
+VectorRequests = InFlight[VectorRequest, EmbeddedRecords]
 
 
-class Asker:
-    """Asks ``llm`` for vectors, and collects the texts that it refuses, by record and with the reason: ``refused``.
+class VectorRequester:
+    """Asks ``llm`` for vectors. ``refused`` collects the records with a refused text, each with the reason.
 
-    An earlier run's ``refused`` may be put there, so that these texts are not asked for and isolated again.
+    Put the ``refused`` of an earlier run there, so that these texts are not sent again.
     """
 
-    def __init__(self, llm: LanguageModel, retries: Retries = RETRIES) -> None:
+    def __init__(self, llm: LanguageModel, retries: Retries = REQUEST_RETRIES) -> None:
         self._llm = llm
         self._retries = retries
         self.refused: dict[UUID, str] = {}
@@ -43,23 +43,23 @@ class Asker:
         answer = await self._llm.embed([PROBE], model=model)
         return len(answer.vectors[0])
 
-    async def ask(self, request: Request, requests: Requests) -> None:
-        """Deliver the vectors of a request to ``requests`` as they come; raise the error that concerns all its texts.
+    async def ask(self, request: VectorRequest, requests: VectorRequests) -> None:
+        """Deliver the vectors of a request to ``requests`` as they come; raise an error that concerns all texts.
 
-        If the provider refuses these texts and takes others, they are halved until each text to blame stands alone.
+        If the provider refuses these texts but accepts others, the request is halved until each refused text is found.
         """
-        asking = _Asking(self._llm, request.model, requests, self._retries, self.refused)
-        await isolate_refused(request.records, asking.deliver, probe=asking.probe, refuse=self._refuse)
+        sender = _RequestSender(self._llm, request.model, requests, self._retries, self.refused)
+        await isolate_refused(request.records, sender.deliver, probe=sender.probe, refuse=self._refuse)
 
-    def _refuse(self, record: Pending, error: Permanent) -> None:
+    def _refuse(self, record: PendingRecord, error: Permanent) -> None:
         self.refused[record.id] = describe(error)
 
 
-class _Asking:
-    """How one request is asked, and who is given its vectors."""
+class _RequestSender:
+    """Sends one request and delivers its vectors."""
 
     def __init__(
-        self, llm: LanguageModel, model: str, requests: Requests, retries: Retries, refused: dict[UUID, str]
+        self, llm: LanguageModel, model: str, requests: VectorRequests, retries: Retries, refused: dict[UUID, str]
     ) -> None:
         self._llm = llm
         self._model = model
@@ -67,8 +67,8 @@ class _Asking:
         self._retries = retries
         self._refused = refused
 
-    async def deliver(self, records: Sequence[Pending]) -> None:
-        """Ask up to five times; if the embedding model has changed meanwhile, ask the new one."""
+    async def deliver(self, records: Sequence[PendingRecord]) -> None:
+        """Send the request up to five times. If the embedding model has changed meanwhile, use the new one."""
         attempt, model = 1, self._model
         while True:
             try:
@@ -91,13 +91,13 @@ class _Asking:
                 attempt, model = min(attempt + 1, self._retries.attempts), current
             else:
                 ids, digests = [record.id for record in records], [record.digest for record in records]
-                await self._requests.deliver(Embedded(ids, digests, answer.vectors, answer.model))
+                await self._requests.deliver(EmbeddedRecords(ids, digests, answer.vectors, answer.model))
                 return
 
-    async def _deliver_fit(self, records: Sequence[Pending], error: UnfitVectors | BrokenVectors) -> None:
-        """Deliver the vectors that can be compared, and note why each other text has none: it is not asked again.
+    async def _deliver_fit(self, records: Sequence[PendingRecord], error: UnfitVectors | BrokenVectors) -> None:
+        """Deliver the vectors that can be compared, and record why the other texts have none. They are not sent again.
 
-        Raise the error of the probe if any text would fail: then these texts are not to blame.
+        If even the probe fails, raise its error, because then the fault is not in these texts.
         """
         await self.probe()
         found: Embeddings = error.embeddings
@@ -105,15 +105,15 @@ class _Asking:
         if fit:
             vectors = [found.vectors[place] for place in fit]
             ids, digests = [records[place].id for place in fit], [records[place].digest for place in fit]
-            await self._requests.deliver(Embedded(ids, digests, vectors, found.model))
+            await self._requests.deliver(EmbeddedRecords(ids, digests, vectors, found.model))
         self._refused |= {
-            records[place].id: f"its vector cannot be kept: {why}" for place, why in error.reasons.items()
+            records[place].id: f"its vector cannot be stored: {why}" for place, why in error.reasons.items()
         }
 
     async def probe(self) -> None:
-        """Raise the error that any text would meet."""
+        """Send a text that is known to work; raise its error."""
         await self._embed([PROBE], await self._llm.embedding_model())
 
     async def _embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        self._requests.require_going_on()
+        self._requests.raise_if_stopped()
         return await self._llm.embed(texts, model=model)

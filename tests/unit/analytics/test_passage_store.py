@@ -1,4 +1,4 @@
-"""A document's passages as they are embedded: what several errors at once mean."""
+"""Embedding the passages of a document: what several errors at once mean."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from workers.analytics.document import Document
+from workers.analytics.passage_store import PassageStore
 from workers.analytics.passages import Passage
 from workers.runtime.handler.errors import Permanent, RateLimited
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings
@@ -21,7 +21,7 @@ def limited(seconds: float) -> RateLimited:
 
 
 class Failing:
-    """A provider that answers each of three requests in flight with an error of its own."""
+    """A provider that answers each of three requests in flight with another error."""
 
     embedding_limits = EmbeddingLimits(texts=1, requests=3)
 
@@ -44,8 +44,8 @@ class Failing:
     ],
 )
 async def test_of_several_errors_the_longest_rate_limit_is_raised(errors: list[Exception], raised: str) -> None:
-    """A job that was told to wait is not ended by what else went wrong meanwhile."""
-    document = Document(cast("Any", SimpleNamespace(llm=Failing(errors))), b"digest", "m")
+    """A rate-limited job is not ended by another error at the same time."""
+    document = PassageStore(cast("Any", SimpleNamespace(llm=Failing(errors))), b"digest", "m")
 
     with pytest.raises((RateLimited, Permanent), match=raised):
         await document.embed(PASSAGES, [])

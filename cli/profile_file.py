@@ -1,35 +1,35 @@
-"""A person's own profiles, from JSON lines or CSV. All of a file is read and checked before anything is written."""
+"""Read a file of profiles, JSON lines or CSV. The whole file is checked before anything is written."""
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workers.runtime.handler.naming import fault, nfc
+from cli.json_text import JsonTextError, read_json
+from workers.runtime.handler.naming import name_problem, nfc
 from workers.runtime.refusals import Refusal, cut, quoted
 from workers.scoring.profiles import NewProfile
 
-MOST = 10_000
-_NAME_CHARACTERS = 500
-_FIELD_BYTES = 4 * 1024 * 1024
+MAX_PROFILES = 10_000
+_MAX_NAME_CHARACTERS = 500
+_MAX_FIELD_BYTES = 4 * 1024 * 1024
 
 
 class _LineError(Exception):
-    """What is wrong with which line: the field and the rule."""
+    """A line breaks a rule: its number, and the field and the rule."""
 
     def __init__(self, line: int, rule: str) -> None:
         super().__init__(rule)
         self.line = line
 
 
-def read(path: Path) -> list[NewProfile]:
-    """Return the profiles in ``path``; raise Refusal naming the file, the line, the field and the rule.
+def read_profiles(path: Path) -> list[NewProfile]:
+    """Return the profiles in ``path``; raise Refusal with the file, the line, the field and the rule.
 
-    ``.jsonl``: an object per line with ``name`` and, as ``attributes`` or beside the name, whatever else is known.
-    ``.csv``: a header with the column ``name``; the other columns are attributes, empty cells are left out.
+    ``.jsonl``: one object per line with ``name``. All other keys, and those of ``attributes``, are attributes.
+    ``.csv``: a header with the column ``name``. The other columns are attributes; empty cells are left out.
     """
     readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_rows}
     if path.suffix.lower() not in readers:
@@ -40,9 +40,9 @@ def read(path: Path) -> list[NewProfile]:
     except _LineError as error:
         raise Refusal(f"{path}, line {error.line}: {error}") from None
     if not found:
-        raise Refusal(f"{path} holds no profile")
-    if len(found) > MOST:
-        raise Refusal(f"{path} holds {len(found)} profiles, at most {MOST} are scored at once")
+        raise Refusal(f"{path} has no profile")
+    if len(found) > MAX_PROFILES:
+        raise Refusal(f"{path} must have at most {MAX_PROFILES} profiles, got {len(found)}")
     return found
 
 
@@ -64,32 +64,31 @@ def _json_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(number: int, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise _LineError(number, f"must be JSON: {why}") from None
+        value = read_json(line.strip())
+    except JsonTextError as error:
+        raise _LineError(number, str(error)) from None
     if not isinstance(value, dict):
         raise _LineError(number, f"must be a JSON object, got {cut(line)}")
     attributes = value.pop("attributes", {})
     if not isinstance(attributes, dict):
         raise _LineError(number, f"field 'attributes' must be an object, got {quoted(attributes)}")
     if twice := sorted(attributes.keys() & value.keys() - {"name"}):
-        raise _LineError(number, f"field {twice[0]!r} is given twice, also among the attributes")
+        raise _LineError(number, f"field {twice[0]!r} is given twice, also in the attributes")
     return {**value, "attributes": {**{key: item for key, item in value.items() if key != "name"}, **attributes}}
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(_FIELD_BYTES)
+    csv.field_size_limit(_MAX_FIELD_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    begins = 1
+    first_line = 1
     header: list[str] | None = None
     try:
         for cells in reader:
             if header is None:
                 header = _header([cell.strip() for cell in cells])
             elif any(cell.strip() for cell in cells):
-                yield begins, _row(begins, header, cells)
-            begins = reader.line_num + 1
+                yield first_line, _row(first_line, header, cells)
+            first_line = reader.line_num + 1
     except csv.Error as error:
         raise _LineError(reader.line_num or 1, f"must be CSV: {error}") from None
 
@@ -98,7 +97,7 @@ def _header(names: list[str]) -> list[str]:
     if "name" not in names:
         raise _LineError(1, f"the header must have the column 'name', got {cut(', '.join(names))}")
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise _LineError(1, f"column {twice!r} is there twice")
+        raise _LineError(1, f"column {twice!r} is given twice")
     return names
 
 
@@ -114,20 +113,20 @@ def _profile(line: int, values: dict[str, Any]) -> NewProfile:
     name = values.get("name")
     if not isinstance(name, str) or not name.strip():
         raise _LineError(line, "field 'name' must be a text that is not empty" + (f", got {name!r}" if name else ""))
-    if len(name) > _NAME_CHARACTERS:
-        raise _LineError(line, f"field 'name' must have at most {_NAME_CHARACTERS} characters, got {len(name)}")
+    if len(name) > _MAX_NAME_CHARACTERS:
+        raise _LineError(line, f"field 'name' must have at most {_MAX_NAME_CHARACTERS} characters, got {len(name)}")
     attributes: dict[str, Any] = values["attributes"]
     for field, value in (("name", name), *attributes.items()):
         if _unstorable(field) or _unstorable(value):
             raise _LineError(line, f"field {quoted(field)} must not contain NUL, broken characters or NaN")
-    name = nfc(" ".join(name.split()))  # of a file: a line end within a cell is a blank
-    if (rule := fault(name, longest=_NAME_CHARACTERS)) is not None:
+    name = nfc(" ".join(name.split()))  # a line break within a cell becomes a blank
+    if (rule := name_problem(name, longest=_MAX_NAME_CHARACTERS)) is not None:
         raise _LineError(line, f"field 'name' {rule}, got {quoted(name)}")
     return NewProfile(name, attributes)
 
 
 def _unstorable(value: object) -> bool:
-    """Tell whether Postgres could not keep ``value``: NUL, half a character, a number that is none."""
+    """Return whether Postgres cannot store ``value``: NUL, half of a surrogate pair, NaN or an infinite number."""
     match value:
         case str():
             return "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value)

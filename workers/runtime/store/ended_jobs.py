@@ -1,4 +1,4 @@
-"""Read jobs that ended as what they were asked to do."""
+"""Read jobs that ended, with the row that each was enqueued as."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from workers.runtime.store.tables import JobTable, job_table
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A job that ended: its row as JSON text by column, its state and the one before."""
+class EndedJob:
+    """A job that ended: its row as JSON text by column, its state, and the state in which it ended."""
 
     id: UUID
     row: str
@@ -23,7 +23,7 @@ class Ended:
 
 
 @cache
-def _ended_sql(t: JobTable) -> str:
+def _ended_jobs_sql(t: JobTable) -> str:
     c = t.column
     stages = ", ".join(f"'{step.stage}'" for step in t.lifecycle.steps)
     return f"""
@@ -34,8 +34,8 @@ def _ended_sql(t: JobTable) -> str:
           FROM {t.name} AS j WHERE j.{c["id"]} = ANY (%(ids)s) AND j.{c["completed_at"]} IS NOT NULL"""
 
 
-async def ended(conn: Raw, model: type[Job], ids: Sequence[UUID]) -> list[Ended]:
-    """Return those of these jobs that have ended. Their rows are read as text: one that is odd spoils no other."""
-    cursor = await conn.execute(_ended_sql(job_table(model)), {"ids": list(ids)})
+async def read_ended_jobs(conn: Raw, model: type[Job], ids: Sequence[UUID]) -> list[EndedJob]:
+    """Return those of these jobs that have ended. Each row is read as text, so that a bad row fails alone."""
+    cursor = await conn.execute(_ended_jobs_sql(job_table(model)), {"ids": list(ids)})
     rows: list[Any] = await cursor.fetchall()
-    return [Ended(*row) for row in rows]
+    return [EndedJob(*row) for row in rows]

@@ -1,0 +1,168 @@
+"""Validate the payloads and options of jobs before they are enqueued. Asks no database."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
+from workers.runtime.bounds import payload_problem, time_problem
+from workers.runtime.handler.errors import one_line
+from workers.runtime.handler.naming import Name
+from workers.runtime.handler.registry import Stage
+from workers.runtime.refusals import Problem, Refusal, cut, first_problem, quoted
+from workers.runtime.store.tables import JobTable, job_table
+
+
+class EnqueueError(Refusal, ValueError):
+    """The job cannot be enqueued; the message is one line that names the field, the rule and the value.
+
+    ``position`` is the index of the invalid job among many; if it is not 0, the line begins with it.
+    """
+
+    def __init__(self, message: str | Problem, *, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
+        if position:
+            self.args = (f"job {position}: {message}",)
+
+
+def _within_clock_range(time: datetime | None) -> datetime | None:
+    """Return ``time`` if the database's clock can show it; a time without an offset is UTC.
+
+    With an offset, a time may be outside the years that Python supports.
+    """
+    if time is None:
+        return None
+    if (rule := time_problem(time)) is not None:
+        raise ValueError(f"{rule}, got {time.isoformat()!r}")
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _refuse_bool(value: object) -> object:
+    """Refuse true and false, which Python would read as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic reads it
+    return value
+
+
+class JobOptions(BaseModel):
+    """The options of a job beside its payload, at every door."""
+
+    priority: Annotated[int, BeforeValidator(_refuse_bool)] = Field(
+        PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST
+    )
+    due_at: Annotated[datetime | None, AfterValidator(_within_clock_range)] = None
+    idempotency_key: Name | None = None
+
+
+OPTIONS = tuple(JobOptions.model_fields)
+DEFAULT_OPTIONS = tuple(JobOptions().model_dump(mode="json").values())
+KEY_INDEX = OPTIONS.index("idempotency_key")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidJobs:
+    """Valid jobs of one stage: one row per job with the values of ``attributes``, the options last."""
+
+    table: JobTable
+    attributes: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def keys(self) -> list[str | None]:
+        """Return the idempotency key of each row."""
+        place = len(self.attributes) - len(OPTIONS) + KEY_INDEX
+        return [row[place] for row in self.rows]
+
+
+def payload_mapping(payload: object) -> Mapping[str, Any]:
+    """Return ``payload`` if it is a mapping; else raise EnqueueError, like for a wrong field."""
+    if isinstance(payload, Mapping):
+        return payload
+    raise EnqueueError(Problem("payload", "must be an object", quoted(payload)))
+
+
+def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
+    """Return ``jobs`` as rows, or raise EnqueueError with the first problem of the first invalid job."""
+    fields = tuple(stage.payload.model_fields)
+    _check_bounds(jobs)
+    try:
+        payloads, options = _split(stage.payload, jobs)
+    except ValidationError:
+        for position, job in enumerate(jobs):  # validate them one by one to find the first invalid job
+            _validate_alone(stage, job, position)
+        raise
+    except (ValueError, RecursionError) as error:  # pydantic cannot write a value that it accepted
+        raise_first_problem(jobs)
+        raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
+    rows = [(*(payload[name] for name in fields), *option) for payload, option in zip(payloads, options, strict=True)]
+    return ValidJobs(job_table(stage.model), (*fields, *OPTIONS), rows)
+
+
+def _split(
+    payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
+    """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call."""
+    payloads, options = [], []
+    for job in map(payload_mapping, jobs):
+        if job.keys().isdisjoint(OPTIONS):
+            payloads.append(job)
+            options.append(DEFAULT_OPTIONS)
+        else:
+            payloads.append({name: value for name, value in job.items() if name not in OPTIONS})
+            given = JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
+            options.append(tuple(given.model_dump(mode="json").values()))
+    adapter = _adapter_of_many(payload)
+    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options
+
+
+# Values of these types are within all bounds; text only if it is short.
+_PLAIN = frozenset({int, bool, UUID, type(None)})
+_SHORT = 16_384
+
+
+def _check_bounds(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise EnqueueError for the first job that is too large, too deep or has a value that JSON readers refuse.
+
+    What Postgres refuses itself, for example a NUL in a short text, is not checked here.
+    """
+    for position, job in enumerate(jobs):
+        for value in payload_mapping(job).values():
+            kind = type(value)
+            if (len(value) > _SHORT) if kind is str else kind not in _PLAIN:
+                _check_payload_bounds(job, position)
+                break
+
+
+def _check_payload_bounds(job: Mapping[str, Any], position: int) -> None:
+    if (problem := payload_problem(job)) is not None:
+        raise EnqueueError(problem, position=position)
+
+
+def raise_first_problem(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise EnqueueError for the first job with an invalid value; check every value."""
+    for position, job in enumerate(jobs):
+        _check_payload_bounds(job, position)
+
+
+@cache
+def _adapter_of_many(payload: type[BaseModel]) -> TypeAdapter[list[Any]]:
+    return TypeAdapter(list[payload])  # type: ignore[valid-type]
+
+
+def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None:
+    _check_payload_bounds(payload_mapping(job), position)
+    try:
+        stage.payload.model_validate({name: value for name, value in job.items() if name not in OPTIONS})
+        JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
+    except ValidationError as error:
+        raise EnqueueError(payload_problem_of(error), position=position) from None
+
+
+def payload_problem_of(error: ValidationError) -> Problem:
+    """Return the first problem of a payload or its options."""
+    return first_problem(error, whole="payload", unknown="is not a field of this stage")
