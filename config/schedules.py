@@ -17,4 +17,5 @@ DEFAULT_SCHEDULES = (
     DefaultSchedule("maintenance.expire_waits", "expire_waits", "* * * * *"),
     DefaultSchedule("maintenance.partitions", "partitions", "15 3 * * *"),
     DefaultSchedule("maintenance.forget_workers", "forget_workers", "30 * * * *"),
+    DefaultSchedule("maintenance.orphan_calls", "orphan_calls", "* * * * *"),
 )

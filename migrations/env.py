@@ -60,7 +60,7 @@ def compared(object_: Any, name: str | None, type_: str, reflected: bool, _compa
     """
     if type_ == "table" and object_.schema not in schemas:
         return False
-    made = {"table": "transitions_", "index": "ix_data_records_embedding_"}.get(type_)
+    made = {"table": ("transitions_", "calls_"), "index": ("ix_data_records_embedding_",)}.get(type_)
     return not (reflected and made and (name or "").startswith(made))
 
 

@@ -63,7 +63,7 @@ def test_jobs_run_fail_are_rescued_and_cancelled(system, logins):
 
 def test_beat_enqueues_and_starts_every_maintenance_action(system, logins):
     """Each minute a schedule's job and every action run. Beat itself makes the partitions."""
-    actions = ("prune", "expire", "partitions", "forget_workers")
+    actions = ("prune", "expire", "partitions", "forget_workers", "orphan_calls")
     system.run(
         "INSERT INTO runtime.schedules (name, stage, payload, cron) VALUES ('job', 'proving.plain', '{}', '* * * * *')"
     )

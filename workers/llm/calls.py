@@ -88,12 +88,27 @@ class NotAdmittedError(RateLimited):
     """A limit, a cooldown or a budget keeps a call back. Nothing was counted. ``delay`` says for how long.
 
     ``limit`` names what refused: ``requests per minute of provider openai``. ``is_budget``: money or tokens are spent.
+    ``batch_may``: the batch lane may go on. ``gives_back``: it may end before ``delay`` has passed, as calls that are
+    under way end. ``key`` is the same for all calls that the same limit keeps back.
     """
 
-    def __init__(self, reason: str, *, delay: timedelta, limit: str, is_budget: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        delay: timedelta,
+        limit: str,
+        is_budget: bool = False,
+        batch_may: bool = False,
+        gives_back: bool = False,
+        key: str | None = None,
+    ) -> None:
         super().__init__(reason, delay=delay)
         self.limit = limit
         self.is_budget = is_budget
+        self.batch_may = batch_may
+        self.gives_back = gives_back
+        self.key = key or limit
 
 
 class Admission(Protocol):
@@ -106,7 +121,7 @@ class Admission(Protocol):
         """Record what a reserved call used. Returns once that is committed."""
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
-        """Record that a reserved call gave no answer. ``charged``: it may be paid for, so its estimate counts."""
+        """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
 
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""

@@ -41,6 +41,11 @@ Point = Literal[
     # One call of a provider, from the first byte of the request to the last of the answer.
     "provider.before",
     "provider.after",
+    # One statement for the calls of a process: the reservation of those that ask, what became of those that ended.
+    "admit.before",
+    "admit.after",
+    "account.before",
+    "account.after",
     # A flush of outcomes: the guarded update, each handler's write, the commit of both.
     "settle.before",
     "settle.after",

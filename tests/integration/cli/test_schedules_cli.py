@@ -28,7 +28,7 @@ REFUSED = {
     "payload: colour is not a field of this stage, got 1": (*NEW, *PLAIN, "--payload", '{"colour": 1}'),
     "payload is not JSON: '1e999' is not a JSON number": (*NEW, *PLAIN, "--payload", '{"seconds": 1e999}'),
     "stage 'proving.typo' is not registered; known stages: ": (*NEW, "--stage", "proving.typo"),
-    "action must be one of prune, expire, expire_waits, partitions, forget_workers, got 'tidy'": (
+    "action must be one of prune, expire, expire_waits, partitions, forget_workers, orphan_calls, got 'tidy'": (
         *NEW,
         "--action",
         "tidy",

@@ -97,7 +97,7 @@ async def test_every_action_runs_by_its_name(jobs):
     """Beat publishes names. Each action repeats its condition, so it may run twice."""
     known = actions(transitions_retention=FOREVER)
 
-    assert set(known) == {"prune", "expire", "expire_waits", "partitions", "forget_workers"}
+    assert set(known) == {"prune", "expire", "expire_waits", "partitions", "forget_workers", "orphan_calls"}
     for name, action in known.items():
         changed = await run_action(jobs.database, action, name)
         assert changed

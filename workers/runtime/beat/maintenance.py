@@ -15,6 +15,7 @@ from models.lifecycle import Job
 from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover
+from workers.runtime.store import calls
 from workers.runtime.store import partitions as store
 from workers.runtime.store.expire import EXPIRE_BATCH, delete_expired, expire
 from workers.runtime.store.processes import forget_silent_workers
@@ -90,7 +91,7 @@ def _name(model: type[Any]) -> str:
 
 
 async def keep_partitions(database: Database, *, retention: timedelta) -> int:
-    """Make the next monthly partitions of ``runtime.transitions``, drop those past ``retention``; return how many."""
+    """Make the next months of transitions and calls, drop those past ``retention``; return how many."""
     async with database.session() as session:
         made, dropped = await session.run_sync(
             lambda sync: store.make_and_drop_partitions(sync, ahead=MONTHS_AHEAD, retention=retention)
@@ -106,21 +107,32 @@ async def forget_workers(database: Database) -> int:
         return await forget_silent_workers(conn)
 
 
+async def orphan_calls(database: Database) -> dict[str, int]:
+    """Give up reservations of runs that are over, delete what admission needs no more; return how many of each."""
+    async with database.kernel() as conn:
+        return {"llm.calls": await calls.orphan(conn), "rows of admission": await calls.tidy(conn)}
+
+
 # An action returns the number of changed rows by table, also for tables without changes.
 Action = Callable[[Database], Awaitable[Mapping[str, int]]]
-ACTIONS = ("prune", "expire", "expire_waits", "partitions", "forget_workers")
+ACTIONS = ("prune", "expire", "expire_waits", "partitions", "forget_workers", "orphan_calls")
 
 
 def actions(*, transitions_retention: timedelta) -> dict[str, Action]:
     """Return every maintenance action by its name in schedules."""
 
     async def partitions(database: Database) -> Mapping[str, int]:
-        return {"months of runtime.transitions": await keep_partitions(database, retention=transitions_retention)}
+        return {
+            "months of runtime.transitions and llm.calls": await keep_partitions(
+                database, retention=transitions_retention
+            )
+        }
 
     async def forget(database: Database) -> Mapping[str, int]:
         return {"runtime.workers": await forget_workers(database)}
 
-    return dict(zip(ACTIONS, (prune_by_table, expire_by_table, expire_waits, partitions, forget), strict=True))
+    made = (prune_by_table, expire_by_table, expire_waits, partitions, forget, orphan_calls)
+    return dict(zip(ACTIONS, made, strict=True))
 
 
 async def run_action(database: Database, action: Action, name: str) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""The monthly partitions of ``runtime.transitions``: make the next ones, drop those past their retention."""
+"""The months of ``runtime.transitions`` and ``llm.calls``: make the next ones, drop those past their retention."""
 
 from datetime import timedelta
 
@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 def make_and_drop_partitions(session: Session, *, ahead: int, retention: timedelta) -> tuple[int, list[str]]:
     """Make and drop partitions; return the number of made ones and the names of dropped ones."""
-    made = session.scalar(text("SELECT runtime.ensure_transition_partitions(:ahead)"), {"ahead": ahead})
-    dropped = session.scalar(text("SELECT runtime.drop_transition_partitions(:age)"), {"age": retention})
-    return int(made or 0), list(dropped or [])
+    made, dropped = 0, list[str]()
+    for what in ("runtime.{}_transition_partitions", "llm.{}_call_partitions"):
+        made += session.scalar(text(f"SELECT {what.format('ensure')}(:ahead)"), {"ahead": ahead}) or 0
+        dropped += session.scalar(text(f"SELECT {what.format('drop')}(:age)"), {"age": retention}) or []
+    return made, dropped
