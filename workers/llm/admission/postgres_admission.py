@@ -22,8 +22,8 @@ from workers.llm.admission.refusals import refusal_of
 from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
 from workers.llm.calls import Call, NotAdmittedError, Usage
-from workers.runtime.backoff import soon
-from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, outlasting
+from workers.runtime.backoff import reconnect_seconds
+from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, retry_while_away
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.refusals import cut
@@ -156,7 +156,7 @@ class PostgresAdmission:
             async with self._database.kernel() as conn:
                 await conn.execute("SELECT llm.cool_down(%(p)s, %(m)s, %(s)s, %(r)s)", values)
 
-        await outlasting(keep)
+        await retry_while_away(keep)
         log.info("provider_cools_down", provider=provider, model=model, seconds=round(delay.total_seconds(), 1))
 
     async def learn(
@@ -227,7 +227,7 @@ class PostgresAdmission:
                 again = True
                 attempt += 1
                 log.warning("admission_waits_for_database", calls=len(asking), attempt=attempt, error=describe(error))
-                await asyncio.sleep(soon(attempt, draw=random.random))
+                await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
                 self._tell(asking, answer)
                 return
@@ -293,7 +293,7 @@ class PostgresAdmission:
                     return
                 attempt += 1
                 log.warning("ledger_waits_for_database", calls=len(endings), attempt=attempt, error=describe(error))
-                await asyncio.sleep(soon(attempt, draw=random.random))
+                await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
                 break
         for one in endings:
