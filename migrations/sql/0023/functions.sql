@@ -38,13 +38,6 @@ BEGIN
   RETURN p_job_id;
 END $$;
 
-CREATE FUNCTION llm.is_live(p_job_id uuid, p_stage text) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
--- Whether a job of this stage has not ended.
-  SELECT EXISTS (SELECT FROM runtime.jobs AS j
-                  WHERE j.id = p_job_id AND j.stage = p_stage AND j.completed_at IS NULL)
-$$;
-
 CREATE FUNCTION llm.ensure_batch(p_provider text, p_model text, p_gather double precision) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 -- Have a job gather the questions for this provider and model, in so many seconds, unless one is about to. The row lock
@@ -115,7 +108,8 @@ DECLARE
   v_left integer;
 BEGIN
   UPDATE llm.batch_requests AS r SET state = 'released'
-   WHERE r.batch_id = p_batch AND r.state IN ('waiting', 'sent') AND NOT llm.is_live(r.job_id, r.stage);
+   WHERE r.batch_id = p_batch AND r.state IN ('waiting', 'sent') AND NOT EXISTS (SELECT FROM runtime.jobs AS j
+                      WHERE j.id = r.job_id AND j.stage = r.stage AND j.completed_at IS NULL);
   SELECT count(*) INTO v_left FROM llm.batch_requests AS r WHERE r.batch_id = p_batch AND r.state IN ('waiting', 'sent');
   RETURN v_left;
 END $$;
@@ -133,7 +127,8 @@ DECLARE
 BEGIN
   UPDATE llm.batch_requests AS r SET state = 'released'
    WHERE r.provider = p_provider AND r.model = p_model AND r.state = 'waiting' AND r.batch_id IS NULL
-     AND NOT llm.is_live(r.job_id, r.stage);
+     AND NOT EXISTS (SELECT FROM runtime.jobs AS j
+                      WHERE j.id = r.job_id AND j.stage = r.stage AND j.completed_at IS NULL);
   SELECT min(a.enqueued_tokens) INTO v_allowed FROM llm.batch_allowances AS a
    WHERE a.provider = p_provider AND a.model IN ('', p_model);
   IF v_allowed IS NOT NULL THEN

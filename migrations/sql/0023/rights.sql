@@ -2,7 +2,7 @@
 -- have nothing else here: of batches they see no row.
 
 REVOKE ALL ON llm.lanes, llm.batch_requests, llm.batch_allowances FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION runtime.put_in_lane, runtime.in_lane, llm.is_live, llm.ensure_batch, llm.ask_in_batch,
+REVOKE EXECUTE ON FUNCTION runtime.put_in_lane, runtime.in_lane, llm.ensure_batch, llm.ask_in_batch,
   llm.release_ended, llm.gather_batch, llm.follow_up_batch FROM PUBLIC;
 DROP POLICY batches_enqueue ON llm.batches;
 DO $$
@@ -22,7 +22,7 @@ BEGIN
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
     GRANT SELECT, INSERT, UPDATE, DELETE ON llm.lanes, llm.batch_requests TO gristmill_worker;
     GRANT SELECT ON llm.batch_allowances TO gristmill_worker;
-    GRANT EXECUTE ON FUNCTION llm.is_live, llm.ensure_batch, llm.ask_in_batch, llm.release_ended, llm.gather_batch
+    GRANT EXECUTE ON FUNCTION llm.ensure_batch, llm.ask_in_batch, llm.release_ended, llm.gather_batch
       TO gristmill_worker;
   END IF;
   IF to_regrole('gristmill_operator') IS NOT NULL THEN

@@ -88,6 +88,10 @@ class RateLimited(Exception):
         self.delay = delay
 
 
+class Deferred(RateLimited):
+    """The answer comes later and the question is kept: ask the other questions of the job too, then let it wait."""
+
+
 def describe(error: BaseException) -> str:
     """Return one line of limited length for ``error``: its class unless it is ours, then its message.
 
