@@ -136,11 +136,11 @@ class BatchServer:
         head = f"content-type: {headers['content-type']}\r\n\r\n".encode()
         message = BytesParser(policy=HTTP).parsebytes(head + body)
         parts = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
-        content = parts["file"].get_payload(decode=True)
+        content: Any = parts["file"].get_payload(decode=True)
         if len(content) > MOST_BYTES:
             return _refuse(413, "the file is too large")
         name = f"file-{len(self.files)}"
-        self.files[name] = content
+        self.files[name] = bytes(content)
         return _json({"id": name, "object": "file", "bytes": len(content), "created_at": int(time.time()),
                       "filename": "x.jsonl", "purpose": "batch", "status": "processed"})  # fmt: skip
 
@@ -213,7 +213,8 @@ class BatchServer:
 
     def _answer_line(self, batch: FakeBatch, line: dict[str, Any], status: str) -> None:
         asked = json.dumps(line["body"], ensure_ascii=False)
-        rule = next((rule for rule in self.outcomes if rule["about"] in asked), {"kind": "answer"})
+        answers: dict[str, Any] = {"kind": "answer"}
+        rule = next((rule for rule in self.outcomes if rule["about"] in asked), answers)
         name, kind = line["custom_id"], rule["kind"]
         if status != "completed" and kind == "answer" and not rule.get("about"):
             kind = "expired" if status == "expired" else "missing"
