@@ -18,7 +18,7 @@ class Call(Base):
     for, but nobody has its answer, so its estimate counts; ``cached`` was answered without a call and costs nothing;
     ``failed`` was refused and costs nothing. Prices are those of the moment of the call, per million tokens and with
     the discount of the lane. ``input_tokens`` has the cached ones too, ``output_tokens`` those of reasoning.
-    Written by ``llm.admit`` and ``llm.settle_calls`` only.
+    Written by ``llm.admit`` and ``llm.settle_calls`` only, but for ``batch_id``.
     """
 
     __tablename__ = "calls"

@@ -120,8 +120,8 @@ class Rows:
         """Record that ``calls`` have ended; return of how many that was news."""
         paths, _ = paths_of(calls)
         ends = to_json([{"id": one.id, "as": became, **end} for one in calls]).decode()
-        [row] = self.ask("SELECT llm.settle_calls(%s::jsonb, %s::jsonb) AS n", paths, ends)
-        news: int = row["n"]
+        [row] = self.ask("SELECT llm.settle_calls(%s::jsonb, %s::jsonb) AS told", paths, ends)
+        news: int = row["told"]["news"]
         return news
 
     def states(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ RETURNS TABLE (place integer, calls bigint, wait double precision, cause jsonb) 
            AS (provider text, model text, stage text, owner_id uuid, project_id uuid, profile_id uuid, lane text,
                input integer, output integer, usd numeric)) WITH ORDINALITY
            AS p (provider, model, stage, owner_id, project_id, profile_id, lane, input, output, usd, place)
-   CROSS JOIN LATERAL (SELECT clock_timestamp()) AS c (now)
+   CROSS JOIN LATERAL (SELECT n.now, floor(extract(epoch FROM n.now) / 60) AS minute FROM llm.clock() AS n (now)) AS c
     LEFT JOIN LATERAL (
       SELECT x.room, x.wait, x.cause FROM (
         SELECT greatest((l.at_most - u.used) / greatest(a.need, 1), 0) AS room,
@@ -35,20 +35,24 @@ RETURNS TABLE (place integer, calls bigint, wait double precision, cause jsonb) 
          WHERE d.provider = p.provider AND d.model IN ('', p.model) AND d.until > c.now
            AND p.lane IS DISTINCT FROM 'batch'
          UNION ALL
-        SELECT least(CASE WHEN b.usd IS NOT NULL THEN
-                            CASE WHEN g.usd >= b.usd THEN 0 WHEN p.usd > 0 THEN trunc((b.usd - g.usd) / p.usd) END END,
-                     CASE WHEN b.tokens IS NOT NULL THEN
-                            greatest(trunc((b.tokens - g.tokens) / greatest(coalesce(p.input, 0) + coalesce(p.output, 0), 1)), 0)
-                     END)::bigint,
-               extract(epoch FROM e.until - c.now)::float8,
+        SELECT CASE WHEN r.room = 0 AND b.then = 'slow' THEN
+                 CASE WHEN t.slow_minute = c.minute AND t.slow_share >= 0.001 THEN 0 ELSE 1 END ELSE r.room END,
+               CASE WHEN b.then = 'slow' THEN 60 - (extract(epoch FROM c.now) - c.minute * 60)
+                    ELSE extract(epoch FROM e.until - c.now) END::float8,
                llm.budget_told(b, g.usd, g.tokens, NULL, e.until)
           FROM llm.budgets_of(p.stage, p.owner_id, p.project_id, p.profile_id) AS b
           LEFT JOIN llm.budget_totals AS t
             ON t.budget_id = b.id AND t.window_start = llm.window_start(b.window, b.zone, c.now)
          CROSS JOIN LATERAL (SELECT coalesce(t.reserved_usd + t.spent_usd, 0),
-                                    coalesce(t.reserved_tokens + t.spent_tokens, 0)::numeric) AS g (usd, tokens)
+                                    coalesce(t.reserved_tokens + t.spent_tokens, 0)) AS g (usd, tokens)
+         CROSS JOIN LATERAL (
+                SELECT least(CASE WHEN g.usd >= b.usd THEN 0 WHEN p.usd > 0 THEN trunc((b.usd - g.usd) / p.usd) END,
+                             CASE WHEN g.tokens >= b.tokens THEN 0
+                                  WHEN coalesce(p.input, 0) + coalesce(p.output, 0) > 0 THEN
+                                    (b.tokens - g.tokens) / (coalesce(p.input, 0) + coalesce(p.output, 0))
+                             END)::bigint) AS r (room)
          CROSS JOIN LATERAL llm.window_end(b.window, b.zone, c.now) AS e (until)
-         WHERE b.then = 'stop' OR (b.then = 'batch' AND p.lane IS DISTINCT FROM 'batch')
+         WHERE b.then IN ('stop', 'slow') OR (b.then = 'batch' AND p.lane IS DISTINCT FROM 'batch')
       ) AS x
        WHERE x.room IS NOT NULL
        ORDER BY x.room, x.wait DESC NULLS FIRST LIMIT 1) AS t ON true
@@ -95,6 +99,16 @@ RETURNS timestamptz LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, 
              reason = CASE WHEN excluded.until >= c.until THEN excluded.reason ELSE c.reason END
   RETURNING until
 $$;
+
+CREATE VIEW llm.limits_in_use WITH (security_invoker = true) AS
+-- What is used of each limit now; of one that each owner has, a row for each owner who uses some of it.
+SELECT l.id, l.provider, l.model, l.stage, l.owner_id, l.per_owner, l.measure, l.at_most, l.window_seconds, l.set_by,
+       l.until, l.created_at, coalesce(w.subject, '') AS subject, coalesce(sum(w.amount), 0)::bigint AS used
+  FROM llm.limits AS l
+  LEFT JOIN llm.window_counts AS w
+    ON w.limit_id = l.id AND w.amount <> 0
+   AND w.bucket BETWEEN llm.bucket(llm.clock(), l.window_seconds) - 64 AND llm.bucket(llm.clock(), l.window_seconds) + 64
+ GROUP BY l.id, w.subject;
 
 CREATE VIEW llm.budget_differences WITH (security_invoker = true) AS
 -- Totals that are not the sum of the ledger: always empty. Calls of months that were dropped count in totals alone.

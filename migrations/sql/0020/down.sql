@@ -1,6 +1,6 @@
 -- What 0020 made. The schema stays if another revision has something in it.
 
-DROP VIEW llm.budget_differences;
+DROP VIEW llm.budget_differences, llm.limits_in_use;
 DROP TABLE llm.calls, llm.askers, llm.budget_warnings, llm.budget_totals, llm.cooldowns, llm.window_counts;
 DROP TRIGGER recount_insert ON llm.limits;
 DROP TRIGGER recount_update ON llm.limits;

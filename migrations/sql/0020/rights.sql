@@ -13,14 +13,16 @@ BEGIN
   FOREACH v_role IN ARRAY ARRAY['gristmill_worker', 'gristmill_dispatcher'] LOOP
     CONTINUE WHEN to_regrole(v_role) IS NULL;
     EXECUTE format('GRANT USAGE ON SCHEMA llm TO %I', v_role);
-    EXECUTE format('GRANT SELECT ON llm.limits, llm.window_counts, llm.cooldowns, llm.budgets, llm.budget_totals TO %I',
+    EXECUTE format('GRANT SELECT ON llm.limits, llm.window_counts, llm.limits_in_use, llm.cooldowns, llm.budgets, '
+                   'llm.budget_totals TO %I',
                    v_role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION llm.capacity, llm.limits_of, llm.budgets_of, llm.subject, llm.bucket, '
                    'llm.counted, llm.amount, llm.window_start, llm.window_end, llm.free_in, llm.limit_told, '
                    'llm.budget_told, llm.clock TO %I', v_role);
   END LOOP;
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
-    GRANT SELECT ON llm.calls, llm.budget_warnings, llm.budget_differences TO gristmill_worker;
+    GRANT SELECT, UPDATE (batch_id) ON llm.calls TO gristmill_worker;  -- calls of a batch are reserved before it is sent
+    GRANT SELECT ON llm.budget_warnings, llm.budget_differences TO gristmill_worker;
     GRANT EXECUTE ON FUNCTION llm.admit, llm.settle_calls, llm.orphan_calls, llm.tidy, llm.learn_limit, llm.cool_down,
       llm.sums_of_budget TO gristmill_worker;
   END IF;

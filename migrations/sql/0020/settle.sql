@@ -1,10 +1,11 @@
 -- What became of calls: used, refused by the provider, lost, or not made at all.
 
-CREATE FUNCTION llm.settle_calls(p_paths jsonb, p_settles jsonb) RETURNS integer
+CREATE FUNCTION llm.settle_calls(p_paths jsonb, p_settles jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
   SET enable_mergejoin = off SET jit = off AS $$
--- Record what became of reserved calls, each once, and return how many were: a second time changes nothing. `as`:
+-- Record what became of reserved calls, each once: a second time changes nothing. Returns of how many it was news, and
+-- the budgets that have passed a threshold by it. `as`:
 --   settled   what it used, by the provider's count; what that does not say is as estimated
 --   failed    the provider said no: nothing is paid, but the request was made
 --   orphaned  it may be paid for: its estimate stays, until somebody knows better
@@ -15,6 +16,7 @@ DECLARE
   v_ids uuid[];
   v_count integer;
   v_released boolean;
+  v_warned jsonb;
 BEGIN
   LOCK TABLE llm.limits, llm.budgets IN ROW SHARE MODE;
   SELECT array_agg(DISTINCT l.id) INTO v_ids
@@ -46,7 +48,7 @@ BEGIN
                           - least(coalesce(u.cached, 0), coalesce(u.input, c.estimated_input))) * c.input_price
                          + least(coalesce(u.cached, 0), coalesce(u.input, c.estimated_input))
                            * coalesce(c.cached_price, c.input_price)
-                         + coalesce(u.output, c.max_output) * coalesce(c.output_price, 0)) / 1000000 END,
+                         + coalesce(u.output, c.max_output) * coalesce(c.output_price, 0)) * 0.000001 END,
            input_tokens = u.input, cached_input_tokens = u.cached, output_tokens = u.output,
            reasoning_tokens = u.reasoning, usage = u.usage, served_model = u.served, seconds = u.seconds,
            failure = CASE WHEN u."as" = 'released' THEN 'released' ELSE u.failure END, settled_at = clock_timestamp()
@@ -99,9 +101,9 @@ BEGIN
      WHERE c.id = u.id AND u."as" = 'released' AND c.failure = 'released';
   END IF;
   IF v_ids IS NOT NULL THEN
-    PERFORM llm.warn_of_budgets(v_ids, '{}', llm.clock());
+    v_warned := llm.warn_of_budgets(v_ids, '{}', llm.clock());
   END IF;
-  RETURN v_count;
+  RETURN jsonb_build_object('news', v_count, 'warned', v_warned);
 END $$;
 
 CREATE FUNCTION llm.orphan_calls(
@@ -137,7 +139,7 @@ BEGIN
                     SELECT FROM runtime.jobs AS j WHERE j.id = c.job_id AND j.version = c.version)
                   ELSE c.worker_id IS NULL AND c.created_at < clock_timestamp() - interval '1 hour' END
        LIMIT p_most) AS c;
-  RETURN CASE WHEN v_settles IS NULL THEN 0 ELSE llm.settle_calls(v_paths, v_settles) END;
+  RETURN CASE WHEN v_settles IS NULL THEN 0 ELSE (llm.settle_calls(v_paths, v_settles) ->> 'news')::integer END;
 END $$;
 
 CREATE FUNCTION llm.tidy() RETURNS integer

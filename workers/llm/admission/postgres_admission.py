@@ -17,11 +17,11 @@ import structlog
 from psycopg.errors import ObjectNotInPrerequisiteState
 
 from workers.llm.admission.capacity import Capacity, Path, capacity_of
-from workers.llm.admission.prices import Prices
+from workers.llm.admission.prices import Price, Prices
 from workers.llm.admission.refusals import refusal_of
 from workers.llm.admission.statements import Answered, Question, admit, settle, storable_count
 from workers.llm.admission.together import Together
-from workers.llm.calls import Call, NotAdmittedError, Usage
+from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
 from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, retry_while_away
 from workers.runtime.failpoints import failpoint
@@ -71,7 +71,7 @@ class _Ending:
             self.told.exception()  # somebody may wait for it, nobody must
 
 
-class PostgresAdmission:
+class PostgresAdmission(Admission):
     """Admits the calls of one process and keeps their rows. Postgres away: reserving waits, and so no call is made.
 
     ``worker_id`` is the process's row in ``runtime.workers``: when its lease ends, what it has reserved is orphaned.
@@ -203,9 +203,9 @@ class PostgresAdmission:
             self._ends.stop()
             log.warning("calls_not_recorded", calls=len(self._under_way))
 
-    def _price_of(self, call: Call) -> Any:
+    def _price_of(self, call: Call) -> Price | None:
         price = self._prices.of(call.provider, call.model, call.kind)
-        return price and price.on(call.lane)
+        return None if price is None else price.on(call.lane)
 
     async def _ask_all(self, asking: Sequence[_Asking], *, again: bool = False) -> None:
         """Put one question for all of them until it is answered; one that is wrong by itself fails alone."""
@@ -229,7 +229,11 @@ class PostgresAdmission:
                 log.warning("admission_waits_for_database", calls=len(asking), attempt=attempt, error=describe(error))
                 await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
-                self._tell(asking, answer)
+                try:
+                    self._tell(asking, answer)
+                except Exception as error:  # nobody may wait for ever
+                    log.exception("admission_not_told")
+                    await self._ask_apart(asking, error, again=again)
                 return
 
     async def _ask(self, asking: Sequence[_Asking], *, again: bool) -> Answered:
@@ -254,15 +258,15 @@ class PostgresAdmission:
                 one.told.set_exception(error)
 
     def _tell(self, asking: Sequence[_Asking], answer: Answered) -> None:
-        for warning in answer.warned:
-            log.warning("budget_warning", budget=warning["name"], share=warning["share"], passed=warning["threshold"])
+        _warn(answer.warned)
         for place, one in enumerate(asking):
             call, cause = one.question.call, answer.refused.get(place)
-            if cause is None and one.question.cached is None:
+            is_reserved = cause is None and one.question.cached is None
+            if is_reserved and call.lane != "batch":  # a batch outlives this process
                 self._under_way[call.id] = (call, answer.found.get(place, answer.at))
             if not one.told.done():
                 one.told.set_result(None if cause is None else refusal_of(cause))
-            elif cause is None and one.question.cached is None:
+            elif is_reserved:
                 self._submit(call, "released")  # nobody waits for it any more
 
     def _submit(self, call: Call, became: str, more: Mapping[str, Any] | None = None) -> _Ending:
@@ -285,7 +289,7 @@ class PostgresAdmission:
             try:
                 async with self._database.kernel() as conn:
                     failpoint("account.before")
-                    await settle(conn, [(one.call, one.end) for one in endings])
+                    _warn(await settle(conn, [(one.call, one.end) for one in endings]))
                     failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
@@ -318,3 +322,9 @@ class PostgresAdmission:
             return
         log.error("call_not_recorded", call_id=str(one.call.id), error=describe(error))
         one.tell(error)
+
+
+def _warn(passed: Sequence[Mapping[str, Any]]) -> None:
+    """Tell operators which budgets have passed a threshold: each once per window, by the process that saw it."""
+    for one in passed:
+        log.warning("budget_warning", budget=one["name"], share=one["share"], passed=one["threshold"])

@@ -19,7 +19,7 @@ _PATH = ("provider", "model", "stage", "owner_id", "project_id", "profile_id", "
 _MOST = 2**31 - 1
 
 _ADMIT = "SELECT llm.admit(%(paths)s::jsonb, %(calls)s::jsonb, %(worker)s::uuid, %(asker)s, %(turn)s, %(again)s)::text"
-_SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb)"
+_SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb) -> 'warned'"
 
 
 def storable_count(tokens: int | None) -> int | None:
@@ -103,12 +103,12 @@ async def admit(
     )
 
 
-async def settle(conn: Raw, ends: Sequence[tuple[Call, Mapping[str, Any]]]) -> int:
-    """Record what became of these calls; return of how many that was news."""
+async def settle(conn: Raw, ends: Sequence[tuple[Call, Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+    """Record what became of these calls, in the order of their ids; return the budgets that have passed a threshold."""
     paths, _ = paths_of(call for call, _ in ends)
     values = {"paths": paths, "settles": to_json([end for _, end in ends]).decode()}
     row = await (await conn.execute(_SETTLE, values)).fetchone()
-    return row[0] if row else 0
+    return (row and row[0]) or ()
 
 
 def paths_of(calls: Iterable[Call]) -> tuple[str, dict[PathKey, int]]:

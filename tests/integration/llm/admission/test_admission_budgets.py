@@ -1,6 +1,7 @@
 """Budgets: reserved and checked in one statement, by the wall clock of their zone, told once, never overdrawn."""
 
 import asyncio
+import json
 import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -161,6 +162,24 @@ def test_a_budget_then_slows_down(rows, clock):
     assert cause["wait"] == 60
     clock.advance(60)
     assert admitted(rows.admit(call(tokens=100_000), call(tokens=1))) == [True, False]
+
+
+def test_gates_see_the_room_of_a_budget(rows, clock):
+    """As many as fit; of a slow one that is spent one a minute; of one that only warns any number."""
+    rows.budget("stops", usd=Decimal("0.035"), scope="stage", scope_value="stops")
+    rows.budget("slows", tokens=12_000, scope="stage", scope_value="slows", then="slow")
+    rows.budget("warns", tokens=0, scope="stage", scope_value="warns", then="warn")
+    paths = json.dumps(
+        [{"provider": "p", "model": "m", "stage": stage, "input": 2_000, "output": 4_000, "usd": 0.01}
+         for stage in ("stops", "slows", "warns")]
+    )  # fmt: skip
+    room = "SELECT calls, round(wait) AS wait FROM llm.capacity(%s::jsonb)"
+
+    assert [row["calls"] for row in rows.ask(room, paths)] == [3, 2, None]
+    rows.admit(*(call(**CENT, stage=stage) for stage in ("stops", "slows") for _ in range(3)))
+    assert [tuple(row.values()) for row in rows.ask(room, paths)] == [(0, 43_200), (0, 60), (None, None)]
+    clock.advance(60)
+    assert [row["calls"] for row in rows.ask(room, paths)] == [0, 1, None]
 
 
 def test_a_budget_then_leaves_the_batch_lane(rows, clock):

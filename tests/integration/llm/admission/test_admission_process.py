@@ -13,6 +13,7 @@ from gristmill_testing.waiting import until
 from tests.support.admission import PriceList, call, usage
 from workers.llm.admission.capacity import Path
 from workers.llm.admission.postgres_admission import PostgresAdmission
+from workers.llm.admission.statements import Question, admit
 from workers.llm.calls import NotAdmittedError
 
 CENT: dict[str, Any] = {"tokens": 2_000, "output": 4_000}
@@ -81,6 +82,34 @@ async def test_processes_share_what_is_spent(rows, start):
     )
 
     assert found.count(None) == 10
+
+
+@pytest.mark.parametrize("under", ["limit", "budget", "each owner's limit"])
+async def test_two_questions_at_once_are_answered_one_after_the_other(rows, database, under):
+    """C1, C11: the second one waits for the first one's commit, sees what it reserved, and is later by the clock."""
+    match under:
+        case "limit":
+            rows.limit("requests", 1)
+        case "budget":
+            rows.budget(tokens=10)
+        case _:
+            rows.limit("requests", 1, per_owner=True)
+
+    async def ask(conn):
+        answer = await admit(conn, [Question(call(), None)], worker=None, asker=uuid.uuid4(), turn=1, again=False)
+        return bool(answer.refused), answer.at
+
+    waits = "SELECT 1 AS one FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    async with database.kernel() as one, database.kernel() as two:
+        async with one.transaction():
+            first, _ = await ask(one)
+            asking = asyncio.create_task(ask(two))
+            await until(lambda: rows.ask(waits, two.info.backend_pid))
+            before_commit = rows.ask("SELECT clock_timestamp() AS at")[0]["at"]
+        second, at = await asking
+
+    assert (first, second) == (False, True)
+    assert at > before_commit
 
 
 async def test_a_cancelled_caller_leaves_no_reservation(rows, admission):
@@ -176,17 +205,18 @@ async def test_an_end_that_no_row_can_hold_is_recorded_without_what_is_odd(rows,
 
 
 async def test_closing_records_what_has_ended_and_orphans_the_rest(rows, database):
-    """C6: a process that ends in order leaves no reservation for anybody to find."""
+    """C6: a process that ends in order leaves no reservation for anybody to find, but those of batches."""
     admission = PostgresAdmission(database, None, PriceList())
-    ended, under_way = call(), call()
-    await admission.reserve_many([ended, under_way])
+    ended, under_way, batched = call(), call(), call(lane="batch")
+    await admission.reserve_many([ended, under_way, batched])
     ending = asyncio.create_task(admission.settle(ended, usage()))
     await asyncio.sleep(0)
 
     await admission.aclose()
 
     await ending
-    assert rows.states() == {"settled": 1, "orphaned": 1}
+    assert rows.states() == {"settled": 1, "orphaned": 1, "reserved": 1}
+    assert rows.ask("SELECT lane FROM llm.calls WHERE state = 'reserved'") == [{"lane": "batch"}]
 
 
 async def test_without_postgres_nothing_is_admitted(rows, admission):

@@ -44,6 +44,21 @@ def test_no_window_has_more_than_its_limit(rows, clock, limit, steps, size):
     assert most_in_any_window(admitted, timedelta(seconds=window)) <= at_most
 
 
+@EXAMPLES
+@given(window=st.sampled_from([1, 7, 60, 86_400]), begin=st.floats(0, 1, exclude_max=True))
+def test_a_window_ends_after_its_length_and_not_before(rows, clock, window, begin):
+    """C23: wherever in a bucket it begins; a 64th of it later at most."""
+    rows.clear()
+    rows.limit("requests", 1, window)
+    clock.advance(begin * window)
+
+    assert rows.admit(call()) == [None]
+    clock.advance(window - 0.001)
+    assert rows.admit(call())[0] is not None
+    clock.advance(window / 64 + 0.002)
+    assert rows.admit(call()) == [None]
+
+
 @settings(EXAMPLES, max_examples=8)
 @given(at_most=st.integers(2, 60), window=st.sampled_from([1, 10, 60, 3_600]), finest=st.integers(60, 140))
 def test_under_load_a_window_is_used(rows, clock, at_most, window, finest):
@@ -289,3 +304,19 @@ def test_a_clock_that_goes_back_a_little_forgets_nothing(rows, clock):
     clock.advance(-5)
 
     assert rows.admit(call())[0] is not None
+
+
+def test_what_is_used_of_each_limit_is_shown(rows, clock):
+    """Now, by owner where each owner has one."""
+    alice = uuid.uuid4()
+    rows.limit("requests", 5)
+    rows.limit("tokens", 100, per_owner=True)
+    rows.limit("concurrency", 5, None, provider="other")
+    rows.admit(call(owner=alice, tokens=20), call(tokens=30))
+    shown = "SELECT measure, subject, used FROM llm.limits_in_use ORDER BY 1, 3"
+
+    assert [tuple(row.values()) for row in rows.ask(shown)] == [
+        ("concurrency", "", 0), ("requests", "", 2), ("tokens", str(alice), 20), ("tokens", "nobody", 30),
+    ]  # fmt: skip
+    clock.advance(62)
+    assert [row["used"] for row in rows.ask(shown)] == [0, 0, 0]
