@@ -15,7 +15,7 @@ from cli.connection import open_connection, open_database
 from cli.doctor.check import Check, CheckState, is_denied, not_checked, ok_or_failed, run_permitted
 from cli.doctor.roles import check_answering
 from cli.error_lines import server_error_line
-from cli.provider import answering_of
+from cli.provider import answers
 from config.redaction import redact_text
 from config.settings import Settings, keys_of
 from workers.llm.names import TABLE_DEFAULT, is_openai, public_url, require_served
@@ -69,7 +69,7 @@ async def check_provider(settings: Settings, database_url: str | None) -> list[C
     secrets = ok_or_failed("secrets", found, ok=not problems, remedy=remedy)
     providers = await asyncio.to_thread(_check_chosen, settings, choice)
     async with open_connection(database_url) as connection:
-        here = answering_of(settings, choice)
+        here = answers(settings, choice)
         workers = await run_permitted("workers ask", lambda: check_answering(connection, here))
     return [secrets, *providers, *workers]
 

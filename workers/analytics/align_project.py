@@ -46,6 +46,7 @@ from workers.runtime.database import retry_while_away
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.ports import one_model
 from workers.runtime.handler.registry import stage
 
 MAX_JUDGED_AT_ONCE = 100
@@ -74,8 +75,10 @@ async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     Judgements are committed as they come, and another run continues with the rest. A record that cannot be judged is
     listed with its reason and delays no other record. No transaction is open while a model answers. Analyses of the
     same records take turns, so that a record's judgement and ratings come from one job. If the provider is away, or if
-    a run has little time left, the job is snoozed and another run continues. Neither spends an attempt.
+    a run has little time left, the job is snoozed and another run continues. Neither spends an attempt. One model
+    judges all records: a route that may fall back on another model is refused.
     """
+    one_model.set(True)  # its ratings are compared with those of people and of other models
     run = _AlignRun(job, ctx)
     return await run.long.perform(run.perform, done=run.count_done)
 

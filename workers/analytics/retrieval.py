@@ -72,7 +72,7 @@ class Retrieval:
 
     async def _embed(self, texts: Sequence[str]) -> list[VectorNumbers]:
         model = self.guidelines.embedding_model
-        vectors = (await with_retries(partial(self.ctx.llm.embed, texts, model=model))).vectors
+        vectors = (await with_retries(partial(self.ctx.llm.embed, texts, model=model, purpose="query"))).vectors
         if not all(map(self.guidelines.fits, vectors)):
             await forget(self.ctx, self.guidelines)
             raise Retryable(f"embedding model {model!r} changed its vectors; the guidelines are embedded again")

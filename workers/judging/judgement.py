@@ -1,6 +1,6 @@
 """Let a model judge a subject by criteria; every criterion must be answered."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ async def judge(
         answer = await llm.parse(messages(subject, batch), into=into, model=model, offline=score_by_rule)
         answers.append(answer)
         results += results_of(answer.value, batch, rule_based=_is_by_rule(answer))
-        flags += flags_of(answer.value, batch)
+        flags += [*flags_of(answer.value, batch), *path_flags(answer.path)]
         await progress(len(answers) / len(batches))
     return Judgement(
         criteria=results,
@@ -155,6 +155,15 @@ def flags_of(answer: SubjectAnswer, criteria: Sequence[Criterion]) -> list[str]:
     shares = ((given[key_of(one.name)].score / 100, one.weight) for one in criteria)
     off = is_off(answer.overall, 100 * weighted_mean(shares, decimals=SHARE_DECIMALS))
     return [*answer.flags, *([f"model's own overall was {answer.overall:g} of 100"] if off else [])]
+
+
+def path_flags(path: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a flag if another model answered than the one that was asked first: which, and why the others did not."""
+    if not path:
+        return []
+    *before, last = path
+    reasons = "; ".join(f"{one['provider']} {one['model']}: {one['why_not']}" for one in before)
+    return [f"answered by {last['provider']} {last['model']} instead ({reasons})"]
 
 
 def overall(criteria: Iterable[CriterionResult]) -> float:

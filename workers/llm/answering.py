@@ -4,19 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workers.llm.names import public_url
-from workers.llm.provider import HOSTS, OPENAI_URL
-from workers.llm.switching import Choice
+from workers.llm.routing.routing import DEFAULT_OF, OFFLINE, Route, Routing
 from workers.runtime.handler.errors import one_line
 from workers.runtime.refusals import quoted
 
-OFFLINE = "offline"
 UNREADABLE = "(an address that cannot be read)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answering:
-    """Which provider, where, asked for which models, by whose choice; ``problem`` is why it cannot be asked."""
+    """Which provider, where, asked for which models, by whose choice; ``problem`` is why it cannot be asked.
+
+    That is what answers where nothing else is bound. ``routes`` tells what operators have set beside it: each route
+    with its steps, and for what it is taken.
+    """
 
     provider: str
     url: str | None = None
@@ -25,40 +26,29 @@ class Answering:
     has_key: bool = False
     chosen_by: str = "environment"
     problem: str | None = None
+    routes: list[str] | None = None
 
 
-def answering(
-    *,
-    choice: Choice | None,
-    api_key: str | None,
-    base_url: str | None,
-    model: str | None,
-    embedding_model: str | None,
-) -> Answering:
-    """Return who answers for these settings and the operators' choice, as ``provider.build`` has it. Pure."""
-    if choice is None or choice.provider is None:
-        llm_model = (choice and choice.llm_model) or model
-        embeds = (choice and choice.embedding_model) or embedding_model
-        if not api_key and not base_url:
-            return Answering(provider=OFFLINE)
-        return Answering(
-            provider="openai" if not base_url else "compatible",
-            url=_shown(base_url or OPENAI_URL),
-            model=llm_model,
-            embedding_model=embeds,
-            has_key=bool(api_key),
-        )
-    if choice.provider == OFFLINE:
-        return Answering(provider=OFFLINE, chosen_by="settings", problem=choice.problem)
-    host = choice.base_url or HOSTS.get(choice.provider)
+def answering(routing: Routing) -> Answering:
+    """Return who answers by this routing. Pure."""
+    chat, embeddings = routing.routes[DEFAULT_OF["chat"]], routing.routes[DEFAULT_OF["embeddings"]]
+    routes = [_told(routing, one) for _, one in sorted(routing.routes.items()) if one.origin == "table"] or None
+    if (broken := routing.problem_of(chat)) is not None:
+        return Answering(provider="none", chosen_by="routes", problem=broken, routes=routes)
+    step = chat.steps[0]
+    provider = routing.provider_of(step)
+    chosen_by = "routes" if chat.origin == "table" else chat.origin
+    if provider.is_offline:
+        return Answering(provider=OFFLINE, chosen_by=chosen_by, problem=provider.problem, routes=routes)
     return Answering(
-        provider=choice.provider,
-        url=_shown(host) if host else None,
-        model=choice.llm_model,
-        embedding_model=choice.embedding_model,
-        has_key=bool(choice.api_key),
-        chosen_by="settings",
-        problem=choice.problem,
+        provider=provider.kind,
+        url=(provider.server or UNREADABLE) if provider.base_url else None,
+        model=step.model,
+        embedding_model=embeddings.steps[0].model if embeddings.steps else None,
+        has_key=bool(provider.api_key),
+        chosen_by=chosen_by,
+        problem=provider.problem,
+        routes=routes,
     )
 
 
@@ -77,8 +67,12 @@ def told(provider: object) -> str:
     return one_line(": ".join(str(part) for part in (words, problem) if part))
 
 
-def _shown(url: str) -> str:
-    try:
-        return public_url(url)
-    except ValueError:
-        return UNREADABLE
+def _told(routing: Routing, route: Route) -> str:
+    """Return in a few words which way a route goes, and for whom."""
+    steps = ", then ".join(f"{one.provider} {one.model}" for one in route.steps) or "nobody"
+    bound = [
+        " ".join(part for part in (stage, project_id and f"project {project_id}") if part) or "all"
+        for (_, stage, project_id), name in routing.bindings.items()
+        if name == route.name
+    ]
+    return f"{route.name} ({route.serves}): {steps}" + (f"; for {', '.join(sorted(bound))}" if bound else "")

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from time import perf_counter
 from typing import Any, TypeVar
@@ -14,10 +14,13 @@ from pydantic import BaseModel
 
 from workers.llm import names, structured, vectors
 from workers.llm.bodies import ACCEPTED, ANSWER_LIMIT, VECTOR_LIMIT, answer_limit
+from workers.llm.calls import Kind
 from workers.llm.errors import classify, names_response_format, quotable
 from workers.llm.model_list import ModelList
 from workers.llm.pauses import Gate
 from workers.llm.pool import ManyPools
+from workers.llm.provider_calls import Answered, ProviderCalls, Request
+from workers.llm.spent import estimated
 from workers.llm.structured import InvalidAnswerError, Rung, validated
 from workers.llm.wire import Completion, read
 from workers.runtime.failpoints import failpoint
@@ -27,12 +30,17 @@ from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, M
 
 T = TypeVar("T", bound=BaseModel)
 
+# What an answer may have where nothing bounds it.
+DEFAULT_OUTPUT = 2_000
+
 
 class CompatibleModel:
     """A provider that speaks OpenAI's chat completions and embeddings.
 
     Its own retries are off (the kernel retries) and every wait is bounded. The strongest form of structured answer
     that the server accepts is found at the first call and remembered per model.
+
+    ``calls`` makes its calls, within their limits. Without it nothing but ``gate`` keeps them back.
 
     To make one takes half a second of CPU, of whatever thread makes it; it lives on the event loop that first asks.
     """
@@ -50,19 +58,15 @@ class CompatibleModel:
         max_connections: int,
         concurrency: int,
         gate: Gate | None = None,
+        calls: ProviderCalls | None = None,
     ) -> None:
         self._base_url = base_url
         self._default = model
         self._embedding_model = embedding_model
         self._embedding_limits = embedding_limits
         self._timeout = timeout
-        self._within = timedelta(seconds=timeout)
         self._server = names.public_url(base_url)
         self._rungs: dict[str, Rung] = {}
-        # Each call's time begins when it is its turn: a queue that it waits in here costs it nothing, one at the
-        # provider would time out most of what is in it.
-        self._asking = asyncio.Semaphore(concurrency)
-        self._embedding = asyncio.Semaphore(embedding_limits.requests)
         waits = httpx2.Timeout(timeout, connect=connect_timeout)
         transport = ManyPools(base_url, max_connections=max_connections)
         self._client = openai.AsyncOpenAI(
@@ -72,7 +76,15 @@ class CompatibleModel:
             timeout=waits,
             http_client=httpx2.AsyncClient(transport=transport, timeout=waits, headers={"accept-encoding": ACCEPTED}),
         )
-        self._gate = gate or Gate()
+        self._calls = calls or ProviderCalls(
+            name=self._server,
+            server=self._server,
+            key=None,
+            gate=gate or Gate(),
+            timeout=timeout,
+            concurrency=concurrency,
+            embedding_concurrency=embedding_limits.requests,
+        )
         self._models = ModelList(self._client, timeout=timeout)
 
     @property
@@ -85,7 +97,7 @@ class CompatibleModel:
         A server that lists no models is taken to serve any.
         """
         asked = self._asked(model)
-        await self._gate.check(self._server, asked)
+        await self._calls.check(asked)
         if names.is_openai(self._base_url):
             names.require_openai(asked)
         elif known := await self._known_models(asked):
@@ -96,7 +108,7 @@ class CompatibleModel:
         try:
             return await self._models.known()
         except Unavailable as error:
-            raise await self._gate.failed(self._server, asked, error, request="list of models") from error
+            raise await self._calls.failed(asked, error, request="list of models") from error
 
     async def parse(
         self,
@@ -106,7 +118,7 @@ class CompatibleModel:
         model: str,
         parameters: Mapping[str, Any] | None = None,
         offline: OfflineRule | None = None,  # noqa: ARG002 - a configured provider is never replaced by a rule
-        max_tokens: int | None = None,  # noqa: ARG002 - likewise
+        max_tokens: int | None = None,
         share_for: timedelta | None = None,  # noqa: ARG002 - sharing is above it
     ) -> Answer[T]:
         """Ask, once more with the error quoted if the answer is invalid, and return it as ``into``.
@@ -117,13 +129,14 @@ class CompatibleModel:
         """
         started = perf_counter()
         asked = self._asked(model)
-        first = await self._complete(messages, into=into, model=asked, parameters=parameters or {})
+        parameters = {**self._bound(max_tokens), **(parameters or {})}
+        first = await self._complete(messages, into=into, model=asked, parameters=parameters)
         calls = [first]
         try:
             value = _value(first, into)
         except InvalidAnswerError as error:
             again = structured.reask(messages, first.text, error, into)
-            calls.append(await self._complete(again, into=into, model=asked, parameters=parameters or {}))
+            calls.append(await self._complete(again, into=into, model=asked, parameters=parameters))
             try:
                 value = _value(calls[-1], into)
             except InvalidAnswerError as second_error:
@@ -164,13 +177,20 @@ class CompatibleModel:
         if not texts or not all(map(str.strip, texts)):
             raise Permanent("an empty text has no embedding")
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
-        limit, digest = ANSWER_LIMIT + len(texts) * VECTOR_LIMIT, _digest(body)
-        async with self._embedding, self._gate.asking(self._server, model, request=digest, within=self._within):
+        limit = ANSWER_LIMIT + len(texts) * VECTOR_LIMIT
+        request = _request("embeddings", body)
+
+        async def send() -> httpx2.Response:
             try:
-                answer = await self._post("/embeddings", body, digest=digest, limit=limit)
+                return await self._post("/embeddings", body, digest=request.digest, limit=limit)
             except (openai.OpenAIError, TimeoutError) as error:
                 raise classify(error) from error
-            return vectors.read(answer.text, answer.headers, texts=len(texts), model=model)
+
+        def read_vectors(answer: httpx2.Response) -> Answered[Embeddings]:
+            found = vectors.read(answer.text, answer.headers, texts=len(texts), model=model)
+            return Answered(found, {"prompt_tokens": found.tokens}, None)
+
+        return await self._calls.make(request, send, read_vectors)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -188,21 +208,39 @@ class CompatibleModel:
             body = {**parameters, "model": model, "messages": structured.instructed(messages, rung, into)}
             if form := structured.response_format(rung, into):
                 body["response_format"] = form
-            digest = _digest(body)
-            async with (
-                self._asking,
-                self._gate.asking(self._server, model, request=digest, within=self._within),
-            ):
-                try:
-                    answer = await self._post("/chat/completions", body, digest=digest)
-                    return read(answer.text, answer.headers)
-                except openai.APIStatusError as error:
-                    if rung is Rung.PROMPT or not names_response_format(error):
-                        raise classify(error) from error
-                    # Of calls that ran at the same time, only those that asked by this rung may leave it.
-                    self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
-                except (openai.OpenAIError, TimeoutError) as error:
-                    raise classify(error) from error
+            try:
+                return await self._calls.make(*self._chat(body, may_descend=rung is not Rung.PROMPT))
+            except openai.APIStatusError:
+                # Of calls that ran at the same time, only those that asked by this rung may leave it.
+                self._rungs[model] = max(self._rungs.get(model, rung), Rung(rung + 1))
+
+    def _chat(
+        self, body: Mapping[str, Any], *, may_descend: bool
+    ) -> tuple[Request, Callable[[], Awaitable[httpx2.Response]], Callable[[httpx2.Response], Answered[Completion]]]:
+        """Return a request with how to send it and read its answer; a refused form is raised as the client's error."""
+        request = _request("chat", body)
+
+        async def send() -> httpx2.Response:
+            try:
+                return await self._post("/chat/completions", body, digest=request.digest)
+            except openai.APIStatusError as error:
+                if may_descend and names_response_format(error):
+                    raise
+                raise classify(error) from error
+            except (openai.OpenAIError, TimeoutError) as error:
+                raise classify(error) from error
+
+        def read_completion(answer: httpx2.Response) -> Answered[Completion]:
+            found = read(answer.text, answer.headers)
+            return Answered(found, found.raw.get("usage"), found.model)
+
+        return request, send, read_completion
+
+    def _bound(self, max_tokens: int | None) -> dict[str, Any]:
+        """Return the member of a body that bounds its answer."""
+        if max_tokens is None:
+            return {}
+        return {"max_completion_tokens" if names.is_openai(self._base_url) else "max_tokens": max_tokens}
 
     async def _post(
         self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT
@@ -230,9 +268,17 @@ def _idempotency(digest: str) -> dict[str, str]:
     return {"Idempotency-Key": f"{run.job_id}-{digest[:16]}"}
 
 
-def _digest(body: Mapping[str, Any]) -> str:
-    """Return what tells this question from any other."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _request(kind: Kind, body: Mapping[str, Any]) -> Request:
+    """Return what is to be known of a request: its digest tells this question from any other."""
+    text = json.dumps(body, sort_keys=True)
+    tokens, most = estimated(body, text, default_output=DEFAULT_OUTPUT if kind == "chat" else 0)
+    return Request(
+        kind=kind,
+        model=body["model"],
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        input_tokens=tokens,
+        output_tokens=most,
+    )
 
 
 def _value(completion: Completion, into: type[T]) -> T:

@@ -11,6 +11,7 @@ import httpx2
 import openai
 
 from workers.llm.bodies import AnswerTooLargeError
+from workers.llm.pauses import OutOfQuotaError
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
 
 Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
@@ -19,6 +20,8 @@ DEFAULT_DELAY = timedelta(seconds=20)
 # After an answer over the bound, times the attempt: a model that rambles would be paid for six times in seconds.
 TOO_LARGE_DELAY = timedelta(seconds=30)
 LEAST_DELAY, MOST_DELAY = timedelta(seconds=0.5), timedelta(hours=1)
+# Of a limit per day, which ends with the day where the server does not say when.
+LONGEST_DAY = timedelta(hours=25)
 QUOTA_DELAY = timedelta(minutes=5)
 QUOTED = 200
 
@@ -67,8 +70,12 @@ _STATUS_OF = {
 _CONTEXT = re.compile(
     r"context[ _](length|size|window)|too large to process|too many tokens|prompt is too long", re.IGNORECASE
 )
+_PER_DAY = re.compile(r"per[ _-]?day|daily|\b[RT]PD\b", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"request (is )?too large", re.IGNORECASE)
 _LONGEST = 1e9
+_MILLISECONDS_OF_2001, _LATEST = 978_307_200_000, 4e12
+_PART = r"[0-9]{1,9}(?:\.[0-9]{0,9})?"
+_DURATION = re.compile(rf"(?:({_PART})d)?(?:({_PART})h)?(?:({_PART})m)?(?:({_PART})s)?(?:({_PART})ms)?")
 _SECRET = re.compile(r"\b(sk|pk|key|gsk|xai)-[\w*.-]{4,}|(?<=bearer )\S+", re.IGNORECASE)
 
 
@@ -115,12 +122,12 @@ def of_status(
     if code in _QUOTA_CODES or status == PAYMENT_REQUIRED:
         delay = max(QUOTA_DELAY, asked_delay(headers, now=now) or QUOTA_DELAY)
         numbered = f"HTTP {status} {code}" if code else f"HTTP {status}"
-        return Unavailable(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True, of="server")
+        return OutOfQuotaError(f"{numbered}: quota is exhausted{said}", asked=delay, certain=True, of="server")
     # One request beyond what a minute allows is a 429 as well: it never gets smaller by waiting.
     if status in {TOO_LARGE, TOO_MANY_REQUESTS} and _TOO_LARGE.search(message):
         return Refused(f"request exceeds what the provider takes at once (HTTP {status}){said}")
     if status == TOO_MANY_REQUESTS:
-        return RateLimited(f"provider asks to wait (HTTP 429){said}", delay=delay_of(headers, now=now))
+        return _rate_limited(message, said, headers=headers, now=now)
     if code in _REFUSAL_CODES or (status == FORBIDDEN and _MODERATED.search(message)):
         return Refused(f"provider refused the content (HTTP {status} {code or ''}){said}")
     # llama.cpp answers over-long input with 500; another attempt would send the same text again.
@@ -141,6 +148,12 @@ def of_status(
     return Permanent(f"provider refused the request (HTTP {status}){said}")
 
 
+def _rate_limited(message: str, said: str, *, headers: Mapping[str, str], now: datetime | None) -> RateLimited:
+    if _PER_DAY.search(message):
+        return RateLimited(f"provider's limit per day is reached (HTTP 429){said}", delay=day_of(headers, now=now))
+    return RateLimited(f"provider asks to wait (HTTP 429){said}", delay=delay_of(headers, now=now))
+
+
 def status_of(error: object) -> int:
     """Return the HTTP status that an error sent with HTTP 200 stands for, by its code, status or type; else 500."""
     if not isinstance(error, Mapping):
@@ -156,7 +169,16 @@ def status_of(error: object) -> int:
 
 def delay_of(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta:
     """Return the wait that an answer asks for, 20 s where it asks for none that can be read."""
-    return asked_delay(headers, now=now) or DEFAULT_DELAY
+    asked = asked_delay(headers, now=now) or reset_delay(headers, now=now)
+    return DEFAULT_DELAY if asked is None else min(max(asked, LEAST_DELAY), MOST_DELAY)
+
+
+def day_of(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta:
+    """Return how long a limit per day lasts: as the answer says, else until midnight in UTC."""
+    clock = now or _date(headers.get("date")) or datetime.now(UTC)
+    asked = _retry_after(headers, now=clock) or reset_delay(headers, now=clock)
+    midnight = clock.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return min(max(asked or midnight - clock, LEAST_DELAY), LONGEST_DAY)
 
 
 def asked_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta | None:
@@ -165,12 +187,27 @@ def asked_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> t
     None where neither can be read; of several, the longest. A date counts from the answer's own ``Date`` where there
     is one, so that a wrong clock here does not stretch it.
     """
-    waits = [_milliseconds(text) for text in _all(headers, "retry-after-ms")]
-    if not any(wait is not None for wait in waits):
-        clock = now or _date(headers.get("date")) or datetime.now(UTC)
-        waits = [_seconds_or_date(text, now=clock) for text in _all(headers, "retry-after")]
+    asked = _retry_after(headers, now=now or _date(headers.get("date")) or datetime.now(UTC))
+    return None if asked is None else min(max(asked, LEAST_DELAY), MOST_DELAY)
+
+
+def reset_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta | None:
+    """Return when what is used up is there again, by the headers of OpenAI and of OpenRouter; None where they do not.
+
+    ``x-ratelimit-reset-requests: 1m6.5s`` beside ``x-ratelimit-remaining-requests: 0``, for tokens too; or
+    ``x-ratelimit-reset``, in milliseconds since 1970.
+    """
+    waits = [
+        _duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}", "").strip() == "0"
+    ]
     known = [wait for wait in waits if wait is not None]
-    return min(max(*known, LEAST_DELAY), MOST_DELAY) if known else None
+    moment = _number(headers.get("x-ratelimit-reset", ""), most=_LATEST)
+    if not known and moment is not None and moment > _MILLISECONDS_OF_2001:
+        clock = now or _date(headers.get("date")) or datetime.now(UTC)
+        known = [datetime.fromtimestamp(moment / 1_000, UTC) - clock]
+    return max(known, default=None)
 
 
 def quotable(message: str, *, secret: str | None = None) -> str:
@@ -220,9 +257,25 @@ def _all(headers: Mapping[str, str], name: str) -> list[str]:
     return [headers[name]] if name in headers else []
 
 
-def _number(text: str) -> float | None:
+def _retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
+    waits = [_milliseconds(text) for text in _all(headers, "retry-after-ms")]
+    if not any(wait is not None for wait in waits):
+        waits = [_seconds_or_date(text, now=now) for text in _all(headers, "retry-after")]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _duration(text: str) -> timedelta | None:
+    """Return a duration such as ``1h2m3.5s``, ``20ms`` or ``8.64s``."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        return None
+    days, hours, minutes, seconds, milliseconds = (min(float(part or 0), _LONGEST) for part in found.groups())
+    return timedelta(days=min(days, 366), hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
+
+
+def _number(text: str, *, most: float = _LONGEST) -> float | None:
     """Return a plain decimal number; none is so large that a time could not hold it."""
-    return min(float(text), _LONGEST) if re.fullmatch(r"\s*[0-9]{1,100}(\.[0-9]{0,100})?\s*", text) else None
+    return min(float(text), most) if re.fullmatch(r"\s*[0-9]{1,100}(\.[0-9]{0,100})?\s*", text) else None
 
 
 def _milliseconds(text: str) -> timedelta | None:

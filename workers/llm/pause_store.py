@@ -37,7 +37,7 @@ _BEGIN = """
                      least(%(longest)s, CASE WHEN p.until > now() - make_interval(secs => %(stale)s)
                                              THEN extract(epoch FROM now() - p.since)::float8 ELSE 0 END)))),
            probing_until = NULL, reason = excluded.reason
-    RETURNING since, extract(epoch FROM until - now())::float8, reason"""
+    RETURNING since, extract(epoch FROM until - now())::float8, reason, since = now()"""
 _PROBE = """
     WITH mine AS (
       UPDATE runtime.provider_pauses SET probing_until = now() + make_interval(secs => %(lasts)s)
@@ -83,7 +83,7 @@ class SharedPauses:
         async with self._database.kernel() as conn:
             cursor = await conn.execute(_BEGIN, values)
             row = await cursor.fetchone()
-        return Away(row[0], timedelta(seconds=row[1]), row[2]) if row else None
+        return Away(row[0], timedelta(seconds=row[1]), row[2], begun=row[3]) if row else None
 
     async def probe(self, provider: str, *, lasts: timedelta) -> Away | bool:
         """Take the one call of a pause that has passed: True. Or return what to wait for; False where it is over."""

@@ -4,6 +4,8 @@ A pause belongs to a whole server, or to one model of it. It begins when a failu
 refused connection is the server's), or when three different requests in a row have failed. If requests for three
 different models have failed in a row, the server is away. A pause grows with the time that the provider is away, to a
 minute. When it has passed, one call goes through. If that succeeds, the pause is over.
+
+An account without money is the pause of a key, not of a server: other keys of that server go on.
 """
 
 import asyncio
@@ -33,13 +35,21 @@ WITHIN = timedelta(minutes=2)
 MOST_MODELS = 1_000
 
 
+class OutOfQuotaError(Unavailable):
+    """The account of the key that was sent has no money or quota left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Away:
-    """A pause as all processes see it: since when the provider is away, why, for how long nobody is to ask."""
+    """A pause as all processes see it: since when the provider is away, why, for how long nobody is to ask.
+
+    ``begun``: it has just begun, and no other process knew of it.
+    """
 
     since: datetime
     wait: timedelta
     reason: str
+    begun: bool = field(default=False, compare=False)
 
 
 class PauseStore(Protocol):
@@ -71,13 +81,18 @@ class _Provider:
     away: Away | None = None
     paused_until: float = 0.0
     probing: bool = False
+    # Whether the pause is in the store, and when this process last heard of it.
+    is_shared: bool = False
+    heard_at: float = 0.0
     failing_since: datetime | None = None
     failed: set[str] = field(default_factory=set)
     answered_at: float | None = None
 
-    def keep(self, away: Away | None) -> None:
+    def keep(self, away: Away | None, *, is_shared: bool = False) -> None:
         """Note a pause, or that there is none."""
         self.away = away
+        self.is_shared = is_shared
+        self.heard_at = _now()
         self.paused_until = _now() + away.wait.total_seconds() if away else 0.0
 
     def note_failure(self, request: str) -> None:
@@ -129,7 +144,8 @@ class _Server:
 class Gate:
     """Lets calls of a provider through, or raises Unavailable without one.
 
-    Without a ``store`` each process finds out by itself; what the store fails for, too.
+    Without a ``store`` each process finds out by itself; what the store fails for, too. ``on_back`` is told what a call
+    of this process has found to be back.
     """
 
     def __init__(
@@ -140,31 +156,41 @@ class Gate:
         longest: timedelta = LONGEST,
         draw: Callable[[], float] = random.random,
     ) -> None:
+        self.on_back: Callable[[str], None] | None = None
         self._store = store
         self._first, self._longest = first, longest
         self._draw = draw
         self._servers: dict[str, _Server] = {}
 
-    async def check(self, server: str, model: str) -> None:
-        """Raise Unavailable while nobody is to ask this model of ``server``."""
-        for provider in await self._providers(server, model):
+    async def check(self, server: str, model: str, *, key: str | None = None) -> None:
+        """Raise Unavailable while nobody is to ask this model of ``server``, or to send this key."""
+        for provider in await self._providers(server, model, key):
             if provider.away is not None and provider.is_closed:
-                raise self._refusal(provider, provider.away, server)
+                raise self._refusal(provider, provider.away, _told(provider, server))
 
     @asynccontextmanager
-    async def asking(self, server: str, model: str, *, request: str, within: timedelta = WITHIN) -> AsyncIterator[None]:
+    async def asking(
+        self, server: str, model: str, *, request: str, within: timedelta = WITHIN, key: str | None = None
+    ) -> AsyncIterator[None]:
         """Enclose one call. ``request`` tells requests apart; Unavailable raised within is told with since when.
 
-        ``within`` is the call's own timeout.
+        ``within`` is the call's own timeout. ``key`` names the key that is sent: OutOfQuotaError pauses that one, and
+        the Unavailable that is raised then has its name as ``provider``. Without it, the server is paused.
         """
-        providers = await self._providers(server, model)
+        providers = await self._providers(server, model, key)
         probes: list[_Provider] = []
         try:
             for provider in providers:
-                if provider.away is not None and await self._probe(provider, server, lasts=within + PROBE_MARGIN):
-                    probes.append(provider)  # noqa: PERF401 - of what was taken before a refusal, too
+                told = _told(provider, server)
+                if provider.away is not None and await self._probe(provider, told, lasts=within + PROBE_MARGIN):
+                    probes.append(provider)
             try:
                 yield
+            except OutOfQuotaError as error:
+                if key is None:
+                    raise await self.failed(server, model, error, request=request) from error
+                await self._answered(*providers[:2])
+                raise await self.failed(key, "", error, request=request) from error
             except Unavailable as error:
                 raise await self.failed(server, model, error, request=request) from error
             except asyncio.CancelledError:
@@ -180,7 +206,7 @@ class Gate:
 
     async def failed(self, server: str, model: str, error: Unavailable, *, request: str) -> Unavailable:
         """Note that a call failed; return what its job is told."""
-        whole, own = await self._providers(server, model)
+        whole, own = (await self._providers(server, model))[:2]
         if error.of == "model":
             await self._answered(whole)
         else:
@@ -208,20 +234,39 @@ class Gate:
             answered=answered,
         )
 
-    async def _providers(self, server: str, model: str) -> tuple[_Provider, _Provider]:
-        """Return what is known of a server and of its model; at its first call, once the shared pauses are read."""
+    async def follow(self, pauses: Mapping[str, Away], *, began: float) -> None:
+        """Take what the store says of all pauses, read at or after ``began`` (of the loop's clock).
+
+        Pauses of other processes hold here at once, and those that somebody has ended are over.
+        """
+        for server in self._servers.values():
+            for provider in (server.whole, *server.models.values()):
+                if (shared := pauses.get(provider.name)) is not None:
+                    if not provider.probing and provider.heard_at < began:
+                        provider.keep(shared, is_shared=True)
+                elif provider.away is not None and provider.is_shared and provider.heard_at < began:
+                    provider.keep(None)
+                    provider.probing = False
+
+    async def _providers(self, server: str, model: str, key: str | None = None) -> tuple[_Provider, ...]:
+        """Return what is known of a server, its model and a key; at their first call, once shared pauses are read."""
+        found = await self._known(server)
+        providers = (found.whole, found.model(model))
+        return providers if key is None else (*providers, (await self._known(key)).whole)
+
+    async def _known(self, server: str) -> _Server:
         found = self._servers.setdefault(server, _Server(_Provider(server)))
         if not found.known and self._store is not None:
             if found.learning is None:
                 found.learning = asyncio.create_task(self._learn(found, self._store))
             await asyncio.shield(found.learning)  # one cancelled job must not take it from all who wait
-        return found.whole, found.model(model)
+        return found
 
     async def _learn(self, server: _Server, store: PauseStore) -> None:
         try:
             for name, away in (await store.find(server.whole.name)).items():
                 provider = server.whole if name == server.whole.name else server.model(name.partition("|")[2])
-                provider.keep(away)
+                provider.keep(away, is_shared=True)
         except Exception as error:  # noqa: BLE001 - what is not known is found out by asking
             log.warning("provider_pauses_not_read", error=describe(error))
         server.known = True
@@ -247,7 +292,7 @@ class Gate:
             provider.keep(None)
             provider.probing = False
         elif isinstance(found, Away):
-            provider.keep(found)
+            provider.keep(found, is_shared=True)
             provider.probing = False
             raise self._refusal(provider, found, server)
         return provider.probing
@@ -281,7 +326,8 @@ class Gate:
             bounds = {"asked": asked, "first": self._first, "longest": self._longest}
             try:
                 if shared := await self._store.begin(provider.name, error.reason, **bounds):
-                    provider.keep(shared)
+                    provider.keep(shared, is_shared=True)
+                    begun = begun and shared.begun  # of all processes one tells it
             except Exception as unkept:  # noqa: BLE001 - the pause holds in this process
                 log.warning("provider_pauses_not_kept", error=describe(unkept))
             else:
@@ -297,6 +343,8 @@ class Gate:
             since = provider.away.since
             provider.keep(None)
             provider.probing = False
+            if self.on_back is not None:
+                self.on_back(provider.name)
             if self._store is not None:
                 log.info("provider_back", provider=provider.name, since=since.isoformat())
                 try:
@@ -313,6 +361,11 @@ class Gate:
         """Return ``wait`` and a part of the time over which those who wait come back."""
         spread = min(max((datetime.now(UTC) - since) / 4, self._first), MOST_SPREAD)
         return wait + spread * self._draw()
+
+
+def _told(provider: _Provider, server: str) -> str:
+    """Return who is said to be away: the server, also for one model of it, or the key."""
+    return server if provider.name.startswith(server) else provider.name
 
 
 def _now() -> float:

@@ -1,21 +1,96 @@
-"""Choose who answers: the configured OpenAI-compatible server, or the offline evaluator where nothing is configured.
-
-What operators choose while everything runs comes before what is configured.
-"""
+"""Make who answers: clients of servers, the offline evaluator, and the model that all handlers get."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
+from workers.llm.controlled import BoundOf, ControlledModel, Wake, default_bound
+from workers.llm.kept import Kept
+from workers.llm.names import public_url
 from workers.llm.offline import OfflineEvaluator
 from workers.llm.pauses import Gate
-from workers.llm.switching import Choice, Choose, SwitchingModel, Unusable
+from workers.llm.places import Control
+from workers.llm.routing.following import LOOK_SECONDS, Look
+from workers.llm.routing.routing import Provider
+from workers.llm.routing.virtual import HOSTS as HOSTS  # noqa: PLC0414 - the doctor asks there
+from workers.llm.routing.virtual import OPENAI_URL as OPENAI_URL  # noqa: PLC0414 - likewise
 from workers.runtime.handler.ports import EmbeddingLimits, LanguageModel
 
-OPENAI_URL = "https://api.openai.com/v1"
-# Where each provider answers unless a choice says otherwise.
-HOSTS = {"lmstudio": "http://localhost:1234/v1", "openrouter": "https://openrouter.ai/api/v1", "openai": OPENAI_URL}
+if TYPE_CHECKING:
+    from workers.llm.provider_calls import ProviderCalls
+
 # Local servers need no key, but the client insists on one.
 PLACEHOLDER_KEY = "not-needed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """How the clients of a process ask.
+
+    ``timeout`` bounds one whole answer and ``connect_timeout`` a connection, both in seconds. Of one provider no more
+    than ``concurrency`` questions are under way at once.
+    """
+
+    connect_timeout: float
+    timeout: float
+    max_connections: int
+    concurrency: int = 1_000
+    embedding_limits: EmbeddingLimits = field(default_factory=EmbeddingLimits)
+
+
+def controlled(
+    *,
+    look: Look,
+    options: ClientOptions,
+    gate: Gate,
+    control: Control | None = None,
+    kept: Kept | None = None,
+    bound_of: BoundOf = default_bound,
+    wake: Wake | None = None,
+    free: Callable[[], Awaitable[None]] | None = None,
+    look_seconds: float = LOOK_SECONDS,
+) -> ControlledModel:
+    """Return the model for all handlers of a process. Connections open at first use, on the loop that uses them.
+
+    ``look`` reads who may be asked. ``control`` admits the calls and keeps the ledger of them; without it nothing
+    limits them. ``kept`` has the answers that were paid for.
+    """
+    return ControlledModel(
+        look=look,
+        make=partial(client_of, options=options, gate=gate, control=control),
+        gate=gate,
+        embedding_limits=options.embedding_limits,
+        kept=kept,
+        bound_of=bound_of,
+        wake=wake,
+        free=free,
+        look_seconds=look_seconds,
+    )
+
+
+def client_of(
+    provider: Provider, *, options: ClientOptions, gate: Gate, control: Control | None = None
+) -> LanguageModel:
+    """Return the client of one provider."""
+    if provider.is_offline:
+        return OfflineEvaluator()
+    from workers.llm.provider_calls import ProviderCalls  # noqa: PLC0415 - importing openai costs a second
+
+    assert provider.base_url is not None
+    calls = ProviderCalls(
+        name=provider.name,
+        server=public_url(provider.base_url),
+        key=provider.key_name,
+        gate=gate,
+        timeout=options.timeout,
+        concurrency=options.concurrency,
+        embedding_concurrency=options.embedding_limits.requests,
+        control=control,
+    )
+    return _compatible(
+        provider.base_url, provider.api_key, options=options, model=None, embedding_model=None, gate=gate, calls=calls
+    )
 
 
 def build(
@@ -29,72 +104,49 @@ def build(
     concurrency: int = 1_000,
     embedding_model: str | None = None,
     embedding_limits: EmbeddingLimits | None = None,
-    choose: Choose | None = None,
-    release: Callable[[], Awaitable[None]] | None = None,
     gate: Gate | None = None,
 ) -> LanguageModel:
-    """Return the provider for these settings; connections open at first use, on the event loop that uses them.
+    """Return a client alone, without routes and limits, as diagnoses and tests want it.
 
-    With neither key nor base URL the offline evaluator answers. A configured provider that fails is never replaced
-    by it: its errors are the job's. ``model`` is asked where a job keeps the tables' default name. ``timeout`` bounds
-    one whole answer and ``connect_timeout`` a connection, both in seconds; no more than ``concurrency`` questions are
-    with the provider at once. With ``choose``, these settings hold as long as it returns None; ``release`` is called
-    when the provider is closed. ``gate`` keeps calls from a provider that is away; without one, this process has its
-    own.
+    With neither key nor base URL the offline evaluator answers. ``model`` is asked where a job keeps the tables'
+    default name. ``gate`` keeps calls from a provider that is away; without one, this client has its own.
     """
-    gate = gate or Gate()
-
-    def compatible(
-        *, api_key: str | None, base_url: str, model: str | None, embedding_model: str | None
-    ) -> LanguageModel:
-        from workers.llm.compatible import CompatibleModel  # noqa: PLC0415 - importing openai costs a second
-
-        return CompatibleModel(
-            api_key=api_key or PLACEHOLDER_KEY,
-            base_url=base_url,
-            model=model,
-            embedding_model=embedding_model,
-            embedding_limits=embedding_limits or EmbeddingLimits(),
-            connect_timeout=connect_timeout,
-            timeout=timeout,
-            max_connections=max_connections,
-            concurrency=concurrency,
-            gate=gate,
-        )
-
-    def configured(*, chosen_model: str | None = None, chosen_embedding_model: str | None = None) -> LanguageModel:
-        if not api_key and not base_url:
-            return OfflineEvaluator()
-        return compatible(
-            api_key=api_key,
-            base_url=base_url or OPENAI_URL,
-            model=chosen_model or model,
-            embedding_model=chosen_embedding_model or embedding_model,
-        )
-
-    if choose is None:
-        return configured()
-    return SwitchingModel(choose=choose, make=partial(_made, configured, compatible), release=release)
-
-
-def _made(
-    configured: Callable[..., LanguageModel], compatible: Callable[..., LanguageModel], choice: Choice | None
-) -> LanguageModel:
-    """Return the provider that ``choice`` names; of what is configured, it inherits neither key, host nor model.
-
-    One that names models only is the configured provider's, with these.
-    """
-    if choice is None:
-        return configured()
-    if choice.problem:
-        return Unusable(choice.problem)
-    if choice.provider is None:
-        return configured(chosen_model=choice.llm_model, chosen_embedding_model=choice.embedding_model)
-    if choice.provider == "offline":
+    if not api_key and not base_url:
         return OfflineEvaluator()
-    host = choice.base_url or HOSTS.get(choice.provider)
-    if host is None:
-        return Unusable(f"ai_provider must be one of {', '.join(HOSTS)}, offline, got {choice.provider!r}")
-    return compatible(
-        api_key=choice.api_key, base_url=host, model=choice.llm_model, embedding_model=choice.embedding_model
+    options = ClientOptions(
+        connect_timeout=connect_timeout,
+        timeout=timeout,
+        max_connections=max_connections,
+        concurrency=concurrency,
+        embedding_limits=embedding_limits or EmbeddingLimits(),
+    )
+    return _compatible(
+        base_url or OPENAI_URL, api_key, options=options, model=model, embedding_model=embedding_model, gate=gate
+    )
+
+
+def _compatible(
+    base_url: str,
+    api_key: str | None,
+    *,
+    options: ClientOptions,
+    model: str | None,
+    embedding_model: str | None,
+    gate: Gate | None,
+    calls: "ProviderCalls | None" = None,
+) -> LanguageModel:
+    from workers.llm.compatible import CompatibleModel  # noqa: PLC0415 - importing openai costs a second
+
+    return CompatibleModel(
+        api_key=api_key or PLACEHOLDER_KEY,
+        base_url=base_url,
+        model=model,
+        embedding_model=embedding_model,
+        embedding_limits=options.embedding_limits,
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout,
+        max_connections=options.max_connections,
+        concurrency=options.concurrency,
+        gate=gate,
+        calls=calls,
     )

@@ -112,6 +112,7 @@ def _complete(key: bytes, question: ProfileQuestion, answer: Answer[ScoreAnswer]
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "seconds": round(answer.seconds, 3),
+        **({"path": [dict(step) for step in answer.path]} if answer.path else {}),
     }
     values = {"llm_response": {**answer.raw, "call": call}, "parsed_score": score.model_dump(mode="json")}
     return Complete(values, write=Rows(answers.record, [answers.AnsweredQuestion(key, ctx.run, answer.model)]))

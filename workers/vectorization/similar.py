@@ -67,7 +67,7 @@ class Match:
 async def embed_text(llm: LanguageModel, text: str) -> Vector:
     """Return the vector of ``text`` by the model that embeds records; raise Failed if it gives none."""
     try:
-        answer = await llm.embed([text], model=await llm.embedding_model())
+        answer = await llm.embed([text], model=await llm.embedding_model(), purpose="query")
     except (Permanent, RateLimited, Retryable) as error:
         raise Failed(f"the text cannot be embedded: {error}") from None
     return Vector(answer.vectors[0], answer.model)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from cli.provider import answering_of, reporting_provider
+from cli.provider import answers, reporting_provider
 from config.settings import load
 from gristmill_testing.waiting import until
 from workers.llm.answering import Answering, told
@@ -53,7 +53,7 @@ def test_the_environments_provider_is_told_without_its_secrets(environment):
     """It shows neither the key nor the credentials of the URL."""
     settings = environment(OPENAI_API_KEY="sk-secret-key", OPENAI_BASE_URL="http://user:s3cret@gpu:1234/v1")
 
-    told_ = asdict(answering_of(settings, None))
+    told_ = asdict(answers(settings, None))
 
     assert (told_["provider"], told_["url"], told_["has_key"]) == ("compatible", "http://gpu:1234/v1", True)
     assert "s3cret" not in json.dumps(told_)
@@ -76,7 +76,7 @@ def test_the_operators_choice_comes_before_the_environment(environment, variable
     settings = environment(**variables)
     chosen = None if choice is None else ProviderChoice(choice[0], **{**CHOICE, **choice[1]})
 
-    found = answering_of(settings, chosen)
+    found = answers(settings, chosen)
 
     assert (found.provider, found.url) == (provider, url)
     assert provider in told(asdict(found))

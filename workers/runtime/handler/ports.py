@@ -4,6 +4,7 @@ So domains and kernel need no provider's library.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
@@ -13,6 +14,10 @@ from pydantic import BaseModel
 T = TypeVar("T", bound=BaseModel)
 
 Purpose = Literal["document", "query"]
+
+# Set by a stage that compares models: then one model answers all of its run's questions, or none does. A route that has
+# another model to fall back on is refused.
+one_model: ContextVar[bool] = ContextVar("one_model", default=False)
 
 
 class Message(TypedDict):
@@ -29,7 +34,11 @@ OfflineRule = Callable[[Sequence[Message]], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A model's validated answer with its evidence: the raw answer, the model, tokens and duration."""
+    """A model's validated answer with its evidence: the raw answer, the model, tokens and duration.
+
+    ``path`` is empty unless others stood before who answered: then it has each of them with why it did not, in order,
+    and who answered at the end. Its members are ``provider``, ``model`` and ``why_not``.
+    """
 
     value: T
     raw: Mapping[str, Any]
@@ -37,6 +46,7 @@ class Answer(Generic[T]):
     prompt_tokens: int | None
     completion_tokens: int | None
     seconds: float
+    path: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,26 @@
-"""A provider that follows what operators choose, while calls are under way and while the choice cannot be read."""
+"""The model follows what operators choose, while calls are under way and while the choice cannot be read."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
 from gristmill_testing.waiting import until
-from workers.llm import provider
-from workers.llm.switching import SwitchingModel
+from workers.llm.controlled import ControlledModel
+from workers.llm.pauses import Gate
+from workers.llm.provider import ClientOptions, client_of, controlled
+from workers.llm.routing.following import Seen
+from workers.llm.routing.routing import Provider
+from workers.llm.routing.virtual import Environment, merged
 from workers.runtime.handler.errors import Permanent, Retryable, Unavailable
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, Purpose
 
 SOON = 0.02
+ENVIRONMENT = Environment(api_key="env-key", base_url="http://env.test/v1")
+OPTIONS = ClientOptions(connect_timeout=1.0, timeout=1.0, max_connections=2)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Desk:
         self.looking = 0
         self.released = False
 
-    async def choose(self):
+    async def look(self) -> Seen:
         self.looks += 1
         self.looking += 1
         try:
@@ -82,21 +89,26 @@ class Desk:
             self.looking -= 1
         if self.error:
             raise self.error
-        return self.choice
+        return Seen(merged(ENVIRONMENT, self.choice))
 
-    def make(self, choice) -> Named:
+    def make(self, provider: Provider) -> Named:
         if self.cannot_make:
             raise self.cannot_make
-        self.made.append(Named(choice.provider if choice else "environment"))
+        self.made.append(Named("environment" if provider.origin == "environment" else provider.kind))
         return self.made[-1]
 
-    async def release(self) -> None:
+    async def free(self) -> None:
         assert not self.looking
         self.released = True
 
-    def model(self, **more) -> SwitchingModel:
-        return SwitchingModel(
-            choose=self.choose, make=self.make, release=self.release, **{"look_seconds": SOON, **more}
+    def model(self, *, look_seconds: float = SOON) -> ControlledModel:
+        return ControlledModel(
+            look=self.look,
+            make=self.make,
+            gate=Gate(),
+            embedding_limits=EmbeddingLimits(),
+            free=self.free,
+            look_seconds=look_seconds,
         )
 
 
@@ -109,13 +121,13 @@ async def test_choice_is_followed_and_taken_back_without_a_restart(desk):
     """Nothing chosen: the environment's provider. A provider that is replaced is closed."""
     model = desk.model()
     answers = [await model.resolve("m")]
-    for choice in (Chosen("openrouter"), Chosen("offline"), None):
+    for choice in (Chosen("openrouter"), Chosen("lmstudio"), None):
         desk.choice = choice
         await asyncio.sleep(SOON)
         answers.append(await model.resolve("m"))
     await model.aclose()
 
-    assert answers == ["environment|m", "openrouter|m", "offline|m", "environment|m"]
+    assert answers == ["environment|m", "openrouter|m", "lmstudio|m", "environment|m"]
     assert all(made.closed for made in desk.made)
     assert desk.released
 
@@ -184,8 +196,8 @@ async def test_provider_that_cannot_be_built_leaves_nothing_to_the_last_one(desk
     desk.choice, desk.cannot_make = Chosen("openai"), ValueError("Invalid port: '1234v1'")
     await asyncio.sleep(SOON)
 
-    for call in (model.resolve("m"), model.embed(["a"], model="m")):
-        with pytest.raises(Retryable, match="the chosen provider cannot be used: ValueError: Invalid port: '1234v1'"):
+    for call in (model.resolve("m"), model.embed(["a"], model="text-embedding-3-small")):
+        with pytest.raises(Retryable, match="provider settings cannot be used: ValueError: Invalid port: '1234v1'"):
             await call
     assert (old.asked, old.closed) == (1, True)
 
@@ -220,7 +232,7 @@ async def test_slow_look_holds_nobody_up_for_long(desk):
         assert await model.resolve("m") == "environment|m"
     assert desk.looks == 2
     desk.answering.set()
-    await until(lambda: len(desk.made) == 2)
+    await until(lambda: not desk.looking)
     assert await model.resolve("m") == "openai|m"
 
 
@@ -259,11 +271,11 @@ async def test_vectors_of_a_model_that_is_no_longer_chosen_are_refused(desk):
     desk.choice = Chosen("openai")
     await asyncio.sleep(SOON)
 
-    with pytest.raises(Retryable, match="'embedder of openai' now, no longer 'embedder of environment'"):
+    with pytest.raises(Retryable, match="'text-embedding-3-small' now, no longer 'embedder of environment'"):
         await model.embed(["a"], model=name)
 
 
-async def test_chosen_provider_has_its_own_host_models_and_key(monkeypatch):
+async def test_chosen_provider_has_its_own_host_models_and_key():
     """Nothing of what the environment says is sent to it, its key least of all; models alone are the environment's."""
     choices = {
         "lmstudio": Chosen("lmstudio", llm_model="llama", embedding_model="nomic"),
@@ -273,38 +285,35 @@ async def test_chosen_provider_has_its_own_host_models_and_key(monkeypatch):
         "models only": Chosen(None, llm_model="llama", embedding_model="nomic"),
         "one model only": Chosen(None, embedding_model="nomic"),
     }
+    environment = Environment(
+        api_key="env-key", base_url="http://env.test/v1", model="env-model", embedding_model="env-embedder"
+    )
     found = {}
     for name, choice in choices.items():
-
-        async def choose(choice=choice):
-            return choice
-
-        model = provider.build(
-            api_key="env-key",
-            base_url="http://env.test/v1",
-            model="env-model",
-            connect_timeout=1.0,
-            timeout=1.0,
-            max_connections=2,
-            embedding_model="env-embedder",
-            choose=choose,
-        )
+        routing = merged(environment, choice)
+        (step,) = routing.path("gpt-3.5-turbo", stage=None, project_id=None).steps
+        made = client_of(routing.provider_of(step), options=OPTIONS, gate=Gate())
+        model = controlled(look=partial(seen, routing), options=OPTIONS, gate=Gate())
         try:
             embedder = await model.embedding_model()
         except Permanent as error:
             embedder = str(error).partition(":")[0]
-        inside = model._in_use.model  # type: ignore[attr-defined]
-        found[name] = (str(inside._client.base_url), inside._client.api_key, inside._default, embedder)
+        found[name] = (str(made._client.base_url), made._client.api_key, step.model, embedder)  # type: ignore[attr-defined]
+        await made.aclose()
         await model.aclose()
 
     assert found == {
         "lmstudio": ("http://localhost:1234/v1/", "not-needed", "llama", "nomic"),
         "openrouter": ("https://openrouter.ai/api/v1/", "k-1", "vendor/model", "no embedding model is set for https"),
-        "own": ("http://gpu.test:8000/v1/", "not-needed", None, "bge"),
-        "openai": ("https://api.openai.com/v1/", "k-2", None, "text-embedding-3-small"),
+        "own": ("http://gpu.test:8000/v1/", "not-needed", "gpt-3.5-turbo", "bge"),
+        "openai": ("https://api.openai.com/v1/", "k-2", "gpt-3.5-turbo", "text-embedding-3-small"),
         "models only": ("http://env.test/v1/", "env-key", "llama", "nomic"),
         "one model only": ("http://env.test/v1/", "env-key", "env-model", "nomic"),
     }
+
+
+async def seen(routing) -> Seen:
+    return Seen(routing)
 
 
 @pytest.mark.parametrize(
@@ -313,21 +322,17 @@ async def test_chosen_provider_has_its_own_host_models_and_key(monkeypatch):
         (Chosen("openai", problem="openai_key: no key decrypts it"), "openai_key: no key decrypts it"),
         (Chosen("elsewhere"), "ai_provider must be one of lmstudio, openrouter, openai, offline, got 'elsewhere'"),
         (
-            Chosen("lmstudio", base_url="http://localhost:1234v1"),
-            "the chosen provider cannot be used: ValueError: Port could not be cast to integer value as '1234v1'",
+            Chosen("lmstudio", base_url="http://localhost:1234v1", embedding_model="bge"),
+            "provider settings cannot be used: ValueError: Port could not be cast to integer value as '1234v1'",
         ),
     ],
 )
 async def test_choice_that_cannot_be_followed_fails_every_call_with_its_reason(choice, line):
     """Rather than go to another provider; jobs try again, for settings are put right a moment later."""
-
-    async def choose():
-        return choice
-
-    model = provider.build(
-        api_key=None, base_url=None, model=None, connect_timeout=1.0, timeout=1.0, max_connections=2, choose=choose
-    )
-    calls: list[Awaitable[object]] = [model.resolve("m"), model.embedding_model(), model.embed(["a"], model="m")]
+    routing = merged(Environment(), choice)
+    model = controlled(look=partial(seen, routing), options=OPTIONS, gate=Gate())
+    embedder = routing.routes["default-embeddings"].steps[0].model
+    calls: list[Awaitable[object]] = [model.resolve("m"), model.embed(["a"], model=embedder or "m")]
     for call in calls:
         with pytest.raises(Retryable) as refusal:
             await call
@@ -342,11 +347,14 @@ async def test_key_is_in_no_log(desk, caplog, capsys):
     desk.choice = Chosen("openai", api_key="sk-very-secret")
     model = desk.model()
     await model.resolve("m")
+    desk.choice = Chosen("openai", api_key="sk-another-very-secret")
+    await asyncio.sleep(SOON)
+    await model.resolve("m")
     desk.error = ValueError("no")
     await asyncio.sleep(SOON)
     await model.resolve("m")
 
     said = caplog.text + "".join(capsys.readouterr())
     assert "provider_chosen" in said
-    assert "provider_choice_not_followed" in said
+    assert "routing_not_followed" in said
     assert "very-secret" not in said

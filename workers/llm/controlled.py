@@ -1,0 +1,376 @@
+"""The language model that all handlers are given: routes, kept answers, fallback; every call within its limits."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import lru_cache, partial
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import BaseModel
+
+from workers.llm import offline as rules
+from workers.llm.answering import Answering, answering
+from workers.llm.calls import NotAdmittedError, current_caller
+from workers.llm.fallback import Tried, may_go_on, most_attempts, none_answered, path_told
+from workers.llm.kept import Kept, KeptAnswer, Question
+from workers.llm.pauses import Gate
+from workers.llm.places import Attempts, Place, current_place
+from workers.llm.routing.clients import Clients, Make
+from workers.llm.routing.following import LOOK_SECONDS, Following, Look, Seen, released
+from workers.llm.routing.routing import Path, Provider, Routing, Step, UnknownRouteError
+from workers.runtime.handler.errors import BrokenVectors, Permanent, Retryable, Unavailable, UnfitVectors, describe
+from workers.runtime.handler.ports import (
+    Answer,
+    EmbeddingLimits,
+    Embeddings,
+    LanguageModel,
+    Message,
+    OfflineRule,
+    Purpose,
+    one_model,
+)
+from workers.runtime.handler.tokens import tokens_of
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
+
+# Of an answer that nothing else bounds.
+DEFAULT_BOUND = 2_000
+LEAST_BOUND = 16
+# How often the jobs of a provider that operators paused look by themselves; to resume it wakes them.
+PAUSED_DELAY = timedelta(minutes=1)
+# Raise it when the texts that are hashed change.
+FINGERPRINT_VERSION = 1
+
+# Is told the name of a provider whose jobs need not wait any longer.
+Wake = Callable[[str], Awaitable[object]]
+# Returns the most tokens that a valid answer of a form needs.
+BoundOf = Callable[[type[BaseModel]], int]
+
+
+def default_bound(into: type[BaseModel]) -> int:  # noqa: ARG001 - the signature of BoundOf
+    """Return the bound of an answer of any form."""
+    return DEFAULT_BOUND
+
+
+class ControlledModel:
+    """Asks whom the routing of the moment names, a few seconds after it names another at most.
+
+    A call takes its route's steps in their order, each at most once: the next one only if a provider is away, without
+    quota, or limited for longer than a short wait. Who answered instead of whom is in the answer's ``path``. ``make``
+    builds the client of a provider, in a thread. Calls under way end with the client that they began with. ``wake`` is
+    told of providers that are back; ``free`` frees what ``look`` holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        look: Look,
+        make: Make,
+        gate: Gate,
+        embedding_limits: EmbeddingLimits,
+        kept: Kept | None = None,
+        bound_of: BoundOf = default_bound,
+        wake: Wake | None = None,
+        free: Callable[[], Awaitable[None]] | None = None,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._following = Following(look, self._heed, look_seconds=look_seconds)
+        self._clients = Clients(make)
+        self._gate = gate
+        self._limits = embedding_limits
+        self._kept = kept
+        self._bound_of = bound_of
+        self._wake = wake
+        self._free = free
+        self._wakings: set[asyncio.Task[None]] = set()
+        gate.on_back = self._is_back
+
+    # ── the protocol ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def embedding_limits(self) -> EmbeddingLimits:
+        """Those of whoever embeds for the current run."""
+        routing, caller = self._following.last, current_caller()
+        if routing is None:
+            return self._limits
+        route = routing.route_of("embeddings", stage=caller.stage, project_id=caller.project_id)
+        is_offline = bool(route.steps) and routing.provider_of(route.steps[0]).is_offline
+        return rules.LIMITS if is_offline else self._limits
+
+    async def resolve(self, model: str) -> str:
+        """Return the identity of all who may answer for ``model``, once one of them is there to answer."""
+        routing, path = await self._chat_path(model)
+
+        async def ask(client: LanguageModel, step: Step) -> str:
+            return await client.resolve(str(step.model))
+
+        found, _, _ = await self._along(routing, path, ask)
+        return found if len(path.steps) == 1 else _identity(routing, path)
+
+    async def parse(
+        self,
+        messages: Sequence[Message],
+        *,
+        into: type[T],
+        model: str,
+        parameters: Mapping[str, Any] | None = None,
+        offline: OfflineRule | None = None,
+        max_tokens: int | None = None,
+        share_for: timedelta | None = None,
+    ) -> Answer[T]:
+        """Return a kept answer to exactly this question, else ask along the path of ``model``."""
+        routing, path = await self._chat_path(model)
+
+        async def ask(client: LanguageModel, step: Step) -> Answer[T]:
+            most = self._bound(messages, into, step, max_tokens)
+            return await client.parse(
+                messages, into=into, model=str(step.model), parameters=parameters, offline=offline, max_tokens=most
+            )
+
+        if self._kept is None or routing.provider_of(path.steps[0]).is_offline:
+            return await self._asked(routing, path, ask)
+        asked = [[one["role"], one["content"]] for one in messages]
+        question = _question(routing, path, asked, _form(into), dict(parameters or {}), share_for=share_for)
+        found = await self._kept.find(question)
+        if found is not None and (answer := _as_answer(found, into)) is not None:
+            return answer
+        return await self._asked_and_kept(self._kept, question, partial(self._asked, routing, path, ask))
+
+    async def embedding_model(self) -> str:
+        """Return whose vectors the current run gets; their texts' prefix is part of it."""
+        routing, path = await self._embedding_path()
+        return await self._vectors_of(routing, path)
+
+    async def embed(self, texts: Sequence[str], *, model: str, purpose: Purpose = "document") -> Embeddings:
+        """Return vectors of ``model``; raise Retryable where another has been chosen since: ask for its name again."""
+        if not texts or not all(map(str.strip, texts)):
+            raise Permanent("an empty text has no embedding")
+        routing, path = await self._embedding_path()
+        if (current := await self._vectors_of(routing, path)) != model:
+            raise Retryable(f"embedding model is {current!r} now, no longer {model!r}")
+
+        async def ask(client: LanguageModel, step: Step) -> Embeddings:
+            prefix = step.document_prefix if purpose == "document" else step.query_prefix
+            asked = await client.embedding_model() if step.model is None else step.model
+            return await client.embed([prefix + text for text in texts] if prefix else texts, model=asked)
+
+        try:
+            found, _, _ = await self._along(routing, path, ask)
+        except (UnfitVectors, BrokenVectors) as error:
+            error.embeddings = replace(error.embeddings, model=model)
+            raise
+        return replace(found, model=model)
+
+    async def aclose(self) -> None:
+        """Close every client, and what the routing is read with."""
+        await self._following.aclose()
+        await self._clients.aclose()
+        await asyncio.gather(*self._wakings, return_exceptions=True)
+        if self._free is not None:
+            await self._free()
+
+    async def report(self) -> dict[str, Any]:
+        """Return who answers now, without any secret, as the worker's row has it."""
+        return asdict(await self.answering())
+
+    async def answering(self) -> Answering:
+        """Return who answers now."""
+        return answering(await self._following.routing())
+
+    # ── a path ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _chat_path(self, model: str) -> tuple[Routing, Path]:
+        """Return the path of a question of the current run; raise where there is none."""
+        routing, caller = await self._following.routing(), current_caller()
+        find = partial(Routing.path, model=model, stage=caller.stage, project_id=caller.project_id)
+        try:
+            path = find(routing)
+        except UnknownRouteError:
+            routing = await self._following.look_again()  # it may have been added a moment ago
+            try:
+                path = find(routing)
+            except UnknownRouteError as error:
+                raise Permanent(str(error)) from None
+        _require_usable(routing, path)
+        if one_model.get() and len(path.steps) > 1:
+            raise Permanent(
+                f"stage {caller.stage} compares models, and {len(path.steps)} may answer by route {path.route.name!r}: "
+                f"name one model, or a route of one step"
+            )
+        return routing, path
+
+    async def _embedding_path(self) -> tuple[Routing, Path]:
+        """Return the path of texts that the current run embeds; raise where there is none."""
+        routing, caller = await self._following.routing(), current_caller()
+        path = routing.embedding_path(stage=caller.stage, project_id=caller.project_id)
+        _require_usable(routing, path)
+        return routing, path
+
+    async def _along(
+        self, routing: Routing, path: Path, ask: Callable[[LanguageModel, Step], Awaitable[R]]
+    ) -> tuple[R, Step, list[Tried]]:
+        """Return what the first step says that can answer, with that step and those before it."""
+        tried: list[Tried] = []
+        attempts, most = Attempts(), most_attempts(len(path.steps))
+        for place, step in enumerate(path.steps):
+            is_last = place == len(path.steps) - 1
+            here = current_place.set(Place(route=path.route.name, step=place, is_last=is_last, attempts=attempts))
+            try:
+                async with self._client(routing.provider_of(step)) as client:
+                    return await ask(client, step), step, tried
+            except Exception as error:
+                if not may_go_on(error):
+                    raise
+                tried.append(Tried(step, error))  # type: ignore[arg-type]  # which may_go_on has told
+            finally:
+                current_place.reset(here)
+            if attempts.sent >= most:
+                break
+        raise none_answered(path.route.name, tried) from tried[-1].error
+
+    async def _asked(
+        self, routing: Routing, path: Path, ask: Callable[[LanguageModel, Step], Awaitable[Answer[T]]]
+    ) -> Answer[T]:
+        answer, step, tried = await self._along(routing, path, ask)
+        if not tried:
+            return answer
+        told = path_told(tried, step)
+        log.info("answered_by_fallback", route=path.route.name, provider=step.provider, model=step.model, path=told)
+        return replace(answer, path=told)
+
+    async def _asked_and_kept(
+        self, kept: Kept, question: Question, ask: Callable[[], Awaitable[Answer[T]]]
+    ) -> Answer[T]:
+        try:
+            answer = await ask()
+        except BaseException:
+            await kept.drop(question)
+            raise
+        await kept.keep(
+            question,
+            KeptAnswer(
+                raw=answer.raw,
+                model=answer.model,
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+                seconds=answer.seconds,
+                path=answer.path,
+            ),
+        )
+        return answer
+
+    @asynccontextmanager
+    async def _client(self, provider: Provider) -> AsyncIterator[LanguageModel]:
+        """Yield the client of a provider that may be asked."""
+        if provider.problem is not None:
+            raise Unavailable(f"provider {provider.name} cannot be used: {provider.problem}", certain=True)
+        if provider.paused_at is not None:
+            raise NotAdmittedError(
+                f"provider {provider.name} is paused since {provider.paused_at:%Y-%m-%d %H:%M} UTC "
+                f"({provider.paused_reason}); `gristmill llm resume {provider.name}`",
+                delay=PAUSED_DELAY,
+                limit=f"pause of provider {provider.name}",
+            )
+        async with self._clients.of(provider) as client:
+            yield client
+
+    async def _vectors_of(self, routing: Routing, path: Path) -> str:
+        step = path.steps[0]
+        if step.model is not None:
+            return step.vectors
+        async with self._client(routing.provider_of(step)) as client:
+            return await client.embedding_model()
+
+    def _bound(self, messages: Sequence[Message], into: type[BaseModel], step: Step, max_tokens: int | None) -> int:
+        """Return the most tokens that an answer may have: the call's, else the step's, else what its form needs."""
+        most = max_tokens or step.max_tokens or self._bound_of(into)
+        if step.context_tokens is None:
+            return most
+        question = sum(tokens_of(message["content"]) for message in messages)
+        return max(min(most, step.context_tokens - question), LEAST_BOUND)
+
+    # ── what changes meanwhile ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def _heed(self, seen: Seen, before: Routing | None, began: float) -> None:
+        """Follow the pauses and the providers of a look."""
+        if seen.pauses is not None:
+            await self._gate.follow(seen.pauses, began=began)
+        self._clients.keep_only(seen.routing.in_use())
+        for provider in released(before, seen.routing):
+            self._wake_jobs_of(provider.name)
+
+    def _is_back(self, name: str) -> None:
+        """Wake the jobs of the providers whose server, or key, has just answered after a pause."""
+        routing = self._following.last
+        for provider in routing.providers.values() if routing else ():
+            if name in {provider.server, provider.key_name} or name.startswith(f"{provider.server}|"):
+                self._wake_jobs_of(provider.name)
+
+    def _wake_jobs_of(self, name: str) -> None:
+        if self._wake is not None:
+            waking = asyncio.create_task(self._waking(self._wake, name))
+            self._wakings.add(waking)
+            waking.add_done_callback(self._wakings.discard)
+
+    async def _waking(self, wake: Wake, name: str) -> None:
+        try:
+            await wake(name)
+        except Exception as error:  # noqa: BLE001 - they wake by themselves, later
+            log.warning("jobs_not_woken", provider=name, error=describe(error))
+
+
+def _require_usable(routing: Routing, path: Path) -> None:
+    if (problem := routing.problem_of(path.route)) is not None:
+        raise Unavailable(problem, certain=True)
+
+
+def _identity(routing: Routing, path: Path) -> str:
+    """Return who may answer on a path: another path gives another answer."""
+    return " or ".join(f"{routing.provider_of(one).server or one.provider}|{one.model}" for one in path.steps)
+
+
+def _question(routing: Routing, path: Path, *asked: object, share_for: timedelta | None) -> Question:
+    """Return the question that ``asked`` is, put to a path."""
+    text = json.dumps([FINGERPRINT_VERSION, _identity(routing, path), *asked], sort_keys=True, separators=(",", ":"))
+    first = path.steps[0]
+    return Question(
+        fingerprint=sha256(text.encode()).digest(),
+        caller=current_caller(),
+        route=path.route.name,
+        provider=first.provider,
+        model=str(first.model),
+        share_for=share_for,
+    )
+
+
+@lru_cache(maxsize=256)
+def _form(into: type[BaseModel]) -> str:
+    return sha256(json.dumps(into.model_json_schema(), sort_keys=True).encode()).hexdigest()
+
+
+def _as_answer(kept: KeptAnswer, into: type[T]) -> Answer[T] | None:
+    """Return a kept answer as ``into``; None where it is none any more."""
+    from workers.llm.structured import InvalidAnswerError, validated  # noqa: PLC0415 - importing openai costs a second
+    from workers.llm.wire import read  # noqa: PLC0415 - likewise
+
+    try:
+        value = validated(read(json.dumps(kept.raw)).text, into)
+    except (InvalidAnswerError, Retryable, Permanent):
+        return None
+    return Answer(
+        value=value,
+        raw=kept.raw,
+        model=kept.model,
+        prompt_tokens=kept.prompt_tokens,
+        completion_tokens=kept.completion_tokens,
+        seconds=kept.seconds,
+        path=kept.path,
+    )

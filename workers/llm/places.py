@@ -1,0 +1,50 @@
+"""Where a call stands on its path, and what it is handed to: admission, the ledger, turns. Light to import."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from workers.llm.calls import Admission, Call
+
+
+@dataclass(slots=True)
+class Attempts:
+    """How many requests were sent for one question, over all steps of its path."""
+
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a call stands on its path. ``is_last``: no other step can answer if this one cannot."""
+
+    route: str
+    step: int = 0
+    is_last: bool = True
+    attempts: Attempts = field(default_factory=Attempts)
+
+
+current_place: ContextVar[Place] = ContextVar("current_place")
+NOWHERE = Place(route="none")
+
+
+class Turns(Protocol):
+    """Who may call when, first come first served."""
+
+    async def admitted(self, call: Call, *, until: float | None = None) -> None:
+        """Return once ``call`` is reserved; raise NotAdmittedError if that cannot be before ``until`` (monotonic)."""
+
+
+class Accounts(Admission, Protocol):
+    """Admission that can take back what was not sent."""
+
+    async def release(self, call: Call) -> None:
+        """Give back the reservation of a call that was not made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What keeps the calls of all processes within their limits, and the ledger of them."""
+
+    accounts: Accounts
+    turns: Turns
