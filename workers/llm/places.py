@@ -4,7 +4,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from workers.llm.calls import Admission, Call
+from workers.llm.calls import Admission, Call, Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneQuestion:
+    """A request that may wait. ``provider`` is its name in ``llm.providers``; ``body`` is what would be posted."""
+
+    provider: str
+    model: str
+    body: str
+    input_tokens: int
+    output_tokens: int
+    route: str = "none"
+    step: int = 0
 
 
 @dataclass(slots=True)
@@ -42,9 +55,23 @@ class Accounts(Admission, Protocol):
         """Give back the reservation of a call that was not made."""
 
 
+class Lane(Protocol):
+    """Questions that may wait for a half-price answer."""
+
+    async def has(self, caller: Caller) -> bool:
+        """Tell whether the caller's job is in the batch lane."""
+
+    async def answer(self, question: LaneQuestion) -> str | None:
+        """Return the body of an answer that is there, None if it is to be asked now; raise Deferred while it waits."""
+
+    async def enter(self, caller: Caller) -> bool:
+        """Put the caller's job into the lane, as a budget wants it; tell whether it was put there now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What keeps the calls of all processes within their limits, and the ledger of them."""
+    """What keeps the calls of all processes within their limits, the ledger of them, and the batch lane."""
 
     accounts: Accounts
     turns: Turns
+    lane: Lane | None = None

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+import json
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from pydantic_core import to_json
 
 from workers.llm.admission.together import Together
 from workers.llm.calls import Caller, current_caller
+from workers.llm.places import LaneQuestion
 from workers.runtime.database import Database, Raw, is_caused_by_a_row
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import Deferred, describe
@@ -30,31 +32,27 @@ LEAST_SLEEP = timedelta(seconds=1)
 
 _LANES = """
     SELECT l.job_id FROM llm.lanes AS l WHERE l.job_id = ANY (%(ids)s::uuid[]) AND l.lane = 'batch'"""
+_ENTER = """
+    INSERT INTO llm.lanes (job_id, stage, lane, within_until, take_over_at)
+    SELECT %(job_id)s, %(stage)s, 'batch', now() + interval '24 hours', now() + interval '23 hours'
+        ON CONFLICT (job_id) DO NOTHING"""
 _ASK = """
     SELECT a.place, a.became, a.answer, a.wait, a.until
       FROM llm.ask_in_batch(%(questions)s::jsonb, %(gather)s) AS a"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneQuestion:
-    """A request that may wait. ``key`` tells it from the others of its job and is the same in each of its runs.
+# How much an answer may have.
+BOUNDS = ("max_tokens", "max_completion_tokens")
 
-    ``provider`` is its name in ``llm.providers``; ``body`` is what would be posted, as JSON.
+
+def key_of(body: str, nth: int) -> bytes:
+    """Return the key of a question among those of its job: what is asked, in which form, and for the how manieth time.
+
+    It is the same in each run of the job. The most that an answer may have is no part of it: what a process knows of
+    the model's reasoning changes that.
     """
-
-    key: bytes
-    provider: str
-    model: str
-    body: str
-    input_tokens: int
-    output_tokens: int
-    route: str = "none"
-    step: int = 0
-
-
-def key_of(*parts: object) -> bytes:
-    """Return the key of the question that ``parts`` describe: what is asked, in which form, which try it is."""
-    return hashlib.blake2b(to_json(parts, fallback=str), digest_size=20).digest()
+    asked = {name: value for name, value in json.loads(body).items() if name not in BOUNDS}
+    return hashlib.blake2b(json.dumps([nth, asked], sort_keys=True).encode(), digest_size=20).digest()
 
 
 def custom_id(job_id: UUID, version: int, key: bytes) -> str:
@@ -86,6 +84,7 @@ class _Lookup:
 class _Asked:
     caller: Caller
     question: LaneQuestion
+    key: bytes
     told: "asyncio.Future[_Became]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def row(self) -> dict[str, Any]:
@@ -100,8 +99,8 @@ class _Asked:
             "owner_id": caller.owner_id,
             "project_id": caller.project_id,
             "profile_id": caller.profile_id,
-            "key": question.key.hex(),
-            "custom_id": custom_id(caller.job_id, caller.version, question.key),
+            "key": self.key.hex(),
+            "custom_id": custom_id(caller.job_id, caller.version, self.key),
             "provider": question.provider,
             "model": question.model,
             "route": question.route,
@@ -120,6 +119,8 @@ class BatchLane:
         self._gather = gather
         # Whether the job of a run is in the lane. A job enters it before its run begins, or between two runs.
         self._known: OrderedDict[tuple[UUID, int], bool] = OrderedDict()
+        # How often each run has asked each of its questions.
+        self._times: OrderedDict[tuple[UUID, int], Counter[bytes]] = OrderedDict()
         self._lookups = Together(self._look_up, most=MOST_TOGETHER)
         self._asks = Together(self._ask, most=MOST_TOGETHER)
 
@@ -131,10 +132,24 @@ class BatchLane:
         if (known := self._known.get(key)) is None:
             lookup = _Lookup(caller.job_id)
             self._lookups.submit(lookup)
-            known = self._known[key] = await lookup.told
-            while len(self._known) > MOST_RUNS:
-                self._known.popitem(last=False)
+            known = await lookup.told
+            self._note(caller, is_in_lane=known)
         return known
+
+    async def enter(self, caller: Caller) -> bool:
+        """Put the caller's job into the lane for a day; tell whether it was put there now.
+
+        A job that was in the lane before, and came back from it, stays where it is.
+        """
+        if caller.job_id is None:
+            return False
+        async with self._database.kernel() as conn:
+            cursor = await conn.execute(_ENTER, {"job_id": caller.job_id, "stage": caller.stage})
+            entered = cursor.rowcount == 1
+        if entered:
+            self._note(caller, is_in_lane=True)
+            log.info("job_moved_to_batch_lane", job_id=str(caller.job_id), stage=caller.stage)
+        return entered
 
     async def answer(self, question: LaneQuestion) -> str | None:
         """Return the body of the provider's answer to the current run's question, if there is one.
@@ -144,7 +159,7 @@ class BatchLane:
         caller = current_caller()
         if not await self.has(caller) or len(question.body.encode()) > MOST_BODY_BYTES:
             return None
-        asked = _Asked(caller, question)
+        asked = _Asked(caller, question, self._key(caller, question.body))
         self._asks.submit(asked)
         became = await asked.told
         match became.became:
@@ -156,6 +171,22 @@ class BatchLane:
                 raise InBatchLaneError(question.provider, became.until, delay=delay)
             case _:
                 return None
+
+    def _note(self, caller: Caller, *, is_in_lane: bool) -> None:
+        assert caller.job_id is not None
+        self._known[caller.job_id, caller.version or 0] = is_in_lane
+        while len(self._known) > MOST_RUNS:
+            self._known.popitem(last=False)
+
+    def _key(self, caller: Caller, body: str) -> bytes:
+        """Return the key of a question of this run, and count that it is asked."""
+        assert caller.job_id is not None
+        times = self._times.setdefault((caller.job_id, caller.version or 0), Counter())
+        first = key_of(body, 0)
+        times[first] += 1
+        while len(self._times) > MOST_RUNS:
+            self._times.popitem(last=False)
+        return first if times[first] == 1 else key_of(body, times[first] - 1)
 
     async def _look_up(self, lookups: Sequence[_Lookup]) -> None:
         async def look(conn: Raw) -> set[UUID]:
