@@ -10,7 +10,7 @@ Previous release: still runs. It knows nothing of these tables, and its calls ar
 - the totals of budgets are maintained by the same statements; ``llm.budget_differences`` shows where they are wrong.
 
 Revision ID: 0020
-Revises: 0018
+Revises: 0019
 Created: 2026-11-30
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0020"
-down_revision = "0018"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 

@@ -63,8 +63,7 @@ class Request:
     body: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _LaneAnswer:
+class _LaneAnswer(NamedTuple):
     """An answer from the batch lane, read as one that has just come."""
 
     text: str
