@@ -41,7 +41,16 @@ BATCHES = JobTable(
     waits=[Wait(state="at_provider", waits_for="the provider's batch", decides=["due"], expires="due")],
     also=frozenset({("submitting", "completed"), ("collecting", "at_provider")}),
     payload=["provider", "model", "cancels"],
-    results=["provider_batch_id", "input_file_id", "provider_status", "counts", "usage"],
+    results=[
+        "input_file_id",
+        "creating_since",
+        "provider_batch_id",
+        "provider_status",
+        "counts",
+        "usage",
+        "submitted_at",
+        "closed_at",
+    ],
     times=["creating_since", "submitted_at", "closed_at"],
     may_cancel="false",
 )

@@ -141,13 +141,17 @@ class Lane:
 
         await until(waiting, within=PATIENT)
 
-    async def poll(self) -> None:
-        """Let every batch be looked at now that waits for the provider, as a webhook would; there is one at least."""
+    async def poll(self, *, wait: bool = True) -> None:
+        """Let every batch be looked at now that waits for the provider, as a webhook would.
+
+        With ``wait``, there is one at least.
+        """
 
         async def at_provider() -> list[dict[str, Any]]:
             return [row for row in await self.batches() if row["status"] == "at_provider"]
 
-        await until(at_provider, within=PATIENT)
+        if wait:
+            await until(at_provider, within=PATIENT)
         waiting = await at_provider()
         decisions = [Decision(job_id=row["id"], version=row["version"], into="due") for row in waiting]
         async with self.jobs.database.kernel() as conn:

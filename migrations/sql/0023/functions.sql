@@ -168,6 +168,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- A batch that was cancelled or has failed here may go on at the provider, and jobs wait for its lines: another job
 -- cancels it there, takes what is paid for, and lets the other lines go.
 BEGIN
+  IF TG_RELID <> 'llm.batches'::regclass THEN
+    RAISE EXCEPTION '% follows llm.batches, not %', TG_NAME, TG_RELID::regclass USING ERRCODE = 'insufficient_privilege';
+  END IF;
   IF EXISTS (SELECT FROM llm.batch_requests AS r WHERE r.batch_id = NEW.id AND NOT r.is_booked) THEN
     INSERT INTO llm.batches (provider, model, cancels) VALUES (NEW.provider, NEW.model, NEW.id);
   END IF;

@@ -51,6 +51,7 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.actor_id",
     "runtime.cancel",
     "runtime.decide",  # only where the table says that its tenants may decide
+    "runtime.put_in_lane",  # only of jobs of the actor that the same transaction has enqueued
     "assessments.create_assessment",
     "assessments.update_assessment_state",
     "assessments.put_cached_state",
