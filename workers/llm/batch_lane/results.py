@@ -63,7 +63,7 @@ def _result(name: str, raw: Mapping[str, Any]) -> LineResult:
     if status in SUCCESS and isinstance(body, Mapping) and not error:
         return _answer(name, body)
     code = _code(error) or _code(body)
-    said = _message(error) or _message(body) or "no answer"
+    said = _message(error) or (_message(body) if isinstance(body, Mapping) else None) or "no answer"
     is_hopeless = (
         isinstance(status, int) and status in HOPELESS and status not in WORTH_ANOTHER_TRY and code not in EXPIRED_CODES
     )

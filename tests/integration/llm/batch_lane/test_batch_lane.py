@@ -7,6 +7,7 @@ import pytest
 from gristmill_testing.waiting import until
 from tests.support.batching import MODEL, PROVIDER, Lane, batching
 from tests.support.fakes.openai_server import FakeOpenAI
+from workers.runtime.enqueue import enqueue
 
 
 @pytest.fixture
@@ -338,3 +339,74 @@ async def test_an_invalid_answer_is_asked_again_in_the_lane(lane, fake):
     assert first["custom_id"] != second["custom_id"]
     assert "rather good" in str(second["body"]["messages"])
     assert (await lane.paid())["settled"] == 2
+
+
+@files
+async def test_a_composite_keeps_all_its_questions_before_it_waits(lane, fake, jobs):
+    """Its parts ask at once: one batch has them all, and each is asked and paid once."""
+    criteria = [{"name": "clarity", "description": "plain words"}]
+    parts = [
+        {"assessmentType": "llm_rubric", "name": f"part {n}", "options": {"criteria": criteria, "content": f"text {n}"}}
+        for n in range(6)
+    ]
+    request = {"serverName": "Server", "assessmentType": "composite", "options": {"parts": parts}}
+    async with jobs.database.session() as session:
+        payload = {"assessment_id": "a", "request_data": request}
+        job = await enqueue(session, "assessment.assess", payload, lane="batch")
+
+    await lane.sent()
+
+    assert [len(one.lines) for one in fake.batches.batches] == [6]
+    assert {one["job_id"] for one in await lane.requests()} == {job.id}
+    assert fake.calls == 0
+
+
+@files
+async def test_a_spent_budget_moves_its_jobs_to_the_batch_lane(lane, fake, jobs):
+    """``then batch``: what the budget has no room for is answered for half the price, later."""
+    await jobs.sql(
+        """INSERT INTO llm.budgets (name, scope, "window", "then", tokens) VALUES ('b', 'all', 'day', 'batch', 10)"""
+    )
+    await lane.put(2, lane="normal")
+    await lane.sent()
+    await lane.parked()
+    await lane.finish()
+    await lane.ended()
+
+    assert fake.calls == 0
+    assert {(one["lane"], one["state"]) for one in await lane.calls()} == {("batch", "settled")}
+
+
+@files
+async def test_a_batch_that_a_budget_refuses_is_not_sent(lane, fake, jobs):
+    """``then stop`` holds in both lanes: the questions wait, nothing is reserved, and the batch says why."""
+    await jobs.sql(
+        """INSERT INTO llm.budgets (name, scope, "window", "then", tokens) VALUES ('b', 'all', 'day', 'stop', 10)"""
+    )
+    await lane.put(2)
+
+    async def held():
+        rows = await jobs.sql("SELECT wait_reason FROM runtime.jobs WHERE stage = 'llm.batch'")
+        return any("budget 'b'" in (row["wait_reason"] or "") for row in rows)
+
+    await until(held, within=15)
+    assert fake.batches.batches == []
+    assert {one["state"] for one in await lane.requests()} == {"waiting"}
+    assert await lane.calls() == []
+
+
+@files
+async def test_a_sum_that_differs_from_the_lines_is_told(lane, fake, capsys):
+    """Row 17: the provider's usage of the batch cross-checks what was booked."""
+    fake.script(batches={"wrong_usage": 1_000})
+    await lane.put(2)
+    await lane.sent()
+    await lane.parked()
+    await lane.finish()
+    await lane.ended()
+
+    async def closed():
+        return (await lane.batches())[0]["status"] == "completed"
+
+    await until(closed, within=15)
+    assert "batch_usage_differs" in capsys.readouterr().out
