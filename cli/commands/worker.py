@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli.batches import make_batches
 from cli.provider import reporting_provider
 from cli.resources import make_resources
 from cli.role import ready_servers, role_settings
@@ -38,4 +39,5 @@ def worker(
     llm, answering = reporting_provider(
         settings, database_url=urls["database_url"], name="worker:provider", shares_pauses=True
     )
-    return run_worker(registry, make_resources(settings, llm=llm), options, answering=answering)
+    batches = make_batches(settings, database_url=urls["database_url"], name="worker:batches", model=llm)
+    return run_worker(registry, make_resources(settings, llm=llm, batches=batches), options, answering=answering)

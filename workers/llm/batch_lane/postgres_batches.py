@@ -31,7 +31,10 @@ ProviderOf = Callable[[str], Awaitable[BatchProvider | None]]
 
 
 class PostgresBatches:
-    """The batches of one process. ``provider_of`` returns a provider by its name, None for one that cannot be asked."""
+    """The batches of one process. ``provider_of`` returns a provider by its name, None for one that cannot be asked.
+
+    ``free`` frees what the database and ``provider_of`` hold.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class PostgresBatches:
         connect_timeout: float = 10.0,
         timeout: float = 600.0,
         most_lines: int = MOST_LINES,
+        free: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._provider_of = provider_of
@@ -49,6 +53,7 @@ class PostgresBatches:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._most_lines = most_lines
+        self._free = free
         self._apis: dict[BatchProvider, BatchApi] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -183,6 +188,8 @@ class PostgresBatches:
         """Close the connections."""
         for api in self._apis.values():
             await api.aclose()
+        if self._free is not None:
+            await self._free()
 
     async def _wake(self, jobs: Sequence[Sleeper]) -> int:
         """Wake these jobs; return how many of them still run, and so will go to sleep after this."""
