@@ -101,23 +101,44 @@ BEGIN
       LEFT JOIN llm.batch_requests AS r ON r.job_id = q.job_id AND r.key = decode(q.key, 'hex');
 END $$;
 
+CREATE FUNCTION llm.release_lines(p_provider text, p_model text, p_batch uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  SET enable_seqscan = on SET enable_bitmapscan = on SET enable_hashjoin = on SET enable_mergejoin = on AS $$
+-- Take out the lines whose jobs have ended, cancelled ones above all: those of a batch, or those that wait for one. Each
+-- job is looked for in its own table: runtime.jobs would look into all of them, for each of 50,000 lines.
+DECLARE
+  v_stage record;
+BEGIN
+  FOR v_stage IN
+    SELECT s.name, s.table_name FROM runtime.stages AS s
+     WHERE s.name IN (SELECT DISTINCT r.stage FROM llm.batch_requests AS r
+                       WHERE CASE WHEN p_batch IS NULL
+                                  THEN r.batch_id IS NULL AND r.provider = p_provider AND r.model = p_model
+                                  ELSE r.batch_id = p_batch END AND r.state IN ('waiting', 'sent'))
+  LOOP
+    EXECUTE format(
+      'UPDATE llm.batch_requests AS r SET state = ''released'' WHERE %s AND r.state IN (''waiting'', ''sent'') '
+      'AND r.stage = $4 AND NOT EXISTS (SELECT FROM %s AS j WHERE j.id = r.job_id AND j.completed_at IS NULL)',
+      CASE WHEN p_batch IS NULL THEN 'r.batch_id IS NULL AND r.provider = $1 AND r.model = $2 AND $3 IS NULL'
+           ELSE 'r.batch_id = $3 AND $1 = $1 AND $2 = $2' END,
+      v_stage.table_name::regclass)
+    USING coalesce(p_provider, ''), coalesce(p_model, ''), p_batch, v_stage.name;
+  END LOOP;
+END $$;
+
 CREATE FUNCTION llm.release_ended(p_batch uuid) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
--- Take out the lines of a batch whose jobs have ended, cancelled ones above all; return how many lines still matter.
-DECLARE
-  v_left integer;
+-- Take out the lines of a batch whose jobs have ended; return how many lines still matter.
 BEGIN
-  UPDATE llm.batch_requests AS r SET state = 'released'
-   WHERE r.batch_id = p_batch AND r.state IN ('waiting', 'sent') AND NOT EXISTS (SELECT FROM runtime.jobs AS j
-                      WHERE j.id = r.job_id AND j.stage = r.stage AND j.completed_at IS NULL);
-  SELECT count(*) INTO v_left FROM llm.batch_requests AS r WHERE r.batch_id = p_batch AND r.state IN ('waiting', 'sent');
-  RETURN v_left;
+  PERFORM llm.release_lines(NULL, NULL, p_batch);
+  RETURN (SELECT count(*) FROM llm.batch_requests AS r WHERE r.batch_id = p_batch AND r.state IN ('waiting', 'sent'));
 END $$;
 
 CREATE FUNCTION llm.gather_batch(
   p_batch uuid, p_provider text, p_model text, p_most integer, p_most_bytes bigint,
   OUT lines integer, OUT bytes bigint, OUT tokens bigint, OUT left_over integer
-) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  SET enable_seqscan = on SET enable_bitmapscan = on SET enable_hashjoin = on SET enable_mergejoin = on AS $$
 -- Give the batch the questions that wait for it, those that must be answered first at first, as many as it may have; and
 -- say what it has then and how many are left over. Questions that it has already stay. The model's enqueued tokens stay
 -- within its allowance.
@@ -125,10 +146,7 @@ DECLARE
   v_allowed bigint;
   v_enqueued bigint;
 BEGIN
-  UPDATE llm.batch_requests AS r SET state = 'released'
-   WHERE r.provider = p_provider AND r.model = p_model AND r.state = 'waiting' AND r.batch_id IS NULL
-     AND NOT EXISTS (SELECT FROM runtime.jobs AS j
-                      WHERE j.id = r.job_id AND j.stage = r.stage AND j.completed_at IS NULL);
+  PERFORM llm.release_lines(p_provider, p_model, NULL);
   SELECT min(a.enqueued_tokens) INTO v_allowed FROM llm.batch_allowances AS a
    WHERE a.provider = p_provider AND a.model IN ('', p_model);
   IF v_allowed IS NOT NULL THEN

@@ -3,7 +3,7 @@
 
 REVOKE ALL ON llm.lanes, llm.batch_requests, llm.batch_allowances FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION runtime.put_in_lane, runtime.in_lane, llm.ensure_batch, llm.ask_in_batch,
-  llm.release_ended, llm.gather_batch, llm.follow_up_batch FROM PUBLIC;
+  llm.release_ended, llm.release_lines, llm.gather_batch, llm.follow_up_batch FROM PUBLIC;
 DROP POLICY batches_enqueue ON llm.batches;
 DO $$
 DECLARE
@@ -22,7 +22,7 @@ BEGIN
   IF to_regrole('gristmill_worker') IS NOT NULL THEN
     GRANT SELECT, INSERT, UPDATE, DELETE ON llm.lanes, llm.batch_requests TO gristmill_worker;
     GRANT SELECT ON llm.batch_allowances TO gristmill_worker;
-    GRANT EXECUTE ON FUNCTION llm.ensure_batch, llm.ask_in_batch, llm.release_ended, llm.gather_batch
+    GRANT EXECUTE ON FUNCTION llm.ensure_batch, llm.ask_in_batch, llm.release_ended, llm.release_lines, llm.gather_batch
       TO gristmill_worker;
   END IF;
   IF to_regrole('gristmill_operator') IS NOT NULL THEN
