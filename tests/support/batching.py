@@ -78,7 +78,7 @@ def make_parts(database: Database, fake: FakeOpenAI, *, kind: str = "compatible"
             name=name, kind=kind, base_url=str(provider.base_url), api_key=provider.api_key or "not-needed"
         )
 
-    lane = BatchLane(database, gather=timedelta())
+    lane = BatchLane(database, gather=timedelta(seconds=0.5))  # all questions of a test come within this time
     control = Control(accounts=admission, turns=Turns(admission), lane=lane)
     llm = controlled(look=look, options=OPTIONS, gate=Gate(), control=control)
     options = {"connect_timeout": 2.0, "timeout": 10.0} | batches
@@ -112,6 +112,11 @@ class Lane:
     async def batches(self) -> list[dict[str, Any]]:
         """Return every batch job, oldest first."""
         return await self.jobs.sql("SELECT * FROM llm.batches ORDER BY id")
+
+    async def batch(self) -> dict[str, Any]:
+        """Return the only batch job that has sent anything; two that begin at once may leave one with nothing to do."""
+        [row] = [row for row in await self.batches() if row["provider_batch_id"] and not row["cancels"]]
+        return row
 
     async def requests(self) -> list[dict[str, Any]]:
         """Return every question in the lane, oldest first."""
