@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from config.settings import Settings, keys_of
 from workers.llm.admission.postgres_admission import PostgresAdmission
 from workers.llm.admission.turns import Turns
 from workers.llm.answering import Answering, answering
+from workers.llm.batch_lane.lane import BatchLane
 from workers.llm.controlled import ControlledModel
 from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.ledger.prices import KnownPrices, sellers_of
@@ -73,10 +74,16 @@ def provider(settings: Settings, *, database_url: str, name: str) -> LanguageMod
     return controlled(look=look, options=options(settings), gate=Gate(), free=database.close)
 
 
-def worker_provider(
-    settings: Settings, *, database_url: str, name: str, worker_id: UUID
-) -> tuple[ControlledModel, Callable[[], Awaitable[dict[str, Any]]]]:
-    """Return the model of a worker, and a function that reports which provider answers now, for ``runtime.workers``.
+class WorkerProvider(NamedTuple):
+    """The model of a worker, the prices of its calls, and what reports who answers now, for ``runtime.workers``."""
+
+    model: ControlledModel
+    prices: KnownPrices
+    report: Callable[[], Awaitable[dict[str, Any]]]
+
+
+def worker_provider(settings: Settings, *, database_url: str, name: str, worker_id: UUID) -> WorkerProvider:
+    """Return the model of a worker.
 
     Its calls are admitted, the ledger and the paid answers are kept, and outages are shared with other processes. It
     has its own connections, so that it waits for no job; nothing is opened before the first call.
@@ -106,12 +113,12 @@ def worker_provider(
         look=look,
         options=options(settings),
         gate=Gate(SharedPauses(routes)),
-        control=Control(accounts=admission, turns=turns, learn=admission.learn),
+        control=Control(accounts=admission, turns=turns, learn=admission.learn, lane=BatchLane(calls)),
         kept=kept,
         wake=wake,
         free=free,
     )
-    return model, model.report
+    return WorkerProvider(model, prices, model.report)
 
 
 def options(settings: Settings) -> ClientOptions:

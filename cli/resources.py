@@ -4,6 +4,7 @@ from config.settings import Settings
 from workers.outbound.addresses import parse_networks
 from workers.outbound.http import SafeHttp
 from workers.outbound.mail import Maildir, SmtpMail, SmtpServer
+from workers.runtime.handler.batches import Batches
 from workers.runtime.handler.outside import Mail
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import Resources
@@ -11,7 +12,7 @@ from workers.runtime.handler.resources import Resources
 MAILDIR = "mail"
 
 
-def make_resources(settings: Settings, *, llm: LanguageModel) -> Resources:
+def make_resources(settings: Settings, *, llm: LanguageModel, batches: Batches) -> Resources:
     """Return the resources of the handlers of this process; none is opened before its first use."""
     outbound = settings.outbound
     http = SafeHttp(
@@ -20,7 +21,7 @@ def make_resources(settings: Settings, *, llm: LanguageModel) -> Resources:
         connect_seconds=outbound.connect_timeout_seconds,
         max_bytes=outbound.max_bytes,
     )
-    return Resources(llm=llm, http=http, mail=_mail(settings))
+    return Resources(llm=llm, http=http, mail=_mail(settings), batches=batches)
 
 
 def _mail(settings: Settings) -> Mail:

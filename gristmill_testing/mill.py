@@ -11,6 +11,7 @@ from typing import Any
 
 from workers.runtime.database import Database
 from workers.runtime.dispatch.dispatcher import Dispatcher
+from workers.runtime.handler.batches import Batches
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.endurance import DEFAULT_PATIENCE
 from workers.runtime.handler.ports import LanguageModel
@@ -74,12 +75,15 @@ async def mill(
     slots: int = 50,
     patience: timedelta = DEFAULT_PATIENCE,
     draw: Callable[[], float] = random.random,
+    batches: Batches | None = None,
     **dispatching: Any,
 ) -> AsyncIterator[Heard]:
     """Run one worker and one dispatcher on ``url`` while the block runs; drain and stop both at its end.
 
-    ``draw`` returns the share of its backoff that a retry waits. If it returns 0, retries do not wait.
+    ``draw`` returns the share of its backoff that a retry waits. If it returns 0, retries do not wait. Without
+    ``batches`` the batch lane sends nothing.
     """
+    resources = Resources(llm=llm) if batches is None else Resources(llm=llm, batches=batches)
     worker_id = uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
     heard = Heard()
@@ -89,7 +93,7 @@ async def mill(
         database,
         registry,
         row,
-        resources=Resources(llm=llm),
+        resources=resources,
         events=heard,
         heartbeat_seconds=1.0,
         patience=patience,

@@ -28,6 +28,14 @@ def enqueue(
     ] = None,
     priority: Annotated[int, typer.Option(min=1, max=10, help="1 first … 10 last.")] = 5,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Do not run before this time (ISO 8601).")] = None,
+    lane: Annotated[
+        str | None,
+        typer.Option(metavar="normal|batch", help="batch: language models answer for half the price, within a time."),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="SPAN", help="How long an answer in the batch lane may take: 24h (default), 90m, 2d."),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end of the job; exit code 1 unless it completes.")
     ] = False,
@@ -36,7 +44,7 @@ def enqueue(
     """Enqueue one job and print its id."""
     values, due_at = parse_payload(payload), parse_time(at) if at else None
     _ = discover()[stage]  # an unknown stage is refused before the command connects
-    options = {"idempotency_key": key, "priority": priority, "due_at": due_at}
+    options = {"idempotency_key": key, "priority": priority, "due_at": due_at, "lane": lane, "within": within}
     database_url = find_server_urls(load()).database_url
     job = in_session(lambda session: enqueue_job(session, stage, values, actor(), **options), database_url=database_url)
     if not wait:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli.batches import make_batches
 from cli.provider import worker_provider
 from cli.resources import make_resources
 from cli.role import ready_servers, role_settings
@@ -37,7 +38,9 @@ def worker(
         patience=timedelta(hours=settings.llm.patience_hours),
         idle_runs=settings.llm.idle_runs,
     )
-    llm, answering = worker_provider(
-        settings, database_url=urls["database_url"], name="worker:provider", worker_id=options.worker_id
+    url = urls["database_url"]
+    llm, prices, report = worker_provider(
+        settings, database_url=url, name="worker:provider", worker_id=options.worker_id
     )
-    return run_worker(registry, make_resources(settings, llm=llm), options, answering=answering)
+    batches = make_batches(settings, database_url=url, name="worker:batches", model=llm, prices=prices)
+    return run_worker(registry, make_resources(settings, llm=llm, batches=batches), options, answering=report)

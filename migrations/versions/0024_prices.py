@@ -5,7 +5,7 @@ refuses calls with a price that nobody knows.
 Previous release: still runs. It knows nothing of this table.
 
 Revision ID: 0024
-Revises: 0022
+Revises: 0023
 Created: 2026-11-30
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0024"
-down_revision = "0022"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 

@@ -31,7 +31,7 @@ ADD = """
     SELECT %s, 'TASK', 'test', 'write an email about parcel ' || n FROM generate_series(1, %s) AS n
 """
 JUDGED = """
-    SELECT content, "alignmentAnalysis", alignment FROM operations.data_records
+    SELECT content, "alignmentAnalysis", alignment - 'call' FROM operations.data_records
      WHERE "projectId" = %s AND "alignmentJobId" IS NOT NULL ORDER BY content
 """
 RATED = """

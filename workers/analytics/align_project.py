@@ -76,8 +76,8 @@ async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     Judgements are committed as they come, and another run continues with the rest. A record that cannot be judged is
     listed with its reason and delays no other record. No transaction is open while a model answers. Analyses of the
     same records take turns, so that a record's judgement and ratings come from one job. If the provider is away, or if
-    a run has little time left, the job is snoozed and another run continues. Neither spends an attempt. One
-    model judges all records: a route that may fall back on another model is refused.
+    a run has little time left, the job is snoozed and another run continues. Neither spends an attempt. One model
+    judges all records: a route that may fall back on another model is refused.
     """
     one_model.set(True)  # its ratings are compared with those of people and of other models
     run = _AlignRun(job, ctx)

@@ -59,7 +59,7 @@ class Call:
     """A call before it is made. ``input_tokens`` is an estimate, ``output_tokens`` the most that is asked for.
 
     ``provider`` is its name in ``llm.providers``, ``model`` the one that is asked, ``route`` and ``step`` say by which
-    path of a fallback it was chosen.
+    path of a fallback it was chosen. ``batch_id`` is the batch that carries it, in the batch lane.
     """
 
     id: UUID = field(default_factory=new_call_id)
@@ -72,6 +72,7 @@ class Call:
     input_tokens: int
     output_tokens: int = 0
     lane: Lane = "normal"
+    batch_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

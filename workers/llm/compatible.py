@@ -308,6 +308,7 @@ def _request(kind: Kind, body: Mapping[str, Any]) -> Request:
         digest=hashlib.sha256(text.encode()).hexdigest(),
         input_tokens=tokens,
         output_tokens=most,
+        body=text if kind == "chat" else None,
     )
 
 

@@ -177,6 +177,10 @@ class ControlledModel:
         if self._free is not None:
             await self._free()
 
+    async def routing(self) -> Routing:
+        """Return the providers and routes of now."""
+        return await self._following.routing()
+
     async def report(self) -> dict[str, Any]:
         """Return who answers now, without any secret, as the worker's row has it."""
         return asdict(await self.answering())

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from workers.llm.calls import NotAdmittedError
 from workers.llm.routing.routing import Step
-from workers.runtime.handler.errors import RateLimited, Unavailable, describe, failure_of
+from workers.runtime.handler.errors import Deferred, RateLimited, Unavailable, describe, failure_of
 
 # A question may be sent so often for each step of its route, and so often at all.
 PER_STEP, MOST_ATTEMPTS = 2, 6
@@ -32,8 +32,11 @@ def may_go_on(error: Exception) -> bool:
     """Tell whether the next step may be asked after ``error``.
 
     If a provider is away, limits its calls or has no quota left: yes. If it refuses the question, or answers in a wrong
-    form: no, for that says nothing about the provider. A budget is spent whoever answers.
+    form: no, for that says nothing about the provider. A budget is spent whoever answers. A question in the batch lane
+    has its answer later.
     """
+    if isinstance(error, Deferred):
+        return False
     if isinstance(error, NotAdmittedError):
         return error.limit != OUT_OF_TIME and not error.is_budget
     return isinstance(error, KeptBack)

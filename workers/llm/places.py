@@ -5,7 +5,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from workers.llm.calls import Admission, Call
+from workers.llm.calls import Admission, Call, Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneQuestion:
+    """A request that may wait. ``provider`` is its name in ``llm.providers``; ``body`` is what would be posted."""
+
+    provider: str
+    model: str
+    body: str
+    input_tokens: int
+    output_tokens: int
+    route: str = "none"
+    step: int = 0
 
 
 @dataclass(slots=True)
@@ -55,9 +68,22 @@ class Learn(Protocol):
     ) -> object: ...
 
 
+class Lane(Protocol):
+    """Questions that may wait for a half-price answer."""
+
+    async def has(self, caller: Caller) -> bool:
+        """Tell whether the caller's job is in the batch lane."""
+
+    async def answer(self, question: LaneQuestion) -> str | None:
+        """Return the body of an answer that is there, None if it is to be asked now; raise Deferred while it waits."""
+
+    async def enter(self, caller: Caller) -> bool:
+        """Put the caller's job into the lane, as a budget wants it; tell whether it was put there now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What keeps the calls of all processes within their limits, and the ledger of them.
+    """What keeps the calls of all processes within their limits, the ledger of them, and the batch lane.
 
     With ``learn`` the limits that providers tell in their headers are kept too.
     """
@@ -65,3 +91,4 @@ class Control:
     accounts: Accounts
     turns: Turns
     learn: Learn | None = None
+    lane: Lane | None = None

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 import structlog
@@ -21,11 +22,11 @@ from workers.llm.fallback import OUT_OF_TIME
 from workers.llm.kept import AnswerToKeep, answer_to_keep
 from workers.llm.pace import MOST_MODELS, Pace
 from workers.llm.pauses import Gate
-from workers.llm.places import NOWHERE, Accounts, Control, current_place
+from workers.llm.places import NOWHERE, Accounts, Control, Lane, LaneQuestion, current_place
 from workers.llm.spent import may_be_charged, usage_in, usage_of
 from workers.llm.told_limits import ToldLimits
 from workers.runtime.handler.context import current_run, seconds_left, waiting_for_turn
-from workers.runtime.handler.errors import RateLimited, Unavailable, describe
+from workers.runtime.handler.errors import RateLimited, Retryable, Unavailable, describe
 
 log = structlog.get_logger(__name__)
 
@@ -53,13 +54,24 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: ``digest`` tells it from others, the tokens are an estimate and the most that is asked for."""
+    """One request: ``digest`` tells it from others, the tokens are an estimate and the most that is asked for.
+
+    ``body`` is what is posted, as JSON; a request without it always takes the normal lane.
+    """
 
     kind: Kind
     model: str
     digest: str
     input_tokens: int
     output_tokens: int
+    body: str | None = None
+
+
+class _LaneAnswer(NamedTuple):
+    """An answer from the batch lane, read as one that has just come."""
+
+    text: str
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Answered(NamedTuple, Generic[T]):
@@ -127,6 +139,11 @@ class ProviderCalls:
         if self._control is None:
             async with self._room[request.kind], self._asking(request):
                 return read(await send()).value
+        if (text := await self._from_lane(request, self._control.lane)) is not None:
+            try:
+                return read(_LaneAnswer(text)).value
+            except Retryable as error:  # an answer that says nothing: the normal lane asks
+                log.warning("batch_answer_of_no_use", provider=self._name, error=describe(error))
         until = self._until(request.model)
         while True:
             await self.check(request.model)
@@ -137,6 +154,23 @@ class ProviderCalls:
                     raise
                 except RateLimited as error:
                     await self._cool_down(call, error, self._control.accounts)
+
+    async def _from_lane(self, request: Request, lane: Lane | None) -> str | None:
+        """Return an answer from the batch lane, None if the question is to be asked now; raise Deferred if it waits."""
+        if lane is None or request.body is None or not await lane.has(current_caller()):
+            return None
+        place = current_place.get(NOWHERE)
+        return await lane.answer(
+            LaneQuestion(
+                provider=self._name,
+                model=request.model,
+                body=request.body,
+                input_tokens=request.input_tokens,
+                output_tokens=request.output_tokens,
+                route=place.route,
+                step=place.step,
+            )
+        )
 
     # ── one call ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,7 +183,12 @@ class ProviderCalls:
             async with self._in_time(until), room:
                 pass
             call = self._call(request)
-            await control.turns.admitted(call, until=until)
+            try:
+                await control.turns.admitted(call, until=until)
+            except NotAdmittedError as error:
+                if error.batch_may and control.lane is not None and await control.lane.enter(call.caller):
+                    await self._from_lane(request, control.lane)  # raises: the budget leaves it to the batch lane
+                raise
         try:
             async with self._in_time(until):
                 await room.acquire()

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Generic, Self, TypeVar
 
-from workers.runtime.handler.errors import RateLimited
+from workers.runtime.handler.errors import Deferred, RateLimited
 
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
@@ -24,7 +24,8 @@ class InFlight(Generic[I, R]):
     ``work`` gets an item and this object. It calls :meth:`deliver` for each result, and :meth:`raise_if_stopped`
     before each further request. If ``work`` raises, or reading the items fails, no more work starts. Requests in flight
     are already paid for: they finish, and their results are yielded before the error is raised. Of several rate limits
-    the longest is raised; without a rate limit, the first error. Leaving the block cancels everything at once.
+    the longest is raised; without a rate limit, the first error. Leaving the block cancels everything at once. After a
+    Deferred all other work is still begun, because its answers come later too; it is raised at the end.
 
     Up to ``at_once`` items are read ahead. If nobody takes results, work waits. So memory holds at most ``at_once``
     results and those of the requests in flight.
@@ -39,6 +40,7 @@ class InFlight(Generic[I, R]):
         self._waiting: asyncio.Queue[I | None] = asyncio.Queue(at_once)
         self._results: asyncio.Queue[R | None] = asyncio.Queue(at_once)
         self._error: Exception | None = None
+        self._deferred: Deferred | None = None
 
     async def __aenter__(self) -> Self:
         self._reader = asyncio.create_task(self._read())
@@ -69,8 +71,8 @@ class InFlight(Generic[I, R]):
                 group.append(another)
                 total += size(another)
             yield group
-        if self._error is not None:
-            raise self._error
+        if (error := self._error or self._deferred) is not None:
+            raise error
 
     async def deliver(self, result: R) -> None:
         """Add one result; wait if nobody takes the results."""
@@ -98,6 +100,8 @@ class InFlight(Generic[I, R]):
                 await self._work(item, self)
             except Stopped:
                 pass
+            except Deferred as error:
+                self._deferred = self._deferred or error
             except Exception as error:  # noqa: BLE001 - groups() raises it after the results in flight
                 self._stop_for(error)
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any, overload
 from uuid import UUID
@@ -56,8 +57,9 @@ def enqueue(
     """Enqueue one job in ``session``'s transaction and return its id; with an AsyncSession, await the result.
 
     Options: ``priority`` (1 first … 10 last), ``due_at`` (None: now), ``idempotency_key`` (a repeat by the same owner
-    returns the first job; with another payload it is refused). The job does not start before the caller commits. Raise
-    UnknownStageError or EnqueueError.
+    returns the first job; with another payload it is refused); ``lane="batch"`` lets language models answer for half
+    the price ``within`` a time span (by default ``24h``; the first job of a repeated key keeps its lane). The job does
+    not start before the caller commits. Raise UnknownStageError or EnqueueError.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, [_job(payload, options)])[0])
@@ -93,6 +95,7 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
     failpoint("enqueue.before")
     try:
         done = _put(session, valid)
+        _put_in_lane(session, valid, done)
     except (DataError, IntegrityError) as error:
         raise_first_problem(jobs)
         raise EnqueueError(_why_refused(error.orig, valid.table)) from None
@@ -124,6 +127,19 @@ def _put(session: Session, valid: ValidJobs) -> list[Enqueued]:
         part = _insert(session, valid, [valid.rows[place] for place in places], given)
         done.update(zip(places, part, strict=True))
     return [done[place] for place in range(len(keys))]
+
+
+_PUT_IN_LANE = text("SELECT runtime.put_in_lane(CAST(:ids AS uuid[]), 'batch', make_interval(secs => :seconds))")
+
+
+def _put_in_lane(session: Session, valid: ValidJobs, done: Sequence[Enqueued]) -> None:
+    """Write which of the new jobs are in the batch lane, one statement for all that may take the same time."""
+    together: dict[timedelta, list[str]] = {}
+    for place, within in valid.batch_within.items():
+        if done[place].created:
+            together.setdefault(within, []).append(done[place].id.hex)
+    for within, ids in together.items():
+        session.execute(_PUT_IN_LANE, {"ids": "{" + ",".join(ids) + "}", "seconds": within.total_seconds()})
 
 
 @cache

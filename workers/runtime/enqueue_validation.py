@@ -1,13 +1,24 @@
 """Validate the payloads and options of jobs before they are enqueued. Asks no database."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
 from workers.runtime.bounds import payload_problem, time_problem
@@ -51,7 +62,7 @@ def _refuse_bool(value: object) -> object:
 
 
 class JobOptions(BaseModel):
-    """The options of a job beside its payload, at every door."""
+    """The options of a job beside its payload, at every door, that are columns of its table."""
 
     priority: Annotated[int, BeforeValidator(_refuse_bool)] = Field(
         PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST
@@ -60,18 +71,66 @@ class JobOptions(BaseModel):
     idempotency_key: Name | None = None
 
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SPAN = re.compile(r"([0-9]{1,9})([smhd])")
+MIN_WITHIN, MAX_WITHIN, DEFAULT_WITHIN = timedelta(minutes=5), timedelta(days=7), timedelta(hours=24)
+
+
+def _read_span(value: object) -> timedelta | None:
+    """Return a time span: of a timedelta, a number of seconds, or a text like ``24h``."""
+    if isinstance(value, str) and (found := _SPAN.fullmatch(value.strip())):
+        value = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e9:  # noqa: PLR2004 - a timedelta holds it
+        value = timedelta(seconds=value)
+    if value is None:
+        return None
+    if not isinstance(value, timedelta):
+        raise ValueError("must be a time span like 90m, 24h or 2d, or a number of seconds")  # noqa: TRY004 - pydantic reads it
+    if not MIN_WITHIN <= value <= MAX_WITHIN:
+        raise ValueError("must be from 5 minutes to 7 days")
+    return value
+
+
+class LaneOptions(BaseModel):
+    """The options that say in which lane language models answer a job, at every door.
+
+    In the batch lane an answer costs half and may take as long as ``within`` says.
+    """
+
+    lane: Literal["normal", "batch"] | None = None
+    within: Annotated[timedelta | None, BeforeValidator(_read_span)] = None
+
+    @field_validator("within")
+    @classmethod
+    def _needs_the_batch_lane(cls, within: timedelta | None, asked: ValidationInfo) -> timedelta | None:
+        if within is not None and asked.data.get("lane") != "batch":
+            raise ValueError("is for the batch lane: give lane='batch' with it")
+        return within
+
+    @property
+    def batch_within(self) -> timedelta | None:
+        """How long an answer may take; None in the normal lane."""
+        return (self.within or DEFAULT_WITHIN) if self.lane == "batch" else None
+
+
 OPTIONS = tuple(JobOptions.model_fields)
+LANE_OPTIONS = tuple(LaneOptions.model_fields)
+_ALL_OPTIONS = frozenset((*OPTIONS, *LANE_OPTIONS))
 DEFAULT_OPTIONS = tuple(JobOptions().model_dump(mode="json").values())
 KEY_INDEX = OPTIONS.index("idempotency_key")
 
 
 @dataclass(frozen=True, slots=True)
 class ValidJobs:
-    """Valid jobs of one stage: one row per job with the values of ``attributes``, the options last."""
+    """Valid jobs of one stage: one row per job with the values of ``attributes``, the options last.
+
+    ``batch_within`` has the jobs of the batch lane, by their place: how long their answers may take.
+    """
 
     table: JobTable
     attributes: tuple[str, ...]
     rows: list[tuple[Any, ...]]
+    batch_within: Mapping[int, timedelta]
 
     def keys(self) -> list[str | None]:
         """Return the idempotency key of each row."""
@@ -91,7 +150,7 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
     fields = tuple(stage.payload.model_fields)
     _check_bounds(jobs)
     try:
-        payloads, options = _split(stage.payload, jobs)
+        payloads, options, lanes = _split(stage.payload, jobs)
     except ValidationError:
         for position, job in enumerate(jobs):  # validate them one by one to find the first invalid job
             _validate_alone(stage, job, position)
@@ -100,24 +159,33 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
         raise_first_problem(jobs)
         raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
     rows = [(*(payload[name] for name in fields), *option) for payload, option in zip(payloads, options, strict=True)]
-    return ValidJobs(job_table(stage.model), (*fields, *OPTIONS), rows)
+    return ValidJobs(job_table(stage.model), (*fields, *OPTIONS), rows, lanes)
 
 
 def _split(
     payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
-    """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call."""
-    payloads, options = [], []
-    for job in map(payload_mapping, jobs):
-        if job.keys().isdisjoint(OPTIONS):
+) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]], dict[int, timedelta]]:
+    """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call.
+
+    Also return how long the answers of those in the batch lane may take, by their place.
+    """
+    payloads, options, lanes = [], [], {}
+    for place, job in enumerate(map(payload_mapping, jobs)):
+        if job.keys().isdisjoint(_ALL_OPTIONS):
             payloads.append(job)
             options.append(DEFAULT_OPTIONS)
         else:
-            payloads.append({name: value for name, value in job.items() if name not in OPTIONS})
+            payloads.append({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
             given = JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
             options.append(tuple(given.model_dump(mode="json").values()))
+            if (within := _lane_of(job).batch_within) is not None:
+                lanes[place] = within
     adapter = _adapter_of_many(payload)
-    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options
+    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, lanes
+
+
+def _lane_of(job: Mapping[str, Any]) -> LaneOptions:
+    return LaneOptions.model_validate({name: job[name] for name in LANE_OPTIONS if name in job})
 
 
 # Values of these types are within all bounds; text only if it is short.
@@ -157,8 +225,9 @@ def _adapter_of_many(payload: type[BaseModel]) -> TypeAdapter[list[Any]]:
 def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None:
     _check_payload_bounds(payload_mapping(job), position)
     try:
-        stage.payload.model_validate({name: value for name, value in job.items() if name not in OPTIONS})
+        stage.payload.model_validate({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
         JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
+        _lane_of(job)
     except ValidationError as error:
         raise EnqueueError(payload_problem_of(error), position=position) from None
 

@@ -41,6 +41,20 @@ Point = Literal[
     # One call of a provider, from the first byte of the request to the last of the answer.
     "provider.before",
     "provider.after",
+    # The batch lane: questions are kept; a batch gets its lines, is uploaded, created; its answers are kept; its jobs
+    # are woken.
+    "batch_ask.before",
+    "batch_ask.after",
+    "batch_gather.before",
+    "batch_gather.after",
+    "batch_upload.before",
+    "batch_upload.after",
+    "batch_create.before",
+    "batch_create.after",
+    "batch_take.before",
+    "batch_take.after",
+    "batch_wake.before",
+    "batch_wake.after",
     # A flush of outcomes: the guarded update, each handler's write, the commit of both.
     "settle.before",
     "settle.after",

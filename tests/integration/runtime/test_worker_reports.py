@@ -136,7 +136,7 @@ async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environme
         await put(session, values, keyring=Keyring([new_key()]))
     settings = environment(GRISTMILL_SECRET_KEYS=new_key())
 
-    llm, report = worker_provider(settings, database_url=database_url, name="test:provider", worker_id=uuid4())
+    llm, _, report = worker_provider(settings, database_url=database_url, name="test:provider", worker_id=uuid4())
     try:
         told_ = await report()
     finally:

@@ -57,6 +57,8 @@ BOUNDED_BY = {
         "assessments.put_cached_state",
         "operations.enqueue_ingest",
         "operations.enqueue_analytics",
+        "runtime.put_in_lane",
+        "runtime.in_lane",
     },
     "a cut": {"runtime.cancel", "runtime.decide", "assessments.update_assessment_state"},
     "nothing is kept": {

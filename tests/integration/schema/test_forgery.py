@@ -159,6 +159,7 @@ FREE = {
     "operations.analytics_jobs.resumeAt": "where the next run begins",
     "assessments.assessment_states.assessment_id": "keep_request keeps it",
     "assessments.assessment_states.request_data": "keep_request keeps what it has",
+    "llm.batches.wait_until": "the kernel's, of a wait",
 }
 
 

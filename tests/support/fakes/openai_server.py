@@ -9,7 +9,7 @@ In a test::
 
 Or as a process, which prints its URL: ``python -m tests.support.fakes.openai_server --port 0``. Over HTTP,
 ``POST /__script`` takes the same members as ``script``, ``GET /__requests`` returns ``snapshot``, ``GET /__ledger``
-returns every chat call (``calls_of`` reads it), ``POST /__reset`` deletes all of it.
+returns every chat call (``calls_of`` reads it), ``POST /__reset`` deletes all of it. Batches are in ``batches.py``.
 
 A behaviour is a dictionary: ``kind`` (see ``KINDS``), ``delay_ms`` before the answer, and for ``status`` also
 ``status``, ``code``, ``message``, ``retry_after``, ``headers``; for ``says`` the message's ``content`` (or a whole
@@ -37,6 +37,7 @@ from uuid import UUID
 
 from tests.chaos.evidence import Call
 from tests.support.fakes import alignment
+from tests.support.fakes.batches import BatchServer
 from tests.support.fakes.embedder import Embedder
 
 SHAPED = ("answer", "fenced", "think", "parts", "invalid", "malformed", "prose", "truncated", "empty")
@@ -60,6 +61,7 @@ FORMATS = ("json_schema", "json_object", "text")
 MAX_REMEMBERED_REQUESTS = 1_000
 MEMBERS = frozenset(
     {"queue", "default", "mix", "seed", "formats", "models", "contexts", "reported_model", "embeddings", "rules"}
+    | {"batches"}
 )
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
@@ -102,6 +104,7 @@ class Script:
         self.rules: list[dict[str, Any]] = []
         self.ledger: list[Entry] = []
         self.embedder = Embedder()
+        self.batches = BatchServer(lambda request: completion(request, "answer", self.reported_model))
         self._draw = random.Random(0)
 
     def change(self, **changes: Any) -> None:
@@ -113,6 +116,7 @@ class Script:
         if unknown := changes.keys() - MEMBERS:
             raise ValueError(f"unknown members: {', '.join(sorted(unknown))}")
         self.embedder.change(**changes.pop("embeddings", {}))
+        self.batches.change(**changes.pop("batches", {}))
         if "seed" in changes:
             self._draw = random.Random(changes.pop("seed"))
         for name, value in changes.items():
@@ -133,7 +137,11 @@ class Script:
     def snapshot(self) -> dict[str, Any]:
         """Return the counters, the last thousand chat requests and the embedder's requests."""
         counters = ("calls", "in_flight", "max_in_flight", "listings", "connections")
-        seen = {"requests": list(self.requests), "embeddings": self.embedder.snapshot()}
+        seen = {
+            "requests": list(self.requests),
+            "embeddings": self.embedder.snapshot(),
+            "batches": self.batches.snapshot(),
+        }
         return {name: getattr(self, name) for name in counters} | seen
 
     @contextlib.contextmanager
@@ -178,7 +186,7 @@ class Connection:
         finally:
             self.writer.close()
 
-    async def route(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+    async def route(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:  # noqa: C901 - a case per route
         match method, path.removeprefix("/v1"):
             case "POST", "/chat/completions":
                 request = json.loads(body)
@@ -191,6 +199,9 @@ class Connection:
                 contexts = self.script.contexts
                 listed = [{"id": name, "context_length": contexts.get(name)} for name in self.script.models]
                 await self.send({"object": "list", "data": listed})
+            case _, place if self.script.batches.serves(place):
+                answer = self.script.batches.answer(method, place, headers, body)
+                await self.send_bytes(answer.body, status=answer.status, content_type=answer.content_type)
             case "GET", "/__requests":
                 await self.send(self.script.snapshot())
             case "GET", "/__ledger":
@@ -415,6 +426,16 @@ class FakeOpenAI:
     def embedder(self) -> Embedder:
         """The embeddings part of the server."""
         return self._script.embedder
+
+    @property
+    def batches(self) -> BatchServer:
+        """The batches of the server: files, batches, and how they go on."""
+        return self._script.batches
+
+    @property
+    def router_url(self) -> str:
+        """The base URL for clients that use OpenRouter's form of batches."""
+        return f"{self.url.removesuffix('/v1')}/api/v1"
 
     @property
     def calls(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from gristmill_testing.waiting import until
 from workers.longrun.in_flight import InFlight
-from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
+from workers.runtime.handler.errors import Deferred, Permanent, RateLimited, Retryable
 
 AT_ONCE = 100
 Numbers = InFlight[int, int]
@@ -181,3 +181,36 @@ async def test_work_that_delivers_in_parts_stops_after_anothers_error() -> None:
         await run()
 
     assert (kept, sent) == ([0], [])
+
+
+async def test_all_work_is_begun_though_its_answers_come_later() -> None:
+    """Every question is kept for the batch lane before the job waits; results that are there are yielded."""
+    begun, found = list[int](), list[int]()
+
+    async def work(number: int) -> int:
+        begun.append(number)
+        if number % 2:
+            raise Deferred("in the batch lane", delay=timedelta(hours=23))
+        return number
+
+    with pytest.raises(Deferred):
+        await collect(found, hand_over(numbers(300), work, at_once=7))
+
+    assert sorted(begun) == list(range(300))
+    assert sorted(found) == list(range(0, 300, 2))
+
+
+async def test_another_error_ends_deferred_work_too() -> None:
+    """A provider that refuses is not asked on because some answers come later."""
+    begun = list[int]()
+
+    async def work(number: int) -> int:
+        begun.append(number)
+        if number == 20:
+            raise Permanent("no")
+        raise Deferred("in the batch lane", delay=timedelta(hours=23))
+
+    with pytest.raises(Permanent):
+        await collect([], hand_over(numbers(300), work, at_once=2))
+
+    assert len(begun) < 300

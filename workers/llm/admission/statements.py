@@ -57,6 +57,8 @@ class Question:
         }
         if who.job_id is not None:
             row |= {"job_id": who.job_id, "version": who.version, "attempt": who.attempt}
+        if call.batch_id is not None:
+            row["batch_id"] = call.batch_id
         if price is not None:
             row |= {
                 "usd": price.most_of(call),
@@ -78,7 +80,7 @@ class Answered:
 
 
 async def admit(
-    conn: Raw, questions: Sequence[Question], *, worker: UUID | None, asker: UUID, turn: int, again: bool
+    conn: Raw, questions: Sequence[Question], *, worker: UUID | None, asker: UUID | None, turn: int, again: bool
 ) -> Answered:
     """Reserve what ``questions`` ask for, those before the others; places in the answer count from 0."""
     paths, numbers = paths_of(question.call for question in questions)

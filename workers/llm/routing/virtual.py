@@ -84,7 +84,9 @@ def merged(
     elif choice is not None:
         model, embedder = choice.llm_model or model, choice.embedding_model or embedder
     answers = own[-1]
-    if not answers.is_offline and not embedder and is_openai(answers.base_url or ""):
+    if answers.is_offline:  # it has models of its own, whatever the settings still name
+        model = embedder = None
+    elif not embedder and is_openai(answers.base_url or ""):
         embedder = OPENAI_EMBEDDING_MODEL
     defaults = [
         Route(

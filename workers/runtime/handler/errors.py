@@ -93,6 +93,15 @@ class RateLimited(Exception):
         self.others_decide = others_decide
 
 
+class Deferred(RateLimited):
+    """The answer comes later and the question is kept: ask the other questions of the job too, then let it wait."""
+
+    def __init__(self, reason: str, *, delay: timedelta) -> None:
+        super().__init__(reason, delay=delay)
+        # Such a wait is no lack of progress.
+        self.others_decide = True
+
+
 def describe(error: BaseException) -> str:
     """Return one line of limited length for ``error``: its class unless it is ours, then its message.
 

@@ -4,7 +4,9 @@ A new resource is one field here, and one argument where the value is made (``cl
 """
 
 from dataclasses import dataclass, fields
+from typing import NoReturn
 
+from workers.runtime.handler.batches import Batches
 from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.outside import Http, HttpAnswer, Letter, Mail, Request
 from workers.runtime.handler.ports import LanguageModel
@@ -32,6 +34,17 @@ class NoMail:
         """Nothing is open."""
 
 
+class NoBatches:
+    """The batch lane of a process that sends no batches."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse every use."""
+        raise Permanent(f"this process sends no batches, got {name!r}")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """The outside world of one process; all of its runs share it."""
@@ -39,6 +52,7 @@ class Resources:
     llm: LanguageModel
     http: Http = NoHttp()  # noqa: RUF009 - it holds nothing
     mail: Mail = NoMail()  # noqa: RUF009
+    batches: Batches = NoBatches()  # noqa: RUF009
 
     async def aclose(self) -> None:
         """Release the connections of every resource, even if one of them fails."""

@@ -19,7 +19,7 @@ from workers.runtime.handler.endurance import (
     after_idle_run,
     after_provider_outage,
 )
-from workers.runtime.handler.errors import RateLimited, Unavailable, describe, outcome_of
+from workers.runtime.handler.errors import Deferred, RateLimited, Unavailable, describe, outcome_of
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Release, Retry, Settlement, Snooze
 from workers.runtime.handler.registry import Stage
 from workers.runtime.store.tables import unreadable
@@ -90,7 +90,8 @@ class Performer:
             if running.stop == "deadline":
                 return Retry(f"deadline of {running.seconds:g} s passed")
             return Retry("handler was cancelled from within")
-        log.warning("handler_raised", error=describe(error))
+        if not isinstance(error, Deferred):  # nothing went wrong: the answer comes later
+            log.warning("handler_raised", error=describe(error))
         if isinstance(error, PoolTimeoutError):  # this process is too busy; it is not the job's fault
             return Snooze(CROWDED_DELAY, "no database connection came free")
         return outcome_of(error)

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from tests.support.admission_fixtures import admission, clock, rows, start  # noqa: F401 - fixtures
+from tests.support.admission_fixtures import admission, clock, rows  # noqa: F401 - fixtures
 from tests.support.kernel import PLAIN, Jobs
 from workers.llm.calls import Caller
 from workers.llm.kept import KeptAnswer, Question
