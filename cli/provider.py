@@ -15,7 +15,7 @@ from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.ledger.prices import KnownPrices, sellers_of
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
-from workers.llm.places import Control
+from workers.llm.ports import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
 from workers.llm.routing.routing import Provider, Routing
@@ -113,7 +113,7 @@ def worker_provider(settings: Settings, *, database_url: str, name: str, worker_
         look=look,
         options=options(settings),
         gate=Gate(SharedPauses(routes)),
-        control=Control(accounts=admission, turns=turns, learn=admission.learn, lane=BatchLane(calls)),
+        control=Control(admission=admission, turns=turns, learn=admission.learn, lane=BatchLane(calls)),
         kept=kept,
         wake=wake,
         free=free,

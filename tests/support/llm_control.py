@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from workers.llm.calls import Call, NotAdmittedError, Usage
-from workers.llm.places import Control
+from workers.llm.ports import Control
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Ledger:
 
     @property
     def control(self) -> Control:
-        return Control(accounts=self, turns=self)
+        return Control(admission=self, turns=self)
 
     @property
     def states(self) -> list[str]:

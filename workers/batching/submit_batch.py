@@ -18,7 +18,7 @@ from workers.runtime.handler.registry import stage
 
 FIRST_POLL = timedelta(minutes=1)
 # Jobs that asked a moment ago still have to go to sleep before they can be woken.
-ASLEEP_SOON = timedelta(seconds=2)
+WAKE_RETRY_DELAY = timedelta(seconds=2)
 # A run that was stopped may have asked for the batch just before; the provider shows it within this time.
 SHOWN_WITHIN = timedelta(minutes=2)
 
@@ -59,7 +59,7 @@ async def wake_and_close(batch: Batching, ctx: Context, values: dict[str, Any]) 
     """End the batch once all jobs are woken that waited for it."""
     asleep_soon = await ctx.resources.batches.wake(batch)
     if asleep_soon:
-        return Snooze(ASLEEP_SOON, f"{asleep_soon} jobs with an answer have not gone to sleep yet")
+        return Snooze(WAKE_RETRY_DELAY, f"{asleep_soon} jobs with an answer have not gone to sleep yet")
     return Complete(values={**values, "closed_at": _now(ctx)}, into="completed")
 
 

@@ -129,5 +129,8 @@ class Admission(Protocol):
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
         """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
 
+    async def release(self, call: Call) -> None:
+        """Give back the reservation of a call that was not made."""
+
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""

@@ -22,8 +22,8 @@ from workers.runtime.store.wake import read_versions, wake
 log = structlog.get_logger(__name__)
 
 # What one batch may have: OpenAI's bounds, and smaller ones where the lines travel in one call.
-MOST_LINES, MOST_BYTES = 50_000, 200_000_000
-MOST_LINES_INLINE, MOST_BYTES_INLINE = 5_000, 50_000_000
+MAX_LINES, MAX_BYTES = 50_000, 200_000_000
+MAX_LINES_INLINE, MAX_BYTES_INLINE = 5_000, 50_000_000
 # What was refused, or is beyond an allowance, is gathered again after this.
 LATER = timedelta(minutes=10)
 
@@ -44,7 +44,7 @@ class PostgresBatches:
         prices: Prices,
         connect_timeout: float = 10.0,
         timeout: float = 600.0,
-        most_lines: int = MOST_LINES,
+        most_lines: int = MAX_LINES,
         free: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
@@ -60,9 +60,9 @@ class PostgresBatches:
     async def gather(self, batch: Batching) -> Gathered:
         """Give the batch the questions that wait for it, and reserve what they may cost."""
         provider = await self._provider(batch)
-        most, most_bytes = MOST_LINES_INLINE, MOST_BYTES_INLINE
+        most, most_bytes = MAX_LINES_INLINE, MAX_BYTES_INLINE
         if provider.takes_files:
-            most, most_bytes = MOST_LINES, MOST_BYTES
+            most, most_bytes = MAX_LINES, MAX_BYTES
         failpoint("batch_gather.before")
         most = min(most, self._most_lines)
         assigned = await lines.assign(

@@ -168,9 +168,9 @@ class PostgresKept:
                 await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
                 for one, told in zip(waiting, found, strict=True):
-                    self._tell(one, _look_of(told))
+                    self._answer(one, _look_of(told))
 
-    def _tell(self, one: _Looking, look: Look) -> None:
+    def _answer(self, one: _Looking, look: Look) -> None:
         if not one.looked.done():
             one.looked.set_result(look)
         elif look is None and one.question.is_shared:

@@ -20,7 +20,7 @@ By = Literal[
 ]  # fmt: skip
 DIMENSIONS: Sequence[By] = get_args(By)
 TIMES: frozenset[By] = frozenset({"hour", "day", "week", "month"})
-MOST_ROWS = 1_000
+MAX_ROWS = 1_000
 
 _COLUMN: Mapping[By, InstrumentedAttribute[Any]] = {
     "model": Call.model,
@@ -111,7 +111,7 @@ class Spend:
 
 
 async def spend(
-    session: AsyncSession, by: Sequence[By], these: SpendFilter, *, zone: str = "UTC", most: int = MOST_ROWS
+    session: AsyncSession, by: Sequence[By], these: SpendFilter, *, zone: str = "UTC", most: int = MAX_ROWS
 ) -> Spend:
     """Return the sums of these calls by each of ``by``: times in their order, then what costs most first.
 

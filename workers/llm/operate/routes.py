@@ -33,7 +33,7 @@ LIST = "`gristmill llm routes` shows them"
 _MODEL_RULE = "be a model name such as gpt-4o-mini or vendor/model:tag"
 Model = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*", _MODEL_RULE, longest=200)]
 Prefix = Annotated[str, StringConstraints(max_length=150)]
-MOST_STEPS = 10
+MAX_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class NewRoute(BaseModel):
 
     name: Name
     serves: Literal["chat", "embeddings"] = "chat"
-    steps: Annotated[list[NewStep], Field(min_length=1, max_length=MOST_STEPS)]
+    steps: Annotated[list[NewStep], Field(min_length=1, max_length=MAX_STEPS)]
 
 
 async def list_routes(routing: Routing) -> list[RouteView]:
