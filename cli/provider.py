@@ -63,15 +63,10 @@ async def read_routing(session: Transaction, settings: Settings) -> Seen:
 def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
     """Return the model of a command; nothing is opened before the first call. ``name`` names its Postgres connection.
 
-    Its calls are under no limit and are not in the ledger.
+    Its calls are admitted and in the ledger like those of workers, for no job. An outage that workers have found does
+    not hold them back: a person asks once, and learns how it is now.
     """
-    database = Database(database_url, changed_by=name, pool_size=1)
-
-    async def look() -> Seen:
-        async with database.session() as session:
-            return Seen((await read_routing(session, settings)).routing)
-
-    return controlled(look=look, options=options(settings), gate=Gate(), free=database.close)
+    return _provider(settings, database_url=database_url, name=name, worker_id=None, gate=Gate()).model
 
 
 class WorkerProvider(NamedTuple):
@@ -83,11 +78,18 @@ class WorkerProvider(NamedTuple):
 
 
 def worker_provider(settings: Settings, *, database_url: str, name: str, worker_id: UUID) -> WorkerProvider:
-    """Return the model of a worker.
+    """Return the model of a worker; ``worker_id`` is its row in ``runtime.workers``.
 
     Its calls are admitted, the ledger and the paid answers are kept, and outages are shared with other processes. It
     has its own connections, so that it waits for no job; nothing is opened before the first call.
     """
+    return _provider(settings, database_url=database_url, name=name, worker_id=worker_id, gate=None)
+
+
+def _provider(
+    settings: Settings, *, database_url: str, name: str, worker_id: UUID | None, gate: Gate | None
+) -> WorkerProvider:
+    """Return a controlled model. Without a ``gate`` outages are shared with other processes."""
     routes = Database(database_url, changed_by=name, pool_size=1)
     calls = Database(database_url, changed_by=name, pool_size=CONNECTIONS)
 
@@ -112,7 +114,7 @@ def worker_provider(settings: Settings, *, database_url: str, name: str, worker_
     model = controlled(
         look=look,
         options=options(settings),
-        gate=Gate(SharedPauses(routes)),
+        gate=gate or Gate(SharedPauses(routes)),
         control=Control(admission=admission, turns=turns, learn=admission.learn, lane=BatchLane(calls)),
         kept=kept,
         wake=wake,

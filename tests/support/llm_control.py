@@ -21,6 +21,7 @@ class Ledger:
     reserved: list[Call] = field(default_factory=list)
     usages: dict[object, Usage] = field(default_factory=dict)
     ended: list[tuple[Call, str]] = field(default_factory=list)
+    cached: list[tuple[Call, Usage]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     cooldowns: list[tuple[str, str, timedelta]] = field(default_factory=list)
     until: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -64,6 +65,9 @@ class Ledger:
 
     async def release(self, call: Call) -> None:
         self._end(call, "released")
+
+    async def record_cached(self, call: Call, usage: Usage) -> None:
+        self.cached.append((call, usage))
 
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         self.reasons.append(reason)

@@ -117,7 +117,14 @@ class NotAdmittedError(RateLimited):
         self.key = key or limit
 
 
-class Admission(Protocol):
+class CachedCalls(Protocol):
+    """The ledger of calls that were not made, because an answer or a vector was there already."""
+
+    async def record_cached(self, call: Call, usage: Usage) -> None:
+        """Record a call that was answered without a provider: it costs nothing and is under no limit."""
+
+
+class Admission(CachedCalls, Protocol):
     """Admits calls and keeps the ledger of them, for all processes together."""
 
     async def reserve(self, call: Call) -> None:

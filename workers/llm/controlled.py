@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from workers.llm import offline as rules
 from workers.llm.answering import Answering, answering
-from workers.llm.calls import NotAdmittedError, current_caller
+from workers.llm.calls import CachedCalls, Call, NotAdmittedError, Usage, current_caller
 from workers.llm.fallback import Tried, max_attempts, may_go_on, none_answered, path_record
 from workers.llm.kept import Kept, KeptAnswer, Question, being_asked, question_of, restore
 from workers.llm.kept.identical_texts import embed_once
@@ -52,7 +52,8 @@ class ControlledModel:
     A call takes its route's steps in their order, each at most once: the next one only if a provider is away, without
     quota, or limited for longer than a short wait. Who answered instead of whom is in the answer's ``path``. ``make``
     builds the client of a provider, in a thread. Calls under way end with the client that they began with. ``wake`` is
-    called for each provider that is back; ``free`` frees what ``look`` holds.
+    called for each provider that is back; ``free`` frees what ``look`` holds. ``cached`` has the
+    vectors that were there already, and not made.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ControlledModel:
         gate: Gate,
         embedding_limits: EmbeddingLimits,
         kept: Kept | None = None,
+        cached: CachedCalls | None = None,
         wake: Wake | None = None,
         free: Callable[[], Awaitable[None]] | None = None,
         look_seconds: float = LOOK_SECONDS,
@@ -72,6 +74,7 @@ class ControlledModel:
         self._gate = gate
         self._limits = embedding_limits
         self._kept = kept
+        self._cached = cached
         self._wake = wake
         self._free = free
         self._wakings: set[asyncio.Task[None]] = set()
@@ -168,6 +171,26 @@ class ControlledModel:
             error.embeddings = replace(error.embeddings, model=model)
             raise
         return replace(found, model=model)
+
+    async def record_reused(self, tokens: int, *, model: str) -> None:
+        """Record in the ledger that texts of so many tokens were not embedded, as vectors of ``model`` were there."""
+        routing, path = await self._embedding_path()
+        step = path.steps[0]
+        if self._cached is None or routing.provider_of(step).is_offline:
+            return
+        call = Call(
+            caller=current_caller(),
+            kind="embeddings",
+            provider=step.provider,
+            model=step.model or model,
+            route=path.route.name,
+            input_tokens=0,
+        )
+        usage = Usage(input_tokens=tokens, output_tokens=None, served_model=step.model or model, seconds=0.0)
+        try:
+            await self._cached.record_cached(call, usage)
+        except Exception as error:  # noqa: BLE001 - the vectors are saved, and the row costs nothing
+            log.warning("cached_call_not_recorded", error=describe(error))
 
     async def aclose(self) -> None:
         """Close every client, and what the routing is read with."""

@@ -61,6 +61,7 @@ def controlled(
         gate=gate,
         embedding_limits=options.embedding_limits,
         kept=kept,
+        cached=None if control is None else control.admission,
         wake=wake,
         free=free,
         look_seconds=look_seconds,

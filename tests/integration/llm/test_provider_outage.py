@@ -18,7 +18,7 @@ from gristmill_testing.mill import Heard, mill
 from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.openai_server import FakeOpenAI
-from workers.llm.kept.kept_model import KeptModel
+from tests.support.kept_model import KeptModel
 from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate

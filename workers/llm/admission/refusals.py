@@ -1,5 +1,6 @@
 """Say what keeps a call back, for how long, and what helps. Pure."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -74,7 +75,8 @@ def _of_budget(cause: Mapping[str, Any]) -> NotAdmittedError:
         model, provider = cause["model"], cause["provider"]
         return NotAdmittedError(
             f"{name} is in dollars, and the price of model {model!r} of provider {provider!r} is not known; "
-            f"say it with `gristmill llm prices set --provider {provider} --model {model}`",
+            f"set it with `gristmill llm prices set --provider {provider} --model {shlex.quote(model)} --input USD "
+            f"--output USD`, per million tokens",
             delay=PERSON_DELAY,
             limit=name,
             is_budget=True,

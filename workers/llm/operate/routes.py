@@ -231,11 +231,18 @@ def _require_sound(new: NewRoute) -> None:
     twice = next((one for one in asked if asked.count(one) > 1), None)
     if twice is not None:
         raise LlmRefusal(f"step {'/'.join(twice)} is given twice: each is tried once")
+    if new.serves != "embeddings":
+        return
     vectors = {FollowedStep(**step.model_dump()).vectors for step in new.steps}
-    if new.serves == "embeddings" and len(vectors) > 1:
+    if len(vectors) > 1:
         raise LlmRefusal(
             "a route for embeddings must ask one model with one prefix, for vectors of others cannot be compared; "
             f"got {', '.join(sorted(vectors))}"
+        )
+    if len(prefixes := {step.query_prefix for step in new.steps}) > 1:
+        raise LlmRefusal(
+            "a route for embeddings must have one query_prefix, for the same query must find the same records; "
+            f"got {', '.join(map(repr, sorted(prefixes)))}"
         )
 
 

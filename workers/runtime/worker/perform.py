@@ -90,7 +90,9 @@ class Performer:
             if running.stop == "deadline":
                 return Retry(f"deadline of {running.seconds:g} s passed")
             return Retry("handler was cancelled from within")
-        if not isinstance(error, Deferred):  # nothing went wrong: the answer comes later
+        if isinstance(error, Deferred):  # nothing went wrong: the answer comes later
+            log.info("job_deferred", reason=describe(error), seconds=error.delay.total_seconds())
+        else:
             log.warning("handler_raised", error=describe(error))
         if isinstance(error, PoolTimeoutError):  # this process is too busy; it is not the job's fault
             return Snooze(CROWDED_DELAY, "no database connection came free")

@@ -199,4 +199,4 @@ async def test_calls_are_priced_by_what_is_published_and_refused_where_nobody_kn
 
     [row] = rows.ask("SELECT * FROM llm.calls")
     assert (row["input_price"], row["output_price"], row["usd"]) == (Decimal("0.15"), Decimal("0.6"), Decimal("0.1125"))
-    assert "`gristmill llm prices set --provider local --model qwen3-8b`" in str(refused.value)
+    assert "`gristmill llm prices set --provider local --model qwen3-8b --input USD --output USD`" in str(refused.value)

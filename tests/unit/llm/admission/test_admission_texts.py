@@ -85,7 +85,7 @@ def test_an_unknown_price_says_how_to_say_it():
     refusal = refusal_of(BUDGET | {"unpriced": True, "provider": "local", "model": "m", "wait": None})
 
     assert "price of model 'm' of provider 'local' is not known" in str(refusal)
-    assert "`gristmill llm prices set --provider local --model m`" in str(refusal)
+    assert "`gristmill llm prices set --provider local --model m --input USD --output USD`" in str(refusal)
     assert refusal.is_budget
 
 
