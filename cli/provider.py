@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -115,7 +116,12 @@ def _provider(
         look=look,
         options=options(settings),
         gate=gate or Gate(SharedPauses(routes)),
-        control=Control(admission=admission, turns=turns, learn=admission.learn, lane=BatchLane(calls)),
+        control=Control(
+            admission=admission,
+            turns=turns,
+            learn=admission.learn,
+            lane=BatchLane(calls, gather=timedelta(seconds=settings.llm.batch_gather_seconds)),
+        ),
         kept=kept,
         wake=wake,
         free=free,
