@@ -95,12 +95,21 @@ class Lane:
     enqueued: list[UUID] = field(default_factory=list)
 
     async def put(
-        self, count: int = 1, *, task: str = "Judge.", names: Sequence[str] | None = None, **options: Any
+        self,
+        count: int = 1,
+        *,
+        task: str = "Judge.",
+        names: Sequence[str] | None = None,
+        owner: UUID | None = None,
+        **options: Any,
     ) -> list[UUID]:
         """Enqueue scoring jobs that ask different questions, in the batch lane unless told otherwise."""
         names = names or [f"profile {n}" for n in range(count)]
         profiles = await self.jobs.sql(
-            "INSERT INTO scoring.profiles (name) SELECT n FROM unnest(%s::text[]) AS n RETURNING id", list(names)
+            "INSERT INTO scoring.profiles (name, owner_id) SELECT n, %s::uuid FROM unnest(%s::text[]) AS n "
+            "RETURNING id",
+            owner,
+            list(names),
         )
         options = {"lane": "batch"} | options
         rows = [{"profile_id": str(one["id"]), "prompt": task, **options} for one in profiles]
