@@ -73,7 +73,7 @@ async def mill(
     llm: LanguageModel,
     *,
     slots: int = 50,
-    patience: timedelta = DEFAULT_PATIENCE,
+    patience: timedelta | None = DEFAULT_PATIENCE,
     draw: Callable[[], float] = random.random,
     batches: Batches | None = None,
     **dispatching: Any,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from workers.llm.calls import Lane, NotAdmittedError
-from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.llm.pause_store import MAX_PAUSES, STALE
 from workers.runtime.database import Database
 from workers.runtime.dispatch.gates import AskedStage, Gate
 
@@ -111,7 +111,7 @@ _PAUSES = """
 async def read_pauses(database: Database) -> dict[str, Pause]:
     """Return the outages of servers, of their models and of keys, by name."""
     async with database.kernel() as conn:
-        cursor = await conn.execute(_PAUSES, {"stale": STALE.total_seconds(), "most": MOST_PAUSES})
+        cursor = await conn.execute(_PAUSES, {"stale": STALE.total_seconds(), "most": MAX_PAUSES})
         return {row[0]: Pause(*row) for row in await cursor.fetchall()}
 
 

@@ -4,8 +4,10 @@ import io
 import json
 import sys
 import uuid
+from datetime import datetime, time
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -556,8 +558,27 @@ def test_spend_is_summed_drawn_and_told(gristmill, rows, tmp_path):
     assert {row["by"]["model"] for row in found["rows"]} == {"m", "other"}
 
 
+def test_the_day_of_a_call_is_that_of_the_zone(gristmill, rows):
+    """In the table and in JSON, east and west of Greenwich."""
+    rows.admit(call(tokens=2_000))
+    [moment] = rows.ask("SELECT created_at FROM llm.calls")
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):  # 14 hours ahead of UTC, 11 behind
+        today = moment["created_at"].astimezone(ZoneInfo(zone)).date()
+
+        code, output, _ = gristmill("llm", "spend", "--by", "day", "--zone", zone)
+        found = as_json(gristmill, "llm", "spend", "--by", "day", "--zone", zone)
+
+        assert code == 0
+        assert str(today) in output
+        begin = datetime.fromisoformat(found["rows"][0]["by"]["day"])  # JSON has moments in UTC
+        assert begin == datetime.combine(today, time(), ZoneInfo(zone))
+
+
 def test_spend_refuses_what_it_cannot_sum_up_by(gristmill):
     """The line names every word that it knows."""
+    assert (
+        "zone must be an IANA name such as Europe/Paris, got 'Mars'" in gristmill("llm", "spend", "--zone", "Mars")[2]
+    )
     for words, said in (("model,colour", "by must be of model, served, "), ("day,day", "by names day twice")):
         code, _, line = gristmill("llm", "spend", "--by", words)
 

@@ -587,6 +587,26 @@ async def test_embeddings_of_two_models_are_no_route(first, ledger, model_of):
         await model_of(embedding(first, *steps)).embedding_model()
 
 
+async def test_embeddings_with_two_query_prefixes_are_no_route(first, ledger, model_of):
+    """The same query would find other records, depending on the step that answers."""
+    steps = Step(provider="e", model="e5", query_prefix="query: "), Step(provider="e", model="e5")
+
+    with pytest.raises(Unavailable, match="several embedding models or prefixes"):
+        await model_of(embedding(first, *steps)).embedding_model()
+
+
+async def test_vectors_that_were_there_are_in_the_ledger_as_cached(first, ledger, model_of):
+    """C22: the row names the run's provider and model and the tokens that were saved; nobody is asked."""
+    model = model_of(embedding(first, Step(provider="e", model="e5", document_prefix="passage: ")))
+
+    await model.record_reused(40, model=await model.embedding_model())
+
+    [(call, usage)] = ledger.cached
+    assert (call.kind, call.provider, call.model, call.route) == ("embeddings", "e", "e5", "default-embeddings")
+    assert (usage.input_tokens, usage.output_tokens) == (40, None)
+    assert ledger.reserved == []
+
+
 async def test_the_offline_evaluator_stands_in_for_nobody(first, ledger, model_of):
     """A route that mixes it with models cannot be taken."""
     routing = routing_to(first, first)

@@ -15,7 +15,7 @@ from models.llm.limits import Cooldown
 from models.llm.providers import Provider
 from models.llm.routes import RouteStep
 from workers.llm.operate.refusals import Exists, InUse, LlmRefusal, checked, matching, require_known
-from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.llm.pause_store import MAX_PAUSES, STALE
 from workers.llm.routing.resuming import Resumed, WakeJobs, resume_provider
 from workers.llm.routing.routing import Provider as Followed
 from workers.llm.routing.routing import Routing
@@ -269,7 +269,7 @@ async def _pauses(session: AsyncSession) -> dict[str, _Pause]:
             "SELECT provider, since, until, reason FROM runtime.provider_pauses "
             "WHERE until > now() - make_interval(secs => :stale) LIMIT :most"
         ),
-        {"stale": STALE.total_seconds(), "most": MOST_PAUSES},
+        {"stale": STALE.total_seconds(), "most": MAX_PAUSES},
     )
     return {row.provider: _Pause(row.since, row.until, row.reason) for row in rows}
 

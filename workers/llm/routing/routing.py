@@ -72,7 +72,10 @@ class Step:
 
     @property
     def vectors(self) -> str:
-        """Whose vectors an embedding model gives: those of texts with another prefix are others."""
+        """Whose vectors documents get here: those of texts with another prefix are others.
+
+        The prefix of queries is no part of it: their vectors are not stored, so another one makes no stored vector old.
+        """
         return f"{self.model} ({self.document_prefix!r})" if self.document_prefix else str(self.model)
 
 
@@ -145,8 +148,8 @@ class Routing:
             return f"route {route.name!r} has no step; add one with `gristmill llm routes`"
         if len(route.steps) > 1 and any(self.provider_of(one).is_offline for one in route.steps):
             return f"route {route.name!r} mixes the offline evaluator with others; it never stands in for a model"
-        if route.serves == "embeddings" and len({one.vectors for one in route.steps}) > 1:
-            return f"route {route.name!r} names several embedding models; their vectors cannot be compared"
+        if route.serves == "embeddings" and len({(one.vectors, one.query_prefix) for one in route.steps}) > 1:
+            return f"route {route.name!r} names several embedding models or prefixes; their vectors cannot be compared"
         return None
 
     def in_use(self) -> Iterator[Provider]:

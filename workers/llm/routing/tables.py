@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.llm.pause_store import MAX_PAUSES, STALE
 from workers.llm.pauses import Away
 from workers.llm.routing.routing import Bound, Provider, Route, Step
 from workers.llm.routing.virtual import URL_OF
@@ -43,7 +43,7 @@ class Rows:
 
 async def read(session: AsyncSession, *, decrypt: Decrypt) -> Rows:
     """Return what the tables say now. A key that cannot be decrypted is its provider's problem."""
-    row = (await session.execute(_READ, {"stale": STALE.total_seconds(), "most": MOST_PAUSES})).one()
+    row = (await session.execute(_READ, {"stale": STALE.total_seconds(), "most": MAX_PAUSES})).one()
     return Rows(
         providers=[_provider(one, decrypt) for one in row.providers],
         routes=[
