@@ -145,7 +145,7 @@ class Gate:
     """Lets calls of a provider through, or raises Unavailable without one.
 
     Without a ``store`` each process finds out by itself; what the store fails for, too. ``on_back`` is told what a call
-    of this process has found to be back.
+    of this process has found to be back, and what another process or a person has ended.
     """
 
     def __init__(
@@ -237,7 +237,8 @@ class Gate:
     async def follow(self, pauses: Mapping[str, Away], *, began: float) -> None:
         """Take what the store says of all pauses, read at or after ``began`` (of the loop's clock).
 
-        Pauses of other processes hold here at once, and those that somebody has ended are over.
+        Pauses of other processes hold here at once, and those that somebody has ended are over. ``on_back`` is told of
+        these too: jobs that were woken before this process knew of the end were refused once more.
         """
         for server in self._servers.values():
             for provider in (server.whole, *server.models.values()):
@@ -247,6 +248,8 @@ class Gate:
                 elif provider.away is not None and provider.is_shared and provider.heard_at < began:
                     provider.keep(None)
                     provider.probing = False
+                    if self.on_back is not None:
+                        self.on_back(provider.name)
 
     async def _providers(self, server: str, model: str, key: str | None = None) -> tuple[_Provider, ...]:
         """Return what is known of a server, its model and a key; at their first call, once shared pauses are read."""

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import perf_counter
 from types import MappingProxyType
@@ -67,6 +67,15 @@ class Request:
     body: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """How often in a row a model has refused calls, and until when nobody calls it; in monotonic seconds."""
+
+    times: int
+    at: float
+    until: float
+
+
 class _LaneAnswer(NamedTuple):
     """An answer from the batch lane, read as one that has just come."""
 
@@ -115,7 +124,7 @@ class ProviderCalls:
             "chat": asyncio.Semaphore(concurrency),
             "embeddings": asyncio.Semaphore(embedding_concurrency),
         }
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, _Refused] = {}
         learn = control.learn if control is not None else None
         self._header_limits = None if learn is None else HeaderLimits(name, learn)
         self._first_left: OrderedDict[tuple[object, int], float] = OrderedDict()
@@ -148,12 +157,13 @@ class ProviderCalls:
         while True:
             await self.check(request.model)
             async with self._reserved(request, self._control, until) as call:
+                began = time.monotonic()
                 try:
                     return await self._made(call, request, self._control, send, read)
                 except NotAdmittedError:
                     raise
                 except RateLimited as error:
-                    await self._cool_down(call, error, self._control.admission)
+                    await self._cool_down(call, error, self._control.admission, began=began)
 
     async def _from_lane(self, request: Request, lane: Lane | None) -> str | None:
         """Return an answer from the batch lane, None if the question is to be asked now; raise Deferred if it waits."""
@@ -255,12 +265,24 @@ class ProviderCalls:
         except Exception as error:  # noqa: BLE001 - its reservation ends with the run
             log.warning("call_not_settled", call=str(call.id), error=describe(error))
 
-    async def _cool_down(self, call: Call, error: RateLimited, admission: Admission) -> None:
-        """Quiet all processes after a 429; one that comes again and again doubles the wait."""
+    async def _cool_down(self, call: Call, error: RateLimited, admission: Admission, *, began: float) -> None:
+        """Quiet all processes after a 429; one that comes again and again doubles the wait.
+
+        Of calls that were under way together, only the first 429 counts: the others are not repetitions.
+        """
         if len(self._refused) > MAX_MODELS:
             self._refused.clear()
-        times = self._refused[call.model] = self._refused.get(call.model, 0) + 1
+        before, now = self._refused.get(call.model), time.monotonic()
+        is_again = before is None or began >= before.at
+        times = 1 if before is None else before.times + is_again
         delay = max(error.delay, min(error.delay * 2 ** min(times - 1, 16), MAX_COOLDOWN))
+        until = now + delay.total_seconds()
+        if before is not None and not is_again:
+            if until <= before.until:
+                return  # nobody calls it for as long already
+            self._refused[call.model] = replace(before, until=until)
+        else:
+            self._refused[call.model] = _Refused(times, at=now, until=until)
         await admission.cool_down(call.provider, call.model, delay=delay, reason=describe(error))
 
     def _call(self, request: Request) -> Call:

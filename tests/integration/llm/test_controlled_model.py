@@ -243,6 +243,19 @@ async def test_a_429_that_comes_again_and_again_doubles_its_wait(first, ledger, 
     assert [delay for *_, delay in ledger.cooldowns] == [timedelta(seconds=wait) for wait in (0.5, 1, 2)]
 
 
+async def test_refusals_of_calls_that_were_under_way_together_do_not_double_the_wait(first, ledger, model_of):
+    """Of a burst that goes beyond a limit many are refused at once: the provider was asked again by none of them."""
+    refused = {"kind": "status", "status": 429, "retry_after": "0.5", "delay_ms": 100}
+    first.script(queue=[refused] * 8)
+    model = model_of(routing_to(first))
+    with run_with(60):
+        answers = await asyncio.gather(*(parse(model) for _ in range(8)))
+
+    assert len(answers) == 8
+    assert {delay for *_, delay in ledger.cooldowns} == {timedelta(seconds=0.5)}
+    assert first.calls == 16
+
+
 async def test_a_wait_that_is_longer_than_the_run_is_a_snooze_that_names_the_limit(first, ledger, model_of):
     """Row 24: nobody sleeps a minute in a process; the refusal says which limit and for how long."""
     first.script(default={"kind": "status", "status": 429, "retry_after": "60"})

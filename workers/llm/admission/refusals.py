@@ -14,7 +14,13 @@ PERSON_DELAY = timedelta(minutes=5)
 # A budget's window may end in a month; a person may raise the budget at any time.
 MAX_BUDGET_DELAY = timedelta(minutes=15)
 
-_MEASURES = {"input_tokens": "input tokens", "output_tokens": "output tokens"}
+_MEASURES = {
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "requested_tokens": "requested tokens",
+}
+# What a call has taken of these comes back with time only, not with its end.
+KEPT_MEASURES = frozenset({"requests", "requested_tokens"})
 _WINDOWS = {1: "second", 60: "minute", 3_600: "hour", 86_400: "day", 604_800: "week"}
 
 
@@ -63,7 +69,7 @@ def _of_limit(cause: Mapping[str, Any]) -> NotAdmittedError:
         f"{name}: {cause['used']:,} of {most:,} used",
         delay=_wait(cause),
         limit=name,
-        gives_back=cause["measure"] != "requests",
+        gives_back=cause["measure"] not in KEPT_MEASURES,
         key=key,
     )
 

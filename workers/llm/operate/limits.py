@@ -19,7 +19,7 @@ from workers.llm.operate.refusals import LlmRefusal, Unknown, checked, require_k
 from workers.llm.routing.routing import Routing
 from workers.runtime.actor import NOBODY, Actor, acting
 
-Measure = Literal["requests", "input_tokens", "output_tokens", "tokens", "concurrency"]
+Measure = Literal["requests", "input_tokens", "output_tokens", "tokens", "requested_tokens", "concurrency"]
 MINUTE, DAY = 60, 86_400
 MAX_WINDOW = 31 * DAY
 
