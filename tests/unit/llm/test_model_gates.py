@@ -21,13 +21,14 @@ class Provider:
     is_offline: bool = False
     paused_at: datetime | None = None
     paused_reason: str | None = None
+    key_changed_at: datetime | None = None
 
     @property
     def key_name(self) -> str:
         return f"key of {self.name}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     provider: str
     model: str | None
