@@ -24,6 +24,8 @@ from workers.runtime.dispatch.gates import AskedStage, Gate
 AVERAGE_INPUT, AVERAGE_OUTPUT = 1_000, 300
 # A path with room for so many calls needs no gate: no look is so late.
 NO_GATE_FROM = 5_000
+# So many names of models and routes are looked at before any job has them: else their first jobs would go out.
+MAX_KNOWN_NAMES = 64
 # How often providers and routes are read. A provider that is resumed is asked again no later than this.
 ROUTING_SECONDS = 0.5
 
@@ -73,6 +75,8 @@ class RoutingLike(Protocol):
     def provider_of(self, step: Any, /) -> ProviderLike: ...
 
     def bound_projects(self, serves: Kind, *, stage: str) -> Sequence[UUID]: ...
+
+    def known_names(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +163,7 @@ class ModelGates:
         routing = await self._routing()
         asked: list[tuple[str, str | None, Sequence[Any]]] = []
         for one in stages:
-            for key in _keys(one):
+            for key in _keys(one, routing.known_names()):
                 steps = _steps(routing, one, key)
                 if steps and not any(routing.provider_of(step).is_offline for step in steps):
                     asked.append((one.stage.name, key, steps))
@@ -185,8 +189,17 @@ class ModelGates:
             )
             for stage, key, steps in asked
         ]
-        sharing = Counter(shares for *_, own in ways for shares in {way.shares for way in own if way.shares})
-        gates = [_gate(stage, key, [_shared(way, sharing) for way in own]) for stage, key, own in ways]
+        has_jobs = {(one.stage.name, key) for one in stages for key in _keys(one)}
+        sharing = Counter(
+            shares
+            for stage, key, own in ways
+            if (stage, key) in has_jobs
+            for shares in {way.shares for way in own if way.shares}
+        )
+        gates = [
+            _gate(stage, key, [_shared(way, sharing) for way in own], has_jobs=(stage, key) in has_jobs)
+            for stage, key, own in ways
+        ]
         return [gate for gate in gates if gate is not None]
 
     def _way(self, provider: ProviderLike, step: StepLike, capacity: CapacityLike, pauses: Mapping[str, Pause]) -> _Way:
@@ -221,9 +234,11 @@ class ModelGates:
         return _Way(0, until, str(refusal), (refusal.limit,), shares=key)
 
 
-def _keys(asked: AskedStage) -> Sequence[str | None]:
+def _keys(asked: AskedStage, known: Sequence[str] = ()) -> Sequence[str | None]:
     """Return the values of the gate column to look at; a stage without one has one gate."""
-    return asked.keys if asked.stage.gate is not None else [None]
+    if asked.stage.gate is None:
+        return [None]
+    return list(dict.fromkeys([*asked.keys, *known[:MAX_KNOWN_NAMES]]))
 
 
 def _steps(routing: RoutingLike, asked: AskedStage, key: str | None) -> Sequence[Any]:
@@ -268,10 +283,10 @@ def _shared(way: _Way, sharing: Mapping[str, int]) -> _Way:
     """Share out what several gates have free under one limit, at least one job each."""
     if not way.free or way.shares is None:
         return way
-    return replace(way, free=max(way.free // sharing[way.shares], 1))
+    return replace(way, free=max(way.free // max(sharing[way.shares], 1), 1))
 
 
-def _gate(stage: str, key: str | None, ways: Sequence[_Way]) -> Gate | None:
+def _gate(stage: str, key: str | None, ways: Sequence[_Way], *, has_jobs: bool) -> Gate | None:
     """Return the gate of a path; None if any of its steps has room for any number of calls.
 
     A path is closed while all of its steps are. It opens with the first of them.
@@ -283,9 +298,9 @@ def _gate(stage: str, key: str | None, ways: Sequence[_Way]) -> Gate | None:
     causes = tuple(dict.fromkeys(cause for way in ways for cause in way.causes))
     if free:
         told = next(way for way in ways if way.free)
-        return Gate(stage, key, free, None, told.reason, causes)
+        return Gate(stage, key, free, None, told.reason, causes, has_jobs)
     ends = [way.until for way in ways if way.until is not None]
-    return Gate(stage, key, 0, min(ends) if ends else None, first.reason, causes)
+    return Gate(stage, key, 0, min(ends) if ends else None, first.reason, causes, has_jobs)
 
 
 def gates_of(database: Database) -> ModelGates:

@@ -54,6 +54,13 @@ class World:
     pauses: dict[str, Pause] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+
+    def known_names(self) -> list[str]:
+        return self.known
+
+    def bound_projects(self, serves: str, *, stage: str) -> list[Any]:
+        return []
 
     def path(self, model: str, *, stage: str | None, project_id: Any) -> Path:
         if model == "route:gone":
@@ -110,6 +117,16 @@ async def test_what_a_limit_has_free_is_shared_out_over_its_models():
     assert [(gate.key, gate.free) for gate in gates] == [("a", 3), ("b", 3), ("c", 3)]
     world.rooms = {("p", key): Room(1, refusal) for key in "abc"}
     assert [gate.free for gate in await world.look("a", "b", "c")] == [1, 1, 1]
+
+
+async def test_the_next_jobs_of_a_name_that_nobody_has_yet_are_kept_back():
+    """People are not told, and it takes nothing from the names that jobs have."""
+    refusal = refused()
+    world = World(rooms={("p", key): Room(10, refusal) for key in "ab"}, known=["a", "b", "c"])
+
+    gates = await world.look("a")
+
+    assert [(gate.key, gate.free, gate.has_jobs) for gate in gates] == [("a", 10, True), ("b", 10, False)]
 
 
 async def test_an_outage_closes_the_gate_and_lets_one_job_ask_when_it_has_passed():

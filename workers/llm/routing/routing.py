@@ -119,6 +119,10 @@ class Routing:
                 return self.routes[name]
         return self.routes[DEFAULT_OF[serves]]
 
+    def known_names(self) -> list[str]:
+        """Return the names of models that jobs are most likely to have: the tables' default name, and each route."""
+        return [TABLE_DEFAULT, *(f"{ROUTE_PREFIX}{one.name}" for one in self.routes.values() if one.serves == "chat")]
+
     def bound_projects(self, serves: Kind, *, stage: str) -> list[UUID]:
         """Return the projects that have a binding of their own for calls of ``stage``."""
         return [
