@@ -112,7 +112,10 @@ def test_a_paused_provider_leaves_its_jobs_in_postgres_and_resume_sends_them(sys
     system.await_all(passing)
     paused = "provider main is paused by operators (too dear)"
     await_held(system, [*held, *aligned], paused)
-    assert f"held back: {paused}" in gristmill(system, "jobs", "why", str(held[0]))
+    why = gristmill(system, "jobs", "why", str(held[0]))
+    assert f"held back: {paused}" in why
+    assert "gristmill llm resume main" in why
+    assert "held back: gpt-3.5-turbo: provider main" in " ".join(gristmill(system, "stages").split())
     stages = {one["stage"]: one for one in json.loads(gristmill(system, "stages", "--json"))}
     for stage in ("scoring.score", "assessment.assess", "analytics.align"):
         assert [(gate["free"], gate["reason"]) for gate in stages[stage]["gates"] if not gate["free"]] == [(0, paused)]

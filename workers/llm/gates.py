@@ -3,6 +3,7 @@
 It only reads. A job that goes out nevertheless waits for its turn in its run: admission decides, not this.
 """
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ AVERAGE_INPUT, AVERAGE_OUTPUT = 1_000, 300
 NO_GATE_FROM = 5_000
 # So many names of models and routes are looked at before any job has them: else their first jobs would go out.
 MAX_KNOWN_NAMES = 64
+# How often those are looked at: there may be many, and most have no jobs.
+KNOWN_NAMES_SECONDS = 1.0
 # How often providers and routes are read. A provider that is resumed is asked again no later than this.
 ROUTING_SECONDS = 0.5
 
@@ -157,13 +160,25 @@ class ModelGates:
         self._capacity = capacity
         self._pauses = pauses
         self._clock = clock
+        self._further: Sequence[Gate] = []
+        self._further_due = 0.0
 
     async def look(self, stages: Sequence[AskedStage]) -> Sequence[Gate]:
         """Return the gates of these stages that are closed, or that let only a limited number of jobs out."""
         routing = await self._routing()
+        if (now := time.monotonic()) >= self._further_due:
+            gates = await self._look(routing, stages, routing.known_names()[:MAX_KNOWN_NAMES])
+            self._further = [gate for gate in gates if not gate.has_jobs]
+            self._further_due = now + KNOWN_NAMES_SECONDS
+            return gates
+        gates = await self._look(routing, stages, ())
+        has_jobs = {(one.stage.name, key) for one in stages for key in _keys(one)}
+        return [*gates, *(gate for gate in self._further if (gate.stage, gate.key) not in has_jobs)]
+
+    async def _look(self, routing: RoutingLike, stages: Sequence[AskedStage], known: Sequence[str]) -> list[Gate]:
         asked: list[tuple[str, str | None, Sequence[Any]]] = []
         for one in stages:
-            for key in _keys(one, routing.known_names()):
+            for key in _keys(one, known):
                 steps = _steps(routing, one, key)
                 if steps and not any(routing.provider_of(step).is_offline for step in steps):
                     asked.append((one.stage.name, key, steps))
@@ -238,7 +253,7 @@ def _keys(asked: AskedStage, known: Sequence[str] = ()) -> Sequence[str | None]:
     """Return the values of the gate column to look at; a stage without one has one gate."""
     if asked.stage.gate is None:
         return [None]
-    return list(dict.fromkeys([*asked.keys, *known[:MAX_KNOWN_NAMES]]))
+    return list(dict.fromkeys([*asked.keys, *known]))
 
 
 def _steps(routing: RoutingLike, asked: AskedStage, key: str | None) -> Sequence[Any]:

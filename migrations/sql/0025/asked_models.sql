@@ -1,4 +1,5 @@
--- The model that a job asks, as the column that its gate goes by. Existing rows get the default without being rewritten.
+-- The model that a job asks, as the column that its gate goes by: always what the trigger computes. Existing rows get the
+-- default without being rewritten.
 
 ALTER TABLE operations.analytics_jobs ADD COLUMN IF NOT EXISTS asked_model text NOT NULL DEFAULT 'gpt-3.5-turbo';
 ALTER TABLE assessments.assessment_states ADD COLUMN IF NOT EXISTS asked_model text NOT NULL DEFAULT 'gpt-3.5-turbo';
@@ -9,7 +10,7 @@ BEGIN
   NEW.asked_model := coalesce(nullif(NEW."modelName", ''), 'gpt-3.5-turbo');
   RETURN NEW;
 END $$;
-CREATE OR REPLACE TRIGGER note_asked_model BEFORE INSERT ON operations.analytics_jobs
+CREATE OR REPLACE TRIGGER note_asked_model BEFORE INSERT OR UPDATE OF asked_model ON operations.analytics_jobs
   FOR EACH ROW EXECUTE FUNCTION operations.note_asked_model();
 
 CREATE OR REPLACE FUNCTION assessments.note_asked_model() RETURNS trigger
@@ -22,12 +23,12 @@ BEGIN
                                    'gpt-3.5-turbo'), 255);
   RETURN NEW;
 END $$;
-CREATE OR REPLACE TRIGGER note_asked_model BEFORE INSERT OR UPDATE OF request_data ON assessments.assessment_states
-  FOR EACH ROW EXECUTE FUNCTION assessments.note_asked_model();
+CREATE OR REPLACE TRIGGER note_asked_model
+  BEFORE INSERT OR UPDATE OF request_data, asked_model ON assessments.assessment_states FOR EACH ROW EXECUTE FUNCTION assessments.note_asked_model();
 REVOKE EXECUTE ON FUNCTION operations.note_asked_model(), assessments.note_asked_model() FROM PUBLIC;
 
 -- The jobs that a gate may keep back: those that have not begun.
 UPDATE operations.analytics_jobs SET asked_model = "modelName"
  WHERE status = 'PENDING' AND nullif("modelName", '') <> asked_model;
-UPDATE assessments.assessment_states SET request_data = request_data
+UPDATE assessments.assessment_states SET asked_model = asked_model
  WHERE state = 'pending' AND (request_data #> '{options,model}' IS NOT NULL OR request_data #> '{options,parts}' IS NOT NULL);

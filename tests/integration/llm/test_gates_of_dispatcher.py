@@ -209,7 +209,7 @@ ASKED = [
 
 @pytest.mark.parametrize(("request_data", "asked"), ASKED)
 def test_an_assessment_is_kept_back_by_the_model_that_its_request_names(psql, request_data, asked):
-    """Whoever writes the row. Of a composite the first part counts."""
+    """Whoever writes the row. Of a composite the first part counts. Nothing else can be written."""
     [row] = psql.execute(
         "INSERT INTO assessments.assessment_states (assessment_id, request_data) VALUES ('a', %s) "
         "RETURNING asked_model",
@@ -223,14 +223,15 @@ def test_an_assessment_is_kept_back_by_the_model_that_its_request_names(psql, re
     ("model", "asked"), [(None, "gpt-3.5-turbo"), ("", "gpt-3.5-turbo"), ("route:fast", "route:fast")]
 )
 def test_an_analysis_is_kept_back_by_its_model(psql, model, asked):
-    """Or by the default name."""
+    """Or by the default name. Nothing else can be written."""
     [project] = psql.execute("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id").fetchall()
     [row] = psql.execute(
         'INSERT INTO operations.analytics_jobs ("projectId", "modelName") VALUES (%s, %s) RETURNING asked_model',
         [project["id"], model],
     ).fetchall()
+    forged = psql.execute("UPDATE operations.analytics_jobs SET asked_model = 'forged' RETURNING asked_model")
 
-    assert row["asked_model"] == asked
+    assert [row, *forged.fetchall()] == [{"asked_model": asked}] * 2
 
 
 def test_the_dispatcher_is_given_no_key_in_compose():
