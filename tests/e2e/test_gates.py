@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 # A job that was sent once and answered: nobody claimed it to be refused.
 SENT_ONCE = ("enqueue", "claim", "complete")
-CLOSED = "SELECT 1 FROM runtime.gates WHERE stage = 'scoring.score' AND free = 0 AND reason LIKE %s"
+MAX_TRIES = 100
 LIMIT = ("limits", "set", "--provider", "third", "--requests-per-minute")
 
 
@@ -90,6 +90,22 @@ def reasons(system: System, jobs: Sequence[UUID]) -> set[str]:
     return {str(reason) for (reason,) in rows}
 
 
+def await_gate(system: System, reason: str, **more: Any) -> None:
+    """Return once the dispatcher keeps jobs back for ``reason``. Jobs that come before wait in their runs."""
+    for n in range(MAX_TRIES):
+        [job] = score(system, 1, f"is it closed yet, {n}?", **more)
+        system.wait(
+            lambda job=job: is_held(system, job, reason) or "claim" in system.actions(job), "it is held or sent"
+        )
+        if is_held(system, job, reason):
+            return
+    raise AssertionError(f"nothing is held back: {reason}")
+
+
+def is_held(system: System, job: UUID, reason: str) -> bool:
+    return all(one.startswith(f"held back: {reason}") for one in reasons(system, [job]))
+
+
 def await_held(system: System, jobs: Sequence[UUID], reason: str) -> None:
     """Return once each of these jobs says that it is held back for ``reason``, and nobody has claimed any."""
     what = f"held back: {reason}"
@@ -102,8 +118,7 @@ def await_held(system: System, jobs: Sequence[UUID], reason: str) -> None:
 def test_a_paused_provider_leaves_its_jobs_in_postgres_and_resume_sends_them(system: System) -> None:
     """Of three stages. Jobs of another route pass; nobody claims a held job; `jobs why` and `stages` name the pause."""
     llm(system, "providers", "pause", "main", "--reason", "too dear")
-    score(system, 1, "seen")
-    system.wait(lambda: system.ask(CLOSED, "provider main%"), "the pause is seen")
+    await_gate(system, "provider main is paused")
     [[project]] = system.ask("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")
     aligned = system.enqueue("analytics.align", [{"project_id": project}])
     held = [*score(system, 5, "held"), *assess(system, "held")]
@@ -133,7 +148,7 @@ def test_a_full_limit_leaves_jobs_in_postgres_and_a_higher_one_sends_them(system
     first = score(system, 3, "first", model_name="route:third")
     system.await_all(first)
     full = "requests per minute of provider third: 3 of 3 used"
-    system.wait(lambda: system.ask(CLOSED, f"{full}%"), "it is full")
+    await_gate(system, full, model_name="route:third")
 
     held = [
         *score(system, 5, "limited", model_name="route:third"),
