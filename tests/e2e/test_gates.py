@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -94,12 +95,14 @@ def await_gate(system: System, reason: str, **more: Any) -> None:
     """Return once the dispatcher keeps jobs back for ``reason``. Jobs that come before wait in their runs."""
     for n in range(MAX_TRIES):
         [job] = score(system, 1, f"is it closed yet, {n}?", **more)
-        system.wait(
-            lambda job=job: is_held(system, job, reason) or "claim" in system.actions(job), "it is held or sent"
-        )
+        system.wait(partial(is_held_or_sent, system, job, reason), "it is held or sent")
         if is_held(system, job, reason):
             return
     raise AssertionError(f"nothing is held back: {reason}")
+
+
+def is_held_or_sent(system: System, job: UUID, reason: str) -> bool:
+    return is_held(system, job, reason) or "claim" in system.actions(job)
 
 
 def is_held(system: System, job: UUID, reason: str) -> bool:
