@@ -19,6 +19,7 @@ from workers.llm.pauses import Gate
 from workers.llm.ports import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
+from workers.llm.routing.resuming import causes_of
 from workers.llm.routing.routing import Provider, Routing
 from workers.llm.routing.tables import Rows, read
 from workers.llm.routing.virtual import Environment, merged
@@ -99,8 +100,7 @@ def _provider(
             return await read_routing(session, settings)
 
     async def wake(one: Provider) -> None:
-        causes = [f"provider {known}" for known in (one.name, one.server, one.key_name) if known]
-        await wake_jobs(calls, causes=causes)
+        await wake_jobs(calls, causes=causes_of(one))
 
     prices = KnownPrices(calls, lambda: sellers_of(model.last_routing) if model.last_routing else {})
     admission = PostgresAdmission(calls, worker_id, prices)

@@ -217,6 +217,10 @@ class System:
         found = self.ask("SELECT split_part(split_part(leader, '@', 1), '-', 2)::int FROM runtime.dispatcher")
         return found[0][0] if found else None
 
+    def environment_of_commands(self) -> dict[str, str]:
+        """Return the environment in which ``gristmill`` finds this system."""
+        return self._environment()
+
     def _environment(self) -> dict[str, str]:
         urls = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         environment = {**os.environ, **urls, **self.environment}

@@ -299,6 +299,8 @@ class ControlledModel:
         """Yield the client of a provider that may be asked."""
         if provider.problem is not None:
             raise Unavailable(f"provider {provider.name} cannot be used: {provider.problem}", certain=True)
+        if provider.paused_at is not None:  # perhaps it is no longer: the dispatcher may have seen it earlier
+            provider = (await self._following.look_again()).providers.get(provider.name, provider)
         if provider.paused_at is not None:
             raise NotAdmittedError(
                 f"provider {provider.name} is paused since {provider.paused_at:%Y-%m-%d %H:%M} UTC "

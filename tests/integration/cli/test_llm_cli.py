@@ -217,6 +217,29 @@ def test_a_paused_provider_says_why_and_resume_ends_it(gristmill, rows, local):
     assert gristmill("llm", "resume") == (0, "", "nothing is paused, away or cooling down")
 
 
+def test_resume_lets_the_jobs_of_a_provider_go_on(gristmill, rows, local, proving_job):
+    """At once, also if nothing but snoozed jobs is left of a pause. Jobs that sleep for something else sleep on."""
+    code, output, _ = gristmill("enqueue", "proving.plain", "--payload", "{}")
+    other = uuid.UUID(output.strip())
+    said = {proving_job: "snoozed: Provider local is paused since noon", other: "snoozed: told to sleep"}
+    with rows.connection.transaction():
+        rows.ask("SET LOCAL session_replication_role = replica")
+        for job, reason in said.items():
+            rows.ask(
+                "UPDATE proving.plain_jobs SET due_at = now() + interval '1 hour', change_action = 'snooze', "
+                "change_reason = %s WHERE id = %s",
+                reason,
+                job,
+            )
+
+    assert gristmill("llm", "resume")[:2] == (0, "local is asked again; 1 job woken\n")
+
+    asleep = rows.ask("SELECT id FROM proving.plain_jobs WHERE due_at IS NOT NULL")
+    assert [row["id"] for row in asleep] == [other]
+    assert code == 0
+    assert gristmill("llm", "resume") == (0, "", "nothing is paused, away or cooling down")
+
+
 def test_a_provider_in_use_is_not_removed(gristmill, local):
     """The line names the routes that need it."""
     assert gristmill("llm", "routes", "add", "fast", "--step", "local/m")[0] == 0

@@ -27,7 +27,8 @@ class UnknownRouteError(LookupError):
 class Provider:
     """A server and its key, as a client needs them. ``problem`` says why it cannot be asked.
 
-    While ``paused_at`` is set, nobody asks it, because operators said so.
+    While ``paused_at`` is set, nobody asks it, because operators said so. ``key_changed_at`` is set if this process may
+    not know the key: pauses of the provider's key that began earlier may be those of another key.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Provider:
     problem: str | None = None
     paused_at: datetime | None = field(default=None, compare=False)
     paused_reason: str | None = field(default=None, compare=False)
+    key_changed_at: datetime | None = field(default=None, compare=False)
 
     @property
     def is_offline(self) -> bool:
@@ -119,6 +121,18 @@ class Routing:
             if (name := self.bindings.get((serves, *closest))) is not None:
                 return self.routes[name]
         return self.routes[DEFAULT_OF[serves]]
+
+    def known_names(self) -> list[str]:
+        """Return the names of models that jobs are most likely to have: the tables' default name, and each route."""
+        return [TABLE_DEFAULT, *(f"{ROUTE_PREFIX}{one.name}" for one in self.routes.values() if one.serves == "chat")]
+
+    def bound_projects(self, serves: Kind, *, stage: str) -> list[UUID]:
+        """Return the projects that have a binding of their own for calls of ``stage``."""
+        return [
+            project
+            for kind, of_stage, project in self.bindings
+            if kind == serves and project is not None and of_stage in {None, stage}
+        ]
 
     def path(self, model: str, *, stage: str | None, project_id: UUID | None) -> Path:
         """Return the path of a question that is put to ``model``; raise UnknownRouteError.
