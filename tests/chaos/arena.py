@@ -39,7 +39,8 @@ CALL_LIMITS: Sequence[tuple[str, int, int | None]] = (
     ("tokens", 300_000, 10),
     ("concurrency", 12, None),
 )
-POOR, POOR_TOKENS = "poor", 20_000
+# One call of the load reserves about 2,500 tokens and uses 120.
+POOR, POOR_TOKENS = "poor", 5_000
 CRON = "* * * * *"
 CATCH_UP = {"chaos.each": "all", "chaos.one": "one", "chaos.skip": "skip", "chaos.more": "all"}
 

@@ -26,7 +26,8 @@ from workers.runtime.handler.registry import Registry
 
 RUNS = int(os.environ.get("CRASH_RUNS", "8"))
 SEED = int(os.environ.get("CRASH_SEED", "14"))
-POINTS: tuple[Point, ...] = (*ACCOUNTING, "settle.before", "settle.after")
+# Scoring settles without writes of its own: `settle.after` is not on its way, `commit.after` is.
+POINTS: tuple[Point, ...] = (*ACCOUNTING, "settle.before", "commit.after")
 MAX_ARRIVALS = 4
 # So many jobs wait at any time, so that each point is reached.
 BACKLOG = 12
