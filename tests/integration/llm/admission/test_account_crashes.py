@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 from workers.runtime.failpoints import EXIT_CODE, VARIABLE, Point
 from workers.runtime.handler.registry import Registry
 
-RUNS = int(os.environ.get("CRASH_RUNS", "8"))
+RUNS = int(os.environ.get("CRASH_RUNS", "6"))
 SEED = int(os.environ.get("CRASH_SEED", "14"))
 # Scoring settles without writes of its own: `settle.after` is not on its way, `commit.after` is.
 POINTS: tuple[Point, ...] = (*ACCOUNTING, "settle.before", "commit.after")
