@@ -25,6 +25,7 @@ from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
 from workers.llm.kept.settling import AnswerToKeep
 from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, retry_while_away
+from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.refusals import cut
 
@@ -244,8 +245,13 @@ class PostgresAdmission(Admission):
     async def _ask(self, asking: Sequence[_Asking], *, again: bool) -> Answered:
         self._turn += 1
         questions = [one.question for one in asking]
+        failpoint("admit.before")
         async with self._database.kernel() as conn:
-            return await admit(conn, questions, worker=self._worker_id, asker=self._asker, turn=self._turn, again=again)
+            answered = await admit(
+                conn, questions, worker=self._worker_id, asker=self._asker, turn=self._turn, again=again
+            )
+        failpoint("admit.after")
+        return answered
 
     async def _ask_apart(self, asking: Sequence[_Asking], error: Exception, *, again: bool) -> None:
         if len(asking) > 1 and is_caused_by_a_row(error):
@@ -289,9 +295,11 @@ class PostgresAdmission(Admission):
         attempt = 0
         while True:
             try:
+                failpoint("account.before")
                 async with self._database.kernel() as conn:
                     answers = [one.keep for one in endings if one.keep is not None]
                     _warn(await settle(conn, [(one.call, one.end) for one in endings], answers=answers))
+                failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
                     await self._end_apart(endings, error)
