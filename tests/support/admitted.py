@@ -18,7 +18,7 @@ from workers.llm.admission.turns import Turns
 from workers.llm.controlled import ControlledModel
 from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.pauses import Gate
-from workers.llm.places import Control
+from workers.llm.ports import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
 from workers.llm.routing.virtual import Environment, merged
@@ -42,7 +42,7 @@ async def admitted_model(
     async def look() -> Seen:
         return Seen(routing)
 
-    control = Control(accounts=admission, turns=Turns(admission), learn=admission.learn)
+    control = Control(admission=admission, turns=Turns(admission), learn=admission.learn)
     options = ClientOptions(connect_timeout=2.0, timeout=timeout, max_connections=64)
     model = controlled(look=look, options=options, gate=Gate(), control=control, kept=kept)
     try:
