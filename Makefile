@@ -57,6 +57,10 @@ bench: $(INSTALLED) ## run the benchmarks, also of other queues; ARGS=--quick ta
 chaos: $(INSTALLED) ## inject every fault of the matrix into a whole system for ten minutes, then check its history
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: quota
+quota: $(INSTALLED) ## run jobs against a quota server, at 30 requests a minute; ARGS="--outage 10" for outages
+	@$(BIN)/python -m tests.quota $(ARGS)
+
 .PHONY: fmt
 fmt: $(INSTALLED) ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format

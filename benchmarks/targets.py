@@ -52,6 +52,13 @@ TARGETS = (
     Target(figure="calls_ideal_two", says="… two processes", at_least=90),
     Target(figure="calls_http", says="HTTP calls ≥ taskiq", beside="taskiq", at_least=1),
     Target(figure="calls_http", says="HTTP calls ≥ pgqueuer", beside="pgqueuer", at_least=1),
+    Target(
+        figure="controlled_calls",
+        says="calls with admission and ledger ≥ 90 % of calls without, 1,000 in flight",
+        beside="no control",
+        at_least=0.9,
+    ),
+    Target(figure="controlled_calls_cost", says="… processor time that they add per call ≤ 0.15 ms", at_most=0.15),
     Target(figure="backlog_fall_10,000_10,000,000", says="drain before 10⁴ → 10⁷ falls < 15 %", at_most=15),
     Target(figure="backlog_snoozed_fall", says="drain behind 10⁵ snoozed jobs falls < 15 %", at_most=15),
     Target(figure="backlog_hot_fall", says="drain beside a saturated key falls < 15 %", at_most=15),

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,9 +16,10 @@ from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.ledger.prices import KnownPrices, sellers_of
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
-from workers.llm.places import Control
+from workers.llm.ports import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
+from workers.llm.routing.resuming import causes_of
 from workers.llm.routing.routing import Provider, Routing
 from workers.llm.routing.tables import Rows, read
 from workers.llm.routing.virtual import Environment, merged
@@ -63,15 +65,10 @@ async def read_routing(session: Transaction, settings: Settings) -> Seen:
 def provider(settings: Settings, *, database_url: str, name: str) -> LanguageModel:
     """Return the model of a command; nothing is opened before the first call. ``name`` names its Postgres connection.
 
-    Its calls are under no limit and are not in the ledger.
+    Its calls are admitted and in the ledger like those of workers, for no job. An outage that workers have found does
+    not hold them back: a person asks once, and learns how it is now.
     """
-    database = Database(database_url, changed_by=name, pool_size=1)
-
-    async def look() -> Seen:
-        async with database.session() as session:
-            return Seen((await read_routing(session, settings)).routing)
-
-    return controlled(look=look, options=options(settings), gate=Gate(), free=database.close)
+    return _provider(settings, database_url=database_url, name=name, worker_id=None, gate=Gate()).model
 
 
 class WorkerProvider(NamedTuple):
@@ -83,11 +80,18 @@ class WorkerProvider(NamedTuple):
 
 
 def worker_provider(settings: Settings, *, database_url: str, name: str, worker_id: UUID) -> WorkerProvider:
-    """Return the model of a worker.
+    """Return the model of a worker; ``worker_id`` is its row in ``runtime.workers``.
 
     Its calls are admitted, the ledger and the paid answers are kept, and outages are shared with other processes. It
     has its own connections, so that it waits for no job; nothing is opened before the first call.
     """
+    return _provider(settings, database_url=database_url, name=name, worker_id=worker_id, gate=None)
+
+
+def _provider(
+    settings: Settings, *, database_url: str, name: str, worker_id: UUID | None, gate: Gate | None
+) -> WorkerProvider:
+    """Return a controlled model. Without a ``gate`` outages are shared with other processes."""
     routes = Database(database_url, changed_by=name, pool_size=1)
     calls = Database(database_url, changed_by=name, pool_size=CONNECTIONS)
 
@@ -96,8 +100,7 @@ def worker_provider(settings: Settings, *, database_url: str, name: str, worker_
             return await read_routing(session, settings)
 
     async def wake(one: Provider) -> None:
-        causes = [f"provider {known}" for known in (one.name, one.server, one.key_name) if known]
-        await wake_jobs(calls, causes=causes)
+        await wake_jobs(calls, causes=causes_of(one))
 
     prices = KnownPrices(calls, lambda: sellers_of(model.last_routing) if model.last_routing else {})
     admission = PostgresAdmission(calls, worker_id, prices)
@@ -112,8 +115,13 @@ def worker_provider(settings: Settings, *, database_url: str, name: str, worker_
     model = controlled(
         look=look,
         options=options(settings),
-        gate=Gate(SharedPauses(routes)),
-        control=Control(accounts=admission, turns=turns, learn=admission.learn, lane=BatchLane(calls)),
+        gate=gate or Gate(SharedPauses(routes)),
+        control=Control(
+            admission=admission,
+            turns=turns,
+            learn=admission.learn,
+            lane=BatchLane(calls, gather=timedelta(seconds=settings.llm.batch_gather_seconds)),
+        ),
         kept=kept,
         wake=wake,
         free=free,

@@ -57,23 +57,38 @@ class LLMSettings(BaseModel):
     max_connections: int = Field(
         1_000, ge=1, le=100_000, description="open connections to the provider per worker process"
     )
-    patience_hours: float = Field(
-        6.0,
+    patience_hours: float | None = Field(
+        None,
         ge=0.001,
         le=720,
         allow_inf_nan=False,
-        description="how long a job waits for a provider that is away before it fails; this spends no attempt",
+        description="how long a job waits for a provider that is away before it fails; unset: however long. "
+        "No attempt is spent",
     )
     idle_runs: int = Field(
         20,
         ge=1,
         le=10_000,
         description="rate-limited runs in a row that get a job no further, after which a person is told; "
-        "the job fails once they last as long as patience_hours",
+        "the job fails once they last as long as idle_hours",
+    )
+    idle_hours: float = Field(
+        6.0,
+        ge=0.001,
+        le=720,
+        allow_inf_nan=False,
+        description="how long a job may make no progress although its provider answers, before it fails",
     )
     concurrency: int = Field(
         100, ge=1, le=10_000, description="questions in flight at once per worker process; the others wait"
     )
+    batch_gather_seconds: Seconds = Field(
+        60.0, description="how long a batch of the batch lane gathers questions before it is sent"
+    )
+    batch_poll_seconds: Seconds = Field(
+        60.0, description="first wait for a provider's batch; later ones are a tenth of its age"
+    )
+    batch_max_poll_seconds: Seconds = Field(600.0, description="longest wait between two looks at a provider's batch")
     embedding_model: str | None = Field(
         None, description="embedding model; unset: text-embedding-3-small at OpenAI; must be set for other providers"
     )

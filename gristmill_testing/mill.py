@@ -73,18 +73,19 @@ async def mill(
     llm: LanguageModel,
     *,
     slots: int = 50,
-    patience: timedelta = DEFAULT_PATIENCE,
+    patience: timedelta | None = DEFAULT_PATIENCE,
     draw: Callable[[], float] = random.random,
     batches: Batches | None = None,
+    worker_id: uuid.UUID | None = None,
     **dispatching: Any,
 ) -> AsyncIterator[Heard]:
     """Run one worker and one dispatcher on ``url`` while the block runs; drain and stop both at its end.
 
     ``draw`` returns the share of its backoff that a retry waits. If it returns 0, retries do not wait. Without
-    ``batches`` the batch lane sends nothing.
+    ``batches`` the batch lane sends nothing. ``worker_id`` is the id of the worker's row, by default a new one.
     """
     resources = Resources(llm=llm) if batches is None else Resources(llm=llm, batches=batches)
-    worker_id = uuid.uuid4()
+    worker_id = worker_id or uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
     heard = Heard()
     queues = tuple({stage.queue for stage in registry.values()})

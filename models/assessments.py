@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Expiry
 from models.lifecycle import Job, Lifecycle, Step, kernel_indexes
+from models.scoring import DEFAULT_MODEL
 
 SCHEMA = "assessments"
 STATES = ("pending", "processing", "completed", "failed", "cancelled")
@@ -27,7 +28,8 @@ class Assessment(Job):
 
     The columns ``state`` and ``next_retry_at`` of the seed are the lifecycle's ``status`` and ``due_at``. Keys may be
     added to ``request_data``, but not removed. ``result_data`` and ``error_message`` change only together with the
-    version and are never set to NULL.
+    version and are never set to NULL. ``asked_model`` is the model that the request names, of a composite that of its
+    first part. The database sets it.
     """
 
     __tablename__ = "assessment_states"
@@ -44,7 +46,9 @@ class Assessment(Job):
         Index("idx_assessment_states_priority_created", "priority", "created_at"),
         Index("idx_assessment_states_next_retry", "next_retry_at"),
         Index("idx_assessment_states_created_completed", "created_at", "completed_at"),
-        *kernel_indexes("assessment_states", status_column="state", due_column="next_retry_at"),
+        *kernel_indexes(
+            "assessment_states", status_column="state", due_column="next_retry_at", gate_column="asked_model"
+        ),
         {"schema": SCHEMA},
     )
 
@@ -62,6 +66,7 @@ class Assessment(Job):
     timeout_seconds: Mapped[int | None] = mapped_column(Integer, server_default=text("300"))
     max_retries: Mapped[int] = mapped_column(Integer, server_default=text("3"))
     change_action: Mapped[str | None] = mapped_column(String(100))
+    asked_model: Mapped[str] = mapped_column(Text, server_default=text(f"'{DEFAULT_MODEL}'"))
 
 
 class RetiredAssessment(Base):

@@ -1,6 +1,7 @@
 """``gristmill dispatcher``: run this role in this process until SIGTERM."""
 
 from cli.role import ready_servers, role_settings
+from workers.llm.gates import gates_of
 from workers.runtime.handler.registry import discover
 from workers.transport.dispatcher import run_dispatcher
 
@@ -17,4 +18,5 @@ def dispatcher() -> int:
         batch_size=settings.dispatcher.batch_size,
         poll_seconds=settings.dispatcher.poll_seconds,
         redispatch_seconds=settings.dispatcher.redispatch_seconds,
+        gates=gates_of,
     )

@@ -28,7 +28,7 @@ def list_(
     project: Project = None,
     job: Annotated[UUID | None, typer.Option(metavar="ID", help="Only the calls of this job.")] = None,
     state: Annotated[str | None, typer.Option(help=f"One of {', '.join(calls.STATES)}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=calls.MOST, help="Most calls to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=calls.MAX_CALLS, help="Most calls to show.")] = 50,
     after: Annotated[UUID | None, typer.Option(help="Go on after this id, the last of the page before.")] = None,
     as_json: Json = False,
 ) -> None:

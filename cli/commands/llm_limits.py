@@ -45,6 +45,10 @@ def set_(
     tokens_per_minute: Number = None,
     input_tokens_per_minute: Number = None,
     output_tokens_per_minute: Number = None,
+    requested_tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="For providers that count max_tokens, whatever the answer uses."),
+    ] = None,
     requests_per_day: Number = None,
     tokens_per_day: Number = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", min=0, help="Calls under way at once.")] = None,
@@ -57,6 +61,7 @@ def set_(
         ("tokens", MINUTE, tokens_per_minute),
         ("input_tokens", MINUTE, input_tokens_per_minute),
         ("output_tokens", MINUTE, output_tokens_per_minute),
+        ("requested_tokens", MINUTE, requested_tokens_per_minute),
         ("requests", DAY, requests_per_day),
         ("tokens", DAY, tokens_per_day),
         ("concurrency", None, concurrency),

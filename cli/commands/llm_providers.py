@@ -8,7 +8,7 @@ from cli.connection import actor
 from cli.llm_routing import with_routing
 from cli.llm_values import Key, KeyEnv, read_key
 from cli.output import Json, print_json, print_table, remark
-from cli.session import in_session
+from cli.session import in_database, in_session
 from cli.values import format_count, format_time
 from config.settings import keys_of, load
 from workers.llm.operate import providers
@@ -108,9 +108,10 @@ def resume(
     name: Annotated[str | None, typer.Argument(metavar="[PROVIDER]", help="All of them if not given.")] = None,
 ) -> None:
     """Ask a paused provider again, or all; their jobs go on at once."""
-    done = with_routing(lambda session, routing: providers.resume_providers(session, routing, name, actor=actor()))
+    ended = with_routing(lambda session, routing: providers.resume_providers(session, routing, name, actor=actor()))
+    done = in_database(lambda database: providers.wake_resumed(database, ended))
     for one in done:
-        print(f"{one.provider} is asked again" + (f"; {format_count(one.woken, 'job')} go on" if one.woken else ""))
+        print(f"{one.provider} is asked again" + (f"; {format_count(one.woken, 'job')} woken" if one.woken else ""))
     if not done:
         remark("nothing is paused, away or cooling down")
 

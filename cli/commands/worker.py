@@ -35,8 +35,9 @@ def worker(
         grace_seconds=settings.worker.grace_seconds,
         transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
-        patience=timedelta(hours=settings.llm.patience_hours),
+        patience=None if settings.llm.patience_hours is None else timedelta(hours=settings.llm.patience_hours),
         idle_runs=settings.llm.idle_runs,
+        idle_time=timedelta(hours=settings.llm.idle_hours),
     )
     url = urls["database_url"]
     llm, prices, report = worker_provider(

@@ -3,7 +3,7 @@
 from cli.connection import in_connection
 from cli.output import Json, print_json, print_table, remark
 from cli.values import format_duration
-from workers.llm.answering import told
+from workers.llm.answering import describe_report
 from workers.runtime.operate.workers import WorkerView, list_workers
 
 _COLUMNS = ("WORKER", "STATE", ">RUNNING", ">SLOTS", ">SEEN", ">LEASE", ">UP", "VERSION", "QUEUES", "PROVIDER")
@@ -32,5 +32,5 @@ def _row(one: WorkerView) -> tuple[object, ...]:
         format_duration(up),
         one.version,
         ", ".join(one.queues),
-        told(one.provider),
+        describe_report(one.provider),
     )

@@ -14,7 +14,8 @@ from workers.llm.routing.routing import Provider, Routing
 async def named_provider(routing: Routing, name: str) -> list[Check]:
     """Return what a provider answers now, whether it is paused or not; raise Unknown for a name that is none.
 
-    These calls are under no limit and not in the ledger: they are a few tokens.
+    These calls are a few tokens, under no limit and not in the ledger: they must show what is wrong with a provider
+    also if it is paused, if a limit or a budget has no room, or if Postgres cannot write.
     """
     require_known("provider", name, routing.providers, remedy=LIST)
     one = routing.providers[name]

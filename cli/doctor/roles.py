@@ -8,7 +8,7 @@ from cli.doctor.check import Check, ok_or_failed
 from cli.stage_view import describe_trouble
 from cli.values import format_count, format_duration, format_time
 from config.celery import SYSTEM_QUEUE
-from workers.llm.answering import Answering, report_of, told
+from workers.llm.answering import Answering, describe_report, report_of
 from workers.runtime.database import Raw
 from workers.runtime.handler.discovery import BrokenHandlers
 from workers.runtime.handler.registry import discover
@@ -125,7 +125,7 @@ def compare_providers(workers: Sequence[WorkerView], here: Answering) -> Check:
         return Check(name, "failed", found, remedy)
     if not workers:
         return Check(name, "unknown", "no worker has reported its provider yet; try again in a moment")
-    return Check(name, "ok", f"{told(own)}, as this shell would ({format_count(len(workers), 'worker')})")
+    return Check(name, "ok", f"{describe_report(own)}, as this shell would ({format_count(len(workers), 'worker')})")
 
 
 async def check_notices(conn: Raw, *, max_usage: float = MAX_QUEUE_USAGE) -> Check:
@@ -158,7 +158,7 @@ def _differs(one: Mapping[str, Any], own: dict[str, Any]) -> bool:
 
 
 def _describe(reported: object) -> str:
-    text, provider = told(reported), report_of(reported)
+    text, provider = describe_report(reported), report_of(reported)
     if provider.get("embedding_model"):
         text += f", vectors by {provider['embedding_model']}"
     if provider.get("url") and not provider.get("has_key"):

@@ -43,7 +43,8 @@ class Limit(Base):
             postgresql_nulls_not_distinct=True,
         ),
         CheckConstraint(
-            "measure IN ('requests', 'input_tokens', 'output_tokens', 'tokens', 'concurrency')", name="measure"
+            "measure IN ('requests', 'input_tokens', 'output_tokens', 'tokens', 'requested_tokens', 'concurrency')",
+            name="measure",
         ),
         CheckConstraint("at_most BETWEEN 0 AND 1000000000000", name="at_most"),
         CheckConstraint(

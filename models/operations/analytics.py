@@ -26,6 +26,7 @@ from models.operations.columns import (
     project_column,
     updated_column,
 )
+from models.scoring import DEFAULT_MODEL
 
 ANALYTICS = Lifecycle(
     steps=(Step("analytics.align", ready="PENDING", running="PROCESSING", done="COMPLETED"),),
@@ -42,14 +43,14 @@ class AnalyticsJob(Job):
     ``resume_at`` tells the next run where to continue: ``{"turn": version of the run that may work now, "away": time
     since which the provider is away, "reported": records by type that have a report, "tokens": those of questions,
     answers and embedded texts so far}``. ``warnings`` tell the reader about problems, for example guidelines without
-    text.
+    text. ``asked_model`` is ``model_name`` or, without one, the default: the database sets it.
     """
 
     __tablename__ = "analytics_jobs"
     __lifecycle__: ClassVar[Lifecycle] = ANALYTICS
     __table_args__ = (
         Index("idx_analytics_job_project", "projectId"),
-        *kernel_indexes("analytics_jobs", created_column="createdAt"),
+        *kernel_indexes("analytics_jobs", created_column="createdAt", gate_column="asked_model"),
         {"schema": SCHEMA},
     )
 
@@ -57,6 +58,7 @@ class AnalyticsJob(Job):
     type: Mapped[str | None] = mapped_column(enum_type("RecordType", RECORD_TYPES))
     status: Mapped[str] = mapped_column(String(40), server_default=text("'PENDING'"))
     model_name: Mapped[str | None] = mapped_column("modelName", String(255))
+    asked_model: Mapped[str] = mapped_column(Text, server_default=text(f"'{DEFAULT_MODEL}'"))
     total_records: Mapped[int] = mapped_column("totalRecords", Integer, server_default=text("0"))
     processed_count: Mapped[int] = mapped_column("processedCount", Integer, server_default=text("0"))
     failed_count: Mapped[int] = mapped_column("failedCount", Integer, server_default=text("0"))

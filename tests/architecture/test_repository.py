@@ -11,7 +11,22 @@ import pytest
 
 from tests.support.paths import ROOT
 
-TARGETS = {"setup", "demo", "test", "check", "up", "down", "bench", "chaos", "fmt", "lock", "clean", "secrets", "help"}
+TARGETS = {
+    "setup",
+    "demo",
+    "test",
+    "check",
+    "up",
+    "down",
+    "bench",
+    "chaos",
+    "fmt",
+    "lock",
+    "quota",
+    "clean",
+    "secrets",
+    "help",
+}
 
 
 def make(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:

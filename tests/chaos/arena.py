@@ -32,6 +32,15 @@ START_SECONDS = 120.0
 SLOTS = 40
 MEMORY_MEGABYTES = 3_000
 PROFILES = 25
+# The calls of the load are limited so that bursts must wait and the load as a whole does not.
+PROVIDER = "environment"
+CALL_LIMITS: Sequence[tuple[str, int, int | None]] = (
+    ("requests", 20, 5),
+    ("tokens", 300_000, 10),
+    ("concurrency", 12, None),
+)
+# One call of the load reserves about 2,500 tokens and uses 120.
+POOR, POOR_TOKENS = "poor", 5_000
 CRON = "* * * * *"
 CATCH_UP = {"chaos.each": "all", "chaos.one": "one", "chaos.skip": "skip", "chaos.more": "all"}
 
@@ -300,11 +309,39 @@ def opened_arena(folder: Path, *, seed: int, rate: float, brief: bool, drains: i
         yield arena
 
 
+def _limit_calls(arena: Arena) -> None:
+    """Set a price, limits that keep some calls back, and budgets. One profile has a budget that is soon spent."""
+    arena.run(
+        "INSERT INTO llm.prices (provider, model, input_per_million, output_per_million) VALUES (%s, '*', 1, 2)",
+        PROVIDER,
+    )
+    for measure, at_most, window in CALL_LIMITS:
+        arena.run(
+            "INSERT INTO llm.limits (provider, measure, at_most, window_seconds) VALUES (%s, %s, %s, %s)",
+            PROVIDER,
+            measure,
+            at_most,
+            window,
+        )
+    budgets: Sequence[tuple[object, ...]] = (
+        ("all", "all", None, "day", 1_000, None),
+        ("scoring", "stage", "scoring.score", "total", None, 10**12),
+        (POOR, "profile", str(arena.workload.profiles[0]), "total", None, POOR_TOKENS),
+    )
+    for budget in budgets:
+        arena.run(
+            'INSERT INTO llm.budgets (name, scope, scope_value, "window", usd, tokens, "then")'
+            " VALUES (%s, %s, %s, %s, %s, %s, 'stop')",
+            *budget,
+        )
+
+
 def _prepare(arena: Arena, *, model_url: str) -> None:
     rows = arena.ask(
         "INSERT INTO scoring.profiles (name) SELECT 'p' || n FROM generate_series(1, %s) AS n RETURNING id", PROFILES
     )
     arena.workload.profiles = [row[0] for row in rows]
+    _limit_calls(arena)
     for name, catch_up in CATCH_UP.items():
         arena.run(
             "INSERT INTO runtime.schedules (name, stage, payload, cron, catch_up)"
@@ -315,7 +352,7 @@ def _prepare(arena: Arena, *, model_url: str) -> None:
         )
     arena.run("INSERT INTO runtime.schedules (name, action, cron) VALUES ('chaos.prune', 'prune', %s)", CRON)
     options = {"slots": SLOTS, "memory_megabytes": MEMORY_MEGABYTES, "model_url": model_url, "log_repeats": True}
-    arena.crew.hire("worker", 2, **options)
+    arena.crew.hire("worker", 2, admitted=True, **options)
     arena.crew.hire("dispatcher", 2, log_repeats=True)
     arena.crew.hire("beat", 2)
     arena.await_crew()

@@ -7,14 +7,18 @@ text that a bug changes does not exist any more, the test fails, and the bug mus
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 
 from models.lifecycle import Job
-from workers.llm import compatible
+from workers.llm import compatible, provider_calls
+from workers.llm.provider_calls import ProviderCalls
 from workers.runtime.beat import firing
 from workers.runtime.store import claim, dispatch, intervene, rescue, settle
 from workers.runtime.store.tables import JobTable
@@ -48,6 +52,32 @@ class Bug:
         code = compile(source, f"<{self.name}, damaged>", "exec")
         exec(code, sys.modules[function.__module__].__dict__, namespace)  # noqa: S102 - our own code
         return namespace[self.name]
+
+
+@dataclass(frozen=True)
+class SqlBug:
+    """A bug in a function of the schema ``llm``: ``changes`` of its text."""
+
+    function: str
+    changes: Mapping[str, str]
+
+    @contextmanager
+    def planted(self, url: str) -> Iterator[None]:
+        """Install the bug in the database of ``url`` during the block."""
+        with psycopg.connect(url, autocommit=True) as connection:
+            ((right,),) = connection.execute(
+                "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s AND pronamespace = 'llm'::regnamespace",
+                [self.function],
+            ).fetchall()
+            wrong = right
+            for text, damaged in self.changes.items():
+                assert wrong.count(text) == 1, f"llm.{self.function} must contain {text!r} once: adapt this bug"
+                wrong = wrong.replace(text, damaged)
+            connection.execute(wrong)
+            try:
+                yield
+            finally:
+                connection.execute(right)
 
 
 async def _claim_and_forget(*args: Any, **options: Any) -> list[Job]:
@@ -123,3 +153,27 @@ KEY_OF_THE_JOB = Bug(compatible, "_idempotency", {"-{digest[:16]}": "-0"})
 YOUNG = {"""i.{c["completed_at"]} < now() - %(retention)s""": "true"}
 PRUNE_YOUNG = Bug(rescue, "_prune_sql", YOUNG)
 PRUNE_WAITING = Bug(rescue, "_prune_sql", YOUNG | {"""i.{c["status"]} IN ({terminal})""": "true"})
+
+# The ledger, limits and budgets of calls.
+NOT_RESERVED = Bug(ProviderCalls, "make", {"if self._control is None:": "if self._control is not None:"})
+CUT_OFF_IS_FREE = Bug(ProviderCalls, "_account_for", {"charged=may_be_charged(": "charged=False and may_be_charged("})
+USAGE_IGNORED = Bug(
+    provider_calls, "usage_of", {'count_in(raw, "completion_tokens"': 'count_in({}, "completion_tokens"'}
+)
+WITHIN_LIMIT = "CONTINUE WHEN l_used[n] + v_need <= l_most[n];"
+
+
+def unlimited(worker: UUID) -> SqlBug:
+    """Return the bug that the calls of one worker are under no limit."""
+    return SqlBug("admit", {WITHIN_LIMIT: f"CONTINUE WHEN l_used[n] + v_need <= l_most[n] OR p_worker = '{worker}';"})
+
+
+LIMIT_OFF_BY_ONE = SqlBug("admit", {WITHIN_LIMIT: "CONTINUE WHEN l_used[n] + v_need <= l_most[n] + 1;"})
+BUCKETS_EXPIRE_EARLY = SqlBug("admit", {"BETWEEN k.bucket - 64 AND": "BETWEEN k.bucket - 16 AND"})
+BUDGET_IGNORED = SqlBug("admit", {"CONTINUE WHEN NOT v_over;": "CONTINUE;"})
+RESERVED_IGNORED = SqlBug("admit", {"coalesce(t.reserved_tokens + t.spent_tokens, 0)": "coalesce(t.spent_tokens, 0)"})
+SPENT_TWICE = SqlBug("settle_calls", {"t.spent_usd + t_spent_usd[i]": "t.spent_usd + 2 * t_spent_usd[i]"})
+SETTLED_AGAIN = SqlBug("settle_calls", {"(c.state = 'reserved' OR (c.state = 'orphaned' AND": "(true OR (true AND"})
+TOTAL_NOT_UPDATED = SqlBug("settle_calls", {"t.spent_tokens + t_spent_tokens[i]": "t.spent_tokens"})
+ORPHAN_NOT_COUNTED = SqlBug("counted", {"IN ('failed', 'cached')": "IN ('failed', 'cached', 'orphaned')"})
+ORPHAN_KEPT = SqlBug("orphan_calls", {"c.state = 'reserved' AND": "false AND"})

@@ -7,7 +7,7 @@ These fields of :class:`tests.chaos.evidence.Evidence` are optional: ``isolated`
 that was frozen or without contact to Postgres could not learn of a cancel or renew its lease), ``spoke_until`` (by
 default a worker lives until its last transition), ``aged`` (jobs that were made older for prune). If a case cannot be
 decided because a worker was isolated or had died, it is not counted as examined. :mod:`tests.chaos.calls` has the rules
-for calls.
+for calls, :mod:`tests.chaos.spend` those for the ledger, limits and budgets.
 """
 
 import time
@@ -24,9 +24,9 @@ from psycopg.rows import tuple_row
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
 from models import list_mapped
 from models.lifecycle import Job
-from tests.chaos import queries
+from tests.chaos import queries, spend
 from tests.chaos.calls import RELISTEN_SECONDS, CalledRun, judge_calls
-from tests.chaos.evidence import Call, Evidence
+from tests.chaos.evidence import Evidence
 from tests.chaos.ticks import Fired, misfired
 from workers.runtime.database import Raw
 from workers.runtime.handler.limits import Limit
@@ -43,14 +43,6 @@ BEGUN = timedelta(seconds=1.5)
 MOVING = ("dispatched, waiting for a slot", "ready, waiting for the dispatcher")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """At most ``at_most`` calls of one stage start within any ``per``."""
-
-    at_most: int
-    per: timedelta
-
-
 @dataclass(frozen=True, slots=True)
 class RuleVerdict:
     """One rule: how many things were examined, how many broke the rule, and up to ten of these."""
@@ -63,10 +55,11 @@ class RuleVerdict:
 
 @dataclass(slots=True)
 class CheckReport:
-    """Every verdict of one run."""
+    """Every verdict of one run. ``times_full``: how many reservations and calls used up a limit of calls."""
 
     verdicts: list[RuleVerdict] = field(default_factory=list)
     seconds: float = 0.0
+    times_full: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -108,14 +101,14 @@ async def check(
     grace: timedelta = CANCEL_GRACE,
     log_lost_run_within: timedelta = LOG_LOST_RUN_WITHIN,
     limits: Mapping[str, Limit] | None = None,
-    rates: Mapping[str, Rate] | None = None,
 ) -> CheckReport:
     """Check the data of a run against every promise, in one snapshot.
 
     - ``patience``: how long a job that can move (running, or ready for the dispatcher) may have been without a change.
     - ``lease``: the shortest lease of the workers of the run.
     - ``log_lost_run_within``: a worker that lives this long after it lost a run must have logged it.
-    - ``limits``: by default those that the stages declare. ``rates``: the maximum of calls of each stage.
+    - ``limits``: of running jobs; by default those that the stages declare. Limits and budgets of calls are those of
+      operators in ``llm.limits`` and ``llm.budgets``.
 
     If the connection has an open transaction, the check reads what that transaction sees.
     """
@@ -134,9 +127,8 @@ async def check(
         await checking.limits(stages, _declared(stages) if limits is None else limits)
         await checking.schedules()
         await checking.ends(grace)
-        if rates:
-            await checking.rates(rates)
-    return CheckReport(checking.verdicts, time.monotonic() - started)
+        await checking.spend()
+    return CheckReport(checking.verdicts, time.monotonic() - started, times_full=checking.times_full)
 
 
 def _declared(stages: Registry) -> dict[str, Limit]:
@@ -151,6 +143,7 @@ class _Checking:
         self._connection = connection
         self._evidence = evidence
         self._tables: list[JobTable] = []
+        self.times_full: Mapping[str, int] = {}
 
     async def prepare(self) -> None:
         for statement in (queries.SETTINGS, queries.STEPS, queries.HELD, queries.ANALYZE):
@@ -282,15 +275,20 @@ class _Checking:
         for rule, examined, wrong in judge_calls(self._evidence, runs, grace=grace.total_seconds()):
             self._add(rule, examined, len(wrong), wrong)
 
-    async def rates(self, rates: Mapping[str, Rate]) -> None:
-        """In every window, by the times of the provider, a stage makes no more calls than its rate."""
+    async def spend(self) -> None:
+        """Each call is in the ledger, as the provider counts it, and within its limits and budgets."""
         calls = self._evidence.calls
+        rows = [spend.Row(*row) for row in await self._all(spend.ROWS)]
+        limits = [spend.Limit(*row) for row in await self._all(spend.LIMITS)]
+        budgets = [spend.Budget(*row) for row in await self._all(spend.BUDGETS)]
         stage_of = dict(await self._all(queries.STAGES_OF, ids=list({call.job_id for call in calls})))
-        by_stage: dict[str, list[Call]] = defaultdict(list)
-        for call in sorted(calls, key=lambda call: call.started_at):
-            by_stage[stage_of.get(call.job_id, "")].append(call)
-        over = [str(call.job_id) for name, rate in rates.items() for call in _over_rate(by_stage[name], rate)]
-        self._add("calls within their rate", sum(len(by_stage[name]) for name in rates), len(over), over)
+        reserved = spend.judge_reservations(rows, limits)
+        rated = spend.judge_rates(calls, rows, limits, stage_of)
+        budgeted = spend.judge_budgets(rows, budgets, self._evidence.raised)
+        for rule, examined, wrong in (*spend.judge_spend(calls, rows), reserved.verdict, rated.verdict, budgeted):
+            self._add(rule, examined, len(wrong), wrong)
+        await self._judge("totals are the sum of the ledger", spend.TOTALS)
+        self.times_full = {"reservations": reserved.full, "calls": rated.full}
 
     async def _judge(self, name: str, sql: str, **values: Any) -> None:
         self.verdicts.append(await self._verdict(name, sql, **values))
@@ -310,15 +308,3 @@ class _Checking:
 def _sum(one: RuleVerdict, other: RuleVerdict) -> RuleVerdict:
     jobs = [*one.jobs, *other.jobs][:10]
     return RuleVerdict(one.name, one.examined + other.examined, one.violations + other.violations, jobs)
-
-
-def _over_rate(calls: Sequence[Call], rate: Rate) -> list[Call]:
-    """Return the calls that exceed the rate in the window that ends with them. ``calls`` are sorted by time."""
-    over = []
-    first = 0
-    for index, call in enumerate(calls):
-        while calls[first].started_at <= call.started_at - rate.per.total_seconds():
-            first += 1
-        if index - first + 1 > rate.at_most:
-            over.append(call)
-    return over

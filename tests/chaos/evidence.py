@@ -16,7 +16,8 @@ class Call:
     """One request to the fake provider. Times are seconds since the epoch; everything runs on one machine.
 
     ``body`` is equal for equal requests. ``again``: the request quotes an invalid answer and asks once
-    more. ``limit`` is how many tokens the answer may have.
+    more. ``limit`` is how many tokens the answer may have. ``input_tokens`` and ``output_tokens`` are what the provider
+    charges for the call; None if it charges nothing.
     """
 
     job_id: UUID
@@ -27,6 +28,9 @@ class Call:
     body: str = ""
     again: bool = False
     limit: int | None = None
+    model: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ class Evidence:
     - ``isolated``: the times in which any worker may have been isolated: frozen, or without contact to Postgres.
     - ``isolated_workers``: the times in which only this worker was isolated.
     - ``aged``: jobs with a ``completed_at`` that was moved back on purpose, so that prune finds them.
+    - ``raised``: budgets that an operator raised: until when, in seconds since the epoch, they had how many tokens.
     """
 
     committed: dict[UUID, str] = field(default_factory=dict)
@@ -67,6 +72,7 @@ class Evidence:
     isolated: list[Span] = field(default_factory=list)
     isolated_workers: dict[UUID, list[Span]] = field(default_factory=dict)
     aged: set[UUID] = field(default_factory=set)
+    raised: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def isolations(self) -> Iterator[tuple[float, float, str | None]]:
         """Yield each time of isolation with the worker as transitions name it; None: it may have been any worker."""

@@ -14,7 +14,15 @@ from uuid import UUID
 
 import psycopg
 
-from tests.chaos.arena import LEASE_SECONDS, RESCUE_TICK_SECONDS, Arena, BrokenPromise, opened_arena
+from tests.chaos.arena import (
+    LEASE_SECONDS,
+    POOR,
+    POOR_TOKENS,
+    RESCUE_TICK_SECONDS,
+    Arena,
+    BrokenPromise,
+    opened_arena,
+)
 from tests.chaos.bounds import MeasuredTime
 from tests.chaos.checker import CheckReport, check
 from tests.chaos.faults import MAX_HEAL_SECONDS, Fault, matrix
@@ -243,6 +251,7 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
         arena.rest(0.2)
     arena.workload.stop()
     loaded = time.monotonic() - arena.workload.started_at
+    _raise_budget(arena)
     arena.run("UPDATE runtime.schedules SET enabled = false")
     live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
     _say(f"the load has stopped, {arena.ask(live)[0][0]} jobs are left")
@@ -251,6 +260,8 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
             lambda: not _cut_delays(arena) and not arena.ask(live)[0][0], "every job ends", seconds=MAX_SETTLING_SECONDS
         )
     _drain(arena, outcome)
+    with _record_broken_promise(outcome):
+        arena.wait(lambda: _no_call_is_reserved(arena), "every reservation ends", seconds=MAX_SETTLING_SECONDS)
     evidence = arena.evidence
     evidence.calls, evidence.requests = arena.provider.ledger, arena.provider.calls
     evidence.lost_runs = arena.crew.lost_runs()
@@ -259,11 +270,18 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
     with _record_broken_promise(outcome):
         arena.promise(full > MIN_FULL_SHARE * loaded, f"a key was at its limit for only {full} of {loaded:.0f} s")
     outcome.checked = _judge(arena)
+    refused = arena.ask("SELECT count(*) FROM llm.budget_warnings WHERE threshold = 1")[0][0]
+    states = dict(arena.ask("SELECT state, count(*) FROM llm.calls GROUP BY state"))
+    with _record_broken_promise(outcome):
+        arena.promise(outcome.checked.times_full["reservations"], "no limit of calls was ever used up")
+        arena.promise(refused, "no budget was ever spent")
     outcome.counts = {
         "jobs acknowledged": len(evidence.committed),
         "answers lost for good": len(evidence.unsure),
         "cancels acknowledged": len(evidence.cancelled),
         "calls of the provider": evidence.requests,
+        "calls at a limit": outcome.checked.times_full["reservations"],
+        **{f"calls {state} in the ledger": count for state, count in sorted(states.items())},
         "stale writes rejected": lost["stale_write_rejected"],
         "runs stopped": lost["run_stopped"],
         "seconds of a key at its limit": full,
@@ -272,6 +290,18 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
         "rescues": arena.ask("SELECT count(*) FROM runtime.transitions WHERE change_action = 'rescue'")[0][0],
         "transitions": arena.ask("SELECT count(*) FROM runtime.transitions")[0][0],
     }
+
+
+def _raise_budget(arena: Arena) -> None:
+    """Raise the budget that is spent, as an operator does, so that its jobs go on."""
+    arena.evidence.raised[POOR] = (time.time(), POOR_TOKENS)
+    arena.run("UPDATE llm.budgets SET tokens = 1000000000 WHERE name = %s", POOR)
+
+
+def _no_call_is_reserved(arena: Arena) -> bool:
+    """Give up what ended processes reserved, as maintenance does; return whether nothing is left."""
+    arena.ask("SELECT llm.orphan_calls(p_grace => '0')")
+    return arena.ask("SELECT count(*) FROM llm.calls WHERE state = 'reserved'") == [(0,)]
 
 
 def _cut_delays(arena: Arena) -> int:

@@ -9,17 +9,23 @@ from uuid import UUID
 
 import psycopg
 
-from gristmill_testing.mill import mill
 from gristmill_testing.waiting import until
 from tests.chaos.checker import CheckReport, check
 from tests.chaos.evidence import Evidence
 from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
+from tests.support.admitted import admitted_mill
 from tests.support.fakes.openai_server import FakeOpenAI
-from workers.llm.provider import build
 from workers.runtime.handler.registry import Registry
 
 SCORING = "scoring.score"
 Reader = psycopg.AsyncConnection[Any]
+LIMITS = """
+INSERT INTO llm.limits (provider, measure, at_most, window_seconds)
+VALUES ('environment', 'requests', 4, 3600), ('environment', 'tokens', 1000000, 3600),
+       ('environment', 'concurrency', 2, NULL)"""
+BUDGETS = """
+INSERT INTO llm.budgets (name, scope, "window", usd, tokens, "then")
+VALUES ('all', 'all', 'total', 1000, 1000000, 'stop'), ('day', 'all', 'day', 1000, NULL, 'stop')"""
 A_MINUTE_BEFORE = b"""
 UPDATE runtime.transitions SET created_at = created_at - interval '1 minute' WHERE job_id = %s AND version_to < %s"""
 
@@ -70,17 +76,17 @@ async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> SoundRun:
 async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
     """Cancel a job during a call that hangs; score one profile, with two repeated calls before the answer."""
     fake.script(queue=[{"kind": "hang"}, {"kind": "status", "status": 500}, {"kind": "malformed"}])
-    llm = build(api_key="sk-test", base_url=fake.url, model=None, connect_timeout=2.0, timeout=10.0, max_connections=5)
     ((profile,),) = [
         row.values() for row in await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id")
     ]
-    async with mill(run.url, run.registry, llm) as heard:
+    await run.jobs.sql(LIMITS)
+    await run.jobs.sql(BUDGETS)
+    async with admitted_mill(run.url, run.registry, fake.url) as heard:
         (hung,) = await run.enqueue(SCORING, profile_id=str(profile), prompt="Judge.")
         await until(lambda: fake.calls == 1)
         await run.cancel(hung, stage=SCORING)
         (scored,) = await run.enqueue(SCORING, profile_id=str(profile), prompt="Judge again.")
         await run.settled(stage=SCORING)
-    await llm.aclose()
     run.mill_lost_runs += heard.lost
     return {"hung": hung, "scored": scored}
 

@@ -1,16 +1,14 @@
-"""The checker finds calls without a run, with a wrong key, or beyond their rate."""
+"""The checker finds calls without a run or with a wrong key."""
 
 import time
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from tests.chaos.checker import Rate
 from tests.chaos.evidence import Call, Evidence
-from tests.chaos.sound import A_MINUTE_BEFORE, SCORING, Reader, SoundRun, changed, claimed, judge
+from tests.chaos.sound import A_MINUTE_BEFORE, Reader, SoundRun, changed, claimed, judge
 
 
 def call(job_id: UUID, *, at: float) -> Call:
@@ -113,10 +111,3 @@ async def test_key_of_two_requests_is_found(left: SoundRun, reader: Reader, chan
 
     assert "a key names one request" in report.failed
     assert report["a key names one request"].jobs == [left.evidence.calls[-1].key]
-
-
-async def test_calls_beyond_the_rate_are_found(left: SoundRun, reader: Reader) -> None:
-    """If one call a minute is allowed, two calls within a minute are found."""
-    report = await judge(reader, left.evidence, rates={SCORING: Rate(at_most=1, per=timedelta(minutes=1))})
-
-    assert report.failed == ["calls within their rate"]

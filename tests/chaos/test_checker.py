@@ -7,17 +7,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.chaos.checker import Rate
 from tests.chaos.evidence import Evidence
-from tests.chaos.sound import SCORING, Reader, SoundRun, changed, claimed, judge
+from tests.chaos.sound import Reader, SoundRun, changed, claimed, judge
 
 
 async def test_a_sound_history_passes_every_check_and_each_has_examined_something(left: SoundRun) -> None:
     """A rule that examines nothing proves nothing. Without an open transaction the checker reads one snapshot."""
-    rates = {SCORING: Rate(at_most=4, per=timedelta(minutes=1))}
-
     async with await psycopg.AsyncConnection.connect(left.url, autocommit=True) as alone:
-        report = await judge(alone, left.evidence, rates=rates)
+        report = await judge(alone, left.evidence)
 
     assert report.ok, report.render()
     assert report.idle == []
@@ -25,11 +22,13 @@ async def test_a_sound_history_passes_every_check_and_each_has_examined_somethin
 
 
 async def test_rules_that_examined_nothing_are_listed(left: SoundRun, reader: Reader) -> None:
-    """If the ledger of the provider is lost, no rule about calls is broken, and none is proven."""
+    """If the log of the provider and the ledger are lost, no rule about calls is broken, and none is proven."""
 
     def lose(evidence: Evidence) -> None:
         evidence.calls, evidence.requests = [], 0
 
+    await reader.execute("DELETE FROM llm.calls")
+    await reader.execute("DELETE FROM llm.budget_totals")
     report = await judge(reader, changed(left, lose))
 
     assert report.ok
@@ -39,6 +38,14 @@ async def test_rules_that_examined_nothing_are_listed(left: SoundRun, reader: Re
         "a key names one request",
         "calls belong to runs",
         "no call after a cancel",
+        "every call was reserved",
+        "every paid call is charged",
+        "charged as the provider counts",
+        "reservations end",
+        "reservations within their limits",
+        "calls within their rate",
+        "no budget is overspent",
+        "totals are the sum of the ledger",
     ]
 
 
@@ -58,6 +65,9 @@ TICK_PASSED_OVER_BY_A_LOOK = """
 UPDATE runtime.ticks SET fired_at = scheduled_for + interval '1 s' WHERE schedule = 'all';
 INSERT INTO runtime.ticks (schedule, scheduled_for, fired_at, fired_by)
 SELECT 'one', scheduled_for, fired_at, fired_by FROM runtime.ticks WHERE schedule = 'all' ORDER BY 2 LIMIT 1"""
+
+LEDGER, OF_SCORED = "UPDATE llm.calls SET", " WHERE job_id = %(scored)s"
+LIMITS = "UPDATE llm.limits SET"
 
 DAMAGES = [
     ("committed jobs exist", "waiting", "DELETE FROM proving.plain_jobs WHERE id = %(waiting)s"),
@@ -142,6 +152,24 @@ DAMAGES = [
         "unwanted",
         "UPDATE runtime.transitions SET new_state = 'failed' WHERE job_id = %(unwanted)s AND version_to = 2",
     ),
+    ("every call was reserved", "scored", "DELETE FROM llm.calls WHERE job_id = %(scored)s"),
+    ("every call was reserved", "scored", f"{LEDGER} created_at = created_at + interval '1 s'{OF_SCORED}"),
+    ("every call was reserved", "scored", f"{LEDGER} settled_at = created_at - interval '1 s'{OF_SCORED}"),
+    ("every paid call is charged", "scored", f"{LEDGER} state = 'failed', usd = 0{OF_SCORED}"),
+    ("charged as the provider counts", "scored", f"{LEDGER} output_tokens = output_tokens + 1{OF_SCORED}"),
+    ("charged as the provider counts", "scored", f"{LEDGER} usd = 2 * usd{OF_SCORED}"),
+    ("charged as the provider counts", "scored", f"{LEDGER} usd = 0{OF_SCORED}"),
+    ("reservations end", "scored", f"{LEDGER} state = 'reserved', usd = NULL{OF_SCORED}"),
+    ("reservations within their limits", None, f"{LIMITS} at_most = 3 WHERE measure = 'requests'"),
+    ("reservations within their limits", None, f"{LIMITS} at_most = 10 WHERE measure = 'tokens'"),
+    ("reservations within their limits", None, f"{LEDGER} settled_at = now(); {LIMITS} at_most = 1"),
+    ("calls within their rate", None, f"{LIMITS} at_most = 3 WHERE measure = 'requests'"),
+    ("calls within their rate", None, f"{LIMITS} at_most = 10 WHERE measure = 'tokens'"),
+    ("no budget is overspent", None, "UPDATE llm.budgets SET tokens = 10"),
+    ("no budget is overspent", None, "UPDATE llm.budgets SET usd = 0.00001"),
+    ("totals are the sum of the ledger", None, "UPDATE llm.budget_totals SET spent_usd = spent_usd + 0.01"),
+    ("totals are the sum of the ledger", None, "UPDATE llm.budget_totals SET reserved_tokens = 1"),
+    ("totals are the sum of the ledger", None, "DELETE FROM llm.budget_totals"),
 ]
 
 

@@ -12,15 +12,15 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from gristmill_testing.mill import Heard, mill
+from gristmill_testing.mill import Heard
 from gristmill_testing.waiting import until
 from tests.chaos import bugs
 from tests.chaos.bugs import Bug
 from tests.chaos.checker import CheckReport
 from tests.chaos.rehearsal import KEYED, LEASE_SECONDS, Gates, Rehearsal, rehearsing
+from tests.support.admitted import admitted_mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.kernel import PLAIN
-from workers.llm.provider import build
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store import dispatch
 
@@ -138,12 +138,8 @@ async def scoring(run: Rehearsal, *answers: dict[str, Any]) -> AsyncIterator[tup
     (row,) = await run.jobs.sql("INSERT INTO scoring.profiles (name) VALUES ('a') RETURNING id::text AS profile_id")
     with FakeOpenAI() as fake:
         fake.script(queue=list(answers))
-        llm = build(
-            api_key="sk-test", base_url=fake.url, model=None, connect_timeout=2.0, timeout=10.0, max_connections=5
-        )
-        async with mill(run.url, run.registry, llm) as heard:
+        async with admitted_mill(run.url, run.registry, fake.url) as heard:
             yield fake, heard, {"prompt": "Judge.", **row}
-        await llm.aclose()
         run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
     run.mill_lost_runs = heard.lost
 

@@ -21,6 +21,23 @@ ATTEMPTS = 6
 KEEPING: tuple[Point, ...] = ("checkpoint.before", "checkpoint.after")
 # The end of a wait. tests/e2e/test_wait_crashes.py crashes there.
 WAIT_ENDS: tuple[Point, ...] = ("decide.before", "decide.after", "expire.before", "expire.after")
+# The admission and the ledger of calls. tests/integration/llm/admission/test_account_crashes.py crashes there.
+ACCOUNTING: tuple[Point, ...] = ("admit.before", "admit.after", "account.before", "account.after")
+# The batch lane. tests/integration/llm/batch_lane/test_batch_crashes.py crashes there.
+BATCHING: tuple[Point, ...] = (
+    "batch_ask.before",
+    "batch_ask.after",
+    "batch_gather.before",
+    "batch_gather.after",
+    "batch_upload.before",
+    "batch_upload.after",
+    "batch_create.before",
+    "batch_create.after",
+    "batch_take.before",
+    "batch_take.after",
+    "batch_wake.before",
+    "batch_wake.after",
+)
 FEED_SECONDS = 0.5
 # The longest time without a crash: on a machine that starts many processes, each start may be slow.
 REACH_SECONDS = 60.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen, TimeoutExpired, run
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from local.embedded import EmbeddedServers, throwaway_servers
 from local.processes import describe_exit, kill_session, spawn
+from local.system import COMMAND
 from tests.conftest import migrate, sqlalchemy_url
 from tests.support.paths import ROOT
 from tests.support.proving.models import PlainJob
@@ -143,6 +144,13 @@ class System:
         """Start one role with the ``gristmill`` command and these settings, and return at once."""
         return self._start(kind, ["-m", "cli.main", kind], environment, environment)
 
+    def gristmill(self, *arguments: str, **environment: str) -> str:
+        """Run one command as an operator does; return what it prints. It must succeed."""
+        env = {**self._environment(), **environment}
+        done = run([*COMMAND, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, f"gristmill {' '.join(arguments)}: {done.stderr or done.stdout}"
+        return done.stdout
+
     def _start(
         self, kind: str, arguments: list[str], options: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> Role:
@@ -208,6 +216,10 @@ class System:
         """Return the pid of the last leader in ``runtime.dispatcher``."""
         found = self.ask("SELECT split_part(split_part(leader, '@', 1), '-', 2)::int FROM runtime.dispatcher")
         return found[0][0] if found else None
+
+    def environment_of_commands(self) -> dict[str, str]:
+        """Return the environment in which ``gristmill`` finds this system."""
+        return self._environment()
 
     def _environment(self) -> dict[str, str]:
         urls = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}

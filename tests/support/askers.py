@@ -1,4 +1,4 @@
-"""Processes that ask for admission, each with a clock of its own that lies, and die wherever they are.
+"""Processes that ask for admission, each with a clock of its own that lies and jumps, and die wherever they are.
 
 ``python -m tests.support.askers URL MODE --seed N --runs N``: ``crash`` kills one after the other, six at a time, a
 moment after its first reservation; ``load`` has six ask as much as they can, until they are told to end by a signal.
@@ -24,15 +24,28 @@ from workers.runtime.database import Database
 
 AT_ONCE = 6
 CALLERS = 12
+# How far a clock is wrong at most, and at which share of its readings it jumps.
+WRONG_SECONDS, JUMPS = 86_400, 0.02
+# The share of callers under load that wait for the time they were told. The others ask again and again, so that a
+# limit is tried at every moment.
+WAITING_CALLERS = 0.5
 OWNERS = [uuid.UUID(int=n) for n in range(1, 4)]
 WORKER = """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds) VALUES (%s, 'w', '{}', 1, 3600)"""
 
 
-def lie(seconds: float) -> None:
-    """Have this process's clock be wrong by so much, as one that nobody has ever set."""
-    real, real_ns = time.time, time.time_ns
-    time.time = lambda: real() + seconds
-    time.time_ns = lambda: real_ns() + int(seconds * 1_000_000_000)
+def lie(draw: random.Random) -> None:
+    """Have this process's clock be wrong by up to a day, and jump to another wrong time now and then."""
+    real_ns = time.time_ns
+    wrong_by = draw.uniform(-WRONG_SECONDS, WRONG_SECONDS)
+
+    def wrong_ns() -> int:
+        nonlocal wrong_by
+        if draw.random() < JUMPS:
+            wrong_by = draw.uniform(-WRONG_SECONDS, WRONG_SECONDS)
+        return real_ns() + int(wrong_by * 1_000_000_000)
+
+    time.time = lambda: wrong_ns() / 1_000_000_000
+    time.time_ns = wrong_ns
 
 
 async def work(url: str, draw: random.Random, begun: Callable[[], None], *, waits: bool) -> None:
@@ -45,13 +58,14 @@ async def work(url: str, draw: random.Random, begun: Callable[[], None], *, wait
     turns = Turns(admission)
 
     async def make_calls() -> None:
+        waits_here = waits and draw.random() < WAITING_CALLERS
         while True:
             one = call(
                 provider=draw.choice("pq"), owner=draw.choice(OWNERS), tokens=draw.randrange(1, 50),
                 output=draw.randrange(50), stage=draw.choice([None, "s"]),
             )  # fmt: skip
             try:
-                await (turns.admitted(one) if waits else admission.reserve(one))
+                await (turns.admitted(one) if waits_here else admission.reserve(one))
             except NotAdmittedError:
                 await asyncio.sleep(draw.random() * 0.02)
                 continue
@@ -81,7 +95,7 @@ def fork(url: str, seed: int, *, waits: bool) -> tuple[int, int]:
         return pid, readable
     os.close(readable)
     draw = random.Random(seed)
-    lie(draw.uniform(-86_400, 86_400))
+    lie(random.Random(seed))
     told: list[int] = []
 
     def begun() -> None:

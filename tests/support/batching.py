@@ -21,7 +21,7 @@ from workers.llm.batch_lane.lane import BatchLane
 from workers.llm.batch_lane.postgres_batches import PostgresBatches
 from workers.llm.controlled import ControlledModel
 from workers.llm.pauses import Gate
-from workers.llm.places import Control
+from workers.llm.ports import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
 from workers.llm.routing.routing import Provider, Route, Step
@@ -79,7 +79,7 @@ def make_parts(database: Database, fake: FakeOpenAI, *, kind: str = "compatible"
         )
 
     lane = BatchLane(database, gather=timedelta(seconds=0.5))  # all questions of a test come within this time
-    control = Control(accounts=admission, turns=Turns(admission), lane=lane)
+    control = Control(admission=admission, turns=Turns(admission), lane=lane)
     llm = controlled(look=look, options=OPTIONS, gate=Gate(), control=control)
     options = {"connect_timeout": 2.0, "timeout": 10.0} | batches
     return Parts(llm, PostgresBatches(database, provider_of=find, prices=PriceList(), **options), admission)
@@ -95,12 +95,21 @@ class Lane:
     enqueued: list[UUID] = field(default_factory=list)
 
     async def put(
-        self, count: int = 1, *, task: str = "Judge.", names: Sequence[str] | None = None, **options: Any
+        self,
+        count: int = 1,
+        *,
+        task: str = "Judge.",
+        names: Sequence[str] | None = None,
+        owner: UUID | None = None,
+        **options: Any,
     ) -> list[UUID]:
         """Enqueue scoring jobs that ask different questions, in the batch lane unless told otherwise."""
         names = names or [f"profile {n}" for n in range(count)]
         profiles = await self.jobs.sql(
-            "INSERT INTO scoring.profiles (name) SELECT n FROM unnest(%s::text[]) AS n RETURNING id", list(names)
+            "INSERT INTO scoring.profiles (name, owner_id) SELECT n, %s::uuid FROM unnest(%s::text[]) AS n "
+            "RETURNING id",
+            owner,
+            list(names),
         )
         options = {"lane": "batch"} | options
         rows = [{"profile_id": str(one["id"]), "prompt": task, **options} for one in profiles]

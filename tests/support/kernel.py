@@ -154,12 +154,13 @@ class WorkerProcess:
         slots: int,
         lease_seconds: float = 3.0,
         resources: Resources = NO_OUTSIDE,
+        queues: Sequence[str] = ("proving",),
         **options: Any,
     ) -> None:
         self.id = uuid.uuid4()
         self.events = RecordedEvents()
         self.database = Database(url, changed_by=f"worker:{self.id}")
-        row = WorkerRow(id=self.id, name="w", queues=("proving",), slots=slots, lease_seconds=lease_seconds)
+        row = WorkerRow(id=self.id, name="w", queues=tuple(queues), slots=slots, lease_seconds=lease_seconds)
         self.kernel = Worker(
             self.database,
             registry,

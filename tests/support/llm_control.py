@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from workers.llm.calls import Call, NotAdmittedError, Usage
-from workers.llm.places import Control
+from workers.llm.ports import Control
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Ledger:
     reserved: list[Call] = field(default_factory=list)
     usages: dict[object, Usage] = field(default_factory=dict)
     ended: list[tuple[Call, str]] = field(default_factory=list)
+    cached: list[tuple[Call, Usage]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     cooldowns: list[tuple[str, str, timedelta]] = field(default_factory=list)
     until: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -28,7 +29,7 @@ class Ledger:
 
     @property
     def control(self) -> Control:
-        return Control(accounts=self, turns=self)
+        return Control(admission=self, turns=self)
 
     @property
     def states(self) -> list[str]:
@@ -64,6 +65,9 @@ class Ledger:
 
     async def release(self, call: Call) -> None:
         self._end(call, "released")
+
+    async def record_cached(self, call: Call, usage: Usage) -> None:
+        self.cached.append((call, usage))
 
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         self.reasons.append(reason)

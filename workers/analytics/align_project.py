@@ -69,7 +69,14 @@ class AlignRequest(BaseModel):
     ) = None
 
 
-@stage("analytics.align", of=AnalyticsJob, payload=AlignRequest, timeout=timedelta(hours=6))
+@stage(
+    "analytics.align",
+    of=AnalyticsJob,
+    payload=AlignRequest,
+    timeout=timedelta(hours=6),
+    gate="asked_model",
+    calls="chat",
+)
 async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     """Judge and rate every record of a project, and write the reports on them to the project.
 

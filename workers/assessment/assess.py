@@ -46,7 +46,14 @@ class AssessRequest(BaseModel):
         return self.model_copy(update={"assessment_id": f"{self.assessment_id[:200]} (again, for {old_id})"})
 
 
-@stage("assessment.assess", of=Assessment, payload=AssessRequest, timeout=timedelta(minutes=5))
+@stage(
+    "assessment.assess",
+    of=Assessment,
+    payload=AssessRequest,
+    timeout=timedelta(minutes=5),
+    gate="asked_model",
+    calls="chat",
+)
 async def assess(job: Assessment, ctx: Context) -> Outcome:
     """Assess the request and store the verdict with the reasoning of every criterion.
 

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from models.llm.batches import Batch
-from workers.batching.submit_batch import FIRST_POLL, BatchOf, batching, wake_and_close
+from workers.batching.submit_batch import BatchOf, batching, wake_and_close
 from workers.runtime.handler.batches import NoBatchesError, ProviderBatch, Taken
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete, Outcome
@@ -15,9 +15,8 @@ from workers.runtime.handler.registry import stage
 
 log = structlog.get_logger(__name__)
 
-LONGEST_POLL = timedelta(minutes=10)
 # A provider's sum and those of its lines may be this far apart before somebody is told.
-MOST_DIFFERENCE = 0.02
+MAX_DIFFERENCE = 0.02
 # Why a whole batch is refused for now: another one later may be taken.
 FULL = ("token_limit_exceeded", "rate_limit", "quota", "billing")
 
@@ -55,9 +54,8 @@ async def collect_batch(job: Batch, ctx: Context) -> Outcome:
 
 
 def poll_delay(job: Batch, ctx: Context) -> timedelta:
-    """Return how long to wait for the next look: a tenth of the batch's age, from a minute to ten."""
-    age = ctx.clock() - (job.submitted_at or ctx.clock())
-    return min(max(age / 10, FIRST_POLL), LONGEST_POLL)
+    """Return how long to wait for the next look at the provider's batch."""
+    return ctx.resources.batches.polls.delay(ctx.clock() - (job.submitted_at or ctx.clock()))
 
 
 def _compare_usage(job: Batch, found: ProviderBatch, taken: Taken) -> None:
@@ -66,7 +64,7 @@ def _compare_usage(job: Batch, found: ProviderBatch, taken: Taken) -> None:
     done = (found.counts or {}).get("completed")
     if not isinstance(total, int) or done != taken.answered:  # some lines were booked by an earlier run
         return
-    if abs(total - taken.tokens) > MOST_DIFFERENCE * max(total, 1):
+    if abs(total - taken.tokens) > MAX_DIFFERENCE * max(total, 1):
         log.warning(
             "batch_usage_differs",
             provider=job.provider,

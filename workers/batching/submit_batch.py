@@ -16,9 +16,8 @@ from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.registry import stage
 
-FIRST_POLL = timedelta(minutes=1)
-# Jobs that asked a moment ago still have to go to sleep before they can be woken.
-ASLEEP_SOON = timedelta(seconds=2)
+# Jobs that asked a moment ago are still running: they are woken once they are snoozed.
+WAKE_RETRY_DELAY = timedelta(seconds=2)
 # A run that was stopped may have asked for the batch just before; the provider shows it within this time.
 SHOWN_WITHIN = timedelta(minutes=2)
 
@@ -57,16 +56,15 @@ def batching(job: Batch) -> Batching:
 
 async def wake_and_close(batch: Batching, ctx: Context, values: dict[str, Any]) -> Outcome:
     """End the batch once all jobs are woken that waited for it."""
-    asleep_soon = await ctx.resources.batches.wake(batch)
-    if asleep_soon:
-        return Snooze(ASLEEP_SOON, f"{asleep_soon} jobs with an answer have not gone to sleep yet")
+    if awake := await ctx.resources.batches.wake(batch):
+        return Snooze(WAKE_RETRY_DELAY, f"{awake} jobs with an answer have not been snoozed yet")
     return Complete(values={**values, "closed_at": _now(ctx)}, into="completed")
 
 
 async def _submit(job: Batch, batch: Batching, ctx: Context) -> Outcome:
     batches = ctx.resources.batches
     if job.provider_batch_id is not None:  # the last run ended right after it was created
-        return Complete(until=FIRST_POLL)
+        return Complete(until=ctx.resources.batches.polls.first)
     file_id, since = job.input_file_id, job.creating_since
     if file_id is None and since is None:
         gathered = await batches.gather(batch)
@@ -84,7 +82,7 @@ async def _submit(job: Batch, batch: Batching, ctx: Context) -> Outcome:
         found = await batches.find(batch, since=since)
     found = found or await batches.create(batch, file_id)
     await ctx.checkpoint({"provider_batch_id": found.id, "provider_status": found.status, "submitted_at": _now(ctx)})
-    return Complete(until=FIRST_POLL)
+    return Complete(until=ctx.resources.batches.polls.first)
 
 
 async def _end_other(job: Batch, other_id: UUID, ctx: Context) -> Outcome:
@@ -104,7 +102,7 @@ async def _end_other(job: Batch, other_id: UUID, ctx: Context) -> Outcome:
         if found is not None:
             await ctx.checkpoint({"provider_batch_id": found, "submitted_at": _now(ctx)})
             await batches.cancel(batch, found)
-            return Complete(until=FIRST_POLL)
+            return Complete(until=ctx.resources.batches.polls.first)
     except NoBatchesError as error:
         await batches.let_go(batch, str(error), again=False, sent=False)
         return await wake_and_close(batch, ctx, {"provider_status": "not offered"})

@@ -12,7 +12,7 @@ from workers.llm.structured import Rung
 # A model that reasons writes up to this much before its answer, and servers count it as part of the answer.
 REASONING_TOKENS = 8_192
 # The estimate of the input is high. Whatever it says, this share of the context is left for the answer.
-LEAST_SHARE = 8
+MIN_SHARE = 8
 
 LimitName = Literal["max_tokens", "max_completion_tokens"]
 
@@ -28,7 +28,7 @@ _INPUT = re.compile(
     re.IGNORECASE,
 )
 # Servers say: this model supports at most 16384 completion tokens; must be less than or equal to 4096; 100000 > 8192.
-_MOST_OUTPUT = re.compile(
+_MAX_OUTPUT = re.compile(
     r"(?:at most|maximum (?:of|is|value is)|less than or equal to|<=|>|up to)\s*(\d+)", re.IGNORECASE
 )
 
@@ -67,7 +67,7 @@ class Abilities:
             limit = min(limit, self.most_output)
         for size in (context, self.context):
             if size is not None:
-                limit = min(limit, max(size - input_tokens, size // LEAST_SHARE))
+                limit = min(limit, max(size - input_tokens, size // MIN_SHARE))
         return max(limit, 1)
 
     def adapt(self, error: openai.APIStatusError, sent: Sent) -> bool:
@@ -98,8 +98,8 @@ class Abilities:
             self.context = int(told[1])
             counted = _INPUT.search(said)
             sent.input_tokens = int(next(filter(None, counted.groups()))) if counted else self.context
-            return self.context // LEAST_SHARE <= self.context - sent.input_tokens < sent.limit
-        most = _MOST_OUTPUT.search(said) if "max_tokens" in said or "max_completion_tokens" in said else None
+            return self.context // MIN_SHARE <= self.context - sent.input_tokens < sent.limit
+        most = _MAX_OUTPUT.search(said) if "max_tokens" in said or "max_completion_tokens" in said else None
         if most is None or not 0 < int(most[1]) < sent.limit:
             return False
         self.most_output = int(most[1])

@@ -32,7 +32,9 @@ class Answering:
 def answering(routing: Routing) -> Answering:
     """Return who answers by this routing. Pure."""
     chat, embeddings = routing.routes[DEFAULT_OF["chat"]], routing.routes[DEFAULT_OF["embeddings"]]
-    routes = [_told(routing, one) for _, one in sorted(routing.routes.items()) if one.origin == "table"] or None
+    routes = [
+        _describe_route(routing, one) for _, one in sorted(routing.routes.items()) if one.origin == "table"
+    ] or None
     if (broken := routing.problem_of(chat)) is not None:
         return Answering(provider="none", chosen_by="routes", problem=broken, routes=routes)
     step = chat.steps[0]
@@ -59,7 +61,7 @@ def report_of(provider: object) -> Mapping[str, Any]:
     return {"problem": f"a worker's report of its provider must be an object, got {quoted(provider)}"}
 
 
-def told(provider: object) -> str:
+def describe_report(provider: object) -> str:
     """Return in a few words what a worker reported; nothing where it has not."""
     report = report_of(provider)
     words = " ".join(str(report[part]) for part in ("provider", "url", "model") if report.get(part))
@@ -67,7 +69,7 @@ def told(provider: object) -> str:
     return one_line(": ".join(str(part) for part in (words, problem) if part))
 
 
-def _told(routing: Routing, route: Route) -> str:
+def _describe_route(routing: Routing, route: Route) -> str:
     """Return in a few words which way a route goes, and for whom."""
     steps = ", then ".join(f"{one.provider} {one.model}" for one in route.steps) or "nobody"
     bound = [

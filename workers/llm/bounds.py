@@ -15,11 +15,11 @@ from pydantic import BaseModel
 CHARACTERS_PER_TOKEN = 2
 # The colon or the comma, the line's end and the indentation of a member or an item that stands on its own line.
 TOKENS_PER_LINE = 5
-MARGIN, LEAST = 1.1, 64
-# For what a form does not bound. A form that leaves anything free gets at most MOST_IF_FREE tokens.
+MARGIN, MIN_TOKENS = 1.1, 64
+# For what a form does not bound. A form that leaves anything free gets at most MAX_TOKENS_IF_UNBOUNDED tokens.
 FREE_TEXT, FREE_ITEMS, FREE_DIGITS = 1_000, 10, 20
-MOST_IF_FREE = 8_192
-DEEPEST = 16
+MAX_TOKENS_IF_UNBOUNDED = 8_192
+MAX_DEPTH = 16
 # The longest text of a format; every other format is free text.
 _FORMATS = {"date": 10, "time": 21, "date-time": 32, "uuid": 36, "ipv4": 15, "ipv6": 45}
 
@@ -29,9 +29,9 @@ def bound_of(into: type[BaseModel]) -> int:
     """Return the most tokens that a valid answer in the form ``into`` needs, whitespace and a margin included."""
     schema = into.model_json_schema()
     counted = _Counter(schema.get("$defs", {}))
-    tokens = counted.tokens(schema, DEEPEST)
-    bound = max(LEAST, int(tokens * MARGIN) + 1)
-    return min(bound, MOST_IF_FREE) if counted.free else bound
+    tokens = counted.tokens(schema, MAX_DEPTH)
+    bound = max(MIN_TOKENS, int(tokens * MARGIN) + 1)
+    return min(bound, MAX_TOKENS_IF_UNBOUNDED) if counted.free else bound
 
 
 class _Counter:

@@ -117,7 +117,14 @@ class NotAdmittedError(RateLimited):
         self.key = key or limit
 
 
-class Admission(Protocol):
+class CachedCalls(Protocol):
+    """The ledger of calls that were not made, because an answer or a vector was there already."""
+
+    async def record_cached(self, call: Call, usage: Usage) -> None:
+        """Record a call that was answered without a provider: it costs nothing and is under no limit."""
+
+
+class Admission(CachedCalls, Protocol):
     """Admits calls and keeps the ledger of them, for all processes together."""
 
     async def reserve(self, call: Call) -> None:
@@ -128,6 +135,9 @@ class Admission(Protocol):
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
         """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
+
+    async def release(self, call: Call) -> None:
+        """Give back the reservation of a call that was not made."""
 
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""

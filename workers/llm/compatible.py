@@ -23,10 +23,10 @@ from workers.llm.dialogue import Reply
 from workers.llm.errors import classify
 from workers.llm.model_list import ModelList
 from workers.llm.pauses import Gate
-from workers.llm.places import NOWHERE, current_place
 from workers.llm.pool import ManyPools
+from workers.llm.ports import NO_POSITION, current_position
 from workers.llm.provider_calls import Answered, ProviderCalls, Request
-from workers.llm.spent import estimated
+from workers.llm.usage import estimated
 from workers.llm.wire import Completion, read
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import current_run
@@ -256,7 +256,7 @@ class CompatibleModel:
 
     def _context(self, given: int | None, model: str) -> int | None:
         """Return how many tokens question and answer may have together: as the call, its step or the server says."""
-        return given or current_place.get(NOWHERE).context_tokens or self._models.context_of(model)
+        return given or current_position.get(NO_POSITION).context_tokens or self._models.context_of(model)
 
     async def _post(
         self, path: str, body: Mapping[str, Any], *, digest: str, limit: int = ANSWER_LIMIT

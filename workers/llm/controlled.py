@@ -13,12 +13,12 @@ from pydantic import BaseModel
 
 from workers.llm import offline as rules
 from workers.llm.answering import Answering, answering
-from workers.llm.calls import NotAdmittedError, current_caller
-from workers.llm.fallback import Tried, may_go_on, most_attempts, none_answered, path_told
+from workers.llm.calls import CachedCalls, Call, NotAdmittedError, Usage, current_caller
+from workers.llm.fallback import Tried, max_attempts, may_go_on, none_answered, path_record
 from workers.llm.kept import Kept, KeptAnswer, Question, being_asked, question_of, restore
 from workers.llm.kept.identical_texts import embed_once
 from workers.llm.pauses import Gate
-from workers.llm.places import Attempts, Place, current_place
+from workers.llm.ports import Attempts, RoutePosition, current_position
 from workers.llm.routing.clients import Clients, Make
 from workers.llm.routing.following import LOOK_SECONDS, Following, Look, Seen, released
 from workers.llm.routing.routing import Path, Provider, Routing, Step, UnknownRouteError
@@ -52,7 +52,8 @@ class ControlledModel:
     A call takes its route's steps in their order, each at most once: the next one only if a provider is away, without
     quota, or limited for longer than a short wait. Who answered instead of whom is in the answer's ``path``. ``make``
     builds the client of a provider, in a thread. Calls under way end with the client that they began with. ``wake`` is
-    told of providers that are back; ``free`` frees what ``look`` holds.
+    called for each provider that is back; ``free`` frees what ``look`` holds. ``cached`` has the
+    vectors that were there already, and not made.
     """
 
     def __init__(
@@ -63,15 +64,17 @@ class ControlledModel:
         gate: Gate,
         embedding_limits: EmbeddingLimits,
         kept: Kept | None = None,
+        cached: CachedCalls | None = None,
         wake: Wake | None = None,
         free: Callable[[], Awaitable[None]] | None = None,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        self._following = Following(look, self._heed, look_seconds=look_seconds)
+        self._following = Following(look, self._follow_look, look_seconds=look_seconds)
         self._clients = Clients(make)
         self._gate = gate
         self._limits = embedding_limits
         self._kept = kept
+        self._cached = cached
         self._wake = wake
         self._free = free
         self._wakings: set[asyncio.Task[None]] = set()
@@ -169,6 +172,26 @@ class ControlledModel:
             raise
         return replace(found, model=model)
 
+    async def record_reused(self, tokens: int, *, model: str) -> None:
+        """Record in the ledger that texts of so many tokens were not embedded, as vectors of ``model`` were there."""
+        routing, path = await self._embedding_path()
+        step = path.steps[0]
+        if self._cached is None or routing.provider_of(step).is_offline:
+            return
+        call = Call(
+            caller=current_caller(),
+            kind="embeddings",
+            provider=step.provider,
+            model=step.model or model,
+            route=path.route.name,
+            input_tokens=0,
+        )
+        usage = Usage(input_tokens=tokens, output_tokens=None, served_model=step.model or model, seconds=0.0)
+        try:
+            await self._cached.record_cached(call, usage)
+        except Exception as error:  # noqa: BLE001 - the vectors are saved, and the row costs nothing
+            log.warning("cached_call_not_recorded", error=describe(error))
+
     async def aclose(self) -> None:
         """Close every client, and what the routing is read with."""
         await self._following.aclose()
@@ -223,13 +246,13 @@ class ControlledModel:
     ) -> tuple[R, Step, list[Tried]]:
         """Return what the first step says that can answer, with that step and those before it."""
         tried: list[Tried] = []
-        attempts, most = Attempts(), most_attempts(len(path.steps))
+        attempts, most = Attempts(), max_attempts(len(path.steps))
         for place, step in enumerate(path.steps):
             is_last = place == len(path.steps) - 1
             if tried and (asking := being_asked.get()) is not None:
-                asking.path = path_told(tried, step)  # kept with the answer, in the statement of its call
-            here = current_place.set(
-                Place(
+                asking.path = path_record(tried, step)  # kept with the answer, in the statement of its call
+            token = current_position.set(
+                RoutePosition(
                     route=path.route.name,
                     step=place,
                     is_last=is_last,
@@ -245,7 +268,7 @@ class ControlledModel:
                     raise
                 tried.append(Tried(step, error))  # type: ignore[arg-type]  # which may_go_on has told
             finally:
-                current_place.reset(here)
+                current_position.reset(token)
             if attempts.sent >= most:
                 break
         raise none_answered(path.route.name, tried) from tried[-1].error
@@ -256,9 +279,9 @@ class ControlledModel:
         answer, step, tried = await self._along(routing, path, ask)
         if not tried:
             return answer
-        told = path_told(tried, step)
-        log.info("answered_by_fallback", route=path.route.name, provider=step.provider, model=step.model, path=told)
-        return replace(answer, path=told)
+        record = path_record(tried, step)
+        log.info("answered_by_fallback", route=path.route.name, provider=step.provider, model=step.model, path=record)
+        return replace(answer, path=record)
 
     async def _asked_and_kept(
         self, kept: Kept, question: Question, ask: Callable[[], Awaitable[Answer[T]]]
@@ -276,6 +299,8 @@ class ControlledModel:
         """Yield the client of a provider that may be asked."""
         if provider.problem is not None:
             raise Unavailable(f"provider {provider.name} cannot be used: {provider.problem}", certain=True)
+        if provider.paused_at is not None:  # perhaps it is no longer: the dispatcher may have seen it earlier
+            provider = (await self._following.look_again()).providers.get(provider.name, provider)
         if provider.paused_at is not None:
             raise NotAdmittedError(
                 f"provider {provider.name} is paused since {provider.paused_at:%Y-%m-%d %H:%M} UTC "
@@ -295,7 +320,7 @@ class ControlledModel:
 
     # ── what changes meanwhile ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _heed(self, seen: Seen, before: Routing | None, began: float) -> None:
+    async def _follow_look(self, seen: Seen, before: Routing | None, began: float) -> None:
         """Follow the pauses and the providers of a look."""
         if seen.pauses is not None:
             await self._gate.follow(seen.pauses, began=began)

@@ -19,9 +19,9 @@ Failure = InvalidAnswers | Unavailable | Permanent | RateLimited
 DEFAULT_DELAY = timedelta(seconds=20)
 # After an answer over the bound, times the attempt: a model that rambles would be paid for six times in seconds.
 TOO_LARGE_DELAY = timedelta(seconds=30)
-LEAST_DELAY, MOST_DELAY = timedelta(seconds=0.5), timedelta(hours=1)
+MIN_DELAY, MAX_DELAY = timedelta(seconds=0.5), timedelta(hours=1)
 # Of a limit per day, which ends with the day where the server does not say when.
-LONGEST_DAY = timedelta(hours=25)
+MAX_DAY = timedelta(hours=25)
 QUOTA_DELAY = timedelta(minutes=5)
 QUOTED = 200
 
@@ -72,7 +72,7 @@ _CONTEXT = re.compile(
 )
 _PER_DAY = re.compile(r"per[ _-]?day|daily|\b[RT]PD\b", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"request (is )?too large", re.IGNORECASE)
-_LONGEST = 1e9
+_MAX_SECONDS = 1e9
 _MILLISECONDS_OF_2001, _LATEST = 978_307_200_000, 4e12
 _PART = r"[0-9]{1,9}(?:\.[0-9]{0,9})?"
 _DURATION = re.compile(rf"(?:({_PART})d)?(?:({_PART})h)?(?:({_PART})m)?(?:({_PART})s)?(?:({_PART})ms)?")
@@ -170,7 +170,7 @@ def status_of(error: object) -> int:
 def delay_of(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta:
     """Return the wait that an answer asks for, 20 s where it asks for none that can be read."""
     asked = asked_delay(headers, now=now) or reset_delay(headers, now=now)
-    return DEFAULT_DELAY if asked is None else min(max(asked, LEAST_DELAY), MOST_DELAY)
+    return DEFAULT_DELAY if asked is None else min(max(asked, MIN_DELAY), MAX_DELAY)
 
 
 def day_of(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta:
@@ -178,7 +178,7 @@ def day_of(headers: Mapping[str, str], *, now: datetime | None = None) -> timede
     clock = now or _date(headers.get("date")) or datetime.now(UTC)
     asked = _retry_after(headers, now=clock) or reset_delay(headers, now=clock)
     midnight = clock.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    return min(max(asked or midnight - clock, LEAST_DELAY), LONGEST_DAY)
+    return min(max(asked or midnight - clock, MIN_DELAY), MAX_DAY)
 
 
 def asked_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta | None:
@@ -188,7 +188,7 @@ def asked_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> t
     is one, so that a wrong clock here does not stretch it.
     """
     asked = _retry_after(headers, now=now or _date(headers.get("date")) or datetime.now(UTC))
-    return None if asked is None else min(max(asked, LEAST_DELAY), MOST_DELAY)
+    return None if asked is None else min(max(asked, MIN_DELAY), MAX_DELAY)
 
 
 def reset_delay(headers: Mapping[str, str], *, now: datetime | None = None) -> timedelta | None:
@@ -269,11 +269,11 @@ def duration_of(text: str) -> timedelta | None:
     found = _DURATION.fullmatch(text.strip())
     if found is None or not any(found.groups()):
         return None
-    days, hours, minutes, seconds, milliseconds = (min(float(part or 0), _LONGEST) for part in found.groups())
+    days, hours, minutes, seconds, milliseconds = (min(float(part or 0), _MAX_SECONDS) for part in found.groups())
     return timedelta(days=min(days, 366), hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
 
 
-def _number(text: str, *, most: float = _LONGEST) -> float | None:
+def _number(text: str, *, most: float = _MAX_SECONDS) -> float | None:
     """Return a plain decimal number; none is so large that a time could not hold it."""
     return min(float(text), most) if re.fullmatch(r"\s*[0-9]{1,100}(\.[0-9]{0,100})?\s*", text) else None
 

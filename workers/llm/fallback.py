@@ -9,7 +9,7 @@ from workers.llm.routing.routing import Step
 from workers.runtime.handler.errors import Deferred, RateLimited, Unavailable, describe, failure_of
 
 # A question may be sent so often for each step of its route, and so often at all.
-PER_STEP, MOST_ATTEMPTS = 2, 6
+ATTEMPTS_PER_STEP, MAX_ATTEMPTS = 2, 6
 OUT_OF_TIME = "time of the run"
 
 KeptBack = RateLimited | Unavailable
@@ -23,9 +23,9 @@ class Tried:
     error: KeptBack
 
 
-def most_attempts(steps: int) -> int:
+def max_attempts(steps: int) -> int:
     """Return how often a question may be sent on a path of so many steps."""
-    return min(PER_STEP * steps, MOST_ATTEMPTS)
+    return min(ATTEMPTS_PER_STEP * steps, MAX_ATTEMPTS)
 
 
 def may_go_on(error: Exception) -> bool:
@@ -52,7 +52,7 @@ def none_answered(route: str, tried: Sequence[Tried]) -> KeptBack:
     return NotAdmittedError(f"no step of route {route!r} can answer ({said})", delay=delay, limit=f"route {route}")
 
 
-def path_told(tried: Sequence[Tried], answered: Step) -> list[Mapping[str, str]]:
+def path_record(tried: Sequence[Tried], answered: Step) -> list[Mapping[str, str]]:
     """Return what is kept of a path with an answer: nothing where the first step gave it."""
     if not tried:
         return []

@@ -3,6 +3,7 @@
 It only reads. A job that goes out nevertheless waits for its turn in its run: admission decides, not this.
 """
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,12 @@ from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
 
-from workers.llm.calls import Lane, NotAdmittedError
-from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.llm.admission.capacity import capacity_of
+from workers.llm.calls import Kind, Lane, NotAdmittedError
+from workers.llm.names import TABLE_DEFAULT
+from workers.llm.pause_store import MAX_PAUSES, STALE
+from workers.llm.routing.following import Following, Seen
+from workers.llm.routing.keyless import read_keyless
 from workers.runtime.database import Database
 from workers.runtime.dispatch.gates import AskedStage, Gate
 
@@ -20,6 +25,12 @@ from workers.runtime.dispatch.gates import AskedStage, Gate
 AVERAGE_INPUT, AVERAGE_OUTPUT = 1_000, 300
 # A path with room for so many calls needs no gate: no look is so late.
 NO_GATE_FROM = 5_000
+# So many names of models and routes are looked at before any job has them: else their first jobs would go out.
+MAX_KNOWN_NAMES = 64
+# How often those are looked at: there may be many, and most have no jobs.
+KNOWN_NAMES_SECONDS = 1.0
+# How often providers and routes are read. A provider that is resumed is asked again no later than this.
+ROUTING_SECONDS = 0.5
 
 
 class ProviderLike(Protocol):
@@ -31,6 +42,8 @@ class ProviderLike(Protocol):
     def server(self) -> str | None: ...
     @property
     def key_name(self) -> str: ...
+    @property
+    def key_changed_at(self) -> datetime | None: ...
     @property
     def is_offline(self) -> bool: ...
     @property
@@ -63,6 +76,10 @@ class RoutingLike(Protocol):
     def embedding_path(self, *, stage: str | None, project_id: UUID | None) -> PathLike: ...
 
     def provider_of(self, step: Any, /) -> ProviderLike: ...
+
+    def bound_projects(self, serves: Kind, *, stage: str) -> Sequence[UUID]: ...
+
+    def known_names(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +116,12 @@ class Pause:
     reason: str
     is_over: bool
     is_probed: bool
+    since: datetime | None = None
 
 
 _PAUSES = """
     SELECT provider, CASE WHEN probing_until > now() THEN probing_until ELSE until END, reason,
-           until <= now(), coalesce(probing_until > now(), false)
+           until <= now(), coalesce(probing_until > now(), false), since
       FROM runtime.provider_pauses WHERE until > now() - make_interval(secs => %(stale)s)
      ORDER BY until DESC LIMIT %(most)s"""
 
@@ -111,7 +129,7 @@ _PAUSES = """
 async def read_pauses(database: Database) -> dict[str, Pause]:
     """Return the outages of servers, of their models and of keys, by name."""
     async with database.kernel() as conn:
-        cursor = await conn.execute(_PAUSES, {"stale": STALE.total_seconds(), "most": MOST_PAUSES})
+        cursor = await conn.execute(_PAUSES, {"stale": STALE.total_seconds(), "most": MAX_PAUSES})
         return {row[0]: Pause(*row) for row in await cursor.fetchall()}
 
 
@@ -142,13 +160,25 @@ class ModelGates:
         self._capacity = capacity
         self._pauses = pauses
         self._clock = clock
+        self._further: Sequence[Gate] = []
+        self._further_due = 0.0
 
     async def look(self, stages: Sequence[AskedStage]) -> Sequence[Gate]:
         """Return the gates of these stages that are closed, or that let only a limited number of jobs out."""
         routing = await self._routing()
+        if (now := time.monotonic()) >= self._further_due:
+            gates = await self._look(routing, stages, routing.known_names()[:MAX_KNOWN_NAMES])
+            self._further = [gate for gate in gates if not gate.has_jobs]
+            self._further_due = now + KNOWN_NAMES_SECONDS
+            return gates
+        gates = await self._look(routing, stages, ())
+        has_jobs = {(one.stage.name, key) for one in stages for key in _keys(one)}
+        return [*gates, *(gate for gate in self._further if (gate.stage, gate.key) not in has_jobs)]
+
+    async def _look(self, routing: RoutingLike, stages: Sequence[AskedStage], known: Sequence[str]) -> list[Gate]:
         asked: list[tuple[str, str | None, Sequence[Any]]] = []
         for one in stages:
-            for key in _keys(one):
+            for key in _keys(one, known):
                 steps = _steps(routing, one, key)
                 if steps and not any(routing.provider_of(step).is_offline for step in steps):
                     asked.append((one.stage.name, key, steps))
@@ -174,8 +204,17 @@ class ModelGates:
             )
             for stage, key, steps in asked
         ]
-        sharing = Counter(shares for *_, own in ways for shares in {way.shares for way in own if way.shares})
-        gates = [_gate(stage, key, [_shared(way, sharing) for way in own]) for stage, key, own in ways]
+        has_jobs = {(one.stage.name, key) for one in stages for key in _keys(one)}
+        sharing = Counter(
+            shares
+            for stage, key, own in ways
+            if (stage, key) in has_jobs
+            for shares in {way.shares for way in own if way.shares}
+        )
+        gates = [
+            _gate(stage, key, [_shared(way, sharing) for way in own], has_jobs=(stage, key) in has_jobs)
+            for stage, key, own in ways
+        ]
         return [gate for gate in gates if gate is not None]
 
     def _way(self, provider: ProviderLike, step: StepLike, capacity: CapacityLike, pauses: Mapping[str, Pause]) -> _Way:
@@ -184,9 +223,11 @@ class ModelGates:
             told = f"{reason} ({provider.paused_reason})" if provider.paused_reason else reason
             return _Way(0, None, told, (f"provider {provider.name}",))
         probe = None
-        for name in (provider.server, f"{provider.server}|{step.model}", provider.key_name):
-            if name is None or (pause := pauses.get(name)) is None:
+        server = (pauses.get(name) for name in (provider.server, f"{provider.server}|{step.model}") if name)
+        for pause in (*server, _pause_of_key(provider, pauses)):
+            if pause is None:
                 continue
+            name = pause.name
             causes = (f"provider {name.partition('|')[0]}",)
             reason = f"provider {name.replace('|', ', model ')} is away ({pause.reason})"
             if not pause.is_over or pause.is_probed:
@@ -199,6 +240,8 @@ class ModelGates:
         refusal = capacity.refusal
         if capacity.calls is None or refusal is None or capacity.calls >= NO_GATE_FROM:
             return _Way(None)
+        if refusal.batch_may:  # the run moves its job to the batch lane
+            return _Way(None)
         key = getattr(refusal, "key", refusal.limit)
         if capacity.calls > 0:
             return _Way(capacity.calls, None, str(refusal), (refusal.limit,), shares=key)
@@ -206,30 +249,59 @@ class ModelGates:
         return _Way(0, until, str(refusal), (refusal.limit,), shares=key)
 
 
-def _keys(asked: AskedStage) -> Sequence[str | None]:
+def _keys(asked: AskedStage, known: Sequence[str] = ()) -> Sequence[str | None]:
     """Return the values of the gate column to look at; a stage without one has one gate."""
-    return asked.keys if asked.stage.gate is not None else [None]
+    if asked.stage.gate is None:
+        return [None]
+    return list(dict.fromkeys([*asked.keys, *known]))
 
 
 def _steps(routing: RoutingLike, asked: AskedStage, key: str | None) -> Sequence[Any]:
-    """Return the steps of the path; none for a route that does not exist: its jobs go out and are told."""
+    """Return the steps of the path; none for a route that does not exist: its jobs go out and are told.
+
+    If projects have routes of their own, all of their steps count: a job is kept back only if no step of any of them
+    has room, as a gate does not know the project of a job.
+    """
     stage = asked.stage.name
-    try:
-        if asked.stage.calls == "embeddings":
-            return routing.embedding_path(stage=stage, project_id=None).steps
-        return routing.path(key or "", stage=stage, project_id=None).steps
-    except LookupError:
-        return ()
+    kind: Kind = asked.stage.calls or "chat"
+    of_projects = routing.bound_projects(kind, stage=stage) if hasattr(asked.stage.model, "project_id") else ()
+    steps: dict[Any, None] = {}
+    for project in (None, *of_projects):
+        try:
+            if kind == "embeddings":
+                path = routing.embedding_path(stage=stage, project_id=project)
+            else:
+                path = routing.path(key or TABLE_DEFAULT, stage=stage, project_id=project)
+        except LookupError:
+            return ()
+        steps |= dict.fromkeys(path.steps)
+    return list(steps)
+
+
+def _pause_of_key(provider: ProviderLike, pauses: Mapping[str, Pause]) -> Pause | None:
+    """Return the outage of the provider's key.
+
+    Where the key is not known: the latest of its keys that did not begin before the last change of the key.
+    """
+    if provider.key_changed_at is None:
+        return pauses.get(provider.key_name)
+    own = (
+        pause
+        for name, pause in pauses.items()
+        if name.startswith("key ") and name.endswith(f" of {provider.name}")
+        and pause.since is not None and pause.since >= provider.key_changed_at
+    )  # fmt: skip
+    return max(own, key=lambda pause: pause.until, default=None)
 
 
 def _shared(way: _Way, sharing: Mapping[str, int]) -> _Way:
     """Share out what several gates have free under one limit, at least one job each."""
     if not way.free or way.shares is None:
         return way
-    return replace(way, free=max(way.free // sharing[way.shares], 1))
+    return replace(way, free=max(way.free // max(sharing[way.shares], 1), 1))
 
 
-def _gate(stage: str, key: str | None, ways: Sequence[_Way]) -> Gate | None:
+def _gate(stage: str, key: str | None, ways: Sequence[_Way], *, has_jobs: bool) -> Gate | None:
     """Return the gate of a path; None if any of its steps has room for any number of calls.
 
     A path is closed while all of its steps are. It opens with the first of them.
@@ -241,6 +313,27 @@ def _gate(stage: str, key: str | None, ways: Sequence[_Way]) -> Gate | None:
     causes = tuple(dict.fromkeys(cause for way in ways for cause in way.causes))
     if free:
         told = next(way for way in ways if way.free)
-        return Gate(stage, key, free, None, told.reason, causes)
+        return Gate(stage, key, free, None, told.reason, causes, has_jobs)
     ends = [way.until for way in ways if way.until is not None]
-    return Gate(stage, key, 0, min(ends) if ends else None, first.reason, causes)
+    return Gate(stage, key, 0, min(ends) if ends else None, first.reason, causes, has_jobs)
+
+
+def gates_of(database: Database) -> ModelGates:
+    """Return the gates of the calls of all workers. ``database`` may be that of a login that reads no key."""
+
+    async def look() -> Seen:
+        async with database.kernel() as conn:
+            return Seen(await read_keyless(conn))
+
+    async def nothing(*_: object) -> None:
+        """Nobody else follows."""
+
+    async def capacity(paths: Sequence[Any]) -> Sequence[CapacityLike]:
+        async with database.kernel() as conn:
+            return await capacity_of(conn, paths)
+
+    async def pauses() -> Mapping[str, Pause]:
+        return await read_pauses(database)
+
+    following = Following(look, nothing, look_seconds=ROUTING_SECONDS)
+    return ModelGates(routing=following.routing, capacity=capacity, pauses=pauses)

@@ -2,11 +2,11 @@
 
 from collections import OrderedDict
 
-LEAST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 MARGIN = 1.25
 # A long call is forgotten slowly.
-FADING = 0.95
-MOST_MODELS = 1_000
+DECAY = 0.95
+MAX_MODELS = 1_000
 
 
 class Pace:
@@ -18,10 +18,10 @@ class Pace:
 
     def note(self, model: str, seconds: float) -> None:
         """Take in how long a call took."""
-        self._longest[model] = max(seconds, FADING * self._longest.pop(model, 0.0))
-        if len(self._longest) > MOST_MODELS:
+        self._longest[model] = max(seconds, DECAY * self._longest.pop(model, 0.0))
+        if len(self._longest) > MAX_MODELS:
             self._longest.popitem(last=False)
 
     def needed(self, model: str) -> float:
         """Return the seconds that a call is to have: a second at least, its timeout at most."""
-        return min(max(MARGIN * self._longest.get(model, 0.0), LEAST_SECONDS), self._timeout)
+        return min(max(MARGIN * self._longest.get(model, 0.0), MIN_SECONDS), self._timeout)

@@ -12,7 +12,7 @@ STALE = timedelta(minutes=15)
 REASON_CHARS = 300
 
 # So many pauses of one server are read, and so many rows are kept: tenants choose the models' names.
-MOST_PAUSES = 1_000
+MAX_PAUSES = 1_000
 
 _FIND = """
     SELECT provider, since, greatest(extract(epoch FROM until - now()), 0)::float8, reason
@@ -60,7 +60,7 @@ class SharedPauses:
     async def find(self, server: str) -> dict[str, Away]:
         """Return the pauses of ``server`` and of its models, by provider."""
         async with self._database.kernel() as conn:
-            values = {"server": server, "stale": STALE.total_seconds(), "most": MOST_PAUSES}
+            values = {"server": server, "stale": STALE.total_seconds(), "most": MAX_PAUSES}
             rows = await (await conn.execute(_FIND, values)).fetchall()
         return {row[0]: Away(row[1], timedelta(seconds=row[2]), row[3]) for row in rows}
 
@@ -78,7 +78,7 @@ class SharedPauses:
             "first": first.total_seconds(),
             "longest": longest.total_seconds(),
             "stale": STALE.total_seconds(),
-            "most": MOST_PAUSES,
+            "most": MAX_PAUSES,
         }
         async with self._database.kernel() as conn:
             cursor = await conn.execute(_BEGIN, values)

@@ -23,16 +23,16 @@ from workers.runtime.handler.errors import Unavailable, describe
 
 log = structlog.get_logger(__name__)
 
-FIRST, LONGEST = timedelta(seconds=2), timedelta(minutes=1)
+FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=2), timedelta(minutes=1)
 # Different requests that fail in a row. One alone may be the request's own fault: llama.cpp answers some with 500.
 FAILURES = 3
 # Those who wait come back one after the other, over a quarter of the time that the provider has been away by now.
-MOST_SPREAD = timedelta(minutes=5)
+MAX_SPREAD = timedelta(minutes=5)
 # A call that probes is over so soon after its own timeout, or its process is dead.
 PROBE_MARGIN = timedelta(seconds=5)
-WITHIN = timedelta(minutes=2)
+DEFAULT_TIMEOUT = timedelta(minutes=2)
 # Models of one server that are remembered. Tenants choose their names.
-MOST_MODELS = 1_000
+MAX_MODELS = 1_000
 
 
 class OutOfQuotaError(Unavailable):
@@ -136,7 +136,7 @@ class _Server:
         """Return what is known of one model; of too many, the one that was used longest ago is forgotten."""
         found = self.models.setdefault(model, _Provider(f"{self.whole.name}|{model}"))
         self.models.move_to_end(model)
-        if len(self.models) > MOST_MODELS:
+        if len(self.models) > MAX_MODELS:
             self.models.popitem(last=False)
         return found
 
@@ -145,15 +145,15 @@ class Gate:
     """Lets calls of a provider through, or raises Unavailable without one.
 
     Without a ``store`` each process finds out by itself; what the store fails for, too. ``on_back`` is told what a call
-    of this process has found to be back.
+    of this process has found to be back, and what another process or a person has ended.
     """
 
     def __init__(
         self,
         store: PauseStore | None = None,
         *,
-        first: timedelta = FIRST,
-        longest: timedelta = LONGEST,
+        first: timedelta = FIRST_PAUSE,
+        longest: timedelta = MAX_PAUSE,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.on_back: Callable[[str], None] | None = None
@@ -166,11 +166,11 @@ class Gate:
         """Raise Unavailable while nobody is to ask this model of ``server``, or to send this key."""
         for provider in await self._providers(server, model, key):
             if provider.away is not None and provider.is_closed:
-                raise self._refusal(provider, provider.away, _told(provider, server))
+                raise self._refusal(provider, provider.away, _name_of(provider, server))
 
     @asynccontextmanager
     async def asking(
-        self, server: str, model: str, *, request: str, within: timedelta = WITHIN, key: str | None = None
+        self, server: str, model: str, *, request: str, within: timedelta = DEFAULT_TIMEOUT, key: str | None = None
     ) -> AsyncIterator[None]:
         """Enclose one call. ``request`` tells requests apart; Unavailable raised within is told with since when.
 
@@ -181,7 +181,7 @@ class Gate:
         probes: list[_Provider] = []
         try:
             for provider in providers:
-                told = _told(provider, server)
+                told = _name_of(provider, server)
                 if provider.away is not None and await self._probe(provider, told, lasts=within + PROBE_MARGIN):
                     probes.append(provider)
             try:
@@ -237,7 +237,8 @@ class Gate:
     async def follow(self, pauses: Mapping[str, Away], *, began: float) -> None:
         """Take what the store says of all pauses, read at or after ``began`` (of the loop's clock).
 
-        Pauses of other processes hold here at once, and those that somebody has ended are over.
+        Pauses of other processes hold here at once, and those that somebody has ended are over. ``on_back`` is told of
+        these too: jobs that were woken before this process knew of the end were refused once more.
         """
         for server in self._servers.values():
             for provider in (server.whole, *server.models.values()):
@@ -247,6 +248,8 @@ class Gate:
                 elif provider.away is not None and provider.is_shared and provider.heard_at < began:
                     provider.keep(None)
                     provider.probing = False
+                    if self.on_back is not None:
+                        self.on_back(provider.name)
 
     async def _providers(self, server: str, model: str, key: str | None = None) -> tuple[_Provider, ...]:
         """Return what is known of a server, its model and a key; at their first call, once shared pauses are read."""
@@ -359,11 +362,11 @@ class Gate:
 
     def _spread(self, wait: timedelta, since: datetime) -> timedelta:
         """Return ``wait`` and a part of the time over which those who wait come back."""
-        spread = min(max((datetime.now(UTC) - since) / 4, self._first), MOST_SPREAD)
+        spread = min(max((datetime.now(UTC) - since) / 4, self._first), MAX_SPREAD)
         return wait + spread * self._draw()
 
 
-def _told(provider: _Provider, server: str) -> str:
+def _name_of(provider: _Provider, server: str) -> str:
     """Return who is said to be away: the server, also for one model of it, or the key."""
     return server if provider.name.startswith(server) else provider.name
 

@@ -10,7 +10,7 @@ from workers.llm.kept import Kept
 from workers.llm.names import public_url
 from workers.llm.offline import OfflineEvaluator
 from workers.llm.pauses import Gate
-from workers.llm.places import Control
+from workers.llm.ports import Control
 from workers.llm.routing.following import LOOK_SECONDS, Look
 from workers.llm.routing.routing import Provider
 from workers.llm.routing.virtual import HOSTS as HOSTS  # noqa: PLC0414 - the doctor asks there
@@ -61,6 +61,7 @@ def controlled(
         gate=gate,
         embedding_limits=options.embedding_limits,
         kept=kept,
+        cached=None if control is None else control.admission,
         wake=wake,
         free=free,
         look_seconds=look_seconds,

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import perf_counter
 from types import MappingProxyType
@@ -17,14 +17,14 @@ from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 import structlog
 
-from workers.llm.calls import Call, Kind, NotAdmittedError, Usage, current_caller
+from workers.llm.calls import Admission, Call, Kind, NotAdmittedError, Usage, current_caller
 from workers.llm.fallback import OUT_OF_TIME
+from workers.llm.header_limits import HeaderLimits
 from workers.llm.kept import AnswerToKeep, answer_to_keep
-from workers.llm.pace import MOST_MODELS, Pace
+from workers.llm.pace import MAX_MODELS, Pace
 from workers.llm.pauses import Gate
-from workers.llm.places import NOWHERE, Accounts, Control, Lane, LaneQuestion, current_place
-from workers.llm.spent import may_be_charged, usage_in, usage_of
-from workers.llm.told_limits import ToldLimits
+from workers.llm.ports import NO_POSITION, Control, Lane, LaneQuestion, current_position
+from workers.llm.usage import may_be_charged, usage_in, usage_of
 from workers.runtime.handler.context import current_run, seconds_left, waiting_for_turn
 from workers.runtime.handler.errors import RateLimited, Retryable, Unavailable, describe
 
@@ -37,10 +37,10 @@ OUTSIDE_SECONDS = 30.0
 # Where another step can answer, a call waits no longer than this for a turn of the one before.
 BEFORE_FALLBACK_SECONDS = 10.0
 # The time of a run that has too little of it left: another run has it whole.
-ANOTHER_RUN = timedelta(seconds=1)
+NEXT_RUN_DELAY = timedelta(seconds=1)
 # A provider that refuses again and again is left alone for twice as long each time.
-LONGEST_COOLDOWN = timedelta(minutes=2)
-MOST_RUNS = 4_096
+MAX_COOLDOWN = timedelta(minutes=2)
+MAX_RUNS = 4_096
 
 
 class Body(Protocol):
@@ -65,6 +65,15 @@ class Request:
     input_tokens: int
     output_tokens: int
     body: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """How often in a row a model has refused calls, and until when nobody calls it; in monotonic seconds."""
+
+    times: int
+    at: float
+    until: float
 
 
 class _LaneAnswer(NamedTuple):
@@ -115,9 +124,9 @@ class ProviderCalls:
             "chat": asyncio.Semaphore(concurrency),
             "embeddings": asyncio.Semaphore(embedding_concurrency),
         }
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, _Refused] = {}
         learn = control.learn if control is not None else None
-        self._told = None if learn is None else ToldLimits(name, learn)
+        self._header_limits = None if learn is None else HeaderLimits(name, learn)
         self._first_left: OrderedDict[tuple[object, int], float] = OrderedDict()
 
     async def check(self, model: str) -> None:
@@ -148,18 +157,19 @@ class ProviderCalls:
         while True:
             await self.check(request.model)
             async with self._reserved(request, self._control, until) as call:
+                began = time.monotonic()
                 try:
                     return await self._made(call, request, self._control, send, read)
                 except NotAdmittedError:
                     raise
                 except RateLimited as error:
-                    await self._cool_down(call, error, self._control.accounts)
+                    await self._cool_down(call, error, self._control.admission, began=began)
 
     async def _from_lane(self, request: Request, lane: Lane | None) -> str | None:
         """Return an answer from the batch lane, None if the question is to be asked now; raise Deferred if it waits."""
         if lane is None or request.body is None or not await lane.has(current_caller()):
             return None
-        place = current_place.get(NOWHERE)
+        position = current_position.get(NO_POSITION)
         return await lane.answer(
             LaneQuestion(
                 provider=self._name,
@@ -167,8 +177,8 @@ class ProviderCalls:
                 body=request.body,
                 input_tokens=request.input_tokens,
                 output_tokens=request.output_tokens,
-                route=place.route,
-                step=place.step,
+                route=position.route,
+                step=position.step,
             )
         )
 
@@ -193,7 +203,7 @@ class ProviderCalls:
             async with self._in_time(until):
                 await room.acquire()
         except BaseException:
-            await control.accounts.release(call)
+            await control.admission.release(call)
             raise
         try:
             yield call
@@ -212,22 +222,22 @@ class ProviderCalls:
         try:
             async with self._asking(request):
                 is_sent, started = True, perf_counter()
-                current_place.get(NOWHERE).attempts.sent += 1
+                current_position.get(NO_POSITION).attempts.sent += 1
                 body = await send()
                 answered = read(body)
         except BaseException as error:
             if is_sent:
                 await self._account_for(call, error, body, seconds=perf_counter() - started, control=control)
             else:
-                await control.accounts.release(call)
+                await control.admission.release(call)
             raise
         seconds = perf_counter() - started
         self._pace.note(call.model, seconds)
         self._refused.pop(call.model, None)
-        if self._told is not None:
-            self._told.note(call.model, body.headers)
+        if self._header_limits is not None:
+            self._header_limits.note(call.model, body.headers)
         usage = usage_of(answered.usage, served_model=answered.served_model, seconds=seconds)
-        await self._settle(call, usage, control.accounts, keep=answer_to_keep(call, answered.value, usage))
+        await self._settle(call, usage, control.admission, keep=answer_to_keep(call, answered.value, usage))
         return answered.value
 
     async def _account_for(
@@ -236,40 +246,54 @@ class ProviderCalls:
         """Record a call without a usable answer: what it used, or that it may be charged, or that it is not."""
         usage = None if body is None else usage_in(body.text, seconds=seconds)
         if usage is not None:
-            await self._settle(call, usage, control.accounts)
+            await self._settle(call, usage, control.admission)
             return
         reason = "cancelled" if isinstance(error, asyncio.CancelledError) else describe(error)
-        await self._fail(call, reason, control.accounts, charged=may_be_charged(error, answered=body is not None))
+        await self._fail(call, reason, control.admission, charged=may_be_charged(error, answered=body is not None))
 
-    async def _settle(self, call: Call, usage: Usage, accounts: Accounts, *, keep: AnswerToKeep | None = None) -> None:
+    async def _settle(
+        self, call: Call, usage: Usage, admission: Admission, *, keep: AnswerToKeep | None = None
+    ) -> None:
         try:
-            await accounts.settle(call, usage, keep=keep)
+            await admission.settle(call, usage, keep=keep)
         except Exception as error:  # noqa: BLE001 - the answer is paid for: it is the job's, and its estimate counts
             log.warning("call_not_settled", call=str(call.id), error=describe(error))
 
-    async def _fail(self, call: Call, reason: str, accounts: Accounts, *, charged: bool) -> None:
+    async def _fail(self, call: Call, reason: str, admission: Admission, *, charged: bool) -> None:
         try:
-            await accounts.fail(call, reason, charged=charged)
+            await admission.fail(call, reason, charged=charged)
         except Exception as error:  # noqa: BLE001 - its reservation ends with the run
             log.warning("call_not_settled", call=str(call.id), error=describe(error))
 
-    async def _cool_down(self, call: Call, error: RateLimited, accounts: Accounts) -> None:
-        """Quiet all processes after a 429; one that comes again and again doubles the wait."""
-        if len(self._refused) > MOST_MODELS:
+    async def _cool_down(self, call: Call, error: RateLimited, admission: Admission, *, began: float) -> None:
+        """Quiet all processes after a 429; one that comes again and again doubles the wait.
+
+        Of calls that were under way together, only the first 429 counts: the others are not repetitions.
+        """
+        if len(self._refused) > MAX_MODELS:
             self._refused.clear()
-        times = self._refused[call.model] = self._refused.get(call.model, 0) + 1
-        delay = max(error.delay, min(error.delay * 2 ** min(times - 1, 16), LONGEST_COOLDOWN))
-        await accounts.cool_down(call.provider, call.model, delay=delay, reason=describe(error))
+        before, now = self._refused.get(call.model), time.monotonic()
+        is_again = before is None or began >= before.at
+        times = 1 if before is None else before.times + is_again
+        delay = max(error.delay, min(error.delay * 2 ** min(times - 1, 16), MAX_COOLDOWN))
+        until = now + delay.total_seconds()
+        if before is not None and not is_again:
+            if until <= before.until:
+                return  # nobody calls it for as long already
+            self._refused[call.model] = replace(before, until=until)
+        else:
+            self._refused[call.model] = _Refused(times, at=now, until=until)
+        await admission.cool_down(call.provider, call.model, delay=delay, reason=describe(error))
 
     def _call(self, request: Request) -> Call:
-        place = current_place.get(NOWHERE)
+        position = current_position.get(NO_POSITION)
         return Call(
             caller=current_caller(),
             kind=request.kind,
             provider=self._name,
             model=request.model,
-            route=place.route,
-            step=place.step,
+            route=position.route,
+            step=position.step,
             input_tokens=request.input_tokens,
             output_tokens=request.output_tokens,
         )
@@ -294,14 +318,14 @@ class ProviderCalls:
 
         A run must have the time left that a call takes, or half of its time, where that is less.
         """
-        left, place = seconds_left(), current_place.get(NOWHERE)
+        left, position = seconds_left(), current_position.get(NO_POSITION)
         if left is None:
             waits = OUTSIDE_SECONDS
         else:
             waits = left - min(self._pace.needed(model), self._whole(left) / 2)
             if waits <= 0:
                 _out_of_time(left)
-        if not place.is_last:
+        if not position.is_last:
             waits = min(waits, BEFORE_FALLBACK_SECONDS)
         return time.monotonic() + waits
 
@@ -312,7 +336,7 @@ class ProviderCalls:
             return left
         key = (run.job_id, run.version)
         whole = self._first_left[key] = max(left, self._first_left.pop(key, 0.0))
-        if len(self._first_left) > MOST_RUNS:
+        if len(self._first_left) > MAX_RUNS:
             self._first_left.popitem(last=False)
         return whole
 
@@ -325,7 +349,7 @@ class ProviderCalls:
         except TimeoutError:
             raise NotAdmittedError(
                 f"provider {self._name} answers as many calls of this process as may be under way",
-                delay=ANOTHER_RUN,
+                delay=NEXT_RUN_DELAY,
                 limit=f"concurrency of provider {self._name} in one process",
             ) from None
 
@@ -353,5 +377,5 @@ class _Named:
 
 def _out_of_time(left: float) -> NoReturn:
     raise NotAdmittedError(
-        f"no call is begun with {max(left, 0.0):.1f} s of its run left", delay=ANOTHER_RUN, limit=OUT_OF_TIME
+        f"no call is begun with {max(left, 0.0):.1f} s of its run left", delay=NEXT_RUN_DELAY, limit=OUT_OF_TIME
     )

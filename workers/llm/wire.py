@@ -15,9 +15,9 @@ from workers.llm.errors import URL_HINT, message_of, of_status, quotable, status
 from workers.runtime.handler.errors import InvalidAnswers, Refused, Unavailable
 
 # Deeper JSON than any answer needs is read by nobody's recursion, and neither is a number of thousands of digits.
-DEEPEST, MOST_DIGITS = 64, 40
+MAX_DEPTH, MAX_DIGITS = 64, 40
 MODEL_CHARS = 255
-MOST_TOKENS = 2**31 - 1
+MAX_TOKENS = 2**31 - 1
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # How a server says that it ended or left out an answer for what it says: OpenAI, then those that pass on Google's.
@@ -32,7 +32,7 @@ class TooDeepError(ValueError):
     """A JSON value is nested deeper than it may be."""
 
     def __init__(self) -> None:
-        super().__init__(f"it is nested deeper than {DEEPEST} levels")
+        super().__init__(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def read(body: str, headers: Mapping[str, str] | None = None) -> Completion:
     )
 
 
-def storable(value: Any, *, depth: int = DEEPEST) -> Any:
+def storable(value: Any, *, depth: int = MAX_DEPTH) -> Any:
     """Return a JSON value as Postgres can keep it: no NUL, no lone surrogate, no infinity or NaN.
 
     Raise TooDeepError for one that is nested deeper than ``depth``.
@@ -135,7 +135,7 @@ def storable(value: Any, *, depth: int = DEEPEST) -> Any:
 
 def whole_number(digits: str) -> int | float:
     """Return a number of JSON; one too long to be a number of anything is infinite, which is kept nowhere."""
-    return int(digits) if len(digits) <= MOST_DIGITS else math.inf
+    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
 
 
 def json_object(body: str, *, clean: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def json_object(body: str, *, clean: Callable[[Any], Any] = lambda value: value)
     try:
         value = clean(json.loads(body, parse_int=whole_number))
     except (TooDeepError, RecursionError):
-        raise InvalidAnswers(f"provider answered with JSON nested deeper than {DEEPEST} levels") from None
+        raise InvalidAnswers(f"provider answered with JSON nested deeper than {MAX_DEPTH} levels") from None
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -190,4 +190,4 @@ def _inside(usage: object, name: str) -> object:
 
 
 def _is_count(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS

@@ -16,6 +16,7 @@ from workers.runtime.handler.ports import (
     Message,
     OfflineRule,
     Purpose,
+    ReuseLedger,
 )
 
 T = TypeVar("T", bound=BaseModel)
@@ -88,6 +89,10 @@ class _Counting:
         made = await self._llm.embed(texts, model=model, purpose=purpose)
         self._count.embedding += made.tokens or 0
         return made
+
+    async def record_reused(self, tokens: int, *, model: str) -> None:
+        if isinstance(self._llm, ReuseLedger):
+            await self._llm.record_reused(tokens, model=model)
 
     async def aclose(self) -> None:
         """Hold nothing: the process closes its model."""

@@ -41,6 +41,11 @@ Point = Literal[
     # One call of a provider, from the first byte of the request to the last of the answer.
     "provider.before",
     "provider.after",
+    # One statement that admits calls, and one that settles them in the ledger.
+    "admit.before",
+    "admit.after",
+    "account.before",
+    "account.after",
     # The batch lane: questions are kept; a batch gets its lines, is uploaded, created; its answers are kept; its jobs
     # are woken.
     "batch_ask.before",

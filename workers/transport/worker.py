@@ -30,7 +30,7 @@ from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.failpoints import failpoint
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS, MAX_IDLE_TIME
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
 from workers.runtime.handler.resources import Resources
@@ -81,8 +81,9 @@ class WorkerOptions:
     transitions_retention: timedelta
     worker_id: UUID = field(default_factory=uuid.uuid4)
     pool_size: int = 5
-    patience: timedelta = DEFAULT_PATIENCE
+    patience: timedelta | None = DEFAULT_PATIENCE
     idle_runs: int = MAX_IDLE_RUNS
+    idle_time: timedelta = MAX_IDLE_TIME
 
 
 class WorkerRuntime:
@@ -127,6 +128,7 @@ class WorkerRuntime:
             failed=self._end_process,
             patience=options.patience,
             idle_runs=options.idle_runs,
+            idle_time=options.idle_time,
         )
         self._answering = answering
         self._registry = registry

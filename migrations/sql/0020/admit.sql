@@ -240,7 +240,8 @@ BEGIN
           EXIT;
         END IF;
         v_need := CASE l_measure[n] WHEN 'input_tokens' THEN v_call.input WHEN 'output_tokens' THEN v_call.output
-                                    WHEN 'tokens' THEN v_call.input + v_call.output ELSE 1 END;
+                                    WHEN 'tokens' THEN v_call.input + v_call.output
+                                    WHEN 'requested_tokens' THEN (v_call.input * 3 + 3) / 4 + v_call.output ELSE 1 END;
         CONTINUE WHEN l_used[n] + v_need <= l_most[n];
         v_wait := llm.free_in(l_id[n], l_subject[n], l_window[n], l_most[n] - v_need, l_new[n], v_now);
         SELECT llm.limit_told(l, l_subject[n], l_used[n], v_wait) INTO v_cause FROM llm.limits AS l WHERE l.id = l_id[n];
@@ -306,7 +307,8 @@ BEGIN
       FOR i IN pl_from[v_call.path]..pl_to[v_call.path] LOOP
         n := pl[i];
         v_need := CASE l_measure[n] WHEN 'input_tokens' THEN v_call.input WHEN 'output_tokens' THEN v_call.output
-                                    WHEN 'tokens' THEN v_call.input + v_call.output ELSE 1 END;
+                                    WHEN 'tokens' THEN v_call.input + v_call.output
+                                    WHEN 'requested_tokens' THEN (v_call.input * 3 + 3) / 4 + v_call.output ELSE 1 END;
         l_used[n] := l_used[n] + v_need;
         l_new[n] := l_new[n] + v_need;
       END LOOP;

@@ -8,9 +8,11 @@ BEGIN
   DELETE FROM llm.window_counts WHERE limit_id = p_limit.id;
   INSERT INTO llm.window_counts (limit_id, subject, bucket, amount)
   SELECT p_limit.id, llm.subject(p_limit.per_owner, c.owner_id), llm.bucket(c.created_at, p_limit.window_seconds),
-         sum(llm.amount(p_limit.measure,
-                        llm.counted(c.state, c.input_tokens, c.estimated_input)::bigint,
-                        llm.counted(c.state, c.output_tokens, c.max_output)::bigint))
+         sum(CASE WHEN p_limit.measure = 'requested_tokens' THEN
+                    llm.amount(p_limit.measure, c.estimated_input::bigint, c.max_output::bigint)
+                  ELSE llm.amount(p_limit.measure,
+                         llm.counted(c.state, c.input_tokens, c.estimated_input)::bigint,
+                         llm.counted(c.state, c.output_tokens, c.max_output)::bigint) END)
     FROM llm.calls AS c
    WHERE c.lane = 'normal' AND c.state <> 'cached'
      AND (p_limit.provider IS NULL OR p_limit.provider = c.provider)

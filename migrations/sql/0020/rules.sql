@@ -47,8 +47,11 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 CREATE FUNCTION llm.amount(p_measure text, p_input bigint, p_output bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+-- What a call counts for. Providers that count what is requested take a fourth of its bytes for its input; ours is an
+-- upper estimate, a third of them.
   SELECT CASE p_measure WHEN 'input_tokens' THEN p_input WHEN 'output_tokens' THEN p_output
-                        WHEN 'tokens' THEN p_input + p_output ELSE 1 END
+                        WHEN 'tokens' THEN p_input + p_output
+                        WHEN 'requested_tokens' THEN (p_input * 3 + 3) / 4 + p_output ELSE 1 END
 $$;
 
 CREATE FUNCTION llm.window_start(p_window text, p_zone text, p_at timestamptz) RETURNS timestamptz

@@ -85,6 +85,8 @@ BEGIN
   ), sums AS (
     SELECT provider, model, stage, owner_id, project_id, profile_id, lane, created_at, count(*) AS calls,
            count(*) FILTER (WHERE became = 'released') AS released,
+           coalesce(sum(llm.amount('requested_tokens', old_input::bigint, old_output::bigint)) FILTER (WHERE became = 'released'), 0)
+             AS unrequested,
            count(*) FILTER (WHERE was = 'reserved') AS ended,
            sum(new_input - old_input)::bigint AS input, sum(new_output - old_output)::bigint AS output,
            coalesce(sum(old_usd) FILTER (WHERE was = 'reserved'), 0) AS let_go_usd,
@@ -96,6 +98,7 @@ BEGIN
   ), windows AS (
     SELECT l.id, llm.subject(l.per_owner, s.owner_id) AS subject, llm.bucket(s.created_at, l.window_seconds) AS bucket,
            sum(CASE l.measure WHEN 'requests' THEN -s.released WHEN 'concurrency' THEN -s.ended
+                              WHEN 'requested_tokens' THEN -s.unrequested
                               WHEN 'input_tokens' THEN s.input WHEN 'output_tokens' THEN s.output
                               ELSE s.input + s.output END)::bigint AS amount
       FROM sums AS s CROSS JOIN LATERAL llm.limits_of(s.provider, s.model, s.stage, s.owner_id) AS l

@@ -20,7 +20,7 @@ CREATE TABLE llm.limits (
   CONSTRAINT uq_limits_one UNIQUE NULLS NOT DISTINCT
     (provider, model, stage, owner_id, per_owner, measure, window_seconds, set_by),
   CONSTRAINT ck_limits_measure
-    CHECK (measure IN ('requests', 'input_tokens', 'output_tokens', 'tokens', 'concurrency')),
+    CHECK (measure IN ('requests', 'input_tokens', 'output_tokens', 'tokens', 'requested_tokens', 'concurrency')),
   CONSTRAINT ck_limits_at_most CHECK (at_most BETWEEN 0 AND 1000000000000),
   CONSTRAINT ck_limits_window CHECK ((window_seconds IS NULL) = (measure = 'concurrency')
     AND window_seconds BETWEEN 1 AND 2678400),

@@ -13,7 +13,7 @@ from tests.support.fakes.alignment import record_in
 from tests.support.fakes.analyses import Analyses
 from workers.analytics.summary import SummaryAnswer
 from workers.llm.offline import OfflineEvaluator
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE
+from workers.runtime.handler.endurance import MAX_IDLE_TIME
 from workers.runtime.handler.errors import RateLimited, Retryable
 from workers.runtime.handler.outcomes import Complete, Snooze
 from workers.runtime.handler.ports import Answer, Message, OfflineRule
@@ -98,7 +98,7 @@ async def test_job_ends_if_its_provider_stays_away(analyses: Analyses, runs: Run
     analyses.put(project)
     (job,) = await runs.claim()
     assert job.started_at
-    late = job.started_at + DEFAULT_PATIENCE
+    late = job.started_at + MAX_IDLE_TIME
     await runs.settle(job, await runs.perform(job, Judge(0)))
     (job,) = await runs.claim()
 

@@ -4,8 +4,10 @@ import io
 import json
 import sys
 import uuid
+from datetime import datetime, time
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -212,6 +214,29 @@ def test_a_paused_provider_says_why_and_resume_ends_it(gristmill, rows, local):
 
     assert providers(gristmill)[local]["state"] == "open"
     assert rows.ask("SELECT 1 FROM llm.cooldowns UNION ALL SELECT 1 FROM runtime.provider_pauses") == []
+    assert gristmill("llm", "resume") == (0, "", "nothing is paused, away or cooling down")
+
+
+def test_resume_lets_the_jobs_of_a_provider_go_on(gristmill, rows, local, proving_job):
+    """At once, also if nothing but snoozed jobs is left of a pause. Jobs that sleep for something else sleep on."""
+    code, output, _ = gristmill("enqueue", "proving.plain", "--payload", "{}")
+    other = uuid.UUID(output.strip())
+    said = {proving_job: "snoozed: Provider local is paused since noon", other: "snoozed: told to sleep"}
+    with rows.connection.transaction():
+        rows.ask("SET LOCAL session_replication_role = replica")
+        for job, reason in said.items():
+            rows.ask(
+                "UPDATE proving.plain_jobs SET due_at = now() + interval '1 hour', change_action = 'snooze', "
+                "change_reason = %s WHERE id = %s",
+                reason,
+                job,
+            )
+
+    assert gristmill("llm", "resume")[:2] == (0, "local is asked again; 1 job woken\n")
+
+    asleep = rows.ask("SELECT id FROM proving.plain_jobs WHERE due_at IS NOT NULL")
+    assert [row["id"] for row in asleep] == [other]
+    assert code == 0
     assert gristmill("llm", "resume") == (0, "", "nothing is paused, away or cooling down")
 
 
@@ -556,8 +581,27 @@ def test_spend_is_summed_drawn_and_told(gristmill, rows, tmp_path):
     assert {row["by"]["model"] for row in found["rows"]} == {"m", "other"}
 
 
+def test_the_day_of_a_call_is_that_of_the_zone(gristmill, rows):
+    """In the table and in JSON, east and west of Greenwich."""
+    rows.admit(call(tokens=2_000))
+    [moment] = rows.ask("SELECT created_at FROM llm.calls")
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):  # 14 hours ahead of UTC, 11 behind
+        today = moment["created_at"].astimezone(ZoneInfo(zone)).date()
+
+        code, output, _ = gristmill("llm", "spend", "--by", "day", "--zone", zone)
+        found = as_json(gristmill, "llm", "spend", "--by", "day", "--zone", zone)
+
+        assert code == 0
+        assert str(today) in output
+        begin = datetime.fromisoformat(found["rows"][0]["by"]["day"])  # JSON has moments in UTC
+        assert begin == datetime.combine(today, time(), ZoneInfo(zone))
+
+
 def test_spend_refuses_what_it_cannot_sum_up_by(gristmill):
     """The line names every word that it knows."""
+    assert (
+        "zone must be an IANA name such as Europe/Paris, got 'Mars'" in gristmill("llm", "spend", "--zone", "Mars")[2]
+    )
     for words, said in (("model,colour", "by must be of model, served, "), ("day,day", "by names day twice")):
         code, _, line = gristmill("llm", "spend", "--by", words)
 

@@ -90,6 +90,26 @@ def test_wrong_usage_is_one_line(gristmill, records, arguments, code, line):
     assert len(said.splitlines()) == 1
 
 
+def test_the_call_of_a_command_is_admitted_and_in_the_ledger(gristmill, psql, monkeypatch):
+    """It belongs to no job and to no worker; a limit that has no room for it refuses it in one line."""
+    with FakeOpenAI() as fake:
+        monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
+        monkeypatch.setenv("GRISTMILL_LLM__EMBEDDING_MODEL", "embed-1")
+        code, _, said = gristmill("a", "--json")
+        psql.execute(
+            "INSERT INTO llm.limits (provider, measure, at_most, window_seconds)"
+            " VALUES ('environment', 'requests', 0, 60)"
+        )
+        refused = gristmill("a", "--json")
+
+    assert (code, said) == (0, "")
+    [row] = psql.execute("SELECT job_id, worker_id, provider, model, kind, state FROM llm.calls").fetchall()
+    assert list(row.values()) == [None, None, "environment", "embed-1", "embeddings", "unpriced"]
+    assert refused[0] == 1
+    assert "requests per minute of provider environment" in refused[2]
+    assert len(refused[2].splitlines()) == 1
+
+
 def test_a_provider_that_cannot_embed_is_reported_in_one_line(gristmill, records, monkeypatch):
     """The line has the reason of the provider."""
     with FakeOpenAI() as fake:

@@ -10,7 +10,7 @@ from workers.judging.answers import answer_to
 from workers.llm.admission.postgres_admission import PostgresAdmission
 from workers.llm.admission.turns import Turns
 from workers.llm.pauses import Gate
-from workers.llm.places import Control
+from workers.llm.ports import Control
 from workers.llm.provider import ClientOptions, controlled
 from workers.llm.routing.following import Seen
 from workers.llm.routing.routing import Provider, Route, Step
@@ -39,7 +39,7 @@ async def test_calls_of_two_processes_keep_a_limit_and_all_are_answered(database
         for n in range(2):
             database = Database(database_url, changed_by=f"worker:{n}")
             admission = PostgresAdmission(database, None, PriceList())
-            control = Control(accounts=admission, turns=Turns(admission), learn=admission.learn)
+            control = Control(admission=admission, turns=Turns(admission), learn=admission.learn)
             model = controlled(look=look, options=OPTIONS, gate=Gate(), control=control)
             processes.append((database, admission, model))
         into = answer_to(["use"], form=ScoreAnswer)

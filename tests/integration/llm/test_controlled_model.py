@@ -243,6 +243,19 @@ async def test_a_429_that_comes_again_and_again_doubles_its_wait(first, ledger, 
     assert [delay for *_, delay in ledger.cooldowns] == [timedelta(seconds=wait) for wait in (0.5, 1, 2)]
 
 
+async def test_refusals_of_calls_that_were_under_way_together_do_not_double_the_wait(first, ledger, model_of):
+    """Of a burst that goes beyond a limit many are refused at once: the provider was asked again by none of them."""
+    refused = {"kind": "status", "status": 429, "retry_after": "0.5", "delay_ms": 100}
+    first.script(queue=[refused] * 8)
+    model = model_of(routing_to(first))
+    with run_with(60):
+        answers = await asyncio.gather(*(parse(model) for _ in range(8)))
+
+    assert len(answers) == 8
+    assert {delay for *_, delay in ledger.cooldowns} == {timedelta(seconds=0.5)}
+    assert first.calls == 16
+
+
 async def test_a_wait_that_is_longer_than_the_run_is_a_snooze_that_names_the_limit(first, ledger, model_of):
     """Row 24: nobody sleeps a minute in a process; the refusal says which limit and for how long."""
     first.script(default={"kind": "status", "status": 429, "retry_after": "60"})
@@ -585,6 +598,26 @@ async def test_embeddings_of_two_models_are_no_route(first, ledger, model_of):
 
     with pytest.raises(Unavailable, match="several embedding models"):
         await model_of(embedding(first, *steps)).embedding_model()
+
+
+async def test_embeddings_with_two_query_prefixes_are_no_route(first, ledger, model_of):
+    """The same query would find other records, depending on the step that answers."""
+    steps = Step(provider="e", model="e5", query_prefix="query: "), Step(provider="e", model="e5")
+
+    with pytest.raises(Unavailable, match="several embedding models or prefixes"):
+        await model_of(embedding(first, *steps)).embedding_model()
+
+
+async def test_vectors_that_were_there_are_in_the_ledger_as_cached(first, ledger, model_of):
+    """C22: the row names the run's provider and model and the tokens that were saved; nobody is asked."""
+    model = model_of(embedding(first, Step(provider="e", model="e5", document_prefix="passage: ")))
+
+    await model.record_reused(40, model=await model.embedding_model())
+
+    [(call, usage)] = ledger.cached
+    assert (call.kind, call.provider, call.model, call.route) == ("embeddings", "e", "e5", "default-embeddings")
+    assert (usage.input_tokens, usage.output_tokens) == (40, None)
+    assert ledger.reserved == []
 
 
 async def test_the_offline_evaluator_stands_in_for_nobody(first, ledger, model_of):

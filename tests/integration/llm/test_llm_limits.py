@@ -6,9 +6,9 @@ import pytest
 
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.judging.answers import answer_to
-from workers.llm.abilities import LEAST_SHARE, REASONING_TOKENS
+from workers.llm.abilities import MIN_SHARE, REASONING_TOKENS
 from workers.llm.bounds import bound_of
-from workers.llm.places import Place, current_place
+from workers.llm.ports import RoutePosition, current_position
 from workers.llm.provider import build
 from workers.runtime.handler.errors import InvalidAnswers, Refused
 from workers.scoring.question import build_question
@@ -146,10 +146,10 @@ async def test_answer_stays_within_the_context_that_a_list_or_a_route_tells(prov
 
     await parse(provider)
     fake.script(default=CUT)
-    current_place.set(Place(route="r", context_tokens=200))
+    current_position.set(RoutePosition(route="r", context_tokens=200))
     with pytest.raises(InvalidAnswers, match="cut off at 100 tokens"):
         await parse(provider)
 
     of_list, *of_route = [request["max_tokens"] for request in fake.requests]
     assert of_list < BOUND
-    assert of_route == [200 // LEAST_SHARE, 100]
+    assert of_route == [200 // MIN_SHARE, 100]

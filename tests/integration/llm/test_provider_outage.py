@@ -18,7 +18,7 @@ from gristmill_testing.mill import Heard, mill
 from gristmill_testing.waiting import until
 from tests.conftest import sqlalchemy_url
 from tests.support.fakes.openai_server import FakeOpenAI
-from workers.llm.kept.kept_model import KeptModel
+from tests.support.kept_model import KeptModel
 from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.pause_store import SharedPauses
 from workers.llm.pauses import Gate
@@ -86,7 +86,12 @@ def table(database_url: str, connection: Connection) -> Iterator[Table]:
 
 @asynccontextmanager
 async def workers(
-    url: str, registry: Registry, provider_url: str, *, timeout: float = 20.0, patience: timedelta = DEFAULT_PATIENCE
+    url: str,
+    registry: Registry,
+    provider_url: str,
+    *,
+    timeout: float = 20.0,
+    patience: timedelta | None = DEFAULT_PATIENCE,
 ) -> AsyncIterator[Heard]:
     """Run a mill whose pauses are short, and shared as those of every worker are."""
     database = Database(url, changed_by="worker:provider", pool_size=1)
@@ -231,7 +236,7 @@ async def test_request_that_is_itself_at_fault_comes_to_its_end(
         table.connection.execute(text("UPDATE scoring.scoring_jobs SET due_at = NULL WHERE due_at IS NOT NULL"))
 
     async with workers(database_url, registry, fake.url):
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 120
         while table.one(poison).status != "failed" and time.monotonic() < give_up:
             await hurry()
             await asyncio.sleep(0.05)

@@ -196,18 +196,14 @@ async def test_an_operators_pause_is_read_and_ends(rows, database):
     """With its reason, once; a provider that is not known is refused with one line."""
     rows.execute("UPDATE llm.providers SET paused_at = now(), paused_reason = 'too dear'")
     paused = await routing_of(database)
-    woken: list[str] = []
-
-    async def wake(_session, provider):
-        woken.append(provider.name)
-        return 3
 
     async with database.session() as session:
-        resumed = await resume_provider(session, "gpu", OPERATOR, routing=paused, wake=wake)
+        resumed = await resume_provider(session, "gpu", OPERATOR, routing=paused)
         again = await resume_provider(session, "gpu", OPERATOR, routing=paused)
 
     assert paused.providers["gpu"].paused_reason == "too dear"
-    assert (resumed.reasons, resumed.woken, woken) == (["too dear"], 3, ["gpu"])
+    assert resumed.reasons == ["too dear"]
+    assert resumed.causes[0] == "provider gpu"
     assert again.reasons == []
     assert (await routing_of(database)).providers["gpu"].paused_at is None
     async with database.session() as session:

@@ -75,14 +75,14 @@ async def test_a_rate_limit_waits_as_long_as_it_was_told(jobs, worker):
 
 
 async def test_a_rate_limited_job_without_progress_is_told_and_then_fails(jobs, database_url, registry):
-    """After so many runs in a row the reason says since when; once they last as long as patience, it has failed."""
+    """After so many runs in a row the reason says since when; once they last as long as idle_time, it has failed."""
     [job_id] = await jobs.ready(act="rate_limited")
     async with started_worker(database_url, registry, idle_runs=4) as worker:
         for _ in range(5):
             await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
             await worker.run(await jobs.dispatched(count=0))
     reasons = [one.change_reason for one in await jobs.history(job_id) if one.change_action == "snooze"]
-    async with started_worker(database_url, registry, idle_runs=4, patience=timedelta(0)) as worker:
+    async with started_worker(database_url, registry, idle_runs=4, idle_time=timedelta(0)) as worker:
         await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
         await worker.run(await jobs.dispatched(count=0))
     row = await jobs.row(job_id)
@@ -100,7 +100,7 @@ async def test_a_rate_limited_job_without_progress_is_told_and_then_fails(jobs, 
 async def test_a_job_that_gets_on_or_waits_for_others_is_not_bounded(jobs, database_url, registry, act):
     """A checkpoint is progress, and so is a kept answer; a limit that many share is nobody's lack of it."""
     [job_id] = await jobs.ready(act=act)
-    async with started_worker(database_url, registry, idle_runs=2, patience=timedelta(0)) as worker:
+    async with started_worker(database_url, registry, idle_runs=2, idle_time=timedelta(0)) as worker:
         for _ in range(6):
             await jobs.sql("UPDATE proving.plain_jobs SET due_at = NULL")
             await worker.run(await jobs.dispatched(count=0))

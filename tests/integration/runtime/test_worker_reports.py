@@ -9,7 +9,7 @@ import pytest
 from cli.provider import answering_of, worker_provider
 from config.settings import load
 from gristmill_testing.waiting import until
-from workers.llm.answering import Answering, told
+from workers.llm.answering import Answering, describe_report
 from workers.llm.routing.routing import Provider, Route, Step
 from workers.llm.routing.tables import Rows
 from workers.operations.keyring import Keyring, new_key
@@ -82,7 +82,7 @@ def test_the_operators_choice_comes_before_the_environment(environment, variable
     found = answering_of(settings, chosen)
 
     assert (found.provider, found.url) == (provider, url)
-    assert provider in told(asdict(found))
+    assert provider in describe_report(asdict(found))
 
 
 def test_routes_are_told_with_their_steps_and_for_whom(environment):
@@ -148,5 +148,5 @@ async def test_a_worker_without_the_keys_of_a_choice_tells_its_problem(environme
 
 def test_no_provider_is_shown_for_a_worker_without_a_report():
     """This is true for a worker of an older release, and in the first seconds of a worker."""
-    assert told(None) == ""
-    assert told(asdict(Answering(provider="offline"))) == "offline"
+    assert describe_report(None) == ""
+    assert describe_report(asdict(Answering(provider="offline"))) == "offline"

@@ -159,6 +159,8 @@ FREE = {
     "operations.analytics_jobs.resumeAt": "where the next run begins",
     "assessments.assessment_states.assessment_id": "keep_request keeps it",
     "assessments.assessment_states.request_data": "keep_request keeps what it has",
+    "assessments.assessment_states.asked_model": "note_asked_model sets it, whatever is written",
+    "operations.analytics_jobs.asked_model": "note_asked_model sets it, whatever is written",
     "llm.batches.wait_until": "the kernel's, of a wait",
 }
 

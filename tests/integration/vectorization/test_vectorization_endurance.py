@@ -15,7 +15,7 @@ from workers.llm import feature_hash
 from workers.llm.offline import OfflineEvaluator
 from workers.longrun.retrying import Retries
 from workers.runtime.handler.context import CheckpointWrite, Context, Run
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE
+from workers.runtime.handler.endurance import MAX_IDLE_TIME
 from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.ports import EmbeddingLimits, Embeddings, LanguageModel, Purpose
@@ -122,7 +122,7 @@ async def test_job_waits_longer_each_time_until_patience_ends(runs: Runs, rows: 
         waits.append(outcome.delay.total_seconds())
         job = await runs.again()
     with pytest.raises(Retryable, match="HTTP 503"):
-        await runs.perform(job, Embedder(0), at(began + timedelta(minutes=71) + DEFAULT_PATIENCE))
+        await runs.perform(job, Embedder(0), at(began + timedelta(minutes=71) + MAX_IDLE_TIME))
 
     assert waits == [5, 120, 300, 5, 30]
     assert (rows.row(job.id)["embeddedCount"], rows.row(job.id)["retry_count"]) == (12, 0)

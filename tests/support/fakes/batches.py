@@ -16,7 +16,7 @@ from email.policy import HTTP
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-MOST_LINES, MOST_BYTES = 50_000, 200_000_000
+MAX_LINES, MAX_BYTES = 50_000, 200_000_000
 ROUTER = "/api/beta/batches"
 MEMBERS = frozenset({"auto", "outcomes", "refuses", "fails_with", "wrong_usage", "lists"})
 
@@ -137,7 +137,7 @@ class BatchServer:
         message = BytesParser(policy=HTTP).parsebytes(head + body)
         parts = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
         content: Any = parts["file"].get_payload(decode=True)
-        if len(content) > MOST_BYTES:
+        if len(content) > MAX_BYTES:
             return _refuse(413, "the file is too large")
         name = f"file-{len(self.files)}"
         self.files[name] = bytes(content)
@@ -158,7 +158,7 @@ class BatchServer:
         if key is not None and form == "router":  # OpenAI has no such keys
             self.keys[key] = batch.id
         names = [line["custom_id"] for line in lines]
-        if self.fails_with or not names or len(names) > MOST_LINES or len(set(names)) < len(names):
+        if self.fails_with or not names or len(names) > MAX_LINES or len(set(names)) < len(names):
             batch.status, batch.failure = "failed", self.fails_with or "invalid_file"
         return Reply(_json(self._shown(batch)).body, status=202 if form == "router" else 200)
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gristmill_testing.mill import Heard, mill
-from workers.llm.kept.kept_model import KeptModel
+from tests.support.kept_model import KeptModel
 from workers.llm.kept.postgres_kept import PostgresKept
 from workers.llm.provider import build
 from workers.runtime.database import Database

@@ -72,6 +72,7 @@ class Entry:
 
     ``ended_at`` is None if no complete answer was sent. ``body`` is the request's fingerprint. ``again`` is true if the
     request quotes an earlier answer to ask again. ``limit`` is how many tokens the answer may have.
+    ``input_tokens`` and ``output_tokens`` are what the call costs; None if it costs nothing.
     """
 
     key: str | None
@@ -81,6 +82,15 @@ class Entry:
     body: str = ""
     again: bool = False
     limit: int | None = None
+    model: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def charge(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Note what ``answer`` costs, if it says that, and return it."""
+        if usage := answer["usage"]:
+            self.input_tokens, self.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        return answer
 
 
 class Script:
@@ -151,6 +161,7 @@ class Script:
         fingerprint = hashlib.blake2b(sent, digest_size=16).hexdigest()
         entry = Entry(headers.get("idempotency-key"), time.time(), body=fingerprint, again=again)
         entry.limit = body.get("max_tokens") or body.get("max_completion_tokens")
+        entry.model = str(body.get("model", ""))
         self.ledger.append(entry)
         self.calls += 1
         self.in_flight += 1
@@ -243,14 +254,14 @@ class Connection:
             case "error_200":
                 await self.send({"error": {"code": behaviour.get("code", 502), "message": "upstream failed"}})
             case "says" | "choice":
-                await self.send(scripted(request, behaviour, self.script.reported_model))
+                await self.send(entry.charge(scripted(request, behaviour, self.script.reported_model)))
             case "raw":
                 body, headers = base64.b64decode(behaviour["body"]), behaviour.get("headers")
                 await self.send_bytes(body, status=behaviour.get("status", 200), headers=headers)
             case "drip":
-                await self.drip(completion(request, "answer", self.script.reported_model))
+                await self.drip(entry.charge(completion(request, "answer", self.script.reported_model)))
             case _:
-                await self.send(completion(request, kind, self.script.reported_model))
+                await self.send(entry.charge(completion(request, kind, self.script.reported_model)))
 
     async def embed(self, request: dict[str, Any], headers: Mapping[str, str]) -> None:
         with self.script.embedder.call(request, headers) as entry:

@@ -2,8 +2,9 @@
 
 A role is worker, dispatcher, beat, caller or decider.
 Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, ``model_url`` (the
-provider of a worker's language model calls; without it every question is refused), ``embeddings`` (``model`` and
-limits), ``log_repeats`` (log repeated warnings too) and the options of ``tests.support.proving.surroundings``.
+provider of a worker's language model calls; without it every question is refused), ``admitted`` (the calls are
+admitted and accounted for, as those of ``gristmill worker``), ``embeddings`` (``model`` and limits), ``log_repeats``
+(log repeated warnings too) and the options of ``tests.support.proving.surroundings``.
 """
 
 import json
@@ -50,8 +51,17 @@ def run(role: str, options: dict[str, Any]) -> int:
             "grace_seconds": 5.0,
             "transitions_retention": timedelta(days=400),
         }
-        model = language_model(options.pop("model_url", None), options.pop("embeddings", {}))
-        return run_worker(registry, Resources(llm=model), WorkerOptions(**urls, **{**defaults, **options}))
+        model_url, embeddings, admitted = (
+            options.pop("model_url", None),
+            options.pop("embeddings", {}),
+            options.pop("admitted", False),
+        )
+        worker = WorkerOptions(**urls, **{**defaults, **options})
+        if admitted:
+            model = admitted_model(model_url, worker.database_url, worker.worker_id)
+        else:
+            model = language_model(model_url, embeddings)
+        return run_worker(registry, Resources(llm=model), worker)
     if role == "dispatcher":
         from workers.transport.dispatcher import run_dispatcher
 
@@ -68,6 +78,18 @@ def run(role: str, options: dict[str, Any]) -> int:
     from workers.transport.beat import run_beat
 
     return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES, transitions_retention=timedelta(days=400))
+
+
+def admitted_model(url: str, database_url: str, worker_id: Any) -> Any:
+    """Return the model of ``gristmill worker`` for the provider at ``url``, with short timeouts."""
+    from pydantic import SecretStr
+
+    from cli.provider import worker_provider
+    from config.settings import LLMSettings, Settings
+
+    llm = LLMSettings(connect_timeout_seconds=2.0, timeout_seconds=4.0, max_connections=64)
+    settings = Settings(openai_api_key=SecretStr("key"), openai_base_url=url, llm=llm)
+    return worker_provider(settings, database_url=database_url, name="worker:provider", worker_id=worker_id).model
 
 
 def language_model(url: str | None, embeddings: dict[str, Any]) -> Any:

@@ -11,10 +11,10 @@ import pytest
 from workers.judging.judgement import path_flags
 from workers.llm.calls import NotAdmittedError
 from workers.llm.errors import classify, of_status, reset_delay
-from workers.llm.fallback import OUT_OF_TIME, Tried, may_go_on, most_attempts, none_answered, path_told
+from workers.llm.fallback import OUT_OF_TIME, Tried, max_attempts, may_go_on, none_answered, path_record
 from workers.llm.pace import Pace
 from workers.llm.routing.routing import Step
-from workers.llm.spent import estimated, may_be_charged, usage_in, usage_of
+from workers.llm.usage import estimated, may_be_charged, usage_in, usage_of
 from workers.runtime.handler.errors import InvalidAnswers, Permanent, RateLimited, Refused, Unavailable
 
 REQUEST = httpx2.Request("POST", "http://p.test/v1/chat/completions")
@@ -49,7 +49,7 @@ def test_another_step_is_asked_for_the_providers_faults_only(error, goes_on):
 @pytest.mark.parametrize(("steps", "most"), [(1, 2), (2, 4), (3, 6), (10, 6)])
 def test_attempts_are_of_the_whole_path(steps, most):
     """Two a step, six at most."""
-    assert most_attempts(steps) == most
+    assert max_attempts(steps) == most
 
 
 def test_a_job_waits_for_the_step_that_is_back_first():
@@ -69,9 +69,9 @@ def test_a_job_waits_for_the_step_that_is_back_first():
 
 def test_a_path_is_told_only_where_another_answered():
     """With what each step before had to say, in words that a person reads."""
-    path = path_told([Tried(A, Unavailable("HTTP 503"))], B)
+    path = path_record([Tried(A, Unavailable("HTTP 503"))], B)
 
-    assert path_told([], A) == []
+    assert path_record([], A) == []
     assert path == [
         {"provider": "a", "model": "m", "why_not": "provider failed (HTTP 503)"},
         {"provider": "b", "model": "n"},

@@ -13,7 +13,7 @@ from workers.analytics.alignment import AlignmentAnswer
 from workers.analytics.summary import SummaryAnswer
 from workers.judging.answers import answer_to
 from workers.judging.judgement import SubjectAnswer
-from workers.llm.bounds import CHARACTERS_PER_TOKEN, LEAST, MOST_IF_FREE, bound_of
+from workers.llm.bounds import CHARACTERS_PER_TOKEN, MAX_TOKENS_IF_UNBOUNDED, MIN_TOKENS, bound_of
 from workers.llm.structured import schema_of
 from workers.runtime.handler.tokens import tokens_of
 from workers.scoring.score import ScoreAnswer
@@ -74,7 +74,7 @@ def test_more_to_say_never_lowers_the_bound(texts: int, length: int, items: int)
     """The bound grows with every text, its length and the items of lists."""
     bound = bound_of(form_of(texts=texts, length=length, items=items))
 
-    assert bound >= LEAST
+    assert bound >= MIN_TOKENS
     assert bound >= (texts + items) * length / CHARACTERS_PER_TOKEN
     assert bound <= bound_of(form_of(texts=texts + 1, length=length, items=items))
     assert bound <= bound_of(form_of(texts=texts, length=length + 20, items=items))
@@ -90,9 +90,9 @@ def test_what_is_not_bounded_gets_a_default() -> None:
 
     many: dict[str, Any] = {f"text_{place}": (str, ...) for place in range(50)}
 
-    assert 1_000 < bound_of(Free) <= MOST_IF_FREE
-    assert bound_of(Tree) <= MOST_IF_FREE
-    assert bound_of(create_model("Many", **many)) == MOST_IF_FREE
+    assert 1_000 < bound_of(Free) <= MAX_TOKENS_IF_UNBOUNDED
+    assert bound_of(Tree) <= MAX_TOKENS_IF_UNBOUNDED
+    assert bound_of(create_model("Many", **many)) == MAX_TOKENS_IF_UNBOUNDED
 
 
 def test_choices_numbers_and_formats_count_as_their_longest_value() -> None:

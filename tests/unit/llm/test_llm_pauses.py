@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.llm.pauses import MOST_MODELS, Away, Gate
+from workers.llm.pauses import MAX_MODELS, Away, Gate
 from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 
-FIRST, LONGEST = timedelta(seconds=0.05), timedelta(seconds=0.2)
+FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=0.05), timedelta(seconds=0.2)
 
 
 def gate(store=None):
-    return Gate(store, first=FIRST, longest=LONGEST, draw=lambda: 0.5)
+    return Gate(store, first=FIRST_PAUSE, longest=MAX_PAUSE, draw=lambda: 0.5)
 
 
 async def fail(made, *, request="r", model="m", **error):
@@ -77,7 +77,7 @@ async def test_after_a_pause_one_call_goes_through_and_its_success_ends_it():
     """The others wait until it is known."""
     made = gate()
     await fail(made, certain=True)
-    await asyncio.sleep(FIRST.total_seconds() * 1.5)
+    await asyncio.sleep(FIRST_PAUSE.total_seconds() * 1.5)
 
     async with made.asking("s", "m", request="probe"):
         with pytest.raises(Unavailable) as told:
@@ -94,7 +94,7 @@ async def test_whoever_refuses_a_request_is_not_away(answer):
     """A rate limit and a refusal are answers."""
     made = gate()
     await fail(made, certain=True)
-    await asyncio.sleep(FIRST.total_seconds() * 1.5)
+    await asyncio.sleep(FIRST_PAUSE.total_seconds() * 1.5)
 
     with pytest.raises(type(answer)):
         async with made.asking("s", "m", request="probe"):
@@ -106,7 +106,7 @@ async def test_cancelled_probe_leaves_the_turn_to_the_next():
     """A job that is cancelled while it asks must not keep all others waiting."""
     made = gate()
     await fail(made, certain=True)
-    await asyncio.sleep(FIRST.total_seconds() * 1.5)
+    await asyncio.sleep(FIRST_PAUSE.total_seconds() * 1.5)
 
     with pytest.raises(asyncio.CancelledError):
         async with made.asking("s", "m", request="probe"):
@@ -138,7 +138,7 @@ async def test_pause_grows_while_the_provider_stays_away_and_keeps_since_when():
 
     assert len({one.since for one in told}) == 1
     assert waits[-1] > waits[0]
-    assert max(waits) < LONGEST.total_seconds() * 10
+    assert max(waits) < MAX_PAUSE.total_seconds() * 10
 
 
 async def test_wait_that_the_provider_asks_for_is_kept_and_others_do_not_shorten_it():
@@ -191,7 +191,7 @@ async def test_pauses_hold_in_the_process_where_postgres_cannot_keep_them():
     await fail(made, certain=True)
     with pytest.raises(Unavailable):
         await succeed(made)
-    await asyncio.sleep(FIRST.total_seconds() * 1.5)
+    await asyncio.sleep(FIRST_PAUSE.total_seconds() * 1.5)
 
     await succeed(made)
     await succeed(made)
@@ -261,7 +261,7 @@ async def test_probe_that_a_model_alone_refuses_opens_the_server():
     """It answered: what it says is of that model."""
     made = gate()
     await fail(made, certain=True, of="server")
-    await asyncio.sleep(FIRST.total_seconds() * 1.5)
+    await asyncio.sleep(FIRST_PAUSE.total_seconds() * 1.5)
     await fail(made, certain=True, of="model")
 
     await succeed(made, "another")
@@ -273,8 +273,8 @@ async def test_names_of_models_cost_neither_memory_nor_questions():
     """The shared pauses of a server are read once; of too many models, those used last are remembered."""
     store = Kept("s|other")
     made = gate(store)
-    for n in range(MOST_MODELS + 500):
+    for n in range(MAX_MODELS + 500):
         await made.check("s", f"model {n}")
 
     assert store.asked == 1
-    assert len(made._servers["s"].models) == MOST_MODELS
+    assert len(made._servers["s"].models) == MAX_MODELS

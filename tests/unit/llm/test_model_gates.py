@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import tests.support.proving.stages  # noqa: F401 - importing registers the stages
+from workers.llm import gates as gates_module
 from workers.llm.calls import NotAdmittedError
 from workers.llm.gates import NO_GATE_FROM, ModelGates, Pause
 from workers.runtime.dispatch.gates import AskedStage, Gate
@@ -21,13 +22,14 @@ class Provider:
     is_offline: bool = False
     paused_at: datetime | None = None
     paused_reason: str | None = None
+    key_changed_at: datetime | None = None
 
     @property
     def key_name(self) -> str:
         return f"key of {self.name}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     provider: str
     model: str | None
@@ -53,6 +55,14 @@ class World:
     pauses: dict[str, Pause] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    gates: ModelGates | None = None
+
+    def known_names(self) -> list[str]:
+        return self.known
+
+    def bound_projects(self, serves: str, *, stage: str) -> list[Any]:
+        return []
 
     def path(self, model: str, *, stage: str | None, project_id: Any) -> Path:
         if model == "route:gone":
@@ -76,8 +86,9 @@ class World:
         async def pauses():
             return self.pauses
 
-        gates = ModelGates(routing=routing, capacity=capacity, pauses=pauses, clock=lambda: NOW)
-        return list(await gates.look([AskedStage(stage, keys)]))
+        if self.gates is None:
+            self.gates = ModelGates(routing=routing, capacity=capacity, pauses=pauses, clock=lambda: NOW)
+        return list(await self.gates.look([AskedStage(stage, keys)]))
 
 
 def refused(name: str = "requests per minute of provider p", *, seconds: float = 30.0) -> NotAdmittedError:
@@ -109,6 +120,30 @@ async def test_what_a_limit_has_free_is_shared_out_over_its_models():
     assert [(gate.key, gate.free) for gate in gates] == [("a", 3), ("b", 3), ("c", 3)]
     world.rooms = {("p", key): Room(1, refusal) for key in "abc"}
     assert [gate.free for gate in await world.look("a", "b", "c")] == [1, 1, 1]
+
+
+async def test_the_next_jobs_of_a_name_that_nobody_has_yet_are_kept_back():
+    """People are not told, and it takes nothing from the names that jobs have."""
+    refusal = refused()
+    world = World(rooms={("p", key): Room(10, refusal) for key in "ab"}, known=["a", "b", "c"])
+
+    gates = await world.look("a")
+
+    assert [(gate.key, gate.free, gate.has_jobs) for gate in gates] == [("a", 10, True), ("b", 10, False)]
+
+
+async def test_names_without_jobs_are_looked_at_less_often(monkeypatch):
+    """Until then, what was found holds, unless a job has come."""
+    monkeypatch.setattr(gates_module, "KNOWN_NAMES_SECONDS", 3_600.0)
+    world = World(rooms={("p", key): Room(0, refused()) for key in "ab"}, known=["a", "b"])
+    await world.look("a")
+    assert [path.model for path in world.asked] == ["a", "b"]
+
+    gates = await world.look("a")
+    assert [path.model for path in world.asked] == ["a"]
+    assert [(gate.key, gate.has_jobs) for gate in gates] == [("a", True), ("b", False)]
+
+    assert [(gate.key, gate.has_jobs) for gate in await world.look("b")] == [("b", True)]
 
 
 async def test_an_outage_closes_the_gate_and_lets_one_job_ask_when_it_has_passed():

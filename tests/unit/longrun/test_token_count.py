@@ -1,5 +1,6 @@
 """The tokens of a job are counted over all of its runs, and noted with every commit."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from gristmill_testing.model import ScriptedModel
 from workers.longrun.long_run import LongRun
 from workers.longrun.token_count import TokenCount
 from workers.runtime.handler.context import Context, Run
-from workers.runtime.handler.ports import Embeddings, Purpose
+from workers.runtime.handler.ports import Embeddings, Purpose, ReuseLedger
 from workers.runtime.handler.resources import Resources
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
@@ -66,3 +67,21 @@ async def test_counts_are_committed_with_what_they_paid_for() -> None:
     await run.keep({"progress": 5})
 
     assert kept == [{"progress": 5, "resume_at": {"turn": 4, "tokens": {"prompt": 0, "completion": 0, "embedding": 3}}}]
+
+
+async def test_a_counted_model_passes_on_which_vectors_were_reused():
+    """The ledger has them also where a job counts its tokens."""
+    reused: list[tuple[int, str]] = []
+
+    class Recorded(Counted):
+        async def record_reused(self, tokens: int, *, model: str) -> None:
+            reused.append((tokens, model))
+
+    model = Recorded({"good": True})
+    counting = TokenCount().counting(replace(context(), resources=Resources(llm=model)))
+
+    await cast("ReuseLedger", counting.llm).record_reused(40, model="m")
+    await cast("ReuseLedger", TokenCount().counting(context()).llm).record_reused(40, model="m")  # has no ledger
+
+    assert isinstance(counting.llm, ReuseLedger)
+    assert reused == [(40, "m")]

@@ -41,6 +41,16 @@ def test_job_waits_and_says_for_whom_since_when_and_until_when():
     assert paused == Snooze(timedelta(minutes=1), reason.replace(" as this request found", ""))
 
 
+def test_job_waits_however_long_without_a_patience():
+    """An outage is nobody's fault here: it ends no job, and the wait is as long as the provider says."""
+    waited = Waited(first=timedelta(days=400), last=HOUR)
+
+    outcome = after_provider_outage(away(NOW - timedelta(days=400)), waited, now=NOW, patience=None)
+
+    assert isinstance(outcome, Snooze)
+    assert outcome.delay == timedelta(minutes=1)
+
+
 def test_job_fails_where_it_and_its_provider_have_waited_for_as_long_as_patience_lasts():
     """A long outage before the job does not fail it, nor does a long wait of the job for other outages."""
     long, short = Waited(first=PATIENCE, last=HOUR), Waited(first=HOUR, last=HOUR)
@@ -86,13 +96,13 @@ def test_job_waits_for_a_database_as_long_again_and_in_the_end_pays():
     """A job with a statement that fills the disk fails in the end."""
     error = psycopg.errors.DiskFull("could not extend file")
 
-    first = after_database_outage(error, None, patience=PATIENCE, drawn=1)
-    later = after_database_outage(error, Waited(HOUR, HOUR), patience=PATIENCE, drawn=1)
+    first = after_database_outage(error, None, max_time=PATIENCE, drawn=1)
+    later = after_database_outage(error, Waited(HOUR, HOUR), max_time=PATIENCE, drawn=1)
 
     assert first == Snooze(timedelta(seconds=5), "database cannot be used: DiskFull: could not extend file")
     assert isinstance(later, Snooze)
     assert later.delay == timedelta(minutes=1)
-    assert isinstance(after_database_outage(error, Waited(PATIENCE, HOUR), patience=PATIENCE, drawn=1), Retry)
+    assert isinstance(after_database_outage(error, Waited(PATIENCE, HOUR), max_time=PATIENCE, drawn=1), Retry)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +143,11 @@ LIMITED = RateLimited("HTTP 429: slow down", delay=timedelta(seconds=7))
 )
 def test_rate_limited_job_waits_and_says_that_it_makes_no_progress(before, reason):
     """After twenty runs since when; few runs wait however long ago the first was."""
-    assert after_idle_run(LIMITED, before, now=NOW, most=20, patience=PATIENCE) == Snooze(LIMITED.delay, reason)
+    assert after_idle_run(LIMITED, before, now=NOW, max_runs=20, max_time=PATIENCE) == Snooze(LIMITED.delay, reason)
 
 
 def test_rate_limited_job_fails_after_many_runs_without_progress_over_a_long_time():
     """The line says how many, since when, and what the provider said last."""
-    outcome = after_idle_run(LIMITED, IdleRuns(40, PATIENCE), now=NOW, most=20, patience=PATIENCE)
+    outcome = after_idle_run(LIMITED, IdleRuns(40, PATIENCE), now=NOW, max_runs=20, max_time=PATIENCE)
 
     assert outcome == Fail("no progress in 41 runs since 2026-11-30 06:00 UTC: HTTP 429: slow down")

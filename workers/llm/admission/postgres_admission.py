@@ -25,12 +25,13 @@ from workers.llm.calls import Admission, Call, NotAdmittedError, Usage
 from workers.llm.kept.settling import AnswerToKeep
 from workers.runtime.backoff import reconnect_seconds
 from workers.runtime.database import Database, is_caused_by_a_row, is_database_away, retry_while_away
+from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe, one_line
 from workers.runtime.refusals import cut
 
 log = structlog.get_logger(__name__)
 
-MOST_PER_STATEMENT = 256
+MAX_PER_STATEMENT = 256
 FAILURE_CHARS = 1_000
 MODEL_CHARS = 255
 CLOSE_SECONDS = 4.0
@@ -41,15 +42,18 @@ Verdict = NotAdmittedError | None
 
 @dataclass(slots=True, eq=False)
 class _Asking:
-    """A call that waits for its verdict; ``told`` is cancelled once nobody waits for it."""
+    """A call that waits for its verdict; ``result`` is cancelled once nobody waits for it."""
 
     question: Question
-    told: "asyncio.Future[Verdict]"
+    result: "asyncio.Future[Verdict]"
 
     @property
     def is_reserved(self) -> bool:
         return (
-            self.told.done() and not self.told.cancelled() and self.told.exception() is None and not self.told.result()
+            self.result.done()
+            and not self.result.cancelled()
+            and self.result.exception() is None
+            and not self.result.result()
         )
 
 
@@ -60,16 +64,16 @@ class _Ending:
     call: Call
     end: dict[str, Any]
     keep: AnswerToKeep | None = None
-    told: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def tell(self, error: Exception | None = None) -> None:
-        if self.told.done():
+    def finish(self, error: Exception | None = None) -> None:
+        if self.result.done():
             return
         if error is None:
-            self.told.set_result(None)
+            self.result.set_result(None)
         else:
-            self.told.set_exception(error)
-            self.told.exception()  # somebody may wait for it, nobody must
+            self.result.set_exception(error)
+            self.result.exception()  # somebody may wait for it, nobody must
 
 
 class PostgresAdmission(Admission):
@@ -86,13 +90,13 @@ class PostgresAdmission(Admission):
         self._turn = 0
         # When each call was reserved, as long as it is under way: its row is found without looking through all months.
         self._under_way: dict[UUID, tuple[Call, datetime]] = {}
-        self._asks = Together(self._ask_all, most=MOST_PER_STATEMENT)
-        self._ends = Together(self._end_all, most=MOST_PER_STATEMENT)
-        self._heard: list[Callable[[Sequence[Call]], None]] = []
+        self._asks = Together(self._ask_all, most=MAX_PER_STATEMENT)
+        self._ends = Together(self._end_all, most=MAX_PER_STATEMENT)
+        self._listeners: list[Callable[[Sequence[Call]], None]] = []
 
-    def when_settled(self, hear: Callable[[Sequence[Call]], None]) -> None:
-        """Have ``hear`` told which calls of this process have ended: what they had reserved is free again."""
-        self._heard.append(hear)
+    def when_settled(self, listener: Callable[[Sequence[Call]], None]) -> None:
+        """Call ``listener`` with the calls of this process that have ended: what they had reserved is free again."""
+        self._listeners.append(listener)
 
     async def reserve(self, call: Call) -> None:
         """Reserve what ``call`` may use, in all of its limits and budgets or in none; raise NotAdmittedError."""
@@ -107,12 +111,12 @@ class PostgresAdmission(Admission):
         asking = [_Asking(Question(call, self._price_of(call)), loop.create_future()) for call in calls]
         self._asks.submit(*asking)
         try:
-            return [await one.told for one in asking]
+            return [await one.result for one in asking]
         except BaseException:
             for one in asking:
                 if one.is_reserved:
                     self._submit(one.question.call, "released")
-                one.told.cancel()
+                one.result.cancel()
             raise
 
     async def settle(self, call: Call, usage: Usage, *, keep: AnswerToKeep | None = None) -> None:
@@ -126,16 +130,16 @@ class PostgresAdmission(Admission):
             "served": usage.served_model and cut(one_line(usage.served_model), MODEL_CHARS),
             "seconds": usage.seconds,
         }
-        await asyncio.shield(self._submit(call, "settled", end, keep=keep).told)
+        await asyncio.shield(self._submit(call, "settled", end, keep=keep).result)
 
     async def fail(self, call: Call, reason: str, *, charged: bool) -> None:
         """Record that a call gave no answer. ``charged``: it may be paid for, so its estimate stays counted."""
         failure = {"failure": cut(one_line(reason), FAILURE_CHARS)}
-        await asyncio.shield(self._submit(call, "orphaned" if charged else "failed", failure).told)
+        await asyncio.shield(self._submit(call, "orphaned" if charged else "failed", failure).result)
 
     async def release(self, call: Call) -> None:
         """Give back the reservation of a call that was not made: it counts for nothing and leaves no row."""
-        await asyncio.shield(self._submit(call, "released").told)
+        await asyncio.shield(self._submit(call, "released").result)
 
     async def record_cached(self, call: Call, usage: Usage) -> None:
         """Record a call that was answered by a kept answer: it costs nothing and is under no limit."""
@@ -146,9 +150,9 @@ class PostgresAdmission(Admission):
             "input_used": storable_count(usage.input_tokens),
             "output_used": storable_count(usage.output_tokens),
         }
-        told: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._asks.submit(_Asking(Question(call, None, cached), told))
-        await asyncio.shield(told)
+        recorded: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._asks.submit(_Asking(Question(call, None, cached), recorded))
+        await asyncio.shield(recorded)
 
     async def cool_down(self, provider: str, model: str, *, delay: timedelta, reason: str) -> None:
         """Let nobody call ``model`` of ``provider`` for ``delay``: it has refused a call (429)."""
@@ -214,7 +218,7 @@ class PostgresAdmission(Admission):
         attempt = 0
         while True:
             # What was asked once may be reserved, whoever waits for it: it is asked again, to be given back.
-            asking = [one for one in asking if again or not one.told.done()]
+            asking = [one for one in asking if again or not one.result.done()]
             if not asking:
                 return
             try:
@@ -232,17 +236,22 @@ class PostgresAdmission(Admission):
                 await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
                 try:
-                    self._tell(asking, answer)
+                    self._answer(asking, answer)
                 except Exception as error:  # nobody may wait for ever
-                    log.exception("admission_not_told")
+                    log.exception("admission_not_answered")
                     await self._ask_apart(asking, error, again=again)
                 return
 
     async def _ask(self, asking: Sequence[_Asking], *, again: bool) -> Answered:
         self._turn += 1
         questions = [one.question for one in asking]
+        failpoint("admit.before")
         async with self._database.kernel() as conn:
-            return await admit(conn, questions, worker=self._worker_id, asker=self._asker, turn=self._turn, again=again)
+            answered = await admit(
+                conn, questions, worker=self._worker_id, asker=self._asker, turn=self._turn, again=again
+            )
+        failpoint("admit.after")
+        return answered
 
     async def _ask_apart(self, asking: Sequence[_Asking], error: Exception, *, again: bool) -> None:
         if len(asking) > 1 and is_caused_by_a_row(error):
@@ -251,18 +260,18 @@ class PostgresAdmission(Admission):
                 await self._ask_all([one], again=again)
             return
         for one in asking:
-            if not one.told.done():
-                one.told.set_exception(error)
+            if not one.result.done():
+                one.result.set_exception(error)
 
-    def _tell(self, asking: Sequence[_Asking], answer: Answered) -> None:
+    def _answer(self, asking: Sequence[_Asking], answer: Answered) -> None:
         _warn(answer.warned)
         for place, one in enumerate(asking):
             call, cause = one.question.call, answer.refused.get(place)
             is_reserved = cause is None and one.question.cached is None
             if is_reserved and call.lane != "batch":  # a batch outlives this process
                 self._under_way[call.id] = (call, answer.found.get(place, answer.at))
-            if not one.told.done():
-                one.told.set_result(None if cause is None else refusal_of(cause))
+            if not one.result.done():
+                one.result.set_result(None if cause is None else refusal_of(cause))
             elif is_reserved:
                 self._submit(call, "released")  # nobody waits for it any more
 
@@ -286,9 +295,11 @@ class PostgresAdmission(Admission):
         attempt = 0
         while True:
             try:
+                failpoint("account.before")
                 async with self._database.kernel() as conn:
                     answers = [one.keep for one in endings if one.keep is not None]
                     _warn(await settle(conn, [(one.call, one.end) for one in endings], answers=answers))
+                failpoint("account.after")
             except Exception as error:  # noqa: BLE001 - sorted below
                 if not is_database_away(error):
                     await self._end_apart(endings, error)
@@ -300,10 +311,10 @@ class PostgresAdmission(Admission):
                 break
         for one in endings:
             self._under_way.pop(one.call.id, None)
-            one.tell()
+            one.finish()
         ended = [one.call for one in endings]
-        for hear in self._heard:
-            hear(ended)
+        for listener in self._listeners:
+            listener(ended)
 
     async def _end_apart(self, endings: Sequence[_Ending], error: Exception) -> None:
         """Record each by itself; of one that cannot be, what it used, without what the provider says beside."""
@@ -323,10 +334,10 @@ class PostgresAdmission(Admission):
             await self._end([replace(one, end={name: v for name, v in one.end.items() if name not in beside})])
             return
         log.error("call_not_recorded", call_id=str(one.call.id), error=describe(error))
-        one.tell(error)
+        one.finish(error)
 
 
 def _warn(passed: Sequence[Mapping[str, Any]]) -> None:
-    """Tell operators which budgets have passed a threshold: each once per window, by the process that saw it."""
+    """Warn operators which budgets have passed a threshold: each once per window, by the process that saw it."""
     for one in passed:
         log.warning("budget_warning", budget=one["name"], share=one["share"], passed=one["threshold"])

@@ -1,5 +1,6 @@
 """Say what keeps a call back, for how long, and what helps. Pure."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -7,13 +8,19 @@ from typing import Any
 from workers.llm.calls import NotAdmittedError
 
 # If nobody knows when there is room again: calls under way end when they end.
-UNKNOWN = timedelta(seconds=2)
+UNKNOWN_DELAY = timedelta(seconds=2)
 # What a person must change first is looked at again after this.
-PERSON = timedelta(minutes=5)
+PERSON_DELAY = timedelta(minutes=5)
 # A budget's window may end in a month; a person may raise the budget at any time.
-LONGEST = timedelta(minutes=15)
+MAX_BUDGET_DELAY = timedelta(minutes=15)
 
-_MEASURES = {"input_tokens": "input tokens", "output_tokens": "output tokens"}
+_MEASURES = {
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "requested_tokens": "requested tokens",
+}
+# What a call has taken of these comes back with time only, not with its end.
+KEPT_MEASURES = frozenset({"requests", "requested_tokens"})
 _WINDOWS = {1: "second", 60: "minute", 3_600: "hour", 86_400: "day", 604_800: "week"}
 
 
@@ -27,7 +34,7 @@ def refusal_of(cause: Mapping[str, Any]) -> NotAdmittedError:
         case _:
             name = _called(cause.get("provider"), cause.get("model") or None)
             return NotAdmittedError(
-                f"{name} has refused calls ({cause['reason']}): nobody calls it for {_told(_wait(cause))}",
+                f"{name} has refused calls ({cause['reason']}): nobody calls it for {_duration(_wait(cause))}",
                 delay=_wait(cause),
                 limit=f"cooldown of {name}",
                 others_decide=False,
@@ -53,7 +60,7 @@ def _of_limit(cause: Mapping[str, Any]) -> NotAdmittedError:
         return NotAdmittedError(
             f"{name}: at most {most:,}, and this call alone needs {cause['need']:,}; "
             f"raise the limit or lower max_tokens",
-            delay=PERSON,
+            delay=PERSON_DELAY,
             limit=name,
             key=f"{key} {cause['need']}",
             others_decide=False,
@@ -62,7 +69,7 @@ def _of_limit(cause: Mapping[str, Any]) -> NotAdmittedError:
         f"{name}: {cause['used']:,} of {most:,} used",
         delay=_wait(cause),
         limit=name,
-        gives_back=cause["measure"] != "requests",
+        gives_back=cause["measure"] not in KEPT_MEASURES,
         key=key,
     )
 
@@ -74,8 +81,9 @@ def _of_budget(cause: Mapping[str, Any]) -> NotAdmittedError:
         model, provider = cause["model"], cause["provider"]
         return NotAdmittedError(
             f"{name} is in dollars, and the price of model {model!r} of provider {provider!r} is not known; "
-            f"say it with `gristmill llm prices set --provider {provider} --model {model}`",
-            delay=PERSON,
+            f"set it with `gristmill llm prices set --provider {provider} --model {shlex.quote(model)} --input USD "
+            f"--output USD`, per million tokens",
+            delay=PERSON_DELAY,
             limit=name,
             is_budget=True,
             batch_may=batch_may,
@@ -90,7 +98,7 @@ def _of_budget(cause: Mapping[str, Any]) -> NotAdmittedError:
     ends = f"until {datetime.fromisoformat(until):%Y-%m-%d %H:%M %Z}" if until else "for good"
     return NotAdmittedError(
         f"{name} has no room for this call: {' and '.join(spent)} used {ends}; raise it or wait",
-        delay=min(_wait(cause), LONGEST),
+        delay=min(_wait(cause), MAX_BUDGET_DELAY),
         limit=name,
         is_budget=True,
         batch_may=batch_may,
@@ -101,7 +109,7 @@ def _of_budget(cause: Mapping[str, Any]) -> NotAdmittedError:
 
 def _wait(cause: Mapping[str, Any]) -> timedelta:
     wait = cause.get("wait")
-    return UNKNOWN if wait is None else timedelta(seconds=float(wait))
+    return UNKNOWN_DELAY if wait is None else timedelta(seconds=float(wait))
 
 
 def _called(provider: object, model: object) -> str:
@@ -113,10 +121,10 @@ def _called(provider: object, model: object) -> str:
 def _window(seconds: int | None) -> str:
     if seconds in _WINDOWS:
         return _WINDOWS[seconds]
-    return _told(timedelta(seconds=seconds or 0))
+    return _duration(timedelta(seconds=seconds or 0))
 
 
-def _told(time: timedelta) -> str:
+def _duration(time: timedelta) -> str:
     seconds = time.total_seconds()
     for size, word in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size and seconds % size == 0:

@@ -17,7 +17,7 @@ from workers.runtime.database import Raw
 # What a path is: who asks whom, for whom. Calls that have the same are under the same limits and budgets.
 PathKey = tuple[Any, ...]
 _PATH = ("provider", "model", "stage", "owner_id", "project_id", "profile_id", "lane")
-_MOST = 2**31 - 1
+_MAX_INTEGER = 2**31 - 1
 
 _ADMIT = "SELECT llm.admit(%(paths)s::jsonb, %(calls)s::jsonb, %(worker)s::uuid, %(asker)s, %(turn)s, %(again)s)::text"
 _SETTLE = "SELECT llm.settle_calls(%(paths)s::jsonb, %(settles)s::jsonb) -> 'warned'"
@@ -26,7 +26,7 @@ _SETTLE_AND_KEEP = f"{_SETTLE}, llm.keep_answers(%(answers)s::jsonb)"
 
 def storable_count(tokens: int | None) -> int | None:
     """Return a count as a row can hold it."""
-    return None if tokens is None else min(max(tokens, 0), _MOST)
+    return None if tokens is None else min(max(tokens, 0), _MAX_INTEGER)
 
 
 def path_key(call: Call) -> PathKey:

@@ -17,13 +17,13 @@ from workers.llm.admission.statements import PathKey, path_key
 from workers.llm.calls import Call, NotAdmittedError
 
 # So many are asked about at first when there may be room.
-FIRST = 8
-MOST = 256
+FIRST_GROUP_SIZE = 8
+MAX_GROUP_SIZE = 256
 # What may end before its time, as calls of other processes end, is looked at again after this.
 LOOK_SECONDS = 1.0
-LEAST_SECONDS = 0.01
+MIN_WAIT_SECONDS = 0.01
 # A refusal whose time has come in the meantime.
-SOON = timedelta(seconds=0.1)
+MIN_DELAY = timedelta(seconds=0.1)
 
 
 class Reserving(Protocol):
@@ -33,7 +33,7 @@ class Reserving(Protocol):
 
     async def release(self, call: Call) -> None: ...
 
-    def when_settled(self, hear: Callable[[Sequence[Call]], None]) -> None: ...
+    def when_settled(self, listener: Callable[[Sequence[Call]], None]) -> None: ...
 
 
 @dataclass(slots=True, order=True)
@@ -41,12 +41,12 @@ class _Waiter:
     arrived: int
     call: Call = field(compare=False)
     until: float = field(compare=False)
-    told: "asyncio.Future[None]" = field(compare=False)
+    verdict: "asyncio.Future[None]" = field(compare=False)
     queue: "_Queue | None" = field(compare=False, default=None)
 
     @property
     def is_admitted(self) -> bool:
-        return self.told.done() and not self.told.cancelled() and self.told.exception() is None
+        return self.verdict.done() and not self.verdict.cancelled() and self.verdict.exception() is None
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +69,7 @@ class _Queue:
     def note(self, refusal: NotAdmittedError) -> None:
         """Keep what admission has just said."""
         self.refusal = refusal
-        self.free_at = time.monotonic() + max(refusal.delay.total_seconds(), LEAST_SECONDS)
+        self.free_at = time.monotonic() + max(refusal.delay.total_seconds(), MIN_WAIT_SECONDS)
 
     def add(self, waiter: _Waiter) -> None:
         path = path_key(waiter.call)
@@ -82,7 +82,7 @@ class _Queue:
         taken: list[_Waiter] = []
         while self.waiting and len(taken) < most:
             waiter = heapq.heappop(self.waiting)
-            if not waiter.told.done():
+            if not waiter.verdict.done():
                 taken.append(waiter)
         return taken
 
@@ -95,11 +95,11 @@ class Turns:
         self._queues: dict[str, _Queue] = {}
         self._queue_of: dict[PathKey, _Queue] = {}
         self._arrivals = count()
-        admission.when_settled(self._heed)
+        admission.when_settled(self._on_settled)
 
     def waiting(self) -> int:
         """Return how many calls wait."""
-        return sum(not one.told.done() for queue in self._queues.values() for one in queue.waiting)
+        return sum(not one.verdict.done() for queue in self._queues.values() for one in queue.waiting)
 
     async def admitted(self, call: Call, *, until: float | None = None) -> None:
         """Return once ``call`` is reserved; raise NotAdmittedError where that cannot be before ``until`` (monotonic).
@@ -118,10 +118,10 @@ class Turns:
             self._stand(waiter, queue)
         try:
             async with asyncio.timeout_at(None if until is None else loop.time() + max(until - time.monotonic(), 0)):
-                await waiter.told
+                await waiter.verdict
         except TimeoutError:
             if not waiter.is_admitted:  # both may happen at once
-                raise _left(waiter) from None
+                raise _refusal_now(waiter) from None
         except asyncio.CancelledError:
             if waiter.is_admitted:
                 await asyncio.shield(asyncio.ensure_future(self._admission.release(call)))
@@ -138,7 +138,7 @@ class Turns:
     def _stand(self, waiter: _Waiter, queue: _Queue) -> None:
         waiter.queue = queue
         if queue.free_at > waiter.until and not queue.gives_back:
-            waiter.told.set_exception(_left(waiter))
+            waiter.verdict.set_exception(_refusal_now(waiter))
             self._drop_if_empty(queue)
             return
         queue.add(waiter)
@@ -148,7 +148,7 @@ class Turns:
 
     async def _serve(self, queue: _Queue) -> None:
         """Ask for those at the front whenever there may be room, until nobody waits."""
-        size = FIRST
+        size = FIRST_GROUP_SIZE
         try:
             while queue.waiting:
                 await self._until_room(queue)
@@ -158,10 +158,10 @@ class Turns:
                 queue.given_back.clear()
                 verdicts = await self._ask(front)
                 if not any(verdicts):
-                    size = min(2 * size, MOST)
+                    size = min(2 * size, MAX_GROUP_SIZE)
                     queue.free_at = 0.0
                     continue
-                size = FIRST
+                size = FIRST_GROUP_SIZE
                 if all(one is None or one.key != queue.key for one in verdicts):
                     queue.free_at = 0.0  # others keep those back: whoever stands behind may have room
         finally:
@@ -171,24 +171,24 @@ class Turns:
     async def _ask(self, front: Sequence[_Waiter]) -> Sequence[NotAdmittedError | None]:
         try:
             verdicts = await self._admission.reserve_many([one.call for one in front])
-        except Exception as error:  # noqa: BLE001 - it is told to whom it belongs
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
             if len(front) == 1:
-                if not front[0].told.done():
-                    front[0].told.set_exception(error)
+                if not front[0].verdict.done():
+                    front[0].verdict.set_exception(error)
                 return [None]
             return [verdict for one in front for verdict in await self._ask([one])]
         except BaseException:
             for one in front:
-                one.told.cancel()
+                one.verdict.cancel()
             raise
         for waiter, verdict in zip(front, verdicts, strict=True):
             if verdict is not None:
-                if not waiter.told.done():
+                if not waiter.verdict.done():
                     self._queue_up(waiter, verdict)
-            elif waiter.told.done():
+            elif waiter.verdict.done():
                 await self._admission.release(waiter.call)
             else:
-                waiter.told.set_result(None)
+                waiter.verdict.set_result(None)
         return verdicts
 
     async def _until_room(self, queue: _Queue) -> None:
@@ -207,7 +207,7 @@ class Turns:
         except TimeoutError:
             return
 
-    def _heed(self, ended: Sequence[Call]) -> None:
+    def _on_settled(self, ended: Sequence[Call]) -> None:
         """Ask at once for those who wait for what these calls have given back."""
         providers = {call.provider for call in ended}
         for queue in self._queues.values():
@@ -223,16 +223,16 @@ class Turns:
                 del self._queue_of[path]
 
 
-def _left(waiter: _Waiter) -> NotAdmittedError:
+def _refusal_now(waiter: _Waiter) -> NotAdmittedError:
     """Return what keeps a waiter back that waits no longer, with how long it still does."""
     assert waiter.queue is not None
-    told, left = waiter.queue.refusal, timedelta(seconds=waiter.queue.free_at - time.monotonic())
+    refusal, left = waiter.queue.refusal, timedelta(seconds=waiter.queue.free_at - time.monotonic())
     return NotAdmittedError(
-        str(told),
-        delay=max(left, SOON),
-        limit=told.limit,
-        is_budget=told.is_budget,
-        batch_may=told.batch_may,
-        gives_back=told.gives_back,
-        key=told.key,
+        str(refusal),
+        delay=max(left, MIN_DELAY),
+        limit=refusal.limit,
+        is_budget=refusal.is_budget,
+        batch_may=refusal.batch_may,
+        gives_back=refusal.gives_back,
+        key=refusal.key,
     )

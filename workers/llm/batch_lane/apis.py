@@ -23,7 +23,7 @@ MARK = "gristmill_batch"
 OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 # A server's clock may differ from the database's by this much.
 CLOCKS_DIFFER = timedelta(minutes=5)
-MOST_PAGES, PAGE = 50, 100
+MAX_PAGES, PAGE_SIZE = 50, 100
 # Answers that say that there is no such API here, and not that this batch is wrong.
 NOT_OFFERED = frozenset({404, 405, 501})
 LINE_BYTES = 65_536
@@ -162,8 +162,8 @@ class OpenAIBatches(_Api):
     async def find(self, batch: NewBatch, *, since: datetime) -> ProviderBatch | None:
         """Return the batch with our mark among those that are no older than ``since``."""
         after = ""
-        for _ in range(MOST_PAGES):
-            page = await self._get(f"/batches?limit={PAGE}{after}")
+        for _ in range(MAX_PAGES):
+            page = await self._get(f"/batches?limit={PAGE_SIZE}{after}")
             rows = [row for row in page.get("data") or () if isinstance(row, Mapping)]
             for row in rows:
                 metadata = row.get("metadata")

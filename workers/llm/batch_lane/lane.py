@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from workers.llm.admission.together import Together
 from workers.llm.calls import Caller, current_caller
-from workers.llm.places import LaneQuestion
+from workers.llm.ports import LaneQuestion
 from workers.runtime.database import Database, Raw, is_caused_by_a_row
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import Deferred, describe
@@ -24,11 +24,11 @@ log = structlog.get_logger(__name__)
 
 # A batch is sent this long after its first question came, with all that came since.
 GATHER = timedelta(minutes=1)
-MOST_TOGETHER = 256
-MOST_RUNS = 4_096
+MAX_PER_STATEMENT = 256
+MAX_RUNS = 4_096
 # As in the database: a longer question takes the normal lane.
-MOST_BODY_BYTES = 8 * 1024 * 1024
-LEAST_SLEEP = timedelta(seconds=1)
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MIN_DELAY = timedelta(seconds=1)
 
 _LANES = """
     SELECT l.job_id FROM llm.lanes AS l WHERE l.job_id = ANY (%(ids)s::uuid[]) AND l.lane = 'batch'"""
@@ -77,7 +77,7 @@ class _Became(NamedTuple):
 @dataclass(slots=True, eq=False)
 class _Lookup:
     job_id: UUID
-    told: "asyncio.Future[bool]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: "asyncio.Future[bool]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +85,7 @@ class _Asked:
     caller: Caller
     question: LaneQuestion
     key: bytes
-    told: "asyncio.Future[_Became]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: "asyncio.Future[_Became]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def row(self) -> dict[str, Any]:
         caller, question = self.caller, self.question
@@ -121,8 +121,8 @@ class BatchLane:
         self._known: OrderedDict[tuple[UUID, int], bool] = OrderedDict()
         # How often each run has asked each of its questions.
         self._times: OrderedDict[tuple[UUID, int], Counter[bytes]] = OrderedDict()
-        self._lookups = Together(self._look_up, most=MOST_TOGETHER)
-        self._asks = Together(self._ask, most=MOST_TOGETHER)
+        self._lookups = Together(self._look_up, most=MAX_PER_STATEMENT)
+        self._asks = Together(self._ask, most=MAX_PER_STATEMENT)
 
     async def has(self, caller: Caller) -> bool:
         """Tell whether the caller's job is in the batch lane."""
@@ -132,7 +132,7 @@ class BatchLane:
         if (known := self._known.get(key)) is None:
             lookup = _Lookup(caller.job_id)
             self._lookups.submit(lookup)
-            known = await lookup.told
+            known = await lookup.result
             self._note(caller, is_in_lane=known)
         return known
 
@@ -157,16 +157,16 @@ class BatchLane:
         None: the normal lane is to ask. Raise InBatchLaneError as long as the answer may come.
         """
         caller = current_caller()
-        if not await self.has(caller) or len(question.body.encode()) > MOST_BODY_BYTES:
+        if not await self.has(caller) or len(question.body.encode()) > MAX_BODY_BYTES:
             return None
         asked = _Asked(caller, question, self._key(caller, question.body))
         self._asks.submit(asked)
-        became = await asked.told
+        became = await asked.result
         match became.became:
             case "answered":
                 return became.answer
             case "waiting":
-                delay = max(timedelta(seconds=became.wait or 0), LEAST_SLEEP)
+                delay = max(timedelta(seconds=became.wait or 0), MIN_DELAY)
                 assert became.until is not None
                 raise InBatchLaneError(question.provider, became.until, delay=delay)
             case _:
@@ -175,7 +175,7 @@ class BatchLane:
     def _note(self, caller: Caller, *, is_in_lane: bool) -> None:
         assert caller.job_id is not None
         self._known[caller.job_id, caller.version or 0] = is_in_lane
-        while len(self._known) > MOST_RUNS:
+        while len(self._known) > MAX_RUNS:
             self._known.popitem(last=False)
 
     def _key(self, caller: Caller, body: str) -> bytes:
@@ -184,7 +184,7 @@ class BatchLane:
         times = self._times.setdefault((caller.job_id, caller.version or 0), Counter())
         first = key_of(body, 0)
         times[first] += 1
-        while len(self._times) > MOST_RUNS:
+        while len(self._times) > MAX_RUNS:
             self._times.popitem(last=False)
         return first if times[first] == 1 else key_of(body, times[first] - 1)
 
@@ -200,8 +200,8 @@ class BatchLane:
             _fail(lookups, error)
             return
         for one in lookups:
-            if not one.told.done():
-                one.told.set_result(one.job_id in found)
+            if not one.result.done():
+                one.result.set_result(one.job_id in found)
 
     async def _ask(self, asked: Sequence[_Asked]) -> None:
         try:
@@ -220,11 +220,11 @@ class BatchLane:
             _fail(asked, error)
             return
         for place, one in enumerate(asked, 1):
-            if not one.told.done():
-                one.told.set_result(found[place])
+            if not one.result.done():
+                one.result.set_result(found[place])
 
 
 def _fail(askers: Sequence[_Lookup] | Sequence[_Asked], error: Exception) -> None:
     for one in askers:
-        if not one.told.done():
-            one.told.set_exception(error)
+        if not one.result.done():
+            one.result.set_exception(error)

@@ -19,7 +19,7 @@ from workers.runtime.refusals import cut
 # How many lines one transaction writes, and how many one answer of Postgres brings with their bodies.
 PER_TRANSACTION, PER_PAGE = 250, 250
 # A line is sent so often; then the normal lane asks.
-MOST_TRIES = 3
+MAX_TRIES = 3
 FAILURE_CHARS = 1_000
 MODEL_CHARS = 255
 
@@ -204,7 +204,7 @@ async def keep_answers(database: Database, batch: UUID, found: Sequence[LineResu
 _FAILED = f"""
     WITH failed AS (
       SELECT r.id, r.custom_id, r.call_id, r.batch_id, r.state = 'sent' AS was_sent, u.failure,
-             r.state = 'sent' AND NOT u.hopeless AND r.tries + %(counted)s < {MOST_TRIES}
+             r.state = 'sent' AND NOT u.hopeless AND r.tries + %(counted)s < {MAX_TRIES}
                AND r.take_over_at > clock_timestamp() + interval '1 minute' AS goes_again
         FROM llm.batch_requests AS r
         JOIN jsonb_to_recordset(%(rows)s::jsonb) AS u (custom_id text, failure text, hopeless boolean)

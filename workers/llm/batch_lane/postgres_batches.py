@@ -15,17 +15,19 @@ from workers.llm.batch_lane.lines import PER_TRANSACTION, Sleeper
 from workers.llm.batch_lane.results import LineResult, results_of
 from workers.runtime.database import Database
 from workers.runtime.failpoints import failpoint
-from workers.runtime.handler.batches import Batching, Gathered, NoBatchesError, ProviderBatch, Taken
+from workers.runtime.handler.batches import Batching, Gathered, NoBatchesError, Polls, ProviderBatch, Taken
 from workers.runtime.handler.registry import registry
 from workers.runtime.store.wake import read_versions, wake
 
 log = structlog.get_logger(__name__)
 
 # What one batch may have: OpenAI's bounds, and smaller ones where the lines travel in one call.
-MOST_LINES, MOST_BYTES = 50_000, 200_000_000
-MOST_LINES_INLINE, MOST_BYTES_INLINE = 5_000, 50_000_000
+MAX_LINES, MAX_BYTES = 50_000, 200_000_000
+MAX_LINES_INLINE, MAX_BYTES_INLINE = 5_000, 50_000_000
 # What was refused, or is beyond an allowance, is gathered again after this.
-LATER = timedelta(minutes=10)
+NEXT_GATHERING = timedelta(minutes=10)
+
+DEFAULT_POLLS = Polls()
 
 ProviderOf = Callable[[str], Awaitable[BatchProvider | None]]
 
@@ -44,7 +46,8 @@ class PostgresBatches:
         prices: Prices,
         connect_timeout: float = 10.0,
         timeout: float = 600.0,
-        most_lines: int = MOST_LINES,
+        most_lines: int = MAX_LINES,
+        polls: Polls = DEFAULT_POLLS,
         free: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
@@ -53,6 +56,7 @@ class PostgresBatches:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._most_lines = most_lines
+        self.polls = polls
         self._free = free
         self._apis: dict[BatchProvider, BatchApi] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -60,9 +64,9 @@ class PostgresBatches:
     async def gather(self, batch: Batching) -> Gathered:
         """Give the batch the questions that wait for it, and reserve what they may cost."""
         provider = await self._provider(batch)
-        most, most_bytes = MOST_LINES_INLINE, MOST_BYTES_INLINE
+        most, most_bytes = MAX_LINES_INLINE, MAX_BYTES_INLINE
         if provider.takes_files:
-            most, most_bytes = MOST_LINES, MOST_BYTES
+            most, most_bytes = MAX_LINES, MAX_BYTES
         failpoint("batch_gather.before")
         most = min(most, self._most_lines)
         assigned = await lines.assign(
@@ -74,8 +78,8 @@ class PostgresBatches:
             log.warning("budget_warning", budget=warning["name"], share=warning["share"], passed=warning["threshold"])
         sent = await lines.count_sent(self._database, batch.lines_of)
         if sent and (assigned.left_over or refused):
-            soon = assigned.lines >= most and not refused
-            seconds = 0.0 if soon else LATER.total_seconds()
+            is_full = assigned.lines >= most and not refused
+            seconds = 0.0 if is_full else NEXT_GATHERING.total_seconds()
             await lines.ensure_batch(self._database, batch.provider, batch.model, seconds=seconds)
         if why is not None:
             return Gathered(lines=sent, refused=refused, left_over=assigned.left_over, reason=str(why), delay=why.delay)
@@ -85,7 +89,7 @@ class PostgresBatches:
             lines=sent,
             left_over=assigned.left_over,
             reason=reason if waits else None,
-            delay=LATER if waits else timedelta(),
+            delay=NEXT_GATHERING if waits else timedelta(),
         )
 
     async def upload(self, batch: Batching) -> str | None:
@@ -170,7 +174,7 @@ class PostgresBatches:
             more, rest = await lines.keep_failures(self._database, batch.lines_of, failed, counted=sent)
             freed, asked_again = freed + more + rest, asked_again + more
         if asked_again:
-            seconds = 0.0 if sent else LATER.total_seconds()
+            seconds = 0.0 if sent else NEXT_GATHERING.total_seconds()
             await lines.ensure_batch(self._database, batch.provider, batch.model, seconds=seconds)
         return freed
 

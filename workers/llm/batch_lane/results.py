@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.llm.errors import quotable
-from workers.llm.wire import DEEPEST, TooDeepError, count_in, storable, whole_number
+from workers.llm.wire import MAX_DEPTH, TooDeepError, count_in, storable, whole_number
 
 SUCCESS = range(200, 300)
 # Another batch would get the same answer; the normal lane's own call says what is wrong.
 HOPELESS = range(400, 500)
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})
 EXPIRED_CODES = frozenset({"batch_expired", "batch_cancelled", "expired", "canceled", "cancelled"})
-MOST_FAILURE_CHARS = 500
+MAX_FAILURE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def _result(name: str, raw: Mapping[str, Any]) -> LineResult:
     )
     numbered = " ".join(str(part) for part in (f"HTTP {status}" if status is not None else None, code) if part)
     failure = f"{numbered}: {said}" if numbered else said
-    return LineResult(custom_id=name, failure=quotable(failure)[:MOST_FAILURE_CHARS], is_hopeless=is_hopeless)
+    return LineResult(custom_id=name, failure=quotable(failure)[:MAX_FAILURE_CHARS], is_hopeless=is_hopeless)
 
 
 def _answer(name: str, body: Mapping[str, Any]) -> LineResult:
@@ -77,7 +77,7 @@ def _answer(name: str, body: Mapping[str, Any]) -> LineResult:
         clean = storable(dict(body))
         text = json.dumps(clean, ensure_ascii=False, allow_nan=False)
     except (TooDeepError, ValueError, RecursionError):
-        failure = f"the answer is nested deeper than {DEEPEST} levels, or has a number that nobody can store"
+        failure = f"the answer is nested deeper than {MAX_DEPTH} levels, or has a number that nobody can store"
         return LineResult(custom_id=name, failure=failure)
     usage = clean.get("usage")
     model = clean.get("model")

@@ -10,7 +10,7 @@ from uuid import UUID
 from workers.llm.kept.answers import KeptAnswer
 from workers.llm.kept.questions import AskedElsewhereError, Question
 
-COME_AGAIN = timedelta(seconds=2)
+NEXT_LOOK_DELAY = timedelta(seconds=2)
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +44,7 @@ class InProcess:
                 if (found := other.answered.result()) is not None:
                     return found
             elif not other.task.done():
-                raise AskedElsewhereError(other.job_id, delay=COME_AGAIN)
+                raise AskedElsewhereError(other.job_id, delay=NEXT_LOOK_DELAY)
         task = asyncio.current_task()
         assert task is not None
         answered: asyncio.Future[KeptAnswer | None] = asyncio.get_running_loop().create_future()

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import structlog
 
 from workers.llm.admission.together import Together
-from workers.llm.calls import Call, Usage, new_call_id
+from workers.llm.calls import CachedCalls, Call, Usage, new_call_id
 from workers.llm.kept import statements
 from workers.llm.kept.answers import KeptAnswer
 from workers.llm.kept.in_process import InProcess
@@ -33,13 +33,6 @@ MIN_LOOK_WAIT, MAX_LOOK_WAIT = timedelta(seconds=0.5), timedelta(seconds=5)
 CLOSE_SECONDS = 2.0
 # While Postgres cannot be used, a question is looked up so often. Then its job waits, without an attempt.
 MAX_LOOKS = 5
-
-
-class CachedCalls(Protocol):
-    """The ledger, as far as it has calls that were not made."""
-
-    async def record_cached(self, call: Call, usage: Usage) -> None:
-        """Record a call that was answered by a kept answer: it costs nothing and is under no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,7 @@ class _Looking:
 class PostgresKept:
     """Finds and keeps the answers of one process. While Postgres is away, nothing is found and so nothing is asked.
 
-    Outside of runs nothing is found and nothing is kept. ``ledger`` records the calls that answers of other jobs saved.
+    Outside of runs nothing is found and nothing is kept. ``ledger`` records the calls that kept answers saved.
     """
 
     def __init__(
@@ -76,6 +69,7 @@ class PostgresKept:
         self._max_wait = max_wait.total_seconds()
         self._looks = Together(self._look_all, most=MAX_PER_STATEMENT)
         self._dropped = Together(self._let_go_all, most=MAX_PER_STATEMENT)
+        self._cached = Together(self._record_all, most=MAX_PER_STATEMENT)
         self._here = InProcess()
 
     async def find(self, question: Question) -> KeptAnswer | None:
@@ -98,8 +92,8 @@ class PostgresKept:
                 being_asked.set(Asking(question))
                 return None
             self._here.leave(question, found)
-        if found.job_id != question.caller.job_id and self._ledger is not None:
-            await self._ledger.record_cached(*_cached(question, found))
+        if self._ledger is not None:
+            self._cached.submit((question, found))
         return found
 
     async def keep(self, question: Question, answer: KeptAnswer) -> None:
@@ -127,9 +121,10 @@ class PostgresKept:
             self._dropped.submit(question)
 
     async def aclose(self) -> None:
-        """Free what this process does not ask any more; return within :data:`CLOSE_SECONDS`."""
-        if not await self._dropped.finish(within=CLOSE_SECONDS):
-            self._dropped.stop()
+        """Free what this process does not ask any more, record what was cached; return after :data:`CLOSE_SECONDS`."""
+        for gathering in (self._dropped, self._cached):
+            if not await gathering.finish(within=CLOSE_SECONDS / 2):
+                gathering.stop()
 
     def _patience(self) -> float:
         left = seconds_left()
@@ -168,9 +163,9 @@ class PostgresKept:
                 await asyncio.sleep(reconnect_seconds(attempt, draw=random.random))
             else:
                 for one, told in zip(waiting, found, strict=True):
-                    self._tell(one, _look_of(told))
+                    self._answer(one, _look_of(told))
 
-    def _tell(self, one: _Looking, look: Look) -> None:
+    def _answer(self, one: _Looking, look: Look) -> None:
         if not one.looked.done():
             one.looked.set_result(look)
         elif look is None and one.question.is_shared:
@@ -182,6 +177,14 @@ class PostgresKept:
                 await statements.keep_answers(conn, [answer])
 
         await retry_while_away(write)
+
+    async def _record_all(self, found: Sequence[tuple[Question, KeptAnswer]]) -> None:
+        """Record the calls that kept answers saved, all together. Nobody waits for these rows: they cost nothing."""
+        assert self._ledger is not None
+        rows = (self._ledger.record_cached(*_cached(question, answer)) for question, answer in found)
+        for failed in await asyncio.gather(*rows, return_exceptions=True):
+            if isinstance(failed, Exception):
+                log.warning("cached_call_not_recorded", error=describe(failed))
 
     async def _let_go_all(self, questions: Sequence[Question]) -> None:
         """Free questions for others. If this fails, the end of their runs frees them."""
@@ -197,7 +200,7 @@ class PostgresKept:
 
 
 def _cached(question: Question, found: KeptAnswer) -> tuple[Call, Usage]:
-    """Return the call that a shared answer saved, as the ledger has it: it costs nothing."""
+    """Return the call that a kept answer saved, as the ledger has it: it costs nothing."""
     call = Call(
         caller=question.caller,
         kind="chat",

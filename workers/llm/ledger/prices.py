@@ -39,7 +39,7 @@ _OWN = """
 _PATIENCE_SECONDS = 1.0
 _NONE: Mapping[tuple[str, str], Price] = {}
 # How many prices are remembered between two readings: jobs name models.
-_MOST_REMEMBERED = 10_000
+_MAX_REMEMBERED = 10_000
 _UNKNOWN_SIZE = 0
 # Prices change at multiples of so many tokens: all calls up to the next one share an entry.
 _TIER = 1_000
@@ -79,7 +79,7 @@ class PriceList:
         size = -(-input_tokens // _TIER) * _TIER
         key = (provider, model, kind, size)
         if key not in self._found:
-            if len(self._found) >= _MOST_REMEMBERED:
+            if len(self._found) >= _MAX_REMEMBERED:
                 self._found.clear()
             price = published(seller, model, kind, input_tokens=size, at=datetime.now(UTC))
             self._found[key] = None if price is None else Priced(price, "published")

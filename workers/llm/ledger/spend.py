@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, get_args
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import BigInteger, ColumnElement, Double, Numeric, and_, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,6 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
 
 from models.llm.calls import Call
+from workers.runtime.refusals import Problem, Refusal, quoted
 
 By = Literal[
     "model", "served", "provider", "route", "stage", "tenant", "project", "profile", "job", "kind", "lane", "state",
@@ -20,7 +22,7 @@ By = Literal[
 ]  # fmt: skip
 DIMENSIONS: Sequence[By] = get_args(By)
 TIMES: frozenset[By] = frozenset({"hour", "day", "week", "month"})
-MOST_ROWS = 1_000
+MAX_ROWS = 1_000
 
 _COLUMN: Mapping[By, InstrumentedAttribute[Any]] = {
     "model": Call.model,
@@ -111,12 +113,17 @@ class Spend:
 
 
 async def spend(
-    session: AsyncSession, by: Sequence[By], these: SpendFilter, *, zone: str = "UTC", most: int = MOST_ROWS
+    session: AsyncSession, by: Sequence[By], these: SpendFilter, *, zone: str = "UTC", most: int = MAX_ROWS
 ) -> Spend:
     """Return the sums of these calls by each of ``by``: times in their order, then what costs most first.
 
-    Days, weeks and months are those of ``zone``; ``day`` is their first moment.
+    Days, weeks and months are those of ``zone``; ``day`` is their first moment there. Raise Refusal for an
+    unknown zone.
     """
+    try:
+        here = find_zone(zone)
+    except ValueError as error:
+        raise Refusal(Problem("zone", str(error), quoted(zone))) from None
     conditions = these.conditions()
     keys = [_key(one, zone).label(f"by_{one}") for one in by]
     order = [text(f"by_{one}") for one in by if one in TIMES]
@@ -131,7 +138,15 @@ async def spend(
     found = (await session.execute(grouped)).mappings().all() if by else []
     whole = (await session.execute(select(*_sums()).where(*conditions))).mappings().one()
     left_out = found[0]["groups"] - len(found) if found else 0
-    return Spend([_row(dict(row), by) for row in found], _row(dict(whole), ()), left_out)
+    return Spend([_row(dict(row), by, here) for row in found], _row(dict(whole), (), here), left_out)
+
+
+def find_zone(name: str) -> ZoneInfo:
+    """Return a time zone by its IANA name; raise ValueError for a name that is none."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # the last one is ZoneInfoNotFoundError's base
+        raise ValueError("must be an IANA name such as Europe/Paris") from None
 
 
 def _sums() -> list[ColumnElement[Any]]:
@@ -185,6 +200,9 @@ def _key(by: By, zone: str) -> ColumnElement[Any]:
     return _COLUMN[by].expression
 
 
-def _row(row: Mapping[str, Any], by: Sequence[By]) -> SpendRow:
+def _row(row: Mapping[str, Any], by: Sequence[By], here: ZoneInfo) -> SpendRow:
     sums = {name: value for name, value in row.items() if not name.startswith("by_") and name != "groups"}
-    return SpendRow(by={one: row[f"by_{one}"] for one in by}, **sums)
+    keys: dict[str, Any] = {one: row[f"by_{one}"] for one in by}
+    # The moment is the same; its date is that of the zone, as in the question.
+    keys |= {one: keys[one].astimezone(here) for one in by if one in TIMES}
+    return SpendRow(by=keys, **sums)

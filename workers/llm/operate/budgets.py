@@ -6,7 +6,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import delete, text
@@ -14,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.llm.budgets import Budget
+from workers.llm.ledger.spend import find_zone
 from workers.llm.operate.refusals import Unknown, checked, require_stage
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.refusals import quoted
@@ -76,10 +76,7 @@ class BudgetView:
 
 
 def _zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ValueError, OSError, KeyError):  # the last one is ZoneInfoNotFoundError's base
-        raise ValueError("must be an IANA name such as Europe/Paris") from None
+    find_zone(value)
     return value
 
 

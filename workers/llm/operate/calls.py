@@ -16,7 +16,7 @@ from workers.llm.operate.refusals import LlmRefusal, Unknown
 from workers.runtime.refusals import Problem, quoted
 
 STATES = ("reserved", "settled", "unpriced", "orphaned", "cached", "failed")
-MOST = 10_000
+MAX_CALLS = 10_000
 _ANSWERED = frozenset({"settled", "unpriced", "cached"})
 
 
@@ -112,7 +112,7 @@ async def show_call(session: AsyncSession, call_id: UUID) -> CallView:
     return _view(found)
 
 
-async def calls_of_job(session: AsyncSession, job_id: UUID, *, limit: int = MOST) -> list[CallView]:
+async def calls_of_job(session: AsyncSession, job_id: UUID, *, limit: int = MAX_CALLS) -> list[CallView]:
     """Return the calls of a job in their order."""
     query = select(Call).where(Call.job_id == job_id).order_by(Call.created_at, Call.id).limit(limit)
     return [_view(row) for row in await session.scalars(query)]

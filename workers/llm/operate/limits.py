@@ -19,9 +19,9 @@ from workers.llm.operate.refusals import LlmRefusal, Unknown, checked, require_k
 from workers.llm.routing.routing import Routing
 from workers.runtime.actor import NOBODY, Actor, acting
 
-Measure = Literal["requests", "input_tokens", "output_tokens", "tokens", "concurrency"]
+Measure = Literal["requests", "input_tokens", "output_tokens", "tokens", "requested_tokens", "concurrency"]
 MINUTE, DAY = 60, 86_400
-LONGEST_WINDOW = 31 * DAY
+MAX_WINDOW = 31 * DAY
 
 _LIST = text("""
     SELECT l.*, c.now, coalesce(u.used, 0) AS used, coalesce(u.subjects, 0) AS subjects, u.subject AS fullest,
@@ -92,7 +92,7 @@ class NewLimit(BaseModel):
     per_owner: bool = False
     measure: Measure
     at_most: Annotated[int, Field(ge=0, le=1_000_000_000_000)]
-    window_seconds: Annotated[int, Field(ge=1, le=LONGEST_WINDOW)] | None = None
+    window_seconds: Annotated[int, Field(ge=1, le=MAX_WINDOW)] | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> "NewLimit":

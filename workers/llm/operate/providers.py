@@ -15,12 +15,14 @@ from models.llm.limits import Cooldown
 from models.llm.providers import Provider
 from models.llm.routes import RouteStep
 from workers.llm.operate.refusals import Exists, InUse, LlmRefusal, checked, matching, require_known
-from workers.llm.pause_store import MOST_PAUSES, STALE
-from workers.llm.routing.resuming import Resumed, WakeJobs, resume_provider
+from workers.llm.pause_store import MAX_PAUSES, STALE
+from workers.llm.routing.resuming import Resumed, resume_provider
 from workers.llm.routing.routing import Provider as Followed
 from workers.llm.routing.routing import Routing
 from workers.llm.routing.virtual import ENVIRONMENT, SETTINGS, URL_OF
 from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.database import Database
+from workers.runtime.operate.waking import wake_jobs
 from workers.runtime.refusals import Problem, quoted
 
 State = Literal["open", "paused", "away", "cooling down", "unusable"]
@@ -184,26 +186,30 @@ async def pause_provider(session: AsyncSession, name: str, reason: str, *, actor
 
 
 async def resume_providers(
-    session: AsyncSession,
-    routing: Routing,
-    name: str | None = None,
-    *,
-    wake: WakeJobs | None = None,
-    actor: Actor = NOBODY,
+    session: AsyncSession, routing: Routing, name: str | None = None, *, actor: Actor = NOBODY
 ) -> list[Resumed]:
     """Ask a provider again, or all of them: end its pause, its cooldowns and the outages that processes share of it.
 
-    ``wake`` has its jobs go on. Return those of which there was something to end. Raise Unknown.
+    :func:`wake_resumed` has their jobs go on, after this is committed. Raise Unknown.
     """
     if name is not None:
         require_known("provider", name, routing.providers, remedy=LIST)
     done = []
     for one in sorted(routing.providers if name is None else [name]):
-        ended = await resume_provider(session, one, actor, routing=routing, wake=wake)
+        ended = await resume_provider(session, one, actor, routing=routing)
         async with acting(session, actor):
             query = delete(Cooldown).where(Cooldown.provider == one).returning(Cooldown.reason)
             cooled = list(await session.scalars(query))
         done.append(replace(ended, reasons=[*ended.reasons, *cooled]))
+    return done
+
+
+async def wake_resumed(database: Database, resumed: Sequence[Resumed]) -> list[Resumed]:
+    """Let the jobs go on at once that were snoozed because of these providers, in transactions of their own.
+
+    Return the providers of which something ended or some job goes on.
+    """
+    done = [replace(one, woken=await wake_jobs(database, causes=one.causes)) for one in resumed]
     return [one for one in done if one.reasons or one.woken]
 
 
@@ -269,7 +275,7 @@ async def _pauses(session: AsyncSession) -> dict[str, _Pause]:
             "SELECT provider, since, until, reason FROM runtime.provider_pauses "
             "WHERE until > now() - make_interval(secs => :stale) LIMIT :most"
         ),
-        {"stale": STALE.total_seconds(), "most": MOST_PAUSES},
+        {"stale": STALE.total_seconds(), "most": MAX_PAUSES},
     )
     return {row.provider: _Pause(row.since, row.until, row.reason) for row in rows}
 

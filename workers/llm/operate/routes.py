@@ -33,7 +33,7 @@ LIST = "`gristmill llm routes` shows them"
 _MODEL_RULE = "be a model name such as gpt-4o-mini or vendor/model:tag"
 Model = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*", _MODEL_RULE, longest=200)]
 Prefix = Annotated[str, StringConstraints(max_length=150)]
-MOST_STEPS = 10
+MAX_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class NewRoute(BaseModel):
 
     name: Name
     serves: Literal["chat", "embeddings"] = "chat"
-    steps: Annotated[list[NewStep], Field(min_length=1, max_length=MOST_STEPS)]
+    steps: Annotated[list[NewStep], Field(min_length=1, max_length=MAX_STEPS)]
 
 
 async def list_routes(routing: Routing) -> list[RouteView]:
@@ -231,11 +231,18 @@ def _require_sound(new: NewRoute) -> None:
     twice = next((one for one in asked if asked.count(one) > 1), None)
     if twice is not None:
         raise LlmRefusal(f"step {'/'.join(twice)} is given twice: each is tried once")
+    if new.serves != "embeddings":
+        return
     vectors = {FollowedStep(**step.model_dump()).vectors for step in new.steps}
-    if new.serves == "embeddings" and len(vectors) > 1:
+    if len(vectors) > 1:
         raise LlmRefusal(
             "a route for embeddings must ask one model with one prefix, for vectors of others cannot be compared; "
             f"got {', '.join(sorted(vectors))}"
+        )
+    if len(prefixes := {step.query_prefix for step in new.steps}) > 1:
+        raise LlmRefusal(
+            "a route for embeddings must have one query_prefix, for the same query must find the same records; "
+            f"got {', '.join(map(repr, sorted(prefixes)))}"
         )
 
 

@@ -26,20 +26,21 @@ class Seen:
 
 
 Look = Callable[[], Awaitable[Seen]]
-# Is told what was found, what there was before, and when the look began (of the loop's clock).
-Heed = Callable[[Seen, Routing | None, float], Awaitable[None]]
+# Gets what was found, what there was before, and when the look began (of the loop's clock).
+OnLook = Callable[[Seen, Routing | None, float], Awaitable[None]]
 
 
 class Following:
     """The routing of the moment, a few seconds late at most.
 
     ``look`` is called when something is asked here. While it fails, as when the database is away, the last routing
-    stands; before the first, nothing is asked of anybody. ``heed`` is told of each look before anybody has its result.
+    stands; before the first one, no call is made. ``on_look`` is awaited after each
+    look, before anybody gets its result.
     """
 
-    def __init__(self, look: Look, heed: Heed, *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, look: Look, on_look: OnLook, *, look_seconds: float = LOOK_SECONDS) -> None:
         self._read = look
-        self._heed = heed
+        self._on_look = on_look
         self._look_seconds = look_seconds
         self._routing: Routing | None = None
         self._look: asyncio.Task[None] | None = None
@@ -94,7 +95,7 @@ class Following:
         before, self._routing = self._routing, seen.routing
         for name in changed(before, seen.routing):
             log.info("provider_chosen" if name in seen.routing.providers else "provider_removed", provider=name)
-        await self._heed(seen, before, began)
+        await self._on_look(seen, before, began)
 
     def _looked(self, look: "asyncio.Task[None]") -> None:
         self._look = None

@@ -1,6 +1,6 @@
 """Ask a provider again at once, whatever kept it from being asked. A use-case for the doors."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -18,9 +18,6 @@ _END = text("""
     DELETE FROM runtime.provider_pauses
      WHERE provider = :key OR provider = :server OR starts_with(provider, :server || '|') RETURNING provider, reason""")
 
-# Has the jobs that wait for a provider go on, within the session's transaction; returns how many.
-WakeJobs = Callable[[AsyncSession, Provider], Awaitable[int]]
-
 
 class UnknownProviderError(NotFound):
     """No provider has that name."""
@@ -28,19 +25,26 @@ class UnknownProviderError(NotFound):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """What resuming a provider ended, and how many jobs go on. ``reasons`` say why it was not asked."""
+    """What resuming a provider ended, and how many jobs go on. ``reasons`` say why it was not asked.
+
+    ``causes`` are what the reasons of its snoozed jobs contain.
+    """
 
     provider: str
     reasons: Sequence[str]
-    woken: int
+    causes: Sequence[str]
+    woken: int = 0
 
 
-async def resume_provider(
-    session: AsyncSession, name: str, actor: Actor, *, routing: Routing, wake: WakeJobs | None = None
-) -> Resumed:
+def causes_of(provider: Provider) -> list[str]:
+    """Return what the reasons of jobs contain that were snoozed because of ``provider``. Pure."""
+    return [f"provider {name}" for name in (provider.name, provider.server, provider.key_name) if name]
+
+
+async def resume_provider(session: AsyncSession, name: str, actor: Actor, *, routing: Routing) -> Resumed:
     """End the pauses of a provider: its operators', those of its server and models, and that of its key.
 
-    Processes follow within seconds, and ``wake`` has its jobs go on. Raise UnknownProviderError.
+    Processes follow within seconds. Raise UnknownProviderError.
     """
     if (provider := routing.providers.get(name)) is None:
         known = ", ".join(sorted(routing.providers))
@@ -49,5 +53,4 @@ async def resume_provider(
         paused = (await session.scalars(_RESUME, {"name": name})).all()
         ended = await session.execute(_END, {"key": provider.key_name, "server": provider.server})
         reasons = [*paused, *(row.reason for row in ended)]
-        woken = await wake(session, provider) if wake is not None else 0
-    return Resumed(provider=name, reasons=reasons, woken=woken)
+    return Resumed(provider=name, reasons=reasons, causes=causes_of(provider))

@@ -27,7 +27,8 @@ class UnknownRouteError(LookupError):
 class Provider:
     """A server and its key, as a client needs them. ``problem`` says why it cannot be asked.
 
-    While ``paused_at`` is set, nobody asks it, because operators said so.
+    While ``paused_at`` is set, nobody asks it, because operators said so. ``key_changed_at`` is set if this process may
+    not know the key: pauses of the provider's key that began earlier may be those of another key.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Provider:
     problem: str | None = None
     paused_at: datetime | None = field(default=None, compare=False)
     paused_reason: str | None = field(default=None, compare=False)
+    key_changed_at: datetime | None = field(default=None, compare=False)
 
     @property
     def is_offline(self) -> bool:
@@ -72,7 +74,10 @@ class Step:
 
     @property
     def vectors(self) -> str:
-        """Whose vectors an embedding model gives: those of texts with another prefix are others."""
+        """Whose vectors documents get here: those of texts with another prefix are others.
+
+        The prefix of queries is no part of it: their vectors are not stored, so another one makes no stored vector old.
+        """
         return f"{self.model} ({self.document_prefix!r})" if self.document_prefix else str(self.model)
 
 
@@ -117,6 +122,18 @@ class Routing:
                 return self.routes[name]
         return self.routes[DEFAULT_OF[serves]]
 
+    def known_names(self) -> list[str]:
+        """Return the names of models that jobs are most likely to have: the tables' default name, and each route."""
+        return [TABLE_DEFAULT, *(f"{ROUTE_PREFIX}{one.name}" for one in self.routes.values() if one.serves == "chat")]
+
+    def bound_projects(self, serves: Kind, *, stage: str) -> list[UUID]:
+        """Return the projects that have a binding of their own for calls of ``stage``."""
+        return [
+            project
+            for kind, of_stage, project in self.bindings
+            if kind == serves and project is not None and of_stage in {None, stage}
+        ]
+
     def path(self, model: str, *, stage: str | None, project_id: UUID | None) -> Path:
         """Return the path of a question that is put to ``model``; raise UnknownRouteError.
 
@@ -145,8 +162,8 @@ class Routing:
             return f"route {route.name!r} has no step; add one with `gristmill llm routes`"
         if len(route.steps) > 1 and any(self.provider_of(one).is_offline for one in route.steps):
             return f"route {route.name!r} mixes the offline evaluator with others; it never stands in for a model"
-        if route.serves == "embeddings" and len({one.vectors for one in route.steps}) > 1:
-            return f"route {route.name!r} names several embedding models; their vectors cannot be compared"
+        if route.serves == "embeddings" and len({(one.vectors, one.query_prefix) for one in route.steps}) > 1:
+            return f"route {route.name!r} names several embedding models or prefixes; their vectors cannot be compared"
         return None
 
     def in_use(self) -> Iterator[Provider]:

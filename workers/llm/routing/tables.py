@@ -9,23 +9,26 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.llm.pause_store import MOST_PAUSES, STALE
+from workers.llm.pause_store import MAX_PAUSES, STALE
 from workers.llm.pauses import Away
 from workers.llm.routing.routing import Bound, Provider, Route, Step
 from workers.llm.routing.virtual import URL_OF
 from workers.runtime.refusals import Refusal
 
-_READ = text("""
-    SELECT (SELECT coalesce(json_agg(to_json(p) ORDER BY p.name), '[]') FROM llm.providers AS p) AS providers,
+# Routes with their steps, and what is bound to them.
+ROUTES = """
            (SELECT coalesce(json_agg(json_build_object('name', r.name, 'serves', r.serves, 'steps',
                       (SELECT coalesce(json_agg(to_json(s) ORDER BY s.position), '[]')
                          FROM llm.route_steps AS s WHERE s.route = r.name)) ORDER BY r.name), '[]')
               FROM llm.routes AS r) AS routes,
-           (SELECT coalesce(json_agg(to_json(b) ORDER BY b.id), '[]') FROM llm.route_bindings AS b) AS bindings,
+           (SELECT coalesce(json_agg(to_json(b) ORDER BY b.id), '[]') FROM llm.route_bindings AS b) AS bindings"""
+_READ = text(f"""
+    SELECT (SELECT coalesce(json_agg(to_json(p) ORDER BY p.name), '[]') FROM llm.providers AS p) AS providers,
+{ROUTES},
            (SELECT coalesce(json_agg(json_build_object('provider', provider, 'since', since, 'reason', reason,
                       'wait', greatest(extract(epoch FROM until - now()), 0)::float8)), '[]')
               FROM (SELECT * FROM runtime.provider_pauses WHERE until > now() - make_interval(secs => :stale)
-                     ORDER BY until DESC LIMIT :most) AS p) AS pauses""")
+                     ORDER BY until DESC LIMIT :most) AS p) AS pauses""")  # noqa: S608 - a constant
 
 # Returns the secret of a token, or raises a Refusal: the keyring of operations.
 Decrypt = Callable[[str], str]
@@ -43,21 +46,29 @@ class Rows:
 
 async def read(session: AsyncSession, *, decrypt: Decrypt) -> Rows:
     """Return what the tables say now. A key that cannot be decrypted is its provider's problem."""
-    row = (await session.execute(_READ, {"stale": STALE.total_seconds(), "most": MOST_PAUSES})).one()
+    row = (await session.execute(_READ, {"stale": STALE.total_seconds(), "most": MAX_PAUSES})).one()
     return Rows(
         providers=[_provider(one, decrypt) for one in row.providers],
-        routes=[
-            Route(name=one["name"], serves=one["serves"], steps=tuple(map(_step, one["steps"]))) for one in row.routes
-        ],
-        bindings={
-            (one["serves"], one["stage"], UUID(one["project_id"]) if one["project_id"] else None): one["route"]
-            for one in row.bindings
-        },
+        routes=routes_of(row.routes),
+        bindings=bindings_of(row.bindings),
         pauses={
             one["provider"]: Away(datetime.fromisoformat(one["since"]), timedelta(seconds=one["wait"]), one["reason"])
             for one in row.pauses
         },
     )
+
+
+def routes_of(rows: Sequence[Mapping[str, Any]]) -> list[Route]:
+    """Return the routes that :data:`ROUTES` has read."""
+    return [Route(name=one["name"], serves=one["serves"], steps=tuple(map(_step, one["steps"]))) for one in rows]
+
+
+def bindings_of(rows: Sequence[Mapping[str, Any]]) -> dict[Bound, str]:
+    """Return the bindings that :data:`ROUTES` has read."""
+    return {
+        (one["serves"], one["stage"], UUID(one["project_id"]) if one["project_id"] else None): one["route"]
+        for one in rows
+    }
 
 
 def _provider(row: Mapping[str, Any], decrypt: Decrypt) -> Provider:

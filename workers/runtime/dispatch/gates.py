@@ -44,6 +44,8 @@ class Gate:
     ``key`` is the value of the stage's gate column that this is about. None: all values without a gate of their own. A
     gate that is not reported is open. ``until`` is when it may open (None: unknown); ``reason`` names the limit and its
     state. When a closed gate opens, jobs that were snoozed with a reason that contains one of ``causes`` go on at once.
+    ``has_jobs`` is False if nobody has asked about ``key``: then the gate holds for the next jobs, and people are not
+    told of it.
     """
 
     stage: str
@@ -52,13 +54,17 @@ class Gate:
     until: datetime | None = None
     reason: str = ""
     causes: Sequence[str] = ()
+    has_jobs: bool = True
 
 
 class Gates(Protocol):
     """Knows which jobs would only be refused now."""
 
     async def look(self, stages: Sequence[AskedStage]) -> Sequence[Gate]:
-        """Return the gates of these stages that are closed, or that let only a limited number of jobs out."""
+        """Return the gates of these stages that are closed, or that let only a limited number of jobs out.
+
+        There may be gates of further values of the gate column, which the next jobs may have.
+        """
 
 
 @dataclass(slots=True)
@@ -128,6 +134,7 @@ class GateKeeper:
             GateRow(gate.stage, gate.key, gate.free, gate.until, gate.reason)
             for own in self._gates.values()
             for gate in own.values()
+            if gate.has_jobs
         ]
 
     def _door(self, stage: str, key: str | None) -> str | None:

@@ -67,8 +67,24 @@ class Batching:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polls:
+    """How often a batch is looked at: after ``first``, then after a tenth of its age, at most ``longest``."""
+
+    first: timedelta = timedelta(minutes=1)
+    longest: timedelta = timedelta(minutes=10)
+
+    def delay(self, age: timedelta) -> timedelta:
+        """Return how long to wait for the next look at a batch of this age."""
+        return max(min(age / 10, self.longest), self.first)
+
+
 class Batches(Protocol):
     """Gathers questions, sends them as batches, and takes the answers. Every step may be repeated."""
+
+    @property
+    def polls(self) -> Polls:
+        """How often a batch is looked at."""
 
     async def gather(self, batch: Batching) -> Gathered:
         """Give the batch the questions that wait for it, and reserve what they may cost. A repeat adds more."""
@@ -98,7 +114,7 @@ class Batches(Protocol):
         """Free the lines that nobody will answer; return how many. ``sent``: a try is counted for each."""
 
     async def wake(self, batch: Batching) -> int:
-        """Wake the jobs whose answers are there; return how many have not gone to sleep yet."""
+        """Wake the jobs whose answers are there; return how many are not snoozed yet."""
 
     async def aclose(self) -> None:
         """Release its connections."""

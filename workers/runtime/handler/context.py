@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.lifecycle import Job
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE
+from workers.runtime.handler.endurance import MAX_IDLE_TIME
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import Resources
 
@@ -102,8 +102,8 @@ class Context:
     ``checkpoint(values, write)`` commits ``values`` on the job's row, and what ``write`` adds to its session, in one
     transaction at once, so that the next run can continue from there. ``values`` may be those of ``Complete``, and
     ``progress``; what ``write`` returns is set like them. If the fence is lost, nothing is written and this run ends.
-    ``clock()`` is the database's time as this process knows it. ``patience`` is how long to wait for a provider that is
-    away.
+    ``clock()`` is the database's time as this process knows it. ``patience`` is how long a run without any
+    progress waits for its provider, before it leaves the wait to the kernel.
     """
 
     run: Run
@@ -112,7 +112,7 @@ class Context:
     progress: Callable[[int], Awaitable[None]]
     checkpoint: Checkpoint
     clock: Callable[[], datetime]
-    patience: timedelta = DEFAULT_PATIENCE
+    patience: timedelta = MAX_IDLE_TIME
 
     @property
     def llm(self) -> LanguageModel:

@@ -1,5 +1,6 @@
 """Explain a job in words, with the remedy: what it waits for, where it runs and until when, or how it ended."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -107,6 +108,8 @@ def _explain_waiting(job: JobView, *, seen: timedelta | None) -> Why:
             pass
         case "held" | "limited" if seen is not None and seen <= LEADER_SILENT_AFTER:
             remedy = "it goes on by itself; `gristmill llm limits` and `gristmill llm providers` show what is free"
+            if paused := re.search(r"provider (\S+) is paused by operators", reason):
+                remedy = f"gristmill llm resume {paused[1]}"
         case "expired":
             remedy = "beat ends the wait within a minute; start one: `gristmill up`, or `gristmill beat`"
         case _ if seen is None or seen > LEADER_SILENT_AFTER:

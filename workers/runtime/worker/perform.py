@@ -12,6 +12,7 @@ from workers.runtime.handler.context import Context
 from workers.runtime.handler.endurance import (
     DATABASE_WAITS,
     MAX_IDLE_RUNS,
+    MAX_IDLE_TIME,
     PROVIDER_WAITS,
     IdleRuns,
     Waited,
@@ -45,12 +46,14 @@ class Performer:
         context: Callable[[Running], Context],
         events: RunReports,
         draw: Callable[[], float],
-        patience: timedelta,
+        patience: timedelta | None,
         idle_runs: int = MAX_IDLE_RUNS,
+        idle_time: timedelta = MAX_IDLE_TIME,
     ) -> None:
-        """``patience`` is how long a job waits for a provider that is away.
+        """``patience`` is how long a job waits for a provider that is away; None: however long.
 
-        After ``idle_runs`` rate-limited runs in a row that got a job no further, a person is told.
+        After ``idle_runs`` rate-limited runs in a row that got a job no further, a person is told. Once they last for
+        ``idle_time``, the job fails.
         """
         self._database = database
         self._runs = runs
@@ -59,6 +62,7 @@ class Performer:
         self._draw = draw
         self._patience = patience
         self._idle_runs = idle_runs
+        self._idle_time = idle_time
 
     async def settlement(self, running: Running) -> Settlement | None:
         """Return the handler's outcome, or the settlement for its exception; None if the fence is lost."""
@@ -90,7 +94,9 @@ class Performer:
             if running.stop == "deadline":
                 return Retry(f"deadline of {running.seconds:g} s passed")
             return Retry("handler was cancelled from within")
-        if not isinstance(error, Deferred):  # nothing went wrong: the answer comes later
+        if isinstance(error, Deferred):  # nothing went wrong: the answer comes later
+            log.info("job_deferred", reason=describe(error), seconds=error.delay.total_seconds())
+        else:
             log.warning("handler_raised", error=describe(error))
         if isinstance(error, PoolTimeoutError):  # this process is too busy; it is not the job's fault
             return Snooze(CROWDED_DELAY, "no database connection came free")
@@ -112,7 +118,7 @@ class Performer:
             return self._stopped(running)
         if isinstance(error, Unavailable):
             return after_provider_outage(error, before, now=self._runs.clock(), patience=self._patience)
-        return after_database_outage(error, before, patience=self._patience, drawn=self._draw())
+        return after_database_outage(error, before, max_time=self._idle_time, drawn=self._draw())
 
     async def _settlement_after_limit(self, running: Running, error: RateLimited) -> Settlement | None:
         """Return what becomes of a job whose provider refuses it; one that makes no progress is bounded."""
@@ -130,12 +136,14 @@ class Performer:
             return self._stopped(running)
         if before.many + 1 == self._idle_runs:
             log.warning("job_makes_no_progress", runs=self._idle_runs, error=describe(error))
-        return after_idle_run(error, before, now=self._runs.clock(), most=self._idle_runs, patience=self._patience)
+        return after_idle_run(error, before, now=self._runs.clock(), max_runs=self._idle_runs, max_time=self._idle_time)
 
     def _needs_history(self, error: Unavailable) -> bool:
         """Tell whether the job's history must be read. For a known outage, only after the patience."""
         if not (error.paused or error.certain):
             return True
+        if self._patience is None:
+            return False
         return error.since is None or self._runs.clock() - error.since >= self._patience
 
     def _stopped(self, running: Running) -> Settlement | None:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from workers.runtime.database import Database
-from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS
+from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS, MAX_IDLE_TIME
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
 from workers.runtime.handler.resources import Resources
@@ -44,20 +44,21 @@ class Worker:
         heartbeat_seconds: float,
         draw: Callable[[], float] = random.random,
         failed: Callable[[], None] = lambda: None,
-        patience: timedelta = DEFAULT_PATIENCE,
+        patience: timedelta | None = DEFAULT_PATIENCE,
         idle_runs: int = MAX_IDLE_RUNS,
+        idle_time: timedelta = MAX_IDLE_TIME,
     ) -> None:
         """``failed`` is called when one of the parts has failed: then the process must end.
 
-        ``patience`` is how long a job waits for a provider that is away, ``idle_runs`` after how many rate-limited runs
-        that got a job no further a person is told.
+        ``patience`` is how long a job waits for a provider that is away; None: however long. ``idle_runs`` is after how
+        many rate-limited runs that got a job no further a person is told, ``idle_time`` after how long it fails.
         """
         self.row = row
         self.slots = Slots(row.slots)
         self.runs = Runs()
         self.claims = Claims(database, worker_id=row.id, draw=draw)
         self.settler = Settler(database)
-        contexts = Contexts(database, self.runs, resources=resources, patience=patience)
+        contexts = Contexts(database, self.runs, resources=resources, patience=min(patience or idle_time, idle_time))
         performer = Performer(
             database,
             self.runs,
@@ -66,6 +67,7 @@ class Worker:
             draw=draw,
             patience=patience,
             idle_runs=idle_runs,
+            idle_time=idle_time,
         )
         self._runner = Runner(
             registry,

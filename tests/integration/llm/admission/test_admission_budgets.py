@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,22 @@ COST = Decimal("0.01")
 EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
+SLOW = """
+    CREATE FUNCTION public.be_slow() RETURNS trigger LANGUAGE plpgsql AS
+      'BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END';
+    CREATE TRIGGER be_slow BEFORE INSERT ON llm.calls FOR EACH STATEMENT EXECUTE FUNCTION public.be_slow()
+"""
+
+
+@pytest.fixture
+def slow_reservations(rows) -> Iterator[None]:
+    """Let time pass between the look at the totals and their update, so that a race is not a matter of luck."""
+    rows.ask(SLOW)
+    yield
+    rows.ask("DROP TRIGGER be_slow ON llm.calls")
+    rows.ask("DROP FUNCTION public.be_slow")
+
+
 def admitted(verdicts) -> list[bool]:
     return [verdict is None for verdict in verdicts]
 
@@ -37,7 +54,7 @@ def test_the_first_call_of_a_user_is_under_the_budget(rows, clock):
     assert rows.totals()["b"]["reserved_usd"] == 2 * COST
 
 
-async def test_64_writers_at_once_never_overspend(rows, start):
+async def test_64_writers_at_once_never_overspend(rows, start, slow_reservations):
     """C1: whoever asks at once, together they reserve no more than there is: the worst case is one call's estimate.
 
     What a call costs beyond its estimate is only known when it ends: that is all that a budget can be passed by.

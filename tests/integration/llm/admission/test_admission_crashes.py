@@ -14,7 +14,7 @@ from tests.support.admission import Rows
 from tests.support.paths import ROOT
 
 WINDOW = timedelta(seconds=1)
-REQUESTS, TOKENS = 60, 3_000
+REQUESTS, TOKENS = 60, 30_000
 
 
 def asking(url: str, *arguments: str) -> "subprocess.Popen[str]":

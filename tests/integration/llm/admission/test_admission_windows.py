@@ -13,12 +13,17 @@ from tests.support.admission import call
 EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 LIMITS = st.tuples(
-    st.sampled_from(["requests", "input_tokens", "output_tokens", "tokens"]),
+    st.sampled_from(["requests", "input_tokens", "output_tokens", "tokens", "requested_tokens"]),
     st.integers(1, 40),
     st.sampled_from([1, 2, 10, 60, 90, 3_600]),
 )
 # How much of the window passes, and how many ask then.
 STEPS = st.lists(st.tuples(st.floats(0, 0.7), st.integers(0, 30)), min_size=5, max_size=40)
+
+
+def requested(tokens: int, output: int) -> int:
+    """Return what providers count that charge for what is requested: our estimate is a third of the bytes."""
+    return -(-tokens * 3 // 4) + output
 
 
 def most_in_any_window(admitted: list[tuple[datetime, int]], window: timedelta) -> int:
@@ -33,7 +38,8 @@ def test_no_window_has_more_than_its_limit(rows, clock, limit, steps, size):
     measure, at_most, window = limit
     rows.clear()
     rows.limit(measure, at_most, window)
-    need = {"requests": 1, "input_tokens": size, "output_tokens": size, "tokens": 2 * size}[measure]
+    sizes = {"requests": 1, "tokens": 2 * size, "requested_tokens": requested(size, size)}
+    need = sizes.get(measure, size)
     admitted: list[tuple[datetime, int]] = []
 
     for passes, count in steps:
@@ -165,6 +171,21 @@ def test_what_a_call_did_not_use_is_free_again(rows, clock):
 
     assert rows.used(limit) == 20 + 65
     assert rows.ask("SELECT count(*)::int AS n FROM llm.window_counts WHERE limit_id = %s", limit) == [{"n": 1}]
+
+
+def test_what_was_requested_stays_counted_whatever_was_used(rows, clock):
+    """Providers that charge a request's size and max_tokens give nothing back; a call not made counts for nothing."""
+    limit_id = rows.limit("requested_tokens", 1_000, 60)
+    answered, refused, released = (call(tokens=120, output=200) for _ in range(3))
+    assert rows.admit(answered, refused, released) == [None, None, None]
+
+    rows.settle(answered, input=5, output=5)
+    rows.settle(refused, became="failed")
+    rows.settle(released, became="released")
+
+    assert rows.used(limit_id) == 2 * (90 + 200)
+    rows.ask("UPDATE llm.limits SET window_seconds = 61")  # a limit about something else is counted from the ledger
+    assert rows.used(limit_id) == 2 * (90 + 200)
 
 
 def test_calls_at_once_are_those_under_way(rows, clock):

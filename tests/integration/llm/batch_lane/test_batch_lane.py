@@ -1,5 +1,6 @@
 """Jobs in the batch lane, from their first run to their last: one question, one line, one answer, half the price."""
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -56,6 +57,26 @@ async def test_jobs_are_answered_by_one_batch_for_half_the_price(lane, fake):
     assert {float(one["usd"]) for one in calls} == {0.00007}
     assert (await lane.paid())["tokens"] == fake.batches.tokens
     assert batch["counts"]["completed"] == 5
+
+
+async def test_a_batch_is_paid_by_the_owners_of_its_jobs_however_often_it_is_looked_at(lane, fake):
+    """Row 17: two owners share a batch; each call is booked once, to the owner and job that asked, by nobody's look."""
+    alice, bob = uuid.uuid4(), uuid.uuid4()
+    of_alice, of_bob = await lane.put(2, owner=alice), await lane.put(1, task="Judge well.", owner=bob)
+    await lane.sent()
+    await lane.parked()
+    for _ in range(4):
+        await lane.poll()
+        await lane.sent()  # the look has ended
+    under_way = {one["state"] for one in await lane.calls()}
+
+    await lane.finish()
+    await lane.ended()
+
+    assert under_way == {"reserved"}
+    booked = {(one["job_id"], one["owner_id"], one["state"]) for one in await lane.calls()}
+    assert booked == {(job, alice, "settled") for job in of_alice} | {(job, bob, "settled") for job in of_bob}
+    assert len(await lane.calls()) == 3
 
 
 async def test_a_job_says_why_it_waits(lane, jobs):

@@ -132,6 +132,7 @@ async def test_a_shared_answer_is_in_the_ledger_and_costs_nothing(rows, start_ke
     budget = rows.budget(usd=1)
 
     await kept.find(question(second, share_for=SHARED))
+    await kept.aclose()  # writes what is under way
 
     [row] = rows.ask("SELECT state, usd, job_id, provider, model, served_model, input_tokens FROM llm.calls")
     assert (row["state"], row["usd"], row["job_id"]) == ("cached", 0, second.id)
@@ -141,15 +142,38 @@ async def test_a_shared_answer_is_in_the_ledger_and_costs_nothing(rows, start_ke
     assert budget
 
 
-async def test_what_the_own_job_has_paid_for_is_not_counted_again(rows, start_kept, admission, run_jobs):
-    """Its call is in the ledger already."""
+async def test_the_kept_answers_of_a_job_are_in_the_ledger_of_its_next_run(rows, start_kept, admission, run_jobs):
+    """C22: each of them is one cached row that costs nothing, all are written by one statement."""
     [job] = await run_jobs()
     kept = start_kept(ledger=admission)
-    await kept.keep(question(job, share_for=SHARED), answer())
+    asked = [question(job, f"question {n}") for n in range(20)]
+    for one in asked:
+        await kept.keep(one, answer())
 
-    assert await kept.find(question(job, share_for=SHARED)) is not None
+    assert all(await asyncio.gather(*map(kept.find, asked)))
+    await kept.aclose()
 
-    assert rows.states() == {}
+    found = rows.ask(
+        "SELECT state, usd, job_id, count(*), count(DISTINCT created_at) AS at FROM llm.calls GROUP BY 1, 2, 3"
+    )
+    assert found == [{"state": "cached", "usd": 0, "job_id": job.id, "count": 20, "at": 1}]
+
+
+async def test_an_answer_is_found_though_the_ledger_refuses_its_row(start_kept, run_jobs, capsys):
+    """The row costs nothing: no job fails for it."""
+
+    class Broken:
+        async def record_cached(self, call, usage):
+            raise ValueError("no row")
+
+    [job] = await run_jobs()
+    kept = start_kept(ledger=Broken())
+    await kept.keep(question(job), answer())
+
+    assert await kept.find(question(job)) is not None
+    await kept.aclose()
+
+    assert "cached_call_not_recorded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.admission import PRICE, call
 from workers.llm.admission.prices import NoPrices
-from workers.llm.admission.refusals import LONGEST, PERSON, UNKNOWN, limit_name, refusal_of
+from workers.llm.admission.refusals import MAX_BUDGET_DELAY, PERSON_DELAY, UNKNOWN_DELAY, limit_name, refusal_of
 from workers.llm.admission.together import Together
 
 LIMIT = {"kind": "limit", "id": "1", "subject": "", "measure": "requests", "at_most": 1_500, "window_seconds": 60,
@@ -49,7 +49,7 @@ def test_without_a_known_time_it_is_asked_again_soon():
     """Calls at once end when they end."""
     refusal = refusal_of(LIMIT | {"measure": "concurrency", "window_seconds": None, "wait": None})
 
-    assert (refusal.delay, refusal.gives_back) == (UNKNOWN, True)
+    assert (refusal.delay, refusal.gives_back) == (UNKNOWN_DELAY, True)
 
 
 def test_what_will_never_fit_says_what_to_change():
@@ -57,7 +57,7 @@ def test_what_will_never_fit_says_what_to_change():
     refusal = refusal_of(LIMIT | {"never": True, "need": 2_000, "wait": None})
 
     assert str(refusal).endswith("at most 1,500, and this call alone needs 2,000; raise the limit or lower max_tokens")
-    assert refusal.delay == PERSON
+    assert refusal.delay == PERSON_DELAY
     assert refusal.key != refusal_of(LIMIT).key
 
 
@@ -68,7 +68,12 @@ def test_a_spent_budget_says_until_when():
     assert str(refusal) == (
         "budget 'team' has no room for this call: $5.00 of $5.00 used until 2026-12-01 00:00 UTC; raise it or wait"
     )
-    assert (refusal.delay, refusal.is_budget, refusal.batch_may, refusal.gives_back) == (LONGEST, True, False, False)
+    assert (refusal.delay, refusal.is_budget, refusal.batch_may, refusal.gives_back) == (
+        MAX_BUDGET_DELAY,
+        True,
+        False,
+        False,
+    )
     assert refusal_of(BUDGET | {"then": "batch"}).batch_may
     assert refusal_of(BUDGET | {"wait": None}).gives_back
     both = refusal_of(BUDGET | {"tokens": 100, "used_tokens": 99, "until": None, "wait": None})
@@ -80,7 +85,7 @@ def test_an_unknown_price_says_how_to_say_it():
     refusal = refusal_of(BUDGET | {"unpriced": True, "provider": "local", "model": "m", "wait": None})
 
     assert "price of model 'm' of provider 'local' is not known" in str(refusal)
-    assert "`gristmill llm prices set --provider local --model m`" in str(refusal)
+    assert "`gristmill llm prices set --provider local --model m --input USD --output USD`" in str(refusal)
     assert refusal.is_budget
 
 

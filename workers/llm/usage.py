@@ -14,7 +14,7 @@ from workers.runtime.handler.tokens import BYTES_PER_TOKEN
 
 # What cannot have reached the provider.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-_MOST_CHARACTERS = 8_000_000
+_MAX_CHARACTERS = 8_000_000
 
 
 def usage_of(raw: object, *, served_model: str | None, seconds: float) -> Usage:
@@ -35,7 +35,7 @@ def usage_of(raw: object, *, served_model: str | None, seconds: float) -> Usage:
 def usage_in(body: str, *, seconds: float) -> Usage | None:
     """Return the usage in the body of an answer that is of no use itself, None where it has none."""
     try:
-        raw = json.loads(body[:_MOST_CHARACTERS], parse_int=whole_number)
+        raw = json.loads(body[:_MAX_CHARACTERS], parse_int=whole_number)
         usage = storable(raw.get("usage")) if isinstance(raw, Mapping) else None
     except (ValueError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""A language model whose answers are kept, for one without admission and ledger: the offline evaluator, a test's."""
+"""A language model whose answers are kept, without routes, admission and ledger, for tests of what is kept."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta

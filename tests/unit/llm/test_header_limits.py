@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from workers.llm.told_limits import AGREEING, ToldLimits, told_by
+from workers.llm.header_limits import MIN_ANSWERS, HeaderLimits, limit_in_headers
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
@@ -38,7 +38,7 @@ def headers(most, left, reset, measure="requests"):
 )
 def test_a_window_follows_from_what_comes_back(given, told):
     """15 of 60 in 15 s: all of them in a minute."""
-    assert told_by(given, "requests") == told
+    assert limit_in_headers(given, "requests") == told
 
 
 class Learned(list[tuple[object, ...]]):
@@ -55,7 +55,7 @@ class Learned(list[tuple[object, ...]]):
 async def test_a_limit_is_learned_once_enough_answers_agree():
     """Several, over some seconds; once an hour at most, until the provider tells another."""
     learned = Learned()
-    told = ToldLimits("p", learned)
+    told = HeaderLimits("p", learned)
     for second in range(60):
         told.note("m", headers(1_000, 1_000 - second - 1, f"{(second + 1) * 60}ms", "tokens"), now=float(second))
     await asyncio.sleep(0)
@@ -70,7 +70,7 @@ async def test_a_limit_is_learned_once_enough_answers_agree():
 async def test_a_fixed_window_teaches_nothing():
     """Its figures look like an hour's for a moment, and contradict each other then."""
     learned = Learned()
-    told = ToldLimits("p", learned)
+    told = HeaderLimits("p", learned)
     for tenth in range(1_200):
         elapsed = tenth / 10 % 60
         told.note("m", headers(300, 299 - int(elapsed * 4), f"{60 - elapsed:.1f}s"), now=tenth / 10)
@@ -83,11 +83,11 @@ async def test_what_could_not_be_kept_is_told_again():
     """Postgres was away."""
     learned = Learned()
     learned.error = ConnectionError("gone")
-    told = ToldLimits("p", learned)
+    told = HeaderLimits("p", learned)
     for second in (0, 4, 8, 12, 16):
         told.note("m", headers(60, 45, "15s"), now=float(second))
     await asyncio.sleep(0)
-    assert AGREEING == 5
+    assert MIN_ANSWERS == 5
     learned.error = None
 
     told.note("m", headers(60, 45, "15s"), now=20.0)

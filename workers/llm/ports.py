@@ -1,4 +1,7 @@
-"""Where a call stands on its path, and what it is handed to: admission, the ledger, turns. Light to import."""
+"""What a call of a provider needs from others: its position on its route, turns, limits, the batch lane.
+
+Light to import.
+"""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,8 +32,8 @@ class Attempts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a call stands on its path. ``is_last``: no other step can answer if this one cannot.
+class RoutePosition:
+    """The step of a route that a call is made for. ``is_last``: no other step can answer if this one cannot.
 
     ``context_tokens`` is what question and answer may have together, where the step says so.
     """
@@ -42,26 +45,19 @@ class Place:
     attempts: Attempts = field(default_factory=Attempts)
 
 
-current_place: ContextVar[Place] = ContextVar("current_place")
-NOWHERE = Place(route="none")
+current_position: ContextVar[RoutePosition] = ContextVar("current_position")
+NO_POSITION = RoutePosition(route="none")
 
 
 class Turns(Protocol):
-    """Who may call when, first come first served."""
+    """The order in which calls are admitted: first come, first served."""
 
     async def admitted(self, call: Call, *, until: float | None = None) -> None:
         """Return once ``call`` is reserved; raise NotAdmittedError if that cannot be before ``until`` (monotonic)."""
 
 
-class Accounts(Admission, Protocol):
-    """Admission that can take back what was not sent."""
-
-    async def release(self, call: Call) -> None:
-        """Give back the reservation of a call that was not made."""
-
-
 class Learn(Protocol):
-    """Keeps a limit that a provider tells of itself, for all processes."""
+    """Keeps a limit that a provider states in its headers, for all processes."""
 
     async def __call__(
         self, provider: str, model: str | None, *, measure: str, at_most: int, window: timedelta | None
@@ -85,10 +81,10 @@ class Lane(Protocol):
 class Control:
     """What keeps the calls of all processes within their limits, the ledger of them, and the batch lane.
 
-    With ``learn`` the limits that providers tell in their headers are kept too.
+    With ``learn`` the limits that providers state in their headers are kept too.
     """
 
-    accounts: Accounts
+    admission: Admission
     turns: Turns
     learn: Learn | None = None
     lane: Lane | None = None

@@ -1,9 +1,9 @@
-"""Limits that a provider tells in the headers of its answers, to be kept by all processes before it refuses anybody.
+"""Learn limits from the headers of answers, so that all processes keep them before the provider refuses a call.
 
 ``x-ratelimit-limit-requests: 60``, ``x-ratelimit-remaining-requests: 45`` and ``x-ratelimit-reset-requests: 15s``, for
 tokens too. No header says how long the window is. It follows from the three where what is used comes back evenly, as at
-OpenAI: 15 of 60 come back in 15 s, so all of them in a minute. Elsewhere the figures contradict each other soon, and
-nothing is learned.
+OpenAI: 15 of 60 come back in 15 s, so all of them in a minute. At other providers the figures soon contradict
+each other, and nothing is learned.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from datetime import timedelta
 import structlog
 
 from workers.llm.errors import duration_of
-from workers.llm.places import Learn
+from workers.llm.ports import Learn
 from workers.runtime.handler.errors import describe
 
 log = structlog.get_logger(__name__)
@@ -23,27 +23,27 @@ log = structlog.get_logger(__name__)
 MEASURES = ("requests", "tokens")
 WINDOWS = tuple(timedelta(seconds=seconds) for seconds in (1, 60, 3_600, 86_400))
 TOLERANCE = 0.05
-# So many answers in a row, over so long, must tell the same.
-AGREEING, AGREEING_SECONDS = 5, 15.0
-# What is known is told again after so long, before it is forgotten.
-AGAIN_SECONDS = 3_600.0
-MOST_KNOWN = 2_000
-_MOST = 10**12
+# A limit is learned after so many answers in a row, over so many seconds, with the same figures.
+MIN_ANSWERS, MIN_AGREEMENT_SECONDS = 5, 15.0
+# A learned limit ends by itself. It is learned again after this time.
+RELEARN_SECONDS = 3_600.0
+MAX_KNOWN = 2_000
+_MAX_COUNT = 10**12
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What the answers of a model told of one measure, one like the other."""
+    """The same limit in all answers of a model since ``since``."""
 
     at_most: int
     window: timedelta
     since: float
     times: int = 1
-    told_at: float | None = None
+    learned_at: float | None = None
 
 
-def told_by(headers: Mapping[str, str], measure: str) -> tuple[int, timedelta] | None:
-    """Return the limit and the window that the headers of an answer tell; None where they tell none. Pure."""
+def limit_in_headers(headers: Mapping[str, str], measure: str) -> tuple[int, timedelta] | None:
+    """Return the limit and the window in the headers of an answer; None if there is none. Pure."""
     most = _count(headers.get(f"x-ratelimit-limit-{measure}"))
     left = _count(headers.get(f"x-ratelimit-remaining-{measure}"))
     reset = duration_of(headers.get(f"x-ratelimit-reset-{measure}", ""))
@@ -56,7 +56,7 @@ def told_by(headers: Mapping[str, str], measure: str) -> tuple[int, timedelta] |
     return None
 
 
-class ToldLimits:
+class HeaderLimits:
     """Learns the limits of one provider's models."""
 
     def __init__(self, provider: str, learn: Learn) -> None:
@@ -66,41 +66,43 @@ class ToldLimits:
         self._learning: set[asyncio.Task[None]] = set()
 
     def note(self, model: str, headers: Mapping[str, str], *, now: float | None = None) -> None:
-        """Take in what an answer tells; what enough of them agree about is learned, in a task of its own."""
+        """Read the headers of one answer; learn a limit once enough answers agree, in a task of its own."""
         now = time.monotonic() if now is None else now
         for measure in MEASURES:
             if f"x-ratelimit-limit-{measure}" not in headers:
                 continue
-            found = told_by(headers, measure)
+            found = limit_in_headers(headers, measure)
             seen = self._seen.get((model, measure))
             if found is None:
                 self._seen.pop((model, measure), None)
             elif seen is None or (seen.at_most, seen.window) != found:
-                if len(self._seen) >= MOST_KNOWN:
+                if len(self._seen) >= MAX_KNOWN:
                     self._seen.clear()
                 self._seen[model, measure] = _Seen(*found, since=now)
             else:
                 seen.times += 1
-                self._tell(model, measure, seen, now)
+                self._learn_if_sure(model, measure, seen, now)
 
-    def _tell(self, model: str, measure: str, seen: _Seen, now: float) -> None:
-        if seen.times < AGREEING or now - seen.since < AGREEING_SECONDS:
+    def _learn_if_sure(self, model: str, measure: str, seen: _Seen, now: float) -> None:
+        if seen.times < MIN_ANSWERS or now - seen.since < MIN_AGREEMENT_SECONDS:
             return
-        if seen.told_at is not None and now - seen.told_at < AGAIN_SECONDS:
+        if seen.learned_at is not None and now - seen.learned_at < RELEARN_SECONDS:
             return
-        seen.told_at = now
-        task = asyncio.create_task(self._told(model, measure, seen))
+        seen.learned_at = now
+        task = asyncio.create_task(self._learn_limit(model, measure, seen))
         self._learning.add(task)
         task.add_done_callback(self._learning.discard)
 
-    async def _told(self, model: str, measure: str, seen: _Seen) -> None:
+    async def _learn_limit(self, model: str, measure: str, seen: _Seen) -> None:
         try:
             await self._learn(self._provider, model, measure=measure, at_most=seen.at_most, window=seen.window)
-        except Exception as error:  # noqa: BLE001 - the next answers tell it again
-            seen.told_at = None
+        except Exception as error:  # noqa: BLE001 - the next answers are another chance
+            seen.learned_at = None
             log.warning("limit_not_learned", provider=self._provider, model=model, error=describe(error))
 
 
 def _count(text: str | None) -> int | None:
     text = (text or "").strip()
-    return min(int(text), _MOST) if text.isascii() and text.isdigit() and len(text) <= len(str(_MOST)) else None
+    return (
+        min(int(text), _MAX_COUNT) if text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_COUNT)) else None
+    )
