@@ -18,4 +18,5 @@ RULES = {
 
 def job_columns(job_table: JobTable) -> list[sa.Column[object]]:
     """Return new columns for ``job_table``, under the names that it gives them; the domain's own stand beside them."""
-    return [*third_job_columns(job_table), *(sa.Column(name, sa.Text) for name in NEW_COLUMNS)]
+    new: list[sa.Column[object]] = [sa.Column(name, sa.Text) for name in NEW_COLUMNS]
+    return [*third_job_columns(job_table), *new]

@@ -92,7 +92,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 CREATE FUNCTION runtime.take_notices(p_term bigint, p_limit integer) RETURNS TABLE (taken integer, refused integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = on SET enable_bitmapscan = on SET enable_sort = on AS $$
 -- Hand up to p_limit notices, oldest first, to every taker, and delete them: what the takers write and the deletion are
 -- one transaction. Nothing while there is no taker, or unless p_term leads. A notice that a taker refuses for its
 -- values stays with the reason, and is not handed out again; the others go on without it.
