@@ -271,13 +271,13 @@ class CompatibleModel:
                 with span(
                     "provider call", attributes={"gen_ai.request.model": str(body.get("model")), "url.path": path}
                 ):
-                    response = await self._send(path, body, digest)
+                    response = await self._post_body(path, body, digest)
             else:
-                response = await self._send(path, body, digest)
+                response = await self._post_body(path, body, digest)
         failpoint("provider.after")
         return response
 
-    async def _send(self, path: str, body: Mapping[str, Any], digest: str) -> httpx2.Response:
+    async def _post_body(self, path: str, body: Mapping[str, Any], digest: str) -> httpx2.Response:
         return await self._client.post(
             path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(digest)}
         )
