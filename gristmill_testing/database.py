@@ -27,7 +27,7 @@ def empty_database(url: str) -> None:
         tables = admin.execute(
             "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
             "AND relnamespace::regnamespace::text NOT IN ('public', 'pg_catalog', 'information_schema') "
-            "AND relname NOT IN ('lifecycles', 'stages')"
+            "AND relname NOT IN ('lifecycles', 'stages', 'notice_takers')"
         ).fetchall()
         for (table,) in tables:
             admin.execute(f"DELETE FROM {table}".encode())

@@ -11,11 +11,14 @@ import time
 from typing import Any
 
 from alembic import context
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.util import CommandError
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.dialects.postgresql import DOMAIN
 
 import models
+from migrations.kernel import v4
 from models.domains import Domain, schemas_of
 from workers.runtime.connections import PINS
 from workers.runtime.database import pinned_engine
@@ -105,6 +108,7 @@ def migrate(connection: Connection) -> None:
             context.run_migrations()
         if domain:
             connection.rollback()
+            _bring_to_newest_kernel(connection)
             connection.execute(text(GRANT.format(table=version_table)))
             connection.commit()
     finally:
@@ -113,6 +117,15 @@ def migrate(connection: Connection) -> None:
         connection.execute(text("RESET lock_timeout"))
         connection.execute(text("RESET statement_timeout"))
         connection.commit()
+
+
+def _bring_to_newest_kernel(connection: Connection) -> None:
+    """Give the job tables that the domain's revisions made with older helpers what the newest ones give."""
+    if connection.scalar(text("SELECT to_regclass('runtime.notices') IS NOT NULL")):
+        with Operations.context(MigrationContext.configure(connection)):
+            v4.upgrade_tables()
+            v4.validate_tables()
+    connection.commit()
 
 
 def _take_turn(connection: Connection) -> None:

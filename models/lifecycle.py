@@ -239,6 +239,10 @@ class Job(Base):
     ``owner_id``: the owner of the object that the job works on, or else the actor. Row level security, idempotency keys
     and limits use it. A job without an owner belongs to the operators. All times are those of the database.
 
+    ``callback_url`` is told when the job has ended, whoever ended it (``runtime.notices``). ``traceparent`` is the W3C
+    trace context of who enqueued the job. ``error_fingerprint`` is set by the database: it is equal for errors of one
+    stage with one cause.
+
     A repeat with the same idempotency key must have the same payload. ``__may_differ__`` names the attributes that may
     differ. ``__may_grow__`` names the JSON objects that may have gained members since; the old members must be equal.
     """
@@ -263,6 +267,9 @@ class Job(Base):
     deadline_at: Mapped[datetime | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_fingerprint: Mapped[str | None] = mapped_column(Text)
+    callback_url: Mapped[str | None] = mapped_column(Text)
+    traceparent: Mapped[str | None] = mapped_column(Text)
     change_action: Mapped[str | None] = mapped_column(String(20))
     change_reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

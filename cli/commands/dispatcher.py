@@ -3,6 +3,7 @@
 from cli.role import ready_servers, role_settings
 from workers.llm.gates import gates_of
 from workers.runtime.handler.registry import discover
+from workers.runtime.tracing import start_tracing
 from workers.transport.dispatcher import run_dispatcher
 
 
@@ -10,6 +11,7 @@ def dispatcher() -> int:
     """Give due jobs to the workers. Any number may run; one leads."""
     settings = role_settings()
     registry = discover()
+    start_tracing("dispatcher")
     urls = ready_servers(settings)
     return run_dispatcher(
         registry,

@@ -36,6 +36,9 @@ def enqueue(
         str | None,
         typer.Option(metavar="SPAN", help="How long an answer in the batch lane may take: 24h (default), 90m, 2d."),
     ] = None,
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="The address that is told when the job has ended.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end of the job; exit code 1 unless it completes.")
     ] = False,
@@ -45,6 +48,8 @@ def enqueue(
     values, due_at = parse_payload(payload), parse_time(at) if at else None
     _ = discover()[stage]  # an unknown stage is refused before the command connects
     options = {"idempotency_key": key, "priority": priority, "due_at": due_at, "lane": lane, "within": within}
+    if callback is not None:
+        options["callback_url"] = callback
     database_url = find_server_urls(load()).database_url
     job = in_session(lambda session: enqueue_job(session, stage, values, actor(), **options), database_url=database_url)
     if not wait:

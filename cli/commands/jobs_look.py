@@ -117,14 +117,21 @@ def why(job_id: JobId, as_json: Json = False) -> None:
 def verify(stage: Stage = None, as_json: Json = False) -> int:
     """Check every job against its history: none lost, each ended at most once, no version missing or double.
 
-    Prints the counts of each stage. If anything is wrong, prints the ids of the jobs; exit code 1.
+    Prints the counts of each stage, and compares them with those that are kept for metrics and plots. If anything is
+    wrong, prints the ids of the jobs; exit code 1.
     """
     checks = in_connection(lambda conn: verify_jobs(conn, stage))
     violations = sum(check.violations for check in checks)
     if as_json:
-        print_json({"ok": not violations, "violations": violations, "stages": checks})
+        is_ok = not violations and not any(check.miscounted for check in checks)
+        print_json({"ok": is_ok, "violations": violations, "stages": checks})
     else:
         _print_checks(checks)
+    if miscounted := [check.stage for check in checks if check.miscounted and not violations]:
+        raise Failed(
+            f"the counts of {', '.join(miscounted)} differ from the jobs",
+            remedy="correct them with SELECT runtime.recount_jobs()",
+        )
     if violations:
         suspects = ", ".join(str(job_id) for check in checks for job_id in check.suspects)
         raise Failed(f"{format_count(violations, 'violation')}; jobs: {suspects}")

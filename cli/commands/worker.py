@@ -11,6 +11,7 @@ from cli.resources import make_resources
 from cli.role import ready_servers, role_settings
 from workers.runtime.handler.registry import discover
 from workers.runtime.refusals import Refusal
+from workers.runtime.tracing import start_tracing
 from workers.transport.app import queue_names
 from workers.transport.worker import WorkerOptions, run_worker
 
@@ -21,6 +22,7 @@ def worker(
     """Run jobs of the given queues."""
     settings = role_settings(worker={"queues": queues} if queues else None)
     registry = discover()  # a broken handler is reported before the servers are asked
+    start_tracing("worker")
     urls = ready_servers(settings)
     known = queue_names(registry)
     if unknown := sorted(set(settings.worker.queues) - set(known)):

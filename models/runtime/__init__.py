@@ -1,9 +1,11 @@
 """The tables of the kernel, in the schema ``runtime``: transitions, lifecycles, stages, workers, schedules."""
 
 from models.runtime.approvals import ApprovalToken
+from models.runtime.counts import CountDelta, MinuteCount, StageCount
 from models.runtime.dead_messages import DeadMessage
 from models.runtime.gates import Gate
 from models.runtime.history import LifecycleDefinition, Transition
+from models.runtime.notices import Notice, NoticeInterest, NoticeTaker
 from models.runtime.processes import LeadingDispatcher, WorkerProcess
 from models.runtime.providers import ProviderPause
 from models.runtime.schedules import Schedule, Tick
@@ -13,15 +15,21 @@ from models.runtime.stages import StageState
 __all__ = [
     "ActorKey",
     "ApprovalToken",
+    "CountDelta",
     "DeadMessage",
     "Gate",
     "LeadingDispatcher",
     "LifecycleDefinition",
+    "MinuteCount",
+    "Notice",
+    "NoticeInterest",
+    "NoticeTaker",
     "ProviderPause",
     "Retention",
     "RoleActor",
     "Schedule",
     "Security",
+    "StageCount",
     "StageState",
     "Tick",
     "Transition",

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     Index,
     Integer,
     String,
@@ -12,15 +13,30 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INET
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 from models.base import Base
+
+
+class Xid8(UserDefinedType[str]):
+    """The 64-bit number of a transaction. The driver reads it as text: statements cast it to bigint."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+ischema_names["xid8"] = Xid8  # so that Alembic can read such a column
 
 
 class Transition(Base):
     """One legal state change of one job. Only the trigger of the job table writes it.
 
     Partitioned by month of ``created_at``. ``old_state`` and ``version_from`` are null for the insert.
+    ``transaction_id`` is the transaction that wrote it; it is null in rows of older releases.
     """
 
     __tablename__ = "transitions"
@@ -34,6 +50,8 @@ class Transition(Base):
             "created_at",
             postgresql_where=text("old_state IS NOT NULL AND coalesce(changed_by, '') NOT LIKE 'worker:%'"),
         ),
+        # The order of streams: workers/runtime/store/feed.py.
+        Index("ix_transitions_transaction_id", "transaction_id"),
         {"schema": "runtime", "postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -50,6 +68,7 @@ class Transition(Base):
     context: Mapped[dict[str, Any] | None]
     ip_address: Mapped[str | None] = mapped_column(INET)
     user_agent: Mapped[str | None] = mapped_column(Text)
+    transaction_id: Mapped[str | None] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
 
 
 class LifecycleDefinition(Base):
@@ -59,7 +78,7 @@ class LifecycleDefinition(Base):
     good, bad or neutral. ``waits`` has by state: what a job waits for, its stage, the states that a decision may
     choose, and the state after the deadline. ``wait_column`` is the column with the deadline, ``gate_column`` that of
     the gate. ``shown_as`` has the public names of states. ``runtime.cancel`` runs ``cancel_statement``,
-    ``runtime.decide`` runs ``decide_statement``.
+    ``runtime.decide`` runs ``decide_statement``. Without ``gives_notices`` nobody is told of ended jobs of the table.
     """
 
     __tablename__ = "lifecycles"
@@ -77,3 +96,4 @@ class LifecycleDefinition(Base):
     shown_as: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     wait_column: Mapped[str | None] = mapped_column(String(63))
     gate_column: Mapped[str | None] = mapped_column(Text)
+    gives_notices: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))

@@ -58,6 +58,10 @@ LEADING: tuple[Point, ...] = (
     "publish.after",
     "rescue.before",
     "rescue.after",
+    "notices.before",
+    "notices.after",
+    "fold.before",
+    "fold.after",
 )
 TICKING: tuple[Point, ...] = ("tick.before", "tick.after")
 

@@ -171,7 +171,7 @@ def test_model_and_revision_of_the_page_agree(page: CopiedTree, empty_database_u
         (("def downgrade() -> None:", "def downgrade() -> None"), "SyntaxError: expected ':'"),
         (
             ("Step, attach_lifecycle,", "Step, atach_lifecycle,"),
-            "ImportError: cannot import name 'atach_lifecycle' from 'migrations.kernel.v3'",
+            "ImportError: cannot import name 'atach_lifecycle' from 'migrations.kernel.v4'",
         ),
     ],
     ids=["no schema", "no column", "no attribute", "no syntax", "no name"],

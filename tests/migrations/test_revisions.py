@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,7 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from gristmill_testing.waiting import until
-from migrations.upgrade import move
+from migrations.upgrade import configured, move
+from models.domains import Domain
 from tests.conftest import alembic_config, migrate, sqlalchemy_url
 from tests.support.paths import ROOT
 from workers.runtime.refusals import Failed
@@ -353,3 +355,118 @@ def test_a_migration_that_a_temporary_object_stops_names_its_owner(empty_databas
 
     [own, *_] = move(empty_database_url)
     assert own.after.current == own.after.head
+
+
+def test_revision_0026_counts_the_jobs_that_are_there(empty_database_url):
+    """It makes the fingerprints of their errors, also for a table that another package made, and goes down and up."""
+    migrate(empty_database_url, to="0024")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO scoring.profiles (name) VALUES ('p')")
+        connection.execute("SELECT scoring.enqueue_score(id, 'Judge.') FROM scoring.profiles, generate_series(1, 5)")
+        connection.execute(
+            "UPDATE scoring.scoring_jobs SET status = 'cancelled', version = 2, completed_at = now(), "
+            "error_message = 'took 17 s' WHERE id IN (SELECT id FROM scoring.scoring_jobs LIMIT 2)"
+        )
+    counts = "SELECT stage, state, jobs FROM runtime.counts ORDER BY 1, 2"
+    for _ in range(2):
+        migrate(empty_database_url)
+
+        with psycopg.connect(empty_database_url, autocommit=True) as connection:
+            assert connection.execute(counts).fetchall() == [
+                ("scoring.score", "cancelled", 2),
+                ("scoring.score", "pending", 3),
+            ]
+            found = connection.execute(
+                "SELECT DISTINCT error_fingerprint = runtime.error_fingerprint('scoring.score', 'took 2 s') "
+                "FROM scoring.scoring_jobs WHERE error_message IS NOT NULL"
+            ).fetchall()
+            assert found == [(True,)]
+            unchecked = "SELECT conname FROM pg_constraint WHERE NOT convalidated AND conname ~ '(url|parent|print)$'"
+            assert connection.execute(unchecked).fetchall() == []
+            assert connection.execute("SELECT count(*) FROM runtime.minute_counts").fetchone() == (0,)
+        command.downgrade(alembic_config(url=empty_database_url), "0024")
+
+
+def test_revision_0026_can_be_run_again_where_it_was_interrupted(empty_database_url):
+    """Its last steps run outside a transaction. The parts committed before must not stop the second run."""
+    migrate(empty_database_url, to="0026")
+    made = schema(empty_database_url)
+    command.stamp(alembic_config(url=empty_database_url), "0024")
+
+    migrate(empty_database_url, to="0026")
+
+    assert schema(empty_database_url) == made
+
+
+PACKAGE = """
+import sqlalchemy as sa
+from alembic import op
+from migrations.kernel.v3 import JobTable, Step, attach_lifecycle, detach_lifecycle, job_columns
+
+revision = "0001"
+down_revision = None
+T = JobTable(
+    schema="parcels",
+    table="parcel_jobs",
+    steps=[
+        Step(stage="parcels.pack", ready="OPEN", running="PACKING", done="PACKED"),
+        Step(stage="parcels.send", ready="PACKED", running="SENDING", done="SENT"),
+    ],
+    status="phase",
+    error_message="trouble",
+)
+
+def upgrade():
+    op.execute("CREATE SCHEMA parcels")
+    op.create_table("parcel_jobs", *job_columns(T), schema="parcels")
+    attach_lifecycle(T)
+
+def downgrade():
+    detach_lifecycle(T)
+    op.drop_table("parcel_jobs", schema="parcels")
+    op.execute("DROP SCHEMA parcels")
+"""
+
+
+def parcels(folder: Path) -> Domain:
+    """Write the revision of a package that knows the third generation of the kernel's helpers."""
+    (folder / "migrations").mkdir()
+    (folder / "migrations" / "0001_parcels.py").write_text(PACKAGE)
+    return Domain(name="parcels", package="parcels", distribution="parcels", folder=folder)
+
+
+@pytest.mark.parametrize("first", ["0024", "0026"])
+def test_a_table_of_a_package_gets_what_revision_0026_gives(empty_database_url, tmp_path, first):
+    """Whether the package's revision ran before it or after it."""
+    domain = parcels(tmp_path)
+    migrate(empty_database_url, to=first)
+    command.upgrade(configured(empty_database_url, domain), "head")
+    migrate(empty_database_url)
+
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        job = connection.execute(
+            "INSERT INTO parcels.parcel_jobs (callback_url) VALUES ('https://a.example') RETURNING id"
+        ).fetchone()
+        for phase in ("PACKING", "PACKED", "SENDING", "failed"):
+            connection.execute("UPDATE parcels.parcel_jobs SET dispatched_at = now()")
+            connection.execute(
+                "UPDATE parcels.parcel_jobs SET phase = %(phase)s::varchar, version = version + 1, "
+                "lease_owner = coalesce(lease_owner, gen_random_uuid()), trouble = 'no ' || version, "
+                "completed_at = CASE %(phase)s::varchar WHEN 'failed' THEN now() END",
+                {"phase": phase},
+            )
+        assert connection.execute("SELECT stage, state, jobs FROM runtime.counts").fetchall() == [
+            ("parcels.send", "failed", 1)
+        ]
+        assert connection.execute("SELECT job_id, stage, status FROM runtime.notices").fetchall() == [
+            (*(job or ()), "parcels.send", "failed")
+        ]
+        prints = "SELECT error_fingerprint = runtime.error_fingerprint('parcels.send', 'no 9') FROM runtime.jobs"
+        assert connection.execute(prints).fetchall() == [(True,)]
+        connection.execute("DELETE FROM parcels.parcel_jobs")
+        assert connection.execute("SELECT * FROM runtime.counts").fetchall() == []
+        connection.execute("INSERT INTO parcels.parcel_jobs DEFAULT VALUES")
+
+    command.downgrade(configured(empty_database_url, domain), "base")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        assert connection.execute("SELECT * FROM runtime.count_deltas").fetchall() == []

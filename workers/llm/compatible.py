@@ -32,6 +32,7 @@ from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.context import current_run
 from workers.runtime.handler.errors import Permanent, Unavailable
 from workers.runtime.handler.ports import Answer, EmbeddingLimits, Embeddings, Message, OfflineRule, Purpose
+from workers.runtime.tracing import is_tracing, span
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -266,11 +267,20 @@ class CompatibleModel:
         answer_limit.set(limit)
         async with asyncio.timeout(self._timeout):  # the client's own read timeout starts anew with every byte
             failpoint("provider.before")
-            response = await self._client.post(
-                path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(digest)}
-            )
+            if is_tracing():
+                with span(
+                    "provider call", attributes={"gen_ai.request.model": str(body.get("model")), "url.path": path}
+                ):
+                    response = await self._post_body(path, body, digest)
+            else:
+                response = await self._post_body(path, body, digest)
         failpoint("provider.after")
         return response
+
+    async def _post_body(self, path: str, body: Mapping[str, Any], digest: str) -> httpx2.Response:
+        return await self._client.post(
+            path, cast_to=httpx2.Response, body=body, options={"headers": _idempotency(digest)}
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from workers.runtime.enqueue_validation import (
     KEY_INDEX,
+    MAY_DIFFER,
     OPTIONS,
     EnqueueError,
     ValidJobs,
@@ -31,6 +32,7 @@ from workers.runtime.handler.registry import discover, registry
 from workers.runtime.refusals import Problem, quoted
 from workers.runtime.store.bulk import can_copy, copy_in, may_give_ids, new_ids
 from workers.runtime.store.tables import JobTable
+from workers.runtime.tracing import current_traceparent
 
 __all__ = ["ROWS_PER_STATEMENT", "ROWS_TO_COPY", "EnqueueError", "Enqueued", "enqueue", "enqueue_many"]
 
@@ -58,8 +60,10 @@ def enqueue(
 
     Options: ``priority`` (1 first … 10 last), ``due_at`` (None: now), ``idempotency_key`` (a repeat by the same owner
     returns the first job; with another payload it is refused); ``lane="batch"`` lets language models answer for half
-    the price ``within`` a time span (by default ``24h``; the first job of a repeated key keeps its lane). The job does
-    not start before the caller commits. Raise UnknownStageError or EnqueueError.
+    the price ``within`` a time span (by default ``24h``; the first job of a repeated key keeps its lane);
+    ``callback_url`` is told when the job has ended; ``traceparent`` is the caller's trace (None: that of the current
+    span, if this process traces). The first job of a repeated key keeps both. The job does not start before the caller
+    commits. Raise UnknownStageError or EnqueueError.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, [_job(payload, options)])[0])
@@ -91,7 +95,7 @@ def enqueue_many(
 def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]]) -> list[Enqueued]:
     # A process that only enqueues has not imported the handlers: import them when a stage is not found.
     stage = registry[stage_name] if stage_name in registry else discover()[stage_name]
-    valid = validate_jobs(stage, jobs)
+    valid = validate_jobs(stage, jobs, traceparent=current_traceparent())
     failpoint("enqueue.before")
     try:
         done = _put(session, valid)
@@ -163,7 +167,7 @@ def _first_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
     differs = ", ".join(
         f"CASE WHEN {_differs(t, name)} THEN '{name}' END"
         for name in attributes
-        if name not in OPTIONS and name not in t.model.__may_differ__
+        if name not in MAY_DIFFER and name not in t.model.__may_differ__
     )
     schema, _, table = t.label.partition(".")
     return f"""

@@ -113,9 +113,44 @@ class LaneOptions(BaseModel):
         return (self.within or DEFAULT_WITHIN) if self.lane == "batch" else None
 
 
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_CALLBACK = re.compile(r"https?://[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
+MAX_CALLBACK_CHARACTERS = 2048
+
+
+def _is_traceparent(value: str | None) -> str | None:
+    if value is not None and not _TRACEPARENT.fullmatch(value):
+        raise ValueError("must be a W3C trace context like 00-<32 hex digits>-<16 hex digits>-01")
+    return value
+
+
+def _is_callback(value: str | None) -> str | None:
+    """Return ``value`` if it is a web address. The message does not quote it: it may contain a secret."""
+    if value is None:
+        return None
+    if not _CALLBACK.fullmatch(value):
+        raise ValueError("must be a web address that begins with https:// or http:// and has no spaces")
+    if len(value) > MAX_CALLBACK_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_CALLBACK_CHARACTERS} characters")
+    return value
+
+
+class FollowOptions(BaseModel):
+    """The options of a job that say who follows it, at every door: columns of its table, mostly null.
+
+    ``callback_url`` is told of the job's end. ``traceparent`` is the caller's trace.
+    """
+
+    callback_url: Annotated[str | None, AfterValidator(_is_callback)] = None
+    traceparent: Annotated[str | None, AfterValidator(_is_traceparent)] = None
+
+
 OPTIONS = tuple(JobOptions.model_fields)
+FOLLOW_OPTIONS = tuple(FollowOptions.model_fields)
 LANE_OPTIONS = tuple(LaneOptions.model_fields)
-_ALL_OPTIONS = frozenset((*OPTIONS, *LANE_OPTIONS))
+_ALL_OPTIONS = frozenset((*OPTIONS, *FOLLOW_OPTIONS, *LANE_OPTIONS))
+# A repeat may have others of these.
+MAY_DIFFER = frozenset((*OPTIONS, *FOLLOW_OPTIONS))
 DEFAULT_OPTIONS = tuple(JobOptions().model_dump(mode="json").values())
 KEY_INDEX = OPTIONS.index("idempotency_key")
 
@@ -124,6 +159,7 @@ KEY_INDEX = OPTIONS.index("idempotency_key")
 class ValidJobs:
     """Valid jobs of one stage: one row per job with the values of ``attributes``, the options last.
 
+    The options of :class:`FollowOptions` are among them only if a job has one.
     ``batch_within`` has the jobs of the batch lane, by their place: how long their answers may take.
     """
 
@@ -145,12 +181,15 @@ def payload_mapping(payload: object) -> Mapping[str, Any]:
     raise EnqueueError(Problem("payload", "must be an object", quoted(payload)))
 
 
-def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
-    """Return ``jobs`` as rows, or raise EnqueueError with the first problem of the first invalid job."""
+def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]], *, traceparent: str | None = None) -> ValidJobs:
+    """Return ``jobs`` as rows, or raise EnqueueError with the first problem of the first invalid job.
+
+    ``traceparent`` is that of the jobs which name none.
+    """
     fields = tuple(stage.payload.model_fields)
     _check_bounds(jobs)
     try:
-        payloads, options, lanes = _split(stage.payload, jobs)
+        payloads, options, follow, lanes = _split(stage.payload, jobs)
     except ValidationError:
         for position, job in enumerate(jobs):  # validate them one by one to find the first invalid job
             _validate_alone(stage, job, position)
@@ -159,17 +198,27 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
         raise_first_problem(jobs)
         raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
     rows = [(*(payload[name] for name in fields), *option) for payload, option in zip(payloads, options, strict=True)]
-    return ValidJobs(job_table(stage.model), (*fields, *OPTIONS), rows, lanes)
+    attributes = (*fields, *OPTIONS)
+    if follow or traceparent is not None:
+        at, attributes = len(fields), (*fields, *FOLLOW_OPTIONS, *OPTIONS)
+        rows = [(*row[:at], *_followed(follow.get(place), traceparent), *row[at:]) for place, row in enumerate(rows)]
+    return ValidJobs(job_table(stage.model), attributes, rows, lanes)
+
+
+def _followed(given: FollowOptions | None, traceparent: str | None) -> tuple[str | None, str | None]:
+    """Return the values of the columns of :class:`FollowOptions`."""
+    return (None, traceparent) if given is None else (given.callback_url, given.traceparent or traceparent)
 
 
 def _split(
     payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]], dict[int, timedelta]]:
+) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]], dict[int, FollowOptions], dict[int, timedelta]]:
     """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call.
 
-    Also return how long the answers of those in the batch lane may take, by their place.
+    Also return, by their place, who follows those that somebody follows, and how long the answers of those in the batch
+    lane may take.
     """
-    payloads, options, lanes = [], [], {}
+    payloads, options, follow, lanes = [], [], {}, {}
     for place, job in enumerate(map(payload_mapping, jobs)):
         if job.keys().isdisjoint(_ALL_OPTIONS):
             payloads.append(job)
@@ -178,10 +227,16 @@ def _split(
             payloads.append({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
             given = JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
             options.append(tuple(given.model_dump(mode="json").values()))
+            if not job.keys().isdisjoint(FOLLOW_OPTIONS):
+                follow[place] = _follow_of(job)
             if (within := _lane_of(job).batch_within) is not None:
                 lanes[place] = within
     adapter = _adapter_of_many(payload)
-    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, lanes
+    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, follow, lanes
+
+
+def _follow_of(job: Mapping[str, Any]) -> FollowOptions:
+    return FollowOptions.model_validate({name: job[name] for name in FOLLOW_OPTIONS if name in job})
 
 
 def _lane_of(job: Mapping[str, Any]) -> LaneOptions:
@@ -227,6 +282,7 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
     try:
         stage.payload.model_validate({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
         JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
+        _follow_of(job)
         _lane_of(job)
     except ValidationError as error:
         raise EnqueueError(payload_problem_of(error), position=position) from None
@@ -234,4 +290,7 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
 
 def payload_problem_of(error: ValidationError) -> Problem:
     """Return the first problem of a payload or its options."""
-    return first_problem(error, whole="payload", unknown="is not a field of this stage")
+    problem = first_problem(error, whole="payload", unknown="is not a field of this stage")
+    if problem.field == "callback_url":  # it may contain a secret
+        return Problem(problem.field, problem.rule, "another value")
+    return problem

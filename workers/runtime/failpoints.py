@@ -26,6 +26,11 @@ Point = Literal[
     "publish.after",
     "rescue.before",
     "rescue.after",
+    # The leader: one batch of notices goes to its takers, one batch of changes is added to the counts.
+    "notices.before",
+    "notices.after",
+    "fold.before",
+    "fold.after",
     # The end of a wait: a decision, before its commit; one batch of expiries, after its commit.
     "decide.before",
     "decide.after",

@@ -13,7 +13,7 @@ from psycopg import errors, sql
 OURS = "(SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
 
 # The columns that a service may write, by table. Of job tables: the payload and when to run, no column of the kernel.
-OPTIONS = {"priority", "idempotency_key"}
+OPTIONS = {"priority", "idempotency_key", "callback_url", "traceparent"}
 MAY_INSERT = {
     "scoring.profiles": {"owner_id", "name", "attributes"},
     "scoring.scoring_jobs": {"profile_id", "prompt", "model_name", "due_at"} | OPTIONS,

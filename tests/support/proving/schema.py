@@ -7,7 +7,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, MetaData, Table, text
 from sqlalchemy.schema import CreateTable
 
-from migrations.kernel.v3 import JobTable, Step, Wait, attach_gate, attach_lifecycle
+from migrations.kernel.v4 import JobTable, Step, Wait, attach_gate, attach_lifecycle
 from models.lifecycle import Job
 from tests.support.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob, WaitingJob
 

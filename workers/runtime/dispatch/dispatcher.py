@@ -21,6 +21,7 @@ from workers.runtime.dispatch.gates import GateLooks, Gates
 from workers.runtime.dispatch.guard import LEADER_ANSWER_SECONDS
 from workers.runtime.dispatch.leader import Leader
 from workers.runtime.dispatch.road import Road
+from workers.runtime.dispatch.rollups import CHANNEL
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry
 from workers.runtime.store.processes import LostLeadError, try_to_lead, write_limits
@@ -109,6 +110,7 @@ class Dispatcher:
     async def _lead(self, connection: Raw, term: int) -> None:
         async with asyncio.timeout(LEADER_ANSWER_SECONDS):
             await connection.execute("LISTEN gristmill_work")
+            await connection.execute(f"LISTEN {CHANNEL}".encode())
             await write_limits(connection, self._registry.values())
         leader = Leader(
             connection,

@@ -18,6 +18,7 @@ from workers.runtime.dispatch.held import Held
 from workers.runtime.dispatch.picks import Picks
 from workers.runtime.dispatch.rate import DispatchRate
 from workers.runtime.dispatch.road import Road
+from workers.runtime.dispatch.rollups import CHANNEL, Rollups
 from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, Stage
@@ -25,6 +26,8 @@ from workers.runtime.store.dispatch import Picked, Window, unmark, unmark_exactl
 from workers.runtime.store.processes import StageCapacity, report_leader, survey
 from workers.runtime.store.rescue import rescue_expired
 from workers.runtime.store.tables import job_table
+from workers.runtime.store.wake import read_traceparents
+from workers.runtime.tracing import is_tracing, span
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +77,7 @@ class Leader:
         self._guard = TableGuard(connection)
         self._held = Held(connection, term, self._guard, registry, gates)
         self._picks = Picks(connection, term, self._guard, self._held)
+        self._rollups = Rollups(connection, term)
         self._rates: dict[str, DispatchRate] = {}
         self._capacity: dict[str, StageCapacity] = {}
         self._since = time.monotonic()
@@ -110,8 +114,9 @@ class Leader:
             await self._rest(picked)
 
     async def _do_chores(self) -> bool:
-        """Check the broker, rescue and wake jobs; return whether any job became ready by this."""
-        woken = 0
+        """Check the broker, rescue and wake jobs, hand out notices; return whether any job became ready by this."""
+        woken = await self._rollups.take()
+        await self._rollups.fold()
         if self._is_time("road", ROAD_CHECK_SECONDS):
             woken += await self._take_back_lost()
         if self._is_time("rescue", RESCUE_SECONDS):
@@ -141,7 +146,10 @@ class Leader:
             await asyncio.sleep(DISPATCH_GATHER_SECONDS)
         longest = min(self._poll_seconds, LEASE_RENEWAL_SECONDS)  # a longer sleep would lose the lease
         notices = self._connection.notifies(timeout=longest, stop_after=1)
-        self._notified = {notice.payload async for notice in notices} or None
+        rang = [(notice.channel, notice.payload) async for notice in notices]
+        if any(channel == CHANNEL for channel, _ in rang):
+            self._rollups.ring()
+        self._notified = {table for channel, table in rang if channel != CHANNEL} or None
 
     async def _dispatch_all(self) -> int:
         """Dispatch every stage; after a NOTIFY, only the stages of the tables that sent one."""
@@ -179,12 +187,20 @@ class Leader:
     async def _publish(self, stage: Stage, batch: Sequence[Picked]) -> bool:
         try:
             failpoint("publish.before")
-            await self._road.publish(stage, batch)
+            await (self._publish_traced(stage, batch) if is_tracing() else self._road.publish(stage, batch))
             failpoint("publish.after")
         except Exception as error:  # noqa: BLE001 - the broker's library may raise any error: nothing is published then
             self._road_is_open = False
             log.warning("publish_failed", stage=stage.name, error=describe(error))
         return self._road_is_open
+
+    async def _publish_traced(self, stage: Stage, batch: Sequence[Picked]) -> None:
+        """Publish in a span that is linked with the traces of who enqueued the jobs."""
+        producers = partial(read_traceparents, self._connection, stage.model, [job.id for job in batch])
+        none: list[str] = []
+        links = await self._guard.run(stage.model, producers, none)
+        with span(f"dispatch {stage.name}", links=links, attributes={"gristmill.jobs": len(batch)}):
+            await self._road.publish(stage, batch)
 
     async def _take_back(self, stage: Stage, jobs: Sequence[Picked]) -> None:
         """Take back the tickets of all unpublished jobs; to try each batch would stall the leader."""

@@ -102,6 +102,7 @@ class Context:
     ``checkpoint(values, write)`` commits ``values`` on the job's row, and what ``write`` adds to its session, in one
     transaction at once, so that the next run can continue from there. ``values`` may be those of ``Complete``, and
     ``progress``; what ``write`` returns is set like them. If the fence is lost, nothing is written and this run ends.
+    ``traceparent`` is the W3C trace context of who enqueued the job, if there is one.
     ``clock()`` is the database's time as this process knows it. ``patience`` is how long a run without any
     progress waits for its provider, before it leaves the wait to the kernel.
     """
@@ -113,6 +114,7 @@ class Context:
     checkpoint: Checkpoint
     clock: Callable[[], datetime]
     patience: timedelta = MAX_IDLE_TIME
+    traceparent: str | None = None
 
     @property
     def llm(self) -> LanguageModel:

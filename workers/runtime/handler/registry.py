@@ -121,7 +121,7 @@ def stage(
 
     ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` limits one run if the row has no
     ``timeout_seconds`` of its own. ``calls`` and ``gate`` are those of :class:`Stage`; the table needs the index of its
-    gate (``migrations.kernel.v3.gates``).
+    gate (``migrations.kernel.v4.gates``).
     """
 
     def register(handler: Handler[J]) -> Handler[J]:

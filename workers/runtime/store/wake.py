@@ -40,3 +40,16 @@ async def read_versions(conn: Raw, model: type[Job], ids: Sequence[UUID]) -> dic
     """Return the versions of these jobs, of those that exist."""
     cursor = await conn.execute(_versions_sql(job_table(model)), {"ids": list(ids)})
     return dict(await cursor.fetchall())
+
+
+@cache
+def _traceparents_sql(t: JobTable) -> str:
+    c = t.column
+    return f"""SELECT DISTINCT {c["traceparent"]} FROM {t.name}
+                WHERE {c["id"]} = ANY (%(ids)s::uuid[]) AND {c["traceparent"]} IS NOT NULL"""
+
+
+async def read_traceparents(conn: Raw, model: type[Job], ids: Sequence[UUID]) -> list[str]:
+    """Return the trace contexts of those who enqueued these jobs."""
+    cursor = await conn.execute(_traceparents_sql(job_table(model)), {"ids": list(ids)})
+    return [row[0] for row in await cursor.fetchall()]

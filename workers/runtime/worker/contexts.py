@@ -46,6 +46,7 @@ class Contexts:
             checkpoint=partial(self._keep, running),
             clock=self._runs.clock,
             patience=self._patience,
+            traceparent=running.job.traceparent,
         )
 
     async def _show_progress(self, running: Running, percent: int) -> None:

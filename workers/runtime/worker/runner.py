@@ -24,6 +24,7 @@ from workers.runtime.handler.outcomes import Complete, Fail, Settlement
 from workers.runtime.handler.registry import Registry, Stage
 from workers.runtime.shares import crowd_of
 from workers.runtime.store.claim import Ticket
+from workers.runtime.tracing import is_tracing, span, trace_id_of
 from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.lane import Item
 from workers.runtime.worker.perform import Performer
@@ -148,8 +149,10 @@ class Runner:
         current_progress.set(running.progress)
         current_turns.set(running.turns)
         structlog.contextvars.bind_contextvars(run=running.run)
+        if (trace_id := trace_id_of(running.job.traceparent)) is not None:
+            structlog.contextvars.bind_contextvars(trace_id=trace_id)
         try:
-            settlement = await self._performer.settlement(running)
+            settlement = await (self._traced(running) if is_tracing() else self._performer.settlement(running))
             if running.settling:  # the drain has already settled it
                 return
             if settlement is not None:
@@ -158,6 +161,13 @@ class Runner:
         except Exception:  # an unexpected error: the job's deadline passes and it is rescued
             log.exception("run_lost")
         self._finish(running)
+
+    async def _traced(self, running: Running) -> Settlement | None:
+        """Return the settlement of a run that is a span, linked with the trace of who enqueued its job."""
+        run = running.run
+        attributes = {"gristmill.job_id": str(run.job_id), "gristmill.version": run.version}
+        with span(f"run {run.stage}", links=[running.job.traceparent], attributes=attributes):
+            return await self._performer.settlement(running)
 
     # ── settle ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ Why: the first version.
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.kernel.v3 import JobTable, Step, attach_lifecycle, detach_lifecycle, job_columns
+from migrations.kernel.v4 import JobTable, Step, attach_lifecycle, detach_lifecycle, job_columns
 
 revision = "0001"
 down_revision = None
