@@ -1,5 +1,6 @@
 """The tables of the kernel, in the schema ``runtime``: transitions, lifecycles, stages, workers, schedules."""
 
+from models.runtime.api_keys import ApiKey
 from models.runtime.approvals import ApprovalToken
 from models.runtime.dead_messages import DeadMessage
 from models.runtime.gates import Gate
@@ -12,6 +13,7 @@ from models.runtime.stages import StageState
 
 __all__ = [
     "ActorKey",
+    "ApiKey",
     "ApprovalToken",
     "DeadMessage",
     "Gate",

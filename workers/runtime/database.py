@@ -159,6 +159,18 @@ class Database:
         async with AsyncSession(self._general, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Raw]:
+        """Yield a psycopg connection of the general pool in one transaction; commit if the block raises nothing."""
+        async with self._general.connect() as connection:
+            raw = await _raw(connection)
+            try:
+                async with raw.transaction():
+                    yield raw
+            finally:
+                if raw.closed:
+                    await connection.invalidate()
+
     async def listen(self, *, autocommit: bool = True, settings: str = "") -> Raw:
         """Open a separate connection, outside the pools: for LISTEN, and for the leading dispatcher."""
         return await connect_async(
