@@ -13,7 +13,6 @@ from typing import Protocol, runtime_checkable
 import psycopg
 from fastapi import Request
 from psycopg.errors import InvalidAuthorizationSpecification, ReadOnlySqlTransaction
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,10 +20,10 @@ from gateway.callers.caller import Caller
 from gateway.resources import services_of
 from workers.runtime.actor import Actor
 from workers.runtime.api_keys import only_reads
-from workers.runtime.database import Raw
+from workers.runtime.database import Raw, raw_of
 from workers.runtime.refusals import Failed, Forbidden, printable
 
-_SET = "SELECT set_config(name, value, true) FROM json_each_text(CAST({} AS json)) AS s (name, value)"
+_SET = "SELECT set_config(name, value, true) FROM json_each_text(%(settings)s::json) AS s (name, value)"
 _MAX_AGENT_CHARACTERS = 500
 
 
@@ -45,7 +44,7 @@ async def session_of(request: Request, caller: Caller) -> AsyncIterator[AsyncSes
     settings = await settings_of(request, caller)
     with _refusals(caller):
         async with services_of(request).database.session() as session:
-            await session.execute(text(_SET.format(":settings")), {"settings": settings})
+            await (await raw_of(session)).execute(_SET, {"settings": settings})
             yield session
 
 
@@ -59,7 +58,7 @@ async def connection_of(request: Request, caller: Caller) -> AsyncIterator[Raw]:
     settings = await settings_of(request, caller)
     with _refusals(caller):
         async with services_of(request).database.transaction() as conn:
-            await conn.execute(_SET.format("%(settings)s"), {"settings": settings})
+            await conn.execute(_SET, {"settings": settings})
             yield conn
 
 

@@ -226,6 +226,11 @@ def _note_time(_connection: object, record: ConnectionPoolEntry) -> None:
     record.info["connected_at"] = time.monotonic()
 
 
+async def raw_of(session: AsyncSession) -> Raw:
+    """Return the psycopg connection of a session, in its transaction: for statements that need no ORM."""
+    return await _raw(await session.connection())
+
+
 async def _raw(connection: AsyncConnection) -> Raw:
     return cast("Raw", (await connection.get_raw_connection()).driver_connection)
 
