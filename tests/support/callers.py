@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, cast
+from dataclasses import dataclass
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import httpx2
@@ -11,16 +12,13 @@ from sqlalchemy import text
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.callers.authenticator import open_authenticator
+from gateway.callers.authentication import HeaderAuthenticator, authorization_of, open_authenticator
 from gateway.callers.caller import Caller
-from gateway.callers.dependencies import CallerOf, require
 from gateway.callers.sessions import connection_of, session_of
 from gateway.problems import HttpProblem, problem_of, render
-from gateway.resources import Resources, Services
 from workers.runtime.actor import Actor
 from workers.runtime.database import Database
 from workers.runtime.operate.api_keys import NewApiKey, create_key
-from workers.runtime.operate.events import JobEvents
 from workers.runtime.refusals import Refusal
 
 TESTER = Actor(changed_by="tester")
@@ -55,7 +53,23 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     return render(problem_of(error), request.scope)
 
 
-def make_app(services: Services) -> FastAPI:
+@dataclass
+class Open:
+    """What sessions and callers use of an app's services."""
+
+    database: Database
+    authenticator: HeaderAuthenticator
+
+
+async def _find_caller(request: Request) -> Caller:
+    services: Open = request.app.state.services
+    return await services.authenticator.authenticate(authorization_of(request))
+
+
+CallerOf = Annotated[Caller, Depends(_find_caller)]
+
+
+def make_app(services: Open) -> FastAPI:
     """Return an app whose routes check nothing: they run the statement that they are sent, as the caller."""
     app = FastAPI()
     app.state.services = services
@@ -66,10 +80,6 @@ def make_app(services: Services) -> FastAPI:
     @app.get("/me")
     async def me(caller: CallerOf) -> dict[str, Any]:
         return {"name": caller.name, "user_id": caller.user_id, "scopes": sorted(caller.scopes), "role": caller.role}
-
-    @app.get("/admin")
-    async def admin(caller: Annotated[Caller, Depends(require("admin"))]) -> str:
-        return caller.name
 
     @app.post("/sql")
     async def run(request: Request, caller: CallerOf) -> Response:
@@ -93,13 +103,9 @@ def make_app(services: Services) -> FastAPI:
 async def open_app(gateway_url: str, **options: Any) -> AsyncIterator[FastAPI]:
     """Yield the app, connected with the login of the gateway."""
     database = Database(gateway_url, changed_by="gateway")
-    resources = Resources(
-        database_url=gateway_url, redis_url="", open_authenticator=open_authenticator, check_schema=lambda _: None
-    )
     try:
         async with open_authenticator(database, **options) as authenticator:
-            events = cast("JobEvents", None)
-            yield make_app(Services(resources=resources, database=database, events=events, authenticator=authenticator))
+            yield make_app(Open(database, authenticator))
     finally:
         await database.close()
 

@@ -98,7 +98,7 @@ async def test_a_key_ends_with_its_user(client, database, psql):
 
 PROBER = """
 import asyncio, sys, time
-from gateway.callers.authenticator import open_authenticator
+from gateway.callers.authentication import open_authenticator
 from gateway.problems import Unauthenticated
 from workers.runtime.database import Database
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import httpx2
 import structlog
+from fastapi import Request
 
 from gateway.callers.caller import Caller
 from gateway.callers.fresh import FreshLookup
@@ -113,6 +114,17 @@ class HeaderAuthenticator:
     async def _ask_roles(self, user_ids: Sequence[UUID]) -> dict[UUID, str]:
         async with self._database.kernel() as conn:
             return await read_user_roles(conn, user_ids)
+
+
+def authorization_of(request: Request) -> str | None:
+    """Return the header ``Authorization``; raise Unauthenticated if it was sent more than once.
+
+    Otherwise a proxy could check one of them, and the gateway use the other.
+    """
+    sent = request.headers.getlist("authorization")
+    if len(sent) > 1:
+        raise Unauthenticated("Authorization must be sent once")
+    return sent[0] if sent else None
 
 
 def caller_of(key: FoundKey) -> Caller:
