@@ -47,6 +47,16 @@ def parse_time(text: str) -> datetime:
     raise Refusal(f"time {fault} in this machine's zone, where clocks change then, got {quoted(text)}", remedy=_OFFSET)
 
 
+def parse_expiry(text: str) -> datetime:
+    """Return the time of ``text``: ISO 8601, or an age such as 90d, counted from now."""
+    if not re.fullmatch(r"\d+[a-z]", text.strip()):
+        return parse_time(text)
+    try:
+        return datetime.now(UTC) + parse_age(text)
+    except OverflowError:
+        raise Refusal(f"time must be before the year 10000, got {quoted(text)}") from None
+
+
 def parse_payload(text: str) -> dict[str, Any]:
     """Return the JSON object in ``text``. ``@FILE`` reads it from a file, ``@-`` from standard input."""
     if text.startswith("@"):

@@ -163,6 +163,47 @@ class FlowerSettings(BaseModel):
         return value
 
 
+class GatewaySettings(BaseModel):
+    """The HTTP gateway."""
+
+    issuer: str | None = Field(
+        None, description="issuer of the tokens (JWT) that users may send instead of an API key; unset: API keys only"
+    )
+    audience: str | None = Field(None, description="audience that such a token must name")
+    jwks_url: str | None = Field(
+        None,
+        validate_default=True,
+        description="where the issuer publishes its public keys (JWKS); https, or http on this machine",
+    )
+    actor_key: SecretStr | None = Field(
+        None,
+        description="key of `gristmill security new-key`, in hex: signs the users of tokens in strict mode; "
+        "API keys do not need it",
+    )
+
+    @field_validator("issuer", "audience", "jwks_url", "actor_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_safe(cls, value: str | None, info: ValidationInfo) -> str | None:
+        given = [info.data.get("issuer"), info.data.get("audience"), value]
+        if any(given) and not all(given):
+            raise ValueError("must be set together with GRISTMILL_GATEWAY__ISSUER and GRISTMILL_GATEWAY__AUDIENCE")
+        if value and not _is_https_or_local(value):
+            raise ValueError("must be an https URL, or an http URL of this machine")
+        return value
+
+    @field_validator("actor_key")
+    @classmethod
+    def _is_hex(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not re.fullmatch(r"(?:[0-9a-fA-F]{2}){32,}", value.get_secret_value()):
+            raise ValueError("must be 64 hexadecimal digits or more, as `gristmill security new-key` prints them")
+        return value
+
+
 class OutboundSettings(BaseModel):
     """Calls to addresses that users name, and mail."""
 
@@ -256,6 +297,7 @@ class Settings(BaseSettings):
     dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
     flower: FlowerSettings = Field(default_factory=FlowerSettings)
     outbound: OutboundSettings = Field(default_factory=OutboundSettings)
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings)
 
     @field_validator("database_url", "redis_url", "openai_api_key", "secret_keys", "smtp_url", mode="before")
     @classmethod
@@ -405,6 +447,17 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def _is_https_or_local(url: str) -> bool:
+    """Tell whether nobody between here and the server of ``url`` can change its answer."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+    )
 
 
 def _names_host(url: str) -> bool:

@@ -20,6 +20,7 @@ from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
     from config.settings import Settings
+    from local.api_key import DevelopmentKey
 
 MAX_START_SECONDS = 60
 _POLL_SECONDS = 0.1
@@ -35,11 +36,12 @@ def run_system(
     flower_port: int | None,
     report: Callable[[str], None],
     announce: Callable[[Mapping[str, str]], None],
+    announce_key: Callable[["DevelopmentKey"], None],
 ) -> int:
     """Run everything until a signal, then drain; return the exit code.
 
     ``report`` gets a line per event that an operator should see; ``announce`` gets the URLs once all roles are
-    started. Servers are stopped after the roles that use them.
+    started, and ``announce_key`` the development key. Servers are stopped after the roles that use them.
     """
     from workers.runtime.handler.registry import discover
 
@@ -55,18 +57,22 @@ def run_system(
         if port != (wanted := flower_port or settings.flower.port):
             report(f"port {wanted} is taken by another process: Flower answers on {port} instead")
         logins: Mapping[str, str] = {}
+        key: DevelopmentKey | None = None
         if not supervisor.stopping:
             from migrations.upgrade import keep_history, move
 
             own, *_ = move(urls["database_url"])
             if own.after.current == own.after.head:
                 keep_history(urls["database_url"], settings.transitions_retention_days)
+                key = _development_key(settings, urls["database_url"], report)
             logins = _logins(settings, urls["database_url"], report)
         if supervisor.stopping:
             return 0
         urls["flower_url"] = f"http://{_browser_host(settings.flower.address)}:{port}"
         supervisor.start(build_roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
         announce(urls)
+        if key:
+            announce_key(key)
         return supervisor.run(servers)
 
 
@@ -169,6 +175,21 @@ def _logins(settings: "Settings", database_url: str, report: Callable[[str], Non
     if not known:
         report("every role uses the login of DATABASE_URL; `gristmill migrate --roles` makes one for each")
     return known
+
+
+def _development_key(settings: "Settings", database_url: str, report: Callable[[str], None]) -> "DevelopmentKey | None":
+    """Return the API key of the data folder; None, with a reason in ``report``, if this login may not make one."""
+    import psycopg
+
+    from local.api_key import make_development_key
+    from workers.runtime.connections import refusal_of
+
+    try:
+        return make_development_key(database_url, settings.data_dir, is_embedded=settings.database_url is None)
+    except (Refusal, psycopg.Error) as error:
+        reason = error if isinstance(error, Refusal) else refusal_of(error)
+        report(f"no development key for the gateway: {reason}; an operator makes one with `gristmill keys create`")
+        return None
 
 
 def _start_servers(settings: "Settings", servers: EmbeddedServers | None) -> dict[str, str]:

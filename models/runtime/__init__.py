@@ -1,5 +1,6 @@
 """The tables of the kernel, in the schema ``runtime``: transitions, lifecycles, stages, workers, schedules."""
 
+from models.runtime.api_keys import ApiKey
 from models.runtime.approvals import ApprovalToken
 from models.runtime.counts import CountDelta, MinuteCount, StageCount
 from models.runtime.dead_messages import DeadMessage
@@ -14,6 +15,7 @@ from models.runtime.stages import StageState
 
 __all__ = [
     "ActorKey",
+    "ApiKey",
     "ApprovalToken",
     "CountDelta",
     "DeadMessage",

@@ -6,6 +6,7 @@ The tests of this module share one system and run in the order of its life: up, 
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 import urllib.error
@@ -23,6 +24,7 @@ import redis
 from local.embedded import EmbeddedServers
 from local.supervision_status import read_status, stop_supervisor
 from local.system import COMMAND
+from workers.runtime.api_keys import is_api_key
 
 pytestmark = pytest.mark.e2e
 
@@ -99,9 +101,15 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 
 @pytest.fixture(scope="module")
-def running(shell: Shell) -> Shell:
+def started(shell: Shell) -> str:
+    """What `gristmill up --detach` printed."""
+    return shell.says("up", "--detach", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def running(shell: Shell, started: str) -> Shell:
     """The shell after `gristmill up --detach`."""
-    shell.says("up", "--detach", "--workers", "1")
+    assert started
     return shell
 
 
@@ -156,8 +164,23 @@ def test_up_in_the_background_runs_every_role_and_hides_passwords(running: Shell
     assert ":***@" in status["database_url"]
     assert urls["database_url"].startswith("postgresql://gristmill:")
     assert "***" not in urls["database_url"] + urls["redis_url"]
+    assert status["api_key"] == "***"
     code, line = running.refuses("up")
     assert (code, "already runs here" in line) == (1, True)
+
+
+def test_up_makes_a_development_key(running: Shell, started: str, urls: dict[str, str]) -> None:
+    """It is printed once and kept in the data folder, for its owner only; the database knows it. No log has it."""
+    status = json.loads(running.says("status", "--json", "--show-secrets"))
+    file = running.data_dir / "api_key"
+
+    assert is_api_key(status["api_key"])
+    assert f"API key   {status['api_key']} " in started
+    assert file.read_text().strip() == status["api_key"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert ask(urls, "SELECT name FROM runtime.api_keys") == "development"
+    logs = "".join(log.read_text(errors="replace") for log in (running.data_dir / "logs").glob("*.log"))
+    assert status["api_key"][8:] not in logs
 
 
 def test_enqueue_waits_and_exits_with_the_result(running: Shell, urls: dict[str, str], profile: str) -> None:

@@ -159,6 +159,18 @@ class Database:
         async with AsyncSession(self._general, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Raw]:
+        """Yield a psycopg connection of the general pool in one transaction; commit if the block raises nothing."""
+        async with self._general.connect() as connection:
+            raw = await _raw(connection)
+            try:
+                async with raw.transaction():
+                    yield raw
+            finally:
+                if raw.closed:
+                    await connection.invalidate()
+
     async def listen(self, *, autocommit: bool = True, settings: str = "") -> Raw:
         """Open a separate connection, outside the pools: for LISTEN, and for the leading dispatcher."""
         return await connect_async(
@@ -212,6 +224,11 @@ def libpq_url(url: URL | str) -> str:
 
 def _note_time(_connection: object, record: ConnectionPoolEntry) -> None:
     record.info["connected_at"] = time.monotonic()
+
+
+async def raw_of(session: AsyncSession) -> Raw:
+    """Return the psycopg connection of a session, in its transaction: for statements that need no ORM."""
+    return await _raw(await session.connection())
 
 
 async def _raw(connection: AsyncConnection) -> Raw:

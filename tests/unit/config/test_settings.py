@@ -125,6 +125,47 @@ def test_flower_beyond_loopback_needs_a_password(monkeypatch):
     assert load().flower.basic_auth
 
 
+TOKENS = {
+    "GRISTMILL_GATEWAY__ISSUER": "https://issuer.test/",
+    "GRISTMILL_GATEWAY__AUDIENCE": "gristmill",
+    "GRISTMILL_GATEWAY__JWKS_URL": "https://issuer.test/jwks",
+}
+
+
+@pytest.mark.parametrize("missing", TOKENS)
+def test_an_issuer_of_tokens_is_set_wholly_or_not_at_all(monkeypatch, missing):
+    """Without its audience, tokens for other services would be accepted."""
+    for name, value in TOKENS.items():
+        if name != missing:
+            monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match="GRISTMILL_GATEWAY__JWKS_URL must be set together with"):
+        load()
+    monkeypatch.setenv(missing, TOKENS[missing])
+    assert load().gateway.audience == "gristmill"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://issuer.test/jwks", "ftp://issuer.test/", "https://", "issuer.test", "file:///keys"]
+)
+def test_the_keys_of_an_issuer_come_over_https(monkeypatch, url):
+    """Somebody on the way could put in a key of their own."""
+    for name, value in (TOKENS | {"GRISTMILL_GATEWAY__JWKS_URL": url}).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match="GRISTMILL_GATEWAY__JWKS_URL must be an https URL, or an http URL of this"):
+        load()
+
+
+def test_the_key_that_signs_actors_is_hexadecimal_and_never_shown(monkeypatch):
+    """As `gristmill security new-key` prints it."""
+    monkeypatch.setenv("GRISTMILL_GATEWAY__ACTOR_KEY", "not-a-key-but-secret")
+
+    with pytest.raises(SettingsError, match="GRISTMILL_GATEWAY__ACTOR_KEY must be 64 hexadecimal digits") as caught:
+        load()
+    assert "not-a-key" not in str(caught.value)
+
+
 def test_every_wrong_value_is_named_at_once(monkeypatch):
     """Two mistakes are reported together, in one line."""
     monkeypatch.setenv("GRISTMILL_WORKER__SLOTS", "0")
