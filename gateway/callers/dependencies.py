@@ -1,0 +1,48 @@
+"""What a route declares to get its caller.
+
+``CallerOf`` is any authenticated caller; ``Depends(require("jobs:read"))`` one with that scope.
+"""
+
+from collections.abc import Set as AbstractSet
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.callers.caller import Caller
+from gateway.problems import MissingScope
+from gateway.resources import services_of
+
+ADMIN = "admin"
+
+
+class Requirement:
+    """The dependency that returns the caller, or refuses a caller without ``scope``; None: any caller."""
+
+    def __init__(self, scope: str | None = None) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request) -> Caller:
+        caller: Caller | None = request.scope["state"].get("caller")
+        if caller is None:
+            services = services_of(request)
+            caller = await services.authenticator.authenticate(request.headers.get("authorization"))
+            request.scope["state"]["caller"] = caller
+        if self.scope is not None and not is_allowed(caller.scopes, self.scope):
+            raise MissingScope(self.scope)
+        return caller
+
+
+def require(scope: str) -> Requirement:
+    """Return the dependency that gives the caller, or a 403 that names ``scope``."""
+    return Requirement(scope)
+
+
+def is_allowed(scopes: AbstractSet[str], needed: str) -> bool:
+    """Tell whether a caller with ``scopes`` may do what needs the scope ``needed``.
+
+    ``scoring`` includes ``scoring:read``; ``admin`` includes everything.
+    """
+    return needed in scopes or ADMIN in scopes or needed.removesuffix(":read") in scopes
+
+
+CallerOf = Annotated[Caller, Depends(Requirement())]

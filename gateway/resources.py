@@ -1,0 +1,49 @@
+"""What the app is given, and what it has open while it runs.
+
+The command ``gristmill gateway`` makes :class:`Resources` from the settings; the app's lifespan opens
+:class:`Services`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from gateway.callers.caller import Authenticator
+from workers.runtime.database import Database
+from workers.runtime.operate.events import JobEvents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the app needs, as plain values.
+
+    ``open_authenticator`` is entered for the life of the app. ``check_schema`` gets the revisions of the database
+    (:func:`~workers.runtime.operate.server.read_revisions`) and returns what does not fit this release, or None.
+    """
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    open_authenticator: Callable[[Database], AbstractAsyncContextManager[Authenticator]]
+    check_schema: Callable[[Mapping[str, str]], str | None]
+    pool_size: int = 10
+    version: str = "0"
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """What a running app has open. ``stopping`` is set when the process stops: whoever waits then answers at once."""
+
+    resources: Resources
+    database: Database
+    events: JobEvents
+    authenticator: Authenticator
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def services_of(request: Request) -> Services:
+    """Return what the app of this request has open."""
+    services: Services = request.app.state.services
+    return services
