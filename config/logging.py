@@ -41,6 +41,7 @@ _LIBRARY_LEVELS = {
     "openai": logging.WARNING,
     "sqlalchemy": logging.WARNING,
     "tornado.access": logging.WARNING,
+    "uvicorn": logging.WARNING,
 }
 
 

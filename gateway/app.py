@@ -1,5 +1,6 @@
 """Put the app together: what it has open, its routes, its errors."""
 
+import asyncio
 import pkgutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,7 +14,10 @@ from starlette.responses import Response
 
 from gateway import routes
 from gateway.door import Door
+from gateway.health import Health
+from gateway.limits import Capacity, RateLimits
 from gateway.metrics import Metrics
+from gateway.openapi import install_openapi
 from gateway.problems import problem_of, render
 from gateway.resources import Resources, Services
 from models import domains
@@ -37,14 +41,17 @@ def create_app(resources: Resources) -> FastAPI:
         title="Gristmill",
         version=resources.version,
         lifespan=lifespan,
+        openapi_url=None,  # these pages are in gateway/routes/docs.py
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"logs": False},  # they would hold values of invalid requests
     )
     for router in find_routers():
         app.include_router(router)
     for kind in (Refusal, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_error)
+    install_openapi(app)
     app.state.metrics = Metrics()
     app.add_middleware(Door, metrics=app.state.metrics)
     return app
@@ -59,7 +66,21 @@ async def open_services(resources: Resources) -> AsyncIterator[Services]:
         # The gateway outlives every outage: its streams go on when Postgres is back.
         events = await stack.enter_async_context(JobEvents(resources.database_url, changed_by=CHANGED_BY, patience=inf))
         authenticator = await stack.enter_async_context(resources.open_authenticator(database))
-        yield Services(resources=resources, database=database, events=events, authenticator=authenticator)
+        rates = RateLimits(resources.redis_url, per_minute=resources.requests_per_minute)
+        stack.push_async_callback(rates.close)
+        stopping = asyncio.Event()
+        health = Health(database, resources.redis_url, check_schema=resources.check_schema, stopping=stopping)
+        stack.push_async_callback(health.close)
+        yield Services(
+            resources=resources,
+            database=database,
+            events=events,
+            authenticator=authenticator,
+            rates=rates,
+            capacity=Capacity(running=resources.concurrency, queued=resources.queue, seconds=resources.queue_seconds),
+            health=health,
+            stopping=stopping,
+        )
 
 
 def find_routers() -> list[APIRouter]:

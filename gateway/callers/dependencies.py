@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Set as AbstractSet
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from gateway.callers.caller import Caller
+from gateway.limits import Place
 from gateway.problems import MissingScope
 from gateway.resources import services_of
 
@@ -24,12 +25,23 @@ class Requirement:
     async def __call__(self, request: Request) -> Caller:
         caller: Caller | None = request.scope["state"].get("caller")
         if caller is None:
-            services = services_of(request)
-            caller = await services.authenticator.authenticate(request.headers.get("authorization"))
-            request.scope["state"]["caller"] = caller
+            caller = await _admit(request, request.scope["state"])
         if self.scope is not None and not is_allowed(caller.scopes, self.scope):
             raise MissingScope(self.scope)
         return caller
+
+
+async def _admit(request: Request, state: dict[str, Any]) -> Caller:
+    """Find the caller, hold its key to its limits, and give the request a place among those that run."""
+    services = services_of(request)
+    caller = await services.authenticator.authenticate(request.headers.get("authorization"))
+    state["caller"] = caller
+    key = str(caller.key_id or caller.name)
+    state["headers"] = await services.rates.admit(key)
+    place = state["place"] = Place(services.capacity, key)
+    await place.enter()
+    state["release"] = place.leave
+    return caller
 
 
 def require(scope: str) -> Requirement:
