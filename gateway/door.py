@@ -3,7 +3,8 @@
 A pure ASGI layer, because it runs for every request.
 """
 
-import secrets
+import logging
+import os
 import time
 from typing import Any
 
@@ -14,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.metrics import Metrics
 from gateway.problems import HttpProblem, problem_of, render
 
-log = structlog.get_logger(__name__)
+# `config.logging` gives this logger a fast handler of its own in the JSON style.
+requests = logging.getLogger("gateway.requests")
+requests_on_terminal = structlog.get_logger("gateway.requests")
 
 REQUEST_ID = b"x-request-id"
 _MAX_REQUEST_ID = 128
@@ -31,7 +34,8 @@ _DATA_POLICY = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
 _CACHE, _NO_STORE = b"cache-control", (b"cache-control", b"no-store")
 # A probe comes every few seconds: only a red one is logged.
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-_CLIENT_GONE = 499
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_CLIENT_GONE, _FIRST_ERROR = 499, 400
 
 
 class Door:
@@ -78,17 +82,23 @@ class Door:
 
     def _note(self, method: str, scope: Scope, status: int, seconds: float) -> None:
         route = template_of(scope)
+        method = method if method in _METHODS else "other"  # a client may make up any number of them
         self._metrics.note(method, route, status, seconds)
         caller = scope["state"].get("caller")
-        level = log.debug if route in _PROBES and status < 400 else log.info  # noqa: PLR2004 - the first error status
-        level(
-            "request",
-            method=method,
-            route=route,
-            status=status,
-            milliseconds=round(seconds * 1_000, 1),
-            caller=caller.name if caller else None,
-        )
+        if route in _PROBES and status < _FIRST_ERROR:
+            return
+        fields = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "milliseconds": round(seconds * 1_000, 1),
+            "caller": caller.name if caller else None,
+            "request_id": scope["state"]["request_id"],
+        }
+        if requests.handlers:
+            requests.info(fields)
+        else:
+            requests_on_terminal.info("request", **fields)
 
 
 class _Answer:
@@ -107,8 +117,10 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message["headers"] = [*message.get("headers", ())]
-            names = {name for name, _ in headers}
-            headers += ((REQUEST_ID, self._request_id), *_SECURITY, *self._state.get("headers", ()))
+            names = [name for name, _ in headers]
+            headers += _SECURITY
+            headers.append((REQUEST_ID, self._request_id))
+            headers += self._state.get("headers", ())
             if _CSP not in names:
                 headers.append(_DATA_POLICY)
             if _CACHE not in names:
@@ -139,4 +151,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == REQUEST_ID and 0 < len(value) <= _MAX_REQUEST_ID and _REQUEST_ID_CHARACTERS.issuperset(value):
             return str(value.decode())
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

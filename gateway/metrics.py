@@ -23,6 +23,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.running = Gauge(
             "gristmill_http_requests_running", "Requests without an answer yet.", registry=self.registry
         )
@@ -30,5 +31,13 @@ class Metrics:
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        key = method, route, status
+        found = self._of_request.get(key)
+        if found is None:  # a look-up of the labels costs more than the count
+            found = self._of_request[key] = (
+                self._requests.labels(method, route, str(status)),
+                self._seconds.labels(method, route),
+            )
+        count, histogram = found
+        count.inc()
+        histogram.observe(seconds)

@@ -5,6 +5,7 @@ uvicorn has no time limit for headers and for clients that read slowly, and no p
 
 import asyncio
 import json
+import resource
 import signal
 import socket
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 import h11
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gateway.app import create_app
 from gateway.catalogue import BY_STATUS, PROBLEMS, ProblemType
@@ -27,19 +29,26 @@ log = structlog.get_logger(__name__)
 
 # From the first byte of a request, or from the connection, to the end of the headers.
 HEADERS_SECONDS = 10.0
+# A body may take this long, and a second more for each so many bytes that have arrived.
+BODY_SECONDS, MIN_BYTES_PER_SECOND = 10.0, 10_000
 # A client that reads nothing for so long while more is ready for it.
 SLOW_READER_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 65
 MAX_HEADER_BYTES = 32 * 1024
+_PAUSE_SECONDS = 1.0
 BACKLOG = 1_024
+# Files of the process that are not connections of clients.
+OTHER_FILES = 256
 
 
 class GuardedProtocol(H11Protocol):
     """One connection, with the limits of this module."""
 
     max_connections = 10_000
-    _headers_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None  # of the headers or of the body
     _reader_timer: asyncio.TimerHandle | None = None
+    _body_began = 0.0
+    _body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,10 +58,21 @@ class GuardedProtocol(H11Protocol):
             self._await_headers()
 
     def data_received(self, data: bytes) -> None:
-        if self.conn.their_state is h11.IDLE and self._headers_timer is None:
-            self._await_headers()
+        before = self.conn.their_state
+        if before is h11.IDLE:
+            if self._has_large_headers(data):
+                self._refuse(PROBLEMS["headers-too-large"], f"headers must have at most {MAX_HEADER_BYTES:,} bytes")
+                return
+            if self._timer is None:
+                self._await_headers()
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        after = self.conn.their_state
+        if after is h11.SEND_BODY:  # most bodies arrive together with their headers and need no timer
+            if before is h11.SEND_BODY:
+                self._body_bytes += len(data)
+            else:
+                self._await_body()
+        elif after is not h11.IDLE:
             self._disarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -74,13 +94,26 @@ class GuardedProtocol(H11Protocol):
         hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         self._refuse(BY_STATUS.get(hint) or PROBLEMS["malformed"], f"{msg} {error or ''}".strip())
 
+    def _has_large_headers(self, data: bytes) -> bool:
+        """Tell whether the headers that ``data`` continues are too large. h11 checks only what is still incomplete."""
+        held = len(self.conn.trailing_data[0])
+        if held + len(data) <= MAX_HEADER_BYTES:
+            return False
+        end = data.find(b"\r\n\r\n")
+        return held + (len(data) if end < 0 else end) > MAX_HEADER_BYTES
+
     def _await_headers(self) -> None:
-        self._headers_timer = self.loop.call_later(HEADERS_SECONDS, self._cut_slow_headers)
+        self._timer = self.loop.call_later(HEADERS_SECONDS, self._cut_slow_headers)
+
+    def _await_body(self) -> None:
+        self._disarm()
+        self._body_began, self._body_bytes = self.loop.time(), 0
+        self._timer = self.loop.call_later(BODY_SECONDS, self._check_body)
 
     def _disarm(self) -> None:
-        if self._headers_timer is not None:
-            self._headers_timer.cancel()
-            self._headers_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _cancel_reader_timer(self) -> None:
         if self._reader_timer is not None:
@@ -88,14 +121,28 @@ class GuardedProtocol(H11Protocol):
             self._reader_timer = None
 
     def _cut_slow_headers(self) -> None:
-        self._headers_timer = None
+        self._timer = None
         if self.conn.trailing_data[0]:
             self._refuse(PROBLEMS["too-slow"], f"the headers must arrive within {HEADERS_SECONDS:g} s")
         else:
             self.transport.close()  # it sent nothing
 
+    def _check_body(self) -> None:
+        if self.flow.read_paused:  # we are slower than the client
+            self._body_began += _PAUSE_SECONDS
+        deadline = self._body_began + BODY_SECONDS + self._body_bytes / MIN_BYTES_PER_SECOND
+        left = deadline - self.loop.time()
+        if left > 0 or self.flow.read_paused:
+            self._timer = self.loop.call_later(max(left, _PAUSE_SECONDS), self._check_body)
+            return
+        self._timer = None
+        self._refuse(
+            PROBLEMS["too-slow"],
+            f"a body must arrive within {BODY_SECONDS:g} s, or with {MIN_BYTES_PER_SECOND:,} bytes per second",
+        )
+
     def _cut_slow_reader(self) -> None:
-        log.info("slow_reader_cut", client=self.client and self.client[0])
+        log.info("slow_reader_cut", client=self.client[0] if self.client else None)
         self.transport.abort()
 
     def _refuse(self, kind: ProblemType, detail: str) -> None:
@@ -112,6 +159,10 @@ class GuardedProtocol(H11Protocol):
             ]
             for event in (h11.Response(status_code=kind.status, headers=headers), h11.Data(body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # the app must not answer too
+            cycle.message_event.set()
         self.transport.close()
 
 
@@ -152,9 +203,30 @@ def run_gateway(
     Raise Failed if the port is taken.
     """
     app = create_app(resources)
+    return serve_app(
+        app,
+        address=address,
+        port=port,
+        grace_seconds=grace_seconds,
+        max_connections=resources.max_connections,
+        trusted_proxies=trusted_proxies,
+    )
+
+
+def serve_app(
+    app: FastAPI,
+    *,
+    address: str,
+    port: int,
+    grace_seconds: float,
+    max_connections: int,
+    trusted_proxies: tuple[str, ...] = (),
+) -> int:
+    """Serve ``app`` like :func:`run_gateway`."""
     listener = listen(address, port)
+
     options: dict[str, Any] = {
-        "http": GuardedProtocol,
+        "http": type("Protocol", (GuardedProtocol,), {"max_connections": _allow_files(max_connections)}),
         "loop": "asyncio",
         "ws": "none",
         "lifespan": "off",
@@ -179,6 +251,19 @@ def run_gateway(
     with listener:
         asyncio.run(serve())
     return 0
+
+
+def _allow_files(max_connections: int) -> int:
+    """Raise this process's limit of open files for its connections; return how many connections it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = max_connections if soft == resource.RLIM_INFINITY else min(max_connections, soft - OTHER_FILES)
+    if allowed < max_connections:
+        log.warning("few_open_files", connections=allowed, rule="raise the hard limit of open files (ulimit -n)")
+    return allowed
 
 
 def listen(address: str, port: int) -> socket.socket:

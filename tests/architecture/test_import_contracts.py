@@ -16,7 +16,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 HOUSE = {
     "cli/__init__.py": "import config, gateway, local, migrations, workers.transport",
     "config/__init__.py": "",
-    "gateway/__init__.py": "import fastapi, models, starlette, workers.runtime.operate",
+    "gateway/__init__.py": "import fastapi, models, starlette, uvicorn, workers.runtime.operate",
     "gristmill_testing/__init__.py": "import local, migrations, workers.runtime.worker",
     "local/__init__.py": "import config, migrations, workers.runtime",
     "migrations/__init__.py": "",

@@ -16,10 +16,11 @@ from typing import Any
 import httpx2
 
 from gateway import server
-from gateway.server import run_gateway
+from gateway.app import create_app
+from gateway.server import serve_app
 from local.embedded.ports import choose_port
 from local.processes import spawn
-from tests.support.gateway import OPERATOR, make_resources
+from tests.support.gateway import OPERATOR, make_resources, router
 from tests.support.paths import ROOT
 
 START_SECONDS = 60.0
@@ -47,6 +48,25 @@ class GatewayProcess:
     def lines(self) -> list[dict[str, Any]]:
         """Return its log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def await_line(self, event: str) -> None:
+        """Return when its log has ``event``."""
+        deadline = time.monotonic() + START_SECONDS
+        while not any(line["event"] == event for line in self.lines()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{event} is never logged: {self.log.read_text()}")
+            time.sleep(0.02)
+
+    def await_running(self, count: int) -> None:
+        """Return when ``count`` requests run, besides the one that asks."""
+        deadline = time.monotonic() + START_SECONDS
+        with self.client() as client:
+            while time.monotonic() < deadline:
+                lines = client.get("/metrics").text.splitlines()
+                if f"gristmill_http_requests_running {float(count + 1)}" in lines:
+                    return
+                time.sleep(0.02)
+        raise AssertionError(f"there are never {count} running requests")
 
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
@@ -104,9 +124,13 @@ def main(options: Mapping[str, Any]) -> int:
     discover()
     given = dict(options)
     port, grace = given.pop("port"), given.pop("grace_seconds", 5)
-    for name in ("HEADERS_SECONDS", "SLOW_READER_SECONDS"):
+    for name in ("HEADERS_SECONDS", "BODY_SECONDS", "SLOW_READER_SECONDS"):
         setattr(server, name, given.pop(name.lower(), getattr(server, name)))
-    return run_gateway(make_resources(**given), address="127.0.0.1", port=port, grace_seconds=grace)
+    resources = make_resources(**given)
+    app = create_app(resources)
+    app.include_router(router)
+    connections = resources.max_connections
+    return serve_app(app, address="127.0.0.1", port=port, grace_seconds=grace, max_connections=connections)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
 """GET /v1/stages."""
 
-from tests.support.gateway import SERVICE, open_client
+from tests.support.gateway import SERVICE
 
 
-async def test_an_operator_sees_every_stage(database_url, registry):
+async def test_an_operator_sees_every_stage(client):
     """Durations are numbers of seconds, as their names say."""
-    async with open_client(database_url) as client:
-        answer = await client.get("/v1/stages")
+    answer = await client.get("/v1/stages")
 
     assert answer.status_code == 200
     assert answer.json()["next"] is None
     assert {"stage", "ready", "oldest_wait_seconds"} <= answer.json()["items"][0].keys()
 
 
-async def test_another_scope_is_refused_by_name(database_url, registry):
+async def test_another_scope_is_refused_by_name(client):
     """The problem names the scope that is missing."""
-    async with open_client(database_url, SERVICE) as client:
-        answer = await client.get("/v1/stages")
+    answer = await client.get("/v1/stages", headers={"Authorization": f"Bearer {SERVICE}"})
 
     assert answer.status_code == 403
     assert answer.headers["content-type"] == "application/problem+json"
