@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 ASSETS = Path(__file__).parent.parent / "assets" / "swagger-ui"
 # The page runs only our files, and sends requests only to this gateway.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _TYPES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "start.js": "text/javascript"}
