@@ -29,7 +29,7 @@ COMMANDS = (
         "up",
         "system:up",
         _HERE,
-        "Start the whole system here: servers if none are configured, schema, workers, dispatcher, beat, Flower.",
+        "Start the whole system here: servers if none are configured, schema, and every role.",
     ),
     CommandEntry(
         "down", "system:down", _HERE, "Stop the system here: drain the workers, then stop the rest. Data stays."
@@ -131,6 +131,7 @@ COMMANDS = (
         "dispatcher", "dispatcher:dispatcher", _ROLES, "Give due jobs to the workers. Any number may run; one leads."
     ),
     CommandEntry("beat", "beat:beat", _ROLES, "Fire the schedules. Any number may run; each time fires once."),
+    CommandEntry("gateway", "gateway:gateway", _ROLES, "Serve the HTTP interface. Any number may run."),
     CommandEntry("flower", "flower:flower", _ROLES, "Show jobs and workers in Flower."),
 )
 

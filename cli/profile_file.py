@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cli.json_text import JsonTextError, read_json
 from workers.runtime.handler.naming import name_problem, nfc
+from workers.runtime.json_text import JsonTextError, read_json
 from workers.runtime.refusals import Refusal, cut, quoted
 from workers.scoring.profiles import NewProfile
 

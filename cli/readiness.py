@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 import redis
@@ -66,19 +66,24 @@ def _is_away(error: Exception) -> bool:
 async def _check_database(database_url: str) -> None:
     async with await connect_async(database_url, autocommit=True) as connection:
         current = await read_revisions(connection)
+    if problem := schema_problem(current):
+        raise _NotYetError(f"{problem}: run `gristmill migrate`")
     position = position_of(current.get(""))
-    if not position.usable:
-        at = position.current or "no revision"
-        raise _NotYetError(f"database is at {at}, this release needs {position.head}: run `gristmill migrate`")
     if not position.known:
         log.warning("database_is_newer", revision=position.current, newest_known=position.head)
+
+
+def schema_problem(current: Mapping[str, str]) -> str | None:
+    """Return why the revisions of a database (of gristmill: "", and of each domain) do not fit; None if they do."""
+    position = position_of(current.get(""))
+    if not position.usable:
+        return f"database is at {position.current or 'no revision'}, this release needs {position.head}"
     for domain in domains():
         of_domain = position_of(current.get(domain.name), domain)
         if not of_domain.usable:
             at = of_domain.current or "no revision"
-            raise _NotYetError(
-                f"domain {domain.name!r} is at {at}, its package needs {of_domain.head}: run `gristmill migrate`"
-            )
+            return f"domain {domain.name!r} is at {at}, its package needs {of_domain.head}"
+    return None
 
 
 async def _check_redis(redis_url: str) -> None:

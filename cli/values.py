@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cli.json_text import JsonTextError, read_json
+from workers.runtime.json_text import JsonTextError, read_json
 from workers.runtime.refusals import Refusal, quoted
 from workers.runtime.undecodable import Undecodable
 

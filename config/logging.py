@@ -5,13 +5,15 @@ times in UTC, secrets masked, payloads dropped, repeated warnings counted. Logs 
 is for a command's result.
 """
 
+import json
 import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, TextIO
+from datetime import UTC, datetime
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -20,6 +22,8 @@ from config.redaction import redact_mapping
 
 Style = Literal["auto", "json", "console"]
 
+# The logger of requests. In the JSON style it has a handler of its own, which takes a mapping as the message.
+REQUESTS = "gateway.requests"
 REPEAT_SECONDS = 30.0
 _MAX_REMEMBERED_EVENTS = 1_000
 # The most different contents of one event within REPEAT_SECONDS. All refused messages are in Postgres.
@@ -41,6 +45,7 @@ _LIBRARY_LEVELS = {
     "openai": logging.WARNING,
     "sqlalchemy": logging.WARNING,
     "tornado.access": logging.WARNING,
+    "uvicorn": logging.WARNING,
 }
 
 
@@ -139,14 +144,31 @@ def add_run(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     return {"stage": stage, "job_id": str(job_id), "version": version, "attempt": attempt, **event}
 
 
+class RequestFormatter(logging.Formatter):
+    """Renders a record with a mapping as one line of JSON, without the steps that other events need.
+
+    Only for values that are known to be safe: there are as many requests as jobs, and the usual steps cost as much as
+    the rest of a request.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        time_ = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        head = {"timestamp": time_.replace("+00:00", "Z"), "level": record.levelname.lower(), "event": "request"}
+        return json.dumps({**head, "logger": record.name, **cast("dict[str, object]", record.msg)}, ensure_ascii=False)
+
+
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Put time, level, event and logger first, then the context."""
     head = ("timestamp", "level", "event", "logger")
     return {**{key: event[key] for key in head if key in event}, **event}
 
 
+def _is_json(style: Style, stream: TextIO) -> bool:
+    return style == "json" or (style == "auto" and not stream.isatty())
+
+
 def _renderers(style: Style, stream: TextIO) -> list[Processor]:
-    if style == "json" or (style == "auto" and not stream.isatty()):
+    if _is_json(style, stream):
         return [_head_first, structlog.processors.JSONRenderer(ensure_ascii=False)]
     colors = stream.isatty() and "NO_COLOR" not in os.environ
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
@@ -191,6 +213,13 @@ def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | No
             ],
         )
     )
+    requests = logging.getLogger(REQUESTS)
+    requests.handlers.clear()
+    if _is_json(style, stream):
+        fast = logging.StreamHandler(stream)
+        fast.setFormatter(RequestFormatter())
+        requests.addHandler(fast)
+        requests.propagate = False
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

@@ -166,6 +166,25 @@ class FlowerSettings(BaseModel):
 class GatewaySettings(BaseModel):
     """The HTTP gateway."""
 
+    port: int = Field(8000, ge=1, le=65_535, description="port the gateway listens on")
+    address: str = Field("127.0.0.1", description="address the gateway listens on")
+    requests_per_minute: int = Field(
+        60_000, ge=1, le=100_000_000, description="requests per minute and API key, over all gateway processes"
+    )
+    concurrency: int = Field(32, ge=1, le=1_000, description="requests that run at once in one process")
+    queue: int = Field(512, ge=0, le=100_000, description="requests that wait for a running one; more get 503")
+    max_connections: int = Field(10_000, ge=1, le=1_000_000, description="open connections of one process")
+    grace_seconds: float = Field(
+        20.0, ge=1, le=86_400, allow_inf_nan=False, description="how long running requests may finish after SIGTERM"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="proxies that name the client in X-Forwarded-For, as CIDRs separated by commas; unset: that header "
+        "is ignored",
+    )
+    metrics_token: SecretStr | None = Field(
+        None, description="token that opens /metrics; unset: only an API key with the scope operate:read"
+    )
     issuer: str | None = Field(
         None, description="issuer of the tokens (JWT) that users may send instead of an API key; unset: API keys only"
     )
@@ -181,7 +200,7 @@ class GatewaySettings(BaseModel):
         "API keys do not need it",
     )
 
-    @field_validator("issuer", "audience", "jwks_url", "actor_key", mode="before")
+    @field_validator("issuer", "audience", "jwks_url", "actor_key", "metrics_token", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
@@ -203,6 +222,16 @@ class GatewaySettings(BaseModel):
             raise ValueError("must be 64 hexadecimal digits or more, as `gristmill security new-key` prints them")
         return value
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split_by_commas(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _check_networks(value)
+
 
 class OutboundSettings(BaseModel):
     """Calls to addresses that users name, and mail."""
@@ -220,17 +249,12 @@ class OutboundSettings(BaseModel):
     @field_validator("allow", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _split_by_commas(value)
 
     @field_validator("allow")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError:
-                raise ValueError("must be networks such as 127.0.0.0/8") from None
-        return value
+        return _check_networks(value)
 
     @field_validator("mail_from")
     @classmethod
@@ -296,8 +320,8 @@ class Settings(BaseSettings):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
     flower: FlowerSettings = Field(default_factory=FlowerSettings)
-    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
 
     @field_validator("database_url", "redis_url", "openai_api_key", "secret_keys", "smtp_url", mode="before")
     @classmethod
@@ -440,6 +464,19 @@ def _describe_error(error: ErrorDetails) -> str:
     if SecretStr in get_args(field.annotation):
         value = _display(SecretStr(str(value)))
     return f"{_variable(path)} {rule}, got {redact_text(repr(value), limit=_MAX_SHOWN_CHARS)}"
+
+
+def _split_by_commas(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for text in value:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ValueError("must be networks such as 127.0.0.0/8") from None
+    return value
 
 
 def _is_loopback(address: str) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from gateway.callers.caller import Authenticator
+from gateway.health import Health
+from gateway.limits import Capacity, RateLimits
 from workers.runtime.database import Database
 from workers.runtime.operate.events import JobEvents
 
@@ -20,6 +22,8 @@ from workers.runtime.operate.events import JobEvents
 class Resources:
     """What the app needs, as plain values.
 
+    ``requests_per_minute`` is for each key. At most ``concurrency`` requests run at once, and ``queue`` more wait for
+    at most ``queue_seconds``. ``metrics_token`` opens ``/metrics`` without a database.
     ``open_authenticator`` is entered for the life of the app. ``check_schema`` gets the revisions of the database
     (:func:`~workers.runtime.operate.server.read_revisions`) and returns what does not fit this release, or None.
     """
@@ -30,6 +34,12 @@ class Resources:
     check_schema: Callable[[Mapping[str, str]], str | None]
     pool_size: int = 10
     version: str = "0"
+    requests_per_minute: int = 60_000
+    concurrency: int = 32
+    queue: int = 512
+    queue_seconds: float = 5.0
+    max_connections: int = 10_000
+    metrics_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +50,10 @@ class Services:
     database: Database
     events: JobEvents
     authenticator: Authenticator
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    rates: RateLimits
+    capacity: Capacity
+    health: Health
+    stopping: asyncio.Event
 
 
 def services_of(request: Request) -> Services:

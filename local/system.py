@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from local.data_dir import LOGS, last_line, make_data_dir, open_log
 from local.embedded import EmbeddedServers
@@ -19,7 +19,7 @@ from local.supervision_status import SupervisorStatus, read_status
 from workers.runtime.refusals import Failed, Refusal
 
 if TYPE_CHECKING:
-    from config.settings import Settings
+    from config.settings import FlowerSettings, GatewaySettings, Settings
     from local.api_key import DevelopmentKey
 
 MAX_START_SECONDS = 60
@@ -33,6 +33,7 @@ def run_system(
     settings: "Settings",
     *,
     workers: int,
+    port: int | None,
     flower_port: int | None,
     report: Callable[[str], None],
     announce: Callable[[Mapping[str, str]], None],
@@ -53,9 +54,13 @@ def run_system(
             ends.callback(servers.stop)
         ends.callback(supervisor.stop)
         urls = _start_servers(settings, servers)
-        port = flower_port_for(settings, flower_port)
-        if port != (wanted := flower_port or settings.flower.port):
-            report(f"port {wanted} is taken by another process: Flower answers on {port} instead")
+        ports = Ports(gateway_port_for(settings, port), flower_port_for(settings, flower_port))
+        for name, wanted, found in (
+            ("the gateway", port or settings.gateway.port, ports.gateway),
+            ("Flower", flower_port or settings.flower.port, ports.flower),
+        ):
+            if found != wanted:
+                report(f"port {wanted} is taken by another process: {name} answers on {found} instead")
         logins: Mapping[str, str] = {}
         key: DevelopmentKey | None = None
         if not supervisor.stopping:
@@ -68,52 +73,71 @@ def run_system(
             logins = _logins(settings, urls["database_url"], report)
         if supervisor.stopping:
             return 0
-        urls["flower_url"] = f"http://{_browser_host(settings.flower.address)}:{port}"
-        supervisor.start(build_roles(urls, logins=logins, workers=workers, flower_port=port), urls=urls)
+        urls["gateway_url"] = f"http://{_browser_host(settings.gateway.address)}:{ports.gateway}"
+        urls["flower_url"] = f"http://{_browser_host(settings.flower.address)}:{ports.flower}"
+        supervisor.start(build_roles(urls, logins=logins, workers=workers, ports=ports), urls=urls)
         announce(urls)
         if key:
             announce_key(key)
         return supervisor.run(servers)
 
 
+class Ports(NamedTuple):
+    """The ports of the roles that listen."""
+
+    gateway: int
+    flower: int
+
+
 def build_roles(
-    urls: Mapping[str, str], *, workers: int, flower_port: int, logins: Mapping[str, str] | None = None
+    urls: Mapping[str, str], *, workers: int, ports: Ports, logins: Mapping[str, str] | None = None
 ) -> list[Role]:
     """Return the roles of one machine. They get this process's environment and the URLs of the servers.
 
-    ``logins`` are the URLs of Postgres by kind of process; a kind without one uses the URL in ``urls``.
+    ``logins`` are the URLs of Postgres by kind of process; a kind without one uses the URL in ``urls``. The gateway
+    stops together with the workers: it needs as long for its running requests.
     """
-    names = [*(f"worker-{number}" for number in range(1, workers + 1)), "dispatcher", "beat", "flower"]
+    names = [*(f"worker-{number}" for number in range(1, workers + 1)), "dispatcher", "beat", "gateway", "flower"]
     return [
         Role(
             name=name,
             argv=[*COMMAND, name.partition("-")[0]],
-            env=_environment(name.partition("-")[0], urls, logins or {}, flower_port),
-            stop_first=name.startswith("worker-"),
+            env=_environment(name.partition("-")[0], urls, logins or {}, ports),
+            stop_first=name.startswith(("worker-", "gateway")),
         )
         for name in names
     ]
 
 
-def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], flower_port: int) -> dict[str, str]:
+def _environment(role: str, urls: Mapping[str, str], logins: Mapping[str, str], ports: Ports) -> dict[str, str]:
     """Return the environment of one role. Flower uses only Redis, so it gets the Postgres login with few rights."""
     kind = {"beat": "dispatcher", "flower": "service"}.get(role, role)
     return {
         **os.environ,
         "DATABASE_URL": logins.get(kind, urls["database_url"]),
         "REDIS_URL": urls["redis_url"],
-        "GRISTMILL_FLOWER__PORT": str(flower_port),
+        "GRISTMILL_GATEWAY__PORT": str(ports.gateway),
+        "GRISTMILL_FLOWER__PORT": str(ports.flower),
     }
+
+
+def gateway_port_for(settings: "Settings", asked: int | None) -> int:
+    """Return the gateway's port: the requested one (a Refusal if it is taken), else 8000 or another free one."""
+    return _port_for(settings.gateway, asked, name="the gateway's", option="--port")
 
 
 def flower_port_for(settings: "Settings", asked: int | None) -> int:
     """Return Flower's port: the requested one (a Refusal if it is taken), else 5555 or another free one."""
-    explicit = asked is not None or "port" in settings.flower.model_fields_set
-    port = asked or settings.flower.port
+    return _port_for(settings.flower, asked, name="Flower's", option="--flower-port")
+
+
+def _port_for(settings: "GatewaySettings | FlowerSettings", asked: int | None, *, name: str, option: str) -> int:
+    explicit = asked is not None or "port" in settings.model_fields_set
+    port = asked or settings.port
     if is_free(port):
         return port
     if explicit:
-        raise Refusal(f"Flower's port {port} is taken by another process: name a free one with --flower-port")
+        raise Refusal(f"{name} port {port} is taken by another process: name a free one with {option}")
     return choose_port()
 
 

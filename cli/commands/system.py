@@ -15,28 +15,30 @@ from config.redaction import MASK, redact_text
 from config.settings import Settings, load
 from local.api_key import DevelopmentKey, read_development_key
 from local.supervision_status import read_status, stop_supervisor
-from local.system import flower_port_for, run_system, start_detached
+from local.system import flower_port_for, gateway_port_for, run_system, start_detached
 from workers.runtime.refusals import Failed
 
-_URLS = ("database_url", "redis_url", "flower_url")
+_URLS = ("database_url", "redis_url", "gateway_url", "flower_url")
 _FOR_SECRETS = f"`{command_line('status --json --show-secrets')}` has it"
 
 
 def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of worker processes.")] = 2,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port for the HTTP gateway.")] = None,
     flower_port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port for Flower.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `gristmill down` stops it.")] = False,
 ) -> int:
-    """Start the whole system here: servers if none are configured, schema, workers, dispatcher, beat, Flower.
+    """Start the whole system here: servers if none are configured, schema, and every role.
 
     Ctrl-C drains the workers. A second Ctrl-C stops running jobs at once; they run again later.
     """
     settings = load()
     if detach:
         _refuse_second_start(settings)
-        port = flower_port_for(settings, flower_port)
+        ports = ["--port", str(gateway_port_for(settings, port))]
+        ports += ["--flower-port", str(flower_port_for(settings, flower_port))]
         before = read_development_key(settings.data_dir)
-        status = start_detached(settings, ["--workers", str(workers), "--flower-port", str(port)])
+        status = start_detached(settings, ["--workers", str(workers), *ports])
         _announce(status.urls)
         if (key := read_development_key(settings.data_dir)) and key != before:
             print(f"  API key   {key}  (not shown again; {_FOR_SECRETS})")
@@ -47,6 +49,7 @@ def up(
     code = run_system(
         settings,
         workers=workers,
+        port=port,
         flower_port=flower_port,
         report=remark,
         announce=_announce_attached,
@@ -115,6 +118,7 @@ def _refuse_second_start(settings: Settings) -> None:
 
 def _announce(urls: Mapping[str, str]) -> None:
     print("running")
+    print(f"  Gateway   {urls['gateway_url']} (its interface: {urls['gateway_url']}/docs)")
     print(f"  Flower    {urls['flower_url']}")
     print(f"  Postgres  {redact_text(urls['database_url'])}")
     print(f"  Redis     {redact_text(urls['redis_url'])}", flush=True)

@@ -206,8 +206,11 @@ def _system(settings: Settings, *, keep: bool) -> Iterator[Mapping[str, str]]:
         yield running.urls
         return
     servers = "" if settings.database_url and settings.redis_url else "Postgres, Valkey, "
-    print_wrapped([f"Starting {servers}{WORKERS} workers, dispatcher, beat and Flower in {settings.data_dir}."])
-    arguments = ["--workers", str(WORKERS), "--flower-port", str(_flower_port(settings))]
+    print_wrapped(
+        [f"Starting {servers}{WORKERS} workers, dispatcher, beat, gateway and Flower in {settings.data_dir}."]
+    )
+    arguments = ["--workers", str(WORKERS), "--flower-port", str(_free_port(settings.flower.port, "Flower"))]
+    arguments += ["--port", str(_free_port(settings.gateway.port, "the gateway"))]
     if keep:
         yield start_detached(settings, arguments).urls
         return
@@ -218,13 +221,12 @@ def _system(settings: Settings, *, keep: bool) -> Iterator[Mapping[str, str]]:
         stop_supervisor(settings.data_dir, timeout=grace)
 
 
-def _flower_port(settings: Settings) -> int:
-    """Return the port of the settings, or a free one if another process uses that port."""
-    port = settings.flower.port
+def _free_port(port: int, name: str) -> int:
+    """Return ``port``, or a free one if another process uses it."""
     if is_free(port):
         return port
     other = choose_port()
-    print_wrapped([f"Port {port} is taken by another process: Flower answers on {other} instead."])
+    print_wrapped([f"Port {port} is taken by another process: {name} answers on {other} instead."])
     return other
 
 

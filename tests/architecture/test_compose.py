@@ -82,7 +82,7 @@ def test_every_role_of_the_house_is_there():
     """Every role of the system runs. Dispatcher and beat run twice, so that one of each may fail."""
     roles = {service["command"][1] for service in ROLES.values()}
 
-    assert roles == {"migrate", "worker", "dispatcher", "beat", "flower"}
+    assert roles == {"migrate", "worker", "dispatcher", "beat", "gateway", "flower"}
     assert {name: SERVICES[name]["deploy"]["replicas"] for name in ("dispatcher", "beat")} == {
         "dispatcher": 2,
         "beat": 2,
@@ -191,6 +191,7 @@ def test_only_migrate_connects_as_the_owner(tmp_path):
         "worker-scoring": "gristmill_worker_login",
         "dispatcher": "gristmill_dispatcher_login",
         "beat": "gristmill_dispatcher_login",
+        "gateway": "gristmill_gateway_login",
         "flower": "gristmill_service_login",
     }
 

@@ -77,6 +77,11 @@ class Browser:
         return self._hosts
 
 
+    def complaints(self) -> list[str]:
+        """Return the errors and warnings in the console, such as what a page's policy has blocked."""
+        return [entry["message"] for entry in self._driver.get_log("browser")]
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Yield a new browser with its own profile; skip the test if no browser is installed."""
@@ -88,7 +93,7 @@ def chromium() -> Iterator[Browser]:
         options.binary_location = program
         for flag in (*QUIET, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])):
             options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "WARNING"})
         chrome = Chrome(options=options, service=ChromeService(driver))
         try:
             yield Browser(chrome)

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 import redis
@@ -29,7 +30,7 @@ from workers.runtime.api_keys import is_api_key
 pytestmark = pytest.mark.e2e
 
 PATIENCE_SECONDS = 120
-ROLES = {"worker-1", "dispatcher", "beat", "flower"}
+ROLES = {"worker-1", "dispatcher", "beat", "gateway", "flower"}
 LATER = "2100-01-01"
 
 
@@ -125,7 +126,7 @@ def stopped(shell: Shell) -> Shell:
 def urls(running: Shell) -> dict[str, str]:
     """The URLs of the system with their passwords."""
     status = json.loads(running.says("status", "--json", "--show-secrets"))
-    return {name: status[name] for name in ("database_url", "redis_url", "flower_url")}
+    return {name: status[name] for name in ("database_url", "redis_url", "gateway_url", "flower_url")}
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +307,18 @@ def test_schedules_are_added_run_paused_and_removed(running: Shell, urls: dict[s
     )
 
 
+def test_the_gateway_is_ready_and_lets_in_nobody_without_a_key(urls: dict[str, str]) -> None:
+    """It runs with its own login. Its description and its probes need no key."""
+    with httpx2.Client(base_url=urls["gateway_url"]) as client:
+        eventually(lambda: is_ready(client))
+
+        assert client.get("/docs").status_code == 200
+        assert "/v1/stages" in client.get("/openapi.json").json()["paths"]
+        refused = client.get("/v1/stages", headers={"Authorization": "Bearer gm_nobody"})
+    assert refused.status_code == 401
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
 def test_flower_answers_this_machine_and_no_foreign_page(urls: dict[str, str]) -> None:
     """Its API works without a password on loopback, but not for another site in the operator's browser."""
 
@@ -434,6 +447,13 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never held"
         time.sleep(0.05)
+
+
+def is_ready(client: httpx2.Client) -> bool:
+    try:
+        return bool(client.get("/readyz").status_code == 200)
+    except httpx2.ConnectError:
+        return False
 
 
 def as_settings(urls: Mapping[str, str]) -> dict[str, str]:

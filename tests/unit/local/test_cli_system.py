@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 import migrations
 from cli.server_urls import find_server_urls, required_url
 from config.settings import Settings
-from local.system import build_roles, check_redis, flower_port_for
+from local.system import Ports, build_roles, check_redis, flower_port_for, gateway_port_for
 from migrations.revisions import Position, position_of, revisions
 from workers.runtime.handler.registry import Registry
 from workers.runtime.operate.logins import GROUPS
@@ -29,12 +29,12 @@ def settings(tmp_path, monkeypatch) -> Settings:
 
 
 def test_up_runs_every_role_and_no_argument_holds_a_password() -> None:
-    """Workers stop first. URLs are passed in the environment, which only the owner may read."""
-    made = build_roles(URLS, workers=2, flower_port=5000)
+    """Workers and the gateway stop first. URLs are passed in the environment, which only the owner may read."""
+    made = build_roles(URLS, workers=2, ports=Ports(gateway=8001, flower=5000))
 
-    assert [role.name for role in made] == ["worker-1", "worker-2", "dispatcher", "beat", "flower"]
-    assert [role.stop_first for role in made] == [True, True, False, False, False]
-    assert [role.argv[-1] for role in made] == ["worker", "worker", "dispatcher", "beat", "flower"]
+    assert [role.name for role in made] == ["worker-1", "worker-2", "dispatcher", "beat", "gateway", "flower"]
+    assert [role.stop_first for role in made] == [True, True, False, False, True, False]
+    assert [role.argv[-1] for role in made] == ["worker", "worker", "dispatcher", "beat", "gateway", "flower"]
     assert all(role.env["DATABASE_URL"] == URLS["database_url"] for role in made)
     assert not any("secret" in argument for role in made for argument in role.argv)
 
@@ -43,28 +43,33 @@ def test_each_role_connects_by_the_login_of_its_kind() -> None:
     """Beat uses the dispatcher's login. Flower's login has few rights. No role gets the owner's login."""
     logins = {kind: f"postgresql://{kind}:pw@127.0.0.1:1/d" for kind in GROUPS}
 
-    made = build_roles(URLS, logins=logins, workers=1, flower_port=5000)
+    made = build_roles(URLS, logins=logins, workers=1, ports=Ports(gateway=8001, flower=5000))
 
     assert {role.name: role.env["DATABASE_URL"] for role in made} == {
         "worker-1": logins["worker"],
         "dispatcher": logins["dispatcher"],
         "beat": logins["dispatcher"],
+        "gateway": logins["gateway"],
         "flower": logins["service"],
     }
 
 
-def test_a_taken_flower_port_is_replaced_unless_it_was_asked_for(settings: Settings) -> None:
-    """The default 5555 may be replaced. A port that a person named is never replaced."""
+@pytest.mark.parametrize(
+    ("role", "find_port", "name"),
+    [("flower", flower_port_for, "Flower's"), ("gateway", gateway_port_for, "the gateway's")],
+)
+def test_a_taken_port_is_replaced_unless_it_was_asked_for(settings: Settings, role, find_port, name) -> None:
+    """The default may be replaced. A port that a person named is never replaced."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         default = Settings(data_dir=settings.data_dir)
-        default.flower.__dict__["port"] = port  # a default, not a set value
+        getattr(default, role).__dict__["port"] = port  # a default, not a set value
 
-        assert flower_port_for(default, None) != port
-        with pytest.raises(Refusal, match=f"Flower's port {port} is taken"):
-            flower_port_for(settings, port)
+        assert find_port(default, None) != port
+        with pytest.raises(Refusal, match=f"{name} port {port} is taken"):
+            find_port(settings, port)
 
 
 def test_without_settings_and_without_a_system_a_command_says_what_to_do(settings: Settings) -> None:

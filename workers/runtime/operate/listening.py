@@ -54,6 +54,7 @@ class NotificationListener(ABC):
     async def __aenter__(self) -> Self:
         """Connect. Raise at once if the server does not answer."""
         self._task = asyncio.create_task(self._run(await self._connect()), name=type(self).__name__)
+        await asyncio.sleep(0)  # from its first step on the task closes the connection, also if it is cancelled
         return self
 
     async def __aexit__(self, *_: object) -> None:

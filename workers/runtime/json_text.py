@@ -1,4 +1,4 @@
-"""Read the JSON that a person wrote: a payload, a result, a line of a file. Stricter than Python's own reader."""
+"""Read the JSON that a person or a client wrote: a payload, a result, a body. Stricter than Python's reader. Pure."""
 
 import json
 import math
@@ -13,11 +13,15 @@ class JsonTextError(ValueError):
     """The text is not JSON as we accept it. ``str()`` is the rule, without its subject and without the text."""
 
 
-def read_json(text: str) -> Any:
-    """Return the value of ``text``. Raise JsonTextError if it is not JSON, or if an object has a key twice.
+def read_json(text: str | bytes) -> Any:
+    """Return the value of ``text`` (bytes are UTF-8). Raise JsonTextError if it is not JSON or has a key twice.
 
     Python would keep the last value of the key and say nothing. It would also accept NaN and infinite numbers.
     """
+    try:
+        text = text if isinstance(text, str) else text.decode()
+    except UnicodeDecodeError as error:
+        raise JsonTextError(f"is not UTF-8: {error.reason} at byte {error.start + 1}") from None
     try:
         return json.loads(text, parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_object)
     except JsonTextError:

@@ -1,0 +1,59 @@
+"""``gristmill gateway``: run this role in this process until SIGTERM."""
+
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli.readiness import schema_problem
+from cli.role import ready_servers, role_settings
+from config.settings import GatewaySettings
+from gateway.callers.authentication import open_authenticator
+from gateway.callers.tokens import Issuer
+from gateway.resources import Resources
+from gateway.server import run_gateway
+from workers.runtime.handler.registry import discover
+
+
+def gateway(
+    address: Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
+) -> int:
+    """Serve the HTTP interface. Any number may run."""
+    given = {name: value for name, value in {"address": address, "port": port}.items() if value is not None}
+    settings = role_settings(gateway=given or None)
+    discover()  # a broken handler is reported before the servers are asked
+    urls = ready_servers(settings)
+    own = settings.gateway
+    resources = Resources(
+        database_url=urls["database_url"],
+        redis_url=urls["redis_url"],
+        open_authenticator=partial(open_authenticator, issuer=_issuer(own), actor_key=_actor_key(own)),
+        check_schema=schema_problem,
+        pool_size=settings.database.pool_size,
+        version=version("gristmill"),
+        requests_per_minute=own.requests_per_minute,
+        concurrency=own.concurrency,
+        queue=own.queue,
+        max_connections=own.max_connections,
+        metrics_token=own.metrics_token.get_secret_value() if own.metrics_token else None,
+    )
+    return run_gateway(
+        resources,
+        address=own.address,
+        port=own.port,
+        grace_seconds=own.grace_seconds,
+        trusted_proxies=own.trusted_proxies,
+    )
+
+
+def _issuer(settings: GatewaySettings) -> Issuer | None:
+    """Return who issues tokens; None: API keys only. The settings are set together or not at all."""
+    if not (settings.issuer and settings.audience and settings.jwks_url):
+        return None
+    return Issuer(settings.issuer, audience=settings.audience, jwks_url=settings.jwks_url)
+
+
+def _actor_key(settings: GatewaySettings) -> bytes | None:
+    return bytes.fromhex(settings.actor_key.get_secret_value()) if settings.actor_key else None

@@ -1,0 +1,101 @@
+"""Put the app together: what it has open, its routes, its errors."""
+
+import asyncio
+import pkgutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from math import inf
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from gateway import routes
+from gateway.door import Door
+from gateway.health import Health
+from gateway.limits import Capacity, RateLimits
+from gateway.metrics import Metrics
+from gateway.openapi import install_openapi
+from gateway.problems import problem_of, render
+from gateway.resources import Resources, Services
+from models import domains
+from workers.runtime.database import Database
+from workers.runtime.operate.events import JobEvents
+from workers.runtime.refusals import Failed, Refusal
+
+CHANGED_BY = "gateway"
+
+
+def create_app(resources: Resources) -> FastAPI:
+    """Return the app. It opens its connections when it starts and closes them when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(resources) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Gristmill",
+        version=resources.version,
+        lifespan=lifespan,
+        openapi_url=None,  # these pages are in gateway/routes/docs.py
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"logs": False},  # they would hold values of invalid requests
+    )
+    for router in find_routers():
+        app.include_router(router)
+    for kind in (Refusal, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer_error)
+    install_openapi(app)
+    app.state.metrics = Metrics()
+    app.add_middleware(Door, metrics=app.state.metrics)
+    return app
+
+
+@asynccontextmanager
+async def open_services(resources: Resources) -> AsyncIterator[Services]:
+    """Open what the app uses while it runs."""
+    async with AsyncExitStack() as stack:
+        database = Database(resources.database_url, changed_by=CHANGED_BY, pool_size=resources.pool_size)
+        stack.push_async_callback(database.close)
+        # The gateway outlives every outage: its streams go on when Postgres is back.
+        events = await stack.enter_async_context(JobEvents(resources.database_url, changed_by=CHANGED_BY, patience=inf))
+        authenticator = await stack.enter_async_context(resources.open_authenticator(database))
+        rates = RateLimits(resources.redis_url, per_minute=resources.requests_per_minute)
+        stack.push_async_callback(rates.close)
+        stopping = asyncio.Event()
+        health = Health(database, resources.redis_url, check_schema=resources.check_schema, stopping=stopping)
+        stack.push_async_callback(health.close)
+        yield Services(
+            resources=resources,
+            database=database,
+            events=events,
+            authenticator=authenticator,
+            rates=rates,
+            capacity=Capacity(running=resources.concurrency, queued=resources.queue, seconds=resources.queue_seconds),
+            health=health,
+            stopping=stopping,
+        )
+
+
+def find_routers() -> list[APIRouter]:
+    """Return the routers of :mod:`gateway.routes`, and those of installed domains (their module ``routes``)."""
+    names = [f"{routes.__name__}.{found.name}" for found in pkgutil.iter_modules(routes.__path__)]
+    names += [f"{domain.package}.routes" for domain in domains.installed() if domain.has("routes")]
+    return [_router_of(name) for name in names]
+
+
+def _router_of(name: str) -> APIRouter:
+    router = getattr(import_module(name), "router", None)
+    if not isinstance(router, APIRouter):
+        raise Failed(f"{name} must have a `router` (fastapi.APIRouter)")
+    return router
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return render(problem_of(error), request.scope)

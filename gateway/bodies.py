@@ -1,0 +1,131 @@
+"""Read the bodies of requests: bounded in size, strict JSON, the media type that the route reads.
+
+Every router is made with ``APIRouter(route_class=Route)``. A route that reads more than :data:`MAX_JSON_BYTES` says so
+with ``@max_body(...)``.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.params import Form
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive
+
+from gateway.problems import HttpProblem
+from workers.runtime.bounds import text_problem
+from workers.runtime.json_text import JsonTextError, read_json
+from workers.runtime.refusals import Problem, quoted
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A payload may have 1 MiB; the rest of the request needs little.
+MAX_JSON_BYTES = 1024 * 1024 + 64 * 1024
+# A payload may be nested 64 levels deep.
+MAX_DEPTH = 72
+
+
+def max_body(size: int) -> Callable[[F], F]:
+    """Return a decorator of a route's function: its body may have ``size`` bytes."""
+
+    def mark(function: F) -> F:
+        function.__dict__["max_body"] = size
+        return function
+
+    return mark
+
+
+class Route(APIRoute):
+    """A route that reads its body by the rules of this module."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        size: int = getattr(self.endpoint, "max_body", MAX_JSON_BYTES)
+        reads_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
+
+        async def read_and_handle(request: Request) -> Response:
+            if reads_json:
+                _check_media_type(request)
+            return await handle(_Request(request.scope, bounded(request, size)))
+
+        return read_and_handle
+
+
+class _Request(Request):
+    """A request with strict JSON."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = read_body(await self.body())
+        return self._json
+
+
+def read_body(body: bytes) -> Any:
+    """Return the JSON of ``body``; refuse what Python, Postgres and other readers do not read in the same way."""
+    try:
+        value = read_json(body)
+    except JsonTextError as error:
+        raise HttpProblem("malformed", f"the body {error}", errors=[Problem("body", str(error))]) from None
+    # Almost no body has a text with an escaped character, or this many brackets.
+    if b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_inside(value)
+    return value
+
+
+def bounded(request: Request, size: int) -> Receive:
+    """Return what receives the body of ``request``: at most ``size`` bytes. The server cuts slow bodies."""
+    length = request.headers.get("content-length")
+    if length is not None and length.isdecimal() and int(length) > size:
+        raise _too_large(size)
+    receive, received = request.receive, 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > size:
+            raise _too_large(size)
+        return message
+
+    return receive_bounded
+
+
+def _too_large(size: int) -> HttpProblem:
+    problem = Problem("body", f"must have at most {size:,} bytes", "more")
+    # The rest of the body is not read: the connection cannot be used again.
+    return HttpProblem("too-large", str(problem), errors=[problem], headers={"Connection": "close"})
+
+
+def _check_media_type(request: Request) -> None:
+    """Raise 415 if the request has a body that is not JSON."""
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
+    given = headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        problem = Problem("Content-Type", "must be application/json", quoted(given) if given else "nothing")
+        raise HttpProblem(
+            "unsupported-media-type", str(problem), errors=[problem], headers={"Accept": "application/json"}
+        )
+
+
+def _check_inside(value: Any) -> None:
+    """Refuse a text that Postgres cannot store, and a value that is nested too deeply. Uses no recursion."""
+    waiting: list[tuple[Any, int]] = [(value, 1)]
+    while waiting:
+        found, depth = waiting.pop()
+        if isinstance(found, str):
+            if rule := text_problem(found):
+                raise _refuse_inside(rule)
+        elif isinstance(found, dict | list):
+            if depth > MAX_DEPTH:
+                raise _refuse_inside(f"must be nested at most {MAX_DEPTH} levels deep")
+            waiting += [(inner, depth + 1) for inner in (found.values() if isinstance(found, dict) else found)]
+            if isinstance(found, dict):
+                waiting += [(name, depth) for name in found]
+
+
+def _refuse_inside(rule: str) -> HttpProblem:
+    problem = Problem("body", rule)
+    return HttpProblem("malformed", str(problem), errors=[problem])

@@ -1,0 +1,45 @@
+"""Headers that several routes share: the version of an object as ``ETag`` and ``If-Match``. Pure, but the refusals."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header
+
+from gateway.problems import HttpProblem
+from workers.runtime.refusals import Problem, quoted
+
+_VERSION = re.compile(r'"(0|[1-9][0-9]{0,17})"')
+_DESCRIPTION = 'the version that was read, as in `ETag`: `"7"`. Another version is refused with 412.'
+_Header = Annotated[str | None, Header(alias="If-Match", description=_DESCRIPTION, examples=['"7"'])]
+
+
+def etag(version: int) -> str:
+    """Return ``version`` as the value of ``ETag``."""
+    return f'"{version}"'
+
+
+def read_version(value: str) -> int | None:
+    """Return the version that ``If-Match`` names; None for ``*``: any version. Refuse anything else."""
+    if value.strip() == "*":
+        return None
+    found = _VERSION.fullmatch(value.strip())
+    if found is None:
+        problem = Problem("If-Match", 'must be one version in quotes, such as "7", or *', quoted(value))
+        raise HttpProblem("invalid", str(problem), errors=[problem])
+    return int(found.group(1))
+
+
+def _optional_version(if_match: _Header = None) -> int | None:
+    return None if if_match is None else read_version(if_match)
+
+
+def _required_version(if_match: _Header = None) -> int | None:
+    if if_match is None:
+        problem = Problem("If-Match", "is required", "nothing", "send the version of `ETag`, or * for any version")
+        raise HttpProblem("version-required", str(problem), errors=[problem])
+    return read_version(if_match)
+
+
+# The version that the caller read; None: any version.
+OptionalVersion = Annotated[int | None, Depends(_optional_version)]
+RequiredVersion = Annotated[int | None, Depends(_required_version)]

@@ -1,0 +1,270 @@
+"""A real server process: slow and wrong clients, overload, and a stop that finishes what runs."""
+
+import concurrent.futures
+import itertools
+import json
+import signal
+import socket
+
+import httpx2
+import pytest
+
+from tests.support.gateway import OPERATOR
+from tests.support.gateway_process import started_gateway
+
+KEY = f"Authorization: Bearer {OPERATOR}\r\n".encode()
+
+
+def answer_to(connection: socket.socket) -> bytes:
+    """Return all that the server sends until it closes the connection; "" if it closes without an answer."""
+    connection.settimeout(30)
+    received = b""
+    while True:
+        try:
+            chunk = connection.recv(65_536)
+        except ConnectionResetError:
+            return received
+        if not chunk:
+            return received
+        received += chunk
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def problem_in(answer: bytes) -> dict[str, object]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    document: dict[str, object] = json.loads(body)
+    return document
+
+
+def test_slow_headers_are_cut(gateway):
+    """A client that sends a byte now and then does not keep a connection."""
+    with gateway.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        answer = answer_to(connection)
+
+    assert status_of(answer) == 408
+    assert problem_in(answer)["type"] == "/problems/too-slow"
+
+
+def test_a_connection_that_sends_nothing_is_closed(gateway):
+    """Without an answer, because there was no request."""
+    with gateway.connect() as connection:
+        assert answer_to(connection) == b""
+
+
+def test_a_slow_body_is_cut(gateway):
+    """It gets an answer, and takes no place among the running requests meanwhile."""
+    head = b"POST /test/things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n"
+    with gateway.connect() as connection:
+        connection.sendall(head + KEY + b"\r\n" + b'{"name": ')
+        answer = answer_to(connection)
+
+    assert status_of(answer) == 408
+    assert "within 2 s" in str(problem_in(answer)["detail"])
+
+
+def test_a_large_body_that_keeps_coming_is_read(gateway):
+    """Only what is slow is cut, not what is long."""
+    body = json.dumps({"name": "x", "inside": "x" * 4_000_000})
+    with gateway.client() as client:
+        answer = client.post("/test/large", content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.json() == {"length": 4_000_000}
+
+
+def test_a_client_that_does_not_read_is_cut(gateway):
+    """Its answer is not kept in memory without end."""
+    with gateway.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.sendall(b"GET /test/bytes?count=50000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        gateway.await_line("slow_reader_cut")
+        gateway.await_running(0)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # TLS
+        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: no host\r\n\r\n", 400),
+        (b"POST /test/things HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST /test/things HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+    ],
+)
+def test_what_is_not_http_gets_a_problem(gateway, request_bytes, status):
+    """And the connection is closed."""
+    with gateway.connect() as connection:
+        connection.sendall(request_bytes)
+        answer = answer_to(connection)
+
+    assert status_of(answer) == status, answer
+    assert problem_in(answer)["status"] == status
+
+
+def test_two_lengths_at_once_are_refused(gateway):
+    """A request that two servers would read differently (smuggling)."""
+    with gateway.connect() as connection:
+        connection.sendall(
+            b"POST /test/things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n"
+            b"Content-Type: application/json\r\n" + KEY + b"\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        connection.settimeout(5)
+        first = connection.recv(65_536)
+
+    assert status_of(first) in {400, 422}
+
+
+def test_the_answer_names_no_software(gateway):
+    """An attacker need not look it up."""
+    with gateway.client() as client:
+        assert "server" not in client.get("/healthz").headers
+
+
+def test_each_request_is_one_line_in_the_log(gateway):
+    """Method, template, status, time, the key's name and the request id; no payload, query or secret."""
+    with gateway.client() as client:
+        client.post("/test/things?q=hunter2", json={"name": "hunter2"}, headers={"X-Request-Id": "one-line"})
+
+    [line] = [line for line in gateway.lines() if line.get("request_id") == "one-line"]
+    assert {name: line[name] for name in ("event", "level", "logger", "method", "route", "status", "caller")} == {
+        "event": "request",
+        "level": "info",
+        "logger": "gateway.requests",
+        "method": "POST",
+        "route": "/test/things",
+        "status": 200,
+        "caller": "key:operator",
+    }
+    assert line["milliseconds"] >= 0
+    assert "hunter2" not in gateway.log.read_text()
+    assert OPERATOR not in gateway.log.read_text()
+
+
+def test_an_unexpected_error_is_in_the_log_with_its_request(gateway):
+    """With the traceback: an operator finds it by the request id that the client quotes."""
+    with gateway.client() as client:
+        client.get("/test/boom", headers={"X-Request-Id": "went-wrong"})
+
+    failed, _ = (line for line in gateway.lines() if line.get("request_id") == "went-wrong")
+    assert failed["event"] == "request_failed"
+    assert "RuntimeError" in failed["exception"]
+
+
+@pytest.fixture
+def small(servers, clone_url, tmp_path):
+    """A gateway with two places and two in the queue."""
+    with started_gateway(
+        tmp_path, clone_url, servers.urls.redis_url, concurrency=2, queue=6, queue_seconds=20, max_connections=40
+    ) as gateway:
+        yield gateway
+
+
+def test_overload_is_refused_with_a_time_to_come_back(small):
+    """Some wait and are served; the others are refused at once; the probe answers all the time."""
+
+    def ask(_: int) -> httpx2.Response:
+        with small.client() as client:
+            answer: httpx2.Response = client.get("/test/hold")
+            return answer
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(ask, number) for number in range(20)]
+        # One key gets half of the eight places.
+        refused = [one.result() for one in itertools.islice(concurrent.futures.as_completed(asked), 16)]
+        with small.client() as client:
+            assert client.get("/healthz").status_code == 200
+            client.post("/test/release")
+        served = [answer for one in asked if (answer := one.result()) not in refused]
+
+    assert {answer.status_code for answer in served} == {200}
+    assert {answer.status_code for answer in refused} == {429}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+
+
+def test_who_only_waits_takes_no_place(small):
+    """Long polls of one key do not keep others from being served."""
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+
+        def wait(_: int) -> int:
+            with small.client() as client:
+                return int(client.get("/test/wait?seconds=30").status_code)
+
+        waiting = [pool.submit(wait, number) for number in range(10)]
+        small.await_running(10)
+        with small.client() as client:
+            assert client.get("/test/busy?seconds=0").status_code == 200
+        assert not any(one.done() for one in waiting)
+        small.terminate()
+        assert {one.result() for one in waiting} == {200}
+
+
+def test_too_many_connections_are_refused(small):
+    """The oldest go on."""
+    with small.client() as client:
+        client.get("/healthz")
+        idle = [small.connect() for _ in range(40)]
+        try:
+            answer = answer_to(idle[-1])
+            assert client.get("/healthz").status_code == 200
+        finally:
+            for connection in idle:
+                connection.close()
+
+    assert status_of(answer) == 503
+    assert b"retry-after: 2" in answer.lower()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_what_runs(servers, clone_url, tmp_path, number):
+    """Running requests are answered, waiting ones at once; nobody new gets in; the exit code is 0."""
+    with started_gateway(tmp_path, clone_url, servers.urls.redis_url, grace_seconds=20) as gateway:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+            def ask(path: str) -> httpx2.Response:
+                with gateway.client() as client:
+                    return client.get(path)
+
+            running, waiting = pool.submit(ask, "/test/busy?seconds=5"), pool.submit(ask, "/test/wait?seconds=25")
+            gateway.await_running(2)
+            gateway.terminate(number)
+            assert waiting.result().json() == {"stopping": True}
+            with pytest.raises(httpx2.ConnectError), gateway.client() as client:
+                client.get("/healthz")
+            assert running.result().status_code == 200
+        assert gateway.process.wait(20) == 0
+        events = [line["event"] for line in gateway.lines()]
+    assert events[-1] == "gateway_stops"
+    assert not [line for line in gateway.lines() if line["level"] in {"error", "warning"}]
+
+
+def test_the_grace_of_a_stop_is_bounded(servers, clone_url, tmp_path):
+    """A request that never ends does not keep the process."""
+    with (
+        started_gateway(tmp_path, clone_url, servers.urls.redis_url, grace_seconds=1) as gateway,
+        gateway.connect() as connection,
+    ):
+        connection.sendall(b"GET /test/busy?seconds=100 HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n")
+        gateway.await_running(1)
+        gateway.terminate()
+        assert gateway.process.wait(20) == 0
+
+
+def test_a_taken_port_is_one_line(servers, clone_url, tmp_path):
+    """No traceback; the address and the reason."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        from gateway.server import listen
+        from workers.runtime.refusals import Failed
+
+        with pytest.raises(Failed, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"):
+            listen("127.0.0.1", port)
