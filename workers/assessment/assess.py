@@ -16,6 +16,7 @@ from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.naming import Name
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import stage
+from workers.runtime.handler.sql_door import SqlDoor
 
 MAX_TIMEOUT_SECONDS = 86_400
 
@@ -46,7 +47,13 @@ class AssessRequest(BaseModel):
         return self.model_copy(update={"assessment_id": f"{self.assessment_id[:200]} (again, for {old_id})"})
 
 
-@stage("assessment.assess", of=Assessment, payload=AssessRequest, timeout=timedelta(minutes=5))
+@stage(
+    "assessment.assess",
+    of=Assessment,
+    payload=AssessRequest,
+    timeout=timedelta(minutes=5),
+    sql=SqlDoor(results=("result_data",)),
+)
 async def assess(job: Assessment, ctx: Context) -> Outcome:
     """Assess the request and store the verdict with the reasoning of every criterion.
 

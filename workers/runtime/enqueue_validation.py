@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
+from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST, Job
 from workers.runtime.bounds import payload_problem, time_problem
 from workers.runtime.handler.errors import one_line
 from workers.runtime.handler.naming import Name
@@ -113,9 +113,20 @@ class LaneOptions(BaseModel):
         return (self.within or DEFAULT_WITHIN) if self.lane == "batch" else None
 
 
+class RepeatOptions(BaseModel):
+    """The option that says what a repeated key means after its job ended without success, at every door.
+
+    ``return`` returns the first job. ``rerun`` makes a new job, which takes the key from the first one; if the first
+    job has not ended or completed, it is returned as always.
+    """
+
+    on_failed: Literal["return", "rerun"] | None = None
+
+
 OPTIONS = tuple(JobOptions.model_fields)
 LANE_OPTIONS = tuple(LaneOptions.model_fields)
-_ALL_OPTIONS = frozenset((*OPTIONS, *LANE_OPTIONS))
+REPEAT_OPTIONS = tuple(RepeatOptions.model_fields)
+_ALL_OPTIONS = frozenset((*OPTIONS, *LANE_OPTIONS, *REPEAT_OPTIONS))
 DEFAULT_OPTIONS = tuple(JobOptions().model_dump(mode="json").values())
 KEY_INDEX = OPTIONS.index("idempotency_key")
 
@@ -124,13 +135,15 @@ KEY_INDEX = OPTIONS.index("idempotency_key")
 class ValidJobs:
     """Valid jobs of one stage: one row per job with the values of ``attributes``, the options last.
 
-    ``batch_within`` has the jobs of the batch lane, by their place: how long their answers may take.
+    ``batch_within`` has the jobs of the batch lane, by their place: how long their answers may take. ``rerun`` has the
+    places of the jobs that may take their key from a job that ended without success.
     """
 
     table: JobTable
     attributes: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     batch_within: Mapping[int, timedelta]
+    rerun: frozenset[int] = frozenset()
 
     def keys(self) -> list[str | None]:
         """Return the idempotency key of each row."""
@@ -150,7 +163,7 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
     fields = tuple(stage.payload.model_fields)
     _check_bounds(jobs)
     try:
-        payloads, options, lanes = _split(stage.payload, jobs)
+        payloads, options, lanes, rerun = _split(stage.payload, jobs)
     except ValidationError:
         for position, job in enumerate(jobs):  # validate them one by one to find the first invalid job
             _validate_alone(stage, job, position)
@@ -159,17 +172,18 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]]) -> ValidJobs:
         raise_first_problem(jobs)
         raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
     rows = [(*(payload[name] for name in fields), *option) for payload, option in zip(payloads, options, strict=True)]
-    return ValidJobs(job_table(stage.model), (*fields, *OPTIONS), rows, lanes)
+    return ValidJobs(job_table(stage.model), (*fields, *OPTIONS), rows, lanes, frozenset(rerun))
 
 
 def _split(
     payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]], dict[int, timedelta]]:
+) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]], dict[int, timedelta], list[int]]:
     """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call.
 
-    Also return how long the answers of those in the batch lane may take, by their place.
+    Also return how long the answers of those in the batch lane may take, by their place, and the places of those that
+    may rerun.
     """
-    payloads, options, lanes = [], [], {}
+    payloads, options, lanes, rerun = [], [], {}, []
     for place, job in enumerate(map(payload_mapping, jobs)):
         if job.keys().isdisjoint(_ALL_OPTIONS):
             payloads.append(job)
@@ -180,12 +194,18 @@ def _split(
             options.append(tuple(given.model_dump(mode="json").values()))
             if (within := _lane_of(job).batch_within) is not None:
                 lanes[place] = within
+            if _repeat_of(job).on_failed == "rerun":
+                rerun.append(place)
     adapter = _adapter_of_many(payload)
-    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, lanes
+    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, lanes, rerun
 
 
 def _lane_of(job: Mapping[str, Any]) -> LaneOptions:
     return LaneOptions.model_validate({name: job[name] for name in LANE_OPTIONS if name in job})
+
+
+def _repeat_of(job: Mapping[str, Any]) -> RepeatOptions:
+    return RepeatOptions.model_validate({name: job[name] for name in REPEAT_OPTIONS if name in job})
 
 
 # Values of these types are within all bounds; text only if it is short.
@@ -228,8 +248,22 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
         stage.payload.model_validate({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
         JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
         _lane_of(job)
+        _repeat_of(job)
     except ValidationError as error:
         raise EnqueueError(payload_problem_of(error), position=position) from None
+
+
+def row_problem(stage: Stage, job: Job) -> Problem | None:
+    """Return the first problem of the payload of a job that was perhaps enqueued in SQL; None if it has none.
+
+    SQL checks only a part of the rules (``workers.runtime.handler.sql_door``).
+    """
+    payload = {name: value for name in stage.payload.model_fields if (value := getattr(job, name)) is not None}
+    try:
+        stage.payload.model_validate(payload)
+    except ValidationError as error:
+        return payload_problem_of(error)
+    return None
 
 
 def payload_problem_of(error: ValidationError) -> Problem:
