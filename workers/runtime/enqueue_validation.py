@@ -194,7 +194,7 @@ def _split(
             options.append(tuple(given.model_dump(mode="json").values()))
             if (within := _lane_of(job).batch_within) is not None:
                 lanes[place] = within
-            if _repeat_of(job).on_failed == "rerun":
+            if "on_failed" in job and _repeat_of(job).on_failed == "rerun":
                 rerun.append(place)
     adapter = _adapter_of_many(payload)
     return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, lanes, rerun

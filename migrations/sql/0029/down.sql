@@ -14,7 +14,7 @@ BEGIN
   END LOOP;
 END $$;
 DROP FUNCTION runtime.result, runtime.status, runtime.outcome_of, runtime.enqueue, runtime.enqueue_many, runtime.refuse_violation,
-  runtime.row_of, runtime.put_jobs, runtime.job_problem, runtime.as_span, runtime.fields_problem, runtime.value_problem,
+  runtime.plain_jobs_condition, runtime.row_expression, runtime.put_jobs, runtime.job_problem, runtime.as_span, runtime.fields_problem, runtime.value_problem,
   runtime.quoted, runtime.refuse, runtime.sql_door_version, runtime.repeat_jobs, runtime.rerun_job,
   runtime.first_job_statement, runtime.release_keys, runtime.let_keys_go, runtime.key_fact, runtime.status_column,
   runtime.failed_states;

@@ -1,7 +1,7 @@
 REVOKE EXECUTE ON FUNCTION runtime.failed_states, runtime.status_column, runtime.key_fact, runtime.let_keys_go,
   runtime.release_keys, runtime.first_job_statement, runtime.rerun_job, runtime.repeat_jobs, runtime.sql_door_version,
   runtime.refuse, runtime.quoted, runtime.value_problem, runtime.fields_problem, runtime.job_problem, runtime.as_span,
-  runtime.put_jobs, runtime.row_of, runtime.refuse_violation, runtime.enqueue_many, runtime.enqueue, runtime.status,
+  runtime.put_jobs, runtime.plain_jobs_condition, runtime.row_expression, runtime.refuse_violation, runtime.enqueue_many, runtime.enqueue, runtime.status,
   runtime.result, runtime.outcome_of FROM PUBLIC;
 DO $$
 DECLARE
@@ -13,7 +13,7 @@ BEGIN
       'runtime.first_job_statement, runtime.rerun_job, runtime.repeat_jobs TO %I', v_role);
     CONTINUE WHEN v_role = 'gristmill_dispatcher';
     EXECUTE format('GRANT EXECUTE ON FUNCTION runtime.sql_door_version, runtime.refuse, runtime.quoted, '
-      'runtime.value_problem, runtime.fields_problem, runtime.job_problem, runtime.as_span, runtime.put_jobs, runtime.row_of, '
+      'runtime.value_problem, runtime.fields_problem, runtime.job_problem, runtime.as_span, runtime.put_jobs, runtime.plain_jobs_condition, runtime.row_expression, '
       'runtime.refuse_violation, runtime.enqueue_many, runtime.enqueue, runtime.status, runtime.result, runtime.outcome_of TO %I', v_role);
   END LOOP;
 END $$;

@@ -28,9 +28,7 @@ class Strict(BaseModel):
     ("door", "status", "error"),
     [(SqlDoor(), "failed", "key must be in lower case, got 'LOUD'"), (None, "completed", None)],
 )
-async def test_a_payload_that_breaks_a_rule_fails_its_job_for_good(
-    jobs: Jobs, database_url, door, status, error
-):
+async def test_a_payload_that_breaks_a_rule_fails_its_job_for_good(jobs: Jobs, database_url, door, status, error):
     """Of a stage that is open to SQL. The handler is not called, and no attempt is left for the same end."""
     called = []
     registry = Registry()
