@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-TARGETS = {"setup", "demo", "test", "check", "up", "down", "bench", "chaos", "fmt", "lock", "clean", "secrets", "help"}
+TARGETS = set("setup demo test check up down bench chaos client fmt lock clean secrets help".split())
 
 
 def make(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:

@@ -162,7 +162,8 @@ async def test_batches_of_reruns_in_other_orders_do_not_deadlock(jobs: Jobs):
         assert one[key].created != other[key].created
 
 
-async def test_a_retry_and_a_rerun_at_once_leave_one_or_two_live_jobs_and_one_key(jobs: Jobs):
+@pytest.mark.parametrize("retry_first", [True, False])
+async def test_a_retry_and_a_rerun_at_once_leave_one_or_two_live_jobs_and_one_key(jobs: Jobs, retry_first):
     """If the retry comes first, the rerun is a repeat. If the rerun comes first, the retried job has no key."""
     first = await ended(jobs, "fail")
 
@@ -180,10 +181,14 @@ async def test_a_retry_and_a_rerun_at_once_leave_one_or_two_live_jobs_and_one_ke
         )
         return await cursor.fetchone()
 
-    _, (id_, created) = await jobs.race(retry, rerun)
-
-    assert (id_, created) == (first, False)
-    assert (await jobs.row(first))["status"] == "pending"
+    if retry_first:
+        _, (id_, created) = await jobs.race(retry, rerun)
+        assert (id_, created) == (first, False)
+    else:
+        (id_, created), _ = await jobs.race(rerun, retry)
+        assert created
+    alive = await jobs.sql("SELECT id, idempotency_key FROM proving.plain_jobs WHERE status = 'pending'")
+    assert {row["id"]: row["idempotency_key"] for row in alive} == {first: None, id_: "k"}
 
 
 @pytest.mark.parametrize(

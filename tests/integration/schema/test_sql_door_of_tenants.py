@@ -164,7 +164,7 @@ def test_the_public_calls_nothing_of_the_door(psql):
         """SELECT p.oid::regprocedure::text AS name FROM pg_proc AS p
             WHERE p.pronamespace = 'runtime'::regnamespace
               AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)
-              AND p.proname ~ '(enqueue|repeat|rerun|release|status|result|problem|refuse|quoted|put_jobs|row_expression|plain_jobs)'"""
+              AND p.proname ~ '(enqueue|repeat|rerun|release|status|result|problem|quoted|put_jobs|expression|plain)'"""
     ).fetchall()
 
     assert found == []
