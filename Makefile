@@ -61,6 +61,24 @@ chaos: $(INSTALLED) ## inject every fault of the matrix into a whole system for 
 quota: $(INSTALLED) ## run jobs against a quota server, at 30 requests a minute; ARGS="--outage 10" for outages
 	@$(BIN)/python -m tests.quota $(ARGS)
 
+# The client is tested as a service has it: its own wheel in an environment without Gristmill, beside a real database.
+CLIENT := build/client
+.PHONY: client
+client: $(INSTALLED) ## test the client from its own wheel in an environment of its own
+	@set -e; rm -rf $(CLIENT); mkdir -p $(CLIENT); \
+	(cd client && ../$(BIN)/python -m hatchling build -t wheel -d ../$(CLIENT)/dist >/dev/null); \
+	if command -v uv >/dev/null; then \
+		uv venv --quiet --python $(BIN)/python $(CLIENT)/venv; \
+		install='uv pip install --quiet --python $(CLIENT)/venv/bin/python'; \
+	else \
+		python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); $$python -m venv $(CLIENT)/venv; \
+		install='$(CLIENT)/venv/bin/python -m pip --quiet --disable-pip-version-check --no-input install'; \
+	fi; \
+	$$install $(CLIENT)/dist/*.whl; \
+	$$install $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("client/pyproject.toml", "rb"))["dependency-groups"]["test"])')
+	@cd client && ../$(CLIENT)/venv/bin/python -m mypy
+	@$(BIN)/python -m tests.client_database $(CLIENT)/venv/bin/python -m pytest -c client/pyproject.toml --rootdir client client/tests $(ARGS)
+
 .PHONY: fmt
 fmt: $(INSTALLED) ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format

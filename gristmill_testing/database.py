@@ -8,12 +8,16 @@ from migrations.upgrade import BASE, HEAD, configured, domain_named, move
 from models import every_table
 from models.lifecycle import Job
 from workers.runtime.connections import connect
+from workers.runtime.handler.registry import registry
 from workers.runtime.store.tables import JobTable, job_table
 
 LIFECYCLE = """
     SELECT initial, terminal, transitions, array(SELECT jsonb_object_keys(waits)) FROM runtime.lifecycles
      WHERE table_name = %s"""
 STAGES = "SELECT name, ready, running, done FROM runtime.stages WHERE table_name = %s"
+
+
+DOORS = "SELECT name, sql_door FROM runtime.stages WHERE table_name = %s"
 
 
 def empty_database(url: str) -> None:
@@ -58,6 +62,7 @@ def _lifecycle_problems(url: str, table: JobTable) -> Iterator[str]:
     with connect(url) as connection:
         found = connection.execute(LIFECYCLE, (table.label,)).fetchone()
         stages = connection.execute(STAGES, (table.label,)).fetchall()
+        doors = dict(connection.execute(DOORS, (table.label,)).fetchall())
     if found is None:
         yield "its revision does not call attach_lifecycle"
         return
@@ -70,6 +75,9 @@ def _lifecycle_problems(url: str, table: JobTable) -> Iterator[str]:
     steps = {(step.stage, step.ready, step.running, step.done) for step in cycle.steps}
     if set(stages) != steps:
         yield f"steps of the revision are {_format(set(stages))}, of the model {_format(steps)}"
+    for name, door in doors.items():
+        if name in registry and registry[name].sql_door != door:
+            yield f"stage {name!r} is open to SQL otherwise than its handler says: hand its sql_door to open_to_sql"
 
 
 def _format(value: object) -> str:

@@ -52,7 +52,7 @@ def _issuer(settings: GatewaySettings) -> Issuer | None:
     """Return who issues tokens; None: API keys only. The settings are set together or not at all."""
     if not (settings.issuer and settings.audience and settings.jwks_url):
         return None
-    return Issuer(settings.issuer, audience=settings.audience, jwks_url=settings.jwks_url)
+    return Issuer(name=settings.issuer, audience=settings.audience, jwks_url=settings.jwks_url)
 
 
 def _actor_key(settings: GatewaySettings) -> bytes | None:

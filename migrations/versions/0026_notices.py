@@ -16,7 +16,7 @@ Job tables of other packages get the same. The jobs that are there are counted, 
 made, after the lock of their tables is given back.
 
 Revision ID: 0026
-Revises: 0024
+Revises: 0025
 Created: 2026-11-30
 """
 
@@ -31,7 +31,7 @@ from migrations.kernel.v4 import downgrade_tables, upgrade_tables, validate_tabl
 from migrations.kernel.v4.tables import make_fingerprints
 
 revision = "0026"
-down_revision = "0024"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 

@@ -14,7 +14,7 @@ Previous release: still runs. No process of it uses the role ``gristmill_gateway
 Memberships of roles belong to the whole server, so a downgrade leaves them.
 
 Revision ID: 0027
-Revises: 0024
+Revises: 0026
 Created: 2026-11-30
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0027"
-down_revision = "0024"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 

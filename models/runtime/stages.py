@@ -1,6 +1,7 @@
 """The stages, their limits, and who paused them."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     ForeignKey,
@@ -13,7 +14,10 @@ from models.base import Base
 
 
 class StageState(Base):
-    """One stage: its states, whether an operator paused it, and the limit that its handler declares."""
+    """One stage: its states, whether an operator paused it, and the limit that its handler declares.
+
+    ``sql_door`` describes the payload of a stage that SQL may enqueue.
+    """
 
     __tablename__ = "stages"
     __table_args__ = {"schema": "runtime"}
@@ -26,3 +30,4 @@ class StageState(Base):
     limit_at_most: Mapped[int | None] = mapped_column(Integer)
     paused_at: Mapped[datetime | None]
     paused_by: Mapped[str | None] = mapped_column(String(255))
+    sql_door: Mapped[dict[str, Any] | None]

@@ -49,6 +49,7 @@ from workers.runtime.handler.errors import Permanent, RateLimited, Unavailable
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.ports import one_model
 from workers.runtime.handler.registry import stage
+from workers.runtime.handler.sql_door import SqlDoor
 
 MAX_JUDGED_AT_ONCE = 100
 _Judging = InFlight[RecordWithPassages, Finished]
@@ -76,6 +77,7 @@ class AlignRequest(BaseModel):
     timeout=timedelta(hours=6),
     gate="asked_model",
     calls="chat",
+    sql=SqlDoor(results=("total_records", "processed_count", "failed_count", "warnings")),
 )
 async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     """Judge and rate every record of a project, and write the reports on them to the project.

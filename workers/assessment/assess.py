@@ -16,6 +16,7 @@ from workers.runtime.handler.errors import Permanent
 from workers.runtime.handler.naming import Name
 from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.registry import stage
+from workers.runtime.handler.sql_door import SqlDoor
 
 MAX_TIMEOUT_SECONDS = 86_400
 
@@ -53,6 +54,7 @@ class AssessRequest(BaseModel):
     timeout=timedelta(minutes=5),
     gate="asked_model",
     calls="chat",
+    sql=SqlDoor(results=("result_data",)),
 )
 async def assess(job: Assessment, ctx: Context) -> Outcome:
     """Assess the request and store the verdict with the reasoning of every criterion.

@@ -62,8 +62,9 @@ def enqueue(
     returns the first job; with another payload it is refused); ``lane="batch"`` lets language models answer for half
     the price ``within`` a time span (by default ``24h``; the first job of a repeated key keeps its lane);
     ``callback_url`` is told when the job has ended; ``traceparent`` is the caller's trace (None: that of the current
-    span, if this process traces). The first job of a repeated key keeps both. The job does not start before the caller
-    commits. Raise UnknownStageError or EnqueueError.
+    span, if this process traces). The first job of a repeated key keeps both. ``on_failed="rerun"`` makes a new job if
+    the first job of the key failed or was cancelled. The job does not start before the caller commits. Raise
+    UnknownStageError or EnqueueError.
     """
     if isinstance(session, AsyncSession):
         return session.run_sync(lambda sync: _enqueue(sync, stage, [_job(payload, options)])[0])
@@ -115,7 +116,7 @@ def _put(session: Session, valid: ValidJobs) -> list[Enqueued]:
     if not valid.rows:
         return []
     if len(valid.rows) == 1:
-        return _insert(session, valid, valid.rows, None)
+        return _insert(session, valid, [0], None)
     keys, connection = valid.keys(), session.connection()
     # A service's role may not choose ids: then the database does, in the order of the keys.
     ids = new_ids(connection, len(keys)) if may_give_ids(connection, valid.table) else None
@@ -128,7 +129,7 @@ def _put(session: Session, valid: ValidJobs) -> list[Enqueued]:
     for start in range(0, len(order), ROWS_PER_STATEMENT):
         places = order[start : start + ROWS_PER_STATEMENT]
         given = ids and [ids[place] for place in places]
-        part = _insert(session, valid, [valid.rows[place] for place in places], given)
+        part = _insert(session, valid, places, given)
         done.update(zip(places, part, strict=True))
     return [done[place] for place in range(len(keys))]
 
@@ -161,35 +162,29 @@ def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
 
 
 @cache
-def _first_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
-    """Return the statement that finds the first job of each repeated key, and the fields that differ in the repeat."""
-    c = t.column
-    differs = ", ".join(
-        f"CASE WHEN {_differs(t, name)} THEN '{name}' END"
-        for name in attributes
-        if name not in MAY_DIFFER and name not in t.model.__may_differ__
-    )
-    schema, _, table = t.label.partition(".")
+def _repeats_sql(t: JobTable) -> str:
     return f"""
-        SELECT e.nth - 1, j.{c["id"]}, array_remove(ARRAY[{differs}]::text[], NULL)
-          FROM jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS e(job, nth)
-         CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r
-          JOIN {t.name} AS j ON j.{c["idempotency_key"]} = r.{c["idempotency_key"]}
-                            AND j.{c["owner_id"]} IS NOT DISTINCT FROM {schema}.owner_of_{table}(r)"""
+        SELECT ordinal, id, created, differs
+          FROM runtime.repeat_jobs('{t.label}', CAST(:columns AS text[]), CAST(:fields AS jsonb), CAST(:rows AS jsonb),
+                                   CAST(:rerun AS boolean[]))"""
 
 
-def _differs(t: JobTable, name: str) -> str:
-    column = t.column[name]
-    if name in t.model.__may_grow__:
-        return f"NOT runtime.keeps(r.{column}, j.{column})"
-    return f"j.{column} IS DISTINCT FROM r.{column}"
+@cache
+def _compared(t: JobTable, attributes: tuple[str, ...]) -> str:
+    """Return the fields that must be the same in a repeat, as ``runtime.repeat_jobs`` reads them."""
+    return json.dumps(
+        [
+            {"name": name, "column": t.column[name].strip('"'), "grows": name in t.model.__may_grow__}
+            for name in attributes
+            if name not in MAY_DIFFER and name not in t.model.__may_differ__
+        ]
+    )
 
 
-def _insert(
-    session: Session, valid: ValidJobs, rows: Sequence[tuple[Any, ...]], ids: Sequence[UUID] | None
-) -> list[Enqueued]:
-    """Insert ``rows`` in their order; for a key that its owner has used before, return the first job."""
+def _insert(session: Session, valid: ValidJobs, places: Sequence[int], ids: Sequence[UUID] | None) -> list[Enqueued]:
+    """Insert the rows at ``places`` in their order; for a key that its owner has used before, return its job."""
     t, attributes = valid.table, valid.attributes
+    rows, rerun = [valid.rows[place] for place in places], [place in valid.rerun for place in places]
     columns = [t.column[name].strip('"') for name in attributes]
     content = [dict(zip(columns, row, strict=True)) for row in rows]
     if ids:
@@ -199,37 +194,46 @@ def _insert(
     inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content, allow_nan=False)}).all()
     if len(inserted) == len(rows):
         return [Enqueued(row[0], created=True) for row in inserted]
-    return _with_repeats(session, valid, content, keys, [(row[0], row[1]) for row in inserted])
+    done = _inserted(keys, [(row[0], row[1]) for row in inserted])
+    repeats = [place for place in range(len(rows)) if place not in done]
+    found = _repeats(session, valid, [content[place] for place in repeats], [rerun[place] for place in repeats])
+    done.update(zip(repeats, found, strict=True))
+    return [done[place] for place in range(len(rows))]
 
 
-def _with_repeats(
-    session: Session,
-    valid: ValidJobs,
-    content: Sequence[Mapping[str, Any]],
-    keys: Sequence[str | None],
-    inserted: Sequence[tuple[UUID, str | None]],
-) -> list[Enqueued]:
-    """Return the job of each row if some rows were not inserted: their keys were used before or in this call."""
+def _inserted(keys: Sequence[str | None], inserted: Sequence[tuple[UUID, str | None]]) -> dict[int, Enqueued]:
+    """Return the new jobs by their place: of several rows with one key, the first one was inserted."""
     unkeyed = iter([id_ for id_, key in inserted if key is None])
-    keyed = [place for place, key in enumerate(keys) if key is not None]
-    # A separate statement: its snapshot sees the first job even if another session has just committed it.
-    found = text(_first_sql(valid.table, valid.attributes))
-    rows = session.execute(found, {"rows": json.dumps([content[place] for place in keyed])})
-    first = {keyed[nth]: (id_, differs) for nth, id_, differs in rows}
-    fresh = {id_ for id_, key in inserted if key is not None}
-    done = []
+    keyed = {key: id_ for id_, key in inserted if key is not None}
+    done = {}
     for place, key in enumerate(keys):
-        if key is None:
-            done.append(Enqueued(next(unkeyed), created=True))
-            continue
-        if place not in first:
-            # Row level security hides its job from this session, or it was pruned between the two statements.
+        id_ = next(unkeyed) if key is None else keyed.pop(key, None)
+        if id_ is not None:
+            done[place] = Enqueued(id_, created=True)
+    return done
+
+
+def _repeats(
+    session: Session, valid: ValidJobs, content: Sequence[Mapping[str, Any]], rerun: Sequence[bool]
+) -> list[Enqueued]:
+    """Return the jobs of rows that were not inserted: their keys were used before or in this call."""
+    t = valid.table
+    columns = [t.column[name].strip('"') for name in valid.attributes]
+    values = {
+        "columns": columns,
+        "fields": _compared(t, valid.attributes),
+        "rows": json.dumps(content, allow_nan=False),
+        "rerun": list(rerun),
+    }
+    done = []
+    # A separate statement: its snapshot sees the first job even if another session has just committed it.
+    for ordinal, id_, created, differs in session.execute(text(_repeats_sql(t)), values):
+        key = content[ordinal][t.column["idempotency_key"].strip('"')]
+        if id_ is None:  # row level security hides its job from this session
             raise EnqueueError(_key_taken("that cannot be seen (any more)", key))
-        id_, differs = first[place]
         if differs:
             raise EnqueueError(_key_taken(f"with another {', '.join(differs)}", key))
-        done.append(Enqueued(id_, created=id_ in fresh))
-        fresh.discard(id_)
+        done.append(Enqueued(id_, created=created))
     return done
 
 

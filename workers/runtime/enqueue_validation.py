@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
+from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST, Job
 from workers.runtime.bounds import payload_problem, time_problem
 from workers.runtime.handler.errors import one_line
 from workers.runtime.handler.naming import Name
@@ -145,10 +145,21 @@ class FollowOptions(BaseModel):
     traceparent: Annotated[str | None, AfterValidator(_is_traceparent)] = None
 
 
+class RepeatOptions(BaseModel):
+    """The option that says what a repeated key means after its job ended without success, at every door.
+
+    ``return`` returns the first job. ``rerun`` makes a new job, which takes the key from the first one; if the first
+    job has not ended or completed, it is returned as always.
+    """
+
+    on_failed: Literal["return", "rerun"] | None = None
+
+
 OPTIONS = tuple(JobOptions.model_fields)
 FOLLOW_OPTIONS = tuple(FollowOptions.model_fields)
 LANE_OPTIONS = tuple(LaneOptions.model_fields)
-_ALL_OPTIONS = frozenset((*OPTIONS, *FOLLOW_OPTIONS, *LANE_OPTIONS))
+REPEAT_OPTIONS = tuple(RepeatOptions.model_fields)
+_ALL_OPTIONS = frozenset((*OPTIONS, *FOLLOW_OPTIONS, *LANE_OPTIONS, *REPEAT_OPTIONS))
 # A repeat may have others of these.
 MAY_DIFFER = frozenset((*OPTIONS, *FOLLOW_OPTIONS))
 DEFAULT_OPTIONS = tuple(JobOptions().model_dump(mode="json").values())
@@ -160,13 +171,15 @@ class ValidJobs:
     """Valid jobs of one stage: one row per job with the values of ``attributes``, the options last.
 
     The options of :class:`FollowOptions` are among them only if a job has one.
-    ``batch_within`` has the jobs of the batch lane, by their place: how long their answers may take.
+    ``batch_within`` has the jobs of the batch lane, by their place: how long their answers may take. ``rerun`` has the
+    places of the jobs that may take their key from a job that ended without success.
     """
 
     table: JobTable
     attributes: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     batch_within: Mapping[int, timedelta]
+    rerun: frozenset[int] = frozenset()
 
     def keys(self) -> list[str | None]:
         """Return the idempotency key of each row."""
@@ -189,7 +202,7 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]], *, traceparen
     fields = tuple(stage.payload.model_fields)
     _check_bounds(jobs)
     try:
-        payloads, options, follow, lanes = _split(stage.payload, jobs)
+        split = _split(stage.payload, jobs)
     except ValidationError:
         for position, job in enumerate(jobs):  # validate them one by one to find the first invalid job
             _validate_alone(stage, job, position)
@@ -197,12 +210,15 @@ def validate_jobs(stage: Stage, jobs: Sequence[Mapping[str, Any]], *, traceparen
     except (ValueError, RecursionError) as error:  # pydantic cannot write a value that it accepted
         raise_first_problem(jobs)
         raise EnqueueError(f"payload cannot be written as JSON: {cut(one_line(str(error)))}") from None
-    rows = [(*(payload[name] for name in fields), *option) for payload, option in zip(payloads, options, strict=True)]
+    rows = [
+        (*(payload[name] for name in fields), *option)
+        for payload, option in zip(split.payloads, split.options, strict=True)
+    ]
     attributes = (*fields, *OPTIONS)
-    if follow or traceparent is not None:
-        at, attributes = len(fields), (*fields, *FOLLOW_OPTIONS, *OPTIONS)
+    if split.follow or traceparent is not None:
+        at, attributes, follow = len(fields), (*fields, *FOLLOW_OPTIONS, *OPTIONS), split.follow
         rows = [(*row[:at], *_followed(follow.get(place), traceparent), *row[at:]) for place, row in enumerate(rows)]
-    return ValidJobs(job_table(stage.model), attributes, rows, lanes)
+    return ValidJobs(job_table(stage.model), attributes, rows, split.lanes, frozenset(split.rerun))
 
 
 def _followed(given: FollowOptions | None, traceparent: str | None) -> tuple[str | None, str | None]:
@@ -210,15 +226,20 @@ def _followed(given: FollowOptions | None, traceparent: str | None) -> tuple[str
     return (None, traceparent) if given is None else (given.callback_url, given.traceparent or traceparent)
 
 
-def _split(
-    payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]], dict[int, FollowOptions], dict[int, timedelta]]:
-    """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call.
+class _Split(NamedTuple):
+    """Jobs as payloads and options; ``follow``, ``lanes`` and ``rerun`` have only the places of jobs that name them."""
 
-    Also return, by their place, who follows those that somebody follows, and how long the answers of those in the batch
-    lane may take.
-    """
-    payloads, options, follow, lanes = [], [], {}, {}
+    payloads: list[dict[str, Any]]
+    options: list[tuple[Any, ...]]
+    follow: dict[int, FollowOptions]
+    lanes: dict[int, timedelta]
+    rerun: list[int]
+
+
+def _split(payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]) -> _Split:
+    """Return the payloads and the options of ``jobs``, validated and as JSON values; all payloads in one call."""
+    payloads: list[Mapping[str, Any]] = []
+    options, follow, lanes, rerun = [], {}, {}, []
     for place, job in enumerate(map(payload_mapping, jobs)):
         if job.keys().isdisjoint(_ALL_OPTIONS):
             payloads.append(job)
@@ -231,8 +252,10 @@ def _split(
                 follow[place] = _follow_of(job)
             if (within := _lane_of(job).batch_within) is not None:
                 lanes[place] = within
+            if "on_failed" in job and _repeat_of(job).on_failed == "rerun":
+                rerun.append(place)
     adapter = _adapter_of_many(payload)
-    return adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, follow, lanes
+    return _Split(adapter.dump_python(adapter.validate_python(payloads), mode="json"), options, follow, lanes, rerun)
 
 
 def _follow_of(job: Mapping[str, Any]) -> FollowOptions:
@@ -241,6 +264,10 @@ def _follow_of(job: Mapping[str, Any]) -> FollowOptions:
 
 def _lane_of(job: Mapping[str, Any]) -> LaneOptions:
     return LaneOptions.model_validate({name: job[name] for name in LANE_OPTIONS if name in job})
+
+
+def _repeat_of(job: Mapping[str, Any]) -> RepeatOptions:
+    return RepeatOptions.model_validate({name: job[name] for name in REPEAT_OPTIONS if name in job})
 
 
 # Values of these types are within all bounds; text only if it is short.
@@ -284,8 +311,22 @@ def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None
         JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
         _follow_of(job)
         _lane_of(job)
+        _repeat_of(job)
     except ValidationError as error:
         raise EnqueueError(payload_problem_of(error), position=position) from None
+
+
+def row_problem(stage: Stage, job: Job) -> Problem | None:
+    """Return the first problem of the payload of a job that was perhaps enqueued in SQL; None if it has none.
+
+    SQL checks only a part of the rules (``workers.runtime.handler.sql_door``).
+    """
+    payload = {name: value for name in stage.payload.model_fields if (value := getattr(job, name)) is not None}
+    try:
+        stage.payload.model_validate(payload)
+    except ValidationError as error:
+        return payload_problem_of(error)
+    return None
 
 
 def payload_problem_of(error: ValidationError) -> Problem:

@@ -17,6 +17,7 @@ from workers.runtime.handler.outcomes import Complete, Outcome
 from workers.runtime.handler.ports import Answer
 from workers.runtime.handler.registry import stage
 from workers.runtime.handler.rule_based import NOTE
+from workers.runtime.handler.sql_door import SqlDoor
 from workers.runtime.refusals import first_problem
 from workers.scoring import rubric
 from workers.scoring.question import PARAMETERS, ProfileQuestion, build_question
@@ -73,6 +74,7 @@ def per_profile(at_most: int) -> Limit:
     timeout=timedelta(minutes=2),
     gate="model_name",
     calls="chat",
+    sql=SqlDoor(results=("llm_response", "parsed_score")),
 )
 async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
     """Score one profile against a rubric and store the model's evidence with the score.

@@ -23,6 +23,7 @@ from workers.runtime.handler.errors import Retryable
 from workers.runtime.handler.outcomes import Complete, Outcome, Snooze
 from workers.runtime.handler.ports import ReuseLedger
 from workers.runtime.handler.registry import stage
+from workers.runtime.handler.sql_door import SqlDoor
 from workers.runtime.handler.tokens import tokens_of
 from workers.vectorization.equal_texts import Copied, copy_vectors, list_projects
 from workers.vectorization.pending import (
@@ -57,7 +58,14 @@ class EmbedRequest(BaseModel):
     type: Literal["TASK", "FEEDBACK"]
 
 
-@stage("vectorization.embed", of=IngestJob, payload=EmbedRequest, timeout=timedelta(hours=6), calls="embeddings")
+@stage(
+    "vectorization.embed",
+    of=IngestJob,
+    payload=EmbedRequest,
+    timeout=timedelta(hours=6),
+    calls="embeddings",
+    sql=SqlDoor(results=("embedded_count", "warnings")),
+)
 async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.
 

@@ -132,8 +132,8 @@ async def test_progress_is_seen_while_criteria_are_asked_one_by_one(
 @pytest.mark.parametrize(
     ("kind", "options", "line"),
     [
-        ("vibes", {}, "assessmentType must be one of composite, llm_rubric, mcp_server"),
-        ("llm_rubric", {"content": "x"}, "options.criteria is required, got nothing"),
+        ("vibes", {}, "request_data assessmentType must be one of composite, llm_rubric, mcp_server"),
+        ("llm_rubric", {"content": "x"}, "request_data options.criteria is required, got nothing"),
         ("mcp_server", {"server": {"name": "x"}, "schema": {"type": "no type"}}, "options.schema is not usable as a"),
         ("composite", {"parts": [{"assessmentType": "vibes"}]}, "every part failed: vibes: assessmentType must be one"),
     ],

@@ -8,8 +8,20 @@ from sqlalchemy import Connection, MetaData, Table, text
 from sqlalchemy.schema import CreateTable
 
 from migrations.kernel.v4 import JobTable, Step, Wait, attach_gate, attach_lifecycle
+from migrations.kernel.v5 import open_to_sql
 from models.lifecycle import Job
 from tests.support.proving.models import SCHEMA, KeyedJob, PlainJob, TwoStepJob, WaitingJob
+
+# As of the registry; tests/integration/runtime/test_sql_door.py compares both.
+PLAIN_DOOR = {
+    "fields": [
+        {"name": "act", "column": "act", "type": ["string"], "default": "complete"},
+        {"name": "seconds", "column": "seconds", "type": ["number"], "default": 0.0},
+        {"name": "key", "column": "key", "type": ["string"], "default": ""},
+    ],
+    "options": {"due_at": "due_at"},
+    "results": {"result": "result"},
+}
 
 MODELS: tuple[type[Job], ...] = (PlainJob, KeyedJob, TwoStepJob, WaitingJob)
 
@@ -23,6 +35,7 @@ def create(connection: Connection) -> None:
             attach_lifecycle(_job_table(model))
         attach_gate(_job_table(KeyedJob), "act", in_use=False)
         attach_gate(_job_table(TwoStepJob), "key", in_use=False)
+        open_to_sql("proving.plain", PLAIN_DOOR)
     # `runtime.jobs` reads every job table with the rights of the caller.
     connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO gristmill_service, gristmill_worker"))

@@ -19,6 +19,7 @@ from workers.runtime.handler.errors import Permanent, RateLimited, Retryable
 from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.outcomes import Cancel, Complete, Fail, Outcome, Rows, Snooze, Write
 from workers.runtime.handler.registry import stage
+from workers.runtime.handler.sql_door import SqlDoor
 
 
 class Act(BaseModel):
@@ -127,7 +128,7 @@ async def _refused(session: AsyncSession) -> None:
     await session.execute(text("SELECT 1 / 0"))
 
 
-@stage("proving.plain", of=PlainJob, payload=Act, timeout=timedelta(seconds=20))
+@stage("proving.plain", of=PlainJob, payload=Act, timeout=timedelta(seconds=20), sql=SqlDoor(results=("result",)))
 async def plain(job: PlainJob, ctx: Context) -> Outcome:
     """Perform without any limit."""
     return await perform(job, ctx)

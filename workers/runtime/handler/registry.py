@@ -15,6 +15,7 @@ from workers.runtime.handler.context import Context
 from workers.runtime.handler.discovery import BrokenHandlers, load_all, load_installed
 from workers.runtime.handler.limits import Limit
 from workers.runtime.handler.outcomes import Complete, Outcome
+from workers.runtime.handler.sql_door import SqlDoor, describe_door
 from workers.runtime.refusals import Problem, Refusal
 
 J = TypeVar("J", bound=Job)
@@ -27,7 +28,8 @@ class Stage:
 
     ``settable`` are the attributes that ``Complete(values=…)`` may set: those of the model, except the lifecycle's and
     the payload's. ``calls`` says which models its runs call: then limits, budgets and outages of their providers keep
-    its jobs back before the dispatch. ``gate`` is the attribute whose value decides which provider is called.
+    its jobs back before the dispatch. ``gate`` is the attribute whose value decides which provider is called. ``sql``
+    says that ``runtime.enqueue`` accepts the stage.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Stage:
     settable: frozenset[str]
     gate: str | None = None
     calls: Literal["chat", "embeddings"] | None = None
+    sql: SqlDoor | None = None
+
+    @property
+    def sql_door(self) -> dict[str, Any] | None:
+        """What the database keeps of a stage that is open to SQL (``runtime.stages.sql_door``); None if it is not."""
+        return None if self.sql is None else describe_door(self.sql, self.payload, self.model)
 
     @property
     def queue(self) -> str:
@@ -115,23 +123,25 @@ def stage(
     timeout: timedelta = timedelta(minutes=5),
     gate: str | None = None,
     calls: Literal["chat", "embeddings"] | None = None,
+    sql: SqlDoor | None = None,
     into: Registry = registry,
 ) -> Callable[[Handler[J]], Handler[J]]:
     """Register the decorated coroutine function as the handler of ``name``, a step of ``of``'s lifecycle.
 
     ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` limits one run if the row has no
-    ``timeout_seconds`` of its own. ``calls`` and ``gate`` are those of :class:`Stage`; the table needs the index of its
-    gate (``migrations.kernel.v4.gates``).
+    ``timeout_seconds`` of its own. ``calls``, ``gate`` and ``sql`` are those of :class:`Stage`; the table needs the
+    index of its gate (``migrations.kernel.v4.gates``), and a revision opens a stage to SQL (``migrations.kernel.v5``).
     """
 
     def register(handler: Handler[J]) -> Handler[J]:
         own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
         _check_handler(name, handler)
         named = {*payload.model_fields, *([limit.column] if limit else []), *([gate] if gate else [])}
+        named |= set(sql.results if sql else ())
         _check_columns(name, of, own, named)
         settable = own - lifecycle_attributes(of) - frozenset(payload.model_fields)
         step = of.__lifecycle__.step(name)
-        into.add(Stage(name, of, step, handler, payload, limit, timeout, settable, gate, calls))
+        into.add(Stage(name, of, step, handler, payload, limit, timeout, settable, gate, calls, sql))
         return handler
 
     return register

@@ -15,9 +15,9 @@ from workers.runtime.refusals import Problem, quoted
 
 DOOR = "gristmill.enqueue"
 PARAMETERS = ("stage", "payload", "idempotency_key", "priority", "due_at")
-# By keyword only: the lane, who follows the job, and the user for whom the service acts.
-LANE = ("lane", "within")
-FOLLOW = ("callback_url", "traceparent")
+# By keyword only: the lane, what a repeat means after a failed end, who follows the job, and the user for whom the
+# service acts.
+BY_KEYWORD = ("lane", "within", "on_failed", "callback_url", "traceparent")
 ACTOR = ("user_id", "user_signature")
 # The largest message that the door reads; a payload may have a mebibyte.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -137,8 +137,8 @@ def _by_name(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str,
         )
     given = dict(zip(PARAMETERS, arguments, strict=False))
     for name, value in keywords.items():
-        if name not in (*PARAMETERS, *LANE, *FOLLOW, *ACTOR):
-            known = ", ".join((*PARAMETERS, *LANE, *FOLLOW, *ACTOR))
+        if name not in (*PARAMETERS, *BY_KEYWORD, *ACTOR):
+            known = ", ".join((*PARAMETERS, *BY_KEYWORD, *ACTOR))
             raise EnqueueError(Problem("keyword", f"must be one of {known}", quoted(name)))
         if name in given:
             raise EnqueueError(f"{name} must be given once, got it by position and by keyword")

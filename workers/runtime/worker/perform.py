@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from workers.runtime.database import Database, is_unusable
+from workers.runtime.enqueue_validation import row_problem
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.endurance import (
     DATABASE_WAITS,
@@ -74,6 +75,9 @@ class Performer:
         if reason := unreadable(running.job):
             log.warning("job_unreadable", reason=reason)
             return Fail(reason)
+        if running.stage.sql and (problem := row_problem(running.stage, running.job)):
+            log.warning("payload_refused", reason=str(problem))
+            return Fail(str(problem))
         try:
             outcome = await running.stage.handler(running.job, self._context(running))
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - each becomes a settlement
