@@ -61,10 +61,10 @@ async def _enqueue(
 ) -> None:
     """Enqueue the profiles and the assessments."""
     async with database.session() as session:
-        for one in descriptions[:PROFILES]:
+        for number, one in enumerate(descriptions[:PROFILES]):
             profile = psql.execute(
                 "INSERT INTO scoring.profiles (name, attributes) VALUES (%s, %s) RETURNING id",
-                [one["name"], json.dumps(one)],
+                [one["name"] or f"unnamed {number}", json.dumps(one)],
             ).fetchone()
             assert profile is not None
             await enqueue(session, "scoring.score", {"profile_id": str(profile["id"]), "prompt": TASK})
