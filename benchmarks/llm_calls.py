@@ -15,10 +15,15 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from cli.provider import provider, worker_provider
+from cli.provider import options, routing_of, worker_provider
 from config.settings import Settings
+from workers.llm.pauses import Gate
+from workers.llm.provider import controlled
+from workers.llm.routing.following import Seen
+from workers.llm.routing.tables import Rows
 from workers.runtime.handler.context import Run, current_run
 from workers.runtime.handler.ports import LanguageModel, Message
+from workers.transport.loop import reduce_garbage_collection
 
 MODEL = "bench"
 
@@ -47,6 +52,15 @@ async def ask_all(model: LanguageModel, *, calls: int, in_flight: int) -> None:
     await asyncio.gather(*(lane() for _ in range(in_flight)))
 
 
+def _uncontrolled(settings: Settings) -> LanguageModel:
+    """Return the same model without admission, ledger and kept answers."""
+
+    async def look() -> Seen:
+        return Seen(routing_of(settings, None, Rows()))
+
+    return controlled(look=look, options=options(settings), gate=Gate())
+
+
 async def measure(*, calls: int, in_flight: int, control: bool, keep: bool) -> dict[str, Any]:
     """Return the rate (calls per second) and the processor seconds of this process, without the time of starting."""
     settings = Settings()
@@ -57,7 +71,8 @@ async def measure(*, calls: int, in_flight: int, control: bool, keep: bool) -> d
         if not keep:
             made.model._kept = None  # noqa: SLF001 - workers always keep answers; this shows what that costs
     else:
-        model = provider(settings, database_url=url, name="bench")
+        model = _uncontrolled(settings)
+    reduce_garbage_collection()  # as a worker does
     try:
         await ask_all(model, calls=in_flight, in_flight=in_flight)  # opens the connections
         began, used = time.perf_counter(), time.process_time()

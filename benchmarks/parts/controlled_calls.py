@@ -12,6 +12,8 @@ from benchmarks.system import Meter, served
 
 CALL_SECONDS = 0.2
 IN_FLIGHT = 1_000
+# Nothing else than limits keeps a call back.
+ROOM = {"GRISTMILL_LLM__CONCURRENCY": "2000", "GRISTMILL_LLM__MAX_CONNECTIONS": "2000"}
 WITHOUT, KEPT = "no control", "with kept answers"
 # Two limits and a budget that never keep a call back: each call is counted in all of them.
 CONTROL = """
@@ -83,7 +85,7 @@ def _ask(bench: Bench, url: str, *, calls: int, control: bool, keep: bool = Fals
     options = {"calls": calls, "in_flight": IN_FLIGHT, "control": control, "keep": keep}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.llm_calls", json.dumps(options)],
-        env={**bench.system.environment, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "bench"},
+        env={**bench.system.environment, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "bench", **ROOM},
         stdout=subprocess.PIPE,
         check=True,
     )

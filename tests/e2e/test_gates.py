@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -91,13 +91,19 @@ def reasons(system: System, jobs: Sequence[UUID]) -> set[str]:
     return {str(reason) for (reason,) in rows}
 
 
-def await_gate(system: System, reason: str, **more: Any) -> None:
-    """Return once the dispatcher keeps jobs back for ``reason``. Jobs that come before wait in their runs."""
+def await_gates(system: System, reason: str, model: str) -> None:
+    """Return once the dispatcher keeps jobs of both stages back for ``reason``. Those that come before wait in runs."""
+    await_gate(system, reason, lambda n: score(system, 1, f"is {model} closed yet, {n}?", model_name=model))
+    await_gate(system, reason, lambda n: assess(system, f"is {model} closed yet, {n}?", model=model))
+
+
+def await_gate(system: System, reason: str, enqueue: Callable[[int], list[UUID]]) -> UUID:
+    """Enqueue jobs until one is held back; return that one."""
     for n in range(MAX_TRIES):
-        [job] = score(system, 1, f"is it closed yet, {n}?", **more)
+        [job] = enqueue(n)
         system.wait(partial(is_held_or_sent, system, job, reason), "it is held or sent")
         if is_held(system, job, reason):
-            return
+            return job
     raise AssertionError(f"nothing is held back: {reason}")
 
 
@@ -121,9 +127,10 @@ def await_held(system: System, jobs: Sequence[UUID], reason: str) -> None:
 def test_a_paused_provider_leaves_its_jobs_in_postgres_and_resume_sends_them(system: System) -> None:
     """Of three stages. Jobs of another route pass; nobody claims a held job; `jobs why` and `stages` name the pause."""
     llm(system, "providers", "pause", "main", "--reason", "too dear")
-    await_gate(system, "provider main is paused")
+    await_gates(system, "provider main is paused", "gpt-3.5-turbo")
     [[project]] = system.ask("INSERT INTO operations.projects (name) VALUES ('p') RETURNING id")
-    aligned = system.enqueue("analytics.align", [{"project_id": project}])
+    align = partial(system.enqueue, "analytics.align", [{"project_id": project}])
+    aligned = [await_gate(system, "provider main is paused", lambda _: align())]
     held = [*score(system, 5, "held"), *assess(system, "held")]
     passing = score(system, 5, "passing", model_name="route:fast")
 
@@ -147,11 +154,12 @@ def test_a_paused_provider_leaves_its_jobs_in_postgres_and_resume_sends_them(sys
 def test_a_full_limit_leaves_jobs_in_postgres_and_a_higher_one_sends_them(system: System, fake: FakeOpenAI) -> None:
     """They say which limit, how much of it is used and until when. No more calls are made than it allows."""
     llm(system, *LIMIT, "3")
+    system.run("UPDATE llm.limits SET window_seconds = 3600")  # a minute may pass within this test
     before = fake.calls
     first = score(system, 3, "first", model_name="route:third")
     system.await_all(first)
-    full = "requests per minute of provider third: 3 of 3 used"
-    await_gate(system, full, model_name="route:third")
+    full = "requests per hour of provider third: 3 of 3 used"
+    await_gates(system, full, "route:third")
 
     held = [
         *score(system, 5, "limited", model_name="route:third"),
@@ -164,6 +172,7 @@ def test_a_full_limit_leaves_jobs_in_postgres_and_a_higher_one_sends_them(system
     [until] = {one.rpartition("until ")[2] for one in reasons(system, held)} or {""}
     assert until.endswith("UTC")
     assert fake.calls - before == len(first) + len(passing)
+    system.run("UPDATE llm.limits SET window_seconds = 60")
     llm(system, *LIMIT, "1000")
     system.await_all(held)
     assert {tuple(system.actions(job)) for job in [*held, *passing]} == {SENT_ONCE}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.system import System
 from tests.quota import proof
-from tests.quota.proof import QUESTIONS, Outcome
+from tests.quota.proof import Outcome
 from tests.quota.server import Seen, quota_server, use_of
 
 pytestmark = pytest.mark.e2e
@@ -71,20 +71,6 @@ def test_six_hundred_jobs_use_a_quota_of_tokens(staffed: System, tmp_path: Path)
     assert_kept(outcome)
     assert (outcome.use.used_share or 0.0) >= MIN_USED
     assert outcome.left > 0
-
-
-@pytest.mark.parametrize("limits", [("--requests-per-minute", "40"), ()], ids=["known limit", "unknown limit"])
-def test_each_question_of_a_composite_is_paid_once(staffed: System, tmp_path: Path, limits: tuple[str, ...]) -> None:
-    """60 questions at 40 requests/min: also if only the server's refusals tell its limit, every answer is kept."""
-    route = f"composite{len(limits)}"
-    with quota_server(tmp_path, requests_per_minute=40) as server:
-        proof.offer(staffed, route, server.url, *limits)
-        outcome = proof.assess(staffed, server, route=route, seconds=SECONDS)
-
-    assert (outcome.completed, outcome.attempts) == (1, 0)
-    assert (outcome.use.answered, outcome.use.paid_twice, outcome.ledger) == (QUESTIONS, 0, QUESTIONS)
-    if limits:
-        assert outcome.use.refused == 0
 
 
 def test_the_count_of_a_quotas_use_finds_idle_minutes_and_repeats() -> None:

@@ -136,7 +136,11 @@ def of_status(
     if status in REFUSED_KEY:
         # 403 may be a key without access to one model.
         of: Literal["server", "model"] = "model" if status == FORBIDDEN else "server"
-        return Unavailable(f"HTTP {status}: it refused the credentials; check OPENAI_API_KEY", certain=True, of=of)
+        return Unavailable(
+            f"HTTP {status}: it refused the credentials; `gristmill llm providers` shows whose key is used",
+            certain=True,
+            of=of,
+        )
     if status == NOT_IMPLEMENTED:
         return Permanent(f"provider does not implement this call (HTTP 501){said}")
     if status in REDIRECTS:

@@ -190,8 +190,9 @@ class ProviderCalls:
         room = self._room[request.kind]
         # What is reserved counts from now on, and must be sent now.
         with waiting_for_turn(f"waits for its turn at provider {self._name}"):
-            async with self._in_time(until), room:
-                pass
+            if room.locked():
+                async with self._in_time(until), room:
+                    pass
             call = self._call(request)
             try:
                 await control.turns.admitted(call, until=until)
@@ -200,8 +201,11 @@ class ProviderCalls:
                     await self._from_lane(request, control.lane)  # raises: the budget leaves it to the batch lane
                 raise
         try:
-            async with self._in_time(until):
-                await room.acquire()
+            if room.locked():
+                async with self._in_time(until):
+                    await room.acquire()
+            else:
+                await room.acquire()  # at once
         except BaseException:
             await control.admission.release(call)
             raise

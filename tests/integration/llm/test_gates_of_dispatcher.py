@@ -1,5 +1,7 @@
 """What the dispatcher's own login sees of providers, and which jobs its gates keep back. It never reads a key."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -95,17 +97,32 @@ async def test_rows_and_settings_are_read_without_keys(psql, dispatcher, local, 
                 await conn.execute(f"SELECT * FROM {table}".encode())
 
 
+@contextmanager
+def without_rule_of_settings(psql: "psycopg.Connection[dict[str, object]]") -> Iterator[None]:
+    """Admit any setting while the block runs; afterwards no setting is left, and the rule holds again."""
+    name = "ck_system_settings_value"
+    found = psql.execute(
+        "SELECT pg_get_constraintdef(oid) AS rule FROM pg_constraint WHERE conname = %s", [name]
+    ).fetchone()
+    assert found is not None
+    psql.execute(f"ALTER TABLE operations.system_settings DROP CONSTRAINT {name}".encode())
+    try:
+        yield
+    finally:
+        psql.execute("DELETE FROM operations.system_settings")
+        psql.execute(f"ALTER TABLE operations.system_settings ADD CONSTRAINT {name} {found['rule']}".encode())
+
+
 async def test_no_row_of_the_chosen_provider_holds_a_secret(psql, dispatcher, token):
     """Neither a key, nor an address that an older release accepted with one."""
-    psql.execute("ALTER TABLE operations.system_settings DROP CONSTRAINT ck_system_settings_value")
-    psql.execute(
-        "INSERT INTO operations.system_settings (key, value) VALUES "
-        "('ai_provider', 'openai'), ('openai_key', %s), ('ai_host', 'https://h/sk-1234567890abcdef')",
-        [token],
-    )
-
-    async with dispatcher.kernel() as conn:
-        row = await (await conn.execute("SELECT * FROM llm.chosen_provider()")).fetchone()
+    with without_rule_of_settings(psql):
+        psql.execute(
+            "INSERT INTO operations.system_settings (key, value) VALUES "
+            "('ai_provider', 'openai'), ('openai_key', %s), ('ai_host', 'https://h/sk-1234567890abcdef')",
+            [token],
+        )
+        async with dispatcher.kernel() as conn:
+            row = await (await conn.execute("SELECT * FROM llm.chosen_provider()")).fetchone()
 
     assert row is not None
     assert row[:4] == ("openai", None, None, None)

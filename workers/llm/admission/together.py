@@ -1,13 +1,14 @@
 """Gather what many tasks ask for at about the same time, and hand it over together."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Under load a short pause lets more gather; a lone one is handed over at once.
-GATHER_SECONDS = 0.003
+# Under load a pause lets more gather: as long as the last batch took, within these bounds. A lone one does not wait.
+MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.003, 0.015
 
 
 class Together(Generic[T]):
@@ -33,9 +34,11 @@ class Together(Generic[T]):
             await asyncio.sleep(0)  # who asks in this turn of the loop too is in the first batch
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                started = time.monotonic()
                 await self._flush(batch)
                 if len(batch) > 1:
-                    await asyncio.sleep(GATHER_SECONDS)
+                    took = time.monotonic() - started
+                    await asyncio.sleep(min(max(took, MIN_GATHER_SECONDS), MAX_GATHER_SECONDS))
         finally:
             self._task = None
 
