@@ -6,7 +6,7 @@ DO $$
 DECLARE
   v_role text;
 BEGIN
-  FOREACH v_role IN ARRAY ARRAY['gristmill_service', 'gristmill_worker', 'gristmill_dispatcher'] LOOP
+  FOREACH v_role IN ARRAY ARRAY['gristmill_worker', 'gristmill_dispatcher'] LOOP
     CONTINUE WHEN to_regrole(v_role) IS NULL;
     -- Whoever may change a job may have the fingerprint of its error made.
     EXECUTE format('GRANT EXECUTE ON FUNCTION runtime.cause_of, runtime.error_fingerprint TO %I', v_role);

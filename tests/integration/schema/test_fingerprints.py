@@ -53,7 +53,8 @@ def test_the_database_finds_the_same_cause_of_whatever_is_put_together(psql):
 
 def fingerprint(psql, job_id) -> str | None:
     row = psql.execute("SELECT error_fingerprint FROM runtime.jobs WHERE id = %s", [job_id]).fetchone()
-    return row["error_fingerprint"]
+    found: str | None = row["error_fingerprint"]
+    return found
 
 
 async def test_errors_that_differ_in_numbers_have_one_fingerprint(jobs, psql):
