@@ -207,7 +207,7 @@ NIL = "0" * 32
     "text",
     [
         *("", "1", "1.2.3.s", f"-1.{NIL}.1.s", f"1.{NIL}.-1.s", f"\u0661.{NIL}.1.s", f"{2**63}.{NIL}.1.s"),
-        *(f"1.{NIL}.1.{'s' * 101}", f"01.{NIL}.1.s", f"1.{NIL}.{2**31}.s"),
+        *(f"1.{NIL}.1.{'s' * 101}", f"01.{NIL}.1.s", f"1.{NIL}.{2**31}.s", f"1.{NIL}.1.\0"),
     ],
 )
 def test_what_is_no_position_is_refused(text):

@@ -46,7 +46,7 @@ class FeedPosition(NamedTuple):
             raise NotAPosition(text) from None
         if not (text.isascii() and str(position) == text and 0 <= position.transaction_id < 2**63):
             raise NotAPosition(text)
-        if not 0 <= position.version_to < 2**31 or len(stage) > MAX_STAGE_CHARACTERS:
+        if not 0 <= position.version_to < 2**31 or len(stage) > MAX_STAGE_CHARACTERS or not stage.isprintable():
             raise NotAPosition(text)
         return position
 
@@ -119,7 +119,7 @@ async def read_feed(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFil
 
 
 async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter) -> FeedPage:
-    """Look through the next transactions; all in one statement, which has one snapshot and so one horizon."""
+    """Look through the next rows; all in one statement, which has one snapshot and so one horizon."""
     cursor = conn.cursor(row_factory=tuple_row)
     await cursor.execute(
         _feed_sql(only.stages is not None, only.owner_id is not None, only.about[0] if only.about else None).encode(),
@@ -136,11 +136,13 @@ async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter)
         },
     )
     rows = await cursor.fetchall()
-    end, horizon = rows[0][:2]
-    found = [row for row in rows if row[2] is not None]
-    transitions = [TransitionView(**dict(zip(_NAMES, row[3:], strict=True))) for row in found]
+    end, horizon, newest = rows[0][:3]
+    if after.transaction_id > newest:
+        raise ForeignPosition(after)
+    found = [row for row in rows if row[3] is not None]
+    transitions = [TransitionView(**dict(zip(_NAMES, row[4:], strict=True))) for row in found]
     positions = [
-        FeedPosition(row[2], one.job_id, one.version_to, one.stage) for row, one in zip(found, transitions, strict=True)
+        FeedPosition(row[3], one.job_id, one.version_to, one.stage) for row, one in zip(found, transitions, strict=True)
     ]
     if len(found) == limit:
         return FeedPage(transitions, positions, positions[-1], is_current=False)
