@@ -33,8 +33,8 @@ def is_asked_for(environ: Mapping[str, str] = os.environ) -> bool:
 def start_tracing(role: str) -> bool:
     """Trace this process if OTEL_* asks for it; return whether it does. Call it after a fork.
 
-    ``role`` is the service's name unless OTEL_SERVICE_NAME is set. If the traces cannot be sent, a warning says why, and
-    the role runs without them: OTEL_* may be set for all programs of a machine.
+    ``role`` is the service's name unless OTEL_SERVICE_NAME is set. If the traces cannot be sent, a warning says why,
+    and the role runs without them: OTEL_* may be set for all programs of a machine.
     """
     if not is_asked_for():
         return False
@@ -93,7 +93,7 @@ def span(
     links: Iterable[str | None] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
-    """Enclose a step in a span. ``parent`` and ``links`` are W3C contexts; without a parent it is below the current span.
+    """Enclose a step in a span below ``parent``, or below the current one. ``parent`` and ``links`` are W3C contexts.
 
     It is only made below a sampled span, or if a link is sampled: then it is the root of a trace. An exception is
     recorded by its type, without its text.

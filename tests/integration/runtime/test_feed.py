@@ -226,7 +226,7 @@ def test_a_position_survives_its_text():
 async def test_the_stream_is_read_along_its_index(jobs):
     """Whatever the statistics say: a reader that is far behind must not sort everything after its position."""
     sql = feed_module._feed_sql(stages=False, owner=False, about=None)
-    values = {"transaction_id": 5, "job_id": uuid.uuid4(), "version_to": 1, "stage": "s", "step": 10, "limit": 10}
+    values = {"transaction_id": 5, "job_id": uuid.uuid4(), "version_to": 1, "stage": "s", "rows": 10, "limit": 10}
     async with jobs.database.kernel() as conn:
         plan = "\n".join(row[0] for row in await (await conn.execute(f"EXPLAIN {sql}".encode(), values)).fetchall())
 

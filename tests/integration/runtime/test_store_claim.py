@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.kernel import PLAIN, Jobs
+from tests.support.proving.models import PlainJob
 from workers.runtime.database import Database
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.store.claim import claim, find_lost_fences, set_progress
@@ -150,5 +151,6 @@ async def test_a_column_of_a_newer_release_is_left_out(fresh_database_url, regis
 
     [job] = await jobs.running(key="k")
 
+    assert isinstance(job, PlainJob)
     assert (job.key, job.version, hasattr(job, "new_thing")) == ("k", 2, False)
     await database.close()

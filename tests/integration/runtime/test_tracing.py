@@ -16,7 +16,15 @@ from tests.support.proving.models import PlainJob
 from workers.runtime.enqueue import enqueue
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete
-from workers.runtime.tracing import current_traceparent, is_asked_for, is_tracing, span, start_tracing, trace_id_of, trace_with
+from workers.runtime.tracing import (
+    current_traceparent,
+    is_asked_for,
+    is_tracing,
+    span,
+    start_tracing,
+    trace_id_of,
+    trace_with,
+)
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = TRACE[:-1] + "0"
