@@ -3,7 +3,9 @@
 Why: a service that does not share the database wants to be told of an ended job, whoever ended it. Operators and plots
 want the number of jobs in each state without a scan. A stream of all transitions needs an order in which nothing is
 committed behind its reader.
-Previous release: still runs. Nobody takes its notices and folds its counts until a dispatcher of this release leads.
+Previous release: its dispatchers, beat and services still run. Its workers do not: they cannot read a job with columns
+that they do not know, and their jobs are rescued. Stop them first. Nobody takes notices and folds counts until a
+dispatcher of this release leads.
 
 - each job table gets ``callback_url``, ``traceparent`` and ``error_fingerprint`` (of failed and retried jobs);
 - ``runtime.notices``: the ended jobs that somebody wants to know of, until the takers of ``runtime.notice_takers`` have

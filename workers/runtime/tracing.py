@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from workers.runtime.refusals import Failed
+import structlog
+
+log = structlog.get_logger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SAMPLED = 0x01
@@ -31,20 +33,23 @@ def is_asked_for(environ: Mapping[str, str] = os.environ) -> bool:
 def start_tracing(role: str) -> bool:
     """Trace this process if OTEL_* asks for it; return whether it does. Call it after a fork.
 
-    ``role`` is the service's name unless OTEL_SERVICE_NAME is set. Raise Failed if the SDK or exporter is missing.
+    ``role`` is the service's name unless OTEL_SERVICE_NAME is set. If the traces cannot be sent, a warning says why,
+    and the role runs without them: OTEL_* may be set for all programs of a machine.
     """
     if not is_asked_for():
         return False
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
     if exporter != "otlp":
-        raise Failed(f"OTEL_TRACES_EXPORTER must be otlp or none, got {exporter!r}")
+        log.warning("nothing_is_traced", reason=f"OTEL_TRACES_EXPORTER must be otlp or none, got {exporter!r}")
+        return False
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - optional
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
-        raise Failed("OTEL_* asks for traces, which need: pip install 'gristmill[tracing]'") from None
+        log.warning("nothing_is_traced", reason="OTEL_* asks for traces", remedy="pip install 'gristmill[tracing]'")
+        return False
     name = os.environ.get("OTEL_SERVICE_NAME") or f"gristmill-{role}"
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -81,10 +86,16 @@ def trace_id_of(traceparent: str | None) -> str | None:
 
 
 @contextmanager
-def span(name: str, *, links: Iterable[str | None] = (), attributes: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Enclose a step in a span below the current one. ``links`` are contexts of producers.
+def span(
+    name: str,
+    *,
+    parent: str | None = None,
+    links: Iterable[str | None] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Enclose a step in a span below ``parent``, or below the current one. ``parent`` and ``links`` are W3C contexts.
 
-    Without a current span it is only made if a link is sampled, and is the root of a trace then. An exception is
+    It is only made below a sampled span, or if a link is sampled: then it is the root of a trace. An exception is
     recorded by its type, without its text.
     """
     if _tracer is None:
@@ -92,13 +103,20 @@ def span(name: str, *, links: Iterable[str | None] = (), attributes: Mapping[str
         return
     from opentelemetry import trace  # noqa: PLC0415 - as above
 
-    linked = [one for one in map(_link, links) if one is not None][:MAX_LINKS]
-    current = trace.get_current_span().get_span_context()
-    if not (current.is_valid and current.trace_flags & _SAMPLED) and not linked:
+    linked = [trace.Link(one) for one in map(_context, links) if one is not None][:MAX_LINKS]
+    given = _context(parent)
+    above = given or trace.get_current_span().get_span_context()
+    if not (above.is_valid and above.trace_flags & _SAMPLED) and not linked:
         yield
         return
+    context = trace.set_span_in_context(trace.NonRecordingSpan(given)) if given else None
     with _tracer.start_as_current_span(
-        name, links=linked, attributes=attributes, record_exception=False, set_status_on_exception=False
+        name,
+        context=context,
+        links=linked,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
     ) as made:
         try:
             yield
@@ -108,8 +126,8 @@ def span(name: str, *, links: Iterable[str | None] = (), attributes: Mapping[str
             raise
 
 
-def _link(traceparent: str | None) -> Any:
-    """Return a link to a sampled context; None for any other."""
+def _context(traceparent: str | None) -> Any:
+    """Return the context that ``traceparent`` says, if it is sampled; else None."""
     from opentelemetry import trace  # noqa: PLC0415 - as above
 
     if traceparent is None:
@@ -117,7 +135,6 @@ def _link(traceparent: str | None) -> Any:
     _, trace_id, span_id, flags = traceparent.split("-")
     if not int(flags, 16) & _SAMPLED:
         return None
-    context = trace.SpanContext(
+    return trace.SpanContext(
         int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(int(flags, 16))
     )
-    return trace.Link(context)

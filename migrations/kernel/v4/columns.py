@@ -11,7 +11,10 @@ OPTIONS = ("callback_url", "traceparent")
 # Which addresses may be called is decided at the door: this keeps out what is no address.
 RULES = {
     "callback_url": r"callback_url ~* '^https?://[^[:space:][:cntrl:]]+$' AND length(callback_url) <= 2048",
-    "traceparent": (r"traceparent ~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$'"),
+    "traceparent": (
+        "length(traceparent) = 55 AND "
+        "traceparent ~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$'"
+    ),
     "error_fingerprint": "error_fingerprint ~ '^[0-9a-f]{32}$'",
 }
 

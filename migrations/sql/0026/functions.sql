@@ -98,21 +98,21 @@ SET enable_seqscan = on SET enable_bitmapscan = on SET enable_sort = on AS $$
 -- one transaction. Nothing while there is no taker, or unless p_term leads. A notice that a taker refuses for its
 -- values stays with the reason, and is not handed out again; the others go on without it.
 DECLARE
+  v_ids bigint[];
   v_notices runtime.notices[];
   v_one runtime.notices;
   v_taker record;
 BEGIN
   taken := 0;
   refused := 0;
-  SELECT array_agg(n ORDER BY n.id) INTO v_notices
-    FROM (SELECT * FROM runtime.notices WHERE problem IS NULL ORDER BY id LIMIT p_limit) AS n;
-  IF v_notices IS NULL OR NOT EXISTS (SELECT FROM runtime.notice_takers) THEN RETURN NEXT; RETURN; END IF;
+  IF NOT EXISTS (SELECT FROM runtime.notice_takers) THEN RETURN NEXT; RETURN; END IF;
+  v_ids := ARRAY(SELECT id FROM runtime.notices WHERE problem IS NULL ORDER BY id LIMIT p_limit);
+  IF v_ids = '{}' THEN RETURN NEXT; RETURN; END IF;
   PERFORM FROM runtime.dispatcher WHERE id = 1 AND term = p_term FOR SHARE;
   IF NOT FOUND THEN RETURN NEXT; RETURN; END IF;
   -- Those that are still there: another leader may have taken some before this one led.
-  WITH gone AS (
-    DELETE FROM runtime.notices WHERE id = ANY (SELECT (u).id FROM unnest(v_notices) AS u) RETURNING *)
-  SELECT array_agg(gone::runtime.notices ORDER BY gone.id) INTO v_notices FROM gone;
+  WITH gone AS (DELETE FROM runtime.notices AS n WHERE id = ANY (v_ids) RETURNING n.id, n AS whole)
+  SELECT array_agg(whole ORDER BY id) INTO v_notices FROM gone;
   IF v_notices IS NULL THEN RETURN NEXT; RETURN; END IF;
   BEGIN
     FOR v_taker IN SELECT statement FROM runtime.notice_takers ORDER BY name LOOP
@@ -141,8 +141,18 @@ BEGIN
   RETURN NEXT;
 END $$;
 
+CREATE FUNCTION runtime.feed_step(p_from bigint, p_rows integer) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- The number of a transaction such that about p_rows transitions lie from p_from to before it, those of others counted
+-- too; NULL if there are not so many. With it, a reader who may see few transitions looks at few of others.
+  SELECT max(id)::text::bigint + 1 FROM (
+    SELECT transaction_id AS id FROM runtime.transitions WHERE transaction_id >= p_from::text::xid8
+     ORDER BY transaction_id LIMIT least(p_rows, 10000)) AS step
+  HAVING count(*) >= least(p_rows, 10000)
+$$;
+
 REVOKE EXECUTE ON FUNCTION runtime.cause_of, runtime.error_fingerprint, runtime.note_error, runtime.count_gone,
-  runtime.forget_counts, runtime.recount_jobs, runtime.take_notices FROM PUBLIC;
+  runtime.forget_counts, runtime.recount_jobs, runtime.take_notices, runtime.feed_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION runtime.rebuild_jobs_view() RETURNS void LANGUAGE plpgsql AS $$
 -- Make runtime.jobs of the branches of all job tables. Each says which name is shown for a state, which gate keeps a

@@ -5,6 +5,8 @@ import pytest
 
 from gristmill_testing.waiting import until
 from tests.support.kernel import PLAIN, Jobs
+from workers.runtime.beat.maintenance import expire_by_table
+from workers.runtime.database import Database
 from workers.runtime.handler.outcomes import Complete, Fail
 from workers.runtime.store.counts import fold_counts, read_counts, recount_jobs
 from workers.runtime.store.processes import try_to_lead
@@ -186,3 +188,32 @@ def test_a_guard_of_counts_serves_its_own_table_only(psql):
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         psql.execute("DELETE FROM mine")
+
+
+async def test_the_dispatchers_role_folds(jobs, database_url):
+    """With the rights that its login has."""
+    term = await lead(jobs)
+    await jobs.ready(count=2)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
+        await conn.execute("SET ROLE gristmill_dispatcher")
+
+        assert await fold_counts(conn, term=term, limit=10) == 1
+        assert [(one.state, one.jobs) for one in await read_counts(conn)] == [("pending", 2)]
+
+
+async def test_old_notices_and_minutes_are_deleted_by_maintenance(jobs, database_url):
+    """Under the role of workers, which run it."""
+    await jobs.sql(
+        """INSERT INTO runtime.minute_counts SELECT now() - age, 's', '', 'a', 'enqueue', 1
+             FROM unnest('{7 days,9 days}'::interval[]) AS age"""
+    )
+    await jobs.sql(
+        """INSERT INTO runtime.notices (job_id, stage, table_name, status, version, ended_at)
+           SELECT uuidv7(), 's', 't', 'done', 1, now() - age FROM unnest('{29 days,31 days}'::interval[]) AS age"""
+    )
+    worker = Database(f"{database_url}?options=-c%20role%3Dgristmill_worker", changed_by="worker:test")
+
+    deleted = await expire_by_table(worker)
+    await worker.close()
+
+    assert (deleted["runtime.notices"], deleted["runtime.minute_counts"]) == (1, 1)

@@ -6,8 +6,14 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from gristmill_testing.waiting import until
+from migrations.kernel.v4 import JobTable, Step, attach_lifecycle, job_columns
+from tests.conftest import sqlalchemy_url
 from tests.support.kernel import PLAIN, Jobs, heard
 from workers.runtime.handler.outcomes import Complete, Fail, Retry, Snooze
 from workers.runtime.store.intervene import cancel
@@ -131,13 +137,25 @@ async def test_an_interest_in_the_jobs_of_nobody_is_in_no_others(jobs, psql):
     assert [row["job_id"] for row in await jobs.sql(NOTICES)] == [job.id]
 
 
-async def test_a_table_that_gives_no_notices_leaves_none(psql):
+def test_a_table_that_gives_no_notices_leaves_none(fresh_database_url):
     """The deliveries of notices must not be told of themselves."""
-    guard = psql.execute(
-        "SELECT prosrc FROM pg_proc WHERE oid = 'proving.guard_plain_jobs_update'::regproc"
-    ).fetchone()["prosrc"]
+    silent = JobTable(
+        schema="proving", table="silent_jobs", steps=[Step(stage="proving.silent", ready="a", running="b", done="c")]
+    )
+    engine = create_engine(sqlalchemy_url(fresh_database_url), poolclass=NullPool)
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)) as op:
+        op.create_table("silent_jobs", *job_columns(silent), schema="proving")
+        attach_lifecycle(silent, notices=False)
+    engine.dispose()
 
-    assert "runtime.notices" in guard
+    with psycopg.connect(fresh_database_url, autocommit=True) as psql:
+        psql.execute("INSERT INTO runtime.notice_interests (every_owner) VALUES (true)")
+        for table in ("proving.silent_jobs", "proving.plain_jobs"):
+            psql.execute(f"INSERT INTO {table} (callback_url) VALUES (%s)", [URL])
+            psql.execute(f"UPDATE {table} SET status = 'cancelled', version = version + 1, completed_at = now()")
+        found = psql.execute("SELECT table_name FROM runtime.notices").fetchall()
+
+    assert found == [("proving.plain_jobs",)]
 
 
 async def test_each_taker_gets_each_notice_once(jobs, taker):

@@ -4,7 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.kernel import PLAIN
+from tests.support.kernel import PLAIN, Jobs
+from tests.support.proving.models import PlainJob
+from workers.runtime.database import Database
 from workers.runtime.handler.outcomes import Complete
 from workers.runtime.store.claim import claim, find_lost_fences, set_progress
 from workers.runtime.store.intervene import cancel
@@ -139,3 +141,16 @@ async def test_the_second_step_is_claimed_by_its_own_stage_only(jobs):
 
     assert await jobs.claim(tickets, "proving.first") == []
     assert [job.status for job in await jobs.claim(tickets, "proving.second")] == ["finishing"]
+
+
+async def test_a_column_of_a_newer_release_is_left_out(fresh_database_url, registry):
+    """A worker of this release goes on while the next one is rolled out."""
+    database = Database(fresh_database_url, changed_by="test")
+    jobs = Jobs(database, registry)
+    await jobs.sql("ALTER TABLE proving.plain_jobs ADD COLUMN new_thing text DEFAULT 'x'")
+
+    [job] = await jobs.running(key="k")
+
+    assert isinstance(job, PlainJob)
+    assert (job.key, job.version, hasattr(job, "new_thing")) == ("k", 2, False)
+    await database.close()

@@ -8,16 +8,23 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
 
 from gristmill_testing.waiting import until
 from tests.support.kernel import PLAIN, started_worker
 from tests.support.proving.models import PlainJob
-from workers.runtime import tracing
 from workers.runtime.enqueue import enqueue
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.outcomes import Complete
-from workers.runtime.refusals import Failed
-from workers.runtime.tracing import current_traceparent, is_asked_for, is_tracing, span, start_tracing, trace_with
+from workers.runtime.tracing import (
+    current_traceparent,
+    is_asked_for,
+    is_tracing,
+    span,
+    start_tracing,
+    trace_id_of,
+    trace_with,
+)
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = TRACE[:-1] + "0"
@@ -114,18 +121,34 @@ def test_the_settings_of_opentelemetry_decide(environ, asked):
     assert is_asked_for(environ) == asked
 
 
-def test_a_missing_exporter_is_one_line(monkeypatch):
-    """It says what to install."""
+def test_a_missing_exporter_stops_no_role(monkeypatch):
+    """A warning says what to install: OTEL_* may be set for all programs of a machine."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter", None)
 
-    with pytest.raises(Failed, match=r"pip install 'gristmill\[tracing\]'"):
-        start_tracing("worker")
+    with capture_logs() as said:
+        assert not start_tracing("worker")
+
+    assert [one["remedy"] for one in said] == ["pip install 'gristmill[tracing]'"]
+    assert not is_tracing()
 
 
-def test_an_unknown_exporter_is_refused(monkeypatch):
+def test_an_unknown_exporter_stops_no_role(monkeypatch):
     """Only OTLP is sent."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
 
-    with pytest.raises(Failed, match="OTEL_TRACES_EXPORTER must be otlp or none, got 'zipkin'"):
-        tracing.start_tracing("worker")
+    with capture_logs() as said:
+        assert not start_tracing("worker")
+
+    assert [one["reason"] for one in said] == ["OTEL_TRACES_EXPORTER must be otlp or none, got 'zipkin'"]
+
+
+def test_a_door_goes_on_with_the_trace_of_its_caller(spans):
+    """So what it enqueues belongs to that trace."""
+    with span("request", parent=TRACE):
+        assert trace_id_of(current_traceparent()) == trace_id_of(TRACE)
+    with span("request", parent=UNSAMPLED):
+        assert current_traceparent() is None
+
+    [one] = spans.get_finished_spans()
+    assert one.parent.span_id == int(TRACE.split("-")[2], 16)

@@ -50,6 +50,7 @@ MAY_UPDATE = {
 MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.actor_id",
     "runtime.cancel",
+    "runtime.feed_step",  # tells how many transactions make up some thousand transitions, and nothing of them
     "runtime.gate_told",  # of a key that the caller must know: what keeps its jobs back
     "runtime.decide",  # only where the table says that its tenants may decide
     "runtime.failed_states",  # names of states

@@ -19,9 +19,10 @@ from workers.runtime.refusals import Conflict, Problem, Refusal, quoted
 from workers.runtime.store.read import TransitionView
 from workers.runtime.store.tables import job_table
 
-# How many transactions are looked through in one step; so a step is bounded also for a reader that may see few jobs.
-TRANSACTIONS_PER_STEP = 20_000
-MAX_STEPS = 50
+# One step looks at about as many rows, those that the reader may not see or did not ask for included.
+ROWS_PER_STEP = 2_000
+MAX_STEPS = 5
+MAX_STAGE_CHARACTERS = 100
 
 
 class FeedPosition(NamedTuple):
@@ -45,12 +46,9 @@ class FeedPosition(NamedTuple):
             raise NotAPosition(text) from None
         if not (text.isascii() and str(position) == text and 0 <= position.transaction_id < 2**63):
             raise NotAPosition(text)
-        if not 0 <= position.version_to < 2**31 or len(stage) > MAX_STAGE_CHARACTERS:
+        if not 0 <= position.version_to < 2**31 or len(stage) > MAX_STAGE_CHARACTERS or not stage.isprintable():
             raise NotAPosition(text)
         return position
-
-
-MAX_STAGE_CHARACTERS = 100
 
 
 class NotAPosition(Refusal, ValueError):
@@ -112,8 +110,6 @@ async def read_feed(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFil
     that the session's role may see are read (row level security). The work of one call is bounded: it may return no
     transition although there are some further on; then ``is_current`` is false. Raise ForeignPosition.
     """
-    if after.transaction_id > await _newest(conn):
-        raise ForeignPosition(after)
     page = await _step(conn, after, limit=limit, only=only)
     for _ in range(MAX_STEPS - 1):
         if page.transitions or page.is_current:
@@ -122,14 +118,8 @@ async def read_feed(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFil
     return page
 
 
-async def _newest(conn: Raw) -> int:
-    row = await (await conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter) -> FeedPage:
-    """Look through the next transactions; all in one statement, which has one snapshot and so one horizon."""
+    """Look through the next rows; all in one statement, which has one snapshot and so one horizon."""
     cursor = conn.cursor(row_factory=tuple_row)
     await cursor.execute(
         _feed_sql(only.stages is not None, only.owner_id is not None, only.about[0] if only.about else None).encode(),
@@ -138,7 +128,7 @@ async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter)
             "job_id": after.job_id,
             "version_to": after.version_to,
             "stage": after.stage,
-            "step": TRANSACTIONS_PER_STEP,
+            "rows": ROWS_PER_STEP,
             "limit": limit,
             "stages": None if only.stages is None else list(only.stages),
             "owner_id": only.owner_id,
@@ -146,11 +136,13 @@ async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter)
         },
     )
     rows = await cursor.fetchall()
-    end, horizon = rows[0][:2]
-    found = [row for row in rows if row[2] is not None]
-    transitions = [TransitionView(**dict(zip(_NAMES, row[3:], strict=True))) for row in found]
+    end, horizon, newest = rows[0][:3]
+    if after.transaction_id > newest:
+        raise ForeignPosition(after)
+    found = [row for row in rows if row[3] is not None]
+    transitions = [TransitionView(**dict(zip(_NAMES, row[4:], strict=True))) for row in found]
     positions = [
-        FeedPosition(row[2], one.job_id, one.version_to, one.stage) for row, one in zip(found, transitions, strict=True)
+        FeedPosition(row[3], one.job_id, one.version_to, one.stage) for row, one in zip(found, transitions, strict=True)
     ]
     if len(found) == limit:
         return FeedPage(transitions, positions, positions[-1], is_current=False)
@@ -159,17 +151,20 @@ async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter)
 
 @cache
 def _feed_sql(stages: bool, owner: bool, about: str | None) -> str:  # noqa: FBT001 - which conditions there are
-    """Return the statement. A row has the end of the step, the horizon and a transition, if there is one."""
+    """Return the statement. A row has the end of the step, the horizon, the newest transaction, and a transition."""
     where = ["t.stage = ANY (%(stages)s::text[])"] if stages else []
     if owner or about:
         where.append(f"({' OR '.join(_of_tables(owner, about)) or 'false'})")
     conditions = "".join(f" AND {one}" for one in where)
     columns = ", ".join(f"t.{name}" for name in _NAMES)
+    # A reader who gets every row that it looks at needs no other bound than its limit.
+    step = "runtime.feed_step(%(transaction_id)s::bigint, %(rows)s)"
+    step = step if where else f"CASE WHEN row_security_active('runtime.transitions') THEN {step} END"
     return f"""
         WITH bounds AS MATERIALIZED (
-          SELECT least({_HORIZON}::text::bigint, %(transaction_id)s::bigint + %(step)s) AS until,
-                 {_HORIZON}::text::bigint AS horizon)
-        SELECT b.until, b.horizon, found.*
+          SELECT least({_HORIZON}::text::bigint, {step}) AS until, {_HORIZON}::text::bigint AS horizon,
+                 pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS newest)
+        SELECT b.until, b.horizon, b.newest, found.*
           FROM bounds AS b LEFT JOIN LATERAL (
                SELECT t.transaction_id::text::bigint, {columns} FROM runtime.transitions AS t
                 WHERE t.transaction_id >= %(transaction_id)s::text::xid8 AND t.transaction_id < b.until::text::xid8
