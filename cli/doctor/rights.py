@@ -18,7 +18,9 @@ async def check_logins(conn: Raw) -> Check:
     """Show the logins of our connected processes; warn about a superuser among them, and about a gateway's rights."""
     if await gateway_inherits(conn):
         found = "gristmill_gateway has the rights of its callers by itself: a route without a check could use them"
-        remedy = "as an administrator: GRANT gristmill_service, gristmill_operator TO gristmill_gateway WITH INHERIT FALSE"
+        remedy = (
+            "as an administrator: GRANT gristmill_service, gristmill_operator TO gristmill_gateway WITH INHERIT FALSE"
+        )
         return Check("logins", "warning", found, remedy)
     connected = await list_connected_logins(conn)
     if not connected:
