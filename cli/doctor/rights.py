@@ -8,14 +8,20 @@ from cli.doctor.check import Check
 from cli.values import format_count
 from local.logins import FOLDER, invalid_passwords
 from workers.runtime.database import Raw
-from workers.runtime.operate.health import count_owners, is_strict, list_connected_logins
+from workers.runtime.operate.health import count_owners, gateway_inherits, is_strict, list_connected_logins
 from workers.runtime.refusals import Failed
 
 _MAKE_LOGINS = "`gristmill migrate --roles` makes a login for each kind of process: docs/security.md"
 
 
 async def check_logins(conn: Raw) -> Check:
-    """Show the logins of our connected processes; warn about a superuser among them."""
+    """Show the logins of our connected processes; warn about a superuser among them, and about a gateway's rights."""
+    if await gateway_inherits(conn):
+        found = "gristmill_gateway has the rights of its callers by itself: a route without a check could use them"
+        remedy = (
+            "as an administrator: GRANT gristmill_service, gristmill_operator TO gristmill_gateway WITH INHERIT FALSE"
+        )
+        return Check("logins", "warning", found, remedy)
     connected = await list_connected_logins(conn)
     if not connected:
         return Check("logins", "unknown", "no process of ours is connected, or this login may not see it")

@@ -146,8 +146,10 @@ async def open_authenticator(
         tokens = None
         if issuer is not None:
             client = await stack.enter_async_context(
-                # No proxy and no ~/.netrc from the environment: the address is the operator's.
-                httpx2.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=False, trust_env=False)
+                # From the environment it takes certificates (SSL_CERT_FILE), and neither proxies nor ~/.netrc.
+                httpx2.AsyncClient(
+                    verify=httpx2.create_ssl_context(), timeout=FETCH_SECONDS, follow_redirects=False, trust_env=False
+                )
             )
             tokens = Tokens(issuer, IssuerKeys(issuer.jwks_url, client))
         authenticator = HeaderAuthenticator(database, tokens=tokens, actor_key=actor_key)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 # How often the use of one key is written, and how long it may wait for that.
 NOTE_SECONDS = 60.0
 WRITE_SECONDS = 15.0
+CLOSE_SECONDS = 2.0
 
 
 class ApiKeys:
@@ -56,14 +58,19 @@ class ApiKeys:
         try:
             async with self._database.kernel() as conn:
                 await note_key_use(conn, sorted(used))
+        except asyncio.CancelledError:
+            self._used |= used
+            raise
         except Exception as error:  # noqa: BLE001 - a missing time must not stop the door
             self._used |= used
             log.warning("key_use_not_written", error=str(error))
 
     async def close(self) -> None:
-        """Stop looking keys up; write when they were used."""
+        """Stop looking keys up; write when they were used, if Postgres answers soon."""
         await self._lookup.close()
-        await self.write_use()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.write_use()
 
     async def _find_by_hash(self, key_hash: bytes) -> FoundKey | None:
         found = await self._lookup.get(key_hash)

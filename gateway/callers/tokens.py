@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -65,6 +66,8 @@ class Tokens:
             self._claims.validate(claims)
         except (JoseError, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise InvalidToken(f"{type(error).__name__}: {error}") from None
+        if not math.isfinite(claims["exp"]):
+            raise InvalidToken("exp must be a time")
         return _user_in(claims)
 
 

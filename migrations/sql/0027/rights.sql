@@ -21,18 +21,20 @@ DO $$
 DECLARE
   v_group record;
 BEGIN
-  -- Memberships belong to the whole server: where another database's migration has set them, there is nothing to do.
+  -- Memberships belong to the whole server: where another database's migration has set them, there is nothing to do. Each
+  -- grantor has its own, and the most generous one counts.
   FOR v_group IN
-    SELECT * FROM (VALUES ('gristmill_service', 'gristmill_gateway', false, true),
-                          ('gristmill_operator', 'gristmill_gateway', false, true),
-                          ('gristmill_worker', 'gristmill_operator', true, false)) AS v (role, member, inherits, becomes)
+    SELECT v.*, m.grantor FROM (VALUES ('gristmill_service', 'gristmill_gateway', false, true),
+                                       ('gristmill_operator', 'gristmill_gateway', false, true),
+                                       ('gristmill_worker', 'gristmill_operator', true, false))
+                                 AS v (role, member, inherits, becomes)
+      LEFT JOIN pg_auth_members AS m ON m.roleid = to_regrole(v.role) AND m.member = to_regrole(v.member)
      WHERE to_regrole(v.role) IS NOT NULL AND to_regrole(v.member) IS NOT NULL
-       AND NOT EXISTS (SELECT FROM pg_auth_members AS m
-                        WHERE m.roleid = to_regrole(v.role) AND m.member = to_regrole(v.member)
-                          AND m.inherit_option = v.inherits AND m.set_option = v.becomes)
+       AND (m.inherit_option, m.set_option) IS DISTINCT FROM (v.inherits, v.becomes)
   LOOP
     EXECUTE format('GRANT %I TO %I WITH INHERIT %s, SET %s', v_group.role, v_group.member, v_group.inherits::text,
-                   v_group.becomes::text);
+                   v_group.becomes::text)
+         || coalesce(' GRANTED BY ' || quote_ident(pg_get_userbyid(v_group.grantor)), '');
   END LOOP;
 EXCEPTION
   WHEN insufficient_privilege THEN

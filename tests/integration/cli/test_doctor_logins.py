@@ -92,3 +92,16 @@ async def test_a_nearly_full_notification_queue_fails_the_check(database):
     assert (well.state, well.found) == ("ok", "0% of the notification queue is used")
     assert full.state == "failed"
     assert "pg_stat_activity" in full.remedy
+
+
+def test_a_gateway_with_rights_of_its_own_is_warned_of(psql, gristmill):
+    """A route without a check could use them."""
+    psql.execute("GRANT gristmill_service TO gristmill_gateway WITH INHERIT TRUE")
+    try:
+        checks = json.loads(gristmill("doctor", "--json")[1])["checks"]
+    finally:
+        psql.execute("GRANT gristmill_service TO gristmill_gateway WITH INHERIT FALSE")
+
+    [check] = [check for check in checks if check["name"] == "logins"]
+    assert check["state"] == "warning"
+    assert "WITH INHERIT FALSE" in check["remedy"]

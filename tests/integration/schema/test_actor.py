@@ -236,7 +236,7 @@ OF_THE_OWNER = (
 def test_nobody_but_the_owner_reaches_keys_bindings_or_the_switch(login, group, attempt):
     """Neither SQL injection in a service nor a worker can read a key or turn strict mode off."""
     if (group, attempt) == ("gristmill_gateway", "SET ROLE gristmill_operator"):
-        pytest.skip("its callers may be operators: tests/integration/gateway/test_gateway_role.py")
+        pytest.skip("its callers may be operators: tests/integration/gateway/callers/test_gateway_role.py")
     with pytest.raises(errors.InsufficientPrivilege):
         login(group).execute(attempt)
 

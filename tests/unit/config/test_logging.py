@@ -275,6 +275,7 @@ def test_remembered_warnings_are_bounded():
         ("https://host:8443/path mail a@b.example", "https://host:8443/path mail a@b.example"),
         ("GET /v1?api_key=hunter2&page=2", "GET /v1?api_key=***&page=2"),
         ("Incorrect API key provided: sk-hunter2hunter2.", "Incorrect API key provided: sk-***."),
+        ("key gm_00000000000000000000000000000032ZA3v is revoked", "key gm_*** is revoked"),
         ("Authorization: Bearer hunter2hunter2", "Authorization: Bearer ***"),
         ("basic authentication is required", "basic authentication is required"),
         (

@@ -10,6 +10,7 @@ from workers.runtime.store import health as store
 from workers.runtime.store.health import (
     ConnectedLogin,
     count_owners,
+    gateway_inherits,
     is_strict,
     list_connected_logins,
     notice_queue_usage,
@@ -20,6 +21,7 @@ __all__ = [
     "ConnectedLogin",
     "count_owners",
     "count_slots_by_queue",
+    "gateway_inherits",
     "is_strict",
     "list_connected_logins",
     "notice_queue_usage",

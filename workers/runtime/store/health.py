@@ -76,6 +76,16 @@ async def list_connected_logins(conn: Raw) -> list[ConnectedLogin]:
     return await cursor.fetchall()
 
 
+async def gateway_inherits(conn: Raw) -> bool:
+    """Tell whether the gateway's role has the rights of its callers without becoming one of them."""
+    cursor = await conn.execute(
+        """SELECT coalesce(bool_or(pg_has_role(g.oid, r.oid, 'USAGE')), false) FROM pg_roles AS g, pg_roles AS r
+            WHERE g.rolname = 'gristmill_gateway' AND r.rolname IN ('gristmill_service', 'gristmill_operator')"""
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
 async def is_strict(conn: Raw) -> bool:
     """Tell whether strict mode is on."""
     cursor = await conn.execute("SELECT EXISTS (SELECT FROM runtime.security WHERE strict)")

@@ -6,6 +6,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.support.paths import ROOT
+
 OURS = "(SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
 # What the login reads by itself: whether it is ready, and nothing of tenants.
 MAY_READ = {"runtime.dispatcher", "runtime.schedules", "runtime.lifecycles", "alembic_version"}
@@ -71,6 +73,39 @@ def test_before_it_becomes_an_operator_it_is_not_trusted(gateway):
     with gateway.transaction():
         gateway.execute("SET LOCAL ROLE gristmill_operator")
         assert gateway.execute(trusted).fetchone() == (True,)
+
+
+SET_MEMBERSHIPS = "DO $$\nDECLARE\n  v_group"
+MEMBERSHIPS = """SELECT roleid::regrole::text, member::regrole::text, inherit_option, set_option FROM pg_auth_members
+                  WHERE member IN ('gristmill_gateway'::regrole, 'gristmill_operator'::regrole) ORDER BY 1, 2"""
+
+
+@pytest.fixture
+def grantor(psql):
+    """A role that may grant the groups, as an administrator of a hosted server may."""
+    psql.execute("CREATE ROLE test_grantor")
+    psql.execute("GRANT gristmill_service, gristmill_worker TO test_grantor WITH ADMIN TRUE")
+    yield "test_grantor"
+    for role, member in (("gristmill_service", "gristmill_gateway"), ("gristmill_worker", "gristmill_operator")):
+        psql.execute(f"REVOKE {role} FROM {member} GRANTED BY test_grantor")
+    psql.execute("REVOKE gristmill_service, gristmill_worker FROM test_grantor")
+    psql.execute("DROP ROLE test_grantor")
+
+
+def test_the_migration_corrects_what_every_grantor_gave(psql, grantor):
+    """The most generous membership counts, so that of another administrator would leave the gateway its rights."""
+    statement = (ROOT / "migrations/sql/0027/rights.sql").read_text()
+    statement = SET_MEMBERSHIPS + statement.partition(SET_MEMBERSHIPS)[2]
+    before = psql.execute(MEMBERSHIPS).fetchall()
+    psql.execute(f"GRANT gristmill_service TO gristmill_gateway WITH INHERIT TRUE GRANTED BY {grantor}")
+    psql.execute(f"GRANT gristmill_worker TO gristmill_operator WITH SET TRUE GRANTED BY {grantor}")
+    psql.execute("GRANT gristmill_operator TO gristmill_gateway WITH INHERIT TRUE")
+
+    psql.execute(statement)
+
+    after = psql.execute(MEMBERSHIPS).fetchall()
+    assert len(after) == len(before) + 2
+    assert {tuple(row.values()) for row in after} == {tuple(row.values()) for row in before}
 
 
 @pytest.mark.parametrize("role", ["gristmill_service", "gristmill_gateway", "gristmill_worker"])
