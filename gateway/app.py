@@ -35,6 +35,7 @@ def create_app(resources: Resources) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_services(resources) as services:
             app.state.services = services
+            app.state.metrics.watch(services.database, services.capacity)
             yield
 
     app = FastAPI(

@@ -171,6 +171,11 @@ class Capacity:
         self._queue: deque[asyncio.Future[None]] = deque()
         self._of_key: Counter[str] = Counter()
 
+    @property
+    def queue_length(self) -> int:
+        """How many requests wait for a place now."""
+        return len(self._queue)
+
     async def enter(self, key: str) -> None:
         """Take a place; whoever returns from this calls :meth:`leave`. Raise a 429 or a 503 if there is none."""
         if self._of_key[key] >= self._max_per_key:

@@ -76,7 +76,6 @@ class Browser:
                 self._hosts |= {url.hostname or ""} if url.scheme in ("http", "https") else set()
         return self._hosts
 
-
     def complaints(self) -> list[str]:
         """Return the errors and warnings in the console, such as what a page's policy has blocked."""
         return [entry["message"] for entry in self._driver.get_log("browser")]

@@ -77,6 +77,15 @@ async def test_requests_are_counted_by_the_template_of_their_route(client):
     assert not [line for line in lines if "/nothing/" in line]
 
 
+async def test_the_process_and_its_pools_are_measured(client):
+    """Memory, open files and connections: what an operator looks at first."""
+    lines = (await client.get("/metrics")).text
+
+    for name in ("gristmill_database_connections", "gristmill_http_requests_queued", "process_resident_memory_bytes"):
+        assert f"\n{name}" in lines
+    assert 'gristmill_database_connections{pool="kernel",state="in_use"} 0.0' in lines
+
+
 async def test_a_made_up_method_is_no_label(client):
     """Like a path."""
     await client.request("MADEUP", "/v1/stages")
