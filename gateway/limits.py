@@ -8,8 +8,8 @@ the bucket holds; unused ones go back. Without Redis each process has its own bu
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -34,6 +34,8 @@ LEASE_SECONDS = 1.0
 # A lease that was used up faster than this is doubled.
 FAST_SECONDS = 0.1
 MAX_KEYS = 10_000
+# Bodies in memory of one process. The parsed values need several times as much.
+MAX_BODY_MEMORY = 128 * 1024 * 1024
 _PREFIX = "gristmill:gateway:rate:"
 # KEYS: the bucket. ARGV: capacity, tokens per second, wanted tokens, tokens given back.
 # Returns the tokens given out, those left, and the milliseconds until the next one if there are none.
@@ -235,6 +237,43 @@ def _busy() -> HttpProblem:
     return HttpProblem(
         "temporary-reduced-capacity", "too many requests run at once; try again later", headers={"Retry-After": "2"}
     )
+
+
+class BodyMemory:
+    """How many bytes of bodies this process has in memory, at most ``size``."""
+
+    def __init__(self, size: int = MAX_BODY_MEMORY) -> None:
+        self._left = size
+
+    @contextmanager
+    def hold(self) -> Iterator["HeldBytes"]:
+        """Count the bytes of one body during this block."""
+        held = HeldBytes(self)
+        try:
+            yield held
+        finally:
+            self._left += held.size
+
+    def take(self, size: int) -> None:
+        """Count ``size`` more bytes; raise a 503 if they are too many."""
+        if size > self._left:
+            raise _busy()
+        self._left -= size
+
+
+class HeldBytes:
+    """The bytes of one body that are in memory."""
+
+    __slots__ = ("_memory", "size")
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """Count ``size`` more bytes; raise a 503 if this process has too many in memory."""
+        self._memory.take(size)
+        self.size += size
 
 
 class Place:

@@ -1,6 +1,7 @@
 """Every error as ``application/problem+json`` (RFC 9457): refusals, invalid requests, HTTP errors, servers away."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
 AWAY_RETRY_SECONDS = 2
+MASKED = "a secret"
+_SECRET_FIELD = re.compile(r"(password|secret|token|credentials?|authorization|api_?key)s?$", re.IGNORECASE)
 _KINDS: Mapping[Kind, str] = {
     Kind.INVALID: "invalid",
     Kind.NOT_FOUND: "not-found",
@@ -159,9 +162,10 @@ def _field_error(error: Mapping[str, Any]) -> Problem:
     where = _location(error["loc"])
     if error["type"] == "missing":
         return Problem(where.field, "is required", "nothing")
+    value = MASKED if _SECRET_FIELD.search(where.field) else _shown(error["input"])
     if error["type"] == "extra_forbidden":
-        return Problem(where.field, "is not a field" if where.in_body else "is not a parameter", _shown(error["input"]))
-    return Problem(where.field, rule_of(error["msg"]), _shown(error["input"]))
+        return Problem(where.field, "is not a field" if where.in_body else "is not a parameter", value)
+    return Problem(where.field, rule_of(error["msg"]), value)
 
 
 def _location(loc: Sequence[Any]) -> _Location:
@@ -172,7 +176,7 @@ def _location(loc: Sequence[Any]) -> _Location:
 
 
 def _shown(value: object) -> str:
-    return "a value that looks like a secret" if isinstance(value, str) and looks_secret(value) else quoted(value)
+    return MASKED if looks_secret(str(value)) else quoted(value)
 
 
 def _of_postgres(error: Exception) -> HttpProblem | None:

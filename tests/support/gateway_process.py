@@ -124,13 +124,20 @@ def main(options: Mapping[str, Any]) -> int:
     discover()
     given = dict(options)
     port, grace = given.pop("port"), given.pop("grace_seconds", 5)
+    proxies = tuple(given.pop("trusted_proxies", ()))
     for name in ("HEADERS_SECONDS", "BODY_SECONDS", "SLOW_READER_SECONDS"):
         setattr(server, name, given.pop(name.lower(), getattr(server, name)))
     resources = make_resources(**given)
     app = create_app(resources)
     app.include_router(router)
-    connections = resources.max_connections
-    return serve_app(app, address="127.0.0.1", port=port, grace_seconds=grace, max_connections=connections)
+    return serve_app(
+        app,
+        address="127.0.0.1",
+        port=port,
+        grace_seconds=grace,
+        max_connections=resources.max_connections,
+        trusted_proxies=proxies,
+    )
 
 
 if __name__ == "__main__":

@@ -3,13 +3,9 @@
 import psycopg
 import pytest
 
-from tests.support.gateway import OPERATOR, SERVICE, open_client
+from tests.support.gateway import LED, OPERATOR, SERVICE, open_client
 
 NOWHERE = "redis://127.0.0.1:1"
-LED = """INSERT INTO runtime.dispatcher (id, leader, term, seen_at, expires_at)
-         VALUES (1, 'd1', 1, now() + interval '1 hour', now())"""
-
-
 @pytest.fixture
 def led(database_url):
     """A dispatcher leads for the next hour."""

@@ -76,6 +76,35 @@ def test_a_large_body_that_keeps_coming_is_read(gateway):
     assert answer.json() == {"length": 4_000_000}
 
 
+def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(gateway):
+    """The server does not close the connection while the client still sends."""
+    with gateway.client() as client:
+        for _ in range(2):  # the connection can be used again
+            answer = client.post("/test/things", content=b"x" * 10_000_000, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 413
+
+
+def test_a_refused_body_without_an_end_is_cut(gateway):
+    """A client cannot send for ever."""
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"100000\r\n" + b"x" * 1_048_576 + b"\r\n"
+    with gateway.connect() as connection, pytest.raises(OSError):  # noqa: PT011 - reset or a broken pipe
+        connection.sendall(head)
+        for _ in range(1_000):
+            connection.sendall(chunk)
+
+
+def test_a_second_request_that_comes_slowly_is_cut(gateway):
+    """Also if its beginning came together with the first one."""
+    first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for second in (b"GET /healthz HTTP/1.1\r\nHost:", b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"):
+        with gateway.connect() as connection:
+            connection.sendall(first + second)
+            answer = answer_to(connection)
+
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_does_not_read_is_cut(gateway):
     """Its answer is not kept in memory without end."""
     with gateway.connect() as connection:
@@ -156,6 +185,17 @@ def test_an_unexpected_error_is_in_the_log_with_its_request(gateway):
     failed, _ = (line for line in gateway.lines() if line.get("request_id") == "went-wrong")
     assert failed["event"] == "request_failed"
     assert "RuntimeError" in failed["exception"]
+
+
+@pytest.mark.parametrize(("trusted", "host"), [([], "127.0.0.1"), (["127.0.0.0/8", "10.0.0.0/8"], "203.0.113.9")])
+def test_only_a_trusted_proxy_names_the_client(servers, clone_url, tmp_path, trusted, host):
+    """The history of changes has the client's address. Anybody could send the header."""
+    forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9, 10.1.2.3"}
+    with (
+        started_gateway(tmp_path, clone_url, servers.urls.redis_url, trusted_proxies=trusted) as gateway,
+        gateway.client() as client,
+    ):
+        assert client.get("/test/client", headers=forwarded).json() == {"host": host}
 
 
 @pytest.fixture
