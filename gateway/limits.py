@@ -8,10 +8,11 @@ the bucket holds; unused ones go back. Without Redis each process has its own bu
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Self
 
 import structlog
 from fastapi import Request
@@ -245,14 +246,9 @@ class BodyMemory:
     def __init__(self, size: int = MAX_BODY_MEMORY) -> None:
         self._left = size
 
-    @contextmanager
-    def hold(self) -> Iterator["HeldBytes"]:
-        """Count the bytes of one body during this block."""
-        held = HeldBytes(self)
-        try:
-            yield held
-        finally:
-            self._left += held.size
+    def hold(self) -> "HeldBytes":
+        """Return what counts the bytes of one body during its ``with`` block."""
+        return HeldBytes(self)
 
     def take(self, size: int) -> None:
         """Count ``size`` more bytes; raise a 503 if they are too many."""
@@ -260,20 +256,30 @@ class BodyMemory:
             raise _busy()
         self._left -= size
 
+    def give_back(self, size: int) -> None:
+        """Count ``size`` bytes no more."""
+        self._left += size
+
 
 class HeldBytes:
     """The bytes of one body that are in memory."""
 
-    __slots__ = ("_memory", "size")
+    __slots__ = ("_memory", "_size")
 
     def __init__(self, memory: BodyMemory) -> None:
         self._memory = memory
-        self.size = 0
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.give_back(self._size)
 
     def add(self, size: int) -> None:
         """Count ``size`` more bytes; raise a 503 if this process has too many in memory."""
         self._memory.take(size)
-        self.size += size
+        self._size += size
 
 
 class Place:

@@ -56,7 +56,8 @@ def test_postgres_away_and_back(own_servers: EmbeddedServers, gateway: GatewayPr
 
         own_servers.start_postgres()
         wait_until(lambda: client.get("/v1/stages").status_code == 200, within=PATIENCE_SECONDS)
-        wait_until(lambda: red_checks(client) == set(), within=PATIENCE_SECONDS)
+        # After a crash no dispatcher leads: its row is not logged, and none runs here.
+        wait_until(lambda: red_checks(client) <= {"dispatcher"}, within=PATIENCE_SECONDS)
 
     assert away.status_code == 503
     assert away.json()["type"] == "/problems/unavailable"

@@ -6,6 +6,8 @@ import pytest
 from tests.support.gateway import LED, OPERATOR, SERVICE, open_client
 
 NOWHERE = "redis://127.0.0.1:1"
+
+
 @pytest.fixture
 def led(database_url):
     """A dispatcher leads for the next hour."""

@@ -5,6 +5,7 @@ import itertools
 import json
 import signal
 import socket
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -78,9 +79,10 @@ def test_a_large_body_that_keeps_coming_is_read(gateway):
 
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(gateway):
     """The server does not close the connection while the client still sends."""
+    body = b"x" * 10_000_000
     with gateway.client() as client:
         for _ in range(2):  # the connection can be used again
-            answer = client.post("/test/things", content=b"x" * 10_000_000, headers={"Content-Type": "application/json"})
+            answer = client.post("/test/things", content=body, headers={"Content-Type": "application/json"})
             assert answer.status_code == 413
 
 
@@ -88,10 +90,14 @@ def test_a_refused_body_without_an_end_is_cut(gateway):
     """A client cannot send for ever."""
     head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"100000\r\n" + b"x" * 1_048_576 + b"\r\n"
-    with gateway.connect() as connection, pytest.raises(OSError):  # noqa: PT011 - reset or a broken pipe
+    sent = 0
+    with gateway.connect() as connection, suppress(ConnectionError):
         connection.sendall(head)
-        for _ in range(1_000):
+        while sent < 1_000:
             connection.sendall(chunk)
+            sent += 1
+
+    assert sent < 1_000
 
 
 def test_a_second_request_that_comes_slowly_is_cut(gateway):

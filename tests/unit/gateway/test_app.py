@@ -27,7 +27,9 @@ def paths(brought: list[Domain]) -> set[str]:
 def test_a_domain_of_another_package_brings_routes(tmp_path, monkeypatch):
     """Its module `routes` has a router like ours."""
     monkeypatch.syspath_prepend(tmp_path)
-    domain = make_domain(tmp_path, """
+    domain = make_domain(
+        tmp_path,
+        """
 from fastapi import APIRouter
 
 router = APIRouter(prefix="/v1/tickets")
@@ -36,7 +38,8 @@ router = APIRouter(prefix="/v1/tickets")
 @router.get("")
 async def list_tickets() -> list[str]:
     return []
-""")
+""",
+    )
 
     assert "/v1/tickets" in paths([domain])
     assert "/v1/stages" in paths([domain])
