@@ -57,6 +57,15 @@ class GatewayProcess:
                 raise AssertionError(f"{event} is never logged: {self.log.read_text()}")
             time.sleep(0.02)
 
+    def await_lines(self, request_id: str, count: int) -> list[dict[str, Any]]:
+        """Return the lines of a request once there are ``count``. Its last line follows its answer."""
+        deadline = time.monotonic() + START_SECONDS
+        while len(found := [line for line in self.lines() if line.get("request_id") == request_id]) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{request_id} has {len(found)} lines: {self.log.read_text()}")
+            time.sleep(0.02)
+        return found
+
     def await_running(self, count: int) -> None:
         """Return when ``count`` requests run, besides the one that asks."""
         deadline = time.monotonic() + START_SECONDS

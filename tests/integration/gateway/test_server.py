@@ -168,7 +168,7 @@ def test_each_request_is_one_line_in_the_log(gateway):
     with gateway.client() as client:
         client.post("/test/things?q=hunter2", json={"name": "hunter2"}, headers={"X-Request-Id": "one-line"})
 
-    [line] = [line for line in gateway.lines() if line.get("request_id") == "one-line"]
+    [line] = gateway.await_lines("one-line", 1)
     assert {name: line[name] for name in ("event", "level", "logger", "method", "route", "status", "caller")} == {
         "event": "request",
         "level": "info",
@@ -188,7 +188,7 @@ def test_an_unexpected_error_is_in_the_log_with_its_request(gateway):
     with gateway.client() as client:
         client.get("/test/boom", headers={"X-Request-Id": "went-wrong"})
 
-    failed, _ = (line for line in gateway.lines() if line.get("request_id") == "went-wrong")
+    failed, _ = gateway.await_lines("went-wrong", 2)
     assert failed["event"] == "request_failed"
     assert "RuntimeError" in failed["exception"]
 
