@@ -215,11 +215,11 @@ def configure(style: Style = "auto", level: str = "INFO", *, stream: TextIO | No
     )
     requests = logging.getLogger(REQUESTS)
     requests.handlers.clear()
-    if _is_json(style, stream):
+    requests.propagate = not _is_json(style, stream)
+    if not requests.propagate:
         fast = logging.StreamHandler(stream)
         fast.setFormatter(RequestFormatter())
         requests.addHandler(fast)
-        requests.propagate = False
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

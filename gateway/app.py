@@ -2,7 +2,7 @@
 
 import asyncio
 import pkgutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from math import inf
@@ -15,12 +15,13 @@ from starlette.responses import Response
 from gateway import routes
 from gateway.door import Door
 from gateway.health import Health
-from gateway.limits import Capacity, RateLimits
+from gateway.limits import BodyMemory, Capacity, RateLimits
 from gateway.metrics import Metrics
 from gateway.openapi import install_openapi
 from gateway.problems import problem_of, render
 from gateway.resources import Resources, Services
 from models import domains
+from models.domains import Domain
 from workers.runtime.database import Database
 from workers.runtime.operate.events import JobEvents
 from workers.runtime.refusals import Failed, Refusal
@@ -35,6 +36,7 @@ def create_app(resources: Resources) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_services(resources) as services:
             app.state.services = services
+            app.state.metrics.watch(services.database, services.capacity)
             yield
 
     app = FastAPI(
@@ -47,7 +49,7 @@ def create_app(resources: Resources) -> FastAPI:
         redirect_slashes=False,
         telemetry={"logs": False},  # they would hold values of invalid requests
     )
-    for router in find_routers():
+    for router in find_routers(domains.installed()):
         app.include_router(router)
     for kind in (Refusal, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_error)
@@ -78,15 +80,16 @@ async def open_services(resources: Resources) -> AsyncIterator[Services]:
             authenticator=authenticator,
             rates=rates,
             capacity=Capacity(running=resources.concurrency, queued=resources.queue, seconds=resources.queue_seconds),
+            bodies=BodyMemory(),
             health=health,
             stopping=stopping,
         )
 
 
-def find_routers() -> list[APIRouter]:
-    """Return the routers of :mod:`gateway.routes`, and those of installed domains (their module ``routes``)."""
+def find_routers(brought: Iterable[Domain]) -> list[APIRouter]:
+    """Return the routers of :mod:`gateway.routes`, and those of the domains ``brought`` (their module ``routes``)."""
     names = [f"{routes.__name__}.{found.name}" for found in pkgutil.iter_modules(routes.__path__)]
-    names += [f"{domain.package}.routes" for domain in domains.installed() if domain.has("routes")]
+    names += [f"{domain.package}.routes" for domain in brought if domain.has("routes")]
     return [_router_of(name) for name in names]
 
 

@@ -12,7 +12,9 @@ from fastapi.params import Form
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
+from gateway.limits import HeldBytes
 from gateway.problems import HttpProblem
+from gateway.resources import services_of
 from workers.runtime.bounds import text_problem
 from workers.runtime.json_text import JsonTextError, read_json
 from workers.runtime.refusals import Problem, quoted
@@ -44,9 +46,11 @@ class Route(APIRoute):
         reads_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
 
         async def read_and_handle(request: Request) -> Response:
-            if reads_json:
-                _check_media_type(request)
-            return await handle(_Request(request.scope, bounded(request, size)))
+            if not reads_json:
+                return await handle(_Request(request.scope, bounded(request, size)))
+            _check_media_type(request)
+            with services_of(request).bodies.hold() as held:
+                return await handle(_Request(request.scope, bounded(request, size, held)))
 
         return read_and_handle
 
@@ -72,8 +76,11 @@ def read_body(body: bytes) -> Any:
     return value
 
 
-def bounded(request: Request, size: int) -> Receive:
-    """Return what receives the body of ``request``: at most ``size`` bytes. The server cuts slow bodies."""
+def bounded(request: Request, size: int, held: HeldBytes | None = None) -> Receive:
+    """Return what receives the body of ``request``: at most ``size`` bytes. The server cuts slow bodies.
+
+    ``held`` counts the bytes of bodies that are in memory.
+    """
     length = request.headers.get("content-length")
     if length is not None and length.isdecimal() and int(length) > size:
         raise _too_large(size)
@@ -82,9 +89,12 @@ def bounded(request: Request, size: int) -> Receive:
     async def receive_bounded() -> Message:
         nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > size:
-            raise _too_large(size)
+        if body := message.get("body"):
+            received += len(body)
+            if received > size:
+                raise _too_large(size)
+            if held is not None:
+                held.add(len(body))
         return message
 
     return receive_bounded
@@ -92,8 +102,7 @@ def bounded(request: Request, size: int) -> Receive:
 
 def _too_large(size: int) -> HttpProblem:
     problem = Problem("body", f"must have at most {size:,} bytes", "more")
-    # The rest of the body is not read: the connection cannot be used again.
-    return HttpProblem("too-large", str(problem), errors=[problem], headers={"Connection": "close"})
+    return HttpProblem("too-large", str(problem), errors=[problem])
 
 
 def _check_media_type(request: Request) -> None:
@@ -103,6 +112,9 @@ def _check_media_type(request: Request) -> None:
         return
     given = headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
+    if (coding := headers.get("content-encoding", "identity").lower()) != "identity":
+        problem = Problem("Content-Encoding", "must not be set: bodies are not decompressed", quoted(coding))
+        raise HttpProblem("unsupported-media-type", str(problem), errors=[problem])
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         problem = Problem("Content-Type", "must be application/json", quoted(given) if given else "nothing")
         raise HttpProblem(

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Self
 
 import structlog
 from fastapi import Request
@@ -34,6 +35,8 @@ LEASE_SECONDS = 1.0
 # A lease that was used up faster than this is doubled.
 FAST_SECONDS = 0.1
 MAX_KEYS = 10_000
+# Bodies in memory of one process. The parsed values need several times as much.
+MAX_BODY_MEMORY = 128 * 1024 * 1024
 _PREFIX = "gristmill:gateway:rate:"
 # KEYS: the bucket. ARGV: capacity, tokens per second, wanted tokens, tokens given back.
 # Returns the tokens given out, those left, and the milliseconds until the next one if there are none.
@@ -171,6 +174,11 @@ class Capacity:
         self._queue: deque[asyncio.Future[None]] = deque()
         self._of_key: Counter[str] = Counter()
 
+    @property
+    def queue_length(self) -> int:
+        """How many requests wait for a place now."""
+        return len(self._queue)
+
     async def enter(self, key: str) -> None:
         """Take a place; whoever returns from this calls :meth:`leave`. Raise a 429 or a 503 if there is none."""
         if self._of_key[key] >= self._max_per_key:
@@ -230,6 +238,48 @@ def _busy() -> HttpProblem:
     return HttpProblem(
         "temporary-reduced-capacity", "too many requests run at once; try again later", headers={"Retry-After": "2"}
     )
+
+
+class BodyMemory:
+    """How many bytes of bodies this process has in memory, at most ``size``."""
+
+    def __init__(self, size: int = MAX_BODY_MEMORY) -> None:
+        self._left = size
+
+    def hold(self) -> "HeldBytes":
+        """Return what counts the bytes of one body during its ``with`` block."""
+        return HeldBytes(self)
+
+    def take(self, size: int) -> None:
+        """Count ``size`` more bytes; raise a 503 if they are too many."""
+        if size > self._left:
+            raise _busy()
+        self._left -= size
+
+    def give_back(self, size: int) -> None:
+        """Count ``size`` bytes no more."""
+        self._left += size
+
+
+class HeldBytes:
+    """The bytes of one body that are in memory."""
+
+    __slots__ = ("_memory", "_size")
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.give_back(self._size)
+
+    def add(self, size: int) -> None:
+        """Count ``size`` more bytes; raise a 503 if this process has too many in memory."""
+        self._memory.take(size)
+        self._size += size
 
 
 class Place:

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from gateway.callers.caller import Authenticator
 from gateway.health import Health
-from gateway.limits import Capacity, RateLimits
+from gateway.limits import BodyMemory, Capacity, RateLimits
 from workers.runtime.database import Database
 from workers.runtime.operate.events import JobEvents
 
@@ -52,6 +52,7 @@ class Services:
     authenticator: Authenticator
     rates: RateLimits
     capacity: Capacity
+    bodies: BodyMemory
     health: Health
     stopping: asyncio.Event
 

@@ -35,6 +35,9 @@ BODY_SECONDS, MIN_BYTES_PER_SECOND = 10.0, 10_000
 SLOW_READER_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 65
 MAX_HEADER_BYTES = 32 * 1024
+# A body that is refused is read and ignored up to this size, so that a client which sends first and reads then gets
+# the answer.
+MAX_IGNORED_BYTES = 32 * 1024 * 1024
 _PAUSE_SECONDS = 1.0
 BACKLOG = 1_024
 # Files of the process that are not connections of clients.
@@ -47,6 +50,7 @@ class GuardedProtocol(H11Protocol):
     max_connections = 10_000
     _timer: asyncio.TimerHandle | None = None  # of the headers or of the body
     _reader_timer: asyncio.TimerHandle | None = None
+    _times_body = False
     _body_began = 0.0
     _body_bytes = 0
 
@@ -55,25 +59,24 @@ class GuardedProtocol(H11Protocol):
         if len(self.connections) > self.max_connections:
             self._refuse(PROBLEMS["temporary-reduced-capacity"], "too many connections are open")
         else:
-            self._await_headers()
+            self._timer = self.loop.call_later(HEADERS_SECONDS, self._cut_slow_headers)
 
     def data_received(self, data: bytes) -> None:
         before = self.conn.their_state
-        if before is h11.IDLE:
-            if self._has_large_headers(data):
-                self._refuse(PROBLEMS["headers-too-large"], f"headers must have at most {MAX_HEADER_BYTES:,} bytes")
+        if before is h11.IDLE and self._has_large_headers(data):
+            self._refuse(PROBLEMS["headers-too-large"], f"headers must have at most {MAX_HEADER_BYTES:,} bytes")
+            return
+        if before is h11.SEND_BODY:
+            self._body_bytes += len(data)
+            if self._body_bytes > MAX_IGNORED_BYTES and self.cycle.response_complete:
+                self.transport.abort()
                 return
-            if self._timer is None:
-                self._await_headers()
         super().data_received(data)
-        after = self.conn.their_state
-        if after is h11.SEND_BODY:  # most bodies arrive together with their headers and need no timer
-            if before is h11.SEND_BODY:
-                self._body_bytes += len(data)
-            else:
-                self._await_body()
-        elif after is not h11.IDLE:
-            self._disarm()
+        self._arm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._arm()  # the next request of a client that does not wait for answers may have begun
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -102,15 +105,21 @@ class GuardedProtocol(H11Protocol):
         end = data.find(b"\r\n\r\n")
         return held + (len(data) if end < 0 else end) > MAX_HEADER_BYTES
 
-    def _await_headers(self) -> None:
-        self._timer = self.loop.call_later(HEADERS_SECONDS, self._cut_slow_headers)
-
-    def _await_body(self) -> None:
-        self._disarm()
-        self._body_began, self._body_bytes = self.loop.time(), 0
-        self._timer = self.loop.call_later(BODY_SECONDS, self._check_body)
+    def _arm(self) -> None:
+        """Start the clock of the headers or of the body that have begun to arrive; stop it once they are complete."""
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:  # most bodies arrive together with their headers and need no clock
+            if not self._times_body:
+                self._disarm()
+                self._times_body, self._body_began, self._body_bytes = True, self.loop.time(), 0
+                self._timer = self.loop.call_later(BODY_SECONDS, self._check_body)
+        elif state is not h11.IDLE or self._times_body:
+            self._disarm()
+        elif self._timer is None and self.conn.trailing_data[0] and not self.transport.is_closing():
+            self._timer = self.loop.call_later(HEADERS_SECONDS, self._cut_slow_headers)
 
     def _disarm(self) -> None:
+        self._times_body = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -191,7 +200,10 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _note_signal(self) -> None:
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            self.force_exit = True
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         self.should_exit = True
 
 

@@ -27,9 +27,11 @@ UNREACHABLE = (
 )
 IMPORTS = """
 import workers.transport.worker, workers.transport.dispatcher, workers.transport.beat, workers.transport.flower
-import kombu.transport.redis, cli.main
+import kombu.transport.redis, cli.main, gateway.server
+from gateway.routes.docs import ASSETS
 from workers.runtime.handler.registry import discover
 print(*discover())
+assert (ASSETS / "swagger-ui-bundle.js").is_file()
 """
 
 

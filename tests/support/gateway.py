@@ -22,6 +22,9 @@ from workers.runtime.database import Database
 
 OPERATOR = "gm_operator"
 SERVICE = "gm_service"
+# A dispatcher leads for the next hour.
+LED = """INSERT INTO runtime.dispatcher (id, leader, term, seen_at, expires_at)
+         VALUES (1, 'd1', 1, now() + interval '1 hour', now())"""
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
 
 
@@ -90,6 +93,11 @@ def _release(request: Request) -> asyncio.Event:
         state.release = asyncio.Event()
     event: asyncio.Event = state.release
     return event
+
+
+@router.get("/client")
+async def show_client(request: Request) -> dict[str, str | None]:
+    return {"host": request.client.host if request.client else None}
 
 
 @router.get("/bytes")

@@ -57,6 +57,15 @@ class GatewayProcess:
                 raise AssertionError(f"{event} is never logged: {self.log.read_text()}")
             time.sleep(0.02)
 
+    def await_lines(self, request_id: str, count: int) -> list[dict[str, Any]]:
+        """Return the lines of a request once there are ``count``. Its last line follows its answer."""
+        deadline = time.monotonic() + START_SECONDS
+        while len(found := [line for line in self.lines() if line.get("request_id") == request_id]) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{request_id} has {len(found)} lines: {self.log.read_text()}")
+            time.sleep(0.02)
+        return found
+
     def await_running(self, count: int) -> None:
         """Return when ``count`` requests run, besides the one that asks."""
         deadline = time.monotonic() + START_SECONDS
@@ -124,13 +133,20 @@ def main(options: Mapping[str, Any]) -> int:
     discover()
     given = dict(options)
     port, grace = given.pop("port"), given.pop("grace_seconds", 5)
+    proxies = tuple(given.pop("trusted_proxies", ()))
     for name in ("HEADERS_SECONDS", "BODY_SECONDS", "SLOW_READER_SECONDS"):
         setattr(server, name, given.pop(name.lower(), getattr(server, name)))
     resources = make_resources(**given)
     app = create_app(resources)
     app.include_router(router)
-    connections = resources.max_connections
-    return serve_app(app, address="127.0.0.1", port=port, grace_seconds=grace, max_connections=connections)
+    return serve_app(
+        app,
+        address="127.0.0.1",
+        port=port,
+        grace_seconds=grace,
+        max_connections=resources.max_connections,
+        trusted_proxies=proxies,
+    )
 
 
 if __name__ == "__main__":

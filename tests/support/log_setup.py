@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import structlog
 
+from config.logging import REQUESTS
+
 
 @contextmanager
 def restored_logging() -> Iterator[None]:
@@ -19,5 +21,8 @@ def restored_logging() -> Iterator[None]:
         logging.captureWarnings(capture=False)
         structlog.reset_defaults()
         root.handlers[:], root.level = handlers, level
+        requests = logging.getLogger(REQUESTS)
+        requests.handlers.clear()
+        requests.propagate = True
         for name in logging.root.manager.loggerDict:
             logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -20,7 +20,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from workers.runtime.backoff import full_jitter
 from workers.runtime.connections import (
@@ -63,6 +63,13 @@ Raw = psycopg.AsyncConnection[Any]
 # One transaction of the general pool, for the doors, which do not import SQLAlchemy.
 Transaction = AsyncSession
 DISCONNECTED = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+class PoolUse(NamedTuple):
+    """The connections of a pool."""
+
+    open: int
+    in_use: int
 
 
 class Database:
@@ -183,6 +190,15 @@ class Database:
     def _settings(self, more: str) -> str:
         """Return the settings of every session, as command line options of Postgres."""
         return f"{changed_by_setting(self.changed_by)} -c lock_timeout={LOCK_MILLISECONDS} {SERVER_KEEPALIVE} {more}"
+
+    def pool_use(self) -> dict[str, PoolUse]:
+        """Return how many connections of each pool are open now, and how many of them are in use."""
+        engines = {"kernel": self._kernel, "general": self._general}
+        pools = {name: cast("QueuePool", engine.pool) for name, engine in engines.items()}
+        return {
+            name: PoolUse(open=pool.checkedin() + pool.checkedout(), in_use=pool.checkedout())
+            for name, pool in pools.items()
+        }
 
     async def close(self) -> None:
         """Close every pooled connection."""

@@ -1,11 +1,14 @@
 """One gateway process for all tests that do not stop it; a client of an app without a network."""
 
+import io
 from typing import Any
 
 import pytest
 
+from config.logging import configure
 from tests.support.gateway import open_client
 from tests.support.gateway_process import started_gateway
+from tests.support.log_setup import restored_logging
 
 # Short enough for a test, long enough for a slow machine's honest clients: no test depends on a margin.
 HEADERS_SECONDS = BODY_SECONDS = SLOW_READER_SECONDS = 2.0
@@ -26,5 +29,7 @@ def gateway(servers, clone_url, registry, tmp_path_factory):
 @pytest.fixture
 async def client(database_url, redis_url, registry):
     """An operator's client of an app without a network."""
-    async with open_client(database_url, redis_url=redis_url) as client:
-        yield client
+    with restored_logging():
+        configure("json", "ERROR", stream=io.StringIO())
+        async with open_client(database_url, redis_url=redis_url) as client:
+            yield client

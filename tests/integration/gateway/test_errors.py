@@ -48,6 +48,7 @@ async def test_wrong_paths_and_methods(client, method, path, status, name):
         (b"[]", {}, 422, "invalid"),
         (b'"text"', {}, 422, "invalid"),
         (b"", {}, 422, "invalid"),
+        (b"{}", {"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported-media-type"),
         (b"name=x", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported-media-type"),
         (b"{}", {"Content-Type": "application/json; charset=utf-16"}, 422, "invalid"),

@@ -3,11 +3,9 @@
 import psycopg
 import pytest
 
-from tests.support.gateway import OPERATOR, SERVICE, open_client
+from tests.support.gateway import LED, OPERATOR, SERVICE, open_client
 
 NOWHERE = "redis://127.0.0.1:1"
-LED = """INSERT INTO runtime.dispatcher (id, leader, term, seen_at, expires_at)
-         VALUES (1, 'd1', 1, now() + interval '1 hour', now())"""
 
 
 @pytest.fixture
@@ -75,6 +73,15 @@ async def test_requests_are_counted_by_the_template_of_their_route(client):
     assert 'gristmill_http_requests_total{method="GET",route="/problems/{name}",status="200"} 1.0' in lines
     assert 'gristmill_http_requests_total{method="GET",route="unknown",status="404"} 3.0' in lines
     assert not [line for line in lines if "/nothing/" in line]
+
+
+async def test_the_process_and_its_pools_are_measured(client):
+    """Memory, open files and connections: what an operator looks at first."""
+    lines = (await client.get("/metrics")).text
+
+    for name in ("gristmill_database_connections", "gristmill_http_requests_queued", "process_resident_memory_bytes"):
+        assert f"\n{name}" in lines
+    assert 'gristmill_database_connections{pool="kernel",state="in_use"} 0.0' in lines
 
 
 async def test_a_made_up_method_is_no_label(client):

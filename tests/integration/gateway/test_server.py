@@ -5,6 +5,7 @@ import itertools
 import json
 import signal
 import socket
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -76,6 +77,40 @@ def test_a_large_body_that_keeps_coming_is_read(gateway):
     assert answer.json() == {"length": 4_000_000}
 
 
+def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(gateway):
+    """The server does not close the connection while the client still sends."""
+    body = b"x" * 10_000_000
+    with gateway.client() as client:
+        for _ in range(2):  # the connection can be used again
+            answer = client.post("/test/things", content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 413
+
+
+def test_a_refused_body_without_an_end_is_cut(gateway):
+    """A client cannot send for ever."""
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"100000\r\n" + b"x" * 1_048_576 + b"\r\n"
+    sent = 0
+    with gateway.connect() as connection, suppress(ConnectionError):
+        connection.sendall(head)
+        while sent < 1_000:
+            connection.sendall(chunk)
+            sent += 1
+
+    assert sent < 1_000
+
+
+def test_a_second_request_that_comes_slowly_is_cut(gateway):
+    """Also if its beginning came together with the first one."""
+    first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for second in (b"GET /healthz HTTP/1.1\r\nHost:", b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"):
+        with gateway.connect() as connection:
+            connection.sendall(first + second)
+            answer = answer_to(connection)
+
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_does_not_read_is_cut(gateway):
     """Its answer is not kept in memory without end."""
     with gateway.connect() as connection:
@@ -133,7 +168,7 @@ def test_each_request_is_one_line_in_the_log(gateway):
     with gateway.client() as client:
         client.post("/test/things?q=hunter2", json={"name": "hunter2"}, headers={"X-Request-Id": "one-line"})
 
-    [line] = [line for line in gateway.lines() if line.get("request_id") == "one-line"]
+    [line] = gateway.await_lines("one-line", 1)
     assert {name: line[name] for name in ("event", "level", "logger", "method", "route", "status", "caller")} == {
         "event": "request",
         "level": "info",
@@ -153,9 +188,20 @@ def test_an_unexpected_error_is_in_the_log_with_its_request(gateway):
     with gateway.client() as client:
         client.get("/test/boom", headers={"X-Request-Id": "went-wrong"})
 
-    failed, _ = (line for line in gateway.lines() if line.get("request_id") == "went-wrong")
+    failed, _ = gateway.await_lines("went-wrong", 2)
     assert failed["event"] == "request_failed"
     assert "RuntimeError" in failed["exception"]
+
+
+@pytest.mark.parametrize(("trusted", "host"), [([], "127.0.0.1"), (["127.0.0.0/8", "10.0.0.0/8"], "203.0.113.9")])
+def test_only_a_trusted_proxy_names_the_client(servers, clone_url, tmp_path, trusted, host):
+    """The history of changes has the client's address. Anybody could send the header."""
+    forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9, 10.1.2.3"}
+    with (
+        started_gateway(tmp_path, clone_url, servers.urls.redis_url, trusted_proxies=trusted) as gateway,
+        gateway.client() as client,
+    ):
+        assert client.get("/test/client", headers=forwarded).json() == {"host": host}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from pydantic import BaseModel, SecretStr
 
-from config.logging import MAX_CONTENTS_PER_EVENT, RepeatFilter, configure
+from config.logging import MAX_CONTENTS_PER_EVENT, REQUESTS, RepeatFilter, configure
 from config.redaction import redact_text
 from tests.support.log_setup import restored_logging
 
@@ -320,6 +320,28 @@ def test_secrets_in_a_text_are_masked_and_the_rest_is_kept(text, shown):
 def test_long_text_is_cut_and_says_so():
     """The length of a log line does not depend on the length of data."""
     assert redact_text("x" * 2_010) == "x" * 2_000 + "… (10 more characters)"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_request_is_one_line_in_each_style(configured, style):
+    """In JSON like every other event, although a faster handler writes it."""
+    log = configured(style)
+    requests = logging.getLogger(REQUESTS)
+
+    assert bool(requests.handlers) is (style == "json")
+    if style == "json":
+        requests.info({"method": "GET", "route": "/v1/jobs/{id}", "status": 200})
+        requests.debug({"method": "GET"})
+        [event] = log.events
+        assert event.pop("timestamp")
+        assert event == {
+            "level": "info",
+            "event": "request",
+            "logger": "gateway.requests",
+            "method": "GET",
+            "route": "/v1/jobs/{id}",
+            "status": 200,
+        }
 
 
 def test_a_test_that_configures_logging_leaves_no_handler_behind() -> None:

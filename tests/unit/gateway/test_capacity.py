@@ -1,10 +1,10 @@
-"""Bounded concurrency: places, a queue, a share for each key."""
+"""Bounded concurrency: places, a queue, a share for each key, and the memory of bodies."""
 
 import asyncio
 
 import pytest
 
-from gateway.limits import Capacity
+from gateway.limits import BodyMemory, Capacity
 from gateway.problems import HttpProblem
 
 
@@ -81,3 +81,16 @@ async def test_one_key_gets_half_of_all_places_at_most() -> None:
     assert refused.value.violated_policies == ["concurrent"]
     capacity.leave("greedy")
     await capacity.enter("modest")
+
+
+def test_bodies_have_a_bounded_memory() -> None:
+    """What one body frees, another may use."""
+    memory = BodyMemory(100)
+
+    with memory.hold() as first:
+        first.add(60)
+        with memory.hold() as second, pytest.raises(HttpProblem) as refused:
+            second.add(41)
+        assert refused.value.headers == {"Retry-After": "2"}
+    with memory.hold() as third:
+        third.add(100)

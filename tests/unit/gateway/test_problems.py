@@ -134,6 +134,13 @@ def test_a_value_that_looks_like_a_secret_is_not_quoted() -> None:
     assert secret not in rendered(problem)
 
 
+def test_a_value_of_a_secret_field_is_not_quoted() -> None:
+    """A short password looks like a word."""
+    problem = problem_of(invalid(name="n", signing_secret="hunter2"))
+
+    assert "hunter2" not in rendered(problem)
+
+
 def test_a_long_list_of_errors_is_cut() -> None:
     """A body of a thousand wrong fields does not make an answer of a thousand lines."""
     problem = problem_of(invalid(name="n", **{f"field_{number}": 1 for number in range(1_000)}))
