@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
-TARGETS = set("setup demo test check up down bench chaos client fmt lock clean secrets help".split())
+TARGETS = {"setup", "demo", "test", "check", "up", "down", "bench", "chaos", "client", "fmt", "lock", "clean"}
+TARGETS |= {"secrets", "help"}
 
 
 def make(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
