@@ -252,7 +252,8 @@ BEGIN
       DETAIL = jsonb_build_object('field', substr(p_constraint, 6), 'rule', p_message, 'value', NULL, 'remedy', NULL, 'position', 0);
   ELSE
     v_field := substr(p_constraint, length('ck_' || split_part(p_table, '.', 2) || '_') + 1);
-    IF NOT EXISTS (SELECT FROM jsonb_array_elements(p_door -> 'fields') AS f WHERE f ->> 'name' = v_field) THEN
+    IF v_field <> ALL ('{priority,callback_url,traceparent,idempotency_key,due_at}'::text[])
+       AND NOT EXISTS (SELECT FROM jsonb_array_elements(p_door -> 'fields') AS f WHERE f ->> 'name' = v_field) THEN
       v_field := 'payload';
     END IF;
     PERFORM runtime.refuse('MI001', v_field, CASE p_constraint

@@ -34,8 +34,9 @@ def describe_door(door: SqlDoor, payload: type[BaseModel], of: type[Job]) -> dic
         field = {"name": name, "column": column[name], **_rules(rules, schema.get("$defs", {}))}
         if name in required:
             field.pop("default", None)
-        if name in of.__may_grow__:
-            field["grows"] = True
+        field |= {
+            key: True for key, names in (("grows", of.__may_grow__), ("may_differ", of.__may_differ__)) if name in names
+        }
         fields.append(field)
     options = {name: column[name] for name in ("due_at",)}
     return {"fields": fields, "options": options, "results": {name: column[name] for name in door.results}}
