@@ -53,8 +53,8 @@ def enqueue(
 def enqueue_many(connection: Any, stage: str, jobs: Sequence[NewJob | Mapping[str, Any]]) -> list[Enqueued]:
     """Enqueue many jobs of one stage, 5,000 with one statement; return them in the order of ``jobs``.
 
-    A job is a :class:`NewJob` or a mapping with the same members. If one is refused, none is enqueued. Raise Refused with
-    the ``position`` of the job.
+    A job is a :class:`NewJob` or a mapping with the same members. If one is refused, none is enqueued. Raise Refused
+    with the ``position`` of the job.
     """
     runner = runner_of(connection)
     many = [(stage, text) for text in statements.jobs_text(jobs)]
