@@ -106,6 +106,20 @@ def test_many_jobs_come_back_in_their_order(way, service_url, admin, user, profi
     assert [prompts[job.id] for job in done] == [f"Judge {n}." for n in range(7)]
 
 
+def test_of_many_jobs_all_are_enqueued_or_none(way, service_url, admin, user, profile):
+    """Also if the refused one is in a later statement: the first statement's jobs are taken back."""
+    jobs = [{"payload": payload(profile)} for _ in range(5)]
+    with way(service_url) as (connection, execute), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gristmill_client.sql.statements.JOBS_PER_STATEMENT", 2)
+        sql.act_for(connection, user)
+        execute("INSERT INTO scoring.profiles (name) VALUES ('written by the caller')")
+        with pytest.raises(Refused, match=r"^job 4: payload must be an object"):
+            sql.enqueue_many(connection, SCORE, [*jobs[:4], {"payload": None}])
+
+    assert admin.execute("SELECT count(*) FROM scoring.scoring_jobs WHERE owner_id = %s", [user]).fetchone() == (0,)
+    assert admin.execute("SELECT count(*) FROM scoring.profiles WHERE owner_id = %s", [user]).fetchone() == (2,)
+
+
 def test_no_job_is_enqueued_of_nothing(way, service_url):
     with way(service_url) as (connection, _):
         assert sql.enqueue_many(connection, SCORE, []) == []
@@ -184,15 +198,19 @@ def test_an_autocommit_connection_needs_no_savepoint(service_url, admin, user, p
         with pytest.raises(Refused):
             sql.enqueue(connection, SCORE, {})
         job = sql.enqueue(connection, SCORE, payload(profile))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gristmill_client.sql.statements.JOBS_PER_STATEMENT", 1)
+            with pytest.raises(Refused):
+                sql.enqueue_many(connection, SCORE, [{"payload": payload(profile)}, {"payload": {}}])
+            together = sql.enqueue_many(connection, SCORE, [{"payload": payload(profile)}] * 2)
         engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=NullPool)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             second = sql.enqueue(other, SCORE, payload(profile))
             with pytest.raises(Refused):
                 sql.enqueue(other, SCORE, {})
 
-    assert admin.execute("SELECT count(*) FROM runtime.jobs WHERE id = ANY (%s)", [[job.id, second.id]]).fetchone() == (
-        2,
-    )
+    found = {id_ for (id_,) in admin.execute("SELECT id FROM scoring.scoring_jobs WHERE owner_id = %s", [user])}
+    assert found == {job.id, second.id, *(one.id for one in together)}
 
 
 @pytest.mark.parametrize("payload", [{"x": float("nan")}, {"x": object()}, {"x": b"\xff"}])

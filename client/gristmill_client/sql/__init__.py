@@ -13,7 +13,7 @@ from uuid import UUID
 
 from gristmill_client.models import Enqueued, Job, NewJob
 from gristmill_client.sql import statements
-from gristmill_client.sql.adapters import Rows, Runner, Values, runner_of
+from gristmill_client.sql.adapters import Rows, Runner, StatementFailed, Values, runner_of
 from gristmill_client.sql.waiting import wait
 
 __all__ = ["act_for", "cancel", "enqueue", "enqueue_many", "result", "status", "wait"]
@@ -53,14 +53,12 @@ def enqueue(
 def enqueue_many(connection: Any, stage: str, jobs: Sequence[NewJob | Mapping[str, Any]]) -> list[Enqueued]:
     """Enqueue many jobs of one stage, 5,000 with one statement; return them in the order of ``jobs``.
 
-    A job is a :class:`NewJob` or a mapping with the same members. If one is refused, none of its statement is enqueued:
-    with more than 5,000 jobs, roll back. Raise Refused with the ``position`` of the job.
+    A job is a :class:`NewJob` or a mapping with the same members. If one is refused, none is enqueued. Raise Refused
+    with the ``position`` of the job.
     """
     runner = runner_of(connection)
-    done: list[Enqueued] = []
-    for text in statements.jobs_text(jobs):
-        done += statements.read_enqueued(_run(runner, statements.ENQUEUE, (stage, text), start=len(done)))
-    return done
+    many = [(stage, text) for text in statements.jobs_text(jobs)]
+    return statements.read_enqueued(_run(runner, statements.ENQUEUE, *many)) if many else []
 
 
 def cancel(connection: Any, job_id: UUID, reason: str | None = None) -> bool:
@@ -83,10 +81,9 @@ def act_for(connection: Any, user_id: UUID, signature: str | None = None) -> Non
     _run(runner_of(connection), statements.ACT_FOR, (str(user_id), signature or ""))
 
 
-def _run(runner: Runner, statement: str, values: Values, *, start: int = 0) -> Rows:
+def _run(runner: Runner, statement: str, *many: Values) -> Rows:
     try:
-        return runner.run(statement, values)
-    except Exception as error:
-        if (ours := statements.translated(error, start=start)) is not None:
-            raise ours from None
-        raise
+        return runner.run(statement, many)
+    except StatementFailed as failed:
+        error = statements.translated(failed)
+        raise error from error.__cause__

@@ -1,4 +1,4 @@
-"""Run one statement in the caller's transaction, inside a savepoint, whatever the caller's connection is.
+"""Run statements in the caller's transaction, inside a savepoint, whatever the caller's connection is.
 
 A driver or framework is never imported here: an object of it exists only if the caller has imported it.
 """
@@ -6,30 +6,62 @@ A driver or framework is never imported here: an object of it exists only if the
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gristmill_client.errors import NotPossible
 
 Rows = list[tuple[Any, ...]]
 Values = Sequence[str | None]
 
-SAVEPOINT = "SAVEPOINT gristmill"
-ROLL_BACK = "ROLLBACK TO SAVEPOINT gristmill"
-RELEASE = "RELEASE SAVEPOINT gristmill"
+
+class Frame(NamedTuple):
+    """The statements around those of one call: before them, after them, and after a failure."""
+
+    begin: tuple[str, ...] = ()
+    end: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+
+
+SAVEPOINT = Frame(
+    ("SAVEPOINT gristmill",),
+    ("RELEASE SAVEPOINT gristmill",),
+    ("ROLLBACK TO SAVEPOINT gristmill", "RELEASE SAVEPOINT gristmill"),
+)
+TRANSACTION = Frame(("BEGIN",), ("COMMIT",), ("ROLLBACK",))
+# In autocommit mode a single statement is a transaction.
+NOTHING = Frame()
+
+
+def frame_of(many: Sequence[Values], *, in_transaction: bool) -> Frame:
+    """Return what keeps the statements of one call together."""
+    if in_transaction:
+        return SAVEPOINT
+    return TRANSACTION if len(many) > 1 else NOTHING
+
+
+class StatementFailed(Exception):
+    """One of several statements failed: the one with this index. The driver's error is the cause."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
 
 
 class Runner(Protocol):
     """Runs statements for one connection of the caller."""
 
-    def run(self, statement: str, values: Values) -> Rows:
-        """Return the rows. If the statement fails, raise the driver's error; the transaction is as before."""
+    def run(self, statement: str, many: Sequence[Values]) -> Rows:
+        """Run the statement once with each of the values; return all rows.
+
+        If one fails, raise StatementFailed; the transaction is as before the first.
+        """
         ...
 
 
 class AsyncRunner(Protocol):
     """:class:`Runner` for asyncio."""
 
-    async def run(self, statement: str, values: Values) -> Rows: ...
+    async def run(self, statement: str, many: Sequence[Values]) -> Rows: ...
 
 
 def runner_of(connection: Any) -> Runner:
@@ -76,25 +108,35 @@ class DbApi:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def run(self, statement: str, values: Values) -> Rows:
+    def run(self, statement: str, many: Sequence[Values]) -> Rows:
+        frame = frame_of(many, in_transaction=self._in_transaction())
         cursor = self._cursor()
         try:
-            if not self._in_transaction():
-                cursor.execute(statement, tuple(values))
-                return plain_rows(cursor.fetchall())
-            cursor.execute(SAVEPOINT)
+            for one in frame.begin:
+                cursor.execute(one)
             try:
-                cursor.execute(statement, tuple(values))
-                rows = plain_rows(cursor.fetchall())
+                rows = self._run_each(cursor, statement, many)
             except BaseException:
                 with suppress(Exception):  # of a broken connection nothing can be saved
-                    cursor.execute(ROLL_BACK)
-                    cursor.execute(RELEASE)
+                    for one in frame.undo:
+                        cursor.execute(one)
                 raise
-            cursor.execute(RELEASE)
+            for one in frame.end:
+                cursor.execute(one)
             return rows
         finally:
             cursor.close()
+
+    @staticmethod
+    def _run_each(cursor: Any, statement: str, many: Sequence[Values]) -> Rows:
+        rows: Rows = []
+        for index, values in enumerate(many):
+            try:
+                cursor.execute(statement, tuple(values))
+                rows += plain_rows(cursor.fetchall())
+            except Exception as error:
+                raise StatementFailed(index) from error
+        return rows
 
     def _cursor(self) -> Any:
         return self._connection.cursor()
@@ -126,14 +168,35 @@ class SqlAlchemy:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def run(self, statement: str, values: Values) -> Rows:
+    def run(self, statement: str, many: Sequence[Values]) -> Rows:
         text = sys.modules["sqlalchemy"].text
-        bound = text(statement.replace("%s", "{}").format(*(f":value_{n}" for n in range(len(values)))))
-        named = {f"value_{n}": value for n, value in enumerate(values)}
-        if self._is_autocommit():
-            return plain_rows(self._connection.execute(bound, named).fetchall())
-        with self._connection.begin_nested():
-            return plain_rows(self._connection.execute(bound, named).fetchall())
+        if not self._is_autocommit():
+            with self._connection.begin_nested():
+                return self._run_each(statement, many)
+        frame = frame_of(many, in_transaction=False)
+        for one in frame.begin:
+            self._connection.execute(text(one))
+        try:
+            rows = self._run_each(statement, many)
+        except BaseException:
+            with suppress(Exception):
+                for one in frame.undo:
+                    self._connection.execute(text(one))
+            raise
+        for one in frame.end:
+            self._connection.execute(text(one))
+        return rows
+
+    def _run_each(self, statement: str, many: Sequence[Values]) -> Rows:
+        places = [f"value_{n}" for n in range(len(many[0]) if many else 0)]
+        bound = sys.modules["sqlalchemy"].text(statement.replace("%s", "{}").format(*(f":{name}" for name in places)))
+        rows: Rows = []
+        for index, values in enumerate(many):
+            try:
+                rows += plain_rows(self._connection.execute(bound, dict(zip(places, values, strict=True))).fetchall())
+            except Exception as error:
+                raise StatementFailed(index) from error
+        return rows
 
     def _is_autocommit(self) -> bool:
         # Of a Session its connection; a Connection's own attribute is the one of the pool.
@@ -148,11 +211,10 @@ class Django:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def run(self, statement: str, values: Values) -> Rows:
+    def run(self, statement: str, many: Sequence[Values]) -> Rows:
         atomic = sys.modules["django.db.transaction"].atomic
         with atomic(using=self._connection.alias), self._connection.cursor() as cursor:
-            cursor.execute(statement, list(values))
-            return plain_rows(cursor.fetchall())
+            return DbApi._run_each(cursor, statement, [list(values) for values in many])  # noqa: SLF001 - of this file
 
 
 class AsyncSqlAlchemy:
@@ -161,8 +223,8 @@ class AsyncSqlAlchemy:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def run(self, statement: str, values: Values) -> Rows:
-        rows: Rows = await self._connection.run_sync(lambda sync: SqlAlchemy(sync).run(statement, values))
+    async def run(self, statement: str, many: Sequence[Values]) -> Rows:
+        rows: Rows = await self._connection.run_sync(lambda sync: SqlAlchemy(sync).run(statement, many))
         return rows
 
 
@@ -172,23 +234,33 @@ class AsyncPsycopg:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def run(self, statement: str, values: Values) -> Rows:
+    async def run(self, statement: str, many: Sequence[Values]) -> Rows:
+        frame = frame_of(many, in_transaction=has_transaction(self._connection))
         factory = sys.modules["psycopg.rows"].tuple_row
         async with self._connection.cursor(row_factory=factory) as cursor:
-            if not has_transaction(self._connection):
-                await cursor.execute(statement, values)
-                return plain_rows(await cursor.fetchall())
-            await cursor.execute(SAVEPOINT)
+            for one in frame.begin:
+                await cursor.execute(one)
             try:
-                await cursor.execute(statement, values)
-                rows = plain_rows(await cursor.fetchall())
+                rows = await self._run_each(cursor, statement, many)
             except BaseException:
                 with suppress(Exception):  # of a broken connection nothing can be saved
-                    await cursor.execute(ROLL_BACK)
-                    await cursor.execute(RELEASE)
+                    for one in frame.undo:
+                        await cursor.execute(one)
                 raise
-            await cursor.execute(RELEASE)
+            for one in frame.end:
+                await cursor.execute(one)
             return rows
+
+    @staticmethod
+    async def _run_each(cursor: Any, statement: str, many: Sequence[Values]) -> Rows:
+        rows: Rows = []
+        for index, values in enumerate(many):
+            try:
+                await cursor.execute(statement, tuple(values))
+                rows += plain_rows(await cursor.fetchall())
+            except Exception as error:
+                raise StatementFailed(index) from error
+        return rows
 
 
 def plain_rows(rows: Sequence[Any]) -> Rows:

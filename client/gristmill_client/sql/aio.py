@@ -7,7 +7,7 @@ from uuid import UUID
 
 from gristmill_client.models import Enqueued, Job, NewJob
 from gristmill_client.sql import statements
-from gristmill_client.sql.adapters import AsyncRunner, Rows, Values, async_runner_of
+from gristmill_client.sql.adapters import AsyncRunner, Rows, StatementFailed, Values, async_runner_of
 from gristmill_client.sql.waiting import wait_async as wait
 
 __all__ = ["act_for", "cancel", "enqueue", "enqueue_many", "result", "status", "wait"]
@@ -44,10 +44,8 @@ async def enqueue(
 async def enqueue_many(connection: Any, stage: str, jobs: Sequence[NewJob | Mapping[str, Any]]) -> list[Enqueued]:
     """See :func:`gristmill_client.sql.enqueue_many`."""
     runner = async_runner_of(connection)
-    done: list[Enqueued] = []
-    for text in statements.jobs_text(jobs):
-        done += statements.read_enqueued(await _run(runner, statements.ENQUEUE, (stage, text), start=len(done)))
-    return done
+    many = [(stage, text) for text in statements.jobs_text(jobs)]
+    return statements.read_enqueued(await _run(runner, statements.ENQUEUE, *many)) if many else []
 
 
 async def cancel(connection: Any, job_id: UUID, reason: str | None = None) -> bool:
@@ -70,10 +68,9 @@ async def act_for(connection: Any, user_id: UUID, signature: str | None = None) 
     await _run(async_runner_of(connection), statements.ACT_FOR, (str(user_id), signature or ""))
 
 
-async def _run(runner: AsyncRunner, statement: str, values: Values, *, start: int = 0) -> Rows:
+async def _run(runner: AsyncRunner, statement: str, *many: Values) -> Rows:
     try:
-        return await runner.run(statement, values)
-    except Exception as error:
-        if (ours := statements.translated(error, start=start)) is not None:
-            raise ours from None
-        raise
+        return await runner.run(statement, many)
+    except StatementFailed as failed:
+        error = statements.translated(failed)
+        raise error from error.__cause__

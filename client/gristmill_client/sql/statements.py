@@ -12,8 +12,9 @@ from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from gristmill_client.errors import GristmillError, NotPossible, Refused
+from gristmill_client.errors import NotPossible, Refused
 from gristmill_client.models import Enqueued, Job, NewJob
+from gristmill_client.sql.adapters import StatementFailed
 
 # How many jobs one statement enqueues.
 JOBS_PER_STATEMENT = 5_000
@@ -100,14 +101,17 @@ def read_result(rows: Sequence[Sequence[Any]]) -> dict[str, Any] | None:
     return None if text is None else dict(json.loads(text))
 
 
-def translated(error: BaseException, *, start: int = 0) -> GristmillError | None:
-    """Return our error for one of a driver, else None. ``start`` is the first place of its statement."""
+def translated(failed: StatementFailed) -> Exception:
+    """Return our error for one of a driver, else the driver's or framework's own."""
+    error = failed.__cause__
+    assert isinstance(error, Exception)
+    start = failed.index * JOBS_PER_STATEMENT
     cause = _driver_error(error)
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     if state in {_UNDEFINED_FUNCTION, _NO_SCHEMA}:
         return NotPossible("this database has no SQL door of Gristmill (revision 0029), or search and rights hide it")
     if state not in _CODES and state not in _NOT_JSON:
-        return None
+        return error
     diag = getattr(cause, "diag", None)
     message = getattr(diag, "message_primary", None) or getattr(cause, "message", None) or str(cause).splitlines()[0]
     if state in _NOT_JSON:

@@ -16,7 +16,7 @@ from uuid import UUID
 from gristmill_client.errors import NotPossible, Refused
 from gristmill_client.models import Job
 from gristmill_client.sql import statements
-from gristmill_client.sql.adapters import AsyncPsycopg, DbApi, Psycopg, has_transaction, is_a
+from gristmill_client.sql.adapters import AsyncPsycopg, DbApi, Psycopg, StatementFailed, has_transaction, is_a
 
 # A notification can be lost with its connection, so the row is read at intervals too. Drivers without notifications
 # (all but psycopg 3) read it more often.
@@ -136,11 +136,23 @@ async def _async_opened(connection: Any) -> AsyncIterator[Any]:
 
 
 def _look(runner: DbApi, job_id: UUID, user_id: UUID | None, signature: str | None) -> Job:
-    return _found(runner.run(*_question(job_id, user_id, signature)), job_id)
+    statement, values = _question(job_id, user_id, signature)
+    try:
+        rows = runner.run(statement, [values])
+    except StatementFailed as failed:
+        error = statements.translated(failed)
+        raise error from error.__cause__
+    return _found(rows, job_id)
 
 
 async def _async_look(raw: Any, job_id: UUID, user_id: UUID | None, signature: str | None) -> Job:
-    return _found(await AsyncPsycopg(raw).run(*_question(job_id, user_id, signature)), job_id)
+    statement, values = _question(job_id, user_id, signature)
+    try:
+        rows = await AsyncPsycopg(raw).run(statement, [values])
+    except StatementFailed as failed:
+        error = statements.translated(failed)
+        raise error from error.__cause__
+    return _found(rows, job_id)
 
 
 def _question(job_id: UUID, user_id: UUID | None, signature: str | None) -> tuple[str, tuple[str | None, ...]]:

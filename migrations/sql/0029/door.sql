@@ -84,7 +84,9 @@ $$;
 
 CREATE FUNCTION runtime.job_problem(p_door jsonb, p_job jsonb) RETURNS jsonb LANGUAGE sql STABLE
   SET search_path = pg_catalog, pg_temp AS $$
--- Return the first problem of a job that is to be enqueued, {field, rule, value}: of its payload, then of its options.
+-- Return the first problem of a job that is to be enqueued, {field, rule, value}: of its payload, then of its options. An
+-- address is not quoted: it may contain a secret.
+SELECT CASE WHEN problem ->> 'field' = 'callback_url' THEN problem || '{"value": "another value"}' ELSE problem END FROM (
 SELECT CASE
   WHEN jsonb_typeof(p_job) <> 'object' THEN jsonb_build_object('field', 'job', 'rule', 'must be an object', 'value', runtime.quoted(p_job))
   WHEN jsonb_typeof(p_job -> 'payload') IS DISTINCT FROM 'object' THEN
@@ -98,8 +100,8 @@ SELECT CASE
         {"name": "idempotency_key", "type": ["string", "null"], "default": null},
         {"name": "priority", "type": ["integer", "null"], "minimum": 1, "maximum": 10, "default": null},
         {"name": "due_at", "type": ["string", "null"], "format": "date-time", "default": null},
-        {"name": "callback_url", "type": ["string", "null"], "maxLength": 2048, "default": null},
-        {"name": "traceparent", "type": ["string", "null"], "maxLength": 255, "default": null},
+        {"name": "callback_url", "type": ["string", "null"], "default": null},
+        {"name": "traceparent", "type": ["string", "null"], "default": null},
         {"name": "on_failed", "type": ["string", "null"], "enum": ["return", "rerun"], "default": null},
         {"name": "lane", "type": ["string", "null"], "enum": ["normal", "batch"], "default": null},
         {"name": "within", "type": ["number", "string", "null"], "default": null}]', p_job, 'is not an option'),
@@ -111,6 +113,14 @@ SELECT CASE
         'field', 'due_at', 'rule', 'must be a valid datetime', 'value', runtime.quoted(p_job -> 'due_at'))
       WHEN p_job ->> 'due_at' IS NOT NULL AND (p_job ->> 'due_at')::timestamptz NOT BETWEEN '0001-01-02+00' AND '9999-12-31+00'
         THEN jsonb_build_object('field', 'due_at', 'rule', 'must be before the year 10000', 'value', runtime.quoted(p_job -> 'due_at'))
+      WHEN p_job ->> 'callback_url' !~* '^https?://[^[:space:][:cntrl:]]+$' THEN jsonb_build_object(
+        'field', 'callback_url', 'rule', 'must be a web address that begins with https:// or http:// and has no spaces')
+      WHEN length(p_job ->> 'callback_url') > 2048 THEN jsonb_build_object(
+        'field', 'callback_url', 'rule', 'must have at most 2048 characters')
+      WHEN p_job ->> 'traceparent' !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$'
+        THEN jsonb_build_object(
+          'field', 'traceparent', 'rule', 'must be a W3C trace context like 00-<32 hex digits>-<16 hex digits>-01',
+          'value', runtime.quoted(p_job -> 'traceparent'))
       WHEN p_job ->> 'within' IS NOT NULL AND p_job ->> 'lane' IS DISTINCT FROM 'batch' THEN jsonb_build_object(
         'field', 'within', 'rule', 'is for the batch lane: give lane=''batch'' with it', 'value', runtime.quoted(p_job -> 'within'))
       WHEN p_job ->> 'within' IS NOT NULL AND NOT pg_input_is_valid(runtime.as_span(p_job -> 'within'), 'interval')
@@ -119,7 +129,7 @@ SELECT CASE
       WHEN runtime.as_span(p_job -> 'within')::interval NOT BETWEEN '5 minutes' AND '7 days' THEN jsonb_build_object(
         'field', 'within', 'rule', 'must be from 5 minutes to 7 days', 'value', runtime.quoted(p_job -> 'within'))
       END)
-  END
+  END AS problem) AS found
 $$;
 
 CREATE FUNCTION runtime.put_jobs(p_stage text, p_rows jsonb, p_rerun boolean[])
@@ -252,7 +262,8 @@ BEGIN
       DETAIL = jsonb_build_object('field', substr(p_constraint, 6), 'rule', p_message, 'value', NULL, 'remedy', NULL, 'position', 0);
   ELSE
     v_field := substr(p_constraint, length('ck_' || split_part(p_table, '.', 2) || '_') + 1);
-    IF NOT EXISTS (SELECT FROM jsonb_array_elements(p_door -> 'fields') AS f WHERE f ->> 'name' = v_field) THEN
+    IF v_field <> ALL ('{priority,callback_url,traceparent,idempotency_key,due_at}'::text[])
+       AND NOT EXISTS (SELECT FROM jsonb_array_elements(p_door -> 'fields') AS f WHERE f ->> 'name' = v_field) THEN
       v_field := 'payload';
     END IF;
     PERFORM runtime.refuse('MI001', v_field, CASE p_constraint

@@ -88,7 +88,7 @@ SELECT format(
                           THEN format('CASE WHEN NOT runtime.keeps(r.%1$I, j.%1$I) THEN %2$L END', f ->> 'column', f ->> 'name')
                           ELSE format('CASE WHEN j.%1$I IS DISTINCT FROM r.%1$I THEN %2$L END', f ->> 'column', f ->> 'name')
                           END, ', ' ORDER BY nth)
-     FROM jsonb_array_elements(p_fields) WITH ORDINALITY AS e(f, nth)),
+     FROM jsonb_array_elements(p_fields) WITH ORDINALITY AS e(f, nth) WHERE f ->> 'may_differ' IS DISTINCT FROM 'true'),
   runtime.status_column(p_table), p_table::regclass,
   format('%I.%I', split_part(p_table, '.', 1), 'owner_of_' || split_part(p_table, '.', 2)))
 $$;
@@ -139,7 +139,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 -- Return the job of each row with a key that was used before: by default the first job, and which fields of the row
 -- differ from it. If the row may rerun and the first job ended without success, a new job takes the key: then
 -- the fields may differ. The id is NULL if another job has the key and this session may not see it. Rows are objects by
--- column; p_fields are [{name, column, grows}]; p_rerun has a value for each row.
+-- column; p_fields are [{name, column, grows, may_differ}]; p_rerun has a value for each row.
 DECLARE
   v record;
   v_again record;

@@ -139,6 +139,25 @@ def test_what_both_doors_refuse_they_refuse_in_the_same_words(psql, registry: Re
         ({"payload": {"key": "k" * 1_048_576}}, "payload must have at most 1,048,576 bytes, got more"),
         ({"payload": {"act": "a" * 21}}, "payload cannot be stored: value too long for type character varying(20)"),
         ({"payload": {"seconds": True}}, "seconds must be a valid number, got True"),
+        (
+            {"payload": {}, "callback_url": "ftp://user:secret@x"},
+            (
+                "callback_url must be a web address that begins with https:// or http:// and has no spaces, "
+                "got another value"
+            ),
+        ),
+        (
+            {"payload": {}, "callback_url": f"https://{'x' * 2048}"},
+            "callback_url must have at most 2048 characters, got another value",
+        ),
+        ({"payload": {}, "callback_url": ["secret"]}, "callback_url must be a valid string, got another value"),
+        (
+            {"payload": {}, "traceparent": f"00-{'0' * 32}-{'a' * 16}-01"},
+            (
+                "traceparent must be a W3C trace context like 00-<32 hex digits>-<16 hex digits>-01, "
+                f"got '00-{'0' * 32}-{'a' * 16}-01'"
+            ),
+        ),
     ],
 )
 def test_other_input_is_refused_in_one_line(psql, job, line):

@@ -141,6 +141,8 @@ def stage(
         _check_columns(name, of, own, named)
         settable = own - lifecycle_attributes(of) - frozenset(payload.model_fields)
         step = of.__lifecycle__.step(name)
+        if sql is not None:
+            describe_door(sql, payload, of)  # raises here, not in the migration
         into.add(Stage(name, of, step, handler, payload, limit, timeout, settable, gate, calls, sql))
         return handler
 

@@ -25,7 +25,10 @@ class SqlDoor:
 
 
 def describe_door(door: SqlDoor, payload: type[BaseModel], of: type[Job]) -> dict[str, Any]:
-    """Return what the revision that opens a stage writes into ``runtime.stages.sql_door``."""
+    """Return what the revision that opens a stage writes into ``runtime.stages.sql_door``.
+
+    Raise TypeError for an optional field without a constant default, because SQL could not give it one.
+    """
     column = {attribute.key: attribute.columns[0].name for attribute in inspect(of).column_attrs}
     schema = payload.model_json_schema()
     required = set(schema.get("required", ()))
@@ -34,8 +37,13 @@ def describe_door(door: SqlDoor, payload: type[BaseModel], of: type[Job]) -> dic
         field = {"name": name, "column": column[name], **_rules(rules, schema.get("$defs", {}))}
         if name in required:
             field.pop("default", None)
-        if name in of.__may_grow__:
-            field["grows"] = True
+        elif "default" not in field:
+            raise TypeError(
+                f"a field of a stage that is open to SQL must have a constant default or none, got {name!r}"
+            )
+        field |= {
+            key: True for key, names in (("grows", of.__may_grow__), ("may_differ", of.__may_differ__)) if name in names
+        }
         fields.append(field)
     options = {name: column[name] for name in ("due_at",)}
     return {"fields": fields, "options": options, "results": {name: column[name] for name in door.results}}
