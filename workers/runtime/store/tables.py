@@ -47,7 +47,7 @@ class JobTable:
 
         They are built without a session and equal loaded ones: code that runs once per job must not use the ORM.
         """
-        attributes = [self.attribute[name] for name in columns]
+        attributes = [self.attribute.get(name, name) for name in columns]  # a statement may return more than columns
         new_instance = inspect(self.model).class_manager.new_instance
         jobs: list[Job] = []
         for row in rows:
