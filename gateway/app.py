@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.openapi import install_openapi
 from gateway.problems import problem_of, render
 from gateway.resources import Resources, Services
+from gateway.system_metrics import SystemCollector
 from models import domains
 from models.domains import Domain
 from workers.runtime.database import Database
@@ -55,6 +56,8 @@ def create_app(resources: Resources) -> FastAPI:
         app.add_exception_handler(kind, _answer_error)
     install_openapi(app)
     app.state.metrics = Metrics()
+    app.state.system = SystemCollector()
+    app.state.metrics.registry.register(app.state.system)
     app.add_middleware(Door, metrics=app.state.metrics)
     return app
 

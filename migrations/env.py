@@ -125,6 +125,9 @@ def _bring_to_newest_kernel(connection: Connection) -> None:
         with Operations.context(MigrationContext.configure(connection)):
             v4.upgrade_tables()
             v4.validate_tables()
+        connection.commit()
+        with Operations.context(MigrationContext.configure(connection)):
+            v4.build_list_indexes()
     connection.commit()
 
 

@@ -47,7 +47,11 @@ class Assessment(Job):
         Index("idx_assessment_states_next_retry", "next_retry_at"),
         Index("idx_assessment_states_created_completed", "created_at", "completed_at"),
         *kernel_indexes(
-            "assessment_states", status_column="state", due_column="next_retry_at", gate_column="asked_model"
+            "assessment_states",
+            status_column="state",
+            due_column="next_retry_at",
+            gate_column="asked_model",
+            status_is_enum=True,
         ),
         {"schema": SCHEMA},
     )

@@ -312,20 +312,32 @@ def kernel_indexes(
     created_column: str = "created_at",
     wait_column: str | None = None,
     gate_column: str | None = None,
+    status_is_enum: bool = False,
 ) -> tuple[Index, ...]:
     """Return the indexes that the kernel's statements rely on, for a job table's ``__table_args__``.
 
     Alembic compares them by name and columns. The migration that attaches the lifecycle (``migrations/kernel``) writes
     their conditions; it is the only other place with these names. ``wait_column`` is the column with the deadline of
-    waits, if the table has waits. ``gate_column`` is the gate of a stage, if one has a gate.
+    waits, if the table has waits. ``gate_column`` is the gate of a stage, if one has a gate. ``status_is_enum`` if the
+    status column is of an enum type.
     """
     key = (limit_column,) if limit_column else ()
     waits = (Index(f"ix_{table}_waits", wait_column),) if wait_column else ()
     order = ("priority", created_column, "id")
     gates = (Index(f"ix_{table}_gated", status_column, gate_column, *key, *order),) if gate_column else ()
+    # For the lists of people and clients (workers.runtime.store.lists). Row level security lets no condition on an enum
+    # be looked up in an index.
+    lists = (
+        Index(f"ix_{table}_listed", status_column, "id"),
+        Index(f"ix_{table}_listed_later", status_column, "id"),
+        Index(f"ix_{table}_owned", "owner_id", *(() if status_is_enum else (status_column,)), "id"),
+        Index(f"ix_{table}_errors", "error_fingerprint", "id"),
+        Index(f"ix_{table}_owned_errors", "owner_id", "error_fingerprint", "id"),
+    )
     return (
         *waits,
         *gates,
+        *lists,
         Index(f"ix_{table}_ready", status_column, *key, *order),
         Index(f"ix_{table}_due", due_column),
         Index(f"ix_{table}_in_flight", status_column, *(key or ("lease_owner",))),

@@ -39,6 +39,7 @@ class ScoringJob(Job):
     __lifecycle__: ClassVar[Lifecycle] = SCORING
     __table_args__ = (
         Index("idx_scoring_jobs_profile_id", "profile_id"),
+        Index("ix_scoring_jobs_profile_id_id", "profile_id", "id"),
         Index("idx_scoring_jobs_status", "status"),
         Index("idx_scoring_jobs_created_at", desc("created_at")),
         Index("idx_scoring_jobs_status_updated", "status", desc("updated_at")),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,16 +17,17 @@ from cli.score_view import score_lines
 from cli.server_urls import find_server_urls
 from cli.values import format_count, format_duration, format_time
 from config.settings import load
+from workers.runtime.database import Raw
 from workers.runtime.operate.jobs import (
     HistoryCheck,
     JobDetails,
     JobView,
     explain_job,
-    list_jobs,
     show_job,
     verify_jobs,
 )
 from workers.runtime.operate.known import job_models
+from workers.runtime.operate.lists import WAITS, find_newest, read_search, search_of
 from workers.runtime.refusals import Failed, cut, printable
 
 
@@ -35,13 +37,23 @@ def list_(
     status: Status = None,
     older_than: Age = None,
     error: Error = None,
+    wait: Annotated[str | None, typer.Option(metavar="CLASS", help=f"Only jobs that wait: {', '.join(WAITS)}.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only jobs with this idempotency key.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="ID", help="Only jobs of this user.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs.")] = 50,
     after: Annotated[UUID | None, typer.Option(help="Continue after this id, the last of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
     wanted = make_filter(stage=stage, status=status, older_than=older_than, error=error)
-    jobs = in_connection(lambda conn: list_jobs(conn, wanted, limit=limit, after=after))
+    given = {name: value for name, value in {"wait": wait, "key": key, "owner": owner}.items() if value is not None}
+
+    async def find(conn: Raw) -> list[JobView]:
+        more = read_search(given)
+        search = replace(search_of(wanted), wait=more.wait, key=more.key, owner=more.owner)
+        return await find_newest(conn, search, limit=limit, after=after)
+
+    jobs = in_connection(find)
     if as_json:
         print_json(jobs)
     elif jobs:

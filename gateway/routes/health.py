@@ -50,7 +50,7 @@ async def readyz(request: Request) -> Ready:
 @router.get(
     "/metrics",
     operation_id="read_metrics",
-    summary="Metrics of this process, in the format of Prometheus",
+    summary="Metrics of this process and of the whole system, in the format of Prometheus",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
@@ -66,4 +66,5 @@ async def metrics(request: Request) -> Response:
         caller = await services.authenticator.authenticate(header)
         if not is_allowed(caller.scopes, METRICS_SCOPE):
             raise MissingScope(METRICS_SCOPE)
+    await request.app.state.system.refresh(services.database)
     return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -50,6 +50,7 @@ class AnalyticsJob(Job):
     __lifecycle__: ClassVar[Lifecycle] = ANALYTICS
     __table_args__ = (
         Index("idx_analytics_job_project", "projectId"),
+        Index("ix_analytics_jobs_project_id", "projectId", "id"),
         *kernel_indexes("analytics_jobs", created_column="createdAt", gate_column="asked_model"),
         {"schema": SCHEMA},
     )

@@ -87,6 +87,7 @@ class IngestJob(Job):
     __may_differ__: ClassVar[frozenset[str]] = frozenset({"upload_id"})
     __table_args__ = (
         Index("idx_ingest_job_project", "projectId"),
+        Index("ix_ingest_jobs_project_id", "projectId", "id"),
         Index("idx_ingest_job_status", "status"),
         Index("ix_ingest_jobs_uploadId", "uploadId"),
         CheckConstraint('"totalRecords" = "savedCount" + "skippedCount"', name="counts"),

@@ -6,6 +6,7 @@ from models.runtime.counts import CountDelta, MinuteCount, StageCount
 from models.runtime.dead_messages import DeadMessage
 from models.runtime.gates import Gate
 from models.runtime.history import LifecycleDefinition, Transition
+from models.runtime.measurements import ActionCount, Measurement
 from models.runtime.notices import Notice, NoticeInterest, NoticeTaker
 from models.runtime.processes import LeadingDispatcher, WorkerProcess
 from models.runtime.providers import ProviderPause
@@ -14,6 +15,7 @@ from models.runtime.security import ActorKey, Retention, RoleActor, Security
 from models.runtime.stages import StageState
 
 __all__ = [
+    "ActionCount",
     "ActorKey",
     "ApiKey",
     "ApprovalToken",
@@ -22,6 +24,7 @@ __all__ = [
     "Gate",
     "LeadingDispatcher",
     "LifecycleDefinition",
+    "Measurement",
     "MinuteCount",
     "Notice",
     "NoticeInterest",

@@ -165,7 +165,17 @@ def test_the_kernels_indexes_are_partial(connection, model):
 
     found = dict(rows(connection, "SELECT indexname::text, indexdef FROM pg_indexes WHERE tablename = %s", name))
 
-    for index in ("ready", "due", "in_flight", "completed"):
+    for index in (
+        "ready",
+        "due",
+        "in_flight",
+        "completed",
+        "listed",
+        "listed_later",
+        "owned",
+        "errors",
+        "owned_errors",
+    ):
         assert " WHERE " in found[f"ix_{name}_{index}"]
     assert "UNIQUE" in found[f"uq_{name}_idempotency_key"]
 

@@ -461,6 +461,10 @@ def test_a_table_of_a_package_gets_what_revision_0026_gives(empty_database_url, 
         assert connection.execute("SELECT job_id, stage, status FROM runtime.notices").fetchall() == [
             (*(job or ()), "parcels.send", "failed")
         ]
+        lists = (
+            "SELECT count(*) FROM pg_indexes WHERE tablename = 'parcel_jobs' AND indexname ~ '(listed|owned|errors)'"
+        )
+        assert connection.execute(lists).fetchone() == (5,)
         prints = "SELECT error_fingerprint = runtime.error_fingerprint('parcels.send', 'no 9') FROM runtime.jobs"
         assert connection.execute(prints).fetchall() == [(True,)]
         connection.execute("DELETE FROM parcels.parcel_jobs")

@@ -78,6 +78,7 @@ class AlignRequest(BaseModel):
     gate="asked_model",
     calls="chat",
     sql=SqlDoor(results=("total_records", "processed_count", "failed_count", "warnings")),
+    searchable=("project_id",),
 )
 async def align_project(job: AnalyticsJob, ctx: Context) -> Outcome:
     """Judge and rate every record of a project, and write the reports on them to the project.

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
@@ -27,6 +28,7 @@ from workers.llm.ports import NO_POSITION, Control, Lane, LaneQuestion, current_
 from workers.llm.usage import may_be_charged, usage_in, usage_of
 from workers.runtime.handler.context import current_run, seconds_left, waiting_for_turn
 from workers.runtime.handler.errors import RateLimited, Retryable, Unavailable, describe
+from workers.runtime.measuring import MEASUREMENTS
 
 log = structlog.get_logger(__name__)
 
@@ -145,6 +147,7 @@ class ProviderCalls:
 
         ``send`` raises the kernel's errors too, with the client's own as their cause.
         """
+        send = partial(self._measured, request.kind, send)
         if self._control is None:
             async with self._room[request.kind], self._asking(request):
                 return read(await send()).value
@@ -164,6 +167,26 @@ class ProviderCalls:
                     raise
                 except RateLimited as error:
                     await self._cool_down(call, error, self._control.admission, began=began)
+
+    async def _measured(self, kind: Kind, send: Callable[[], Awaitable[Body]]) -> Body:
+        """Send, and measure how long the provider took and whether it answered."""
+        began, outcome = perf_counter(), "failed"
+        try:
+            body = await send()
+            outcome = "answered"
+        except RateLimited:
+            outcome = "rate_limited"
+            raise
+        except Unavailable:
+            outcome = "unavailable"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            series = MEASUREMENTS.histogram("provider_call_seconds", provider=self._name, kind=kind, outcome=outcome)
+            series.observe(perf_counter() - began)
+        return body
 
     async def _from_lane(self, request: Request, lane: Lane | None) -> str | None:
         """Return an answer from the batch lane, None if the question is to be asked now; raise Deferred if it waits."""

@@ -75,6 +75,7 @@ def per_profile(at_most: int) -> Limit:
     gate="model_name",
     calls="chat",
     sql=SqlDoor(results=("llm_response", "parsed_score")),
+    searchable=("profile_id",),
 )
 async def score_profile(job: ScoringJob, ctx: Context) -> Outcome:
     """Score one profile against a rubric and store the model's evidence with the score.

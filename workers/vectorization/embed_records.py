@@ -65,6 +65,7 @@ class EmbedRequest(BaseModel):
     timeout=timedelta(hours=6),
     calls="embeddings",
     sql=SqlDoor(results=("embedded_count", "warnings")),
+    searchable=("project_id",),
 )
 async def embed_records(job: IngestJob, ctx: Context) -> Outcome:
     """Embed every record of the job that has no vector of the current model and length.

@@ -9,6 +9,7 @@ from migrations.kernel.v3.gates import attach_gate, detach_gate
 from migrations.kernel.v3.table import JobTable, Wait
 from migrations.kernel.v4.columns import job_columns
 from migrations.kernel.v4.lifecycle import attach_lifecycle, detach_lifecycle
+from migrations.kernel.v4.lists import build_list_indexes, build_search_index, drop_list_indexes
 from migrations.kernel.v4.tables import downgrade_tables, upgrade_tables, validate_tables
 
 __all__ = [
@@ -17,9 +18,12 @@ __all__ = [
     "Wait",
     "attach_gate",
     "attach_lifecycle",
+    "build_list_indexes",
+    "build_search_index",
     "detach_gate",
     "detach_lifecycle",
     "downgrade_tables",
+    "drop_list_indexes",
     "job_columns",
     "upgrade_tables",
     "validate_tables",

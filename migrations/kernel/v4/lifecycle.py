@@ -10,6 +10,7 @@ from alembic import op
 
 from migrations.kernel.v3 import lifecycle as v3
 from migrations.kernel.v3.table import JobTable, literal
+from migrations.kernel.v4.lists import create_list_indexes
 from migrations.kernel.v4.tables import upgrade_tables, validate_tables
 
 
@@ -23,6 +24,7 @@ def attach_lifecycle(job_table: JobTable, *, partitions: Sequence[str] = (), not
         op.execute(f"UPDATE runtime.lifecycles SET gives_notices = false WHERE table_name = {literal(job_table.name)}")
     upgrade_tables()
     validate_tables()
+    create_list_indexes(job_table.name)
 
 
 def detach_lifecycle(job_table: JobTable) -> None:

@@ -29,7 +29,8 @@ class Stage:
     ``settable`` are the attributes that ``Complete(values=…)`` may set: those of the model, except the lifecycle's and
     the payload's. ``calls`` says which models its runs call: then limits, budgets and outages of their providers keep
     its jobs back before the dispatch. ``gate`` is the attribute whose value decides which provider is called. ``sql``
-    says that ``runtime.enqueue`` accepts the stage.
+    says that ``runtime.enqueue`` accepts the stage. ``searchable`` are the attributes of the payload by whose values
+    jobs can be listed.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     gate: str | None = None
     calls: Literal["chat", "embeddings"] | None = None
     sql: SqlDoor | None = None
+    searchable: frozenset[str] = frozenset()
 
     @property
     def sql_door(self) -> dict[str, Any] | None:
@@ -124,26 +126,29 @@ def stage(
     gate: str | None = None,
     calls: Literal["chat", "embeddings"] | None = None,
     sql: SqlDoor | None = None,
+    searchable: Iterable[str] = (),
     into: Registry = registry,
 ) -> Callable[[Handler[J]], Handler[J]]:
     """Register the decorated coroutine function as the handler of ``name``, a step of ``of``'s lifecycle.
 
     ``payload`` is what the doors accept: its fields are columns of ``of``. ``timeout`` limits one run if the row has no
-    ``timeout_seconds`` of its own. ``calls``, ``gate`` and ``sql`` are those of :class:`Stage`; the table needs the
-    index of its gate (``migrations.kernel.v4.gates``), and a revision opens a stage to SQL (``migrations.kernel.v5``).
+    ``timeout_seconds`` of its own. ``calls``, ``gate``, ``sql`` and ``searchable`` are those of :class:`Stage`. The
+    table needs the index of its gate (``migrations.kernel.v4.gates``) and, for each searchable column, one that begins
+    with this column and the id; a revision opens a stage to SQL (``migrations.kernel.v5``).
     """
 
     def register(handler: Handler[J]) -> Handler[J]:
         own = frozenset(attribute.key for attribute in inspect(of).column_attrs)
         _check_handler(name, handler)
         named = {*payload.model_fields, *([limit.column] if limit else []), *([gate] if gate else [])}
-        named |= set(sql.results if sql else ())
+        named |= {*(sql.results if sql else ()), *searchable}
         _check_columns(name, of, own, named)
         settable = own - lifecycle_attributes(of) - frozenset(payload.model_fields)
         step = of.__lifecycle__.step(name)
         if sql is not None:
             describe_door(sql, payload, of)  # raises here, not in the migration
-        into.add(Stage(name, of, step, handler, payload, limit, timeout, settable, gate, calls, sql))
+        found = frozenset(searchable)
+        into.add(Stage(name, of, step, handler, payload, limit, timeout, settable, gate, calls, sql, found))
         return handler
 
     return register

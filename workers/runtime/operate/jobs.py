@@ -12,6 +12,7 @@ from workers.runtime.actor import Actor, acting
 from workers.runtime.database import Raw
 from workers.runtime.enqueue import Enqueued, enqueue
 from workers.runtime.operate.known import check_stage, job_models
+from workers.runtime.operate.lists import find_newest, search_of
 from workers.runtime.operate.why import Why, explain
 from workers.runtime.refusals import NotFound
 from workers.runtime.store import read
@@ -49,10 +50,14 @@ async def enqueue_job(
 async def list_jobs(conn: Raw, wanted: JobFilter, *, limit: int, after: UUID | None = None) -> list[JobView]:
     """Return up to ``limit`` jobs, newest first; ``after`` is the last id of the page before.
 
-    Raise UnknownStageError or UnknownStateError if the stage or the status does not exist.
+    It reads on until it has found them or has looked at all jobs: for an operator who waits. A client gets pages of
+    :func:`workers.runtime.operate.lists.list_page`. Raise UnknownStageError or UnknownStateError if the stage or the
+    status does not exist.
     """
-    await check_stage(conn, wanted.stage)
-    return await read.list_jobs(conn, wanted, limit=limit, after=after)
+    if wanted.ids is not None:
+        await check_stage(conn, wanted.stage)
+        return await read.list_jobs(conn, wanted, limit=limit, after=after)
+    return await find_newest(conn, search_of(wanted), limit=limit, after=after)
 
 
 async def find_job(conn: Raw, job_id: UUID) -> JobView:

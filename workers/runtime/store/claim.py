@@ -14,6 +14,8 @@ from workers.runtime.store.locks import find_locked_rows
 from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
 
 Ticket = tuple[UUID, int]
+# The name under which a claimed job has the time since which it was ready: its last change before the claim.
+READY_SINCE = "ready_since"
 
 
 @cache
@@ -29,7 +31,7 @@ def _claim_sql(t: JobTable, returned: str = "j.*") -> str:
           FROM {TICKETS}
          WHERE j.{c["id"]} = ANY (%(ids)s::uuid[]) AND j.{c["id"]} = u.id AND j.{c["version"]} = u.version
            AND CASE WHEN j.{c["status"]} = %(ready)s AND j.{c["dispatched_at"]} IS NOT NULL THEN true END
-        RETURNING {returned}"""
+        RETURNING {returned}, old.{c["updated_at"]} AS {READY_SINCE}"""
 
 
 async def claim(conn: Raw, stage: Stage, batch: Sequence[Ticket], *, owner: UUID, free_only: bool = False) -> list[Job]:

@@ -1,6 +1,8 @@
 """Fold what statements changed into the counts of jobs, and read those. The only statements on the tables of counts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
 
@@ -23,6 +25,10 @@ _FOLD = f"""
               UNION ALL SELECT new_stage, new_state, jobs FROM gone WHERE new_state IS NOT NULL) AS moved
        GROUP BY stage, state HAVING sum(jobs) <> 0
       ON CONFLICT (stage, state) DO UPDATE SET jobs = c.jobs + excluded.jobs),
+    actions AS (
+      INSERT INTO runtime.action_counts AS c (stage, action, jobs)
+      SELECT stage, action, sum(jobs) FROM gone WHERE action NOT IN ('recount', 'delete') GROUP BY stage, action
+      ON CONFLICT (stage, action) DO UPDATE SET jobs = c.jobs + excluded.jobs),
     minutes AS (
       INSERT INTO runtime.minute_counts AS c (minute, stage, old_state, new_state, action, jobs)
       SELECT date_trunc('minute', moved_at, 'UTC'), stage, coalesce(old_state, ''), coalesce(new_state, ''), action,
@@ -51,6 +57,73 @@ async def read_counts(conn: Raw) -> list[StateCount]:
     """Return the number of jobs by stage and state, exact in one snapshot; states without jobs are left out."""
     cursor = conn.cursor(row_factory=class_row(StateCount))
     await cursor.execute("SELECT stage, state, jobs FROM runtime.counts ORDER BY stage, state")
+    return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodCounts:
+    """What happened to the jobs of one stage in one period, which begins at ``begins_at``.
+
+    - ``completed``: runs that completed, also those after which their job goes on in another stage.
+    - ``failed``, ``cancelled``: jobs that came to a bad or to a neutral end, whoever ended them.
+    - ``retried``, ``rescued``, ``snoozed``, ``released``: runs after which their job was ready again.
+    - ``expired``: waits whose deadline passed; ``decided``: those that somebody decided.
+    """
+
+    begins_at: datetime
+    stage: str
+    enqueued: int
+    started: int
+    completed: int
+    failed: int
+    cancelled: int
+    retried: int
+    rescued: int
+    snoozed: int
+    released: int
+    expired: int
+    decided: int
+
+
+_ACTIONS = {
+    "enqueued": "enqueue",
+    "started": "claim",
+    "completed": "complete",
+    "retried": "retry",
+    "rescued": "rescue",
+    "snoozed": "snooze",
+    "released": "release",
+    "expired": "expire",
+    "decided": "decide",
+}
+_OF_PERIODS = f"""
+    SELECT date_bin(%(period)s, m.minute, '2000-01-01 00:00:00+00') AS begins_at, m.stage,
+           {
+    ", ".join(
+        f"coalesce(sum(m.jobs) FILTER (WHERE m.action = '{action}'), 0)::bigint AS {name}"
+        for name, action in _ACTIONS.items()
+    )
+},
+           coalesce(sum(m.jobs) FILTER (WHERE m.new_state = l.terminal[2] OR l.ends ->> m.new_state = 'bad'),
+                    0)::bigint AS failed,
+           coalesce(sum(m.jobs) FILTER (WHERE m.new_state = l.terminal[3] OR l.ends ->> m.new_state = 'neutral'),
+                    0)::bigint AS cancelled
+      FROM runtime.minute_counts AS m JOIN runtime.stages AS s ON s.name = m.stage
+      JOIN runtime.lifecycles AS l USING (table_name)
+     WHERE m.minute >= %(since)s AND m.minute < %(until)s AND (%(stages)s::text[] IS NULL OR m.stage = ANY (%(stages)s))
+     GROUP BY 1, 2 ORDER BY 1, 2"""
+
+
+async def read_periods(
+    conn: Raw, *, since: datetime, until: datetime, period: timedelta, stages: Sequence[str] | None = None
+) -> list[PeriodCounts]:
+    """Return what happened in each period of whole minutes; periods without events are left out.
+
+    The last second or two may not be folded yet. Minutes are kept for eight days.
+    """
+    cursor = conn.cursor(row_factory=class_row(PeriodCounts))
+    values = {"since": since, "until": until, "period": period, "stages": None if stages is None else list(stages)}
+    await cursor.execute(_OF_PERIODS.encode(), values)
     return await cursor.fetchall()
 
 

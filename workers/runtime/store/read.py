@@ -184,6 +184,12 @@ async def list_stage_names(conn: Raw) -> list[str]:
     return await cursor.fetchall()
 
 
+async def list_stage_tables(conn: Raw) -> dict[str, str]:
+    """Return the table of each stage that the database knows, by the name of the stage."""
+    cursor = await conn.execute("SELECT name, table_name FROM runtime.stages ORDER BY name")
+    return dict(await cursor.fetchall())
+
+
 async def read_own_values(conn: Raw, model: type[Job], job_id: UUID) -> dict[str, Any]:
     """Return the payload and the result of a job, by attribute: all columns that are not of the lifecycle.
 

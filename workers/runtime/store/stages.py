@@ -1,10 +1,11 @@
-"""The state of each stage, by counts along indexes: a table with millions of rows costs no more than a small one.
+"""The state of each stage: by the counts that are kept, and by counts along indexes. No table is read as a whole.
 
-No count reads more than :data:`MAX_COUNTED` rows; if there are more, the view says "more than". Only reads.
+How many jobs are in a state is exact. No count along an index reads more than :data:`MAX_COUNTED` rows; if there are
+more, the view says "more than". Only reads.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -13,10 +14,12 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from models import every_table
-from models.lifecycle import Job
+from models.lifecycle import Job, Lifecycle, Step
 from workers.runtime.database import Raw
 from workers.runtime.store.causes import cause_of
+from workers.runtime.store.counts import read_counts
 from workers.runtime.store.gates import GateRow, read_gates
+from workers.runtime.store.oldest import OldestWait, read_oldest_waits
 from workers.runtime.store.tables import JobTable, job_table
 from workers.runtime.store.waiting import in_list
 
@@ -42,7 +45,8 @@ class StageView:
     - ``later``: jobs that were enqueued for a later time.
     - ``waiting``: jobs in a wait: a person or an agent decides.
     - ``completed``: None if jobs of this stage continue in another one.
-    - ``completed``, ``failed``, ``cancelled``: good, bad and neutral ends of a domain count here; pruned jobs do not.
+    - ``running``, ``waiting``, ``completed``, ``failed``, ``cancelled``: exact, however many. Good, bad and neutral
+      ends of a domain count with the last three; pruned jobs do not.
     - ``oldest_wait``: the longest time that a ready job has waited.
     - ``failing_attempts``: attempts that failed in the last five minutes, whatever happened to their jobs since.
     - ``gates``: what keeps ready jobs back, all of them or those with one value of the gate column.
@@ -77,12 +81,20 @@ async def list_stages(conn: Raw) -> list[StageView]:
     async with conn.transaction():
         await conn.execute(ALONG_INDEXES)
         known = await _read_stages(conn)
+        counts: dict[str, dict[str, int]] = defaultdict(dict)
+        for one in await read_counts(conn):
+            counts[one.stage][one.state] = one.jobs
         counted: dict[str, dict[str, Any]] = {}
         for name in {stage["table_name"] for stage in known} & tables.keys():
             counted |= await _count_jobs(conn, tables[name])
+            for step in tables[name].lifecycle.steps:
+                counted[step.stage]["exact"] = _exact(tables[name].lifecycle, step, counts[step.stage])
         attempts = await _count_attempts(conn)
         gates = await read_gates(conn)
-    views = [_view(stage, counted.get(stage["stage"], {}), attempts.get(stage["stage"], {})) for stage in known]
+        views = [_view(stage, counted.get(stage["stage"], {}), attempts.get(stage["stage"], {})) for stage in known]
+        if any("oldest_wait" in view.more_than for view in views):
+            oldest = {one.stage: one for one in await read_oldest_waits(conn)}
+            views = [_with_oldest(view, oldest.get(view.stage)) for view in views]
     return [replace(view, gates=[gate for gate in gates if gate.stage == view.stage]) for view in views]
 
 
@@ -116,22 +128,14 @@ def _counts_sql(t: JobTable) -> str:
         flight = f"{c['dispatched_at']} IS NOT NULL AND {c['completed_at']} IS NULL"
         count(step.stage, "ready", undue, since=c["updated_at"])
         count(step.stage, "dispatched", f"{is_state} AND {flight}", since=c["updated_at"])
-        count(step.stage, "running", f"{c['status']} = '{step.running}' AND {flight}")
-        if waits := in_list(cycle.waiting.intersection(cycle.states_of(step))):
-            count(step.stage, "waiting", f"{c['status']} IN ({waits})")
-        for what, ends in (("failed", cycle.bad), ("cancelled", cycle.neutral)):
-            where = f"{c['status']} IN ({in_list(ends)})"
-            if len(cycle.steps) > 1:
-                where += f" AND {c['ended_in']} IN ({in_list(cycle.states_of(step))})"
-            count(step.stage, what, where)
     last = cycle.steps[-1]
     completed = f"{c['status']} IN ({in_list(cycle.good)})"
     # Only the newest ended jobs are read. The column of the reason holds the number of rows read.
-    for what, when in (("completed", "IS NOT NULL"), ("done", "> now() - interval '1 minute'")):
-        parts.append(f"""
-            SELECT '{last.stage}', '{what}', count(*) FILTER (WHERE went_well), min(since), count(*)::text FROM (
-              SELECT {completed} AS went_well, {c["completed_at"]} AS since FROM {t.name}
-               WHERE {c["completed_at"]} {when} ORDER BY {c["completed_at"]} DESC LIMIT {MAX_COUNTED + 1}) AS few""")
+    parts.append(f"""
+        SELECT '{last.stage}', 'done', count(*) FILTER (WHERE went_well), min(since), count(*)::text FROM (
+          SELECT {completed} AS went_well, {c["completed_at"]} AS since FROM {t.name}
+           WHERE {c["completed_at"]} > now() - interval '1 minute'
+           ORDER BY {c["completed_at"]} DESC LIMIT {MAX_COUNTED + 1}) AS few""")
     # One scan of the index of due times for all steps, from the earliest due time on.
     stages = " ".join(f"WHEN '{step.ready}' THEN '{step.stage}'" for step in cycle.steps)
     ready = ", ".join(f"'{state}'" for state in sorted(cycle.ready))
@@ -159,6 +163,28 @@ async def _count_jobs(conn: Raw, t: JobTable) -> dict[str, dict[str, Any]]:
     for one in found.values():
         one["cut"] = looked > MAX_COUNTED  # later due times were not read, for any stage
     return found
+
+
+def _with_oldest(view: StageView, oldest: OldestWait | None) -> StageView:
+    """Return a stage with more ready jobs than are counted, with the wait that is found by its index."""
+    if oldest is None or "oldest_wait" not in view.more_than:
+        return view
+    more = [name for name in view.more_than if name != "oldest_wait" or oldest.is_least]
+    return replace(view, oldest_wait=oldest.waited, more_than=more)
+
+
+def _exact(cycle: Lifecycle, step: Step, states: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts of a stage that its states tell; only the last step of a table has completed jobs. Pure."""
+    groups = {
+        "all_ready": {step.ready},
+        "running": {step.running},
+        "waiting": cycle.waiting.intersection(cycle.states_of(step)),
+        "failed": cycle.bad,
+        "cancelled": cycle.neutral,
+    }
+    if step is cycle.steps[-1]:
+        groups["completed"] = cycle.good
+    return {name: max(sum(states.get(state, 0) for state in group), 0) for name, group in groups.items()}
 
 
 async def _count_attempts(conn: Raw) -> dict[str, dict[str, Any]]:
@@ -194,15 +220,15 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
         return min(n, MAX_COUNTED)
 
     waits = [found[what][1] for what in ("ready", "ready due", "dispatched") if what in found and found[what][1]]
-    counts: dict[str, Any] = {
-        name: number(name, name) for name in ("backing_off", "later", "running", "waiting", "failed", "cancelled")
-    }
+    exact: Mapping[str, int] = found.get("exact", {})
+    counts: dict[str, Any] = {name: number(name, name) for name in ("backing_off", "later")}
+    counts |= {name: exact.get(name, 0) for name in ("running", "waiting", "failed", "cancelled")}
     ready = number("ready", "ready", "ready due", "dispatched")
     if "ready" in more:
         more.append("oldest_wait")  # it covers only the counted jobs
-    completed = number("completed", "completed") if "completed" in found else None
-    if completed is not None and int(found["completed"][2]) > MAX_COUNTED and "completed" not in more:
-        more.append("completed")  # it covers only the jobs that ended last
+        if not found.get("cut"):
+            more.remove("ready")
+            ready = max(exact["all_ready"] - counts["backing_off"] - counts["later"], ready)
     failing = attempts.get("failing") or 0
     if failing > MAX_COUNTED:
         more.append("failing_attempts")
@@ -211,7 +237,7 @@ def _view(stage: dict[str, Any], found: dict[str, Any], attempts: dict[str, Any]
         ready=ready,
         **counts,
         backing_off_reason=found["backing_off"][2] if "backing_off" in found else None,
-        completed=completed,
+        completed=exact.get("completed"),
         oldest_wait=max(found["now"] - min(waits), timedelta()) if waits else None,
         done_last_minute=_per_minute(found) if "done" in found else attempts.get("done") or 0,
         failing_attempts=min(failing, MAX_COUNTED),

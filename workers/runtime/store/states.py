@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from models.lifecycle import Lifecycle
 from workers.runtime.database import Raw
 from workers.runtime.refusals import Problem, Refusal, quoted
 
@@ -56,6 +57,21 @@ class TableStates:
 
     def all(self) -> list[str]:
         return [state for group in GROUPS for state in self.group(group)]
+
+
+def declared_states(table: str, cycle: Lifecycle) -> TableStates:
+    """Return the states of a table as its model declares them: also for those who may not read the database's."""
+    return TableStates(
+        table=table,
+        ready=[step.ready for step in cycle.steps],
+        running=[step.running for step in cycle.steps],
+        completed=cycle.completed,
+        failed=cycle.failed,
+        cancelled=cycle.cancelled,
+        waits=[wait.state for wait in cycle.waits],
+        ends={end.state: end.counts_as for end in cycle.ends},
+        shown_as=cycle.shown_as,
+    )
 
 
 async def table_states(conn: Raw) -> list[TableStates]:

@@ -43,14 +43,12 @@ class JobTable:
         return "100" if self.lifecycle.ends_at_full_progress else f"j.{self.column['progress']}"
 
     def jobs(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Job]:
-        """Return a detached model instance per row; ``columns`` are the rows' column names. Unknown ones are left out.
+        """Return a detached model instance per row; ``columns`` are the rows' column names.
 
         They are built without a session and equal loaded ones: code that runs once per job must not use the ORM.
         """
-        names = [self.attribute.get(name) for name in columns]
-        attributes = [name for name in names if name is not None]
-        if len(attributes) < len(names):  # a newer release has added columns
-            rows = [[value for name, value in zip(names, row, strict=True) if name is not None] for row in rows]
+        # A statement may return more than columns, and a newer release may have added columns: those keep their names.
+        attributes = [self.attribute.get(name, name) for name in columns]
         new_instance = inspect(self.model).class_manager.new_instance
         jobs: list[Job] = []
         for row in rows:

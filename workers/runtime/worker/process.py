@@ -18,6 +18,7 @@ from workers.runtime.store.processes import WorkerRow
 from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.contexts import Contexts
 from workers.runtime.worker.perform import Performer
+from workers.runtime.worker.reporting import Reports
 from workers.runtime.worker.runner import Runner
 from workers.runtime.worker.runs import RunReports, Runs
 from workers.runtime.worker.settler import Settler
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 class Worker:
     """The kernel's part of one worker process, on one loop: start it, give it batches, drain it.
 
-    After the start, ``parts`` are its tasks by name: settler, deadlines, heartbeat, fences.
+    After the start, ``parts`` are its tasks by name: settler, deadlines, heartbeat, fences, reports.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Worker:
             idle_runs=idle_runs,
             idle_time=idle_time,
         )
+        self._reports = Reports(database)
         self._runner = Runner(
             registry,
             slots=self.slots,
@@ -77,6 +79,7 @@ class Worker:
             performer=performer,
             settler=self.settler,
             events=events,
+            reports=self._reports,
             draw=draw,
         )
         self._watch = Watch(database, row, runs=self.runs, claims=self.claims, heartbeat_seconds=heartbeat_seconds)
@@ -91,6 +94,7 @@ class Worker:
             "deadlines": self.runs.enforce_deadlines(),
             "heartbeat": self._watch.keep_lease(),
             "fences": self._watch.watch_fences(),
+            "reports": self._reports.run(),
         }
         self.parts = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
         for task in self.parts.values():
@@ -123,7 +127,7 @@ class Worker:
     async def drain(self, *, grace: float) -> None:
         """Let running jobs finish for ``grace`` seconds, then release the rest, remove the worker's row and close.
 
-        Ends within ``grace`` + 4 s, whatever handlers or Postgres do.
+        Ends within ``grace`` + 5 s, whatever handlers or Postgres do.
         """
         self.begin_drain()
         await self._watch.announce_drain()
@@ -133,4 +137,5 @@ class Worker:
         await asyncio.gather(*self.parts.values(), return_exceptions=True)
         if self.slots.free == self.slots.count:
             await self._watch.remove_row()
+        await self._reports.write_last()
         await self._watch.close()

@@ -28,6 +28,7 @@ from workers.runtime.tracing import is_tracing, span, trace_id_of
 from workers.runtime.worker.claims import Claims
 from workers.runtime.worker.lane import Item
 from workers.runtime.worker.perform import Performer
+from workers.runtime.worker.reporting import Reports
 from workers.runtime.worker.runs import Running, RunReports, Runs, Stop, max_run_seconds
 from workers.runtime.worker.settled_row import settled_row
 from workers.runtime.worker.settler import Settler
@@ -54,6 +55,7 @@ class Runner:
         performer: Performer,
         settler: Settler,
         events: RunReports,
+        reports: Reports,
         draw: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -63,6 +65,7 @@ class Runner:
         self._performer = performer
         self._settler = settler
         self._events = events
+        self._reports = reports
         self._draw = draw
         self._draining = False
 
@@ -132,6 +135,7 @@ class Runner:
                 self._slots.give_back(stage.name, beside=beside)
                 return
             other.end("fence")  # only the newest run of each job is watched, so nothing else would stop this one
+        self._reports.claimed(stage, job)
         run = Run(stage.name, job.id, job.version, job.retry_count + 1)
         now = time.monotonic()
         # If the drain has begun during the claim, the job is released at once.
@@ -177,6 +181,7 @@ class Runner:
         row = settled_row(running.job, stage.step, stage.model.__lifecycle__, settlement, draw=self._draw)
         writes = settlement.writes if isinstance(settlement, Complete) else ()
         running.settling = True
+        ended = time.monotonic()
 
         def done(answer: bool | Exception) -> None:  # noqa: FBT001 - whether the fence was valid
             if isinstance(answer, Exception):
@@ -187,9 +192,13 @@ class Runner:
                 self._settle(running, _settlement_after_refusal(settlement, answer), refused=True)
                 return
             if answer:
-                self._events.settled(running.run, row, seconds=time.monotonic() - running.started)
+                now, times = time.monotonic(), self._reports.times(stage)
+                times.run.observe(ended - running.started)
+                times.settle.observe(now - ended)
+                self._events.settled(running.run, row, seconds=now - running.started)
             else:
                 log.warning("stale_write_rejected", run=running.run)
+                self._reports.stale(stage).add()
                 self._events.stale(running.run)
             self._finish(running)
 
