@@ -126,6 +126,9 @@ COMMANDS = (
         "Control for which users a service may act. Run it as the owner of the tables.",
     ),
     CommandEntry("keys", "keys:app", _WORK, "Make, list and revoke the API keys of the gateway's clients."),
+    CommandEntry(
+        "callbacks", "callbacks:app", _WORK, "See and send again what is told of ended jobs; keep the endpoints."
+    ),
     CommandEntry("worker", "worker:worker", _ROLES, "Run jobs of the given queues."),
     CommandEntry(
         "dispatcher", "dispatcher:dispatcher", _ROLES, "Give due jobs to the workers. Any number may run; one leads."

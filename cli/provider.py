@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from config.settings import Settings, keys_of
+from cli.secret_keys import find_keys
+from config.settings import Settings
 from workers.llm.admission.postgres_admission import PostgresAdmission
 from workers.llm.admission.turns import Turns
 from workers.llm.answering import Answering, answering
@@ -55,7 +56,7 @@ def routing_of(settings: Settings, choice: ProviderChoice | None, rows: Rows) ->
 
 async def read_routing(session: Transaction, settings: Settings) -> Seen:
     """Return the providers and routes of now, and the pauses of providers."""
-    keyring = Keyring(keys_of(settings))
+    keyring = Keyring(find_keys(settings))
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
     rows = await read(session, decrypt=keyring.decrypt)
     choice = await read_choice(session, keyring=keyring, openai_key=key)

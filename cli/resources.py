@@ -1,8 +1,9 @@
 """What the handlers of a worker process use outside of it (provider, HTTP, mail), made from the settings."""
 
-from config.settings import Settings
+from config.settings import Settings, keys_of
+from workers.operations.keyring import Keyring
 from workers.outbound.addresses import parse_networks
-from workers.outbound.http import SafeHttp
+from workers.outbound.http import MAX_CONNECTIONS, SafeHttp
 from workers.outbound.mail import Maildir, SmtpMail, SmtpServer
 from workers.runtime.handler.batches import Batches
 from workers.runtime.handler.outside import Mail
@@ -20,8 +21,11 @@ def make_resources(settings: Settings, *, llm: LanguageModel, batches: Batches) 
         seconds=outbound.timeout_seconds,
         connect_seconds=outbound.connect_timeout_seconds,
         max_bytes=outbound.max_bytes,
+        # Callbacks that hang must not keep a connection from others: each slot has its own.
+        max_connections=max(MAX_CONNECTIONS, 2 * settings.worker.slots),
     )
-    return Resources(llm=llm, http=http, mail=_mail(settings), batches=batches)
+    keyring = Keyring(keys_of(settings))
+    return Resources(llm=llm, http=http, mail=_mail(settings), batches=batches, keyring=keyring)
 
 
 def _mail(settings: Settings) -> Mail:

@@ -14,7 +14,9 @@ from fastapi import Request
 from gateway.callers.caller import Authenticator
 from gateway.health import Health
 from gateway.limits import BodyMemory, Capacity, RateLimits
+from workers.notifications.rules import CallbackRules
 from workers.runtime.database import Database
+from workers.runtime.handler.resources import NoKeyring
 from workers.runtime.operate.events import JobEvents
 
 
@@ -23,7 +25,8 @@ class Resources:
     """What the app needs, as plain values.
 
     ``requests_per_minute`` is for each key. At most ``concurrency`` requests run at once, and ``queue`` more wait for
-    at most ``queue_seconds``. ``metrics_token`` opens ``/metrics`` without a database.
+    at most ``queue_seconds``. ``metrics_token`` opens ``/metrics`` without a database. ``callbacks`` has the key of
+    stored secrets, and the addresses inside the network that may be called.
     ``open_authenticator`` is entered for the life of the app. ``check_schema`` gets the revisions of the database
     (:func:`~workers.runtime.operate.server.read_revisions`) and returns what does not fit this release, or None.
     """
@@ -39,6 +42,7 @@ class Resources:
     queue: int = 512
     queue_seconds: float = 5.0
     max_connections: int = 10_000
+    callbacks: CallbackRules = CallbackRules(keyring=NoKeyring())  # noqa: RUF009 - it holds nothing
     metrics_token: str | None = field(default=None, repr=False)
 
 

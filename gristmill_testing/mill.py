@@ -14,9 +14,10 @@ from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.handler.batches import Batches
 from workers.runtime.handler.context import Run
 from workers.runtime.handler.endurance import DEFAULT_PATIENCE
+from workers.runtime.handler.outside import Http, Keyring
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.registry import Registry, Stage
-from workers.runtime.handler.resources import Resources
+from workers.runtime.handler.resources import NoBatches, NoHttp, NoKeyring, Resources
 from workers.runtime.store.dispatch import Picked
 from workers.runtime.store.processes import WorkerRow
 from workers.runtime.store.settle import Settled
@@ -76,15 +77,20 @@ async def mill(
     patience: timedelta | None = DEFAULT_PATIENCE,
     draw: Callable[[], float] = random.random,
     batches: Batches | None = None,
+    http: Http | None = None,
+    keyring: Keyring | None = None,
     worker_id: uuid.UUID | None = None,
     **dispatching: Any,
 ) -> AsyncIterator[Heard]:
     """Run one worker and one dispatcher on ``url`` while the block runs; drain and stop both at its end.
 
     ``draw`` returns the share of its backoff that a retry waits. If it returns 0, retries do not wait. Without
-    ``batches`` the batch lane sends nothing. ``worker_id`` is the id of the worker's row, by default a new one.
+    ``batches`` the batch lane sends nothing; without ``http`` and ``keyring`` no handler calls out or reads a stored
+    secret. ``worker_id`` is the id of the worker's row, by default a new one.
     """
-    resources = Resources(llm=llm) if batches is None else Resources(llm=llm, batches=batches)
+    resources = Resources(
+        llm=llm, batches=batches or NoBatches(), http=http or NoHttp(), keyring=keyring or NoKeyring()
+    )
     worker_id = worker_id or uuid.uuid4()
     database = Database(url, changed_by=f"worker:{worker_id}")
     heard = Heard()

@@ -75,7 +75,8 @@ def run_system(
             return 0
         urls["gateway_url"] = f"http://{_browser_host(settings.gateway.address)}:{ports.gateway}"
         urls["flower_url"] = f"http://{_browser_host(settings.flower.address)}:{ports.flower}"
-        supervisor.start(build_roles(urls, logins=logins, workers=workers, ports=ports), urls=urls)
+        roles = build_roles(urls, logins=logins, workers=workers, ports=ports, more=_secret_keys(settings))
+        supervisor.start(roles, urls=urls)
         announce(urls)
         if key:
             announce_key(key)
@@ -90,9 +91,14 @@ class Ports(NamedTuple):
 
 
 def build_roles(
-    urls: Mapping[str, str], *, workers: int, ports: Ports, logins: Mapping[str, str] | None = None
+    urls: Mapping[str, str],
+    *,
+    workers: int,
+    ports: Ports,
+    logins: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> list[Role]:
-    """Return the roles of one machine. They get this process's environment and the URLs of the servers.
+    """Return the roles of one machine. They get this process's environment, ``more``, and the URLs of the servers.
 
     ``logins`` are the URLs of Postgres by kind of process; a kind without one uses the URL in ``urls``. The gateway
     stops together with the workers: it needs as long for its running requests.
@@ -102,7 +108,7 @@ def build_roles(
         Role(
             name=name,
             argv=[*COMMAND, name.partition("-")[0]],
-            env=_environment(name.partition("-")[0], urls, logins or {}, ports),
+            env={**_environment(name.partition("-")[0], urls, logins or {}, ports), **(more or {})},
             stop_first=name.startswith(("worker-", "gateway")),
         )
         for name in names
@@ -199,6 +205,15 @@ def _logins(settings: "Settings", database_url: str, report: Callable[[str], Non
     if not known:
         report("every role uses the login of DATABASE_URL; `gristmill migrate --roles` makes one for each")
     return known
+
+
+def _secret_keys(settings: "Settings") -> dict[str, str]:
+    """Return the variable with the keys of stored secrets, if no setting has them and the servers are our own."""
+    from local.secret_keys import VARIABLE, make_secret_keys
+
+    if settings.secret_keys is not None or settings.database_url is not None:
+        return {}
+    return {VARIABLE: make_secret_keys(settings.data_dir)}
 
 
 def _development_key(settings: "Settings", database_url: str, report: Callable[[str], None]) -> "DevelopmentKey | None":

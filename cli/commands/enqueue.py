@@ -13,6 +13,8 @@ from cli.server_urls import find_server_urls
 from cli.session import in_session
 from cli.values import parse_payload, parse_time
 from config.settings import load
+from workers.notifications.rules import check_url
+from workers.outbound.addresses import parse_networks
 from workers.runtime.handler.registry import discover
 from workers.runtime.operate.jobs import enqueue_job
 
@@ -48,9 +50,12 @@ def enqueue(
     values, due_at = parse_payload(payload), parse_time(at) if at else None
     _ = discover()[stage]  # an unknown stage is refused before the command connects
     options = {"idempotency_key": key, "priority": priority, "due_at": due_at, "lane": lane, "within": within}
+    settings = load()
     if callback is not None:
-        options["callback_url"] = callback
-    database_url = find_server_urls(load()).database_url
+        options["callback_url"] = check_url(
+            callback, allow=parse_networks(settings.outbound.allow), field_name="callback_url"
+        )
+    database_url = find_server_urls(settings).database_url
     job = in_session(lambda session: enqueue_job(session, stage, values, actor(), **options), database_url=database_url)
     if not wait:
         if as_json:

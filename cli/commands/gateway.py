@@ -8,11 +8,14 @@ import typer
 
 from cli.readiness import schema_problem
 from cli.role import ready_servers, role_settings
-from config.settings import GatewaySettings
+from config.settings import GatewaySettings, keys_of
 from gateway.callers.authentication import open_authenticator
 from gateway.callers.tokens import Issuer
 from gateway.resources import Resources
 from gateway.server import run_gateway
+from workers.notifications.rules import CallbackRules
+from workers.operations.keyring import Keyring
+from workers.outbound.addresses import parse_networks
 from workers.runtime.handler.registry import discover
 
 
@@ -37,6 +40,7 @@ def gateway(
         concurrency=own.concurrency,
         queue=own.queue,
         max_connections=own.max_connections,
+        callbacks=CallbackRules(keyring=Keyring(keys_of(settings)), allow=parse_networks(settings.outbound.allow)),
         metrics_token=own.metrics_token.get_secret_value() if own.metrics_token else None,
     )
     return run_gateway(

@@ -8,9 +8,10 @@ from cli.connection import actor
 from cli.llm_routing import with_routing
 from cli.llm_values import Key, KeyEnv, read_key
 from cli.output import Json, print_json, print_table, remark
+from cli.secret_keys import find_keys
 from cli.session import in_database, in_session
 from cli.values import format_count, format_time
-from config.settings import keys_of, load
+from config.settings import load
 from workers.llm.operate import providers
 from workers.llm.operate.providers import ProviderView
 from workers.operations.keyring import Keyring
@@ -137,4 +138,4 @@ def _remarks(one: ProviderView) -> list[str]:
 
 
 def _keyring() -> Keyring:
-    return Keyring(keys_of(load()))
+    return Keyring(find_keys(load()))

@@ -8,10 +8,12 @@ import typer
 
 from cli.connection import actor
 from cli.output import Json, print_json, print_table, remark
+from cli.secret_keys import find_keys
 from cli.session import in_session
 from cli.values import format_count, format_time
-from config.settings import keys_of, load
+from config.settings import load
 from workers.llm.operate.providers import rotate_keys
+from workers.notifications.endpoints import reencrypt_secrets
 from workers.operations import keyring, system_settings
 from workers.operations.system_settings import KNOWN_SETTINGS, require_known
 from workers.runtime.database import Transaction
@@ -77,7 +79,8 @@ def rotate() -> None:
 
     async def run(session: Transaction) -> int:
         settings = await system_settings.rotate(session, keyring=keys, actor=actor())
-        return settings + await rotate_keys(session, keyring=keys, actor=actor())
+        endpoints = await reencrypt_secrets(session, keyring=keys, actor=actor())
+        return settings + endpoints + await rotate_keys(session, keyring=keys, actor=actor())
 
     print(f"{format_count(in_session(run), 'secret')} encrypted with the first key")
 
@@ -116,7 +119,7 @@ def _read_value(key: str) -> str:
 
 
 def _keyring() -> keyring.Keyring:
-    return keyring.Keyring(keys_of(load()))
+    return keyring.Keyring(find_keys(load()))
 
 
 def _prompt_value(key: str) -> str:

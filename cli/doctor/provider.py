@@ -16,8 +16,9 @@ from cli.doctor.check import Check, CheckState, is_denied, not_checked, ok_or_fa
 from cli.doctor.roles import check_answering
 from cli.error_lines import server_error_line
 from cli.provider import answering_of
+from cli.secret_keys import find_keys
 from config.redaction import redact_text
-from config.settings import Settings, keys_of
+from config.settings import Settings
 from workers.llm.names import TABLE_DEFAULT, is_openai, public_url, require_served
 from workers.llm.provider import HOSTS, OPENAI_URL, PLACEHOLDER_KEY
 from workers.llm.routing.tables import read
@@ -54,7 +55,7 @@ async def check_provider(settings: Settings, database_url: str | None) -> list[C
         return await asyncio.to_thread(_check_configured, settings, None)
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
     try:
-        keyring = Keyring(keys_of(settings))
+        keyring = Keyring(find_keys(settings))
         async with open_database(database_url) as database, database.session() as session:
             choice = await read_choice(session, keyring=keyring, openai_key=key)
             rows = await read(session, decrypt=keyring.decrypt)

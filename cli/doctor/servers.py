@@ -63,6 +63,7 @@ async def _check_rows(connection: "Raw") -> AsyncIterator[Check]:
         "strict mode": rights.check_strict_mode,
         "notices": roles.check_notices,
         "pgvector": _pgvector,
+        "callbacks": _callbacks,
     }
     for name, check in checks.items():
         for result in await run_permitted(name, partial(check, connection)):
@@ -132,6 +133,21 @@ async def _pgvector(connection: "Raw") -> Check:
     found = f"{pgvector.version} is older than 0.8" if pgvector.version else "none"
     remedy = "`CREATE EXTENSION vector` or `ALTER EXTENSION vector UPDATE`, then `gristmill records index 384`"
     return Check("pgvector", "warning", f"{found}: similarity search compares with every record", remedy)
+
+
+async def _callbacks(connection: "Raw") -> Check:
+    """Warn about endpoints that failed for so long that they were disabled, and about notices without a delivery."""
+    # Imported here: it belongs to a domain, and the quick check loads none.
+    from workers.notifications.troubles import count_troubles
+
+    disabled, refused = await count_troubles(connection)
+    if refused:
+        remedy = "mend what `problem` in runtime.notices says, then set it to null"
+        return Check("callbacks", "warning", f"of {refused:,} ended jobs no callback could be made", remedy)
+    if disabled:
+        remedy = "`gristmill callbacks endpoints` says why; `gristmill callbacks endpoints change ID --enable` goes on"
+        return Check("callbacks", "warning", f"{disabled:,} endpoints are disabled after failures", remedy)
+    return Check("callbacks", "ok", "no endpoint was disabled by failures")
 
 
 async def check_redis_server(redis_url: str | None, *, quick: bool) -> AsyncIterator[Check]:

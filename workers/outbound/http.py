@@ -7,7 +7,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 import httpcore2
@@ -20,6 +20,8 @@ from workers.runtime.handler.outside import ForbiddenDestination, HttpAnswer, Re
 
 MAX_CONNECTIONS, MAX_IDLE_CONNECTIONS, IDLE_SECONDS = 200, 20, 5.0
 MAX_REDIRECTS = 10
+# Of a body that may be cut, what arrives within this time.
+CUT_BODY_SECONDS = 1.0
 # Data that cannot be compressed grows when it is compressed.
 MAX_GZIP_OVERHEAD_BYTES = 65_536
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -45,12 +47,13 @@ class SafeHttp:
         seconds: float = 30.0,
         connect_seconds: float = 5.0,
         max_bytes: int = 10 * 1024 * 1024,
+        max_connections: int = MAX_CONNECTIONS,
         resolve: Resolve = look_up,
     ) -> None:
         self._seconds, self._connect_seconds, self._max_bytes = seconds, connect_seconds, max_bytes
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=httpx2.create_ssl_context(),
-            max_connections=MAX_CONNECTIONS,
+            max_connections=max_connections,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=IDLE_SECONDS,
             network_backend=GuardedNetwork(allow=allow, resolve=resolve),
@@ -86,7 +89,12 @@ class SafeHttp:
         limit = self._max_bytes if request.max_bytes is None else request.max_bytes
         async with self._stream(request, where, sent) as response:
             found = _join_headers(response.headers)
-            body = b"" if request.method == "HEAD" else await _read_body(response, found, limit=limit, where=where)
+            if request.method == "HEAD":
+                body = b""
+            elif request.cuts_body:
+                body = await _read_start(response, limit=limit)
+            else:
+                body = await _read_body(response, found, limit=limit, where=where)
             stream = response.extensions.get("network_stream")
             address = stream.get_extra_info("server_addr") if stream else None
             return HttpAnswer(
@@ -188,3 +196,18 @@ async def _read_body(
     if unpack and received and not unpack.eof:
         raise Retryable(f"{where.loggable} ended its answer too early")
     return bytes(body)
+
+
+async def _read_start(response: httpcore2.Response, *, limit: int) -> bytes:
+    """Return the first ``limit`` bytes of the body as they came: fewer if it breaks off or comes slowly.
+
+    Whoever cuts a body decides by the status, which is known already.
+    """
+    body = bytearray()
+    with suppress(TimeoutError, httpcore2.NetworkError, httpcore2.ProtocolError):
+        async with asyncio.timeout(CUT_BODY_SECONDS):
+            async for data in response.aiter_stream():
+                body += data
+                if len(body) >= limit:
+                    break
+    return bytes(body[:limit])

@@ -423,3 +423,36 @@ async def unused_tcp_port_of_loopback() -> int:
     server.close()
     await server.wait_closed()
     return port
+
+
+# ── a body that is cut ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_body_that_may_be_cut_is_cut_and_not_decoded(web: WebServer, http):
+    """Whoever decides by the status needs only its start, whatever it is."""
+    packed = gzip.compress(b"x" * 10_000)
+    web.say("/long", b"y" * 100_000)
+    web.say("/packed", packed, content_encoding="gzip")
+    web.say("/foreign", b"\x0b\x02", content_encoding="br")
+
+    for path, start in (("/long", b"y" * 16), ("/packed", packed[:16]), ("/foreign", b"\x0b\x02")):
+        assert (await http.send(Request(url=web.url(path), max_bytes=16, cuts_body=True))).body == start
+
+
+async def test_a_body_that_may_be_cut_is_not_waited_for(web: WebServer, http):
+    """The status is known; a body that breaks off or never comes changes nothing."""
+
+    async def half(_seen, writer):
+        writer.write(b"HTTP/1.1 202 Said\r\ncontent-length: 10\r\n\r\nhalf")
+        await writer.drain()
+        writer.close()
+
+    async def never(_seen, writer):
+        writer.write(b"HTTP/1.1 202 Said\r\ncontent-length: 10\r\n\r\n")
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    web.answers |= {"/half": half, "/never": never}
+    for path, body in (("/half", b"half"), ("/never", b"")):
+        answer = await http.send(Request(url=web.url(path), seconds=20, cuts_body=True))
+        assert (answer.status, answer.body) == (202, body)

@@ -27,8 +27,18 @@ TAKER = """INSERT INTO told.notices (job_id, version, url) SELECT n.job_id, n.ve
              FROM unnest($1) AS n"""
 
 
+@pytest.fixture(autouse=True)
+def no_takers(psql) -> Iterator[None]:
+    """The takers of the domains are set aside: these tests bring their own, or none."""
+    own = psql.execute("DELETE FROM runtime.notice_takers RETURNING name, statement").fetchall()
+    yield
+    psql.execute("DELETE FROM runtime.notice_takers")
+    for one in own:
+        psql.execute("INSERT INTO runtime.notice_takers VALUES (%(name)s, %(statement)s)", one)
+
+
 @pytest.fixture
-def taker(psql) -> Iterator[None]:
+def taker(psql, no_takers) -> Iterator[None]:
     """A taker that keeps each notice, and refuses those of one address."""
     psql.execute("DROP SCHEMA IF EXISTS told CASCADE")
     psql.execute(
@@ -36,7 +46,7 @@ def taker(psql) -> Iterator[None]:
     )
     psql.execute("INSERT INTO runtime.notice_takers (name, statement) VALUES ('told', %s)", [TAKER])
     yield
-    psql.execute("DELETE FROM runtime.notice_takers; DROP SCHEMA told CASCADE")
+    psql.execute("DELETE FROM runtime.notice_takers WHERE name = 'told'; DROP SCHEMA IF EXISTS told CASCADE")
 
 
 async def lead(jobs: Jobs, name: str = "one") -> int:

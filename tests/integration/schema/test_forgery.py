@@ -162,6 +162,7 @@ FREE = {
     "assessments.assessment_states.asked_model": "note_asked_model sets it, whatever is written",
     "operations.analytics_jobs.asked_model": "note_asked_model sets it, whatever is written",
     "llm.batches.wait_until": "the kernel's, of a wait",
+    "notifications.deliveries.attempts_before": "where the schedule begins again",
 }
 
 

@@ -30,6 +30,7 @@ MAY_INSERT = {
     "operations.analytics_jobs": {"projectId", "type", "modelName", "due_at"} | OPTIONS,
     "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256"},
     "operations.upload_parts": {"uploadId", "partNumber", "content"},
+    "notifications.endpoints": {"url", "stages", "secret"},
     # The columns that `attach_lifecycle` grants; the revision of a domain may grant more.
     "proving.plain_jobs": {"due_at"} | OPTIONS,
     "proving.keyed_jobs": {"due_at"} | OPTIONS,
@@ -45,6 +46,7 @@ MAY_UPDATE = {
     "operations.likert_scores": {"realismScore", "qualityScore"},
     "operations.bonus_windows": MAY_INSERT["operations.bonus_windows"],
     "operations.system_settings": {"value", "description"},
+    "notifications.endpoints": {"url", "stages", "secret", "previous_until", "disabled_at", "disabled_reason"},
 }  # fmt: skip
 # Functions that run with their owner's rights and that a service may call; each checks the actor.
 MAY_CALL_WITH_OWNERS_RIGHTS = {
@@ -72,6 +74,9 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "operations.delete_likert_score",
     "operations.delete_bonus_window",
     "operations.delete_setting",
+    "notifications.resend",  # only deliveries of the actor
+    "notifications.ping",  # only endpoints of the actor
+    "notifications.delete_endpoint",
 }
 PROVING = sorted(name for name in MAY_INSERT if name.startswith("proving."))
 # Tables without rows of tenants.

@@ -14,6 +14,7 @@ from workers.runtime.handler.errors import (
     RateLimited,
     Refused,
     Retryable,
+    RetryIn,
     describe,
     outcome_of,
 )
@@ -71,3 +72,10 @@ def test_an_answer_that_costs_much_is_asked_for_again_later():
 
     assert outcome_of(error) == Retry("too large", timedelta(seconds=30))
     assert outcome_of(InvalidAnswers("no JSON")) == Retry("no JSON")
+
+
+def test_a_handler_with_a_schedule_says_when_the_next_attempt_is_made():
+    """It spends an attempt."""
+    assert outcome_of(RetryIn("answered 500", delay=timedelta(hours=2))) == Retry(
+        "answered 500", delay=timedelta(hours=2)
+    )

@@ -63,3 +63,10 @@ def test_resources_are_frozen():
     """No run can change them for another run."""
     with pytest.raises(FrozenInstanceError):
         Resources(llm=NoModel()).llm = NoModel()  # type: ignore[misc]
+
+
+def test_a_process_without_a_key_reads_no_secret():
+    """The job fails at once with one line."""
+    for use in ("encrypt", "decrypt", "rotate"):
+        with pytest.raises(Permanent, match="no key for stored secrets"):
+            getattr(Resources(llm=NoModel()).keyring, use)("x")

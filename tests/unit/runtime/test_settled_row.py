@@ -126,3 +126,12 @@ def test_a_retry_waits_at_least_as_long_as_its_error_says():
         row = decided(claimed(retry_count=spent), Retry("too large", timedelta(seconds=30)))
         assert row.delay is not None
         assert row.delay >= timedelta(seconds=30) * (spent + 1)
+
+
+@pytest.mark.parametrize("delay", [timedelta(0), timedelta(seconds=5), timedelta(hours=24)])
+def test_a_retry_with_its_own_delay_waits_exactly_that_long(delay):
+    """A handler with a schedule of its own decides; the attempts are counted as always."""
+    row = decided(claimed(retry_count=4), Retry("not now", delay=delay), drawn=0.9)
+
+    assert (row.delay, row.retry_count, row.status) == (delay, 5, "pending")
+    assert decided(claimed(retry_count=5), Retry("not now", delay=delay)).status == "failed"

@@ -44,6 +44,14 @@ class InvalidAnswers(Retryable):
         self.min_delay = min_delay
 
 
+class RetryIn(Retryable):
+    """Another attempt may succeed: it is made after ``delay``, by the handler's own schedule. Spends an attempt."""
+
+    def __init__(self, reason: str, *, delay: timedelta) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
 class Unavailable(Retryable):
     """The provider cannot answer anybody now: the job waits and spends no attempt.
 
@@ -132,6 +140,8 @@ def outcome_of(error: BaseException) -> Snooze | Fail | Retry:
             return Fail(describe(error))
         case RateLimited(delay=delay) | Unavailable(delay=delay):
             return Snooze(delay, describe(error))
+        case RetryIn(delay=delay):
+            return Retry(describe(error), delay=delay)
         case InvalidAnswers(min_delay=min_delay):
             return Retry(describe(error), min_delay)
         case _:

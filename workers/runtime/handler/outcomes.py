@@ -82,11 +82,12 @@ class Cancel:
 class Retry:
     """Back to ready after the backoff, one attempt spent; failed if no attempt is left. Handlers raise instead.
 
-    ``min_delay`` is the shortest wait before the next attempt.
+    ``min_delay`` is the shortest wait before the next attempt. With ``delay`` it waits exactly that long.
     """
 
     error: str
     min_delay: timedelta = timedelta()
+    delay: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Protocols of HTTP and mail for handlers. The worker gets their implementations at its start."""
+"""Protocols of HTTP, mail and stored secrets for handlers. The worker gets their implementations at its start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +14,9 @@ class Request:
     """One HTTP request to an address that a user may have named.
 
     ``seconds`` limits the whole call with redirects and body, ``max_bytes`` the decoded body; None means the process's
-    own limit. Only GET and HEAD follow redirects, at most ``redirects``. Headers that may hold a secret are not sent to
-    another origin.
+    own limit. A larger body is an error or, with ``cuts_body``, cut: then it is returned as it came, not decoded.
+    Only GET and HEAD follow redirects, at most ``redirects``. Headers that may hold a secret are not sent to another
+    origin.
     """
 
     url: str
@@ -24,6 +25,7 @@ class Request:
     body: bytes = b""
     seconds: float | None = None
     max_bytes: int | None = None
+    cuts_body: bool = False
     redirects: int = 0
 
 
@@ -83,3 +85,16 @@ class Mail(Protocol):
 
     async def aclose(self) -> None:
         """Release its connections; nothing is sent afterwards."""
+
+
+class Keyring(Protocol):
+    """Encrypts secrets that are stored, and decrypts them. The database never has the key."""
+
+    def encrypt(self, secret: str) -> str:
+        """Return ``secret`` encrypted with the first key; raise a Refusal if there is no key."""
+
+    def decrypt(self, token: str) -> str:
+        """Return the secret; raise a Refusal if no key decrypts it."""
+
+    def rotate(self, token: str) -> str:
+        """Return the secret encrypted with the first key; raise a Refusal if no key decrypts it."""

@@ -17,7 +17,8 @@ def settled_row(
 ) -> Settled:
     """Return the row that ``settlement`` gives the claimed ``job``.
 
-    If attempts are left, a retry spends one and waits by the backoff. Otherwise the job fails with its last error.
+    If attempts are left, a retry spends one and waits by the backoff, or as long as it says itself. Otherwise the job
+    fails with its last error.
     Snooze and release spend no attempt.
     """
 
@@ -51,9 +52,9 @@ def settled_row(
             )
         case Release(reason=reason):
             return row(step.ready, "release", reason=reason, error=job.error_message, progress=PROGRESS_NONE)
-        case Retry(error=error, min_delay=min_delay) if job.retry_count < job.max_retries:
+        case Retry(error=error, min_delay=min_delay, delay=own_delay) if job.retry_count < job.max_retries:
             attempt = job.retry_count + 1
-            delay = max(full_jitter(attempt, draw=draw), min_delay * attempt)
+            delay = max(full_jitter(attempt, draw=draw), min_delay * attempt) if own_delay is None else own_delay
             return row(
                 step.ready,
                 "retry",
