@@ -1,6 +1,7 @@
 """Every error as ``application/problem+json`` (RFC 9457): refusals, invalid requests, HTTP errors, servers away."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,7 @@ from starlette.types import Scope
 from gateway.catalogue import BY_STATUS, PROBLEMS, ProblemType
 from workers.runtime.connections import refusal_of
 from workers.runtime.database import is_caused_by_a_row, is_database_away
-from workers.runtime.operate.changes import StaleVersion
-from workers.runtime.refusals import Forbidden, Kind, Problem, Refusal, quoted, rule_of
+from workers.runtime.refusals import Forbidden, Kind, Problem, Refusal, StaleVersion, quoted, rule_of
 from workers.runtime.secret_shapes import looks_secret
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
 AWAY_RETRY_SECONDS = 2
+# Fields whose values are not quoted, also if their name is misspelt.
+_SECRET_FIELD = re.compile(r"(?<!idempotency[_-])key|secret|token(?!s)|password", re.IGNORECASE)
 _KINDS: Mapping[Kind, str] = {
     Kind.INVALID: "invalid",
     Kind.NOT_FOUND: "not-found",
@@ -159,9 +161,10 @@ def _field_error(error: Mapping[str, Any]) -> Problem:
     where = _location(error["loc"])
     if error["type"] == "missing":
         return Problem(where.field, "is required", "nothing")
+    value = "a hidden value" if _SECRET_FIELD.search(where.field) else _shown(error["input"])
     if error["type"] == "extra_forbidden":
-        return Problem(where.field, "is not a field" if where.in_body else "is not a parameter", _shown(error["input"]))
-    return Problem(where.field, rule_of(error["msg"]), _shown(error["input"]))
+        return Problem(where.field, "is not a field" if where.in_body else "is not a parameter", value)
+    return Problem(where.field, rule_of(error["msg"]), value)
 
 
 def _location(loc: Sequence[Any]) -> _Location:

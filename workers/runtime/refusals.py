@@ -72,6 +72,10 @@ class Conflict(Refusal):
     kind = Kind.CONFLICT
 
 
+class StaleVersion(Conflict):
+    """The object has changed since the caller looked at it. The message names both versions."""
+
+
 class Forbidden(Refusal):
     """The actor may not do it."""
 

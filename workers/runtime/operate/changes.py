@@ -11,15 +11,11 @@ from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
 from workers.runtime.operate.jobs import UnknownJob, find_job
 from workers.runtime.operate.known import check_stage, job_models
-from workers.runtime.refusals import Conflict
+from workers.runtime.refusals import Conflict, StaleVersion
 from workers.runtime.store.intervene import cancel, lock_version, retry
 from workers.runtime.store.read import JobFilter, JobView, scan_jobs
 
 PAGE = 1_000
-
-
-class StaleVersion(Conflict):
-    """The job has changed since the caller looked at it."""
 
 
 @dataclass(frozen=True, slots=True)
