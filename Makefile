@@ -53,6 +53,11 @@ down: $(INSTALLED) ## stop the system that `gristmill up --detach` started
 bench: $(INSTALLED) ## run the benchmarks, also of other queues; ARGS=--quick takes minutes
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## send many random requests to a gateway and compare its answers with its description
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(BIN)/pytest -n 1 -o faulthandler_timeout=0 \
+	tests/integration/gateway/test_schemathesis.py $(ARGS)
+
 .PHONY: chaos
 chaos: $(INSTALLED) ## inject every fault of the matrix into a whole system for ten minutes, then check its history
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -9,6 +9,7 @@ from math import inf
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy import make_url
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -23,11 +24,14 @@ from gateway.resources import Resources, Services
 from gateway.system_metrics import SystemCollector
 from models import domains
 from models.domains import Domain
-from workers.runtime.database import Database
+from workers.runtime.database import Database, options_of
 from workers.runtime.operate.events import JobEvents
 from workers.runtime.refusals import Failed, Refusal
 
 CHANGED_BY = "gateway"
+OPERATOR = "gristmill_operator"
+# Files that arrive at once in one process. Each may take space on this machine's disk.
+MAX_UPLOADS, MAX_WAITING_UPLOADS = 4, 16
 
 
 def create_app(resources: Resources) -> FastAPI:
@@ -68,6 +72,11 @@ async def open_services(resources: Resources) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         database = Database(resources.database_url, changed_by=CHANGED_BY, pool_size=resources.pool_size)
         stack.push_async_callback(database.close)
+        operators_url = in_role(resources.database_url, OPERATOR)
+        operators = Database(operators_url, changed_by=CHANGED_BY, pool_size=1)
+        stack.push_async_callback(operators.close)
+        model = resources.open_model(operators_url)
+        stack.push_async_callback(model.aclose)
         # The gateway outlives every outage: its streams go on when Postgres is back.
         events = await stack.enter_async_context(JobEvents(resources.database_url, changed_by=CHANGED_BY, patience=inf))
         authenticator = await stack.enter_async_context(resources.open_authenticator(database))
@@ -79,14 +88,24 @@ async def open_services(resources: Resources) -> AsyncIterator[Services]:
         yield Services(
             resources=resources,
             database=database,
+            operators=operators,
+            model=model,
             events=events,
             authenticator=authenticator,
             rates=rates,
             capacity=Capacity(running=resources.concurrency, queued=resources.queue, seconds=resources.queue_seconds),
             bodies=BodyMemory(),
+            uploads=Capacity(running=MAX_UPLOADS, queued=MAX_WAITING_UPLOADS, seconds=resources.queue_seconds),
             health=health,
             stopping=stopping,
         )
+
+
+def in_role(database_url: str, role: str) -> str:
+    """Return a URL with which the same login has the rights of ``role``, from the beginning of each session."""
+    url = make_url(database_url)
+    options = " ".join(filter(None, (options_of(url), f"-c role={role}")))
+    return url.set(query={**url.query, "options": options}).render_as_string(hide_password=False)
 
 
 def find_routers(brought: Iterable[Domain]) -> list[APIRouter]:

@@ -17,8 +17,7 @@ from starlette.types import Scope
 from gateway.catalogue import BY_STATUS, PROBLEMS, ProblemType
 from workers.runtime.connections import refusal_of
 from workers.runtime.database import is_caused_by_a_row, is_database_away
-from workers.runtime.operate.changes import StaleVersion
-from workers.runtime.refusals import Forbidden, Kind, Problem, Refusal, quoted, rule_of
+from workers.runtime.refusals import Forbidden, Kind, Problem, Refusal, StaleVersion, quoted, rule_of
 from workers.runtime.secret_shapes import looks_secret
 
 log = structlog.get_logger(__name__)
@@ -26,8 +25,11 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
 AWAY_RETRY_SECONDS = 2
-MASKED = "a secret"
-_SECRET_FIELD = re.compile(r"(password|secret|token|credentials?|authorization|api_?key)s?$", re.IGNORECASE)
+MASKED = "a hidden value"
+# Fields whose values are not quoted, also if their name is misspelt.
+_SECRET_FIELD = re.compile(
+    r"(?<!idempotency[_-])key|secret|token(?!s)|password|credential|authorization", re.IGNORECASE
+)
 _KINDS: Mapping[Kind, str] = {
     Kind.INVALID: "invalid",
     Kind.NOT_FOUND: "not-found",

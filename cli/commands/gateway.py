@@ -1,11 +1,13 @@
 """``gristmill gateway``: run this role in this process until SIGTERM."""
 
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from cli.provider import provider, read_routing
 from cli.readiness import schema_problem
 from cli.role import ready_servers, role_settings
 from config.settings import GatewaySettings, keys_of
@@ -13,9 +15,11 @@ from gateway.callers.authentication import open_authenticator
 from gateway.callers.tokens import Issuer
 from gateway.resources import Resources
 from gateway.server import run_gateway
+from workers.llm.routing.routing import Routing
 from workers.notifications.rules import CallbackRules
 from workers.operations.keyring import Keyring
 from workers.outbound.addresses import parse_networks
+from workers.runtime.database import Transaction
 from workers.runtime.handler.registry import discover
 
 
@@ -29,11 +33,19 @@ def gateway(
     discover()  # a broken handler is reported before the servers are asked
     urls = ready_servers(settings)
     own = settings.gateway
+
+    async def routing(session: Transaction) -> Routing:
+        return (await read_routing(session, settings)).routing
+
     resources = Resources(
         database_url=urls["database_url"],
         redis_url=urls["redis_url"],
         open_authenticator=partial(open_authenticator, issuer=_issuer(own), actor_key=_actor_key(own)),
         check_schema=schema_problem,
+        read_routing=routing,
+        open_model=lambda database_url: provider(settings, database_url=database_url, name="gateway"),
+        keyring=Keyring(keys_of(settings)),
+        transitions_retention=timedelta(days=settings.transitions_retention_days),
         pool_size=settings.database.pool_size,
         version=version("gristmill"),
         requests_per_minute=own.requests_per_minute,

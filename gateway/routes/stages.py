@@ -1,4 +1,4 @@
-"""Stages: what they do now."""
+"""Stages: what they do now; pause and resume them."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,11 +10,13 @@ from pydantic import Field
 from gateway.bodies import Route
 from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
-from gateway.callers.sessions import connection_of
+from gateway.callers.sessions import actor_of, connection_of
+from gateway.parameters import PathName, Why, reason_of
 from gateway.views import Page, View
-from workers.runtime.operate.stages import MAX_COUNTED, list_stages
+from workers.runtime.operate.stages import MAX_COUNTED, list_stages, pause_stage, resume_stage
 
 router = APIRouter(prefix="/v1/stages", tags=["stages"], route_class=Route)
+Operator = Annotated[Caller, Depends(require("operate"))]
 
 
 class Stage(View):
@@ -51,3 +53,28 @@ async def list_(request: Request, caller: Annotated[Caller, Depends(require("ope
     async with connection_of(request, caller) as conn:
         found = await list_stages(conn)
     return Page(items=[Stage.model_validate(stage) for stage in found], next=None)
+
+
+class StageSwitch(View):
+    """Whether a stage is dispatched."""
+
+    stage: str
+    paused: bool
+
+
+@router.post("/{stage}/pause", operation_id="pause_stage", summary="Dispatch no more jobs of a stage")
+async def pause(request: Request, caller: Operator, stage: PathName, body: Why | None = None) -> StageSwitch:
+    """Running jobs finish. To pause it again changes nothing."""
+    actor = actor_of(request, caller, reason=reason_of(body))
+    async with connection_of(request, caller) as conn:
+        await pause_stage(conn, stage, actor)
+    return StageSwitch(stage=stage, paused=True)
+
+
+@router.post("/{stage}/resume", operation_id="resume_stage", summary="Dispatch a stage again")
+async def resume(request: Request, caller: Operator, stage: PathName, body: Why | None = None) -> StageSwitch:
+    """To resume a stage that is not paused changes nothing."""
+    actor = actor_of(request, caller, reason=reason_of(body))
+    async with connection_of(request, caller) as conn:
+        await resume_stage(conn, stage, actor)
+    return StageSwitch(stage=stage, paused=False)

@@ -8,9 +8,11 @@ from uuid import UUID
 
 import httpx2
 from fastapi import APIRouter, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from starlette.responses import StreamingResponse
 
+from cli.provider import provider, read_routing
+from config.settings import Settings, keys_of
 from gateway.app import create_app
 from gateway.bodies import Route, max_body
 from gateway.callers.caller import Authenticator, Caller
@@ -18,13 +20,17 @@ from gateway.callers.dependencies import CallerOf
 from gateway.limits import without_place
 from gateway.problems import Unauthenticated
 from gateway.resources import Resources, services_of
-from workers.runtime.database import Database
+from workers.llm.routing.routing import Routing
+from workers.operations.keyring import Keyring, new_key
+from workers.runtime.api_keys import SCOPES
+from workers.runtime.database import Database, Transaction
 
 OPERATOR = "gm_operator"
 SERVICE = "gm_service"
 # A dispatcher leads for the next hour.
 LED = """INSERT INTO runtime.dispatcher (id, leader, term, seen_at, expires_at)
          VALUES (1, 'd1', 1, now() + interval '1 hour', now())"""
+EVERYTHING = "gm_everything"
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
 
 
@@ -118,6 +124,7 @@ def make_caller(*scopes: str, name: str = "key:test", user_id: UUID | None = Non
 CALLERS = {
     OPERATOR: make_caller("operate", name="key:operator"),
     SERVICE: make_caller("jobs:read", "jobs:write", name="key:service", user_id=TENANT),
+    EVERYTHING: make_caller(*SCOPES, name="key:everything"),
 }
 
 
@@ -139,8 +146,22 @@ async def open_key_table(_database: Database) -> AsyncIterator[Authenticator]:
     yield KeyTable(CALLERS)
 
 
+# Without a provider: texts are embedded by feature hashes.
+SETTINGS = Settings(openai_api_key=None, openai_base_url=None, secret_keys=SecretStr(new_key()))
+
+
+async def _read_routing(session: Transaction) -> Routing:
+    return (await read_routing(session, SETTINGS)).routing
+
+
 def make_resources(database_url: str, redis_url: str = "redis://127.0.0.1:1", **options: Any) -> Resources:
-    values = {"open_authenticator": open_key_table, "check_schema": lambda _: None} | options
+    values: dict[str, Any] = {
+        "open_authenticator": open_key_table,
+        "check_schema": lambda _: None,
+        "read_routing": _read_routing,
+        "open_model": lambda url: provider(SETTINGS, database_url=url, name="gateway"),
+        "keyring": Keyring(keys_of(SETTINGS)),
+    } | options
     return Resources(database_url=database_url, redis_url=redis_url, **values)
 
 

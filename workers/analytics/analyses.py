@@ -95,18 +95,28 @@ async def start(
 
 
 async def list_analyses(
-    session: AsyncSession, *, project_id: UUID | None = None, limit: int = 50
+    session: AsyncSession, *, project_id: UUID | None = None, limit: int = 50, after: UUID | None = None
 ) -> list[AnalysisView]:
-    """Return the newest analyses, of one project or of all."""
+    """Return the newest analyses, of one project or of all; ``after`` is the last id of the page before."""
     newest = _views().order_by(AnalyticsJob.id.desc()).limit(limit)
     if project_id is not None:
         newest = newest.where(AnalyticsJob.project_id == project_id)
+    if after is not None:
+        newest = newest.where(AnalyticsJob.id < after)
     return [AnalysisView(**row) for row in (await session.execute(newest)).mappings()]
 
 
-async def report(session: AsyncSession, job_id: UUID, *, failures: int = 100) -> AnalysisReport:
-    """Return one analysis with its verdicts and its first failed records; raise UnknownAnalysis."""
-    found = (await session.execute(_views().where(AnalyticsJob.id == job_id))).mappings().one_or_none()
+async def report(
+    session: AsyncSession, job_id: UUID, *, failures: int = 100, project_id: UUID | None = None
+) -> AnalysisReport:
+    """Return one analysis (of that project, if given) with its verdicts and its first failed records.
+
+    Raise UnknownAnalysis.
+    """
+    wanted = _views().where(AnalyticsJob.id == job_id)
+    if project_id is not None:
+        wanted = wanted.where(AnalyticsJob.project_id == project_id)
+    found = (await session.execute(wanted)).mappings().one_or_none()
     if found is None:
         raise UnknownAnalysis(f"analysis {job_id} does not exist (any more)")
     verdict, judge = DataRecord.alignment["verdict"].astext, DataRecord.alignment["model"].astext

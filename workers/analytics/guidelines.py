@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.operations import Project
 from workers.analytics.passage_store import PageCounts, PassageStore, StoredPassage, is_complete
 from workers.analytics.passages import Passage, empty_pages, split_passages
-from workers.analytics.pdf import extract_pages
+from workers.analytics.pdf import decode_guidelines, extract_pages
 from workers.runtime.handler.context import Context
 from workers.runtime.handler.errors import Permanent, Retryable
+from workers.runtime.refusals import NotFound
 
 # A million words. A book of 400 pages has 500 passages.
 MAX_PASSAGES = 5_000
@@ -75,6 +76,28 @@ async def load_guidelines(ctx: Context, pdf: bytes) -> Guidelines:
             await store.forget()
             raise Retryable(f"embedding model {store.model!r} changed its vectors; the guidelines are embedded again")
     return await asyncio.to_thread(_ready, digest, found, store.model)
+
+
+@dataclass(frozen=True, slots=True)
+class GuidelinesFile:
+    """The guidelines of a project as they were given."""
+
+    name: str
+    pdf: bytes
+
+
+async def read_file(session: AsyncSession, project_id: UUID) -> GuidelinesFile:
+    """Return the PDF of a project; raise NotFound if it has none, or if it is not readable base64."""
+    columns = select(Project.name, Project.guidelines_file_name, Project.guidelines)
+    found = (await session.execute(columns.where(Project.id == project_id))).one_or_none()
+    if found is None:
+        raise NotFound(f"project {project_id} does not exist (any more)")
+    project, name, encoded = found
+    try:
+        pdf = await asyncio.to_thread(decode_guidelines, encoded, project=project)
+    except Permanent as error:
+        raise NotFound(str(error)) from None
+    return GuidelinesFile(name or "guidelines.pdf", pdf)
 
 
 async def are_set(session: AsyncSession, project_id: UUID) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -49,6 +49,7 @@ class Rating(BaseModel):
 class RatingView:
     """One rating as it is listed. ``model`` is None if a person gave it."""
 
+    id: UUID
     record_id: UUID
     type: str
     excerpt: str
@@ -61,13 +62,24 @@ class RatingView:
 
 
 async def rate(
-    session: AsyncSession, record_id: UUID, user_id: str, *, realism: int, quality: int, actor: Actor = NOBODY
+    session: AsyncSession,
+    record_id: UUID,
+    user_id: str,
+    *,
+    realism: int,
+    quality: int,
+    project_id: UUID | None = None,
+    actor: Actor = NOBODY,
 ) -> UUID:
-    """Store a person's rating of a record in place of their earlier one; return its id.
+    """Store a person's rating of a record (of that project, if given) in place of their earlier one; return its id.
 
     Raises RatingError if a value is outside the scale, and UnratableRecord if the record does not exist.
     """
     given = _valid(user=user_id, realism=realism, quality=quality)
+    if project_id is not None:
+        there = select(DataRecord.id).where(DataRecord.id == record_id, DataRecord.project_id == project_id)
+        if await session.scalar(there) is None:
+            raise UnratableRecord(f"record {record_id} does not exist in this project")
     new = insert(LikertScore).values(
         record_id=record_id, user_id=given.user, realism_score=given.realism, quality_score=given.quality
     )
@@ -84,11 +96,20 @@ async def rate(
 
 
 async def list_ratings(
-    session: AsyncSession, project_id: UUID, *, limit: int = 100, excerpt_chars: int = 80
+    session: AsyncSession,
+    project_id: UUID,
+    *,
+    limit: int = 100,
+    excerpt_chars: int = 80,
+    after: tuple[datetime, UUID] | None = None,
 ) -> list[RatingView]:
-    """Return a project's newest ratings, by people and models."""
+    """Return a project's newest ratings, by people and models.
+
+    ``after`` is the time and the id of the last one of the page before.
+    """
     newest = (
         select(
+            LikertScore.id,
             LikertScore.record_id,
             DataRecord.type,
             func.left(DataRecord.content, excerpt_chars).label("excerpt"),
@@ -103,8 +124,11 @@ async def list_ratings(
         .order_by(LikertScore.updated_at.desc(), LikertScore.id.desc())
         .limit(limit)
     )
+    if after is not None:
+        newest = newest.where(tuple_(LikertScore.updated_at, LikertScore.id) < after)
     return [
         RatingView(
+            row.id,
             row.record_id,
             row.type,
             " ".join(row.excerpt.split()),

@@ -40,6 +40,38 @@ class StoredUpload:
     lines: int
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of a file whose bytes were all seen. ``encoding`` is None for a gzip or a zip."""
+
+    size: int
+    sha256: bytes
+    encoding: str | None
+    lines: int
+
+
+class Measuring:
+    """Measures a file part by part."""
+
+    def __init__(self) -> None:
+        self._digest, self._detector = hashlib.sha256(), Detector()
+        self._size = self._lines = 0
+        self._is_packed = False
+
+    def feed(self, part: bytes) -> None:
+        """Measure the next part. The first one must have the beginning by which a packed file is known."""
+        self._is_packed = self._is_packed or (self._size == 0 and is_packed(part))
+        self._digest.update(part)
+        if not self._is_packed:
+            self._detector.feed(part)
+        self._size, self._lines = self._size + len(part), self._lines + part.count(b"\n")
+
+    def finish(self) -> Measured:
+        """Return what was measured."""
+        encoding = None if self._is_packed else self._detector.finish()
+        return Measured(self._size, self._digest.digest(), encoding, self._lines)
+
+
 class Uploads(Protocol):
     """A store of files that wait for their job."""
 
@@ -74,20 +106,14 @@ class PostgresUploads:
         name = file_name[-MAX_FILE_NAME_CHARS:]
         new = insert(Upload).values(project_id=project_id, file_name=name, size_bytes=0, sha256=b"")
         upload_id = (await session.execute(new.returning(Upload.id))).scalar_one()
-        digest, detector, size, lines, number = hashlib.sha256(), Detector(), 0, 0, 0
-        packed = False
+        measuring, number = Measuring(), 0
         async for part in cut_into_parts(stream):
-            packed = packed or (number == 0 and is_packed(part))
-            digest.update(part)
-            if not packed:
-                detector.feed(part)
-            size, lines = size + len(part), lines + part.count(b"\n")
+            measuring.feed(part)
             await session.execute(insert(UploadPart).values(upload_id=upload_id, part_number=number, content=part))
             number += 1
-        stored = StoredUpload(upload_id, size, digest.digest(), None if packed else detector.finish(), lines)
-        measured = {"size_bytes": size, "sha256": stored.sha256, "encoding": stored.encoding, "line_count": lines}
-        await session.execute(update(Upload).where(Upload.id == upload_id).values(**measured))
-        return stored
+        found = measuring.finish()
+        await session.execute(update(Upload).where(Upload.id == upload_id).values(**_columns(found)))
+        return StoredUpload(upload_id, found.size, found.sha256, found.encoding, found.lines)
 
     async def read(self, upload_id: UUID) -> AsyncGenerator[bytes, None]:
         """Yield the parts in order. A larger part, which another door may have written, comes in several pieces."""
@@ -111,6 +137,31 @@ class PostgresUploads:
     async def discard(self, session: AsyncSession, upload_id: UUID) -> None:
         """Delete the parts. The file's row stays, as a record of what was ingested."""
         await session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
+
+
+async def put_measured(
+    session: AsyncSession, measured: Measured, *, project_id: UUID, file_name: str, stream: AsyncIterable[bytes]
+) -> UUID:
+    """Store a file that was measured before, as a service must: it says the size before it writes a part.
+
+    Return its id. The file exists once ``session`` commits.
+    """
+    new = insert(Upload).values(project_id=project_id, file_name=file_name[-MAX_FILE_NAME_CHARS:], **_columns(measured))
+    upload_id: UUID = (await session.execute(new.returning(Upload.id))).scalar_one()
+    number = 0
+    async for part in cut_into_parts(stream):
+        await session.execute(insert(UploadPart).values(upload_id=upload_id, part_number=number, content=part))
+        number += 1
+    return upload_id
+
+
+def _columns(measured: Measured) -> dict[str, Any]:
+    return {
+        "size_bytes": measured.size,
+        "sha256": measured.sha256,
+        "encoding": measured.encoding,
+        "line_count": measured.lines,
+    }
 
 
 async def _expected_digest(session: AsyncSession, upload_id: UUID) -> bytes | None:

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, delete, exists, func, or_, select, true, update
+from sqlalchemy import case, delete, exists, func, or_, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import AnalyticsJob, DataRecord, IngestJob, Project, Upload
@@ -17,7 +18,7 @@ from workers.operations.refusals import NameTaken, OperationsError, UnknownProje
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
 from workers.runtime.handler.naming import check_name, file_name, nfc
-from workers.runtime.refusals import Problem, quoted
+from workers.runtime.refusals import Forbidden, Problem, quoted
 
 MAX_PROJECT_NAME_CHARACTERS = 255
 PDF_MAGIC = b"%PDF-"
@@ -52,7 +53,20 @@ class FoundProject:
     last_feedback_analysis: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ListedProject:
+    """A project in a list, without counts: counting the records of a page of large projects would be slow."""
+
+    id: UUID
+    name: str
+    owner_id: UUID | None
+    guidelines_file_name: str | None
+    created_at: datetime
+
+
 _FOUND = select(Project.id, Project.name, Project.last_task_analysis, Project.last_feedback_analysis)
+_MAY_CHANGE = text("SELECT operations.may_change(:id) OR runtime.is_trusted()")
+_DELETE = text("SELECT operations.delete_project(:id)")
 
 
 async def find(session: AsyncSession, name_or_id: str) -> FoundProject:
@@ -63,6 +77,62 @@ async def find(session: AsyncSession, name_or_id: str) -> FoundProject:
     if found is None:
         raise UnknownProject(f"project {quoted(name_or_id)} does not exist; `gristmill projects list` shows them")
     return FoundProject(*found)
+
+
+async def find_by_id(session: AsyncSession, project_id: UUID) -> FoundProject:
+    """Return the project with that id; raise UnknownProject."""
+    found = (await session.execute(_FOUND.where(Project.id == project_id))).one_or_none()
+    if found is None:
+        raise UnknownProject(f"project {project_id} does not exist (any more)")
+    return FoundProject(*found)
+
+
+async def require_change(session: AsyncSession, project_id: UUID) -> FoundProject:
+    """Return a project that the session's user may change; raise UnknownProject, or Forbidden if it is another's."""
+    found = await find_by_id(session, project_id)
+    if not await session.scalar(_MAY_CHANGE, {"id": project_id}):
+        raise Forbidden(f"project {quoted(found.name)} belongs to another user; its owner and admins may change it")
+    return found
+
+
+async def list_page(session: AsyncSession, *, limit: int = 50, after: str | None = None) -> Sequence[ListedProject]:
+    """Return up to ``limit`` projects in the order of their names; ``after`` is the last name of the page before."""
+    query = select(Project.id, Project.name, Project.owner_id, Project.guidelines_file_name, Project.created_at)
+    if after is not None:
+        query = query.where(Project.name > after)
+    return [ListedProject(*row) for row in await session.execute(query.order_by(Project.name).limit(limit))]
+
+
+async def create(session: AsyncSession, name: str, *, actor: Actor = NOBODY) -> tuple[FoundProject, bool]:
+    """Return the project of that name, and whether it is new. A new one belongs to the actor's user.
+
+    Raise NameTaken if the name belongs to another user, OperationsError if it looks like an id.
+    """
+    name = _checked_name(name)
+    new = insert(Project).values(name=name, owner_id=actor.user_id)
+    new = new.on_conflict_do_nothing(index_elements=[Project.name])
+    async with acting(session, actor):
+        made = await session.scalar(new.returning(Project.id))
+    return await get_or_create(session, name, actor=actor), made is not None
+
+
+async def rename(session: AsyncSession, project_id: UUID, name: str, *, actor: Actor = NOBODY) -> None:
+    """Give a project another name; raise UnknownProject, Forbidden, NameTaken or OperationsError."""
+    name = _checked_name(name)
+    await require_change(session, project_id)
+    try:
+        async with acting(session, actor), session.begin_nested():
+            await session.execute(update(Project).where(Project.id == project_id).values(name=name))
+    except IntegrityError:
+        raise NameTaken(Problem("name", "must not be the name of another project", quoted(name))) from None
+
+
+def _checked_name(name: str) -> str:
+    name = check_name("name", name, longest=MAX_PROJECT_NAME_CHARACTERS, error=OperationsError)
+    if _uuid(name) is not None:
+        rule = "must not look like an id, because commands find a project by its name or its id"
+        raise OperationsError(Problem("name", rule, quoted(name)))
+    return name
 
 
 async def find_by_ingestion(session: AsyncSession, job_id: UUID) -> FoundProject | None:
@@ -124,9 +194,17 @@ async def view(session: AsyncSession, name_or_id: str) -> ProjectView:
     return (await list_projects(session, name_or_id=name_or_id))[0]
 
 
+async def view_by_id(session: AsyncSession, project_id: UUID) -> ProjectView:
+    """Return one project with its counts; raise UnknownProject."""
+    return (await _views(session, (await find_by_id(session, project_id)).id))[0]
+
+
 async def list_projects(session: AsyncSession, *, name_or_id: str | None = None) -> Sequence[ProjectView]:
     """Return all projects in the order of their names, or only ``name_or_id``, with their counts."""
-    one = (await find(session, name_or_id)).id if name_or_id is not None else None
+    return await _views(session, (await find(session, name_or_id)).id if name_or_id is not None else None)
+
+
+async def _views(session: AsyncSession, one: UUID | None) -> Sequence[ProjectView]:
     counts = (
         select(
             DataRecord.project_id,
@@ -166,7 +244,11 @@ async def list_projects(session: AsyncSession, *, name_or_id: str | None = None)
 async def set_guidelines(
     session: AsyncSession, project: FoundProject, pdf: bytes, name: str, *, actor: Actor = NOBODY
 ) -> None:
-    """Store ``pdf`` as the project's guidelines. Only an analysis finds out whether its text can be read."""
+    """Store ``pdf`` as the project's guidelines. Only an analysis finds out whether its text can be read.
+
+    Raise OperationsError if it is not a PDF or too large, Forbidden if the project belongs to another user.
+    """
+    await require_change(session, project.id)
     if not pdf.startswith(PDF_MAGIC):
         shown = f"{name!r} with {pdf[:8]!r}"
         raise OperationsError(Problem("guidelines", "must be a PDF, which begins with %PDF-", shown))
@@ -189,10 +271,14 @@ async def count_records(session: AsyncSession, project: FoundProject) -> int:
 
 
 async def remove(session: AsyncSession, project: FoundProject, *, actor: Actor = NOBODY) -> None:
-    """Delete the project with its records, ratings, files and jobs. Running jobs are cancelled first."""
+    """Delete the project with its records, ratings, files and jobs. Running jobs are cancelled first.
+
+    Raise UnknownProject, or Forbidden if it belongs to another user.
+    """
     async with acting(session, actor):
-        await _cancel_jobs(session, [project.id])
-        await session.execute(delete(Project).where(Project.id == project.id))
+        if not await session.scalar(_DELETE, {"id": project.id}):
+            await require_change(session, project.id)
+            raise UnknownProject(f"project {project.id} does not exist (any more)")
 
 
 async def remove_all(session: AsyncSession, project_ids: Sequence[UUID], *, actor: Actor = NOBODY) -> int:

@@ -10,6 +10,7 @@ from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import RECORD_CATEGORIES, RECORD_TYPES, DataRecord, LikertScore
+from workers.operations.projects import require_change
 from workers.operations.refusals import OperationsError, UnknownRecord
 from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
@@ -122,11 +123,13 @@ async def list_records(
     return [_view(row, most_bytes=MAX_LISTED_DOCUMENT_BYTES) for row in found]
 
 
-async def show(session: AsyncSession, record_id: UUID) -> RecordDetails:
-    """Return one record with its ratings; raise UnknownRecord."""
+async def show(session: AsyncSession, record_id: UUID, *, project_id: UUID | None = None) -> RecordDetails:
+    """Return one record (of that project, if given) with its ratings; raise UnknownRecord."""
     length = func.cardinality(DataRecord.embedding)
     query = select(*_shown(content=MAX_SHOWN_RECORD_BYTES, document=MAX_SHOWN_RECORD_BYTES), length)
     query = query.where(DataRecord.id == record_id)
+    if project_id is not None:
+        query = query.where(DataRecord.project_id == project_id)
     found = (await session.execute(query)).one_or_none()
     if found is None:
         raise UnknownRecord(f"record {record_id} does not exist (any more)")
@@ -145,14 +148,20 @@ async def review(
     *,
     reviewer: str,
     is_category_correct: bool | None,
+    project_id: UUID | None = None,
     actor: Actor = NOBODY,
 ) -> set[UUID]:
     """Store that ``reviewer`` reviewed these records, and whether their category is right; return their ids.
 
-    A later review replaces an earlier one. Raise OperationsError if ``is_category_correct`` is given and a record has
-    no category. Raise UnknownRecord if a record does not exist; then none is changed.
+    A later review replaces an earlier one. If a service acts for a user, the database writes that user as the
+    reviewer. ``project_id`` is the project of all these records, if it is known: Forbidden is raised if it belongs to
+    another user. Raise OperationsError if ``is_category_correct`` is given and a record has no category. Raise
+    UnknownRecord if a record does not exist; then none is changed.
     """
     reviewer = check_name("reviewer", reviewer, error=OperationsError)
+    of_project = [] if project_id is None else [DataRecord.project_id == project_id]
+    if project_id is not None:
+        await require_change(session, project_id)
     async with acting(session, actor), session.begin_nested():
         if is_category_correct is not None:
             without = await session.scalar(
@@ -162,7 +171,7 @@ async def review(
                 raise OperationsError(f"record {without} has no category that could be right or wrong")
         changed = await session.scalars(
             update(DataRecord)
-            .where(DataRecord.id.in_(record_ids))
+            .where(DataRecord.id.in_(record_ids), *of_project)
             .values(has_been_reviewed=True, is_category_correct=is_category_correct, reviewed_by=reviewer)
             .returning(DataRecord.id)
         )

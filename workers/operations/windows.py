@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import and_, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.operations import LLM_USER, BonusWindow
@@ -14,9 +14,10 @@ from workers.operations.refusals import OperationsError, UnknownWindow
 from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.naming import Name
-from workers.runtime.refusals import first_problem, rule_of
+from workers.runtime.refusals import Forbidden, first_problem, rule_of
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
+_DELETE = text("SELECT operations.delete_bonus_window(:id)")
 # The creator of a window if the actor is no user, for example on the command line.
 NO_USER = UUID(LLM_USER)
 
@@ -78,12 +79,12 @@ class Standing:
 
 async def create(session: AsyncSession, request: dict[str, Any], *, actor: Actor = NOBODY) -> WindowView:
     """Create a window; raise OperationsError if a value breaks a rule. A record counts in all overlapping windows."""
-    window = BonusWindow(created_by=actor.user_id or NO_USER, **_columns(request))
+    values = _columns(request)
+    if actor.user_id is None:
+        values["created_by"] = NO_USER  # of a user, the database writes who acts: a service may not say it
     async with acting(session, actor):
-        session.add(window)
-        await session.flush()
-        await session.refresh(window)
-    return _view(window)
+        made = (await session.scalars(insert(BonusWindow).returning(BonusWindow), values)).one()
+    return _view(made)
 
 
 async def change(
@@ -107,19 +108,39 @@ async def change(
     return _view(window)
 
 
-async def _get(session: AsyncSession, window_id: UUID, *, lock: bool = False) -> BonusWindow:
+async def find_window(session: AsyncSession, window_id: UUID) -> WindowView:
     """Return one window; raise UnknownWindow."""
+    return _view(await _get(session, window_id))
+
+
+async def _get(session: AsyncSession, window_id: UUID, *, lock: bool = False) -> BonusWindow:
+    """Return one window, locked for a change; raise UnknownWindow, or Forbidden if the actor may only read it."""
     found = await session.get(BonusWindow, window_id, with_for_update=lock)
+    if found is None and lock and await session.get(BonusWindow, window_id) is not None:
+        raise Forbidden("only an admin may change bonus windows")
     if found is None:
         raise UnknownWindow(f"bonus window {window_id} does not exist; `gristmill windows list` shows them")
     return found
 
 
-async def list_windows(session: AsyncSession, *, open_only: bool = False) -> list[WindowView]:
-    """Return the windows, latest start first; with ``open_only`` those open now by the database's clock."""
-    query = select(BonusWindow).order_by(BonusWindow.start_time.desc(), BonusWindow.id)
+async def list_windows(
+    session: AsyncSession,
+    *,
+    open_only: bool = False,
+    limit: int | None = None,
+    after: tuple[datetime, UUID] | None = None,
+) -> list[WindowView]:
+    """Return the windows, latest start first; with ``open_only`` those open now by the database's clock.
+
+    ``after`` is the start and the id of the last one of the page before.
+    """
+    query = select(BonusWindow).order_by(BonusWindow.start_time.desc(), BonusWindow.id).limit(limit)
     if open_only:
         query = query.where(BonusWindow.start_time <= func.now(), func.now() < BonusWindow.end_time)
+    if after is not None:
+        start, id_ = after
+        later_id = and_(BonusWindow.start_time == start, BonusWindow.id > id_)
+        query = query.where(or_(BonusWindow.start_time < start, later_id))
     return [_view(one) for one in await session.scalars(query)]
 
 
@@ -132,10 +153,11 @@ async def standings(session: AsyncSession, window_id: UUID | None = None) -> lis
 
 
 async def remove(session: AsyncSession, window_id: UUID, *, actor: Actor = NOBODY) -> None:
-    """Delete a window; raise UnknownWindow."""
+    """Delete a window; raise UnknownWindow, or Forbidden if the actor may only read it."""
     async with acting(session, actor):
-        await _get(session, window_id)
-        await session.execute(delete(BonusWindow).where(BonusWindow.id == window_id))
+        if not await session.scalar(_DELETE, {"id": window_id}):
+            await _get(session, window_id)
+            raise Forbidden("only an admin may delete bonus windows")
 
 
 def _view(window: BonusWindow) -> WindowView:

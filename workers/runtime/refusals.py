@@ -73,7 +73,7 @@ class Conflict(Refusal):
 
 
 class StaleVersion(Conflict):
-    """The object has changed since the caller looked at it."""
+    """The object has changed since the caller looked at it. The message names both versions."""
 
 
 class Forbidden(Refusal):

@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.scoring import Profile, ScoringJob
 from workers.runtime.actor import NOBODY, Actor, acting
+from workers.runtime.enqueue import Enqueued, enqueue
 from workers.runtime.handler.documents import Unkeepable, keepable
 from workers.runtime.handler.naming import check_name, nfc
 from workers.runtime.refusals import NotFound, Problem, Refusal, quoted
-from workers.scoring.rounds import enqueue_round
+from workers.scoring.rounds import STAGE, enqueue_round
 
 MAX_PROFILE_NAME_CHARACTERS = 500
 
@@ -77,6 +78,15 @@ async def add_profiles(
     return [views[id_] for id_ in ids]
 
 
+async def add_profile(session: AsyncSession, profile: NewProfile, *, actor: Actor = NOBODY) -> tuple[ProfileView, bool]:
+    """Add a profile with :func:`put_profiles`; return it, and whether it is new."""
+    made: list[UUID] = []
+    [id_] = await put_profiles(session, [profile], made=made.extend, actor=actor)
+    async with acting(session, actor):
+        [found] = await _views(session, Profile.id == id_)
+    return found, bool(made)
+
+
 async def list_profiles(
     session: AsyncSession, *, limit: int = 50, after: UUID | None = None, actor: Actor = NOBODY
 ) -> Sequence[ProfileView]:
@@ -99,6 +109,30 @@ async def find_profile(session: AsyncSession, name_or_id: str, *, actor: Actor =
             Problem("profile", "must be one; several have this name", quoted(name_or_id), "use its id")
         )
     return found[0]
+
+
+async def score_profile(
+    session: AsyncSession,
+    profile_id: UUID,
+    prompt: str,
+    *,
+    model_name: str | None = None,
+    actor: Actor = NOBODY,
+    **options: Any,
+) -> Enqueued:
+    """Enqueue one scoring job of a profile; ``options`` are those of :func:`workers.runtime.enqueue.enqueue`.
+
+    Raise UnknownProfile, InvalidProfile without a prompt, EnqueueError.
+    """
+    if not prompt.strip():
+        raise InvalidProfile(Problem("prompt", "must not be empty", quoted(prompt)))
+    payload = {"profile_id": str(profile_id), "prompt": prompt}
+    if model_name is not None:
+        payload["model_name"] = model_name
+    async with acting(session, actor):
+        if await session.scalar(select(Profile.id).where(Profile.id == profile_id)) is None:
+            raise UnknownProfile(f"profile {profile_id} does not exist (any more)")
+        return await enqueue(session, STAGE, payload, **options)
 
 
 async def score_profiles(

@@ -8,9 +8,9 @@ import pytest
 from tests.support.kernel import PLAIN
 from workers.runtime.actor import Actor
 from workers.runtime.handler.outcomes import Complete, Fail
-from workers.runtime.operate.changes import CANCEL, ChangeCounts, StaleVersion, cancel_job, change_jobs, retry_job
+from workers.runtime.operate.changes import CANCEL, ChangeCounts, cancel_job, change_jobs, retry_job
 from workers.runtime.operate.jobs import JobFilter, UnknownJob, enqueue_job
-from workers.runtime.refusals import Conflict, Kind
+from workers.runtime.refusals import Conflict, Kind, StaleVersion
 
 ANN = Actor(
     changed_by="person:ann",

@@ -28,7 +28,7 @@ MAY_INSERT = {
     "operations.ingest_jobs": {"projectId", "type", "source", "mapping", "options", "due_at", "uploadId",
                                "contentHash"} | OPTIONS,
     "operations.analytics_jobs": {"projectId", "type", "modelName", "due_at"} | OPTIONS,
-    "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256"},
+    "operations.uploads": {"projectId", "fileName", "sizeBytes", "sha256", "encoding", "lineCount"},
     "operations.upload_parts": {"uploadId", "partNumber", "content"},
     "notifications.endpoints": {"url", "stages", "secret"},
     # The columns that `attach_lifecycle` grants; the revision of a domain may grant more.

@@ -13,8 +13,17 @@ from starlette.exceptions import HTTPException
 
 from gateway.catalogue import BY_STATUS, PROBLEMS
 from gateway.problems import MAX_ERRORS, HttpProblem, problem_of, render
-from workers.runtime.operate.changes import StaleVersion
-from workers.runtime.refusals import Conflict, Failed, Forbidden, Kind, NotFound, Problem, Refusal, UnavailableServer
+from workers.runtime.refusals import (
+    Conflict,
+    Failed,
+    Forbidden,
+    Kind,
+    NotFound,
+    Problem,
+    Refusal,
+    StaleVersion,
+    UnavailableServer,
+)
 
 SCOPE = {"type": "http", "path": "/v1/things/é", "state": {"request_id": "r-1"}}
 

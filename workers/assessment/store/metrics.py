@@ -11,7 +11,7 @@ from workers.assessment.store.refusals import require_storable
 from workers.assessment.store.rows import BY_OWNER, rows_of_one_owner, time_columns
 
 _MEASURED = text(f"""
-    SELECT metric_type, metric_value, {time_columns("timestamp")}, owner_id
+    SELECT id, metric_type, metric_value, {time_columns("timestamp")}, owner_id
       FROM assessments.assessment_metrics
      WHERE assessment_id = :assessment_id AND {BY_OWNER}
      ORDER BY assessment_metrics.timestamp, id
@@ -22,6 +22,7 @@ _MEASURED = text(f"""
 class Measurement:
     """One row of ``assessment_metrics``; ``timestamp`` is None if no client can show it."""
 
+    id: UUID
     metric_type: str
     metric_value: int
     timestamp: datetime | None

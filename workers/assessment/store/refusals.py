@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from workers.runtime.handler.documents import NUL, Unkeepable, keepable
-from workers.runtime.refusals import Kind, Refusal
+from workers.runtime.refusals import Kind, Refusal, StaleVersion
 
 VERSION_CONFLICT = "GM409"
 _NOT_FOUND = "P0002"
@@ -24,7 +24,7 @@ class AssessmentError(Refusal, ValueError):
     """The store refuses a request; the message is one line."""
 
 
-class VersionConflict(AssessmentError):
+class VersionConflict(AssessmentError, StaleVersion):
     """The assessment changed in between: it has version ``actual``, the caller expected ``expected``."""
 
     kind = Kind.CONFLICT

@@ -16,6 +16,7 @@ from workers.assessment.store.refusals import InvalidChange, UnknownAssessment, 
 from workers.assessment.store.rows import COLUMNS, LISTED, AssessmentView, view, views
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Raw
+from workers.runtime.enqueue import Enqueued
 from workers.runtime.refusals import Problem, quoted
 
 _CREATE = text(
@@ -25,6 +26,8 @@ _UPDATE = text(
     "SELECT assessments.update_assessment_state(:assessment_id, CAST(:new_state AS assessments.assessmentstate), "
     ":version, CAST(:result_data AS jsonb), :error_message, :progress)"
 )
+# The time of a row is that of the transaction that wrote it.
+_IS_NEW = text("SELECT version = 1 AND created_at = now() FROM assessments.assessment_states WHERE id = :id")
 _CANCEL = text("SELECT runtime.cancel(:job_id, :reason)")
 _GIVE = text("SELECT assessments.give_assessment(:assessment_id, :owner)")
 _CANCEL_UNFINISHED = text(
@@ -76,6 +79,23 @@ async def create(
     async with refusals(session), acting(session, actor):
         job_id: UUID = (await session.execute(_CREATE, values)).scalar_one()
     return job_id
+
+
+async def create_once(
+    session: AsyncSession,
+    assessment_id: str,
+    request_data: Mapping[str, Any],
+    *,
+    priority: int = 5,
+    timeout_seconds: int | None = 300,
+    actor: Actor = NOBODY,
+) -> Enqueued:
+    """Create an assessment as :func:`create` does, and say whether it is new."""
+    job_id = await create(
+        session, assessment_id, request_data, priority=priority, timeout_seconds=timeout_seconds, actor=actor
+    )
+    async with acting(session, actor):
+        return Enqueued(job_id, bool(await session.scalar(_IS_NEW, {"id": job_id})))
 
 
 async def update(

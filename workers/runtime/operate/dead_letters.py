@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -35,9 +36,14 @@ class ReplayResult:
     reason: str | None = None
 
 
-async def list_dead(session: AsyncSession, *, with_replayed: bool, limit: int) -> list[DeadMessageView]:
-    """Return the refused messages that are not yet replayed, newest first; with ``with_replayed`` all of them."""
-    return await session.run_sync(store.read_all, with_replayed=with_replayed, limit=limit)
+async def list_dead(
+    session: AsyncSession, *, with_replayed: bool, limit: int, after: tuple[datetime, UUID] | None = None
+) -> list[DeadMessageView]:
+    """Return the refused messages that are not yet replayed, newest first; with ``with_replayed`` all of them.
+
+    ``after`` is the last time and the id of the last one of the page before.
+    """
+    return await session.run_sync(store.read_all, with_replayed=with_replayed, limit=limit, after=after)
 
 
 async def show_dead(session: AsyncSession, message: str) -> DeadMessageView:

@@ -13,14 +13,14 @@ from workers.runtime.database import Raw
 from workers.runtime.enqueue import Enqueued, enqueue
 from workers.runtime.operate.known import check_stage, job_models
 from workers.runtime.operate.lists import find_newest, search_of
-from workers.runtime.operate.why import Why, explain
+from workers.runtime.operate.why import LeaderSeen, Why, explain, look_at_leader
 from workers.runtime.refusals import NotFound
 from workers.runtime.store import read
 from workers.runtime.store.follow import jobs_of
 from workers.runtime.store.read import JobFilter, JobView, TransitionView
 from workers.runtime.store.verify import HistoryCheck, verify_history
 
-__all__ = ["Enqueued", "HistoryCheck", "JobFilter", "JobView", "TransitionView", "Why"]
+__all__ = ["Enqueued", "HistoryCheck", "JobFilter", "JobView", "TransitionView", "Why", "look_at_leader"]
 
 
 class UnknownJob(NotFound):
@@ -82,9 +82,12 @@ async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
     return await read.read_own_values(conn, model, job.id) if model else {}  # no model: the table is of a newer release
 
 
-async def explain_job(conn: Raw, job_id: UUID) -> Why:
-    """Return what a job waits for, where it runs, or how it ended; raise UnknownJob."""
-    return await explain(conn, await find_job(conn, job_id))
+async def explain_job(conn: Raw, job_id: UUID, *, leader: LeaderSeen | None = None) -> Why:
+    """Return what a job waits for, where it runs, or how it ended; raise UnknownJob.
+
+    ``leader`` is what another connection saw of the leading dispatcher, if ``conn`` may not look.
+    """
+    return await explain(conn, await find_job(conn, job_id), leader=leader)
 
 
 async def count_wait_reasons(conn: Raw, job_ids: Sequence[UUID]) -> Counter[str]:

@@ -35,13 +35,28 @@ class Why:
     error: str | None = None
 
 
-async def explain(conn: Raw, job: JobView) -> Why:
-    """Return the state of ``job``, and what a person can do."""
+@dataclass(frozen=True, slots=True)
+class LeaderSeen:
+    """How long the leading dispatcher has been silent; ``silence`` is None if none ever led."""
+
+    silence: timedelta | None
+
+
+async def look_at_leader(conn: Raw) -> LeaderSeen:
+    """Return what is known of the leading dispatcher."""
+    return LeaderSeen(await read_leader_silence(conn))
+
+
+async def explain(conn: Raw, job: JobView, *, leader: LeaderSeen | None = None) -> Why:
+    """Return the state of ``job``, and what a person can do.
+
+    ``leader`` is what another connection saw of the leading dispatcher, if ``conn`` may not look.
+    """
     if job.completed_at is not None:
         return _explain_ended(job)
     if job.wait_reason is None:
         return await _explain_running(conn, job)
-    return _explain_waiting(job, seen=await read_leader_silence(conn))
+    return _explain_waiting(job, seen=(leader or await look_at_leader(conn)).silence)
 
 
 def _explain_ended(job: JobView) -> Why:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, or_, select, text, update
+from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, or_, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, aliased
@@ -84,10 +84,13 @@ async def read_usage(session: AsyncSession, *, most: int) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def read_all(session: Session, *, with_replayed: bool, limit: int | None = None) -> list[DeadMessageView]:
+def read_all(
+    session: Session, *, with_replayed: bool, limit: int | None = None, after: tuple[datetime, UUID] | None = None
+) -> list[DeadMessageView]:
     """Return the messages that wait for a replay, newest first; with ``with_replayed``, the replayed ones too.
 
-    Messages with the same content are returned as one.
+    Messages with the same content are returned as one. ``after`` is the last time and the id of the last one of the
+    page before.
     """
     group: dict[str, Any] = {"partition_by": _SAME_CONTENT}
     numbered = select(
@@ -112,6 +115,8 @@ def read_all(session: Session, *, with_replayed: bool, limit: int | None = None)
         .order_by(*_NEWEST_FIRST)
         .limit(limit)
     )
+    if after is not None:
+        rows = rows.where(tuple_(DeadMessage.last_received_at, DeadMessage.id) < after)
     return [DeadMessageView(**row) for row in session.execute(rows).mappings()]
 
 
