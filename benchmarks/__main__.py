@@ -28,6 +28,7 @@ from benchmarks.parts import (
     drain,
     embed,
     enqueue,
+    gateway,
     ingest,
     latency,
     memory,
@@ -50,6 +51,7 @@ PARTS: dict[str, Part] = {
     "watched": watched.run,
     "ingest": ingest.run,
     "embed": embed.run,
+    "gateway": gateway.run,
 }
 PICTURES = Path("docs/figures")
 

@@ -161,6 +161,8 @@ def _field_error(error: Mapping[str, Any]) -> Problem:
         return Problem(where.field, "is required", "nothing")
     if error["type"] == "extra_forbidden":
         return Problem(where.field, "is not a field" if where.in_body else "is not a parameter", _shown(error["input"]))
+    if where.field.endswith("callback_url"):  # it may contain a secret
+        return Problem(where.field, rule_of(error["msg"]), "another value")
     return Problem(where.field, rule_of(error["msg"]), _shown(error["input"]))
 
 

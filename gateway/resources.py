@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from gateway.callers.caller import Authenticator
+from gateway.events.streams import Streams
 from gateway.health import Health
 from gateway.limits import Capacity, RateLimits
 from workers.runtime.database import Database
 from workers.runtime.operate.events import JobEvents
+from workers.runtime.operate.feed import Feed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,11 @@ class Resources:
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What a running app has open. ``stopping`` is set when the process stops: whoever waits then answers at once."""
+    """What a running app has open. ``stopping`` is set when the process stops: whoever waits then answers at once.
+
+    ``events`` and ``feed`` see every job: first check that the caller sees the job. ``batches`` bounds how many batches
+    are read at once.
+    """
 
     resources: Resources
     database: Database
@@ -54,6 +60,9 @@ class Services:
     capacity: Capacity
     health: Health
     stopping: asyncio.Event
+    feed: Feed
+    streams: Streams
+    batches: asyncio.Semaphore
 
 
 def services_of(request: Request) -> Services:

@@ -23,6 +23,9 @@ from workers.runtime.database import Database
 OPERATOR = "gm_operator"
 SERVICE = "gm_service"
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
+# Callers of the routes of jobs: another tenant, one that may only read, and an operator.
+OTHER, OTHER_TENANT = "gm_other", UUID("00000000-0000-4000-8000-00000000000b")
+READER, JOBS_OPERATOR = "gm_reader", "gm_jobs_operator"
 
 
 router = APIRouter(prefix="/test", route_class=Route)
@@ -110,6 +113,9 @@ def make_caller(*scopes: str, name: str = "key:test", user_id: UUID | None = Non
 CALLERS = {
     OPERATOR: make_caller("operate", name="key:operator"),
     SERVICE: make_caller("jobs:read", "jobs:write", name="key:service", user_id=TENANT),
+    OTHER: make_caller("jobs:read", "jobs:write", name="key:other", user_id=OTHER_TENANT),
+    READER: make_caller("jobs:read", name="key:reader", user_id=TENANT),
+    JOBS_OPERATOR: make_caller("operate", "jobs:read", "jobs:write", name="key:jobs-operator"),
 }
 
 

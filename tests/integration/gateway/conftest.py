@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import open_client
+from tests.support.gateway import OTHER_TENANT, SERVICE, TENANT, open_client
+from tests.support.gateway_jobs import Tenants
 from tests.support.gateway_process import started_gateway
 
 # Short enough for a test, long enough for a slow machine's honest clients: no test depends on a margin.
@@ -27,4 +28,17 @@ def gateway(servers, clone_url, registry, tmp_path_factory):
 async def client(database_url, redis_url, registry):
     """An operator's client of an app without a network."""
     async with open_client(database_url, redis_url=redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def tenants(psql):
+    """Two tenants of the gateway, with a profile and a project each."""
+    return Tenants(psql, TENANT, OTHER_TENANT)
+
+
+@pytest.fixture
+async def service(database_url, redis_url, registry, tenants):
+    """A tenant's client of an app without a network."""
+    async with open_client(database_url, SERVICE, redis_url=redis_url) as client:
         yield client
