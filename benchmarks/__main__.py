@@ -28,6 +28,7 @@ from benchmarks.parts import (
     drain,
     embed,
     enqueue,
+    gateway,
     ingest,
     latency,
     lists,
@@ -52,6 +53,7 @@ PARTS: dict[str, Part] = {
     "watched": watched.run,
     "ingest": ingest.run,
     "embed": embed.run,
+    "gateway": gateway.run,
 }
 PICTURES = Path("docs/figures")
 

@@ -76,6 +76,10 @@ TARGETS = (
     Target(figure="ingest_huge_memory", says="a file of 1 GB in < 300 MB", at_most=300),
     Target(figure="embed_busy", says="embeddings server busy ≥ 95 % while a job runs", at_least=95),
     Target(figure="embed_recall", says="recall at 10 of the index ≥ 95 %", at_least=95),
+    Target(figure="gateway_single", says="POST /v1/jobs ≥ 0.9 × a bare route", beside="bare route", at_least=0.9),
+    Target(figure="gateway_batch", says="a batch ≥ 0.6 × enqueue_many", beside="enqueue_many", at_least=0.6),
+    Target(figure="gateway_event_p99", says="commit to event at 200/s, p99 ≤ 30 ms", at_most=30),
+    Target(figure="gateway_idle", says="2,000 idle streams in ≤ 200 MB", at_most=200),
     Target(figure="watched", says="job events cost ≤ 25 % of the drain", beside="events off", at_least=0.75),
 )
 

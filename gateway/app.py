@@ -2,8 +2,9 @@
 
 import asyncio
 import pkgutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from math import inf
 
@@ -14,8 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway import routes
+from gateway.callers.authentication import OPERATOR
 from gateway.door import Door
+from gateway.events.streams import Streams
 from gateway.health import Health
+from gateway.job_views import encode_feed_event
 from gateway.limits import BodyMemory, Capacity, RateLimits
 from gateway.metrics import Metrics
 from gateway.openapi import install_openapi
@@ -24,14 +28,17 @@ from gateway.resources import Resources, Services
 from gateway.system_metrics import SystemCollector
 from models import domains
 from models.domains import Domain
-from workers.runtime.database import Database, options_of
+from workers.runtime.database import KERNEL_PINS, Database, Raw, options_of, retry_if_broken
 from workers.runtime.operate.events import JobEvents
+from workers.runtime.operate.feed import Feed
 from workers.runtime.refusals import Failed, Refusal
+from workers.runtime.store.feed import FeedPage
 
 CHANGED_BY = "gateway"
-OPERATOR = "gristmill_operator"
 # Files that arrive at once in one process. Each may take space on this machine's disk.
 MAX_UPLOADS, MAX_WAITING_UPLOADS = 4, 16
+# How many batches one process reads at once: each may take a file of its largest size.
+MAX_BATCHES = 4
 
 
 def create_app(resources: Resources) -> FastAPI:
@@ -39,7 +46,7 @@ def create_app(resources: Resources) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(resources) as services:
+        async with open_services(resources, app.state.metrics) as services:
             app.state.services = services
             app.state.metrics.watch(services.database, services.capacity)
             yield
@@ -67,7 +74,7 @@ def create_app(resources: Resources) -> FastAPI:
 
 
 @asynccontextmanager
-async def open_services(resources: Resources) -> AsyncIterator[Services]:
+async def open_services(resources: Resources, metrics: Metrics) -> AsyncIterator[Services]:
     """Open what the app uses while it runs."""
     async with AsyncExitStack() as stack:
         database = Database(resources.database_url, changed_by=CHANGED_BY, pool_size=resources.pool_size)
@@ -78,11 +85,20 @@ async def open_services(resources: Resources) -> AsyncIterator[Services]:
         model = resources.open_model(operators_url)
         stack.push_async_callback(model.aclose)
         # The gateway outlives every outage: its streams go on when Postgres is back.
-        events = await stack.enter_async_context(JobEvents(resources.database_url, changed_by=CHANGED_BY, patience=inf))
+        # They see every job; the routes check first what the caller sees.
+        source = JobEvents(
+            resources.database_url, changed_by=CHANGED_BY, patience=inf, role=OPERATOR, settings=KERNEL_PINS
+        )
+        events = await stack.enter_async_context(source)
+        feed = Feed(events, read_all=partial(_read_as_operator, database), encode=encode_feed_event)
+        await stack.enter_async_context(feed.running())
         authenticator = await stack.enter_async_context(resources.open_authenticator(database))
         rates = RateLimits(resources.redis_url, per_minute=resources.requests_per_minute)
         stack.push_async_callback(rates.close)
         stopping = asyncio.Event()
+        streams = Streams(stopping, metrics.streams)
+        ending = asyncio.create_task(streams.end_at_stop())
+        stack.callback(ending.cancel)
         health = Health(database, resources.redis_url, check_schema=resources.check_schema, stopping=stopping)
         stack.push_async_callback(health.close)
         yield Services(
@@ -98,7 +114,19 @@ async def open_services(resources: Resources) -> AsyncIterator[Services]:
             uploads=Capacity(running=MAX_UPLOADS, queued=MAX_WAITING_UPLOADS, seconds=resources.queue_seconds),
             health=health,
             stopping=stopping,
+            feed=feed,
+            streams=streams,
+            batches=asyncio.Semaphore(MAX_BATCHES),
         )
+
+
+async def _read_as_operator(database: Database, query: Callable[[Raw], Awaitable[FeedPage]]) -> FeedPage:
+    async def read() -> FeedPage:
+        async with database.kernel() as conn, conn.transaction():
+            await conn.execute("SELECT set_config('role', %s, true)", [OPERATOR])
+            return await query(conn)
+
+    return await retry_if_broken(read)
 
 
 def in_role(database_url: str, role: str) -> str:

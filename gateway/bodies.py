@@ -70,10 +70,15 @@ def read_body(body: bytes) -> Any:
         value = read_json(body)
     except JsonTextError as error:
         raise HttpProblem("malformed", f"the body {error}", errors=[Problem("body", str(error))]) from None
+    check_inside(body, value)
+    return value
+
+
+def check_inside(body: bytes, value: Any) -> None:
+    """Refuse a text inside ``value`` that Postgres cannot store, and a value nested too deeply."""
     # Almost no body has a text with an escaped character, or this many brackets.
     if b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_inside(value)
-    return value
 
 
 def bounded(request: Request, size: int, held: HeldBytes | None = None) -> Receive:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
 from gateway.problems import HttpProblem
 from workers.runtime.refusals import Problem, quoted
@@ -43,3 +43,33 @@ def _required_version(if_match: _Header = None) -> int | None:
 # The version that the caller read; None: any version.
 OptionalVersion = Annotated[int | None, Depends(_optional_version)]
 RequiredVersion = Annotated[int | None, Depends(_required_version)]
+
+
+_KEY_DESCRIPTION = (
+    "makes the request safe to repeat: the same key and content return the first job. "
+    "The same as `idempotency_key` in the body."
+)
+
+
+def _read_key(
+    request: Request,
+    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=300, description=_KEY_DESCRIPTION)] = None,
+) -> str | None:
+    if key is None:
+        return None
+    sent = {_unquoted(value) for value in request.headers.getlist("idempotency-key")}
+    if len(sent) > 1:
+        problem = Problem("Idempotency-Key", "must be sent once", quoted(", ".join(sorted(sent))))
+        raise HttpProblem("invalid", str(problem), errors=[problem])
+    return sent.pop()
+
+
+def _unquoted(value: str) -> str:
+    """Return the key of a header: quoted, as the draft of the IETF has it, or as it is."""
+    value = value.strip()
+    is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
+    return value[1:-1].replace('\\"', '"').replace("\\\\", "\\") if is_quoted else value
+
+
+# The header `Idempotency-Key`; None if it is not sent.
+IdempotencyKey = Annotated[str | None, Depends(_read_key)]

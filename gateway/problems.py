@@ -167,6 +167,8 @@ def _field_error(error: Mapping[str, Any]) -> Problem:
     value = MASKED if _SECRET_FIELD.search(where.field) else _shown(error["input"])
     if error["type"] == "extra_forbidden":
         return Problem(where.field, "is not a field" if where.in_body else "is not a parameter", value)
+    if where.field.endswith("callback_url"):  # it may contain a secret
+        return Problem(where.field, rule_of(error["msg"]), "another value")
     return Problem(where.field, rule_of(error["msg"]), value)
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from fastapi import Request
 
 from gateway.callers.caller import Authenticator
+from gateway.events.streams import Streams
 from gateway.health import Health
 from gateway.limits import BodyMemory, Capacity, RateLimits
 from workers.llm.routing.routing import Routing
@@ -22,6 +23,7 @@ from workers.runtime.database import Database, Transaction
 from workers.runtime.handler.ports import LanguageModel
 from workers.runtime.handler.resources import NoKeyring
 from workers.runtime.operate.events import JobEvents
+from workers.runtime.operate.feed import Feed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,9 @@ class Services:
     """What a running app has open. ``stopping`` is set when the process stops: whoever waits then answers at once.
 
     ``database`` has the rights of the gateway's login, which are few. ``operators`` and ``model`` have those of an
-    operator: only routes that need an operator's scope use ``operators``. ``uploads`` bounds how many files arrive at
-    once.
+    operator: only routes that need an operator's scope use ``operators``. ``events`` and ``feed`` see every job: first
+    check that the caller sees the job. ``uploads`` bounds how many files arrive at once, ``batches`` how many batches
+    are read at once.
     """
 
     resources: Resources
@@ -78,6 +81,9 @@ class Services:
     uploads: Capacity
     health: Health
     stopping: asyncio.Event
+    feed: Feed
+    streams: Streams
+    batches: asyncio.Semaphore
 
 
 def services_of(request: Request) -> Services:

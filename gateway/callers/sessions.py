@@ -74,8 +74,8 @@ def actor_of(request: Request, caller: Caller, *, reason: str | None = None) -> 
     )
 
 
-async def settings_of(request: Request, caller: Caller) -> str:
-    """Return the settings of a transaction of ``caller`` as JSON.
+async def settings_of(request: Request, caller: Caller, **more: str) -> str:
+    """Return the settings of a transaction of ``caller`` as JSON, with ``more`` settings.
 
     If none of its scopes allows writing, the transaction can only read.
     """
@@ -87,7 +87,7 @@ async def settings_of(request: Request, caller: Caller) -> str:
     own = {f"gristmill.{name}": value for name, value in said.items()}
     if only_reads(caller.scopes):
         own["transaction_read_only"] = "on"
-    return json.dumps({"role": caller.role} | own)
+    return json.dumps({"role": caller.role} | own | more)
 
 
 def _address_of(request: Request) -> str | None:

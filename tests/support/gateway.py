@@ -32,6 +32,9 @@ LED = """INSERT INTO runtime.dispatcher (id, leader, term, seen_at, expires_at)
          VALUES (1, 'd1', 1, now() + interval '1 hour', now())"""
 EVERYTHING = "gm_everything"
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
+# Callers of the routes of jobs: another tenant, one that may only read, and an operator.
+OTHER, OTHER_TENANT = "gm_other", UUID("00000000-0000-4000-8000-00000000000b")
+READER, JOBS_OPERATOR = "gm_reader", "gm_jobs_operator"
 
 
 router = APIRouter(prefix="/test", route_class=Route)
@@ -125,6 +128,9 @@ CALLERS = {
     OPERATOR: make_caller("operate", name="key:operator"),
     SERVICE: make_caller("jobs:read", "jobs:write", name="key:service", user_id=TENANT),
     EVERYTHING: make_caller(*SCOPES, name="key:everything"),
+    OTHER: make_caller("jobs:read", "jobs:write", name="key:other", user_id=OTHER_TENANT),
+    READER: make_caller("jobs:read", name="key:reader", user_id=TENANT),
+    JOBS_OPERATOR: make_caller("operate", "jobs:read", "jobs:write", name="key:jobs-operator"),
 }
 
 

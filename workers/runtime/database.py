@@ -314,6 +314,19 @@ def is_caused_by_a_row(error: BaseException) -> bool:
     return bool(state and state.startswith(CAUSED_BY_A_ROW))
 
 
+async def retry_if_broken(do: Callable[[], Awaitable[T]]) -> T:
+    """Call ``do`` and return its result; call it once more if its connection was broken, which a pool cannot know.
+
+    Only for what may be done twice.
+    """
+    try:
+        return await do()
+    except (psycopg.Error, DBAPIError) as error:
+        if not is_unreachable(error):
+            raise
+    return await do()
+
+
 async def retry_while_away(do: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:
     """Call ``do`` and return its result; retry while the database is away, raise every other error at once.
 

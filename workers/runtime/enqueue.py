@@ -103,10 +103,10 @@ def _enqueue(session: Session, stage_name: str, jobs: Sequence[Mapping[str, Any]
         _put_in_lane(session, valid, done)
     except (DataError, IntegrityError) as error:
         raise_first_problem(jobs)
-        raise EnqueueError(_why_refused(error.orig, valid.table)) from None
+        raise EnqueueError(why_refused(error.orig, valid.table)) from None
     except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:  # from COPY, without SQLAlchemy
         raise_first_problem(jobs)
-        raise EnqueueError(_why_refused(error, valid.table)) from None
+        raise EnqueueError(why_refused(error, valid.table)) from None
     failpoint("enqueue.after")
     return done
 
@@ -148,9 +148,12 @@ def _put_in_lane(session: Session, valid: ValidJobs, done: Sequence[Enqueued]) -
 
 
 @cache
-def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
+def insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
+    """Return the statement that inserts the jobs of ``:rows``; repeated keys are left out.
+
+    It returns id, key, time of creation and number of retries of the new jobs, in the order of the rows.
+    """
     c = t.column
-    # Rows are returned in the order of insertion, without those of keys that are taken.
     return f"""
         INSERT INTO {t.name} ({", ".join(c[name] for name in attributes)})
         SELECT {", ".join(f"r.{c[name]}" for name in attributes)}
@@ -158,11 +161,12 @@ def _insert_sql(t: JobTable, attributes: tuple[str, ...]) -> str:
          CROSS JOIN LATERAL jsonb_populate_record(NULL::{t.name}, e.job) AS r
          ORDER BY nth
         ON CONFLICT ({c["owner_id"]}, {c["idempotency_key"]}) WHERE {c["idempotency_key"]} IS NOT NULL DO NOTHING
-        RETURNING {c["id"]}, {c["idempotency_key"]}"""
+        RETURNING {c["id"]}, {c["idempotency_key"]}, {c["created_at"]}, {c["max_retries"]}"""
 
 
 @cache
-def _repeats_sql(t: JobTable) -> str:
+def repeats_sql(t: JobTable) -> str:
+    """Return the statement that finds the jobs of ``:rows``, of which the keys are taken."""
     return f"""
         SELECT ordinal, id, created, differs
           FROM runtime.repeat_jobs('{t.label}', CAST(:columns AS text[]), CAST(:fields AS jsonb), CAST(:rows AS jsonb),
@@ -170,7 +174,7 @@ def _repeats_sql(t: JobTable) -> str:
 
 
 @cache
-def _compared(t: JobTable, attributes: tuple[str, ...]) -> str:
+def compared_fields(t: JobTable, attributes: tuple[str, ...]) -> str:
     """Return the fields that must be the same in a repeat, as ``runtime.repeat_jobs`` reads them."""
     return json.dumps(
         [
@@ -191,7 +195,7 @@ def _insert(session: Session, valid: ValidJobs, places: Sequence[int], ids: Sequ
         attributes = ("id", *attributes)
         content = [row | {"id": str(id_)} for row, id_ in zip(content, ids, strict=True)]
     keys = [row[len(valid.attributes) - len(OPTIONS) + KEY_INDEX] for row in rows]
-    inserted = session.execute(text(_insert_sql(t, attributes)), {"rows": json.dumps(content, allow_nan=False)}).all()
+    inserted = session.execute(text(insert_sql(t, attributes)), {"rows": json.dumps(content, allow_nan=False)}).all()
     if len(inserted) == len(rows):
         return [Enqueued(row[0], created=True) for row in inserted]
     done = _inserted(keys, [(row[0], row[1]) for row in inserted])
@@ -221,27 +225,27 @@ def _repeats(
     columns = [t.column[name].strip('"') for name in valid.attributes]
     values = {
         "columns": columns,
-        "fields": _compared(t, valid.attributes),
+        "fields": compared_fields(t, valid.attributes),
         "rows": json.dumps(content, allow_nan=False),
         "rerun": list(rerun),
     }
     done = []
     # A separate statement: its snapshot sees the first job even if another session has just committed it.
-    for ordinal, id_, created, differs in session.execute(text(_repeats_sql(t)), values):
+    for ordinal, id_, created, differs in session.execute(text(repeats_sql(t)), values):
         key = content[ordinal][t.column["idempotency_key"].strip('"')]
         if id_ is None:  # row level security hides its job from this session
-            raise EnqueueError(_key_taken("that cannot be seen (any more)", key))
+            raise EnqueueError(key_taken("that cannot be seen (any more)", key))
         if differs:
-            raise EnqueueError(_key_taken(f"with another {', '.join(differs)}", key))
+            raise EnqueueError(key_taken(f"with another {', '.join(differs)}", key))
         done.append(Enqueued(id_, created=created))
     return done
 
 
-def _key_taken(by: str, key: str) -> Problem:
+def key_taken(by: str, key: str) -> Problem:
     return Problem("idempotency_key", f"is taken by a job {by}", quoted(key))
 
 
-def _why_refused(error: BaseException | None, t: JobTable) -> str | Problem:
+def why_refused(error: BaseException | None, t: JobTable) -> str | Problem:
     """Return why the database refused a row, without quoting the whole row."""
     match error:
         case errors.ForeignKeyViolation() as violation:

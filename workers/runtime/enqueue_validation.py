@@ -32,12 +32,14 @@ from workers.runtime.store.tables import JobTable, job_table
 class EnqueueError(Refusal, ValueError):
     """The job cannot be enqueued; the message is one line that names the field, the rule and the value.
 
-    ``position`` is the index of the invalid job among many; if it is not 0, the line begins with it.
+    ``position`` is the index of the invalid job among many; if it is not 0, the line begins with it. ``is_placed`` is
+    False if the database refused one of many jobs and it is not known which.
     """
 
-    def __init__(self, message: str | Problem, *, position: int = 0) -> None:
+    def __init__(self, message: str | Problem, *, position: int | None = None) -> None:
         super().__init__(message)
-        self.position = position
+        self.position = position or 0
+        self.is_placed = position is not None
         if position:
             self.args = (f"job {position}: {message}",)
 
@@ -76,7 +78,7 @@ _SPAN = re.compile(r"([0-9]{1,9})([smhd])")
 MIN_WITHIN, MAX_WITHIN, DEFAULT_WITHIN = timedelta(minutes=5), timedelta(days=7), timedelta(hours=24)
 
 
-def _read_span(value: object) -> timedelta | None:
+def read_span(value: object) -> timedelta | None:
     """Return a time span: of a timedelta, a number of seconds, or a text like ``24h``."""
     if isinstance(value, str) and (found := _SPAN.fullmatch(value.strip())):
         value = timedelta(**{_UNITS[found[2]]: int(found[1])})
@@ -98,7 +100,7 @@ class LaneOptions(BaseModel):
     """
 
     lane: Literal["normal", "batch"] | None = None
-    within: Annotated[timedelta | None, BeforeValidator(_read_span)] = None
+    within: Annotated[timedelta | None, BeforeValidator(read_span)] = None
 
     @field_validator("within")
     @classmethod
@@ -159,7 +161,7 @@ OPTIONS = tuple(JobOptions.model_fields)
 FOLLOW_OPTIONS = tuple(FollowOptions.model_fields)
 LANE_OPTIONS = tuple(LaneOptions.model_fields)
 REPEAT_OPTIONS = tuple(RepeatOptions.model_fields)
-_ALL_OPTIONS = frozenset((*OPTIONS, *FOLLOW_OPTIONS, *LANE_OPTIONS, *REPEAT_OPTIONS))
+ALL_OPTIONS = frozenset((*OPTIONS, *FOLLOW_OPTIONS, *LANE_OPTIONS, *REPEAT_OPTIONS))
 # A repeat may have others of these.
 MAY_DIFFER = frozenset((*OPTIONS, *FOLLOW_OPTIONS))
 DEFAULT_OPTIONS = tuple(JobOptions().model_dump(mode="json").values())
@@ -241,11 +243,11 @@ def _split(payload: type[BaseModel], jobs: Sequence[Mapping[str, Any]]) -> _Spli
     payloads: list[Mapping[str, Any]] = []
     options, follow, lanes, rerun = [], {}, {}, []
     for place, job in enumerate(map(payload_mapping, jobs)):
-        if job.keys().isdisjoint(_ALL_OPTIONS):
+        if job.keys().isdisjoint(ALL_OPTIONS):
             payloads.append(job)
             options.append(DEFAULT_OPTIONS)
         else:
-            payloads.append({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
+            payloads.append({name: value for name, value in job.items() if name not in ALL_OPTIONS})
             given = JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
             options.append(tuple(given.model_dump(mode="json").values()))
             if not job.keys().isdisjoint(FOLLOW_OPTIONS):
@@ -307,7 +309,7 @@ def _adapter_of_many(payload: type[BaseModel]) -> TypeAdapter[list[Any]]:
 def _validate_alone(stage: Stage, job: Mapping[str, Any], position: int) -> None:
     _check_payload_bounds(payload_mapping(job), position)
     try:
-        stage.payload.model_validate({name: value for name, value in job.items() if name not in _ALL_OPTIONS})
+        stage.payload.model_validate({name: value for name, value in job.items() if name not in ALL_OPTIONS})
         JobOptions.model_validate({name: job[name] for name in OPTIONS if name in job})
         _follow_of(job)
         _lane_of(job)

@@ -13,6 +13,28 @@ class JsonTextError(ValueError):
     """The text is not JSON as we accept it. ``str()`` is the rule, without its subject and without the text."""
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise JsonTextError(f"has the key {quoted(key)} twice in one object")
+        values[key] = value
+    return values
+
+
+def _refuse_number(word: str) -> float:
+    raise JsonTextError(f"is not JSON: {word} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_number(quoted(digits, _MAX_NUMBER_CHARACTERS))
+
+
+# For values in the middle of a text. It also raises json.JSONDecodeError, ValueError and RecursionError.
+STRICT = json.JSONDecoder(parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_object)
+
+
 def read_json(text: str | bytes) -> Any:
     """Return the value of ``text`` (bytes are UTF-8). Raise JsonTextError if it is not JSON or has a key twice.
 
@@ -33,21 +55,3 @@ def read_json(text: str | bytes) -> Any:
         raise JsonTextError("has a number with too many digits") from None
     except RecursionError:
         raise JsonTextError("is nested too deeply") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise JsonTextError(f"has the key {quoted(key)} twice in one object")
-        values[key] = value
-    return values
-
-
-def _refuse_number(word: str) -> float:
-    raise JsonTextError(f"is not JSON: {word} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _refuse_number(quoted(digits, _MAX_NUMBER_CHARACTERS))

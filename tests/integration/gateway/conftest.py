@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from config.logging import configure
-from tests.support.gateway import open_client
+from tests.support.gateway import OTHER_TENANT, SERVICE, TENANT, open_client
+from tests.support.gateway_jobs import Tenants
 from tests.support.gateway_process import started_gateway
 from tests.support.log_setup import restored_logging
 
@@ -33,3 +34,16 @@ async def client(database_url, redis_url, registry):
         configure("json", "ERROR", stream=io.StringIO())
         async with open_client(database_url, redis_url=redis_url) as client:
             yield client
+
+
+@pytest.fixture
+def tenants(psql):
+    """Two tenants of the gateway, with a profile and a project each."""
+    return Tenants(psql, TENANT, OTHER_TENANT)
+
+
+@pytest.fixture
+async def service(database_url, redis_url, registry, tenants):
+    """A tenant's client of an app without a network."""
+    async with open_client(database_url, SERVICE, redis_url=redis_url) as client:
+        yield client

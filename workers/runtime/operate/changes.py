@@ -11,9 +11,9 @@ from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
 from workers.runtime.operate.jobs import UnknownJob, find_job
 from workers.runtime.operate.known import check_stage, job_models
-from workers.runtime.refusals import Conflict
+from workers.runtime.refusals import Conflict, Forbidden
 from workers.runtime.refusals import StaleVersion as StaleVersion  # noqa: PLC0414 - doors import it from here
-from workers.runtime.store.intervene import cancel, lock_version, retry
+from workers.runtime.store.intervene import cancel, cancel_by_function, lock_version, retry
 from workers.runtime.store.read import JobFilter, JobView, scan_jobs
 
 PAGE = 1_000
@@ -69,6 +69,32 @@ async def cancel_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | No
     return await _change_one(conn, CANCEL, job_id, actor, version=version)
 
 
+async def cancel_own_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | None = None) -> JobView:
+    """Cancel one job like :func:`cancel_job`, as an actor who has no right to change job tables.
+
+    The database decides whether the actor may: a service cancels its own jobs, an operator any. Raises the errors of
+    :func:`cancel_job`, and Forbidden for a job that the actor may only see.
+    """
+    before = await find_job(conn, job_id)
+    _check_version(job_id, before.version, version)
+    reason = actor.change_reason or f"cancelled by {actor.changed_by}"
+    async with conn.transaction(), acting_on(conn, actor):
+        is_cancelled = await cancel_by_function(conn, job_id, reason=reason)
+        now = await find_job(conn, job_id)
+        if is_cancelled:
+            _check_version(job_id, now.version - 1, version)  # it had changed meanwhile: this rolls the cancel back
+            return now
+    _check_version(job_id, now.version, version)
+    if now.completed_at is not None:
+        raise Conflict(f"job {job_id} is {now.status.lower()} already")
+    raise Forbidden(f"job {job_id} belongs to somebody else: only its owner or an operator cancels it")
+
+
+def _check_version(job_id: UUID, found: int, wanted: int | None) -> None:
+    if wanted not in {None, found}:
+        raise StaleVersion(f"job {job_id} is at version {found}, got version {wanted}: look at it again")
+
+
 async def retry_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | None = None) -> JobView:
     """Send one failed job back to the step in which it failed, and return its new view.
 
@@ -78,13 +104,12 @@ async def retry_job(conn: Raw, job_id: UUID, actor: Actor, *, version: int | Non
 
 
 async def _change_one(conn: Raw, change: Change, job_id: UUID, actor: Actor, *, version: int | None) -> JobView:
-    model = _known_model(await find_job(conn, job_id))
+    model = known_model(await find_job(conn, job_id))
     async with conn.transaction(), acting_on(conn, actor):
         held = await lock_version(conn, model, job_id)
         if held is None:
             raise UnknownJob(job_id)
-        if version not in {None, held}:
-            raise StaleVersion(f"job {job_id} is at version {held}, got version {version}: look at it again")
+        _check_version(job_id, held, version)
         job = await find_job(conn, job_id)  # its state under the lock
         if (why := change.refuses(job, model)) is not None:
             raise Conflict(f"job {job_id} {why}")
@@ -93,7 +118,8 @@ async def _change_one(conn: Raw, change: Change, job_id: UUID, actor: Actor, *, 
         return await find_job(conn, job_id)
 
 
-def _known_model(job: JobView) -> type[Job]:
+def known_model(job: JobView) -> type[Job]:
+    """Return the model of a job's table; raise Conflict if this release does not know the table."""
     model = job_models().get(job.table_name)
     if model is None:
         raise Conflict(f"job {job.id} {_of_unknown_table(job)}")

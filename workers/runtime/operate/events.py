@@ -13,7 +13,7 @@ visible (:func:`~workers.runtime.operate.jobs.find_job`).
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -77,6 +77,7 @@ class JobEvents(NotificationListener):
         self._to_read: set[UUID] = set()
         self._wanted_pages: list[_Wanted] = []
         self._waiting: dict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self._bells: set[asyncio.Event] = set()
         self._read_at = self._polled_at = float("-inf")
 
     async def follow(self, job_id: UUID, *, table: str | None = None) -> AsyncGenerator[JobView, None]:
@@ -106,6 +107,16 @@ class JobEvents(NotificationListener):
         To resume a lost stream, pass the last version received. If the job does not exist (any more), yield the rest of
         its history, then raise UnknownJob.
         """
+        async with aclosing(self.changes(job_id, after=after, table=table)) as changes:
+            async for one in changes:
+                if isinstance(one, TransitionView):
+                    yield one
+
+    async def changes(
+        self, job_id: UUID, *, after: int = 0, table: str | None = None
+    ) -> AsyncGenerator[TransitionView | JobView, None]:
+        """Yield what :meth:`transitions` yields, and between them the job whenever its progress has changed."""
+        progress: int | None = None
         with self._following(job_id, table) as (followed, follower):
             while True:
                 await self._next_change(follower)
@@ -125,6 +136,19 @@ class JobEvents(NotificationListener):
                 after = max(after, job.version)  # older transitions may be deleted: do not wait for them
                 if job.completed_at is not None:
                     return
+                if progress is not None and job.progress != progress:
+                    yield job
+                progress = job.progress
+
+    @contextmanager
+    def bell(self) -> Iterator[asyncio.Event]:
+        """Yield an event that is set at each notification about any job, and when some may have been lost."""
+        event = asyncio.Event()
+        self._bells.add(event)
+        try:
+            yield event
+        finally:
+            self._bells.discard(event)
 
     async def wait(self, job_ids: Iterable[UUID], seconds: float) -> None:
         """Return when Postgres notifies about one of these jobs, at most after ``seconds``. Sends no statement."""
@@ -185,37 +209,45 @@ class JobEvents(NotificationListener):
         else:
             self._to_read |= hint.job_ids & self._followed.keys()
             waiting = [self._waiting[id_] for id_ in hint.job_ids & self._waiting.keys()]
-        for events in waiting:
+        for events in (*waiting, self._bells):
             for event in events:
                 event.set()
 
     def _on_possible_loss(self) -> None:
         self._to_read |= self._followed.keys()
-        for events in self._waiting.values():
+        for events in (*self._waiting.values(), self._bells):
             for event in events:
                 event.set()
 
     def _seconds_to_next(self) -> float | None:
         if not self._followed:
             return None
-        return max(0.0, self._polled_at + self._poll_seconds - asyncio.get_running_loop().time())
+        due = self._polled_at + self._poll_seconds
+        if self._to_read:
+            due = min(due, self._read_at + GAP_SECONDS)
+        return max(0.0, due - asyncio.get_running_loop().time())
 
     async def _pause_for_more(self) -> None:
-        await asyncio.sleep(max(0.0, self._read_at + GAP_SECONDS - asyncio.get_running_loop().time()))
+        if not self._queries:
+            await asyncio.sleep(max(0.0, self._read_at + GAP_SECONDS - asyncio.get_running_loop().time()))
 
     async def _work(self, conn: Raw) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._polled_at >= self._poll_seconds:
             self._to_read |= self._followed.keys()
             self._polled_at = now
+        if now >= self._read_at + GAP_SECONDS:
+            await self._read_jobs(conn)
+        while self._wanted_pages:
+            await self._read_histories(conn, self._wanted_pages[:MAX_PER_STATEMENT])
+
+    async def _read_jobs(self, conn: Raw) -> None:
         # A notification during the statement may be newer than its result: then the job is read once more.
         to_read, self._to_read = list(self._to_read & self._followed.keys()), set()
         for start in range(0, len(to_read), MAX_PER_STATEMENT):
             ids = to_read[start : start + MAX_PER_STATEMENT]
             self._store(ids, await jobs_of(conn, ids))
             self._read_at = asyncio.get_running_loop().time()
-        while self._wanted_pages:
-            await self._read_histories(conn, self._wanted_pages[:MAX_PER_STATEMENT])
 
     def _store(self, ids: Sequence[UUID], found: Sequence[JobView]) -> None:
         """Store the rows that were read; wake the followers of changed jobs."""

@@ -3,22 +3,26 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from models.lifecycle import Job
 from workers.runtime.actor import Actor, acting
 from workers.runtime.database import Raw
 from workers.runtime.enqueue import Enqueued, enqueue
+from workers.runtime.handler.registry import discover, registry
 from workers.runtime.operate.known import check_stage, job_models
 from workers.runtime.operate.lists import find_newest, search_of
 from workers.runtime.operate.why import LeaderSeen, Why, explain, look_at_leader
 from workers.runtime.refusals import NotFound
 from workers.runtime.store import read
-from workers.runtime.store.follow import jobs_of
+from workers.runtime.store.follow import Position, jobs_of, read_histories
 from workers.runtime.store.read import JobFilter, JobView, TransitionView
 from workers.runtime.store.verify import HistoryCheck, verify_history
+from workers.runtime.undecodable import Undecodable
 
 __all__ = ["Enqueued", "HistoryCheck", "JobFilter", "JobView", "TransitionView", "Why", "look_at_leader"]
 
@@ -80,6 +84,78 @@ async def show_job(conn: Raw, job_id: UUID) -> JobDetails:
 async def _own_values(conn: Raw, job: JobView) -> dict[str, Any]:
     model = job_models().get(job.table_name)
     return await read.read_own_values(conn, model, job.id) if model else {}  # no model: the table is of a newer release
+
+
+async def list_transitions(conn: Raw, job_id: UUID, *, after: int, limit: int) -> list[TransitionView]:
+    """Return up to ``limit`` transitions of a job after version ``after``; raise UnknownJob if it left nothing."""
+    job = await read.get_job(conn, job_id)
+    place = Position(job_id, job.table_name if job else None, after)
+    found = (await read_histories(conn, [place], page=limit))[0]
+    if job is None and not found:
+        raise UnknownJob(job_id)
+    return found
+
+
+Outcome = Literal["completed", "failed", "cancelled"]
+
+
+def outcome_of(table: str, state: str) -> Outcome | None:
+    """Return what a state of the jobs of ``table`` counts as; None if it is no end, or of a newer release."""
+    model = _models().get(table)
+    if model is None:
+        return None
+    cycle = model.__lifecycle__
+    if state in cycle.good:
+        return "completed"
+    if state in cycle.bad:
+        return "failed"
+    return "cancelled" if state in cycle.neutral else None
+
+
+def table_of(stage: str) -> str | None:
+    """Return the table of a stage's jobs; None if this release does not know the stage."""
+    return _tables_by_stage().get(stage)
+
+
+@cache
+def _models() -> dict[str, type[Job]]:
+    return job_models()
+
+
+@cache
+def _tables_by_stage() -> dict[str, str]:
+    return {step.stage: table for table, model in _models().items() for step in model.__lifecycle__.steps}
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a job has found, by the names of its stage's results; None unless the job has completed."""
+
+    job: JobView
+    outcome: Outcome | None
+    values: Mapping[str, Any] | None
+
+
+async def read_result(conn: Raw, job_id: UUID) -> JobResult:
+    """Return the result of a job; raise UnknownJob."""
+    job = await find_job(conn, job_id)
+    outcome = outcome_of(job.table_name, job.status)
+    model = _models().get(job.table_name)
+    if outcome != "completed" or model is None:
+        return JobResult(job, outcome, None)
+    values, names = await read.read_own_values(conn, model, job.id), result_names(job.stage)
+    found = {name: value for name, value in values.items() if names is None or name in names}
+    return JobResult(
+        job, outcome, {name: str(value) if isinstance(value, Undecodable) else value for name, value in found.items()}
+    )
+
+
+def result_names(stage: str) -> frozenset[str] | None:
+    """Return the attributes that are the result of a stage's jobs; None: all of the domain's attributes."""
+    if stage not in registry and stage not in discover():
+        return None
+    found = registry[stage]
+    return frozenset(found.sql.results) if found.sql else found.settable
 
 
 async def explain_job(conn: Raw, job_id: UUID, *, leader: LeaderSeen | None = None) -> Why:

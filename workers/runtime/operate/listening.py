@@ -31,7 +31,8 @@ class NotificationListener(ABC):
     """A connection that one task uses: it runs the queries of others one after the other, and listens in between.
 
     ``tell`` gets a line when Postgres goes away and another when it is back. Callers wait up to ``patience`` seconds
-    for Postgres, then get the first error. A subclass handles the notifications.
+    for Postgres, then get the first error. ``role`` is the role of Postgres that the connection takes; None keeps that
+    of its login. ``settings`` (``-c …``) are further settings of the connection. A subclass handles the notifications.
     """
 
     def __init__(
@@ -41,8 +42,12 @@ class NotificationListener(ABC):
         changed_by: str,
         tell: Callable[[str], None] = lambda _: None,
         patience: float = MAX_OUTAGE_SECONDS,
+        role: str | None = None,
+        settings: str = "",
     ) -> None:
         self._database_url = database_url
+        self._role = role
+        self._settings = settings
         self._changed_by = changed_by
         self._tell = tell
         self._patience = patience
@@ -152,10 +157,12 @@ class NotificationListener(ABC):
             await _close(open_connection)
 
     async def _connect(self) -> Raw:
-        return await Database(self._database_url, changed_by=self._changed_by).listen()
+        return await Database(self._database_url, changed_by=self._changed_by).listen(settings=self._settings)
 
     async def _begin(self, conn: Raw) -> None:
         conn.add_notify_handler(lambda notice: self._on_notification(notice.payload))
+        if self._role is not None:
+            await conn.execute("SELECT set_config('role', %s, false)", [self._role])
         await conn.execute(f"LISTEN {self._channel}".encode())
         self._on_possible_loss()
 

@@ -15,7 +15,7 @@ from models.lifecycle import Job
 from workers.runtime.actor import Actor, acting_on
 from workers.runtime.database import Raw
 from workers.runtime.failpoints import failpoint
-from workers.runtime.refusals import Conflict, NotFound, Problem, Refusal, quoted
+from workers.runtime.refusals import Conflict, Forbidden, NotFound, Problem, Refusal, quoted
 from workers.runtime.store.tables import JobTable, job_table, tickets
 from workers.runtime.store.waiting import AS_TEXT, deadline_of, in_list, leave, still_waits
 
@@ -177,6 +177,16 @@ async def _explain(conn: Raw, t: JobTable, lost: Sequence[Decision]) -> list[tup
         else (row["status"], row["version"], Conflict(_verdict(t, one, row)))
         for place, one in enumerate(lost)
     ]
+
+
+async def explain_refusal(conn: Raw, model: type[Job], one: Decision) -> Decided:
+    """Return why this decision was refused, which another statement has tried."""
+    t = job_table(model)
+    status, version, refusal = (await _explain(conn, t, [one]))[0]
+    wait = t.lifecycle.wait(status) if status else None
+    if wait and version == one.version and one.into in wait.decides and "a decision leads to" in str(refusal):
+        refusal = Forbidden(f"job {one.job_id} waits for {wait.waits_for}, which this caller may not decide")
+    return Decided(one, status, version, _problem(t, one) or refusal)
 
 
 def _verdict(t: JobTable, one: Decision, row: Mapping[str, Any]) -> str:

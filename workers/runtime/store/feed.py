@@ -5,6 +5,7 @@ a write holds up the stream, and loses nothing.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, NamedTuple
@@ -103,6 +104,62 @@ async def find_horizon(conn: Raw) -> FeedPosition:
     return FeedPosition(row[0])
 
 
+class Horizon(NamedTuple):
+    """Every transaction below ``until`` has ended; one from there to below ``newest`` may still be open."""
+
+    until: int
+    newest: int
+
+
+async def read_horizon(conn: Raw) -> Horizon:
+    """Return up to where the stream can be read now."""
+    cursor = await conn.execute(
+        f"SELECT {_HORIZON}::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint".encode()
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Horizon(*row)
+
+
+class Moved(NamedTuple):
+    """Something that the transitions of some transactions are about; ``about`` has the values as text."""
+
+    stage: str
+    owner_id: UUID | None
+    about: Sequence[str | None] | None
+
+
+async def read_moved(conn: Raw, after: int, until: int, *, about: tuple[str, ...] = ()) -> set[Moved]:
+    """Return of which stages and owners jobs moved in the transactions from ``after`` to below ``until``.
+
+    ``about`` are attributes of job tables, of which the values are wanted, too. Each stage is also returned alone,
+    because of jobs that were deleted meanwhile.
+    """
+    cursor = await conn.cursor(row_factory=tuple_row).execute(
+        _moved_sql(about).encode(), {"after": after, "until": until}
+    )
+    rows = await cursor.fetchall()
+    return {Moved(stage, owner, None if values is None else tuple(values)) for stage, owner, values in rows}
+
+
+@cache
+def _moved_sql(about: tuple[str, ...]) -> str:
+    branches = ["SELECT m.stage, NULL::uuid, NULL::text[] FROM moved AS m"]
+    for model in every_table(Job):
+        t = job_table(model)
+        values = ", ".join(f"j.{t.column[name]}::text" if name in t.column else "NULL" for name in about)
+        names = ", ".join(f"'{step.stage}'" for step in t.lifecycle.steps)
+        branches.append(
+            f"SELECT m.stage, j.{t.column['owner_id']}, ARRAY[{values}]::text[] FROM moved AS m"
+            f" JOIN {t.name} AS j ON j.{t.column['id']} = m.job_id WHERE m.stage IN ({names})"
+        )
+    return f"""
+        WITH moved AS MATERIALIZED (
+          SELECT DISTINCT t.stage, t.job_id FROM runtime.transitions AS t
+           WHERE t.transaction_id >= %(after)s::text::xid8 AND t.transaction_id < %(until)s::text::xid8)
+        {" UNION ".join(branches)}"""
+
+
 async def read_feed(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter = EVERYTHING) -> FeedPage:
     """Return up to ``limit`` transitions after a position, in the order of (transaction, job, version).
 
@@ -116,6 +173,22 @@ async def read_feed(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFil
             break
         page = await _step(conn, page.after, limit=limit, only=only)
     return page
+
+
+async def find_visible(conn: Raw, jobs: AbstractSet[tuple[UUID, str]]) -> set[tuple[UUID, str]]:
+    """Return which of these jobs, each with its stage, the session's role and tenant may see."""
+    cursor = await conn.execute(
+        "SELECT u.id, u.stage FROM unnest(%(ids)s::uuid[], %(stages)s::text[]) AS u (id, stage) "
+        "WHERE runtime.can_read_job(u.id, u.stage)",
+        {"ids": [id_ for id_, _ in jobs], "stages": [stage for _, stage in jobs]},
+    )
+    return set(await cursor.fetchall())
+
+
+async def _newest(conn: Raw) -> int:
+    row = await (await conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter) -> FeedPage:

@@ -1,6 +1,7 @@
 """What an operator does with jobs (cancel, retry) and with stages (pause, resume)."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache
 from uuid import UUID
 
@@ -35,6 +36,28 @@ async def cancel(conn: Raw, model: type[Job], ids: Sequence[UUID], *, reason: st
     """
     cursor = await conn.execute(_cancel_sql(job_table(model)), {"ids": list(ids), "reason": reason})
     return {row[0] for row in await cursor.fetchall()}
+
+
+async def cancel_by_function(conn: Raw, job_id: UUID, *, reason: str) -> bool:
+    """Cancel a job that the session's role may cancel; return whether it was cancelled."""
+    cursor = await conn.execute(
+        "SELECT runtime.cancel(%(id)s::uuid, %(reason)s::text)", {"id": job_id, "reason": reason}
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+async def decide_by_function(
+    conn: Raw, job_id: UUID, version: int, into: str, *, reason: str, until: datetime | None
+) -> bool:
+    """Decide the wait of a job that the session's role may decide; return whether it was decided."""
+    cursor = await conn.execute(
+        "SELECT runtime.decide("
+        "%(id)s::uuid, %(version)s::int, %(into)s::text, %(reason)s::text, %(until)s::timestamptz)",
+        {"id": job_id, "version": version, "into": into, "reason": reason, "until": until},
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
 
 
 async def lock_version(conn: Raw, model: type[Job], job_id: UUID) -> int | None:
