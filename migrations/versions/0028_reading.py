@@ -10,7 +10,7 @@ Previous release: still runs. It lists as before and writes no measurements.
 - ``runtime.measurements``: counters and histograms of all processes together; each process adds what it measured.
 
 Revision ID: 0028
-Revises: 0029
+Revises: 0027
 Created: 2026-11-30
 """
 
@@ -23,7 +23,7 @@ from migrations.indexes import outside_transactions
 from migrations.kernel.v4 import build_list_indexes, build_search_index, drop_list_indexes
 
 revision = "0028"
-down_revision = "0029"
+down_revision = "0027"
 branch_labels = None
 depends_on = None
 

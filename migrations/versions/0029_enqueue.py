@@ -8,7 +8,7 @@ Previous release: still runs. It knows no other use of a repeated key than to re
 - the guard of every job table lets a job that ended without success lose its key (``runtime.let_keys_go``).
 
 Revision ID: 0029
-Revises: 0027
+Revises: 0028
 Created: 2026-11-30
 """
 
@@ -21,7 +21,7 @@ from alembic import op
 from migrations.kernel.v5 import open_to_sql
 
 revision = "0029"
-down_revision = "0027"
+down_revision = "0028"
 branch_labels = None
 depends_on = None
 

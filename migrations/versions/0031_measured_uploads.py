@@ -9,14 +9,14 @@ Previous release: still runs on this schema.
 - both have a rule now: an encoding that is detected, a count that is not negative.
 
 Revision ID: 0031
-Revises: 0029
+Revises: 0030
 Created: 2026-11-30
 """
 
 from alembic import op
 
 revision = "0031"
-down_revision = "0029"
+down_revision = "0030"
 branch_labels = None
 depends_on = None
 

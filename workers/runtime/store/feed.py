@@ -185,12 +185,6 @@ async def find_visible(conn: Raw, jobs: AbstractSet[tuple[UUID, str]]) -> set[tu
     return set(await cursor.fetchall())
 
 
-async def _newest(conn: Raw) -> int:
-    row = await (await conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 async def _step(conn: Raw, after: FeedPosition, *, limit: int, only: FeedFilter) -> FeedPage:
     """Look through the next rows; all in one statement, which has one snapshot and so one horizon."""
     cursor = conn.cursor(row_factory=tuple_row)
