@@ -55,19 +55,17 @@ def bare_app(database_url: str) -> FastAPI:
 
 def run_ours(database_url: str, redis_url: str, port: int) -> int:
     """Run the gateway until SIGTERM."""
-    from functools import partial
+    from dataclasses import replace
 
-    from gateway.callers.authentication import open_authenticator
-    from gateway.resources import Resources
+    from cli.gateway_resources import resources_of
+    from config.settings import Settings
     from gateway.server import run_gateway
     from workers.runtime.handler.registry import discover
 
     configure("json", "INFO")
     discover()
-    resources = Resources(
-        database_url=database_url,
-        redis_url=redis_url,
-        open_authenticator=partial(open_authenticator),
+    resources = replace(
+        resources_of(Settings(), database_url=database_url, redis_url=redis_url),
         check_schema=lambda _: None,
         requests_per_minute=REQUESTS_PER_MINUTE,
         pool_size=POOL,
