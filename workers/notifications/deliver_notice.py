@@ -38,7 +38,7 @@ from workers.runtime.refusals import Refusal
 log = structlog.get_logger(__name__)
 
 # Of one lane (an endpoint; an owner and a host), over all workers: a slow receiver holds no more slots than these.
-MAX_IN_FLIGHT = 10
+MAX_IN_FLIGHT = 20
 SEND_SECONDS = 20.0
 MAX_ANSWER_BYTES = 2_048
 # An endpoint that failed this often, without one success in this time, is disabled.
