@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 
 import psutil
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from benchmarks.figures import OURS, Figure, figure
 from benchmarks.parts import Bench
 from benchmarks.system import System, processes, wait_for
 from local.embedded.ports import choose_port
 from workers.runtime.actor import Actor
+from workers.runtime.connections import connect_async
 from workers.runtime.database import Database
 from workers.runtime.enqueue import enqueue_many
 from workers.runtime.operate.api_keys import create_key
@@ -191,16 +191,16 @@ def _batch(system: System, tenant: Tenant, jobs: int) -> float:
 
 async def _many(system: System, tenant: Tenant, jobs: int) -> float:
     """Enqueue in the role of a service, in one transaction."""
-    engine = create_async_engine(system.database_url.replace("postgresql://", "postgresql+psycopg://", 1))
+    database = Database(system.database_url, changed_by="bench")
     wanted = [_payload(tenant) for _ in range(jobs)]
-    async with AsyncSession(engine) as session, session.begin():
+    async with database.session() as session:
         await session.execute(text("SET LOCAL ROLE gristmill_service"))
         await session.execute(text("SELECT set_config('gristmill.user_id', :user, true)"), {"user": str(tenant.user)})
         start = time.perf_counter()
         await enqueue_many(session, STAGE, wanted)
         await session.commit()
         seconds = time.perf_counter() - start
-    await engine.dispose()
+    await database.close()
     return jobs / seconds
 
 
@@ -219,8 +219,6 @@ async def _stream(port: int, path: str, key: str) -> AsyncIterator[asyncio.Strea
 
 def _event_latency(system: System, tenant: Tenant, seconds: float) -> dict[str, float]:
     """End jobs at a steady rate, a commit each; measure until a follower of all jobs has the event."""
-    import psycopg
-
     count = int(seconds * EVENTS_PER_SECOND)
     with system.postgres.transaction():
         system.postgres.execute("SELECT set_config('gristmill.user_id', %s, true)", [str(tenant.user)])
@@ -232,7 +230,7 @@ def _event_latency(system: System, tenant: Tenant, seconds: float) -> dict[str, 
     received: dict[str, float] = {}
 
     async def end_them() -> None:
-        async with await psycopg.AsyncConnection.connect(system.database_url, autocommit=True) as connection:
+        async with await connect_async(system.database_url, autocommit=True) as connection:
             start = time.perf_counter()
             for nth, id_ in enumerate(ids):
                 await asyncio.sleep(max(0.0, start + nth / EVENTS_PER_SECOND - time.perf_counter()))

@@ -9,7 +9,7 @@ from tests.support.paths import ROOT
 
 OURS = ("benchmarks", "cli", "config", "gateway", "gristmill_testing", "local", "migrations", "models", "workers")
 # Other systems in the benchmarks. They connect as their own users do.
-OTHER_SYSTEMS = ("benchmarks/naive.py", "benchmarks/peers/")
+OTHER_SYSTEMS = ("benchmarks/naive.py", "benchmarks/gateway_role.py", "benchmarks/peers/")
 PLACES = {"workers/runtime/connections.py", "workers/runtime/database.py"}
 ENGINES = {"create_engine", "create_async_engine", "create_pool", "ConnectionPool", "AsyncConnectionPool"}
 DRIVERS = {"psycopg", "psycopg2", "asyncpg", "Connection", "AsyncConnection"}
