@@ -1,54 +1,76 @@
-"""List jobs."""
+"""List and count jobs."""
 
-import hashlib
 from typing import Annotated
-from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 
 from gateway.bodies import Route
 from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import connection_of
 from gateway.job_views import Job, job_of
-from gateway.problems import HttpProblem
-from gateway.views import DEFAULT_LIMIT, Cursor, Limit, Page
-from workers.runtime.operate.jobs import JobFilter, list_jobs
-from workers.runtime.refusals import Problem, quoted
+from gateway.views import DEFAULT_LIMIT, Cursor, Limit, Page, View
+from workers.runtime.operate.lists import FILTERS, JobSearch, count_jobs, list_page, read_search
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 
+_PAGING = frozenset({"limit", "cursor"})
+_DESCRIBED = {
+    "stage": "a stage",
+    "state": "a state, or a group of states",
+    "wait": "a class of wait",
+    "owner": "the id of a user",
+    "key": "an idempotency key",
+    "error": "a fingerprint of an error",
+    "from": "the jobs that were enqueued since this time",
+    "to": "the jobs that were enqueued before this time",
+}
+# The use-case reads the filters, also those that stages declare: here they are described only.
+_FILTERS = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": _DESCRIBED[name],
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        }
+        for name in FILTERS
+    ]
+}
 
-@router.get("", operation_id="list_jobs", summary="List jobs, the newest first")
+
+class JobCount(View):
+    """How many jobs match. If ``is_more``, there are more than that."""
+
+    jobs: int
+    is_more: bool
+
+
+def search_in(request: Request) -> JobSearch:
+    """Return the filters of a request; raise a Refusal that lists the filters if one does not exist."""
+    return read_search({name: value for name, value in request.query_params.items() if name not in _PAGING})
+
+
+@router.get("", operation_id="list_jobs", summary="List jobs, the newest first", openapi_extra=_FILTERS)
 async def list_(
     request: Request,
     *,
     caller: Annotated[Caller, Depends(require("jobs:read"))],
-    stage: Annotated[str | None, Query(min_length=1, max_length=100)] = None,
-    status: Annotated[
-        str | None, Query(min_length=1, max_length=40, description="a state or a group of states")
-    ] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[Job]:
-    """Return the jobs that you may see, a page at a time."""
-    mark = hashlib.sha256(f"{stage}\n{status}".encode()).hexdigest()[:12]
-    after = None if cursor is None else _read_cursor(cursor, mark)
+    """Return the jobs that you may see, a page at a time. A page may be short, or empty, and have a next one."""
+    search = search_in(request)
     async with connection_of(request, caller) as conn:
-        found = await list_jobs(conn, JobFilter(stage=stage, status=status), limit=limit + 1, after=after)
-    more = len(found) > limit
-    return Page(
-        items=[job_of(job) for job in found[:limit]], next=f"{mark}.{found[limit - 1].id.hex}" if more else None
-    )
+        page = await list_page(conn, search, limit=limit, cursor=cursor)
+    return Page(items=[job_of(job) for job in page.jobs], next=page.next)
 
 
-def _read_cursor(cursor: str, mark: str) -> UUID:
-    """Return the id after which the page begins; refuse the cursor of another list."""
-    before, _, id_ = cursor.partition(".")
-    try:
-        if before == mark:
-            return UUID(hex=id_)
-    except ValueError:
-        pass
-    problem = Problem("cursor", "must be `next` of a page with the same filters", quoted(cursor))
-    raise HttpProblem("invalid", str(problem), errors=[problem])
+@router.get("/count", operation_id="count_jobs", summary="Count jobs, up to a bound", openapi_extra=_FILTERS)
+async def count(request: Request, *, caller: Annotated[Caller, Depends(require("jobs:read"))]) -> JobCount:
+    """Return how many of the jobs that you may see match. By stage and state alone the count is exact."""
+    search = search_in(request)
+    async with connection_of(request, caller) as conn:
+        found = await count_jobs(conn, search)
+    return JobCount(jobs=found.jobs, is_more=found.is_more)

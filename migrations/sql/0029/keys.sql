@@ -10,8 +10,9 @@ $$;
 
 CREATE FUNCTION runtime.status_column(p_table text) RETURNS text LANGUAGE sql STABLE
   SET search_path = pg_catalog, pg_temp AS $$
-SELECT quote_ident(max(attname)) FROM pg_attribute
- WHERE attrelid = p_table::regclass AND attname IN ('status', 'state') AND NOT attisdropped
+-- As its part of runtime.jobs names it, quoted where needed.
+SELECT substring(l.jobs_branch FROM 'AS stage, j\.(\S+)::text AS status') FROM runtime.lifecycles AS l
+ WHERE l.table_name = p_table
 $$;
 
 CREATE FUNCTION runtime.key_fact(p_table text) RETURNS text LANGUAGE sql STABLE
