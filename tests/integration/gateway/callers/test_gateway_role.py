@@ -10,7 +10,9 @@ from tests.support.paths import ROOT
 
 OURS = "(SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')"
 # What the login reads by itself: whether it is ready, and nothing of tenants.
-MAY_READ = {"runtime.dispatcher", "runtime.schedules", "runtime.lifecycles", "alembic_version"}
+# Counts of jobs name no tenant and no job; metrics read them.
+COUNTS = {"runtime.count_deltas", "runtime.stage_counts", "runtime.minute_counts", "runtime.counts"}
+MAY_READ = {"runtime.dispatcher", "runtime.schedules", "runtime.lifecycles", "alembic_version"} | COUNTS
 MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.authenticate_keys",
     "runtime.roles_of_users",
