@@ -32,11 +32,19 @@ hypothesis_settings.load_profile("untimed")
 TEMPLATE = "gristmill_template"
 # Tests that start whole systems of processes.
 WHOLE_SYSTEMS = (ROOT / "tests" / "e2e", ROOT / "tests" / "chaos" / "test_nemesis.py")
+# Those that take minutes come first among them: otherwise one process would run them alone at the end.
+LONG = ("test_nemesis.py", "test_quotas.py", "test_quota_of_tokens.py", "test_quota_of_composites.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run whole systems last. If several processes run the tests, the tests of a file stay together and in order."""
-    items.sort(key=lambda item: any(item.path.is_relative_to(folder) for folder in WHOLE_SYSTEMS))
+
+    def place(item: pytest.Item) -> int:
+        if not any(item.path.is_relative_to(folder) for folder in WHOLE_SYSTEMS):
+            return 0
+        return 1 if item.path.name in LONG else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
