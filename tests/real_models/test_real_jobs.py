@@ -27,13 +27,17 @@ MAX_SECONDS = 1_800
 MAX_DIFFERENCE = 0.02
 WAITING = "SELECT count(*) AS n FROM runtime.jobs WHERE completed_at IS NULL"
 ENDS = "SELECT stage, status, count(*) AS n, sum(retry_count) AS retries FROM runtime.jobs GROUP BY 1, 2 ORDER BY 1, 2"
-LEDGER = "SELECT state, count(*) AS n, sum(output_tokens)::int AS tokens FROM llm.calls GROUP BY 1 ORDER BY 1"
+LEDGER = """SELECT state, count(*) AS n, sum(output_tokens)::int AS tokens, sum(max_output)::int AS at_most
+              FROM llm.calls GROUP BY 1 ORDER BY 1"""
 
 
 async def test_real_jobs_complete_with_the_default_settings(
     database_url: str, psql: "psycopg.Connection[dict[str, Any]]", llama: str, descriptions: Sequence[dict[str, Any]]
 ) -> None:
-    """No attempt is spent in vain beyond those of a job, and each token that the server generated is in the ledger."""
+    """Each token that the server generated is in the ledger.
+
+    Of a call that timed out nobody learns what it used: it counts at its estimate, and the server made no more.
+    """
     before, started = generated(llama), time.monotonic()
     worker_id = uuid.uuid4()
     database = Database(database_url, changed_by=f"worker:{worker_id}")
@@ -53,7 +57,8 @@ async def test_real_jobs_complete_with_the_default_settings(
         ("scoring.score", "completed", PROFILES),
     ]
     recorded = sum(row["tokens"] or 0 for row in ledger)
-    assert abs(server - recorded) <= server * MAX_DIFFERENCE
+    estimated = sum(row["at_most"] for row in ledger if row["state"] == "orphaned")
+    assert -MAX_DIFFERENCE * server <= server - recorded <= estimated + MAX_DIFFERENCE * server
 
 
 async def _enqueue(
