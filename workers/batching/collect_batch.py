@@ -15,7 +15,7 @@ from workers.runtime.handler.registry import stage
 
 log = structlog.get_logger(__name__)
 
-# A provider's sum and those of its lines may be this far apart before somebody is told.
+# A warning is logged if the provider's sum and the sum of its lines differ by more than this.
 MAX_DIFFERENCE = 0.02
 # Why a whole batch is refused for now: another one later may be taken.
 FULL = ("token_limit_exceeded", "rate_limit", "quota", "billing")

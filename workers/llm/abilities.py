@@ -35,7 +35,7 @@ _MAX_OUTPUT = re.compile(
 
 @dataclass(slots=True)
 class Sent:
-    """The form of one request. ``input_tokens`` is an estimate until the server has told its own count."""
+    """The form of one request. ``input_tokens`` is an estimate until the server has reported its own count."""
 
     rung: Rung
     limit_name: LimitName
@@ -48,7 +48,7 @@ class Abilities:
     """How to ask one model of one server.
 
     ``context`` is how many tokens question and answer may have together, ``most_output`` how many an answer may have;
-    None if the server has not told. ``reasons``: the model writes reasoning before its answer.
+    None if the server has not reported it. ``reasons``: the model writes reasoning before its answer.
     """
 
     rung: Rung = Rung.SCHEMA
@@ -60,7 +60,7 @@ class Abilities:
     def limit(self, bound: int, *, input_tokens: int, times: int = 1, context: int | None = None) -> int:
         """Return the tokens to allow for an answer of ``times`` ``bound``, with room for reasoning.
 
-        It stays within the context: the smaller one of ``context`` and of what the server told.
+        It stays within the context: the smaller one of ``context`` and of what the server reported.
         """
         limit = times * (bound + (REASONING_TOKENS if self.reasons else 0))
         if self.most_output is not None:

@@ -266,7 +266,7 @@ class ControlledModel:
             except Exception as error:
                 if not may_go_on(error):
                     raise
-                tried.append(Tried(step, error))  # type: ignore[arg-type]  # which may_go_on has told
+                tried.append(Tried(step, error))  # type: ignore[arg-type]  # may_go_on has checked it
             finally:
                 current_position.reset(token)
             if attempts.sent >= most:

@@ -1,4 +1,4 @@
-"""When another step of a route is asked, and what a job is told if none can answer. Pure."""
+"""Decide when another step of a route is asked, and which error a job gets if no step can answer. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def may_go_on(error: Exception) -> bool:
 
 
 def none_answered(route: str, tried: Sequence[Tried]) -> KeptBack:
-    """Return what a job is told: to wait for the step that is back first."""
+    """Return the error of a job: it waits for the step that is back first."""
     first = min((one.error for one in tried), key=lambda error: error.delay)
     if len(tried) == 1 or all(isinstance(one.error, Unavailable) for one in tried):
         return first

@@ -257,7 +257,7 @@ def _keys(asked: AskedStage, known: Sequence[str] = ()) -> Sequence[str | None]:
 
 
 def _steps(routing: RoutingLike, asked: AskedStage, key: str | None) -> Sequence[Any]:
-    """Return the steps of the path; none for a route that does not exist: its jobs go out and are told.
+    """Return the steps of the path; none for an unknown route: its jobs go out, and their runs fail.
 
     If projects have routes of their own, all of their steps count: a job is kept back only if no step of any of them
     has room, as a gate does not know the project of a job.

@@ -205,7 +205,7 @@ class Gate:
                 await self._give_back(provider)
 
     async def failed(self, server: str, model: str, error: Unavailable, *, request: str) -> Unavailable:
-        """Note that a call failed; return what its job is told."""
+        """Note that a call failed; return the error for its job."""
         whole, own = (await self._providers(server, model))[:2]
         if error.of == "model":
             await self._answered(whole)
@@ -301,7 +301,7 @@ class Gate:
         return provider.probing
 
     async def _give_back(self, provider: _Provider) -> None:
-        """Let the next one probe, in every process, where a probe has told nothing: it was cancelled or not made."""
+        """Let the next one probe, in every process, if a probe has no result: it was cancelled or not made."""
         if not provider.probing:
             return
         provider.probing = False

@@ -137,7 +137,7 @@ class ProviderCalls:
             await self._gate.check(self._server, model, key=self._key)
 
     async def failed(self, model: str, error: Unavailable, *, request: str) -> Unavailable:
-        """Note that a request beside the calls failed, as for the list of models; return what its job is told."""
+        """Note that a request beside the calls failed, as for the list of models; return the error for its job."""
         return await self._gate.failed(self._server, model, error, request=request)
 
     async def make(

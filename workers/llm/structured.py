@@ -102,7 +102,7 @@ def response_format(rung: Rung, into: type[BaseModel]) -> dict[str, Any] | None:
 
 
 def instructed(messages: Sequence[Message], rung: Rung, into: type[BaseModel]) -> list[Message]:
-    """Return the messages for a rung: where no schema is sent, it is told in the system message."""
+    """Return the messages for a rung: if no schema is sent, the system message describes it."""
     if rung <= Rung.PLAIN_SCHEMA:
         return list(messages)
     told = f"Answer with one JSON object and nothing else. It follows this JSON Schema:\n{_schema_text(into)}"

@@ -39,7 +39,7 @@ class Prices(Protocol):
     """Knows what models cost."""
 
     async def ready(self) -> None:
-        """Return once prices can be told: a price that was not read yet must not be taken for unknown."""
+        """Return once the prices have been read. Before that, an unread price would look like an unknown one."""
 
     def of(self, provider: str, model: str, kind: Kind, *, input_tokens: int = 0) -> Price | None:
         """Return the price of a call of this size; None where nobody knows it, which is not the same as nothing."""

@@ -105,7 +105,7 @@ class KnownPrices:
         self._reading: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Return once prices were read; older ones go on being told while they are read again."""
+        """Return once prices were read; old prices stay in use while they are read again."""
         is_old = self._own is None or time.monotonic() - self._read_at >= self._fresh_seconds
         if is_old and self._reading is None:
             self._reading = asyncio.create_task(self._read())

@@ -95,7 +95,7 @@ def _is_broken(client: _Client) -> bool:
 async def _close(client: _Client) -> None:
     try:
         made = await client.building
-    except Exception:  # noqa: BLE001 - it was never built, and whoever asked was told
+    except Exception:  # noqa: BLE001 - it was never built, and the caller already has the error
         return
     try:
         await made.aclose()
