@@ -99,7 +99,9 @@ async def open_services(resources: Resources, metrics: Metrics) -> AsyncIterator
         streams = Streams(stopping, metrics.streams)
         ending = asyncio.create_task(streams.end_at_stop())
         stack.callback(ending.cancel)
-        health = Health(database, resources.redis_url, check_schema=resources.check_schema, stopping=stopping)
+        health = Health(
+            database, resources.redis_url, check_schema=resources.check_schema, events=events, stopping=stopping
+        )
         stack.push_async_callback(health.close)
         yield Services(
             resources=resources,

@@ -3,12 +3,9 @@
 So a page does not move when items are added, and a cursor is of no use for another list or another tenant.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from hashlib import blake2b
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +16,7 @@ from gateway.parameters import Paging
 from gateway.problems import HttpProblem
 from gateway.views import Page
 from workers.runtime.bounds import text_problem
+from workers.runtime.cursors import WrongCursorError, make_cursor, read_cursor
 from workers.runtime.refusals import Problem
 
 T = TypeVar("T")
@@ -33,8 +31,7 @@ class Listing:
         self.limit = paging.limit
         self._cursor = paging.cursor
         filters = sorted((name, value) for name, value in request.query_params.multi_items() if name not in _OWN)
-        asked = json.dumps([request.url.path, caller.role, str(caller.user_id), filters])
-        self._mark = blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
+        self._bound_to = [request.url.path, caller.role, str(caller.user_id), filters]
 
     @property
     def wanted(self) -> int:
@@ -68,35 +65,32 @@ class Listing:
         if self._cursor is not None:
             last = self._position(len(marks[0]) if marks else None)
             if last not in marks:
-                raise _refuse("is of an item that is gone: begin again with the first page")
+                problem = Problem("cursor", "is of an item that is gone: begin again with the first page")
+                raise HttpProblem("invalid", str(problem), errors=[problem])
             begin = marks.index(last) + 1
         return self.page(found[begin : begin + self.wanted], key)
 
     def _write(self, position: Part | tuple[Part, ...]) -> str:
-        text = json.dumps([self._mark, *_texts(position)], separators=(",", ":"))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return make_cursor(json.dumps(_texts(position), separators=(",", ":")).encode(), of=self._bound_to)
 
     def _position(self, count: int | None) -> list[str] | None:
         if self._cursor is None:
             return None
         try:
-            padded = self._cursor + "=" * (-len(self._cursor) % 4)
-            mark, *position = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        except (binascii.Error, ValueError, TypeError, RecursionError):
-            raise _refuse("must be `next` of the page before") from None
-        if mark != self._mark:
-            raise _refuse("belongs to another list, other filters or another caller: begin again with the first page")
-        wrong = any(not isinstance(part, str) or text_problem(part) for part in position)
-        if wrong or (count is not None and len(position) != count):
-            raise _refuse("must be `next` of the page before")
-        return [str(part) for part in position]
+            position = json.loads(read_cursor(self._cursor, of=self._bound_to))
+        except (ValueError, RecursionError) as error:
+            raise (error if isinstance(error, WrongCursorError) else WrongCursorError(self._cursor)) from None
+        if not isinstance(position, list) or any(not isinstance(one, str) or text_problem(one) for one in position):
+            raise WrongCursorError(self._cursor)
+        if count is not None and len(position) != count:
+            raise WrongCursorError(self._cursor)
+        return position
 
-    @staticmethod
-    def _parse(read: Callable[[str], Any], text: str) -> Any:
+    def _parse(self, read: Callable[[str], Any], text: str) -> Any:
         try:
             return read(text)
         except ValueError:
-            raise _refuse("must be `next` of the page before") from None
+            raise WrongCursorError(self._cursor or "") from None
 
 
 def _texts(position: Part | tuple[Part, ...]) -> list[str]:
@@ -109,8 +103,3 @@ def _aware(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError("no time zone")
     return time
-
-
-def _refuse(rule: str) -> HttpProblem:
-    problem = Problem("cursor", rule)
-    return HttpProblem("invalid", str(problem), errors=[problem])

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.metrics import Metrics
 from gateway.problems import HttpProblem, problem_of, render
+from workers.runtime.tracing import is_traceparent, is_tracing, span
 
 # `config.logging` gives this logger a fast handler of its own in the JSON style.
 requests = logging.getLogger("gateway.requests")
@@ -66,7 +67,10 @@ class Door:
         try:
             if b"%00" in scope["query_string"] or "\x00" in scope["path"]:
                 raise HttpProblem("malformed", "a path or a query must not contain a NUL character")  # noqa: TRY301
-            await self._app(scope, receive, answer.send)
+            if is_tracing() and scope["path"] not in _PROBES:
+                await self._run_traced(method, scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer.send)
         except ClientDisconnect:
             answer.status = answer.status or _CLIENT_GONE
         except Exception as error:
@@ -79,6 +83,19 @@ class Door:
                 release()
             self._metrics.running.dec()
             self._note(method, scope, answer.status or _CLIENT_GONE, time.perf_counter() - began)
+
+    async def _run_traced(self, method: str, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        """Run the app in a span below that of the client; without one, OTEL_TRACES_SAMPLER decides."""
+        parent = _traceparent(scope)
+        with span(method, parent=parent, is_root=parent is None) as made:
+            try:
+                await self._app(scope, receive, answer.send)
+            finally:
+                if made is not None:
+                    route = template_of(scope)
+                    made.update_name(f"{method} {route}")
+                    made.set_attributes({"http.request.method": method, "http.route": route})
+                    made.set_attribute("http.response.status_code", answer.status or _CLIENT_GONE)
 
     def _note(self, method: str, scope: Scope, status: int, seconds: float) -> None:
         route = template_of(scope)
@@ -144,6 +161,14 @@ def template_of(scope: Scope) -> str:
     context = scope.get("fastapi", {}).get("effective_route_context")
     path = getattr(context, "path", None) or getattr(scope.get("route"), "path", None)
     return path or "unknown"
+
+
+def _traceparent(scope: Scope) -> str | None:
+    """Return the client's trace context; None if it sends none, or a wrong one, which W3C wants to be ignored."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent" and is_traceparent(text := value.decode("latin-1")):
+            return str(text)
+    return None
 
 
 def _request_id(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 
 from workers.runtime.database import Database, Raw
 from workers.runtime.operate.health import LEADER_SILENT_AFTER, read_leader_silence
+from workers.runtime.operate.listening import NotificationListener
 from workers.runtime.operate.server import read_revisions
 
 log = structlog.get_logger(__name__)
@@ -42,10 +43,12 @@ class Health:
         redis_url: str,
         *,
         check_schema: Callable[[Mapping[str, str]], str | None],
+        events: NotificationListener,
         stopping: asyncio.Event,
     ) -> None:
         self._database = database
         self._check_revisions = check_schema
+        self._events = events
         self._stopping = stopping
         self._redis: Redis = Redis.from_url(
             redis_url,
@@ -64,6 +67,8 @@ class Health:
         """Return every check, as it was at most a second ago."""
         if self._stopping.is_set():
             return [Check(name="process", problem="is stopping", remedy="use another gateway")]
+        if self._events.failure is not None:
+            return [Check(name="process", problem="follows no jobs any more", remedy="restart this gateway")]
         async with self._lock:
             if time.monotonic() - self._checked_at > MAX_AGE_SECONDS:
                 redis, postgres = await asyncio.gather(self._check_redis(), self._check_postgres())

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from gateway.job_items import BrokenItem
+from gateway.job_options import RequestError
 from workers.runtime.enqueue_validation import (
     ALL_OPTIONS,
     MAX_WITHIN,
@@ -62,10 +63,6 @@ class JobRequest(JobOptions, FollowOptions, LaneOptions, RepeatOptions):
 
 _OWN = frozenset({"stage", "payload"})
 _FIELDS = _OWN | ALL_OPTIONS
-
-
-class RequestError(EnqueueError):
-    """The request has a wrong shape; the field is named as in the request."""
 
 
 def job_in(item: object) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import Depends, Header, Path
+from fastapi import Path, Request
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -20,11 +20,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway.problems import HttpProblem
+from gateway.job_options import complete_options
 from gateway.views import DEFAULT_LIMIT, MAX_LIMIT
 from models.lifecycle import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST
 from workers.runtime.bounds import text_problem
-from workers.runtime.refusals import Problem, quoted
 
 MAX_NAME, MAX_REASON, MAX_KEY = 255, 500, 255
 # Every time zone can show these, and Postgres can add any window to them.
@@ -123,31 +122,12 @@ class JobOptions(Body):
     )
     callback_url: str | None = Field(None, max_length=2_048, description="address that is told when the job ends")
 
-    def given(self, header: str | None) -> dict[str, Any]:
-        """Return the options that were given, for ``enqueue``; ``header`` is the value of ``Idempotency-Key``."""
+    def given(self, request: Request, key: str | None) -> dict[str, Any]:
+        """Return the options that were given, for ``enqueue``; ``key`` is that of the header.
+
+        Raises as :func:`~gateway.job_options.complete_options`.
+        """
         names = JobOptions.model_fields.keys()
         options = {name: value for name, value in self.model_dump(exclude_unset=True).items() if name in names}
-        if (key := one_key(header, self.idempotency_key)) is not None:
-            options["idempotency_key"] = key
+        complete_options(request, options, key)
         return options
-
-
-def one_key(header: str | None, field: str | None) -> str | None:
-    """Return the idempotency key of a request; refuse two different ones."""
-    if header is not None and field is not None and header != field:
-        problem = Problem("idempotency_key", f"must be that of the header Idempotency-Key, {header!r}", quoted(field))
-        raise HttpProblem("invalid", str(problem), errors=[problem])
-    return field if header is None else header
-
-
-def _read_key(
-    idempotency_key: Annotated[
-        Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY)] | None,
-        Header(description="a repeat with the same key returns the first job", examples=["order-17"]),
-    ] = None,
-) -> str | None:
-    return idempotency_key
-
-
-# The header `Idempotency-Key`.
-KeyHeader = Annotated[str | None, Depends(_read_key)]

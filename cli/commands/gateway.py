@@ -8,6 +8,7 @@ from cli.gateway_resources import resources_of
 from cli.role import ready_servers, role_settings
 from gateway.server import run_gateway
 from workers.runtime.handler.registry import discover
+from workers.runtime.tracing import start_tracing
 
 
 def gateway(
@@ -17,6 +18,7 @@ def gateway(
     """Serve the HTTP interface. Any number may run."""
     given = {name: value for name, value in {"address": address, "port": port}.items() if value is not None}
     settings = role_settings(gateway=given or None)
+    start_tracing("gateway")
     discover()  # a broken handler is reported before the servers are asked
     urls = ready_servers(settings)
     own = settings.gateway

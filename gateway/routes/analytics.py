@@ -11,7 +11,8 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
 from gateway.cursors import Listing
-from gateway.parameters import Filters, JobOptions, KeyHeader, Paging, RecordType, Text, Whole
+from gateway.headers import IdempotencyKey
+from gateway.parameters import Filters, JobOptions, Paging, RecordType, Text, Whole
 from gateway.started_jobs import REPEATED, StartedJob, answer_job
 from gateway.views import Page
 from workers.analytics import analyses
@@ -59,10 +60,10 @@ async def list_(
     responses=REPEATED,
 )
 async def start(
-    request: Request, response: Response, *, caller: Writer, project_id: UUID, body: NewAnalysis, key: KeyHeader
+    request: Request, response: Response, *, caller: Writer, project_id: UUID, body: NewAnalysis, key: IdempotencyKey
 ) -> StartedJob:
     """409 if the project has no guidelines. Only who may change the project may give an idempotency key."""
-    given = body.given(key)
+    given = body.given(request, key)
     async with session_of(request, caller) as session:
         if "idempotency_key" in given:
             await projects.require_change(session, project_id)

@@ -10,7 +10,9 @@ from gateway.bodies import Route, max_body
 from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
-from gateway.parameters import MAX_KEY, KeyHeader, Name, RecordType, Text, one_key
+from gateway.headers import IdempotencyKey
+from gateway.job_options import complete_options
+from gateway.parameters import MAX_KEY, Name, RecordType, Text
 from gateway.problems import HttpProblem
 from gateway.started_jobs import REPEATED, StartedJob, answer_job
 from gateway.uploads import MULTIPART, fields_of, file_of, received_form, validated
@@ -46,11 +48,17 @@ class IngestForm(BaseModel):
     priority: int = Field(PRIORITY_DEFAULT, ge=PRIORITY_FIRST, le=PRIORITY_LAST)
     idempotency_key: Text | None = Field(None, min_length=1, max_length=MAX_KEY)
     on_failed: Literal["return", "rerun"] | None = None
+    callback_url: str | None = Field(None, max_length=2_048, description="address that is told when the job ends")
 
     def options(self) -> dict[str, Any]:
         """Return how the file is to be read, as far as it was said."""
         names = ("encoding", "delimiter", "quote", "skip_rows")
         return {name: value for name, value in self.model_dump(include=set(names)).items() if value not in {None, 0}}
+
+    def job_options(self) -> dict[str, Any]:
+        """Return the options of the job that were given."""
+        names = {"priority", "idempotency_key", "on_failed", "callback_url"}
+        return self.model_dump(include=names, exclude_unset=True)
 
 
 def _schema() -> dict[str, Any]:
@@ -74,7 +82,7 @@ def _schema() -> dict[str, Any]:
 )
 @max_body(MAX_FILE_BYTES + _FORM_BYTES)
 async def ingest(
-    request: Request, response: Response, caller: Writer, project_id: UUID, header_key: KeyHeader
+    request: Request, response: Response, caller: Writer, project_id: UUID, key: IdempotencyKey
 ) -> StartedJob:
     """The file becomes records, each once, which are embedded then. `GET /v1/jobs/{id}/events` shows the progress.
 
@@ -85,11 +93,11 @@ async def ingest(
     async with received_form(request) as form:
         upload = file_of(form)
         fields: IngestForm = validated(IngestForm, fields_of(form))
+        given = fields.job_options()
+        complete_options(request, given, key)
         examined = await spooled.examine(
             upload.file, name=upload.filename or "", mapping=_mapping(fields.mapping), options=fields.options()
         )
-        given: dict[str, Any] = {"priority": fields.priority, "on_failed": fields.on_failed}
-        given["idempotency_key"] = one_key(header_key, fields.idempotency_key)
         async with session_of(request, caller) as session:
             await projects.require_change(session, project_id)
             job = await spooled.ingest_spooled(

@@ -16,6 +16,7 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import session_of
 from gateway.job_items import ItemFile, read_array, read_lines
+from gateway.job_options import check_callback
 from gateway.job_requests import in_request, job_in
 from gateway.limits import without_place
 from gateway.problems import FieldError, HttpProblem, problem_of
@@ -141,7 +142,9 @@ async def _receive(request: Request, items: ItemFile, *, is_each: bool) -> None:
             problem = Problem("body", f"must have at most {MAX_JOBS:,} jobs", "more")
             raise HttpProblem("too-large", str(problem), errors=[problem], headers={"Connection": "close"})
         try:
-            items.add([*job_in(item)])
+            stage, job = job_in(item)
+            check_callback(request, job)
+            items.add([stage, job])
         except EnqueueError as error:
             if not is_each:
                 raise in_request(error, place=items.count) from None

@@ -7,25 +7,24 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from gateway.bodies import Route
 from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, connection_of, session_of, settings_of
 from gateway.headers import IdempotencyKey, etag
+from gateway.job_options import complete_options
 from gateway.job_requests import JobRequest, in_request
 from gateway.job_views import Job, Outcome, Transition, job_of, transition_of
-from gateway.problems import HttpProblem
 from gateway.resources import services_of
 from gateway.views import Limit, Page, View
 from gateway.waiting import Wait, wait_for_end
 from workers.runtime.database import retry_if_broken
 from workers.runtime.enqueue_at_once import SETTINGS, EnqueuedAtOnce, can_enqueue_at_once, enqueue_at_once
-from workers.runtime.enqueue_validation import EnqueueError, FollowOptions
+from workers.runtime.enqueue_validation import EnqueueError
 from workers.runtime.handler.registry import UnknownStageError
 from workers.runtime.operate.jobs import JobView, enqueue_job, find_job, list_transitions, read_result
-from workers.runtime.refusals import Problem, quoted
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 
@@ -57,8 +56,8 @@ async def enqueue(
     cancelled end, `on_failed: "rerun"` makes a new job.
     """
     job = wanted.job()
-    _add_headers(request, job, key)
     try:
+        complete_options(request, job, key)
         done = await _enqueue(request, caller, wanted.stage, job)
     except (EnqueueError, UnknownStageError) as error:
         raise in_request(error) from None
@@ -70,25 +69,6 @@ async def enqueue(
     if not done.created:
         headers["Idempotent-Replayed"] = "true"
     return Response(shown.model_dump_json(), 201 if done.created else 200, headers, "application/json")
-
-
-def _add_headers(request: Request, job: dict[str, Any], key: str | None) -> None:
-    """Add to the options what the request's headers say."""
-    if key is not None and job.setdefault("idempotency_key", key) != key:
-        problem = Problem("Idempotency-Key", "must be the same as idempotency_key", quoted(key), "send one of them")
-        raise HttpProblem("invalid", str(problem), errors=[problem])
-    trace = request.headers.get("traceparent")
-    if trace is not None and job.get("traceparent") is None and _is_traceparent(trace):
-        job["traceparent"] = trace
-
-
-def _is_traceparent(value: str) -> bool:
-    """Tell whether a header is a trace context. W3C wants a wrong one to be ignored."""
-    try:
-        FollowOptions(traceparent=value)
-    except ValidationError:
-        return False
-    return True
 
 
 async def _enqueue(request: Request, caller: Caller, stage: str, job: Mapping[str, Any]) -> EnqueuedAtOnce:

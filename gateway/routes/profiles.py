@@ -11,7 +11,8 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
 from gateway.cursors import Listing
-from gateway.parameters import Body, JobOptions, JsonObject, KeyHeader, Paging, Text
+from gateway.headers import IdempotencyKey
+from gateway.parameters import Body, JobOptions, JsonObject, Paging, Text
 from gateway.started_jobs import REPEATED, StartedJob, answer_job, mark_created
 from gateway.views import Page
 from workers.scoring import profiles
@@ -79,10 +80,10 @@ async def get(request: Request, caller: Reader, profile_id: UUID) -> ProfileView
     responses=REPEATED,
 )
 async def score(
-    request: Request, response: Response, *, caller: Writer, profile_id: UUID, body: Scoring, key: KeyHeader
+    request: Request, response: Response, *, caller: Writer, profile_id: UUID, body: Scoring, key: IdempotencyKey
 ) -> StartedJob:
     """The job's result has `parsed_score`: the sum and each criterion with its reasoning and evidence."""
-    given: dict[str, Any] = {"model_name": body.model_name} | body.given(key)
+    given: dict[str, Any] = {"model_name": body.model_name} | body.given(request, key)
     actor = actor_of(request, caller)
     async with session_of(request, caller) as session:
         job = await profiles.score_profile(session, profile_id, body.prompt, actor=actor, **given)

@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from workers.notifications.message import message_id
-from workers.notifications.pages import make_cursor, read_cursor
 from workers.notifications.refusals import CallbackError, NotEnded, UnknownDelivery
 from workers.notifications.rules import without_query
 from workers.runtime.actor import Actor, acting_on
+from workers.runtime.cursors import make_cursor, read_cursor
 from workers.runtime.database import Raw
 from workers.runtime.refusals import Conflict, Problem, StaleVersion, quoted
 
@@ -81,13 +81,13 @@ async def list_deliveries(
     values = {**given, "limit": limit + 1}
     if cursor is not None:
         where.append("d.id < %(before)s")
-        values["before"] = read_cursor(cursor, wanted)
+        values["before"] = UUID(bytes=read_cursor(cursor, of=wanted, size=16))
     found = await conn.execute(
         f"{_SELECT} {'WHERE ' + ' AND '.join(where) if where else ''} ORDER BY d.id DESC LIMIT %(limit)s".encode(),
         values,
     )
     views = [_view(row) for row in await found.fetchall()]
-    return views[:limit], make_cursor(views[limit - 1].id, wanted) if len(views) > limit else None
+    return views[:limit], make_cursor(views[limit - 1].id.bytes, of=wanted) if len(views) > limit else None
 
 
 async def find_delivery(conn: Raw, delivery_id: UUID) -> DeliveryView:

@@ -12,11 +12,11 @@ from uuid import UUID
 from psycopg.errors import CheckViolation
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from workers.notifications.pages import make_cursor, read_cursor
 from workers.notifications.refusals import CallbackError, UnknownEndpoint
 from workers.notifications.rules import CallbackRules, check_url
 from workers.outbound.signatures import new_secret
 from workers.runtime.actor import NOBODY, Actor, acting, acting_on
+from workers.runtime.cursors import make_cursor, read_cursor
 from workers.runtime.database import Raw, raw_of
 from workers.runtime.refusals import Problem, Refusal, StaleVersion, quoted
 
@@ -97,7 +97,7 @@ async def list_endpoints(
     conn: Raw, *, limit: int = 50, cursor: str | None = None
 ) -> tuple[list[EndpointView], str | None]:
     """Return a page of the endpoints that the session may see, in the order of their making, and the next cursor."""
-    after = read_cursor(cursor, {"of": "endpoints"}) if cursor else None
+    after = UUID(bytes=read_cursor(cursor, of="endpoints", size=16)) if cursor else None
     found = await conn.execute(
         f"""SELECT {_COLUMNS} FROM notifications.endpoints
              WHERE url IS NOT NULL AND id > coalesce(%(after)s::uuid, '00000000-0000-0000-0000-000000000000')
@@ -105,7 +105,7 @@ async def list_endpoints(
         {"after": after, "limit": limit + 1},
     )
     views = [_view(row) for row in await found.fetchall()]
-    rest = make_cursor(views[limit - 1].id, {"of": "endpoints"}) if len(views) > limit else None
+    rest = make_cursor(views[limit - 1].id.bytes, of="endpoints") if len(views) > limit else None
     return views[:limit], rest
 
 

@@ -22,7 +22,7 @@ _LENGTH = len(PREFIX) + RANDOM_CHARACTERS + CHECK_CHARACTERS
 _CHARACTERS = frozenset(_ALPHABET)
 
 # `X` allows reading and writing the routes of X, `X:read` only reading.
-DOMAIN_SCOPES = ("scoring", "operations", "assessments", "llm", "callbacks")
+DOMAIN_SCOPES = ("scoring", "operations", "assessments", "callbacks")
 # The routes of jobs. Writing does not include reading: a service that only enqueues sees no results.
 JOB_SCOPES = ("jobs:read", "jobs:write")
 # They act in the database as gristmill_operator, which sees the rows of all users.

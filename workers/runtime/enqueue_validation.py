@@ -27,6 +27,7 @@ from workers.runtime.handler.naming import Name
 from workers.runtime.handler.registry import Stage
 from workers.runtime.refusals import Problem, Refusal, cut, first_problem, quoted
 from workers.runtime.store.tables import JobTable, job_table
+from workers.runtime.tracing import is_traceparent
 
 
 class EnqueueError(Refusal, ValueError):
@@ -115,13 +116,12 @@ class LaneOptions(BaseModel):
         return (self.within or DEFAULT_WITHIN) if self.lane == "batch" else None
 
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _CALLBACK = re.compile(r"https?://[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
 MAX_CALLBACK_CHARACTERS = 2048
 
 
 def _is_traceparent(value: str | None) -> str | None:
-    if value is not None and not _TRACEPARENT.fullmatch(value):
+    if value is not None and not is_traceparent(value):
         raise ValueError("must be a W3C trace context like 00-<32 hex digits>-<16 hex digits>-01")
     return value
 

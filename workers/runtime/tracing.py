@@ -6,6 +6,7 @@ a job may run long after, and many times. Only jobs with a sampled context are t
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SAMPLED = 0x01
 # At most this many producers are linked with one span of a dispatch.
 MAX_LINKS = 32
@@ -68,6 +70,11 @@ def is_tracing() -> bool:
     return _tracer is not None
 
 
+def is_traceparent(text: str) -> bool:
+    """Tell whether ``text`` is a context as W3C writes it."""
+    return _TRACEPARENT.fullmatch(text) is not None
+
+
 def current_traceparent() -> str | None:
     """Return the context of the current span as W3C writes it; None if there is none or nothing is traced."""
     if _tracer is None:
@@ -92,22 +99,24 @@ def span(
     parent: str | None = None,
     links: Iterable[str | None] = (),
     attributes: Mapping[str, Any] | None = None,
-) -> Iterator[None]:
+    is_root: bool = False,
+) -> Iterator[Any]:
     """Enclose a step in a span below ``parent``, or below the current one. ``parent`` and ``links`` are W3C contexts.
 
-    It is only made below a sampled span, or if a link is sampled: then it is the root of a trace. An exception is
+    It is only made below a sampled span, or if a link is sampled: then it is the root of a trace. With ``is_root`` it
+    begins a trace, if OTEL_TRACES_SAMPLER chooses it. It yields the span of OpenTelemetry, or None. An exception is
     recorded by its type, without its text.
     """
     if _tracer is None:
-        yield
+        yield None
         return
     from opentelemetry import trace  # noqa: PLC0415 - as above
 
     linked = [trace.Link(one) for one in map(_context, links) if one is not None][:MAX_LINKS]
     given = _context(parent)
     above = given or trace.get_current_span().get_span_context()
-    if not (above.is_valid and above.trace_flags & _SAMPLED) and not linked:
-        yield
+    if not (above.is_valid and above.trace_flags & _SAMPLED) and not linked and not is_root:
+        yield None
         return
     context = trace.set_span_in_context(trace.NonRecordingSpan(given)) if given else None
     with _tracer.start_as_current_span(
@@ -119,7 +128,7 @@ def span(
         set_status_on_exception=False,
     ) as made:
         try:
-            yield
+            yield made
         except BaseException as error:
             made.set_status(trace.StatusCode.ERROR)
             made.set_attribute("error.type", type(error).__name__)

@@ -46,6 +46,17 @@ async def test_without_a_leading_dispatcher_it_is_not_ready(client):
     assert [one["field"] for one in answer.json()["errors"]] == ["dispatcher"]
 
 
+async def test_a_gateway_that_follows_no_jobs_any_more_is_not_ready(client, led):
+    """Its streams and waits would stand still: a supervisor must start it again."""
+    app = client._transport.app
+    app.state.services.events._fail(RuntimeError("a bug"))
+
+    answer = await client.get("/readyz")
+
+    assert answer.status_code == 503
+    assert [(one["field"], one["rule"]) for one in answer.json()["errors"]] == [("process", "follows no jobs any more")]
+
+
 async def test_alive_needs_nothing(client):
     """A balancer must not kill a gateway because Postgres restarts."""
     assert (await client.get("/healthz", headers={"Authorization": ""})).json() == {"status": "alive"}

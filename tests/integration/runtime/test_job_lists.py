@@ -14,11 +14,11 @@ import pytest
 from tests.conftest import create_database, drop_database
 from tests.support.kernel import PLAIN
 from tests.support.many_jobs import FEW, OTHER, OWNER, STAGE, Wanted, fill, wanted
+from workers.runtime.cursors import WrongCursorError
 from workers.runtime.database import Database, Raw
 from workers.runtime.handler.outcomes import Complete, Fail, Retry, Snooze
 from workers.runtime.handler.registry import UnknownStageError
 from workers.runtime.operate import lists as use_cases
-from workers.runtime.operate.cursors import WrongCursorError
 from workers.runtime.operate.lists import MAX_COUNTED, JobCount, count_jobs, list_page, read_search
 from workers.runtime.store.lists import LAST_ID, MAX_READ, JobSearch, page_sql, search_values
 

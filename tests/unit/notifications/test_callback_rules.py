@@ -1,12 +1,7 @@
-"""Which addresses the doors of endpoints accept, and cursors that fit their list only."""
-
-from uuid import uuid4
+"""Which addresses the doors of endpoints accept."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from workers.notifications.pages import make_cursor, read_cursor
 from workers.notifications.refusals import CallbackError
 from workers.notifications.rules import check_url, without_query
 from workers.outbound.addresses import parse_networks
@@ -88,20 +83,3 @@ def test_development_may_admit_this_machine():
 def test_a_shown_url_has_no_query():
     """Many services put their key there."""
     assert without_query("https://hooks.example:8443/a/b?key=hidden#x") == "https://hooks.example:8443/a/b"
-
-
-def test_a_cursor_fits_its_filter_only():
-    """It says nothing of the list with another filter."""
-    last = uuid4()
-    cursor = make_cursor(last, {"status": "failed", "job_id": None})
-
-    assert read_cursor(cursor, {"status": "failed"}) == last
-    with pytest.raises(CallbackError, match="cursor must be"):
-        read_cursor(cursor, {"status": "delivered"})
-
-
-@given(st.text(max_size=80))
-def test_a_made_up_cursor_is_refused(cursor):
-    """Whatever it is."""
-    with pytest.raises(CallbackError, match="cursor must be"):
-        read_cursor(cursor, {})

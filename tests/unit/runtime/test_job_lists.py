@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from tests.support.proving.models import KeyedJob, PlainJob, TwoStepJob, WaitingJob
+from workers.runtime.cursors import WrongCursorError, make_cursor, read_cursor
 from workers.runtime.measuring import BOUNDS, OTHER, Measurements
-from workers.runtime.operate.cursors import WrongCursorError, make_cursor, read_cursor
 from workers.runtime.operate.lists import FILTERS, read_search
 from workers.runtime.refusals import Refusal
 from workers.runtime.store.lists import JobSearch, cut_page, first_id_at, page_sql, plan_walks

@@ -68,6 +68,11 @@ class NotificationListener(ABC):
             await asyncio.gather(self._task, return_exceptions=True)
         self._fail(Failed("jobs are not followed any more: this process stops"))
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing is followed any more; None while it works, also during an outage of Postgres."""
+        return self._failure
+
     async def ask(self, query: Callable[[Raw], Awaitable[T]]) -> T:
         """Return the answer of ``query``; while Postgres is away, wait and run it again.
 

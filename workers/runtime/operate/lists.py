@@ -17,9 +17,9 @@ from sqlalchemy.types import Integer, Uuid
 from models import list_mapped
 from models.lifecycle import Job
 from workers.runtime.bounds import text_problem
+from workers.runtime.cursors import make_cursor, read_cursor
 from workers.runtime.database import Raw
 from workers.runtime.handler.registry import Registry, UnknownStageError, discover
-from workers.runtime.operate.cursors import make_cursor, read_cursor
 from workers.runtime.refusals import Problem, Refusal, quoted
 from workers.runtime.store import lists as store
 from workers.runtime.store.counts import StateCount, read_counts

@@ -25,7 +25,7 @@ async def tenants(psql, database):
                 "id"
             ]
             job = psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.') AS id", [profile]).fetchone()["id"]
-        scopes = ("jobs:read", "jobs:write", "scoring", "operations", "assessments", "llm", "callbacks")
+        scopes = ("jobs:read", "jobs:write", "scoring", "operations", "assessments", "callbacks")
         made = await make_key(database, name, *scopes, acts_for=user)
         found[name] = {"user": user, "profile": profile, "job": job, "key": made.secret}
     return found

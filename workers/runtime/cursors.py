@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from workers.runtime.refusals import Problem, Refusal, quoted
 
-_SEAL_BYTES = 8
+SEAL_BYTES = 8
 
 
 class WrongCursorError(Refusal, ValueError):
@@ -26,17 +26,17 @@ def make_cursor(place: bytes, *, of: object) -> str:
     return base64.urlsafe_b64encode(_seal(of) + place).decode().rstrip("=")
 
 
-def read_cursor(text: str, *, of: object, size: int) -> bytes:
-    """Return the place, of ``size`` bytes; raise WrongCursorError."""
+def read_cursor(text: str, *, of: object, size: int | None = None) -> bytes:
+    """Return the place, of ``size`` bytes if that is known; raise WrongCursorError."""
     try:
         found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise WrongCursorError(text) from None
-    seal, place = found[:_SEAL_BYTES], found[_SEAL_BYTES:]
-    if seal != _seal(of) or len(place) != size:
+    seal, place = found[:SEAL_BYTES], found[SEAL_BYTES:]
+    if seal != _seal(of) or (size is not None and len(place) != size):
         raise WrongCursorError(text)
     return place
 
 
 def _seal(of: object) -> bytes:
-    return blake2b(json.dumps(of, sort_keys=True, default=str).encode(), digest_size=_SEAL_BYTES).digest()
+    return blake2b(json.dumps(of, sort_keys=True, default=str).encode(), digest_size=SEAL_BYTES).digest()
