@@ -252,13 +252,20 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
     arena.workload.stop()
     loaded = time.monotonic() - arena.workload.started_at
     _raise_budget(arena)
+    # Nothing hurts any more. With failures by chance, the time to the last end would be a matter of luck.
+    arena.provider.script(mix=[{"kind": "answer"}])
     arena.run("UPDATE runtime.schedules SET enabled = false")
     live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
-    _say(f"the load has stopped, {arena.ask(live)[0][0]} jobs are left")
+    _say(f"the load has stopped; jobs that are left: {_left(arena)}")
     with _record_broken_promise(outcome):
-        arena.wait(
-            lambda: not _cut_delays(arena) and not arena.ask(live)[0][0], "every job ends", seconds=MAX_SETTLING_SECONDS
-        )
+        try:
+            arena.wait(
+                lambda: not _cut_delays(arena) and not arena.ask(live)[0][0],
+                "every job ends",
+                seconds=MAX_SETTLING_SECONDS,
+            )
+        except BrokenPromise as error:
+            raise BrokenPromise(f"{error}; left: {_left(arena)}") from None
     _drain(arena, outcome)
     with _record_broken_promise(outcome):
         arena.wait(lambda: _no_call_is_reserved(arena), "every reservation ends", seconds=MAX_SETTLING_SECONDS)
@@ -290,6 +297,17 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
         "rescues": arena.ask("SELECT count(*) FROM runtime.transitions WHERE change_action = 'rescue'")[0][0],
         "transitions": arena.ask("SELECT count(*) FROM runtime.transitions")[0][0],
     }
+
+
+def _left(arena: Arena) -> str:
+    """Say how many jobs have not ended, by stage, state and what happened to them last."""
+    rows = arena.ask(
+        "SELECT job.stage, job.status, concat_ws(': ', last.change_action, last.change_reason), count(*)"
+        " FROM runtime.jobs AS job LEFT JOIN runtime.transitions AS last"
+        " ON last.job_id = job.id AND last.version_to = job.version"
+        " WHERE job.completed_at IS NULL GROUP BY 1, 2, 3 ORDER BY 4 DESC LIMIT 12"
+    )
+    return "; ".join(f"{number} {stage} {state} ({last})" for stage, state, last, number in rows) or "none"
 
 
 def _raise_budget(arena: Arena) -> None:
