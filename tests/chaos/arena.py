@@ -18,11 +18,14 @@ import tests.support.proving.stages  # noqa: F401 - registers the proving stages
 from tests.chaos.bounds import MeasuredTime, allowance
 from tests.chaos.crew import Crew
 from tests.chaos.evidence import Evidence
+from tests.chaos.front import Front
 from tests.chaos.proxy import Proxy
+from tests.chaos.service import Access
 from tests.chaos.workload import Workload
 from tests.e2e.system import System, running_system
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.proving.models import LIMIT
+from workers.operations.keyring import new_key
 from workers.runtime.handler.registry import discover
 
 # The values of tests/support/proving/__main__.py and of workers/runtime/dispatch/leader.py.
@@ -30,6 +33,7 @@ LEASE_SECONDS, RESCUE_TICK_SECONDS, GRACE_SECONDS = 3.0, 1.0, 5.0
 REDISPATCH_SECONDS = 2.0
 START_SECONDS = 120.0
 SLOTS = 40
+GATEWAYS = 2
 MEMORY_MEGABYTES = 3_000
 PROFILES = 25
 # The calls of the load are limited so that bursts must wait and the load as a whole does not.
@@ -80,6 +84,8 @@ class Arena:
     enqueue_proxy: Proxy
     redis_proxy: Proxy
     provider_proxy: Proxy
+    gateway_proxy: Proxy
+    front: Front
     brief: bool
     drains: int
     fresh_job_seconds: list[float] = field(default_factory=list)
@@ -273,7 +279,7 @@ def opened_arena(folder: Path, *, seed: int, rate: float, brief: bool, drains: i
     with ExitStack() as stack:
         system = stack.enter_context(running_system(folder))
         provider = stack.enter_context(FakeOpenAI())
-        targets = (system.database_url, system.database_url, system.redis_url, provider.url)
+        targets = (system.database_url, system.database_url, system.redis_url, provider.url, system.database_url)
         proxies = [stack.enter_context(Proxy(_address(url), seed=seed)) for url in targets]
         system.environment = {
             "DATABASE_URL": _through(system.database_url, proxies[0]),
@@ -301,6 +307,8 @@ def opened_arena(folder: Path, *, seed: int, rate: float, brief: bool, drains: i
             enqueue_proxy=proxies[1],
             redis_proxy=proxies[2],
             provider_proxy=proxies[3],
+            gateway_proxy=proxies[4],
+            front=Front.of(system.database_url, gateways=GATEWAYS),
             brief=brief,
             drains=drains,
         )
@@ -351,8 +359,30 @@ def _prepare(arena: Arena, *, model_url: str) -> None:
             catch_up,
         )
     arena.run("INSERT INTO runtime.schedules (name, action, cron) VALUES ('chaos.prune', 'prune', %s)", CRON)
+    secret_key = new_key()
     options = {"slots": SLOTS, "memory_megabytes": MEMORY_MEGABYTES, "model_url": model_url, "log_repeats": True}
+    options["secret_key"] = secret_key
     arena.crew.hire("worker", 2, admitted=True, **options)
     arena.crew.hire("dispatcher", 2, log_repeats=True)
     arena.crew.hire("beat", 2)
+    for url in arena.front.urls:
+        through = _through(arena.system.database_url, arena.gateway_proxy)
+        port = urlsplit(url).port
+        arena.crew.hire("gateway", 1, port=port, secret_key=secret_key, database_url=through)
     arena.await_crew()
+    arena.workload.open_service(arena.front.urls, _make_access(arena))
+
+
+def _make_access(arena: Arena) -> Access:
+    """Add a tenant with a profile; return it with keys of its own and of an operator."""
+    tenant = arena.ask("INSERT INTO auth.users (email) VALUES (%s) RETURNING id", "tenant@example.test")[0][0]
+    arena.run("UPDATE operations.profiles SET role = 'USER' WHERE id = %s", tenant)
+    (profile,) = arena.ask(
+        "WITH actor AS MATERIALIZED (SELECT set_config('gristmill.user_id', %s, false) AS id),"
+        " made AS (INSERT INTO scoring.profiles (name) SELECT 'of a tenant' FROM actor RETURNING id)"
+        " SELECT made.id, set_config('gristmill.user_id', '', false) FROM made",
+        str(tenant),
+    )
+    _, key = arena.front.make_key("jobs:read", "jobs:write", "callbacks", acts_for=tenant)
+    _, operator_key = arena.front.make_key("jobs:read", "operate")
+    return Access(key=key, operator_key=operator_key, profile_id=profile[0])

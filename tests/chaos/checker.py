@@ -7,7 +7,8 @@ These fields of :class:`tests.chaos.evidence.Evidence` are optional: ``isolated`
 that was frozen or without contact to Postgres could not learn of a cancel or renew its lease), ``spoke_until`` (by
 default a worker lives until its last transition), ``aged`` (jobs that were made older for prune). If a case cannot be
 decided because a worker was isolated or had died, it is not counted as examined. :mod:`tests.chaos.calls` has the rules
-for calls, :mod:`tests.chaos.spend` those for the ledger, limits and budgets.
+for calls, :mod:`tests.chaos.spend` those for the ledger, limits and budgets, :mod:`tests.chaos.following` those for
+callbacks and streams.
 """
 
 import time
@@ -24,7 +25,7 @@ from psycopg.rows import tuple_row
 import tests.support.proving.stages  # noqa: F401 - registers the proving stages
 from models import list_mapped
 from models.lifecycle import Job
-from tests.chaos import queries, spend
+from tests.chaos import following, queries, spend
 from tests.chaos.calls import RELISTEN_SECONDS, CalledRun, judge_calls
 from tests.chaos.evidence import Evidence
 from tests.chaos.ticks import Fired, misfired
@@ -128,6 +129,7 @@ async def check(
         await checking.schedules()
         await checking.ends(grace)
         await checking.spend()
+        await checking.service()
     return CheckReport(checking.verdicts, time.monotonic() - started, times_full=checking.times_full)
 
 
@@ -289,6 +291,20 @@ class _Checking:
             self._add(rule, examined, len(wrong), wrong)
         await self._judge("totals are the sum of the ledger", spend.TOTALS)
         self.times_full = {"reservations": reserved.full, "calls": rated.full}
+
+    async def service(self) -> None:
+        """Callbacks arrive, signed and true; streams show each transition once, and a tenant only its own."""
+        asked = list(self._evidence.with_callback)
+        ends = {job: following.End(*end) for job, *end in await self._all(following.ENDS, ids=asked)}
+        jobs = set(self._evidence.committed) if self._evidence.streams else set()
+        versions = [(job, version) for job, version in await self._all(following.VERSIONS, ids=list(jobs))]
+        deliveries = {job for (job,) in await self._all(following.DELIVERIES, ids=asked)}
+        told = (
+            *following.judge_callbacks(self._evidence, ends),
+            *following.judge_streams(self._evidence, versions, deliveries),
+        )
+        for rule, examined, wrong in told:
+            self._add(rule, examined, len(wrong), wrong)
 
     async def _judge(self, name: str, sql: str, **values: Any) -> None:
         self.verdicts.append(await self._verdict(name, sql, **values))

@@ -15,7 +15,7 @@ from tests.chaos.evidence import LostRun, lost_runs
 from tests.e2e.system import Role, System
 
 # The order of a restart, so that work begins as early as possible.
-KINDS = ("worker", "dispatcher", "beat")
+KINDS = ("worker", "dispatcher", "beat", "gateway")
 
 
 @dataclass(slots=True)
@@ -107,6 +107,8 @@ class Crew:
         if len(self.worker_ids()) < len(self.of("worker")):
             return False
         if not all(post.role.has_logged("beat_ready") for post in self.of("beat")):
+            return False
+        if not all(post.role.has_logged("gateway_listens") for post in self.of("gateway")):
             return False
         return self.system.leader_pid() in {role.pid for role in self.roles("dispatcher")}
 

@@ -46,6 +46,29 @@ class LostRun:
     said_by: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One callback as it arrived: ``id`` is its ``webhook-id``. ``is_accepted``: the answer was 2xx."""
+
+    job_id: UUID
+    id: str
+    state: str
+    version: int
+    is_signed: bool
+    is_accepted: bool
+
+
+@dataclass(slots=True)
+class Stream:
+    """What a client of a stream got: jobs and versions, in order. It goes on after the last id whenever it broke off.
+
+    ``owned``: the jobs of the tenant that follows; None: an operator follows all jobs.
+    """
+
+    shown: list[tuple[UUID, int]] = field(default_factory=list)
+    owned: set[UUID] | None = None
+
+
 @dataclass(slots=True)
 class Evidence:
     """What is known of a run from outside.
@@ -59,6 +82,8 @@ class Evidence:
     - ``isolated``: the times in which any worker may have been isolated: frozen, or without contact to Postgres.
     - ``isolated_workers``: the times in which only this worker was isolated.
     - ``aged``: jobs with a ``completed_at`` that was moved back on purpose, so that prune finds them.
+    - ``with_callback``: jobs that asked for a callback. ``messages``: the callbacks that arrived.
+    - ``streams``: what the clients of streams got, by the name of the client.
     - ``raised``: budgets that an operator raised: until when, in seconds since the epoch, they had how many tokens.
     """
 
@@ -73,6 +98,9 @@ class Evidence:
     isolated_workers: dict[UUID, list[Span]] = field(default_factory=dict)
     aged: set[UUID] = field(default_factory=set)
     raised: dict[str, tuple[float, int]] = field(default_factory=dict)
+    with_callback: set[UUID] = field(default_factory=set)
+    messages: list[Message] = field(default_factory=list)
+    streams: dict[str, Stream] = field(default_factory=dict)
 
     def isolations(self) -> Iterator[tuple[float, float, str | None]]:
         """Yield each time of isolation with the worker as transitions name it; None: it may have been any worker."""

@@ -34,6 +34,7 @@ from workers.runtime.handler.errors import describe
 # If the system does not heal within its bound, it is watched until this time. Then the run is aborted.
 MAX_HEALING_SECONDS = 90.0
 MAX_SETTLING_SECONDS = 150.0
+MAX_CATCHING_UP = 30.0
 CALM_SECONDS = 0.5
 # How often, and with how many jobs, it is tested whether workers learn of cancels.
 CANCEL_CHECK_SECONDS, CANCELLED_AT_ONCE = 2.0, 4
@@ -43,6 +44,7 @@ PATIENCE = timedelta(seconds=15)
 JUDGED_LEASE = timedelta(seconds=LEASE_SECONDS - 2.0)
 RATE = 12.0
 DRAINS_BRIEF, DRAINS = 3, 20
+DELIVER = "notifications.deliver"
 AGED_AT_ONCE = 20
 # The minimum share of the load's time in which a key must be at its limit.
 MIN_FULL_SHARE = 1 / 4
@@ -67,6 +69,7 @@ CORE = (
     "cancel_raced",
     "decisions_raced",
     "tenant_means_harm",
+    "gateway_killed",
 )
 SLOW = ("processes", "crashes", "handlers")
 
@@ -255,7 +258,9 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
     # Nothing hurts any more. With failures by chance, the time to the last end would be a matter of luck.
     arena.provider.script(mix=[{"kind": "answer"}])
     arena.run("UPDATE runtime.schedules SET enabled = false")
-    live = "SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL"
+    live = (
+        "SELECT (SELECT count(*) FROM runtime.jobs WHERE completed_at IS NULL) + (SELECT count(*) FROM runtime.notices)"
+    )
     _say(f"the load has stopped; jobs that are left: {_left(arena)}")
     with _record_broken_promise(outcome):
         try:
@@ -266,6 +271,8 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
             )
         except BrokenPromise as error:
             raise BrokenPromise(f"{error}; left: {_left(arena)}") from None
+    with _record_broken_promise(outcome):
+        arena.wait(lambda: _streams_are_complete(arena), "the streams show every transition", seconds=MAX_CATCHING_UP)
     _drain(arena, outcome)
     with _record_broken_promise(outcome):
         arena.wait(lambda: _no_call_is_reserved(arena), "every reservation ends", seconds=MAX_SETTLING_SECONDS)
@@ -286,6 +293,8 @@ def _end(arena: Arena, outcome: NemesisOutcome) -> None:
         "jobs acknowledged": len(evidence.committed),
         "answers lost for good": len(evidence.unsure),
         "cancels acknowledged": len(evidence.cancelled),
+        "callbacks": len(evidence.messages),
+        "events of streams": sum(len(stream.shown) for stream in evidence.streams.values()),
         "calls of the provider": evidence.requests,
         "calls at a limit": outcome.checked.times_full["reservations"],
         **{f"calls {state} in the ledger": count for state, count in sorted(states.items())},
@@ -310,6 +319,18 @@ def _left(arena: Arena) -> str:
     return "; ".join(f"{number} {stage} {state} ({last})" for stage, state, last, number in rows) or "none"
 
 
+def _streams_are_complete(arena: Arena) -> bool:
+    """Return whether each stream has as many transitions of the load's jobs as there are."""
+    evidence = arena.evidence
+    count = "SELECT count(*) FROM runtime.transitions WHERE job_id = ANY (%s)"
+    for stream in evidence.streams.values():
+        wanted = evidence.committed.keys() if stream.owned is None else stream.owned
+        shown = sum(job in wanted for job, _ in stream.shown)
+        if shown < arena.ask(count, list(wanted))[0][0]:
+            return False
+    return True
+
+
 def _raise_budget(arena: Arena) -> None:
     """Raise the budget that is spent, as an operator does, so that its jobs go on."""
     arena.evidence.raised[POOR] = (time.time(), POOR_TOKENS)
@@ -324,7 +345,7 @@ def _no_call_is_reserved(arena: Arena) -> bool:
 
 def _cut_delays(arena: Arena) -> int:
     """End all back-offs and snoozes, because waiting for them proves nothing; return their number."""
-    tables = {arena.workload.table(stage) for stage in arena.evidence.committed.values()}
+    tables = {arena.workload.table(stage) for stage in (*set(arena.evidence.committed.values()), DELIVER)}
     hurry = "UPDATE {} SET due_at = NULL WHERE due_at > now() AND change_action IN ('retry', 'rescue', 'snooze')"
     return sum(len(arena.ask(f"{hurry.format(table)} RETURNING id")) for table in tables)
 

@@ -10,14 +10,16 @@ from uuid import UUID
 import psycopg
 
 from gristmill_testing.waiting import until
+from tests.chaos import following
 from tests.chaos.checker import CheckReport, check
-from tests.chaos.evidence import Evidence
+from tests.chaos.evidence import Evidence, Message, Stream
 from tests.chaos.rehearsal import LEASE_SECONDS, Rehearsal, rehearsing
 from tests.support.admitted import admitted_mill
 from tests.support.fakes.openai_server import FakeOpenAI
 from workers.runtime.handler.registry import Registry
 
 SCORING = "scoring.score"
+OPERATOR, TENANT = "of an operator", "of a tenant"
 Reader = psycopg.AsyncConnection[Any]
 LIMITS = """
 INSERT INTO llm.limits (provider, measure, at_most, window_seconds)
@@ -70,6 +72,7 @@ async def sound_run(url: str, registry: Registry, fake: FakeOpenAI) -> SoundRun:
         await run.prune(jobs["pruned"])
         run.evidence.calls, run.evidence.requests = fake.ledger, fake.calls
         run.record_lost_runs()
+        await record_what_was_told(run, jobs["done"])
         return SoundRun(url, run.evidence, jobs)
 
 
@@ -89,6 +92,29 @@ async def asked(run: Rehearsal, fake: FakeOpenAI) -> dict[str, UUID]:
         await run.settled(stage=SCORING)
     run.mill_lost_runs += heard.lost
     return {"hung": hung, "scored": scored}
+
+
+async def record_what_was_told(run: Rehearsal, told: UUID) -> None:
+    """Record the callback of one job, and the streams of its tenant and of an operator, as clients would get them."""
+    evidence = run.evidence
+    (end,) = await run.jobs.sql(following.ENDS.replace("%(ids)s", "%s"), [told])
+    rows = await run.jobs.sql(following.VERSIONS.replace("%(ids)s", "%s"), list(evidence.committed))
+    versions = [(row["job_id"], row["version_to"]) for row in rows]
+    evidence.with_callback = {told}
+    evidence.messages = [
+        Message(
+            job_id=told,
+            id="msg_1",
+            state=end["new_state"],
+            version=end["version_to"],
+            is_signed=True,
+            is_accepted=True,
+        )
+    ]
+    evidence.streams = {
+        OPERATOR: Stream(shown=versions),
+        TENANT: Stream(shown=[one for one in versions if one[0] == told], owned={told}),
+    }
 
 
 async def judge(reader: Reader, evidence: Evidence, **options: Any) -> CheckReport:

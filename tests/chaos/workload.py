@@ -1,7 +1,7 @@
-"""The load during a run: every kind of job by two doors, cancels at any moment, and the evidence of each.
+"""The load during a run: every kind of job by three doors, cancels at any moment, and the evidence of each.
 
-It runs on an event loop in its own thread. One door is a direct connection to Postgres. The other door uses the proxy,
-so its answers may be lost.
+It runs on an event loop in its own thread. One door is a direct connection to Postgres. Another one uses the proxy, so
+its answers may be lost. The third one is the gateway (:mod:`tests.chaos.service`), for a part of the scoring jobs.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from tests.chaos.evidence import Evidence
+from tests.chaos.service import Access, Service
 from tests.support.proving.models import WaitingJob
 from workers.runtime.actor import Actor
 from workers.runtime.database import Database
@@ -35,6 +36,8 @@ KEYS = 8
 PUT_SECONDS = 25.0
 # Shares: jobs that are cancelled; jobs by the door that may lose answers; lost answers that are asked for again.
 CANCELLED, PROXIED, REPEATED = 0.06, 0.4, 0.5
+# The share of scoring jobs that a service enqueues through a gateway.
+BY_GATEWAY = 0.4
 PRIORITY_PROBE = 1
 # One key always has more jobs than its limit, so that every fault also meets a key at its limit.
 HOT_STAGE, HOT_KEY, HOT_BACKLOG = "proving.keyed", "hot", 12
@@ -77,6 +80,7 @@ class Workload:
     ) -> None:
         self.evidence = evidence
         self.profiles: list[UUID] = []
+        self.service: Service | None = None
         self.refused = 0
         self.started_at = 0.0
         self._registry = registry
@@ -99,8 +103,16 @@ class Workload:
         async def start() -> None:
             self._producing = [asyncio.create_task(work()) for work in (self._produce, self._keep_hot_key_full)]
 
-        self._thread.start()
+        if not self._thread.is_alive():
+            self._thread.start()
         self._submit(start())
+
+    def open_service(self, gateways: Sequence[str], access: Access) -> None:
+        """Let a service use these gateways from now on; its streams begin before this returns."""
+        self.service = Service(gateways, access, evidence=self.evidence, seed=self._seed)
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._submit(self.service.open())
 
     def stop(self) -> None:
         """Stop enqueueing; return when every open request is answered or given up."""
@@ -118,6 +130,8 @@ class Workload:
         self.stop()
 
         async def close() -> None:
+            if self.service is not None:
+                await self.service.close()
             for door in (self._direct, self._proxied, self._apart):
                 await door.close()
 
@@ -225,6 +239,9 @@ class Workload:
         self.evidence.committed |= dict.fromkeys((job.id for job in jobs), HOT_STAGE)
 
     async def _put(self, draw: random.Random, stage: str, payload: dict[str, Any]) -> None:
+        if self.service is not None and stage == "scoring.score" and draw.random() < BY_GATEWAY:
+            await self._put_by_gateway(self.service, draw, stage, payload)
+            return
         proxied = draw.random() < PROXIED
         key = f"chaos:{draw.getrandbits(64):x}" if proxied or draw.random() < 1 / 2 else None
         try:
@@ -238,6 +255,19 @@ class Workload:
         self.evidence.committed[job] = stage
         if draw.random() < CANCELLED:
             await self._cancel(stage, job, after=draw.expovariate(2.0))
+
+    async def _put_by_gateway(self, service: Service, draw: random.Random, stage: str, payload: dict[str, Any]) -> None:
+        """Enqueue a job through a gateway. Without an answer until the load stops, it may be there or not."""
+        key = f"chaos:{draw.getrandbits(64):x}"
+        self.evidence.unsure[key] = stage
+        question = {name: value for name, value in payload.items() if name != "priority"}
+        job = await service.enqueue(stage, question, key, priority=payload["priority"])
+        del self.evidence.unsure[key]
+        self.evidence.committed[job] = stage
+        if draw.random() < CANCELLED:
+            await asyncio.sleep(draw.expovariate(2.0))
+            if await service.cancel(job):
+                self.evidence.cancelled[job] = time.time()
 
     async def _ask(self, door: Database, stage: str, payload: Mapping[str, Any], key: str | None) -> UUID:
         async with asyncio.timeout(PUT_SECONDS), door.session() as session:

@@ -23,6 +23,7 @@ AREAS = (
     "jobs",
     "waits",
     "tenants",
+    "gateways",
 )
 MAX_HEAL_SECONDS = 10.0
 

@@ -1,9 +1,10 @@
 """Run one role with the proving stages registered: ``python -m tests.support.proving ROLE``.
 
-A role is worker, dispatcher, beat, caller or decider.
+A role is worker, dispatcher, beat, gateway, caller or decider.
 Reads DATABASE_URL and REDIS_URL, and JSON options from the second argument: those of the role, ``model_url`` (the
 provider of a worker's language model calls; without it every question is refused), ``admitted`` (the calls are
-admitted and accounted for, as those of ``gristmill worker``), ``embeddings`` (``model`` and limits), ``log_repeats``
+admitted and accounted for, as those of ``gristmill worker``), ``secret_key`` (of the keyring: a worker with it sends
+callbacks, also to this machine), ``embeddings`` (``model`` and limits), ``log_repeats``
 (log repeated warnings too) and the options of ``tests.support.proving.surroundings``.
 """
 
@@ -56,17 +57,22 @@ def run(role: str, options: dict[str, Any]) -> int:
             options.pop("embeddings", {}),
             options.pop("admitted", False),
         )
+        callbacks = sender_of_callbacks(options.pop("secret_key", None))
         worker = WorkerOptions(**urls, **{**defaults, **options})
         if admitted:
             model = admitted_model(model_url, worker.database_url, worker.worker_id)
         else:
             model = language_model(model_url, embeddings)
-        return run_worker(registry, Resources(llm=model), worker)
+        return run_worker(registry, Resources(llm=model, **callbacks), worker)
     if role == "dispatcher":
         from workers.transport.dispatcher import run_dispatcher
 
         defaults = {"batch_size": 256, "poll_seconds": 0.2, "redispatch_seconds": 2.0}
         return run_dispatcher(registry, **urls, **{**defaults, **options})
+    if role == "gateway":
+        from tests.support.proving.gateway import serve
+
+        return serve(options.pop("database_url", urls["database_url"]), urls["redis_url"], **options)
     if role == "caller":
         from tests.support.proving.caller import call
 
@@ -78,6 +84,17 @@ def run(role: str, options: dict[str, Any]) -> int:
     from workers.transport.beat import run_beat
 
     return run_beat(registry, **urls, defaults=DEFAULT_SCHEDULES, transitions_retention=timedelta(days=400))
+
+
+def sender_of_callbacks(secret_key: str | None) -> dict[str, Any]:
+    """Return the resources with which a worker sends callbacks, also to this machine; none without a key."""
+    if secret_key is None:
+        return {}
+    from tests.support.callbacks import LOOPBACK
+    from workers.operations.keyring import Keyring
+    from workers.outbound.http import SafeHttp
+
+    return {"http": SafeHttp(allow=LOOPBACK), "keyring": Keyring([secret_key])}
 
 
 def admitted_model(url: str, database_url: str, worker_id: Any) -> Any:
