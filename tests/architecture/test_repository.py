@@ -19,6 +19,7 @@ TARGETS = {
     "up",
     "down",
     "bench",
+    "fuzz",
     "chaos",
     "quota",
     "client",

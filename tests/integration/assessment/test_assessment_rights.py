@@ -9,6 +9,7 @@ from tests.support.assessment_services import BOB, Connection, refused
 MAY_INSERT = {
     "assessment_states": {
         "assessment_id", "request_data", "priority", "timeout_seconds", "idempotency_key", "next_retry_at",
+        "callback_url", "traceparent",
     },
     "assessment_metrics": {"assessment_id", "metric_type", "metric_value"},
 }  # fmt: skip
