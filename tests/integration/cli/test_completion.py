@@ -45,7 +45,8 @@ def test_commands_options_and_stages_are_completed() -> None:
 
 def test_ids_of_jobs_are_completed_from_the_system_that_runs(gristmill: Gristmill, psql: Psql, monkeypatch) -> None:
     """The newest jobs are offered. Without a system there are none, and no error disturbs the typing."""
-    [row] = psql.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES RETURNING id").fetchall()
+    [profile] = psql.execute("INSERT INTO scoring.profiles (name) VALUES ('Ada') RETURNING id").fetchall()
+    [row] = psql.execute("SELECT scoring.enqueue_score(%s, 'Judge.') AS id", [profile["id"]]).fetchall()
 
     assert complete("jobs", "show", str(row["id"])[:20]) == [str(row["id"])]
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:1/d")

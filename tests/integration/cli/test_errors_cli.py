@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from tests.support.command_line import as_json
 from tests.support.job_rows import INGEST, PLAIN, SCORING, back_off, fail, failed_job, new_job, start
+from workers.runtime.operate import lists
 from workers.runtime.store.causes import MAX_CAUSE_CHARACTERS, cause_of
 
 UUID_ = "0198c0de-1234-7abc-8def-0123456789ab"
@@ -230,3 +231,17 @@ def test_a_completed_job_says_when(gristmill, psql):
     told = as_json(gristmill, "jobs", "why", str(job))
 
     assert (told["summary"], told["remedy"], told["since"] is not None) == ("completed", None, True)
+
+
+def test_a_list_says_what_it_leaves_out(gristmill, psql, monkeypatch):
+    """A job of a package that is not installed here is not hidden in silence."""
+    psql.execute("INSERT INTO proving.plain_jobs DEFAULT VALUES")
+    known = [table for table in lists._tables() if not table.label.startswith("proving.")]
+    monkeypatch.setattr(lists, "_tables", lambda: known)
+
+    code, output, said = gristmill("jobs", "list")
+
+    assert (code, output) == (0, "")
+    assert "proving.plain_jobs" in said
+    assert "are left out: this release does not know the table" in said
+    assert "no jobs match" in said

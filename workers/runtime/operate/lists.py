@@ -98,6 +98,15 @@ async def find_newest(conn: Raw, search: JobSearch, *, limit: int, after: UUID |
     return jobs[:limit]
 
 
+async def list_unknown_tables(conn: Raw) -> list[str]:
+    """Return the job tables of the database that this process has no model of: lists leave out their jobs.
+
+    The package that brings them is not installed here, or is newer than this release.
+    """
+    known = {table.label for table in _tables()}
+    return sorted(set((await list_stage_tables(conn)).values()) - known)
+
+
 async def count_jobs(conn: Raw, search: JobSearch) -> JobCount:
     """Return how many jobs match: exactly if an operator asks by stage and state only, else up to ``MAX_COUNTED``."""
     async with conn.transaction():
