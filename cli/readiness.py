@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import redis
 import structlog
+from redis.asyncio import Redis
 
 from cli.doctor.servers import NOEVICTION
 from config.redaction import redact_text
@@ -15,7 +16,6 @@ from workers.runtime.backoff import full_jitter
 from workers.runtime.connections import connect_async, refusal_of
 from workers.runtime.operate.server import read_revisions
 from workers.runtime.refusals import Failed, Kind
-from workers.transport.dispatcher import eviction_policy
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,11 @@ async def _check_redis(redis_url: str) -> None:
 
 async def read_eviction_policy(redis_url: str) -> str | None:
     """Return maxmemory-policy of Redis; None if the server does not show it or this user may not read it."""
+    client = Redis.from_url(redis_url, socket_timeout=3, socket_connect_timeout=3, decode_responses=True)
     try:
-        return await eviction_policy(redis_url)
+        answer = await client.config_get("maxmemory-policy")
     except redis.ResponseError:
         return None
+    finally:
+        await client.aclose()
+    return str(answer["maxmemory-policy"]) if answer else None

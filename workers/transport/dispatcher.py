@@ -4,8 +4,6 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from redis.asyncio import Redis
-
 from workers.runtime.database import Database
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.dispatch.gates import Gates
@@ -77,13 +75,3 @@ def call_on_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-
-
-async def eviction_policy(redis_url: str) -> str | None:
-    """Return Redis's ``maxmemory-policy``, or None if the server does not report it."""
-    redis = Redis.from_url(redis_url, socket_timeout=3, socket_connect_timeout=3, decode_responses=True)
-    try:
-        answer = await redis.config_get("maxmemory-policy")
-    finally:
-        await redis.aclose()
-    return str(answer["maxmemory-policy"]) if answer else None
