@@ -11,7 +11,7 @@ from models.base import Base
 
 SCOPES = (
     "jobs:read, jobs:write, scoring, scoring:read, operations, operations:read, assessments, assessments:read, "
-    "llm, llm:read, callbacks, callbacks:read, operate, operate:read, admin"
+    "callbacks, callbacks:read, operate, operate:read, admin"
 )
 
 
@@ -36,7 +36,13 @@ class ApiKey(Base):
             name="scopes",
         ),
         CheckConstraint("(acts_for IS NULL) = (scopes && ARRAY['operate', 'operate:read', 'admin'])", name="acts_for"),
-        CheckConstraint("expires_at < '10000-01-01'", name="times"),
+        CheckConstraint(
+            " AND ".join(
+                f"isfinite({name}) AND {name} < '10000-01-01'"
+                for name in ("created_at", "expires_at", "last_used_at", "revoked_at")
+            ),
+            name="times",
+        ),
         CheckConstraint(
             "(revoked_at IS NULL) = (revoked_by IS NULL) AND (revoke_reason IS NULL OR revoked_at IS NOT NULL)",
             name="revoked",

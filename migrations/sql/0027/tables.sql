@@ -21,9 +21,11 @@ CREATE TABLE runtime.api_keys (
   CONSTRAINT ck_api_keys_hint CHECK (hint ~ '^gm_[0-9A-Za-z]{4}$'),
   CONSTRAINT ck_api_keys_scopes CHECK (cardinality(scopes) BETWEEN 1 AND 50 AND array_position(scopes, NULL) IS NULL
     AND scopes <@ string_to_array('jobs:read, jobs:write, scoring, scoring:read, operations, operations:read, '
-      'assessments, assessments:read, llm, llm:read, callbacks, callbacks:read, operate, operate:read, admin', ', ')),
+      'assessments, assessments:read, callbacks, callbacks:read, operate, operate:read, admin', ', ')),
   CONSTRAINT ck_api_keys_acts_for CHECK ((acts_for IS NULL) = (scopes && ARRAY['operate', 'operate:read', 'admin'])),
-  CONSTRAINT ck_api_keys_times CHECK (expires_at < '10000-01-01'),
+  CONSTRAINT ck_api_keys_times CHECK (isfinite(created_at) AND created_at < '10000-01-01'
+    AND isfinite(expires_at) AND expires_at < '10000-01-01' AND isfinite(last_used_at) AND last_used_at < '10000-01-01'
+    AND isfinite(revoked_at) AND revoked_at < '10000-01-01'),
   CONSTRAINT ck_api_keys_revoked CHECK ((revoked_at IS NULL) = (revoked_by IS NULL)
     AND (revoke_reason IS NULL OR revoked_at IS NOT NULL)),
   CONSTRAINT ck_api_keys_reason CHECK (length(revoke_reason) <= 2000)

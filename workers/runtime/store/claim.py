@@ -11,11 +11,9 @@ from workers.runtime.handler.errors import MAX_ERROR_CHARACTERS
 from workers.runtime.handler.registry import Stage
 from workers.runtime.loaders import use_fast_loaders
 from workers.runtime.store.locks import find_locked_rows
-from workers.runtime.store.tables import TICKETS, JobTable, job_table, loaded_jobs, tickets
+from workers.runtime.store.tables import READY_SINCE, TICKETS, JobTable, job_table, loaded_jobs, tickets
 
 Ticket = tuple[UUID, int]
-# The name under which a claimed job has the time since which it was ready: its last change before the claim.
-READY_SINCE = "ready_since"
 
 
 @cache

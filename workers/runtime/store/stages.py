@@ -88,7 +88,7 @@ async def list_stages(conn: Raw) -> list[StageView]:
         for name in {stage["table_name"] for stage in known} & tables.keys():
             counted |= await _count_jobs(conn, tables[name])
             for step in tables[name].lifecycle.steps:
-                counted[step.stage]["exact"] = _exact(tables[name].lifecycle, step, counts[step.stage])
+                counted[step.stage]["exact"] = _exact(tables[name].lifecycle, step, counts)
         attempts = await _count_attempts(conn)
         gates = await read_gates(conn)
         views = [_view(stage, counted.get(stage["stage"], {}), attempts.get(stage["stage"], {})) for stage in known]
@@ -173,8 +173,12 @@ def _with_oldest(view: StageView, oldest: OldestWait | None) -> StageView:
     return replace(view, oldest_wait=oldest.waited, more_than=more)
 
 
-def _exact(cycle: Lifecycle, step: Step, states: Mapping[str, int]) -> dict[str, int]:
-    """Return the counts of a stage that its states tell; only the last step of a table has completed jobs. Pure."""
+def _exact(cycle: Lifecycle, step: Step, counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return the counts of a stage by those of all stages and states. Pure.
+
+    The last step of a table has all completed jobs, also those that came to a good end from a wait of another step.
+    """
+    states = counts.get(step.stage, {})
     groups = {
         "all_ready": {step.ready},
         "running": {step.running},
@@ -182,9 +186,11 @@ def _exact(cycle: Lifecycle, step: Step, states: Mapping[str, int]) -> dict[str,
         "failed": cycle.bad,
         "cancelled": cycle.neutral,
     }
+    exact = {name: max(sum(states.get(state, 0) for state in group), 0) for name, group in groups.items()}
     if step is cycle.steps[-1]:
-        groups["completed"] = cycle.good
-    return {name: max(sum(states.get(state, 0) for state in group), 0) for name, group in groups.items()}
+        ended = (counts.get(one.stage, {}).get(state, 0) for one in cycle.steps for state in cycle.good)
+        exact["completed"] = max(sum(ended), 0)
+    return exact
 
 
 async def _count_attempts(conn: Raw) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,9 @@ from models.lifecycle import Job, Lifecycle
 from workers.runtime.loaders import fetch_carefully
 from workers.runtime.undecodable import Undecodable, first_undecodable
 
+# The name under which a claimed job has the time since which it was ready: its last change before the claim.
+READY_SINCE = "ready_since"
+
 
 @dataclass(frozen=True, slots=True, eq=False)  # one per model: identity is equality, and the key of cached SQL
 class JobTable:
@@ -47,8 +50,11 @@ class JobTable:
 
         They are built without a session and equal loaded ones: code that runs once per job must not use the ORM.
         """
-        # A statement may return more than columns, and a newer release may have added columns: those keep their names.
-        attributes = [self.attribute.get(name, name) for name in columns]
+        # A newer release may have added columns. This release does not know what they mean.
+        known = [place for place, name in enumerate(columns) if name in self.attribute or name == READY_SINCE]
+        attributes = [self.attribute.get(columns[place], columns[place]) for place in known]
+        if len(known) < len(columns):
+            rows = [[row[place] for place in known] for row in rows]
         new_instance = inspect(self.model).class_manager.new_instance
         jobs: list[Job] = []
         for row in rows:

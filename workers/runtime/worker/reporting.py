@@ -10,8 +10,8 @@ from workers.runtime.database import Database
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Stage
 from workers.runtime.measuring import MEASUREMENTS, Measurements, Series
-from workers.runtime.store.claim import READY_SINCE
 from workers.runtime.store.measurements import add_measurements
+from workers.runtime.store.tables import READY_SINCE
 
 log = structlog.get_logger(__name__)
 
