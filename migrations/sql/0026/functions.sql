@@ -90,7 +90,7 @@ BEGIN
     RAISE EXCEPTION 'runtime.recount_jobs must run in a transaction that is read committed, got %',
       current_setting('transaction_isolation') USING ERRCODE = 'invalid_transaction_state';
   END IF;
-  PERFORM pg_advisory_xact_lock(hashtext('runtime.recount_jobs'));
+  LOCK TABLE runtime.stage_counts IN SHARE UPDATE EXCLUSIVE MODE;  -- holds up another recount, and no fold
   WITH wrong AS (
     INSERT INTO runtime.count_deltas (stage, new_stage, new_state, action, jobs)
     SELECT stage, stage, state, 'recount', sum(jobs)
