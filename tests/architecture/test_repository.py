@@ -20,6 +20,7 @@ TARGETS = {
     "down",
     "bench",
     "chaos",
+    "fuzz",
     "quota",
     "client",
     "fmt",
