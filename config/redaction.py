@@ -32,6 +32,7 @@ _IN_TEXT: tuple[tuple[re.Pattern[str], _Replacement], ...] = (
     (re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\bsk-[\w*-]{6,}"), f"sk-{MASK}"),
     (re.compile(r"\bgm_[0-9A-Za-z]{20,}"), f"gm_{MASK}"),
+    (re.compile(r"\bwhsec_[0-9A-Za-z+/=]{6,}"), f"whsec_{MASK}"),
     # data that libraries quote: SQLAlchemy's parameters, Postgres' rows, pydantic's input
     (re.compile(r"\[parameters: .*?\](?=\n|$)", re.DOTALL), f"[parameters: {MASK}]"),
     (re.compile(rf"(Failing row contains )\((?:(?!{_NEXT_PART}).)*", re.DOTALL), rf"\1({MASK})"),

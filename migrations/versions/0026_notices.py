@@ -7,7 +7,8 @@ Previous release: its dispatchers, beat and services still run. Its workers do n
 that they do not know, and their jobs are rescued. Stop them first. Nobody takes notices and folds counts until a
 dispatcher of this release leads.
 
-- each job table gets ``callback_url``, ``traceparent`` and ``error_fingerprint`` (of failed and retried jobs);
+- each job table gets ``callback_url``, ``traceparent`` and ``error_fingerprint`` (of failed and retried jobs). Of the
+  jobs of ``operations``, which users read of each other, a service reads all columns but ``callback_url``;
 - ``runtime.notices``: the ended jobs that somebody wants to know of, until the takers of ``runtime.notice_takers`` have
   them; ``runtime.notice_interests``: who wants to know of more than the jobs with a callback;
 - ``runtime.count_deltas``: what each statement changed; the leading dispatcher folds it into ``runtime.stage_counts``
@@ -29,7 +30,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from migrations.indexes import build_on_partitions, outside_transactions
-from migrations.kernel.v4 import downgrade_tables, upgrade_tables, validate_tables
+from migrations.kernel.v4 import downgrade_tables, hide_callbacks, show_callbacks, upgrade_tables, validate_tables
 from migrations.kernel.v4.tables import make_fingerprints
 
 revision = "0026"
@@ -38,6 +39,8 @@ branch_labels = None
 depends_on = None
 
 SQL = Path(__file__).parents[1] / "sql"
+# Every approved user reads all projects, and so the jobs about them.
+READ_BY_OTHERS = ("operations.ingest_jobs", "operations.analytics_jobs")
 
 
 def upgrade() -> None:
@@ -46,6 +49,8 @@ def upgrade() -> None:
         for part in ("tables", "functions", "rights"):
             _run((SQL / "0026" / f"{part}.sql").read_text())
         upgrade_tables()
+        for table in READ_BY_OTHERS:
+            hide_callbacks(table)
     # What follows can be interrupted and run again.
     with outside_transactions():
         validate_tables()
@@ -60,6 +65,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP VIEW runtime.jobs")
+    for table in READ_BY_OTHERS:
+        show_callbacks(table)
     downgrade_tables()
     _run((SQL / "0026" / "down.sql").read_text())
     op.execute("ALTER TABLE runtime.transitions DROP COLUMN transaction_id")

@@ -9,6 +9,7 @@ Previous release: still runs. No process of it uses the role ``gristmill_gateway
   transaction (``SET LOCAL ROLE``), and outside of one it can only find keys and look at the leader and the schema;
 - ``gristmill_operator`` still has the rights of ``gristmill_worker``, and nobody becomes the latter through it;
 - ``runtime.is_trusted`` asks which rights a role has, no longer which roles it may become;
+- ``operations.looks_secret`` knows the keys of the gateway and the secrets of callbacks: no setting keeps them;
 - history shows the gateway's own login before the name of a key, so that no other service can claim to be that key.
 
 Memberships of roles belong to the whole server, so a downgrade leaves them.

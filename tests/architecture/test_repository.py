@@ -21,6 +21,7 @@ TARGETS = {
     "bench",
     "fuzz",
     "chaos",
+    "fuzz",
     "quota",
     "client",
     "fmt",

@@ -435,7 +435,7 @@ def parcels(folder: Path) -> Domain:
     return Domain(name="parcels", package="parcels", distribution="parcels", folder=folder)
 
 
-@pytest.mark.parametrize("first", ["0024", "0026"])
+@pytest.mark.parametrize("first", ["0024", "0026", "head"])
 def test_a_table_of_a_package_gets_what_revision_0026_gives(empty_database_url, tmp_path, first):
     """Whether the package's revision ran before it or after it."""
     domain = parcels(tmp_path)
@@ -445,7 +445,8 @@ def test_a_table_of_a_package_gets_what_revision_0026_gives(empty_database_url, 
 
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         job = connection.execute(
-            "INSERT INTO parcels.parcel_jobs (callback_url) VALUES ('https://a.example') RETURNING id"
+            "INSERT INTO parcels.parcel_jobs (callback_url, idempotency_key) VALUES ('https://a.example', 'k') "
+            "RETURNING id"
         ).fetchone()
         for phase in ("PACKING", "PACKED", "SENDING", "failed"):
             connection.execute("UPDATE parcels.parcel_jobs SET dispatched_at = now()")
@@ -467,6 +468,8 @@ def test_a_table_of_a_package_gets_what_revision_0026_gives(empty_database_url, 
         assert connection.execute(lists).fetchone() == (5,)
         prints = "SELECT error_fingerprint = runtime.error_fingerprint('parcels.send', 'no 9') FROM runtime.jobs"
         assert connection.execute(prints).fetchall() == [(True,)]
+        released = "SELECT runtime.release_keys('parcels.parcel_jobs', ARRAY[id]) FROM parcels.parcel_jobs"
+        assert connection.execute(released).fetchall() == [(1,)]
         connection.execute("DELETE FROM parcels.parcel_jobs")
         assert connection.execute("SELECT * FROM runtime.counts").fetchall() == []
         connection.execute("INSERT INTO parcels.parcel_jobs DEFAULT VALUES")

@@ -55,7 +55,7 @@ _NOTE_FAILURE = b"""
                THEN (e.consecutive_failures + 1) || ' attempts failed since '
                     || to_char(e.first_failure_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"') || ', none succeeded'
              END
-     WHERE e.id = %(id)s AND e.disabled_at IS NULL
+     WHERE e.id = %(id)s AND e.url = %(url)s AND e.disabled_at IS NULL
     RETURNING e.disabled_reason"""
 _NOTE_SUCCESS = b"""
     UPDATE notifications.endpoints AS e SET consecutive_failures = 0, first_failure_at = NULL
@@ -116,7 +116,7 @@ async def deliver_notice(job: Delivery, ctx: Context) -> Outcome:
     attempts = {"attempts": add_attempt(job.attempts, attempt)}
     if verdict is Verdict.DELIVERED:
         return Complete(values=attempts, write=_success_of(job, target))
-    await _keep_failure(job, ctx, attempts, is_gone=verdict is Verdict.GONE)
+    await _keep_failure(job, ctx, attempts, target, is_gone=verdict is Verdict.GONE)
     if verdict is Verdict.RETRY:
         raise _retry_in(job, attempt, retry_after)
     return Fail(attempt.error or verdict)
@@ -159,14 +159,19 @@ def _retry_in(job: Delivery, attempt: Attempt, retry_after: timedelta | None = N
     return RetryIn(attempt.error or "no answer", delay=delay)
 
 
-async def _keep_failure(job: Delivery, ctx: Context, attempts: dict[str, Any], *, is_gone: bool) -> None:
-    """Commit a failed attempt, and count it for its endpoint, which may be disabled by this."""
+async def _keep_failure(
+    job: Delivery, ctx: Context, attempts: dict[str, Any], target: Target, *, is_gone: bool
+) -> None:
+    """Commit a failed attempt, and count it for its endpoint, which may be disabled by this.
+
+    An endpoint that has another address by now is not blamed for the old one.
+    """
     disabled: list[str] = []
 
     async def count_failure(session: AsyncSession) -> None:
         if job.endpoint_id is None or job.event == PING:
             return
-        values = {"id": job.endpoint_id, "gone": is_gone, "min": MIN_FAILURES, "span": FAILING_FOR}
+        values = {"id": job.endpoint_id, "url": target.url, "gone": is_gone, "min": MIN_FAILURES, "span": FAILING_FOR}
         row = await (await (await raw_of(session)).execute(_NOTE_FAILURE, values)).fetchone()
         if row and row[0]:
             disabled.append(row[0])

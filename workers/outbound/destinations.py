@@ -24,7 +24,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 PORTS = {"http": 80, "https": 443}
 MAX_LOOKUPS = 16
 MAX_ADDRESSES_TRIED = 3
-MAX_URL_LENGTH = 2_000
+MAX_URL_LENGTH = 2_048  # as long as a callback_url may be
 # Ports of services that could misread an HTTP request: the bad ports of the Fetch standard, and databases.
 FORBIDDEN_PORTS = frozenset(
     {1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110}

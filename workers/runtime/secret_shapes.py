@@ -5,8 +5,8 @@ from itertools import pairwise
 
 # Prefixes of the keys of providers and code hosts.
 _BEGINS = re.compile(
-    r"(?:^|[^A-Za-z0-9])(?:[sp]k-|[spr]k_|gsk_|xai-|hf_|nvapi-|AIza|AQ\.|gh[opsur]_|github_pat_|glpat-|xox[abprs]-|AKIA|gm_"
-    r"|eyJ)[A-Za-z0-9_-]{8,}"
+    r"(?:^|[^A-Za-z0-9])(?:[sp]k-|[spr]k_|gsk_|xai-|hf_|nvapi-|AIza|AQ\.|gh[opsur]_|github_pat_|glpat-|xox[abprs]-|AKIA"
+    r"|gm_|whsec_|eyJ)[A-Za-z0-9_-]{8,}"
 )
 _RUN = re.compile(r"[A-Za-z0-9_-]{20,}")
 _MIN_LETTERS = 20

@@ -10,7 +10,13 @@ from migrations.kernel.v3.table import JobTable, Wait
 from migrations.kernel.v4.columns import job_columns
 from migrations.kernel.v4.lifecycle import attach_lifecycle, detach_lifecycle
 from migrations.kernel.v4.lists import build_list_indexes, build_search_index, drop_list_indexes
-from migrations.kernel.v4.tables import downgrade_tables, upgrade_tables, validate_tables
+from migrations.kernel.v4.tables import (
+    downgrade_tables,
+    hide_callbacks,
+    show_callbacks,
+    upgrade_tables,
+    validate_tables,
+)
 
 __all__ = [
     "JobTable",
@@ -24,7 +30,9 @@ __all__ = [
     "detach_lifecycle",
     "downgrade_tables",
     "drop_list_indexes",
+    "hide_callbacks",
     "job_columns",
+    "show_callbacks",
     "upgrade_tables",
     "validate_tables",
 ]

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from alembic import op
@@ -55,23 +56,49 @@ def validate_tables() -> None:
 
 def make_fingerprints(batch: int = 10_000) -> None:
     """Write the fingerprints of the errors that jobs have, in batches. Only outside of transactions."""
+    connection = op.get_bind()
     for t in _attached():
         stages = t.stage_of(f"j.{t.status}::text", _ended_stage(t))
-        made = batch
-        while made == batch:
-            made = (
-                op.get_bind()
-                .execute(
-                    sa.text(f"""
-                    UPDATE {t.name} AS j
-                       SET error_fingerprint = runtime.error_fingerprint({stages}, j.{t.error_message})
-                     WHERE j.id = ANY (ARRAY(SELECT i.id FROM {t.name} AS i WHERE i.{t.error_message} IS NOT NULL
-                                               AND i.error_fingerprint IS NULL LIMIT :batch FOR NO KEY UPDATE))
-                """),
-                    {"batch": batch},
-                )
-                .rowcount
-            )
+        lacks = f"{t.error_message} IS NOT NULL AND error_fingerprint IS NULL"
+        # A batch is chosen without a lock: rows that others change meanwhile must not make it look like the last one.
+        choose = sa.text(f"SELECT id FROM {t.name} WHERE {lacks} AND id > :after ORDER BY id LIMIT :batch")
+        write = sa.text(f"""
+            UPDATE {t.name} AS j SET error_fingerprint = runtime.error_fingerprint({stages}, j.{t.error_message})
+             WHERE j.id = ANY (CAST(:ids AS uuid[])) AND {lacks}""")
+        after = UUID(int=0)
+        while ids := connection.scalars(choose, {"after": after, "batch": batch}).all():
+            connection.execute(write, {"ids": ids})
+            after = ids[-1]
+
+
+def hide_callbacks(table_name: str) -> None:
+    """Take from services the right to read ``callback_url`` of a job table: it may contain a secret.
+
+    For each table of which a tenant may read jobs of others. A column that is added later needs its own GRANT.
+    """
+    _run(f"""
+        DO $$ BEGIN
+          IF to_regrole('gristmill_service') IS NOT NULL THEN
+            REVOKE SELECT ON {table_name} FROM gristmill_service;
+            EXECUTE (SELECT format('GRANT SELECT (%s) ON {table_name} TO gristmill_service',
+                                   string_agg(quote_ident(attname), ', ' ORDER BY attnum))
+                       FROM pg_attribute WHERE attrelid = '{table_name}'::regclass AND attnum > 0
+                        AND NOT attisdropped AND attname <> 'callback_url');
+          END IF;
+        END $$
+    """)
+
+
+def show_callbacks(table_name: str) -> None:
+    """Undo :func:`hide_callbacks`."""
+    _run(f"""
+        DO $$ BEGIN
+          IF to_regrole('gristmill_service') IS NOT NULL THEN
+            REVOKE SELECT ON {table_name} FROM gristmill_service;
+            GRANT SELECT ON {table_name} TO gristmill_service;
+          END IF;
+        END $$
+    """)
 
 
 def _ended_stage(t: Attached) -> str:

@@ -56,7 +56,8 @@ BEGIN
     INSERT INTO runtime.count_deltas (stage, old_state, action, jobs)
     SELECT coalesce($1 ->> o.%1$s::text, $1 ->> %2$s, $2), o.%1$s::text, 'delete', count(*)
       FROM %3$s AS o GROUP BY 1, 2$sql$, TG_ARGV[1], TG_ARGV[4],
-    CASE TG_OP WHEN 'TRUNCATE' THEN TG_RELID::regclass::text ELSE 'old_rows' END)
+    -- TRUNCATE of a partitioned table runs the triggers of its partitions too: each counts its own rows.
+    CASE TG_OP WHEN 'TRUNCATE' THEN 'ONLY ' || TG_RELID::regclass ELSE 'old_rows' END)
     USING TG_ARGV[2]::jsonb, TG_ARGV[3];
   RETURN NULL;
 END $$;
@@ -78,9 +79,18 @@ CREATE TRIGGER forget_counts AFTER DELETE ON runtime.stages REFERENCING OLD TABL
   FOR EACH STATEMENT EXECUTE FUNCTION runtime.forget_counts();
 
 CREATE FUNCTION runtime.recount_jobs() RETURNS integer
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- Count every job and correct what the counts say otherwise; return how many of them were wrong. One snapshot: what
--- others change meanwhile is counted by them. Reads whole tables.
+-- others change meanwhile is counted by them. Of two at once the second waits, and then sees what the first corrected
+-- (in PL/pgSQL each statement has a snapshot of its own). Reads whole tables.
+DECLARE
+  v_wrong integer;
+BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'runtime.recount_jobs must run in a transaction that is read committed, got %',
+      current_setting('transaction_isolation') USING ERRCODE = 'invalid_transaction_state';
+  END IF;
+  LOCK TABLE runtime.stage_counts IN SHARE UPDATE EXCLUSIVE MODE;  -- holds up another recount, and no fold
   WITH wrong AS (
     INSERT INTO runtime.count_deltas (stage, new_stage, new_state, action, jobs)
     SELECT stage, stage, state, 'recount', sum(jobs)
@@ -88,8 +98,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
              UNION ALL
             SELECT stage, state, -jobs FROM runtime.counts) AS found
      GROUP BY stage, state HAVING sum(jobs) <> 0 RETURNING 1)
-  SELECT count(*)::integer FROM wrong
-$$;
+  SELECT count(*)::integer INTO v_wrong FROM wrong;
+  RETURN v_wrong;
+END $$;
 
 CREATE FUNCTION runtime.take_notices(p_term bigint, p_limit integer) RETURNS TABLE (taken integer, refused integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

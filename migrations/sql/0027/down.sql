@@ -18,3 +18,9 @@ CREATE OR REPLACE FUNCTION runtime.is_trusted() RETURNS boolean LANGUAGE sql STA
       OR coalesce(pg_has_role(runtime.caller_role(), to_regrole('gristmill_dispatcher'), 'MEMBER'), false)
       OR pg_has_role(runtime.caller_role(), (SELECT nspowner FROM pg_namespace WHERE nspname = 'runtime'), 'MEMBER')
 $$;
+
+CREATE OR REPLACE FUNCTION operations.looks_secret(p_text text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN p_text ~ ('(^|[^A-Za-z0-9])([sp]k-|[spr]k_|gsk_|xai-|hf_|nvapi-|AIza|AQ\.|gh[opsur]_|github_pat_|glpat-|xox[abprs]-'
+                 || '|AKIA|eyJ)[A-Za-z0-9_-]{8,}')
+    OR p_text ~ '^([0-9a-f]{32,}|[0-9A-F]{32,})$';

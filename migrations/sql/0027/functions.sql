@@ -105,3 +105,10 @@ CREATE OR REPLACE FUNCTION runtime.caller_role() RETURNS name LANGUAGE sql STABL
               THEN session_user
               ELSE coalesce(nullif(current_setting('role', true), 'none'), session_user)::name END
 $$;
+
+-- Keys of this system and secrets of its callbacks are secrets too: as workers/runtime/secret_shapes.py.
+CREATE OR REPLACE FUNCTION operations.looks_secret(p_text text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN p_text ~ ('(^|[^A-Za-z0-9])([sp]k-|[spr]k_|gsk_|xai-|hf_|nvapi-|AIza|AQ\.|gh[opsur]_|github_pat_|glpat-|xox[abprs]-'
+                 || '|AKIA|gm_|whsec_|eyJ)[A-Za-z0-9_-]{8,}')
+    OR p_text ~ '^([0-9a-f]{32,}|[0-9A-F]{32,})$';

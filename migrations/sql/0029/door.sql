@@ -198,7 +198,7 @@ SELECT format(
   'AND jsonb_typeof(e.job -> ''payload'') = ''object'' AND octet_length((e.job -> ''payload'')::text) <= 1048576 '
   'AND (e.job -> ''payload'') - %L::text[] = ''{}'' AND (%s), false)',
   ARRAY(SELECT f ->> 'name' FROM jsonb_array_elements(p_fields) AS f),
-  (SELECT string_agg(format(
+  (SELECT coalesce(string_agg(format(
      CASE WHEN f ? 'enum' THEN 'coalesce(%2$L::jsonb @> (e.job -> ''payload'' -> %1$L), %3$s)'
           WHEN f -> 'type' ->> 0 = 'string' AND f ->> 'format' = 'uuid' THEN
             'coalesce(jsonb_typeof(e.job -> ''payload'' -> %1$L) = ''string'' '
@@ -211,7 +211,7 @@ SELECT format(
           ELSE 'coalesce(runtime.value_problem(%7$L, e.job -> ''payload'' -> %1$L) IS NULL '
                'AND e.job -> ''payload'' ? %1$L, false) OR (NOT e.job -> ''payload'' ? %1$L AND %3$s)' END,
      f ->> 'name', f -> 'enum', CASE WHEN f ? 'default' THEN 'true' ELSE 'false' END,
-     coalesce(f ->> 'minLength', '0'), coalesce(f ->> 'maxLength', '2000000'), f -> 'type' ->> 0, f), ') AND (' )
+     coalesce(f ->> 'minLength', '0'), coalesce(f ->> 'maxLength', '2000000'), f -> 'type' ->> 0, f), ') AND (' ), 'true')
    FROM jsonb_array_elements(p_fields) AS f))
 $$;
 
@@ -390,12 +390,16 @@ CREATE FUNCTION runtime.result(p_job_id uuid) RETURNS jsonb LANGUAGE plpgsql STA
 -- such job.
 DECLARE
   v record;
-  v_row jsonb;
+  v_found jsonb;
 BEGIN
   SELECT s.sql_door -> 'results' AS results, s.table_name INTO v
     FROM runtime.jobs AS j JOIN runtime.stages AS s ON s.name = j.stage
    WHERE j.id = p_job_id AND runtime.outcome_of(j.table_name, j.status::text) = 'completed';
-  IF v.results IS NULL THEN RETURN NULL; END IF;
-  EXECUTE format('SELECT to_jsonb(j) FROM %s AS j WHERE j.id = $1', v.table_name::regclass) INTO v_row USING p_job_id;
-  RETURN (SELECT jsonb_object_agg(r.key, v_row -> r.value) FROM jsonb_each_text(v.results) AS r);
+  IF coalesce(v.results, '{}') = '{}' THEN RETURN NULL; END IF;
+  -- By column: the caller may not read every column.
+  EXECUTE (SELECT format('SELECT jsonb_build_object(%s) FROM %s AS j WHERE j.id = $1',
+                         string_agg(format('%L, j.%I', r.key, r.value), ', '), v.table_name::regclass)
+             FROM jsonb_each_text(v.results) AS r)
+  INTO v_found USING p_job_id;
+  RETURN v_found;
 END $$;

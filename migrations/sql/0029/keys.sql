@@ -81,9 +81,9 @@ SELECT format(
   'FROM jsonb_array_elements($1) WITH ORDINALITY AS e(job, nth) '
   'CROSS JOIN LATERAL jsonb_populate_record(NULL::%3$s, e.job) AS r '
   'CROSS JOIN LATERAL (SELECT %4$s(r) AS owner_id OFFSET 0) AS o '
-  -- An index does not serve IS NOT DISTINCT FROM.
-  'LEFT JOIN LATERAL (SELECT f.* FROM %3$s AS f WHERE f.owner_id = o.owner_id AND f.idempotency_key = r.idempotency_key '
-  'UNION ALL SELECT f.* FROM %3$s AS f WHERE f.owner_id IS NULL AND o.owner_id IS NULL '
+  -- An index does not serve IS NOT DISTINCT FROM. By column: the caller may not read every column.
+  'LEFT JOIN LATERAL (SELECT %5$s FROM %3$s AS f WHERE f.owner_id = o.owner_id AND f.idempotency_key = r.idempotency_key '
+  'UNION ALL SELECT %5$s FROM %3$s AS f WHERE f.owner_id IS NULL AND o.owner_id IS NULL '
   'AND f.idempotency_key = r.idempotency_key) AS j ON true ORDER BY e.nth',
   (SELECT string_agg(CASE WHEN f ->> 'grows' = 'true'
                           THEN format('CASE WHEN NOT runtime.keeps(r.%1$I, j.%1$I) THEN %2$L END', f ->> 'column', f ->> 'name')
@@ -91,7 +91,11 @@ SELECT format(
                           END, ', ' ORDER BY nth)
      FROM jsonb_array_elements(p_fields) WITH ORDINALITY AS e(f, nth) WHERE f ->> 'may_differ' IS DISTINCT FROM 'true'),
   runtime.status_column(p_table), p_table::regclass,
-  format('%I.%I', split_part(p_table, '.', 1), 'owner_of_' || split_part(p_table, '.', 2)))
+  format('%I.%I', split_part(p_table, '.', 1), 'owner_of_' || split_part(p_table, '.', 2)),
+  (SELECT string_agg('f.' || name, ', ' ORDER BY name) FROM (
+     SELECT 'id' AS name UNION SELECT runtime.status_column(p_table)
+      UNION SELECT quote_ident(f ->> 'column') FROM jsonb_array_elements(p_fields) AS f
+             WHERE f ->> 'may_differ' IS DISTINCT FROM 'true') AS needed))
 $$;
 
 CREATE FUNCTION runtime.rerun_job(p_table text, p_columns text[], p_fields jsonb, p_row jsonb, p_first uuid,

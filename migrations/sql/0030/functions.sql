@@ -119,12 +119,13 @@ CREATE TRIGGER note_endpoint AFTER INSERT OR UPDATE OR DELETE ON notifications.e
 
 CREATE FUNCTION notifications.begin_delivery() RETURNS trigger LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp AS $$
--- Deliveries of one lane are limited together: those to an endpoint, those of an owner to one host.
+-- Deliveries of one lane are limited together: those to an endpoint, those of an owner to one host. A lane is shown to
+-- people, so it has no user and no password.
 BEGIN
   NEW.ended_at := coalesce(NEW.ended_at, now());
   NEW.lane := coalesce(NEW.endpoint_id::text,
                        coalesce(NEW.owner_id::text, 'operators') || ' '
-                         || left(lower(substring(NEW.url FROM '^[a-zA-Z]+://([^/?#\\]*)')), 300));
+                         || left(lower(substring(NEW.url FROM '^[a-zA-Z]+://(?:[^/?#\\]*@)?([^/?#\\]*)')), 300));
   RETURN NEW;
 END $$;
 CREATE TRIGGER begin_delivery BEFORE INSERT ON notifications.deliveries

@@ -162,6 +162,27 @@ async def test_410_disables_the_endpoint_at_once(mill, jobs, callbacks, receiver
     assert await callbacks.states() == ["failed"]
 
 
+@pytest.mark.parametrize("status", [410, 500])
+async def test_an_endpoint_is_not_blamed_for_the_address_that_it_had(  # noqa: PLR0917 - pytest passes them by name
+    mill, jobs, database, callbacks, receiver, status
+):
+    """Its owner changes the address while an attempt to the old one is under way."""
+    endpoint = await callbacks.endpoint(receiver, "/old")
+
+    async def moved(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+        async with database.kernel() as conn:
+            await change_endpoint(conn, TESTER, endpoint, {"url": receiver.url("/hook")}, rules=RULES)
+        writer.write(f"HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n\r\n".encode())
+
+    receiver.web.answers["/old"] = moved
+    async with mill():
+        await jobs.ready()
+        await callbacks.until_attempts(1)
+
+    found = await callbacks.endpoint_row(endpoint)
+    assert (found["disabled_at"], found["consecutive_failures"]) == (None, 0)
+
+
 async def test_410_of_a_one_off_address_ends_its_delivery(mill, jobs, callbacks, receiver):
     """There is nothing to disable."""
     receiver.answer(410)

@@ -23,6 +23,7 @@ from workers.notifications.refusals import CallbackError, UnknownDelivery, Unkno
 from workers.notifications.rules import CallbackRules
 from workers.operations.keyring import Keyring, new_key
 from workers.runtime.actor import Actor
+from workers.runtime.cursors import WrongCursorError
 from workers.runtime.refusals import Refusal, StaleVersion
 
 URL = "https://service.example/hook"
@@ -183,7 +184,7 @@ async def test_deliveries_come_in_pages_newest_first(conn, made):
     assert end is None
     assert await list_deliveries(conn, status="failed") == ([], None)
     assert await list_deliveries(conn, job_id=uuid.uuid4()) == ([], None)
-    with pytest.raises(CallbackError, match="cursor must be"):
+    with pytest.raises(WrongCursorError, match="cursor must be"):
         await list_deliveries(conn, status="pending", cursor=cursor)
     with pytest.raises(CallbackError, match="status must be one of"):
         await list_deliveries(conn, status="lost")

@@ -77,6 +77,29 @@ async def test_a_truncated_table_has_no_jobs(jobs):
     assert await assert_exact(jobs) == {}
 
 
+def test_a_truncated_table_of_partitions_counts_each_job_once(fresh_database_url):
+    """TRUNCATE runs the triggers of the table and those of its partitions."""
+    gone = "runtime.count_gone('proving.plain_jobs', 'status', '{}', 'proving.plain', 'NULL')"
+    with psycopg.connect(fresh_database_url, autocommit=True) as psql:
+        psql.execute("DROP TABLE proving.plain_jobs CASCADE")
+        psql.execute("CREATE TABLE proving.plain_jobs (id integer, status text) PARTITION BY RANGE (id)")
+        for n in range(2):
+            values = f"FROM ({10 * n}) TO ({10 * n + 10})"
+            psql.execute(f"CREATE TABLE proving.part_{n} PARTITION OF proving.plain_jobs FOR VALUES {values}")
+        for table in ("plain_jobs", "part_0", "part_1"):
+            psql.execute(
+                f"CREATE TRIGGER gone BEFORE TRUNCATE ON proving.{table} FOR EACH STATEMENT EXECUTE FUNCTION {gone}"
+            )
+        psql.execute("INSERT INTO proving.plain_jobs SELECT n, 'pending' FROM generate_series(0, 19) AS n")
+        counted = "SELECT coalesce(sum(jobs), 0) FROM runtime.count_deltas"
+
+        with psql.transaction(force_rollback=True):
+            psql.execute("TRUNCATE proving.plain_jobs")
+            assert psql.execute(counted).fetchone() == (20,)
+        psql.execute("TRUNCATE proving.part_1")
+        assert psql.execute(counted).fetchone() == (10,)
+
+
 async def test_a_statement_adds_one_row_for_each_kind_of_move(jobs):
     """However many jobs it moves. Progress and tickets add none."""
     await jobs.ready(count=500)
@@ -175,6 +198,25 @@ async def test_a_recount_corrects_what_was_changed_without_guards(jobs):
         [found] = await verify_history(conn, stage=PLAIN)
     assert found.miscounted == 0
     assert await assert_exact(jobs) == {(PLAIN, "pending"): 2}
+
+
+async def test_two_recounts_at_once_correct_once(jobs):
+    """The second waits for the first, and sees what it corrected."""
+    await jobs.ready(count=3)
+    await jobs.unguarded("DELETE FROM proving.plain_jobs WHERE id = (SELECT id FROM proving.plain_jobs LIMIT 1)")
+
+    assert await jobs.race(recount_jobs, recount_jobs) == (1, 0)
+
+    assert await assert_exact(jobs) == {(PLAIN, "pending"): 2}
+
+
+async def test_a_recount_with_an_old_snapshot_is_refused(jobs, database_url):
+    """It would not see what another recount has just corrected."""
+    async with await psycopg.AsyncConnection.connect(database_url) as conn:
+        await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+
+        with pytest.raises(psycopg.errors.InvalidTransactionState, match="must run in a transaction that is read"):
+            await recount_jobs(conn)
 
 
 def test_a_guard_of_counts_serves_its_own_table_only(psql):

@@ -196,6 +196,19 @@ def test_a_stage_that_is_not_open_is_refused(psql, stage):
     assert line.startswith("stage is not ")
 
 
+def test_a_stage_without_a_payload_is_enqueued(psql):
+    """A package may open one."""
+    with psql.transaction(force_rollback=True):
+        door = {"fields": [], "options": {"due_at": "due_at"}, "results": {}}
+        psql.execute("UPDATE runtime.stages SET sql_door = %s WHERE name = %s", [Jsonb(door), PLAIN])
+
+        [row] = psql.execute(MANY, [PLAIN, Jsonb([{"payload": {}, "idempotency_key": "k"}])]).fetchall()
+        assert psql.execute(MANY, [PLAIN, Jsonb([{"payload": {}, "idempotency_key": "k"}])]).fetchall() == [
+            {**row, "created": False}
+        ]
+        assert psql.execute("SELECT runtime.result(%s) AS r", [row["id"]]).fetchone() == {"r": None}
+
+
 def test_a_reference_to_nothing_names_the_field(psql):
     state, line, parts = refusal(psql, "scoring.score", {"payload": SCORE})
 

@@ -97,6 +97,15 @@ def test_no_service_finds_a_secret_out(psql, speak, statement):
     assert isinstance(refused(psql, statement), errors.InsufficientPrivilege)
 
 
+def test_a_lane_shows_no_password_of_an_address(psql):
+    """The reason why a delivery waits names its lane. Only SQL takes such an address: no attempt will call it."""
+    add = """INSERT INTO notifications.deliveries (event, url, job_id, job_stage, job_status, job_version)
+             VALUES ('job.failed', %s, uuidv7(), 's', 'failed', 1) RETURNING lane"""
+
+    assert psql.execute(add, ["https://u:p@ss@A.example:8443/x?y=b@c"]).fetchone()["lane"] == "operators a.example:8443"
+    assert psql.execute(add, ["https://a.example/x@y"]).fetchone()["lane"] == "operators a.example"
+
+
 @pytest.mark.parametrize("whose", ["bob", "operators"])
 def test_what_belongs_to_others_looks_as_if_it_did_not_exist(psql, owners, speak, whose):
     """Neither changed, deleted, tested nor sent again."""

@@ -1,10 +1,19 @@
 """Errors with one cause have one fingerprint, and the database finds the same causes as the command line."""
 
+import threading
+
 import psycopg
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
+from gristmill_testing.waiting import until
+from migrations.kernel.v4.tables import make_fingerprints
+from tests.conftest import sqlalchemy_url
 from workers.runtime.handler.outcomes import Complete, Fail, Retry
 from workers.runtime.store.causes import cause_of
 
@@ -102,3 +111,31 @@ def test_nobody_writes_a_fingerprint_of_another_shape(psql):
 
     with pytest.raises(psycopg.errors.CheckViolation):
         psql.execute("UPDATE proving.plain_jobs SET error_fingerprint = 'x'")
+
+
+async def test_a_row_that_others_change_does_not_end_the_migrations_batches(jobs, psql, database_url):
+    """A batch with fewer rows than asked for is not the last one. Every error has its fingerprint in the end."""
+    await jobs.ready(count=7)
+    await jobs.unguarded("UPDATE proving.plain_jobs SET error_message = 'told to fail'")
+    first = "(SELECT id FROM proving.plain_jobs ORDER BY id LIMIT 1)"
+    engine = create_engine(sqlalchemy_url(database_url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+    def migrate() -> None:
+        with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
+            make_fingerprints(batch=3)
+
+    async def waits() -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return bool(await jobs.sql(waiting))
+
+    with psql.transaction():
+        psql.execute(f"UPDATE proving.plain_jobs SET error_message = 'no more of it' WHERE id = {first}")
+        thread = threading.Thread(target=migrate)
+        thread.start()
+        await until(waits)
+    thread.join()
+    engine.dispose()
+
+    found = await jobs.sql("SELECT error_fingerprint, count(*) AS n FROM proving.plain_jobs GROUP BY 1 ORDER BY 2")
+    assert [row["n"] for row in found] == [1, 6]
+    assert all(row["error_fingerprint"] for row in found)

@@ -57,6 +57,7 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.decide",  # only where the table says that its tenants may decide
     "runtime.failed_states",  # names of states
     "runtime.outcome_of",  # likewise
+    "runtime.status_column",  # the name of a column
     "runtime.release_keys",  # only of ended jobs that the caller may cancel
     "runtime.put_in_lane",  # only of jobs of the actor that the same transaction has enqueued
     "assessments.create_assessment",
@@ -145,19 +146,20 @@ def test_a_service_locks_no_table(psql, tenants, speak, mode):
 
 def test_a_service_locks_no_row_of_others(psql, tenants, speak):
     """It can lock only rows that it may change."""
-    tables = [str(name) for (name,) in rows(
+    tables = rows(
         psql,
-        f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
-               AND relnamespace::regnamespace::text IN {OURS}
-               AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
-    )]  # fmt: skip
+        f"""SELECT c.oid::regclass::text, quote_ident(a.attname) FROM pg_class AS c
+              CROSS JOIN LATERAL (SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+                 AND has_column_privilege('gristmill_service', c.oid, attnum, 'SELECT') ORDER BY attnum LIMIT 1) AS a
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relnamespace::regnamespace::text IN {OURS}""",
+    )
     own = {"scoring.profiles": tenants["alice.profile"], "operations.projects": tenants["alice.project"]}
     speak("alice")
 
-    for table in tables:
+    for table, column in tables:
         for strength in ("UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"):
             if table in MAY_UPDATE:
-                locked = rows(psql, f"SELECT * FROM {table} FOR {strength}")
+                locked = rows(psql, f"SELECT {column} FROM {table} FOR {strength}")
                 assert [row[0] for row in locked] == ([own[table]] if table in own else []), table
             else:
                 error = refused(psql, f"SELECT FROM {table} FOR {strength}")
@@ -254,7 +256,7 @@ def test_every_table_that_a_service_reads_has_row_level_security(psql):
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relrowsecurity
                AND relnamespace::regnamespace::text IN {OURS}
-               AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
+               AND has_any_column_privilege('gristmill_service', oid, 'SELECT')""",
     )
 
     assert {str(name) for (name,) in found} == EVERYBODYS
@@ -343,13 +345,36 @@ def test_a_stranger_sees_no_row_of_any_tenant(psql, tenants, speak):
         psql,
         f"""SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'v') AND NOT relispartition
                AND relnamespace::regnamespace::text IN {OURS}
-               AND has_table_privilege('gristmill_service', oid, 'SELECT')""",
+               AND has_any_column_privilege('gristmill_service', oid, 'SELECT')""",
     )
     speak("stranger")
 
-    seen = {str(name): len(rows(psql, f"SELECT * FROM {name}")) for (name,) in readable}
+    seen = {str(name): len(rows(psql, f"SELECT FROM {name}")) for (name,) in readable}
 
     assert {name: count for name, count in seen.items() if count and name not in EVERYBODYS} == {}
+
+
+def test_no_service_reads_a_callback_of_others(psql, tenants, speak):
+    """It may contain a secret. A table shows its own jobs only, or the column is hidden: also a table of tomorrow."""
+    open_tables = rows(
+        psql,
+        """SELECT l.table_name, p.policyname FROM runtime.lifecycles AS l
+             JOIN pg_policies AS p ON p.schemaname || '.' || p.tablename = l.table_name
+            WHERE p.cmd IN ('SELECT', 'ALL') AND p.roles && ARRAY['public', 'gristmill_service']::name[]
+              AND p.qual !~ '^\\(owner_id = \\( SELECT runtime.actor_id\\(\\) AS actor_id\\)\\)$'
+              AND has_column_privilege('gristmill_service', to_regclass(l.table_name), 'callback_url', 'SELECT')""",
+    )
+    assert open_tables == []
+
+    speak("alice")
+    for table in ("ingest_jobs", "analytics_jobs"):
+        assert len(rows(psql, f'SELECT "projectId" FROM operations.{table}')) == 2  # she reads all projects
+        for statement in (
+            f"SELECT callback_url FROM operations.{table}",
+            f"SELECT 1 FROM operations.{table} WHERE callback_url LIKE 'https://%'",
+            f"SELECT to_jsonb(j) FROM operations.{table} AS j",
+        ):
+            assert isinstance(refused(psql, statement), errors.InsufficientPrivilege), statement
 
 
 @pytest.mark.parametrize("table", PROVING)

@@ -276,6 +276,7 @@ def test_remembered_warnings_are_bounded():
         ("GET /v1?api_key=hunter2&page=2", "GET /v1?api_key=***&page=2"),
         ("Incorrect API key provided: sk-hunter2hunter2.", "Incorrect API key provided: sk-***."),
         ("key gm_00000000000000000000000000000032ZA3v is revoked", "key gm_*** is revoked"),
+        ("its secret is whsec_aHVudGVyMmh1bnRlcjJodW50ZXIy+/==.", "its secret is whsec_***."),
         ("Authorization: Bearer hunter2hunter2", "Authorization: Bearer ***"),
         ("basic authentication is required", "basic authentication is required"),
         (

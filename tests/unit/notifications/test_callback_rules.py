@@ -5,6 +5,7 @@ import pytest
 from workers.notifications.refusals import CallbackError
 from workers.notifications.rules import check_url, without_query
 from workers.outbound.addresses import parse_networks
+from workers.runtime.enqueue_validation import MAX_CALLBACK_CHARACTERS
 
 INSIDE = [
     "http://127.0.0.1/hook",
@@ -63,6 +64,7 @@ def test_what_is_no_callback_is_refused(url):
         "http://service.example:8443/a?b=c",
         "https://93.184.216.34/",
         "https://1e100.net",
+        "https://service.example/".ljust(MAX_CALLBACK_CHARACTERS, "a"),
     ],
 )
 def test_other_addresses_are_accepted(url):

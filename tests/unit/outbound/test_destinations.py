@@ -37,7 +37,7 @@ BAD = {
     "http://example.com:99999/": "port 99999 must not be called",
     "http://exam\r\nple.com/": "cannot be read",
     "http://example.com:port/": "cannot be read",
-    f"http://example.com/{'a' * 2_000}": "2,000 characters at most",
+    f"http://example.com/{'a' * 2_048}": "2,048 characters at most",
 }
 
 
