@@ -21,7 +21,6 @@ TARGETS = {
     "bench",
     "fuzz",
     "chaos",
-    "fuzz",
     "quota",
     "client",
     "fmt",
