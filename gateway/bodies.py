@@ -12,6 +12,7 @@ from fastapi.params import Form
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
+from gateway.callers.dependencies import requirements_of
 from gateway.limits import HeldBytes
 from gateway.problems import HttpProblem
 from gateway.resources import services_of
@@ -44,12 +45,17 @@ class Route(APIRoute):
         handle = super().get_route_handler()
         size: int = getattr(self.endpoint, "max_body", MAX_JSON_BYTES)
         reads_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
+        required = tuple(requirements_of(self.dependant))
 
         async def read_and_handle(request: Request) -> Response:
+            _check_parameters(request)
             if not reads_json:
                 return await handle(_Request(request.scope, bounded(request, size)))
+            for one in required:  # FastAPI would first read the body of somebody who has no key
+                await one.find_caller(request)
             _check_media_type(request)
-            with services_of(request).bodies.hold() as held:
+            caller = request.scope["state"].get("caller")
+            with services_of(request).bodies.hold(caller.counted_as if caller else "") as held:
                 return await handle(_Request(request.scope, bounded(request, size, held)))
 
         return read_and_handle
@@ -108,6 +114,17 @@ def bounded(request: Request, size: int, held: HeldBytes | None = None) -> Recei
 def _too_large(size: int) -> HttpProblem:
     problem = Problem("body", f"must have at most {size:,} bytes", "more")
     return HttpProblem("too-large", str(problem), errors=[problem])
+
+
+def _check_parameters(request: Request) -> None:
+    """Refuse a parameter of the query that was sent twice: only one of them would count."""
+    if b"&" not in request.scope["query_string"]:
+        return
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            problem = Problem(name, "must be sent once")
+            raise HttpProblem("invalid", str(problem), errors=[problem])
 
 
 def _check_media_type(request: Request) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx2
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from cli.provider import provider, read_routing
 from config.settings import Settings, keys_of
@@ -91,22 +91,36 @@ async def hold(request: Request, caller: CallerOf) -> dict[str, str]:
     return {}
 
 
+@router.get("/park")
+async def park(request: Request, caller: CallerOf) -> dict[str, str]:
+    """Wait without a place until ``/test/release?what=park``."""
+    async with without_place(request):
+        await _release(request, "park").wait()
+    return {}
+
+
 @router.post("/release")
-async def release(request: Request) -> None:
-    _release(request).set()
+async def release(request: Request, what: str = "hold") -> None:
+    _release(request, what).set()
 
 
-def _release(request: Request) -> asyncio.Event:
+def _release(request: Request, what: str = "hold") -> asyncio.Event:
     state = request.app.state
-    if not hasattr(state, "release"):
-        state.release = asyncio.Event()
-    event: asyncio.Event = state.release
+    if not hasattr(state, "releases"):
+        state.releases = {}
+    event: asyncio.Event = state.releases.setdefault(what, asyncio.Event())
     return event
 
 
 @router.get("/client")
 async def show_client(request: Request) -> dict[str, str | None]:
     return {"host": request.client.host if request.client else None}
+
+
+@router.get("/answer")
+async def send_answer(caller: CallerOf, count: int) -> Response:
+    """Answer with so many bytes at once, from a place among the running requests."""
+    return Response(b"x" * count, media_type="application/octet-stream")
 
 
 @router.get("/bytes")
