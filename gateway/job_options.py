@@ -23,7 +23,9 @@ def complete_options(request: Request, options: dict[str, Any], key: str | None)
     Raises HttpProblem if the body has another key than the header ``Idempotency-Key``; :func:`check_callback` raises
     RequestError.
     """
-    if key is not None and options.setdefault("idempotency_key", key) != key:
+    if key is not None and options.get("idempotency_key") is None:
+        options["idempotency_key"] = key
+    if key is not None and options["idempotency_key"] != key:
         problem = Problem("Idempotency-Key", "must be the same as idempotency_key", quoted(key), "send one of them")
         raise HttpProblem("invalid", str(problem), errors=[problem])
     if options.get("traceparent") is None:
