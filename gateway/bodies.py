@@ -48,11 +48,11 @@ class Route(APIRoute):
         required = tuple(requirements_of(self.dependant))
 
         async def read_and_handle(request: Request) -> Response:
+            for one in required:  # FastAPI would first read the body of somebody who has no key
+                await one.find_caller(request)
             _check_parameters(request)
             if not reads_json:
                 return await handle(_Request(request.scope, bounded(request, size)))
-            for one in required:  # FastAPI would first read the body of somebody who has no key
-                await one.find_caller(request)
             _check_media_type(request)
             caller = request.scope["state"].get("caller")
             with services_of(request).bodies.hold(caller.counted_as if caller else "") as held:

@@ -16,7 +16,7 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import session_of
 from gateway.job_items import ItemFile, read_array, read_lines
-from gateway.job_options import check_callback
+from gateway.job_options import check_callback, find_trace
 from gateway.job_requests import in_request, job_in
 from gateway.limits import without_place
 from gateway.problems import FieldError, HttpProblem, problem_of
@@ -140,12 +140,15 @@ async def _receive(request: Request, items: ItemFile, *, is_each: bool) -> None:
             raise HttpProblem(
                 "unsupported-media-type", str(problem), errors=[problem], headers={"Accept": f"{JSON}, {NDJSON}"}
             )
+    trace = find_trace(request)
     async for item in read:
         if items.count == MAX_JOBS:
             problem = Problem("body", f"must have at most {MAX_JOBS:,} jobs", "more")
             raise HttpProblem("too-large", str(problem), errors=[problem], headers={"Connection": "close"})
         try:
             stage, job = job_in(item)
+            if trace is not None and job.get("traceparent") is None:
+                job["traceparent"] = trace
             check_callback(request, job)
             items.add([stage, job])
         except EnqueueError as error:
