@@ -45,7 +45,7 @@ class Door:
     """Wraps the app.
 
     ``scope["state"]`` holds ``request_id``, and what the app adds: ``caller``, ``headers`` (more headers of the
-    answer), ``place`` (left before the last part of the answer is sent), ``release`` (called at the end).
+    answer), ``place`` (left at the end), ``release`` (called at the end).
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -80,7 +80,8 @@ class Door:
                 raise  # the answer has begun: the server closes the connection, so that the client sees that it broke
             await render(problem, scope)(scope, receive, answer.send)
         finally:
-            answer.leave_place()
+            if place := state.get("place"):
+                place.leave()
             if release := state.get("release"):
                 release()
             self._metrics.running.dec()
@@ -144,17 +145,10 @@ class _Answer:
                 headers.append(_DATA_POLICY)
             if _CACHE not in names:
                 headers.append(_NO_STORE)
-        elif not message.get("more_body"):
-            self.leave_place()  # the client may read slowly: others need not wait for it
         await self._send(message)
         if self.is_head and message["type"] == "http.response.start":
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             self.is_complete = True
-
-    def leave_place(self) -> None:
-        """Let another request run: this one has done its work."""
-        if place := self._state.get("place"):
-            place.leave()
 
     def receive_until_answered(self, receive: Receive) -> Receive:
         """Return a ``receive`` that reports the end of the connection once HEAD is answered, which ends a stream."""

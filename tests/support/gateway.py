@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx2
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 
 from cli.provider import provider, read_routing
 from config.settings import Settings, keys_of
@@ -115,12 +115,6 @@ def _release(request: Request, what: str = "hold") -> asyncio.Event:
 @router.get("/client")
 async def show_client(request: Request) -> dict[str, str | None]:
     return {"host": request.client.host if request.client else None}
-
-
-@router.get("/answer")
-async def send_answer(caller: CallerOf, count: int) -> Response:
-    """Answer with so many bytes at once, from a place among the running requests."""
-    return Response(b"x" * count, media_type="application/octet-stream")
 
 
 @router.get("/bytes")
