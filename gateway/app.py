@@ -10,9 +10,11 @@ from math import inf
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy import make_url
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from gateway import routes
 from gateway.callers.authentication import OPERATOR
@@ -35,6 +37,7 @@ from workers.runtime.refusals import Failed, Refusal
 from workers.runtime.store.feed import FeedPage
 
 CHANGED_BY = "gateway"
+METHOD_NOT_ALLOWED = 405
 # Files that arrive at once in one process. Each may take space on this machine's disk.
 MAX_UPLOADS, MAX_WAITING_UPLOADS = 4, 16
 # How many batches one process reads at once: each may take a file of its largest size.
@@ -159,4 +162,15 @@ def _router_of(name: str) -> APIRouter:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == METHOD_NOT_ALLOWED:
+        error.headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
     return render(problem_of(error), request.scope)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Return the methods of the path of a request: the router names only those of its first route with this path."""
+    found: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path is not None and compile_path(context.path)[0].match(request.scope["path"]):
+            found.update(context.methods or ())
+    return found | ({"HEAD"} if "GET" in found else set())  # the door answers HEAD
