@@ -10,9 +10,11 @@ from math import inf
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy import make_url
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from gateway import routes
 from gateway.callers.authentication import OPERATOR
@@ -20,7 +22,7 @@ from gateway.door import Door
 from gateway.events.streams import Streams
 from gateway.health import Health
 from gateway.job_views import encode_feed_event
-from gateway.limits import BodyMemory, Capacity, RateLimits
+from gateway.limits import BodyMemory, Capacity, OpenRequests, RateLimits
 from gateway.metrics import Metrics
 from gateway.openapi import install_openapi
 from gateway.problems import problem_of, render
@@ -35,10 +37,11 @@ from workers.runtime.refusals import Failed, Refusal
 from workers.runtime.store.feed import FeedPage
 
 CHANGED_BY = "gateway"
+METHOD_NOT_ALLOWED = 405
 # Files that arrive at once in one process. Each may take space on this machine's disk.
 MAX_UPLOADS, MAX_WAITING_UPLOADS = 4, 16
 # How many batches one process reads at once: each may take a file of its largest size.
-MAX_BATCHES = 4
+MAX_BATCHES, MAX_WAITING_BATCHES = 4, 64
 
 
 def create_app(resources: Resources) -> FastAPI:
@@ -113,13 +116,19 @@ async def open_services(resources: Resources, metrics: Metrics) -> AsyncIterator
             rates=rates,
             capacity=Capacity(running=resources.concurrency, queued=resources.queue, seconds=resources.queue_seconds),
             bodies=BodyMemory(),
-            uploads=Capacity(running=MAX_UPLOADS, queued=MAX_WAITING_UPLOADS, seconds=resources.queue_seconds),
+            uploads=_few(resources, running=MAX_UPLOADS, queued=MAX_WAITING_UPLOADS),
             health=health,
             stopping=stopping,
             feed=feed,
             streams=streams,
-            batches=asyncio.Semaphore(MAX_BATCHES),
+            batches=_few(resources, running=MAX_BATCHES, queued=MAX_WAITING_BATCHES),
+            open_requests=OpenRequests(max(1, resources.max_connections // 2)),
         )
+
+
+def _few(resources: Resources, *, running: int, queued: int) -> Capacity:
+    """Return the capacity for requests with large bodies. They may take minutes, so no key gets all places."""
+    return Capacity(running=running, queued=queued, seconds=resources.queue_seconds, running_per_key=running - 1)
 
 
 async def _read_as_operator(database: Database, query: Callable[[Raw], Awaitable[FeedPage]]) -> FeedPage:
@@ -153,4 +162,15 @@ def _router_of(name: str) -> APIRouter:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == METHOD_NOT_ALLOWED:
+        error.headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
     return render(problem_of(error), request.scope)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Return the methods of the path of a request: the router names only those of its first route with this path."""
+    found: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path is not None and compile_path(context.path)[0].match(request.scope["path"]):
+            found.update(context.methods or ())
+    return found | ({"HEAD"} if "GET" in found else set())  # the door answers HEAD

@@ -4,14 +4,19 @@ Every router is made with ``APIRouter(route_class=Route)``. A route that reads m
 with ``@max_body(...)``.
 """
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeVar, get_args, get_origin
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.params import Form
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from starlette.types import Message, Receive
 
+from gateway.callers.dependencies import requirements_of
 from gateway.limits import HeldBytes
 from gateway.problems import HttpProblem
 from gateway.resources import services_of
@@ -44,12 +49,18 @@ class Route(APIRoute):
         handle = super().get_route_handler()
         size: int = getattr(self.endpoint, "max_body", MAX_JSON_BYTES)
         reads_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
+        required = tuple(requirements_of(self.dependant))
+        lists = frozenset(_lists_in(self.dependant))
 
         async def read_and_handle(request: Request) -> Response:
+            for one in required:  # FastAPI would first read the body of somebody who has no key
+                await one.find_caller(request)
+            _check_parameters(request, lists)
             if not reads_json:
                 return await handle(_Request(request.scope, bounded(request, size)))
             _check_media_type(request)
-            with services_of(request).bodies.hold() as held:
+            caller = request.scope["state"].get("caller")
+            with services_of(request).bodies.hold(caller.counted_as if caller else "") as held:
                 return await handle(_Request(request.scope, bounded(request, size, held)))
 
         return read_and_handle
@@ -108,6 +119,30 @@ def bounded(request: Request, size: int, held: HeldBytes | None = None) -> Recei
 def _too_large(size: int) -> HttpProblem:
     problem = Problem("body", f"must have at most {size:,} bytes", "more")
     return HttpProblem("too-large", str(problem), errors=[problem])
+
+
+def _lists_in(dependant: Dependant) -> Iterator[str]:
+    """Yield the parameters of the query that may be sent several times."""
+    for parameter in dependant.query_params:
+        kind = parameter.field_info.annotation
+        fields: Mapping[str, FieldInfo] = {parameter.name: parameter.field_info}
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields = kind.model_fields
+        for name, field in fields.items():
+            if list in {get_origin(one) for one in (field.annotation, *get_args(field.annotation))}:
+                yield field.alias or name
+
+
+def _check_parameters(request: Request, lists: AbstractSet[str]) -> None:
+    """Refuse a parameter of the query that was sent twice, if only one of them would count."""
+    if b"&" not in request.scope["query_string"]:
+        return
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name in seen and name not in lists:
+            problem = Problem(name, "must be sent once")
+            raise HttpProblem("invalid", str(problem), errors=[problem])
+        seen.add(name)
 
 
 def _check_media_type(request: Request) -> None:

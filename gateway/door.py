@@ -43,7 +43,7 @@ class Door:
     """Wraps the app.
 
     ``scope["state"]`` holds ``request_id``, and what the app adds: ``caller``, ``headers`` (more headers of the
-    answer), ``release`` (called at the end of the request).
+    answer), ``place`` (left at the end), ``release`` (called at the end).
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -65,8 +65,7 @@ class Door:
             receive, answer.is_head = answer.receive_until_answered(receive), True
         self._metrics.running.inc()
         try:
-            if b"%00" in scope["query_string"] or "\x00" in scope["path"]:
-                raise HttpProblem("malformed", "a path or a query must not contain a NUL character")  # noqa: TRY301
+            _check(scope)
             if is_tracing() and scope["path"] not in _PROBES:
                 await self._run_traced(method, scope, receive, answer)
             else:
@@ -79,6 +78,8 @@ class Door:
                 raise  # the answer has begun: the server closes the connection, so that the client sees that it broke
             await render(problem, scope)(scope, receive, answer.send)
         finally:
+            if place := state.get("place"):
+                place.leave()
             if release := state.get("release"):
                 release()
             self._metrics.running.dec()
@@ -154,6 +155,20 @@ class _Answer:
             return {"type": "http.disconnect"} if self.is_complete else await receive()
 
         return receive_or_end
+
+
+def _check(scope: Scope) -> None:
+    """Refuse a request that Postgres cannot store, or that two servers may read differently."""
+    if b"%00" in scope["query_string"] or "\x00" in scope["path"]:
+        raise HttpProblem("malformed", "a path or a query must not contain a NUL character")
+    if scope["path"].endswith("\n"):  # the router would ignore it
+        raise HttpProblem("not-found", "no path ends with a line break")
+    names = {name for name, _ in scope["headers"]}
+    if b"transfer-encoding" in names and b"content-length" in names:
+        # RFC 9112, 6.3: what follows on the connection may be the request of somebody else.
+        raise HttpProblem(
+            "malformed", "Transfer-Encoding and Content-Length must not both be sent", headers={"Connection": "close"}
+        )
 
 
 def template_of(scope: Scope) -> str:

@@ -23,14 +23,20 @@ def complete_options(request: Request, options: dict[str, Any], key: str | None)
     Raises HttpProblem if the body has another key than the header ``Idempotency-Key``; :func:`check_callback` raises
     RequestError.
     """
-    if key is not None and options.setdefault("idempotency_key", key) != key:
+    if key is not None and options.get("idempotency_key") is None:
+        options["idempotency_key"] = key
+    if key is not None and options["idempotency_key"] != key:
         problem = Problem("Idempotency-Key", "must be the same as idempotency_key", quoted(key), "send one of them")
         raise HttpProblem("invalid", str(problem), errors=[problem])
-    if options.get("traceparent") is None:
-        trace = current_traceparent() or request.headers.get("traceparent")
-        if trace is not None and is_traceparent(trace):  # W3C wants a wrong one to be ignored
-            options["traceparent"] = trace
+    if options.get("traceparent") is None and (trace := find_trace(request)) is not None:
+        options["traceparent"] = trace
     check_callback(request, options)
+
+
+def find_trace(request: Request) -> str | None:
+    """Return the trace context of new jobs: that of this process if it traces, else that of the client."""
+    trace = current_traceparent() or request.headers.get("traceparent")
+    return trace if trace is not None and is_traceparent(trace) else None  # W3C wants a wrong one to be ignored
 
 
 def check_callback(request: Request, options: dict[str, Any]) -> None:

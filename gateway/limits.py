@@ -160,78 +160,128 @@ class RateLimits:
         return [self._policy, (b"ratelimit", f'"{POLICY}";r={left};t={seconds}'.encode())]
 
 
+@dataclass(slots=True, eq=False)
+class _Seat:
+    """A request that waits for a place."""
+
+    key: str
+    given: "asyncio.Future[None]"
+
+
 class Capacity:
     """How many requests run at once; the others wait in a bounded queue for a bounded time.
 
-    One key has at most half of all places, so that others still get some.
+    One key has at most half of all places, so that others still get some, and at most ``running_per_key`` of those that
+    run.
     """
 
-    def __init__(self, *, running: int, queued: int, seconds: float) -> None:
+    def __init__(self, *, running: int, queued: int, seconds: float, running_per_key: int | None = None) -> None:
         self._free = running
         self._max_queued = queued
         self._max_per_key = max(1, (running + queued) // 2)
+        self._max_running_per_key = max(1, running if running_per_key is None else running_per_key)
         self._seconds = seconds
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[_Seat] = deque()
+        self._returning: deque[_Seat] = deque()
         self._of_key: Counter[str] = Counter()
+        self._running_of_key: Counter[str] = Counter()
 
     @property
     def queue_length(self) -> int:
         """How many requests wait for a place now."""
-        return len(self._queue)
+        return len(self._queue) + len(self._returning)
 
     async def enter(self, key: str) -> None:
         """Take a place; whoever returns from this calls :meth:`leave`. Raise a 429 or a 503 if there is none."""
         if self._of_key[key] >= self._max_per_key:
-            raise HttpProblem(
-                "quota-exceeded",
-                f"the key may have {self._max_per_key} requests at once",
-                headers={"Retry-After": "1"},
-                violated_policies=[CONCURRENT],
-            )
+            raise _too_many_at_once(f"the key may have {self._max_per_key} requests at once")
+        if not self._can_run(key) and len(self._queue) >= self._max_queued:
+            raise _busy()
+        await self._take(key, self._queue, self._seconds)
+
+    async def enter_again(self, key: str) -> None:
+        """Take a place after a wait, before all who queue; never refused, because the request has had one before."""
+        await self._take(key, self._returning, None)
+
+    def leave(self, key: str) -> None:
+        """Give the place to the next request."""
+        _subtract(self._of_key, key)
+        self._pass_on(key)
+
+    def _can_run(self, key: str) -> bool:
+        return self._free > 0 and self._running_of_key[key] < self._max_running_per_key
+
+    def _run(self, key: str) -> None:
+        self._free -= 1
+        self._running_of_key[key] += 1
+
+    async def _take(self, key: str, queue: deque[_Seat], seconds: float | None) -> None:
         self._of_key[key] += 1
         try:
-            await self._wait()
+            if self._can_run(key):
+                self._run(key)
+            else:
+                await self._wait(_Seat(key, asyncio.get_running_loop().create_future()), queue, seconds)
         except BaseException:
-            self._forget(key)
+            _subtract(self._of_key, key)
             raise
 
-    async def _wait(self) -> None:
-        if self._free > 0:
-            self._free -= 1
-            return
-        if len(self._queue) >= self._max_queued:
-            raise _busy()
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
+    async def _wait(self, seat: _Seat, queue: deque[_Seat], seconds: float | None) -> None:
+        queue.append(seat)
         try:
-            async with asyncio.timeout(self._seconds):
-                await place
+            async with asyncio.timeout(seconds):
+                await seat.given
         except BaseException as error:
-            if place.done() and not place.cancelled():
-                self._pass_on()  # it was given in the same moment
-            elif place in self._queue:
-                self._queue.remove(place)
+            if seat in queue:
+                queue.remove(seat)
+            else:
+                self._pass_on(seat.key)  # it was given in the same moment
             if isinstance(error, TimeoutError):
                 raise _busy() from None
             raise
 
-    def leave(self, key: str) -> None:
-        """Give the place to the next request."""
-        self._forget(key)
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
+    def _pass_on(self, key: str) -> None:
+        """Free a place of ``key`` and give it to the first request that may have it."""
+        _subtract(self._running_of_key, key)
         self._free += 1
+        for queue in (self._returning, self._queue):
+            for seat in queue:
+                if self._can_run(seat.key) and not seat.given.done():
+                    self._run(seat.key)
+                    seat.given.set_result(None)
+                    queue.remove(seat)
+                    return
 
-    def _forget(self, key: str) -> None:
-        self._of_key[key] -= 1
-        if not self._of_key[key]:
-            del self._of_key[key]
+
+def _subtract(counter: Counter[str], key: str, count: int = 1) -> None:
+    counter[key] -= count
+    if not counter[key]:
+        del counter[key]
+
+
+class OpenRequests:
+    """How many requests of one key are open at once, also those that only wait or stream: at most ``per_key``.
+
+    So the others still get connections.
+    """
+
+    def __init__(self, per_key: int) -> None:
+        self._per_key = per_key
+        self._of_key: Counter[str] = Counter()
+
+    def enter(self, key: str) -> None:
+        """Count a request; whoever returns from this calls :meth:`leave`. Raise a 429 if there are too many."""
+        if self._of_key[key] >= self._per_key:
+            raise _too_many_at_once(f"the key may have {self._per_key:,} requests open at once, with those that wait")
+        self._of_key[key] += 1
+
+    def leave(self, key: str) -> None:
+        """Count the request no more."""
+        _subtract(self._of_key, key)
+
+
+def _too_many_at_once(detail: str) -> HttpProblem:
+    return HttpProblem("quota-exceeded", detail, headers={"Retry-After": "1"}, violated_policies=[CONCURRENT])
 
 
 def _busy() -> HttpProblem:
@@ -241,44 +291,50 @@ def _busy() -> HttpProblem:
 
 
 class BodyMemory:
-    """How many bytes of bodies this process has in memory, at most ``size``."""
+    """How many bytes of bodies this process has in memory: at most ``size``, and half of it for one key."""
 
     def __init__(self, size: int = MAX_BODY_MEMORY) -> None:
         self._left = size
+        self._max_per_key = size // 2
+        self._of_key: Counter[str] = Counter()
 
-    def hold(self) -> "HeldBytes":
-        """Return what counts the bytes of one body during its ``with`` block."""
-        return HeldBytes(self)
+    def hold(self, key: str) -> "HeldBytes":
+        """Return what counts the bytes of one body of ``key`` during its ``with`` block."""
+        return HeldBytes(self, key)
 
-    def take(self, size: int) -> None:
-        """Count ``size`` more bytes; raise a 503 if they are too many."""
+    def take(self, key: str, size: int) -> None:
+        """Count ``size`` more bytes; raise a 429 or a 503 if they are too many."""
         if size > self._left:
             raise _busy()
+        if self._of_key[key] + size > self._max_per_key:
+            raise _too_many_at_once(f"the bodies of one key may have {self._max_per_key:,} bytes at once")
         self._left -= size
+        self._of_key[key] += size
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, key: str, size: int) -> None:
         """Count ``size`` bytes no more."""
         self._left += size
+        _subtract(self._of_key, key, size)
 
 
 class HeldBytes:
     """The bytes of one body that are in memory."""
 
-    __slots__ = ("_memory", "_size")
+    __slots__ = ("_key", "_memory", "_size")
 
-    def __init__(self, memory: BodyMemory) -> None:
-        self._memory = memory
+    def __init__(self, memory: BodyMemory, key: str) -> None:
+        self._memory, self._key = memory, key
         self._size = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._memory.give_back(self._size)
+        self._memory.give_back(self._key, self._size)
 
     def add(self, size: int) -> None:
-        """Count ``size`` more bytes; raise a 503 if this process has too many in memory."""
-        self._memory.take(size)
+        """Count ``size`` more bytes; raise a 429 or a 503 if there are too many in memory."""
+        self._memory.take(self._key, size)
         self._size += size
 
 
@@ -293,6 +349,11 @@ class Place:
 
     async def enter(self) -> None:
         await self._capacity.enter(self._key)
+        self._is_taken = True
+
+    async def enter_again(self) -> None:
+        """Take a place after a wait; never refused."""
+        await self._capacity.enter_again(self._key)
         self._is_taken = True
 
     def leave(self) -> None:
@@ -318,4 +379,4 @@ async def without_place(request: Request) -> AsyncIterator[None]:
         return
     place.leave()
     yield
-    await place.enter()
+    await place.enter_again()

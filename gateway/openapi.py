@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from gateway.callers.dependencies import Requirement
+from gateway.callers.dependencies import requirements_of
 from gateway.catalogue import BY_STATUS
 from gateway.problems import MEDIA_TYPE, ProblemDocument
 
@@ -70,16 +69,9 @@ def _find_scopes(app: FastAPI) -> Iterator[tuple[tuple[str, str], str]]:
     for context in iter_route_contexts(app.routes):
         route = context.original_route
         if isinstance(route, APIRoute):
-            for needed in _requirements(context.dependant):
+            for needed in requirements_of(context.dependant):
                 for method in context.methods or ():
                     yield (str(context.path_format), method.lower()), needed.scope or ""
-
-
-def _requirements(dependant: Dependant) -> Iterator[Requirement]:
-    for one in dependant.dependencies:
-        if isinstance(one.call, Requirement):
-            yield one.call
-        yield from _requirements(one)
 
 
 def _complete(operation: dict[str, Any], path: str, scope: str | None) -> None:

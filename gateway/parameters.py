@@ -43,9 +43,9 @@ def _sane(value: datetime) -> datetime:
 
 
 def _require_text(value: Any) -> Any:
-    """Refuse a number, which pydantic would read as seconds since 1970."""
-    if not isinstance(value, str | datetime):
-        raise ValueError("must be a text in ISO 8601 with a time zone")  # noqa: TRY004 - pydantic reports it
+    """Refuse a number, also as a text: pydantic would read it as seconds since 1970."""
+    if not isinstance(value, str | datetime) or (isinstance(value, str) and "-" not in value[1:]):
+        raise ValueError("must be a text in ISO 8601 with a time zone")
     return value
 
 

@@ -1,5 +1,6 @@
 """Every error as ``application/problem+json`` (RFC 9457): refusals, invalid requests, HTTP errors, servers away."""
 
+import errno
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,14 @@ def problem_of(error: Exception) -> HttpProblem:
             return _invalid(error)
         case HTTPException():
             kind = BY_STATUS.get(error.status_code) or PROBLEMS["internal"]
-            return HttpProblem(kind, kind.meaning, headers=error.headers)
+            # Of a body that is no form, starlette says what is wrong with it.
+            detail = f"the body cannot be read: {error.detail}" if kind.name == "malformed" else kind.meaning
+            return HttpProblem(kind, detail, headers=error.headers)
+        case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            log.error("no_space", error=str(error))
+            return HttpProblem(
+                "temporary-reduced-capacity", "there is no space for this request now", headers={"Retry-After": "30"}
+            )
         case redis.ConnectionError() | redis.TimeoutError():
             return _unavailable("Redis cannot be reached")
     return _of_postgres(error) or _unexpected(error)
@@ -194,6 +202,8 @@ def _of_postgres(error: Exception) -> HttpProblem | None:
     if isinstance(refusal_of(cause), Forbidden):
         log.warning("postgres_forbids", error=str(error))
         return HttpProblem("forbidden", "the database does not allow this caller to do it")
+    if (cause.sqlstate or "").startswith("XX"):  # a broken server: its message has names of files
+        return None
     if is_caused_by_a_row(cause) or (isinstance(cause, psycopg.DataError) and cause.sqlstate is None):
         log.warning("postgres_refuses", error=str(error))
         kind = "conflict" if (cause.sqlstate or "").startswith("23") else "invalid"

@@ -15,7 +15,7 @@ from fastapi import Request
 from gateway.callers.caller import Authenticator
 from gateway.events.streams import Streams
 from gateway.health import Health
-from gateway.limits import BodyMemory, Capacity, RateLimits
+from gateway.limits import BodyMemory, Capacity, OpenRequests, RateLimits
 from workers.llm.routing.routing import Routing
 from workers.notifications.rules import CallbackRules
 from workers.operations.keyring import Keyring
@@ -66,7 +66,7 @@ class Services:
     ``database`` has the rights of the gateway's login, which are few. ``operators`` and ``model`` have those of an
     operator: only routes that need an operator's scope use ``operators``. ``events`` and ``feed`` see every job: first
     check that the caller sees the job. ``uploads`` bounds how many files arrive at once, ``batches`` how many batches
-    are read at once.
+    are read at once, ``open_requests`` how many requests of one key are open.
     """
 
     resources: Resources
@@ -83,7 +83,8 @@ class Services:
     stopping: asyncio.Event
     feed: Feed
     streams: Streams
-    batches: asyncio.Semaphore
+    batches: Capacity
+    open_requests: OpenRequests
 
 
 def services_of(request: Request) -> Services:

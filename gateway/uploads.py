@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from gateway.callers.caller import Caller
-from gateway.limits import without_place
+from gateway.limits import Capacity, without_place
 from gateway.problems import HttpProblem
 from gateway.resources import services_of
 from workers.runtime.refusals import Problem, quoted
@@ -36,7 +36,7 @@ def require_media_type(request: Request, wanted: str) -> None:
 
 async def read_large(request: Request) -> bytes:
     """Return a body that is large but fits into memory."""
-    async with _one_of_few(request), without_place(request):
+    async with one_of_few(request, services_of(request).uploads), without_place(request):
         return await request.body()
 
 
@@ -45,7 +45,7 @@ async def received_form(request: Request) -> AsyncIterator[FormData]:
     """Yield the fields and the file of a multipart body; a large file is on disk while the block runs."""
     require_media_type(request, MULTIPART)
     _require_space(request)
-    async with _one_of_few(request):
+    async with one_of_few(request, services_of(request).uploads):
         async with without_place(request):
             form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
         try:
@@ -55,16 +55,14 @@ async def received_form(request: Request) -> AsyncIterator[FormData]:
 
 
 @asynccontextmanager
-async def _one_of_few(request: Request) -> AsyncIterator[None]:
+async def one_of_few(request: Request, few: Capacity) -> AsyncIterator[None]:
     """Be one of the few requests that receive something large; raise 429 or 503 if there are enough."""
     caller: Caller = request.scope["state"]["caller"]
-    key = str(caller.key_id or caller.name)
-    uploads = services_of(request).uploads
-    await uploads.enter(key)
+    await few.enter(caller.counted_as)
     try:
         yield
     finally:
-        uploads.leave(key)
+        few.leave(caller.counted_as)
 
 
 def file_of(form: FormData) -> UploadFile:

@@ -20,6 +20,11 @@ class Caller:
     role: str
     key_id: UUID | None
 
+    @property
+    def counted_as(self) -> str:
+        """The key under which all limits count the requests of this caller."""
+        return str(self.key_id or self.name)
+
 
 class Authenticator(Protocol):
     """Finds the caller of a request."""

@@ -3,11 +3,15 @@
 ``CallerOf`` is any authenticated caller; ``Depends(require("jobs:read"))`` one with that scope.
 """
 
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 
+from gateway.callers.authentication import authorization_of
 from gateway.callers.caller import Caller
 from gateway.limits import Place
 from gateway.problems import MissingScope
@@ -23,25 +27,40 @@ class Requirement:
         self.scope = scope
 
     async def __call__(self, request: Request) -> Caller:
+        """Return the caller, and give the request a place among those that run."""
+        caller = await self.find_caller(request)
+        state = request.scope["state"]
+        if "place" not in state:
+            place = state["place"] = Place(services_of(request).capacity, caller.counted_as)
+            await place.enter()
+        return caller
+
+    async def find_caller(self, request: Request) -> Caller:
+        """Return the caller; hold its key to its limits, once for each request."""
         caller: Caller | None = request.scope["state"].get("caller")
         if caller is None:
-            caller = await _admit(request, request.scope["state"])
+            caller = await _admit(request)
         if self.scope is not None and not is_allowed(caller.scopes, self.scope):
             raise MissingScope(self.scope)
         return caller
 
 
-async def _admit(request: Request, state: dict[str, Any]) -> Caller:
-    """Find the caller, hold its key to its limits, and give the request a place among those that run."""
-    services = services_of(request)
-    caller = await services.authenticator.authenticate(request.headers.get("authorization"))
+async def _admit(request: Request) -> Caller:
+    services, state = services_of(request), request.scope["state"]
+    caller = await services.authenticator.authenticate(authorization_of(request))
     state["caller"] = caller
-    key = str(caller.key_id or caller.name)
-    state["headers"] = await services.rates.admit(key)
-    place = state["place"] = Place(services.capacity, key)
-    await place.enter()
-    state["release"] = place.leave
+    services.open_requests.enter(caller.counted_as)
+    state["release"] = partial(services.open_requests.leave, caller.counted_as)
+    state["headers"] = await services.rates.admit(caller.counted_as)
     return caller
+
+
+def requirements_of(dependant: Dependant) -> Iterator[Requirement]:
+    """Yield what a route requires of its caller."""
+    for one in dependant.dependencies:
+        if isinstance(one.call, Requirement):
+            yield one.call
+        yield from requirements_of(one)
 
 
 def require(scope: str) -> Requirement:

@@ -100,7 +100,7 @@ async def replay(request: Request, caller: Operator, body: Replay) -> ReplayRepo
     return ReplayReport(items=[Replayed.model_validate(one) for one in done])
 
 
-@router.get("/{message_id}", operation_id="get_dead_message", summary="Show a refused message with its content")
+@router.get("/{message_id:uuid}", operation_id="get_dead_message", summary="Show a refused message with its content")
 async def get(request: Request, caller: Reader, message_id: UUID) -> DeadMessageDetails:
     async with session_of(request, caller) as session:
         return DeadMessageDetails.model_validate(await show_dead(session, str(message_id)))

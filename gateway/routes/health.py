@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
+from gateway.callers.authentication import authorization_of
 from gateway.callers.dependencies import is_allowed
 from gateway.problems import HttpProblem, MissingScope
 from gateway.resources import services_of
@@ -60,7 +61,7 @@ async def metrics(request: Request) -> Response:
     The token needs no database: an outage must not hide the metrics.
     """
     services = services_of(request)
-    header = request.headers.get("authorization")
+    header = authorization_of(request)
     token = services.resources.metrics_token
     if not (token and header and hmac.compare_digest(header.encode(), f"Bearer {token}".encode())):
         caller = await services.authenticator.authenticate(header)

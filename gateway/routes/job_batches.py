@@ -16,11 +16,12 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import session_of
 from gateway.job_items import ItemFile, read_array, read_lines
-from gateway.job_options import check_callback
+from gateway.job_options import check_callback, find_trace
 from gateway.job_requests import in_request, job_in
 from gateway.limits import without_place
 from gateway.problems import FieldError, HttpProblem, problem_of
 from gateway.resources import services_of
+from gateway.uploads import one_of_few
 from workers.runtime.enqueue import Enqueued, enqueue_many
 from workers.runtime.enqueue_validation import EnqueueError
 from workers.runtime.handler.registry import UnknownStageError
@@ -108,10 +109,12 @@ async def enqueue_batch(
     The body is read as it arrives. With `mode=all` one invalid job refuses all of them; the problem names its place,
     counted from 0. With `mode=each` the answer has a line for each item, in order.
     """
-    services = services_of(request)
+    if (key := request.headers.get("idempotency-key")) is not None:
+        problem = Problem("Idempotency-Key", "is not for a batch", quoted(key), "give each job an idempotency_key")
+        raise HttpProblem("invalid", str(problem), errors=[problem])
     items = ItemFile()
     try:
-        async with without_place(request), services.batches:
+        async with without_place(request), one_of_few(request, services_of(request).batches):
             await _receive(request, items, is_each=mode == "each")
     except BaseException:
         items.close()
@@ -137,12 +140,15 @@ async def _receive(request: Request, items: ItemFile, *, is_each: bool) -> None:
             raise HttpProblem(
                 "unsupported-media-type", str(problem), errors=[problem], headers={"Accept": f"{JSON}, {NDJSON}"}
             )
+    trace = find_trace(request)
     async for item in read:
         if items.count == MAX_JOBS:
             problem = Problem("body", f"must have at most {MAX_JOBS:,} jobs", "more")
             raise HttpProblem("too-large", str(problem), errors=[problem], headers={"Connection": "close"})
         try:
             stage, job = job_in(item)
+            if trace is not None and job.get("traceparent") is None:
+                job["traceparent"] = trace
             check_callback(request, job)
             items.add([stage, job])
         except EnqueueError as error:
@@ -193,9 +199,10 @@ async def _enqueue_each(request: Request, caller: Caller, items: ItemFile) -> As
             for start in range(0, len(chunk), EACH_AT_ONCE):
                 part = chunk[start : start + EACH_AT_ONCE]
                 rows = await _rows(request, caller, part)
-                yield b"".join(
-                    json.dumps({"index": place + nth} | row).encode() + b"\n" for nth, row in enumerate(rows)
-                )
+                async with without_place(request):  # the client may read slowly
+                    yield b"".join(
+                        json.dumps({"index": place + nth} | row).encode() + b"\n" for nth, row in enumerate(rows)
+                    )
                 place += len(part)
     finally:
         items.close()

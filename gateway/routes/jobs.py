@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from datetime import UTC
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
+import structlog
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
+from starlette.requests import ClientDisconnect
 
 from gateway.bodies import Route
 from gateway.callers.caller import Caller
@@ -20,11 +22,13 @@ from gateway.job_views import Job, Outcome, Transition, job_of, transition_of
 from gateway.resources import services_of
 from gateway.views import Limit, Page, View
 from gateway.waiting import Wait, wait_for_end
-from workers.runtime.database import retry_if_broken
+from workers.runtime.database import raw_of, retry_if_broken
 from workers.runtime.enqueue_at_once import SETTINGS, EnqueuedAtOnce, can_enqueue_at_once, enqueue_at_once
 from workers.runtime.enqueue_validation import EnqueueError
 from workers.runtime.handler.registry import UnknownStageError
 from workers.runtime.operate.jobs import JobView, enqueue_job, find_job, list_transitions, read_result
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 
@@ -58,28 +62,52 @@ async def enqueue(
     job = wanted.job()
     try:
         complete_options(request, job, key)
-        done = await _enqueue(request, caller, wanted.stage, job)
+        done = await _enqueue(request, caller, wanted, job)
     except (EnqueueError, UnknownStageError) as error:
         raise in_request(error) from None
-    if done.created_at is not None and not wait:
-        shown = _new_job(done, wanted, job)
-    else:
-        shown = job_of(await _read(request, caller, done.id, wait))
+    shown = done.first if done.first and not wait else await _read_enqueued(request, caller, done, wait)
     headers = {"ETag": etag(shown.version), "Location": f"/v1/jobs/{done.id}"}
     if not done.created:
         headers["Idempotent-Replayed"] = "true"
     return Response(shown.model_dump_json(), 201 if done.created else 200, headers, "application/json")
 
 
-async def _enqueue(request: Request, caller: Caller, stage: str, job: Mapping[str, Any]) -> EnqueuedAtOnce:
+class _Enqueued(NamedTuple):
+    """The committed job of a request; ``first`` shows it as it was made, None for the job of a known key."""
+
+    id: UUID
+    created: bool
+    first: Job | None
+
+
+async def _enqueue(request: Request, caller: Caller, wanted: JobRequest, job: Mapping[str, Any]) -> _Enqueued:
     if can_enqueue_at_once(job):
         settings = await settings_of(request, caller, **SETTINGS)
-        enqueue_it = partial(enqueue_at_once, services_of(request).database, settings, stage, job)
+        enqueue_it = partial(enqueue_at_once, services_of(request).database, settings, wanted.stage, job)
         # With a key it may be done twice.
-        return await (retry_if_broken(enqueue_it) if job.get("idempotency_key") else enqueue_it())
+        done = await (retry_if_broken(enqueue_it) if job.get("idempotency_key") else enqueue_it())
+        first = None if done.created_at is None else _new_job(done, wanted, job)
+        return _Enqueued(done.id, done.created, first)
     async with session_of(request, caller) as session:
-        done = await enqueue_job(session, stage, job, actor_of(request, caller))
-    return EnqueuedAtOnce(done.id, done.created)
+        made = await enqueue_job(session, wanted.stage, job, actor_of(request, caller))
+        found = job_of(await find_job(await raw_of(session), made.id))
+    return _Enqueued(made.id, made.created, found if made.created else None)
+
+
+async def _read_enqueued(request: Request, caller: Caller, done: _Enqueued, wait: float) -> Job:
+    """Return the job as it is now, or as it was made if it cannot be read any more.
+
+    A client that got an error instead would enqueue its job once more.
+    """
+    try:
+        return job_of(await _read(request, caller, done.id, wait))
+    except ClientDisconnect:
+        raise
+    except Exception as error:
+        if done.first is None:
+            raise
+        log.warning("new_job_not_read", job_id=str(done.id), error=f"{type(error).__name__}: {error}")
+        return done.first
 
 
 def _new_job(done: EnqueuedAtOnce, wanted: JobRequest, job: Mapping[str, Any]) -> Job:

@@ -91,16 +91,24 @@ async def hold(request: Request, caller: CallerOf) -> dict[str, str]:
     return {}
 
 
+@router.get("/park")
+async def park(request: Request, caller: CallerOf) -> dict[str, str]:
+    """Wait without a place until ``/test/release?what=park``."""
+    async with without_place(request):
+        await _release(request, "park").wait()
+    return {}
+
+
 @router.post("/release")
-async def release(request: Request) -> None:
-    _release(request).set()
+async def release(request: Request, what: str = "hold") -> None:
+    _release(request, what).set()
 
 
-def _release(request: Request) -> asyncio.Event:
+def _release(request: Request, what: str = "hold") -> asyncio.Event:
     state = request.app.state
-    if not hasattr(state, "release"):
-        state.release = asyncio.Event()
-    event: asyncio.Event = state.release
+    if not hasattr(state, "releases"):
+        state.releases = {}
+    event: asyncio.Event = state.releases.setdefault(what, asyncio.Event())
     return event
 
 

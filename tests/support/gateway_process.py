@@ -68,14 +68,20 @@ class GatewayProcess:
 
     def await_running(self, count: int) -> None:
         """Return when ``count`` requests run, besides the one that asks."""
+        self._await_metric(f"gristmill_http_requests_running {float(count + 1)}")
+
+    def await_queued(self, count: int) -> None:
+        """Return when ``count`` requests wait for a place."""
+        self._await_metric(f"gristmill_http_requests_queued {float(count)}")
+
+    def _await_metric(self, line: str) -> None:
         deadline = time.monotonic() + START_SECONDS
         with self.client() as client:
             while time.monotonic() < deadline:
-                lines = client.get("/metrics").text.splitlines()
-                if f"gristmill_http_requests_running {float(count + 1)}" in lines:
+                if line in client.get("/metrics").text.splitlines():
                     return
                 time.sleep(0.02)
-        raise AssertionError(f"there are never {count} running requests")
+        raise AssertionError(f"the metrics never have {line!r}")
 
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)

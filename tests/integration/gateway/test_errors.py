@@ -39,6 +39,37 @@ async def test_wrong_paths_and_methods(client, method, path, status, name):
 
 
 @pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/stages", "GET, HEAD"),
+        ("/v1/jobs", "GET, HEAD, POST"),
+        ("/v1/assessments/a-1", "GET, HEAD, PATCH"),
+        ("/v1/llm/prices", "DELETE, GET, HEAD, PUT"),
+        ("/v1/stages/scoring.score/pause", "POST"),
+        ("/healthz", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_all_methods_of_the_path(client, path, allowed):
+    """Not only those of the first route that has the path."""
+    for method in ("OPTIONS", "TRACE", "PROPFIND"):
+        answer = await client.request(method, path)
+
+        problem_in(answer, 405, "method-not-allowed")
+        assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    "text", ["0.5", "1700000000", "-5", "1e9", "1e-9", "20:00", "2030-01-01", "2030-01-01T00:00:00"]
+)
+async def test_a_time_is_a_text_with_a_time_zone(client, text):
+    """Not a number of seconds, which pydantic would read too."""
+    answer = await client.get("/v1/llm/spend", params={"until": text})
+
+    problem_in(answer, 422, "invalid")
+    assert answer.json()["errors"][0]["field"] == "until"
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "status", "name"),
     [
         (b'{"name": "x",}', {}, 400, "malformed"),

@@ -146,6 +146,33 @@ async def test_a_batch_has_a_largest_number(service, tenants, psql, monkeypatch,
     assert count(psql) == 3
 
 
+async def test_the_trace_of_the_request_is_that_of_its_jobs(service, tenants, psql):
+    """Except of a job that names another one."""
+    trace, own = (f"00-{digit * 32}-{digit * 16}-01" for digit in "12")
+    wanted = [tenants.score(), tenants.score(traceparent=own)]
+
+    answer = await service.post("/v1/jobs/batch", json=wanted, headers={"traceparent": trace})
+
+    assert answer.status_code == 201, answer.text
+    found = psql.execute("SELECT id, traceparent FROM scoring.scoring_jobs").fetchall()
+    traces = {str(row["id"]): row["traceparent"] for row in found}
+    assert [traces[one["id"]] for one in answer.json()["jobs"]] == [trace, own]
+
+
+async def test_a_batch_has_no_key_of_its_own(service, tenants, psql):
+    """A client that repeats a batch because of such a key would enqueue its jobs twice."""
+    refused = await service.post("/v1/jobs/batch", json=[tenants.score()], headers={"Idempotency-Key": "night-7"})
+
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0] == {
+        "field": "Idempotency-Key",
+        "rule": "is not for a batch",
+        "value": "'night-7'",
+        "remedy": "give each job an idempotency_key",
+    }
+    assert count(psql) == 0
+
+
 async def test_another_type_of_body_is_refused(service):
     """The problem names the two that are read."""
     refused = await service.post("/v1/jobs/batch", content=b"a,b", headers={"Content-Type": "text/csv"})

@@ -43,6 +43,31 @@ async def test_a_stale_version_names_both(service, tenants):
     assert (await service.get(f"/v1/jobs/{job}")).json()["outcome"] is None
 
 
+async def test_a_version_is_sent_once(service, tenants, waiting):
+    """Of two nobody can say which one was read. Nothing is changed."""
+    [job] = tenants.enqueue()
+    twice = [("If-Match", '"1"'), ("If-Match", '"9"')]
+
+    cancelled = await service.post(f"/v1/jobs/{job}/cancel", headers=twice)
+    decided = await service.post(
+        f"/v1/jobs/{waiting}/decide", json={"into": "approved"}, headers=[("If-Match", '"3"'), ("If-Match", "*")]
+    )
+
+    for answer in (cancelled, decided):
+        assert (answer.status_code, answer.json()["detail"]) == (422, "If-Match must be sent once")
+    assert (await service.get(f"/v1/jobs/{job}")).json()["version"] == 1
+
+
+@pytest.mark.parametrize("sent", ['W/"1"', "1", '"1", "2"', '"01"', '""', '"-1"', '"x"'])
+async def test_what_is_no_version_is_refused(service, tenants, sent):
+    """It is not read as `any version`."""
+    [job] = tenants.enqueue()
+
+    refused = await service.post(f"/v1/jobs/{job}/cancel", headers={"If-Match": sent})
+
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "If-Match")
+
+
 @pytest.mark.parametrize("run", range(3))
 @pytest.mark.parametrize("key", [None, JOBS_OPERATOR])
 async def test_of_ten_writers_with_one_version_one_wins(service, tenants, run, key):

@@ -85,6 +85,22 @@ async def test_the_key_may_be_a_header(service, tenants, header):
     assert again.json()["id"] == first.json()["id"]
 
 
+async def test_a_null_in_the_body_is_no_key(service, tenants):
+    """A typed client sends all its fields; the header counts."""
+    answer = await service.post("/v1/jobs", json=tenants.score(idempotency_key=None), headers={"Idempotency-Key": "k"})
+
+    assert (answer.status_code, answer.json()["idempotency_key"]) == (201, "k")
+
+
+@pytest.mark.parametrize("key", ["", " ", '""', "x" * 256, "x" * 301])
+async def test_a_header_that_is_no_key_is_refused(service, tenants, psql, key):
+    """It is not ignored: the client believes that it may repeat the request."""
+    refused = await service.post("/v1/jobs", json=tenants.score(), headers={"Idempotency-Key": key})
+
+    assert problem(refused, 422)["field"] in {"idempotency_key", "Idempotency-Key"}
+    assert psql.execute("SELECT count(*) AS n FROM scoring.scoring_jobs").fetchone()["n"] == 0
+
+
 @pytest.mark.parametrize("headers", [[("Idempotency-Key", "a")], [("Idempotency-Key", "b"), ("Idempotency-Key", "k")]])
 async def test_two_different_keys_are_refused(service, tenants, headers):
     """Nobody can say which one is meant."""
@@ -213,6 +229,25 @@ async def test_a_wait_ends_with_the_job(service, tenants):
     assert {answer.headers["etag"] for answer in answers} == {'"2"'}
 
 
+@pytest.mark.parametrize("lane", ["normal", "batch"])
+async def test_an_enqueue_that_waits_never_loses_its_job(service, tenants, psql, lane):
+    """If the job cannot be read at the end, the answer is the job as it was made: an error would make a second one."""
+    wanted = tenants.score(lane=lane) | ({"within": "48h"} if lane == "batch" else {})
+    posted = asyncio.create_task(service.post("/v1/jobs?wait=60", json=wanted))
+    deleted: list[str] = []
+
+    async def is_gone() -> bool:
+        rows = psql.execute("DELETE FROM scoring.scoring_jobs RETURNING id").fetchall()
+        deleted.extend(str(row["id"]) for row in rows)
+        return bool(deleted)
+
+    await until(is_gone)
+    answer = await asyncio.wait_for(posted, 30)
+
+    assert (answer.status_code, answer.headers["etag"]) == (201, '"1"'), answer.text
+    assert [answer.json()["id"]] == deleted
+
+
 async def test_a_wait_ends_with_its_time(service, tenants):
     """It is no error: the answer is the job as it is."""
     [job] = tenants.enqueue()
@@ -276,6 +311,19 @@ async def test_the_list_has_pages_bound_to_their_filter(service, tenants):
     assert [uuid.UUID(job["id"]) for job in first["items"] + second["items"]] == made[::-1]
     assert second["next"] is None
     assert problem(refused, 422)["field"] == "cursor"
+
+
+@pytest.mark.parametrize("path", ["", "/count"])
+async def test_a_filter_is_sent_once(service, tenants, path):
+    """Of two only one would count, and the list would show what was not asked for."""
+    refused = await service.get(f"/v1/jobs{path}?stage=scoring.score&state=failed&stage=ingestion.ingest")
+
+    assert problem(refused, 422) | {"remedy": None} == {
+        "field": "stage",
+        "rule": "must be sent once",
+        "value": None,
+        "remedy": None,
+    }
 
 
 async def test_an_operator_lists_the_jobs_of_all(service, tenants):

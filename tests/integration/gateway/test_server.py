@@ -10,7 +10,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 
-from tests.support.gateway import OPERATOR
+from tests.support.gateway import OPERATOR, SERVICE
 from tests.support.gateway_process import started_gateway
 
 KEY = f"Authorization: Bearer {OPERATOR}\r\n".encode()
@@ -144,17 +144,50 @@ def test_what_is_not_http_gets_a_problem(gateway, request_bytes, status):
     assert problem_in(answer)["status"] == status
 
 
-def test_two_lengths_at_once_are_refused(gateway):
-    """A request that two servers would read differently (smuggling)."""
-    with gateway.connect() as connection:
-        connection.sendall(
-            b"POST /test/things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n"
-            b"Content-Type: application/json\r\n" + KEY + b"\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-        )
-        connection.settimeout(5)
-        first = connection.recv(65_536)
+THING = b'{"name": "x"}'
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(THING), THING)
 
-    assert status_of(first) in {400, 422}
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", CHUNKED),
+        (b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", CHUNKED),
+        (b"Content-Length: %d\r\nTransfer-Encoding: identity\r\n" % len(THING), THING),
+        (b"Transfer-Encoding: chunked, identity\r\n", CHUNKED),
+        (b"Transfer-Encoding: xchunked\r\n", CHUNKED),
+        (b"Transfer-Encoding : chunked\r\n", CHUNKED),
+        (b"Content-Length: %d\r\nContent-Length: 0\r\n" % len(THING), THING),
+        (b"Content-Length: +%d\r\n" % len(THING), THING),
+        (b"Content-Length: 0x%x\r\n" % len(THING), THING),
+    ],
+)
+def test_a_request_that_two_servers_would_read_differently_is_refused(gateway, headers, body):
+    """Smuggling: the body is valid, so nothing else refuses it. What follows on the connection is never answered."""
+    head = b"POST /test/things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + KEY + headers + b"\r\n"
+    with gateway.connect() as connection:
+        connection.sendall(head + body + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = answer_to(connection)
+
+    assert status_of(answer) == 400, answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_chunked_body_is_read(gateway):
+    """The twin of the test before: the same body with one length is fine."""
+    head = b"POST /test/things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n" + KEY
+    with gateway.connect() as connection:
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED)
+        assert status_of(answer_to(connection)) == 200
+
+
+def test_without_a_key_no_body_is_read(gateway):
+    """The answer comes before the body: whoever has no key can neither fill the memory nor hold it."""
+    head = b"POST /test/things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
+    with gateway.connect() as connection:
+        connection.sendall(head)
+        connection.settimeout(30)
+        assert status_of(connection.recv(65_536)) == 401
 
 
 def test_the_answer_names_no_software(gateway):
@@ -233,6 +266,58 @@ def test_overload_is_refused_with_a_time_to_come_back(small):
     assert {answer.status_code for answer in served} == {200}
     assert {answer.status_code for answer in refused} == {429}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+
+
+def test_a_wait_that_ends_during_an_overload_is_answered(small):
+    """Its work is done: it waits for a place again, however many want one, and is not refused."""
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+
+        def ask(path: str) -> int:
+            with small.client() as client:
+                return int(client.get(path).status_code)
+
+        waiting = [pool.submit(ask, "/test/park") for _ in range(8)]
+        small.await_running(8)
+        holding = [pool.submit(ask, "/test/hold") for _ in range(4)]
+        small.await_queued(2)
+        with small.client() as client:
+            client.post("/test/release?what=park")
+            small.await_queued(10)
+            client.post("/test/release")
+        assert {one.result() for one in waiting + holding} == {200}
+
+
+def test_one_key_cannot_take_all_connections(small):
+    """Half of them, also of requests that only wait: the others are answered."""
+    with concurrent.futures.ThreadPoolExecutor(21) as pool:
+
+        def wait(_: int) -> httpx2.Response:
+            with small.client() as client:
+                answer: httpx2.Response = client.get("/test/wait?seconds=30")
+                return answer
+
+        waiting = [pool.submit(wait, number) for number in range(21)]
+        refused = next(concurrent.futures.as_completed(waiting)).result()
+        with small.client(SERVICE) as client:
+            assert client.post("/test/things", json={"name": "x"}).status_code == 200
+        small.terminate()
+
+    assert refused.status_code == 429
+    assert refused.json()["violated-policies"] == ["concurrent"]
+
+
+def test_a_client_that_reads_slowly_holds_no_place(small):
+    """The lines of a batch wait for it, and others run meanwhile."""
+    body = b"{}\n" * 30_000  # each gets a line that says what is wrong with it
+    head = b"POST /v1/jobs/batch?mode=each HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+    key = f"Authorization: Bearer {SERVICE}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with small.connect() as one, small.connect() as two:
+        for connection in (one, two):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.sendall(head + key + body)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        with small.client() as client:
+            assert client.get("/test/busy?seconds=0").status_code == 200
 
 
 def test_who_only_waits_takes_no_place(small):

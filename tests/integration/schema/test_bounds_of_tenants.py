@@ -65,7 +65,12 @@ BOUNDED_BY = {
         "runtime.rerun_job",
         "runtime.in_lane",
     },
-    "a cut": {"runtime.cancel", "runtime.decide", "assessments.update_assessment_state"},
+    "a cut": {
+        "runtime.cancel",
+        "runtime.decide",
+        "assessments.update_assessment_state",
+        "notifications.resend",
+    },
     "nothing is kept": {
         "runtime.has_worker",
         "runtime.can_read_job",

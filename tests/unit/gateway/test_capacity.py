@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.limits import BodyMemory, Capacity
+from gateway.limits import BodyMemory, Capacity, OpenRequests
 from gateway.problems import HttpProblem
 
 
@@ -83,14 +83,93 @@ async def test_one_key_gets_half_of_all_places_at_most() -> None:
     await capacity.enter("modest")
 
 
+async def test_who_comes_back_from_a_wait_is_never_refused() -> None:
+    """Its job exists already. It goes before those who queue, though queue and share are full."""
+    capacity = Capacity(running=1, queued=1, seconds=30)
+    await capacity.enter("a")
+    served: list[str] = []
+
+    async def request(name: str, *, again: bool) -> None:
+        await (capacity.enter_again("b") if again else capacity.enter("b"))
+        served.append(name)
+        capacity.leave("b")
+
+    waiting = [asyncio.create_task(request("queued", again=False))]
+    await asyncio.sleep(0)
+    waiting += [asyncio.create_task(request(f"back {nth}", again=True)) for nth in range(5)]
+    await asyncio.sleep(0)
+    assert capacity.queue_length == 6
+    capacity.leave("a")
+    await asyncio.gather(*waiting)
+
+    assert served == [*(f"back {nth}" for nth in range(5)), "queued"]
+    assert capacity.queue_length == 0
+
+
+async def test_one_key_never_has_all_places_of_a_few() -> None:
+    """Its further requests wait, and those of others pass them."""
+    capacity = Capacity(running=2, queued=8, seconds=30, running_per_key=1)
+    await capacity.enter("greedy")
+    second = asyncio.create_task(capacity.enter("greedy"))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await capacity.enter("modest")
+        capacity.leave("modest")
+        assert not second.done()
+        capacity.leave("greedy")
+        await second
+
+
+async def test_a_capped_key_that_leaves_the_queue_loses_no_place() -> None:
+    """Whatever is cancelled, at the end all places are free."""
+    capacity = Capacity(running=2, queued=8, seconds=30, running_per_key=1)
+    await capacity.enter("a")
+    waiting = [asyncio.create_task(capacity.enter("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    capacity.leave("a")
+    waiting[1].cancel()
+    await asyncio.gather(*waiting[:2], return_exceptions=True)
+
+    async with asyncio.timeout(5):
+        await waiting[2]
+        await capacity.enter("b")
+    capacity.leave("a")
+    capacity.leave("b")
+    async with asyncio.timeout(5):
+        await asyncio.gather(capacity.enter("a"), capacity.enter("b"))
+
+
+def test_one_key_has_a_share_of_open_requests() -> None:
+    """Also of those that only wait; the others still get connections."""
+    open_requests = OpenRequests(2)
+    open_requests.enter("greedy")
+    open_requests.enter("greedy")
+
+    with pytest.raises(HttpProblem) as refused:
+        open_requests.enter("greedy")
+
+    assert refused.value.violated_policies == ["concurrent"]
+    open_requests.enter("modest")
+    open_requests.leave("greedy")
+    open_requests.enter("greedy")
+
+
 def test_bodies_have_a_bounded_memory() -> None:
-    """What one body frees, another may use."""
+    """What one body frees, another may use; one key has half of it at most."""
     memory = BodyMemory(100)
 
-    with memory.hold() as first:
-        first.add(60)
-        with memory.hold() as second, pytest.raises(HttpProblem) as refused:
-            second.add(41)
-        assert refused.value.headers == {"Retry-After": "2"}
-    with memory.hold() as third:
-        third.add(100)
+    with memory.hold("a") as first, memory.hold("b") as second, memory.hold("c") as third:
+        first.add(50)
+        with pytest.raises(HttpProblem) as share:
+            first.add(1)
+        second.add(40)
+        with pytest.raises(HttpProblem) as full:
+            third.add(11)
+        third.add(10)
+    with memory.hold("b") as fourth:
+        fourth.add(50)
+
+    assert share.value.violated_policies == ["concurrent"]
+    assert full.value.headers == {"Retry-After": "2"}

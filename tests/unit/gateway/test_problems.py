@@ -1,5 +1,6 @@
 """Which answer each error gets."""
 
+import errno
 import json
 
 import psycopg
@@ -74,6 +75,9 @@ def postgres_error(sqlstate: str) -> psycopg.Error:
         (psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"), 422, "invalid"),
         (DBAPIError("SELECT", {}, postgres_error("42P01")), 500, "internal"),
         (RuntimeError("password=hunter2"), 500, "internal"),
+        (postgres_error("XX001"), 500, "internal"),
+        (OSError(errno.ENOSPC, "No space left on device", "a file"), 503, "temporary-reduced-capacity"),
+        (HTTPException(400, "Too many files. Maximum number of files is 1."), 400, "malformed"),
     ],
 )
 def test_each_error_has_its_kind(error: Exception, status: int, name: str) -> None:

@@ -189,6 +189,22 @@ async def test_odd_bodies_are_refused_in_one_line(client, app, world):
     assert failed == []
 
 
+async def test_a_parameter_is_sent_once(client, app, world):
+    """Of two only one would count. Where several count, the description says so."""
+    wrong = []
+    header = await world.key(None, *SCOPES)
+    for path, method, operation in operations(app.openapi()):
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "query":
+                url = odd_request(path, {"name": "", "in": "query"}, "")["url"]
+                query = "&".join(f"{parameter['name']}={value}" for value in ("zz", "zz"))
+                answer = await client.request(method.upper(), f"{url}?{query}", headers=header)
+                is_refused = "must be sent once" in answer.text
+                if is_refused == (parameter["schema"].get("type") == "array"):
+                    wrong.append((operation["operationId"], parameter["name"], answer.text))
+    assert wrong == []
+
+
 @pytest.mark.parametrize("path", ["/v1/profiles", "/v1/projects", "/v1/dead", "/v1/llm/calls"])
 async def test_an_unknown_filter_is_refused(client, world, path):
     """A misspelt one would return everything."""
