@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
 AWAY, BACK = "Postgres cannot be reached; waiting for it to come back", "Postgres is back"
 LOOKERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-                 AND query ~ 'runtime.jobs|ingest_jobs|lifecycles'"""
+                 AND query ~ 'runtime.jobs|ingest_jobs|lifecycles|COMMIT'"""
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,17 @@ async def end(servers: EmbeddedServers, job: UUID) -> None:
             await cancel(conn, model, [job], reason="by hand")
 
 
-async def restarted(servers: EmbeddedServers, follower: Any, said: Callable[[], str], job: UUID) -> Any:
+async def restarted(
+    servers: EmbeddedServers,
+    follower: Any,
+    said: Callable[[], str],
+    job: UUID,
+    *,
+    has_begun: Callable[[], object] = lambda: True,
+) -> Any:
     """Run ``follower``, restart Postgres in the middle, then cancel ``job``; return what the follower returns."""
     following = asyncio.ensure_future(follower)
-    await until(lambda: following.done() or ask(servers, LOOKERS) > 0)
+    await until(lambda: following.done() or (ask(servers, LOOKERS) > 0 and has_begun()))
     servers.stop_postgres()
     await until(lambda: following.done() or AWAY in said())
     servers.start_postgres()
@@ -122,7 +129,11 @@ async def test_ingest_wait_follows_on(servers: EmbeddedServers, ingest_job: UUID
     shown: list[IngestionProgress] = []
 
     seen: IngestionProgress = await restarted(
-        servers, ingesting.follow_ingestion(servers.urls.database_url, ingest_job, show=shown.append), said, ingest_job
+        servers,
+        ingesting.follow_ingestion(servers.urls.database_url, ingest_job, show=shown.append),
+        said,
+        ingest_job,
+        has_begun=lambda: shown,
     )
 
     assert (seen.ended, seen.completed) == (True, False)

@@ -58,7 +58,6 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.failed_states",  # names of states
     "runtime.status_column",  # the name of a column
     "runtime.outcome_of",  # likewise
-    "runtime.status_column",  # the name of a column
     "runtime.release_keys",  # only of ended jobs that the caller may cancel
     "runtime.put_in_lane",  # only of jobs of the actor that the same transaction has enqueued
     "assessments.create_assessment",
