@@ -1,4 +1,4 @@
-"""Enqueue and follow jobs over HTTP: :class:`Client` for threads, :class:`AsyncClient` for asyncio, the same operations.
+"""Enqueue and follow jobs over HTTP: :class:`Client` for threads, :class:`AsyncClient` for asyncio.
 
 For tests without a gateway see :mod:`gristmill_client.testing`; for callbacks, :mod:`gristmill_client.webhooks`.
 """

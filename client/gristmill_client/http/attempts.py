@@ -40,7 +40,7 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed. ``is_final``: another attempt makes no sense. ``may_be_done``: it may have had its effect."""
+    """Why an attempt failed. ``is_final``: another one would fail too. ``may_be_done``: it may have had its effect."""
 
     error: GristmillError
     is_final: bool

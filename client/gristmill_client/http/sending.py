@@ -48,7 +48,7 @@ def build(http: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.
         request.path,
         params=dict(request.params) or None,
         headers=dict(request.headers),
-        content=request.content,
+        content=request.body or request.content,
         data=None if request.form is None else dict(request.form),
         files=None if request.file is None else {"file": request.file},
         timeout=httpx2.Timeout(ATTEMPT_SECONDS, connect=CONNECT_SECONDS, read=request.read_seconds),

@@ -26,7 +26,7 @@ def follow(core: Core, job_id: UUID, *, after: int = 0) -> Items[Transition | Pr
     They begin with the first, or behind the version ``after``. Raise NotFound, and Unavailable if the gateway is away
     for ``retry_seconds``.
     """
-    place = _Place(str(after) if after else None)
+    place = _Place(str(after) if after else None, is_of_one_job=True)
     while True:
         yield from _connected(core, f"/v1/jobs/{job_id}/events", place, on_position=None)
         if place.has_ended:
@@ -54,7 +54,7 @@ def follow_many(
         path = f"/v1/stages/{quote(stage, safe='')}/events"
     elif project_id is not None:
         path = f"/v1/projects/{project_id}/events"
-    place = _Place(after)
+    place = _Place(after, is_of_one_job=False)
     while True:
         yield from _connected(core, path, place, on_position=on_position)
 
@@ -62,10 +62,10 @@ def follow_many(
 class _Place:
     """Where a follower is. ``pause`` is how long it waits before it comes back."""
 
-    __slots__ = ("after", "has_ended", "pause")
+    __slots__ = ("after", "has_ended", "is_of_one_job", "pause")
 
-    def __init__(self, after: str | None) -> None:
-        self.after = after
+    def __init__(self, after: str | None, *, is_of_one_job: bool) -> None:
+        self.after, self.is_of_one_job = after, is_of_one_job
         self.has_ended = False
         self.pause = COME_BACK_SECONDS
 
@@ -113,8 +113,7 @@ def _taken(event: Event, place: _Place, on_position: Callable[[str], None] | Non
     if event.name != "transition":
         return None  # of a newer gateway
     found = requests.fitted(Transition, value, "an event").model_copy(update={"position": event.id})
-    # The stream of one job ends with it; its positions are versions.
-    place.has_ended = found.outcome is not None and event.id == str(found.version)
+    place.has_ended = place.is_of_one_job and found.outcome is not None
     return found
 
 
