@@ -1,8 +1,8 @@
 """Run a command beside a real database and a real gateway: ``python -m tests.client_database COMMAND``.
 
-The tests of the client (``client/tests``) run in an environment without Gristmill, and need both. CLIENT_DATABASE_URL is
-the database, CLIENT_GATEWAY the gateway with its keys, as JSON. No worker and no dispatcher runs: the tests decide what
-becomes of a job.
+The tests of the client (``client/tests``) run in an environment without Gristmill, and need both. CLIENT_DATABASE_URL
+is the database, CLIENT_GATEWAY the gateway with its keys, as JSON. No worker and no dispatcher runs: the tests decide
+what becomes of a job.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Enqueue jobs of Gristmill from a service, and follow them.
 
-``gristmill_client.http`` works over HTTP, ``gristmill_client.sql`` in your own transaction. ``gristmill_client.testing``
-is a gateway in memory for your tests, and ``gristmill_client.webhooks`` verifies callbacks.
+``gristmill_client.http`` works over HTTP, ``gristmill_client.sql`` in your own transaction.
+``gristmill_client.testing`` is a gateway in memory for your tests; ``gristmill_client.webhooks`` verifies callbacks.
 """
 
 from gristmill_client.errors import (

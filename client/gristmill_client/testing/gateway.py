@@ -121,7 +121,7 @@ class Gateway:
         job = self._running(job_id)
         with self._jobs.lock:
             self._jobs.move(job, state, action="settle")
-            job.answers = dict(answers)
+            job.answers, job.may_wait = dict(answers), True
 
     def payload_of(self, job_id: UUID) -> dict[str, Any]:
         """Return the payload of a job, as the stage's model read it."""

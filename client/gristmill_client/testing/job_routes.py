@@ -132,7 +132,8 @@ def decide(asked: Asked, job_id: UUID, version: int | None, body: dict[str, Any]
         raise invalid("into", "is required", "nothing")
     with asked.jobs.lock:
         job = asked.job(job_id)
-        require_version(job, version)
+        if job.may_wait:
+            require_version(job, version)
         if job.answers is None:
             raise Problem("conflict", f"job {job_id} waits for no decision: it is {job.status}")
         if into not in job.answers:

@@ -53,6 +53,7 @@ class StoredJob:
     completed_at: datetime | None = None
     updated_at: datetime | None = None
     answers: Mapping[str, str] | None = None
+    may_wait: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property

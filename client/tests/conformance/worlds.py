@@ -77,13 +77,19 @@ class InMemory:
         self.gateway.fail(job_id, error)
 
 
-_START = """UPDATE scoring.scoring_jobs SET status = 'processing', version = version + 1, started_at = now(), progress = %s
+# What the dispatcher and a worker do to a job: a ticket, a claim, a settlement.
+_WORKER = """INSERT INTO runtime.workers (id, name, queues, slots, lease_seconds)
+             VALUES (%s, 'conformance', '{scoring}', 1, 3600)"""
+_DISPATCH = "UPDATE scoring.scoring_jobs SET dispatched_at = now() WHERE id = %s AND status = 'pending'"
+_CLAIM = """UPDATE scoring.scoring_jobs
+               SET status = 'processing', version = version + 1, lease_owner = %s, started_at = now(),
+                   deadline_at = now() + interval '1 hour', change_action = 'claim'
              WHERE id = %s AND status = 'pending'"""
-_PROGRESS = "UPDATE scoring.scoring_jobs SET progress = %s WHERE id = %s"
-_COMPLETE = """UPDATE scoring.scoring_jobs SET status = 'completed', version = version + 1, completed_at = now(),
-                      progress = 100, parsed_score = %s WHERE id = %s"""
-_FAIL = """UPDATE scoring.scoring_jobs SET status = 'failed', version = version + 1, completed_at = now(),
-                  error_message = %s WHERE id = %s"""
+_PROGRESS = "UPDATE scoring.scoring_jobs SET progress = %s WHERE id = %s AND status = 'processing'"
+_SETTLE = """UPDATE scoring.scoring_jobs
+                SET status = %s, version = version + 1, completed_at = now(), dispatched_at = NULL, deadline_at = NULL,
+                    progress = %s, parsed_score = %s, error_message = %s, change_action = %s
+              WHERE id = %s AND status = 'processing'"""
 
 
 class Real:
@@ -94,6 +100,8 @@ class Real:
         self.url = given["url"]
         self.keys = given["keys"]
         self._psql = psycopg.connect(os.environ["CLIENT_DATABASE_URL"], autocommit=True)
+        self._worker = uuid.uuid4()
+        self._psql.execute(_WORKER, [self._worker])
         self._users = {
             name: self._psql.execute("SELECT id FROM auth.users WHERE email = %s", [f"{name}@example.test"]).fetchone()
             for name in TENANTS
@@ -120,13 +128,14 @@ class Real:
         return made
 
     def start(self, job_id: uuid.UUID, progress: int = 0) -> None:
-        self._psql.execute(_START, [progress, job_id])
+        self._psql.execute(_DISPATCH, [job_id])
+        self._psql.execute(_CLAIM, [self._worker, job_id])
         self._psql.execute(_PROGRESS, [progress, job_id])
 
     def complete(self, job_id: uuid.UUID, result: dict[str, Any]) -> None:
         self.start(job_id)
-        self._psql.execute(_COMPLETE, [Jsonb(result), job_id])
+        self._psql.execute(_SETTLE, ["completed", 100, Jsonb(result), None, "complete", job_id])
 
     def fail(self, job_id: uuid.UUID, error: str) -> None:
         self.start(job_id)
-        self._psql.execute(_FAIL, [error, job_id])
+        self._psql.execute(_SETTLE, ["failed", 0, None, error, "fail", job_id])

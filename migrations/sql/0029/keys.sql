@@ -8,7 +8,7 @@ SELECT array_agg(t.state ORDER BY t.place)
  WHERE l.table_name = p_table AND t.place > 1 AND coalesce(l.ends ->> t.state, '') <> 'good'
 $$;
 
-CREATE FUNCTION runtime.status_column(p_table text) RETURNS text LANGUAGE sql STABLE
+CREATE FUNCTION runtime.status_column(p_table text) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp AS $$
 -- As its part of runtime.jobs names it, quoted where needed.
 SELECT substring(l.jobs_branch FROM 'AS stage, j\.(\S+)::text AS status') FROM runtime.lifecycles AS l

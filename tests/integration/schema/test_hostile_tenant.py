@@ -56,6 +56,7 @@ MAY_CALL_WITH_OWNERS_RIGHTS = {
     "runtime.gate_told",  # of a key that the caller must know: what keeps its jobs back
     "runtime.decide",  # only where the table says that its tenants may decide
     "runtime.failed_states",  # names of states
+    "runtime.status_column",  # the name of a column
     "runtime.outcome_of",  # likewise
     "runtime.release_keys",  # only of ended jobs that the caller may cancel
     "runtime.put_in_lane",  # only of jobs of the actor that the same transaction has enqueued
