@@ -73,7 +73,6 @@ BOUNDED_BY = {
         "runtime.gate_told",
         "runtime.failed_states",
         "runtime.status_column",
-        "runtime.status_column",
         "runtime.first_job_statement",
         "runtime.release_keys",
         "runtime.outcome_of",
