@@ -39,7 +39,7 @@ class Clock:
         self.pauses = []
 
     def run(self, request, answers, *, retry_seconds=60.0, draw=1.0):
-        """Run the plan of a request with these answers, in their order; return its response and how often it was sent."""
+        """Run the plan of a request with these answers; return its response, and how often it was sent."""
         core = Core(retry_seconds=retry_seconds, clock=lambda: self.now, draw=lambda: draw)
         plan, sent, given = answered(core, request), 0, iter(answers)
         step = next(plan)

@@ -4,7 +4,7 @@ import pytest
 from gristmill_client.http.sse import MAX_EVENT_BYTES, Event, EventParser, TooLargeError
 
 STREAM = (
-    b"retry: 2000\n:\nid: 1.2\n\n: a comment\n\nevent: transition\r\nid: 7\r\ndata: {\"a\":\r\ndata:  1}\r\n\r\n"
+    b'retry: 2000\n:\nid: 1.2\n\n: a comment\n\nevent: transition\r\nid: 7\r\ndata: {"a":\r\ndata:  1}\r\n\r\n'
     b"event: progress\ndata: \xe2\x82\xac\n\nid: 8\n\nretry: x\ndata\n\nevent: cut off\ndata: lost\n"
 )
 EVENTS = [
@@ -28,6 +28,10 @@ def test_pieces_of_any_size_are_the_same_events(size):
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 65_536, b"data: x" * 9_000 + b"\n"])
 def test_an_event_without_end_is_refused(piece):
     parser = EventParser()
-    with pytest.raises(TooLargeError):
+
+    def feed_without_end():
         for _ in range(MAX_EVENT_BYTES // len(piece) + 2):
             parser.feed(piece)
+
+    with pytest.raises(TooLargeError):
+        feed_without_end()
