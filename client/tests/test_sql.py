@@ -256,11 +256,12 @@ def waitable(kind, url):
 def test_wait_returns_when_the_job_has_ended(kind, service_url, admin, user, job):
     """The notification wakes it: long before it would look again. Afterwards the connection listens no more."""
     connection = waitable(kind, service_url)
-    listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT%%runtime.status%%' AND state = 'idle'"
+    listening = """SELECT count(*) FROM pg_stat_activity
+                    WHERE query LIKE '%%FROM acting%%runtime.status%%' AND state = 'idle' AND pid <> pg_backend_pid()"""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(sql.wait, connection, job, timeout=60, user_id=user)
         ends = time.monotonic() + 30
-        while admin.execute(listening).fetchone() == (0,) and time.monotonic() < ends:
+        while admin.execute(listening, []).fetchone() == (0,) and time.monotonic() < ends:
             time.sleep(0.01)
         admin.execute("SELECT runtime.cancel(%s)", [job])
         done = waiting.result(30)

@@ -122,7 +122,7 @@ def translated(failed: StatementFailed) -> Exception:
     position = int(parts.pop("position", 0) or 0) + start
     if start:
         message = f"job {position}: {message.partition(': ')[2] if message.startswith('job ') else message}"
-    known = {name: parts.get(name) for name in ("field", "rule", "value", "remedy")}
+    known: dict[str, Any] = {name: parts.get(name) for name in ("field", "rule", "value", "remedy")}
     return Refused(message, **known, position=position, code=_CODES[state])
 
 
