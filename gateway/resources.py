@@ -21,7 +21,6 @@ from workers.notifications.rules import CallbackRules
 from workers.operations.keyring import Keyring
 from workers.runtime.database import Database, Transaction
 from workers.runtime.handler.ports import LanguageModel
-from workers.runtime.handler.resources import NoKeyring
 from workers.runtime.operate.events import JobEvents
 from workers.runtime.operate.feed import Feed
 
@@ -55,7 +54,7 @@ class Resources:
     queue: int = 512
     queue_seconds: float = 5.0
     max_connections: int = 10_000
-    callbacks: CallbackRules = CallbackRules(keyring=NoKeyring())  # noqa: RUF009 - it holds nothing
+    callbacks: CallbackRules = CallbackRules(keyring=Keyring(()))  # noqa: RUF009 - it holds nothing
     metrics_token: str | None = field(default=None, repr=False)
 
 
