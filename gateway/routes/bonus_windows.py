@@ -11,10 +11,12 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
 from gateway.cursors import Listing
+from gateway.headers import RequiredVersion, etag
 from gateway.parameters import Body, Flag, Name, Paging, Time
 from gateway.views import Page
 from workers.operations import windows
 from workers.operations.windows import Standing, WindowView
+from workers.runtime.versions import version_at
 
 router = APIRouter(prefix="/v1/bonus-windows", tags=["operations"], route_class=Route)
 Reader = Annotated[Caller, Depends(require("operations:read"))]
@@ -77,16 +79,28 @@ async def open_standings(request: Request, caller: Reader, paging: Annotated[Pag
 
 
 @router.get("/{window_id}", operation_id="get_bonus_window", summary="Show a bonus window")
-async def get(request: Request, caller: Reader, window_id: UUID) -> WindowView:
+async def get(request: Request, response: Response, caller: Reader, window_id: UUID) -> WindowView:
     async with session_of(request, caller) as session:
-        return await windows.find_window(session, window_id)
+        found = await windows.find_window(session, window_id)
+    response.headers["ETag"] = etag(version_at(found.updated_at))
+    return found
 
 
 @router.patch("/{window_id}", operation_id="change_bonus_window", summary="Change the given values of a bonus window")
-async def change(request: Request, caller: Writer, window_id: UUID, body: WindowChange) -> WindowView:
+async def change(
+    request: Request,
+    response: Response,
+    *,
+    caller: Writer,
+    window_id: UUID,
+    body: WindowChange,
+    version: RequiredVersion,
+) -> WindowView:
     given: dict[str, Any] = {name: value for name, value in body.model_dump().items() if value is not None}
     async with session_of(request, caller) as session:
-        return await windows.change(session, window_id, given, actor=actor_of(request, caller))
+        found = await windows.change(session, window_id, given, version=version, actor=actor_of(request, caller))
+    response.headers["ETag"] = etag(version_at(found.updated_at))
+    return found
 
 
 @router.delete("/{window_id}", operation_id="delete_bonus_window", summary="Delete a bonus window", status_code=204)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
 from gateway.bodies import Route
@@ -11,6 +11,7 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
 from gateway.cursors import Listing
+from gateway.headers import RequiredVersion, etag
 from gateway.parameters import Body, Name, Paging, PathName, Secret, Text, Why, reason_of
 from gateway.problems import HttpProblem
 from gateway.resources import services_of
@@ -80,12 +81,23 @@ async def add(request: Request, caller: Operator, body: NewProvider) -> Provider
 
 
 @router.patch("/providers/{name}", operation_id="change_provider", summary="Change the given values of a provider")
-async def change(request: Request, caller: Operator, name: PathName, body: ProviderChange) -> ProviderView:
+async def change(
+    request: Request,
+    response: Response,
+    *,
+    caller: Operator,
+    name: PathName,
+    body: ProviderChange,
+    version: RequiredVersion,
+) -> ProviderView:
     keyring = services_of(request).resources.keyring
     actor = actor_of(request, caller)
     async with session_of(request, caller) as session:
-        await providers.change_provider(session, name, _given(body), keyring=keyring, actor=actor)
-        return await _view(request, session, name)
+        given = _given(body)
+        await providers.change_provider(session, name, given, keyring=keyring, version=version, actor=actor)
+        found = await _view(request, session, name)
+    response.headers["ETag"] = etag(found.version or 0)
+    return found
 
 
 @router.delete("/providers/{name}", operation_id="delete_provider", summary="Delete a provider", status_code=204)

@@ -12,6 +12,7 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
 from gateway.cursors import Listing
+from gateway.headers import RequiredVersion, etag
 from gateway.parameters import Body, Filters, Name, Paging, Text
 from gateway.started_jobs import mark_created
 from gateway.uploads import read_large, require_media_type
@@ -19,6 +20,7 @@ from gateway.views import Page, View
 from workers.analytics import guidelines
 from workers.operations import projects
 from workers.operations.projects import MAX_PDF_BYTES, MAX_PROJECT_NAME_CHARACTERS, ListedProject, ProjectView
+from workers.runtime.versions import version_at
 from workers.vectorization.enqueue_embedding import embed_project
 
 router = APIRouter(prefix="/v1/projects", tags=["operations"], route_class=Route)
@@ -81,16 +83,29 @@ async def create(request: Request, response: Response, caller: Writer, body: Pro
 
 
 @router.get("/{project_id}", operation_id="get_project", summary="Show a project with its counts and last analyses")
-async def get(request: Request, caller: Reader, project_id: UUID) -> ProjectView:
+async def get(request: Request, response: Response, caller: Reader, project_id: UUID) -> ProjectView:
     async with session_of(request, caller) as session:
-        return await projects.view_by_id(session, project_id)
+        found = await projects.view_by_id(session, project_id)
+    response.headers["ETag"] = etag(version_at(found.updated_at))
+    return found
 
 
 @router.patch("/{project_id}", operation_id="rename_project", summary="Rename a project")
-async def rename(request: Request, caller: Writer, project_id: UUID, body: ProjectName) -> ProjectView:
+async def rename(
+    request: Request,
+    response: Response,
+    *,
+    caller: Writer,
+    project_id: UUID,
+    body: ProjectName,
+    version: RequiredVersion,
+) -> ProjectView:
+    actor = actor_of(request, caller)
     async with session_of(request, caller) as session:
-        await projects.rename(session, project_id, body.name, actor=actor_of(request, caller))
-        return await projects.view_by_id(session, project_id)
+        await projects.rename(session, project_id, body.name, version=version, actor=actor)
+        found = await projects.view_by_id(session, project_id)
+    response.headers["ETag"] = etag(version_at(found.updated_at))
+    return found
 
 
 @router.delete(

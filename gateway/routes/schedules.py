@@ -14,6 +14,7 @@ from gateway.callers.caller import Caller
 from gateway.callers.dependencies import require
 from gateway.callers.sessions import actor_of, session_of
 from gateway.cursors import Listing
+from gateway.headers import RequiredVersion, etag
 from gateway.parameters import Body, JsonObject, Name, Paging, PathName
 from gateway.resources import services_of
 from gateway.views import Page, View
@@ -87,17 +88,29 @@ async def add(request: Request, response: Response, caller: Operator, body: Adde
 
 
 @router.get("/{name}", operation_id="get_schedule", summary="Show a schedule with its newest times")
-async def get(request: Request, caller: Reader, name: PathName) -> Schedule:
+async def get(request: Request, response: Response, caller: Reader, name: PathName) -> Schedule:
     async with session_of(request, caller) as session:
         view, ticks = await schedules.show_schedule(session, registry, name)
+    response.headers["ETag"] = etag(view.version)
     return Schedule(schedule=view, ticks=ticks)
 
 
 @router.patch("/{name}", operation_id="change_schedule", summary="Change the given values of a schedule")
-async def change(request: Request, caller: Operator, name: PathName, body: ScheduleChange) -> ScheduleView:
+async def change(
+    request: Request,
+    response: Response,
+    *,
+    caller: Operator,
+    name: PathName,
+    body: ScheduleChange,
+    version: RequiredVersion,
+) -> ScheduleView:
     """Times before the change do not fire. A new stage replaces an action, a new action a stage and its payload."""
     async with session_of(request, caller) as session:
-        return await schedules.edit_schedule(session, registry, name, body.given(), actor_of(request, caller))
+        actor = actor_of(request, caller)
+        found = await schedules.edit_schedule(session, registry, name, body.given(), actor, version=version)
+    response.headers["ETag"] = etag(found.version)
+    return found
 
 
 @router.delete("/{name}", operation_id="delete_schedule", summary="Delete a schedule with its times", status_code=204)

@@ -72,6 +72,7 @@ def _operators(operation: str, request: str, scope: str, status: int = 200, **mo
 
 
 _PROJECT = "/v1/projects/{project}"
+_ANY = {"If-Match": "*"}
 TABLE = (
     # scoring
     _of("list_profiles", "GET /v1/profiles", "scoring:read"),
@@ -84,7 +85,8 @@ TABLE = (
     _of("list_projects", "GET /v1/projects", "operations:read"),
     _of("create_project", "POST /v1/projects", "operations", 201, json={"name": "second"}),
     _of("get_project", f"GET {_PROJECT}", "operations:read", others="readable"),
-    _of("rename_project", f"PATCH {_PROJECT}", "operations", json={"name": "renamed"}, others="forbidden"),
+    _of("rename_project", f"PATCH {_PROJECT}", "operations", json={"name": "renamed"}, headers=_ANY,
+        others="forbidden"),
     _of("put_guidelines", f"PUT {_PROJECT}/guidelines", "operations", content=PDF,
         headers={"Content-Type": "application/pdf"}, others="forbidden"),
     _of("get_guidelines", f"GET {_PROJECT}/guidelines", "operations:read", others="readable"),
@@ -108,7 +110,7 @@ TABLE = (
     _of("create_bonus_window", "POST /v1/bonus-windows", "operations", 201, user="root", json=WINDOW),
     _of("get_bonus_window", "GET /v1/bonus-windows/{window}", "operations:read", others="readable"),
     _of("change_bonus_window", "PATCH /v1/bonus-windows/{window}", "operations", user="root", json={"tasks": 5},
-        others="forbidden"),
+        headers=_ANY, others="forbidden"),
     _of("list_open_standings", "GET /v1/bonus-windows/standings", "operations:read"),
     _of("list_standings", "GET /v1/bonus-windows/{window}/standings", "operations:read", others="readable"),
     # assessments
@@ -135,7 +137,8 @@ TABLE = (
                json={"name": "nightly", "cron": "0 3 * * *", "action": "forget_workers"}),
     _operators("list_schedules", "GET /v1/schedules", "operate:read"),
     _operators("get_schedule", "GET /v1/schedules/nightly", "operate:read"),
-    _operators("change_schedule", "PATCH /v1/schedules/nightly", "operate", json={"cron": "0 4 * * *"}),
+    _operators("change_schedule", "PATCH /v1/schedules/nightly", "operate", json={"cron": "0 4 * * *"},
+        headers=_ANY),
     _operators("pause_schedule", "POST /v1/schedules/nightly/pause", "operate"),
     _operators("resume_schedule", "POST /v1/schedules/nightly/resume", "operate"),
     _operators("run_schedule", "POST /v1/schedules/nightly/run", "operate"),
@@ -150,7 +153,8 @@ TABLE = (
     _operators("add_provider", "POST /v1/llm/providers", "operate", 201,
                json={"name": "here", "kind": "compatible", "base_url": "http://[::1]:9/v1", "api_key": "a-secret-17"}),
     _operators("list_providers", "GET /v1/llm/providers", "operate:read"),
-    _operators("change_provider", "PATCH /v1/llm/providers/here", "operate", json={"api_key": "another-secret-18"}),
+    _operators("change_provider", "PATCH /v1/llm/providers/here", "operate", json={"api_key": "another-secret-18"},
+        headers=_ANY),
     _operators("pause_provider", "POST /v1/llm/providers/here/pause", "operate", json={"reason": "costs"}),
     _operators("resume_provider", "POST /v1/llm/providers/here/resume", "operate"),
     _operators("resume_providers", "POST /v1/llm/resume", "operate"),

@@ -19,6 +19,7 @@ from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
 from workers.runtime.handler.naming import check_name, file_name, nfc
 from workers.runtime.refusals import Forbidden, Problem, quoted
+from workers.runtime.versions import require_version
 
 MAX_PROJECT_NAME_CHARACTERS = 255
 PDF_MAGIC = b"%PDF-"
@@ -41,6 +42,7 @@ class ProjectView:
     last_task_analysis: str | None
     last_feedback_analysis: str | None
     created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,19 @@ async def create(session: AsyncSession, name: str, *, actor: Actor = NOBODY) -> 
     return await get_or_create(session, name, actor=actor), made is not None
 
 
-async def rename(session: AsyncSession, project_id: UUID, name: str, *, actor: Actor = NOBODY) -> None:
-    """Give a project another name; raise UnknownProject, Forbidden, NameTaken or OperationsError."""
+async def rename(
+    session: AsyncSession, project_id: UUID, name: str, *, version: int | None = None, actor: Actor = NOBODY
+) -> None:
+    """Give a project another name, if its version is ``version`` (None: any; ``workers.runtime.versions``).
+
+    Raise UnknownProject, Forbidden, StaleVersion, NameTaken or OperationsError.
+    """
     name = _checked_name(name)
     await require_change(session, project_id)
     try:
         async with acting(session, actor), session.begin_nested():
+            locked = select(Project.updated_at).where(Project.id == project_id).with_for_update()
+            require_version(f"project {project_id}", (await session.scalars(locked)).one(), version)
             await session.execute(update(Project).where(Project.id == project_id).values(name=name))
     except IntegrityError:
         raise NameTaken(Problem("name", "must not be the name of another project", quoted(name))) from None
@@ -232,6 +241,7 @@ async def _views(session: AsyncSession, one: UUID | None) -> Sequence[ProjectVie
             Project.last_task_analysis,
             Project.last_feedback_analysis,
             Project.created_at,
+            Project.updated_at,
         )
         .outerjoin(counts, counts.c.project_id == Project.id)
         .where(Project.id == one if one else true())

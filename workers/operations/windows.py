@@ -15,6 +15,7 @@ from workers.operations.seed_names import by_column
 from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.handler.naming import Name
 from workers.runtime.refusals import Forbidden, first_problem, rule_of
+from workers.runtime.versions import require_version
 
 Target = Annotated[int, Field(ge=0, le=1_000_000)]
 _DELETE = text("SELECT operations.delete_bonus_window(:id)")
@@ -88,11 +89,20 @@ async def create(session: AsyncSession, request: dict[str, Any], *, actor: Actor
 
 
 async def change(
-    session: AsyncSession, window_id: UUID, changes: dict[str, Any], *, actor: Actor = NOBODY
+    session: AsyncSession,
+    window_id: UUID,
+    changes: dict[str, Any],
+    *,
+    version: int | None = None,
+    actor: Actor = NOBODY,
 ) -> WindowView:
-    """Change the given values of a window. The result must obey the rules of a new window."""
+    """Change the given values of a window. The result must obey the rules of a new window.
+
+    With ``version`` (``workers.runtime.versions``), raise StaleVersion if the window has another one.
+    """
     async with acting(session, actor):
         window = await _get(session, window_id, lock=True)
+        require_version(f"bonus window {window_id}", window.updated_at, version)
         now = {
             "name": window.name,
             "start": window.start_time,

@@ -24,6 +24,7 @@ from workers.runtime.actor import NOBODY, Actor, acting
 from workers.runtime.database import Database
 from workers.runtime.operate.waking import wake_jobs
 from workers.runtime.refusals import Problem, quoted
+from workers.runtime.versions import require_version, version_at
 
 State = Literal["open", "paused", "away", "cooling down", "unusable"]
 MADE_ELSEWHERE = {
@@ -65,7 +66,7 @@ class ProviderView:
     """A provider as it may be shown. ``origin`` says who made it: a row, the environment or the system settings.
 
     ``state`` tells whether it is asked now, and ``reason`` and ``until`` why not and for how long. ``routes`` are those
-    that have a step there.
+    that have a step there. ``version`` is None unless it is a row (``workers.runtime.versions``).
     """
 
     name: str
@@ -79,6 +80,7 @@ class ProviderView:
     until: datetime | None
     cooldowns: Sequence[CooldownView]
     routes: Sequence[str]
+    version: int | None = None
 
 
 Name = Annotated[
@@ -115,9 +117,13 @@ async def list_providers(session: AsyncSession, routing: Routing) -> list[Provid
     """Return every provider, those of the environment and of the system settings first, then by name."""
     cooldowns = await _cooldowns(session)
     pauses = await _pauses(session)
+    changed = dict((await session.execute(select(Provider.name, Provider.updated_at))).tuples().all())
     order = {ENVIRONMENT: 0, SETTINGS: 1}
     return [
-        _view(one, routing, [c for c in cooldowns if c.provider == one.name], pauses)
+        replace(
+            _view(one, routing, [c for c in cooldowns if c.provider == one.name], pauses),
+            version=version_at(changed[one.name]) if one.name in changed else None,
+        )
         for one in sorted(routing.providers.values(), key=lambda one: (order.get(one.name, 2), one.name))
     ]
 
@@ -141,15 +147,22 @@ async def add_provider(
 
 
 async def change_provider(
-    session: AsyncSession, name: str, given: Mapping[str, Any], *, keyring: Keyring, actor: Actor = NOBODY
+    session: AsyncSession,
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    keyring: Keyring,
+    version: int | None = None,
+    actor: Actor = NOBODY,
 ) -> None:
     """Change what is given of a provider; the result must keep the rules of a new one.
 
-    The key is kept unless one is given. With another address a key is needed anew: the key of one server must not be
-    sent to another.
+    With ``version`` (``workers.runtime.versions``), raise StaleVersion if the provider has another one. The key is kept
+    unless one is given. With another address a key is needed anew: the key of one server must not be sent to another.
     """
     async with acting(session, actor):
         row = await _get(session, name)
+        require_version(f"provider {name}", row.updated_at, version)
         kind, url = given.get("kind", row.kind), given.get("base_url", row.base_url)
         moves = (url or URL_OF.get(kind)) != (row.base_url or URL_OF.get(row.kind))
         if moves and row.api_key is not None and given.get("api_key") is None:

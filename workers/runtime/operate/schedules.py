@@ -31,6 +31,7 @@ from workers.runtime.handler.registry import Registry
 from workers.runtime.refusals import Kind, Problem, quoted
 from workers.runtime.store import schedules as store
 from workers.runtime.store.schedules import ScheduleRow, TickView
+from workers.runtime.versions import require_version, version_at
 
 __all__ = ["TickView"]
 
@@ -71,6 +72,7 @@ class ScheduleView:
     enabled: bool
     last_scheduled_for: datetime | None
     changed_at: datetime | None
+    version: int
     next_time: datetime | None
     refused_at: datetime | None
     clock_changes: list[str]
@@ -131,15 +133,24 @@ async def add_schedule(session: AsyncSession, registry: Registry, new: NewSchedu
 
 
 async def edit_schedule(
-    session: AsyncSession, registry: Registry, name: str, changes: Mapping[str, Any], actor: Actor
+    session: AsyncSession,
+    registry: Registry,
+    name: str,
+    changes: Mapping[str, Any],
+    actor: Actor,
+    *,
+    version: int | None = None,
 ) -> ScheduleView:
     """Change the given values of a schedule; the result is checked like a new one. Times in the past do not fire.
 
+    With ``version`` (``workers.runtime.versions``), raise StaleVersion if the schedule has another one.
     A new stage replaces an action; a new action replaces a stage and its payload.
     """
 
     def run(sync: Session) -> ScheduleView:
+        store.lock(sync, name)
         row = _find(sync, name)
+        require_version(f"schedule {name}", row.last_change, version)
         given = _in_place_of(changes)
         current = {field: getattr(row, field) for field in ("cron", "timezone", "stage", "action", "catch_up")}
         if "payload" not in given:
@@ -272,6 +283,7 @@ def _view(registry: Registry, row: ScheduleRow, at: datetime) -> ScheduleView:
         enabled=row.enabled,
         last_scheduled_for=row.last_scheduled_for,
         changed_at=row.changed_at,
+        version=version_at(row.last_change),
         next_time=upcoming,
         refused_at=row.refused_at,
         clock_changes=changes,

@@ -31,6 +31,11 @@ class ScheduleRow:
     refused_at: datetime | None
 
     @property
+    def last_change(self) -> datetime | None:
+        """When it was changed last, or made; None if that cannot be read."""
+        return self.changed_at or self.created_at
+
+    @property
     def begins(self) -> datetime | None:
         """The time after which the schedule fires: the latest of its creation, its last change and its last tick."""
         known = [time for time in (self.created_at, self.changed_at, self.last_scheduled_for) if time is not None]
@@ -84,6 +89,11 @@ def read_one(session: Session, name: str) -> ScheduleRow | None:
     """Return one schedule, or None."""
     row = session.execute(_rows().where(Schedule.name == name)).mappings().first()
     return ScheduleRow(**row) if row else None
+
+
+def lock(session: Session, name: str) -> None:
+    """Let nobody change a schedule before this transaction ends."""
+    session.execute(select(Schedule.name).where(Schedule.name == name).with_for_update())
 
 
 def list_names(session: Session) -> list[str]:

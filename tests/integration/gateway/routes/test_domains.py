@@ -173,7 +173,7 @@ async def test_names_of_projects_are_unique(client, world):
     ]
     assert (await client.post("/v1/projects", json={"name": "b"}, headers=bob)).status_code == 201
     path = f"/v1/projects/{world.names['project']}"
-    assert (await client.patch(path, json={"name": "b"}, headers=alice)).status_code == 409
+    assert (await client.patch(path, json={"name": "b"}, headers=alice | {"If-Match": "*"})).status_code == 409
 
 
 async def test_a_review_names_the_user_of_the_key(client, world, psql):

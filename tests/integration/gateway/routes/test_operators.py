@@ -12,7 +12,7 @@ KEY = "a-key-that-nobody-may-read-17"
 
 async def test_no_answer_and_no_error_has_a_providers_key(client, world, psql):
     """Not when it is stored, listed or changed, nor in the refusal of a request that holds it."""
-    header = await world.key(None, "operate")
+    header = await world.key(None, "operate") | {"If-Match": "*"}
     body = {"name": "here", "kind": "openai", "api_key": KEY}
 
     answers = [
