@@ -43,8 +43,8 @@ CALL_LIMITS: Sequence[tuple[str, int, int | None]] = (
     ("tokens", 300_000, 10),
     ("concurrency", 12, None),
 )
-# One call of the load reserves about 2,500 tokens and uses 120.
-POOR, POOR_TOKENS = "poor", 5_000
+# One call of the load reserves about 2,500 tokens and uses 120, so the second of two calls at once is refused.
+POOR, POOR_TOKENS = "poor", 3_000
 CRON = "* * * * *"
 CATCH_UP = {"chaos.each": "all", "chaos.one": "one", "chaos.skip": "skip", "chaos.more": "all"}
 

@@ -162,7 +162,7 @@ FOUND: list[tuple[str, Scenario, Bug | SqlBug, Sequence[str]]] = [
         "bucket that expires early",
         limited_calls,
         bugs.BUCKETS_EXPIRE_EARLY,
-        ["reservations within their limits", "calls within their rate"],
+        ["reservations within their limits"],
     ),
     ("limit off by one", limited_calls, bugs.LIMIT_OFF_BY_ONE, ["reservations within their limits"]),
     (

@@ -25,7 +25,6 @@ from workers.runtime.enqueue_validation import (
     raise_first_problem,
     validate_jobs,
 )
-from workers.runtime.failpoints import failpoint
 from workers.runtime.handler.registry import discover, registry
 from workers.runtime.store.tables import JobTable
 from workers.runtime.tracing import current_traceparent
@@ -60,14 +59,12 @@ async def enqueue_at_once(database: Database, settings: str, stage_name: str, jo
     valid = validate_jobs(stage, [job], traceparent=current_traceparent())
     if valid.batch_within:
         raise ValueError("a job of the batch lane needs a session: use enqueue")
-    failpoint("enqueue.before")
     try:
         async with database.kernel() as conn:
             done = await _insert(conn, settings, valid)
     except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:
         raise_first_problem([job])
         raise EnqueueError(why_refused(error, valid.table)) from None
-    failpoint("enqueue.after")
     return done
 
 

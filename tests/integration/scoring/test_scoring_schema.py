@@ -95,6 +95,9 @@ def test_the_lifecycles_columns_stand_beside_them(psql):
         "change_action",
         "change_reason",
         "owner_id",
+        "callback_url",
+        "traceparent",
+        "error_fingerprint",
     }
 
 
