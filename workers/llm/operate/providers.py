@@ -117,7 +117,8 @@ async def list_providers(session: AsyncSession, routing: Routing) -> list[Provid
     """Return every provider, those of the environment and of the system settings first, then by name."""
     cooldowns = await _cooldowns(session)
     pauses = await _pauses(session)
-    changed = dict((await session.execute(select(Provider.name, Provider.updated_at))).tuples().all())
+    rows = await session.execute(select(Provider.name, Provider.updated_at))
+    changed = {row.name: row.updated_at for row in rows}
     order = {ENVIRONMENT: 0, SETTINGS: 1}
     return [
         replace(
