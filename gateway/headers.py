@@ -29,14 +29,14 @@ def read_version(value: str) -> int | None:
     return int(found.group(1))
 
 
-def _optional_version(request: Request, if_match: _Header = None) -> int | None:
+async def _optional_version(request: Request, if_match: _Header = None) -> int | None:
     if len(request.headers.getlist("if-match")) > 1:
         problem = Problem("If-Match", "must be sent once")
         raise HttpProblem("invalid", str(problem), errors=[problem])
     return None if if_match is None else read_version(if_match)
 
 
-def _required_version(request: Request, if_match: _Header = None) -> int | None:
+async def _required_version(request: Request, if_match: _Header = None) -> int | None:
     if if_match is None:
         problem = Problem("If-Match", "is required", "nothing", "send the version of `ETag`, or * for any version")
         raise HttpProblem("version-required", str(problem), errors=[problem])
@@ -54,7 +54,7 @@ _KEY_DESCRIPTION = (
 )
 
 
-def _read_key(
+async def _read_key(
     request: Request,
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=300, description=_KEY_DESCRIPTION)] = None,
 ) -> str | None:

@@ -39,7 +39,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _find_place(
+async def _find_place(
     after: Annotated[
         str | None,
         Query(max_length=MAX_ID_CHARACTERS, description="id of the last event; `Last-Event-ID` counts more"),

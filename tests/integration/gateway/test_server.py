@@ -10,6 +10,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 
+from gateway import server
 from tests.support.gateway import OPERATOR, SERVICE
 from tests.support.gateway_process import started_gateway
 
@@ -399,3 +400,12 @@ def test_a_taken_port_is_one_line(servers, clone_url, tmp_path):
 
         with pytest.raises(Failed, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"):
             listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_no_part_of_an_answer_waits_for_an_acknowledgement(address: str) -> None:
+    """Nagle's algorithm and a late acknowledgement together would add 40 ms to each answer."""
+    with server.listen(address, 0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
