@@ -21,9 +21,9 @@ from workers.llm.pauses import Gate
 from workers.llm.provider import controlled
 from workers.llm.routing.following import Seen
 from workers.llm.routing.tables import Rows
+from workers.runtime.garbage import reduce_garbage_collection
 from workers.runtime.handler.context import Run, current_run
 from workers.runtime.handler.ports import LanguageModel, Message
-from workers.transport.loop import reduce_garbage_collection
 
 MODEL = "bench"
 

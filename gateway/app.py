@@ -149,7 +149,9 @@ def in_role(database_url: str, role: str) -> str:
 
 def find_routers(brought: Iterable[Domain]) -> list[APIRouter]:
     """Return the routers of :mod:`gateway.routes`, and those of the domains ``brought`` (their module ``routes``)."""
-    names = [f"{routes.__name__}.{found.name}" for found in pkgutil.iter_modules(routes.__path__)]
+    # A path is compared with one route after the other: those of jobs, which are asked most, come first.
+    found = sorted((one.name for one in pkgutil.iter_modules(routes.__path__)), key=lambda name: name[:3] != "job")
+    names = [f"{routes.__name__}.{name}" for name in found]
     names += [f"{domain.package}.routes" for domain in brought if domain.has("routes")]
     return [_router_of(name) for name in names]
 

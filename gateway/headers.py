@@ -40,7 +40,7 @@ async def _required_version(request: Request, if_match: _Header = None) -> int |
     if if_match is None:
         problem = Problem("If-Match", "is required", "nothing", "send the version of `ETag`, or * for any version")
         raise HttpProblem("version-required", str(problem), errors=[problem])
-    return _optional_version(request, if_match)
+    return await _optional_version(request, if_match)
 
 
 # The version that the caller read; None: any version.

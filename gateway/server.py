@@ -23,6 +23,7 @@ from gateway.app import create_app
 from gateway.catalogue import BY_STATUS, PROBLEMS, ProblemType
 from gateway.problems import MEDIA_TYPE
 from gateway.resources import Resources
+from workers.runtime.garbage import reduce_garbage_collection
 from workers.runtime.refusals import Failed
 
 log = structlog.get_logger(__name__)
@@ -256,6 +257,7 @@ def serve_app(
     async def serve() -> None:
         async with app.router.lifespan_context(app):
             server = _Server(uvicorn.Config(app, **options), app.state.services.stopping.set)
+            reduce_garbage_collection()
             log.info("gateway_listens", address=address, port=listener.getsockname()[1])
             await server.serve(sockets=[listener])
             log.info("gateway_stops")
@@ -285,7 +287,7 @@ def listen(address: str, port: int) -> socket.socket:
         listener = socket.create_server((address, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise Failed(f"the gateway cannot listen on {address}, port {port}: {error.strerror or error}") from None
-    # Its connections inherit it. asyncio sets it only for sockets that were made for TCP by name. Without it, the second
-    # part of each answer waits 40 ms for the client to acknowledge the first.
+    # Its connections inherit it; asyncio sets it only for sockets that were made for TCP by name. Without it, the body
+    # of each answer waits 40 ms for the client to acknowledge the headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

@@ -57,7 +57,7 @@ ANSWER_SECONDS = 20.0
 TRANSACTION_SECONDS = 30.0
 
 # Enough for the claims of all carrier tasks, a settle and others. Kept open, as opening one costs as much as a claim.
-KERNEL_CONNECTIONS = 12
+KERNEL_CONNECTIONS = 17
 
 Raw = psycopg.AsyncConnection[Any]
 # One transaction of the general pool, for the doors, which do not import SQLAlchemy.
@@ -84,7 +84,9 @@ class Database:
         self.changed_by = changed_by
         self._kernel = self._engine(
             pins=f"{KERNEL_PINS} {KERNEL_WAITS}",
+            # All are kept: a connection that is opened for one statement costs more than the statement.
             pool_size=KERNEL_CONNECTIONS,
+            max_overflow=0,
             isolation_level="AUTOCOMMIT",
             pool_use_lifo=True,
         )
@@ -104,9 +106,7 @@ class Database:
                 "application_name": self.changed_by[:63],
             },
             hide_parameters=True,  # an error's text must not quote payloads
-            max_overflow=5,
-            pool_timeout=POOL_SECONDS,
-            **options,
+            **{"max_overflow": 5, "pool_timeout": POOL_SECONDS} | options,
         )
         event.listen(engine.sync_engine, "connect", prepare)
         event.listen(engine.sync_engine, "handle_error", partial(_refuse_old_server, libpq_url(self._url)))

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from workers.runtime.database import Database
 from workers.runtime.dispatch.dispatcher import Dispatcher
 from workers.runtime.dispatch.gates import Gates
+from workers.runtime.garbage import reduce_garbage_collection
 from workers.runtime.handler.registry import Registry
 from workers.transport.app import create_app
 from workers.transport.events import EventStream
 from workers.transport.follower import Follower
-from workers.transport.loop import reduce_garbage_collection
 from workers.transport.names import process_name
 from workers.transport.road import CeleryRoad
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import faulthandler
-import gc
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -63,14 +62,3 @@ class LoopThread:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-
-
-def reduce_garbage_collection() -> None:
-    """Exclude the objects loaded so far from garbage collection, and collect less often.
-
-    Reference counting frees the objects of jobs. A process keeps more than 100,000 objects of its libraries;
-    collecting through them took a third of a busy worker's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)

@@ -30,6 +30,7 @@ from workers.runtime.beat.maintenance import actions, run_action
 from workers.runtime.database import TRANSACTION_SECONDS, Database, is_database_away
 from workers.runtime.enqueue import EnqueueError
 from workers.runtime.failpoints import failpoint
+from workers.runtime.garbage import reduce_garbage_collection
 from workers.runtime.handler.endurance import DEFAULT_PATIENCE, MAX_IDLE_RUNS, MAX_IDLE_TIME
 from workers.runtime.handler.errors import describe
 from workers.runtime.handler.registry import Registry, UnknownStageError
@@ -46,7 +47,7 @@ from workers.transport.app import Delivery, add_tasks, create_app, queue_names
 from workers.transport.consumer import CarefulConsumer
 from workers.transport.envelopes import CarefulChannel
 from workers.transport.events import EventStream
-from workers.transport.loop import LoopThread, reduce_garbage_collection
+from workers.transport.loop import LoopThread
 from workers.transport.names import process_name
 
 log = structlog.get_logger(__name__)

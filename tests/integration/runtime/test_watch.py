@@ -131,7 +131,7 @@ async def rescue_from(jobs, worker: WorkerProcess) -> None:
 async def test_heartbeats_go_on_although_every_connection_of_the_kernel_is_taken(jobs, worker):
     """Claims and outcomes that wait for locks must not cost a worker its lease."""
     async with AsyncExitStack() as taken:
-        for _ in range(KERNEL_CONNECTIONS + 5):
+        for _ in range(KERNEL_CONNECTIONS):
             await taken.enter_async_context(worker.database.kernel())
 
         first = await heartbeat(jobs, worker)
